@@ -1,0 +1,1 @@
+//! The configuration: the only code that knows TOML.

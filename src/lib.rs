@@ -1,0 +1,4 @@
+//! Tollgate: a TLS-terminating WebSocket reverse proxy.
+
+pub mod policy;
+pub mod config;

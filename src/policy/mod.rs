@@ -1,0 +1,12 @@
+//! May this request pass, and on what terms: pure decisions over facts, with time as an argument.
+
+pub mod path;
+pub mod route;
+pub mod origin;
+pub mod address;
+pub mod credential;
+pub mod key;
+pub mod token;
+pub mod claims;
+pub mod quota;
+pub mod limits;
