@@ -1,0 +1,100 @@
+//! Close codes and the payload of a Close frame (RFC 6455 sections 5.5.1 and 7.4).
+
+use std::fmt;
+
+use super::frame::Violation;
+
+/// The status code of a Close frame. Any `u16` can be one; [`CloseCode::may_be_sent`] tells which may be on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CloseCode(pub u16);
+
+impl CloseCode {
+    /// The purpose of the connection is fulfilled.
+    pub const NORMAL: Self = Self(1000);
+    /// An end goes away: drain, idle timeout, no pong, or a client that vanished.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// A rule of the protocol was broken.
+    pub const PROTOCOL_ERROR: Self = Self(1002);
+    /// Text that is not UTF-8.
+    pub const INVALID_PAYLOAD: Self = Self(1007);
+    /// A policy was violated: rate exceeded, token expired.
+    pub const POLICY_VIOLATION: Self = Self(1008);
+    /// A message is too big.
+    pub const MESSAGE_TOO_BIG: Self = Self(1009);
+    /// The upstream went away without a close (registered with IANA by the authors of RFC 6455 as "Bad Gateway").
+    pub const BAD_GATEWAY: Self = Self(1014);
+
+    /// Whether an endpoint may put this code into a Close frame: the codes that section 7.4.1 and the IANA registry
+    /// define for the wire, and the ranges of section 7.4.2 for libraries, frameworks and applications.
+    pub fn may_be_sent(self) -> bool {
+        matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the payload of a Close frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close<'a> {
+    /// The code, if there is a payload at all.
+    pub code: Option<CloseCode>,
+    /// The reason, for people; empty if there is none.
+    pub reason: &'a str,
+}
+
+impl<'a> Close<'a> {
+    /// Reads the unmasked payload.
+    ///
+    /// # Errors
+    /// A payload of one byte, a code that must not be on the wire, and a reason that is not UTF-8 are violations.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, Violation> {
+        match payload {
+            [] => Ok(Self { code: None, reason: "" }),
+            [_] => Err(Violation::ShortClose),
+            [high, low, reason @ ..] => {
+                let code = CloseCode(u16::from_be_bytes([*high, *low]));
+                if !code.may_be_sent() {
+                    return Err(Violation::CloseCode);
+                }
+                let reason = std::str::from_utf8(reason).map_err(|_| Violation::CloseReason)?;
+                Ok(Self { code: Some(code), reason })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads() {
+        let close = |code, reason| Ok(Close { code: Some(CloseCode(code)), reason });
+        let table: &[(&[u8], Result<Close<'_>, Violation>)] = &[
+            (b"", Ok(Close { code: None, reason: "" })),
+            (b"\x03", Err(Violation::ShortClose)),
+            (b"\x03\xe8", close(1000, "")),
+            (b"\x03\xf6bye", close(1014, "bye")),
+            (b"\x0f\xa1\xc3\xa4", close(4001, "ä")),
+            (b"\x03\xe8\xff", Err(Violation::CloseReason)),
+            (b"\x00\x00", Err(Violation::CloseCode)),
+        ];
+        for (payload, expected) in table {
+            assert_eq!(Close::parse(payload), *expected, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn codes_that_must_not_be_sent() {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+            assert!(!CloseCode(code).may_be_sent(), "{code}");
+        }
+        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999] {
+            assert!(CloseCode(code).may_be_sent(), "{code}");
+        }
+    }
+}

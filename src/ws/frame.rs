@@ -1,0 +1,364 @@
+//! Frame headers as they stand on the wire (RFC 6455 section 5.2), masking, and control frames of our own.
+
+use super::close::CloseCode;
+
+/// The longest header: two bytes, eight of length, four of mask.
+pub const HEADER_MAX_BYTES: usize = 14;
+/// The longest payload of a control frame (section 5.5).
+pub const CONTROL_MAX_BYTES: usize = 125;
+
+/// What a frame is. The reserved opcodes have no variant: they are violations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opcode {
+    /// A further fragment of a message.
+    Continuation,
+    /// The first or only fragment of a text message.
+    Text,
+    /// The first or only fragment of a binary message.
+    Binary,
+    /// The close.
+    Close,
+    /// The ping.
+    Ping,
+    /// The pong.
+    Pong,
+}
+
+impl Opcode {
+    /// Whether this is a control frame (section 5.5).
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+
+    fn decode(bits: u8) -> Result<Self, Violation> {
+        match bits {
+            0x0 => Ok(Self::Continuation),
+            0x1 => Ok(Self::Text),
+            0x2 => Ok(Self::Binary),
+            0x8 => Ok(Self::Close),
+            0x9 => Ok(Self::Ping),
+            0xa => Ok(Self::Pong),
+            _ => Err(Violation::ReservedOpcode),
+        }
+    }
+
+    fn encode(self) -> u8 {
+        match self {
+            Self::Continuation => 0x0,
+            Self::Text => 0x1,
+            Self::Binary => 0x2,
+            Self::Close => 0x8,
+            Self::Ping => 0x9,
+            Self::Pong => 0xa,
+        }
+    }
+}
+
+/// A rule that a peer broke; one variant a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Violation {
+    /// A reserved bit is set that no negotiated extension defines (section 5.2).
+    ReservedBit,
+    /// An opcode from 3 to 7 or 11 to 15 (section 5.2).
+    ReservedOpcode,
+    /// A length that would have fitted a shorter form (section 5.2).
+    LengthNotMinimal,
+    /// A 64-bit length whose first bit is set (section 5.2).
+    LengthOver63Bits,
+    /// A frame from a client without mask (section 5.1).
+    NotMasked,
+    /// A frame from a server with mask (section 5.1).
+    Masked,
+    /// A control frame without FIN (section 5.5).
+    FragmentedControl,
+    /// A control frame of more than 125 bytes (section 5.5).
+    LongControl,
+    /// A continuation where no message is under way (section 5.4).
+    UnexpectedContinuation,
+    /// A new message inside a fragmented one (section 5.4).
+    InterruptedMessage,
+    /// A Close payload of one byte (section 5.5.1).
+    ShortClose,
+    /// A close code that must not be on the wire (section 7.4).
+    CloseCode,
+    /// A close reason that is not UTF-8 (section 5.5.1).
+    CloseReason,
+    /// A text message that is not UTF-8 (section 8.1).
+    TextNotUtf8,
+    /// A frame beyond the route's `frame_max_size` (section 10.4).
+    FrameTooBig,
+    /// A message beyond the route's `message_max_size` (section 10.4).
+    MessageTooBig,
+}
+
+impl Violation {
+    /// The code of the Close frame that answers it (section 7.4.1).
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Self::ReservedBit
+            | Self::ReservedOpcode
+            | Self::LengthNotMinimal
+            | Self::LengthOver63Bits
+            | Self::NotMasked
+            | Self::Masked
+            | Self::FragmentedControl
+            | Self::LongControl
+            | Self::UnexpectedContinuation
+            | Self::InterruptedMessage
+            | Self::ShortClose
+            | Self::CloseCode => CloseCode::PROTOCOL_ERROR,
+            Self::CloseReason | Self::TextNotUtf8 => CloseCode::INVALID_PAYLOAD,
+            Self::FrameTooBig | Self::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
+        }
+    }
+
+    /// Its name in logs and as the reason of the Close frame.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ReservedBit => "reserved bit",
+            Self::ReservedOpcode => "reserved opcode",
+            Self::LengthNotMinimal => "length not minimal",
+            Self::LengthOver63Bits => "length over 63 bits",
+            Self::NotMasked => "not masked",
+            Self::Masked => "masked",
+            Self::FragmentedControl => "fragmented control frame",
+            Self::LongControl => "long control frame",
+            Self::UnexpectedContinuation => "unexpected continuation",
+            Self::InterruptedMessage => "interrupted message",
+            Self::ShortClose => "short close",
+            Self::CloseCode => "close code",
+            Self::CloseReason => "close reason not UTF-8",
+            Self::TextNotUtf8 => "text not UTF-8",
+            Self::FrameTooBig => "frame too big",
+            Self::MessageTooBig => "message too big",
+        }
+    }
+}
+
+/// A decoded frame header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Whether this frame ends its message.
+    pub fin: bool,
+    /// The reserved bits: RSV1 is 4, RSV2 is 2, RSV3 is 1.
+    pub rsv: u8,
+    /// What the frame is.
+    pub opcode: Opcode,
+    /// The masking key, if the payload is masked.
+    pub mask: Option<[u8; 4]>,
+    /// Bytes of payload that follow; below 2^63.
+    pub payload_len: u64,
+    /// Bytes of this header: 2 to 14.
+    pub len: usize,
+}
+
+impl Header {
+    /// Reads a header from the start of `bytes`; `None` if it is not all there yet.
+    ///
+    /// # Errors
+    /// What can be told from the header alone, whoever sent it: reserved opcodes, lengths in the wrong form, and
+    /// control frames that are long or fragmented.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+        let [first, second, rest @ ..] = bytes else { return Ok(None) };
+        let opcode = Opcode::decode(first & 0x0f)?;
+        let fin = first & 0x80 != 0;
+        let short_len = second & 0x7f;
+        if opcode.is_control() {
+            if !fin {
+                return Err(Violation::FragmentedControl);
+            }
+            if usize::from(short_len) > CONTROL_MAX_BYTES {
+                return Err(Violation::LongControl);
+            }
+        }
+        let (payload_len, rest) = match short_len {
+            126 => {
+                let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                let len = u64::from(u16::from_be_bytes(*len));
+                if len < 126 {
+                    return Err(Violation::LengthNotMinimal);
+                }
+                (len, rest)
+            }
+            127 => {
+                let Some((len, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                let len = u64::from_be_bytes(*len);
+                if len >> 63 != 0 {
+                    return Err(Violation::LengthOver63Bits);
+                }
+                if len <= u64::from(u16::MAX) {
+                    return Err(Violation::LengthNotMinimal);
+                }
+                (len, rest)
+            }
+            len => (u64::from(len), rest),
+        };
+        let (mask, rest) = if second & 0x80 == 0 {
+            (None, rest)
+        } else {
+            let Some((key, rest)) = rest.split_first_chunk() else { return Ok(None) };
+            (Some(*key), rest)
+        };
+        let len = bytes.len() - rest.len();
+        Ok(Some(Self { fin, rsv: (first >> 4) & 0x7, opcode, mask, payload_len, len }))
+    }
+
+    /// Appends the header in its shortest form; `len` is not looked at.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.fin) << 7 | (self.rsv & 0x7) << 4 | self.opcode.encode());
+        let masked = if self.mask.is_some() { 0x80 } else { 0 };
+        match (u8::try_from(self.payload_len), u16::try_from(self.payload_len)) {
+            (Ok(len @ 0..=125), _) => out.push(masked | len),
+            (_, Ok(len)) => {
+                out.push(masked | 126);
+                out.extend_from_slice(&len.to_be_bytes());
+            }
+            _ => {
+                out.push(masked | 127);
+                out.extend_from_slice(&self.payload_len.to_be_bytes());
+            }
+        }
+        out.extend_from_slice(self.mask.as_ref().map_or(&[], |key| key));
+    }
+}
+
+/// Masks or unmasks (section 5.3) a piece of payload that starts `offset` bytes into its frame's payload.
+pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: u64) {
+    // The piece may start anywhere in the key, so the key is turned until its first byte belongs to the first byte.
+    let mut key = key;
+    key.rotate_left((offset % 4) as usize);
+    for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// A control frame that Tollgate itself sends. Masking is left to the sender, since it needs fresh random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlFrame {
+    opcode: Opcode,
+    payload: [u8; Self::PAYLOAD_MAX_BYTES],
+    len: u8,
+}
+
+impl ControlFrame {
+    /// Our own payloads are short: a close code with a short reason, or eight bytes of a ping.
+    const PAYLOAD_MAX_BYTES: usize = 48;
+
+    /// A Close with a code and a reason, which is cut to what fits.
+    pub fn close(code: CloseCode, reason: &str) -> Self {
+        let mut frame = Self { opcode: Opcode::Close, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
+        frame.push(&code.0.to_be_bytes());
+        frame.push(&reason.as_bytes()[..reason.floor_char_boundary(Self::PAYLOAD_MAX_BYTES - 2)]);
+        frame
+    }
+
+    /// A Ping with a payload by which its pong is known.
+    pub fn ping(payload: [u8; 8]) -> Self {
+        let mut frame = Self { opcode: Opcode::Ping, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
+        frame.push(&payload);
+        frame
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let start = usize::from(self.len);
+        let room = &mut self.payload[start..];
+        let len = bytes.len().min(room.len());
+        room[..len].copy_from_slice(&bytes[..len]);
+        self.len = (start + len) as u8;
+    }
+
+    /// What kind of control frame it is.
+    pub fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    /// The unmasked payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload[..usize::from(self.len)]
+    }
+
+    /// Appends the frame, masked for an upstream, unmasked for a client (section 5.1).
+    pub fn encode(&self, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
+        Header { fin: true, rsv: 0, opcode: self.opcode, mask, payload_len: self.len.into(), len: 0 }.encode(out);
+        let start = out.len();
+        out.extend_from_slice(self.payload());
+        if let Some(key) = mask {
+            apply_mask(&mut out[start..], key, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(fin: bool, opcode: Opcode, payload_len: u64, len: usize) -> Header {
+        Header { fin, rsv: 0, opcode, mask: None, payload_len, len }
+    }
+
+    #[test]
+    fn headers() {
+        let ok = |header| Ok(Some(header));
+        let table: &[(&[u8], Result<Option<Header>, Violation>)] = &[
+            (b"", Ok(None)),
+            (b"\x81", Ok(None)),
+            (b"\x81\x00", ok(header(true, Opcode::Text, 0, 2))),
+            (b"\x02\x7d", ok(header(false, Opcode::Binary, 125, 2))),
+            (b"\x80\x7e\x00", Ok(None)),
+            (b"\x80\x7e\x00\x7e", ok(header(true, Opcode::Continuation, 126, 4))),
+            (b"\x80\x7e\x00\x7d", Err(Violation::LengthNotMinimal)),
+            (b"\x82\x7f\0\0\0\0\0\x01\0", Ok(None)),
+            (b"\x82\x7f\0\0\0\0\0\x01\0\0", ok(header(true, Opcode::Binary, 65536, 10))),
+            (b"\x82\x7f\0\0\0\0\0\0\xff\xff", Err(Violation::LengthNotMinimal)),
+            (b"\x82\x7f\x80\0\0\0\0\0\0\0", Err(Violation::LengthOver63Bits)),
+            (b"\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff", ok(header(true, Opcode::Binary, i64::MAX as u64, 10))),
+            (
+                b"\xc1\x81\x01\x02\x03\x04x",
+                ok(Header { rsv: 4, mask: Some([1, 2, 3, 4]), ..header(true, Opcode::Text, 1, 6) }),
+            ),
+            (b"\x81\x81\x01\x02\x03", Ok(None)),
+            (b"\x09\x00", Err(Violation::FragmentedControl)),
+            (b"\x89\x7e", Err(Violation::LongControl)),
+            (b"\x83\x00", Err(Violation::ReservedOpcode)),
+            (b"\x8b\x00", Err(Violation::ReservedOpcode)),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(Header::decode(bytes), *expected, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn encoding_is_the_inverse_of_decoding() {
+        for payload_len in [0, 1, 125, 126, 65535, 65536, i64::MAX as u64] {
+            for mask in [None, Some([9, 8, 7, 6])] {
+                let header = Header { mask, rsv: 5, ..header(false, Opcode::Text, payload_len, 0) };
+                let mut bytes = Vec::new();
+                header.encode(&mut bytes);
+                assert_eq!(Header::decode(&bytes), Ok(Some(Header { len: bytes.len(), ..header })));
+            }
+        }
+    }
+
+    #[test]
+    fn masking_in_pieces_is_masking_whole() {
+        let key = [0x37, 0xfa, 0x21, 0x3d];
+        // The example of section 5.7.
+        let mut hello = *b"\x7f\x9f\x4d\x51\x58";
+        let (first, second) = hello.split_at_mut(3);
+        apply_mask(first, key, 0);
+        apply_mask(second, key, 3);
+        assert_eq!(&hello, b"Hello");
+    }
+
+    #[test]
+    fn control_frames_of_our_own() {
+        let mut out = Vec::new();
+        ControlFrame::close(CloseCode::GOING_AWAY, "drain").encode(None, &mut out);
+        assert_eq!(out, b"\x88\x07\x03\xe9drain");
+        out.clear();
+        ControlFrame::ping(*b"12345678").encode(Some([1, 1, 1, 1]), &mut out);
+        assert_eq!(out, b"\x89\x88\x01\x01\x01\x010325476\x39");
+        let cut = ControlFrame::close(CloseCode::NORMAL, &"ä".repeat(60));
+        assert!(std::str::from_utf8(&cut.payload()[2..]).is_ok());
+    }
+}

@@ -1,0 +1,446 @@
+//! The opening handshake (RFC 6455 section 4): what a client asks, and whether an upstream's answer fits it.
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
+
+/// The version of the protocol that RFC 6455 defines.
+pub const VERSION: &str = "13";
+/// The only extension that is passed on (RFC 7692): of any other the reserved bits' meaning would be unknown.
+const DEFLATE: &str = "permessage-deflate";
+/// Section 1.3: what is hashed together with the key.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A well-formed request to open a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening<'a> {
+    /// The host that the client means, with its port if it gave one: as sent, not yet checked.
+    pub authority: &'a str,
+    /// The path of the request target, as sent.
+    pub path: &'a str,
+    /// The query of the request target, as sent.
+    pub query: Option<&'a str>,
+    /// `Sec-WebSocket-Key`, as sent.
+    pub key: &'a str,
+    /// The subprotocols on offer, in the client's order.
+    pub protocols: Vec<&'a str>,
+    /// The offers of permessage-deflate, each with its parameters, in the client's order.
+    pub extensions: Vec<&'a str>,
+    /// The value of `Origin`.
+    pub origin: Option<&'a [u8]>,
+}
+
+/// Why a request does not open a WebSocket; one variant a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpeningError {
+    /// No `Upgrade: websocket` with `Connection: upgrade` (section 4.2.1 items 3 and 4), or HTTP/1.0, in which
+    /// `Upgrade` means nothing (RFC 9110 section 7.8).
+    NotUpgrade,
+    /// `Sec-WebSocket-Version` is not there once with the value 13 (section 4.2.1 item 6).
+    Version,
+    /// A method other than GET (section 4.2.1 item 1).
+    Method,
+    /// A request with a body: `Content-Length` above zero or any `Transfer-Encoding`. An upgrade has none, and a body
+    /// that two parties delimit differently smuggles requests (RFC 9112 section 11.2).
+    Body,
+    /// Not exactly one `Host` (RFC 9112 section 3.2).
+    Host,
+    /// A request target that is neither a path nor an absolute URI (RFC 9112 section 3.2).
+    Target,
+    /// `Sec-WebSocket-Key` is not there once with 16 bytes in base64 (section 4.2.1 item 5).
+    Key,
+    /// `Sec-WebSocket-Protocol` is no list of tokens that differ (section 4.1 item 10).
+    Protocol,
+    /// `Sec-WebSocket-Extensions` is not in the form of section 9.1.
+    Extensions,
+    /// More than one `Origin` (RFC 6454 section 7.3).
+    Origin,
+}
+
+impl OpeningError {
+    /// Its name in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotUpgrade => "not_upgrade",
+            Self::Version => "version",
+            Self::Method => "method",
+            Self::Body => "body",
+            Self::Host => "host",
+            Self::Target => "target",
+            Self::Key => "key",
+            Self::Protocol => "subprotocol",
+            Self::Extensions => "extensions",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+impl<'a> Opening<'a> {
+    /// Reads the head of a request.
+    ///
+    /// # Errors
+    /// The first rule that is broken, in the order of the variants.
+    pub fn parse(
+        method: &Method,
+        uri: &'a Uri,
+        version: Version,
+        headers: &'a HeaderMap,
+    ) -> Result<Self, OpeningError> {
+        let upgrade = has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
+        if version != Version::HTTP_11 || !upgrade {
+            return Err(OpeningError::NotUpgrade);
+        }
+        if once(headers, &SEC_WEBSOCKET_VERSION) != Some(VERSION) {
+            return Err(OpeningError::Version);
+        }
+        if method != Method::GET {
+            return Err(OpeningError::Method);
+        }
+        let lengths = headers.get_all(CONTENT_LENGTH);
+        if headers.contains_key(TRANSFER_ENCODING) || lengths.iter().any(|length| length != "0") {
+            return Err(OpeningError::Body);
+        }
+        let host = once(headers, &HOST).ok_or(OpeningError::Host)?;
+        // In absolute form the target's authority wins over Host (RFC 9112 section 3.2.2).
+        let authority = match (uri.scheme_str(), uri.authority()) {
+            (None, None) => host,
+            (Some("http" | "https" | "ws" | "wss"), Some(authority)) => authority.as_str(),
+            _ => return Err(OpeningError::Target),
+        };
+        let path = uri.path();
+        if !path.starts_with('/') {
+            return Err(OpeningError::Target);
+        }
+        let key = once(headers, &SEC_WEBSOCKET_KEY).ok_or(OpeningError::Key)?;
+        if !STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
+            return Err(OpeningError::Key);
+        }
+        let protocols = protocols(headers).ok_or(OpeningError::Protocol)?;
+        let extensions = extensions(headers).ok_or(OpeningError::Extensions)?;
+        let origin = match at_most_once(headers, &ORIGIN) {
+            Ok(origin) => origin.map(http::HeaderValue::as_bytes),
+            Err(Repeated) => return Err(OpeningError::Origin),
+        };
+        let extensions = extensions.into_iter().filter(|offer| extension_name(offer) == DEFLATE).collect();
+        Ok(Self { authority, path, query: uri.query(), key, protocols, extensions, origin })
+    }
+}
+
+/// What an upstream agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// The subprotocol that it picked.
+    pub protocol: Option<&'a str>,
+    /// The extension that it accepted, with its parameters.
+    pub extension: Option<&'a str>,
+}
+
+/// Why an upstream's answer does not open a WebSocket; one variant a rule of section 4.1 of RFC 6455.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnswerError {
+    /// Any status other than 101: nothing else switches protocols.
+    Status,
+    /// No `Upgrade: websocket` with `Connection: upgrade`.
+    NotUpgrade,
+    /// `Sec-WebSocket-Accept` is not the one that belongs to the key.
+    Accept,
+    /// A subprotocol that was not on offer, or more than one.
+    Protocol,
+    /// An extension that was not on offer, or more than one.
+    Extension,
+}
+
+impl AnswerError {
+    /// Its name in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::NotUpgrade => "not_upgrade",
+            Self::Accept => "accept",
+            Self::Protocol => "subprotocol",
+            Self::Extension => "extension",
+        }
+    }
+}
+
+impl<'a> Answer<'a> {
+    /// Reads the head of the answer to a request that carried `key` and offered these subprotocols, and
+    /// permessage-deflate if `compression`.
+    ///
+    /// # Errors
+    /// The first rule that is broken, in the order of the variants.
+    pub fn parse(
+        status: StatusCode,
+        headers: &'a HeaderMap,
+        key: &str,
+        offered: &[&str],
+        compression: bool,
+    ) -> Result<Self, AnswerError> {
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(AnswerError::Status);
+        }
+        if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+            return Err(AnswerError::NotUpgrade);
+        }
+        if once(headers, &SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_str()) {
+            return Err(AnswerError::Accept);
+        }
+        let protocol = match at_most_once(headers, &SEC_WEBSOCKET_PROTOCOL) {
+            Ok(None) => None,
+            Ok(Some(value)) => {
+                let picked = value.to_str().ok().filter(|picked| offered.contains(picked));
+                Some(picked.ok_or(AnswerError::Protocol)?)
+            }
+            Err(Repeated) => return Err(AnswerError::Protocol),
+        };
+        let accepted = extensions(headers).ok_or(AnswerError::Extension)?;
+        let extension = match accepted.as_slice() {
+            [] => None,
+            [one] if compression && extension_name(one) == DEFLATE => Some(*one),
+            _ => return Err(AnswerError::Extension),
+        };
+        Ok(Self { protocol, extension })
+    }
+}
+
+/// The `Sec-WebSocket-Accept` that belongs to a key (section 4.2.2 item 5.4).
+pub fn accept(key: &str) -> String {
+    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(key.as_bytes());
+    context.update(GUID);
+    STANDARD.encode(context.finish())
+}
+
+/// A `Sec-WebSocket-Key` from 16 random bytes (section 4.1 item 7).
+pub fn key(random: [u8; 16]) -> String {
+    STANDARD.encode(random)
+}
+
+/// Whether a header, over all its lines, has this token in its list, in any case (RFC 9110 section 5.6.1).
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    list(headers, name).any(|item| item.is_some_and(|item| item.eq_ignore_ascii_case(token)))
+}
+
+/// The non-empty items of a header that is a list, over all its lines; `None` for a line that is not visible ASCII.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> {
+    headers.get_all(name).into_iter().flat_map(|line| {
+        let (items, unreadable) = match line.to_str() {
+            Ok(line) => (split_outside_quotes(line), None),
+            Err(_) => (Vec::new(), Some(None)),
+        };
+        items.into_iter().filter(|item| !item.is_empty()).map(Some).chain(unreadable)
+    })
+}
+
+/// Splits at the commas that are not inside a quoted string (RFC 9110 section 5.6.4).
+fn split_outside_quotes(line: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let comma = |c: char| {
+        let splits = c == ',' && !quoted;
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        splits
+    };
+    line.split(comma).map(|item| item.trim_matches([' ', '\t'])).collect()
+}
+
+/// A header that may stand once stands more than once.
+struct Repeated;
+
+fn at_most_once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a http::HeaderValue>, Repeated> {
+    let mut lines = headers.get_all(name).into_iter();
+    let first = lines.next();
+    if lines.next().is_some() { Err(Repeated) } else { Ok(first) }
+}
+
+/// The value of a header that must stand exactly once.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    at_most_once(headers, name).ok().flatten()?.to_str().ok()
+}
+
+fn protocols(headers: &HeaderMap) -> Option<Vec<&str>> {
+    let mut protocols = Vec::new();
+    for item in list(headers, &SEC_WEBSOCKET_PROTOCOL) {
+        let item = item.filter(|item| is_token(item) && !protocols.contains(item))?;
+        protocols.push(item);
+    }
+    Some(protocols)
+}
+
+fn extensions(headers: &HeaderMap) -> Option<Vec<&str>> {
+    list(headers, &SEC_WEBSOCKET_EXTENSIONS).map(|item| item.filter(|item| is_token(extension_name(item)))).collect()
+}
+
+/// The name of an extension on offer: what stands before its parameters.
+fn extension_name(offer: &str) -> &str {
+    offer.split_once(';').map_or(offer, |(name, _)| name).trim_matches([' ', '\t'])
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    /// A good request, with these header lines in place of those of the same names, and these added.
+    fn request(target: &str, replaced: &[(&str, &str)], added: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::get(target)
+            .header("Host", "chat.example.com")
+            .header("Upgrade", "websocket")
+            .header("Connection", "Upgrade")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", KEY)
+            .body(())
+            .unwrap();
+        for (name, _) in replaced {
+            request.headers_mut().remove(*name);
+        }
+        for (name, value) in replaced.iter().chain(added) {
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+        }
+        request
+    }
+
+    fn parse(request: &Request<()>) -> Result<Opening<'_>, OpeningError> {
+        Opening::parse(request.method(), request.uri(), request.version(), request.headers())
+    }
+
+    #[test]
+    fn requests_that_open() {
+        let plain = Opening {
+            authority: "chat.example.com",
+            path: "/ws",
+            query: None,
+            key: KEY,
+            protocols: vec![],
+            extensions: vec![],
+            origin: None,
+        };
+        assert_eq!(parse(&request("/ws", &[], &[])), Ok(plain.clone()));
+        let request_ = request("/ws?a=b", &[("Connection", "keep-alive, UPGRADE")], &[("Upgrade", "h2c,WebSocket")]);
+        assert_eq!(parse(&request_), Ok(Opening { query: Some("a=b"), ..plain.clone() }));
+        let request_ = request("http://other.example:81/ws", &[], &[("Content-Length", "0")]);
+        assert_eq!(parse(&request_), Ok(Opening { authority: "other.example:81", ..plain.clone() }));
+        let offers = [
+            ("Sec-WebSocket-Protocol", "chat, superchat"),
+            ("Sec-WebSocket-Protocol", "mqtt"),
+            ("Sec-WebSocket-Extensions", "x-odd; a=\"b,c\", permessage-deflate; client_max_window_bits=\"10\""),
+            ("Sec-WebSocket-Extensions", "permessage-deflate"),
+            ("Origin", "https://chat.example.com"),
+        ];
+        assert_eq!(
+            parse(&request("/ws", &[], &offers)),
+            Ok(Opening {
+                protocols: vec!["chat", "superchat", "mqtt"],
+                extensions: vec!["permessage-deflate; client_max_window_bits=\"10\"", "permessage-deflate"],
+                origin: Some(b"https://chat.example.com"),
+                ..plain
+            })
+        );
+    }
+
+    #[test]
+    fn requests_that_do_not() {
+        type Lines<'a> = &'a [(&'a str, &'a str)];
+        let table: &[(Lines<'_>, Lines<'_>, OpeningError)] = &[
+            (&[("Upgrade", "h2c")], &[], OpeningError::NotUpgrade),
+            (&[("Upgrade", "websockets")], &[], OpeningError::NotUpgrade),
+            (&[("Connection", "close")], &[], OpeningError::NotUpgrade),
+            (&[("Sec-WebSocket-Version", "8")], &[], OpeningError::Version),
+            (&[], &[("Sec-WebSocket-Version", "13")], OpeningError::Version),
+            (&[], &[("Content-Length", "5")], OpeningError::Body),
+            (&[], &[("Content-Length", "0"), ("Content-Length", "5")], OpeningError::Body),
+            (&[], &[("Transfer-Encoding", "chunked")], OpeningError::Body),
+            (&[], &[("Host", "chat.example.com")], OpeningError::Host),
+            (&[("Host", "ä")], &[], OpeningError::Host),
+            (&[("Sec-WebSocket-Key", "short")], &[], OpeningError::Key),
+            (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ")], &[], OpeningError::Key),
+            (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZSE=")], &[], OpeningError::Key),
+            (&[], &[("Sec-WebSocket-Key", KEY)], OpeningError::Key),
+            (&[], &[("Sec-WebSocket-Protocol", "chat, chat")], OpeningError::Protocol),
+            (&[], &[("Sec-WebSocket-Protocol", "a b")], OpeningError::Protocol),
+            (&[], &[("Sec-WebSocket-Protocol", "ü")], OpeningError::Protocol),
+            (&[], &[("Sec-WebSocket-Extensions", "; x")], OpeningError::Extensions),
+            (&[], &[("Origin", "https://a"), ("Origin", "https://b")], OpeningError::Origin),
+        ];
+        for (replaced, added, expected) in table {
+            assert_eq!(parse(&request("/ws", replaced, added)), Err(*expected), "{replaced:?} {added:?}");
+        }
+        let mut post = request("/ws", &[], &[]);
+        *post.method_mut() = Method::POST;
+        assert_eq!(parse(&post), Err(OpeningError::Method));
+        let mut old = request("/ws", &[], &[]);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(parse(&old), Err(OpeningError::NotUpgrade));
+        for target in ["*", "ftp://chat.example.com/ws"] {
+            assert_eq!(parse(&request(target, &[], &[])), Err(OpeningError::Target), "{target}");
+        }
+        let mut no_host = request("/ws", &[], &[]);
+        no_host.headers_mut().remove(HOST);
+        assert_eq!(parse(&no_host), Err(OpeningError::Host));
+    }
+
+    #[test]
+    fn accept_is_the_example_of_section_1_3() {
+        assert_eq!(accept(KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn answers() {
+        type Lines<'a> = &'a [(&'a str, &'a str)];
+        const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        const GOOD: Lines<'_> =
+            &[("Upgrade", "WebSocket"), ("Connection", "upgrade"), ("Sec-WebSocket-Accept", ACCEPT)];
+        let plain = Answer { protocol: None, extension: None };
+        let deflate = "permessage-deflate; server_no_context_takeover";
+        let table: &[(u16, Lines<'_>, Lines<'_>, Result<Answer<'_>, AnswerError>)] = &[
+            (101, GOOD, &[], Ok(plain)),
+            (200, GOOD, &[], Err(AnswerError::Status)),
+            (101, &[("Upgrade", "websocket"), ("Sec-WebSocket-Accept", ACCEPT)], &[], Err(AnswerError::NotUpgrade)),
+            (101, &GOOD[..2], &[], Err(AnswerError::Accept)),
+            (101, &GOOD[..2], &[("Sec-WebSocket-Accept", "x")], Err(AnswerError::Accept)),
+            (101, GOOD, &[("Sec-WebSocket-Accept", ACCEPT)], Err(AnswerError::Accept)),
+            (101, GOOD, &[("Sec-WebSocket-Protocol", "b")], Ok(Answer { protocol: Some("b"), ..plain })),
+            (101, GOOD, &[("Sec-WebSocket-Protocol", "c")], Err(AnswerError::Protocol)),
+            (101, GOOD, &[("Sec-WebSocket-Protocol", "B")], Err(AnswerError::Protocol)),
+            (101, GOOD, &[("Sec-WebSocket-Protocol", "a, b")], Err(AnswerError::Protocol)),
+            (101, GOOD, &[("Sec-WebSocket-Extensions", deflate)], Ok(Answer { extension: Some(deflate), ..plain })),
+            (101, GOOD, &[("Sec-WebSocket-Extensions", "x-odd")], Err(AnswerError::Extension)),
+            (
+                101,
+                GOOD,
+                &[("Sec-WebSocket-Extensions", deflate), ("Sec-WebSocket-Extensions", deflate)],
+                Err(AnswerError::Extension),
+            ),
+        ];
+        for (status, base, added, expected) in table {
+            let mut response = Response::builder().status(*status);
+            for (name, value) in base.iter().chain(*added) {
+                response = response.header(*name, *value);
+            }
+            let response = response.body(()).unwrap();
+            let answer = Answer::parse(response.status(), response.headers(), KEY, &["a", "b"], true);
+            assert_eq!(answer, *expected, "{status} {base:?} {added:?}");
+        }
+        let mut response = Response::builder().status(101);
+        for (name, value) in GOOD.iter().chain(&[("Sec-WebSocket-Extensions", deflate)]) {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(()).unwrap();
+        let answer = Answer::parse(response.status(), response.headers(), KEY, &[], false);
+        assert_eq!(answer, Err(AnswerError::Extension));
+    }
+}

@@ -1,0 +1,83 @@
+//! UTF-8 over pieces: whether a text that arrives in parts is valid so far (RFC 6455 section 8.1).
+
+/// What is known of a text whose end has not come yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Utf8 {
+    /// The start of a character whose rest has not come yet.
+    begun: [u8; 4],
+    /// How many bytes of it there are: 0 to 3.
+    len: u8,
+}
+
+/// The text so far cannot become UTF-8 any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotUtf8;
+
+impl Utf8 {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// As soon as a byte has come that no valid text can hold there.
+    pub fn push(&mut self, mut piece: &[u8]) -> Result<(), NotUtf8> {
+        while self.len > 0 {
+            let Some((byte, rest)) = piece.split_first() else { return Ok(()) };
+            piece = rest;
+            let len = usize::from(self.len);
+            self.begun[len] = *byte;
+            match std::str::from_utf8(&self.begun[..=len]) {
+                Ok(_) => self.len = 0,
+                Err(error) if error.error_len().is_none() => self.len += 1,
+                Err(_) => return Err(NotUtf8),
+            }
+        }
+        let Err(error) = std::str::from_utf8(piece) else { return Ok(()) };
+        if error.error_len().is_some() {
+            return Err(NotUtf8);
+        }
+        let begun = &piece[error.valid_up_to()..];
+        self.begun[..begun.len()].copy_from_slice(begun);
+        self.len = begun.len() as u8;
+        Ok(())
+    }
+
+    /// Says that the text is over.
+    ///
+    /// # Errors
+    /// If its last character is not whole.
+    pub fn end(&mut self) -> Result<(), NotUtf8> {
+        if std::mem::take(&mut self.len) == 0 { Ok(()) } else { Err(NotUtf8) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &[u8], cut: usize) -> bool {
+        let mut utf8 = Utf8::default();
+        let (first, second) = text.split_at(cut.min(text.len()));
+        utf8.push(first).and_then(|()| utf8.push(second)).and_then(|()| utf8.end()).is_ok()
+    }
+
+    #[test]
+    fn agrees_with_the_standard_library_wherever_it_is_cut() {
+        let texts: &[&[u8]] = &[
+            b"",
+            b"plain",
+            "κόσμε".as_bytes(),
+            "a\u{10ffff}z".as_bytes(),
+            b"\xed\xa0\x80",
+            b"\xf4\x90\x80\x80",
+            b"\xc0\xaf",
+            b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
+            b"cut\xf0\x9f\x98",
+            b"\x80",
+            b"\xff",
+        ];
+        for text in texts {
+            for cut in 0..=text.len() {
+                assert_eq!(check(text, cut), std::str::from_utf8(text).is_ok(), "{text:02x?} cut at {cut}");
+            }
+        }
+    }
+}
