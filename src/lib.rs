@@ -1,5 +1,6 @@
 //! Tollgate: a TLS-terminating WebSocket reverse proxy.
 
-pub mod policy;
-pub mod config;
 pub mod ws;
+pub mod policy;
+pub mod session;
+pub mod config;

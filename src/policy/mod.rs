@@ -10,3 +10,5 @@ pub mod token;
 pub mod claims;
 pub mod quota;
 pub mod limits;
+pub mod rejection;
+pub mod admission;

@@ -1,0 +1,228 @@
+//! Decides on one request: the only maker of an [`Admission`], without which nothing reaches an upstream.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+
+use super::address::AddressKey;
+use super::claims::Claims;
+use super::credential;
+use super::limits::RateKey;
+use super::path::Path;
+use super::quota::{Bucket, Buckets, Quota, Slot, Slots};
+use super::rejection::Rejection;
+use super::route::{Auth, Params, Route, Routes, request_host};
+use crate::ws::handshake::Opening;
+
+/// One reading of both clocks: the one for spans, and the one that tokens go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic time.
+    pub instant: Instant,
+    /// Time since the Unix epoch.
+    pub unix: Duration,
+}
+
+/// What is known of a request when it asks for a session.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Its opening handshake.
+    pub opening: &'a Opening<'a>,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The address it comes from.
+    pub address: IpAddr,
+}
+
+/// The leave to open an upstream and to relay. It holds what it counts against: dropping it gives that back.
+#[derive(Debug)]
+pub struct Admission {
+    route: Arc<Route>,
+    claims: Option<Claims>,
+    expires: Option<Instant>,
+    messages: Option<Arc<Bucket>>,
+    _slots: (Slot<()>, Option<Slot<(Arc<str>, AddressKey)>>, Option<Slot<(Arc<str>, Arc<str>)>>),
+}
+
+impl Admission {
+    /// The route that it is for.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// What the token says, if the route asks for one.
+    pub fn claims(&self) -> Option<&Claims> {
+        self.claims.as_ref()
+    }
+
+    /// The token's subject.
+    pub fn subject(&self) -> Option<&str> {
+        self.claims.as_ref().and_then(Claims::subject)
+    }
+
+    /// When the token runs out.
+    pub fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// The quota that the client's messages count against, if the route has one.
+    pub fn messages(&self) -> Option<&Arc<Bucket>> {
+        self.messages.as_ref()
+    }
+}
+
+/// Everything that a decision depends on beside the request and the time.
+#[derive(Debug)]
+pub struct Policy {
+    routes: Routes,
+    /// By route name; only routes that count messages by a key that sessions share.
+    messages: HashMap<Arc<str>, Buckets<MessageKey>>,
+    upgrades: Option<Buckets<AddressKey>>,
+    max_sessions: NonZeroU32,
+    sessions: Slots<()>,
+    by_address: Slots<(Arc<str>, AddressKey)>,
+    by_subject: Slots<(Arc<str>, Arc<str>)>,
+    draining: AtomicBool,
+}
+
+/// Whose messages are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum MessageKey {
+    Subject(Box<str>),
+    Address(AddressKey),
+}
+
+impl Policy {
+    /// Nobody is in yet. `upgrades` is the quota of upgrades of one client address.
+    pub fn new(routes: Vec<Route>, upgrades: Option<Quota>, max_sessions: NonZeroU32) -> Self {
+        let shared = |route: &Route| {
+            let messages = route.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
+            Some((Arc::clone(&route.name), Buckets::new(messages.quota)))
+        };
+        Self {
+            messages: routes.iter().filter_map(shared).collect(),
+            routes: Routes::new(routes),
+            upgrades: upgrades.map(Buckets::new),
+            max_sessions,
+            sessions: Slots::new(),
+            by_address: Slots::new(),
+            by_subject: Slots::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on everybody is refused.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Decides on a request, the cheapest refusal first.
+    ///
+    /// # Errors
+    /// The first rule that the request does not meet.
+    pub fn admit(&self, facts: &Facts<'_>, now: Now) -> Result<Admission, Rejection> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Rejection::Draining);
+        }
+        self.count_upgrade(facts.address, now.instant)?;
+        let opening = facts.opening;
+        let host = request_host(opening.authority).ok_or(Rejection::Host)?;
+        let path = Path::parse(opening.path).map_err(Rejection::Path)?;
+        let (route, params) = self.routes.find(&host, &path).ok_or(Rejection::NoRoute)?;
+        if !route.addresses.allow(facts.address) {
+            return Err(Rejection::Address);
+        }
+        if !route.origins.allow(opening.origin) {
+            return Err(Rejection::Origin);
+        }
+        let session_slot = self.sessions.take((), self.max_sessions).ok_or(Rejection::Full)?;
+        let address_slot = self.take_address_slot(route, facts.address)?;
+        let claims = authenticate(route, &params, facts, now.unix)?;
+        let subject = claims.as_ref().and_then(Claims::subject);
+        let subject_slot = self.take_subject_slot(route, subject)?;
+        let messages = self.message_bucket(route, subject, facts.address, now.instant);
+        let expires = claims.as_ref().and_then(|claims| deadline(claims, route, now));
+        Ok(Admission {
+            route: Arc::clone(route),
+            expires,
+            messages,
+            _slots: (session_slot, address_slot, subject_slot),
+            claims,
+        })
+    }
+
+    fn count_upgrade(&self, address: IpAddr, now: Instant) -> Result<(), Rejection> {
+        let Some(upgrades) = &self.upgrades else { return Ok(()) };
+        upgrades.get(&AddressKey::from(address), now).take(now).map_err(|exceeded| {
+            let wait = exceeded.until.saturating_duration_since(now);
+            Rejection::UpgradeRate { retry_after_secs: wait.as_secs() + 1 }
+        })
+    }
+
+    fn take_address_slot(
+        &self,
+        route: &Route,
+        address: IpAddr,
+    ) -> Result<Option<Slot<(Arc<str>, AddressKey)>>, Rejection> {
+        let Some(max) = route.limits.sessions_per_address else { return Ok(None) };
+        let key = (Arc::clone(&route.name), AddressKey::from(address));
+        self.by_address.take(key, max).map(Some).ok_or(Rejection::AddressSessions)
+    }
+
+    fn take_subject_slot(
+        &self,
+        route: &Route,
+        subject: Option<&str>,
+    ) -> Result<Option<Slot<(Arc<str>, Arc<str>)>>, Rejection> {
+        let Some(max) = route.limits.sessions_per_subject else { return Ok(None) };
+        // A token without a subject cannot be told from another one, so all of them count as one.
+        let key = (Arc::clone(&route.name), Arc::from(subject.unwrap_or_default()));
+        self.by_subject.take(key, max).map(Some).ok_or(Rejection::SubjectSessions)
+    }
+
+    fn message_bucket(
+        &self,
+        route: &Route,
+        subject: Option<&str>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Option<Arc<Bucket>> {
+        let messages = route.limits.messages?;
+        let key = match (messages.key, subject) {
+            (RateKey::Session, _) => return Some(Arc::new(Bucket::new(messages.quota, now))),
+            (RateKey::Subject, Some(subject)) => MessageKey::Subject(subject.into()),
+            (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(address.into()),
+        };
+        self.messages.get(&route.name).map(|buckets| buckets.get(&key, now))
+    }
+}
+
+fn authenticate(
+    route: &Route,
+    params: &Params,
+    facts: &Facts<'_>,
+    unix_now: Duration,
+) -> Result<Option<Claims>, Rejection> {
+    let Auth::Token(verifier) = &route.auth else { return Ok(None) };
+    let opening = facts.opening;
+    let token = credential::find(&verifier.sources, facts.headers, opening.query, &opening.protocols)
+        .ok_or(Rejection::NoToken)?;
+    let claims = verifier.verify(token, unix_now).map_err(Rejection::Token)?;
+    if route.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
+        Ok(Some(claims))
+    } else {
+        Err(Rejection::Claims)
+    }
+}
+
+/// When the token's time is over, with the leeway that let it in. A time beyond what the clock can hold never comes.
+fn deadline(claims: &Claims, route: &Route, now: Now) -> Option<Instant> {
+    let Auth::Token(verifier) = &route.auth else { return None };
+    let left = (claims.expires() + verifier.leeway).saturating_sub(now.unix);
+    now.instant.checked_add(left)
+}

@@ -1,0 +1,160 @@
+//! How a session ended and what passed: the facts that the shell logs and counts.
+
+use super::Side;
+use crate::ws::close::CloseCode;
+use crate::ws::frame::Violation;
+
+/// Who ended the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
+    /// We did.
+    Tollgate,
+}
+
+impl From<Side> for By {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Upstream => Self::Upstream,
+        }
+    }
+}
+
+impl By {
+    /// Its name in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Tollgate => "tollgate",
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A side sent a Close.
+    Closed,
+    /// A side broke a rule of the protocol or of its route's sizes.
+    Violation(Side, Violation),
+    /// The client sent messages faster than its route allows.
+    MessageRate,
+    /// The client sent control frames or small fragments faster than its route allows.
+    OverheadRate,
+    /// The token ran out.
+    TokenExpired,
+    /// No data passed for as long as the route allows.
+    IdleTimeout,
+    /// A side did not answer a ping.
+    NoPong(Side),
+    /// The process goes away.
+    Drain,
+    /// A side went away without a Close.
+    Gone(Side),
+    /// A side took none of the bytes that waited for it.
+    WriteStall(Side),
+    /// The process could not wait any longer for the closing handshake.
+    Cut,
+}
+
+impl Cause {
+    /// The code of the Close that tells of it; of a close that a side sent itself this is not used.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Self::Closed => CloseCode::NORMAL,
+            Self::Violation(_, violation) => violation.close_code(),
+            Self::MessageRate | Self::OverheadRate | Self::TokenExpired => CloseCode::POLICY_VIOLATION,
+            Self::IdleTimeout
+            | Self::NoPong(_)
+            | Self::Drain
+            | Self::Cut
+            | Self::Gone(Side::Client)
+            | Self::WriteStall(Side::Client) => CloseCode::GOING_AWAY,
+            Self::Gone(Side::Upstream) | Self::WriteStall(Side::Upstream) => CloseCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The reason in that Close.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Closed | Self::Cut => "",
+            Self::Violation(_, violation) => violation.label(),
+            Self::MessageRate => "message rate exceeded",
+            Self::OverheadRate => "frame rate exceeded",
+            Self::TokenExpired => "token expired",
+            Self::IdleTimeout => "idle timeout",
+            Self::NoPong(_) => "no pong",
+            Self::Drain => "going away",
+            Self::Gone(Side::Client) => "client went away",
+            Self::Gone(Side::Upstream) => "upstream went away",
+            Self::WriteStall(Side::Client) => "client does not read",
+            Self::WriteStall(Side::Upstream) => "upstream does not read",
+        }
+    }
+
+    /// Its name in logs: one of a fixed set.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Violation(Side::Client, _) => "client_violation",
+            Self::Violation(Side::Upstream, _) => "upstream_violation",
+            Self::MessageRate => "message_rate",
+            Self::OverheadRate => "overhead_rate",
+            Self::TokenExpired => "token_expired",
+            Self::IdleTimeout => "idle_timeout",
+            Self::NoPong(Side::Client) => "client_no_pong",
+            Self::NoPong(Side::Upstream) => "upstream_no_pong",
+            Self::Drain => "drain",
+            Self::Gone(Side::Client) => "client_gone",
+            Self::Gone(Side::Upstream) => "upstream_gone",
+            Self::WriteStall(Side::Client) => "client_write_stall",
+            Self::WriteStall(Side::Upstream) => "upstream_write_stall",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Who ended it.
+    pub by: By,
+    /// The code of the Close that ended it, if there was one and it had one.
+    pub code: Option<CloseCode>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// What passed in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Messages, whether or not they are whole yet.
+    pub messages: u64,
+    /// Bytes of frames, headers and control frames included.
+    pub bytes: u64,
+}
+
+/// What passed in both directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// From the client.
+    pub client: Passed,
+    /// From the upstream.
+    pub upstream: Passed,
+    /// How often the client exceeded its message rate.
+    pub throttled: u64,
+}
+
+impl Counts {
+    pub(super) fn of(&mut self, from: Side) -> &mut Passed {
+        match from {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What a session knows of one of its two sides.
+
+use std::time::{Duration, Instant};
+
+use crate::ws::close::CloseCode;
+use crate::ws::inspector::Inspector;
+
+/// What is still expected from a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Frames.
+    Open,
+    /// Nothing: it sent its Close, after which nothing counts (RFC 6455 section 5.5.1).
+    Closed,
+    /// Nothing that could be understood: it broke a rule.
+    Broken,
+    /// Nothing at all, and nothing can be sent to it.
+    Gone,
+}
+
+/// One side.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// The rules of what it sends.
+    pub inspector: Inspector,
+    /// What it may still send.
+    pub input: Input,
+    /// The message that it is sending is passed on to nobody.
+    pub skipping: bool,
+    /// A frame that it sends has been passed on in part.
+    pub mid_frame: bool,
+    /// It has been sent a Close, its peer's or ours.
+    pub close_sent: bool,
+    /// The Close that it is to get from us.
+    pub close_waits: Option<(CloseCode, &'static str)>,
+    /// It is to be pinged.
+    pub ping_waits: bool,
+    /// After how much silence it is pinged.
+    pub ping_interval: Option<Duration>,
+    /// When it was pinged, if it was not heard since.
+    pub pinged: Option<Instant>,
+    /// When it was last heard.
+    pub heard_at: Instant,
+    /// Since when it takes none of the bytes that wait for it.
+    pub blocked_since: Option<Instant>,
+}
+
+impl Peer {
+    pub fn new(inspector: Inspector, ping_interval: Option<Duration>, now: Instant) -> Self {
+        Self {
+            inspector,
+            input: Input::Open,
+            skipping: false,
+            mid_frame: false,
+            close_sent: false,
+            close_waits: None,
+            ping_waits: false,
+            ping_interval,
+            pinged: None,
+            heard_at: now,
+            blocked_since: None,
+        }
+    }
+
+    /// Any byte from a side proves that it lives, whether or not it is the pong.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.pinged = None;
+    }
+
+    /// Forgets what it was to be sent.
+    pub fn drop_output(&mut self) {
+        self.close_waits = None;
+        self.ping_waits = false;
+        self.blocked_since = None;
+    }
+}
