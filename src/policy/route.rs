@@ -72,12 +72,18 @@ impl PathPattern {
 
 /// The values that a path gave to the placeholders of its route's pattern.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Params {}
+pub struct Params {
+    values: Vec<(Arc<str>, String)>,
+}
 
 impl Params {
+    /// The placeholders' names, each with its value.
+    pub fn new(values: Vec<(Arc<str>, String)>) -> Self {
+        Self { values }
+    }
     /// The value of one placeholder.
-    pub fn get(&self, _name: &str) -> Option<&str> {
-        todo!()
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.values.iter().find(|(key, _)| **key == *name).map(|(_, value)| value.as_str())
     }
 }
 
