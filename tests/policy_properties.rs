@@ -51,7 +51,8 @@ proptest! {
     #[test]
     fn encoding_an_accepted_path_again_changes_nothing(raw in tricky_path(), every_byte: bool) {
         let Ok(path) = Path::parse(&raw) else { return Ok(()) };
-        let encoded: String = path.segments().iter().map(|segment| format!("/{}", encode(segment, every_byte))).collect();
+        let encoded: Vec<_> = path.segments().iter().map(|segment| encode(segment, every_byte)).collect();
+        let encoded = format!("/{}", encoded.join("/"));
         if encoded.len() <= PATH_MAX_BYTES {
             prop_assert_eq!(Path::parse(&encoded), Ok(path));
         }
@@ -107,11 +108,11 @@ proptest! {
     fn only_the_origin_itself_or_a_subdomain_passes(
         wildcard: bool,
         secure: bool,
-        scheme in select(vec!["https", "http", "HTTPS", "wss", "app", ""]),
-        separator in select(vec!["://", ":", "//", ":/", ""]),
-        before in select(vec!["", "a.", "a.b.", "evil", ".", "*.", "user@", "evil.com/", "evil.com#", " ", "\u{430}"]),
-        host in select(vec!["example.com", "EXAMPLE.com", "example.org", "192.0.2.1", "xample.com"]),
-        after in select(vec!["", ":443", ":80", ":8443", ":", ".", ".evil.com", "@evil.com", "/", " https://x.com", "\0"]),
+        scheme in mostly(&["https", "http"], &["HTTPS", "wss", "app", ""]),
+        separator in mostly(&["://"], &[":", "//", ":/", ""]),
+        before in mostly(&["", "a.", "a.b."], &["evil", ".", "*.", "user@", "evil.com/", "evil.com#", " ", "\u{430}"]),
+        host in mostly(&["example.com", "EXAMPLE.com"], &["example.org", "192.0.2.1", "xample.com"]),
+        after in mostly(&["", ":443", ":80", ":8443"], &[":", ".", ".evil.com", "@evil.com", "/", " https://x.com", "\0"]),
     ) {
         let own_scheme = if secure { "https" } else { "http" };
         let pattern = format!("{own_scheme}://{}example.com", if wildcard { "*." } else { "" });
@@ -147,6 +148,11 @@ fn tricky_path() -> impl Strategy<Value = String> {
         1 => any::<char>().prop_map(String::from),
     ];
     vec(part, 0..12).prop_map(|parts| format!("/{}", parts.concat()))
+}
+
+/// Mostly one of the plain values, so that often only one part of several is odd.
+fn mostly(plain: &'static [&'static str], odd: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    prop_oneof![4 => select(plain), 1 => select(odd)]
 }
 
 fn tricky_host() -> impl Strategy<Value = String> {
@@ -240,14 +246,12 @@ impl Model {
     }
 
     fn path_text(&self) -> String {
-        let mut text = String::new();
-        for (place, segment) in self.path.iter().enumerate() {
-            match segment {
-                Segment::Literal(literal) => text += &format!("/{literal}"),
-                Segment::Named(name) => text += &format!("/{{{name}{place}}}"),
-            }
-        }
-        if self.rest { text + "/{*rest}" } else { text }
+        let segments = self.path.iter().enumerate().map(|(place, segment)| match segment {
+            Segment::Literal(literal) => (*literal).to_owned(),
+            Segment::Named(name) => format!("{{{name}{place}}}"),
+        });
+        let rest = self.rest.then(|| "{*rest}".to_owned());
+        format!("/{}", segments.chain(rest).collect::<Vec<_>>().join("/"))
     }
 
     fn host_pattern(&self) -> HostPattern {
@@ -266,11 +270,11 @@ impl Model {
 fn model() -> impl Strategy<Value = Model> {
     let host = select(vec![
         Host::Any,
-        Host::Exact("a.b.c"),
+        Host::Exact("x.b.c"),
         Host::Exact("b.c"),
         Host::Below("b.c"),
         Host::Below("c"),
-        Host::Below("a.b.c"),
+        Host::Below("x.b.c"),
     ]);
     let segment = select(vec![Segment::Literal("x"), Segment::Literal("y"), Segment::Named("n"), Segment::Named("m")]);
     (host, vec(segment, 0..4), any::<bool>(), any::<bool>()).prop_map(|(host, mut path, rest, slash)| {
@@ -295,12 +299,14 @@ fn models() -> impl Strategy<Value = Vec<Model>> {
 }
 
 fn request() -> impl Strategy<Value = (String, String)> {
-    let host = select(vec!["z.a.b.c", "a.b.c", "b.c", "c", "ab.c", "bb.c"]).prop_map(String::from);
+    let host = select(vec!["z.x.b.c", "x.b.c", "b.c", "c", "ab.c", "bb.c"]).prop_map(String::from);
     let path = (vec(select(vec!["x", "y", "z"]), 1..5), any::<Index>(), any::<bool>());
     let path = path.prop_map(|(segments, cut, slash)| {
-        let kept = &segments[..cut.index(segments.len())];
-        let path: String = kept.iter().map(|segment| format!("/{segment}")).collect();
-        if slash || path.is_empty() { path + "/" } else { path }
+        let mut kept = segments[..cut.index(segments.len())].to_vec();
+        if slash || kept.is_empty() {
+            kept.push("");
+        }
+        format!("/{}", kept.join("/"))
     });
     (host, path)
 }

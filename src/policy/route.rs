@@ -266,8 +266,8 @@ impl Params {
         Self { values }
     }
 
-    /// The value of one placeholder. It is decoded text that a client chose: of one segment it is never empty and holds
-    /// no `/`, of a rest it may be both.
+    /// The value of one placeholder: decoded text that a client chose. That of `{name}` is never empty and holds no `/`;
+    /// that of `{*name}` may be empty, and a `/` in it stood between two segments.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(known, _value)| **known == *name).map(|(_name, value)| value.as_str())
