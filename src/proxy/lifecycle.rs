@@ -1,0 +1,98 @@
+//! Serving, draining, cut: what the whole process is told, and how the ends of its sessions are spread over the drain.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+
+/// Sessions are closed no faster than one in this time, so that their clients do not all come back at once; unless
+/// there are too many of them for the time there is.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
+/// Which part of the drain's time closes are spread over; the rest is for the last ones' closing handshakes.
+const SPREAD: f64 = 0.75;
+
+/// The phases of the process, for everybody to see.
+#[derive(Debug)]
+pub struct Lifecycle {
+    drain: CancellationToken,
+    cut: CancellationToken,
+    drain_timeout: Duration,
+    sessions: AtomicUsize,
+    /// How many sessions have been given their turn to close.
+    turns: AtomicU32,
+    /// Microseconds from one turn to the next.
+    turn_interval_us: AtomicU32,
+}
+
+impl Lifecycle {
+    /// Serving.
+    pub fn new(drain_timeout: Duration) -> Self {
+        Self {
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            drain_timeout,
+            sessions: AtomicUsize::new(0),
+            turns: AtomicU32::new(0),
+            turn_interval_us: AtomicU32::new(0),
+        }
+    }
+
+    /// From now on sessions are asked to end, one after another.
+    pub fn start_drain(&self) {
+        let sessions = u32::try_from(self.sessions().max(1)).unwrap_or(u32::MAX);
+        let interval = CLOSE_INTERVAL.min(self.drain_timeout.mul_f64(SPREAD) / sessions);
+        self.turn_interval_us.store(u32::try_from(interval.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.drain.cancel();
+    }
+
+    /// Whatever is still open is cut off.
+    pub fn cut(&self) {
+        self.drain.cancel();
+        self.cut.cancel();
+    }
+
+    /// Becomes ready when the drain starts.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Becomes ready when what is open is to be cut off.
+    pub async fn cut_off(&self) {
+        self.cut.cancelled().await;
+    }
+
+    /// When the session that asks is to close: each gets a turn of its own.
+    pub fn take_turn(&self) -> Instant {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let interval = Duration::from_micros(self.turn_interval_us.load(Ordering::Relaxed).into());
+        clock::now() + interval.saturating_mul(turn)
+    }
+
+    /// How many sessions are open.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// How long a drain may take.
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
+    /// Counts a session until the guard is dropped.
+    pub fn count_session(&self) -> CountedSession<'_> {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        CountedSession(self)
+    }
+}
+
+/// A session that is counted as open.
+#[derive(Debug)]
+pub struct CountedSession<'a>(&'a Lifecycle);
+
+impl Drop for CountedSession<'_> {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,12 @@
+//! The outer ring: sockets, TLS and HTTP, in the order in which a connection meets them.
+
+pub mod listener;
+pub mod worker;
+pub mod tls;
+pub mod connection;
+pub mod upgrade;
+pub mod headers;
+pub mod relay;
+pub mod lifecycle;
+pub mod clock;
+pub mod server;

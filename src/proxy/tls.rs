@@ -1,0 +1,151 @@
+//! TLS towards clients: the server's settings, the choice of a certificate, and the stream that the rest sees.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::config::Certificate;
+
+/// How many bytes of a session's output rustls may hold back; the relay counts on it as a part of its bound.
+const BUFFER_MAX_BYTES: usize = 32 * 1024;
+
+/// The settings of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
+///
+/// # Errors
+/// If the system gives no random bytes for the ticket keys, or the library refuses its own defaults.
+pub fn server_config(certificates: &[Certificate]) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName::new(certificates)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Tickets carry the session themselves under keys that rotate, so that nothing is kept for clients that left; one
+    // is enough, since a client that comes back is given another.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // An opening handshake must not be replayable (RFC 8446 section 8).
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// Chooses the certificate by the name that the client asks for (RFC 6066 section 3).
+#[derive(Debug)]
+struct ByName {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By the domain behind `*.`; such a name stands for exactly one more label (RFC 6125 section 6.4.3).
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// The first one listed: for clients that ask for no name, or for one that no certificate has.
+    fallback: Option<Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    fn new(certificates: &[Certificate]) -> Self {
+        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
+        for certificate in certificates {
+            for name in &certificate.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(domain) => (&mut wildcard, domain),
+                    None => (&mut exact, name.as_str()),
+                };
+                map.entry(name.to_ascii_lowercase()).or_insert_with(|| Arc::clone(&certificate.key));
+            }
+        }
+        Self { exact, wildcard, fallback: certificates.first().map(|first| Arc::clone(&first.key)) }
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        let by_wildcard = || self.wildcard.get(name.split_once('.')?.1);
+        self.exact.get(&name).or_else(by_wildcard)
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        hello.server_name().and_then(|name| self.find(name)).or(self.fallback.as_ref()).cloned()
+    }
+}
+
+/// A client's connection after its TLS handshake: bytes in, bytes out. Nothing else tells how they are protected.
+#[derive(Debug)]
+pub struct ClientStream(TlsStream<Counted>);
+
+impl ClientStream {
+    /// Does the TLS handshake.
+    ///
+    /// # Errors
+    /// If the client breaks off, or the two cannot agree.
+    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Self> {
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(config));
+        let limit = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
+        acceptor.accept_with(Counted { stream, written: 0 }, limit).await.map(Self)
+    }
+
+    /// How many bytes the kernel has taken so far.
+    pub fn written(&self) -> u64 {
+        self.0.get_ref().0.written
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A socket that counts what the kernel takes: rustls buffers, so its own writes do not show whether a client reads.
+#[derive(Debug)]
+struct Counted {
+    stream: TcpStream,
+    written: u64,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(n)) = &result {
+            self.written += *n as u64;
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
