@@ -20,7 +20,6 @@ pub(super) struct At<T> {
     pub(super) span: Span,
 }
 
-
 impl<T> Deref for At<T> {
     type Target = T;
     fn deref(&self) -> &T {
