@@ -1,1 +1,190 @@
-//! The configuration: the only code that knows TOML.
+//! The configuration: the only code that knows TOML. It gives the rest narrow types that cannot hold a bad value.
+//!
+//! The way of a file: [`load`] reads it, `file` takes it apart into sections with places, `validate` and its helpers turn
+//! the sections into the types below, `diagnostic` shows what was wrong.
+
+mod auth;
+mod certificate;
+mod claims;
+mod diagnostic;
+mod file;
+mod files;
+pub mod keys;
+mod limits;
+mod routes;
+mod suggest;
+mod units;
+mod upstreams;
+mod validate;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::sign::CertifiedKey;
+
+pub use self::diagnostic::{Fault, Report, Severity, Span};
+pub use self::files::{Content, Disk, Files};
+use crate::policy::quota::Quota;
+use crate::policy::route::Route;
+
+/// A whole configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// What holds for the process.
+    pub server: Server,
+    /// How it logs.
+    pub log: Log,
+    /// Where it listens; at least one, in the order of the file.
+    pub listeners: Vec<Listener>,
+    /// What it serves; at least one, in the order of the file. Their upstreams are places in `upstreams`.
+    pub routes: Vec<Route>,
+    /// Where sessions go, in the order of the file.
+    pub upstreams: Vec<Upstream>,
+    /// What is allowed but likely not meant.
+    pub warnings: Report,
+}
+
+/// What holds for the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Threads that carry sessions.
+    pub workers: NonZeroUsize,
+    /// Sessions at once.
+    pub max_sessions: MaxSessions,
+    /// Connections at once that are no sessions yet.
+    pub max_handshakes: u32,
+    /// Upgrades that one client address may ask for; `None`: as many as it likes.
+    pub upgrade_quota: Option<Quota>,
+    /// How long open sessions may go on after the signal to stop.
+    pub drain_timeout: Duration,
+}
+
+/// How many sessions there may be at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxSessions {
+    /// The number, at least 1.
+    pub count: u32,
+    /// Whether the operator wrote it: too few file descriptors are then an error, and else lower the number.
+    pub explicit: bool,
+}
+
+/// How the process logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// How a line is written.
+    pub format: LogFormat,
+    /// The least important lines that are written.
+    pub level: tracing::Level,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// The address. No other listener has it; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// At least one. The first serves clients that name no host, or one that no certificate has.
+    pub certificates: Vec<Certificate>,
+    /// How long the TLS handshake and the request head may take together.
+    pub handshake_timeout: Duration,
+    /// The largest request head: 8 KiB to 64 KiB.
+    pub head_max_bytes: usize,
+    /// The most header fields in a request head: 8 to 256.
+    pub head_max_headers: usize,
+}
+
+/// A certificate chain and its key.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// The DNS names that it is for, in lower case; `*.example.com` for any one label. Empty if it is for IP addresses
+    /// only.
+    pub names: Vec<String>,
+    /// The chain, the certificate itself first, and the private key, which belong together.
+    pub key: Arc<CertifiedKey>,
+    /// The last moment at which it is valid. It was valid when it was read.
+    pub not_after: SystemTime,
+}
+
+/// A group of servers that do the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// At least one, each once.
+    pub servers: Vec<ServerAddress>,
+    /// What is put before the path of every request: empty, or with a slash at the start and none at the end.
+    pub base_path: String,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How long a server may take to answer an upgrade.
+    pub response_timeout: Duration,
+}
+
+/// Where a server is. `Display` is its name in logs and metrics, the same as in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServerAddress {
+    /// By TCP.
+    Tcp {
+        /// An IP address, IPv6 without brackets, or a host name in lower case.
+        host: String,
+        /// At least 1.
+        port: u16,
+    },
+    /// By a Unix socket, with an absolute path that fits an address.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Reads the configuration in this file. Relative paths in it are relative to the folder that it stands in.
+///
+/// # Errors
+/// Everything that is wrong with it, not just the first fault; warnings, too.
+pub fn load(path: &Path) -> Result<Config, Report> {
+    let fail = |message: String| Report::of_file(path, message);
+    let content = Disk.read(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?;
+    let text = String::from_utf8(content.bytes).map_err(|error| {
+        fail(format!("the configuration is not UTF-8: byte {} is not valid", error.utf8_error().valid_up_to()))
+    })?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    parse(&text, path, base, &Disk)
+}
+
+/// Reads a configuration from its text. `file_name` stands in what is reported; `base` is the folder that relative paths
+/// start from, and `files` gives what they name.
+///
+/// # Errors
+/// Everything that is wrong with it, not just the first fault; warnings, too.
+pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Result<Config, Report> {
+    let faults = diagnostic::Faults::default();
+    let folder = files::Folder { base, files };
+    let config = file::parse(text, &faults)
+        .and_then(|document| validate::read(&file::Section::root(document.get_ref(), &faults), &folder));
+
+    let report = Report::new(file_name, text, faults.take());
+    match config {
+        Some(config) if !report.has_errors() => Ok(Config { warnings: report, ..config }),
+        _ if report.has_errors() => Err(report),
+        _ => Err(Report::of_file(file_name, "it was refused without a reason, which is a defect of tollgate".to_owned())),
+    }
+}

@@ -1,0 +1,132 @@
+//! Certificates: reads a chain and its key, and sees to it that clients will take them.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::InconsistentKeys;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+use super::Certificate;
+use super::diagnostic::Fault;
+use super::file::{At, Section};
+use super::files::{Content, Folder};
+use super::keys::{CHAIN, KEY, Key};
+
+/// The most certificates in a chain. A chain has two or three; whoever names a bundle of roots is told.
+const CHAIN_MAX: usize = 16;
+
+/// Reads one entry of `certificates`.
+pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certificate> {
+    let chain = folder.read(section, &CHAIN);
+    let key = folder.read_secret(section, &KEY);
+    let note = |key: &Key, at: &At<Content>, label: String| {
+        let message = format!("the file of `{}` cannot be used", key.name);
+        section.faults.push(Fault::error(at.span.clone(), message).label(label));
+    };
+
+    // Both files are looked at before either ends the reading, so that both are told.
+    let leaf = chain.as_ref().and_then(|chain| {
+        let read = parse_chain(&chain.bytes).and_then(|certificates| {
+            let leaf = Leaf::read(certificates.first().ok_or("it holds no certificate")?, folder.files.now())?;
+            Ok((certificates, leaf))
+        });
+        read.map_err(|label| note(&CHAIN, chain, label)).ok()
+    });
+    let signer = key.as_ref().and_then(|key| parse_key(&key.bytes).map_err(|label| note(&KEY, key, label)).ok());
+
+    let ((certificates, leaf), signer) = (leaf?, signer?);
+    let certified = CertifiedKey::new(certificates, signer);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            note(&KEY, &key?, "this is not the key of the certificate".to_owned());
+            return None;
+        }
+        Err(error) => {
+            note(&CHAIN, &chain?, error.to_string());
+            return None;
+        }
+    }
+    Some(Certificate { names: leaf.names, key: Arc::new(certified), not_after: leaf.not_after })
+}
+
+fn parse_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(file).collect::<Result<_, _>>().map_err(|error| explain(&error))?;
+    match chain.len() {
+        0 => Err("it holds no certificate in PEM (`BEGIN CERTIFICATE`)".to_owned()),
+        1..=CHAIN_MAX => Ok(chain),
+        count => Err(format!("it holds {count} certificates, and at most {CHAIN_MAX} may be")),
+    }
+}
+
+fn parse_key(file: &[u8]) -> Result<Arc<dyn rustls::sign::SigningKey>, String> {
+    let key = PrivateKeyDer::from_pem_slice(file).map_err(|error| match error {
+        pem::Error::NoItemsFound if contains(file, b"BEGIN ENCRYPTED PRIVATE KEY") => {
+            "the key is encrypted: give it without a passphrase".to_owned()
+        }
+        pem::Error::NoItemsFound => {
+            "it holds no private key in PEM (`BEGIN PRIVATE KEY`, `BEGIN RSA PRIVATE KEY`, `BEGIN EC PRIVATE KEY`)"
+                .to_owned()
+        }
+        error => explain(&error),
+    })?;
+    any_supported_type(&key)
+        .map_err(|_| "not a key that can be used: expected RSA, ECDSA P-256 or P-384, or Ed25519".to_owned())
+}
+
+/// The errors of the PEM reader quote the file, so its own words are not shown.
+fn explain(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "it is not PEM: an `END` line is missing",
+        pem::Error::IllegalSectionStart { .. } => "it is not PEM: a `BEGIN` line is malformed",
+        pem::Error::Base64Decode(_) => "it is not PEM: a section is not Base64",
+        _ => "it is not PEM",
+    }
+    .to_owned()
+}
+
+fn contains(file: &[u8], text: &[u8]) -> bool {
+    file.windows(text.len()).any(|window| window == text)
+}
+
+/// What is read out of the first certificate.
+struct Leaf {
+    names: Vec<String>,
+    not_after: SystemTime,
+}
+
+impl Leaf {
+    fn read(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Self, String> {
+        let parsed = x509_cert::Certificate::from_der(certificate)
+            .map_err(|_| "the first certificate is not X.509 as RFC 5280 has it".to_owned())?;
+        let parsed = parsed.tbs_certificate();
+        let validity = parsed.validity();
+        if now < validity.not_before.to_system_time() {
+            return Err(format!("the certificate is not valid before {}", validity.not_before));
+        }
+        let not_after = validity.not_after.to_system_time();
+        if now > not_after {
+            return Err(format!("the certificate expired at {}", validity.not_after));
+        }
+        let alternative = parsed
+            .get_extension::<SubjectAltName>()
+            .map_err(|_| "the certificate's subject alternative name cannot be read".to_owned())?;
+        let alternative = alternative.map(|(_, names)| names.0).unwrap_or_default();
+        if !alternative.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
+            return Err("the certificate names no host: it has no DNS name or IP address as subject alternative name, \
+                        and clients do not look at its common name"
+                .to_owned());
+        }
+        let names = alternative.iter().filter_map(|name| match name {
+            GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
+            _ => None,
+        });
+        Ok(Self { names: names.collect(), not_after })
+    }
+}

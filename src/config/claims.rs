@@ -1,0 +1,117 @@
+//! What a route does with the claims of a token: `require` and `forward_claims`.
+
+use http::header::HeaderName;
+
+use super::diagnostic::{Fault, quote};
+use super::file::{At, Section};
+use super::keys::{self, Key};
+use super::suggest;
+use super::validate::Seen;
+use crate::policy::claims::Requirement;
+use crate::policy::route::PathPattern;
+
+const REQUIREMENTS_MAX: usize = 32;
+const FORWARDED_MAX: usize = 32;
+
+/// Headers that say how a message is sent and to whom. Tollgate sets them, so no claim can.
+const RESERVED: [&str; 15] = [
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+const RESERVED_PREFIXES: [&str; 2] = ["sec-websocket-", "x-forwarded-"];
+
+/// What a route asks of claims and does with them.
+pub(super) struct Rules {
+    pub(super) require: Vec<Requirement>,
+    pub(super) forward: Vec<(String, HeaderName)>,
+}
+
+/// `path` is absent where it is faulty; `open` says that the route asks for no token.
+pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool) -> Option<Rules> {
+    if open {
+        note_without_token(section, &keys::REQUIRE);
+        note_without_token(section, &keys::FORWARD_CLAIMS);
+    }
+    let require: Vec<_> =
+        section.table(&keys::REQUIRE, REQUIREMENTS_MAX).iter().map(|pair| requirement(section, pair, path)).collect();
+    let mut seen = Seen::default();
+    let forward: Vec<_> = section
+        .table(&keys::FORWARD_CLAIMS, FORWARDED_MAX)
+        .iter()
+        .map(|pair| forwarded(section, pair, &mut seen))
+        .collect();
+    Some(Rules {
+        require: require.into_iter().collect::<Option<_>>()?,
+        forward: forward.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn note_without_token(section: &Section<'_>, key: &Key) {
+    if let Some(span) = section.key_span(key) {
+        section.faults.push(
+            Fault::error(span, format!("`{}` needs a token, and this route has `auth = \"none\"`", key.name))
+                .label("there are no claims"),
+        );
+    }
+}
+
+fn requirement(
+    section: &Section<'_>,
+    (claim, value): &(At<String>, At<String>),
+    path: Option<&PathPattern>,
+) -> Option<Requirement> {
+    let requirement = match Requirement::new(claim, value) {
+        Ok(requirement) => requirement,
+        Err(error) => {
+            section.faults.push(
+                Fault::error(value.span.clone(), format!("the claim {} cannot be required like this", quote(claim)))
+                    .label(error.to_string()),
+            );
+            return None;
+        }
+    };
+    let known: Vec<&str> = path?.names().collect();
+    for name in requirement.names().filter(|name| !known.contains(name)) {
+        section.faults.push(
+            Fault::error(value.span.clone(), format!("the path has no placeholder {}", quote(&format!("{{{name}}}"))))
+                .label("no value to compare the claim with")
+                .help(suggest::help(name, &known)),
+        );
+    }
+    Some(requirement)
+}
+
+fn forwarded(
+    section: &Section<'_>,
+    (claim, header): &(At<String>, At<String>),
+    seen: &mut Seen<String>,
+) -> Option<(String, HeaderName)> {
+    let fault = |label: &str| {
+        let message = format!("the claim {} cannot go into the header {}", quote(claim), quote(header));
+        section.faults.push(Fault::error(header.span.clone(), message).label(label));
+        None
+    };
+    let Ok(name) = HeaderName::try_from(header.value.as_str()) else {
+        return fault("not the name of a header");
+    };
+    let reserved = RESERVED.contains(&name.as_str())
+        || RESERVED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+    if reserved {
+        return fault("this header is not for claims: its value is part of the protocol, or tollgate's own");
+    }
+    seen.note(section, &At { value: name.to_string(), span: header.span.clone() }, "header", header);
+    Some((claim.value.clone(), name))
+}

@@ -1,0 +1,282 @@
+//! What is wrong with a configuration, and how it is shown: `file:line:column`, the line, a caret and a label.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+
+/// A place in the configuration's text, in bytes.
+pub type Span = Range<usize>;
+
+/// How many faults are shown; the rest is only counted, since whoever has fifty to mend runs `check` again anyway.
+const FAULTS_SHOWN_MAX: usize = 50;
+
+/// How much of a source line is shown before and after the start of a fault, in characters. A line may be as long as
+/// the file.
+const SOURCE_BEFORE_MAX: usize = 80;
+const SOURCE_AFTER_MAX: usize = 80;
+
+/// How much of a value is quoted in a message, in characters.
+const QUOTE_MAX: usize = 60;
+
+/// Everything that one reading of a configuration found. `Display` shows the errors first, then the warnings, each in
+/// the order of the file, as plain text without colours.
+#[derive(Debug, Clone)]
+pub struct Report {
+    file: String,
+    text: String,
+    faults: Vec<Fault>,
+}
+
+impl Report {
+    /// `text` is what the spans of the faults point into.
+    pub(super) fn new(file: &Path, text: &str, mut faults: Vec<Fault>) -> Self {
+        faults.sort_by_key(|fault| (fault.severity, fault.span.as_ref().map_or(0, |span| span.start)));
+        Self { file: file.display().to_string(), text: text.to_owned(), faults }
+    }
+
+    /// A fault of the file as a whole.
+    pub(super) fn of_file(file: &Path, message: String) -> Self {
+        Self::new(file, "", vec![Fault { span: None, ..Fault::error(0..0, message) }])
+    }
+
+    /// Whether a fault makes the configuration unusable.
+    pub fn has_errors(&self) -> bool {
+        self.faults.iter().any(|fault| fault.severity == Severity::Error)
+    }
+
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// The faults, errors first.
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    /// Each fault as one line, `file:line:column: message`, for logs.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.faults.iter().map(|fault| match &fault.span {
+            Some(span) => {
+                let place = Place::of(&self.text, span);
+                format!("{}:{}:{}: {}", self.file, place.line, place.column, fault.message)
+            }
+            None => format!("{}: {}", self.file, fault.message),
+        })
+    }
+
+    fn show(&self, fault: &Fault) -> String {
+        let level = match fault.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let Some(span) = &fault.span else {
+            return format!("{}: {}: {}", fault.severity, self.file, normalize_untrusted_str(&fault.message));
+        };
+        let title = level.primary_title(fault.message.as_str());
+        let mut group = self.point(Group::with_title(title), AnnotationKind::Primary, span, &fault.label);
+        if let Some((span, label)) = &fault.related {
+            group = self.point(group, AnnotationKind::Context, span, label);
+        }
+        if let Some(help) = &fault.help {
+            group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
+        }
+        Renderer::plain().render(&[group])
+    }
+
+    /// Adds a place, its line and the caret.
+    fn point<'a>(&'a self, group: Group<'a>, kind: AnnotationKind, span: &Span, label: &'a str) -> Group<'a> {
+        let place = Place::of(&self.text, span);
+        let mut annotation = kind.span(place.marked);
+        if !label.is_empty() {
+            annotation = annotation.label(label);
+        }
+        // The place is given as an origin of its own, since a shortened line would give the wrong column.
+        let origin = Origin::path(self.file.as_str()).line(place.line).char_column(place.column);
+        let snippet = Snippet::source(place.source).line_start(place.line).annotation(annotation);
+        group.element(origin).element(snippet)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().take(FAULTS_SHOWN_MAX).enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            writeln!(f, "{}", self.show(fault))?;
+        }
+        match self.faults.len().saturating_sub(FAULTS_SHOWN_MAX) {
+            0 => Ok(()),
+            more => writeln!(f, "\nand {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// Whether a fault makes the configuration unusable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It does.
+    Error,
+    /// It does not, but it is worth a look.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Whether it makes the configuration unusable.
+    pub severity: Severity,
+    /// Where it stands; absent: the file as a whole.
+    pub span: Option<Span>,
+    /// What is wrong, as a sentence without full stop.
+    pub message: String,
+    /// What to say at the caret; may be empty.
+    pub label: String,
+    /// Another place that belongs to it, and what to say there.
+    pub related: Option<(Span, String)>,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Fault {
+    /// A fault that makes the configuration unusable.
+    pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
+        let (severity, label) = (Severity::Error, String::new());
+        Self { severity, span: Some(span), message: message.into(), label, related: None, help: None }
+    }
+
+    /// Something that is allowed but likely not meant.
+    pub(super) fn warning(span: Span, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    pub(super) fn related(mut self, span: Span, label: impl Into<String>) -> Self {
+        self.related = Some((span, label.into()));
+        self
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Where the readers put the faults that they find, so that none of them has to stop at the first.
+#[derive(Debug, Default)]
+pub(super) struct Faults(RefCell<Vec<Fault>>);
+
+impl Faults {
+    pub(super) fn push(&self, fault: Fault) {
+        self.0.borrow_mut().push(fault);
+    }
+
+    pub(super) fn take(&self) -> Vec<Fault> {
+        self.0.take()
+    }
+}
+
+/// A value as it is quoted in a message: escaped, and cut where it is long.
+pub(super) fn quote(value: &str) -> String {
+    let mut shown: String = value.chars().take(QUOTE_MAX).flat_map(char::escape_debug).collect();
+    if value.chars().nth(QUOTE_MAX).is_some() {
+        shown.push_str("...");
+    }
+    format!("\"{shown}\"")
+}
+
+/// Where a span stands and what of its line is shown.
+struct Place<'a> {
+    /// From 1.
+    line: usize,
+    /// In characters, from 1.
+    column: usize,
+    /// The part of the line that is shown.
+    source: &'a str,
+    /// What the caret marks, in bytes of `source`.
+    marked: Range<usize>,
+}
+
+impl<'a> Place<'a> {
+    fn of(text: &'a str, span: &Span) -> Self {
+        let start = char_boundary(text, span.start);
+        let (before, after) = text.split_at(start);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let head = before.get(line_start..).unwrap_or_default();
+        let tail = after.split('\n').next().unwrap_or_default();
+        let tail = tail.strip_suffix('\r').unwrap_or(tail);
+
+        let shown_from = head.char_indices().rev().nth(SOURCE_BEFORE_MAX - 1).map_or(0, |(index, _)| index);
+        let shown_to = tail.char_indices().nth(SOURCE_AFTER_MAX).map_or(tail.len(), |(index, _)| index);
+        let source = text.get(line_start + shown_from..start + shown_to).unwrap_or_default();
+        let marked_from = head.len() - shown_from;
+        let marked_len = char_boundary(tail, span.end.saturating_sub(start)).min(shown_to);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: head.chars().count() + 1,
+            source,
+            marked: marked_from..marked_from + marked_len,
+        }
+    }
+}
+
+/// The nearest index at or before this one where a character starts or the text ends.
+fn char_boundary(text: &str, index: usize) -> usize {
+    (0..=index.min(text.len())).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_counts_characters_and_stays_within_its_line() {
+        let text = "a\r\n\tü = \"x\r\n";
+        let place = Place::of(text, &(8..20));
+        assert_eq!((place.line, place.column, place.source, place.marked), (2, 5, "\tü = \"x", 5..8));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_fault() {
+        let text = format!("{}X{}", "ä".repeat(10_000), "b".repeat(10_000));
+        let place = Place::of(&text, &(20_000..20_001));
+        assert_eq!(place.column, 10_001);
+        assert_eq!(place.source.chars().count(), SOURCE_BEFORE_MAX + SOURCE_AFTER_MAX);
+        assert_eq!(place.source.get(place.marked), Some("X"));
+    }
+
+    #[test]
+    fn spans_beyond_the_text_do_no_harm() {
+        for span in [0..0, 5..3, 100..200, 2..usize::MAX] {
+            let place = Place::of("aé\nb", &span);
+            assert!(place.source.get(place.marked).is_some());
+        }
+    }
+
+    #[test]
+    fn only_fifty_faults_are_shown() {
+        let faults = (0..60).map(|_| Fault::error(0..1, "wrong")).collect();
+        let shown = Report::new(Path::new("x.toml"), "a = 1", faults).to_string();
+        assert_eq!(shown.matches("error: wrong").count(), 50);
+        assert!(shown.ends_with("\nand 10 more\n"));
+    }
+}

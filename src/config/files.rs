@@ -1,0 +1,127 @@
+//! What a configuration takes from outside its text: the files that it names, credentials, and the date.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::diagnostic::{Fault, quote};
+use super::file::{At, Section};
+use super::keys::Key;
+
+/// The largest file that is read: far more than any key, chain, key set or configuration needs.
+pub(super) const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// Where the files of a configuration come from. Tests that must not touch a disk give their own.
+pub trait Files {
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// What the system says, or `FileTooLarge` beyond 1 MiB.
+    fn read(&self, path: &Path) -> io::Result<Content>;
+
+    /// The folder of the service's credentials, if it has any: `$CREDENTIALS_DIRECTORY`.
+    fn credentials(&self) -> Option<PathBuf>;
+
+    /// The time that certificates are held against.
+    fn now(&self) -> SystemTime;
+}
+
+/// A file as it was read.
+pub struct Content {
+    /// All its bytes; never shown.
+    pub bytes: Vec<u8>,
+    /// Its permission bits, as in `chmod`.
+    pub mode: u32,
+}
+
+/// The files of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        let mut file = File::open(path)?;
+        let mode = file.metadata()?.mode();
+        let mut bytes = Vec::new();
+        file.by_ref().take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_MAX_BYTES {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+        }
+        Ok(Content { bytes, mode })
+    }
+
+    fn credentials(&self) -> Option<PathBuf> {
+        env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// Files, and the folder that relative paths start from.
+pub(super) struct Folder<'a> {
+    pub(super) base: &'a Path,
+    pub(super) files: &'a dyn Files,
+}
+
+impl Folder<'_> {
+    /// Reads the file that this key names; what goes wrong is noted at the key's value.
+    pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<At<Content>> {
+        let written = section.text(key)?;
+        let path = match self.resolve(&written) {
+            Ok(path) => path,
+            Err(label) => {
+                let message = format!("{} names no file", quote(&written));
+                section.faults.push(Fault::error(written.span, message).label(label));
+                return None;
+            }
+        };
+        match self.files.read(&path) {
+            Ok(content) => Some(At { value: content, span: written.span }),
+            Err(error) => {
+                let fault = Fault::error(written.span.clone(), format!("cannot read {}", quote(&written)))
+                    .label(error.to_string());
+                // The full path is told where it says more than what stands at the caret.
+                let resolved = path.display().to_string();
+                section.faults.push(if resolved == *written {
+                    fault
+                } else {
+                    fault.help(format!("the full path is {resolved}"))
+                });
+                None
+            }
+        }
+    }
+
+    /// The same for a file that holds a secret, which may not be open to every user of the machine.
+    pub(super) fn read_secret(&self, section: &Section<'_>, key: &Key) -> Option<At<Content>> {
+        let content = self.read(section, key)?;
+        if content.mode & 0o007 == 0 {
+            return Some(content);
+        }
+        section.faults.push(
+            Fault::error(content.span, format!("the file of `{}` is open to everyone", key.name))
+                .label(format!("readable by everyone: its mode is {:04o}", content.value.mode & 0o7777))
+                .help("take the rights of others away: chmod o= FILE"),
+        );
+        None
+    }
+
+    /// `credential:NAME` is a credential that systemd hands over; everything else is a path.
+    fn resolve(&self, written: &str) -> Result<PathBuf, String> {
+        let Some(name) = written.strip_prefix("credential:") else {
+            return if written.is_empty() { Err("the path is empty".to_owned()) } else { Ok(self.base.join(written)) };
+        };
+        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            return Err("expected `credential:NAME`, with the name that LoadCredential= gives".to_owned());
+        }
+        let folder = self.files.credentials().ok_or(
+            "$CREDENTIALS_DIRECTORY is not set: credentials are there only in a systemd unit with LoadCredential=",
+        )?;
+        Ok(folder.join(name))
+    }
+}

@@ -1,0 +1,146 @@
+//! The `[route.limits]` section, and quotas wherever they stand.
+
+use super::diagnostic::Fault;
+use super::file::{At, Section};
+use super::keys::{self, Key};
+use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use crate::policy::quota::{Quota, Rate};
+
+/// Reads the limits of a route; `open` says that the route asks for no token, so that its sessions have no subject.
+pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
+    let messages = messages(section, open);
+    let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
+    let overhead_burst = section.count(&keys::OVERHEAD_BURST);
+    let (message_max, frame_max) = sizes(section);
+    let upstream_message_max = section.size_or_off(&keys::UPSTREAM_MESSAGE_MAX_SIZE);
+    let per_subject = optional_count(section, &keys::SESSIONS_PER_SUBJECT);
+    if let (true, Some(span)) = (open, section.key_span(&keys::SESSIONS_PER_SUBJECT)) {
+        no_subject(section, "sessions_per_subject", span);
+    }
+    let per_address = optional_count(section, &keys::SESSIONS_PER_ADDRESS);
+    let idle_timeout = section.duration_or_off(&keys::IDLE_TIMEOUT);
+    let ping_interval = section.duration_or_off(&keys::PING_INTERVAL);
+    let upstream_ping_interval = section.duration_or_off(&keys::UPSTREAM_PING_INTERVAL);
+    let pong_timeout = section.duration(&keys::PONG_TIMEOUT);
+    let close_timeout = section.duration(&keys::CLOSE_TIMEOUT);
+    let write_timeout = section.duration(&keys::WRITE_TIMEOUT);
+    let check_utf8 = section.flag(&keys::CHECK_UTF8);
+
+    let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
+    warn_of_late_ping(section, &idle_timeout, &ping_interval);
+    Some(Limits {
+        messages: messages?,
+        overhead: Quota { rate: overhead_rate?.value?, burst: overhead_burst?.value },
+        message_max_bytes: message_max?,
+        frame_max_bytes: frame_max?,
+        upstream_message_max_bytes: upstream_message_max?.value,
+        sessions_per_subject: per_subject?,
+        sessions_per_address: per_address?,
+        idle_timeout: idle_timeout.value,
+        ping_interval: ping_interval.value,
+        upstream_ping_interval: upstream_ping_interval?.value,
+        pong_timeout: pong_timeout?,
+        close_timeout: close_timeout?,
+        write_timeout: write_timeout?,
+        check_utf8: check_utf8?.value,
+    })
+}
+
+/// A rate and the burst that goes with it. The outer `None` is a fault, the inner one a rate that is off.
+pub(super) fn quota(
+    section: &Section<'_>,
+    rate: &At<Option<Rate>>,
+    burst_key: &Key,
+    rate_key: &Key,
+) -> Option<Option<Quota>> {
+    let written = section.key_span(burst_key);
+    let burst = section.count(burst_key);
+    let Some(rate) = rate.value else {
+        return needs_rate(section, burst_key, rate_key).then_some(None);
+    };
+    match (burst, written) {
+        (Some(burst), _) => Some(Some(Quota { rate, burst: burst.value })),
+        (None, None) => Some(Some(Quota { rate, burst: rate.count })),
+        (None, Some(_)) => None,
+    }
+}
+
+/// Notes a key that does nothing without a rate; false if it is there.
+fn needs_rate(section: &Section<'_>, key: &Key, rate_key: &Key) -> bool {
+    let Some(span) = section.key_span(key) else { return true };
+    section.faults.push(
+        Fault::error(span, format!("`{}` does nothing without `{}`", key.name, rate_key.name))
+            .label(format!("there is no `{}` here", rate_key.name)),
+    );
+    false
+}
+
+fn messages(section: &Section<'_>, open: bool) -> Option<Option<MessageQuota>> {
+    let rate = section.rate_or_off(&keys::MESSAGE_RATE);
+    let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
+    let key = section.choice(&keys::RATE_KEY, &keys_of_rate);
+    let actions = [("close", OnExcess::Close), ("delay", OnExcess::Delay), ("drop", OnExcess::Drop)];
+    let on_excess = section.choice(&keys::ON_EXCESS, &actions);
+
+    let rate = rate?;
+    let quota = quota(section, &rate, &keys::MESSAGE_BURST, &keys::MESSAGE_RATE);
+    let (key, on_excess) = (key?, on_excess?);
+    if open && key.value == RateKey::Subject {
+        no_subject(section, "rate_key", key.span.clone());
+    }
+    if rate.value.is_none() {
+        let alone = [&keys::RATE_KEY, &keys::ON_EXCESS].map(|key| needs_rate(section, key, &keys::MESSAGE_RATE));
+        return (quota.is_some() && alone == [true, true]).then_some(None);
+    }
+    Some(quota?.map(|quota| MessageQuota { quota, key: key.value, on_excess: on_excess.value }))
+}
+
+fn no_subject(section: &Section<'_>, key: &str, span: super::Span) {
+    section.faults.push(
+        Fault::error(span, format!("`{key}` counts by subject, and a route with `auth = \"none\"` has none"))
+            .label("there is no token, so no subject")
+            .help("count by address: clients of an open route have nothing else in common"),
+    );
+}
+
+/// The largest message, and the largest frame.
+fn sizes(section: &Section<'_>) -> (Option<u64>, Option<u64>) {
+    let message_max = section.size_or_off(&keys::MESSAGE_MAX_SIZE).and_then(|size| size.value);
+    if section.key_span(&keys::FRAME_MAX_SIZE).is_none() {
+        return (message_max, message_max);
+    }
+    let Some(frame_max) = section.size_or_off(&keys::FRAME_MAX_SIZE) else { return (message_max, None) };
+    if frame_max.value > message_max && message_max.is_some() {
+        section.faults.push(
+            Fault::error(frame_max.span, "`frame_max_size` is larger than `message_max_size`")
+                .label("no frame is larger than its message"),
+        );
+        return (message_max, None);
+    }
+    (message_max, frame_max.value)
+}
+
+/// The outer `None` is a fault, the inner one a key that is absent.
+fn optional_count(section: &Section<'_>, key: &Key) -> Option<Option<std::num::NonZeroU32>> {
+    if section.key_span(key).is_none() {
+        return Some(None);
+    }
+    section.count(key).map(|count| Some(count.value))
+}
+
+fn warn_of_late_ping(
+    section: &Section<'_>,
+    idle_timeout: &At<Option<std::time::Duration>>,
+    ping_interval: &At<Option<std::time::Duration>>,
+) {
+    // A default is not the operator's doing, so only a written interval is worth a warning.
+    let written = section.key_span(&keys::PING_INTERVAL).is_some();
+    if let (true, Some(idle), Some(ping)) = (written, idle_timeout.value, ping_interval.value)
+        && ping > idle
+    {
+        section.faults.push(
+            Fault::warning(ping_interval.span.clone(), "`ping_interval` is longer than `idle_timeout`")
+                .label("a silent session ends before its first ping"),
+        );
+    }
+}

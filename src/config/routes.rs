@@ -1,0 +1,293 @@
+//! The `[[route]]` sections.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::uri::Authority;
+use ipnet::IpNet;
+
+use super::auth::{self, Auth};
+use super::diagnostic::{Fault, Span, quote};
+use super::file::{At, Section};
+use super::keys::{self, Key};
+use super::upstreams::Named;
+use super::validate::{self, Seen};
+use super::{Upstream, claims, limits, suggest};
+use crate::policy::address::Addresses;
+use crate::policy::limits::Limits;
+use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
+use crate::policy::route::{self, HostPattern, PathPattern, Route, UpstreamId};
+
+const ROUTES_MAX: usize = 4096;
+const ORIGINS_MAX: usize = 256;
+const ADDRESSES_MAX: usize = 1024;
+
+/// Reads every route, and holds them against each other and against what they refer to.
+pub(super) fn read_all(
+    root: &Section<'_>,
+    auths: &[Named<Auth>],
+    upstreams: &[Named<Option<Upstream>>],
+) -> Option<Vec<Route>> {
+    let sections = root.children("route", "route", ROUTES_MAX);
+    if sections.is_empty() && !root.has("route") {
+        root.faults.push(Fault::error(0..0, "there is no route").help("add a [[route]] section"));
+    }
+    let mut names = Seen::default();
+    let mut used = vec![false; upstreams.len()];
+    let mut patterns: Vec<Pattern> = Vec::new();
+    let mut routes = Vec::new();
+    for section in &sections {
+        let parts = Parts::read(section, auths, upstreams, &mut names);
+        if let Some(used) = parts.upstream.and_then(|id| used.get_mut(id.0)) {
+            *used = true;
+        }
+        note_shadowed(section, &parts, &mut patterns);
+        routes.push(parts.finish());
+    }
+    warn_of_unused(root, auths, upstreams, &used);
+    routes.into_iter().collect()
+}
+
+/// Who may use a route, as far as it could be read.
+enum Access<'a> {
+    Open,
+    Token(&'a Auth),
+    /// The key is missing or faulty, so that nothing can be said about what depends on it.
+    Unknown,
+}
+
+/// A route as far as it could be read: every key is looked at before any ends the reading.
+struct Parts {
+    name: Option<At<String>>,
+    host: Option<HostPattern>,
+    path: Option<At<PathPattern>>,
+    upstream: Option<UpstreamId>,
+    upstream_host: Option<Option<HeaderValue>>,
+    auth: Option<route::Auth>,
+    origins: Option<Origins>,
+    addresses: Option<Addresses>,
+    claims: Option<claims::Rules>,
+    limits: Option<Limits>,
+}
+
+impl Parts {
+    fn read(
+        section: &Section<'_>,
+        auths: &[Named<Auth>],
+        upstreams: &[Named<Option<Upstream>>],
+        names: &mut Seen<String>,
+    ) -> Self {
+        let name = name(section, names);
+        let access = access(section, auths);
+        let open = matches!(access, Access::Open);
+        let path = parsed(section, &keys::PATH, "a path");
+        Self {
+            name,
+            host: host(section),
+            upstream: upstream(section, upstreams),
+            upstream_host: upstream_host(section),
+            origins: origins(section, &access),
+            addresses: addresses(section),
+            claims: claims::read(section, path.as_ref().map(|at| &at.value), open),
+            limits: limits::read(&section.child("route.limits"), open),
+            path,
+            auth: match access {
+                Access::Open => Some(route::Auth::Open),
+                Access::Token(auth) => auth.verifier.clone().map(route::Auth::Token),
+                Access::Unknown => None,
+            },
+        }
+    }
+
+    fn finish(self) -> Option<Route> {
+        let claims = self.claims?;
+        Some(Route {
+            name: Arc::from(self.name?.value),
+            host: self.host?,
+            path: self.path?.value,
+            upstream: self.upstream?,
+            upstream_host: self.upstream_host?,
+            auth: self.auth?,
+            origins: self.origins?,
+            addresses: self.addresses?,
+            require: claims.require,
+            forward_claims: claims.forward,
+            limits: Arc::new(self.limits?),
+        })
+    }
+}
+
+fn name(section: &Section<'_>, names: &mut Seen<String>) -> Option<At<String>> {
+    let name = section.text(&keys::NAME)?;
+    validate::name(section, &name, &name.span)?;
+    names.note(section, &name, "route", &name);
+    Some(name)
+}
+
+fn host(section: &Section<'_>) -> Option<HostPattern> {
+    if section.key_span(&keys::HOST).is_none() {
+        return Some(HostPattern::Any);
+    }
+    parsed(section, &keys::HOST, "a host").map(|host| host.value)
+}
+
+/// A string that the policy reads.
+fn parsed<T: FromStr<Err: ToString>>(section: &Section<'_>, key: &Key, what: &str) -> Option<At<T>> {
+    let text = section.text(key)?;
+    parse(section, &text, what).map(|value| At { value, span: text.span })
+}
+
+fn parse<T: FromStr<Err: ToString>>(section: &Section<'_>, text: &At<String>, what: &str) -> Option<T> {
+    let note = |error: T::Err| {
+        let message = format!("{} is not {what}", quote(text));
+        section.faults.push(Fault::error(text.span.clone(), message).label(error.to_string()));
+    };
+    text.parse().map_err(note).ok()
+}
+
+fn upstream(section: &Section<'_>, upstreams: &[Named<Option<Upstream>>]) -> Option<UpstreamId> {
+    let text = section.text(&keys::UPSTREAM)?;
+    let found = upstreams.iter().position(|upstream| upstream.name == text.value);
+    if found.is_none() {
+        let known: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        note_unknown(section, &text, "upstream", &known);
+    }
+    found.map(UpstreamId)
+}
+
+fn note_unknown(section: &Section<'_>, text: &At<String>, kind: &str, known: &[&str]) {
+    section.faults.push(
+        Fault::error(text.span.clone(), format!("unknown {kind} {}", quote(text)))
+            .label(format!("there is no section [{kind}.NAME] of this name"))
+            .help(suggest::help(text, known)),
+    );
+}
+
+fn upstream_host(section: &Section<'_>) -> Option<Option<HeaderValue>> {
+    if section.key_span(&keys::UPSTREAM_HOST).is_none() {
+        return Some(None);
+    }
+    let text = section.text(&keys::UPSTREAM_HOST)?;
+    let authority = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+    let value = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if value.is_none() {
+        section.faults.push(
+            Fault::error(text.span.clone(), format!("{} is not a host", quote(&text)))
+                .label("expected a host, or a host and a port"),
+        );
+    }
+    value.map(Some)
+}
+
+fn access<'a>(section: &Section<'_>, auths: &'a [Named<Auth>]) -> Access<'a> {
+    let Some(text) = section.text(&keys::AUTH) else { return Access::Unknown };
+    if text.value == auth::NONE {
+        return Access::Open;
+    }
+    let Some(found) = auths.iter().find(|auth| auth.name == text.value) else {
+        let mut known: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
+        known.push(auth::NONE);
+        note_unknown(section, &text, "auth", &known);
+        return Access::Unknown;
+    };
+    found.value.used.set(true);
+    Access::Token(&found.value)
+}
+
+fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
+    let choices = [("allow", MissingOrigin::Allow), ("refuse", MissingOrigin::Refuse)];
+    let missing = section.choice(&keys::MISSING_ORIGIN, &choices);
+    if section.key_span(&keys::ORIGINS).is_none() {
+        // RFC 6455 section 10.2: a browser sends the cookies of a host along with whatever page asks for the session.
+        if matches!(access, Access::Token(auth) if auth.cookie) {
+            section.faults.push(
+                Fault::error(section.span(), "a route whose token may come from a cookie must list its `origins`")
+                    .label("any web page could open sessions in the name of its visitors")
+                    .help("list the origins of your pages: origins = [\"https://chat.example.com\"]"),
+            );
+        }
+        return Some(Origins::new(None, missing?.value));
+    }
+    let texts = section.texts(&keys::ORIGINS, ORIGINS_MAX)?;
+    if section.is_empty_list(&keys::ORIGINS) {
+        section.faults.push(
+            Fault::error(texts.span, "`origins` is empty")
+                .label("no browser could open a session")
+                .help("leave the key out to admit every origin"),
+        );
+        return None;
+    }
+    let read = |text| parse::<OriginPattern>(section, text, "an origin");
+    let patterns: Vec<_> = texts.value.iter().map(read).collect();
+    Some(Origins::new(Some(patterns.into_iter().collect::<Option<_>>()?), missing?.value))
+}
+
+fn addresses(section: &Section<'_>) -> Option<Addresses> {
+    let allow = networks(section, &keys::ALLOW_ADDRESSES);
+    let deny = networks(section, &keys::DENY_ADDRESSES);
+    Some(Addresses::new(allow?, deny?))
+}
+
+fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
+    let texts = section.texts(key, ADDRESSES_MAX)?;
+    let read = |text: &At<String>| {
+        let note = |(label, help): (&str, String)| {
+            let message = format!("{} is not an address or network", quote(text));
+            section.faults.push(Fault::error(text.span.clone(), message).label(label).help(help));
+        };
+        network(text).map_err(note).ok()
+    };
+    let networks: Vec<_> = texts.value.iter().map(read).collect();
+    networks.into_iter().collect()
+}
+
+/// The error is what to say at the caret, and what to do.
+fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        ("expected an IP address or a network", "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned())
+    })?;
+    if let IpNet::V6(v6) = network
+        && v6.addr().to_ipv4_mapped().is_some()
+    {
+        return Err(("an IPv4 address in IPv6 form", "write the IPv4 address: clients are compared as that".to_owned()));
+    }
+    if network.trunc() != network {
+        return Err(("bits are set beyond the prefix", format!("write \"{}\"", network.trunc())));
+    }
+    Ok(network)
+}
+
+/// What an earlier route matches.
+struct Pattern {
+    host: HostPattern,
+    path: PathPattern,
+    route: String,
+    span: Span,
+}
+
+/// Of two routes that match the same requests one would never be asked.
+fn note_shadowed(section: &Section<'_>, parts: &Parts, patterns: &mut Vec<Pattern>) {
+    let (Some(host), Some(path)) = (&parts.host, &parts.path) else { return };
+    let route = parts.name.as_ref().map_or_else(String::new, |name| name.value.clone());
+    if let Some(earlier) = patterns.iter().find(|earlier| earlier.host == *host && earlier.path.same_shape(path)) {
+        section.faults.push(
+            Fault::error(path.span.clone(), "this route can never match")
+                .label(format!("route {} has the same host and path", quote(&earlier.route)))
+                .related(earlier.span.clone(), "it stands here"),
+        );
+        return;
+    }
+    patterns.push(Pattern { host: host.clone(), path: path.value.clone(), route, span: path.span.clone() });
+}
+
+fn warn_of_unused(root: &Section<'_>, auths: &[Named<Auth>], upstreams: &[Named<Option<Upstream>>], used: &[bool]) {
+    let unused_auths = auths.iter().filter(|auth| !auth.value.used.get()).map(|auth| ("auth", &auth.name, &auth.span));
+    let unused_upstreams = upstreams.iter().zip(used).filter(|(_, used)| !**used).map(|(upstream, _)| upstream);
+    let unused_upstreams = unused_upstreams.map(|upstream| ("upstream", &upstream.name, &upstream.span));
+    for (kind, name, span) in unused_auths.chain(unused_upstreams) {
+        let message = format!("no route uses {kind} {}", quote(name));
+        root.faults.push(Fault::warning(span.clone(), message).label("never used"));
+    }
+}

@@ -1,0 +1,180 @@
+//! The `[upstream.NAME]` sections.
+
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::diagnostic::{Fault, Span, quote};
+use super::file::{At, Section};
+use super::validate::{self, Seen};
+use super::{ServerAddress, Upstream, keys};
+
+const UPSTREAMS_MAX: usize = 1024;
+const SERVERS_MAX: usize = 256;
+
+/// The longest path that fits the address of a Unix socket on Linux, less its final NUL.
+const UNIX_PATH_MAX: usize = 107;
+
+/// A section that others refer to by name.
+pub(super) struct Named<T> {
+    pub(super) name: String,
+    pub(super) span: Span,
+    /// `None`: the section is faulty, and that was noted.
+    pub(super) value: T,
+}
+
+/// Every upstream, in the order of the file.
+pub(super) fn read_all(root: &Section<'_>) -> Vec<Named<Option<Upstream>>> {
+    let sections = root.named("upstream", UPSTREAMS_MAX);
+    let read = |(name, section): (At<&str>, Section<'_>)| {
+        let upstream = read(&name, &section);
+        Named { name: name.value.to_owned(), span: name.span, value: upstream }
+    };
+    sections.into_iter().map(read).collect()
+}
+
+fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
+    let valid_name = validate::name(section, name, &name.span);
+    let servers = servers(section);
+    let base_path = base_path(section);
+    let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
+    let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
+    valid_name?;
+    Some(Upstream {
+        name: Arc::from(name.value),
+        servers: servers?,
+        base_path: base_path?,
+        connect_timeout: connect_timeout?,
+        response_timeout: response_timeout?,
+    })
+}
+
+fn servers(section: &Section<'_>) -> Option<Vec<ServerAddress>> {
+    let texts = section.texts(&keys::SERVERS, SERVERS_MAX)?;
+    if section.is_empty_list(&keys::SERVERS) {
+        section.faults.push(Fault::error(texts.span, "an upstream needs a server").label("the list is empty"));
+        return None;
+    }
+    let mut seen = Seen::default();
+    let mut servers = Vec::new();
+    for text in &texts.value {
+        match server(text) {
+            Ok(address) => {
+                seen.note(section, &At { value: address.clone(), span: text.span.clone() }, "server", text);
+                servers.push(address);
+            }
+            Err((label, help)) => section.faults.push(
+                Fault::error(text.span.clone(), format!("{} is not the address of a server", quote(text)))
+                    .label(label)
+                    .help(help),
+            ),
+        }
+    }
+    Some(servers)
+}
+
+/// Reads `IP:port`, `name:port` or `unix:/path`. The error is what to say at the caret, and what to do.
+fn server(text: &str) -> Result<ServerAddress, (&'static str, String)> {
+    const FORM: &str = "write it as in \"127.0.0.1:9001\", \"[::1]:9001\", \"backend.internal:9001\" or \
+                        \"unix:/run/app.sock\"";
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix(path);
+    }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(match scheme {
+            "wss" | "https" => (
+                "TLS towards servers is not supported",
+                "tollgate speaks plain ws:// to servers: write host and port of a plain one, as in \"127.0.0.1:9001\""
+                    .to_owned(),
+            ),
+            _ => {
+                let host = rest.split('/').next().unwrap_or_default();
+                let host = if host.is_empty() { "127.0.0.1:9001" } else { host };
+                ("expected no scheme and no path", format!("write {}; a path goes into the key `path`", quote(host)))
+            }
+        });
+    }
+    let (host, port) = text.rsplit_once(':').ok_or(("the port is missing", FORM.to_owned()))?;
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| digits && *port > 0);
+    let port = port.ok_or(("the port must be between 1 and 65535", FORM.to_owned()))?;
+    if let Some(bracketed) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        let ip: Ipv6Addr = bracketed.parse().map_err(|_| ("no IPv6 address in the brackets", FORM.to_owned()))?;
+        return Ok(ServerAddress::Tcp { host: ip.to_string(), port });
+    }
+    if host.contains(':') {
+        return Err(("an IPv6 address stands in brackets", FORM.to_owned()));
+    }
+    if !is_host_name(host) {
+        return Err(("neither an IP address nor a host name", FORM.to_owned()));
+    }
+    Ok(ServerAddress::Tcp { host: host.to_ascii_lowercase(), port })
+}
+
+fn unix(path: &str) -> Result<ServerAddress, (&'static str, String)> {
+    if !Path::new(path).is_absolute() {
+        return Err(("the path must be absolute", "write it as in \"unix:/run/app.sock\"".to_owned()));
+    }
+    if path.len() > UNIX_PATH_MAX || path.contains('\0') {
+        let help = format!("the system takes at most {UNIX_PATH_MAX} bytes, and none that is zero");
+        return Err(("not the path of a Unix socket", help));
+    }
+    Ok(ServerAddress::Unix(PathBuf::from(path)))
+}
+
+/// IPv4 addresses have the same form, but what looks like one must be one.
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let plain = host.strip_suffix('.').unwrap_or(host);
+    plain.len() <= 253 && plain.split('.').all(label) && (!numeric || host.parse::<std::net::Ipv4Addr>().is_ok())
+}
+
+fn base_path(section: &Section<'_>) -> Option<String> {
+    let text = section.text(&keys::BASE_PATH)?;
+    let wrong = if text.is_empty() {
+        None
+    } else if !text.starts_with('/') {
+        Some("must start with a slash")
+    } else if text.ends_with('/') {
+        Some("must not end with a slash: the path of the request brings one")
+    } else if text.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
+        Some("must have no segments that are empty, `.` or `..`")
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}%".contains(&byte)) {
+        Some("must hold only characters that may stand in a path, and no escapes")
+    } else {
+        None
+    };
+    let Some(label) = wrong else { return Some(text.value) };
+    section.faults.push(Fault::error(text.span.clone(), format!("{} is not a base path", quote(&text))).label(label));
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_show_as_they_are_written() {
+        for text in ["127.0.0.1:9001", "[::1]:9001", "backend.internal:9001", "a_b:1", "unix:/run/app.sock"] {
+            assert_eq!(server(text).unwrap().to_string(), text);
+        }
+        assert_eq!(server("Backend:80").unwrap().to_string(), "backend:80");
+    }
+
+    #[test]
+    fn what_is_no_server() {
+        for text in [
+            "", ":", "a", "a:", ":1", "a:0", "a:65536", "a:+1", "a:1:2", "::1:80", "[::1]", "[a]:1", "[127.0.0.1]:1",
+            "1.2.3:4", "999.0.0.1:1", "-a:1", "a..b:1", "a b:1", "é:1", "unix:", "unix:app.sock", "ws://a:1",
+            "wss://a:1", "http://", "a:1/x",
+        ] {
+            assert!(server(text).is_err(), "{text}");
+        }
+    }
+}

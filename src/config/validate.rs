@@ -1,0 +1,168 @@
+//! From the sections of a file to a [`Config`]: the process, its log, its listeners, and what the parts are to each other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::thread;
+
+use super::diagnostic::{Fault, Report, Span, quote};
+use super::file::{At, Section};
+use super::files::Folder;
+use super::{Config, Listener, Log, LogFormat, MaxSessions, Server};
+use super::{auth, certificate, keys, limits, routes, upstreams};
+use crate::policy::quota::Quota;
+
+/// Bounds on how often something may stand in a file.
+const LISTENERS_MAX: usize = 64;
+const CERTIFICATES_MAX: usize = 64;
+
+/// The longest name of a section or route, in bytes: it stands in every log line and metric.
+const NAME_MAX: usize = 64;
+
+/// Reads everything; `None` means that at least one fault was noted.
+pub(super) fn read(root: &Section<'_>, folder: &Folder<'_>) -> Option<Config> {
+    let server = server(&root.child("server"));
+    let log = log(&root.child("log"));
+    let listeners = listeners(root, folder);
+    let auths = auth::read_all(root, folder);
+    let upstreams = upstreams::read_all(root);
+    let routes = routes::read_all(root, &auths, &upstreams);
+
+    Some(Config {
+        server: server?,
+        log: log?,
+        listeners: listeners?,
+        routes: routes?,
+        upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
+        warnings: Report::new(Path::new(""), "", Vec::new()),
+    })
+}
+
+fn server(section: &Section<'_>) -> Option<Server> {
+    let workers = section.integer(&keys::WORKERS);
+    let max_sessions = section.integer(&keys::MAX_SESSIONS);
+    let explicit = section.key_span(&keys::MAX_SESSIONS).is_some();
+    let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
+    let upgrade_quota = upgrade_quota(section);
+    let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
+
+    // Where the number of cores cannot be told there is still one.
+    let workers = NonZeroUsize::new(usize::try_from(workers?.value).ok()?)
+        .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    Some(Server {
+        workers,
+        max_sessions: MaxSessions { count: max_sessions?.value, explicit },
+        max_handshakes: max_handshakes?.value,
+        upgrade_quota: upgrade_quota?,
+        drain_timeout: drain_timeout?,
+    })
+}
+
+fn upgrade_quota(section: &Section<'_>) -> Option<Option<Quota>> {
+    let rate = section.rate_or_off(&keys::UPGRADE_RATE)?;
+    limits::quota(section, &rate, &keys::UPGRADE_BURST, &keys::UPGRADE_RATE)
+}
+
+fn log(section: &Section<'_>) -> Option<Log> {
+    let format = section.choice(&keys::FORMAT, &[("json", LogFormat::Json), ("text", LogFormat::Text)]);
+    let levels = [
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+        ("trace", tracing::Level::TRACE),
+    ];
+    let level = section.choice(&keys::LEVEL, &levels);
+    Some(Log { format: format?.value, level: level?.value })
+}
+
+fn listeners(root: &Section<'_>, folder: &Folder<'_>) -> Option<Vec<Listener>> {
+    let sections = root.children("listener", "listener", LISTENERS_MAX);
+    if sections.is_empty() && !root.has("listener") {
+        root.faults.push(Fault::error(0..0, "there is no listener").help("add a [[listener]] section"));
+    }
+    let mut seen = Seen::default();
+    let read: Vec<Option<Listener>> = sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
+    read.into_iter().collect()
+}
+
+fn listener(section: &Section<'_>, folder: &Folder<'_>, seen: &mut Seen<SocketAddr>) -> Option<Listener> {
+    let address = address(section);
+    let entries = section.children("certificates", "listener.certificates", CERTIFICATES_MAX);
+    match section.key_span(&keys::CERTIFICATES) {
+        None => section.missing(&keys::CERTIFICATES),
+        Some(span) if section.is_empty_list(&keys::CERTIFICATES) => {
+            section.faults.push(Fault::error(span, "a listener needs a certificate").label("the list is empty"));
+        }
+        Some(_) => {}
+    }
+    let certificates: Vec<_> = entries.iter().map(|entry| certificate::read(entry, folder)).collect();
+    let handshake_timeout = section.duration(&keys::HANDSHAKE_TIMEOUT);
+    let head_max_bytes = section.size_or_off(&keys::HEAD_MAX_SIZE);
+    let head_max_headers = section.integer(&keys::HEAD_MAX_HEADERS);
+
+    let address = address?;
+    // Port 0 is another port each time.
+    if address.port() != 0 {
+        seen.note(section, &address, "address", &address.to_string());
+    }
+    Some(Listener {
+        address: address.value,
+        certificates: certificates.into_iter().collect::<Option<_>>()?,
+        handshake_timeout: handshake_timeout?,
+        head_max_bytes: usize::try_from(head_max_bytes?.value?).ok()?,
+        head_max_headers: usize::try_from(head_max_headers?.value).ok()?,
+    })
+}
+
+fn address(section: &Section<'_>) -> Option<At<SocketAddr>> {
+    let text = section.text(&keys::ADDRESS)?;
+    if let Ok(address) = text.parse() {
+        return Some(At { value: address, span: text.span });
+    }
+    let fault = Fault::error(text.span.clone(), format!("{} is not an address to listen on", quote(&text)))
+        .label("expected an IP address and a port");
+    section.faults.push(if text.starts_with("systemd:") {
+        fault.help("inherited sockets come in a later version: write the address and port themselves")
+    } else if let Some(port) = text.strip_prefix(':') {
+        fault.help(format!("for every address of this machine write \"[::]:{port}\" or \"0.0.0.0:{port}\""))
+    } else {
+        fault.help("write it as in \"0.0.0.0:443\" or \"[::]:443\"")
+    });
+    None
+}
+
+/// Which values were there already, and where: for what may stand only once in a file.
+pub(super) struct Seen<T>(BTreeMap<T, Span>);
+
+impl<T> Default for Seen<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T: Ord + Clone> Seen<T> {
+    /// Notes a fault if the value was there before.
+    pub(super) fn note(&mut self, section: &Section<'_>, at: &At<T>, what: &str, shown: &str) {
+        if self.0.insert(at.value.clone(), at.span.clone()).is_some() {
+            section.faults.push(
+                Fault::error(at.span.clone(), format!("the {what} {} stands twice", quote(shown)))
+                    .label("this is the second one"),
+            );
+        }
+    }
+}
+
+/// Checks a name that goes into logs and metrics.
+pub(super) fn name(section: &Section<'_>, name: &str, span: &Span) -> Option<()> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(valid) {
+        return Some(());
+    }
+    section.faults.push(
+        Fault::error(span.clone(), format!("{} cannot be a name", quote(name)))
+            .label(format!("expected 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`")),
+    );
+    None
+}
