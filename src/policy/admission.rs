@@ -223,6 +223,6 @@ fn authenticate(
 /// When the token's time is over, with the leeway that let it in. A time beyond what the clock can hold never comes.
 fn deadline(claims: &Claims, route: &Route, now: Now) -> Option<Instant> {
     let Auth::Token(verifier) = &route.auth else { return None };
-    let left = (claims.expires() + verifier.leeway).saturating_sub(now.unix);
+    let left = claims.expires().saturating_add(verifier.leeway).saturating_sub(now.unix);
     now.instant.checked_add(left)
 }

@@ -27,7 +27,7 @@ pub struct Verifier {
     algorithms: Vec<Algorithm>,
     issuer: Option<String>,
     audience: Vec<String>,
-    leeway: Duration,
+    pub leeway: Duration,
 }
 
 /// What a verifier is made of.
