@@ -4,3 +4,6 @@ pub mod ws;
 pub mod policy;
 pub mod session;
 pub mod config;
+pub mod upstream;
+pub mod proxy;
+pub mod telemetry;

@@ -12,8 +12,10 @@ use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::clock;
 use super::lifecycle::Lifecycle;
+use super::tls::ClientStream;
 use crate::policy::admission::Admission;
 use crate::session::{Action, Cause, Counts, Outcome, Session, Side, Step};
+use crate::upstream::UpstreamStream;
 use crate::ws::frame::ControlFrame;
 
 /// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
@@ -32,6 +34,19 @@ thread_local! {
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// A number that grows whenever the kernel takes bytes for this side.
     fn written(&self) -> u64;
+}
+
+impl Stream for ClientStream {
+    fn written(&self) -> u64 {
+        self.written()
+    }
+}
+
+impl Stream for UpstreamStream {
+    /// Nothing is held back on the way to the kernel, so what still waits is all that the relay has.
+    fn written(&self) -> u64 {
+        0
+    }
 }
 
 /// One side: its stream, and the few bytes that may wait for it or for the rest of their frame.

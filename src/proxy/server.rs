@@ -1,0 +1,208 @@
+//! Puts the parts together: binds, starts the workers, serves, and drains.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::connection::Door;
+use super::lifecycle::Lifecycle;
+use super::upgrade::Gateway;
+use super::worker::{Tasks, Worker};
+use super::{listener, tls};
+use crate::config::{Config, MaxSessions};
+use crate::policy::admission::Policy;
+use crate::telemetry::refusals::Refusals;
+use crate::upstream::Pool;
+
+/// Descriptors beside those of connections: logs, event queues, key files, and some to spare.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// Why serving could not begin or go on.
+#[derive(Debug)]
+pub enum ServeError {
+    /// An address could not be bound.
+    Bind(SocketAddr, io::Error),
+    /// The system lets the process have too few descriptors for the sessions that the configuration asks for.
+    Descriptors {
+        /// `max_sessions`.
+        sessions: u32,
+        /// What that needs.
+        needed: u64,
+        /// What there is.
+        limit: u64,
+    },
+    /// TLS could not be set up.
+    Tls(rustls::Error),
+    /// The system gave no thread, event queue or descriptor.
+    System(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Descriptors { sessions, needed, limit } => write!(
+                f,
+                "max_sessions = {sessions} needs {needed} file descriptors, and the hard limit is {limit}: \
+                 raise it (LimitNOFILE in systemd) or lower max_sessions"
+            ),
+            Self::Tls(error) => write!(f, "cannot set up TLS: {error}"),
+            Self::System(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// A server that is bound and about to serve.
+#[derive(Debug)]
+pub struct Server {
+    gateway: Arc<Gateway>,
+    doors: Vec<(std::net::TcpListener, Arc<Door>)>,
+    addresses: Vec<SocketAddr>,
+    workers: usize,
+    connections_max: usize,
+}
+
+impl Server {
+    /// Binds every listener. `page` is what a browser gets that asks for `/`.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
+    pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
+        let handshakes = config.server.max_handshakes;
+        let max_sessions = fit_descriptors(config.server.max_sessions, handshakes)?;
+        let (mut doors, mut addresses) = (Vec::new(), Vec::new());
+        for entry in &config.listeners {
+            let bound = listener::bind(entry.address).map_err(|error| ServeError::Bind(entry.address, error))?;
+            addresses.push(bound.local_addr().map_err(ServeError::System)?);
+            let door = Door {
+                tls: tls::server_config(&entry.certificates).map_err(ServeError::Tls)?,
+                handshake_timeout: entry.handshake_timeout,
+                head_max_bytes: entry.head_max_bytes,
+                head_max_headers: entry.head_max_headers,
+            };
+            doors.push((bound, Arc::new(door)));
+        }
+        let gateway = Gateway {
+            policy: Policy::new(config.routes, config.server.upgrade_quota, max_sessions),
+            pools: config.upstreams.into_iter().map(Pool::new).collect(),
+            lifecycle: Lifecycle::new(config.server.drain_timeout),
+            refusals: Refusals::new(super::clock::now()),
+            page,
+        };
+        Ok(Self {
+            gateway: Arc::new(gateway),
+            doors,
+            addresses,
+            workers: config.server.workers.get(),
+            connections_max: max_sessions.get() as usize + handshakes as usize,
+        })
+    }
+
+    /// The addresses that it is bound to, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until told to stop. The first word on `stop` starts the drain, the second cuts it short. `draining` is
+    /// called when the drain starts, with the number of sessions.
+    ///
+    /// # Errors
+    /// If the system gives no thread or event queue.
+    pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
+        let workers = (0..self.workers).map(|number| Worker::start(number, Arc::clone(&self.gateway)));
+        let workers = Arc::new(workers.collect::<io::Result<Vec<_>>>().map_err(ServeError::System)?);
+        let permits = Arc::new(Semaphore::new(self.connections_max));
+        runtime.block_on(async {
+            let accepting = Tasks::default();
+            for (bound, door) in self.doors {
+                let bound = TcpListener::from_std(bound).map_err(ServeError::System)?;
+                let (permits, workers, gateway) =
+                    (Arc::clone(&permits), Arc::clone(&workers), Arc::clone(&self.gateway));
+                accepting.spawn(async move {
+                    listener::accept(bound, door, permits, workers, &gateway.lifecycle).await;
+                });
+            }
+            // A sender that is gone will say nothing more, which is a word, too.
+            stop.recv().await;
+            draining(self.gateway.lifecycle.sessions());
+            self.gateway.policy.drain();
+            self.gateway.lifecycle.start_drain();
+            accepting.end().await;
+            drain(&self.gateway.lifecycle, workers, &mut stop).await;
+            Ok(())
+        })
+    }
+}
+
+/// Waits for the workers' connections to end, and cuts off those that do not.
+async fn drain(lifecycle: &Lifecycle, workers: Arc<Vec<Worker>>, stop: &mut mpsc::Receiver<()>) {
+    let ending = async {
+        // The accept loops have ended, so nobody else holds the workers.
+        for worker in Arc::into_inner(workers).into_iter().flatten() {
+            worker.end().await;
+        }
+    };
+    let cutting = async {
+        tokio::select! {
+            _ = tokio::time::sleep(lifecycle.drain_timeout()) => {}
+            Some(()) = stop.recv() => {}
+        }
+        lifecycle.cut();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = cutting => {}
+    }
+}
+
+/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two.
+fn fit_descriptors(max_sessions: MaxSessions, handshakes: u32) -> Result<NonZeroU32, ServeError> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).map_err(|error| ServeError::System(error.into()))?;
+    let limit = limit.maximum.unwrap_or(u64::MAX);
+    fit(max_sessions, handshakes, limit)
+}
+
+fn fit(max_sessions: MaxSessions, handshakes: u32, limit: u64) -> Result<NonZeroU32, ServeError> {
+    let MaxSessions { count: sessions, explicit } = max_sessions;
+    let others = 2 * u64::from(handshakes) + OTHER_DESCRIPTORS;
+    let needed = 2 * u64::from(sessions) + others;
+    let too_few = ServeError::Descriptors { sessions, needed, limit };
+    if needed <= limit {
+        return NonZeroU32::new(sessions).ok_or(too_few);
+    }
+    let fitting = u32::try_from(limit.saturating_sub(others) / 2).unwrap_or(u32::MAX);
+    match NonZeroU32::new(fitting) {
+        Some(fitting) if !explicit => {
+            tracing::warn!(max_sessions = fitting, needed, limit, "max_sessions lowered to the descriptor limit");
+            Ok(fitting)
+        }
+        _ => Err(too_few),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_fit_the_descriptors() {
+        let fit = |count, explicit, limit| fit(MaxSessions { count, explicit }, 100, limit).ok().map(NonZeroU32::get);
+        assert_eq!(fit(1000, true, 2328), Some(1000));
+        assert_eq!(fit(1000, true, 2327), None);
+        assert_eq!(fit(1000, false, 2327), Some(999));
+        assert_eq!(fit(1000, false, 300), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! One request, in five steps: what it asks, whether it may, what the upstream is asked, what it answers, and the 101.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use http::header::{
+    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{Empty, Full};
+use hyper::body::{Bytes, Incoming};
+use tokio::time::timeout;
+
+use super::clock;
+use super::headers::{self, Via};
+use super::lifecycle::Lifecycle;
+use crate::policy::admission::{Admission, Facts, Policy};
+use crate::policy::credential;
+use crate::policy::rejection::Rejection;
+use crate::policy::route::Auth;
+use crate::session::{Session, Terms};
+use crate::telemetry::refusals::{Refusals, Refused};
+use crate::upstream::open::{Answered, open};
+use crate::upstream::{Pool, UpstreamStream};
+use crate::ws::handshake::{self, Answer, Opening, OpeningError};
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Who may come in.
+    pub policy: Policy,
+    /// Where they go; a route's upstream is a place in it.
+    pub pools: Vec<Pool>,
+    /// Serving, draining, cut.
+    pub lifecycle: Lifecycle,
+    /// The log of refusals.
+    pub refusals: Refusals,
+    /// What a browser gets that asks for `/` without wanting a WebSocket; only the demo has one.
+    pub page: Option<String>,
+}
+
+/// A session whose 101 is on its way.
+#[derive(Debug)]
+pub struct Opened {
+    /// The leave to relay.
+    pub admission: Admission,
+    /// The session, from its first byte on.
+    pub session: Session,
+    /// The upstream's end of it.
+    pub upstream: UpstreamStream,
+    /// What the upstream sent behind its 101.
+    pub early: Bytes,
+    /// The server, as the configuration has it.
+    pub server: Arc<str>,
+    /// The id of the request.
+    pub request_id: String,
+}
+
+/// Answers a request: with a session if it may have one.
+pub async fn answer(
+    gateway: &Gateway,
+    client: IpAddr,
+    request: &Request<Incoming>,
+) -> (Response<Full<Bytes>>, Option<Opened>) {
+    if let Some(page) = gateway.page.as_deref().filter(|_| asks_for_page(request)) {
+        return (page_response(page), None);
+    }
+    match upgrade(gateway, client, request).await {
+        Ok((response, opened)) => (response, Some(opened)),
+        Err(refusal) => {
+            let refused = Refused {
+                rejection: refusal.rejection,
+                client,
+                host: request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok()),
+                path: request.uri().path(),
+                route: refusal.route.as_deref(),
+                detail: refusal.detail.as_deref(),
+            };
+            gateway.refusals.log(&refused, clock::now());
+            (refusal.into_response(), None)
+        }
+    }
+}
+
+async fn upgrade(
+    gateway: &Gateway,
+    client: IpAddr,
+    request: &Request<Incoming>,
+) -> Result<(Response<Full<Bytes>>, Opened), Refusal> {
+    // (a) What it asks.
+    let (uri, headers) = (request.uri(), request.headers());
+    let opening = Opening::parse(request.method(), uri, request.version(), headers).map_err(Rejection::Opening)?;
+
+    // (b) Whether it may.
+    let facts = Facts { opening: &opening, headers, address: client };
+    let admission = gateway.policy.admit(&facts, clock::both())?;
+    let refuse = |rejection| Refusal { route: Some(Arc::clone(&admission.route().name)), ..Refusal::from(rejection) };
+
+    // (c) What the upstream is asked.
+    let route = admission.route();
+    let pool = gateway.pools.get(route.upstream.0).ok_or_else(|| refuse(Rejection::Unreachable))?;
+    let (protocols, marker) = match &route.auth {
+        Auth::Token(verifier) => credential::strip_protocols(&verifier.sources, &opening.protocols),
+        Auth::Open => (opening.protocols.clone(), None),
+    };
+    // Text inside compressed messages cannot be checked, so a route that checks it gets no compression.
+    let extensions = if route.limits.check_utf8 { &[] } else { opening.extensions.as_slice() };
+    let request_id = hex(&random::<16>());
+    let key = handshake::key(random());
+    let via =
+        Via { address: client, request_id: &request_id, key: &key, protocols: &protocols, extensions };
+    let mut asked = Request::new(Empty::new());
+    *asked.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
+        .ok_or_else(|| refuse(Rejection::Opening(OpeningError::Target)))?;
+    *asked.headers_mut() = headers::to_upstream(headers, &opening, &admission, &via);
+
+    // (d) What it answers.
+    let connected = pool.connect(&admission).await.map_err(|error| Refusal {
+        detail: Some(error.detail),
+        ..refuse(error.rejection)
+    })?;
+    let answered = timeout(pool.upstream().response_timeout, open(connected.stream, asked))
+        .await
+        .map_err(|_| refuse(Rejection::UpstreamTimeout))?
+        .map_err(|error| Refusal { detail: Some(error.to_string()), ..refuse(Rejection::Unreachable) })?;
+    let (head, stream, early) = match answered {
+        Answered::Switched { head, stream, early } => (head, stream, early),
+        Answered::Refused(response) => {
+            let rejection = Rejection::UpstreamStatus(response.status());
+            return Err(Refusal { response: Some(response), ..refuse(rejection) });
+        }
+    };
+    let answer = Answer::parse(head.status(), head.headers(), &key, &protocols, !extensions.is_empty())
+        .map_err(|error| refuse(Rejection::Answer(error)))?;
+
+    // (e) The 101.
+    let response = switching(&opening, &answer, marker, head.headers());
+    let terms = Terms {
+        limits: Arc::clone(&route.limits),
+        messages: admission.messages().cloned(),
+        expires: admission.expires(),
+        compressed: answer.extension.is_some(),
+        ping_tag: random(),
+    };
+    let session = Session::new(terms, clock::now());
+    let opened =
+        Opened { session, upstream: stream, early, server: connected.server, request_id, admission };
+    Ok((response, opened))
+}
+
+/// The path and query that the upstream is asked for: as the client sent them, less the token.
+fn target(base_path: &str, opening: &Opening<'_>, auth: &Auth) -> Option<Uri> {
+    let query = match auth {
+        Auth::Token(verifier) => credential::strip_query(&verifier.sources, opening.query),
+        Auth::Open => opening.query.map(str::to_owned),
+    };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{base_path}{}{query}", opening.path).parse().ok()
+}
+
+fn switching(
+    opening: &Opening<'_>,
+    answer: &Answer<'_>,
+    marker: Option<&str>,
+    upstream: &HeaderMap,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    *headers = headers::to_client(upstream);
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let accept = handshake::accept(opening.key);
+    let values = [
+        (SEC_WEBSOCKET_ACCEPT, Some(accept.as_str())),
+        (SEC_WEBSOCKET_PROTOCOL, answer.protocol.or(marker)),
+        (SEC_WEBSOCKET_EXTENSIONS, answer.extension),
+    ];
+    for (name, value) in values {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// A request that gets no session.
+#[derive(Debug)]
+struct Refusal {
+    rejection: Rejection,
+    /// The route, if it came so far.
+    route: Option<Arc<str>>,
+    /// What the log says beside the rejection itself.
+    detail: Option<String>,
+    /// The upstream's own answer, if it was one.
+    response: Option<Response<Bytes>>,
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, route: None, detail: None, response: None }
+    }
+}
+
+impl Refusal {
+    fn into_response(self) -> Response<Full<Bytes>> {
+        if let Some(upstream) = self.response {
+            let (head, body) = upstream.into_parts();
+            let mut response = Response::new(Full::new(body));
+            *response.status_mut() = head.status;
+            *response.headers_mut() = headers::to_client(&head.headers);
+            return response;
+        }
+        let refusal = self.rejection.refusal();
+        let mut response = Response::new(Full::from(refusal.body));
+        *response.status_mut() = refusal.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if let Some(seconds) = refusal.retry_after_secs {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if refusal.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(self.rejection)));
+        }
+        if refusal.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
+        }
+        response
+    }
+}
+
+/// RFC 6750 section 3: no error code where there was no token, and one for all tokens that do not hold.
+fn challenge(rejection: Rejection) -> &'static str {
+    match rejection {
+        Rejection::Token(_) => "Bearer error=\"invalid_token\"",
+        _ => "Bearer",
+    }
+}
+
+fn asks_for_page(request: &Request<Incoming>) -> bool {
+    request.method() == Method::GET && request.uri().path() == "/" && !request.headers().contains_key(UPGRADE)
+}
+
+fn page_response(page: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(page.to_owned()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+             connect-src 'self' wss://localhost:*; frame-ancestors 'none'",
+        ),
+    );
+    response
+}
+
+/// Random bytes for keys, masks and ids.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // A system without random bytes can do nothing here safely, TLS least of all.
+    rand::fill(&mut bytes).unwrap_or_else(|_| std::process::abort());
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        text.extend([byte >> 4, byte & 0xf].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
+        text
+    })
+}

@@ -1,0 +1,123 @@
+//! Workers: one thread a core, each with a runtime of its own, on which a connection lives from its accept to its end.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, Door};
+use super::upgrade::Gateway;
+
+/// How many accepted connections may wait for a worker to take them.
+const QUEUE: usize = 256;
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its socket, which belongs to no runtime yet.
+    pub stream: TcpStream,
+    /// Where it comes from.
+    pub client: IpAddr,
+    /// The listener that accepted it.
+    pub door: Arc<Door>,
+    /// Its place among all connections; given back when it ends.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// A thread that carries connections.
+#[derive(Debug)]
+pub struct Worker {
+    arrivals: mpsc::Sender<Arrival>,
+    connections: Arc<AtomicUsize>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event queue.
+    pub fn start(number: usize, gateway: Arc<Gateway>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (arrivals, queue) = mpsc::channel(QUEUE);
+        let (end, ended) = oneshot::channel();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            runtime.block_on(carry(gateway, queue, count));
+            // Whoever waits for it may have given up.
+            let _ = end.send(());
+        })?;
+        Ok(Self { arrivals, connections, ended })
+    }
+
+    /// How many connections it carries.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Hands it a connection.
+    pub async fn take(&self, arrival: Arrival) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        if self.arrivals.send(arrival).await.is_err() {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets it end once its connections have, and waits for that.
+    pub async fn end(self) {
+        drop(self.arrivals);
+        // An error means that the thread is gone, which is what is waited for.
+        let _ = self.ended.await;
+    }
+}
+
+/// Tasks that are waited for: the one place that spawns, so that none escapes the drain.
+#[derive(Debug, Default)]
+pub struct Tasks(TaskTracker);
+
+impl Tasks {
+    /// Starts a task on this thread's runtime. A panic in it ends it alone.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+
+    /// Waits until all tasks have ended.
+    pub async fn end(self) {
+        self.0.close();
+        self.0.wait().await;
+    }
+}
+
+async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connections: Arc<AtomicUsize>) {
+    let tasks = Tasks::default();
+    while let Some(arrival) = queue.recv().await {
+        let counted = Counted(Arc::clone(&connections));
+        let gateway = Arc::clone(&gateway);
+        tasks.spawn(async move {
+            let _counted = counted;
+            let Arrival { stream, client, door, permit } = arrival;
+            match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => connection::serve(&gateway, &door, stream, client).await,
+                Err(error) => tracing::error!(%error, "a connection could not be watched"),
+            }
+            drop(permit);
+        });
+    }
+    tasks.end().await;
+}
+
+/// A connection that a worker carries, until dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

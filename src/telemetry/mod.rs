@@ -1,0 +1,5 @@
+//! What operators see of what happens.
+
+pub mod log;
+pub mod refusals;
+pub mod sessions;
