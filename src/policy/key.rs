@@ -6,7 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::signature as crypto;
+use aws_lc_rs::{rsa, signature as crypto};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
@@ -239,36 +239,37 @@ impl Key {
             ("oct", _) => {
                 let secret = decode(jwk.k)?;
                 let hmac = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
-                // The key is for those algorithms of the list that it is long enough for.
-                let (fit, too_long): (Vec<_>, Vec<_>) =
-                    hmac.into_iter().partition(|&algorithm| hash_bytes(algorithm) <= secret.len());
-                Self::from_secret(jwk.kid, if fit.is_empty() { too_long } else { fit }, &secret)
+                // A set may hold secrets of different lengths: each is for what it is long enough for.
+                let min_bytes = hmac.iter().copied().map(hash_bytes).min().unwrap_or_default();
+                let algorithms = hmac.into_iter().filter(|&algorithm| hash_bytes(algorithm) <= secret.len().max(min_bytes));
+                Self::from_secret(jwk.kid, algorithms.collect(), &secret)
             }
             _ => Err(KeyError::UnsupportedType),
         }
     }
 
     fn from_secret(kid: Option<String>, algorithms: Vec<Algorithm>, secret: &[u8]) -> Result<Self, KeyError> {
-        let min_bytes = algorithms.iter().copied().map(hash_bytes).max().unwrap_or(0);
+        let min_bytes = algorithms.iter().copied().map(hash_bytes).max().unwrap_or_default();
         if secret.len() < min_bytes {
             return Err(KeyError::SecretTooShort { min_bytes });
         }
         Ok(Self { kid, algorithms, key: DecodingKey::from_secret(secret) })
     }
 
-    /// From a public key in PKCS #1 or X.509 form.
+    /// From a public key in PKCS #1 or X.509 form; kept in the first, which the library reads at once.
     fn from_rsa_der(
         kid: Option<String>,
         listed: &[Algorithm],
         own: Option<Algorithm>,
         der: &[u8],
     ) -> Result<Self, KeyError> {
-        let bits = crypto::RsaParameters::public_modulus_len(der).map_err(|_| KeyError::Malformed)?;
+        let key = rsa::PublicKey::from_der(der).map_err(|_| KeyError::Malformed)?;
+        let bits = crypto::RsaParameters::public_modulus_len(key.as_ref()).map_err(|_| KeyError::Malformed)?;
         if !(RSA_MIN_BITS..=RSA_MAX_BITS).contains(&bits) {
             return Err(KeyError::RsaSize);
         }
         let algorithms = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Rsa)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_rsa_der(der) })
+        Ok(Self { kid, algorithms, key: DecodingKey::from_rsa_der(key.as_ref()) })
     }
 
     /// From an uncompressed point (SEC 1 section 2.3.3), whose length tells the curve.

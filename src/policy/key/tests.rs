@@ -128,8 +128,9 @@ fn a_public_key_is_pinned_to_what_fits_its_type() {
         assert_eq!(pins(&KeySet::from_public_pem(pem.as_bytes(), &listed)), [(None, expected)]);
         let crlf = pem.replace('\n', "\r\n");
         assert_eq!(pins(&KeySet::from_public_pem(crlf.as_bytes(), &listed)), [(None, expected)]);
-        let others: Vec<_> = ALL.into_iter().filter(|algorithm| !expected.contains(algorithm)).collect();
-        let others: Vec<_> = others.into_iter().filter(|a| a.family() != expected[0].family() || a.family() == AlgorithmFamily::Ec).collect();
+        let is_rsa = |algorithm: Algorithm| algorithm.family() == AlgorithmFamily::Rsa;
+        let fits = |algorithm| expected.contains(&algorithm) || (is_rsa(algorithm) && is_rsa(expected[0]));
+        let others: Vec<_> = ALL.into_iter().filter(|&algorithm| !fits(algorithm)).collect();
         assert_eq!(refusal(KeySet::from_public_pem(pem.as_bytes(), &others)), KeyError::NoFittingAlgorithm);
     }
 }
@@ -166,7 +167,7 @@ fn other_files_are_no_public_key() {
 
 fn rsa_pem(bytes: usize) -> String {
     let key = crypto::RsaPublicKeyComponents { n: vec![0xc3; bytes], e: vec![1, 0, 1] };
-    let der = STANDARD.encode(key.as_der().unwrap());
+    let der = STANDARD.encode(key.as_der().unwrap().as_ref());
     format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")
 }
 
@@ -256,9 +257,7 @@ fn keys_that_are_skipped() {
         let what = jwk.to_string();
         // The others of the set are used all the same.
         assert_eq!(pins(&set(&[jwk.clone(), plus(p256.clone(), json!({"kid": "good"}))])).len(), 1, "{what}");
-        let reason = skipped(jwk, &ALL);
-        let reason = if let KeyError::SecretTooShort { .. } = reason { reason } else { reason };
-        assert_eq!(reason, expected, "{what}");
+        assert_eq!(skipped(jwk, &ALL), expected, "{what}");
     }
     assert_eq!(skipped(p256.clone(), &[Algorithm::RS256, Algorithm::ES384]), KeyError::NoFittingAlgorithm);
     assert_eq!(skipped(plus(rsa_jwk(256), json!({"alg": "PS256"})), &[Algorithm::RS256]), KeyError::NoFittingAlgorithm);
