@@ -81,9 +81,7 @@ impl fmt::Display for KeyError {
             Self::SeveralPemBlocks => f.write_str("has more than one PEM block; give one public key"),
             Self::NotPublicKeyPem => f.write_str("has no `BEGIN PUBLIC KEY` block"),
             Self::Malformed => f.write_str("the key is malformed"),
-            Self::UnsupportedType => {
-                f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519")
-            }
+            Self::UnsupportedType => f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519"),
             Self::P521 => f.write_str("EC P-521 (ES512) is not supported; use P-256 or P-384"),
             Self::RsaSize => f.write_str("RSA keys need 2048 to 8192 bits"),
             Self::NoFittingAlgorithm => f.write_str("none of `algorithms` fits the key"),
@@ -204,7 +202,7 @@ pub(super) struct Key {
     kid: Option<String>,
     /// Never empty, and all of one family.
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 impl Key {
@@ -238,11 +236,14 @@ impl Key {
             ("OKP", Some("Ed25519")) => Self::from_ed25519(jwk.kid, listed, own, &decode(jwk.x)?),
             ("oct", _) => {
                 let secret = decode(jwk.k)?;
-                let hmac = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
+                let mut hmac = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
                 // A set may hold secrets of different lengths: each is for what it is long enough for.
                 let min_bytes = hmac.iter().copied().map(hash_bytes).min().unwrap_or_default();
-                let algorithms = hmac.into_iter().filter(|&algorithm| hash_bytes(algorithm) <= secret.len().max(min_bytes));
-                Self::from_secret(jwk.kid, algorithms.collect(), &secret)
+                if secret.len() < min_bytes {
+                    return Err(KeyError::SecretTooShort { min_bytes });
+                }
+                hmac.retain(|&algorithm| hash_bytes(algorithm) <= secret.len());
+                Self::from_secret(jwk.kid, hmac, &secret)
             }
             _ => Err(KeyError::UnsupportedType),
         }
@@ -253,7 +254,7 @@ impl Key {
         if secret.len() < min_bytes {
             return Err(KeyError::SecretTooShort { min_bytes });
         }
-        Ok(Self { kid, algorithms, key: DecodingKey::from_secret(secret) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret) })
     }
 
     /// From a public key in PKCS #1 or X.509 form; kept in the first, which the library reads at once.
@@ -269,7 +270,7 @@ impl Key {
             return Err(KeyError::RsaSize);
         }
         let algorithms = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Rsa)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_rsa_der(key.as_ref()) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()) })
     }
 
     /// From an uncompressed point (SEC 1 section 2.3.3), whose length tells the curve.
@@ -288,7 +289,7 @@ impl Key {
         // Other curves have points of this length too; only those of ours pass.
         crypto::ParsedPublicKey::new(curve, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == pinned)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_ec_der(point) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ec_der(point) })
     }
 
     fn from_ed25519(
@@ -299,7 +300,7 @@ impl Key {
     ) -> Result<Self, KeyError> {
         crypto::ParsedPublicKey::new(&crypto::ED25519, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == Algorithm::EdDSA)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_ed_der(point) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point) })
     }
 
     /// Whether the key is for this algorithm.
@@ -310,7 +311,7 @@ impl Key {
     /// Whether `signature`, in base64url, is this key's over `message`. An algorithm that is not the key's never is.
     pub(super) fn verify(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
         self.fits(algorithm)
-            && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false)
+            && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.decoding, algorithm).unwrap_or(false)
     }
 }
 

@@ -1,5 +1,7 @@
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256};
+use rcgen::{
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -26,7 +28,7 @@ fn pins(set: &Result<KeySet, KeyError>) -> Vec<(Option<&str>, &[Algorithm])> {
 }
 
 fn refusal(set: Result<KeySet, KeyError>) -> KeyError {
-    set.err().expect("the file should be refused")
+    set.expect_err("the file should be refused")
 }
 
 fn pair(kind: &'static rcgen::SignatureAlgorithm) -> KeyPair {
@@ -82,7 +84,7 @@ fn a_secret_is_the_file_less_one_line_end() {
     ] {
         let set = KeySet::from_secret(&[&secret[..], file].concat(), &[Algorithm::HS256]);
         assert_eq!(pins(&set), [(None, &[Algorithm::HS256][..])]);
-        assert_eq!(set.unwrap().keys[0].key.try_get_as_bytes().unwrap(), wanted);
+        assert_eq!(set.unwrap().keys[0].decoding.try_get_as_bytes().unwrap(), wanted);
     }
 }
 
@@ -184,6 +186,7 @@ fn a_point_of_another_curve_is_refused() {
 
 #[test]
 fn a_set_pins_each_key() {
+    use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, PS256, PS384, PS512, RS256, RS384, RS512};
     let (p256, p384, ed) = (pair(&PKCS_ECDSA_P256_SHA256), pair(&PKCS_ECDSA_P384_SHA384), pair(&PKCS_ED25519));
     let set = set(&[
         plus(ec_jwk("P-256", &p256), json!({"kid": "a", "use": "sig", "x5t": 1, "unknown": {}})),
@@ -194,7 +197,6 @@ fn a_set_pins_each_key() {
         json!({"kty": "oct", "k": text(&[7; 64]), "kid": "d", "alg": "HS384"}),
         json!({"kty": "oct", "k": text(&[7; 50]), "kid": "e"}),
     ]);
-    use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, PS256, PS384, PS512, RS256, RS384, RS512};
     let expected: [(Option<&str>, &[Algorithm]); 7] = [
         (Some("a"), &[ES256]),
         (Some("b"), &[ES384]),
