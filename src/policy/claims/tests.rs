@@ -93,7 +93,7 @@ fn requirements() {
 
 #[test]
 fn placeholders_are_filled_from_the_path() {
-    let claims = claims(json!({"room": "lobby", "scope": "join:lobby admin", "team": "red/lobby/1"}));
+    let claims = claims(json!({"room": "lobby", "scope": "join:lobby  admin", "team": "red/lobby/1"}));
     let cases = [
         ("room", "{room}", params(&[("room", "lobby")]), true),
         ("room", "{room}", params(&[("room", "Lobby")]), false),

@@ -169,6 +169,15 @@ fn attack_other_algorithm_of_the_same_family() {
 }
 
 #[test]
+fn an_algorithm_must_be_listed_for_the_section_too() {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+    for listed in [&[][..], &[Algorithm::HS384, Algorithm::ES256]] {
+        let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
+        assert_eq!(Verifier::new(parts(keys, listed)).verify(&token, NOW), Err(TokenError::AlgorithmNotAllowed));
+    }
+}
+
+#[test]
 fn attack_embedded_key() {
     let ours = Signer::new(Algorithm::ES256);
     let theirs = Signer::new(Algorithm::ES256);
