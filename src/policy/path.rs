@@ -95,12 +95,14 @@ fn is_dots(text: &str) -> bool {
     matches!(text, "." | "..")
 }
 
-/// Whether text that was decoded once holds an escape that a second decoding would turn into a part of the path's
-/// structure. An escaped `%` counts, since otherwise a third layer would hide the second.
+/// Whether text that was decoded once holds an escape that a further decoding would turn into a part of the path's
+/// structure. An escaped `%` counts, and so do letters and digits, which no encoder escapes: either could complete an
+/// escape in the next layer, such as `%2f` from `%%32f`.
 fn changes_when_decoded_again(text: &[u8]) -> bool {
     text.windows(3).any(|window| match *window {
-        [b'%', high, low] => hex_pair(high, low)
-            .is_some_and(|byte| matches!(byte, b'/' | b'\\' | b'.' | b';' | b'%') || byte.is_ascii_control()),
+        [b'%', high, low] => hex_pair(high, low).is_some_and(|byte| {
+            matches!(byte, b'/' | b'\\' | b'.' | b';' | b'%') || byte.is_ascii_alphanumeric() || byte.is_ascii_control()
+        }),
         _ => false,
     })
 }
@@ -143,8 +145,8 @@ pub enum PathError {
     DotParameter,
     /// A segment other than the last is empty (`//`): upstreams that merge slashes serve another path.
     EmptySegment,
-    /// A segment holds an escape still after decoding, of a separator, a dot, a `;`, a `%` or a control, such as
-    /// `%252f`: an upstream behind one more decoder sees another path.
+    /// A segment still holds an escape after decoding, of a separator, a dot, a `;`, a `%`, a control, a letter or a
+    /// digit, such as `%252f`: an upstream behind one more decoder sees another path.
     EncodedTwice,
 }
 
@@ -305,7 +307,18 @@ mod tests {
     #[test]
     fn paths_that_are_encoded_twice() {
         refuse(
-            &["/a%252fb", "/a%252Fb", "/%255c", "/%252e%252e", "/.%252e", "/%25252f", "/%2500", "/..%253b"],
+            &[
+                "/a%252fb",
+                "/a%252Fb",
+                "/%255c",
+                "/%252e%252e",
+                "/.%252e",
+                "/%25252f",
+                "/%2500",
+                "/..%253b",
+                "/%25%2532f",
+                "/%2541",
+            ],
             PathError::EncodedTwice,
         );
     }
