@@ -1,55 +1,211 @@
 //! What a verified token says, what a route requires of it, and what of it the upstream is told.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use serde_json::{Map, Value};
 
 use super::route::Params;
 
-/// The claims of a verified token.
+/// The claims of a verified token. Only the verifier makes them, so to have them is to have checked them.
 #[derive(Clone, PartialEq)]
-pub struct Claims {}
+pub struct Claims {
+    members: Map<String, Value>,
+    expires: Duration,
+}
 
 impl Claims {
-    /// `sub`, if it is a string.
-    pub fn subject(&self) -> Option<&str> {
-        todo!()
+    pub(super) fn new(members: Map<String, Value>, expires: Duration) -> Self {
+        Self { members, expires }
     }
-    /// `exp`, counted from the Unix epoch.
+
+    /// `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty; at most
+    /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is refused.
+    pub fn subject(&self) -> Option<&str> {
+        self.members.get("sub")?.as_str().filter(|subject| !subject.is_empty())
+    }
+
+    /// `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
     pub fn expires(&self) -> Duration {
-        todo!()
+        self.expires
+    }
+
+    /// The claim of this name; else, for `realm.role`, the member `role` of the object `realm`. The whole name comes
+    /// first, because collision-resistant names are often URLs and so have dots (RFC 7519 section 4.2).
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.members.get(name).or_else(|| {
+            let (first, rest) = name.split_once('.')?;
+            rest.split('.').try_fold(self.members.get(first)?, |value, part| value.as_object()?.get(part))
+        })
+    }
+}
+
+/// Names only: the values are about a person.
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Claims ")?;
+        f.debug_set().entries(self.members.keys()).finish()
     }
 }
 
 /// One condition on a claim, as in `require = { scope = "chat:write", room = "{room}" }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirement {}
+pub struct Requirement {
+    claim: String,
+    value: Vec<Piece>,
+}
+
+/// A part of a required value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Placeholder(String),
+}
 
 /// Why a requirement cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RequirementError {}
-impl std::fmt::Display for RequirementError {
-    fn fmt(&self, _f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        todo!()
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequirementError {
+    /// The claim has no name.
+    EmptyClaim,
+    /// A `{` without `}`, or a `}` without `{`.
+    UnbalancedBraces,
+    /// The placeholder has no name, or one with other characters than letters, digits, `_` and `-`.
+    PlaceholderName,
+}
+
+impl fmt::Display for RequirementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EmptyClaim => "the claim has no name",
+            Self::UnbalancedBraces => "the braces of the value are not balanced",
+            Self::PlaceholderName => "a placeholder is written `{name}`, with letters, digits, `_` and `-`",
+        })
     }
 }
 
+impl std::error::Error for RequirementError {}
+
 impl Requirement {
     /// `value` may hold placeholders of the route's path: `{room}`.
-    pub fn new(_claim: &str, _value: &str) -> Result<Self, RequirementError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The claim needs a name and the value well-formed placeholders; there is no way to write a literal brace.
+    pub fn new(claim: &str, value: &str) -> Result<Self, RequirementError> {
+        if claim.is_empty() {
+            return Err(RequirementError::EmptyClaim);
+        }
+        Ok(Self { claim: claim.to_owned(), value: pieces(value)? })
     }
+
     /// The placeholders that it needs.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        std::iter::empty()
+        self.value.iter().filter_map(|piece| match piece {
+            Piece::Placeholder(name) => Some(name.as_str()),
+            Piece::Text(_) => None,
+        })
     }
-    /// Whether the claims meet it.
-    pub fn met_by(&self, _claims: &Claims, _params: &Params) -> bool {
-        todo!()
+
+    /// Whether the claims meet it: the claim is the value, or an array with the value in it. Numbers and booleans
+    /// count as their JSON text. `scope` and `scp` may be a string of words with spaces between, of which one must be
+    /// the value (RFC 8693 section 4.2). A placeholder that the path did not fill is never met.
+    pub fn met_by(&self, claims: &Claims, params: &Params) -> bool {
+        let Some((wanted, claim)) = self.fill(params).zip(claims.get(&self.claim)) else {
+            return false;
+        };
+        match claim {
+            Value::String(words) if SCOPE_CLAIMS.contains(&self.claim.as_str()) => {
+                words.split(' ').any(|word| !word.is_empty() && word == wanted)
+            }
+            Value::Array(values) => values.iter().any(|value| is(value, &wanted)),
+            value => is(value, &wanted),
+        }
+    }
+
+    fn fill(&self, params: &Params) -> Option<String> {
+        self.value.iter().try_fold(String::new(), |filled, piece| {
+            Some(filled + match piece {
+                Piece::Text(text) => text,
+                Piece::Placeholder(name) => params.get(name)?,
+            })
+        })
     }
 }
 
 /// The headers that tell the upstream the claims; a claim that is missing or cannot stand in a header gives none.
-pub fn forward(_claims: &Claims, _rules: &[(String, HeaderName)]) -> Vec<(HeaderName, HeaderValue)> {
-    todo!()
+///
+/// Strings go as they are, numbers and booleans as JSON text, an array of strings joined with commas. A value must be
+/// visible ASCII, with spaces at most within, and at most [`MAX_FORWARD_BYTES`] long: so it cannot end the header and
+/// begin another. Whoever sends the request upstream must first take out these headers as the client sent them.
+pub fn forward(claims: &Claims, rules: &[(String, HeaderName)]) -> Vec<(HeaderName, HeaderValue)> {
+    let header = |(claim, name): &(String, HeaderName)| {
+        let text = text(claims.get(claim)?)?;
+        Some((name.clone(), header_value(&text)?))
+    };
+    rules.iter().filter_map(header).collect()
 }
+
+fn pieces(value: &str) -> Result<Vec<Piece>, RequirementError> {
+    let mut pieces = Vec::new();
+    let mut rest = value;
+    while let Some((text, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').ok_or(RequirementError::UnbalancedBraces)?;
+        let is_name = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+        if name.is_empty() || !name.chars().all(is_name) {
+            return Err(RequirementError::PlaceholderName);
+        }
+        pieces.push(text_piece(text)?);
+        pieces.push(Piece::Placeholder(name.to_owned()));
+        rest = after;
+    }
+    pieces.push(text_piece(rest)?);
+    pieces.retain(|piece| *piece != Piece::Text(String::new()));
+    Ok(pieces)
+}
+
+fn text_piece(text: &str) -> Result<Piece, RequirementError> {
+    if text.contains('}') { Err(RequirementError::UnbalancedBraces) } else { Ok(Piece::Text(text.to_owned())) }
+}
+
+/// Whether a claim that is not made of others is `wanted`.
+fn is(value: &Value, wanted: &str) -> bool {
+    match value {
+        Value::String(text) => text == wanted,
+        Value::Number(_) | Value::Bool(_) => value.to_string() == wanted,
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
+    }
+}
+
+/// A claim as the text of a header, if it can be one.
+fn text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(text.into()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
+        Value::Array(values) => {
+            // An element with a comma in it would reach the upstream as two.
+            let words = values.iter().map(|value| value.as_str().filter(|word| !word.contains(',')));
+            Some(words.collect::<Option<Vec<_>>>()?.join(",").into())
+        }
+        Value::Null | Value::Object(_) => None,
+    }
+}
+
+fn header_value(text: &str) -> Option<HeaderValue> {
+    let fits = !text.is_empty() && text.len() <= MAX_FORWARD_BYTES && text.trim_matches(' ') == text;
+    if !fits || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return None;
+    }
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The longest value of a header that carries a claim.
+pub const MAX_FORWARD_BYTES: usize = 1024;
+
+/// The claims whose string is a list of words: RFC 8693 section 4.2, and what some issuers call it.
+const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
+
+#[cfg(test)]
+mod tests;

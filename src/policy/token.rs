@@ -1,8 +1,19 @@
 //! Verifies a JSON Web Token (RFC 7519, best practice RFC 8725).
+//!
+//! The order is what keeps it safe: bound the length, read the header, choose the key by what the *operator* listed,
+//! verify the signature, and only then look at a claim. Of the header only `alg`, `kid`, `crit` and `b64` are looked
+//! at: a key or an address of a key in it (`jwk`, `jku`, `x5c`, `x5u`) is the sender's word for itself (RFC 8725
+//! section 3.10). `typ` is not looked at either, since issuers disagree about it: tokens of different kinds are kept
+//! apart by issuer, audience and key (RFC 8725 section 3.12).
 
+use std::fmt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
 
 use super::claims::Claims;
 use super::credential::TokenSource;
@@ -12,12 +23,11 @@ use super::key::KeySet;
 pub struct Verifier {
     /// Where the token may stand, in order.
     pub sources: Vec<TokenSource>,
-}
-
-impl std::fmt::Debug for Verifier {
-    fn fmt(&self, _f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        todo!()
-    }
+    keys: KeySet,
+    algorithms: Vec<Algorithm>,
+    issuer: Option<String>,
+    audience: Vec<String>,
+    leeway: Duration,
 }
 
 /// What a verifier is made of.
@@ -30,7 +40,7 @@ pub struct VerifierParts {
     pub issuer: Option<String>,
     /// `aud` must hold one of these; empty: `aud` is not looked at.
     pub audience: Vec<String>,
-    /// How far clocks may differ, for `exp` and `nbf`; at most five minutes.
+    /// How far clocks may differ, for `exp` and `nbf`; at most [`MAX_LEEWAY`], which a longer one is cut to.
     pub leeway: Duration,
     /// Where the token may stand, in order.
     pub sources: Vec<TokenSource>,
@@ -38,15 +48,287 @@ pub struct VerifierParts {
 
 /// Why a token was refused: for the log. The client learns only that it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenError {}
+pub enum TokenError {
+    /// Longer than [`MAX_TOKEN_BYTES`].
+    TooLong,
+    /// Not three parts with dots between (RFC 7515 section 7.1).
+    NotCompact,
+    /// A part is not base64url, or padded, or its last character has bits to spare (RFC 7515 section 2).
+    Base64,
+    /// The header is not a JSON object, `alg` is missing, or a member has the wrong type (RFC 7515 section 4).
+    HeaderMalformed,
+    /// The header names a member twice (RFC 7515 section 4).
+    HeaderDuplicate,
+    /// The header has `crit`: it asks for an extension, and we know none (RFC 7515 section 4.1.11).
+    Critical,
+    /// The header has a `b64` other than true: an extension that we do not know (RFC 7797 section 3).
+    UnencodedPayload,
+    /// `alg` is none, or one that we do not know (RFC 7518 section 3.1, RFC 8725 section 3.2).
+    AlgorithmUnknown,
+    /// `alg` is not listed for the section, or not for the key (RFC 8725 section 3.1).
+    AlgorithmNotAllowed,
+    /// No key goes by the token's `kid` (RFC 7515 section 4.1.4).
+    KeyUnknown,
+    /// The token names no key of the set, and none of the first [`MAX_KEYS_TRIED`] that could have signed it did.
+    KeyAmbiguous,
+    /// The signature is not the key's (RFC 7515 section 5.2).
+    Signature,
+    /// The payload is not a JSON object (RFC 7519 section 7.2).
+    ClaimsMalformed,
+    /// The payload names a claim twice (RFC 7519 section 4).
+    ClaimsDuplicate,
+    /// `exp` is missing; the RFC leaves it optional, we do not (RFC 7519 section 4.1.4).
+    ExpiresMissing,
+    /// `exp` is not a number of seconds (RFC 7519 sections 2 and 4.1.4).
+    ExpiresMalformed,
+    /// `exp` is not in the future (RFC 7519 section 4.1.4).
+    Expired,
+    /// `nbf` is not a number of seconds (RFC 7519 sections 2 and 4.1.5).
+    NotBeforeMalformed,
+    /// `nbf` is in the future (RFC 7519 section 4.1.5).
+    NotYetValid,
+    /// `iss` is not the section's issuer (RFC 7519 section 4.1.1, RFC 8725 section 3.8).
+    Issuer,
+    /// `aud` names none of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
+    Audience,
+    /// `sub` is longer than [`MAX_SUBJECT_BYTES`] (the bound is ours; RFC 7519 section 4.1.2 sets none).
+    SubjectTooLong,
+}
+
+impl TokenError {
+    /// The rule's name in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::NotCompact => "not_compact",
+            Self::Base64 => "base64",
+            Self::HeaderMalformed => "header_malformed",
+            Self::HeaderDuplicate => "header_duplicate",
+            Self::Critical => "critical",
+            Self::UnencodedPayload => "unencoded_payload",
+            Self::AlgorithmUnknown => "algorithm_unknown",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::KeyUnknown => "key_unknown",
+            Self::KeyAmbiguous => "key_ambiguous",
+            Self::Signature => "signature",
+            Self::ClaimsMalformed => "claims_malformed",
+            Self::ClaimsDuplicate => "claims_duplicate",
+            Self::ExpiresMissing => "expires_missing",
+            Self::ExpiresMalformed => "expires_malformed",
+            Self::Expired => "expired",
+            Self::NotBeforeMalformed => "not_before_malformed",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::SubjectTooLong => "subject_too_long",
+        }
+    }
+}
 
 impl Verifier {
     /// Puts a verifier together.
-    pub fn new(_parts: VerifierParts) -> Self {
-        todo!()
+    pub fn new(parts: VerifierParts) -> Self {
+        let VerifierParts { keys, algorithms, issuer, audience, leeway, sources } = parts;
+        Self { sources, keys, algorithms, issuer, audience, leeway: leeway.min(MAX_LEEWAY) }
     }
+
     /// Checks the token at `now`, counted from the Unix epoch.
-    pub fn verify(&self, _token: &str, _now: Duration) -> Result<Claims, TokenError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The first rule that the token breaks; rules about the claims come after the signature.
+    pub fn verify(&self, token: &str, now: Duration) -> Result<Claims, TokenError> {
+        let payload = self.verify_signature(token)?;
+        let Object { members, duplicate } =
+            serde_json::from_slice(&payload).map_err(|_| TokenError::ClaimsMalformed)?;
+        if duplicate {
+            return Err(TokenError::ClaimsDuplicate);
+        }
+        let expires = self.check_times(&members, now)?;
+        self.check_parties(&members)?;
+        Ok(Claims::new(members, expires))
+    }
+
+    /// The payload of a token, once its signature has been verified; what the payload says is not looked at.
+    ///
+    /// # Errors
+    /// The first rule about form, header, key and signature that the token breaks.
+    #[doc(hidden)]
+    pub fn verify_signature(&self, token: &str) -> Result<Vec<u8>, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotCompact)?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::NotCompact)?;
+        if payload.contains('.') {
+            return Err(TokenError::NotCompact);
+        }
+        // All three parts must be well formed before the library sees one, so that it and we agree on the bytes.
+        let header = Header::parse(&decode(header)?)?;
+        let payload = decode(payload)?;
+        decode(signature)?;
+        self.check_signature(&header, message, signature)?;
+        Ok(payload)
+    }
+
+    fn check_signature(&self, header: &Header, message: &str, signature: &str) -> Result<(), TokenError> {
+        let algorithm = header.algorithm;
+        if !self.algorithms.contains(&algorithm) {
+            return Err(TokenError::AlgorithmNotAllowed);
+        }
+        let mut candidates = self.keys.candidates(header.kid.as_deref()).peekable();
+        if candidates.peek().is_none() {
+            return Err(TokenError::KeyUnknown);
+        }
+        let mut fitting = candidates.filter(|key| key.fits(algorithm)).peekable();
+        if fitting.peek().is_none() {
+            return Err(TokenError::AlgorithmNotAllowed);
+        }
+        if fitting.by_ref().take(MAX_KEYS_TRIED).any(|key| key.verify(algorithm, message, signature)) {
+            return Ok(());
+        }
+        Err(if fitting.next().is_some() { TokenError::KeyAmbiguous } else { TokenError::Signature })
+    }
+
+    /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 gives no rule for it.
+    fn check_times(&self, claims: &Map<String, Value>, now: Duration) -> Result<Duration, TokenError> {
+        let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
+        let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
+        if now >= expires.saturating_add(self.leeway) {
+            return Err(TokenError::Expired);
+        }
+        if let Some(not_before) = claims.get("nbf") {
+            let not_before = numeric_date(not_before).ok_or(TokenError::NotBeforeMalformed)?;
+            if now.saturating_add(self.leeway) < not_before {
+                return Err(TokenError::NotYetValid);
+            }
+        }
+        Ok(expires)
+    }
+
+    /// Checks `iss`, `aud` and the length of `sub`.
+    fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
+        let text = |name| claims.get(name).and_then(Value::as_str);
+        if let Some(issuer) = &self.issuer
+            && text("iss") != Some(issuer)
+        {
+            return Err(TokenError::Issuer);
+        }
+        if !self.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
+            return Err(TokenError::Audience);
+        }
+        if text("sub").is_some_and(|subject| subject.len() > MAX_SUBJECT_BYTES) {
+            return Err(TokenError::SubjectTooLong);
+        }
+        Ok(())
+    }
+
+    /// RFC 7519 section 4.1.3: a string, or an array of nothing but strings.
+    fn is_audience(&self, claim: &Value) -> bool {
+        let ours = |value: &Value| value.as_str().is_some_and(|name| self.audience.iter().any(|own| own == name));
+        match claim {
+            Value::Array(values) => values.iter().all(Value::is_string) && values.iter().any(ours),
+            other => ours(other),
+        }
     }
 }
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("sources", &self.sources)
+            .field("keys", &self.keys)
+            .field("algorithms", &self.algorithms)
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .field("leeway", &self.leeway)
+            .finish()
+    }
+}
+
+/// What the JOSE header says that we look at.
+struct Header {
+    algorithm: Algorithm,
+    kid: Option<String>,
+}
+
+impl Header {
+    fn parse(json: &[u8]) -> Result<Self, TokenError> {
+        let Object { mut members, duplicate } =
+            serde_json::from_slice(json).map_err(|_| TokenError::HeaderMalformed)?;
+        if duplicate {
+            return Err(TokenError::HeaderDuplicate);
+        }
+        if members.contains_key("crit") {
+            return Err(TokenError::Critical);
+        }
+        if members.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+            return Err(TokenError::UnencodedPayload);
+        }
+        let algorithm = members.get("alg").and_then(Value::as_str).ok_or(TokenError::HeaderMalformed)?;
+        let algorithm = algorithm.parse().map_err(|_| TokenError::AlgorithmUnknown)?;
+        let kid = match members.remove("kid") {
+            None => None,
+            Some(Value::String(kid)) => Some(kid),
+            Some(_) => return Err(TokenError::HeaderMalformed),
+        };
+        Ok(Self { algorithm, kid })
+    }
+}
+
+/// A JSON object that remembers whether a name came twice: two readers could each believe another one of the two.
+struct Object {
+    members: Map<String, Value>,
+    duplicate: bool,
+}
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
+                let mut object = Object { members: Map::new(), duplicate: false };
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    object.duplicate |= object.members.insert(name, value).is_some();
+                }
+                Ok(object)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Base64)
+}
+
+/// A `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, perhaps with a fraction. `None` for what is
+/// not a number, lies before the epoch, or is out of range.
+fn numeric_date(value: &Value) -> Option<Duration> {
+    match value.as_u64() {
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None => Duration::try_from_secs_f64(value.as_f64()?).ok(),
+    }
+}
+
+/// The longest token that is looked at. Real ones have 0.5 to 3 KiB; hyper's headers end not far above.
+pub const MAX_TOKEN_BYTES: usize = 8192;
+
+/// The longest leeway: beyond five minutes a clock is broken, not late.
+pub const MAX_LEEWAY: Duration = Duration::from_secs(300);
+
+/// The longest `sub`. OpenID Connect Core section 2 allows 255 ASCII characters.
+pub const MAX_SUBJECT_BYTES: usize = 256;
+
+/// How many keys one token may cost us: without a `kid` every key of its algorithm could have signed it.
+pub const MAX_KEYS_TRIED: usize = 8;
+
+#[cfg(test)]
+mod tests;

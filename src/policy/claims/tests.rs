@@ -1,0 +1,203 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn claims(value: Value) -> Claims {
+    let Value::Object(members) = value else { panic!("claims are an object") };
+    Claims::new(members, Duration::from_secs(1))
+}
+
+fn params(values: &[(&str, &str)]) -> Params {
+    Params::new(values.iter().map(|(name, value)| (Arc::from(*name), (*value).to_owned())).collect())
+}
+
+#[test]
+fn the_subject_is_a_string_with_something_in_it() {
+    let cases = [
+        (json!({"sub": "ada"}), Some("ada")),
+        (json!({"sub": ""}), None),
+        (json!({"sub": 7}), None),
+        (json!({"sub": ["ada"]}), None),
+        (json!({}), None),
+    ];
+    for (value, expected) in cases {
+        assert_eq!(claims(value).subject(), expected);
+    }
+}
+
+#[test]
+fn debug_shows_names_only() {
+    let claims = claims(json!({"sub": "ada", "email": "ada@example.com", "exp": 1}));
+    assert_eq!(format!("{claims:?}"), r#"Claims {"email", "exp", "sub"}"#);
+}
+
+#[test]
+fn requirements() {
+    let claims = claims(json!({
+        "scope": "chat:read chat:write", "scp": ["a", "b c"], "room": "lobby", "level": 7, "ratio": 1.5, "big": u64::MAX,
+        "admin": true, "none": null, "rooms": ["lobby", 12, true, ["deep"]], "empty": "", "words": "one two",
+        "realm": {"role": "editor", "scope": "x y", "deep": {"er": "down"}}, "https://example.com/role": "owner",
+        "a.b": "whole", "a": {"b": "path"},
+    }));
+    let cases = [
+        ("scope", "chat:write", true),
+        ("scope", "chat:read", true),
+        ("scope", "chat", false),
+        ("scope", "chat:read chat:write", false),
+        ("scope", "", false),
+        ("scope", "CHAT:READ", false),
+        ("scp", "a", true),
+        ("scp", "b c", true),
+        ("scp", "c", false),
+        ("words", "one", false),
+        ("words", "one two", true),
+        ("room", "lobby", true),
+        ("room", "lob", false),
+        ("room", "lobby ", false),
+        ("level", "7", true),
+        ("level", "7.0", false),
+        ("level", "07", false),
+        ("ratio", "1.5", true),
+        ("big", "18446744073709551615", true),
+        ("admin", "true", true),
+        ("admin", "True", false),
+        ("none", "null", false),
+        ("missing", "", false),
+        ("empty", "", true),
+        ("rooms", "lobby", true),
+        ("rooms", "12", true),
+        ("rooms", "true", true),
+        ("rooms", "deep", false),
+        ("rooms", "lobby,12", false),
+        ("realm", "editor", false),
+        ("realm.role", "editor", true),
+        ("realm.scope", "x", false),
+        ("realm.deep.er", "down", true),
+        ("realm.deep", "down", false),
+        ("realm.", "editor", false),
+        (".realm", "editor", false),
+        ("room.x", "lobby", false),
+        ("https://example.com/role", "owner", true),
+        ("a.b", "whole", true),
+        ("a.b", "path", false),
+    ];
+    for (claim, value, expected) in cases {
+        let requirement = Requirement::new(claim, value).unwrap();
+        assert_eq!(requirement.met_by(&claims, &Params::default()), expected, "{claim} = {value:?}");
+    }
+}
+
+#[test]
+fn placeholders_are_filled_from_the_path() {
+    let claims = claims(json!({"room": "lobby", "scope": "join:lobby admin", "team": "red/lobby/1"}));
+    let cases = [
+        ("room", "{room}", params(&[("room", "lobby")]), true),
+        ("room", "{room}", params(&[("room", "Lobby")]), false),
+        ("room", "{room}", params(&[("other", "lobby")]), false),
+        ("room", "{room}", params(&[]), false),
+        ("scope", "join:{room}", params(&[("room", "lobby")]), true),
+        ("scope", "join:{room}", params(&[("room", "lobby admin")]), false),
+        ("scope", "{room}", params(&[("room", "")]), false),
+        ("team", "{color}/{room}/1", params(&[("room", "lobby"), ("color", "red")]), true),
+        ("team", "{color}/{room}/{n}", params(&[("room", "lobby"), ("color", "red")]), false),
+        // What a path filled in is text: it is not read for placeholders again.
+        ("room", "{a}", params(&[("a", "{b}"), ("b", "lobby")]), false),
+    ];
+    for (claim, value, params, expected) in cases {
+        assert_eq!(Requirement::new(claim, value).unwrap().met_by(&claims, &params), expected, "{value} {params:?}");
+    }
+    let requirement = Requirement::new("team", "{color}/{room}-{n_1}").unwrap();
+    assert_eq!(requirement.names().collect::<Vec<_>>(), ["color", "room", "n_1"]);
+    assert_eq!(Requirement::new("room", "lobby").unwrap().names().count(), 0);
+}
+
+#[test]
+fn requirements_that_cannot_be() {
+    let cases = [
+        ("", "x", RequirementError::EmptyClaim),
+        ("a", "{room", RequirementError::UnbalancedBraces),
+        ("a", "room}", RequirementError::UnbalancedBraces),
+        ("a", "}{", RequirementError::UnbalancedBraces),
+        ("a", "{a}}", RequirementError::UnbalancedBraces),
+        ("a", "x}{a}", RequirementError::UnbalancedBraces),
+        ("a", "{{a}}", RequirementError::PlaceholderName),
+        ("a", "{}", RequirementError::PlaceholderName),
+        ("a", "{*rest}", RequirementError::PlaceholderName),
+        ("a", "{a b}", RequirementError::PlaceholderName),
+    ];
+    for (claim, value, expected) in cases {
+        assert_eq!(Requirement::new(claim, value), Err(expected), "{claim} = {value}");
+    }
+}
+
+fn forwarded(value: Value) -> Option<String> {
+    let rules = [("c".to_owned(), HeaderName::from_static("x-c"))];
+    let headers = forward(&claims(json!({"c": value})), &rules);
+    headers.first().map(|(_, value)| value.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn claims_become_headers() {
+    let cases = [
+        (json!("ada"), Some("ada")),
+        (json!("Ada Lovelace ~!\"\\"), Some("Ada Lovelace ~!\"\\")),
+        (json!(7), Some("7")),
+        (json!(-1.5), Some("-1.5")),
+        (json!(false), Some("false")),
+        (json!(["a", "b c"]), Some("a,b c")),
+        (json!(["a"]), Some("a")),
+        (json!(["a,b"]), None),
+        (json!(["a", 1]), None),
+        (json!([]), None),
+        (json!({}), None),
+        (json!(null), None),
+        (json!(""), None),
+        (json!(" ada"), None),
+        (json!("ada "), None),
+        (json!(["ada", "bob "]), None),
+        (json!("ada\r\nX-Admin: true"), None),
+        (json!("ada\n"), None),
+        (json!("a\u{0}b"), None),
+        (json!("a\tb"), None),
+        (json!("a\u{7f}"), None),
+        (json!("zoë"), None),
+        (json!("a\u{2028}b"), None),
+        (json!(["ok", "a\r\nb"]), None),
+    ];
+    for (value, expected) in cases {
+        assert_eq!(forwarded(value.clone()).as_deref(), expected, "{value}");
+    }
+    assert_eq!(forwarded(json!("x".repeat(1024))), Some("x".repeat(1024)));
+    assert_eq!(forwarded(json!("x".repeat(1025))), None);
+}
+
+#[test]
+fn forwarding_follows_the_rules_in_order() {
+    let claims = claims(json!({"sub": "ada", "realm": {"role": "editor"}, "bad": "\n"}));
+    let rule = |claim: &str, header: &'static str| (claim.to_owned(), HeaderName::from_static(header));
+    let rules = [rule("realm.role", "x-role"), rule("bad", "x-bad"), rule("none", "x-none"), rule("sub", "x-user")];
+    let headers = forward(&claims, &rules);
+    let text: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    assert_eq!(text, ["x-role: editor", "x-user: ada"]);
+    assert!(!format!("{headers:?}").contains("ada"));
+}
+
+proptest! {
+    #[test]
+    fn a_forwarded_value_never_ends_the_header(text in any::<String>()) {
+        if let Some(value) = forwarded(json!(text)) {
+            prop_assert_eq!(&value, &text);
+            prop_assert!(value.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+        }
+    }
+
+    #[test]
+    fn any_value_is_read_or_refused(value in "[a-z{}]{0,12}") {
+        if let Ok(requirement) = Requirement::new("c", &value) {
+            prop_assert_eq!(value.matches('{').count(), requirement.names().count());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+use http::HeaderName;
+use proptest::prelude::*;
+
+use super::*;
+
+fn sources(texts: &[&str]) -> Vec<TokenSource> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
+    let line = |(name, value): &(&'static str, &[u8])| {
+        (HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.iter().map(line) {
+        headers.append(name, value);
+    }
+    headers
+}
+
+#[test]
+fn sources_are_read() {
+    let cases = [
+        ("header", Ok(TokenSource::Header)),
+        ("cookie:session", Ok(TokenSource::Cookie("session".into()))),
+        ("cookie:__Host-s", Ok(TokenSource::Cookie("__Host-s".into()))),
+        ("query:token", Ok(TokenSource::Query("token".into()))),
+        ("query:auth[token]", Ok(TokenSource::Query("auth[token]".into()))),
+        ("query:a:b", Ok(TokenSource::Query("a:b".into()))),
+        ("subprotocol:bearer", Ok(TokenSource::Subprotocol("bearer".into()))),
+        ("", Err(TokenSourceError::UnknownKind)),
+        ("Header", Err(TokenSourceError::UnknownKind)),
+        ("body:token", Err(TokenSourceError::UnknownKind)),
+        ("header:", Err(TokenSourceError::Name)),
+        ("header:authorization", Err(TokenSourceError::Name)),
+        ("cookie", Err(TokenSourceError::Name)),
+        ("cookie:", Err(TokenSourceError::Name)),
+        ("query:", Err(TokenSourceError::Name)),
+        ("subprotocol", Err(TokenSourceError::Name)),
+        ("cookie:a b", Err(TokenSourceError::NameNotToken)),
+        ("cookie:a=b", Err(TokenSourceError::NameNotToken)),
+        ("subprotocol:a,b", Err(TokenSourceError::NameNotToken)),
+        ("subprotocol:é", Err(TokenSourceError::NameNotToken)),
+        ("query:a&b", Err(TokenSourceError::NameNotQuery)),
+        ("query:a=b", Err(TokenSourceError::NameNotQuery)),
+        ("query:a%20b", Err(TokenSourceError::NameNotQuery)),
+        ("query:a b", Err(TokenSourceError::NameNotQuery)),
+        ("query:a+b", Err(TokenSourceError::NameNotQuery)),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(text.parse(), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_token_in_the_authorization_header() {
+    let cases: [(&[&[u8]], Option<&str>); 16] = [
+        (&[b"Bearer abc"], Some("abc")),
+        (&[b"bearer abc"], Some("abc")),
+        (&[b"BEARER   abc"], Some("abc")),
+        (&[b"Bearer abc=="], Some("abc==")),
+        (&[b"Bearer"], None),
+        (&[b"Bearer "], None),
+        (&[b"Bearer\tabc"], None),
+        (&[b"Bearerabc"], None),
+        (&[b"Bearer: abc"], None),
+        (&[b"Basic YTpi"], None),
+        (&[b"abc"], None),
+        (&[b""], None),
+        (&[b"Bearer abc def"], None),
+        (&[b"Bearer abc, Bearer def"], None),
+        (&[b"Bearer ab\xff"], None),
+        (&[b"Bearer abc", b"Bearer abc"], None),
+    ];
+    for (lines, expected) in cases {
+        let lines: Vec<_> = lines.iter().map(|line| ("authorization", *line)).collect();
+        assert_eq!(find(&sources(&["header"]), &headers(&lines), None, &[]), expected, "{lines:?}");
+    }
+    assert_eq!(find(&sources(&["cookie:c"]), &headers(&[("authorization", b"Bearer abc")]), None, &[]), None);
+}
+
+#[test]
+fn a_token_in_a_cookie() {
+    let cases: [(&[&[u8]], Option<&str>); 15] = [
+        (&[b"session=abc"], Some("abc")),
+        (&[b"a=1; session=abc; b=2"], Some("abc")),
+        (&[b"a=1;session=abc"], Some("abc")),
+        (&[b" session = abc "], Some("abc")),
+        (&[b"a=1", b"session=a=c"], Some("a=c")),
+        (&[b"x=\xff; session=abc"], Some("abc")),
+        (&[b"Session=abc"], None),
+        (&[b"xsession=abc"], None),
+        (&[b"session"], None),
+        (&[b"session="], None),
+        (&[b"session=\xff"], None),
+        (&[b"session=abc; session=abc"], None),
+        (&[b"session=abc", b"session=def"], None),
+        (&[b"session=; session=abc"], None),
+        (&[], None),
+    ];
+    for (lines, expected) in cases {
+        let lines: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
+        assert_eq!(find(&sources(&["cookie:session"]), &headers(&lines), None, &[]), expected, "{lines:?}");
+    }
+}
+
+/// Query, token found, query for the upstream.
+const QUERIES: [(&str, Option<&str>, Option<&str>); 20] = [
+    ("token=abc", Some("abc"), None),
+    ("a=1&token=abc&b=2", Some("abc"), Some("a=1&b=2")),
+    ("%74oken=abc&b", Some("abc"), Some("b")),
+    ("%74%6F%6b%65%6E=abc", Some("abc"), None),
+    ("token=a%2Eb", Some("a%2Eb"), None),
+    ("token=a=b", Some("a=b"), None),
+    ("Token=abc", None, Some("Token=abc")),
+    ("tokens=abc", None, Some("tokens=abc")),
+    ("%2574oken=abc", None, Some("%2574oken=abc")),
+    ("%7token=abc", None, Some("%7token=abc")),
+    ("token%=abc", None, Some("token%=abc")),
+    ("token", None, None),
+    ("token&a=1", None, Some("a=1")),
+    ("token=", None, None),
+    ("token=abc&token=abc", None, None),
+    ("token=abc&a=1&%74oken=def", None, Some("a=1")),
+    ("a=1", None, Some("a=1")),
+    ("a=1&&b=%zz&%", None, Some("a=1&&b=%zz&%")),
+    ("", None, None),
+    ("a=token=abc", None, Some("a=token=abc")),
+];
+
+#[test]
+fn a_token_in_the_query() {
+    let sources = sources(&["query:token"]);
+    for (query, token, rest) in QUERIES {
+        assert_eq!(find(&sources, &HeaderMap::new(), Some(query), &[]), token, "{query}");
+        assert_eq!(strip_query(&sources, Some(query)).as_deref(), rest, "{query}");
+    }
+    assert_eq!(strip_query(&sources, None), None);
+    assert_eq!(strip_query(&[], Some("token=abc")).as_deref(), Some("token=abc"));
+}
+
+#[test]
+fn a_token_among_the_subprotocols() {
+    type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a [&'a str], Option<&'a str>);
+    let cases: [Case<'_>; 10] = [
+        (&["bearer", "abc"], Some("abc"), &[], Some("bearer")),
+        (&["chat", "bearer", "abc", "v2"], Some("abc"), &["chat", "v2"], Some("bearer")),
+        (&["chat"], None, &["chat"], None),
+        (&[], None, &[], None),
+        (&["bearer"], None, &[], Some("bearer")),
+        (&["chat", "bearer"], None, &["chat"], Some("bearer")),
+        (&["Bearer", "abc"], None, &["Bearer", "abc"], None),
+        (&["bearer", "bearer"], None, &[], Some("bearer")),
+        (&["bearer", "bearer", "abc", "chat"], None, &["chat"], Some("bearer")),
+        (&["bearer", "abc", "bearer", "def", "chat"], None, &["chat"], Some("bearer")),
+    ];
+    let sources = sources(&["subprotocol:bearer"]);
+    for (protocols, token, kept, marker) in cases {
+        assert_eq!(find(&sources, &HeaderMap::new(), None, protocols), token, "{protocols:?}");
+        assert_eq!(strip_protocols(&sources, protocols), (kept.to_vec(), marker), "{protocols:?}");
+    }
+}
+
+#[test]
+fn several_markers_all_go() {
+    let sources = sources(&["subprotocol:a", "header", "subprotocol:b"]);
+    assert_eq!(strip_protocols(&sources, &["x", "b", "t1", "a", "t2", "y"]), (vec!["x", "y"], Some("b")));
+    assert_eq!(strip_protocols(&sources, &["a", "b", "t", "y"]), (vec!["y"], Some("a")));
+}
+
+#[test]
+fn sources_come_in_order() {
+    let sources = sources(&["header", "cookie:session", "query:token", "subprotocol:bearer"]);
+    let all = headers(&[("authorization", b"Bearer one"), ("cookie", b"session=two")]);
+    let none = HeaderMap::new();
+    assert_eq!(find(&sources, &all, Some("token=three"), &["bearer", "four"]), Some("one"));
+    assert_eq!(find(&sources[1..], &all, Some("token=three"), &["bearer", "four"]), Some("two"));
+    assert_eq!(find(&sources, &none, Some("token=three"), &["bearer", "four"]), Some("three"));
+    assert_eq!(find(&sources, &none, None, &["bearer", "four"]), Some("four"));
+    assert_eq!(find(&sources, &none, None, &[]), None);
+    // What is no bearer token is no candidate; two candidates are one too many, and nothing else is tried.
+    let basic = headers(&[("authorization", b"Basic YTpi")]);
+    assert_eq!(find(&sources, &basic, Some("token=three"), &[]), Some("three"));
+    let twice = headers(&[("authorization", b"Bearer one"), ("authorization", b"Bearer one")]);
+    assert_eq!(find(&sources, &twice, Some("token=three"), &[]), None);
+}
+
+#[test]
+fn headers_are_stripped_of_every_source() {
+    let all = headers(&[
+        ("authorization", b"Bearer one"),
+        ("authorization", b"Basic two"),
+        ("cookie", b"a=1; session=x;b=2;; session = y"),
+        ("cookie", b"session=z"),
+        ("cookie", b"c=3;d=\xff"),
+        ("x-other", b"session=kept"),
+    ]);
+    let lines = |headers: &HeaderMap, name: &str| -> Vec<Vec<u8>> {
+        headers.get_all(name).iter().map(|value| value.as_bytes().to_vec()).collect()
+    };
+    let mut stripped = all.clone();
+    strip_headers(&sources(&["query:t", "header", "cookie:session"]), &mut stripped);
+    assert!(lines(&stripped, "authorization").is_empty());
+    assert_eq!(lines(&stripped, "cookie"), [b"a=1; b=2".to_vec(), b"c=3;d=\xff".to_vec()]);
+    assert_eq!(lines(&stripped, "x-other"), [b"session=kept".to_vec()]);
+
+    let mut untouched = all.clone();
+    strip_headers(&sources(&["query:session", "subprotocol:cookie", "cookie:other"]), &mut untouched);
+    assert_eq!(untouched, all);
+
+    let mut only = headers(&[("cookie", b"session=x")]);
+    strip_headers(&sources(&["cookie:session"]), &mut only);
+    assert!(only.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn what_is_found_is_taken_out(query in "(([a-c%7416]|token|%74oken|=|&){0,12})") {
+        let sources = sources(&["query:token"]);
+        let rest = strip_query(&sources, Some(&query));
+        prop_assert_eq!(find(&sources, &HeaderMap::new(), rest.as_deref(), &[]), None);
+        let again = strip_query(&sources, rest.as_deref());
+        prop_assert_eq!(&again, &rest);
+    }
+
+    #[test]
+    fn a_found_cookie_is_taken_out(line in "((session|a|=|;| |x){0,12})") {
+        let sources = sources(&["cookie:session"]);
+        let mut headers = headers(&[]);
+        headers.append(COOKIE, HeaderValue::from_str(&line).unwrap());
+        strip_headers(&sources, &mut headers);
+        prop_assert_eq!(find(&sources, &headers, None, &[]), None);
+        for left in headers.get_all(COOKIE) {
+            let pairs = left.as_bytes().split(|&byte| byte == b';');
+            prop_assert!(pairs.filter_map(|pair| cookie_value(pair, "session")).next().is_none());
+        }
+    }
+
+    #[test]
+    fn no_token_stays_among_the_subprotocols(protocols in prop::collection::vec("(bearer|b2|t[0-9]|chat)", 0..8)) {
+        let sources = sources(&["subprotocol:bearer", "subprotocol:b2"]);
+        let protocols: Vec<&str> = protocols.iter().map(String::as_str).collect();
+        let found = find(&sources, &HeaderMap::new(), None, &protocols);
+        let (kept, marker) = strip_protocols(&sources, &protocols);
+        prop_assert!(!kept.contains(&"bearer") && !kept.contains(&"b2"));
+        prop_assert_eq!(marker.is_some(), protocols.iter().any(|p| matches!(*p, "bearer" | "b2")));
+        if found.is_some() {
+            prop_assert!(kept.len() + 2 <= protocols.len());
+        }
+    }
+}

@@ -1,0 +1,541 @@
+use jsonwebtoken::EncodingKey;
+use proptest::prelude::*;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+
+use super::*;
+
+const NOW: Duration = Duration::from_secs(1_800_000_000);
+const GOOD: &str = r#"{"sub":"ada","exp":1800000060,"iss":"https://id.example.com/","aud":"chat"}"#;
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A key with which a test signs, and how it is verified.
+struct Signer {
+    algorithm: Algorithm,
+    sign: EncodingKey,
+    public_pem: String,
+}
+
+impl Signer {
+    fn new(algorithm: Algorithm) -> Self {
+        type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>;
+        let (kind, from_pem): (_, FromPem) = match algorithm {
+            Algorithm::ES256 => (&PKCS_ECDSA_P256_SHA256, EncodingKey::from_ec_pem),
+            Algorithm::ES384 => (&PKCS_ECDSA_P384_SHA384, EncodingKey::from_ec_pem),
+            Algorithm::EdDSA => (&PKCS_ED25519, EncodingKey::from_ed_pem),
+            _ => (&PKCS_RSA_SHA256, EncodingKey::from_rsa_pem),
+        };
+        let pair = KeyPair::generate_for(kind).unwrap();
+        let sign = from_pem(pair.serialize_pem().as_bytes()).unwrap();
+        Self { algorithm, sign, public_pem: pair.public_key_pem() }
+    }
+
+    fn keys(&self) -> KeySet {
+        KeySet::from_public_pem(self.public_pem.as_bytes(), &[self.algorithm]).unwrap()
+    }
+
+    fn token(&self, payload: &str) -> String {
+        let header = format!(r#"{{"alg":"{:?}","typ":"JWT"}}"#, self.algorithm);
+        signed(&header, payload, &self.sign, self.algorithm)
+    }
+}
+
+fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierParts {
+    VerifierParts {
+        keys,
+        algorithms: algorithms.to_vec(),
+        issuer: Some("https://id.example.com/".to_owned()),
+        audience: vec!["chat".to_owned(), "chat-admin".to_owned()],
+        leeway: Duration::ZERO,
+        sources: vec![TokenSource::Header],
+    }
+}
+
+fn hmac_verifier() -> Verifier {
+    Verifier::new(parts(KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap(), &[Algorithm::HS256]))
+}
+
+fn hmac_token(header: &str, payload: &str) -> String {
+    signed(header, payload, &EncodingKey::from_secret(SECRET), Algorithm::HS256)
+}
+
+/// What becomes of a payload whose header and signature are in order.
+fn check_payload(payload: &str, expected: Result<(), TokenError>) {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, payload);
+    assert_eq!(hmac_verifier().verify(&token, NOW).map(drop), expected, "{payload}");
+}
+
+/// What becomes of a header whose signature and payload are in order.
+fn check_header(header: &str, expected: Result<(), TokenError>) {
+    let token = hmac_token(header, GOOD);
+    assert_eq!(hmac_verifier().verify(&token, NOW).map(drop), expected, "{header}");
+}
+
+fn with(member: &str) -> String {
+    format!(r#"{{"exp":1800000060,"iss":"https://id.example.com/","aud":"chat",{member}}}"#)
+}
+
+fn with_exp(exp: &str) -> String {
+    format!(r#"{{"iss":"https://id.example.com/","aud":"chat","exp":{exp}}}"#)
+}
+
+fn jwks(keys: &[(Option<&str>, &[u8])]) -> KeySet {
+    let keys: Vec<Value> = keys
+        .iter()
+        .map(|(kid, secret)| {
+            let mut key = serde_json::json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret)});
+            if let Some(kid) = kid {
+                key["kid"] = (*kid).into();
+            }
+            key
+        })
+        .collect();
+    KeySet::from_jwks(serde_json::json!({ "keys": keys }).to_string().as_bytes(), &[Algorithm::HS256]).unwrap()
+}
+
+#[test]
+fn every_algorithm_verifies() {
+    use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, HS512, PS256, PS384, PS512, RS256, RS384, RS512};
+    for algorithm in [HS256, HS384, HS512] {
+        let keys = KeySet::from_secret(SECRET, &[algorithm]).unwrap();
+        let header = format!(r#"{{"alg":"{algorithm:?}"}}"#);
+        let token = signed(&header, GOOD, &EncodingKey::from_secret(SECRET), algorithm);
+        assert!(Verifier::new(parts(keys, &[algorithm])).verify(&token, NOW).is_ok(), "{algorithm:?}");
+    }
+    let mut rsa = Signer::new(RS256);
+    for algorithm in [RS256, RS384, RS512, PS256, PS384, PS512] {
+        rsa.algorithm = algorithm;
+        let verifier = Verifier::new(parts(rsa.keys(), &[algorithm]));
+        assert!(verifier.verify(&rsa.token(GOOD), NOW).is_ok(), "{algorithm:?}");
+    }
+    for algorithm in [ES256, ES384, EdDSA] {
+        let signer = Signer::new(algorithm);
+        let verifier = Verifier::new(parts(signer.keys(), &[algorithm]));
+        let claims = verifier.verify(&signer.token(GOOD), NOW).unwrap();
+        assert_eq!(claims.subject(), Some("ada"));
+        assert_eq!(claims.expires(), NOW + Duration::from_secs(60));
+        let stranger = Signer::new(algorithm);
+        assert_eq!(verifier.verify(&stranger.token(GOOD), NOW), Err(TokenError::Signature));
+    }
+}
+
+#[test]
+fn attack_alg_none() {
+    for alg in ["none", "None", "NONE", "nOnE", "", "HS", "hs256", "ES512", "ES256K", "dir"] {
+        let header = format!(r#"{{"alg":"{alg}"}}"#);
+        let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(GOOD));
+        assert_eq!(hmac_verifier().verify(&unsigned, NOW), Err(TokenError::AlgorithmUnknown), "{alg}");
+        check_header(&header, Err(TokenError::AlgorithmUnknown));
+    }
+}
+
+#[test]
+fn attack_missing_signature() {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+    let (message, _) = token.rsplit_once('.').unwrap();
+    assert_eq!(hmac_verifier().verify(&format!("{message}."), NOW), Err(TokenError::Signature));
+    assert_eq!(hmac_verifier().verify(message, NOW), Err(TokenError::NotCompact));
+}
+
+#[test]
+fn attack_public_key_as_hmac_secret() {
+    for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
+        let signer = Signer::new(algorithm);
+        let secret = EncodingKey::from_secret(signer.public_pem.as_bytes());
+        let forged = signed(r#"{"alg":"HS256"}"#, GOOD, &secret, Algorithm::HS256);
+        let only = Verifier::new(parts(signer.keys(), &[algorithm]));
+        assert_eq!(only.verify(&forged, NOW), Err(TokenError::AlgorithmNotAllowed));
+        // Even where the operator lists both, the public key is pinned to its own family.
+        let both = [algorithm, Algorithm::HS256];
+        let keys = KeySet::from_public_pem(signer.public_pem.as_bytes(), &both).unwrap();
+        assert_eq!(Verifier::new(parts(keys, &both)).verify(&forged, NOW), Err(TokenError::AlgorithmNotAllowed));
+    }
+}
+
+#[test]
+fn attack_other_algorithm_of_the_same_family() {
+    let mut rsa = Signer::new(Algorithm::RS256);
+    let verifier = Verifier::new(parts(rsa.keys(), &[Algorithm::RS256, Algorithm::PS256]));
+    rsa.algorithm = Algorithm::PS256;
+    assert_eq!(verifier.verify(&rsa.token(GOOD), NOW), Err(TokenError::AlgorithmNotAllowed));
+    // The header says RS256, the signature is PS256.
+    let mixed = signed(r#"{"alg":"RS256"}"#, GOOD, &rsa.sign, Algorithm::PS256);
+    assert_eq!(verifier.verify(&mixed, NOW), Err(TokenError::Signature));
+}
+
+#[test]
+fn attack_embedded_key() {
+    let ours = Signer::new(Algorithm::ES256);
+    let theirs = Signer::new(Algorithm::ES256);
+    let verifier = Verifier::new(parts(ours.keys(), &[Algorithm::ES256]));
+    let jwk = r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#;
+    for member in [
+        format!(r#""jwk":{jwk}"#),
+        r#""jku":"https://evil.example/jwks.json""#.to_owned(),
+        r#""x5u":"https://evil.example/cert.pem""#.to_owned(),
+        r#""x5c":["AA=="]"#.to_owned(),
+    ] {
+        let header = format!(r#"{{"alg":"ES256",{member}}}"#);
+        let forged = signed(&header, GOOD, &theirs.sign, Algorithm::ES256);
+        assert_eq!(verifier.verify(&forged, NOW), Err(TokenError::Signature), "{member}");
+        // They are not looked at: a token of ours may carry them.
+        assert!(verifier.verify(&signed(&header, GOOD, &ours.sign, Algorithm::ES256), NOW).is_ok());
+    }
+}
+
+#[test]
+fn attack_kid_injection() {
+    let verifier = Verifier::new(parts(jwks(&[(Some("k1"), SECRET)]), &[Algorithm::HS256]));
+    for kid in ["../../../../dev/null", "k1' OR '1'='1", "k1\\u0000", "", "K1", "k1 ", "http://evil.example/"] {
+        let header = format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#);
+        for secret in [SECRET, b""] {
+            let forged = signed(&header, GOOD, &EncodingKey::from_secret(secret), Algorithm::HS256);
+            assert_eq!(verifier.verify(&forged, NOW), Err(TokenError::KeyUnknown), "{kid}");
+        }
+    }
+    for kid in ["null", "1", "[\"k1\"]", "{}"] {
+        check_header(&format!(r#"{{"alg":"HS256","kid":{kid}}}"#), Err(TokenError::HeaderMalformed));
+    }
+}
+
+#[test]
+fn the_kid_chooses_the_key_without_fallback() {
+    let other: &[u8] = b"another secret that is long enough";
+    let set = || jwks(&[(Some("a"), SECRET), (Some("b"), other), (None, b"a key without any name, 32 bytes")]);
+    let verifier = Verifier::new(parts(set(), &[Algorithm::HS256]));
+    let nameless: &[u8] = b"a key without any name, 32 bytes";
+    let cases: [(Option<&str>, &[u8], Result<(), TokenError>); 9] = [
+        (Some("a"), SECRET, Ok(())),
+        (Some("b"), other, Ok(())),
+        (Some("a"), other, Err(TokenError::Signature)),
+        (Some("a"), nameless, Err(TokenError::Signature)),
+        (Some("c"), nameless, Ok(())),
+        (Some("c"), SECRET, Err(TokenError::Signature)),
+        (None, SECRET, Ok(())),
+        (None, other, Ok(())),
+        (None, nameless, Ok(())),
+    ];
+    for (kid, secret, expected) in cases {
+        let header = kid.map_or(r#"{"alg":"HS256"}"#.to_owned(), |kid| format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#));
+        let token = signed(&header, GOOD, &EncodingKey::from_secret(secret), Algorithm::HS256);
+        assert_eq!(verifier.verify(&token, NOW).map(drop), expected, "{kid:?}");
+    }
+}
+
+#[test]
+fn a_token_without_kid_costs_a_bounded_number_of_keys() {
+    let secrets: Vec<String> = (0..=MAX_KEYS_TRIED).map(|n| format!("secret number {n:02} of thirty-two b.")).collect();
+    let keys: Vec<(Option<&str>, &[u8])> = secrets.iter().map(|secret| (None, secret.as_bytes())).collect();
+    let sign = |secret: &str| {
+        signed(r#"{"alg":"HS256"}"#, GOOD, &EncodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
+    };
+    let verifier = Verifier::new(parts(jwks(&keys), &[Algorithm::HS256]));
+    assert!(verifier.verify(&sign(&secrets[MAX_KEYS_TRIED - 1]), NOW).is_ok());
+    assert_eq!(verifier.verify(&sign(&secrets[MAX_KEYS_TRIED]), NOW), Err(TokenError::KeyAmbiguous));
+    let verifier = Verifier::new(parts(jwks(&keys[..MAX_KEYS_TRIED]), &[Algorithm::HS256]));
+    assert_eq!(verifier.verify(&sign("nobody"), NOW), Err(TokenError::Signature));
+}
+
+#[test]
+fn attack_crit_and_other_headers() {
+    check_header(r#"{"alg":"HS256","crit":["exp"],"exp":1}"#, Err(TokenError::Critical));
+    check_header(r#"{"alg":"HS256","crit":[]}"#, Err(TokenError::Critical));
+    check_header(r#"{"alg":"HS256","crit":null}"#, Err(TokenError::Critical));
+    check_header(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, Err(TokenError::Critical));
+    check_header(r#"{"alg":"HS256","b64":false}"#, Err(TokenError::UnencodedPayload));
+    check_header(r#"{"alg":"HS256","b64":"true"}"#, Err(TokenError::UnencodedPayload));
+    check_header(r#"{"alg":"HS256","b64":true}"#, Ok(()));
+    check_header(r#"{"alg":"HS256","typ":"at+jwt","cty":1,"other":{}}"#, Ok(()));
+    check_header(r#" { "alg" : "HS256" } "#, Ok(()));
+    for header in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"HS256\"",
+        "{}",
+        r#"{"alg":null}"#,
+        r#"{"alg":["HS256"]}"#,
+        r#"{"alg":256}"#,
+        r#"{"typ":"JWT"}"#,
+        r#"{"alg":"HS256"}{}"#,
+        r#"{"alg":"HS256",}"#,
+        "{\"alg\":\"HS256\"}\0",
+    ] {
+        check_header(header, Err(TokenError::HeaderMalformed));
+    }
+}
+
+#[test]
+fn attack_duplicate_members() {
+    check_header(r#"{"alg":"HS256","alg":"HS256"}"#, Err(TokenError::HeaderDuplicate));
+    check_header(r#"{"alg":"none","alg":"HS256"}"#, Err(TokenError::HeaderDuplicate));
+    check_header(r#"{"alg":"HS256","\u0061lg":"none"}"#, Err(TokenError::HeaderDuplicate));
+    check_header(r#"{"alg":"HS256","x":1,"x":2}"#, Err(TokenError::HeaderDuplicate));
+    check_payload(&with(r#""sub":"ada","sub":"root""#), Err(TokenError::ClaimsDuplicate));
+    check_payload(&with(r#""exp":1800000060"#), Err(TokenError::ClaimsDuplicate));
+    check_payload(&with(r#""sub":"ada","\u0073ub":"root""#), Err(TokenError::ClaimsDuplicate));
+    check_payload(&with(r#""a":{"x":1},"b":{"x":1}"#), Ok(()));
+}
+
+#[test]
+fn attack_claims_that_are_not_an_object() {
+    for payload in ["", "null", "[]", "1", "\"x\"", "{", r#"{"exp":1800000060}x"#, "{\"exp\":1e999}", "{'exp':1}"] {
+        check_payload(payload, Err(TokenError::ClaimsMalformed));
+    }
+    let deep = format!(r#"{{"exp":1800000060,"a":{}1{}}}"#, "[".repeat(2000), "]".repeat(2000));
+    check_payload(&deep, Err(TokenError::ClaimsMalformed));
+}
+
+#[test]
+fn attack_exp() {
+    let cases = [
+        ("1800000001", Ok(())),
+        ("1800000000.5", Ok(())),
+        ("1.8000000005e9", Ok(())),
+        ("18446744073709551615", Ok(())),
+        ("1800000000", Err(TokenError::Expired)),
+        ("1799999999.999", Err(TokenError::Expired)),
+        ("0", Err(TokenError::Expired)),
+        ("\"1800000060\"", Err(TokenError::ExpiresMalformed)),
+        ("\"never\"", Err(TokenError::ExpiresMalformed)),
+        ("null", Err(TokenError::ExpiresMalformed)),
+        ("true", Err(TokenError::ExpiresMalformed)),
+        ("[1800000060]", Err(TokenError::ExpiresMalformed)),
+        ("{}", Err(TokenError::ExpiresMalformed)),
+        ("-1", Err(TokenError::ExpiresMalformed)),
+        ("-0.5", Err(TokenError::ExpiresMalformed)),
+        ("1e30", Err(TokenError::ExpiresMalformed)),
+    ];
+    for (exp, expected) in cases {
+        check_payload(&with_exp(exp), expected);
+    }
+    check_payload(r#"{"iss":"https://id.example.com/","aud":"chat"}"#, Err(TokenError::ExpiresMissing));
+    check_payload(r#"{"EXP":1800000060}"#, Err(TokenError::ExpiresMissing));
+}
+
+#[test]
+fn attack_nbf() {
+    check_payload(&with(r#""nbf":1800000000"#), Ok(()));
+    check_payload(&with(r#""nbf":0"#), Ok(()));
+    check_payload(&with(r#""nbf":1800000000.5"#), Err(TokenError::NotYetValid));
+    check_payload(&with(r#""nbf":1800000001"#), Err(TokenError::NotYetValid));
+    check_payload(&with(r#""nbf":18446744073709551615"#), Err(TokenError::NotYetValid));
+    check_payload(&with(r#""nbf":"1800000000""#), Err(TokenError::NotBeforeMalformed));
+    check_payload(&with(r#""nbf":null"#), Err(TokenError::NotBeforeMalformed));
+    check_payload(&with(r#""nbf":-1"#), Err(TokenError::NotBeforeMalformed));
+    check_payload(&with(r#""iat":1900000000"#), Ok(()));
+    check_payload(&with(r#""iat":"yesterday""#), Ok(()));
+}
+
+#[test]
+fn leeway_counts_on_both_sides_and_is_bounded() {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, r#"{"exp":1800000000,"nbf":1799999000}"#);
+    let at = |leeway: u64, now: u64| {
+        let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
+        let verifier = Verifier::new(VerifierParts {
+            issuer: None,
+            audience: vec![],
+            leeway: Duration::from_secs(leeway),
+            ..parts(keys, &[Algorithm::HS256])
+        });
+        verifier.verify(&token, Duration::from_secs(now)).map(|claims| claims.expires().as_secs())
+    };
+    assert_eq!(at(30, 1_800_000_029), Ok(1_800_000_000));
+    assert_eq!(at(30, 1_800_000_030), Err(TokenError::Expired));
+    assert_eq!(at(30, 1_799_998_970), Ok(1_800_000_000));
+    assert_eq!(at(30, 1_799_998_969), Err(TokenError::NotYetValid));
+    assert_eq!(at(u64::MAX, 1_800_000_299), Ok(1_800_000_000));
+    assert_eq!(at(u64::MAX, 1_800_000_300), Err(TokenError::Expired));
+}
+
+#[test]
+fn attack_wrong_issuer() {
+    let cases = [
+        (r#""https://id.example.com/""#, Ok(())),
+        (r#""https://id.example.com""#, Err(TokenError::Issuer)),
+        (r#""https://ID.example.com/""#, Err(TokenError::Issuer)),
+        (r#""https://id.example.com/ ""#, Err(TokenError::Issuer)),
+        (r#"["https://id.example.com/"]"#, Err(TokenError::Issuer)),
+        ("null", Err(TokenError::Issuer)),
+    ];
+    for (issuer, expected) in cases {
+        check_payload(&format!(r#"{{"exp":1800000060,"aud":"chat","iss":{issuer}}}"#), expected);
+    }
+    check_payload(r#"{"exp":1800000060,"aud":"chat"}"#, Err(TokenError::Issuer));
+}
+
+#[test]
+fn attack_wrong_audience() {
+    let cases = [
+        (r#""chat""#, Ok(())),
+        (r#"["chat"]"#, Ok(())),
+        (r#"["mail","chat-admin"]"#, Ok(())),
+        (r#""chatter""#, Err(TokenError::Audience)),
+        (r#""Chat""#, Err(TokenError::Audience)),
+        (r#""chat chat-admin""#, Err(TokenError::Audience)),
+        (r#"["mail"]"#, Err(TokenError::Audience)),
+        ("[]", Err(TokenError::Audience)),
+        (r#"["chat",1]"#, Err(TokenError::Audience)),
+        (r#"[["chat"]]"#, Err(TokenError::Audience)),
+        (r#"{"chat":true}"#, Err(TokenError::Audience)),
+        ("null", Err(TokenError::Audience)),
+        (r#""""#, Err(TokenError::Audience)),
+    ];
+    for (audience, expected) in cases {
+        check_payload(
+            &format!(r#"{{"exp":1800000060,"iss":"https://id.example.com/","aud":{audience}}}"#),
+            expected,
+        );
+    }
+    check_payload(r#"{"exp":1800000060,"iss":"https://id.example.com/"}"#, Err(TokenError::Audience));
+}
+
+#[test]
+fn the_subject_is_bounded() {
+    check_payload(&with(&format!(r#""sub":"{}""#, "x".repeat(256))), Ok(()));
+    check_payload(&with(&format!(r#""sub":"{}""#, "x".repeat(257))), Err(TokenError::SubjectTooLong));
+    check_payload(&with(r#""sub":7"#), Ok(()));
+}
+
+#[test]
+fn claims_are_read_after_the_signature_only() {
+    let stranger = EncodingKey::from_secret(b"a secret that is not ours, but long");
+    for payload in ["{", r#"{"exp":"x"}"#, r#"{"exp":1}"#, "{}"] {
+        let token = signed(r#"{"alg":"HS256"}"#, payload, &stranger, Algorithm::HS256);
+        assert_eq!(hmac_verifier().verify(&token, NOW), Err(TokenError::Signature));
+    }
+}
+
+#[test]
+fn attack_psychic_signature() {
+    for (algorithm, bytes) in [(Algorithm::ES256, 64), (Algorithm::ES384, 96), (Algorithm::EdDSA, 64)] {
+        let signer = Signer::new(algorithm);
+        let verifier = Verifier::new(parts(signer.keys(), &[algorithm]));
+        let token = signer.token(GOOD);
+        let (message, good) = token.rsplit_once('.').unwrap();
+        let good = URL_SAFE_NO_PAD.decode(good).unwrap();
+        let mut flipped = good.clone();
+        flipped[0] ^= 1;
+        for signature in [vec![0; bytes], vec![0xff; bytes], vec![], good[1..].to_vec(), [&good[..], &[0]].concat(), flipped] {
+            let forged = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+            assert_eq!(verifier.verify(&forged, NOW), Err(TokenError::Signature));
+        }
+    }
+}
+
+#[test]
+fn attack_signature_in_der_form() {
+    // JWS takes r and s side by side (RFC 7518 section 3.4), never the DER form that TLS uses.
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let keys = KeySet::from_public_pem(pair.public_key_pem().as_bytes(), &[Algorithm::ES256]).unwrap();
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(GOOD));
+    let der = rcgen::SigningKey::sign(&pair, message.as_bytes()).unwrap();
+    let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(der));
+    let verifier = Verifier::new(parts(keys, &[Algorithm::ES256]));
+    assert_eq!(verifier.verify(&token, NOW), Err(TokenError::Signature));
+}
+
+#[test]
+fn attack_token_of_10_kib() {
+    let huge = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(10 * 1024))));
+    assert_eq!(hmac_verifier().verify(&huge, NOW), Err(TokenError::TooLong));
+    // The bound itself: with a payload of n bytes the base64 comes in fours, so come as near as that lets us.
+    let near = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(6000))));
+    assert!(near.len() <= MAX_TOKEN_BYTES, "{}", near.len());
+    assert!(hmac_verifier().verify(&near, NOW).is_ok());
+    assert_eq!(hmac_verifier().verify(&"a".repeat(MAX_TOKEN_BYTES), NOW), Err(TokenError::NotCompact));
+    assert_eq!(hmac_verifier().verify(&"a".repeat(MAX_TOKEN_BYTES + 1), NOW), Err(TokenError::TooLong));
+}
+
+#[test]
+fn attack_encoding() {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+    let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!() };
+    let cases = [
+        (format!("{token}="), TokenError::Base64),
+        (format!("{header}=.{payload}.{signature}"), TokenError::Base64),
+        (format!("{header}.{payload}=.{signature}"), TokenError::Base64),
+        (format!("{token} "), TokenError::Base64),
+        (format!(" {token}"), TokenError::Base64),
+        (format!("{token}\n"), TokenError::Base64),
+        (format!("{token}!"), TokenError::Base64),
+        (format!("{header}.{payload}.+{}", &signature[1..]), TokenError::Base64),
+        (format!("{header}.{payload}.é{}", &signature[2..]), TokenError::Base64),
+        (format!("{token}A"), TokenError::Base64),
+        (format!("{token}AAAA"), TokenError::Base64),
+        (format!("{token}."), TokenError::NotCompact),
+        (format!(".{token}"), TokenError::NotCompact),
+        (format!("{token}.{token}"), TokenError::NotCompact),
+        (format!("{header}..{payload}.{signature}"), TokenError::NotCompact),
+        (format!("{header}.{payload}.{signature}.x.y"), TokenError::NotCompact),
+        (format!("{header}{payload}{signature}"), TokenError::NotCompact),
+        (format!(".{payload}.{signature}"), TokenError::HeaderMalformed),
+        ("..".to_owned(), TokenError::HeaderMalformed),
+        (".".to_owned(), TokenError::NotCompact),
+        (String::new(), TokenError::NotCompact),
+        (format!("{header}..{signature}"), TokenError::Signature),
+    ];
+    for (token, expected) in cases {
+        assert_eq!(hmac_verifier().verify(&token, NOW), Err(expected), "{token}");
+    }
+}
+
+#[test]
+fn attack_spare_bits_in_the_last_character() {
+    // A 32-byte signature has 43 characters, the last with two bits to spare: with those set it would be a second
+    // text of the same token, and slip past a list of revoked ones.
+    let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+    let last = token.chars().next_back().unwrap();
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let place = alphabet.find(last).unwrap();
+    let sibling = &alphabet[place + 1..place + 2];
+    let forged = format!("{}{sibling}", &token[..token.len() - 1]);
+    assert_eq!(hmac_verifier().verify(&forged, NOW), Err(TokenError::Base64));
+}
+
+#[test]
+fn debug_tells_no_secret() {
+    let text = format!("{:?}", hmac_verifier());
+    assert!(text.contains("HS256") && text.contains("id.example.com"), "{text}");
+    assert!(!text.contains("0123456789abcdef") && !text.contains("48, 49, 50"), "{text}");
+}
+
+#[test]
+fn labels_are_the_variants_in_snake_case() {
+    for error in [TokenError::TooLong, TokenError::Base64, TokenError::AlgorithmNotAllowed, TokenError::NotYetValid] {
+        let snake: String = format!("{error:?}")
+            .chars()
+            .enumerate()
+            .flat_map(|(n, c)| (c.is_uppercase() && n > 0).then_some('_').into_iter().chain(c.to_lowercase()))
+            .collect();
+        assert_eq!(error.label(), snake.trim_start_matches('_'));
+    }
+}
+
+#[test]
+fn a_verifier_is_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Verifier>();
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_a_token(text in "\\PC{0,200}", dots in "[A-Za-z0-9_.-]{0,200}") {
+        prop_assert!(hmac_verifier().verify(&text, NOW).is_err());
+        prop_assert!(hmac_verifier().verify(&dots, NOW).is_err());
+    }
+
+    #[test]
+    fn no_byte_of_a_token_may_change(place in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.=-]") {
+        let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+        let place = place.index(token.len());
+        let changed = format!("{}{to}{}", &token[..place], &token[place + 1..]);
+        prop_assert_eq!(hmac_verifier().verify(&changed, NOW).is_ok(), changed == token);
+    }
+}
