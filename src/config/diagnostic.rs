@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str};
 
 /// A place in the configuration's text, in bytes.
 pub type Span = Range<usize>;
@@ -13,9 +13,8 @@ pub type Span = Range<usize>;
 /// How many faults are shown; the rest is only counted, since whoever has fifty to mend runs `check` again anyway.
 const FAULTS_SHOWN_MAX: usize = 50;
 
-/// How much of a source line is shown before and after the start of a fault, in characters. A line may be as long as
-/// the file.
-const SOURCE_BEFORE_MAX: usize = 80;
+/// How much of a source line is shown from the start of a fault on, in characters: a line may be as long as the file.
+/// What stands before it is cut by the renderer, which has to see it to count columns.
 const SOURCE_AFTER_MAX: usize = 80;
 
 /// How much of a value is quoted in a message, in characters.
@@ -94,10 +93,7 @@ impl Report {
         if !label.is_empty() {
             annotation = annotation.label(label);
         }
-        // The place is given as an origin of its own, since a shortened line would give the wrong column.
-        let origin = Origin::path(self.file.as_str()).line(place.line).char_column(place.column);
-        let snippet = Snippet::source(place.source).line_start(place.line).annotation(annotation);
-        group.element(origin).element(snippet)
+        group.element(Snippet::source(place.source).path(self.file.as_str()).line_start(place.line).annotation(annotation))
     }
 }
 
@@ -225,16 +221,13 @@ impl<'a> Place<'a> {
         let tail = after.split('\n').next().unwrap_or_default();
         let tail = tail.strip_suffix('\r').unwrap_or(tail);
 
-        let shown_from = head.char_indices().rev().nth(SOURCE_BEFORE_MAX - 1).map_or(0, |(index, _)| index);
         let shown_to = tail.char_indices().nth(SOURCE_AFTER_MAX).map_or(tail.len(), |(index, _)| index);
-        let source = text.get(line_start + shown_from..start + shown_to).unwrap_or_default();
-        let marked_from = head.len() - shown_from;
         let marked_len = char_boundary(tail, span.end.saturating_sub(start)).min(shown_to);
         Self {
             line: before.matches('\n').count() + 1,
             column: head.chars().count() + 1,
-            source,
-            marked: marked_from..marked_from + marked_len,
+            source: text.get(line_start..start + shown_to).unwrap_or_default(),
+            marked: head.len()..head.len() + marked_len,
         }
     }
 }
@@ -258,10 +251,10 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_fault() {
         let text = format!("{}X{}", "ä".repeat(10_000), "b".repeat(10_000));
-        let place = Place::of(&text, &(20_000..20_001));
-        assert_eq!(place.column, 10_001);
-        assert_eq!(place.source.chars().count(), SOURCE_BEFORE_MAX + SOURCE_AFTER_MAX);
-        assert_eq!(place.source.get(place.marked), Some("X"));
+        let shown = Report::new(Path::new("x"), &text, vec![Fault::error(20_000..30_000, "wrong").label("here")]).to_string();
+        assert!(shown.contains("--> x:1:10001\n"), "{shown}");
+        assert!(shown.contains("äX") && shown.contains("^ here"), "{shown}");
+        assert!(shown.lines().all(|line| line.chars().count() < 160), "{shown}");
     }
 
     #[test]

@@ -70,11 +70,11 @@ pub enum Absent {
 }
 
 impl Key {
-    /// The bounds in words: `1s to 1h`, `"json" or "text"`. Empty where the kind has none.
+    /// The bounds in words: `1s to 1h`, `"json", "text"`. Empty where the kind has none.
     pub fn bounds(&self) -> String {
         let or_off = |off, text: String| if off == Off::Allowed { format!("{text}, or \"off\"") } else { text };
         match self.kind {
-            Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or "),
+            Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "),
             Kind::Flag => "true or false".to_owned(),
             Kind::Integer(min, max) => format!("{min} to {max}"),
             Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
@@ -182,7 +182,8 @@ keys! {
     AUDIENCE = "auth" "audience", Texts, Nothing,
         "The claim `aud` of a token must hold one of these.";
     ALGORITHMS = "auth" "algorithms", Texts, Required,
-        "The signature algorithms that tokens may use.";
+        "The signature algorithms that tokens may use: HS256, HS384 and HS512 with a secret, and with public keys RS256, \
+         RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
         "A JSON Web Key set with the public keys that verify tokens.";
     PUBLIC_KEY_FILE = "auth" "public_key_file", File, Nothing,

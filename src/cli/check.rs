@@ -1,0 +1,71 @@
+//! `tollgate check`: tells everything that is wrong with a configuration, and what is worth a look.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{self, Config};
+use crate::policy::route::Auth;
+
+/// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
+const EXIT_CONFIG: u8 = 78;
+
+/// Reads the configuration in this file. Faults and warnings go to standard error, a summary to standard output. The
+/// exit code is 0, or 78 if the configuration cannot be used.
+pub fn run(config: &Path) -> ExitCode {
+    let code = check(config, &mut io::stdout().lock(), &mut io::stderr().lock());
+    // A reader that has gone away misses the text; the exit code still tells.
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn check(path: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
+    match config::load(path) {
+        Ok(config) => {
+            write!(err, "{}", config.warnings)?;
+            write!(out, "{}", summary(path, &config))?;
+            Ok(0)
+        }
+        Err(report) => {
+            write!(err, "{report}")?;
+            Ok(EXIT_CONFIG)
+        }
+    }
+}
+
+/// What the configuration holds, and which of its routes ask for no token.
+fn summary(path: &Path, config: &Config) -> String {
+    let mut text = format!(
+        "{}: ok ({}, {}, {})\n",
+        path.display(),
+        count(config.listeners.len(), "listener"),
+        count(config.routes.len(), "route"),
+        count(config.upstreams.len(), "upstream"),
+    );
+    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
+        text.push_str(&format!("route \"{}\" is open to everybody: it has auth = \"none\"\n", route.name));
+    }
+    text
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_is_not_there() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check(Path::new("/nonexistent/tollgate.toml"), &mut out, &mut err).unwrap();
+        assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
+        let err = String::from_utf8(err).unwrap();
+        assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");
+    }
+
+    #[test]
+    fn counts() {
+        assert_eq!([count(0, "route"), count(1, "route"), count(2, "route")], ["0 routes", "1 route", "2 routes"]);
+    }
+}
