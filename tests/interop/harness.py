@@ -114,6 +114,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def accepts(port):
+    """Whether somebody listens on a port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 def run(*command, seconds=60, **options):
     """Runs a command to its end and returns it; raises with what it printed if it fails or takes too long."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=seconds, **options)
@@ -234,7 +241,7 @@ class Proxy(Process):
     def _ready(self):
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end and self.alive():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            if accepts(self.port):
                 return True
             time.sleep(0.02)
         return False
@@ -274,23 +281,28 @@ class Demo(Process):
         self.facts = json.loads(line)
 
 
-class Node(Process):
+def node(name, script, directory, *arguments, **options):
+    """A program for Node that finds the packages of tests/run."""
+    environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"), "TMPDIR": str(directory)}
+    return Process(name, ["node", HERE / script, *arguments], directory, env=environment, **options)
+
+
+class Node:
     """A program of tests/interop/node: it starts its servers, prints `{"port": N, ...}`, reads one line of facts that
     the suite sends (where the proxy is, tokens), and then prints one `ok NAME` or `not ok NAME: why` for each check."""
 
     def __init__(self, script, directory, *arguments):
-        environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"), "TMPDIR": str(directory)}
-        super().__init__(pathlib.Path(script).stem, ["node", HERE / script, *arguments], directory, env=environment,
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.lines = Lines(self.popen.stdout)
+        name = pathlib.Path(script).stem
+        self.process = node(name, script, directory, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.lines = Lines(self.process.popen.stdout)
         line = self.lines.next(READY_SECONDS)
         if line is None:
-            raise SystemExit(f"{script} did not start:\n{self.output()[-4000:]}")
+            raise SystemExit(f"{script} did not start:\n{self.process.output()[-4000:]}")
         self.facts = json.loads(line)
 
     def tell(self, **facts):
-        self.popen.stdin.write(json.dumps(facts) + "\n")
-        self.popen.stdin.flush()
+        self.process.popen.stdin.write(json.dumps(facts) + "\n")
+        self.process.popen.stdin.flush()
 
     def run_checks(self, suite, seconds=120):
         """Collects its checks until it ends."""
@@ -303,11 +315,11 @@ class Node(Process):
                     suite.fail(*line[7:].split(": ", 1))
                 else:
                     suite.note(line)
-            code = self.wait(5)
+            code = self.process.wait(5)
             if code:
-                suite.fail(f"{self.name} ends well", f"exit code {code}: {self.output()[-2000:]}")
+                suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")
         except (TimeoutError, subprocess.TimeoutExpired) as error:
-            suite.fail(f"{self.name} ends in time", f"{error}\n{self.output()[-2000:]}")
+            suite.fail(f"{self.process.name} ends in time", f"{error}\n{self.process.output()[-2000:]}")
 
 
 # ------------------------------------------------------------------------------------------------------- configurations
