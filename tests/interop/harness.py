@@ -1,0 +1,359 @@
+"""What the interop suites share: named checks, certificates, keys, tokens, backends, and the proxy itself.
+
+A suite is a program. It makes one `Suite`, runs checks under `with suite.check("name"):`, and ends with `suite.finish()`,
+which prints `NAME: N passed, M failed, K skipped` and exits. Whatever it started is ended by its own process id.
+
+    TOLLGATE_BIN      the binary under test          (else target/release/tollgate of this checkout)
+    TOLLGATE_INTEROP  where tests/run installed things (else target/interop of this checkout)
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+INTEROP = pathlib.Path(os.environ.get("TOLLGATE_INTEROP", ROOT / "target" / "interop")).resolve()
+BINARY = pathlib.Path(os.environ.get("TOLLGATE_BIN", TARGET / "release" / "tollgate")).resolve()
+HERE = pathlib.Path(__file__).resolve().parent
+
+READY_SECONDS = 15
+STOP_SECONDS = 15
+ISSUER = "https://id.example.test/"
+AUDIENCE = "chat"
+
+_cleanup = contextlib.ExitStack()
+atexit.register(_cleanup.close)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` sends it: let what we started be ended
+
+
+class Skip(Exception):
+    """Raised in a check: it cannot be made here, and the summary says so."""
+
+
+class Suite:
+    """The checks of one suite, each of which passes, fails or is skipped, whatever became of those before."""
+
+    def __init__(self, name):
+        self.name = name
+        self.passed = self.failed = self.skipped = 0
+
+    @contextlib.contextmanager
+    def check(self, name):
+        start = time.monotonic()
+        try:
+            yield
+        except Skip as why:
+            self.skip(name, why)
+        except Exception as error:  # noqa: BLE001: a check may fail in any way, and the next one is made all the same
+            traceback.print_exc(file=sys.stdout)
+            self.fail(name, f"{type(error).__name__}: {error}")
+        else:
+            self.ok(f"{name} ({time.monotonic() - start:.2f} s)")
+
+    def ok(self, name):
+        self.passed += 1
+        print(f"ok      {name}", flush=True)
+
+    def fail(self, name, why):
+        self.failed += 1
+        print(f"FAILED  {name}: {why}", flush=True)
+
+    def skip(self, name, why):
+        self.skipped += 1
+        print(f"skipped {name}: {why}", flush=True)
+
+    def note(self, text):
+        print(f"        {text}", flush=True)
+
+    def finish(self):
+        _cleanup.close()
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        print(f"{self.name}: {self.passed} passed, {self.failed} failed{skipped}", flush=True)
+        sys.exit(1 if self.failed or self.passed + self.skipped == 0 else 0)
+
+
+def equal(got, wanted):
+    if got != wanted:
+        raise AssertionError(f"got {got!r}, wanted {wanted!r}")
+
+
+def work_dir(name):
+    """A fresh directory below target/interop/run, gone when the suite ends."""
+    base = INTEROP / "run"
+    base.mkdir(parents=True, exist_ok=True)
+    path = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
+    if not os.environ.get("TOLLGATE_KEEP"):
+        _cleanup.callback(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+def many_files():
+    """Lets this process and those it starts open as many files as the machine allows."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def accepts(port):
+    """Whether somebody listens on a port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def run(*command, seconds=60, **options):
+    """Runs a command to its end and returns it; raises with what it printed if it fails or takes too long."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=seconds, **options)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-800:]}{done.stderr[-800:]}")
+    return done
+
+
+# ---------------------------------------------------------------------------------------------- certificates and tokens
+
+
+class Secrets:
+    """A CA, leaves that it signed, and an ES256 key with its public half: all made for one suite."""
+
+    def __init__(self, directory):
+        self.dir = directory
+        self.leaf("localhost", "127.0.0.1", "::1")
+        self.ca = self.dir / "ca.pem"
+        self.key = self.make_key("token")
+        self.public = self.dir / "token.pub.pem"
+
+    def leaf(self, *names):
+        """A certificate for these names; returns how a listener's `certificates` name it."""
+        run(ROOT / "certs" / "make-dev", self.dir, *names)
+        stem = names[0].replace("*", "_")
+        return f'{{ chain = "{self.dir}/{stem}.pem", key = "{self.dir}/{stem}.key" }}'
+
+    def make_key(self, stem):
+        key = self.dir / f"{stem}.pem"
+        run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
+        run("openssl", "pkey", "-in", key, "-pubout", "-out", self.dir / f"{stem}.pub.pem")
+        return key
+
+    def client_context(self):
+        """What a client needs to trust the proxy."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def token(self, subject="ada", expires="1h", issuer=ISSUER, audience=AUDIENCE, key=None, **claims):
+        """A token that `tollgate token` made."""
+        extra = [part for name, value in claims.items() for part in ("--claim", f"{name}={value}")]
+        done = run(BINARY, "token", "--key", key or self.key, "--algorithm", "ES256", "--subject", subject,
+                   "--issuer", issuer, "--audience", audience, "--expires", expires, *extra)
+        return done.stdout.strip()
+
+    def foreign_token(self, headers=None, algorithm="ES256", key=None, **claims):
+        """A token of another library (PyJWT), and one that may be wrong in any way."""
+        import jwt
+
+        payload = {"sub": "ada", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600, **claims}
+        payload = {name: value for name, value in payload.items() if value is not None}
+        return jwt.encode(payload, (key or self.key).read_bytes(), algorithm=algorithm, headers=headers)
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+
+class Process:
+    """A process that ends with the suite, its output in a file."""
+
+    def __init__(self, name, command, directory, **options):
+        self.name = name
+        self.log = directory / f"{name}.log"
+        with open(self.log, "ab") as log:
+            options.setdefault("stdout", log)
+            self.popen = subprocess.Popen(
+                [str(part) for part in command], stdin=options.pop("stdin", subprocess.DEVNULL), stderr=log, **options
+            )
+        self.pid = self.popen.pid
+        _cleanup.callback(self.stop)
+
+    def stop(self, seconds=STOP_SECONDS, signal_number=signal.SIGTERM):
+        """Asks it to end, and sees to it; returns its exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal_number)
+            try:
+                self.popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait(5)
+        return self.popen.returncode
+
+    def wait(self, seconds):
+        return self.popen.wait(seconds)
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def memory_kib(self):
+        """Resident memory, as /proc tells it."""
+        for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        raise AssertionError(f"{self.name} has no memory: has it ended?\n{self.output()[-2000:]}")
+
+    def alive(self):
+        return self.popen.poll() is None
+
+
+class Proxy(Process):
+    """`tollgate run` with a configuration in which `@PORT@` stands for a free port; ready once it is made."""
+
+    def __init__(self, config, directory, name="tollgate"):
+        if not BINARY.exists():
+            raise SystemExit(f"{BINARY} is missing: cargo build --release")
+        for _ in range(5):  # between the look at a port and its use by the proxy somebody else may take it
+            self.port = free_port()
+            file = directory / f"{name}.toml"
+            file.write_text(config.replace("@PORT@", str(self.port)))
+            super().__init__(name, [BINARY, "run", "--config", file], directory)
+            if self._ready():
+                return
+            if "in use" not in self.output():
+                break
+        raise SystemExit(f"{name} did not start (exit code {self.popen.poll()}):\n{self.output()[-4000:]}")
+
+    def _ready(self):
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end and self.alive():
+            if accepts(self.port):
+                return True
+            time.sleep(0.02)
+        return False
+
+    def url(self, path="/", scheme="wss"):
+        return f"{scheme}://localhost:{self.port}{path}"
+
+
+class Lines:
+    """The lines that a process prints, each waited for at most so long."""
+
+    def __init__(self, stream):
+        self._lines = queue.Queue(maxsize=10000)
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def _read(self, stream):
+        for line in stream:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def next(self, seconds):
+        try:
+            return self._lines.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            raise TimeoutError(f"no line within {seconds:.0f} s") from None
+
+
+class Demo(Process):
+    """`tollgate demo`, with what it tells about itself in `facts`."""
+
+    def __init__(self, directory):
+        super().__init__("demo", [BINARY, "demo", "--port", "0", "--json"], directory,
+                         stdout=subprocess.PIPE, text=True, cwd=directory)
+        line = Lines(self.popen.stdout).next(READY_SECONDS)
+        if line is None:
+            raise SystemExit(f"demo did not start:\n{self.output()[-4000:]}")
+        self.facts = json.loads(line)
+
+
+def node(name, script, directory, *arguments, **options):
+    """A program for Node that finds the packages of tests/run."""
+    environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"), "TMPDIR": str(directory)}
+    return Process(name, ["node", HERE / script, *arguments], directory, env=environment, **options)
+
+
+class Node:
+    """A program of tests/interop/node: it starts its servers, prints `{"port": N, ...}`, reads one line of facts that
+    the suite sends (where the proxy is, tokens), and then prints one `ok NAME` or `not ok NAME: why` for each check."""
+
+    def __init__(self, script, directory, *arguments):
+        name = pathlib.Path(script).stem
+        self.process = node(name, script, directory, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.lines = Lines(self.process.popen.stdout)
+        line = self.lines.next(READY_SECONDS)
+        if line is None:
+            raise SystemExit(f"{script} did not start:\n{self.process.output()[-4000:]}")
+        self.facts = json.loads(line)
+
+    def tell(self, **facts):
+        self.process.popen.stdin.write(json.dumps(facts) + "\n")
+        self.process.popen.stdin.flush()
+
+    def run_checks(self, suite, seconds=120):
+        """Collects its checks until it ends."""
+        end = time.monotonic() + seconds
+        try:
+            while (line := self.lines.next(end - time.monotonic())) is not None:
+                if line.startswith("ok "):
+                    suite.ok(line[3:])
+                elif line.startswith("not ok "):
+                    suite.fail(*line[7:].split(": ", 1))
+                else:
+                    suite.note(line)
+            code = self.process.wait(5)
+            if code:
+                suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            suite.fail(f"{self.process.name} ends in time", f"{error}\n{self.process.output()[-2000:]}")
+
+
+# ------------------------------------------------------------------------------------------------------- configurations
+
+
+def listener(secrets, *certificates, **keys):
+    """The `[[listener]]` of a configuration, and nothing else of the server."""
+    lines = [f"{name} = {value}" for name, value in keys.items()]
+    chains = ", ".join(certificates or [f'{{ chain = "{secrets.dir}/localhost.pem", key = "{secrets.dir}/localhost.key" }}'])
+    return "\n".join(['[[listener]]', 'address = "127.0.0.1:@PORT@"', f"certificates = [{chains}]", *lines, ""])
+
+
+def auth(secrets):
+    """An `[auth.users]` that takes the suite's tokens, from wherever a client may put one."""
+    return f"""
+[auth.users]
+issuer = "{ISSUER}"
+audience = ["{AUDIENCE}"]
+algorithms = ["ES256"]
+public_key_file = "{secrets.public}"
+leeway = "0s"
+token_from = ["header", "cookie:session", "query:token", "subprotocol:bearer"]
+"""
+
+
+def upstream(name, port):
+    return f'\n[upstream.{name}]\nservers = ["127.0.0.1:{port}"]\n'
+
+
+def route(name, path, upstream_name, limits=None, **keys):
+    """A `[[route]]`, open unless `auth` is given. Values are TOML as they stand."""
+    keys = {"auth": '"none"', **keys}
+    lines = ["", "[[route]]", f'name = "{name}"', f'path = "{path}"', f'upstream = "{upstream_name}"']
+    lines += [f"{key} = {value}" for key, value in keys.items()]
+    if limits:
+        lines += ["[route.limits]", *(f"{key} = {value}" for key, value in limits.items())]
+    return "\n".join(lines) + "\n"

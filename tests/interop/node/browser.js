@@ -1,0 +1,135 @@
+// Chromium on the demo page: the buttons that a person would press, and what it shows then.
+'use strict';
+const assert = require('assert/strict');
+const http = require('http');
+const { chromium } = require('playwright-core');
+const { check, facts, listen } = require('./checks');
+
+const WAIT_MS = 10_000;
+const FLAGS = [
+  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync',
+];
+
+// A page of another origin, as an attacker would serve it.
+const stranger = http.createServer((request, response) => {
+  response.setHeader('Content-Type', 'text/html');
+  response.end('<!DOCTYPE html><title>Another origin</title>');
+});
+
+async function main() {
+  const { page: address, url, token, spki, chromium: executablePath, screenshots } = await facts({ port: await listen(stranger) });
+  const browser = await chromium.launch({
+    executablePath, headless: true, args: [...FLAGS, `--ignore-certificate-errors-spki-list=${spki}`],
+  });
+  const faults = []; // what the browser itself complains about
+  const external = []; // what the page asked of others
+
+  async function visit(target, options = {}) {
+    const context = await browser.newContext(options);
+    const page = await context.newPage();
+    page.setDefaultTimeout(WAIT_MS);
+    page.on('pageerror', (error) => faults.push(error.message));
+    page.on('console', (message) => { if (/Content.Security.Policy/i.test(message.text())) faults.push(message.text()); });
+    page.on('request', (request) => { if (new URL(request.url()).host !== new URL(target).host) external.push(request.url()); });
+    await page.goto(target);
+    return page;
+  }
+  const state = (page, wanted) => page.locator(`#state[data-state="${wanted}"]`).waitFor();
+  const text = (page, id) => page.locator(id).textContent();
+
+  await check('chromium: the demo page opens, with a policy that lets it load nothing else', async () => {
+    const page = await visit(address);
+    assert.equal(await page.title(), 'Tollgate demo');
+    assert.equal(await text(page, '#url'), url);
+    const answer = await page.request.get(address, { ignoreHTTPSErrors: true });
+    assert.match(answer.headers()['content-security-policy'], /default-src 'none'/);
+    assert.equal(await page.locator('#send').isDisabled(), true);
+    await page.screenshot({ path: `${screenshots}/demo-light.png` });
+    await page.context().close();
+  });
+  await check('chromium: with the token it gets in and hears its echo', async () => {
+    const page = await visit(address, { colorScheme: 'dark' });
+    await page.click('#connect-token');
+    await state(page, 'open');
+    assert.match(await text(page, '#log li[data-event="open"]'), /subprotocol bearer/);
+    await page.fill('#message', 'Grüße aus dem Browser');
+    await page.click('#send');
+    await page.locator('#log li[data-event="receive"]', { hasText: 'Grüße aus dem Browser' }).waitFor();
+    assert.deepEqual([await text(page, '#sent'), await text(page, '#received')], ['1', '1']);
+    await page.press('#message', 'Enter');
+    await page.locator('#received', { hasText: '2' }).waitFor();
+    await page.screenshot({ path: `${screenshots}/demo-dark.png` });
+    await page.click('#disconnect');
+    await state(page, 'closed');
+    assert.equal(await text(page, '#close-code'), '1000');
+    await page.context().close();
+  });
+  await check('chromium: without the token it is refused', async () => {
+    const page = await visit(address);
+    await page.click('#connect-no-token');
+    await state(page, 'closed');
+    assert.equal(await text(page, '#state'), 'refused');
+    assert.equal(await text(page, '#close-code'), '1006');
+    assert.equal(await page.locator('#log li[data-event="open"]').count(), 0);
+    await page.context().close();
+  });
+  await check('chromium: a flood is stopped with 1008, which the page shows', async () => {
+    const page = await visit(address);
+    await page.click('#connect-token');
+    await state(page, 'open');
+    await page.click('#send-100');
+    await state(page, 'closed');
+    assert.equal(await text(page, '#close-code'), '1008');
+    assert.notEqual(await text(page, '#close-reason'), 'no reason given');
+    assert.ok(Number(await text(page, '#received')) < 100);
+    await page.screenshot({ path: `${screenshots}/demo-flood.png` });
+    await page.click('#connect-token');
+    await state(page, 'open'); // and it may come back
+    await page.context().close();
+  });
+  await check('chromium: 30 messages at once are no flood', async () => {
+    const page = await visit(address);
+    await page.click('#connect-token');
+    await state(page, 'open');
+    for (let i = 0; i < 30; i += 1) await page.press('#message', 'Enter');
+    await page.locator('#received', { hasText: '30' }).waitFor();
+    await page.context().close();
+  });
+  await check('chromium: 512 KiB of binary from a page of the right origin', async () => {
+    const page = await visit(address);
+    const got = await page.evaluate(([where, secret]) => new Promise((resolve, reject) => {
+      const socket = new WebSocket(where, ['bearer', secret]);
+      const data = new Uint8Array(512 * 1024).map((_, i) => i % 251);
+      socket.binaryType = 'arraybuffer';
+      socket.onopen = () => socket.send(data);
+      socket.onmessage = ({ data: back }) => {
+        resolve([new Uint8Array(back).every((byte, i) => byte === i % 251), back.byteLength]);
+        socket.close(4000, 'enough');
+      };
+      socket.onclose = ({ code, reason }) => reject(new Error(`closed with ${code} ${reason}`));
+      setTimeout(() => reject(new Error('no answer')), 8000);
+    }), [url, token]);
+    assert.deepEqual(got, [true, 512 * 1024]);
+    await page.context().close();
+  });
+  await check('chromium: a page of another origin is refused, token or not', async () => {
+    const page = await visit(`http://127.0.0.1:${stranger.address().port}/`);
+    for (const protocols of [['bearer', token], []]) {
+      const code = await page.evaluate(([where, offer]) => new Promise((resolve, reject) => {
+        const socket = new WebSocket(where, offer);
+        socket.onopen = () => reject(new Error('it was let in'));
+        socket.onclose = (event) => resolve(event.code);
+      }), [url, protocols]);
+      assert.equal(code, 1006);
+    }
+    await page.context().close();
+  });
+  await check('chromium: no script error, no breach of the policy, no request to anyone else', async () => {
+    assert.deepEqual([faults, external], [[], []]);
+  });
+  await browser.close();
+  process.exit(0);
+}
+
+main().catch((error) => { console.log(`not ok chromium runs to its end: ${error.message}`); process.exit(1); });

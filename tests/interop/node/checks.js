@@ -1,0 +1,45 @@
+// What the programs of this folder share. Each starts its servers, prints `{"port": N}`, reads one line of facts from the
+// suite (`base`, `ca`, tokens), and prints one line for each check: `ok NAME` or `not ok NAME: why`.
+'use strict';
+const fs = require('fs');
+const readline = require('readline');
+
+const CHECK_MS = 20_000;
+
+/** Tells the suite where the servers are, and resolves with what it answers. */
+async function facts(own) {
+  console.log(JSON.stringify(own));
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const told = JSON.parse(line);
+    if (told.ca) told.ca = fs.readFileSync(told.ca);
+    return told;
+  }
+  throw new Error('the suite said nothing');
+}
+
+/** Runs a check, which fails by throwing or by taking too long. */
+async function check(name, body) {
+  const start = Date.now();
+  let timer;
+  try {
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`no end after ${CHECK_MS} ms`)), CHECK_MS);
+    });
+    await Promise.race([body(), late]);
+    console.log(`ok ${name} (${((Date.now() - start) / 1000).toFixed(2)} s)`);
+  } catch (error) {
+    console.log(`not ok ${name}: ${String(error.message ?? error).split('\n').join(' | ')}`);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Listens on a free port of the loopback. */
+function listen(server) {
+  return new Promise((resolve, reject) => {
+    server.on('error', reject);
+    server.listen(0, '127.0.0.1', () => resolve(server.address().port));
+  });
+}
+
+module.exports = { check, facts, listen };
