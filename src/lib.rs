@@ -7,3 +7,4 @@ pub mod config;
 pub mod upstream;
 pub mod proxy;
 pub mod telemetry;
+pub mod cli;

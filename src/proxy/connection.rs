@@ -84,10 +84,7 @@ async fn take_request(
             Ok(response)
         })
     });
-    // One request a connection: what follows a refusal on the same connection is nothing that a client needs, and
-    // what is never read cannot be smuggled.
     let mut connection = http1::Builder::new()
-        .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(door.head_max_bytes)
@@ -96,8 +93,7 @@ async fn take_request(
     if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
         tracing::debug!(%client, %error, "no request");
     }
-    let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
-    drop(service);
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
     let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
     (io.into_inner(), read_buf, opened)
 }

