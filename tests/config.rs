@@ -16,7 +16,28 @@ use tollgate::config::{self, Config, Content, Disk, Files, Report};
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
-    config::parse(text, Path::new("tollgate.toml"), fixtures::folder(), &Disk)
+    parse_as("tollgate.toml", text)
+}
+
+fn parse_as(file_name: &str, text: &str) -> Result<Config, Report> {
+    config::parse(text, Path::new(file_name), fixtures::folder(), &Fixtures { credentials: None })
+}
+
+/// The files of this machine, but its own credentials, so that no test depends on where it runs.
+struct Fixtures {
+    credentials: Option<PathBuf>,
+}
+
+impl Files for Fixtures {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        Disk.read(path)
+    }
+    fn credentials(&self) -> Option<PathBuf> {
+        self.credentials.clone()
+    }
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
 }
 
 /// The configurations in a folder, in order; a folder without any would test nothing.
@@ -32,9 +53,8 @@ fn cases(folder: &str) -> Vec<PathBuf> {
 #[test]
 fn valid_files_load() {
     for path in cases("valid") {
-        let name = path.file_name().unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let config = config::parse(&text, Path::new(name), fixtures::folder(), &Disk);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let config = parse_as(name, &fs::read_to_string(&path).unwrap());
         let config = config.unwrap_or_else(|report| panic!("{report}"));
         assert!(config.warnings.is_empty(), "{}", config.warnings);
     }
@@ -44,9 +64,8 @@ fn valid_files_load() {
 fn faults_are_shown_as_pinned() {
     let mut differing = Vec::new();
     for path in cases("invalid") {
-        let name = path.file_name().unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let said = match config::parse(&text, Path::new(name), fixtures::folder(), &Disk) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let said = match parse_as(name, &fs::read_to_string(&path).unwrap()) {
             Ok(config) => format!("ok\n{}", config.warnings),
             Err(report) => report.to_string(),
         };
@@ -345,25 +364,11 @@ fn every_kind_of_key_in_every_form() {
     assert!(parse(&with_certificate("fullchain.pem", "group-key.pem")).is_ok(), "the group may read a key");
 }
 
-/// The fixtures, with credentials.
-struct WithCredentials;
-
-impl Files for WithCredentials {
-    fn read(&self, path: &Path) -> io::Result<Content> {
-        Disk.read(path)
-    }
-    fn credentials(&self) -> Option<PathBuf> {
-        Some(fixtures::folder().to_owned())
-    }
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-}
-
 #[test]
 fn credentials_come_from_their_folder() {
     let text = with_certificate("credential:cert.pem", "credential:key.pem").replace("jwks.json", "credential:jwks.json");
-    let load = |text: &str| config::parse(text, Path::new("tollgate.toml"), Path::new("/nonexistent"), &WithCredentials);
+    let files = Fixtures { credentials: Some(fixtures::folder().to_owned()) };
+    let load = |text: &str| config::parse(text, Path::new("tollgate.toml"), Path::new("/nonexistent"), &files);
     load(&text).unwrap_or_else(|report| panic!("{report}"));
     for name in ["", "../key.pem", "..", "a/b"] {
         let said = load(&text.replace("credential:key.pem", &format!("credential:{name}"))).unwrap_err().to_string();

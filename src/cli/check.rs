@@ -42,7 +42,7 @@ fn summary(path: &Path, config: &Config) -> String {
         count(config.upstreams.len(), "upstream"),
     );
     for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
-        text.push_str(&format!("route \"{}\" is open to everybody: it has auth = \"none\"\n", route.name));
+        text = text + "route \"" + &route.name + "\" is open to everybody: it has auth = \"none\"\n";
     }
     text
 }

@@ -71,6 +71,7 @@ pub enum Absent {
 
 impl Key {
     /// The bounds in words: `1s to 1h`, `"json", "text"`. Empty where the kind has none.
+    #[must_use]
     pub fn bounds(&self) -> String {
         let or_off = |off, text: String| if off == Off::Allowed { format!("{text}, or \"off\"") } else { text };
         match self.kind {
@@ -234,9 +235,9 @@ keys! {
     MESSAGE_BURST = "route.limits" "message_burst", Integer(1, COUNT_MAX), Derived("the count of message_rate"),
         "How many of these messages may come at once.";
     RATE_KEY = "route.limits" "rate_key", Choice(&["session", "subject", "address"]), Value("\"session\""),
-        "What shares one message_rate: each session alone, all of a token subject, or all of a client address.";
+        "What shares one `message_rate`: each session alone, all of a token subject, or all of a client address.";
     ON_EXCESS = "route.limits" "on_excess", Choice(&["close", "delay", "drop"]), Value("\"close\""),
-        "What happens beyond message_rate: the session is closed, not read for a while, or the message is dropped.";
+        "What happens beyond `message_rate`: the session is closed, not read for a while, or the message is dropped.";
     MESSAGE_MAX_SIZE = "route.limits" "message_max_size", Size(1, 1 << 40, Refused), Value("\"1MiB\""),
         "The largest message from a client, over all its fragments.";
     FRAME_MAX_SIZE = "route.limits" "frame_max_size", Size(1, 1 << 40, Refused), Derived("message_max_size"),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::auth::{self, Auth};
 use super::diagnostic::{Fault, Span, quote};
-use super::file::{At, Section};
+use super::file::{At, Read, Section};
 use super::keys::{self, Key};
 use super::upstreams::Named;
 use super::validate::{self, Seen};
@@ -31,8 +31,8 @@ pub(super) fn read_all(
     upstreams: &[Named<Option<Upstream>>],
 ) -> Option<Vec<Route>> {
     let sections = root.children("route", "route", ROUTES_MAX);
-    if sections.is_empty() && !root.has("route") {
-        root.faults.push(Fault::error(0..0, "there is no route").help("add a [[route]] section"));
+    if root.lacks("route") {
+        root.faults.push(Fault::of_file("there is no route").help("add a [[route]] section"));
     }
     let mut names = Seen::default();
     let mut used = vec![false; upstreams.len()];
@@ -64,7 +64,7 @@ struct Parts {
     host: Option<HostPattern>,
     path: Option<At<PathPattern>>,
     upstream: Option<UpstreamId>,
-    upstream_host: Option<Option<HeaderValue>>,
+    upstream_host: Read<Option<HeaderValue>>,
     auth: Option<route::Auth>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
@@ -165,7 +165,7 @@ fn note_unknown(section: &Section<'_>, text: &At<String>, kind: &str, known: &[&
     );
 }
 
-fn upstream_host(section: &Section<'_>) -> Option<Option<HeaderValue>> {
+fn upstream_host(section: &Section<'_>) -> Read<Option<HeaderValue>> {
     if section.key_span(&keys::UPSTREAM_HOST).is_none() {
         return Some(None);
     }

@@ -15,7 +15,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// What to say about an unknown name: the nearest known one, or all of them.
-pub(super) fn help<'a>(name: &str, candidates: &[&'a str]) -> String {
+pub(super) fn help(name: &str, candidates: &[&str]) -> String {
     match nearest(name, candidates.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if candidates.is_empty() => "there is none".to_owned(),
