@@ -23,11 +23,13 @@ impl Claims {
 
     /// `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty; at most
     /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is refused.
+    #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.members.get("sub")?.as_str().filter(|subject| !subject.is_empty())
     }
 
     /// `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
+    #[must_use]
     pub fn expires(&self) -> Duration {
         self.expires
     }
@@ -110,6 +112,7 @@ impl Requirement {
     /// Whether the claims meet it: the claim is the value, or an array with the value in it. Numbers and booleans
     /// count as their JSON text. `scope` and `scp` may be a string of words with spaces between, of which one must be
     /// the value (RFC 8693 section 4.2). A placeholder that the path did not fill is never met.
+    #[must_use]
     pub fn met_by(&self, claims: &Claims, params: &Params) -> bool {
         let Some((wanted, claim)) = self.fill(params).zip(claims.get(&self.claim)) else {
             return false;
@@ -123,13 +126,12 @@ impl Requirement {
         }
     }
 
-    fn fill(&self, params: &Params) -> Option<String> {
-        self.value.iter().try_fold(String::new(), |filled, piece| {
-            Some(filled + match piece {
-                Piece::Text(text) => text,
-                Piece::Placeholder(name) => params.get(name)?,
-            })
-        })
+    fn fill<'a>(&'a self, params: &'a Params) -> Option<String> {
+        let filled = |piece: &'a Piece| match piece {
+            Piece::Text(text) => Some(text.as_str()),
+            Piece::Placeholder(name) => params.get(name),
+        };
+        self.value.iter().map(filled).collect()
     }
 }
 
@@ -138,6 +140,7 @@ impl Requirement {
 /// Strings go as they are, numbers and booleans as JSON text, an array of strings joined with commas. A value must be
 /// visible ASCII, with spaces at most within, and at most [`MAX_FORWARD_BYTES`] long: so it cannot end the header and
 /// begin another. Whoever sends the request upstream must first take out these headers as the client sent them.
+#[must_use]
 pub fn forward(claims: &Claims, rules: &[(String, HeaderName)]) -> Vec<(HeaderName, HeaderValue)> {
     let header = |(claim, name): &(String, HeaderName)| {
         let text = text(claims.get(claim)?)?;
@@ -172,7 +175,9 @@ fn text_piece(text: &str) -> Result<Piece, RequirementError> {
 fn is(value: &Value, wanted: &str) -> bool {
     match value {
         Value::String(text) => text == wanted,
-        Value::Number(_) | Value::Bool(_) => value.to_string() == wanted,
+        Value::Number(number) => number.to_string() == wanted,
+        Value::Bool(true) => wanted == "true",
+        Value::Bool(false) => wanted == "false",
         Value::Null | Value::Array(_) | Value::Object(_) => false,
     }
 }

@@ -76,6 +76,7 @@ impl FromStr for TokenSource {
 
 /// The token of the first source that carries one. More than one candidate in one source is no token, and ends the
 /// search: which one was meant, the client and we could read differently (RFC 6750 section 2 allows one method only).
+#[must_use]
 pub fn find<'a>(
     sources: &[TokenSource],
     headers: &'a HeaderMap,
@@ -139,6 +140,7 @@ pub fn strip_headers(sources: &[TokenSource], headers: &mut HeaderMap) {
 }
 
 /// The query without the parameters that are token sources; `None` if nothing is left. The others stay as they came.
+#[must_use]
 pub fn strip_query(sources: &[TokenSource], query: Option<&str>) -> Option<String> {
     let is_source = |part: &str| {
         sources.iter().any(|source| matches!(source, TokenSource::Query(name) if query_value(part, name).is_some()))
@@ -149,6 +151,7 @@ pub fn strip_query(sources: &[TokenSource], query: Option<&str>) -> Option<Strin
 
 /// The subprotocols without the marker and its token, and the marker if one was taken out: if the upstream then picks
 /// no subprotocol the client is answered with the marker, since browsers fail a connection whose offer is ignored.
+#[must_use]
 pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (Vec<&'a str>, Option<&'a str>) {
     let is_marker = |protocol: &str| {
         sources.iter().any(|source| matches!(source, TokenSource::Subprotocol(marker) if marker == protocol))

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::signature as crypto;
+use aws_lc_rs::{rsa, signature as crypto};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
@@ -81,9 +81,7 @@ impl fmt::Display for KeyError {
             Self::SeveralPemBlocks => f.write_str("has more than one PEM block; give one public key"),
             Self::NotPublicKeyPem => f.write_str("has no `BEGIN PUBLIC KEY` block"),
             Self::Malformed => f.write_str("the key is malformed"),
-            Self::UnsupportedType => {
-                f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519")
-            }
+            Self::UnsupportedType => f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519"),
             Self::P521 => f.write_str("EC P-521 (ES512) is not supported; use P-256 or P-384"),
             Self::RsaSize => f.write_str("RSA keys need 2048 to 8192 bits"),
             Self::NoFittingAlgorithm => f.write_str("none of `algorithms` fits the key"),
@@ -204,7 +202,7 @@ pub(super) struct Key {
     kid: Option<String>,
     /// Never empty, and all of one family.
     algorithms: Vec<Algorithm>,
-    key: DecodingKey,
+    decoding: DecodingKey,
 }
 
 impl Key {
@@ -238,37 +236,41 @@ impl Key {
             ("OKP", Some("Ed25519")) => Self::from_ed25519(jwk.kid, listed, own, &decode(jwk.x)?),
             ("oct", _) => {
                 let secret = decode(jwk.k)?;
-                let hmac = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
-                // The key is for those algorithms of the list that it is long enough for.
-                let (fit, too_long): (Vec<_>, Vec<_>) =
-                    hmac.into_iter().partition(|&algorithm| hash_bytes(algorithm) <= secret.len());
-                Self::from_secret(jwk.kid, if fit.is_empty() { too_long } else { fit }, &secret)
+                let mut hmac = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
+                // A set may hold secrets of different lengths: each is for what it is long enough for.
+                let min_bytes = hmac.iter().copied().map(hash_bytes).min().unwrap_or_default();
+                if secret.len() < min_bytes {
+                    return Err(KeyError::SecretTooShort { min_bytes });
+                }
+                hmac.retain(|&algorithm| hash_bytes(algorithm) <= secret.len());
+                Self::from_secret(jwk.kid, hmac, &secret)
             }
             _ => Err(KeyError::UnsupportedType),
         }
     }
 
     fn from_secret(kid: Option<String>, algorithms: Vec<Algorithm>, secret: &[u8]) -> Result<Self, KeyError> {
-        let min_bytes = algorithms.iter().copied().map(hash_bytes).max().unwrap_or(0);
+        let min_bytes = algorithms.iter().copied().map(hash_bytes).max().unwrap_or_default();
         if secret.len() < min_bytes {
             return Err(KeyError::SecretTooShort { min_bytes });
         }
-        Ok(Self { kid, algorithms, key: DecodingKey::from_secret(secret) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret) })
     }
 
-    /// From a public key in PKCS #1 or X.509 form.
+    /// From a public key in PKCS #1 or X.509 form; kept in the first, which the library reads at once.
     fn from_rsa_der(
         kid: Option<String>,
         listed: &[Algorithm],
         own: Option<Algorithm>,
         der: &[u8],
     ) -> Result<Self, KeyError> {
-        let bits = crypto::RsaParameters::public_modulus_len(der).map_err(|_| KeyError::Malformed)?;
+        let key = rsa::PublicKey::from_der(der).map_err(|_| KeyError::Malformed)?;
+        let bits = crypto::RsaParameters::public_modulus_len(key.as_ref()).map_err(|_| KeyError::Malformed)?;
         if !(RSA_MIN_BITS..=RSA_MAX_BITS).contains(&bits) {
             return Err(KeyError::RsaSize);
         }
         let algorithms = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Rsa)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_rsa_der(der) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()) })
     }
 
     /// From an uncompressed point (SEC 1 section 2.3.3), whose length tells the curve.
@@ -287,7 +289,7 @@ impl Key {
         // Other curves have points of this length too; only those of ours pass.
         crypto::ParsedPublicKey::new(curve, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == pinned)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_ec_der(point) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ec_der(point) })
     }
 
     fn from_ed25519(
@@ -298,7 +300,7 @@ impl Key {
     ) -> Result<Self, KeyError> {
         crypto::ParsedPublicKey::new(&crypto::ED25519, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == Algorithm::EdDSA)?;
-        Ok(Self { kid, algorithms, key: DecodingKey::from_ed_der(point) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point) })
     }
 
     /// Whether the key is for this algorithm.
@@ -309,7 +311,7 @@ impl Key {
     /// Whether `signature`, in base64url, is this key's over `message`. An algorithm that is not the key's never is.
     pub(super) fn verify(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
         self.fits(algorithm)
-            && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false)
+            && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.decoding, algorithm).unwrap_or(false)
     }
 }
 

@@ -97,6 +97,7 @@ pub enum TokenError {
 
 impl TokenError {
     /// The rule's name in logs.
+    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
@@ -127,6 +128,7 @@ impl TokenError {
 
 impl Verifier {
     /// Puts a verifier together.
+    #[must_use]
     pub fn new(parts: VerifierParts) -> Self {
         let VerifierParts { keys, algorithms, issuer, audience, leeway, sources } = parts;
         Self { sources, keys, algorithms, issuer, audience, leeway: leeway.min(MAX_LEEWAY) }
@@ -324,7 +326,7 @@ pub const MAX_TOKEN_BYTES: usize = 8192;
 /// The longest leeway: beyond five minutes a clock is broken, not late.
 pub const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
-/// The longest `sub`. OpenID Connect Core section 2 allows 255 ASCII characters.
+/// The longest `sub`. `OpenID` Connect Core section 2 allows 255 ASCII characters.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 
 /// How many keys one token may cost us: without a `kid` every key of its algorithm could have signed it.

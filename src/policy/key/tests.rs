@@ -1,5 +1,7 @@
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256};
+use rcgen::{
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -26,7 +28,7 @@ fn pins(set: &Result<KeySet, KeyError>) -> Vec<(Option<&str>, &[Algorithm])> {
 }
 
 fn refusal(set: Result<KeySet, KeyError>) -> KeyError {
-    set.err().expect("the file should be refused")
+    set.expect_err("the file should be refused")
 }
 
 fn pair(kind: &'static rcgen::SignatureAlgorithm) -> KeyPair {
@@ -82,7 +84,7 @@ fn a_secret_is_the_file_less_one_line_end() {
     ] {
         let set = KeySet::from_secret(&[&secret[..], file].concat(), &[Algorithm::HS256]);
         assert_eq!(pins(&set), [(None, &[Algorithm::HS256][..])]);
-        assert_eq!(set.unwrap().keys[0].key.try_get_as_bytes().unwrap(), wanted);
+        assert_eq!(set.unwrap().keys[0].decoding.try_get_as_bytes().unwrap(), wanted);
     }
 }
 
@@ -128,8 +130,9 @@ fn a_public_key_is_pinned_to_what_fits_its_type() {
         assert_eq!(pins(&KeySet::from_public_pem(pem.as_bytes(), &listed)), [(None, expected)]);
         let crlf = pem.replace('\n', "\r\n");
         assert_eq!(pins(&KeySet::from_public_pem(crlf.as_bytes(), &listed)), [(None, expected)]);
-        let others: Vec<_> = ALL.into_iter().filter(|algorithm| !expected.contains(algorithm)).collect();
-        let others: Vec<_> = others.into_iter().filter(|a| a.family() != expected[0].family() || a.family() == AlgorithmFamily::Ec).collect();
+        let is_rsa = |algorithm: Algorithm| algorithm.family() == AlgorithmFamily::Rsa;
+        let fits = |algorithm| expected.contains(&algorithm) || (is_rsa(algorithm) && is_rsa(expected[0]));
+        let others: Vec<_> = ALL.into_iter().filter(|&algorithm| !fits(algorithm)).collect();
         assert_eq!(refusal(KeySet::from_public_pem(pem.as_bytes(), &others)), KeyError::NoFittingAlgorithm);
     }
 }
@@ -166,7 +169,7 @@ fn other_files_are_no_public_key() {
 
 fn rsa_pem(bytes: usize) -> String {
     let key = crypto::RsaPublicKeyComponents { n: vec![0xc3; bytes], e: vec![1, 0, 1] };
-    let der = STANDARD.encode(key.as_der().unwrap());
+    let der = STANDARD.encode(key.as_der().unwrap().as_ref());
     format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")
 }
 
@@ -183,6 +186,7 @@ fn a_point_of_another_curve_is_refused() {
 
 #[test]
 fn a_set_pins_each_key() {
+    use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, PS256, PS384, PS512, RS256, RS384, RS512};
     let (p256, p384, ed) = (pair(&PKCS_ECDSA_P256_SHA256), pair(&PKCS_ECDSA_P384_SHA384), pair(&PKCS_ED25519));
     let set = set(&[
         plus(ec_jwk("P-256", &p256), json!({"kid": "a", "use": "sig", "x5t": 1, "unknown": {}})),
@@ -193,7 +197,6 @@ fn a_set_pins_each_key() {
         json!({"kty": "oct", "k": text(&[7; 64]), "kid": "d", "alg": "HS384"}),
         json!({"kty": "oct", "k": text(&[7; 50]), "kid": "e"}),
     ]);
-    use Algorithm::{ES256, ES384, EdDSA, HS256, HS384, PS256, PS384, PS512, RS256, RS384, RS512};
     let expected: [(Option<&str>, &[Algorithm]); 7] = [
         (Some("a"), &[ES256]),
         (Some("b"), &[ES384]),
@@ -256,9 +259,7 @@ fn keys_that_are_skipped() {
         let what = jwk.to_string();
         // The others of the set are used all the same.
         assert_eq!(pins(&set(&[jwk.clone(), plus(p256.clone(), json!({"kid": "good"}))])).len(), 1, "{what}");
-        let reason = skipped(jwk, &ALL);
-        let reason = if let KeyError::SecretTooShort { .. } = reason { reason } else { reason };
-        assert_eq!(reason, expected, "{what}");
+        assert_eq!(skipped(jwk, &ALL), expected, "{what}");
     }
     assert_eq!(skipped(p256.clone(), &[Algorithm::RS256, Algorithm::ES384]), KeyError::NoFittingAlgorithm);
     assert_eq!(skipped(plus(rsa_jwk(256), json!({"alg": "PS256"})), &[Algorithm::RS256]), KeyError::NoFittingAlgorithm);
