@@ -174,12 +174,14 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
             // That is a fault already, and its help says what to do.
             return None;
         }
-        section.faults.push(match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-            Some(second) => Fault::error(second, "more than one source of keys").label("this is one too many"),
-            None => Fault::error(section.span(), "no source of keys")
-                .label(format!("{} needs a file that verifies tokens", section.title())),
-        }
-        .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"));
+        section.faults.push(
+            match named.get(1).and_then(|(key, _)| section.key_span(key)) {
+                Some(second) => Fault::error(second, "more than one source of keys").label("this is one too many"),
+                None => Fault::error(section.span(), "no source of keys")
+                    .label(format!("{} needs a file that verifies tokens", section.title())),
+            }
+            .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"),
+        );
         return None;
     };
     let secret = key.name == keys::SECRET_FILE.name;
@@ -203,7 +205,8 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
         Ok(set) => Some(set),
         Err(error) => {
             section.faults.push(
-                Fault::error(content.span, format!("the file of `{}` cannot be used", key.name)).label(error.to_string()),
+                Fault::error(content.span, format!("the file of `{}` cannot be used", key.name))
+                    .label(error.to_string()),
             );
             None
         }

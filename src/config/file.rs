@@ -291,9 +291,8 @@ impl<'a> Section<'a> {
             Ok(None) => self.wrong_type(key.name, form, span, type_name(value)),
             Err(label) => {
                 let value = value.as_str().map_or_else(|| "this number".to_owned(), quote);
-                self.faults.push(
-                    Fault::error(span, format!("{value} cannot be the value of `{}`", key.name)).label(label),
-                );
+                self.faults
+                    .push(Fault::error(span, format!("{value} cannot be the value of `{}`", key.name)).label(label));
             }
         }
         None
@@ -314,15 +313,15 @@ impl<'a> Section<'a> {
 
     fn wrong_type(&self, name: &str, form: &str, span: Span, found: &str) {
         self.faults.push(
-            Fault::error(span, format!("`{}` must be {form}", name.escape_debug()))
-                .label(format!("this is {found}")),
+            Fault::error(span, format!("`{}` must be {form}", name.escape_debug())).label(format!("this is {found}")),
         );
     }
 
     fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
         if count > count_max {
             self.faults.push(
-                Fault::error(span, format!("too many in `{name}`")).label(format!("{count}, and at most {count_max} may be")),
+                Fault::error(span, format!("too many in `{name}`"))
+                    .label(format!("{count}, and at most {count_max} may be")),
             );
         }
     }

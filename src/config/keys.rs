@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use self::Absent::{Derived, Nothing, Required, Value};
+use self::Kind::{Choice, File, Flag, Integer, Rate, Size, Table, Tables, Text, Texts};
+use self::Off::{Allowed, Refused};
 use super::units::{show_duration, show_size};
 
 /// One key of the file.
@@ -121,10 +124,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-use Absent::{Derived, Nothing, Required, Value};
-use Kind::{Choice, File, Flag, Integer, Rate, Size, Table, Tables, Text, Texts};
-use Off::{Allowed, Refused};
-
 /// A duration that can not be `"off"`.
 const fn span(min: Duration, max: Duration) -> Kind {
     Kind::Duration(min, max, Refused)
@@ -216,7 +215,7 @@ keys! {
     UPSTREAM_HOST = "route" "upstream_host", Text, Nothing,
         "What the upstream sees as `Host`; absent: what the client sent.";
     AUTH = "route" "auth", Text, Required,
-        "The section [auth.NAME] whose tokens open the route; \"none\" opens it to everybody.";
+        "The section [auth.NAME] whose tokens open the route; `auth = \"none\"` opens it to everybody.";
     ORIGINS = "route" "origins", Texts, Nothing,
         "The web origins that may use the route; absent: all.";
     MISSING_ORIGIN = "route" "missing_origin", Choice(&["allow", "refuse"]), Value("\"allow\""),

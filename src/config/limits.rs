@@ -131,11 +131,7 @@ fn optional_count(section: &Section<'_>, key: &Key) -> Read<Option<NonZeroU32>> 
     section.count(key).map(|count| Some(count.value))
 }
 
-fn warn_of_late_ping(
-    section: &Section<'_>,
-    idle_timeout: &At<Option<Duration>>,
-    ping_interval: &At<Option<Duration>>,
-) {
+fn warn_of_late_ping(section: &Section<'_>, idle_timeout: &At<Option<Duration>>, ping_interval: &At<Option<Duration>>) {
     // A default is not the operator's doing, so only a written interval is worth a warning.
     let written = section.key_span(&keys::PING_INTERVAL).is_some();
     if let (true, Some(idle), Some(ping)) = (written, idle_timeout.value, ping_interval.value)

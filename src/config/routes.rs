@@ -246,12 +246,18 @@ fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
 /// The error is what to say at the caret, and what to do.
 fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        ("expected an IP address or a network", "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned())
+        (
+            "expected an IP address or a network",
+            "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned(),
+        )
     })?;
     if let IpNet::V6(v6) = network
         && v6.addr().to_ipv4_mapped().is_some()
     {
-        return Err(("an IPv4 address in IPv6 form", "write the IPv4 address: clients are compared as that".to_owned()));
+        return Err((
+            "an IPv4 address in IPv6 form",
+            "write the IPv4 address: clients are compared as that".to_owned(),
+        ));
     }
     if network.trunc() != network {
         return Err(("bits are set beyond the prefix", format!("write \"{}\"", network.trunc())));
