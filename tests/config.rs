@@ -1,22 +1,49 @@
-//! The configuration as operators meet it: the example in the repository, files that load, and files that do not, each
-//! with what is said about it. `UPDATE_GOLDEN=1` writes what is said anew.
+//! The configuration as operators meet it: files that load, files that do not, each with what is said about it, and texts
+//! without sense. `example` holds the example in the repository against the table of keys. `UPDATE_GOLDEN=1` writes what is said anew.
 
+#[path = "config/example.rs"]
+mod example;
 #[path = "config/fixtures.rs"]
 mod fixtures;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::config::keys::{Absent, KEYS, Key, Kind};
-use tollgate::config::{self, Config, Content, Disk, Files, Report};
+use tollgate::config::{
+    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, Report, Server, ServerAddress,
+};
+use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::quota::{Quota, Rate};
+use tollgate::policy::route::{Auth, HostPattern};
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
-    config::parse(text, Path::new("tollgate.toml"), fixtures::folder(), &Disk)
+    parse_as("tollgate.toml", text)
+}
+
+fn parse_as(file_name: &str, text: &str) -> Result<Config, Report> {
+    config::parse(text, Path::new(file_name), fixtures::folder(), &Fixtures { credentials: None })
+}
+
+/// The files of this machine, but its own credentials, so that no test depends on where it runs.
+struct Fixtures {
+    credentials: Option<PathBuf>,
+}
+
+impl Files for Fixtures {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        Disk.read(path)
+    }
+    fn credentials(&self) -> Option<PathBuf> {
+        self.credentials.clone()
+    }
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
 }
 
 /// The configurations in a folder, in order; a folder without any would test nothing.
@@ -32,21 +59,116 @@ fn cases(folder: &str) -> Vec<PathBuf> {
 #[test]
 fn valid_files_load() {
     for path in cases("valid") {
-        let name = path.file_name().unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let config = config::parse(&text, Path::new(name), fixtures::folder(), &Disk);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let config = parse_as(name, &fs::read_to_string(&path).unwrap());
         let config = config.unwrap_or_else(|report| panic!("{report}"));
         assert!(config.warnings.is_empty(), "{}", config.warnings);
     }
+}
+
+/// Each value goes to the field of its name; those of `everything.toml` are all different from their defaults.
+#[test]
+fn values_arrive_where_they_belong() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/everything.toml");
+    let config = parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"));
+    let seconds = Duration::from_secs;
+    let count = |number| NonZeroU32::new(number).unwrap();
+    let quota = |number, period, burst| Quota { rate: Rate { count: count(number), period }, burst: count(burst) };
+
+    let server = Server {
+        workers: NonZeroUsize::new(2).unwrap(),
+        max_sessions: MaxSessions { count: 100_000, explicit: true },
+        max_handshakes: 1024,
+        upgrade_quota: Some(quota(600, seconds(60), 20)),
+        drain_timeout: Duration::ZERO,
+    };
+    assert_eq!(config.server, server);
+    assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::TRACE });
+
+    let [first, second] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
+    assert_eq!(first.address, "127.0.0.1:443".parse().unwrap());
+    assert_eq!(first.certificates.len(), 2);
+    assert_eq!(first.certificates[1].names, ["rsa.example.com"]);
+    assert_eq!(first.handshake_timeout, Duration::from_millis(250));
+    assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
+    assert_eq!(second.address, "[::1]:443".parse().unwrap());
+    assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
+
+    let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+    let servers: Vec<_> = chat.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["127.0.0.1:9001", "[::1]:9001", "backend.internal:9001"]);
+    assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
+    assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
+    assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into())]);
+    assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
+
+    let [chat, feed, partners] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+    let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.upstream.0));
+    assert_eq!(names, [("chat".into(), 0), ("feed".into(), 1), ("partners".into(), 1)]);
+    assert_eq!(chat.host, HostPattern::Exact("chat.example.com".into()));
+    assert_eq!(feed.host, HostPattern::Subdomains("example.com".into()));
+    assert_eq!(partners.host, HostPattern::Any);
+    assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
+    assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
+    assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 4));
+    assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"null")));
+    assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
+    assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
+    let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
+    assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
+    assert_eq!(chat.require.len(), 2);
+    let forwarded: Vec<_> = chat.forward_claims.iter().map(|(claim, name)| (claim.as_str(), name.as_str())).collect();
+    assert_eq!(forwarded, [("sub", "x-user-id"), ("name", "x-user-name")]);
+
+    let limits = Limits {
+        messages: Some(MessageQuota {
+            quota: quota(50, seconds(1), 100),
+            key: RateKey::Subject,
+            on_excess: OnExcess::Delay,
+        }),
+        overhead: quota(10, seconds(1), 20),
+        message_max_bytes: 65_536,
+        frame_max_bytes: 16_384,
+        upstream_message_max_bytes: Some(1 << 30),
+        sessions_per_subject: Some(count(10)),
+        sessions_per_address: Some(count(100)),
+        idle_timeout: Some(seconds(300)),
+        ping_interval: None,
+        upstream_ping_interval: Some(seconds(60)),
+        pong_timeout: seconds(2),
+        close_timeout: seconds(3),
+        write_timeout: seconds(60),
+        check_utf8: true,
+    };
+    assert_eq!(*chat.limits, limits);
+    let messages =
+        MessageQuota { quota: quota(10, seconds(3600), 10), key: RateKey::Address, on_excess: OnExcess::Drop };
+    assert_eq!(feed.limits.messages, Some(messages));
+    let defaults = Limits {
+        messages: None,
+        overhead: quota(100, seconds(1), 200),
+        message_max_bytes: 1 << 20,
+        frame_max_bytes: 1 << 20,
+        upstream_message_max_bytes: None,
+        sessions_per_subject: None,
+        sessions_per_address: None,
+        idle_timeout: None,
+        ping_interval: Some(seconds(30)),
+        upstream_ping_interval: None,
+        pong_timeout: seconds(10),
+        close_timeout: seconds(5),
+        write_timeout: seconds(30),
+        check_utf8: false,
+    };
+    assert_eq!(*partners.limits, defaults);
 }
 
 #[test]
 fn faults_are_shown_as_pinned() {
     let mut differing = Vec::new();
     for path in cases("invalid") {
-        let name = path.file_name().unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let said = match config::parse(&text, Path::new(name), fixtures::folder(), &Disk) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let said = match parse_as(name, &fs::read_to_string(&path).unwrap()) {
             Ok(config) => format!("ok\n{}", config.warnings),
             Err(report) => report.to_string(),
         };
@@ -72,224 +194,15 @@ fn every_pinned_text_has_its_file() {
     }
 }
 
-/// One key of the example: its place, its value, and the comment above it.
-#[derive(Debug)]
-struct Documented {
-    line: usize,
-    key: &'static Key,
-    /// Whether the line stands behind `# `.
-    commented: bool,
-    value: String,
-    comment: String,
-}
-
+/// The text of `config/example.toml`.
 fn example() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")).unwrap()
-}
-
-/// Takes the example apart. A line `# key = value` counts as a key, so every such line must be one.
-fn documented(text: &str) -> Vec<Documented> {
-    let mut section = "";
-    let mut comment = String::new();
-    let mut keys = Vec::new();
-    for (line, written) in text.lines().enumerate() {
-        if written.starts_with('[') {
-            section = written.trim_matches(['[', ']']);
-            section = if section == "route.limits" { section } else { section.split('.').next().unwrap() };
-            comment.clear();
-            continue;
-        }
-        let bare = written.strip_prefix("# ").unwrap_or(written);
-        let name = bare.split(" = ").next().unwrap();
-        let is_key = bare.contains(" = ") && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !is_key {
-            if written.is_empty() {
-                comment.clear();
-            } else {
-                comment.push_str(bare);
-                comment.push(' ');
-            }
-            continue;
-        }
-        let key = KEYS.iter().find(|key| (key.section, key.name) == (section, name));
-        keys.push(Documented {
-            line,
-            key: key.unwrap_or_else(|| panic!("line {}: [{section}] has no key {name}", line + 1)),
-            commented: bare != written,
-            value: bare.split_once(" = ").unwrap().1.to_owned(),
-            comment: std::mem::take(&mut comment),
-        });
-    }
-    keys
 }
 
 /// The example with one line replaced.
 fn with_line(text: &str, line: usize, replacement: &str) -> String {
     let lines = text.lines().enumerate();
     lines.map(|(number, written)| if number == line { replacement } else { written }.to_owned() + "\n").collect()
-}
-
-/// Everything of a configuration but what the default and the written default may differ in.
-fn comparable(config: &Config) -> String {
-    let Config { server, log, listeners, routes, upstreams, .. } = config;
-    let mut server = server.clone();
-    server.max_sessions.explicit = false;
-    format!("{server:?} {log:?} {listeners:?} {routes:?} {upstreams:?}")
-}
-
-#[test]
-fn the_example_loads_without_a_warning() {
-    let config = parse(&example()).unwrap_or_else(|report| panic!("{report}"));
-    assert!(config.warnings.is_empty(), "{}", config.warnings);
-}
-
-#[test]
-fn the_example_has_every_key_with_its_meaning() {
-    let text = example();
-    let documented = documented(&text);
-    let inline: Vec<&Key> = KEYS.iter().filter(|key| key.section == "listener.certificates").collect();
-    let names: Vec<_> = documented.iter().map(|one| (one.key.section, one.key.name)).collect();
-    let known: Vec<_> = KEYS.iter().filter(|key| !inline.contains(key)).map(|key| (key.section, key.name)).collect();
-    assert_eq!(names, known);
-
-    for one in documented {
-        let default = match one.key.default {
-            Absent::Required => "Required.".to_owned(),
-            Absent::Value(text) | Absent::Derived(text) => format!("Default: {text}."),
-            Absent::Nothing => "No default.".to_owned(),
-        };
-        for part in [one.key.doc, &one.key.bounds(), &default] {
-            assert!(one.comment.contains(part), "line {}: expected {part:?} in {:?}", one.line, one.comment);
-        }
-        if one.key.name == "certificates" {
-            for key in &inline {
-                assert!(one.comment.contains(&format!("{}: {}", key.name, key.doc)), "{:?}", one.comment);
-                assert!(one.value.contains(&format!("{} = ", key.name)), "{}", one.value);
-            }
-        }
-    }
-}
-
-#[test]
-fn the_documented_defaults_are_the_defaults() {
-    let text = example();
-    let plain = comparable(&parse(&text).unwrap());
-    for one in documented(&text) {
-        if let Absent::Value(default) = one.key.default
-            && one.commented
-        {
-            assert_eq!(one.value, default, "line {}", one.line);
-        }
-        let depends = matches!(one.key.default, Absent::Value(_) | Absent::Derived(_));
-        if one.commented && depends {
-            let written = with_line(&text, one.line, &format!("{} = {}", one.key.name, one.value));
-            let config = parse(&written).unwrap_or_else(|report| panic!("{}: {report}", one.key.name));
-            assert_eq!(comparable(&config), plain, "{}", one.key.name);
-        }
-        if let (Absent::Value(default), false) = (one.key.default, one.commented) {
-            let burst = |line: &str| line.starts_with("upgrade_burst") || line.starts_with("message_burst");
-            assert!(!text.lines().any(burst), "a burst without its rate would be a fault");
-            let without = comparable(&parse(&with_line(&text, one.line, "")).unwrap());
-            let written = with_line(&text, one.line, &format!("{} = {default}", one.key.name));
-            assert_eq!(comparable(&parse(&written).unwrap()), without, "{}", one.key.name);
-        }
-    }
-}
-
-/// What is said about the example with another value for one of its keys.
-fn said_about(text: &str, one: &Documented, value: &str) -> String {
-    let written = with_line(text, one.line, &format!("{} = {value}", one.key.name));
-    parse(&written).map_or_else(|report| report.to_string(), |config| config.warnings.to_string())
-}
-
-#[test]
-fn every_key_is_read() {
-    let text = example();
-    for one in documented(&text) {
-        // Of the sources of keys there may be one.
-        let other = one.key.section == "auth" && matches!(one.key.kind, Kind::File) && one.commented;
-        let text = if other { text.replace("\njwks_file", "\n#jwks_file") } else { text.clone() };
-        let said = said_about(&text, &one, "1979-05-27");
-        assert!(said.contains(&format!("error: `{}` must be ", one.key.name)), "{}: {said}", one.key.name);
-        assert!(said.contains("this is a date or time"), "{}: {said}", one.key.name);
-    }
-    for name in ["chain", "key"] {
-        let written = text.replace(&format!("{name} = \""), &format!("{name} = 1979-05-27 #\""));
-        let written = written.replace("certificates = [{ chain", "certificates = [{\nchain");
-        let written = written.replace("27 #\"fullchain.pem\",", "27,").replace("27 #\"privkey.pem\"", "27");
-        let said = parse(&written).unwrap_err().to_string();
-        assert!(said.contains(&format!("error: `{name}` must be a string")), "{said}");
-    }
-}
-
-#[test]
-fn bounds_are_kept_and_are_inclusive() {
-    let text = example();
-    for one in documented(&text) {
-        let (below, lowest, highest, above) = match one.key.kind {
-            Kind::Integer(min, max) => {
-                let [below, above] = [i64::from(min) - 1, i64::from(max) + 1];
-                (below.to_string(), min.to_string(), max.to_string(), above.to_string())
-            }
-            Kind::Duration(min, max, _) => {
-                let shown = |millis: u128| format!("\"{millis}ms\"");
-                let (min, max) = (min.as_millis(), max.as_millis());
-                // No duration is shorter than none.
-                let below = if min == 0 { max + 1 } else { min - 1 };
-                (shown(below), shown(min), shown(max), shown(max + 1))
-            }
-            Kind::Size(min, max, _) => {
-                let shown = |bytes: u64| format!("\"{bytes}B\"");
-                (shown(min - 1), shown(min), shown(max), shown(max + 1))
-            }
-            Kind::Rate(max, _) => {
-                let shown = |count: u32| format!("\"{count}/s\"");
-                (shown(0), shown(1), shown(max), shown(max + 1))
-            }
-            _ => continue,
-        };
-        for value in [below, above] {
-            let said = said_about(&text, &one, &value);
-            assert!(said.contains("must be between "), "{} = {value}: {said}", one.key.name);
-        }
-        for value in [lowest, highest] {
-            let said = said_about(&text, &one, &value);
-            assert!(!said.contains("must be between "), "{} = {value}: {said}", one.key.name);
-        }
-    }
-}
-
-#[test]
-fn off_is_a_value_where_it_is_documented() {
-    let text = example();
-    for one in documented(&text) {
-        if matches!(one.key.kind, Kind::Duration(..) | Kind::Size(..) | Kind::Rate(..)) {
-            let said = said_about(&text, &one, "\"off\"");
-            let refused = said.contains("\"off\" cannot be the value");
-            assert_eq!(!refused, one.key.bounds().contains("\"off\""), "{}: {said}", one.key.name);
-        }
-    }
-}
-
-#[test]
-fn the_words_of_a_choice_are_all_that_it_takes() {
-    let text = example();
-    for one in documented(&text) {
-        let Kind::Choice(words) = one.key.kind else { continue };
-        for word in words {
-            let said = said_about(&text, &one, &format!("\"{word}\""));
-            assert!(!said.contains("error"), "{} = {word}: {said}", one.key.name);
-        }
-        let said = said_about(&text, &one, "\"other\"");
-        let list = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-        assert!(said.contains(&format!("must be one of {list}")), "{said}");
-    }
-}
-
-#[test]
-fn keys_are_unique() {
-    let unique: BTreeSet<_> = KEYS.iter().map(|key| (key.section, key.name)).collect();
-    assert_eq!(unique.len(), KEYS.len());
 }
 
 #[test]
@@ -345,25 +258,12 @@ fn every_kind_of_key_in_every_form() {
     assert!(parse(&with_certificate("fullchain.pem", "group-key.pem")).is_ok(), "the group may read a key");
 }
 
-/// The fixtures, with credentials.
-struct WithCredentials;
-
-impl Files for WithCredentials {
-    fn read(&self, path: &Path) -> io::Result<Content> {
-        Disk.read(path)
-    }
-    fn credentials(&self) -> Option<PathBuf> {
-        Some(fixtures::folder().to_owned())
-    }
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-}
-
 #[test]
 fn credentials_come_from_their_folder() {
-    let text = with_certificate("credential:cert.pem", "credential:key.pem").replace("jwks.json", "credential:jwks.json");
-    let load = |text: &str| config::parse(text, Path::new("tollgate.toml"), Path::new("/nonexistent"), &WithCredentials);
+    let text =
+        with_certificate("credential:cert.pem", "credential:key.pem").replace("jwks.json", "credential:jwks.json");
+    let files = Fixtures { credentials: Some(fixtures::folder().to_owned()) };
+    let load = |text: &str| config::parse(text, Path::new("tollgate.toml"), Path::new("/nonexistent"), &files);
     load(&text).unwrap_or_else(|report| panic!("{report}"));
     for name in ["", "../key.pem", "..", "a/b"] {
         let said = load(&text.replace("credential:key.pem", &format!("credential:{name}"))).unwrap_err().to_string();

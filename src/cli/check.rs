@@ -18,6 +18,7 @@ pub fn run(config: &Path) -> ExitCode {
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
+/// The same with other places to write to; gives the exit code.
 fn check(path: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     match config::load(path) {
         Ok(config) => {
@@ -42,7 +43,7 @@ fn summary(path: &Path, config: &Config) -> String {
         count(config.upstreams.len(), "upstream"),
     );
     for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
-        text.push_str(&format!("route \"{}\" is open to everybody: it has auth = \"none\"\n", route.name));
+        text = text + "route \"" + &route.name + "\" is open to everybody: it has auth = \"none\"\n";
     }
     text
 }
@@ -53,7 +54,11 @@ fn count(number: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::config::{Content, Files};
 
     #[test]
     fn a_configuration_that_is_not_there() {
@@ -62,6 +67,40 @@ mod tests {
         assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
         let err = String::from_utf8(err).unwrap();
         assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");
+    }
+
+    /// Files in memory: a certificate, its key, and nothing else.
+    struct InMemory(rcgen::CertifiedKey<rcgen::KeyPair>);
+
+    impl Files for InMemory {
+        fn read(&self, path: &Path) -> io::Result<Content> {
+            let text = match path.to_str() {
+                Some("cert.pem") => self.0.cert.pem(),
+                Some("key.pem") => self.0.signing_key.serialize_pem(),
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            };
+            Ok(Content { bytes: text.into_bytes(), mode: 0o600 })
+        }
+        fn credentials(&self) -> Option<PathBuf> {
+            None
+        }
+        fn now(&self) -> SystemTime {
+            SystemTime::now()
+        }
+    }
+
+    #[test]
+    fn the_summary_names_what_is_open() {
+        let files = InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+        let text = r#"
+            listener = [{ address = "[::1]:0", certificates = [{ chain = "cert.pem", key = "key.pem" }] }]
+            upstream.a.servers = ["[::1]:9001"]
+            route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
+        "#;
+        let config = config::parse(text, Path::new("x"), Path::new(""), &files).unwrap();
+        let expected = "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n\
+                        route \"open\" is open to everybody: it has auth = \"none\"\n";
+        assert_eq!(summary(Path::new("tollgate.toml"), &config), expected);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jsonwebtoken::Algorithm;
 
 use super::diagnostic::{Fault, quote};
-use super::file::{At, Section};
+use super::file::{At, Read, Section};
 use super::files::Folder;
 use super::keys::{self, Key};
 use super::upstreams::Named;
@@ -117,9 +117,7 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
         match text.parse::<TokenSource>() {
             Ok(source) if sources.contains(&source) => section.faults.push(fault("it stands twice".to_owned())),
             Ok(source) => sources.push(source),
-            Err(error) => section.faults.push(
-                fault(error.to_string()).help("write \"header\", \"cookie:NAME\", \"query:NAME\" or \"subprotocol:NAME\""),
-            ),
+            Err(error) => section.faults.push(fault(error.to_string())),
         }
     }
     Some(sources)
@@ -133,17 +131,16 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
     }
     let mut found = Vec::new();
     for text in &texts.value {
-        match ALGORITHMS.iter().find(|(name, _)| *name == text.value) {
-            Some((_, algorithm)) => found.push(*algorithm),
-            None => {
-                let known = ALGORITHMS.map(|(name, _)| name);
-                section.faults.push(
-                    Fault::error(text.span.clone(), format!("unknown algorithm {}", quote(text)))
-                        .label("not an algorithm that tollgate verifies")
-                        .help(format!("there is {}", suggest::list(&known))),
-                );
-            }
+        if let Some((_, algorithm)) = ALGORITHMS.iter().find(|(name, _)| *name == text.value) {
+            found.push(*algorithm);
+            continue;
         }
+        let known = ALGORITHMS.map(|(name, _)| name);
+        section.faults.push(
+            Fault::error(text.span.clone(), format!("unknown algorithm {}", quote(text)))
+                .label("not an algorithm that tollgate verifies")
+                .help(format!("there is {}", suggest::list(&known))),
+        );
     }
     // RFC 8725 section 3.1: with both kinds a public key could be taken for a shared secret.
     if found.iter().any(|one| is_shared(*one)) && !found.iter().all(|one| is_shared(*one)) {
@@ -172,14 +169,19 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
         (&keys::JWKS_FILE, KeySet::from_jwks),
     ];
     let named: Vec<_> = kinds.iter().filter(|(key, _)| section.key_span(key).is_some()).collect();
-    let help = "a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`";
     let [(key, reader)] = named.as_slice() else {
-        section.faults.push(match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-            Some(second) => Fault::error(second, "more than one source of keys").label("this is one too many"),
-            None => Fault::error(section.span(), "no source of keys")
-                .label(format!("{} needs a file that verifies tokens", section.title())),
+        if named.is_empty() && section.has("jwks_url") {
+            // That is a fault already, and its help says what to do.
+            return None;
         }
-        .help(help));
+        section.faults.push(
+            match named.get(1).and_then(|(key, _)| section.key_span(key)) {
+                Some(second) => Fault::error(second, "more than one source of keys").label("this is one too many"),
+                None => Fault::error(section.span(), "no source of keys")
+                    .label(format!("{} needs a file that verifies tokens", section.title())),
+            }
+            .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"),
+        );
         return None;
     };
     let secret = key.name == keys::SECRET_FILE.name;
@@ -203,15 +205,15 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
         Ok(set) => Some(set),
         Err(error) => {
             section.faults.push(
-                Fault::error(content.span, format!("the file of `{}` cannot be used", key.name)).label(error.to_string()),
+                Fault::error(content.span, format!("the file of `{}` cannot be used", key.name))
+                    .label(error.to_string()),
             );
             None
         }
     }
 }
 
-/// The outer `None` is a fault, the inner one a section without issuer.
-fn issuer(section: &Section<'_>) -> Option<Option<String>> {
+fn issuer(section: &Section<'_>) -> Read<Option<String>> {
     if section.key_span(&keys::ISSUER).is_none() {
         warn(section, "`issuer` is not checked", "a token of any issuer that has the key is taken");
         return Some(None);

@@ -57,7 +57,8 @@ pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certifi
 }
 
 fn parse_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(file).collect::<Result<_, _>>().map_err(|error| explain(&error))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(file).collect::<Result<_, _>>().map_err(|error| explain(&error))?;
     match chain.len() {
         0 => Err("it holds no certificate in PEM (`BEGIN CERTIFICATE`)".to_owned()),
         1..=CHAIN_MAX => Ok(chain),
@@ -119,9 +120,11 @@ impl Leaf {
             .map_err(|_| "the certificate's subject alternative name cannot be read".to_owned())?;
         let alternative = alternative.map(|(_, names)| names.0).unwrap_or_default();
         if !alternative.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
-            return Err("the certificate names no host: it has no DNS name or IP address as subject alternative name, \
+            return Err(
+                "the certificate names no host: it has no DNS name or IP address as subject alternative name, \
                         and clients do not look at its common name"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let names = alternative.iter().filter_map(|name| match name {
             GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),

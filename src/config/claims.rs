@@ -107,8 +107,8 @@ fn forwarded(
     let Ok(name) = HeaderName::try_from(header.value.as_str()) else {
         return fault("not the name of a header");
     };
-    let reserved = RESERVED.contains(&name.as_str())
-        || RESERVED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let reserved =
+        RESERVED.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
     if reserved {
         return fault("this header is not for claims: its value is part of the protocol, or tollgate's own");
     }

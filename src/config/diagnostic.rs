@@ -38,27 +38,30 @@ impl Report {
 
     /// A fault of the file as a whole.
     pub(super) fn of_file(file: &Path, message: String) -> Self {
-        Self::new(file, "", vec![Fault { span: None, ..Fault::error(0..0, message) }])
+        Self::new(file, "", vec![Fault::of_file(message)])
     }
 
     /// Whether a fault makes the configuration unusable.
+    #[must_use]
     pub fn has_errors(&self) -> bool {
         self.faults.iter().any(|fault| fault.severity == Severity::Error)
     }
 
     /// Whether there is nothing to tell.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.faults.is_empty()
     }
 
     /// The faults, errors first.
+    #[must_use]
     pub fn faults(&self) -> &[Fault] {
         &self.faults
     }
 
-    /// Each fault as one line, `file:line:column: message`, for logs.
+    /// Each fault as one line, `file:line:column: message`, for logs; at most fifty, as with `Display`.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.faults.iter().map(|fault| match &fault.span {
+        self.faults.iter().take(FAULTS_SHOWN_MAX).map(|fault| match &fault.span {
             Some(span) => {
                 let place = Place::of(&self.text, span);
                 format!("{}:{}:{}: {}", self.file, place.line, place.column, fault.message)
@@ -73,7 +76,8 @@ impl Report {
             Severity::Warning => Level::WARNING,
         };
         let Some(span) = &fault.span else {
-            return format!("{}: {}: {}", fault.severity, self.file, normalize_untrusted_str(&fault.message));
+            let help = fault.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
+            return normalize_untrusted_str(&format!("{}: {}: {}{help}", fault.severity, self.file, fault.message));
         };
         let title = level.primary_title(fault.message.as_str());
         let mut group = self.point(Group::with_title(title), AnnotationKind::Primary, span, &fault.label);
@@ -93,7 +97,9 @@ impl Report {
         if !label.is_empty() {
             annotation = annotation.label(label);
         }
-        group.element(Snippet::source(place.source).path(self.file.as_str()).line_start(place.line).annotation(annotation))
+        group.element(
+            Snippet::source(place.source).path(self.file.as_str()).line_start(place.line).annotation(annotation),
+        )
     }
 }
 
@@ -154,6 +160,11 @@ impl Fault {
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
         let (severity, label) = (Severity::Error, String::new());
         Self { severity, span: Some(span), message: message.into(), label, related: None, help: None }
+    }
+
+    /// A fault that stands nowhere, since it is about what is not there.
+    pub(super) fn of_file(message: impl Into<String>) -> Self {
+        Self { span: None, ..Self::error(0..0, message) }
     }
 
     /// Something that is allowed but likely not meant.
@@ -219,14 +230,13 @@ impl<'a> Place<'a> {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let head = before.get(line_start..).unwrap_or_default();
         let tail = after.split('\n').next().unwrap_or_default();
-        let tail = tail.strip_suffix('\r').unwrap_or(tail);
-
-        let shown_to = tail.char_indices().nth(SOURCE_AFTER_MAX).map_or(tail.len(), |(index, _)| index);
-        let marked_len = char_boundary(tail, span.end.saturating_sub(start)).min(shown_to);
+        let cut = tail.char_indices().nth(SOURCE_AFTER_MAX).map_or(tail.len(), |(index, _)| index);
+        let tail = tail.get(..cut).unwrap_or_default().trim_end();
+        let marked_len = char_boundary(tail, span.end.saturating_sub(start));
         Self {
             line: before.matches('\n').count() + 1,
             column: head.chars().count() + 1,
-            source: text.get(line_start..start + shown_to).unwrap_or_default(),
+            source: text.get(line_start..start + tail.len()).unwrap_or_default(),
             marked: head.len()..head.len() + marked_len,
         }
     }
@@ -251,7 +261,8 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_fault() {
         let text = format!("{}X{}", "ä".repeat(10_000), "b".repeat(10_000));
-        let shown = Report::new(Path::new("x"), &text, vec![Fault::error(20_000..30_000, "wrong").label("here")]).to_string();
+        let shown =
+            Report::new(Path::new("x"), &text, vec![Fault::error(20_000..30_000, "wrong").label("here")]).to_string();
         assert!(shown.contains("--> x:1:10001\n"), "{shown}");
         assert!(shown.contains("äX") && shown.contains("^ here"), "{shown}");
         assert!(shown.lines().all(|line| line.chars().count() < 160), "{shown}");
@@ -259,7 +270,7 @@ mod tests {
 
     #[test]
     fn spans_beyond_the_text_do_no_harm() {
-        for span in [0..0, 5..3, 100..200, 2..usize::MAX] {
+        for span in [0..0, 3..3, 100..200, 2..usize::MAX] {
             let place = Place::of("aé\nb", &span);
             assert!(place.source.get(place.marked).is_some());
         }

@@ -13,6 +13,9 @@ use super::keys::{Absent, KEYS, Key, Kind, LATER, Off, SECTIONS};
 use super::{suggest, units};
 use crate::policy::quota::Rate;
 
+/// What a reader gives: `None` says that a fault was noted, so that there is no value.
+pub(super) type Read<T> = Option<T>;
+
 /// A value and where it stands. A default stands where its section does.
 #[derive(Debug, Clone)]
 pub(super) struct At<T> {
@@ -131,9 +134,14 @@ impl<'a> Section<'a> {
         self.table?.get_key_value(key.name).map(|(name, _)| name.span())
     }
 
-    /// Whether the section has this key or section at all.
+    /// Whether the section has this key, known or not.
     pub(super) fn has(&self, name: &str) -> bool {
         self.raw(name).is_some()
+    }
+
+    /// Whether none of these sections are there.
+    pub(super) fn lacks(&self, name: &str) -> bool {
+        self.raw(name).is_none_or(|(_, value)| value.as_array().is_some_and(|items| items.is_empty()))
     }
 
     /// Whether the key is written and its value is `[]`.
@@ -283,9 +291,8 @@ impl<'a> Section<'a> {
             Ok(None) => self.wrong_type(key.name, form, span, type_name(value)),
             Err(label) => {
                 let value = value.as_str().map_or_else(|| "this number".to_owned(), quote);
-                self.faults.push(
-                    Fault::error(span, format!("{value} cannot be the value of `{}`", key.name)).label(label),
-                );
+                self.faults
+                    .push(Fault::error(span, format!("{value} cannot be the value of `{}`", key.name)).label(label));
             }
         }
         None
@@ -306,15 +313,15 @@ impl<'a> Section<'a> {
 
     fn wrong_type(&self, name: &str, form: &str, span: Span, found: &str) {
         self.faults.push(
-            Fault::error(span, format!("`{}` must be {form}", name.escape_debug()))
-                .label(format!("this is {found}")),
+            Fault::error(span, format!("`{}` must be {form}", name.escape_debug())).label(format!("this is {found}")),
         );
     }
 
     fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
         if count > count_max {
             self.faults.push(
-                Fault::error(span, format!("too many in `{name}`")).label(format!("{count}, and at most {count_max} may be")),
+                Fault::error(span, format!("too many in `{name}`"))
+                    .label(format!("{count}, and at most {count_max} may be")),
             );
         }
     }
@@ -326,11 +333,12 @@ impl<'a> Section<'a> {
             let text = name.get_ref().as_ref();
             let fault = Fault::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
             let later = LATER.iter().find(|(section, key, _)| *section == self.name && *key == text);
-            let help = match later {
-                Some((_, _, instead)) => format!("it comes in a later version: {instead}"),
-                None => suggest::help(text, &known.iter().copied().collect::<Vec<_>>()),
-            };
-            self.faults.push(fault.label("not a key of this section").help(help));
+            self.faults.push(match later {
+                Some((_, _, instead)) => fault.label("it comes in a later version").help(*instead),
+                None => fault
+                    .label("not a key of this section")
+                    .help(suggest::help(text, &known.iter().copied().collect::<Vec<_>>())),
+            });
         }
     }
 }

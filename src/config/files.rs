@@ -100,7 +100,8 @@ impl Folder<'_> {
     /// The same for a file that holds a secret, which may not be open to every user of the machine.
     pub(super) fn read_secret(&self, section: &Section<'_>, key: &Key) -> Option<At<Content>> {
         let content = self.read(section, key)?;
-        if content.mode & 0o007 == 0 {
+        let rights_of_others = content.mode & 0o007;
+        if rights_of_others == 0 {
             return Some(content);
         }
         section.faults.push(

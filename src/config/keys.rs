@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use self::Absent::{Derived, Nothing, Required, Value};
+use self::Kind::{Choice, File, Flag, Integer, Rate, Size, Table, Tables, Text, Texts};
+use self::Off::{Allowed, Refused};
 use super::units::{show_duration, show_size};
 
 /// One key of the file.
@@ -71,6 +74,7 @@ pub enum Absent {
 
 impl Key {
     /// The bounds in words: `1s to 1h`, `"json", "text"`. Empty where the kind has none.
+    #[must_use]
     pub fn bounds(&self) -> String {
         let or_off = |off, text: String| if off == Off::Allowed { format!("{text}, or \"off\"") } else { text };
         match self.kind {
@@ -119,10 +123,6 @@ const MS_100: Duration = Duration::from_millis(100);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
-
-use Absent::{Derived, Nothing, Required, Value};
-use Kind::{Choice, File, Flag, Integer, Rate, Size, Table, Tables, Text, Texts};
-use Off::{Allowed, Refused};
 
 /// A duration that can not be `"off"`.
 const fn span(min: Duration, max: Duration) -> Kind {
@@ -215,7 +215,7 @@ keys! {
     UPSTREAM_HOST = "route" "upstream_host", Text, Nothing,
         "What the upstream sees as `Host`; absent: what the client sent.";
     AUTH = "route" "auth", Text, Required,
-        "The section [auth.NAME] whose tokens open the route; \"none\" opens it to everybody.";
+        "The section [auth.NAME] whose tokens open the route; `auth = \"none\"` opens it to everybody.";
     ORIGINS = "route" "origins", Texts, Nothing,
         "The web origins that may use the route; absent: all.";
     MISSING_ORIGIN = "route" "missing_origin", Choice(&["allow", "refuse"]), Value("\"allow\""),
@@ -234,9 +234,9 @@ keys! {
     MESSAGE_BURST = "route.limits" "message_burst", Integer(1, COUNT_MAX), Derived("the count of message_rate"),
         "How many of these messages may come at once.";
     RATE_KEY = "route.limits" "rate_key", Choice(&["session", "subject", "address"]), Value("\"session\""),
-        "What shares one message_rate: each session alone, all of a token subject, or all of a client address.";
+        "What shares one `message_rate`: each session alone, all of a token subject, or all of a client address.";
     ON_EXCESS = "route.limits" "on_excess", Choice(&["close", "delay", "drop"]), Value("\"close\""),
-        "What happens beyond message_rate: the session is closed, not read for a while, or the message is dropped.";
+        "What happens beyond `message_rate`: the session is closed, not read for a while, or the message is dropped.";
     MESSAGE_MAX_SIZE = "route.limits" "message_max_size", Size(1, 1 << 40, Refused), Value("\"1MiB\""),
         "The largest message from a client, over all its fragments.";
     FRAME_MAX_SIZE = "route.limits" "frame_max_size", Size(1, 1 << 40, Refused), Derived("message_max_size"),

@@ -1,7 +1,10 @@
 //! The `[route.limits]` section, and quotas wherever they stand.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use super::diagnostic::Fault;
-use super::file::{At, Section};
+use super::file::{At, Read, Section};
 use super::keys::{self, Key};
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::quota::{Quota, Rate};
@@ -46,13 +49,13 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
     })
 }
 
-/// A rate and the burst that goes with it. The outer `None` is a fault, the inner one a rate that is off.
+/// A rate and the burst that goes with it; `None` for a rate that is off.
 pub(super) fn quota(
     section: &Section<'_>,
     rate: &At<Option<Rate>>,
     burst_key: &Key,
     rate_key: &Key,
-) -> Option<Option<Quota>> {
+) -> Read<Option<Quota>> {
     let written = section.key_span(burst_key);
     let burst = section.count(burst_key);
     let Some(rate) = rate.value else {
@@ -75,7 +78,7 @@ fn needs_rate(section: &Section<'_>, key: &Key, rate_key: &Key) -> bool {
     false
 }
 
-fn messages(section: &Section<'_>, open: bool) -> Option<Option<MessageQuota>> {
+fn messages(section: &Section<'_>, open: bool) -> Read<Option<MessageQuota>> {
     let rate = section.rate_or_off(&keys::MESSAGE_RATE);
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
     let key = section.choice(&keys::RATE_KEY, &keys_of_rate);
@@ -120,19 +123,15 @@ fn sizes(section: &Section<'_>) -> (Option<u64>, Option<u64>) {
     (message_max, frame_max.value)
 }
 
-/// The outer `None` is a fault, the inner one a key that is absent.
-fn optional_count(section: &Section<'_>, key: &Key) -> Option<Option<std::num::NonZeroU32>> {
+/// A count that has no default.
+fn optional_count(section: &Section<'_>, key: &Key) -> Read<Option<NonZeroU32>> {
     if section.key_span(key).is_none() {
         return Some(None);
     }
     section.count(key).map(|count| Some(count.value))
 }
 
-fn warn_of_late_ping(
-    section: &Section<'_>,
-    idle_timeout: &At<Option<std::time::Duration>>,
-    ping_interval: &At<Option<std::time::Duration>>,
-) {
+fn warn_of_late_ping(section: &Section<'_>, idle_timeout: &At<Option<Duration>>, ping_interval: &At<Option<Duration>>) {
     // A default is not the operator's doing, so only a written interval is worth a warning.
     let written = section.key_span(&keys::PING_INTERVAL).is_some();
     if let (true, Some(idle), Some(ping)) = (written, idle_timeout.value, ping_interval.value)

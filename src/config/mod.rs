@@ -185,6 +185,8 @@ pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Re
     match config {
         Some(config) if !report.has_errors() => Ok(Config { warnings: report, ..config }),
         _ if report.has_errors() => Err(report),
-        _ => Err(Report::of_file(file_name, "it was refused without a reason, which is a defect of tollgate".to_owned())),
+        _ => {
+            Err(Report::of_file(file_name, "it was refused without a reason, which is a defect of tollgate".to_owned()))
+        }
     }
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::auth::{self, Auth};
 use super::diagnostic::{Fault, Span, quote};
-use super::file::{At, Section};
+use super::file::{At, Read, Section};
 use super::keys::{self, Key};
 use super::upstreams::Named;
 use super::validate::{self, Seen};
@@ -31,8 +31,8 @@ pub(super) fn read_all(
     upstreams: &[Named<Option<Upstream>>],
 ) -> Option<Vec<Route>> {
     let sections = root.children("route", "route", ROUTES_MAX);
-    if sections.is_empty() && !root.has("route") {
-        root.faults.push(Fault::error(0..0, "there is no route").help("add a [[route]] section"));
+    if root.lacks("route") {
+        root.faults.push(Fault::of_file("there is no route").help("add a [[route]] section"));
     }
     let mut names = Seen::default();
     let mut used = vec![false; upstreams.len()];
@@ -64,7 +64,7 @@ struct Parts {
     host: Option<HostPattern>,
     path: Option<At<PathPattern>>,
     upstream: Option<UpstreamId>,
-    upstream_host: Option<Option<HeaderValue>>,
+    upstream_host: Read<Option<HeaderValue>>,
     auth: Option<route::Auth>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
@@ -165,7 +165,7 @@ fn note_unknown(section: &Section<'_>, text: &At<String>, kind: &str, known: &[&
     );
 }
 
-fn upstream_host(section: &Section<'_>) -> Option<Option<HeaderValue>> {
+fn upstream_host(section: &Section<'_>) -> Read<Option<HeaderValue>> {
     if section.key_span(&keys::UPSTREAM_HOST).is_none() {
         return Some(None);
     }
@@ -246,12 +246,18 @@ fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
 /// The error is what to say at the caret, and what to do.
 fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        ("expected an IP address or a network", "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned())
+        (
+            "expected an IP address or a network",
+            "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned(),
+        )
     })?;
     if let IpNet::V6(v6) = network
         && v6.addr().to_ipv4_mapped().is_some()
     {
-        return Err(("an IPv4 address in IPv6 form", "write the IPv4 address: clients are compared as that".to_owned()));
+        return Err((
+            "an IPv4 address in IPv6 form",
+            "write the IPv4 address: clients are compared as that".to_owned(),
+        ));
     }
     if network.trunc() != network {
         return Err(("bits are set beyond the prefix", format!("write \"{}\"", network.trunc())));

@@ -63,7 +63,10 @@ fn scaled(text: &str, units: &[(&str, u64)], form: &str) -> Result<u64, String> 
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (count, unit) = text.split_at(digits);
     let (_, scale) = units.iter().find(|(name, _)| *name == unit).ok_or(form)?;
-    number(count).ok_or(form)?.and_then(|count| count.checked_mul(*scale)).ok_or_else(|| "the number is too large".into())
+    number(count)
+        .ok_or(form)?
+        .and_then(|count| count.checked_mul(*scale))
+        .ok_or_else(|| "the number is too large".into())
 }
 
 /// Digits only: `from_str` would take a sign, too. The inner `None` is a number too large.

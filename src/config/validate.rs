@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use super::diagnostic::{Fault, Report, Span, quote};
-use super::file::{At, Section};
+use super::file::{At, Read, Section};
 use super::files::Folder;
 use super::{Config, Listener, Log, LogFormat, MaxSessions, Server};
 use super::{auth, certificate, keys, limits, routes, upstreams};
@@ -59,7 +59,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
     })
 }
 
-fn upgrade_quota(section: &Section<'_>) -> Option<Option<Quota>> {
+fn upgrade_quota(section: &Section<'_>) -> Read<Option<Quota>> {
     let rate = section.rate_or_off(&keys::UPGRADE_RATE)?;
     limits::quota(section, &rate, &keys::UPGRADE_BURST, &keys::UPGRADE_RATE)
 }
@@ -79,8 +79,8 @@ fn log(section: &Section<'_>) -> Option<Log> {
 
 fn listeners(root: &Section<'_>, folder: &Folder<'_>) -> Option<Vec<Listener>> {
     let sections = root.children("listener", "listener", LISTENERS_MAX);
-    if sections.is_empty() && !root.has("listener") {
-        root.faults.push(Fault::error(0..0, "there is no listener").help("add a [[listener]] section"));
+    if root.lacks("listener") {
+        root.faults.push(Fault::of_file("there is no listener").help("add a [[listener]] section"));
     }
     let mut seen = Seen::default();
     let read: Vec<Option<Listener>> = sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
@@ -145,11 +145,14 @@ impl<T> Default for Seen<T> {
 impl<T: Ord + Clone> Seen<T> {
     /// Notes a fault if the value was there before.
     pub(super) fn note(&mut self, section: &Section<'_>, at: &At<T>, what: &str, shown: &str) {
-        if self.0.insert(at.value.clone(), at.span.clone()).is_some() {
+        if let Some(first) = self.0.get(&at.value) {
             section.faults.push(
                 Fault::error(at.span.clone(), format!("the {what} {} stands twice", quote(shown)))
-                    .label("this is the second one"),
+                    .label("this is one too many")
+                    .related(first.clone(), "the first one"),
             );
+        } else {
+            self.0.insert(at.value.clone(), at.span.clone());
         }
     }
 }

@@ -1,0 +1,219 @@
+//! `config/example.toml` against the table of keys: every key stands in it with its meaning, bounds and default, and the
+//! reader does what it says.
+
+use std::collections::BTreeSet;
+
+use tollgate::config::Config;
+use tollgate::config::keys::{Absent, KEYS, Key, Kind};
+
+use super::{example, parse, with_line};
+
+/// One key of the example: its place, its value, and the comment above it.
+#[derive(Debug)]
+struct Documented {
+    line: usize,
+    key: &'static Key,
+    /// Whether the line stands behind `# `.
+    commented: bool,
+    value: String,
+    comment: String,
+}
+
+/// Takes the example apart. A line `# key = value` counts as a key, so every such line must be one.
+fn documented(text: &str) -> Vec<Documented> {
+    let mut section = "";
+    let mut comment = String::new();
+    let mut keys = Vec::new();
+    for (line, written) in text.lines().enumerate() {
+        if written.starts_with('[') {
+            section = written.trim_matches(['[', ']']);
+            section = if section == "route.limits" { section } else { section.split('.').next().unwrap() };
+            comment.clear();
+            continue;
+        }
+        let bare = written.strip_prefix("# ").unwrap_or(written);
+        let name = bare.split(" = ").next().unwrap();
+        let is_key = bare.contains(" = ") && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_key {
+            if written.is_empty() {
+                comment.clear();
+            } else {
+                comment.push_str(bare);
+                comment.push(' ');
+            }
+            continue;
+        }
+        let key = KEYS.iter().find(|key| (key.section, key.name) == (section, name));
+        keys.push(Documented {
+            line,
+            key: key.unwrap_or_else(|| panic!("line {}: [{section}] has no key {name}", line + 1)),
+            commented: bare != written,
+            value: bare.split_once(" = ").unwrap().1.to_owned(),
+            comment: std::mem::take(&mut comment),
+        });
+    }
+    keys
+}
+
+/// Everything of a configuration but what the default and the written default may differ in.
+fn comparable(config: &Config) -> String {
+    let Config { server, log, listeners, routes, upstreams, .. } = config;
+    let mut server = server.clone();
+    server.max_sessions.explicit = false;
+    format!("{server:?} {log:?} {listeners:?} {routes:?} {upstreams:?}")
+}
+
+#[test]
+fn the_example_loads_without_a_warning() {
+    let config = parse(&example()).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.warnings.is_empty(), "{}", config.warnings);
+}
+
+#[test]
+fn the_example_has_every_key_with_its_meaning() {
+    let text = example();
+    let documented = documented(&text);
+    let inline: Vec<&Key> = KEYS.iter().filter(|key| key.section == "listener.certificates").collect();
+    let names: Vec<_> = documented.iter().map(|one| (one.key.section, one.key.name)).collect();
+    let known: Vec<_> = KEYS.iter().filter(|key| !inline.contains(key)).map(|key| (key.section, key.name)).collect();
+    assert_eq!(names, known);
+
+    for one in documented {
+        let default = match one.key.default {
+            Absent::Required => "Required.".to_owned(),
+            Absent::Value(text) | Absent::Derived(text) => format!("Default: {text}."),
+            Absent::Nothing => "No default.".to_owned(),
+        };
+        for part in [one.key.doc, &one.key.bounds(), &default] {
+            assert!(one.comment.contains(part), "line {}: expected {part:?} in {:?}", one.line, one.comment);
+        }
+        if one.key.name == "certificates" {
+            for key in &inline {
+                assert!(one.comment.contains(&format!("{}: {}", key.name, key.doc)), "{:?}", one.comment);
+                assert!(one.value.contains(&format!("{} = ", key.name)), "{}", one.value);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_documented_defaults_are_the_defaults() {
+    let text = example();
+    let plain = comparable(&parse(&text).unwrap());
+    for one in documented(&text) {
+        if let Absent::Value(default) = one.key.default
+            && one.commented
+        {
+            assert_eq!(one.value, default, "line {}", one.line);
+        }
+        let depends = matches!(one.key.default, Absent::Value(_) | Absent::Derived(_));
+        if one.commented && depends {
+            let written = with_line(&text, one.line, &format!("{} = {}", one.key.name, one.value));
+            let config = parse(&written).unwrap_or_else(|report| panic!("{}: {report}", one.key.name));
+            assert_eq!(comparable(&config), plain, "{}", one.key.name);
+        }
+        if let (Absent::Value(default), false) = (one.key.default, one.commented) {
+            let burst = |line: &str| line.starts_with("upgrade_burst") || line.starts_with("message_burst");
+            assert!(!text.lines().any(burst), "a burst without its rate would be a fault");
+            let without = comparable(&parse(&with_line(&text, one.line, "")).unwrap());
+            let written = with_line(&text, one.line, &format!("{} = {default}", one.key.name));
+            assert_eq!(comparable(&parse(&written).unwrap()), without, "{}", one.key.name);
+        }
+    }
+}
+
+/// What is said about the example with another value for one of its keys.
+fn said_about(text: &str, one: &Documented, value: &str) -> String {
+    let written = with_line(text, one.line, &format!("{} = {value}", one.key.name));
+    parse(&written).map_or_else(|report| report.to_string(), |config| config.warnings.to_string())
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = example();
+    for one in documented(&text) {
+        // Of the sources of keys there may be one.
+        let other = one.key.section == "auth" && matches!(one.key.kind, Kind::File) && one.commented;
+        let text = if other { text.replace("\njwks_file", "\n#jwks_file") } else { text.clone() };
+        let said = said_about(&text, &one, "1979-05-27");
+        assert!(said.contains(&format!("error: `{}` must be ", one.key.name)), "{}: {said}", one.key.name);
+        assert!(said.contains("this is a date or time"), "{}: {said}", one.key.name);
+    }
+    for name in ["chain", "key"] {
+        let written = text.replace(&format!("{name} = \""), &format!("{name} = 1979-05-27 #\""));
+        let written = written.replace("certificates = [{ chain", "certificates = [{\nchain");
+        let written = written.replace("27 #\"fullchain.pem\",", "27,").replace("27 #\"privkey.pem\"", "27");
+        let said = parse(&written).unwrap_err().to_string();
+        assert!(said.contains(&format!("error: `{name}` must be a string")), "{said}");
+    }
+}
+
+#[test]
+fn bounds_are_kept_and_are_inclusive() {
+    let text = example();
+    for one in documented(&text) {
+        let (below, lowest, highest, above) = match one.key.kind {
+            Kind::Integer(min, max) => {
+                let [below, above] = [i64::from(min) - 1, i64::from(max) + 1];
+                (below.to_string(), min.to_string(), max.to_string(), above.to_string())
+            }
+            Kind::Duration(min, max, _) => {
+                let shown = |millis: u128| format!("\"{millis}ms\"");
+                let (min, max) = (min.as_millis(), max.as_millis());
+                // No duration is shorter than none.
+                let below = if min == 0 { max + 1 } else { min - 1 };
+                (shown(below), shown(min), shown(max), shown(max + 1))
+            }
+            Kind::Size(min, max, _) => {
+                let shown = |bytes: u64| format!("\"{bytes}B\"");
+                (shown(min - 1), shown(min), shown(max), shown(max + 1))
+            }
+            Kind::Rate(max, _) => {
+                let shown = |count: u32| format!("\"{count}/s\"");
+                (shown(0), shown(1), shown(max), shown(max + 1))
+            }
+            _ => continue,
+        };
+        for value in [below, above] {
+            let said = said_about(&text, &one, &value);
+            assert!(said.contains("must be between "), "{} = {value}: {said}", one.key.name);
+        }
+        for value in [lowest, highest] {
+            let said = said_about(&text, &one, &value);
+            assert!(!said.contains("must be between "), "{} = {value}: {said}", one.key.name);
+        }
+    }
+}
+
+#[test]
+fn off_is_a_value_where_it_is_documented() {
+    let text = example();
+    for one in documented(&text) {
+        if matches!(one.key.kind, Kind::Duration(..) | Kind::Size(..) | Kind::Rate(..)) {
+            let said = said_about(&text, &one, "\"off\"");
+            let refused = said.contains("\"off\" cannot be the value");
+            assert_eq!(!refused, one.key.bounds().contains("\"off\""), "{}: {said}", one.key.name);
+        }
+    }
+}
+
+#[test]
+fn the_words_of_a_choice_are_all_that_it_takes() {
+    let text = example();
+    for one in documented(&text) {
+        let Kind::Choice(words) = one.key.kind else { continue };
+        for word in words {
+            let said = said_about(&text, &one, &format!("\"{word}\""));
+            assert!(!said.contains("error"), "{} = {word}: {said}", one.key.name);
+        }
+        let said = said_about(&text, &one, "\"other\"");
+        let list = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        assert!(said.contains(&format!("must be one of {list}")), "{said}");
+    }
+}
+
+#[test]
+fn keys_are_unique() {
+    let unique: BTreeSet<_> = KEYS.iter().map(|key| (key.section, key.name)).collect();
+    assert_eq!(unique.len(), KEYS.len());
+}
