@@ -60,7 +60,8 @@ class Suite:
         except Skip as why:
             self.skip(name, why)
         except Exception as error:  # noqa: BLE001: a check may fail in any way, and the next one is made all the same
-            traceback.print_exc(file=sys.stdout)
+            place = traceback.extract_tb(error.__traceback__)
+            print(*(f"        {step.filename}:{step.lineno} {step.line}" for step in place[1:]), sep="\n")
             self.fail(name, f"{type(error).__name__}: {error}")
         else:
             self.ok(f"{name} ({time.monotonic() - start:.2f} s)")
@@ -320,6 +321,42 @@ class Node:
                 suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             suite.fail(f"{self.process.name} ends in time", f"{error}\n{self.process.output()[-2000:]}")
+
+
+# ------------------------------------------------------------------------------------------------------------ raw clients
+
+
+def raw(port, context=None, seconds=10):
+    """A socket to the proxy, under TLS if a context is given."""
+    plain = socket.create_connection(("127.0.0.1", port), seconds)
+    plain.settimeout(seconds)
+    return context.wrap_socket(plain, server_hostname="localhost") if context else plain
+
+
+def read_all(connection, seconds):
+    """All that comes until the other end closes; raises if it has not after so long."""
+    data = b""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection.settimeout(max(0.01, end - time.monotonic()))
+        try:
+            part = connection.recv(65536)
+        except (ConnectionError, ssl.SSLEOFError):
+            return data
+        if not part:
+            return data
+        data += part
+    raise TimeoutError(f"still open after {seconds} s, with {data[-200:]!r}")
+
+
+def read_some(connection, seconds):
+    """What comes first, up to the end of a head; empty if the other end closes without a word."""
+    data = b""
+    connection.settimeout(seconds)
+    with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+        while b"\r\n\r\n" not in data and (part := connection.recv(65536)):
+            data += part
+    return data
 
 
 # ------------------------------------------------------------------------------------------------------- configurations
