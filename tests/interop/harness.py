@@ -225,19 +225,19 @@ class Process:
 class Proxy(Process):
     """`tollgate run` with a configuration in which `@PORT@` stands for a free port; ready once it is made."""
 
-    def __init__(self, config, directory, name="tollgate"):
+    def __init__(self, config, directory, name="tollgate", **options):
         if not BINARY.exists():
-            raise SystemExit(f"{BINARY} is missing: cargo build --release")
+            raise RuntimeError(f"{BINARY} is missing: cargo build --release")
         for _ in range(5):  # between the look at a port and its use by the proxy somebody else may take it
             self.port = free_port()
             file = directory / f"{name}.toml"
             file.write_text(config.replace("@PORT@", str(self.port)))
-            super().__init__(name, [BINARY, "run", "--config", file], directory)
+            super().__init__(name, [BINARY, "run", "--config", file], directory, **options)
             if self._ready():
                 return
             if "in use" not in self.output():
                 break
-        raise SystemExit(f"{name} did not start (exit code {self.popen.poll()}):\n{self.output()[-4000:]}")
+        raise RuntimeError(f"{name} did not start (exit code {self.popen.poll()}):\n{self.output()[-4000:]}")
 
     def _ready(self):
         end = time.monotonic() + READY_SECONDS
@@ -278,7 +278,7 @@ class Demo(Process):
                          stdout=subprocess.PIPE, text=True, cwd=directory)
         line = Lines(self.popen.stdout).next(READY_SECONDS)
         if line is None:
-            raise SystemExit(f"demo did not start:\n{self.output()[-4000:]}")
+            raise RuntimeError(f"demo did not start:\n{self.output()[-4000:]}")
         self.facts = json.loads(line)
 
 
@@ -298,7 +298,7 @@ class Node:
         self.lines = Lines(self.process.popen.stdout)
         line = self.lines.next(READY_SECONDS)
         if line is None:
-            raise SystemExit(f"{script} did not start:\n{self.process.output()[-4000:]}")
+            raise RuntimeError(f"{script} did not start:\n{self.process.output()[-4000:]}")
         self.facts = json.loads(line)
 
     def tell(self, **facts):
