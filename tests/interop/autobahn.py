@@ -56,7 +56,7 @@ def wait_for_port(process, port):
         if harness.accepts(port):
             return
         time.sleep(0.1)
-    raise SystemExit(f"{process.name} did not start:\n{process.output()[-2000:]}")
+    raise RuntimeError(f"{process.name} did not start:\n{process.output()[-2000:]}")
 
 
 directory = harness.work_dir("autobahn")

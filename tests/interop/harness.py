@@ -60,7 +60,8 @@ class Suite:
         except Skip as why:
             self.skip(name, why)
         except Exception as error:  # noqa: BLE001: a check may fail in any way, and the next one is made all the same
-            traceback.print_exc(file=sys.stdout)
+            place = traceback.extract_tb(error.__traceback__)
+            print(*(f"        {step.filename}:{step.lineno} {step.line}" for step in place[1:]), sep="\n")
             self.fail(name, f"{type(error).__name__}: {error}")
         else:
             self.ok(f"{name} ({time.monotonic() - start:.2f} s)")
@@ -224,19 +225,19 @@ class Process:
 class Proxy(Process):
     """`tollgate run` with a configuration in which `@PORT@` stands for a free port; ready once it is made."""
 
-    def __init__(self, config, directory, name="tollgate"):
+    def __init__(self, config, directory, name="tollgate", **options):
         if not BINARY.exists():
-            raise SystemExit(f"{BINARY} is missing: cargo build --release")
+            raise RuntimeError(f"{BINARY} is missing: cargo build --release")
         for _ in range(5):  # between the look at a port and its use by the proxy somebody else may take it
             self.port = free_port()
             file = directory / f"{name}.toml"
             file.write_text(config.replace("@PORT@", str(self.port)))
-            super().__init__(name, [BINARY, "run", "--config", file], directory)
+            super().__init__(name, [BINARY, "run", "--config", file], directory, **options)
             if self._ready():
                 return
             if "in use" not in self.output():
                 break
-        raise SystemExit(f"{name} did not start (exit code {self.popen.poll()}):\n{self.output()[-4000:]}")
+        raise RuntimeError(f"{name} did not start (exit code {self.popen.poll()}):\n{self.output()[-4000:]}")
 
     def _ready(self):
         end = time.monotonic() + READY_SECONDS
@@ -277,7 +278,7 @@ class Demo(Process):
                          stdout=subprocess.PIPE, text=True, cwd=directory)
         line = Lines(self.popen.stdout).next(READY_SECONDS)
         if line is None:
-            raise SystemExit(f"demo did not start:\n{self.output()[-4000:]}")
+            raise RuntimeError(f"demo did not start:\n{self.output()[-4000:]}")
         self.facts = json.loads(line)
 
 
@@ -297,7 +298,7 @@ class Node:
         self.lines = Lines(self.process.popen.stdout)
         line = self.lines.next(READY_SECONDS)
         if line is None:
-            raise SystemExit(f"{script} did not start:\n{self.process.output()[-4000:]}")
+            raise RuntimeError(f"{script} did not start:\n{self.process.output()[-4000:]}")
         self.facts = json.loads(line)
 
     def tell(self, **facts):
@@ -320,6 +321,42 @@ class Node:
                 suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             suite.fail(f"{self.process.name} ends in time", f"{error}\n{self.process.output()[-2000:]}")
+
+
+# ------------------------------------------------------------------------------------------------------------ raw clients
+
+
+def raw(port, context=None, seconds=10):
+    """A socket to the proxy, under TLS if a context is given."""
+    plain = socket.create_connection(("127.0.0.1", port), seconds)
+    plain.settimeout(seconds)
+    return context.wrap_socket(plain, server_hostname="localhost") if context else plain
+
+
+def read_all(connection, seconds):
+    """All that comes until the other end closes; raises if it has not after so long."""
+    data = b""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection.settimeout(max(0.01, end - time.monotonic()))
+        try:
+            part = connection.recv(65536)
+        except (ConnectionError, ssl.SSLEOFError):
+            return data
+        if not part:
+            return data
+        data += part
+    raise TimeoutError(f"still open after {seconds} s, with {data[-200:]!r}")
+
+
+def read_some(connection, seconds):
+    """What comes first, up to the end of a head; empty if the other end closes without a word."""
+    data = b""
+    connection.settimeout(seconds)
+    with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+        while b"\r\n\r\n" not in data and (part := connection.recv(65536)):
+            data += part
+    return data
 
 
 # ------------------------------------------------------------------------------------------------------- configurations

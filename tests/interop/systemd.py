@@ -1,0 +1,93 @@
+"""The unit of systemd/, as systemd itself judges it; and that the binary keeps the unit's side of the bargain."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+
+import harness
+from harness import Skip, equal
+
+EXPOSURE_MAX = 1.5
+
+suite = harness.Suite("systemd")
+directory = harness.work_dir("systemd")
+text = (harness.ROOT / "systemd" / "tollgate.service").read_text()
+setting = dict(re.findall(r"^(\w+)=(.*)$", text, re.M))
+unit = directory / "tollgate.service"
+unit.write_text(text.replace("/usr/local/bin/tollgate", str(harness.BINARY)))  # `verify` wants to find the binary
+
+
+def analyze(*arguments):
+    if shutil.which("systemd-analyze") is None:
+        raise Skip("systemd-analyze is not installed")
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+
+
+with suite.check("systemd-analyze verify has not a word to say"):
+    done = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
+    equal((done.returncode, done.stdout, done.stderr), (0, "", ""))
+
+with suite.check(f"systemd-analyze security gives {EXPOSURE_MAX} or better"):
+    done = analyze("security", "--offline=true", "--no-pager", str(unit))
+    exposure = float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)[1])
+    suite.note(f"exposure {exposure}")
+    equal(exposure <= EXPOSURE_MAX, True)
+
+with suite.check("the unit gives the drain the time that the configuration does"):
+    equal(int(setting["TimeoutStopSec"].removesuffix("s")) > 30, True)
+
+# ------------------------------------------------------------------------------------------- what the unit counts on
+
+secrets = harness.Secrets(directory)
+backend = harness.Node("autobahn/echo.js", directory)
+body = harness.upstream("echo", backend.facts["port"]) + harness.route("echo", "/echo", "echo")
+
+
+def exit_code(*arguments):
+    done = subprocess.run([str(part) for part in (harness.BINARY, *arguments)], capture_output=True, text=True, timeout=20)
+    return done.returncode, done.stdout + done.stderr
+
+
+with suite.check("a bad argument ends it with 64, a bad configuration with 78: the unit does not try those again"):
+    equal(setting["RestartPreventExitStatus"].split(), ["64", "78"])
+    bad = directory / "bad.toml"
+    bad.write_text(harness.listener(secrets).replace("@PORT@", "0") + body + "nonsense = 1\n")
+    equal(exit_code("run", "--no-such-option")[0], 64)
+    for command in ("run", "check"):
+        code, said = exit_code(command, "--config", bad)
+        equal(code, 78)
+        equal(re.search(r"bad\.toml:\d+:\d+", said) is not None, True)
+    equal(exit_code("run", "--config", directory / "missing.toml")[0], 78)
+
+with suite.check("a port that is taken ends it with 1: the unit tries that again"):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        file = directory / "taken.toml"
+        file.write_text(harness.listener(secrets).replace("@PORT@", str(taken.getsockname()[1])) + body)
+        equal(exit_code("run", "--config", file)[0], 1)
+
+with suite.check("it says READY=1 and STOPPING=1, takes its key as a credential, and ends with 0"):
+    credentials = directory / "credentials"
+    credentials.mkdir(mode=0o700)
+    shutil.move(secrets.dir / "localhost.key", credentials / "tls.key")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(directory / "notify"))
+        notified.settimeout(10)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), "CREDENTIALS_DIRECTORY": str(credentials)}
+        certificate = f'{{ chain = "{secrets.dir}/localhost.pem", key = "credential:tls.key" }}'
+        proxy = harness.Proxy(harness.listener(secrets, certificate) + body, directory, env=environment)
+        said = notified.recv(4096).decode().split("\n")
+        equal("READY=1" in said, True)
+        with harness.raw(proxy.port, secrets.client_context()) as connection:
+            connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            equal(harness.read_some(connection, 10).split(b" ")[1] in (b"404", b"426"), True)
+        proxy.popen.send_signal(signal.SIGTERM)
+        said = ""
+        while "STOPPING=1" not in said.split("\n"):
+            said = notified.recv(4096).decode()
+        equal(proxy.wait(40), 0)
+suite.finish()
