@@ -53,11 +53,10 @@ async fn accept(listener: TcpListener) {
 async fn serve(stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let service = service_fn(|request| Box::pin(async move { Ok::<_, Infallible>(answer(&request)) }));
-    let mut connection =
-        http1::Builder::new().keep_alive(false).timer(hyper_util::rt::TokioTimer::new()).serve_connection(
-            TokioIo::new(stream),
-            service,
-        );
+    let mut connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(hyper_util::rt::TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service);
     poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(io::Error::other)?;
     let parts = connection.into_parts();
     echo(parts.io.into_inner(), parts.read_buf.to_vec()).await

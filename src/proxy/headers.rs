@@ -14,16 +14,8 @@ use crate::policy::{claims, credential};
 use crate::ws::handshake::{self, Opening};
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    UPGRADE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    CONTENT_LENGTH,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-];
+const HOP_BY_HOP: [HeaderName; 8] =
+    [CONNECTION, UPGRADE, TE, TRAILER, TRANSFER_ENCODING, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
 /// The same, of names that have no constant. `HTTP2-Settings` would ask for another upgrade (RFC 9113 section 3.1).
 const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
 /// What tells an upstream who a client is; a client's own word on it counts for nothing.

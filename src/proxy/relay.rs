@@ -170,12 +170,8 @@ pub async fn run<C: Stream + 'static, U: Stream + 'static>(
     lifecycle: &Lifecycle,
 ) -> Report {
     let _counted = lifecycle.count_session();
-    let mut relay = Relay {
-        session,
-        client: Port::new(streams.client),
-        upstream: Port::new(streams.upstream),
-        timer: None,
-    };
+    let mut relay =
+        Relay { session, client: Port::new(streams.client), upstream: Port::new(streams.upstream), timer: None };
     let mut asked_to_end = false;
     let outcome = loop {
         tokio::select! {
@@ -245,9 +241,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             let kept = port.kept.len();
             match port.read(cx, scratch) {
                 Poll::Pending => Pumped::Idle,
-                Poll::Ready(Ok(len)) if len > kept => {
-                    self.judge(from, scratch.get(..len).unwrap_or_default(), cx, now)
-                }
+                Poll::Ready(Ok(len)) if len > kept => self.judge(from, scratch.get(..len).unwrap_or_default(), cx, now),
                 // The end of the stream, in whatever way it came.
                 Poll::Ready(_) => {
                     self.lose(from, now);

@@ -117,8 +117,7 @@ impl Server {
     /// # Errors
     /// If the system gives no thread or event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let workers = (0..self.workers).map(|number| Worker::start(number, Arc::clone(&self.gateway)));
         let workers = Arc::new(workers.collect::<io::Result<Vec<_>>>().map_err(ServeError::System)?);
         let permits = Arc::new(Semaphore::new(self.connections_max));

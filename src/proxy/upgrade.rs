@@ -110,18 +110,17 @@ async fn upgrade(
     let extensions = if route.limits.check_utf8 { &[] } else { opening.extensions.as_slice() };
     let request_id = hex(&random::<16>());
     let key = handshake::key(random());
-    let via =
-        Via { address: client, request_id: &request_id, key: &key, protocols: &protocols, extensions };
+    let via = Via { address: client, request_id: &request_id, key: &key, protocols: &protocols, extensions };
     let mut asked = Request::new(Empty::new());
     *asked.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
         .ok_or_else(|| refuse(Rejection::Opening(OpeningError::Target)))?;
     *asked.headers_mut() = headers::to_upstream(headers, &opening, &admission, &via);
 
     // (d) What it answers.
-    let connected = pool.connect(&admission).await.map_err(|error| Refusal {
-        detail: Some(error.detail),
-        ..refuse(error.rejection)
-    })?;
+    let connected = pool
+        .connect(&admission)
+        .await
+        .map_err(|error| Refusal { detail: Some(error.detail), ..refuse(error.rejection) })?;
     let answered = timeout(pool.upstream().response_timeout, open(connected.stream, asked))
         .await
         .map_err(|_| refuse(Rejection::UpstreamTimeout))?
@@ -146,8 +145,7 @@ async fn upgrade(
         ping_tag: random(),
     };
     let session = Session::new(terms, clock::now());
-    let opened =
-        Opened { session, upstream: stream, early, server: connected.server, request_id, admission };
+    let opened = Opened { session, upstream: stream, early, server: connected.server, request_id, admission };
     Ok((response, opened))
 }
 

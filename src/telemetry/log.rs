@@ -13,17 +13,14 @@ use crate::config::{Log, LogFormat};
 pub fn init(config: Log) {
     // systemd tells in this variable that standard error is the journal's (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder =
-        tracing_subscriber::fmt().with_max_level(config.level).with_writer(std::io::stderr).with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_max_level(config.level).with_writer(std::io::stderr).with_ansi(false);
     // The first one stays: another in the same process is a test's.
     let _ = match config.format {
         LogFormat::Json => {
             let inner = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
             builder.json().event_format(Prefixed { inner: inner.with_target(false), journal }).try_init()
         }
-        LogFormat::Text => {
-            builder.event_format(Prefixed { inner: format().with_target(false), journal }).try_init()
-        }
+        LogFormat::Text => builder.event_format(Prefixed { inner: format().with_target(false), journal }).try_init(),
     };
 }
 
@@ -39,12 +36,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         if self.journal {
             writer.write_str(journal_level(*event.metadata().level()))?;
         }
