@@ -1,5 +1,7 @@
 //! Tollgate: a TLS-terminating WebSocket reverse proxy.
 
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::unwrap_used))]
+
 pub mod ws;
 pub mod policy;
 pub mod session;

@@ -153,7 +153,7 @@ async fn drain(lifecycle: &Lifecycle, workers: Arc<Vec<Worker>>, stop: &mut mpsc
     };
     let cutting = async {
         tokio::select! {
-            _ = tokio::time::sleep(lifecycle.drain_timeout()) => {}
+            () = tokio::time::sleep(lifecycle.drain_timeout()) => {}
             Some(()) = stop.recv() => {}
         }
         lifecycle.cut();

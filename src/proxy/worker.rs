@@ -79,7 +79,7 @@ impl Worker {
 }
 
 /// Tasks that are waited for: the one place that spawns, so that none escapes the drain.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Tasks(TaskTracker);
 
 impl Tasks {
@@ -100,14 +100,20 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
     while let Some(arrival) = queue.recv().await {
         let counted = Counted(Arc::clone(&connections));
         let gateway = Arc::clone(&gateway);
+        let sessions = tasks.clone();
         tasks.spawn(async move {
-            let _counted = counted;
             let Arrival { stream, client, door, permit } = arrival;
-            match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(&gateway, &door, stream, client).await,
-                Err(error) => tracing::error!(%error, "a connection could not be watched"),
+            let stream = match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => stream,
+                Err(error) => return tracing::error!(%error, "a connection could not be watched"),
+            };
+            // A session is a task of its own: in this one it would keep the room that its handshakes needed.
+            if let Some(ready) = Box::pin(connection::serve(&gateway, &door, stream, client)).await {
+                sessions.spawn(async move {
+                    ready.relay(&gateway.lifecycle).await;
+                    drop((counted, permit));
+                });
             }
-            drop(permit);
         });
     }
     tasks.end().await;

@@ -20,6 +20,7 @@ pub(super) enum Input {
 
 /// One side.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub(super) struct Peer {
     /// The rules of what it sends.
     pub inspector: Inspector,
