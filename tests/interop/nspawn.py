@@ -6,7 +6,6 @@ It needs root, debootstrap and systemd-container, and half a minute once; so it 
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import time
 
