@@ -127,10 +127,7 @@ impl Decoder {
 
     /// The next whole frame of `received`, which is the same as in the last call, or longer.
     pub fn next(&mut self, received: &[u8]) -> Option<Frame> {
-        let frame = self.peek(received)?;
-        if !frame.is_whole() {
-            return None;
-        }
+        let frame = self.read(received, false)?;
         self.at = frame.end;
         self.closed = frame.opcode == CLOSE;
         if !frame.is_control() {
@@ -150,6 +147,10 @@ impl Decoder {
 
     /// The next frame, or as much of it as there is, if its header is there.
     pub fn peek(&self, received: &[u8]) -> Option<Frame> {
+        self.read(received, true)
+    }
+
+    fn read(&self, received: &[u8], may_be_cut: bool) -> Option<Frame> {
         let bytes = &received[self.at..];
         assert!(!self.closed || bytes.is_empty(), "bytes after a Close: {bytes:02x?}");
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
@@ -188,6 +189,9 @@ impl Decoder {
             None
         };
         let here = (bytes.len() - at).min(usize::try_from(payload_len).unwrap());
+        if !may_be_cut && (here as u64) < payload_len {
+            return None;
+        }
         let payload = masked(&bytes[at..at + here], key);
         let frame = Frame { fin, rsv1, opcode, payload, payload_len, start: self.at, end: self.at + at + here };
         if opcode == CLOSE && frame.is_whole() {
@@ -205,4 +209,59 @@ pub fn decode(received: &[u8], masked: bool, compressed: bool) -> Vec<Frame> {
     let mut frames: Vec<_> = std::iter::from_fn(|| decoder.next(received)).collect();
     frames.extend(decoder.peek(received));
     frames
+}
+
+/// A frame as it was sent, by nothing but its header: whether it keeps the rules is not looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    pub first: u8,
+    /// All of it that there is.
+    pub bytes: &'a [u8],
+    /// The masked payload as far as it is there.
+    payload: &'a [u8],
+    key: Option<[u8; 4]>,
+    pub whole: bool,
+}
+
+impl Sent<'_> {
+    pub fn is_control(&self) -> bool {
+        self.first & 0x08 != 0
+    }
+
+    /// Whether it begins a message.
+    pub fn begins(&self) -> bool {
+        !self.is_control() && self.first & 0x0f != CONTINUATION
+    }
+
+    pub fn payload(&self) -> Vec<u8> {
+        masked(self.payload, self.key)
+    }
+}
+
+/// Cuts a stream into its frames by their headers alone; a last frame whose header is not whole is left out.
+pub fn split(mut bytes: &[u8]) -> Vec<Sent<'_>> {
+    let mut frames = Vec::new();
+    while let Some((sent, rest)) = split_first(bytes) {
+        frames.push(sent);
+        bytes = rest;
+    }
+    frames
+}
+
+fn split_first(bytes: &[u8]) -> Option<(Sent<'_>, &[u8])> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    let (payload_len, mut at) = match second & 0x7f {
+        126 => (u64::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
+        127 => (u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?), 10),
+        len => (u64::from(len), 2),
+    };
+    let mut key = None;
+    if second & 0x80 != 0 {
+        key = Some(*bytes.get(at..)?.first_chunk()?);
+        at += 4;
+    }
+    let here = usize::try_from(payload_len).unwrap_or(usize::MAX).min(bytes.len() - at);
+    let (bytes, rest) = bytes.split_at(at + here);
+    let whole = here as u64 == payload_len;
+    Some((Sent { first, bytes, payload: &bytes[at..], key, whole }, rest))
 }
