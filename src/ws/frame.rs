@@ -248,9 +248,7 @@ impl ControlFrame {
     pub fn close(code: CloseCode, reason: &str) -> Self {
         let mut frame = Self { opcode: Opcode::Close, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
         frame.push(&code.0.to_be_bytes());
-        let fits = |end: &usize| reason.is_char_boundary(*end);
-        let end = (0..=Self::PAYLOAD_MAX_BYTES - 2).rev().find(fits).unwrap_or(0);
-        frame.push(&reason.as_bytes()[..end]);
+        frame.push(&reason.as_bytes()[..reason.floor_char_boundary(Self::PAYLOAD_MAX_BYTES - 2)]);
         frame
     }
 
