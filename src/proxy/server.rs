@@ -171,7 +171,7 @@ fn fit_descriptors(max_sessions: MaxSessions, handshakes: u32) -> Result<NonZero
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, ..limit };
         // A sandbox may forbid it; then what there is has to do.
-        match setrlimit(Resource::Nofile, raised.clone()) {
+        match setrlimit(Resource::Nofile, raised) {
             Ok(()) => limit = raised,
             Err(error) => tracing::warn!(%error, "cannot raise the descriptor limit"),
         }
