@@ -1,0 +1,7 @@
+//! The real binary, end to end: each test starts it as a child process, and plays the client and the upstream itself, so
+//! that both ends can be wrong in every way. One file a topic; `support` is the stage.
+
+mod support;
+
+mod refusals;
+mod closes;
