@@ -115,7 +115,7 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         }
         Rejection::AddressSessions => vec![case(open(), Play::Again(setup().limits("sessions_per_address = 1")))],
         Rejection::SubjectSessions => {
-            let setup = setup().limits("sessions_per_subject = 1");
+            let setup = setup().room_limits("sessions_per_subject = 1");
             vec![case(room().bearer(&good_token()), Play::Again(setup))]
         }
         Rejection::Full => vec![case(open(), Play::Again(setup().server("max_sessions = 1")))],

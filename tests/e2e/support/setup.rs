@@ -17,6 +17,8 @@ pub struct Setup {
     pub upstream: String,
     pub route: String,
     pub limits: String,
+    /// The limits of the second route alone.
+    pub room_limits: String,
     /// Further sections.
     pub more: String,
     pub servers: Vec<String>,
@@ -40,7 +42,7 @@ impl Setup {
         Self::default()
     }
 
-    pieces! { server log listener auth upstream route limits more }
+    pieces! { server log listener auth upstream route limits room_limits more }
 
     /// With this server, as the configuration has it.
     pub fn to(mut self, server: impl ToString) -> Self {
@@ -95,7 +97,9 @@ impl Setup {
         let open =
             [("name", "\"open\""), ("path", "\"/open/{*rest}\""), ("upstream", "\"main\""), ("auth", "\"none\"")];
         section("[[route]]", &open, &self.route);
-        section("[route.limits]", &[], &self.limits);
+        // Longer than a test waits: where both ends do their part, or cannot, the gate does not wait for it either.
+        let limits = [("close_timeout", "\"1m\"")];
+        section("[route.limits]", &limits, &self.limits);
         let room = [
             ("name", "\"room\""),
             ("path", "\"/room/{room}\""),
@@ -105,7 +109,7 @@ impl Setup {
             ("forward_claims", "{ sub = \"X-User-Id\" }"),
         ];
         section("[[route]]", &room, &self.route);
-        section("[route.limits]", &[], &self.limits);
+        section("[route.limits]", &limits, &format!("{}{}", self.limits, self.room_limits));
         text + &self.more
     }
 }

@@ -1,6 +1,6 @@
 //! One end of a session, as a test plays it: bytes on a stream, and frames by hand, so that wrong ones can be sent, too.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 
 /// Opcodes (RFC 6455 section 5.2).
 pub const CONTINUATION: u8 = 0x0;
@@ -141,8 +141,14 @@ impl<S: Read + Write> Peer<S> {
     }
 
     pub fn send_frame(&mut self, frame: Frame) {
+        self.try_send_frame(frame).expect("the gate takes what is sent");
+    }
+
+    /// For an end that the gate may have left.
+    pub fn try_send_frame(&mut self, frame: Frame) -> io::Result<()> {
         let mask = frame.mask.or(self.masks.then_some(MASK));
-        self.send(&Frame { mask, ..frame }.bytes());
+        self.stream.write_all(&Frame { mask, ..frame }.bytes())?;
+        self.stream.flush()
     }
 
     pub fn send_text(&mut self, text: &str) {
