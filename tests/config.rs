@@ -1,6 +1,8 @@
 //! The configuration as operators meet it: files that load, files that do not, each with what is said about it, and texts
 //! without sense. `example` holds the example in the repository against the table of keys. `UPDATE_GOLDEN=1` writes what is said anew.
 
+#![expect(clippy::disallowed_methods, reason = "certificates made now are held against the time now")]
+
 #[path = "config/example.rs"]
 mod example;
 #[path = "config/fixtures.rs"]

@@ -24,7 +24,7 @@ use crate::telemetry::log;
 
 const ISSUER: &str = "https://demo.tollgate.example/";
 const AUDIENCE: &str = "demo";
-const TOKEN_LASTS: Duration = Duration::from_secs(8 * 3600);
+const TOKEN_LASTS: Duration = Duration::from_hours(8);
 const PAGE: &str = include_str!("demo.html");
 
 /// Runs the demo until it is told to stop. The exit code is 1 if it could not.
@@ -78,8 +78,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Self, String> {
-        let name: String = random::<8>().iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = std::env::temp_dir().join(format!("tollgate-demo-{name}"));
+        let name = u64::from_be_bytes(random());
+        let path = std::env::temp_dir().join(format!("tollgate-demo-{name:016x}"));
         DirBuilder::new().mode(0o700).create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self(path))
     }
@@ -146,15 +146,11 @@ fn write_keys(folder: &Folder) -> Result<String, Box<dyn Error>> {
 }
 
 fn toml(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> String {
-    let listeners: String = addresses
-        .iter()
-        .map(|address| {
-            format!(
-                "[[listener]]\naddress = \"{address}\"\n\
-                 certificates = [{{ chain = \"chain.pem\", key = \"key.pem\" }}]\n\n"
-            )
-        })
-        .collect();
+    let listener = |address: &SocketAddr| {
+        let certificates = "certificates = [{ chain = \"chain.pem\", key = \"key.pem\" }]";
+        format!("[[listener]]\naddress = \"{address}\"\n{certificates}\n\n")
+    };
+    let listeners = addresses.iter().map(listener).collect::<Vec<_>>().concat();
     format!(
         "{listeners}\
          [log]\n\

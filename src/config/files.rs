@@ -37,6 +37,12 @@ pub struct Content {
     pub mode: u32,
 }
 
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
 /// The files of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Disk;
@@ -57,6 +63,7 @@ impl Files for Disk {
         env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "certificates are held against the time at which they are read")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

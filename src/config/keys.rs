@@ -120,9 +120,9 @@ pub(super) const LATER: &[(&str, &str, &str)] = &[
 const COUNT_MAX: u32 = 1_000_000;
 
 const MS_100: Duration = Duration::from_millis(100);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// A duration that can not be `"off"`.
 const fn span(min: Duration, max: Duration) -> Kind {
@@ -170,7 +170,7 @@ keys! {
         "The certificate and its intermediates, in PEM, the certificate first.";
     KEY = "listener.certificates" "key", File, Required,
         "The private key of the certificate, in PEM; others may not have the right to read it.";
-    HANDSHAKE_TIMEOUT = "listener" "handshake_timeout", span(MS_100, Duration::from_secs(300)), Value("\"10s\""),
+    HANDSHAKE_TIMEOUT = "listener" "handshake_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "How long a client may take for the TLS handshake and the request head together.";
     HEAD_MAX_SIZE = "listener" "head_max_size", Size(8 << 10, 64 << 10, Refused), Value("\"16KiB\""),
         "The largest request head.";
@@ -192,7 +192,7 @@ keys! {
         "A secret shared with the issuer; others may not have the right to read the file.";
     TOKEN_FROM = "auth" "token_from", Texts, Value("[\"header\"]"),
         "Where a request may carry its token, in order: header, cookie:NAME, query:NAME, subprotocol:NAME.";
-    LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_secs(300)), Value("\"30s\""),
+    LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "How far the clocks of the issuer and of this machine may differ.";
 
     SERVERS = "upstream" "servers", Texts, Required,
@@ -201,7 +201,7 @@ keys! {
         "What is put before the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
         "How long one attempt to connect may take.";
-    RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_secs(300)), Value("\"10s\""),
+    RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "How long a server may take to answer an upgrade.";
 
     NAME = "route" "name", Text, Required,
@@ -251,7 +251,7 @@ keys! {
         "Sessions of one token subject at once.";
     SESSIONS_PER_ADDRESS = "route.limits" "sessions_per_address", Integer(1, COUNT_MAX), Nothing,
         "Sessions of one client address at once.";
-    IDLE_TIMEOUT = "route.limits" "idle_timeout", Kind::Duration(MS_100, Duration::from_secs(7 * 86_400), Allowed),
+    IDLE_TIMEOUT = "route.limits" "idle_timeout", Kind::Duration(MS_100, Duration::from_hours(7 * 24), Allowed),
         Value("\"off\""),
         "How long a session may pass no message either way before it is closed.";
     PING_INTERVAL = "route.limits" "ping_interval", Kind::Duration(MS_100, HOUR, Allowed), Value("\"30s\""),

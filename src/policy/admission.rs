@@ -46,7 +46,7 @@ pub struct Admission {
     claims: Option<Claims>,
     expires: Option<Instant>,
     messages: Option<Arc<Bucket>>,
-    _slots: (Slot<()>, Option<Slot<(Arc<str>, AddressKey)>>, Option<Slot<(Arc<str>, Arc<str>)>>),
+    _slots: (Slot<()>, Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>),
 }
 
 impl Admission {
@@ -85,10 +85,15 @@ pub struct Policy {
     upgrades: Option<Buckets<AddressKey>>,
     max_sessions: NonZeroU32,
     sessions: Slots<()>,
-    by_address: Slots<(Arc<str>, AddressKey)>,
-    by_subject: Slots<(Arc<str>, Arc<str>)>,
+    by_address: Slots<RouteAddress>,
+    by_subject: Slots<RouteSubject>,
     draining: AtomicBool,
 }
+
+/// A client address at a route, by the route's name.
+type RouteAddress = (Arc<str>, AddressKey);
+/// A token's subject at a route, by the route's name.
+type RouteSubject = (Arc<str>, Arc<str>);
 
 /// Whose messages are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -164,21 +169,13 @@ impl Policy {
         })
     }
 
-    fn take_address_slot(
-        &self,
-        route: &Route,
-        address: IpAddr,
-    ) -> Result<Option<Slot<(Arc<str>, AddressKey)>>, Rejection> {
+    fn take_address_slot(&self, route: &Route, address: IpAddr) -> Result<Option<Slot<RouteAddress>>, Rejection> {
         let Some(max) = route.limits.sessions_per_address else { return Ok(None) };
         let key = (Arc::clone(&route.name), AddressKey::from(address));
         self.by_address.take(key, max).map(Some).ok_or(Rejection::AddressSessions)
     }
 
-    fn take_subject_slot(
-        &self,
-        route: &Route,
-        subject: Option<&str>,
-    ) -> Result<Option<Slot<(Arc<str>, Arc<str>)>>, Rejection> {
+    fn take_subject_slot(&self, route: &Route, subject: Option<&str>) -> Result<Option<Slot<RouteSubject>>, Rejection> {
         let Some(max) = route.limits.sessions_per_subject else { return Ok(None) };
         // A token without a subject cannot be told from another one, so all of them count as one.
         let key = (Arc::clone(&route.name), Arc::from(subject.unwrap_or_default()));

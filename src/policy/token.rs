@@ -27,10 +27,12 @@ pub struct Verifier {
     algorithms: Vec<Algorithm>,
     issuer: Option<String>,
     audience: Vec<String>,
+    /// How far clocks may differ, for `exp` and `nbf`.
     pub leeway: Duration,
 }
 
 /// What a verifier is made of.
+#[derive(Debug)]
 pub struct VerifierParts {
     /// The keys.
     pub keys: KeySet,
@@ -324,7 +326,7 @@ fn numeric_date(value: &Value) -> Option<Duration> {
 pub const MAX_TOKEN_BYTES: usize = 8192;
 
 /// The longest leeway: beyond five minutes a clock is broken, not late.
-pub const MAX_LEEWAY: Duration = Duration::from_secs(300);
+pub const MAX_LEEWAY: Duration = Duration::from_mins(5);
 
 /// The longest `sub`. `OpenID` Connect Core section 2 allows 255 ASCII characters.
 pub const MAX_SUBJECT_BYTES: usize = 256;

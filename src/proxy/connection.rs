@@ -19,11 +19,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::relay::{self, Report, Streams};
+use super::clock;
+use super::relay::{About, Joined, Relay};
 use super::tls::ClientStream;
 use super::upgrade::{self, Gateway, Opened};
-use super::{clock, lifecycle::Lifecycle};
-use crate::telemetry::sessions::{self, Ended};
+use super::worker::Place;
+use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
 /// socket with unread bytes would reset the connection and take the answer with it.
@@ -43,27 +44,44 @@ pub struct Door {
     pub head_max_headers: usize,
 }
 
-/// Serves a connection until its end, or until the process is cut off.
-pub async fn serve(gateway: &Gateway, door: &Door, stream: TcpStream, client: IpAddr) {
-    let deadline = tokio::time::Instant::now() + door.handshake_timeout;
+/// Serves a connection up to its refusal or its 101, or until the process is cut off.
+pub async fn serve(
+    gateway: &Arc<Gateway>,
+    door: &Door,
+    stream: TcpStream,
+    client: IpAddr,
+    place: Place,
+) -> Option<Relay<ClientStream, UpstreamStream>> {
+    let deadline = clock::now() + door.handshake_timeout;
     let handshake = tokio::select! {
-        () = gateway.lifecycle.cut_off() => return,
-        handshake = tokio::time::timeout_at(deadline, ClientStream::accept(&door.tls, stream)) => handshake,
+        () = gateway.lifecycle.cut_off() => return None,
+        handshake = tokio::time::timeout_at(deadline.into(), ClientStream::accept(&door.tls, stream)) => handshake,
     };
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%client, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%client, "TLS handshake took too long"),
+        Ok(Err(error)) => {
+            tracing::debug!(%client, %error, "TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(%client, "TLS handshake took too long");
+            return None;
+        }
     };
-    let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+    let left = deadline.saturating_duration_since(clock::now());
     let (stream, early, opened) = tokio::select! {
-        () = gateway.lifecycle.cut_off() => return,
+        () = gateway.lifecycle.cut_off() => return None,
         request = take_request(gateway, door, stream, client, left) => request,
     };
-    match opened {
-        Some(opened) => relay_session(&gateway.lifecycle, stream, &early, opened, client).await,
-        None => linger(stream).await,
-    }
+    let Some(Opened { admission, session, upstream, early: upstream_early, server, request_id }) = opened else {
+        linger(stream).await;
+        return None;
+    };
+    // What was read early is copied out, since it keeps hyper's whole buffer alive.
+    let client_side = Joined(stream, early.to_vec());
+    let upstream_side = Joined(upstream, upstream_early.to_vec());
+    let about = About { client, server, request_id };
+    Some(Relay::new(admission, session, client_side, upstream_side, about, Arc::clone(gateway), place))
 }
 
 /// Reads one request and answers it. What comes back is the stream, what the client sent behind its request, and the
@@ -99,24 +117,6 @@ async fn take_request(
 }
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
-
-async fn relay_session(lifecycle: &Lifecycle, client: ClientStream, early: &Bytes, opened: Opened, address: IpAddr) {
-    let started = clock::now();
-    let route = Arc::clone(opened.admission.route());
-    let subject = opened.admission.subject().map(str::to_owned);
-    let streams = Streams { client: (client, early.to_vec()), upstream: (opened.upstream, opened.early.to_vec()) };
-    let Report { outcome, counts } = relay::run(opened.admission, opened.session, streams, lifecycle).await;
-    sessions::log(&Ended {
-        request_id: &opened.request_id,
-        route: &route.name,
-        subject: subject.as_deref(),
-        client: address,
-        server: &opened.server,
-        age: clock::now().saturating_duration_since(started),
-        outcome,
-        counts,
-    });
-}
 
 /// Lets a client read its refusal before the connection closes.
 async fn linger(mut stream: ClientStream) {

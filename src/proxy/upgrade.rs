@@ -108,7 +108,7 @@ async fn upgrade(
     };
     // Text inside compressed messages cannot be checked, so a route that checks it gets no compression.
     let extensions = if route.limits.check_utf8 { &[] } else { opening.extensions.as_slice() };
-    let request_id = hex(&random::<16>());
+    let request_id = format!("{:032x}", u128::from_be_bytes(random()));
     let key = handshake::key(random());
     let via = Via { address: client, request_id: &request_id, key: &key, protocols: &protocols, extensions };
     let mut asked = Request::new(Empty::new());
@@ -274,11 +274,4 @@ pub fn random<const N: usize>() -> [u8; N] {
     // A system without random bytes can do nothing here safely, TLS least of all.
     rand::fill(&mut bytes).unwrap_or_else(|_| std::process::abort());
     bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        text.extend([byte >> 4, byte & 0xf].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')));
-        text
-    })
 }

@@ -79,7 +79,7 @@ impl Worker {
 }
 
 /// Tasks that are waited for: the one place that spawns, so that none escapes the drain.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Tasks(TaskTracker);
 
 impl Tasks {
@@ -100,20 +100,31 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
     while let Some(arrival) = queue.recv().await {
         let counted = Counted(Arc::clone(&connections));
         let gateway = Arc::clone(&gateway);
+        let sessions = tasks.clone();
         tasks.spawn(async move {
-            let _counted = counted;
             let Arrival { stream, client, door, permit } = arrival;
-            match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(&gateway, &door, stream, client).await,
-                Err(error) => tracing::error!(%error, "a connection could not be watched"),
+            let place = Place { _permit: permit, _counted: counted };
+            let stream = match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => stream,
+                Err(error) => return tracing::error!(%error, "a connection could not be watched"),
+            };
+            // A session is a task of its own: in this one it would keep the room that its handshakes needed.
+            if let Some(relay) = Box::pin(connection::serve(&gateway, &door, stream, client, place)).await {
+                sessions.spawn(relay);
             }
-            drop(permit);
         });
     }
     tasks.end().await;
 }
 
-/// A connection that a worker carries, until dropped.
+/// A connection's place among all connections, and among those of its worker, until dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+#[derive(Debug)]
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {

@@ -20,6 +20,7 @@ pub(super) enum Input {
 
 /// One side.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub(super) struct Peer {
     /// The rules of what it sends.
     pub inspector: Inspector,
@@ -66,6 +67,11 @@ impl Peer {
     pub fn heard(&mut self, now: Instant) {
         self.heard_at = now;
         self.pinged = None;
+    }
+
+    /// Whether nothing may be passed on to it: it has been sent a Close, or it is gone.
+    pub fn is_deaf(&self) -> bool {
+        self.close_sent || self.input == Input::Gone
     }
 
     /// Forgets what it was to be sent.

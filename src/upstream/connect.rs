@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::stream::UpstreamStream;
 use crate::config::{ServerAddress, Upstream};
 use crate::policy::admission::Admission;
 use crate::policy::rejection::Rejection;
+use crate::proxy::clock;
 
 /// An upstream, and whose turn it is.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Pool {
     /// # Errors
     /// If no server takes the connection, or none does in time.
     pub async fn connect(&self, _admission: &Admission) -> Result<Connected, ConnectError> {
-        let deadline = Instant::now() + self.upstream.connect_timeout;
+        let deadline = (clock::now() + self.upstream.connect_timeout).into();
         let servers = &self.upstream.servers;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut refused = None;

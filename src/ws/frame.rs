@@ -186,7 +186,7 @@ impl Header {
                 if len >> 63 != 0 {
                     return Err(Violation::LengthOver63Bits);
                 }
-                if len <= u64::from(u16::MAX) {
+                if u16::try_from(len).is_ok() {
                     return Err(Violation::LengthNotMinimal);
                 }
                 (len, rest)
@@ -208,13 +208,13 @@ impl Header {
         out.push(u8::from(self.fin) << 7 | (self.rsv & 0x7) << 4 | self.opcode.encode());
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         match (u8::try_from(self.payload_len), u16::try_from(self.payload_len)) {
-            (Ok(len @ 0..=125), _) => out.push(masked | len),
+            (Ok(len @ 0..=125), _) => out.push(masked + len),
             (_, Ok(len)) => {
-                out.push(masked | 126);
+                out.push(masked + 126);
                 out.extend_from_slice(&len.to_be_bytes());
             }
             _ => {
-                out.push(masked | 127);
+                out.push(masked + 127);
                 out.extend_from_slice(&self.payload_len.to_be_bytes());
             }
         }
@@ -237,7 +237,7 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: u64) {
 pub struct ControlFrame {
     opcode: Opcode,
     payload: [u8; Self::PAYLOAD_MAX_BYTES],
-    len: u8,
+    len: usize,
 }
 
 impl ControlFrame {
@@ -260,11 +260,10 @@ impl ControlFrame {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        let start = usize::from(self.len);
-        let room = &mut self.payload[start..];
+        let room = &mut self.payload[self.len..];
         let len = bytes.len().min(room.len());
         room[..len].copy_from_slice(&bytes[..len]);
-        self.len = (start + len) as u8;
+        self.len += len;
     }
 
     /// What kind of control frame it is.
@@ -274,12 +273,12 @@ impl ControlFrame {
 
     /// The unmasked payload.
     pub fn payload(&self) -> &[u8] {
-        &self.payload[..usize::from(self.len)]
+        &self.payload[..self.len]
     }
 
     /// Appends the frame, masked for an upstream, unmasked for a client (section 5.1).
     pub fn encode(&self, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
-        Header { fin: true, rsv: 0, opcode: self.opcode, mask, payload_len: self.len.into(), len: 0 }.encode(out);
+        Header { fin: true, rsv: 0, opcode: self.opcode, mask, payload_len: self.len as u64, len: 0 }.encode(out);
         let start = out.len();
         out.extend_from_slice(self.payload());
         if let Some(key) = mask {

@@ -6,7 +6,7 @@ pub struct Utf8 {
     /// The start of a character whose rest has not come yet.
     begun: [u8; 4],
     /// How many bytes of it there are: 0 to 3.
-    len: u8,
+    len: usize,
 }
 
 /// The text so far cannot become UTF-8 any more.
@@ -22,9 +22,8 @@ impl Utf8 {
         while self.len > 0 {
             let Some((byte, rest)) = piece.split_first() else { return Ok(()) };
             piece = rest;
-            let len = usize::from(self.len);
-            self.begun[len] = *byte;
-            match std::str::from_utf8(&self.begun[..=len]) {
+            self.begun[self.len] = *byte;
+            match std::str::from_utf8(&self.begun[..=self.len]) {
                 Ok(_) => self.len = 0,
                 Err(error) if error.error_len().is_none() => self.len += 1,
                 Err(_) => return Err(NotUtf8),
@@ -36,7 +35,7 @@ impl Utf8 {
         }
         let begun = &piece[error.valid_up_to()..];
         self.begun[..begun.len()].copy_from_slice(begun);
-        self.len = begun.len() as u8;
+        self.len = begun.len();
         Ok(())
     }
 

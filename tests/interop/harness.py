@@ -79,7 +79,8 @@ class Suite:
         print(f"skipped {name}: {why}", flush=True)
 
     def note(self, text):
-        print(f"        {text}", flush=True)
+        """Something worth knowing, which tests/run shows even where nothing failed."""
+        print(f"note    {text}", flush=True)
 
     def finish(self):
         _cleanup.close()
@@ -315,7 +316,7 @@ class Node:
                 elif line.startswith("not ok "):
                     suite.fail(*line[7:].split(": ", 1))
                 else:
-                    suite.note(line)
+                    print(f"        {line}", flush=True)
             code = self.process.wait(5)
             if code:
                 suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")
