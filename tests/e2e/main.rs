@@ -5,3 +5,10 @@ mod support;
 
 mod refusals;
 mod closes;
+mod passing;
+mod headers;
+mod metering;
+mod abuse;
+mod operations;
+mod upstreams;
+mod tls;

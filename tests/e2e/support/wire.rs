@@ -242,6 +242,11 @@ impl<S: Read + Write> Peer<S> {
         end
     }
 
+    /// Nothing has been read beyond what was asked for. What is still on its way is not looked for.
+    pub fn expect_nothing_yet(&self) {
+        assert!(self.pending.is_empty(), "{:?}", printable(&self.pending));
+    }
+
     /// Nothing but the end in order.
     pub fn expect_clean_end(&mut self) {
         assert_eq!(self.expect_end(), End::Clean);
