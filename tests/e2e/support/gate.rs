@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
+use serde_json::Value;
+
 use super::log::Log;
 use super::pki::{self, Leaf};
 use super::setup::Setup;
@@ -26,9 +28,18 @@ impl Gate {
     /// Starts it, and waits until it listens.
     pub fn start(setup: Setup) -> Self {
         let mut gate = Self::launch(setup);
-        let listening = gate.log.next("listening");
-        gate.address = Some(listening["address"].as_str().unwrap().parse().unwrap());
+        gate.go_to_next_listener();
         gate
+    }
+
+    /// From now on clients come in at the next listener.
+    pub fn go_to_next_listener(&mut self) {
+        self.set_address(&self.log.next("listening"));
+    }
+
+    /// Takes the address from the line that tells it.
+    pub fn set_address(&mut self, listening: &Value) {
+        self.address = Some(listening["address"].as_str().unwrap().parse().unwrap());
     }
 
     /// Starts it, and waits for nothing: it may well fail.

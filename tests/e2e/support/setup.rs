@@ -69,6 +69,14 @@ impl Setup {
         Gate::start(self.to(upstream.address()))
     }
 
+    /// The same for a gate whose log lines begin with the journal's levels.
+    pub fn start_in_journal(self, upstream: &Upstream) -> Gate {
+        let mut gate = Gate::launch(self.to(upstream.address()));
+        let line = gate.log.wait_for("listening", |line| line.contains("\"listening\""));
+        gate.set_address(&serde_json::from_str(&line[3..]).unwrap());
+        gate
+    }
+
     /// The file. `certificates` is the value of the listener's key.
     pub fn toml(&self, certificates: &str) -> String {
         let mut text = String::new();
