@@ -30,11 +30,13 @@ fn both_versions_and_http_1_1_alone() {
             Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
         }
     }
-    // Who speaks HTTP/2 alone finds nobody.
-    let mut config = client_config(&[&TLS13]);
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let error = handshake_error(&gate, config);
-    assert!(error.contains("NoApplicationProtocol"), "{error}");
+    // Who speaks HTTP/2 alone is told why he finds nobody, in TLS 1.3 behind the server's hello.
+    for version in [&TLS12, &TLS13] {
+        let mut config = client_config(&[version]);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let error = handshake_error(&gate, config);
+        assert!(error.contains("NoApplicationProtocol"), "{version:?}: {error}");
+    }
 }
 
 fn handshake_error(gate: &Gate, config: rustls::ClientConfig) -> String {
