@@ -42,8 +42,8 @@ fn an_offer_of_too_many_bytes_is_refused_at_its_header() {
         // What is within the limit passes, and is no promise of ours to keep it.
         let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
         client.send(&promise(1 << 40));
-        client.send(&[7; 100_000]);
-        assert_eq!(server.take(14 + 100_000)[14..], [7; 100_000]);
+        client.send(&vec![7; 100_000]);
+        assert!(server.take(14 + 100_000)[14..].iter().all(|byte| *byte == 7));
     });
 }
 

@@ -220,10 +220,10 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
         Violation::ReservedBit => [4, 2, 1].map(|rsv| bytes(Frame::text("x").rsv(rsv))).to_vec(),
         Violation::ReservedOpcode => [3, 7, 0xb, 0xf].map(|opcode| bytes(Frame::new(opcode, "x"))).to_vec(),
         Violation::LengthNotMinimal => vec![
-            [&[0x82, masked | 126, 0, 125][..], &[0; 40]].concat(),
-            [&[0x82, masked | 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff][..], &[0; 40]].concat(),
+            [&[0x82, masked | 0x7e, 0, 125][..], &[0; 40]].concat(),
+            [&[0x82, masked | 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff][..], &[0; 40]].concat(),
         ],
-        Violation::LengthOver63Bits => vec![[&[0x82, masked | 127, 0x80][..], &[0; 40]].concat()],
+        Violation::LengthOver63Bits => vec![[&[0x82, masked | 0x7f, 0x80][..], &[0; 40]].concat()],
         // Text is checked on its way to the upstream alone.
         Violation::TextNotUtf8 if side == Side::Upstream => vec![],
         // Each of these is a violation for one side, and the rule for the other.
@@ -243,7 +243,7 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
         Violation::CloseReason => vec![bytes(Frame::new(CLOSE, [3, 232, 0xff]))],
         Violation::TextNotUtf8 => vec![bytes(Frame::new(1, [0xc3, 0x28])), bytes(Frame::new(1, [0xc3]))],
         Violation::FrameTooBig => vec![bytes(big), {
-            let mut huge = vec![0x82, masked | 127];
+            let mut huge = vec![0x82, masked | 0x7f];
             huge.extend_from_slice(&(i64::MAX as u64).to_be_bytes());
             huge.extend_from_slice(mask.as_ref().map_or(&[][..], |mask| mask));
             huge

@@ -5,6 +5,7 @@ mod support;
 
 mod refusals;
 mod closes;
+mod closing;
 mod passing;
 mod headers;
 mod metering;

@@ -4,8 +4,10 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
+use std::thread;
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
 use crate::support::gate::{Folder, Gate, command};
@@ -15,61 +17,70 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Frame, PING};
 
-/// Both ends of every session get 1001 between frames, one session after the other, and then the process ends.
+/// Both ends of a session get 1001, and answer it.
+fn go_away(session: &mut Session) {
+    assert_eq!(session.client.frame().close_payload(), (Some(1001), "going away".to_owned()));
+    assert_eq!(session.server.frame().close_payload(), (Some(1001), "going away".to_owned()));
+    session.client.send_frame(Frame::close(1001, ""));
+    session.server.send_frame(Frame::close(1001, ""));
+    session.client.expect_clean_end();
+    session.server.expect_clean_end();
+}
+
+/// Both ends of every session get 1001, one session after the other, and then the process ends.
 #[test]
 fn a_signal_drains() {
-    const SESSIONS: usize = 20;
+    const SESSIONS: u32 = 20;
     let upstream = Upstream::bind();
     let mut gate = Setup::new().start(&upstream);
-    let mut sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&gate, &upstream)).collect();
-    // The first one is inside a frame each way.
-    let (text, masked) = (Frame::text("half").bytes(), Frame::text("half").masked().bytes());
-    sessions[0].client.send(&masked[..8]);
-    assert_eq!(sessions[0].server.take(8), masked[..8]);
-    sessions[0].server.send(&text[..4]);
-    assert_eq!(sessions[0].client.take(4), text[..4]);
-
+    let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&gate, &upstream)).collect();
     gate.drain();
-    let mut answers = Vec::new();
-    for session in &mut sessions[1..] {
-        assert_eq!(session.client.frame().close_payload(), (Some(1001), "going away".to_owned()));
-        assert_eq!(session.server.frame().close_payload(), (Some(1001), "going away".to_owned()));
-        session.client.send_frame(Frame::close(1001, ""));
-        session.server.send_frame(Frame::close(1001, ""));
-        session.client.expect_clean_end();
-        session.server.expect_clean_end();
-    }
-    sessions.truncate(1);
-    let mut first = sessions.remove(0);
-    first.client.send(&masked[8..]);
-    assert_eq!(first.server.take(2), masked[8..]);
-    first.server.send(&text[4..]);
-    assert_eq!(first.client.take(2), text[4..]);
-    assert_eq!(first.client.frame().close_payload().0, Some(1001));
-    assert_eq!(first.server.frame().close_payload().0, Some(1001));
-    first.client.send_frame(Frame::close(1001, ""));
-    first.server.send_frame(Frame::close(1001, ""));
-    first.client.expect_clean_end();
-    first.server.expect_clean_end();
-    drop(first);
-
+    thread::scope(|scope| {
+        for mut session in sessions {
+            scope.spawn(move || go_away(&mut session));
+        }
+    });
     assert_eq!(gate.wait_exit().code(), Some(0));
-    let lines = gate.log.all("session ended");
-    assert_eq!(lines.len(), SESSIONS);
-    for line in &lines {
-        assert_eq!((line["cause"].as_str(), line["code"].as_u64()), (Some("drain"), Some(1001)), "{line}");
-        answers.push(line["timestamp"].as_str().unwrap().to_owned());
-    }
-    // One in ten milliseconds, so that their clients do not all come back at once.
-    answers.sort();
-    let millis = |timestamp: &String| {
-        let seconds: f64 = timestamp.trim_end_matches('Z').rsplit(':').next().unwrap().parse().unwrap();
-        let minutes: f64 = timestamp.split(':').nth(1).unwrap().parse().unwrap();
-        (minutes * 60.0 + seconds) * 1000.0
-    };
-    let spread = (millis(answers.last().unwrap()) - millis(&answers[0])).rem_euclid(3_600_000.0);
-    assert!(spread >= (SESSIONS as f64 - 3.0) * 10.0, "{spread} ms: {answers:?}");
     assert_eq!(gate.log.all("stopped").len(), 1);
+
+    let mut times = Vec::new();
+    for line in gate.log.all("session ended") {
+        assert_eq!((&line["cause"], &line["code"]), (&json!("drain"), &json!(1001)), "{line}");
+        times.push(millis(&line));
+    }
+    assert_eq!(times.len(), SESSIONS as usize);
+    // One in ten milliseconds, so that their clients do not all come back at once.
+    times.sort_by(f64::total_cmp);
+    let spread = times[times.len() - 1] - times[0];
+    assert!(spread >= f64::from(SESSIONS - 4) * 10.0, "{times:?}");
+}
+
+/// When a line was written, in milliseconds of its day.
+fn millis(line: &Value) -> f64 {
+    let timestamp = line["timestamp"].as_str().unwrap();
+    let time = timestamp.split_once('T').unwrap().1.trim_end_matches('Z');
+    time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap()) * 1000.0
+}
+
+/// A session that is inside a frame ends behind it, each way.
+#[test]
+fn a_drain_waits_for_frames() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    let (text, masked) = (Frame::text("half").bytes(), Frame::text("half").masked().bytes());
+    session.client.send(&masked[..8]);
+    assert_eq!(session.server.take(8), masked[..8]);
+    session.server.send(&text[..4]);
+    assert_eq!(session.client.take(4), text[..4]);
+    gate.drain();
+    session.client.send(&masked[8..]);
+    assert_eq!(session.server.take(2), masked[8..]);
+    session.server.send(&text[4..]);
+    assert_eq!(session.client.take(2), text[4..]);
+    go_away(&mut session);
+    drop(session);
+    assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
 #[test]
@@ -264,4 +275,33 @@ fn a_log_for_people() {
     let line = gate.log.wait_for("the address", |line| line.contains("listening"));
     assert!(line.contains("INFO") && line.contains("address=127.0.0.1:"), "{line}");
     assert!(!line.contains('\x1b'), "no colours: {line}");
+}
+
+/// Whoever read the log is gone, or its disk is full: that is no reason to lose a session, or to stop in disorder.
+#[test]
+fn a_log_that_nobody_takes() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().log_until("listening").start(&upstream);
+    assert!(gate.log.wait_for_end(), "the log is closed");
+    Session::open(&gate, &upstream).close();
+    assert_eq!(Client::connect(&gate).ask(&Request::to("/elsewhere")).head.status(), 404);
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_text("still here");
+    session.server.expect_text("still here");
+    gate.signal(Signal::TERM);
+    session.client.expect_close(1001);
+    session.server.expect_close(1001);
+    session.client.send_frame(Frame::close(1001, ""));
+    session.server.send_frame(Frame::close(1001, ""));
+    drop(session);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn an_interrupt_drains_too() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    gate.signal(Signal::INT);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    assert_eq!(gate.log.all("stopped").len(), 1);
 }

@@ -477,6 +477,38 @@ fn the_body_of_an_upstream_is_bounded() {
     assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, ""));
 }
 
+/// Answers in whatever form HTTP has for them are passed on, and what an upstream says on the way to its answer is not.
+#[test]
+fn answers_of_upstreams_in_every_form() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let table: [(&[u8], u16, &str); 5] = [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\nuntil the end", 403, "until the end"),
+        (b"HTTP/1.0 500 Oops\r\n\r\nold", 500, "old"),
+        (b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 401, "no"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 410 Gone\r\nContent-Length: 1\r\n\r\n.", 410, "."),
+    ];
+    for (answer, status, body) in table {
+        let mut client = Client::connect(&gate);
+        client.send(&open().bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(answer);
+        drop(server);
+        let refusal = client.refusal();
+        assert_eq!((refusal.head.status(), refusal.body.as_str()), (status, body), "{refusal:?}");
+        assert_eq!(gate.log.next("refused")["status"], status);
+    }
+    let mut client = Client::connect(&gate);
+    client.send(&open().with("Expect: 100-continue").bytes());
+    let mut server = upstream.accept();
+    let asked = server.head();
+    server.send(b"HTTP/1.1 100 Continue\r\n\r\n");
+    server.send(&switching(&asked, &[]));
+    assert_eq!(client.head().status(), 101);
+}
+
 /// The answer to a request in absolute form: its authority wins over Host (RFC 9112 section 3.2.2).
 #[test]
 fn absolute_form() {

@@ -5,12 +5,10 @@
 macro_rules! every {
     ($enum:ident { $($variant:ident $(($values:expr))?),* $(,)? }) => {{
         let _exhaustive = |value: $enum| match value { $($enum::$variant { .. } => (),)* };
-        let mut all: Vec<$enum> = Vec::new();
-        $($crate::support::every::every!(@ all $enum $variant $($values)?);)*
-        all
+        [$($crate::support::every::every!(@ $enum $variant $($values)?)),*].concat()
     }};
-    (@ $all:ident $enum:ident $variant:ident) => { $all.push($enum::$variant) };
-    (@ $all:ident $enum:ident $variant:ident $values:expr) => { $all.extend($values) };
+    (@ $enum:ident $variant:ident) => { vec![$enum::$variant] };
+    (@ $enum:ident $variant:ident $values:expr) => { Vec::<$enum>::from_iter($values) };
 }
 
 pub(crate) use every;

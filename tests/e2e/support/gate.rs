@@ -20,6 +20,8 @@ use super::setup::Setup;
 pub struct Gate {
     child: Child,
     pub log: Log,
+    /// Its standard output, on which it says nothing, so that the end of that is its own.
+    output: Log,
     address: Option<SocketAddr>,
     _folder: Folder,
 }
@@ -60,9 +62,10 @@ impl Gate {
         let file = folder.write("tollgate.toml", &setup.toml(&format!("[{}]", certificates.join(", "))));
         let mut command = command(setup.before, &["run", "--config", file.to_str().unwrap()]);
         command.envs(setup.environment);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Log::read(child.stderr.take().unwrap());
-        Self { child, log, address: None, _folder: folder }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Log::read(child.stderr.take().unwrap(), setup.log_until);
+        let output = Log::read(child.stdout.take().unwrap(), None);
+        Self { child, log, output, address: None, _folder: folder }
     }
 
     /// Where it listens.
@@ -86,7 +89,8 @@ impl Gate {
 
     /// Waits until it has ended by itself.
     pub fn wait_exit(&mut self) -> ExitStatus {
-        assert!(self.log.wait_for_end(), "the gate does not end");
+        assert!(self.output.wait_for_end(), "the gate does not end");
+        assert!(self.log.wait_for_end(), "the log does not end");
         self.child.wait().unwrap()
     }
 

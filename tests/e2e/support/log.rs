@@ -21,15 +21,20 @@ struct Lines {
 pub struct Log(Arc<(Mutex<Lines>, Condvar)>);
 
 impl Log {
-    /// Reads it on a thread of its own until the child ends.
-    pub fn read(stderr: impl Read + Send + 'static) -> Self {
+    /// Reads it on a thread of its own until the child ends, or until a line has this in it.
+    pub fn read(stderr: impl Read + Send + 'static, until: Option<&'static str>) -> Self {
         let log = Self::default();
         let shared = log.clone();
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines() {
-                let Ok(line) = line else { break };
+            let mut lines = BufReader::new(stderr).lines();
+            while let Some(Ok(line)) = lines.next() {
+                let last = until.is_some_and(|until| line.contains(until));
                 shared.change(|lines| lines.all.push(line));
+                if last {
+                    break;
+                }
             }
+            drop(lines);
             shared.change(|lines| lines.ended = true);
         });
         log

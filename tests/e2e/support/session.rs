@@ -1,6 +1,6 @@
 //! The client, and sessions with both ends in the test's hands.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -35,11 +35,6 @@ impl Client {
             tls.complete_io(&mut stream).expect("the TLS handshake");
         }
         Self::new(StreamOwned::new(tls, stream), true)
-    }
-
-    /// Ends the connection without any goodbye.
-    pub fn vanish(self) {
-        self.stream.sock.shutdown(Shutdown::Both).unwrap();
     }
 
     /// Sends a request and reads the answer, with its body up to the end.

@@ -1,6 +1,6 @@
 //! The configuration of a gate, from small pieces.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use super::gate::Gate;
 use super::pki::{AUDIENCE, ISSUER, Leaf};
@@ -26,6 +26,8 @@ pub struct Setup {
     pub environment: Vec<(&'static str, String)>,
     /// A shell command that is run before, such as one that sets a limit.
     pub before: Option<&'static str>,
+    /// The log is read until a line has this in it, and then closed.
+    pub log_until: Option<&'static str>,
 }
 
 /// A method for each section that sets its piece.
@@ -45,7 +47,7 @@ impl Setup {
     pieces! { server log listener auth upstream route limits room_limits more }
 
     /// With this server, as the configuration has it.
-    pub fn to(mut self, server: impl ToString) -> Self {
+    pub fn to(mut self, server: impl Display) -> Self {
         self.servers.push(server.to_string());
         self
     }
@@ -62,6 +64,10 @@ impl Setup {
 
     pub fn before(self, command: &'static str) -> Self {
         Self { before: Some(command), ..self }
+    }
+
+    pub fn log_until(self, text: &'static str) -> Self {
+        Self { log_until: Some(text), ..self }
     }
 
     /// Starts it in front of this upstream.

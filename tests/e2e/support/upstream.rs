@@ -55,7 +55,7 @@ impl Upstream {
 /// The 101 that belongs to a request, with these lines added.
 pub fn switching(asked: &Head, lines: &[&str]) -> Vec<u8> {
     let accept = derive_accept_key(asked.get("Sec-WebSocket-Key").expect("a key").as_bytes());
-    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines: String = lines.iter().flat_map(|line| [*line, "\r\n"]).collect();
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n{lines}\r\n"

@@ -53,14 +53,15 @@ impl Frame {
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![u8::from(self.fin) << 7 | self.rsv << 4 | self.opcode];
         let masked = u8::from(self.mask.is_some()) << 7;
-        match self.payload.len() {
-            len @ 0..=125 => bytes.push(masked | len as u8),
-            len @ 126..=0xffff => {
-                bytes.push(masked | 126);
-                bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        let len = self.payload.len();
+        match (u8::try_from(len), u16::try_from(len)) {
+            (Ok(len @ 0..=125), _) => bytes.push(masked | len),
+            (_, Ok(len)) => {
+                bytes.push(masked | 0x7e);
+                bytes.extend_from_slice(&len.to_be_bytes());
             }
-            len => {
-                bytes.push(masked | 127);
+            _ => {
+                bytes.push(masked | 0x7f);
                 bytes.extend_from_slice(&(len as u64).to_be_bytes());
             }
         }
