@@ -305,7 +305,7 @@ impl Session {
         }
         for side in Side::BOTH {
             // Between the frames that come from the other side, and never after a Close.
-            if self.peer(side.other()).mid_frame || self.peer(side).close_sent {
+            if self.peer(side.other()).mid_frame || self.peer(side).close_sent || self.answers_come(side) {
                 continue;
             }
             let peer = self.peer_mut(side);
@@ -420,13 +420,13 @@ impl Session {
             Opcode::Pong => self.is_own_pong(plain),
             _ => false,
         };
+        // If a Close of ours waits for the other side, this one is only the answer to its twin.
+        let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).close_waits.is_some());
         if muted || ours {
             return Ok(Step::Discard(whole));
         }
         if header.opcode == Opcode::Close {
-            let other = self.peer_mut(from.other());
-            other.close_sent = true;
-            other.close_waits = None;
+            self.peer_mut(from.other()).close_sent = true;
         }
         self.counts.of(from).bytes += whole as u64;
         Ok(Step::Forward(whole))
@@ -438,7 +438,8 @@ impl Session {
         self.start_closing(now);
     }
 
-    /// Begins to end the session: both sides get a Close as soon as their direction is between frames.
+    /// Begins to end the session: both sides get a Close as soon as their direction is between frames; a side that broke
+    /// a rule not before it had the answers to what it sent before.
     fn end(&mut self, by: By, cause: Cause, now: Instant) {
         let code = cause.close_code();
         self.outcome.get_or_insert(Outcome { by, code: Some(code), cause });
@@ -478,6 +479,14 @@ impl Session {
             let unreachable = peer.input == Input::Gone || (other.mid_frame && other.input != Input::Open);
             unreachable || (peer.close_sent && peer.input != Input::Open)
         })
+    }
+
+    /// Whether a side that broke a rule may still be sent answers to what it sent before: until the other side, which has
+    /// been told to close, has said all that it had to say.
+    fn answers_come(&self, side: Side) -> bool {
+        let (peer, other) = (self.peer(side), self.peer(side.other()));
+        let other_is_told = !peer.mid_frame;
+        peer.input == Input::Broken && other.input == Input::Open && other_is_told && !self.over
     }
 
     fn idle_at(&self) -> Option<Instant> {

@@ -462,13 +462,33 @@ fn a_cut_needs_no_handshake() {
 }
 
 #[test]
-fn a_violation_is_answered_at_once_and_not_passed_on() {
-    let events = [text(Client, "fine"), from(Client, FIN | 7, "bad"), text(Client, "never")];
+fn a_violation_is_not_passed_on_and_its_close_comes_after_the_answers_to_what_was_fine() {
     let closed = "close 1002 reserved opcode";
-    check(lenient(), &events, &[closed], &["text fine", closed], None);
+    for side in Side::BOTH {
+        let other = side.other();
+        let events = [text(side, "fine"), from(side, FIN | 7, "bad"), text(side, "never")];
+        let relay = play(lenient(), &events);
+        assert_eq!(
+            (shown(&relay, other), shown(&relay, side)),
+            (vec!["text fine".to_owned(), closed.to_owned()], vec![])
+        );
+        let events = [&events[..], &[text(other, "answer"), close(other, 1002, "theirs")]].concat();
+        let relay = play(lenient(), &events);
+        assert_eq!(shown(&relay, side), ["text answer", closed]);
+        let cause = Cause::Violation(side, Violation::ReservedOpcode);
+        assert_eq!(relay.outcome, end(By::Tollgate, 1002, cause));
+    }
+}
+
+#[test]
+fn an_offender_gets_its_close_even_if_the_other_side_says_nothing_or_goes() {
+    let closed = "close 1002 reserved opcode";
     let cause = Cause::Violation(Client, Violation::ReservedOpcode);
-    let events = [&events[..], &[close(Upstream, 1002, "")]].concat();
-    check(lenient(), &events, &[closed], &["text fine", closed], end(By::Tollgate, 1002, cause));
+    let ended = end(By::Tollgate, 1002, cause);
+    let bad = from(Client, FIN | 7, "bad");
+    check(lenient(), &[bad.clone(), Gone(Upstream)], &[closed], &[closed], ended);
+    check(lenient(), &[bad.clone(), Pass(4_999)], &[], &[closed], None);
+    check(lenient(), &[bad, Pass(5_000)], &[closed], &[closed], ended);
 }
 
 #[test]
@@ -476,8 +496,9 @@ fn the_close_to_an_offender_waits_until_what_it_receives_is_whole() {
     let events = [begin(Upstream, FIN | TEXT, 8, "half"), from(Client, FIN | 7, "")];
     let closed = "close 1002 reserved opcode";
     check(lenient(), &events, &["text half(4 of 8)"], &[closed], None);
-    let events = [&events[..], &[more(Upstream, "full")]].concat();
-    check(lenient(), &events, &["text halffull", closed], &[closed], None);
+    let events = [&events[..], &[more(Upstream, "full"), close(Upstream, 1002, "")]].concat();
+    let cause = Cause::Violation(Client, Violation::ReservedOpcode);
+    check(lenient(), &events, &["text halffull", closed], &[closed], end(By::Tollgate, 1002, cause));
 }
 
 // Sizes.
@@ -544,9 +565,11 @@ fn a_message_of_more_than_2_to_64_is_not_counted_from_zero_again() {
 
 #[test]
 fn a_rate_closes() {
-    let events = [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4")];
+    let events =
+        [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4"), close(Upstream, 1008, "")];
     let closed = "close 1008 message rate exceeded";
-    check(lenient().rate(10, 2, Close), &events, &[closed], &["text 1", "text 2", closed], None);
+    let ended = end(By::Tollgate, 1008, Cause::MessageRate);
+    check(lenient().rate(10, 2, Close), &events, &[closed], &["text 1", "text 2", closed], ended);
 }
 
 #[test]
@@ -624,7 +647,7 @@ fn a_dropped_message_keeps_the_rules_or_ends_the_session() {
     let setup = || lenient().rate(1, 1, Drop).with(|limits| limits.message_max_bytes = 10);
     let events = [text(Client, "1"), from(Client, TEXT, "12345"), from(Client, FIN | CONTINUATION, "123456")];
     let closed = "close 1009 message too big";
-    check(setup(), &events, &[closed], &["text 1", closed], None);
+    check(setup(), &events, &[], &["text 1", closed], None);
 }
 
 #[test]
@@ -946,7 +969,7 @@ fn text_is_checked_where_the_route_asks_for_it() {
     let closed = "close 1007 text not UTF-8";
     // The bad byte is found before any byte of its frame has passed.
     let events = [text(Client, "ä"), from(Client, FIN | TEXT, b"a\xff")];
-    check(setup(), &events, &[closed], &["text ä", closed], None);
+    check(setup(), &events, &[], &["text ä", closed], None);
     // Here the frame has passed in part, so its receiver can get nothing more, and there is nothing to wait for.
     let events = [begin(Client, FIN | TEXT, 9, "good"), more(Client, b"\xff")];
     let cause = Cause::Violation(Client, Violation::TextNotUtf8);
@@ -955,7 +978,7 @@ fn text_is_checked_where_the_route_asks_for_it() {
     let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"\xa4")];
     check(setup(), &events, &[], &["text+ \u{fffd}", "continuation \u{fffd}"], None);
     let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"")];
-    check(setup(), &events, &[closed], &["text+ \u{fffd}", closed], None);
+    check(setup(), &events, &[], &["text+ \u{fffd}", closed], None);
     // Binary may be anything, and so may text where nobody asks.
     check(setup(), &[from(Client, FIN | BINARY, b"\xff")], &[], &["binary \u{fffd}"], None);
     check(lenient(), &[from(Client, FIN | TEXT, b"\xff")], &[], &["text \u{fffd}"], None);

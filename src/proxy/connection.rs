@@ -17,7 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::clock;
 use super::relay::{About, Joined, Relay};
@@ -30,6 +31,8 @@ use crate::upstream::UpstreamStream;
 /// socket with unread bytes would reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
+/// How long a client may take to take its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a listener says of its connections.
 #[derive(Debug)]
@@ -93,12 +96,13 @@ async fn take_request(
     client: IpAddr,
     head_timeout: Duration,
 ) -> (ClientStream, Bytes, Option<Opened>) {
-    let opened = Mutex::new(None);
+    let (opened, answered) = (Mutex::new(None), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> Answering<'_> {
-        let opened = &opened;
+        let (opened, answered) = (&opened, &answered);
         Box::pin(async move {
             let (response, session) = upgrade::answer(gateway, client, &request).await;
             *opened.lock().unwrap_or_else(PoisonError::into_inner) = session;
+            answered.notify_one();
             Ok(response)
         })
     });
@@ -108,11 +112,17 @@ async fn take_request(
         .max_buf_size(door.head_max_bytes)
         .max_headers(door.head_max_headers)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
-        tracing::debug!(%client, %error, "no request");
-    }
+    let taken = tokio::select! {
+        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+            if let Err(error) = served {
+                tracing::debug!(%client, %error, "no request");
+            }
+            true
+        }
+        () = async { answered.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
+    };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| taken);
     (io.into_inner(), read_buf, opened)
 }
 

@@ -276,7 +276,7 @@ class Demo(Process):
 
     def __init__(self, directory):
         super().__init__("demo", [BINARY, "demo", "--port", "0", "--json"], directory,
-                         stdout=subprocess.PIPE, text=True, cwd=directory)
+                         stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(directory)})
         line = Lines(self.popen.stdout).next(READY_SECONDS)
         if line is None:
             raise RuntimeError(f"demo did not start:\n{self.output()[-4000:]}")
@@ -285,7 +285,8 @@ class Demo(Process):
 
 def node(name, script, directory, *arguments, **options):
     """A program for Node that finds the packages of tests/run."""
-    environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"), "TMPDIR": str(directory)}
+    environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"),
+                   "TMPDIR": str(directory), "HOME": str(directory)}  # a browser keeps things in both
     return Process(name, ["node", HERE / script, *arguments], directory, env=environment, **options)
 
 
