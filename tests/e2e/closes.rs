@@ -292,8 +292,8 @@ fn check(causes: impl IntoIterator<Item = Cause>) {
             let mut session = Session::open_with(&gate, &upstream, &case.request, &[]);
             let asked_id = session.asked.get("X-Request-Id").unwrap().to_owned();
             (case.play)(&mut session, &gate);
-            // Who did not begin to close answers first.
-            let upstream_first = case.by != "upstream";
+            // Who began answers last: one that broke a rule gets the answers to what it sent before.
+            let upstream_first = case.by != "upstream" && !matches!(cause, Cause::Violation(Side::Upstream, _));
             if upstream_first {
                 get(&format!("{what}: the upstream"), &mut session.server, case.server);
             }

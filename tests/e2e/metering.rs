@@ -14,16 +14,14 @@ use crate::support::wire::{CONTINUATION, Frame, PING};
 fn close_beyond_the_rate() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("message_rate = \"1/h\"\nmessage_burst = 5").start(&upstream);
-    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    let mut session = Session::open(&gate, &upstream);
     for n in 0..6 {
-        client.send_text(&n.to_string());
+        session.client.send_text(&n.to_string());
     }
     for n in 0..5 {
-        server.expect_text(&n.to_string());
+        session.server.expect_text(&n.to_string());
     }
-    assert_eq!(server.expect_close(1008), "message rate exceeded");
-    assert_eq!(client.expect_close(1008), "message rate exceeded");
-    drop((client, server));
+    assert_eq!(session.is_closed(1008, "message rate exceeded"), []);
     let line = gate.log.next("session ended");
     assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(5), &json!(1)), "{line}");
 }
@@ -91,14 +89,13 @@ fn a_quota_shared_by_subject() {
         session.server.expect_text("one");
     }
     first.client.send_text("two");
-    first.client.expect_close(1008);
-    first.server.expect_close(1008);
+    first.is_closed(1008, "message rate exceeded");
     other.client.send_text("two");
     other.server.expect_text("two");
     // A new session brings no new quota.
     let mut third = open("ada");
     third.client.send_text("three");
-    third.client.expect_close(1008);
+    third.is_closed(1008, "message rate exceeded");
 }
 
 #[test]
@@ -109,7 +106,7 @@ fn a_quota_shared_by_address() {
     first.client.send_text("one");
     first.server.expect_text("one");
     second.client.send_text("two");
-    second.client.expect_close(1008);
+    second.is_closed(1008, "message rate exceeded");
 }
 
 /// Small fragments cost more than they carry, large ones do not; the last of a message is free.
@@ -117,19 +114,18 @@ fn a_quota_shared_by_address() {
 fn small_fragments_are_overhead() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("overhead_rate = \"1/h\"\noverhead_burst = 2").start(&upstream);
-    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    let mut session = Session::open(&gate, &upstream);
+    let client = &mut session.client;
     client.send_frame(Frame::text("a").unfinished());
     for _ in 0..20 {
         client.send_frame(Frame::new(CONTINUATION, [0x20; 128]).unfinished());
     }
     client.send_frame(Frame::new(CONTINUATION, "z"));
-    (0..22).for_each(|_| drop(server.frame()));
+    (0..22).for_each(|_| drop(session.server.frame()));
     client.send_frame(Frame::text("a").unfinished());
     for _ in 0..3 {
         client.send_frame(Frame::new(CONTINUATION, "b").unfinished());
     }
-    assert_eq!(client.expect_close(1008), "frame rate exceeded");
-    assert_eq!(server.expect_close(1008), "frame rate exceeded");
-    drop((client, server));
+    assert_eq!(session.is_closed(1008, "frame rate exceeded").len(), 3);
     assert_eq!(gate.log.next("session ended")["cause"], "overhead_rate");
 }

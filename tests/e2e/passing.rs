@@ -136,10 +136,10 @@ fn an_extension_that_nobody_knows_is_not_offered() {
     // Text inside compressed messages could not be checked.
     let gate = Setup::new().limits("check_utf8 = true").start(&upstream);
     let request = Request::to("/open/").with("Sec-WebSocket-Extensions: permessage-deflate");
-    let Session { mut client, asked, .. } = Session::open_with(&gate, &upstream, &request, &[]);
-    assert_eq!(asked.get("Sec-WebSocket-Extensions"), None);
-    client.send_frame(Frame::text("x").rsv(4));
-    client.expect_close(1002);
+    let mut session = Session::open_with(&gate, &upstream, &request, &[]);
+    assert_eq!(session.asked.get("Sec-WebSocket-Extensions"), None);
+    session.client.send_frame(Frame::text("x").rsv(4));
+    assert_eq!(session.is_closed(1002, "reserved bit"), []);
 }
 
 #[test]

@@ -104,14 +104,12 @@ impl Gate {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    /// How many descriptors it has open.
-    pub fn descriptors(&self) -> usize {
-        fs::read_dir(self.proc("fd")).unwrap().count()
-    }
-
-    /// Lets it have no more than this many descriptors.
-    pub fn limit_descriptors(&self, count: u64) {
-        let limit = Rlimit { current: Some(count), maximum: getrlimit(Resource::Nofile).maximum };
+    /// Lets it open no more descriptors than it has. What it inherited may have any number, so that it is the lowest free
+    /// one that counts.
+    pub fn allow_no_more_descriptors(&self) {
+        let open = |number: &u64| self.proc(&format!("fd/{number}")).symlink_metadata().is_ok();
+        let free = (0..).find(|number| !open(number));
+        let limit = Rlimit { current: free, maximum: getrlimit(Resource::Nofile).maximum };
         prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
     }
 

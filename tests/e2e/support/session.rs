@@ -10,7 +10,7 @@ use super::gate::Gate;
 use super::pki;
 use super::request::{ACCEPT, Request};
 use super::upstream::{Server, Upstream};
-use super::wire::{Head, Peer};
+use super::wire::{CLOSE, Frame, Head, Peer};
 
 /// The client's end of a connection.
 pub type Client = Peer<StreamOwned<ClientConnection, TcpStream>>;
@@ -89,11 +89,33 @@ impl Session {
         Self { client, server, asked, answer }
     }
 
+    /// Both ends get this Close from the gate, and answer it: the upstream first, since a client that went too far still
+    /// gets the upstream's answers to what it sent before. What else the upstream got is given back.
+    pub fn is_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
+        let mut before = Vec::new();
+        let close = loop {
+            let frame = self.server.frame();
+            if frame.opcode == CLOSE {
+                break frame;
+            }
+            before.push(frame);
+        };
+        assert_eq!(close.close_payload(), (Some(code), reason.to_owned()));
+        self.server.send_text("an answer");
+        self.server.send_frame(Frame::close(code, ""));
+        self.client.expect_text("an answer");
+        assert_eq!(self.client.expect_close(code), reason);
+        self.client.send_frame(Frame::close(code, ""));
+        self.client.expect_clean_end();
+        self.server.expect_clean_end();
+        before
+    }
+
     /// Ends it in order.
     pub fn close(mut self) {
-        self.client.send_frame(super::wire::Frame::close(1000, ""));
+        self.client.send_frame(Frame::close(1000, ""));
         self.server.expect_close(1000);
-        self.server.send_frame(super::wire::Frame::close(1000, ""));
+        self.server.send_frame(Frame::close(1000, ""));
         self.client.expect_close(1000);
         self.client.expect_clean_end();
         self.server.expect_clean_end();
