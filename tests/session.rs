@@ -1,5 +1,7 @@
 //! The rules of one proxied WebSocket, played in memory and in virtual time.
 
+#![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
+
 mod harness;
 
 use std::sync::Arc;

@@ -36,7 +36,7 @@ fn an_offer_of_too_many_bytes_is_refused_at_its_header() {
         for len in [i64::MAX as u64, 1 << 62, (1 << 40) + 1] {
             let mut session = Session::open(&gate, &upstream);
             session.client.send(&promise(len));
-            assert_eq!(session.is_closed(1009, "frame too big"), []);
+            assert_eq!(session.expect_closed(1009, "frame too big"), []);
         }
         // What is within the limit passes, and is no promise of ours to keep it.
         let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -69,7 +69,7 @@ fn a_hundred_thousand_fragments() {
     let mut session = Session::open(&gate, &upstream);
     measure("fragments that are not", &gate, || {
         session.client.send(&bytes);
-        let passed = session.is_closed(1008, "frame rate exceeded").len();
+        let passed = session.expect_closed(1008, "frame rate exceeded").len();
         assert!((200..2000).contains(&passed), "the burst, and what the rate gives back meanwhile: {passed}");
     });
 }
@@ -82,7 +82,7 @@ fn a_thousand_pings() {
     let pings = Frame::new(PING, [7; 125]).masked().bytes().repeat(1000);
     measure("pings", &gate, || {
         session.client.send(&pings);
-        let passed = session.is_closed(1008, "frame rate exceeded");
+        let passed = session.expect_closed(1008, "frame rate exceeded");
         assert!(passed.iter().all(|frame| frame.opcode == PING));
         assert!((200..1000).contains(&passed.len()), "{}", passed.len());
     });

@@ -91,7 +91,7 @@ impl Session {
 
     /// Both ends get this Close from the gate, and answer it: the upstream first, since a client that went too far still
     /// gets the upstream's answers to what it sent before. What else the upstream got is given back.
-    pub fn is_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
+    pub fn expect_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
         let mut before = Vec::new();
         let close = loop {
             let frame = self.server.frame();
