@@ -123,6 +123,8 @@ pub struct Session {
     ended: bool,
     ping_tag: [u8; 4],
     pings: u32,
+    /// Pings that the client was sent and has not answered: so many pongs of its own are no overhead.
+    pongs_owed: u32,
     counts: Counts,
 }
 
@@ -161,6 +163,7 @@ impl Session {
             ended: false,
             ping_tag,
             pings: 0,
+            pongs_owed: 0,
             counts: Counts::default(),
         }
     }
@@ -211,6 +214,11 @@ impl Session {
         side == Side::Client && self.wait_until.is_some()
     }
 
+    /// Whether a side was given up, so that what waits for it can be dropped.
+    pub fn has_given_up(&self, side: Side) -> bool {
+        self.peer(side).input == Input::Gone
+    }
+
     /// What passed so far.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -240,6 +248,7 @@ impl Session {
             if std::mem::take(&mut peer.ping_waits) {
                 peer.pinged = Some(now);
                 self.pings = self.pings.wrapping_add(1);
+                self.pongs_owed = self.pongs_owed.saturating_add(u32::from(side == Side::Client));
                 return Some(Action::Send { to: side, frame: ControlFrame::ping(self.ping_payload()) });
             }
         }

@@ -287,6 +287,12 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if fired {
             self.timer = None;
             self.session.pass_deadline(now);
+            for side in Side::BOTH {
+                // Nothing waits any more for a side that was given up, so that the other one is read again.
+                if self.session.has_given_up(side) {
+                    self.port(side).end();
+                }
+            }
         }
         fired
     }

@@ -68,7 +68,11 @@ impl Session {
         }
     }
 
+    /// Who waits for its rate is not idle.
     fn idle_at(&self) -> Option<Instant> {
+        if self.wait_until.is_some() {
+            return None;
+        }
         self.data_passed.checked_add(self.limits.idle_timeout?)
     }
 

@@ -104,7 +104,7 @@ impl Session {
 
     fn judge_control(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
         let muted = self.peer(from.other()).is_deaf();
-        if from == Side::Client && !muted {
+        if from == Side::Client && !muted && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
             self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
         }
         let mut plain = [0; CONTROL_MAX_BYTES];
@@ -132,8 +132,18 @@ impl Session {
         if header.opcode == Opcode::Close {
             self.peer_mut(from.other()).close_sent = true;
         }
+        if header.opcode == Opcode::Ping && from == Side::Upstream {
+            self.pongs_owed = self.pongs_owed.saturating_add(1);
+        }
         self.counts.of(from).bytes += whole as u64;
         Ok(Step::Forward(whole))
+    }
+
+    /// Whether the client sends what it was asked for: a pong for each ping, ours or the upstream's.
+    fn is_owed(&mut self, opcode: Opcode) -> bool {
+        let owed = opcode == Opcode::Pong && self.pongs_owed > 0;
+        self.pongs_owed -= u32::from(owed);
+        owed
     }
 
     fn receive_close(&mut self, from: Side, code: Option<CloseCode>, now: Instant) {
