@@ -35,6 +35,7 @@ impl Session {
         if due(self.wait_until) {
             self.wait_until = None;
             self.client.heard(now);
+            self.data_passed = now;
         }
         for side in Side::BOTH {
             if due(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout))) {
