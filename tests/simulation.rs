@@ -2,6 +2,8 @@
 //!
 //! Every run follows from its seed. `TOLLGATE_SEED=7` replays one run, `TOLLGATE_SEEDS=1000000` makes that many.
 
+#![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
+
 mod harness;
 
 use std::collections::BTreeMap;

@@ -127,7 +127,7 @@ impl Server {
                 let bound = TcpListener::from_std(bound).map_err(ServeError::System)?;
                 let (permits, workers, gateway) =
                     (Arc::clone(&permits), Arc::clone(&workers), Arc::clone(&self.gateway));
-                accepting.spawn(async move {
+                accepting.start(async move {
                     listener::accept(bound, door, permits, workers, &gateway.lifecycle).await;
                 });
             }
