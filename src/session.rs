@@ -216,6 +216,11 @@ impl Session {
         self.counts
     }
 
+    /// Whether nothing comes from a side and nothing can be sent to it any more, because it went or was given up.
+    pub fn is_gone(&self, side: Side) -> bool {
+        self.peer(side).input == Input::Gone
+    }
+
     /// Ends the session at once, without a closing handshake.
     pub fn abort(&mut self, cause: Cause) -> Outcome {
         self.ended = true;

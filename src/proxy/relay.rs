@@ -287,6 +287,12 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if fired {
             self.timer = None;
             self.session.pass_deadline(now);
+            // What waits for a side that was given up would keep the other one from being read, and its Close with it.
+            for side in Side::BOTH {
+                if self.session.is_gone(side) {
+                    self.port(side).end();
+                }
+            }
         }
         fired
     }
