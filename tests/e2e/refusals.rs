@@ -16,7 +16,7 @@ use crate::support::pki::{good_token, token};
 use crate::support::request::Request;
 use crate::support::session::{Client, Refusal, Session};
 use crate::support::setup::Setup;
-use crate::support::upstream::{Upstream, switching};
+use crate::support::upstream::{Upstream, refusing, switching};
 use crate::support::wire::Head;
 
 /// A request that is refused, and what happens around it.
@@ -300,8 +300,7 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
             assert_eq!(gate.wait_exit().code(), Some(0));
         }
         Play::Nowhere => {
-            let address = upstream.address();
-            drop(upstream);
+            let (_taken, address) = refusing();
             let gate = Gate::start(Setup::new().to(address));
             check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
         }
