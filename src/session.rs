@@ -214,14 +214,14 @@ impl Session {
         side == Side::Client && self.wait_until.is_some()
     }
 
-    /// Whether a side was given up, so that what waits for it can be dropped.
-    pub fn has_given_up(&self, side: Side) -> bool {
-        self.peer(side).input == Input::Gone
-    }
-
     /// What passed so far.
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Whether nothing comes from a side and nothing can be sent to it any more, because it went or was given up.
+    pub fn is_gone(&self, side: Side) -> bool {
+        self.peer(side).input == Input::Gone
     }
 
     /// Ends the session at once, without a closing handshake.

@@ -287,9 +287,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if fired {
             self.timer = None;
             self.session.pass_deadline(now);
+            // What waits for a side that was given up would keep the other one from being read, and its Close with it.
             for side in Side::BOTH {
-                // Nothing waits any more for a side that was given up, so that the other one is read again.
-                if self.session.has_given_up(side) {
+                if self.session.is_gone(side) {
                     self.port(side).end();
                 }
             }

@@ -133,8 +133,9 @@ impl Server {
             }
             // A sender that is gone will say nothing more, which is a word, too.
             stop.recv().await;
-            draining(self.gateway.lifecycle.sessions());
+            // Who hears of the drain can rely on it that nobody comes in any more.
             self.gateway.policy.drain();
+            draining(self.gateway.lifecycle.sessions());
             self.gateway.lifecycle.start_drain();
             accepting.end().await;
             drain(&self.gateway.lifecycle, workers, &mut stop).await;

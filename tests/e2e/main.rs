@@ -6,6 +6,7 @@
 mod support;
 
 mod refusals;
+mod requests;
 mod closes;
 mod closing;
 mod passing;

@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -35,6 +36,12 @@ impl Client {
             tls.complete_io(&mut stream).expect("the TLS handshake");
         }
         Self::new(StreamOwned::new(tls, stream), true)
+    }
+
+    /// How long it waits, both ways: rustls tries to read when it cannot write.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.stream.sock.set_read_timeout(Some(timeout)).unwrap();
+        self.stream.sock.set_write_timeout(Some(timeout)).unwrap();
     }
 
     /// Sends a request and reads the answer, with its body up to the end.
