@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! bytes came from a side   -> receive(side, bytes, now), again with the rest, until it says More or Wait
-//! a side's stream ended    -> gone(side, now)
+//! a side's stream ended    -> gone(side, now); it can no longer be written -> deaf(side, now)
 //! a side takes no bytes    -> blocked(side, now); takes them again -> unblocked(side, now)
 //! deadline() has passed    -> pass_deadline(now)
 //! after each of these      -> next_action(now) until None
@@ -183,8 +183,18 @@ impl Session {
         // It went instead of answering the other side's Close, so that side gets its answer from us.
         let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
         let other = self.peer_mut(side.other());
-        if !other.close_sent && other.input != Input::Gone {
+        if !other.is_told() {
             other.close_waits.get_or_insert((code, ""));
+        }
+    }
+
+    /// Says that nothing can be sent to a side any more, while what it sent before may still come: its Close above all.
+    pub fn deaf(&mut self, side: Side, now: Instant) {
+        let deaf_until = now.checked_add(self.limits.close_timeout);
+        let peer = self.peer_mut(side);
+        if !peer.is_deaf() {
+            peer.drop_output();
+            peer.deaf_until = deaf_until;
         }
     }
 
@@ -237,7 +247,7 @@ impl Session {
         }
         for side in Side::BOTH {
             // Between the frames that come from the other side, and never after a Close.
-            if self.peer(side.other()).mid_frame || self.peer(side).close_sent || self.answers_come(side) {
+            if self.peer(side.other()).mid_frame || self.peer(side).is_told() || self.answers_come(side) {
                 continue;
             }
             let peer = self.peer_mut(side);
@@ -264,7 +274,7 @@ impl Session {
         self.outcome.get_or_insert(Outcome { by, code: Some(code), cause });
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
-            if !peer.close_sent && peer.input != Input::Gone {
+            if !peer.is_told() {
                 peer.close_waits.get_or_insert((code, cause.reason()));
             }
         }
@@ -285,7 +295,7 @@ impl Session {
         let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
-            if !peer.close_sent && peer.input != Input::Gone {
+            if !peer.is_told() {
                 peer.close_waits.get_or_insert((code, ""));
             }
         }
@@ -296,7 +306,7 @@ impl Session {
         Side::BOTH.into_iter().all(|side| {
             let (peer, other) = (self.peer(side), self.peer(side.other()));
             let unreachable = peer.input == Input::Gone || (other.mid_frame && other.input != Input::Open);
-            unreachable || (peer.close_sent && peer.input != Input::Open)
+            unreachable || (peer.is_told() && peer.input != Input::Open)
         })
     }
 
@@ -304,7 +314,7 @@ impl Session {
     /// been told to close, has said all that it had to say.
     fn answers_come(&self, side: Side) -> bool {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
-        let other_is_told = !peer.mid_frame;
+        let other_is_told = !peer.mid_frame && !other.is_deaf();
         peer.input == Input::Broken && other.input == Input::Open && other_is_told && !self.over
     }
 

@@ -22,6 +22,7 @@ enum Event {
     /// These bytes come from this side.
     Bytes(Side, Vec<u8>),
     Gone(Side),
+    Deafen(Side),
     Block(Side),
     Unblock(Side),
     /// So many milliseconds pass.
@@ -30,7 +31,7 @@ enum Event {
     Drain(u64),
 }
 
-use Event::{Block, Bytes, Drain, Gone, Pass, Unblock};
+use Event::{Block, Bytes, Deafen, Drain, Gone, Pass, Unblock};
 
 /// A frame as a side must send it: with a mask from the client, without from the upstream.
 fn from(side: Side, first: u8, payload: impl AsRef<[u8]>) -> Event {
@@ -78,6 +79,7 @@ fn apply(relay: &mut Relay, event: &Event) {
     match event {
         Bytes(side, bytes) => relay.arrive(*side, bytes),
         Gone(side) => relay.lose(*side),
+        Deafen(side) => relay.deafen(*side),
         Block(side) => relay.block(*side),
         Unblock(side) => relay.unblock(*side),
         Pass(ms) => relay.pass(Duration::from_millis(*ms)),
@@ -731,6 +733,29 @@ fn the_close_itself_is_not_lost_to_the_overhead_rate() {
     let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
     let events = [from(Client, FIN | PING, ""), close(Client, 4000, ""), close(Upstream, 4000, "")];
     check(setup, &events, &["close 4000"], &["ping", "close 4000"], end(By::Client, 4000, Cause::Closed));
+}
+
+#[test]
+fn a_side_that_can_no_longer_be_written_may_still_say_its_last_words() {
+    for side in Side::BOTH {
+        let (other, by) = (side.other(), By::from(side));
+        // What comes for it goes nowhere; what it had sent before, its Close above all, arrives.
+        let last_words = [text(other, "lost"), text(side, "last"), close(side, 4000, "done"), close(other, 4000, "")];
+        let relay = play(lenient(), &[&[Deafen(side)], &last_words[..]].concat());
+        assert_eq!(
+            (shown(&relay, side), shown(&relay, other)),
+            (vec![], vec!["text last".into(), "close 4000 done".into()])
+        );
+        assert_eq!(relay.outcome, end(by, 4000, Cause::Closed));
+        // Without last words it is gone at the end of its stream, or after a while.
+        let closed = if side == Client { "close 1001 client went away" } else { "close 1014 upstream went away" };
+        let code = if side == Client { 1001 } else { 1014 };
+        for last in [Gone(side), Pass(5 * SECOND)] {
+            let relay = play(lenient(), &[Deafen(side), last, close(other, code, "")]);
+            assert_eq!(shown(&relay, other), [closed]);
+            assert_eq!(relay.outcome, end(by, code, Cause::Gone(side)));
+        }
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let file = folder.write("tollgate.toml", &configuration(&addresses, port, echo))?;
 
     let config = config::load(&file).map_err(|report| report.to_string())?;
-    log::init(config.log);
+    let _log = log::init(config.log);
     let url = format!("wss://localhost:{port}/echo");
     let page = PAGE.replace("{{TOKEN}}", &token).replace("{{URL}}", &url);
     let stop = run::stop_signals()?;

@@ -26,7 +26,7 @@ pub fn run(path: &Path) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    log::init(config.log);
+    let _log = log::init(config.log);
     for warning in config.warnings.lines() {
         tracing::warn!("{warning}");
     }
@@ -66,15 +66,20 @@ fn serve(config: Config) -> Result<(), Box<dyn Error>> {
 pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = {
+    let (mut terminate, mut interrupt, mut hangup) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
     start_thread("signals", runtime, async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                // By default it would end the process without a drain, and who sends it wants something else.
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored: a change of the configuration needs a restart");
+                    continue;
+                }
             }
             if sender.send(()).await.is_err() {
                 return;

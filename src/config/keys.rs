@@ -236,7 +236,7 @@ keys! {
     RATE_KEY = "route.limits" "rate_key", Choice(&["session", "subject", "address"]), Value("\"session\""),
         "What shares one `message_rate`: each session alone, all of a token subject, or all of a client address.";
     ON_EXCESS = "route.limits" "on_excess", Choice(&["close", "delay", "drop"]), Value("\"close\""),
-        "What happens beyond `message_rate`: the session is closed, not read for a while, or the message is dropped.";
+        "Beyond `message_rate`: close the session, delay it unread, or drop messages, which keeps compression off.";
     MESSAGE_MAX_SIZE = "route.limits" "message_max_size", Size(1, 1 << 40, Refused), Value("\"1MiB\""),
         "The largest message from a client, over all its fragments.";
     FRAME_MAX_SIZE = "route.limits" "frame_max_size", Size(1, 1 << 40, Refused), Derived("message_max_size"),

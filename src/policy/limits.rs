@@ -70,3 +70,11 @@ pub struct Limits {
     /// Whether text messages from a client must be UTF-8 (RFC 6455 section 8.1). It keeps compression off.
     pub check_utf8: bool,
 }
+
+impl Limits {
+    /// Whether messages may be compressed (RFC 7692). Not where text is checked, which would have to be inflated, and not
+    /// where messages are dropped: the next one is compressed against those before it.
+    pub fn allow_compression(&self) -> bool {
+        !self.check_utf8 && self.messages.is_none_or(|messages| messages.on_excess != OnExcess::Drop)
+    }
+}

@@ -9,6 +9,11 @@ use crate::ws::handshake::{AnswerError, OpeningError};
 /// Why a request got no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
+    /// What came is no HTTP request, or its head is larger than the listener takes (RFC 6585 section 5).
+    Head {
+        /// The latter.
+        too_large: bool,
+    },
     /// The opening handshake is malformed, or is none.
     Opening(OpeningError),
     /// The Host names no host.
@@ -70,6 +75,8 @@ impl Rejection {
         let say = |status, body| Refusal { status, body, retry_after_secs: None };
         let later = |status, body, secs| Refusal { status, body, retry_after_secs: Some(secs) };
         match self {
+            Self::Head { too_large: true } => say(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ""),
+            Self::Head { too_large: false } => say(StatusCode::BAD_REQUEST, ""),
             Self::Opening(OpeningError::NotUpgrade | OpeningError::Version) => {
                 say(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint (RFC 6455, version 13).\n")
             }
@@ -97,6 +104,7 @@ impl Rejection {
     /// Its name in logs and as a metric label: one of a fixed set.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Head { .. } => "head",
             Self::Opening(OpeningError::NotUpgrade) => "not_upgrade",
             Self::Opening(OpeningError::Version) => "version",
             Self::Opening(_) => "malformed",

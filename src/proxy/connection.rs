@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,16 +22,21 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::clock;
+use super::lifecycle::Lifecycle;
 use super::relay::{About, Joined, Relay};
 use super::tls::ClientStream;
 use super::upgrade::{self, Gateway, Opened};
 use super::worker::Place;
+use crate::policy::rejection::Rejection;
+use crate::telemetry::refusals::Refused;
 use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
 /// socket with unread bytes would reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
+/// How long a client that has not asked yet may take to do so once the drain has started.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// How long a client may take to take its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -58,6 +64,7 @@ pub async fn serve(
     let deadline = clock::now() + door.handshake_timeout;
     let handshake = tokio::select! {
         () = gateway.lifecycle.cut_off() => return None,
+        () = after_drain(&gateway.lifecycle) => return None,
         handshake = tokio::time::timeout_at(deadline.into(), ClientStream::accept(&door.tls, stream)) => handshake,
     };
     let stream = match handshake {
@@ -96,8 +103,9 @@ async fn take_request(
     client: IpAddr,
     head_timeout: Duration,
 ) -> (ClientStream, Bytes, Option<Opened>) {
-    let (opened, answered) = (Mutex::new(None), Notify::new());
+    let (opened, asked, answered) = (Mutex::new(None), AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> Answering<'_> {
+        asked.store(true, Ordering::Relaxed);
         let (opened, answered) = (&opened, &answered);
         Box::pin(async move {
             let (response, session) = upgrade::answer(gateway, client, &request).await;
@@ -115,15 +123,39 @@ async fn take_request(
     let taken = tokio::select! {
         served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
             if let Err(error) = served {
-                tracing::debug!(%client, %error, "no request");
+                refuse_head(gateway, client, &error);
             }
             true
         }
+        () = async {
+            after_drain(&gateway.lifecycle).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        } => false,
         () = async { answered.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
     let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| taken);
     (io.into_inner(), read_buf, opened)
+}
+
+/// Some clients connect long before they ask, or never do. When the drain starts they get this long to ask, and to be told
+/// that it is too late.
+async fn after_drain(lifecycle: &Lifecycle) {
+    lifecycle.draining().await;
+    sleep(DRAIN_GRACE).await;
+}
+
+/// What is no request was answered by hyper, or not at all; here it is logged.
+fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+    if !error.is_parse() {
+        return tracing::debug!(%client, %error, "no request");
+    }
+    let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
+    let detail = error.to_string();
+    let refused = Refused { rejection, client, host: None, path: "", route: None, detail: Some(&detail) };
+    gateway.refusals.log(&refused, clock::now());
 }
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;

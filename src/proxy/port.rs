@@ -9,6 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::tls::ClientStream;
 use crate::upstream::UpstreamStream;
 
+/// How much the other end may still send after a session is over before its connection is cut.
+const DISCARD_MAX_BYTES: usize = 256 * 1024;
+
 /// A stream to one side, as the relay sees it.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// A number that grows whenever the kernel takes bytes that the stream held back.
@@ -30,6 +33,7 @@ impl Stream for UpstreamStream {
 
 /// One side.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub(super) struct Port<S: ?Sized> {
     /// Bytes that were read and not yet judged: a part of a frame's head, or all that a client sent beyond its rate.
     pub kept: Vec<u8>,
@@ -45,6 +49,10 @@ pub(super) struct Port<S: ?Sized> {
     blocked_at: Option<u64>,
     /// Nothing more is read or written: its stream ended or failed.
     pub ended: bool,
+    /// Nothing more is written, since that failed; what came before that is still read.
+    deaf: bool,
+    /// How much was read only to be thrown away.
+    discarded: usize,
     closing: Closing,
     stream: S,
 }
@@ -87,6 +95,8 @@ impl<S> Port<S> {
             unflushed: false,
             blocked_at: None,
             ended: false,
+            deaf: false,
+            discarded: 0,
             closing: Closing::Sending,
             stream,
         }
@@ -119,6 +129,9 @@ impl<S: Stream + ?Sized> Port<S> {
 
     /// Writes as much as the stream takes, and keeps the rest in order.
     pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+        if self.deaf || self.ended {
+            return Ok(());
+        }
         if self.out.is_empty() {
             while !bytes.is_empty() {
                 match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
@@ -149,15 +162,21 @@ impl<S: Stream + ?Sized> Port<S> {
         }
     }
 
-    /// Gives up the stream: nothing is read from it or written to it any more.
-    pub fn end(&mut self) {
-        self.ended = true;
-        self.closing = Closing::Done;
+    /// Gives up writing: what waits is dropped, and what comes later, too.
+    pub fn deafen(&mut self) {
+        self.deaf = true;
         self.out = Vec::new();
-        self.kept = Vec::new();
-        self.judge_kept = false;
         self.unflushed = false;
         self.blocked_at = None;
+    }
+
+    /// Gives up the stream: nothing is read from it or written to it any more.
+    pub fn end(&mut self) {
+        self.deafen();
+        self.ended = true;
+        self.closing = Closing::Done;
+        self.kept = Vec::new();
+        self.judge_kept = false;
     }
 
     /// Sends what is left, says that no more will come, and waits for the other end to say the same.
@@ -194,13 +213,15 @@ impl<S: Stream + ?Sized> Port<S> {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut ignored = [0; 512];
-        loop {
+        let mut ignored = [0; 4096];
+        while self.discarded < DISCARD_MAX_BYTES {
             let mut buf = ReadBuf::new(&mut ignored);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+                break;
             }
+            self.discarded += buf.filled().len();
         }
+        Poll::Ready(Ok(()))
     }
 }

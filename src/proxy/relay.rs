@@ -177,9 +177,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                     Action::End(outcome) => return Some(outcome),
                 }
             }
-            let lost = Side::BOTH.map(|side| self.flush(side, cx, now));
-            // Losing a side gives the session something to say to the other one.
-            if lost == [false, false] {
+            let failed = Side::BOTH.map(|side| self.flush(side, cx, now));
+            // What a side can be told no longer may leave the session something to do.
+            if failed == [false, false] {
                 return None;
             }
         }
@@ -251,22 +251,27 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn send(&mut self, to: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant) {
-        let port = self.port(to);
-        if !bytes.is_empty() && !port.ended && port.send(cx, bytes).is_err() {
-            self.lose(to, now);
+        if !bytes.is_empty() && self.port(to).send(cx, bytes).is_err() {
+            self.deafen(to, now);
         }
     }
 
-    /// Whether that side is lost now.
+    /// Whether nothing can be sent to that side any more, which is news.
     fn flush(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
         let flow = self.port(side).flush(cx);
         match flow {
             Flow::Free | Flow::Stuck => {}
             Flow::Freed => self.session.unblocked(side, now),
             Flow::Slow => self.session.blocked(side, now),
-            Flow::Failed => self.lose(side, now),
+            Flow::Failed => self.deafen(side, now),
         }
         flow == Flow::Failed
+    }
+
+    /// Writing failed. What the side sent before that is still read: a server may have said all and closed.
+    fn deafen(&mut self, side: Side, now: Instant) {
+        self.port(side).deafen();
+        self.session.deaf(side, now);
     }
 
     fn lose(&mut self, side: Side, now: Instant) {
@@ -310,8 +315,10 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let closed = Side::BOTH.map(|side| self.port(side).poll_close(cx).is_ready());
+        // The timer comes first: who keeps sending would else use up all that the runtime lets a task do at a time, and
+        // a timer that is asked then is never ready.
         let late = self.timer.as_mut().is_none_or(|timer| timer.as_mut().poll(cx).is_ready());
+        let closed = Side::BOTH.map(|side| self.port(side).poll_close(cx).is_ready());
         if closed == [true, true] || late { Poll::Ready(()) } else { Poll::Pending }
     }
 }

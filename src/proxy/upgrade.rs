@@ -106,8 +106,7 @@ async fn upgrade(
         Auth::Token(verifier) => credential::strip_protocols(&verifier.sources, &opening.protocols),
         Auth::Open => (opening.protocols.clone(), None),
     };
-    // Text inside compressed messages cannot be checked, so a route that checks it gets no compression.
-    let extensions = if route.limits.check_utf8 { &[] } else { opening.extensions.as_slice() };
+    let extensions = if route.limits.allow_compression() { opening.extensions.as_slice() } else { &[] };
     let request_id = format!("{:032x}", u128::from_be_bytes(random()));
     let key = handshake::key(random());
     let via = Via { address: client, request_id: &request_id, key: &key, protocols: &protocols, extensions };

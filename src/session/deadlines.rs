@@ -16,6 +16,7 @@ impl Session {
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
         for side in Side::BOTH {
             add(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout)));
+            add(self.peer(side).deaf_until.filter(|_| self.peer(side).input == Input::Open));
         }
         if self.close_by.is_some() {
             add(self.close_by);
@@ -38,6 +39,9 @@ impl Session {
             self.data_passed = now;
         }
         for side in Side::BOTH {
+            if self.peer(side).input == Input::Open && due(self.peer(side).deaf_until) {
+                self.gone(side, now);
+            }
             if due(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout))) {
                 let peer = self.peer_mut(side);
                 peer.input = Input::Gone;
@@ -82,7 +86,7 @@ impl Session {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
         let interval = peer.ping_interval?;
         let unread = other.blocked_since.is_some() || self.waiting(side);
-        if unread || peer.ping_waits || peer.blocked_since.is_some() {
+        if unread || peer.ping_waits || peer.blocked_since.is_some() || peer.is_deaf() {
             return None;
         }
         match peer.pinged {

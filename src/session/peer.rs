@@ -44,6 +44,8 @@ pub(super) struct Peer {
     pub heard_at: Instant,
     /// Since when it takes none of the bytes that wait for it.
     pub blocked_since: Option<Instant>,
+    /// Nothing can be sent to it any more; until then what it sent before may still come.
+    pub deaf_until: Option<Instant>,
 }
 
 impl Peer {
@@ -60,6 +62,7 @@ impl Peer {
             pinged: None,
             heard_at: now,
             blocked_since: None,
+            deaf_until: None,
         }
     }
 
@@ -69,9 +72,14 @@ impl Peer {
         self.pinged = None;
     }
 
-    /// Whether nothing may be passed on to it: it has been sent a Close, or it is gone.
+    /// Whether nothing can be sent to it.
     pub fn is_deaf(&self) -> bool {
-        self.close_sent || self.input == Input::Gone
+        self.deaf_until.is_some() || self.input == Input::Gone
+    }
+
+    /// Whether nothing may be passed on to it: it has been sent a Close, or nothing can be sent.
+    pub fn is_told(&self) -> bool {
+        self.close_sent || self.is_deaf()
     }
 
     /// Forgets what it was to be sent.

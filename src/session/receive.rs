@@ -45,11 +45,13 @@ impl Session {
     fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
         let broken = |violation| Cause::Violation(from, violation);
         let first = header.opcode != Opcode::Continuation;
-        if from == Side::Client && !self.upstream.is_deaf() {
+        if from == Side::Client && !self.upstream.is_told() {
             if first && let Some(step) = self.count_message(now)? {
                 return Ok(step);
             }
-            if !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES {
+            let small_fragment = !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES;
+            let uncounted_nothing = first && header.payload_len == 0 && self.limits.messages.is_none();
+            if small_fragment || uncounted_nothing {
                 self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
             }
         }
@@ -60,7 +62,7 @@ impl Session {
         if here > 0 {
             peer.inspector.payload(payload.get(..here).unwrap_or_default()).map_err(broken)?;
         }
-        let skipped = self.peer(from).skipping || self.peer(from.other()).is_deaf();
+        let skipped = self.peer(from).skipping || self.peer(from.other()).is_told();
         if first && !skipped {
             self.counts.of(from).messages += 1;
         }
@@ -90,7 +92,7 @@ impl Session {
 
     /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Step {
-        let muted = self.peer(from.other()).is_deaf();
+        let muted = self.peer(from.other()).is_told();
         let peer = self.peer_mut(from);
         if peer.skipping || muted {
             peer.mid_frame = false;
@@ -103,7 +105,7 @@ impl Session {
     }
 
     fn judge_control(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let muted = self.peer(from.other()).is_deaf();
+        let muted = self.peer(from.other()).is_told();
         if from == Side::Client && !muted && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
             self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
         }

@@ -3,21 +3,29 @@
 use std::fmt;
 
 use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, format};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Log, LogFormat};
 
-/// Starts logging; does nothing if the process logs already.
-pub fn init(config: Log) {
+/// How many lines may wait to be written; some 5 MB. A log that nobody reads must not stop the sessions, so what is
+/// beyond that is lost.
+const QUEUE_LINES: usize = 8192;
+
+/// Starts logging; does nothing if the process logs already. What is logged is written until the guard is dropped.
+#[must_use = "dropping the guard ends the log"]
+pub fn init(config: Log) -> WorkerGuard {
+    let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
+    let (writer, guard) = queue.finish(std::io::stderr());
     // systemd tells in this variable that standard error is the journal's (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     // A line that nobody takes is lost: to complain of that where it could not be written would be a panic, and the end
     // of a session or of the drain.
     let builder = tracing_subscriber::fmt()
         .with_max_level(config.level)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(false)
         .log_internal_errors(false);
     // The first one stays: another in the same process is a test's.
@@ -28,6 +36,7 @@ pub fn init(config: Log) {
         }
         LogFormat::Text => builder.event_format(Prefixed { inner: format().with_target(false), journal }).try_init(),
     };
+    guard
 }
 
 /// Puts the journal's level before each line (sd-daemon(3)).

@@ -297,6 +297,52 @@ fn a_log_that_nobody_takes() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
+/// Whoever reads the log has stopped to, and its pipe is full: sessions and the drain go on without it.
+#[test]
+fn a_log_that_is_stuck() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().log_stuck_after("listening").start(&upstream);
+    assert!(gate.log.wait_for_end(), "nobody reads the log");
+    // A pipe holds 64 KiB, which these lines fill.
+    for _ in 0..400 {
+        let elsewhere = Request::to(&format!("/{}", "elsewhere/".repeat(25)));
+        assert_eq!(Client::connect(&gate).ask(&elsewhere).head.status(), 404);
+    }
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_text("still here");
+    session.server.expect_text("still here");
+    session.close();
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+}
+
+/// Who connected and asks for nothing does not make the drain last.
+#[test]
+fn connections_that_ask_for_nothing_do_not_hold_up_a_drain() {
+    let upstream = Upstream::bind();
+    let mut gate =
+        Setup::new().server("drain_timeout = \"5m\"").listener("handshake_timeout = \"5m\"").start(&upstream);
+    let _connected = std::net::TcpStream::connect(gate.address()).unwrap();
+    let _secured = Client::connect(&gate);
+    let mut asking = Client::connect(&gate);
+    asking.send(b"GET /open/ HTTP/1.1\r\nHost: chat");
+    gate.drain();
+    assert_eq!(gate.wait_exit().code(), Some(0));
+}
+
+/// A session that is over does not last because the upstream ignores that, and sends on.
+#[test]
+fn an_upstream_that_never_stops() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("close_timeout = \"100ms\"").start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_frame(Frame::close(1000, ""));
+    session.server.expect_close(1000);
+    let frame = || Frame::new(2, vec![0; 64 * 1024]);
+    let sent = (0..100_000).take_while(|_| session.server.try_send_frame(frame()).is_ok()).count();
+    assert!(sent < 100_000, "the connection is cut");
+}
+
 #[test]
 fn an_interrupt_drains_too() {
     let upstream = Upstream::bind();

@@ -74,6 +74,13 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::Full | Rejection::Draining => 503,
         Rejection::UpstreamTimeout => 504,
         Rejection::UpstreamStatus(status) => status.as_u16(),
+        Rejection::Head { too_large } => {
+            if too_large {
+                431
+            } else {
+                400
+            }
+        }
     }
 }
 
@@ -125,6 +132,8 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             case(open(), Play::Answers(|_| Vec::new())),
         ],
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
+        // hyper answers these by itself, in its own form: `heads_that_are_no_requests` has them.
+        Rejection::Head { .. } => Vec::new(),
     }
 }
 
@@ -440,6 +449,7 @@ fn answers_of_upstreams_that_open_nothing() {
 #[test]
 fn every_other_refusal() {
     check(every!(Rejection {
+        Head([true, false].map(|too_large| Rejection::Head { too_large })),
         Opening([Rejection::Opening(OpeningError::Key)]),
         Host,
         Path([Rejection::Path(PathError::DotSegment)]),

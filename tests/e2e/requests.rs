@@ -88,6 +88,8 @@ fn heads_that_are_no_requests() {
     for (request, status) in table {
         let refusal = Client::connect(&gate).ask(&request);
         assert_eq!(refusal.head.status(), status, "{request:?}");
+        let line = gate.log.next("refused");
+        assert_eq!((&line["cause"], &line["status"]), (&"head".into(), &status.into()), "{request:?}");
         upstream.assert_untouched();
     }
     // What is above is not remembered against anybody.

@@ -119,6 +119,11 @@ impl Relay {
         }
     }
 
+    /// Writing to a side has failed.
+    pub fn deafen(&mut self, side: Side) {
+        self.call(|session, now| session.deaf(side, now));
+    }
+
     pub fn port(&self, side: Side) -> &Port {
         match side {
             Side::Client => &self.client,

@@ -63,8 +63,8 @@ impl Gate {
         let mut command = command(setup.before, &["run", "--config", file.to_str().unwrap()]);
         command.envs(setup.environment);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Log::read(child.stderr.take().unwrap(), setup.log_until);
-        let output = Log::read(child.stdout.take().unwrap(), None);
+        let log = Log::read(child.stderr.take().unwrap(), setup.log_until, setup.log_stays_open);
+        let output = Log::read(child.stdout.take().unwrap(), None, false);
         Self { child, log, output, address: None, _folder: folder }
     }
 

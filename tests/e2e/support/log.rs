@@ -21,8 +21,9 @@ struct Lines {
 pub struct Log(Arc<(Mutex<Lines>, Condvar)>);
 
 impl Log {
-    /// Reads it on a thread of its own until the child ends, or until a line has this in it.
-    pub fn read(stderr: impl Read + Send + 'static, until: Option<&'static str>) -> Self {
+    /// Reads it on a thread of its own until the child ends, or until a line has this in it; then it is closed, or, if
+    /// `keep_open`, left open and unread.
+    pub fn read(stderr: impl Read + Send + 'static, until: Option<&'static str>, keep_open: bool) -> Self {
         let log = Self::default();
         let shared = log.clone();
         std::thread::spawn(move || {
@@ -34,7 +35,11 @@ impl Log {
                     break;
                 }
             }
-            drop(lines);
+            if keep_open && until.is_some() {
+                std::mem::forget(lines);
+            } else {
+                drop(lines);
+            }
             shared.change(|lines| lines.ended = true);
         });
         log

@@ -28,6 +28,7 @@ pub struct Setup {
     pub before: Option<&'static str>,
     /// The log is read until a line has this in it, and then closed.
     pub log_until: Option<&'static str>,
+    pub log_stays_open: bool,
 }
 
 /// A method for each section that sets its piece.
@@ -66,8 +67,14 @@ impl Setup {
         Self { before: Some(command), ..self }
     }
 
+    /// The log is read up to a line with this text, and then closed.
     pub fn log_until(self, text: &'static str) -> Self {
         Self { log_until: Some(text), ..self }
+    }
+
+    /// The log is read up to a line with this text, and then nobody reads it, but it stays open.
+    pub fn log_stuck_after(self, text: &'static str) -> Self {
+        Self { log_until: Some(text), log_stays_open: true, ..self }
     }
 
     /// Starts it in front of this upstream.
