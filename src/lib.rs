@@ -15,6 +15,7 @@
 pub mod ws;
 pub mod policy;
 pub mod session;
+pub mod record;
 pub mod config;
 pub mod upstream;
 pub mod proxy;
