@@ -33,7 +33,7 @@ impl KeyLog for Secrets {
     }
 }
 
-fn certificate() -> &'static (CertificateDer<'static>, PrivateKeyDer<'static>) {
+pub fn certificate() -> &'static (CertificateDer<'static>, PrivateKeyDer<'static>) {
     static MADE: OnceLock<(CertificateDer<'static>, PrivateKeyDer<'static>)> = OnceLock::new();
     MADE.get_or_init(|| {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

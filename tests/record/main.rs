@@ -5,4 +5,5 @@ mod differential;
 mod malformed;
 mod oracle;
 mod properties;
+mod stream;
 mod vectors;
