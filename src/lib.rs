@@ -1,4 +1,31 @@
-//! Tollgate: a TLS-terminating WebSocket reverse proxy.
+//! Tollgate: a TLS-terminating WebSocket reverse proxy that decides who may come in, and meters what passes.
+//!
+//! # The map
+//!
+//! Three rings; a module may name those before it in this list, and none behind it.
+//!
+//! | module | ring | what it knows |
+//! | --- | --- | --- |
+//! | [`ws`] | pure | RFC 6455: opening handshake, frames, the rules of one direction, close codes |
+//! | [`policy`] | pure | may this request pass, and on what terms: routes, origins, tokens, quotas, refusals |
+//! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
+//! | [`config`] | in | TOML: the only code that does |
+//! | [`upstream`] | out | which server a session goes to, and how it is reached |
+//! | [`proxy`] | out | sockets, TLS, HTTP: listener, worker, connection, upgrade, relay, and the drain |
+//! | [`telemetry`] | out | logs |
+//! | [`cli`] | out | the subcommands |
+//!
+//! The pure rings touch no socket, file or clock: bytes, facts and the time are arguments, decisions are what comes
+//! back. So they are tested in virtual time, fuzzed without fakes, and read without knowing any runtime.
+//!
+//! # The path of a connection
+//!
+//! [`proxy::listener`] accepts it and hands it to the [`proxy::worker`] with the fewest. [`proxy::connection`] does the TLS
+//! handshake and reads one request. [`proxy::upgrade`] answers it in five steps: what it asks ([`ws::handshake`]), whether it
+//! may ([`policy::admission`]), what the upstream is asked ([`proxy::headers`]), what that answers ([`upstream::open`]), and
+//! the 101. Then [`proxy::relay`] moves bytes as [`session::Session`] says, and the log gets one line at the end.
+//!
+//! An [`policy::admission::Admission`] has one maker, and neither opening an upstream nor relaying is possible without it.
 
 #![cfg_attr(not(test), warn(clippy::expect_used, clippy::unwrap_used))]
 // Test helpers take what reads best at their many calls.

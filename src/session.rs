@@ -25,7 +25,7 @@ use crate::ws::close::{Close, CloseCode};
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame, Header, Opcode, apply_mask};
 use crate::ws::inspector::{Inspector, Next, Rules};
 
-pub use outcome::{By, Cause, Counts, Outcome};
+pub use outcome::{By, Cause, Counts, Outcome, Passed};
 use peer::{Input, Peer};
 
 /// A fragment inside a message that carries less than this costs more to handle than it is worth, and is counted.
@@ -140,6 +140,7 @@ impl Session {
             masked: false,
             frame_max_bytes: upstream_max_bytes,
             message_max_bytes: upstream_max_bytes,
+            check_utf8: false,
             ..from_client
         };
         Self {
@@ -206,7 +207,10 @@ impl Session {
 
     /// Says that nothing waits for a side any more.
     pub fn unblocked(&mut self, to: Side, now: Instant) {
-        if self.peer_mut(to).blocked_since.take().is_some() {
+        let peer = self.peer_mut(to);
+        if peer.blocked_since.take().is_some() {
+            // Our ping may have been among what it did not take, so the time for its pong starts again.
+            peer.pinged = peer.pinged.map(|_| now);
             // While one side takes nothing the other is not read, so its silence meant nothing.
             self.peer_mut(to.other()).heard(now);
         }
@@ -301,7 +305,7 @@ impl Session {
         }
         for side in Side::BOTH {
             // Between the frames that come from the other side, and never after a Close.
-            if self.peer(side.other()).mid_frame || self.peer(side).close_sent {
+            if self.peer(side.other()).mid_frame || self.peer(side).close_sent || self.answers_come(side) {
                 continue;
             }
             let peer = self.peer_mut(side);
@@ -337,7 +341,7 @@ impl Session {
     fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
         let broken = |violation| Cause::Violation(from, violation);
         let first = header.opcode != Opcode::Continuation;
-        if from == Side::Client && !self.upstream.close_sent {
+        if from == Side::Client && !self.upstream.is_deaf() {
             if first && let Some(step) = self.count_message(now)? {
                 return Ok(step);
             }
@@ -352,7 +356,7 @@ impl Session {
         if here > 0 {
             peer.inspector.payload(payload.get(..here).unwrap_or_default()).map_err(broken)?;
         }
-        let skipped = self.peer(from).skipping || self.peer(from.other()).close_sent;
+        let skipped = self.peer(from).skipping || self.peer(from.other()).is_deaf();
         if first && !skipped {
             self.counts.of(from).messages += 1;
         }
@@ -367,11 +371,13 @@ impl Session {
         self.counts.throttled += 1;
         match quota.on_excess {
             OnExcess::Close => Err(Cause::MessageRate),
-            OnExcess::Delay => {
+            OnExcess::Delay if self.close_by.is_none() => {
                 self.wait_until = Some(exceeded.until);
                 Ok(Some(Step::Wait))
             }
-            OnExcess::Drop => {
+            // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
+            // the message may be the Close that all wait for.
+            OnExcess::Delay | OnExcess::Drop => {
                 self.client.skipping = true;
                 Ok(None)
             }
@@ -380,7 +386,7 @@ impl Session {
 
     /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Step {
-        let muted = self.peer(from.other()).close_sent;
+        let muted = self.peer(from.other()).is_deaf();
         let peer = self.peer_mut(from);
         if peer.skipping || muted {
             peer.mid_frame = false;
@@ -393,7 +399,7 @@ impl Session {
     }
 
     fn judge_control(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let muted = self.peer(from.other()).close_sent;
+        let muted = self.peer(from.other()).is_deaf();
         if from == Side::Client && !muted {
             self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
         }
@@ -414,13 +420,13 @@ impl Session {
             Opcode::Pong => self.is_own_pong(plain),
             _ => false,
         };
+        // If a Close of ours waits for the other side, this one is only the answer to its twin.
+        let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).close_waits.is_some());
         if muted || ours {
             return Ok(Step::Discard(whole));
         }
         if header.opcode == Opcode::Close {
-            let other = self.peer_mut(from.other());
-            other.close_sent = true;
-            other.close_waits = None;
+            self.peer_mut(from.other()).close_sent = true;
         }
         self.counts.of(from).bytes += whole as u64;
         Ok(Step::Forward(whole))
@@ -432,7 +438,8 @@ impl Session {
         self.start_closing(now);
     }
 
-    /// Begins to end the session: both sides get a Close as soon as their direction is between frames.
+    /// Begins to end the session: both sides get a Close as soon as their direction is between frames; a side that broke
+    /// a rule not before it had the answers to what it sent before.
     fn end(&mut self, by: By, cause: Cause, now: Instant) {
         let code = cause.close_code();
         self.outcome.get_or_insert(Outcome { by, code: Some(code), cause });
@@ -465,13 +472,21 @@ impl Session {
         }
     }
 
-    /// Whether each side has had a Close, or can have none, and has sent one, or will not.
+    /// Whether each side has had a Close and has sent one, or will not; who can have no Close is not waited for.
     fn handshake_over(&self) -> bool {
         Side::BOTH.into_iter().all(|side| {
             let (peer, other) = (self.peer(side), self.peer(side.other()));
             let unreachable = peer.input == Input::Gone || (other.mid_frame && other.input != Input::Open);
-            peer.input != Input::Open && (peer.close_sent || unreachable)
+            unreachable || (peer.close_sent && peer.input != Input::Open)
         })
+    }
+
+    /// Whether a side that broke a rule may still be sent answers to what it sent before: until the other side, which has
+    /// been told to close, has said all that it had to say.
+    fn answers_come(&self, side: Side) -> bool {
+        let (peer, other) = (self.peer(side), self.peer(side.other()));
+        let other_is_told = !peer.mid_frame;
+        peer.input == Input::Broken && other.input == Input::Open && other_is_told && !self.over
     }
 
     fn idle_at(&self) -> Option<Instant> {

@@ -17,21 +17,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
-use super::relay::{self, Report, Streams};
+use super::clock;
+use super::relay::{About, Joined, Relay};
 use super::tls::ClientStream;
 use super::upgrade::{self, Gateway, Opened};
-use super::{clock, lifecycle::Lifecycle};
-use crate::policy::admission::Admission;
-use crate::session::Session;
-use crate::telemetry::sessions::{self, Ended};
+use super::worker::Place;
 use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
 /// socket with unread bytes would reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
+/// How long a client may take to take its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a listener says of its connections.
 #[derive(Debug)]
@@ -46,19 +47,14 @@ pub struct Door {
     pub head_max_headers: usize,
 }
 
-/// A session that is about to be relayed.
-#[derive(Debug)]
-pub struct Ready {
-    streams: Streams<ClientStream, UpstreamStream>,
-    admission: Admission,
-    session: Session,
-    client: IpAddr,
-    server: Arc<str>,
-    request_id: String,
-}
-
 /// Serves a connection up to its refusal or its 101, or until the process is cut off.
-pub async fn serve(gateway: &Gateway, door: &Door, stream: TcpStream, client: IpAddr) -> Option<Ready> {
+pub async fn serve(
+    gateway: &Arc<Gateway>,
+    door: &Door,
+    stream: TcpStream,
+    client: IpAddr,
+    place: Place,
+) -> Option<Relay<ClientStream, UpstreamStream>> {
     let deadline = clock::now() + door.handshake_timeout;
     let handshake = tokio::select! {
         () = gateway.lifecycle.cut_off() => return None,
@@ -85,29 +81,10 @@ pub async fn serve(gateway: &Gateway, door: &Door, stream: TcpStream, client: Ip
         return None;
     };
     // What was read early is copied out, since it keeps hyper's whole buffer alive.
-    let streams = Streams { client: (stream, early.to_vec()), upstream: (upstream, upstream_early.to_vec()) };
-    Some(Ready { streams, admission, session, client, server, request_id })
-}
-
-impl Ready {
-    /// Relays until the session's end, and logs how it went.
-    pub async fn relay(self, lifecycle: &Lifecycle) {
-        let Self { streams, admission, session, client, server, request_id } = self;
-        let started = clock::now();
-        let route = Arc::clone(&admission.route().name);
-        let subject = admission.subject().map(str::to_owned);
-        let Report { outcome, counts } = relay::run(admission, session, streams, lifecycle).await;
-        sessions::log(&Ended {
-            request_id: &request_id,
-            route: &route,
-            subject: subject.as_deref(),
-            client,
-            server: &server,
-            age: clock::now().saturating_duration_since(started),
-            outcome,
-            counts,
-        });
-    }
+    let client_side = Joined(stream, early.to_vec());
+    let upstream_side = Joined(upstream, upstream_early.to_vec());
+    let about = About { client, server, request_id };
+    Some(Relay::new(admission, session, client_side, upstream_side, about, Arc::clone(gateway), place))
 }
 
 /// Reads one request and answers it. What comes back is the stream, what the client sent behind its request, and the
@@ -119,12 +96,13 @@ async fn take_request(
     client: IpAddr,
     head_timeout: Duration,
 ) -> (ClientStream, Bytes, Option<Opened>) {
-    let opened = Mutex::new(None);
+    let (opened, answered) = (Mutex::new(None), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> Answering<'_> {
-        let opened = &opened;
+        let (opened, answered) = (&opened, &answered);
         Box::pin(async move {
             let (response, session) = upgrade::answer(gateway, client, &request).await;
             *opened.lock().unwrap_or_else(PoisonError::into_inner) = session;
+            answered.notify_one();
             Ok(response)
         })
     });
@@ -134,11 +112,17 @@ async fn take_request(
         .max_buf_size(door.head_max_bytes)
         .max_headers(door.head_max_headers)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
-        tracing::debug!(%client, %error, "no request");
-    }
+    let taken = tokio::select! {
+        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+            if let Err(error) = served {
+                tracing::debug!(%client, %error, "no request");
+            }
+            true
+        }
+        () = async { answered.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
+    };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| taken);
     (io.into_inner(), read_buf, opened)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::clock;
 
@@ -63,6 +63,16 @@ impl Lifecycle {
         self.cut.cancelled().await;
     }
 
+    /// The same as [`Lifecycle::draining`], to keep.
+    pub fn drain_signal(&self) -> WaitForCancellationFutureOwned {
+        self.drain.clone().cancelled_owned()
+    }
+
+    /// The same as [`Lifecycle::cut_off`], to keep.
+    pub fn cut_signal(&self) -> WaitForCancellationFutureOwned {
+        self.cut.clone().cancelled_owned()
+    }
+
     /// When the session that asks is to close: each gets a turn of its own.
     pub fn take_turn(&self) -> Instant {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
@@ -80,19 +90,13 @@ impl Lifecycle {
         self.drain_timeout
     }
 
-    /// Counts a session until the guard is dropped.
-    pub fn count_session(&self) -> CountedSession<'_> {
+    /// A session begins.
+    pub fn open_session(&self) {
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        CountedSession(self)
     }
-}
 
-/// A session that is counted as open.
-#[derive(Debug)]
-pub struct CountedSession<'a>(&'a Lifecycle);
-
-impl Drop for CountedSession<'_> {
-    fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    /// A session is over.
+    pub fn close_session(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod upgrade;
 pub mod headers;
 pub mod relay;
+pub mod port;
 pub mod lifecycle;
 pub mod clock;
 pub mod server;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -34,7 +34,7 @@ pub enum ServeError {
         sessions: u32,
         /// What that needs.
         needed: u64,
-        /// What there is.
+        /// What there is, once raised as far as it goes.
         limit: u64,
     },
     /// TLS could not be set up.
@@ -49,7 +49,7 @@ impl fmt::Display for ServeError {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::Descriptors { sessions, needed, limit } => write!(
                 f,
-                "max_sessions = {sessions} needs {needed} file descriptors, and the hard limit is {limit}: \
+                "max_sessions = {sessions} needs {needed} file descriptors, and the limit is {limit}: \
                  raise it (LimitNOFILE in systemd) or lower max_sessions"
             ),
             Self::Tls(error) => write!(f, "cannot set up TLS: {error}"),
@@ -168,10 +168,15 @@ async fn drain(lifecycle: &Lifecycle, workers: Arc<Vec<Worker>>, stop: &mut mpsc
 /// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two.
 fn fit_descriptors(max_sessions: MaxSessions, handshakes: u32) -> Result<NonZeroU32, ServeError> {
     let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).map_err(|error| ServeError::System(error.into()))?;
-    let limit = limit.maximum.unwrap_or(u64::MAX);
-    fit(max_sessions, handshakes, limit)
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        // A sandbox may forbid it; then what there is has to do.
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limit = raised,
+            Err(error) => tracing::warn!(%error, "cannot raise the descriptor limit"),
+        }
+    }
+    fit(max_sessions, handshakes, limit.current.unwrap_or(u64::MAX))
 }
 
 fn fit(max_sessions: MaxSessions, handshakes: u32, limit: u64) -> Result<NonZeroU32, ServeError> {

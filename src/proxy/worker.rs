@@ -103,23 +103,28 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
         let sessions = tasks.clone();
         tasks.spawn(async move {
             let Arrival { stream, client, door, permit } = arrival;
+            let place = Place { _permit: permit, _counted: counted };
             let stream = match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => stream,
                 Err(error) => return tracing::error!(%error, "a connection could not be watched"),
             };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
-            if let Some(ready) = Box::pin(connection::serve(&gateway, &door, stream, client)).await {
-                sessions.spawn(async move {
-                    ready.relay(&gateway.lifecycle).await;
-                    drop((counted, permit));
-                });
+            if let Some(relay) = Box::pin(connection::serve(&gateway, &door, stream, client, place)).await {
+                sessions.spawn(relay);
             }
         });
     }
     tasks.end().await;
 }
 
-/// A connection that a worker carries, until dropped.
+/// A connection's place among all connections, and among those of its worker, until dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+#[derive(Debug)]
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {

@@ -69,6 +69,11 @@ impl Peer {
         self.pinged = None;
     }
 
+    /// Whether nothing may be passed on to it: it has been sent a Close, or it is gone.
+    pub fn is_deaf(&self) -> bool {
+        self.close_sent || self.input == Input::Gone
+    }
+
     /// Forgets what it was to be sent.
     pub fn drop_output(&mut self) {
         self.close_waits = None;

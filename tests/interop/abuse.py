@@ -133,7 +133,7 @@ def answer(request, seconds=10):
         with contextlib.suppress(OSError):
             connection.sendall(request)
         data = harness.read_some(connection, seconds)
-        return int(data.split(b" ")[1]) if data.startswith(b"HTTP/1.1 ") else None
+        return int(data.split(b" ")[1]) if data.startswith(b"HTTP/1.") else None
 
 
 def timed(body):
@@ -203,13 +203,21 @@ refusals = {
     "a NUL in a header": (400, head("/echo", "X-Nul: a\0b")),
     "a bare CR in a header": (400, head("/echo", "X-Cr: a\rb")),
     "a space in the path": (400, head(first="GET /echo here HTTP/1.1")),
-    "POST": ((400, 405, 426), head(first="POST /echo HTTP/1.1")),
-    "HTTP/1.0": ((400, 426, 505), head(first="GET /echo HTTP/1.0")),
+    "POST": (400, head(first="POST /echo HTTP/1.1")),
+    "HTTP/1.0": (426, head(first="GET /echo HTTP/1.0")),
     "no key": (400, head(key=None)),
     "a key that is too short": (400, head(key="Sec-WebSocket-Key: c2hvcnQ=")),
     "two keys": (400, head("/echo", f"Sec-WebSocket-Key: {KEY}")),
     "a subprotocol twice": (400, head("/echo", "Sec-WebSocket-Protocol: chat, chat")),
-    "an empty subprotocol": (400, head("/echo", "Sec-WebSocket-Protocol: ")),
+    "a subprotocol that is no token": (400, head("/echo", "Sec-WebSocket-Protocol: a b")),
+    "a path with ..": (400, head("/a/../echo")),
+    "a path with an encoded ..": (400, head("/a/%2e%2e/echo")),
+    "a path with .. and a parameter": (400, head("/a/..;x=1/echo")),
+    "a path with an encoded slash": (400, head("/a%2fecho")),
+    "a path that is encoded twice": (400, head("/%2565cho")),
+    "a path with an empty segment": (400, head("//echo")),
+    "a path with a NUL": (400, head("/echo%00")),
+    "a path with a backslash": (400, head("/a\\..\\echo")),
     "another upgrade": (426, head("/echo").replace(b"Upgrade: websocket", b"Upgrade: h2c")),
     "something that is no HTTP": ((400, None), os.urandom(2000).replace(b"\n", b"\r") + b"\r\n\r\n"),
 }
@@ -251,7 +259,6 @@ floods = {
     "1,000 pongs that nobody asked for": frame(PONG, b"x") * 1000,
     "100,000 fragments of one byte": frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", fin=False) * 99_999,
     "100,000 empty fragments": frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 99_999,
-    "100,000 empty messages": frame(TEXT, b"") * 100_000,
 }
 for what, data in floods.items():
     with suite.check(f"{what}: 1008"):
@@ -292,18 +299,17 @@ with suite.check("a client that sends and never reads is ended at write_timeout,
     with Session("/stalled", receive_buffer=16 * 1024) as session:
         session.socket.settimeout(10)
         message = frame(BINARY, b"x" * 2**20)
-        start_kib = proxy.memory_kib()
-        most_kib = start_kib
-        ended = False
+        start_kib = most_kib = proxy.memory_kib()
         start = time.monotonic()
-        for _ in range(64):
+        ended = False
+        while not ended and time.monotonic() < start + 10:
             try:
                 session.socket.sendall(message)
+                time.sleep(0.05)
             except OSError:
-                ended = time.monotonic() - start < 10
-                break
+                ended = True
             most_kib = max(most_kib, proxy.memory_kib())
-        suite.note(f"resident memory grew by {most_kib - start_kib} KiB")
+        suite.note(f"ended after {time.monotonic() - start:.1f} s; resident memory grew by {most_kib - start_kib} KiB")
         equal(ended, True)
         equal(most_kib - start_kib < 8 * 1024, True)
 

@@ -79,7 +79,8 @@ class Suite:
         print(f"skipped {name}: {why}", flush=True)
 
     def note(self, text):
-        print(f"        {text}", flush=True)
+        """Something worth knowing, which tests/run shows even where nothing failed."""
+        print(f"note    {text}", flush=True)
 
     def finish(self):
         _cleanup.close()
@@ -275,7 +276,7 @@ class Demo(Process):
 
     def __init__(self, directory):
         super().__init__("demo", [BINARY, "demo", "--port", "0", "--json"], directory,
-                         stdout=subprocess.PIPE, text=True, cwd=directory)
+                         stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(directory)})
         line = Lines(self.popen.stdout).next(READY_SECONDS)
         if line is None:
             raise RuntimeError(f"demo did not start:\n{self.output()[-4000:]}")
@@ -284,7 +285,8 @@ class Demo(Process):
 
 def node(name, script, directory, *arguments, **options):
     """A program for Node that finds the packages of tests/run."""
-    environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"), "TMPDIR": str(directory)}
+    environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"),
+                   "TMPDIR": str(directory), "HOME": str(directory)}  # a browser keeps things in both
     return Process(name, ["node", HERE / script, *arguments], directory, env=environment, **options)
 
 
@@ -315,7 +317,7 @@ class Node:
                 elif line.startswith("not ok "):
                     suite.fail(*line[7:].split(": ", 1))
                 else:
-                    suite.note(line)
+                    print(f"        {line}", flush=True)
             code = self.process.wait(5)
             if code:
                 suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")

@@ -72,7 +72,7 @@ def foreground(script):
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGKILL)  # the shell's own group
         raise AssertionError(f"no end after {BLOCK_SECONDS} s: {shell.communicate()[0][-1000:]}") from None
-    suite.note("\n        ".join(output.splitlines()[-15:]))
+    print(*(f"        {line}" for line in output.splitlines()[-15:]), sep="\n")
     harness.equal(shell.returncode, 0)
 
 

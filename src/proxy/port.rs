@@ -1,0 +1,206 @@
+//! One side of a relayed session: its stream, and the few bytes that may wait on the way in or out.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::tls::ClientStream;
+use crate::upstream::UpstreamStream;
+
+/// A stream to one side, as the relay sees it.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// A number that grows whenever the kernel takes bytes that the stream held back.
+    fn written(&self) -> u64;
+}
+
+impl Stream for ClientStream {
+    fn written(&self) -> u64 {
+        self.written()
+    }
+}
+
+impl Stream for UpstreamStream {
+    /// It holds nothing back.
+    fn written(&self) -> u64 {
+        0
+    }
+}
+
+/// One side.
+#[derive(Debug)]
+pub(super) struct Port<S: ?Sized> {
+    /// Bytes that were read and not yet judged: a part of a frame's head, or all that a client sent beyond its rate.
+    pub kept: Vec<u8>,
+    /// What is kept can be judged without reading more.
+    pub judge_kept: bool,
+    /// Bytes that the stream has not taken yet; while there are any the other side is not read.
+    out: Vec<u8>,
+    /// How many bytes the stream has taken.
+    taken: u64,
+    /// The stream may hold bytes that it has not given to the kernel.
+    unflushed: bool,
+    /// How far this side's output was when it was last found to be blocked.
+    blocked_at: Option<u64>,
+    /// Nothing more is read or written: its stream ended or failed.
+    pub ended: bool,
+    closing: Closing,
+    stream: S,
+}
+
+/// How far the close of a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    /// What waits is sent, and then the end of what we send.
+    Sending,
+    /// The other end may still send, until it has seen ours: closing a socket with unread bytes would reset the
+    /// connection and take our last bytes with it.
+    Waiting,
+    Done,
+}
+
+/// Whether a side takes what is sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// It took everything, and had done so before.
+    Free,
+    /// It took everything for the first time since it was blocked.
+    Freed,
+    /// It left something, but took something, too.
+    Slow,
+    /// It took nothing since it was last asked.
+    Stuck,
+    /// Its stream failed.
+    Failed,
+}
+
+impl<S> Port<S> {
+    /// `early` is what was read behind the handshake.
+    pub fn new(stream: S, early: Vec<u8>) -> Self {
+        let judge_kept = !early.is_empty();
+        Self {
+            kept: early,
+            judge_kept,
+            out: Vec::new(),
+            taken: 0,
+            unflushed: false,
+            blocked_at: None,
+            ended: false,
+            closing: Closing::Sending,
+            stream,
+        }
+    }
+}
+
+impl<S: Stream + ?Sized> Port<S> {
+    /// Whether bytes wait for this side.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked_at.is_some() || !self.out.is_empty()
+    }
+
+    /// Reads behind what is kept; the length of both together.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(scratch);
+        buf.put_slice(&self.kept);
+        Pin::new(&mut self.stream).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+    }
+
+    /// Keeps what could not be judged. An idle session has no memory for bytes that it does not have.
+    pub fn keep(&mut self, rest: &[u8], judge_again: bool) {
+        self.judge_kept = judge_again;
+        if rest.is_empty() {
+            self.kept = Vec::new();
+        } else {
+            self.kept.clear();
+            self.kept.extend_from_slice(rest);
+        }
+    }
+
+    /// Writes as much as the stream takes, and keeps the rest in order.
+    pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
+        if self.out.is_empty() {
+            while !bytes.is_empty() {
+                match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
+                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(n) => {
+                        bytes = bytes.get(n..).unwrap_or_default();
+                        self.taken += n as u64;
+                        self.unflushed = true;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Gives the stream what waits for it, and the kernel what the stream holds.
+    pub fn flush(&mut self, cx: &mut Context<'_>) -> Flow {
+        let flushed = self.poll_flush(cx);
+        let progress = self.taken.wrapping_add(self.stream.written());
+        match flushed {
+            Poll::Ready(Ok(())) if self.blocked_at.take().is_some() => Flow::Freed,
+            Poll::Ready(Ok(())) => Flow::Free,
+            Poll::Ready(Err(_)) => Flow::Failed,
+            Poll::Pending if self.blocked_at.replace(progress) == Some(progress) => Flow::Stuck,
+            Poll::Pending => Flow::Slow,
+        }
+    }
+
+    /// Gives up the stream: nothing is read from it or written to it any more.
+    pub fn end(&mut self) {
+        self.ended = true;
+        self.closing = Closing::Done;
+        self.out = Vec::new();
+        self.kept = Vec::new();
+        self.judge_kept = false;
+        self.unflushed = false;
+        self.blocked_at = None;
+    }
+
+    /// Sends what is left, says that no more will come, and waits for the other end to say the same.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let step = match self.closing {
+                Closing::Sending => ready!(self.poll_shutdown(cx)).map(|()| Closing::Waiting),
+                Closing::Waiting => ready!(self.poll_end(cx)).map(|()| Closing::Done),
+                Closing::Done => return Poll::Ready(()),
+            };
+            // Whatever goes wrong now, the session is over.
+            self.closing = step.unwrap_or(Closing::Done);
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.out.is_empty() {
+            let out = std::mem::take(&mut self.out);
+            self.send(cx, &out)?;
+            if !self.out.is_empty() {
+                return Poll::Pending;
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut ignored = [0; 512];
+        loop {
+            let mut buf = ReadBuf::new(&mut ignored);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What must hold for any bytes, one function a fuzz target. Each panics where it does not.
+
+// Each fuzz target uses one function, and its part of the harness.
+#![allow(dead_code)]
+
+#[path = "../harness/mod.rs"]
+pub mod harness;
+
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use harness::relay::{Relay, Setup, quota};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use jsonwebtoken::Algorithm;
+use tollgate::config::{self, Content, Files};
+use tollgate::policy::credential::TokenSource;
+use tollgate::policy::key::KeySet;
+use tollgate::policy::limits::OnExcess;
+use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
+use tollgate::policy::route::{HostPattern, PathPattern, request_host};
+use tollgate::policy::token::{Verifier, VerifierParts};
+use tollgate::session::Side;
+use tollgate::ws::close::Close;
+use tollgate::ws::frame::{CONTROL_MAX_BYTES, HEADER_MAX_BYTES, Header, Violation};
+use tollgate::ws::handshake::{Answer, Opening, accept};
+use tollgate::ws::inspector::{Inspector, Next, Rules};
+
+/// Frame headers, and the rules of one direction. The first byte chooses the rules.
+pub fn frame(data: &[u8]) {
+    if let Ok(Some(header)) = Header::decode(data) {
+        let mut written = Vec::new();
+        header.encode(&mut written);
+        assert_eq!(written, data[..header.len]);
+        assert!(header.len <= HEADER_MAX_BYTES && header.payload_len < 1 << 63);
+        assert!(!header.opcode.is_control() || header.payload_len <= CONTROL_MAX_BYTES as u64);
+    }
+    let _ = Close::parse(data);
+    let Some((options, stream)) = data.split_first() else { return };
+    let max = |unlimited: bool, max: u64| if unlimited { u64::MAX } else { max };
+    let rules = Rules {
+        masked: options & 1 != 0,
+        compressed: options & 2 != 0,
+        frame_max_bytes: max(options & 4 != 0, 100),
+        message_max_bytes: max(options & 8 != 0, 150),
+        check_utf8: options & 16 != 0,
+    };
+    let whole = inspect(rules, stream, stream.len().max(1));
+    for piece in [1, 3] {
+        assert_eq!(inspect(rules, stream, piece), whole, "in pieces of {piece}");
+    }
+}
+
+/// How far an inspector gets with a stream in pieces: the frames it saw, and why it stopped.
+fn inspect(rules: Rules, stream: &[u8], piece: usize) -> (Vec<Header>, Option<Violation>) {
+    let mut inspector = Inspector::new(rules);
+    let mut headers = Vec::new();
+    let mut at = 0;
+    for end in (piece..stream.len() + piece).step_by(piece).map(|end| end.min(stream.len())) {
+        loop {
+            let rest = &stream[at..end];
+            let judged = inspector.look(rest).and_then(|next| match next {
+                Next::Incomplete => Ok(0),
+                Next::Payload(n) => inspector.payload(&rest[..n]).map(|()| n),
+                Next::Data(header) => {
+                    headers.push(header);
+                    inspector.begin(&header).map(|()| header.len)
+                }
+                Next::Control(header) => {
+                    headers.push(header);
+                    Ok(header.len + header.payload_len as usize)
+                }
+            });
+            match judged {
+                Ok(0) => break,
+                Ok(taken) => at += taken,
+                Err(violation) => return (headers, Some(violation)),
+            }
+            assert!(at <= end);
+            assert!(inspector.at_boundary() || !rest.is_empty());
+        }
+    }
+    (headers, None)
+}
+
+/// A whole session. The first two bytes choose its limits; then each byte is something that happens, with the bytes that
+/// come from a side behind it.
+pub fn session(data: &[u8]) {
+    let [first, second, events @ ..] = data else { return };
+    let bit = |byte: &u8, place: u8| byte >> place & 1 != 0;
+    let span = |set: bool| set.then_some(Duration::from_secs(10));
+    let mut setup = Setup::lenient().with(|limits| {
+        limits.check_utf8 = bit(first, 0);
+        limits.ping_interval = span(bit(first, 1));
+        limits.upstream_ping_interval = span(bit(first, 2));
+        limits.idle_timeout = span(bit(first, 3));
+        limits.message_max_bytes = if bit(first, 4) { 100 } else { u64::MAX };
+        limits.overhead = quota(1, if bit(first, 5) { 5 } else { 10_000 });
+    });
+    setup.compressed = bit(first, 6);
+    setup.expires_after = span(bit(first, 7));
+    let on_excess = [None, Some(OnExcess::Close), Some(OnExcess::Delay), Some(OnExcess::Drop)];
+    if let Some(on_excess) = on_excess[usize::from(second & 3)] {
+        setup = setup.rate(1, 3, on_excess);
+    }
+    let pings = bit(first, 1) || bit(first, 2);
+    let all_passes = second & 3 < 2 && !pings;
+
+    let mut relay = Relay::new(setup, Instant::now());
+    let mut arrived = [Vec::new(), Vec::new()];
+    let mut rest = events;
+    while let Some((event, tail)) = rest.split_first() {
+        rest = tail;
+        let side = Side::BOTH[usize::from(event & 1)];
+        let amount = event >> 4;
+        match event >> 1 & 7 {
+            0..=2 => {
+                let (bytes, tail) = rest.split_at(rest.len().min(4 * usize::from(amount) + 1));
+                rest = tail;
+                arrived[usize::from(event & 1)].extend_from_slice(bytes);
+                relay.arrive(side, bytes);
+            }
+            3 => relay.pass(Duration::from_secs(u64::from(amount))),
+            4 => relay.block(side),
+            5 => relay.unblock(side),
+            6 if amount == 15 => relay.lose(side),
+            6 => relay.oversleep(Duration::from_secs(u64::from(amount))),
+            _ => relay.drain_in(Duration::from_secs(u64::from(amount))),
+        }
+    }
+    relay.lose(Side::Client);
+    relay.lose(Side::Upstream);
+    assert!(relay.outcome.is_some(), "without both ends there is nothing to wait for");
+    for (side, arrived) in Side::BOTH.into_iter().zip(&arrived) {
+        // Decoding panics at the first frame that a peer would refuse.
+        relay.frames(side);
+        let forwarded = relay.forwarded(side.other());
+        assert!(!all_passes || arrived.starts_with(&forwarded), "the {side:?} did not send what was passed on");
+    }
+}
+
+/// Both heads of an opening handshake: lines of a request, or of an answer if the text starts with a digit.
+pub fn handshake(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let start = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value)
+            && headers.try_append(name, value).is_err()
+        {
+            return;
+        }
+    }
+    let mut words = start.split(' ');
+    let mut word = || words.next().unwrap_or_default();
+    if let Ok(status) = word_as_status(&start) {
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        let offered = ["chat", "superchat"];
+        for compression in [false, true] {
+            if let Ok(answer) = Answer::parse(status, &headers, key, &offered, compression) {
+                assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS);
+                assert!(answer.protocol.is_none_or(|protocol| offered.contains(&protocol)));
+                assert!(
+                    answer.extension.is_none_or(|extension| compression && extension.contains("permessage-deflate"))
+                );
+                assert!(headers.get_all("sec-websocket-accept").iter().eq([accept(key).as_str()]));
+            }
+        }
+        return;
+    }
+    let Ok(method) = Method::from_bytes(word().as_bytes()) else { return };
+    let Ok(uri) = word().parse::<Uri>() else { return };
+    let version = if word() == "HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
+    if let Ok(opening) = Opening::parse(&method, &uri, version, &headers) {
+        assert_eq!((method, version), (Method::GET, Version::HTTP_11));
+        assert!(opening.path.starts_with('/'));
+        assert_eq!(base64::engine::general_purpose::STANDARD.decode(opening.key).map(|key| key.len()), Ok(16));
+        assert_eq!(headers.get_all("host").iter().count(), 1);
+        assert!(!headers.contains_key("transfer-encoding"));
+        for (place, protocol) in opening.protocols.iter().enumerate() {
+            assert!(!protocol.is_empty() && !protocol.contains([',', ' ', '"']));
+            assert!(!opening.protocols[..place].contains(protocol));
+        }
+    }
+}
+
+fn word_as_status(start: &str) -> Result<StatusCode, http::status::InvalidStatusCode> {
+    StatusCode::from_bytes(start.split(' ').next().unwrap_or_default().as_bytes())
+}
+
+/// A configuration: it is taken or refused with faults that have a place in it, and what was refused can be shown.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let report = match config::parse(text, FilePath::new("t.toml"), FilePath::new("/etc"), &Memory) {
+        Ok(config) => {
+            assert!(!config.listeners.is_empty() && !config.routes.is_empty());
+            for route in &config.routes {
+                assert!(route.upstream.0 < config.upstreams.len(), "a route to nowhere");
+                assert!(route.limits.frame_max_bytes <= route.limits.message_max_bytes);
+            }
+            assert!(!config.warnings.has_errors());
+            config.warnings
+        }
+        Err(report) => {
+            assert!(report.has_errors());
+            report
+        }
+    };
+    for fault in report.faults() {
+        let related = fault.related.as_ref().map(|(span, _)| span);
+        let span = fault.span.as_ref().expect("a fault of the text stands in the text");
+        for span in [span].into_iter().chain(related) {
+            assert!(text.get(span.clone()).is_some(), "{fault:?} is not in the text");
+        }
+    }
+    assert_eq!(report.lines().count(), report.faults().len());
+    let shown = report.to_string();
+    assert!(shown.is_empty() == report.is_empty());
+    assert!(!shown.contains("a defect of tollgate"), "{shown}");
+}
+
+/// The files that configurations name, made once.
+struct Memory;
+
+impl Files for Memory {
+    fn read(&self, path: &FilePath) -> io::Result<Content> {
+        static CERTIFICATE: OnceLock<(String, String)> = OnceLock::new();
+        let (chain, key) = CERTIFICATE.get_or_init(|| {
+            let made = rcgen::generate_simple_self_signed(["chat.example.com".to_owned()]);
+            let made = made.expect("a certificate can be made");
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        });
+        let bytes = match path.file_name().and_then(|name| name.to_str()) {
+            Some("cert.pem") => chain.clone().into_bytes(),
+            Some("key.pem") => key.clone().into_bytes(),
+            Some("jwks.json") => KEYS.as_bytes().to_vec(),
+            Some("secret") => SECRET.to_vec(),
+            Some("empty") => Vec::new(),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(Content { bytes, mode: 0o600 })
+    }
+
+    fn credentials(&self) -> Option<PathBuf> {
+        Some("/credentials".into())
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + NOW
+    }
+}
+
+/// Paths, patterns and hosts: the first line is a pattern, the second a path, the third a host.
+pub fn route(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.splitn(3, '\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (pattern, path, host) = (line(), line(), line());
+    let path = Path::parse(path);
+    if let Ok(path) = &path {
+        let segments = path.segments();
+        assert!((1..=PATH_MAX_SEGMENTS).contains(&segments.len()));
+        let length: usize = segments.iter().map(|segment| segment.len() + 1).sum();
+        assert!(length <= PATH_MAX_BYTES);
+        for (place, segment) in segments.iter().enumerate() {
+            assert!(!segment.is_empty() || place + 1 == segments.len());
+            assert!(!matches!(segment.as_str(), "." | ".."));
+            assert!(!segment.contains(|c: char| matches!(c, '/' | '\\') || c.is_control()));
+        }
+    }
+    if let Ok(pattern) = pattern.parse::<PathPattern>() {
+        assert!(pattern.same_shape(&pattern));
+        if let Some(params) = path.as_ref().ok().and_then(|path| pattern.matches(path)) {
+            assert!(pattern.names().all(|name| params.get(name).is_some()));
+        }
+    }
+    if let Some(host) = request_host(host) {
+        assert_eq!(request_host(&host).as_ref(), Some(&host));
+        assert!(host.is_ascii() && !host.contains(|c: char| c.is_ascii_uppercase() || c.is_whitespace()));
+        let exact = host.parse::<HostPattern>().expect("a host is a pattern of itself");
+        assert!(exact.matches(&host));
+    }
+    let _ = host.parse::<HostPattern>();
+}
+
+/// The key of the example in RFC 7515 appendix A.3, and a secret.
+const KEYS: &str = r#"{"keys":[
+    {"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+    {"kty":"oct","kid":"s","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}
+]}"#;
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+/// What the key of that example has signed, and nothing else: nobody who works on this has its other half.
+const SIGNED: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+/// A second before those claims expire.
+const NOW: Duration = Duration::from_secs(1_300_819_379);
+
+/// A token: none passes that was not signed, for whom it was, and in time.
+pub fn token(data: &[u8]) {
+    static VERIFIER: OnceLock<Verifier> = OnceLock::new();
+    let verifier = VERIFIER.get_or_init(|| {
+        let algorithms = vec![Algorithm::ES256, Algorithm::HS256];
+        Verifier::new(VerifierParts {
+            keys: KeySet::from_jwks(KEYS.as_bytes(), &algorithms).expect("the keys are good"),
+            algorithms,
+            issuer: Some("joe".to_owned()),
+            audience: Vec::new(),
+            leeway: Duration::ZERO,
+            sources: vec![TokenSource::Header],
+        })
+    });
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let at = [NOW, Duration::ZERO, Duration::MAX].map(|now| verifier.verify(text, now));
+    assert!(at[2].is_err(), "a token that never expires");
+    for claims in at.into_iter().flatten() {
+        let (message, signature) = text.rsplit_once('.').expect("a token has parts");
+        let signature = URL_SAFE_NO_PAD.decode(signature).expect("a signature is base64url");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
+        let signed = message == SIGNED || hmac::verify(&key, message.as_bytes(), &signature).is_ok();
+        assert!(signed, "{text} was not signed");
+        assert!(claims.expires() > Duration::ZERO);
+    }
+}
+
+/// How a token passes: for the test that the seeds of the corpus are not all refused.
+pub fn is_admitted_token(data: &[u8]) -> bool {
+    let algorithms = [Algorithm::ES256, Algorithm::HS256];
+    let keys = KeySet::from_jwks(KEYS.as_bytes(), &algorithms).expect("the keys are good");
+    let parts = VerifierParts {
+        keys,
+        algorithms: algorithms.to_vec(),
+        issuer: Some("joe".to_owned()),
+        audience: Vec::new(),
+        leeway: Duration::ZERO,
+        sources: Vec::new(),
+    };
+    std::str::from_utf8(data).is_ok_and(|text| Verifier::new(parts).verify(text, NOW).is_ok())
+}
+
+/// How a configuration passes, for the same.
+pub fn is_good_config(data: &[u8]) -> bool {
+    let read = |text: &str| config::parse(text, FilePath::new("t.toml"), FilePath::new("/etc"), &Memory).is_ok();
+    std::str::from_utf8(data).is_ok_and(read)
+}

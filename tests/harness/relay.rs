@@ -1,0 +1,320 @@
+//! A relay in memory: it drives a [`Session`] as the real one does, in virtual time.
+
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::quota::{Bucket, Quota, Rate};
+use tollgate::session::{Action, KEPT_MAX_BYTES, Outcome, Session, Side, Step, Terms};
+
+use super::wire::{self, Frame};
+
+/// The bytes that mark our pings.
+pub const PING_TAG: [u8; 4] = *b"tag!";
+/// The key that our frames to the upstream are masked with.
+const KEY: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
+/// How many steps a call may lead to, beside some for each byte: what takes more goes round in circles.
+const STEPS_A_CALL: usize = 16;
+const STEPS_A_BYTE: usize = 4;
+
+/// What a session starts from; the bucket of the client's messages is made from the limits if it is not given.
+#[derive(Clone)]
+pub struct Setup {
+    pub limits: Limits,
+    pub messages: Option<Arc<Bucket>>,
+    pub expires_after: Option<Duration>,
+    pub compressed: bool,
+}
+
+impl Setup {
+    /// Nothing is limited and nobody is pinged, but for what has no "never".
+    pub fn lenient() -> Self {
+        let limits = Limits {
+            messages: None,
+            overhead: quota(1_000_000, 1_000_000),
+            message_max_bytes: u64::MAX,
+            frame_max_bytes: u64::MAX,
+            upstream_message_max_bytes: None,
+            sessions_per_subject: None,
+            sessions_per_address: None,
+            idle_timeout: None,
+            ping_interval: None,
+            upstream_ping_interval: None,
+            pong_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(30),
+            check_utf8: false,
+        };
+        Self { limits, messages: None, expires_after: None, compressed: false }
+    }
+
+    pub fn with(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    pub fn rate(self, per_second: u32, burst: u32, on_excess: OnExcess) -> Self {
+        let messages = MessageQuota { quota: quota(per_second, burst), key: RateKey::Session, on_excess };
+        self.with(|limits| limits.messages = Some(messages))
+    }
+}
+
+pub fn quota(per_second: u32, burst: u32) -> Quota {
+    let count = NonZeroU32::new(per_second).expect("a rate is not zero");
+    let burst = NonZeroU32::new(burst).expect("a burst is not zero");
+    Quota { rate: Rate { count, period: Duration::from_secs(1) }, burst }
+}
+
+/// One side as the relay knows it.
+#[derive(Default)]
+pub struct Port {
+    /// Came from it and is not judged yet.
+    inbox: Vec<u8>,
+    /// What is in the inbox is too little to be judged.
+    hungry: bool,
+    /// Everything that was sent to it.
+    pub received: Vec<u8>,
+    /// Which parts of that are frames of ours.
+    pub ours: Vec<Range<usize>>,
+    pub gone: bool,
+    blocked_since: Option<Instant>,
+    /// It was blocked for longer than the session allows, and so counts as gone.
+    pub stalled: bool,
+}
+
+pub struct Relay {
+    pub session: Session,
+    pub now: Instant,
+    pub outcome: Option<Outcome>,
+    pub ended_at: Option<Instant>,
+    /// When the session had the first reason to end that can be seen from outside.
+    pub closing_since: Option<Instant>,
+    client: Port,
+    upstream: Port,
+    write_timeout: Duration,
+    compressed: bool,
+    steps_left: usize,
+}
+
+impl Relay {
+    pub fn new(setup: Setup, now: Instant) -> Self {
+        let Setup { limits, messages, expires_after, compressed } = setup;
+        let messages = messages.or_else(|| Some(Arc::new(Bucket::new(limits.messages?.quota, now))));
+        let write_timeout = limits.write_timeout;
+        let expires = expires_after.map(|after| now + after);
+        let terms = Terms { limits: Arc::new(limits), messages, expires, compressed, ping_tag: PING_TAG };
+        Self {
+            session: Session::new(terms, now),
+            now,
+            outcome: None,
+            ended_at: None,
+            closing_since: None,
+            client: Port::default(),
+            upstream: Port::default(),
+            write_timeout,
+            compressed,
+            steps_left: 0,
+        }
+    }
+
+    pub fn port(&self, side: Side) -> &Port {
+        match side {
+            Side::Client => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+
+    fn port_mut(&mut self, side: Side) -> &mut Port {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+
+    /// The frames that a side received, the last one perhaps in part.
+    pub fn frames(&self, side: Side) -> Vec<Frame> {
+        wire::decode(&self.port(side).received, side == Side::Upstream, self.compressed)
+    }
+
+    /// What a side received from the other side, without the frames of ours.
+    pub fn forwarded(&self, to: Side) -> Vec<u8> {
+        let Port { received, ours, .. } = self.port(to);
+        let mut forwarded = Vec::with_capacity(received.len());
+        let mut at = 0;
+        for range in ours {
+            forwarded.extend_from_slice(&received[at..range.start]);
+            at = range.end;
+        }
+        forwarded.extend_from_slice(&received[at..]);
+        forwarded
+    }
+
+    pub fn is_blocked(&self, side: Side) -> bool {
+        self.port(side).blocked_since.is_some()
+    }
+
+    /// Bytes come from a side.
+    pub fn arrive(&mut self, from: Side, bytes: &[u8]) {
+        let port = self.port_mut(from);
+        if !port.gone && !bytes.is_empty() {
+            port.inbox.extend_from_slice(bytes);
+            port.hungry = false;
+            self.steps_left += STEPS_A_BYTE * bytes.len() + STEPS_A_CALL;
+            self.pump();
+        }
+    }
+
+    /// A side's stream ends.
+    pub fn lose(&mut self, side: Side) {
+        let port = self.port_mut(side);
+        if !port.gone {
+            port.gone = true;
+            port.blocked_since = None;
+            port.inbox.clear();
+            self.note_closing();
+            self.call(|session, now| session.gone(side, now));
+            self.pump();
+        }
+    }
+
+    /// A side takes no more bytes, or took some of those that wait and no more.
+    pub fn block(&mut self, side: Side) {
+        let now = self.now;
+        let port = self.port_mut(side);
+        if !port.gone {
+            port.blocked_since = Some(now);
+            self.call(|session, now| session.blocked(side, now));
+        }
+    }
+
+    pub fn unblock(&mut self, side: Side) {
+        if self.port_mut(side).blocked_since.take().is_some() {
+            self.call(|session, now| session.unblocked(side, now));
+            self.pump();
+        }
+    }
+
+    pub fn drain_in(&mut self, after: Duration) {
+        let at = self.now + after;
+        self.call(|session, _| session.drain_at(at));
+    }
+
+    /// Lets time pass, stopping at each deadline on the way.
+    pub fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while self.session.deadline().is_some_and(|deadline| deadline <= until) {
+            self.pass_to_deadline();
+        }
+        self.now = until;
+    }
+
+    /// Lets time pass without looking at the session, as a busy thread does.
+    pub fn oversleep(&mut self, span: Duration) {
+        self.now += span;
+        if self.session.deadline().is_some_and(|deadline| deadline <= self.now) {
+            self.pass_to_deadline();
+        }
+    }
+
+    /// Jumps to the next deadline; whether there is one.
+    pub fn pass_to_deadline(&mut self) -> bool {
+        let Some(deadline) = self.session.deadline() else { return false };
+        self.now = self.now.max(deadline);
+        for side in Side::BOTH {
+            let (now, write_timeout) = (self.now, self.write_timeout);
+            let port = self.port_mut(side);
+            port.stalled |= port.blocked_since.is_some_and(|since| since + write_timeout <= now);
+        }
+        self.call(Session::pass_deadline);
+        self.pump();
+        let next = self.session.deadline();
+        assert!(next.is_none_or(|next| next > self.now), "the deadline has passed and stays");
+        true
+    }
+
+    fn note_closing(&mut self) {
+        self.closing_since.get_or_insert(self.now);
+    }
+
+    /// Calls the session and takes its actions, as its contract asks after every call.
+    fn call<T>(&mut self, call: impl FnOnce(&mut Session, Instant) -> T) -> T {
+        self.steps_left += STEPS_A_CALL;
+        let result = call(&mut self.session, self.now);
+        self.take_actions();
+        result
+    }
+
+    fn take_actions(&mut self) {
+        while let Some(action) = self.session.next_action(self.now) {
+            self.count_step();
+            match action {
+                Action::Send { to, frame } => {
+                    let closes = frame.opcode() == tollgate::ws::frame::Opcode::Close;
+                    let port = self.port_mut(to);
+                    assert!(!port.gone, "{frame:?} to a side that is gone");
+                    let start = port.received.len();
+                    frame.encode((to == Side::Upstream).then_some(KEY), &mut port.received);
+                    port.ours.push(start..port.received.len());
+                    if closes {
+                        self.note_closing();
+                    }
+                }
+                Action::End(outcome) => {
+                    assert_eq!(self.outcome, None, "ended twice");
+                    self.outcome = Some(outcome);
+                    self.ended_at = Some(self.now);
+                    assert_eq!(self.session.deadline(), None, "a deadline after the end");
+                }
+            }
+        }
+    }
+
+    fn count_step(&mut self) {
+        assert!(self.steps_left > 0, "the session goes round in circles");
+        self.steps_left -= 1;
+    }
+
+    /// Reads from both sides until neither gets on.
+    fn pump(&mut self) {
+        while Side::BOTH.into_iter().any(|side| self.judge_next(side)) {}
+    }
+
+    /// Lets the session judge the start of what came from a side, if it may be read now; whether it took any of it.
+    fn judge_next(&mut self, from: Side) -> bool {
+        let readable = !self.session.waiting(from) && !self.is_blocked(from.other()) && self.outcome.is_none();
+        let port = self.port_mut(from);
+        if !readable || port.hungry || port.inbox.is_empty() {
+            return false;
+        }
+        self.count_step();
+        let inbox = std::mem::take(&mut self.port_mut(from).inbox);
+        // Forwarded bytes come before what is sent because of them, so they are passed on before the actions are taken.
+        let step = self.session.receive(from, &inbox, self.now);
+        let taken = match step {
+            Step::Forward(n) | Step::Discard(n) => {
+                assert!(0 < n && n <= inbox.len(), "{step:?} of {} bytes", inbox.len());
+                n
+            }
+            Step::More | Step::Wait => 0,
+        };
+        if let Step::Forward(n) = step {
+            let to = self.port_mut(from.other());
+            if !to.gone {
+                to.received.extend_from_slice(&inbox[..n]);
+            }
+        }
+        self.port_mut(from).inbox = inbox[taken..].to_vec();
+        match step {
+            Step::More => {
+                assert!(inbox.len() <= KEPT_MAX_BYTES, "{} bytes left with More", inbox.len());
+                self.port_mut(from).hungry = true;
+            }
+            Step::Wait => assert!(self.session.waiting(from), "Wait without waiting"),
+            Step::Forward(_) | Step::Discard(_) => {}
+        }
+        self.take_actions();
+        taken > 0
+    }
+}

@@ -1,0 +1,156 @@
+"""The unit under a real systemd, in a container of its own network that debootstrap and systemd-nspawn make.
+
+It needs root, debootstrap and systemd-container, and half a minute once; so it runs only where TOLLGATE_NSPAWN=1 asks.
+"""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import time
+
+import harness
+from harness import equal
+
+BOOT_SECONDS = 60
+UPGRADE = (
+    "GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+suite = harness.Suite("nspawn")
+for program in ("debootstrap", "systemd-nspawn", "nsenter"):
+    if shutil.which(program) is None:
+        suite.skip("the unit under a real systemd", f"{program} is not installed")
+        suite.finish()
+
+# ---------------------------------------------------------------------------------------------------------- the container
+
+directory = harness.work_dir("nspawn")
+root = harness.INTEROP / "nspawn" / "root"
+if not (root / "made").exists():
+    shutil.rmtree(root, ignore_errors=True)
+    harness.run("debootstrap", "--variant=minbase", "--include=systemd,systemd-sysv,dbus", "bookworm", root, seconds=600)
+    (root / "made").touch()
+
+secrets = harness.Secrets(directory)
+etc = root / "etc" / "tollgate"
+shutil.rmtree(etc, ignore_errors=True)
+etc.mkdir(mode=0o755)
+shutil.copy(secrets.dir / "localhost.pem", etc / "fullchain.pem")
+shutil.copy(secrets.dir / "localhost.key", etc / "tls.key")
+(etc / "tls.key").chmod(0o600)
+config = (
+    harness.listener(secrets, '{ chain = "fullchain.pem", key = "credential:tls.key" }').replace("@PORT@", "443")
+    + harness.upstream("echo", 9001)
+    + harness.route("echo", "/echo", "echo")
+)
+(etc / "tollgate.toml").write_text(config)
+shutil.copy(harness.BINARY, root / "usr" / "local" / "bin" / "tollgate")
+shutil.copy(harness.ROOT / "systemd" / "tollgate.service", root / "etc" / "systemd" / "system" / "tollgate.service")
+
+container = harness.Process("container", ["systemd-nspawn", "-D", root, "--register=no", "--keep-unit", "-b",
+                                          "--private-network", "--console=pipe"], directory)
+end = time.monotonic() + BOOT_SECONDS
+leader = None
+while leader is None and time.monotonic() < end and container.alive():
+    children = pathlib.Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+    leader = int(children[0]) if children else None
+    time.sleep(0.1)
+
+
+def inside(*command, check=True):
+    done = subprocess.run(["nsenter", "-t", str(leader), "-a", *command], capture_output=True, text=True, timeout=90)
+    if check and done.returncode:
+        raise AssertionError(f"{command}: {done.stdout}{done.stderr}\n{journal()}")
+    return done.stdout.strip()
+
+
+def journal():
+    return inside("journalctl", "--no-pager", "-n", "30", "-u", "tollgate", check=False)
+
+
+def shown(name):
+    return inside("systemctl", "show", "--value", "-p", name, "tollgate")
+
+
+def in_its_network(*command, **options):
+    return ["nsenter", "-t", str(leader), "-n", *map(str, command)]
+
+
+class Session:
+    """An upgrade through `openssl s_client` in the container's network."""
+
+    def __init__(self):
+        self.client = subprocess.Popen(
+            in_its_network("openssl", "s_client", "-quiet", "-connect", "127.0.0.1:443", "-servername", "localhost",
+                           "-CAfile", secrets.ca, "-verify_return_error"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.client.stdin.write(UPGRADE.encode())
+        self.client.stdin.flush()
+        equal(self.client.stdout.readline(), b"HTTP/1.1 101 Switching Protocols\r\n")
+
+    def rest(self):
+        try:
+            return self.client.communicate(timeout=60)[0]
+        finally:
+            self.client.kill()
+
+
+with suite.check("the container boots"):
+    state = ""
+    while state not in ("running", "degraded") and time.monotonic() < end and container.alive():
+        state = inside("systemctl", "is-system-running", check=False)
+        time.sleep(0.2)
+    equal(state in ("running", "degraded"), True)
+
+# The echo server runs outside the container, in its network; harness.node cannot be told so.
+backend = harness.Process("echo", in_its_network("env", f"NODE_PATH={harness.INTEROP}/node/node_modules", "node", "-e", """
+    const { WebSocketServer } = require('ws');
+    new WebSocketServer({ host: '127.0.0.1', port: 9001 }).on('connection', (socket) => {
+      socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+    });"""), directory)
+
+with suite.check("it starts, says that it is ready, and carries a session on port 443 with a key that only root can read"):
+    inside("systemctl", "start", "tollgate")
+    equal(shown("ActiveState"), "active")
+    time.sleep(1)  # for the echo server
+    session = Session()
+
+with suite.check("it runs as nobody in particular, with one capability, and under the filter of system calls"):
+    status = pathlib.Path(f"/proc/{leader}/root/proc/{shown('MainPID')}/status").read_text()
+    field = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.M))
+    equal(field["Uid"].split()[0] != "0", True)
+    equal({field[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")}, {f"{1 << 10:016x}"})
+    equal((field["NoNewPrivs"], field["Seccomp"]), ("1", "2"))
+
+with suite.check("`systemctl stop` drains: the session hears 1001, and the service ends with success"):
+    inside("systemctl", "stop", "--no-block", "tollgate")
+    rest = session.rest()
+    equal(int.from_bytes(rest[rest.index(b"\x88"):][2:4], "big"), 1001)
+    for _ in range(400):
+        if shown("ActiveState") != "deactivating":
+            break
+        time.sleep(0.1)
+    equal((shown("ActiveState"), shown("Result"), shown("ExecMainStatus")), ("inactive", "success", "0"))
+
+with suite.check("if it is killed it comes back"):
+    inside("systemctl", "start", "tollgate")
+    inside("systemctl", "kill", "-s", "KILL", "tollgate")
+    time.sleep(4)
+    equal((shown("ActiveState"), shown("NRestarts")), ("active", "1"))
+    Session().client.kill()
+
+with suite.check("with a bad configuration it fails with 78, says why in the journal, and is not tried again"):
+    inside("systemctl", "stop", "tollgate")
+    (etc / "tollgate.toml").write_text(config + "nonsense = 1\n")
+    inside("systemctl", "start", "tollgate", check=False)
+    time.sleep(4)
+    equal((shown("ActiveState"), shown("ExecMainStatus"), shown("NRestarts")), ("failed", "78", "0"))
+    equal("nonsense" in journal(), True)
+
+backend.stop()
+if leader:
+    subprocess.run(["kill", "-s", "RTMIN+4", str(leader)], check=False)  # systemd's word for: power off
+    container.wait(30)
+suite.finish()

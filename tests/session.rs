@@ -1,0 +1,991 @@
+//! The rules of one proxied WebSocket, played in memory and in virtual time.
+
+mod harness;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::relay::{PING_TAG, Relay, Setup, quota};
+use harness::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT};
+use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
+use tollgate::policy::quota::Bucket;
+use tollgate::session::Side::{self, Client, Upstream};
+use tollgate::session::{By, Cause, Counts, Outcome, Passed};
+use tollgate::ws::close::CloseCode;
+use tollgate::ws::frame::Violation;
+
+/// Something that happens to a session.
+#[derive(Debug, Clone)]
+enum Event {
+    /// These bytes come from this side.
+    Bytes(Side, Vec<u8>),
+    Gone(Side),
+    Block(Side),
+    Unblock(Side),
+    /// So many milliseconds pass.
+    Pass(u64),
+    /// The process goes away in so many milliseconds.
+    Drain(u64),
+}
+
+use Event::{Block, Bytes, Drain, Gone, Pass, Unblock};
+
+/// A frame as a side must send it: with a mask from the client, without from the upstream.
+fn from(side: Side, first: u8, payload: impl AsRef<[u8]>) -> Event {
+    Bytes(side, wire::frame(first, key(side), payload.as_ref()))
+}
+
+/// The first bytes of such a frame: its header, which promises `len` bytes, and this start of its payload.
+fn begin(side: Side, first: u8, len: u64, payload: impl AsRef<[u8]>) -> Event {
+    let mut bytes = wire::header(first, key(side), len);
+    bytes.extend(wire::masked(payload.as_ref(), key(side)));
+    Bytes(side, bytes)
+}
+
+/// More of the payload of such a frame, of which a multiple of four bytes came before.
+fn more(side: Side, payload: impl AsRef<[u8]>) -> Event {
+    Bytes(side, wire::masked(payload.as_ref(), key(side)))
+}
+
+fn text(side: Side, payload: &str) -> Event {
+    from(side, FIN | TEXT, payload)
+}
+
+fn close(side: Side, code: u16, reason: &str) -> Event {
+    from(side, FIN | CLOSE, wire::close_payload(code, reason))
+}
+
+/// The pong that answers the `count`th ping of ours.
+fn our_pong(side: Side, count: u32) -> Event {
+    from(side, FIN | PONG, [PING_TAG, count.to_be_bytes()].concat())
+}
+
+fn key(side: Side) -> Option<[u8; 4]> {
+    (side == Client).then_some([0xa1, 0xb2, 0xc3, 0xd4])
+}
+
+fn play(setup: Setup, events: &[Event]) -> Relay {
+    let mut relay = Relay::new(setup, Instant::now());
+    for event in events {
+        apply(&mut relay, event);
+    }
+    relay
+}
+
+fn apply(relay: &mut Relay, event: &Event) {
+    match event {
+        Bytes(side, bytes) => relay.arrive(*side, bytes),
+        Gone(side) => relay.lose(*side),
+        Block(side) => relay.block(*side),
+        Unblock(side) => relay.unblock(*side),
+        Pass(ms) => relay.pass(Duration::from_millis(*ms)),
+        Drain(ms) => relay.drain_in(Duration::from_millis(*ms)),
+    }
+}
+
+/// What a side received, with our pings by their number, since their payload is binary.
+fn shown(relay: &Relay, side: Side) -> Vec<String> {
+    let show = |frame: wire::Frame| match frame.payload.strip_prefix(&PING_TAG) {
+        Some(count) if frame.opcode == PING => format!("our ping {}", count.last().copied().unwrap_or_default()),
+        _ => frame.to_string(),
+    };
+    relay.frames(side).into_iter().map(show).collect()
+}
+
+/// What must have come out of a session: what each side received, and how it ended, if it did.
+#[track_caller]
+fn check(setup: Setup, events: &[Event], client: &[&str], upstream: &[&str], end: Option<Outcome>) {
+    let relay = play(setup, events);
+    assert_eq!(shown(&relay, Client), client, "what the client received after {events:?}");
+    assert_eq!(shown(&relay, Upstream), upstream, "what the upstream received after {events:?}");
+    assert_eq!(relay.outcome, end, "after {events:?}");
+}
+
+fn end(by: By, code: impl Into<Option<u16>>, cause: Cause) -> Option<Outcome> {
+    Some(Outcome { by, code: code.into().map(CloseCode), cause })
+}
+
+const SECOND: u64 = 1_000;
+
+fn lenient() -> Setup {
+    Setup::lenient()
+}
+
+// Forwarding.
+
+#[test]
+fn frames_pass_byte_for_byte_both_ways() {
+    let masked = |payload| wire::frame(FIN | BINARY, Some([9, 8, 7, 6]), payload);
+    let (big, bigger) = (vec![7; 300], vec![8; 70_000]);
+    let from_client = [masked(b"one"), masked(&big), masked(&bigger), masked(b"")].concat();
+    let from_upstream = [wire::frame(FIN | TEXT, None, b"two"), wire::frame(FIN | BINARY, None, &bigger)].concat();
+    let relay = play(lenient(), &[Bytes(Client, from_client.clone()), Bytes(Upstream, from_upstream.clone())]);
+    // The mask is the client's, so that it would show if a frame had been put together anew.
+    assert!(relay.port(Upstream).received == from_client);
+    assert!(relay.port(Client).received == from_upstream);
+    let counts = relay.session.counts();
+    let expected = Counts {
+        client: Passed { messages: 4, bytes: from_client.len() as u64 },
+        upstream: Passed { messages: 2, bytes: from_upstream.len() as u64 },
+        throttled: 0,
+    };
+    assert_eq!(counts, expected);
+}
+
+#[test]
+fn a_frame_passes_before_it_is_whole() {
+    check(lenient(), &[begin(Client, FIN | TEXT, 10, "hal")], &[], &["text hal(3 of 10)"], None);
+    check(lenient(), &[begin(Upstream, BINARY, 10, "")], &["binary+(0 of 10)"], &[], None);
+}
+
+#[test]
+fn a_header_or_a_control_frame_that_is_not_whole_is_kept() {
+    let frames = [wire::frame(FIN | PING, key(Client), b"are you there"), wire::frame(FIN | TEXT, key(Client), b"hi")];
+    for frame in frames {
+        let header = if frame[0] & 0x08 == 0 { 6 } else { frame.len() };
+        let mut relay = Relay::new(lenient(), Instant::now());
+        for (place, byte) in frame.iter().enumerate() {
+            assert!(relay.port(Upstream).received.len() == if place < header { 0 } else { place });
+            relay.arrive(Client, &[*byte]);
+        }
+        assert_eq!(relay.port(Upstream).received, frame);
+    }
+}
+
+#[test]
+fn pings_and_pongs_of_the_sides_pass() {
+    let events =
+        [from(Client, FIN | PING, "a"), from(Upstream, FIN | PONG, "a"), from(Upstream, FIN | PONG, "unasked")];
+    check(lenient(), &events, &["pong a", "pong unasked"], &["ping a"], None);
+}
+
+#[test]
+fn control_frames_pass_inside_a_fragmented_message() {
+    let events = [
+        from(Client, TEXT, "a"),
+        from(Client, FIN | PING, "?"),
+        from(Client, CONTINUATION, "b"),
+        from(Client, FIN | CONTINUATION, "c"),
+    ];
+    check(lenient(), &events, &[], &["text+ a", "ping ?", "continuation+ b", "continuation c"], None);
+}
+
+#[test]
+fn a_compressed_message_is_marked_on_its_first_frame_only() {
+    let setup = Setup { compressed: true, ..lenient().with(|limits| limits.check_utf8 = true) };
+    let events = [from(Client, FIN | RSV1 | TEXT, [0xff]), from(Upstream, FIN | RSV1 | BINARY, "z")];
+    check(setup.clone(), &events, &["binary* z"], &["text* \u{fffd}"], None);
+    let cases = [
+        vec![from(Client, FIN | RSV1 | PING, "")],
+        vec![from(Client, RSV1 | TEXT, ""), from(Client, FIN | RSV1 | CONTINUATION, "")],
+        vec![from(Client, FIN | 0x20 | TEXT, "")],
+        vec![from(Client, FIN | 0x10 | TEXT, "")],
+    ];
+    for events in cases {
+        let relay = play(setup.clone(), &[events, vec![Pass(6 * SECOND)]].concat());
+        let cause = Cause::Violation(Client, Violation::ReservedBit);
+        assert_eq!(relay.outcome, end(By::Tollgate, 1002, cause));
+    }
+}
+
+// The closing handshake.
+
+#[test]
+fn a_close_from_either_side_passes_unchanged_and_so_does_its_answer() {
+    for (first, by) in [(Client, By::Client), (Upstream, By::Upstream)] {
+        let events = [close(first, 4321, "so long"), close(first.other(), 1000, "and thanks")];
+        let (one, two) = (["close 4321 so long"], ["close 1000 and thanks"]);
+        let (client, upstream) = if first == Client { (two, one) } else { (one, two) };
+        check(lenient(), &events, &client, &upstream, end(by, 4321, Cause::Closed));
+        // Until the answer comes the session goes on.
+        assert_eq!(play(lenient(), &events[..1]).outcome, None);
+    }
+}
+
+#[test]
+fn a_close_without_code_passes_without_one() {
+    let events = [from(Client, FIN | CLOSE, ""), from(Upstream, FIN | CLOSE, "")];
+    check(lenient(), &events, &["close"], &["close"], end(By::Client, None, Cause::Closed));
+}
+
+#[test]
+fn after_its_close_a_side_is_not_listened_to() {
+    let rubbish = Bytes(Client, vec![0xff; 20]);
+    let events = [close(Client, 1000, ""), text(Client, "late"), rubbish, close(Upstream, 1000, "")];
+    check(lenient(), &events, &["close 1000"], &["close 1000"], end(By::Client, 1000, Cause::Closed));
+}
+
+#[test]
+fn what_the_other_side_still_sends_passes_until_its_own_close() {
+    let events = [
+        begin(Upstream, FIN | TEXT, 8, "last"),
+        close(Client, 1000, ""),
+        more(Upstream, "word"),
+        text(Upstream, "and one more"),
+        close(Upstream, 1000, ""),
+    ];
+    let client = ["text lastword", "text and one more", "close 1000"];
+    check(lenient(), &events, &client, &["close 1000"], end(By::Client, 1000, Cause::Closed));
+}
+
+#[test]
+fn nothing_follows_a_close_of_ours() {
+    let events = [
+        Drain(0),
+        Pass(0),
+        text(Client, "late"),
+        text(Upstream, "late"),
+        close(Client, 1001, ""),
+        close(Upstream, 1001, ""),
+    ];
+    let closed = ["close 1001 going away"];
+    check(lenient(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
+}
+
+#[test]
+fn a_close_in_the_midst_of_a_fragmented_message_passes() {
+    let events = [from(Client, TEXT, "a"), close(Client, 1001, "")];
+    check(lenient(), &events, &[], &["text+ a", "close 1001"], None);
+}
+
+#[test]
+fn who_closes_and_is_not_answered_still_gets_a_close() {
+    let events = [close(Client, 4000, "bye"), Pass(5 * SECOND - 1)];
+    check(lenient(), &events, &[], &["close 4000 bye"], None);
+    let events = [close(Client, 4000, "bye"), Pass(5 * SECOND)];
+    check(lenient(), &events, &["close 4000"], &["close 4000 bye"], end(By::Client, 4000, Cause::Closed));
+}
+
+#[test]
+fn who_closes_and_whose_peer_vanishes_still_gets_a_close() {
+    let events = [close(Upstream, 4000, "bye"), Gone(Client)];
+    check(lenient(), &events, &["close 4000 bye"], &["close 4000"], end(By::Upstream, 4000, Cause::Closed));
+    // Not in the midst of what the peer was sending.
+    let events = [begin(Client, FIN | TEXT, 9, "x"), close(Upstream, 4000, ""), Gone(Client)];
+    check(lenient(), &events, &["close 4000"], &["text x(1 of 9)"], end(By::Upstream, 4000, Cause::Closed));
+}
+
+#[test]
+fn who_closes_and_vanishes_is_not_waited_for() {
+    let events = [close(Client, 4000, ""), Gone(Client), close(Upstream, 4000, "")];
+    check(lenient(), &events, &[], &["close 4000"], end(By::Client, 4000, Cause::Closed));
+}
+
+// Close codes.
+
+/// What brings a cause about, and which code and reason both sides then get. The lists are chains, so that no variant can
+/// be forgotten: a new one does not compile until it has its place in the `match`.
+struct Case {
+    setup: Setup,
+    events: Vec<Event>,
+    code: u16,
+    reason: &'static str,
+    next: Option<Cause>,
+}
+
+fn case(cause: Cause) -> Case {
+    let case = |setup, events, code, reason, next| Case { setup, events, code, reason, next };
+    match cause {
+        // The code and reason are those of the side that closes.
+        Cause::Closed => case(
+            lenient(),
+            vec![close(Client, 4000, "x"), close(Upstream, 4000, "x")],
+            4000,
+            "x",
+            Some(Cause::MessageRate),
+        ),
+        Cause::MessageRate => {
+            let setup = lenient().rate(1, 1, Close);
+            let events = vec![text(Client, ""), text(Client, "")];
+            case(setup, events, 1008, "message rate exceeded", Some(Cause::OverheadRate))
+        }
+        Cause::OverheadRate => {
+            let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
+            let events = vec![from(Client, FIN | PING, ""), from(Client, FIN | PING, "")];
+            case(setup, events, 1008, "frame rate exceeded", Some(Cause::TokenExpired))
+        }
+        Cause::TokenExpired => {
+            let setup = Setup { expires_after: Some(Duration::from_secs(60)), ..lenient() };
+            case(setup, vec![Pass(60 * SECOND)], 1008, "token expired", Some(Cause::IdleTimeout))
+        }
+        Cause::IdleTimeout => {
+            let setup = lenient().with(|limits| limits.idle_timeout = Some(Duration::from_secs(60)));
+            case(setup, vec![Pass(60 * SECOND)], 1001, "idle timeout", Some(Cause::Drain))
+        }
+        Cause::Drain => case(lenient(), vec![Drain(100), Pass(100)], 1001, "going away", Some(Cause::NoPong(Client))),
+        Cause::NoPong(side) => {
+            let next = if side == Client { Cause::NoPong(Upstream) } else { Cause::Gone(Client) };
+            let interval = Some(Duration::from_secs(30));
+            let setup = lenient().with(|limits| match side {
+                Client => limits.ping_interval = interval,
+                Upstream => limits.upstream_ping_interval = interval,
+            });
+            case(setup, vec![Pass(40 * SECOND)], 1001, "no pong", Some(next))
+        }
+        Cause::Gone(side) => {
+            let (code, reason, next) = match side {
+                Client => (1001, "client went away", Cause::Gone(Upstream)),
+                Upstream => (1014, "upstream went away", Cause::WriteStall(Client)),
+            };
+            case(lenient(), vec![Gone(side)], code, reason, Some(next))
+        }
+        Cause::WriteStall(side) => {
+            let (code, reason, next) = match side {
+                Client => (1001, "client does not read", Cause::WriteStall(Upstream)),
+                Upstream => (1014, "upstream does not read", Cause::Cut),
+            };
+            case(lenient(), vec![Block(side), Pass(30 * SECOND)], code, reason, Some(next))
+        }
+        // Nobody gets a Close of it; see `a_cut_needs_no_handshake`.
+        Cause::Cut => case(lenient(), vec![], 1001, "", Some(Cause::Violation(Client, Violation::ReservedBit))),
+        Cause::Violation(side, violation) => {
+            let Broken { setup, bytes, code, next } = broken(side, violation);
+            let next = match (next, side) {
+                (Some(next), side) => Some(Cause::Violation(side, next)),
+                (None, Client) => Some(Cause::Violation(Upstream, Violation::ReservedBit)),
+                (None, Upstream) => None,
+            };
+            case(setup, vec![Bytes(side, bytes)], code, violation.label(), next)
+        }
+    }
+}
+
+/// Bytes that break a rule, under a setup in which they do.
+struct Broken {
+    setup: Setup,
+    bytes: Vec<u8>,
+    code: u16,
+    next: Option<Violation>,
+}
+
+fn broken(side: Side, violation: Violation) -> Broken {
+    use Violation as V;
+    let key = key(side);
+    let frame = |first, payload: &[u8]| wire::frame(first, key, payload);
+    let limited = lenient().with(|limits| {
+        limits.frame_max_bytes = 10;
+        limits.message_max_bytes = 15;
+        limits.upstream_message_max_bytes = Some(15);
+        limits.check_utf8 = true;
+    });
+    let long = |first: u8, form: u8, len: &[u8]| {
+        let mask_bit = if key.is_some() { 0x80 } else { 0 };
+        [&[first, form | mask_bit], len, &key.map(Vec::from).unwrap_or_default()].concat()
+    };
+    let (bytes, code, next) = match violation {
+        V::ReservedBit => (frame(FIN | RSV1 | TEXT, b""), 1002, Some(V::ReservedOpcode)),
+        V::ReservedOpcode => (frame(FIN | 3, b""), 1002, Some(V::LengthNotMinimal)),
+        V::LengthNotMinimal => (long(FIN | TEXT, 126, &[0, 125]), 1002, Some(V::LengthOver63Bits)),
+        V::LengthOver63Bits => (long(FIN | TEXT, 127, &[0x80, 0, 0, 0, 0, 0, 0, 0]), 1002, Some(V::NotMasked)),
+        // Of the two rules about masks each holds for one side; to the other one it is given the mask that breaks its own.
+        V::NotMasked => (wire::frame(FIN | TEXT, None, b""), 1002, Some(V::Masked)),
+        V::Masked => (wire::frame(FIN | TEXT, Some([1, 2, 3, 4]), b""), 1002, Some(V::FragmentedControl)),
+        V::FragmentedControl => (frame(PING, b""), 1002, Some(V::LongControl)),
+        V::LongControl => (frame(FIN | PING, &[0; 126]), 1002, Some(V::UnexpectedContinuation)),
+        V::UnexpectedContinuation => (frame(FIN | CONTINUATION, b""), 1002, Some(V::InterruptedMessage)),
+        V::InterruptedMessage => ([frame(TEXT, b""), frame(TEXT, b"")].concat(), 1002, Some(V::ShortClose)),
+        V::ShortClose => (frame(FIN | CLOSE, b"\x03"), 1002, Some(V::CloseCode)),
+        V::CloseCode => (frame(FIN | CLOSE, &1005_u16.to_be_bytes()), 1002, Some(V::CloseReason)),
+        V::CloseReason => (frame(FIN | CLOSE, b"\x03\xe8\xff"), 1007, Some(V::TextNotUtf8)),
+        V::TextNotUtf8 => (frame(FIN | TEXT, b"\xff"), 1007, Some(V::FrameTooBig)),
+        V::FrameTooBig => (long(FIN | BINARY, 16, &[]), 1009, Some(V::MessageTooBig)),
+        V::MessageTooBig => ([frame(BINARY, &[0; 9]), long(FIN | CONTINUATION, 7, &[])].concat(), 1009, None),
+    };
+    Broken { setup: limited, bytes, code, next }
+}
+
+/// Rules that a side cannot break, with the reason.
+fn cannot_break(cause: Cause) -> bool {
+    match cause {
+        // A client has to mask, an upstream must not.
+        Cause::Violation(Side::Client, Violation::Masked) | Cause::Violation(Side::Upstream, Violation::NotMasked) => {
+            true
+        }
+        // The check is for what clients send (`route.limits.check_utf8`).
+        Cause::Violation(Upstream, Violation::TextNotUtf8) => true,
+        _ => false,
+    }
+}
+
+#[test]
+fn every_cause_has_its_close_code() {
+    let mut next = Some(Cause::Closed);
+    let mut seen = Vec::new();
+    while let Some(cause) = next {
+        assert!(!seen.contains(&cause), "{cause:?} twice");
+        seen.push(cause);
+        let Case { setup, events, code, reason, next: following } = case(cause);
+        next = following;
+        if cause == Cause::Cut || cannot_break(cause) {
+            continue;
+        }
+        let mut relay = play(setup, &events);
+        relay.pass(Duration::from_secs(10));
+        let outcome = relay.outcome.unwrap_or_else(|| panic!("{cause:?} does not end the session"));
+        // A frame beyond the limit of an upstream is a message beyond it, too; which of the two is said does not matter.
+        assert_eq!((outcome.cause, outcome.code), (cause, Some(CloseCode(code))));
+        let expected = if reason.is_empty() { format!("close {code}") } else { format!("close {code} {reason}") };
+        for side in Side::BOTH {
+            let absent = matches!(cause, Cause::Gone(gone) | Cause::WriteStall(gone) if gone == side);
+            let last = shown(&relay, side).pop();
+            assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
+        }
+    }
+    assert_eq!(seen.len(), 13 + 2 * 16, "{seen:?}");
+}
+
+#[test]
+fn labels_and_reasons_fit_where_they_stand() {
+    let mut next = Some(Cause::Closed);
+    let mut labels = Vec::new();
+    while let Some(cause) = next {
+        next = case(cause).next;
+        labels.push(cause.label());
+        // A reason stands in a frame of ours, which holds 46 bytes of it.
+        assert!(cause.reason().len() <= 46, "{cause:?}");
+        assert!(cause.label().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{cause:?}");
+    }
+    labels.sort_unstable();
+    labels.dedup();
+    assert_eq!(labels.len(), 15, "{labels:?}");
+}
+
+#[test]
+fn a_cut_needs_no_handshake() {
+    let mut relay = play(lenient(), &[text(Client, "hi")]);
+    assert_eq!(Some(relay.session.abort(Cause::Cut)), end(By::Tollgate, None, Cause::Cut));
+    assert_eq!(relay.session.next_action(relay.now), None);
+    assert_eq!(relay.session.deadline(), None);
+    // Who ended it before that stays named.
+    let mut relay = play(lenient(), &[close(Client, 4000, "")]);
+    assert_eq!(Some(relay.session.abort(Cause::Cut)), end(By::Client, 4000, Cause::Closed));
+}
+
+#[test]
+fn a_violation_is_not_passed_on_and_its_close_comes_after_the_answers_to_what_was_fine() {
+    let closed = "close 1002 reserved opcode";
+    for side in Side::BOTH {
+        let other = side.other();
+        let events = [text(side, "fine"), from(side, FIN | 7, "bad"), text(side, "never")];
+        let relay = play(lenient(), &events);
+        assert_eq!(
+            (shown(&relay, other), shown(&relay, side)),
+            (vec!["text fine".to_owned(), closed.to_owned()], vec![])
+        );
+        let events = [&events[..], &[text(other, "answer"), close(other, 1002, "theirs")]].concat();
+        let relay = play(lenient(), &events);
+        assert_eq!(shown(&relay, side), ["text answer", closed]);
+        let cause = Cause::Violation(side, Violation::ReservedOpcode);
+        assert_eq!(relay.outcome, end(By::Tollgate, 1002, cause));
+    }
+}
+
+#[test]
+fn an_offender_gets_its_close_even_if_the_other_side_says_nothing_or_goes() {
+    let closed = "close 1002 reserved opcode";
+    let cause = Cause::Violation(Client, Violation::ReservedOpcode);
+    let ended = end(By::Tollgate, 1002, cause);
+    let bad = from(Client, FIN | 7, "bad");
+    check(lenient(), &[bad.clone(), Gone(Upstream)], &[closed], &[closed], ended);
+    check(lenient(), &[bad.clone(), Pass(4_999)], &[], &[closed], None);
+    check(lenient(), &[bad, Pass(5_000)], &[closed], &[closed], ended);
+}
+
+#[test]
+fn the_close_to_an_offender_waits_until_what_it_receives_is_whole() {
+    let events = [begin(Upstream, FIN | TEXT, 8, "half"), from(Client, FIN | 7, "")];
+    let closed = "close 1002 reserved opcode";
+    check(lenient(), &events, &["text half(4 of 8)"], &[closed], None);
+    let events = [&events[..], &[more(Upstream, "full"), close(Upstream, 1002, "")]].concat();
+    let cause = Cause::Violation(Client, Violation::ReservedOpcode);
+    check(lenient(), &events, &["text halffull", closed], &[closed], end(By::Tollgate, 1002, cause));
+}
+
+// Sizes.
+
+#[test]
+fn limits_hold_exactly() {
+    let setup = || {
+        lenient().with(|limits| {
+            limits.frame_max_bytes = 200;
+            limits.message_max_bytes = 300;
+            limits.upstream_message_max_bytes = Some(250);
+        })
+    };
+    type Frames = &'static [(u8, u64)];
+    let table: &[(Side, Frames, Option<Violation>)] = &[
+        (Client, &[(FIN | BINARY, 200)], None),
+        (Client, &[(FIN | BINARY, 201)], Some(Violation::FrameTooBig)),
+        (Client, &[(BINARY, 200), (FIN | CONTINUATION, 100)], None),
+        (Client, &[(BINARY, 200), (FIN | CONTINUATION, 101)], Some(Violation::MessageTooBig)),
+        (Client, &[(BINARY, 200), (CONTINUATION, 100), (FIN | CONTINUATION, 0)], None),
+        (Client, &[(BINARY, 200), (CONTINUATION, 100), (FIN | CONTINUATION, 1)], Some(Violation::MessageTooBig)),
+        (Client, &[(FIN | BINARY, 200), (FIN | BINARY, 200)], None),
+        (Client, &[(BINARY, 150), (FIN | PING, 100), (FIN | CONTINUATION, 150)], None),
+        (Upstream, &[(FIN | BINARY, 250)], None),
+        (Upstream, &[(FIN | BINARY, 251)], Some(Violation::FrameTooBig)),
+        (Upstream, &[(BINARY, 250), (FIN | CONTINUATION, 1)], Some(Violation::MessageTooBig)),
+        (Client, &[(FIN | BINARY, (1 << 63) - 1)], Some(Violation::FrameTooBig)),
+        (Client, &[(FIN | BINARY, 1 << 63)], Some(Violation::LengthOver63Bits)),
+        (Client, &[(FIN | BINARY, u64::MAX)], Some(Violation::LengthOver63Bits)),
+    ];
+    for (side, frames, expected) in table {
+        let mut relay = Relay::new(setup(), Instant::now());
+        for (first, len) in *frames {
+            let here = usize::try_from(*len).unwrap().min(300);
+            apply(&mut relay, &begin(*side, *first, *len, vec![0; here]));
+        }
+        relay.lose(Client);
+        relay.lose(Upstream);
+        let cause = expected.map_or(Cause::Gone(Client), |violation| Cause::Violation(*side, violation));
+        assert_eq!(relay.outcome.map(|outcome| outcome.cause), Some(cause), "{side:?} {frames:?}");
+    }
+}
+
+#[test]
+fn the_longest_frame_there_can_be_passes_where_nothing_is_limited() {
+    for side in Side::BOTH {
+        let longest = (1 << 63) - 1;
+        let events = [begin(side, BINARY, longest, "some"), more(side, "more")];
+        let received = ["binary+ somemore(8 of 9223372036854775807)"];
+        let (client, upstream): (&[&str], &[&str]) = if side == Upstream { (&received, &[]) } else { (&[], &received) };
+        check(lenient(), &events, client, upstream, None);
+    }
+}
+
+#[test]
+fn a_message_of_more_than_2_to_64_is_not_counted_from_zero_again() {
+    let mut relay = Relay::new(lenient().with(|limits| limits.message_max_bytes = u64::MAX - 1), Instant::now());
+    // Nobody sends 2^63 bytes in a test, but the sum of what is announced must not overflow on the way there.
+    apply(&mut relay, &begin(Client, BINARY, (1 << 63) - 1, ""));
+    assert_eq!(relay.outcome, None);
+}
+
+// Rates.
+
+#[test]
+fn a_rate_closes() {
+    let events =
+        [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4"), close(Upstream, 1008, "")];
+    let closed = "close 1008 message rate exceeded";
+    let ended = end(By::Tollgate, 1008, Cause::MessageRate);
+    check(lenient().rate(10, 2, Close), &events, &[closed], &["text 1", "text 2", closed], ended);
+}
+
+#[test]
+fn a_rate_delays() {
+    let setup = || lenient().rate(10, 2, Delay);
+    let burst = [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4")];
+    check(setup(), &burst, &[], &["text 1", "text 2"], None);
+    let later = [&burst[..], &[Pass(99)]].concat();
+    check(setup(), &later, &[], &["text 1", "text 2"], None);
+    let later = [&burst[..], &[Pass(100)]].concat();
+    check(setup(), &later, &[], &["text 1", "text 2", "text 3"], None);
+    let later = [&burst[..], &[Pass(200)]].concat();
+    check(setup(), &later, &[], &["text 1", "text 2", "text 3", "text 4"], None);
+}
+
+#[test]
+fn a_rate_counts_messages_and_not_fragments() {
+    let fragments = ["a"; 20].map(|part| from(Client, CONTINUATION, part));
+    let events =
+        [&[from(Client, TEXT, "")], &fragments[..], &[from(Client, FIN | CONTINUATION, ""), text(Client, "b")]]
+            .concat();
+    let relay = play(lenient().rate(1, 2, Close), &events);
+    assert_eq!(relay.frames(Upstream).len(), 23);
+    assert_eq!(relay.session.counts().client.messages, 2);
+}
+
+#[test]
+fn an_upstream_has_no_rate() {
+    let events = vec![text(Upstream, "x"); 100];
+    assert_eq!(play(lenient().rate(1, 1, Close), &events).frames(Client).len(), 100);
+}
+
+#[test]
+fn a_rate_drops_whole_messages_only() {
+    let events = [
+        text(Client, "1"),
+        from(Client, TEXT, "2a"),
+        from(Client, FIN | PING, "?"),
+        // The quota has room again, but the rest of a message of which the start is dropped is nothing.
+        Pass(SECOND),
+        from(Client, CONTINUATION, "2b"),
+        from(Client, FIN | CONTINUATION, "2c"),
+        text(Client, "3"),
+        text(Client, "4"),
+    ];
+    let setup = lenient().rate(1, 1, Drop);
+    let relay = play(setup, &events);
+    assert_eq!(shown(&relay, Upstream), ["text 1", "ping ?", "text 3"]);
+    let counts = relay.session.counts();
+    assert_eq!((counts.client.messages, counts.throttled), (2, 2));
+}
+
+#[test]
+fn a_message_that_has_begun_to_pass_is_not_dropped() {
+    let events = [
+        from(Client, TEXT, "1a"),
+        from(Client, CONTINUATION, "1b"),
+        from(Client, FIN | CONTINUATION, "1c"),
+        text(Client, "2"),
+    ];
+    let upstream = ["text+ 1a", "continuation+ 1b", "continuation 1c"];
+    check(lenient().rate(1, 1, Drop), &events, &[], &upstream, None);
+}
+
+#[test]
+fn in_a_dropped_frame_the_upstream_is_between_frames() {
+    let setup = lenient().rate(1, 1, Drop).with(|limits| limits.upstream_ping_interval = Some(Duration::from_secs(30)));
+    let events = [text(Client, "1"), begin(Client, FIN | TEXT, 8, "half"), Pass(30 * SECOND), Gone(Client)];
+    let upstream = ["text 1", "our ping 1", "close 1001 client went away"];
+    check(setup, &events, &[], &upstream, None);
+}
+
+#[test]
+fn a_dropped_message_keeps_the_rules_or_ends_the_session() {
+    let setup = || lenient().rate(1, 1, Drop).with(|limits| limits.message_max_bytes = 10);
+    let events = [text(Client, "1"), from(Client, TEXT, "12345"), from(Client, FIN | CONTINUATION, "123456")];
+    let closed = "close 1009 message too big";
+    check(setup(), &events, &[], &["text 1", closed], None);
+}
+
+#[test]
+fn sessions_that_share_a_bucket_share_its_rate() {
+    let start = Instant::now();
+    let bucket = Arc::new(Bucket::new(quota(1, 3), start));
+    let setup = Setup { messages: Some(bucket), ..lenient().rate(1, 3, Drop) };
+    let (mut a, mut b) = (Relay::new(setup.clone(), start), Relay::new(setup, start));
+    for _ in 0..2 {
+        apply(&mut a, &text(Client, "x"));
+        apply(&mut b, &text(Client, "x"));
+    }
+    assert_eq!(a.frames(Upstream).len(), 2);
+    assert_eq!(b.frames(Upstream).len(), 1);
+}
+
+#[test]
+fn who_waits_for_a_shared_bucket_waits_again_if_the_other_was_faster() {
+    let start = Instant::now();
+    let bucket = Arc::new(Bucket::new(quota(1, 1), start));
+    let setup = Setup { messages: Some(bucket), ..lenient().rate(1, 1, Delay) };
+    let mut relays = [Relay::new(setup.clone(), start), Relay::new(setup, start)];
+    for relay in &mut relays {
+        apply(relay, &text(Client, "1"));
+        apply(relay, &text(Client, "2"));
+    }
+    // Who is woken after how many seconds, and how many messages of each have passed then.
+    let table = [(1, 1, [1, 1]), (0, 1, [1, 1]), (0, 2, [2, 1]), (1, 2, [2, 1]), (1, 3, [2, 2])];
+    for (woken, seconds, expected) in table {
+        let relay = &mut relays[woken];
+        relay.pass((start + Duration::from_secs(seconds)) - relay.now);
+        assert_eq!([&relays[0], &relays[1]].map(|relay| relay.frames(Upstream).len()), expected, "{seconds} s");
+    }
+}
+
+#[test]
+fn floods_of_what_is_no_message_end_the_session() {
+    let setup = || lenient().with(|limits| limits.overhead = quota(1, 20));
+    let table: &[(&str, Event, bool)] = &[
+        ("pings", from(Client, FIN | PING, "x"), true),
+        ("pongs", from(Client, FIN | PONG, "x"), true),
+        ("empty fragments", from(Client, CONTINUATION, ""), true),
+        ("small fragments", from(Client, CONTINUATION, [0; 127]), true),
+        ("fragments that are worth it", from(Client, CONTINUATION, [0; 128]), false),
+        ("whole messages", text(Client, "x"), false),
+        ("an upstream's pings", from(Upstream, FIN | PING, "x"), false),
+        ("an upstream's fragments", from(Upstream, CONTINUATION, ""), false),
+    ];
+    for (name, event, ends) in table {
+        let mut events = vec![event.clone(); 30];
+        if matches!(event, Bytes(_, bytes) if bytes[0] == CONTINUATION) {
+            events.insert(0, from(Client, BINARY, [0; 200]));
+            events.insert(0, from(Upstream, BINARY, [0; 200]));
+        }
+        events.push(Pass(5 * SECOND));
+        let expected = if *ends { end(By::Tollgate, 1008, Cause::OverheadRate) } else { None };
+        assert_eq!(play(setup(), &events).outcome, expected, "{name}");
+    }
+}
+
+#[test]
+fn the_close_itself_is_not_lost_to_the_overhead_rate() {
+    // One ping used up the quota; a Close then is a control frame too many, and ends the session either way.
+    let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
+    let relay = play(setup, &[from(Client, FIN | PING, ""), close(Client, 4000, ""), close(Upstream, 4000, "")]);
+    assert!(relay.outcome.is_some());
+}
+
+// Heartbeat.
+
+fn pinging(client: Option<u64>, upstream: Option<u64>) -> Setup {
+    lenient().with(|limits| {
+        limits.ping_interval = client.map(Duration::from_secs);
+        limits.upstream_ping_interval = upstream.map(Duration::from_secs);
+    })
+}
+
+#[test]
+fn a_ping_is_due_only_after_silence() {
+    let setup = || pinging(Some(30), Some(60));
+    check(setup(), &[Pass(30 * SECOND - 1)], &[], &[], None);
+    check(setup(), &[Pass(30 * SECOND)], &["our ping 1"], &[], None);
+    let spoken = [Pass(29 * SECOND), text(Client, "x"), Pass(30 * SECOND - 1)];
+    check(setup(), &spoken, &[], &["text x"], None);
+    let spoken = [&spoken[..], &[Pass(1)]].concat();
+    check(setup(), &spoken, &["our ping 1"], &["text x"], None);
+    // Any byte will do, were it a part of a header.
+    let spoken = [Pass(29 * SECOND), Bytes(Client, vec![0x81]), Pass(30 * SECOND - 1)];
+    check(setup(), &spoken, &[], &[], None);
+    let both = [Pass(30 * SECOND), our_pong(Client, 1), Pass(30 * SECOND)];
+    check(setup(), &both, &["our ping 1", "our ping 2"], &["our ping 3"], None);
+}
+
+#[test]
+fn a_ping_waits_for_the_end_of_a_frame() {
+    let events = [begin(Upstream, FIN | TEXT, 8, "half"), Pass(30 * SECOND)];
+    check(pinging(Some(30), None), &events, &["text half(4 of 8)"], &[], None);
+    let events = [&events[..], &[more(Upstream, "full")]].concat();
+    check(pinging(Some(30), None), &events, &["text halffull", "our ping 1"], &[], None);
+}
+
+#[test]
+fn our_pongs_are_swallowed_and_others_pass() {
+    let setup = || pinging(Some(30), None);
+    let pinged = |pongs: &[Event]| [&[Pass(30 * SECOND), text(Client, "x"), Pass(30 * SECOND)], pongs].concat();
+    let client = ["our ping 1", "our ping 2"];
+    let table: &[(&str, Event, bool)] = &[
+        ("the last", our_pong(Client, 2), true),
+        ("a late one", our_pong(Client, 1), true),
+        ("one that was never asked for", our_pong(Client, 3), false),
+        ("number zero", our_pong(Client, 0), false),
+        ("the tag alone", from(Client, FIN | PONG, PING_TAG), false),
+        ("a longer one", from(Client, FIN | PONG, [&PING_TAG[..], &[0, 0, 0, 1, 0]].concat()), false),
+        ("an empty one", from(Client, FIN | PONG, ""), false),
+    ];
+    for (name, pong, swallowed) in table {
+        let relay = play(setup(), &pinged(std::slice::from_ref(pong)));
+        assert_eq!(shown(&relay, Client), client, "{name}");
+        assert_eq!(relay.frames(Upstream).len(), if *swallowed { 1 } else { 2 }, "{name}");
+        assert_eq!(relay.outcome, None, "{name}");
+    }
+}
+
+#[test]
+fn an_upstreams_pongs_to_us_are_swallowed_too() {
+    let events = [Pass(30 * SECOND), our_pong(Upstream, 1), Pass(15 * SECOND)];
+    check(pinging(None, Some(30)), &events, &[], &["our ping 1"], None);
+}
+
+#[test]
+fn who_sends_no_pong_is_given_up() {
+    let closed = "close 1001 no pong";
+    let setup = || pinging(Some(30), None);
+    check(setup(), &[Pass(40 * SECOND - 1)], &["our ping 1"], &[], None);
+    check(setup(), &[Pass(40 * SECOND)], &["our ping 1", closed], &[closed], None);
+    let cause = Cause::NoPong(Client);
+    let late = [Pass(40 * SECOND), close(Upstream, 1001, ""), Pass(5 * SECOND)];
+    check(setup(), &late, &["our ping 1", closed], &[closed], end(By::Tollgate, 1001, cause));
+    // Anything that is heard of it is as good as the pong.
+    let alive = [Pass(39 * SECOND), text(Client, "x"), Pass(29 * SECOND)];
+    check(setup(), &alive, &["our ping 1"], &["text x"], None);
+}
+
+#[test]
+fn silence_counts_for_nothing_while_nobody_listens_because_the_other_side_blocks() {
+    let setup = || pinging(Some(10), None).with(|limits| limits.write_timeout = Duration::from_secs(1_000));
+    check(setup(), &[Block(Upstream), Pass(500 * SECOND)], &[], &[], None);
+    let events = [Block(Upstream), Pass(500 * SECOND), Unblock(Upstream), Pass(10 * SECOND - 1)];
+    check(setup(), &events, &[], &[], None);
+    // Not even if the ping was sent before.
+    let events = [Pass(10 * SECOND), Block(Upstream), Pass(500 * SECOND), Unblock(Upstream), Pass(10 * SECOND - 1)];
+    check(setup(), &events, &["our ping 1"], &[], None);
+}
+
+#[test]
+fn silence_counts_for_nothing_while_a_rate_delays() {
+    let setup = pinging(Some(1), None).rate(1, 1, Delay).with(|limits| {
+        let hourly = limits.messages.as_mut().expect("a rate is set");
+        hourly.quota.rate.period = Duration::from_secs(3_600);
+    });
+    let events = [text(Client, "1"), text(Client, "2"), Pass(3_599 * SECOND)];
+    check(setup.clone(), &events, &[], &["text 1"], None);
+    let events = [&events[..], &[Pass(SECOND)]].concat();
+    check(setup, &events, &[], &["text 1", "text 2"], None);
+}
+
+#[test]
+fn who_could_not_take_the_ping_has_the_whole_time_for_the_pong_afterwards() {
+    let setup = || pinging(Some(30), None).with(|limits| limits.write_timeout = Duration::from_secs(1_000));
+    let events = [Pass(30 * SECOND), Block(Client), Pass(100 * SECOND), Unblock(Client), Pass(10 * SECOND - 1)];
+    check(setup(), &events, &["our ping 1"], &[], None);
+    let events = [&events[..], &[Pass(1)]].concat();
+    let closed = "close 1001 no pong";
+    check(setup(), &events, &["our ping 1", closed], &[closed], None);
+}
+
+// Deadlines.
+
+#[test]
+fn an_idle_session_ends_and_pings_do_not_keep_it() {
+    let setup = || pinging(Some(10), None).with(|limits| limits.idle_timeout = Some(Duration::from_secs(30)));
+    let alive = |seconds| [Pass(seconds * SECOND), from(Client, FIN | PING, "")];
+    let events = [&alive(9)[..], &alive(9), &alive(9), &[Pass(3 * SECOND - 1)]].concat();
+    check(setup(), &events, &[], &["ping", "ping", "ping"], None);
+    let events = [&events[..], &[Pass(1)]].concat();
+    let closed = "close 1001 idle timeout";
+    check(setup(), &events, &[closed], &["ping", "ping", "ping", closed], None);
+    let events = [&alive(9)[..], &alive(9), &[text(Upstream, "x")], &alive(9), &alive(9)].concat();
+    check(setup(), &events, &["text x"], &["ping", "ping", "ping", "ping"], None);
+}
+
+#[test]
+fn a_drain_in_the_midst_of_a_frame_waits_for_its_end() {
+    let events = [begin(Client, FIN | TEXT, 8, "half"), Drain(0), Pass(SECOND)];
+    let closed = "close 1001 going away";
+    check(lenient(), &events, &[closed], &["text half(4 of 8)"], None);
+    let events = [&events[..], &[more(Client, "full"), text(Client, "late")]].concat();
+    check(lenient(), &events, &[closed], &["text halffull", closed], None);
+    let events = [&events[..], &[close(Client, 1001, ""), close(Upstream, 1001, "")]].concat();
+    check(lenient(), &events, &[closed], &["text halffull", closed], end(By::Tollgate, 1001, Cause::Drain));
+}
+
+#[test]
+fn a_frame_that_never_ends_does_not_hold_up_the_end() {
+    let events = [begin(Client, FIN | TEXT, 800, "half"), Drain(0), Pass(5 * SECOND - 1)];
+    let (client, upstream) = (["close 1001 going away"], ["text half(4 of 800)"]);
+    check(lenient(), &events, &client, &upstream, None);
+    let events = [&events[..], &[Pass(1)]].concat();
+    check(lenient(), &events, &client, &upstream, end(By::Tollgate, 1001, Cause::Drain));
+}
+
+#[test]
+fn an_upstream_that_goes_away_between_frames_gives_1014() {
+    let events = [text(Upstream, "x"), Gone(Upstream)];
+    let client = ["text x", "close 1014 upstream went away"];
+    check(lenient(), &events, &client, &[], None);
+    let events = [&events[..], &[close(Client, 1014, "")]].concat();
+    check(lenient(), &events, &client, &[], end(By::Upstream, 1014, Cause::Gone(Upstream)));
+    let fragment = [from(Upstream, TEXT, "x"), Gone(Upstream)];
+    check(lenient(), &fragment, &["text+ x", client[1]], &[], None);
+}
+
+#[test]
+fn a_side_that_goes_away_in_the_midst_of_a_frame_leaves_no_room_for_a_close() {
+    // Nor is there anything to wait for.
+    let events = [begin(Upstream, FIN | TEXT, 9, "x"), Gone(Upstream)];
+    check(lenient(), &events, &["text x(1 of 9)"], &[], end(By::Upstream, 1014, Cause::Gone(Upstream)));
+    let events = [begin(Client, FIN | TEXT, 9, "x"), Gone(Client)];
+    check(lenient(), &events, &[], &["text x(1 of 9)"], end(By::Client, 1001, Cause::Gone(Client)));
+}
+
+#[test]
+fn a_client_that_goes_away_gives_1001() {
+    let events = [Gone(Client)];
+    let upstream = ["close 1001 client went away"];
+    check(lenient(), &events, &[], &upstream, None);
+    check(lenient(), &[Gone(Client), Pass(5 * SECOND)], &[], &upstream, end(By::Client, 1001, Cause::Gone(Client)));
+    check(lenient(), &[Gone(Client), Gone(Upstream)], &[], &upstream, end(By::Client, 1001, Cause::Gone(Client)));
+}
+
+#[test]
+fn what_comes_for_a_side_that_is_gone_is_not_counted_as_passed() {
+    let events = [text(Client, "1"), Gone(Upstream), text(Client, "2"), from(Client, FIN | PING, "")];
+    let relay = play(lenient(), &events);
+    let client = Passed { messages: 1, bytes: relay.port(Upstream).received.len() as u64 };
+    assert_eq!(relay.session.counts(), Counts { client, ..Counts::default() });
+}
+
+#[test]
+fn a_side_that_takes_nothing_is_given_up_but_one_that_takes_a_little_is_not() {
+    check(lenient(), &[Block(Client), Pass(30 * SECOND - 1)], &[], &[], None);
+    let slow = [Block(Client), Pass(20 * SECOND), Block(Client), Pass(20 * SECOND), Unblock(Client), Pass(60 * SECOND)];
+    check(lenient(), &slow, &[], &[], None);
+    let upstream = ["close 1001 client does not read"];
+    check(lenient(), &[Block(Client), Pass(30 * SECOND)], &[], &upstream, None);
+    let events = [Block(Client), Pass(30 * SECOND), Pass(5 * SECOND)];
+    check(lenient(), &events, &[], &upstream, end(By::Tollgate, 1001, Cause::WriteStall(Client)));
+}
+
+#[test]
+fn a_client_beyond_its_rate_is_not_waited_for_once_the_upstream_has_closed() {
+    let setup = || lenient().rate(1, 1, Delay).with(|limits| limits.messages.as_mut().unwrap().quota.rate.period *= 60);
+    let beyond = [text(Client, "1"), text(Client, "2"), text(Client, "3"), close(Client, 4000, "done")];
+    // What is beyond the quota would reach a side that has closed, and so nobody (RFC 6455 section 1.4).
+    let events = [&beyond[..], &[close(Upstream, 4000, "")]].concat();
+    let upstream = ["text 1", "close 4000 done"];
+    check(setup(), &events, &["close 4000"], &upstream, end(By::Upstream, 4000, Cause::Closed));
+    let events = [&[text(Client, "1"), close(Upstream, 4000, "")], &beyond[1..]].concat();
+    check(setup(), &events, &["close 4000"], &upstream, end(By::Upstream, 4000, Cause::Closed));
+}
+
+#[test]
+fn a_client_that_waits_for_its_rate_is_heard_when_the_session_ends() {
+    let setup = lenient().rate(1, 1, Delay);
+    let events =
+        [text(Client, "1"), text(Client, "2"), close(Client, 1001, ""), Drain(0), Pass(0), close(Upstream, 1001, "")];
+    let closed = "close 1001 going away";
+    check(setup, &events, &[closed], &["text 1", closed], end(By::Tollgate, 1001, Cause::Drain));
+}
+
+#[test]
+fn the_first_reason_to_end_is_the_one_that_counts() {
+    let events = [Drain(0), Pass(0), from(Client, FIN | 7, ""), Gone(Upstream)];
+    let closed = ["close 1001 going away"];
+    check(lenient(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
+}
+
+#[test]
+fn there_is_no_deadline_only_where_nothing_can_happen() {
+    let none = |setup, events: &[Event]| play(setup, events).session.deadline().is_none();
+    assert!(none(lenient(), &[]));
+    assert!(none(lenient(), &[text(Client, "x"), text(Upstream, "x")]));
+    assert!(none(lenient(), &[Block(Client), Unblock(Client)]));
+    // After the end.
+    assert!(none(lenient(), &[Gone(Client), Gone(Upstream)]));
+    let table = [
+        (pinging(Some(1), None), vec![]),
+        (pinging(None, Some(1)), vec![]),
+        (pinging(Some(1), None), vec![Pass(SECOND)]),
+        (lenient().with(|limits| limits.idle_timeout = Some(Duration::from_secs(1))), vec![]),
+        (Setup { expires_after: Some(Duration::from_secs(1)), ..lenient() }, vec![]),
+        (lenient().rate(1, 1, Delay), vec![text(Client, ""), text(Client, "")]),
+        (lenient(), vec![Drain(0)]),
+        (lenient(), vec![Block(Upstream)]),
+        (lenient(), vec![Gone(Client)]),
+        (lenient(), vec![close(Upstream, 1000, "")]),
+        (lenient(), vec![from(Client, 0x7f, "")]),
+    ];
+    for (setup, events) in table {
+        assert!(!none(setup, &events), "{events:?}");
+    }
+}
+
+// UTF-8.
+
+#[test]
+fn text_is_checked_where_the_route_asks_for_it() {
+    let setup = || lenient().with(|limits| limits.check_utf8 = true);
+    let closed = "close 1007 text not UTF-8";
+    // The bad byte is found before any byte of its frame has passed.
+    let events = [text(Client, "ä"), from(Client, FIN | TEXT, b"a\xff")];
+    check(setup(), &events, &[], &["text ä", closed], None);
+    // Here the frame has passed in part, so its receiver can get nothing more, and there is nothing to wait for.
+    let events = [begin(Client, FIN | TEXT, 9, "good"), more(Client, b"\xff")];
+    let cause = Cause::Violation(Client, Violation::TextNotUtf8);
+    check(setup(), &events, &[closed], &["text good(4 of 9)"], end(By::Tollgate, 1007, cause));
+    // A character may be cut by frames, but not by the end of the message.
+    let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"\xa4")];
+    check(setup(), &events, &[], &["text+ \u{fffd}", "continuation \u{fffd}"], None);
+    let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"")];
+    check(setup(), &events, &[], &["text+ \u{fffd}", closed], None);
+    // Binary may be anything, and so may text where nobody asks.
+    check(setup(), &[from(Client, FIN | BINARY, b"\xff")], &[], &["binary \u{fffd}"], None);
+    check(lenient(), &[from(Client, FIN | TEXT, b"\xff")], &[], &["text \u{fffd}"], None);
+}
+
+#[test]
+fn only_a_clients_text_is_checked() {
+    let setup = lenient().with(|limits| limits.check_utf8 = true);
+    check(setup, &[from(Upstream, FIN | TEXT, b"\xff")], &["text \u{fffd}"], &[], None);
+}

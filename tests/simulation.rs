@@ -1,0 +1,390 @@
+//! A simulation: two random ends of a session, polite or evil, against the session, in virtual time.
+//!
+//! Every run follows from its seed. `TOLLGATE_SEED=7` replays one run, `TOLLGATE_SEEDS=1000000` makes that many.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+use harness::endpoint::{Endpoint, Habits};
+use harness::random::{Random, number_from_env};
+use harness::relay::{PING_TAG, Relay, Setup, quota};
+use harness::wire::{self, CLOSE, PONG};
+use tollgate::policy::limits::{Limits, OnExcess};
+use tollgate::session::{Outcome, Side};
+
+/// How many runs each test makes by default.
+const SEEDS: u64 = 6_000;
+/// How often something happens in a run before it is brought to an end.
+const EVENTS_MAX: usize = 120;
+/// The longest time for which a thread does not look at its sessions.
+const OVERSLEEP_MAX: Duration = Duration::from_secs(2);
+
+/// Runs every seed and names the one that fails.
+fn for_each_seed(mut run: impl FnMut(u64)) {
+    let seeds = match number_from_env("TOLLGATE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_from_env("TOLLGATE_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
+            eprintln!("replay this failure with TOLLGATE_SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn is_default_run() -> bool {
+    number_from_env("TOLLGATE_SEED").is_none() && number_from_env("TOLLGATE_SEEDS").is_none_or(|seeds| seeds >= SEEDS)
+}
+
+fn random_limits(random: &mut Random) -> Setup {
+    let span = |random: &mut Random| Duration::from_millis(random.pick(&[100, 1_000, 5_000, 20_000]));
+    let sometimes = |random: &mut Random| if random.chance(50) { Some(span(random)) } else { None };
+    let mut setup = Setup::lenient();
+    if random.chance(60) {
+        let on_excess = random.pick(&[OnExcess::Close, OnExcess::Delay, OnExcess::Drop]);
+        setup = setup.rate(1 + random.below(20) as u32, 1 + random.below(10) as u32, on_excess);
+    }
+    let size = |random: &mut Random| random.pick(&[30, 126, 1_000, 65_535, u64::MAX, u64::MAX, u64::MAX]);
+    setup.limits = Limits {
+        overhead: if random.chance(30) { quota(1, 3) } else { setup.limits.overhead },
+        frame_max_bytes: size(random),
+        message_max_bytes: size(random),
+        upstream_message_max_bytes: random.chance(50).then(|| size(random)),
+        idle_timeout: sometimes(random),
+        ping_interval: sometimes(random),
+        upstream_ping_interval: sometimes(random),
+        pong_timeout: span(random),
+        close_timeout: span(random),
+        write_timeout: span(random),
+        check_utf8: random.chance(50),
+        ..setup.limits
+    };
+    setup.expires_after = random.chance(10).then(|| span(random));
+    setup.compressed = random.chance(30);
+    setup
+}
+
+fn random_habits(random: &mut Random, compressed: bool) -> Habits {
+    Habits {
+        evil: random.chance(30),
+        answers_pings: random.chance(80),
+        answers_close: random.chance(70),
+        closes: random.pick(&[0, 0, 1, 5]),
+        compressed,
+    }
+}
+
+struct World {
+    random: Random,
+    relay: Relay,
+    ends: [Endpoint; 2],
+    limits: Limits,
+    /// Since when the session has a reason to end that the ends can see.
+    closing_since: Option<Instant>,
+}
+
+impl World {
+    fn new(mut random: Random, setup: Setup, habits: [Habits; 2]) -> Self {
+        let limits = setup.limits.clone();
+        // Seeds do not reach into the clock: only differences of times are ever looked at.
+        let relay = Relay::new(setup, Instant::now());
+        let ends = [Endpoint::new(Side::Client, habits[0]), Endpoint::new(Side::Upstream, habits[1])];
+        random.next();
+        Self { random, relay, ends, limits, closing_since: None }
+    }
+
+    fn end(&mut self, side: Side) -> &mut Endpoint {
+        &mut self.ends[usize::from(side == Side::Upstream)]
+    }
+
+    /// Lets the ends read what they received.
+    fn react(&mut self) {
+        for end in &mut self.ends {
+            if !self.relay.is_blocked(end.side) && !self.relay.port(end.side).gone {
+                end.react(&self.relay.port(end.side).received, &mut self.random);
+            }
+            if self.relay.closing_since.is_some() || end.decoder.has_seen_close() {
+                self.closing_since.get_or_insert(self.relay.now);
+            }
+        }
+    }
+
+    fn arrive(&mut self, side: Side, len: usize) {
+        if !self.relay.port(side).gone && self.relay.outcome.is_none() {
+            let bytes = self.end(side).take(len);
+            self.relay.arrive(side, &bytes);
+        }
+    }
+
+    /// Something happens.
+    fn happen(&mut self) {
+        let side = self.random.pick(&Side::BOTH);
+        match self.random.below(100) {
+            0..40 => {
+                let random = &mut self.random;
+                self.ends[usize::from(side == Side::Upstream)].speak(random);
+            }
+            40..75 => {
+                let queued = self.end(side).queue.len();
+                let len = if self.random.chance(40) { queued } else { 1 + self.random.below(queued.clamp(1, 50)) };
+                self.arrive(side, len);
+            }
+            75..85 => {
+                let span = Duration::from_millis(self.random.pick(&[1, 10, 100, 1_000, 10_000]));
+                self.relay.pass(span);
+            }
+            85..89 => {
+                self.relay.pass_to_deadline();
+            }
+            89..90 => {
+                let span = OVERSLEEP_MAX.mul_f64(self.random.below(100) as f64 / 100.0);
+                self.relay.oversleep(span);
+            }
+            90..94 => self.relay.block(side),
+            94..98 => self.relay.unblock(side),
+            98..99 if self.random.chance(30) => self.relay.lose(side),
+            99 if self.random.chance(30) => {
+                let after = Duration::from_millis(self.random.below(3_000) as u64);
+                self.relay.drain_in(after);
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the session a reason to end, if it has none yet, and lets time pass until it has.
+    fn finish(&mut self) -> Outcome {
+        if self.relay.outcome.is_none() {
+            if self.random.chance(50) {
+                let side = self.random.pick(&Side::BOTH);
+                self.relay.lose(side);
+            } else {
+                self.relay.drain_in(Duration::ZERO);
+                self.relay.pass(Duration::ZERO);
+            }
+            self.closing_since.get_or_insert(self.relay.now);
+        }
+        while self.relay.outcome.is_none() {
+            self.react();
+            assert!(self.relay.pass_to_deadline(), "the session has nothing to wait for and does not end");
+        }
+        self.react();
+        let outcome = self.relay.outcome.expect("the loop ends with an outcome");
+        let ended_at = self.relay.ended_at.expect("there is an outcome");
+        let took = self.closing_since.map_or(Duration::ZERO, |since| ended_at.saturating_duration_since(since));
+        let allowed = self.limits.close_timeout + self.limits.write_timeout + OVERSLEEP_MAX;
+        assert!(took <= allowed, "closing took {took:?} of {allowed:?}");
+        outcome
+    }
+
+    /// Who can have had a Close has had one. That nothing follows it, and that all frames are well formed, the decoders
+    /// have seen to.
+    fn check_closes(&self) {
+        for end in &self.ends {
+            let port = self.relay.port(end.side);
+            let frames = self.relay.frames(end.side);
+            let closes = frames.iter().filter(|frame| frame.opcode == CLOSE).count();
+            assert!(closes <= 1);
+            let mid_frame =
+                port.received.len() != frames.iter().filter(|frame| frame.is_whole()).map(length).sum::<usize>();
+            assert!(closes == 1 || port.gone || port.stalled || mid_frame, "no Close for the {:?}", end.side);
+        }
+    }
+
+    /// What was passed on is what was sent: byte for byte, in order, without our pongs and without dropped messages, up to
+    /// some point. Gives the frames beyond that point.
+    fn check_forwarded(&self, from: Side) -> Vec<wire::Sent<'_>> {
+        let forwarded = self.relay.forwarded(from.other());
+        let drops =
+            from == Side::Client && self.limits.messages.is_some_and(|messages| messages.on_excess != OnExcess::Close);
+        let mut rest = &forwarded[..];
+        let mut dropping = false;
+        let sent = wire::split(&self.ends[usize::from(from == Side::Upstream)].arrived);
+        let mut beyond = Vec::new();
+        for frame in sent {
+            let ours = is_our_pong(&frame);
+            if rest.is_empty() {
+                if !ours {
+                    beyond.push(frame);
+                }
+            } else if !ours && rest.starts_with(frame.bytes) {
+                dropping &= frame.is_control() || !frame.begins();
+                assert!(frame.is_control() || !dropping, "a part of a message that was dropped");
+                rest = &rest[frame.bytes.len()..];
+            } else if !ours && !frame.is_control() && frame.bytes.starts_with(rest) {
+                rest = &[];
+            } else if !ours {
+                assert!(drops && !frame.is_control(), "{frame:?} is missing before {rest:02x?}");
+                assert!(frame.begins() || dropping, "the rest of a message was dropped");
+                dropping = true;
+            }
+        }
+        assert!(rest.is_empty(), "nobody sent {rest:02x?}");
+        for frame in wire::split(&forwarded) {
+            assert!(!is_our_pong(&frame), "a pong of ours was passed on");
+        }
+        beyond
+    }
+}
+
+fn length(frame: &wire::Frame) -> usize {
+    frame.end - frame.start
+}
+
+fn is_our_pong(frame: &wire::Sent<'_>) -> bool {
+    frame.first & 0x0f == PONG && frame.payload().len() == 8 && frame.payload().starts_with(&PING_TAG)
+}
+
+#[test]
+fn whatever_happens_the_invariants_hold() {
+    let mut causes = BTreeMap::<&str, u32>::new();
+    for_each_seed(|seed| {
+        let mut random = Random::new(seed);
+        let setup = random_limits(&mut random);
+        let habits = [random_habits(&mut random, setup.compressed), random_habits(&mut random, setup.compressed)];
+        let mut world = World::new(random, setup, habits);
+        for _ in 0..world.random.below(EVENTS_MAX) {
+            world.happen();
+            world.react();
+            if world.relay.outcome.is_some() {
+                break;
+            }
+        }
+        let outcome = world.finish();
+        world.check_closes();
+        for side in Side::BOTH {
+            world.check_forwarded(side);
+        }
+        *causes.entry(outcome.cause.label()).or_default() += 1;
+    });
+    if is_default_run() {
+        println!("{causes:?}");
+        // All there are, but for the cut, which is no matter of the session's.
+        assert_eq!(causes.len(), 14, "the simulation does not reach every cause any more: {causes:?}");
+    }
+}
+
+#[test]
+fn between_polite_ends_nothing_is_lost() {
+    let mut messages = 0;
+    for_each_seed(|seed| {
+        let mut random = Random::new(seed);
+        let setup = random_limits(&mut random);
+        let lenient = Setup::lenient().limits;
+        let mut setup = Setup { expires_after: None, ..setup };
+        setup.limits = Limits {
+            messages: setup.limits.messages.filter(|messages| messages.on_excess == OnExcess::Delay),
+            write_timeout: Duration::from_secs(1_000_000),
+            pong_timeout: Duration::from_secs(1_000_000),
+            idle_timeout: None,
+            ping_interval: setup.limits.ping_interval,
+            upstream_ping_interval: setup.limits.upstream_ping_interval,
+            check_utf8: setup.limits.check_utf8,
+            ..lenient
+        };
+        let habits = [Habits::polite(setup.compressed); 2];
+        let mut world = World::new(random, setup, habits);
+        for _ in 0..EVENTS_MAX {
+            let side = world.random.pick(&Side::BOTH);
+            match world.random.below(10) {
+                0..4 => world.ends[usize::from(side == Side::Upstream)].speak(&mut world.random),
+                4..8 => {
+                    let len = 1 + world.random.below(60);
+                    world.arrive(side, len);
+                }
+                8 if world.random.chance(50) => world.relay.block(side),
+                8 => world.relay.unblock(side),
+                _ => {
+                    let span = Duration::from_millis(world.random.below(3_000) as u64);
+                    world.relay.pass(span);
+                }
+            }
+            world.react();
+        }
+        Side::BOTH.into_iter().for_each(|side| world.relay.unblock(side));
+        loop {
+            Side::BOTH.into_iter().for_each(|side| world.arrive(side, usize::MAX));
+            if !world.relay.session.waiting(Side::Client) {
+                break;
+            }
+            world.relay.pass(Duration::from_secs(1));
+            world.react();
+        }
+        assert_eq!(world.relay.outcome, None);
+        for side in Side::BOTH {
+            let lost = world.check_forwarded(side);
+            assert!(lost.is_empty(), "lost from the {side:?}: {lost:?}");
+        }
+        let counts = world.relay.session.counts();
+        for (side, passed) in [(Side::Client, counts.client), (Side::Upstream, counts.upstream)] {
+            let forwarded = world.relay.forwarded(side.other());
+            assert_eq!(passed.bytes, forwarded.len() as u64);
+            let begun = wire::split(&forwarded).iter().filter(|frame| frame.begins()).count() as u64;
+            assert_eq!(passed.messages, begun);
+            messages += begun;
+        }
+    });
+    println!("{messages} messages");
+}
+
+#[test]
+fn how_the_bytes_are_cut_does_not_matter() {
+    for_each_seed(|seed| {
+        let mut random = Random::new(seed);
+        let setup = random_limits(&mut random);
+        let segments = random_segments(&mut random, setup.compressed);
+        let whole = feed(&setup, &segments, |bytes| bytes.len());
+        let single = feed(&setup, &segments, |_| 1);
+        let cut = feed(&setup, &segments, |bytes| 1 + random.below(bytes.len()));
+        for other in [single, cut] {
+            // The rest of a frame may be found to be no UTF-8 when its start has been passed on: only then does it matter
+            // how much of it came at once, to its receiver, and to its sender, since a receiver who cannot be told to
+            // close has no last answers.
+            let differ = |side: Side| other.port(side).received != whole.port(side).received;
+            if setup.limits.check_utf8 && Side::BOTH.into_iter().any(differ) {
+                assert!(other.forwarded(Side::Upstream).starts_with(&whole.forwarded(Side::Upstream)));
+                let (ours, theirs) = (other.forwarded(Side::Client), whole.forwarded(Side::Client));
+                assert!(ours.starts_with(&theirs) || theirs.starts_with(&ours));
+                continue;
+            }
+            assert_eq!(other.outcome, whole.outcome);
+            for side in Side::BOTH {
+                assert!(other.port(side).received == whole.port(side).received, "to the {side:?}");
+            }
+        }
+    });
+}
+
+/// What two ends say by turns.
+fn random_segments(random: &mut Random, compressed: bool) -> Vec<(Side, Vec<u8>)> {
+    let mut ends = Side::BOTH.map(|side| Endpoint::new(side, random_habits(random, compressed)));
+    let mut segments = Vec::new();
+    for _ in 0..random.below(12) {
+        let end = &mut ends[random.below(2)];
+        for _ in 0..1 + random.below(4) {
+            end.speak(random);
+        }
+        let len = if random.chance(50) { usize::MAX } else { random.below(100) };
+        segments.push((end.side, end.take(len)));
+    }
+    segments
+}
+
+/// Feeds the segments in pieces, while time stands still, and ends the session.
+fn feed(setup: &Setup, segments: &[(Side, Vec<u8>)], mut piece: impl FnMut(&[u8]) -> usize) -> Relay {
+    let mut relay = Relay::new(setup.clone(), Instant::now());
+    for (side, bytes) in segments {
+        let mut bytes = &bytes[..];
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(piece(bytes));
+            relay.arrive(*side, now);
+            bytes = later;
+        }
+    }
+    relay.lose(Side::Client);
+    relay.lose(Side::Upstream);
+    relay
+}

@@ -1,0 +1,396 @@
+//! Invariants of the source: what must not stand where. The rules are data, and all breaches are told at once.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Words that must not stand in some files.
+struct Rule {
+    /// What is forbidden, and why.
+    reason: &'static str,
+    /// Beginnings of paths below `src/`.
+    within: &'static [&'static str],
+    /// Beginnings of paths that the rule does not hold for; each with its reason beside it.
+    except: &'static [&'static str],
+    /// Code without comments and literals is searched for them. Where one starts or ends like a name, it stands for a
+    /// whole name.
+    words: &'static [&'static str],
+    /// Words that make it harmless if they stand right before it.
+    unless_after: &'static [&'static str],
+}
+
+const EVERYWHERE: &[&str] = &[""];
+const PURE: &[&str] = &["ws/", "policy/", "session.rs", "session/"];
+
+const RULES: &[Rule] = &[
+    Rule {
+        reason: "I1: the pure rings do no input or output, so that they can be tested without any",
+        within: PURE,
+        except: &[],
+        words: &[
+            "tokio",
+            "tokio_util",
+            "tokio_rustls",
+            "hyper",
+            "hyper_util",
+            "http_body_util",
+            "rustls",
+            "socket2",
+            "rustix",
+            "TcpStream",
+            "TcpListener",
+            "UdpSocket",
+            "UnixStream",
+            "UnixListener",
+            "UnixDatagram",
+            "ToSocketAddrs",
+            "fs",
+            "File",
+            "env",
+            "process",
+            "thread",
+            "stdin",
+            "stdout",
+            "stderr",
+        ],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "I1: the pure rings take the time as an argument, so that tests can let it pass",
+        within: PURE,
+        except: &[],
+        words: &["Instant::now", "SystemTime::now", "elapsed", "sleep"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "I6: the core returns facts, and the shell logs them",
+        within: PURE,
+        except: &[],
+        words: &["tracing", "tracing_subscriber", "log"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "imports point one way: ws <- policy <- session <- proxy <- main",
+        within: &["ws/"],
+        except: &[],
+        words: &[
+            "crate::policy",
+            "crate::session",
+            "crate::config",
+            "crate::proxy",
+            "crate::upstream",
+            "crate::admin",
+            "crate::telemetry",
+            "crate::cli",
+        ],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "imports point one way: ws <- policy <- session <- proxy <- main",
+        within: &["policy/"],
+        except: &[],
+        words: &[
+            "crate::session",
+            "crate::config",
+            "crate::proxy",
+            "crate::upstream",
+            "crate::admin",
+            "crate::telemetry",
+            "crate::cli",
+        ],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "imports point one way: ws <- policy <- session <- proxy <- main, and config -> {ws, policy}",
+        within: &["session.rs", "session/"],
+        except: &[],
+        words: &["crate::config", "crate::proxy", "crate::upstream", "crate::admin", "crate::telemetry", "crate::cli"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "imports point one way: config -> {ws, policy}",
+        within: &["config/"],
+        except: &[],
+        words: &["crate::session", "crate::proxy", "crate::upstream", "crate::admin", "crate::telemetry", "crate::cli"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "imports point one way: nothing depends on the commands",
+        within: &["proxy/", "upstream/", "admin/", "telemetry/"],
+        except: &[],
+        words: &["crate::cli"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "a group of imports from the root of the crate hides their direction from the rules above",
+        within: EVERYWHERE,
+        except: &[],
+        words: &["crate::{", "crate::*", "super::super::super"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "I2: only the configuration's reader knows the form of its file",
+        within: EVERYWHERE,
+        except: &["config/"],
+        words: &["toml"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "I3: one place spawns tasks, so that none escapes the drain",
+        within: EVERYWHERE,
+        // The worker is that place; the upstream of the demonstration is no part of the proxy, and dies with it.
+        except: &["proxy/worker.rs", "cli/demo"],
+        words: &["spawn", "spawn_local", "spawn_blocking", "spawn_on", "spawn_local_on", "JoinSet"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "I4: an admission has one maker",
+        within: EVERYWHERE,
+        except: &["policy/admission.rs"],
+        words: &["Admission {"],
+        unless_after: &["struct", "impl", "for", "->"],
+    },
+    Rule {
+        reason: "memory safety is left to the compiler and to the libraries",
+        within: EVERYWHERE,
+        except: &[],
+        words: &["unsafe"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "what came from outside must not be able to end the process",
+        within: EVERYWHERE,
+        // A command of a person at a terminal may give up.
+        except: &["cli/"],
+        words: &[".unwrap()", ".unwrap_err()", ".expect(", ".expect_err(", "unimplemented!", "unwrap_unchecked"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "what is not finished is not committed",
+        within: EVERYWHERE,
+        except: &[],
+        words: &["todo!", "dbg!"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "what there is to say goes to the log",
+        within: EVERYWHERE,
+        // Commands answer whoever called them.
+        except: &["cli/"],
+        words: &["println!", "print!", "eprintln!", "eprint!"],
+        unless_after: &[],
+    },
+];
+
+/// Beyond this a file does more than one thing. Tests of their own file are not counted.
+const LINES_MAX: usize = 450;
+
+/// A file of the source.
+struct Source {
+    /// Below `src/`, with slashes.
+    path: String,
+    text: String,
+    /// The text with every comment, literal and test made blank.
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.clone()];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+                let code = without_tests(&without_literals(&text));
+                sources.push(Source { path, text, code });
+            }
+        }
+    }
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    sources
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+#[test]
+fn the_source_keeps_its_invariants() {
+    let mut breaches = String::new();
+    for Source { path, text, code } in sources().iter().filter(|source| !is_test_file(&source.path)) {
+        if !text.starts_with("//!") {
+            writeln!(breaches, "src/{path}:1: a file says first what it is for: it begins with `//!`").unwrap();
+        }
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            writeln!(breaches, "src/{path}:{lines}: a file has at most {LINES_MAX} lines").unwrap();
+        }
+        for rule in RULES {
+            for (line, word) in find_breaches(rule, path, code) {
+                writeln!(breaches, "src/{path}:{line}: `{word}`: {}", rule.reason).unwrap();
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "\n{breaches}");
+}
+
+fn find_breaches(rule: &Rule, path: &str, code: &str) -> Vec<(usize, &'static str)> {
+    let starts = |beginnings: &[&str]| beginnings.iter().any(|beginning| path.starts_with(beginning));
+    if !starts(rule.within) || starts(rule.except) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (line, text) in code.lines().enumerate() {
+        found.extend(
+            rule.words.iter().filter(|word| stands_in(text, word, rule.unless_after)).map(|word| (line + 1, *word)),
+        );
+    }
+    found
+}
+
+fn stands_in(text: &str, word: &str, unless_after: &[&str]) -> bool {
+    let in_name = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        let starts = !word.starts_with(in_name) || !before.ends_with(in_name);
+        let ends = !word.ends_with(in_name) || !after.starts_with(in_name);
+        starts && ends && !unless_after.iter().any(|harmless| before.trim_end().ends_with(harmless))
+    })
+}
+
+/// Makes comments and the inside of literals blank, so that what is left is code on the same lines.
+fn without_literals(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut code = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < chars.len() {
+        let end = match end_of_literal(&chars, at) {
+            Some(end) => end,
+            None => {
+                code.push(chars[at]);
+                at += 1;
+                continue;
+            }
+        };
+        code.extend(chars[at..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' }));
+        at = end;
+    }
+    code
+}
+
+/// Where the comment or literal that starts here ends.
+fn end_of_literal(chars: &[char], at: usize) -> Option<usize> {
+    let starts_with =
+        |at: usize, text: &str| text.chars().enumerate().all(|(place, c)| chars.get(at + place) == Some(&c));
+    let find = |from: usize, text: &str| (from..chars.len()).find(|at| starts_with(*at, text)).unwrap_or(chars.len());
+    if starts_with(at, "//") {
+        return Some(find(at, "\n"));
+    }
+    if starts_with(at, "/*") {
+        let (mut depth, mut at) = (1, at + 2);
+        while depth > 0 && at < chars.len() {
+            let (step, change) = match () {
+                () if starts_with(at, "/*") => (2, 1),
+                () if starts_with(at, "*/") => (2, -1),
+                () => (1, 0),
+            };
+            depth += change;
+            at += step;
+        }
+        return Some(at);
+    }
+    let continues_name = at > 0 && (chars[at - 1].is_alphanumeric() || chars[at - 1] == '_');
+    if chars[at] == 'r' && (!continues_name || chars[at - 1] == 'b') {
+        let hashes = chars[at + 1..].iter().take_while(|c| **c == '#').count();
+        if chars.get(at + 1 + hashes) == Some(&'"') {
+            let end = format!("\"{}", "#".repeat(hashes));
+            return Some(find(at + 2 + hashes, &end) + end.len());
+        }
+    }
+    match chars[at] {
+        '"' => Some(end_of_quotes(chars, at, '"')),
+        // A quote is a character unless it begins a lifetime, which no further quote ends.
+        '\'' if chars.get(at + 1) == Some(&'\\') || chars.get(at + 2) == Some(&'\'') => {
+            Some(end_of_quotes(chars, at, '\''))
+        }
+        _ => None,
+    }
+}
+
+fn end_of_quotes(chars: &[char], start: usize, quote: char) -> usize {
+    let mut at = start + 1;
+    while at < chars.len() && chars[at] != quote {
+        at += if chars[at] == '\\' { 2 } else { 1 };
+    }
+    (at + 1).min(chars.len())
+}
+
+/// Makes every item behind `#[cfg(test)]` blank.
+fn without_tests(code: &str) -> String {
+    const MARK: &str = "#[cfg(test)]";
+    let Some(start) = code.find(MARK) else { return code.to_owned() };
+    let item = &code[start + MARK.len()..];
+    let end = match (item.find(';'), item.find('{')) {
+        (Some(semicolon), brace) if brace.is_none_or(|brace| semicolon < brace) => semicolon + 1,
+        (_, Some(brace)) => {
+            let mut depth = 0;
+            let closes = |c: char| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth == 0
+            };
+            item[brace..].find(closes).map_or(item.len(), |len| brace + len + 1)
+        }
+        _ => item.len(),
+    };
+    let (test, rest) = item.split_at(end);
+    let blank: String = test.chars().filter(|c| *c == '\n').collect();
+    format!("{}{blank}{}", &code[..start], without_tests(rest))
+}
+
+/// The rules are worth what the reading of the source is worth.
+#[test]
+fn words_are_found_in_code_and_nowhere_else() {
+    let table: &[(&str, &str, bool)] = &[
+        ("let x = a.unwrap();", ".unwrap()", true),
+        ("// a.unwrap()", ".unwrap()", false),
+        ("/* a /* b */ .unwrap() */ c", ".unwrap()", false),
+        ("let s = \"a \\\" .unwrap()\";", ".unwrap()", false),
+        ("let s = r#\"a \" .unwrap()\"#; a.unwrap()", ".unwrap()", true),
+        ("let s = br\".unwrap()\";", ".unwrap()", false),
+        ("let c = '\"'; a.unwrap(); let d = '\"';", ".unwrap()", true),
+        ("fn f<'a>(x: &'a str) { x.unwrap() } // '", ".unwrap()", true),
+        ("use std::fs;", "fs", true),
+        ("let offset = fs_of(x);", "fs", false),
+        ("#[cfg(test)]\nmod tests { fn f() { a.unwrap() } }", ".unwrap()", false),
+        ("#[cfg(test)]\nmod tests;\nfn f() { a.unwrap() }", ".unwrap()", true),
+        ("#[cfg(test)]\nmod tests { } fn f() { a.unwrap() }", ".unwrap()", true),
+        ("Admission { route }", "Admission {", true),
+        ("impl Admission {", "Admission {", false),
+        ("fn f() -> Admission {", "Admission {", false),
+    ];
+    for (text, word, expected) in table {
+        let code = without_tests(&without_literals(text));
+        let found = code.lines().any(|line| stands_in(line, word, &["struct", "impl", "for", "->"]));
+        assert_eq!(found, *expected, "{text}");
+        assert_eq!(code.matches('\n').count(), text.matches('\n').count(), "{text}");
+    }
+}
+
+/// A rule for files that are not there any more holds nothing.
+#[test]
+fn every_rule_is_for_something() {
+    let sources = sources();
+    // Parts of the map that are not built yet.
+    let later = ["admin/", "telemetry/", "cli/", "cli/demo", "proxy/worker.rs"];
+    for rule in RULES {
+        for beginning in rule.within.iter().chain(rule.except) {
+            let there = sources.iter().any(|source| source.path.starts_with(beginning));
+            assert!(there || later.contains(beginning), "{beginning} is not there: {}", rule.reason);
+        }
+    }
+}
