@@ -279,8 +279,11 @@ fn header() -> impl Strategy<Value = Header> {
 
 /// Bytes that are a header more often than not.
 fn header_bytes() -> impl Strategy<Value = Vec<u8>> {
-    let length = prop_oneof![Just(vec![0; 8]), vec(any::<u8>(), 8), vec(0..2_u8, 8)];
-    (any::<u8>(), select(vec![0_u8, 5, 125, 126, 127, 0x80, 0xfd, 0xfe, 0xff]), length, any::<[u8; 6]>())
+    let edges = select(vec![0, 125, 126, 65_535, 65_536, u64::MAX / 2, u64::MAX / 2 + 1]);
+    let length =
+        prop_oneof![edges.prop_map(|len: u64| len.to_be_bytes().to_vec()), vec(any::<u8>(), 8), vec(0..2_u8, 8)];
+    let first = prop_oneof![4 => select(vec![0x81_u8, 0x02, 0x80, 0x89]), 1 => any::<u8>()];
+    (first, select(vec![0_u8, 5, 125, 126, 127, 0x80, 0xfd, 0xfe, 0xff]), length, any::<[u8; 6]>())
         .prop_map(|(first, second, length, rest)| [&[first, second], &length[..], &rest[..]].concat())
 }
 

@@ -686,13 +686,17 @@ fn who_waits_for_a_shared_bucket_waits_again_if_the_other_was_faster() {
 #[test]
 fn floods_of_what_is_no_message_end_the_session() {
     let setup = || lenient().with(|limits| limits.overhead = quota(1, 20));
-    let table: &[(&str, Event, bool)] = &[
+    let in_two_fragments =
+        [wire::frame(BINARY, key(Client), &[0; 200]), wire::frame(FIN | CONTINUATION, key(Client), b"x")];
+    let in_two_fragments = Bytes(Client, in_two_fragments.concat());
+    let table: Vec<(&str, Event, bool)> = vec![
         ("pings", from(Client, FIN | PING, "x"), true),
         ("pongs", from(Client, FIN | PONG, "x"), true),
         ("empty fragments", from(Client, CONTINUATION, ""), true),
         ("small fragments", from(Client, CONTINUATION, [0; 127]), true),
         ("fragments that are worth it", from(Client, CONTINUATION, [0; 128]), false),
         ("whole messages", text(Client, "x"), false),
+        ("messages with a small last fragment", in_two_fragments, false),
         ("an upstream's pings", from(Upstream, FIN | PING, "x"), false),
         ("an upstream's fragments", from(Upstream, CONTINUATION, ""), false),
     ];
@@ -703,9 +707,20 @@ fn floods_of_what_is_no_message_end_the_session() {
             events.insert(0, from(Upstream, BINARY, [0; 200]));
         }
         events.push(Pass(5 * SECOND));
-        let expected = if *ends { end(By::Tollgate, 1008, Cause::OverheadRate) } else { None };
+        let expected = if ends { end(By::Tollgate, 1008, Cause::OverheadRate) } else { None };
         assert_eq!(play(setup(), &events).outcome, expected, "{name}");
     }
+}
+
+#[test]
+fn what_is_passed_on_to_nobody_is_not_counted() {
+    let setup = || lenient().rate(1, 1, Close).with(|limits| limits.overhead = quota(1, 1));
+    let flood = [from(Client, FIN | PING, ""), text(Client, "x")];
+    let events = [&[Drain(0), Pass(0), close(Upstream, 1001, "")], &flood[..], &flood, &flood].concat();
+    let closed = ["close 1001 going away"];
+    check(setup(), &events, &closed, &closed, None);
+    let events = [&events[..], &[close(Client, 1001, "")]].concat();
+    check(setup(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
 }
 
 #[test]

@@ -13,7 +13,13 @@ use crate::config::{Log, LogFormat};
 pub fn init(config: Log) {
     // systemd tells in this variable that standard error is the journal's (systemd.exec(5)).
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder = tracing_subscriber::fmt().with_max_level(config.level).with_writer(std::io::stderr).with_ansi(false);
+    // A line that nobody takes is lost: to complain of that where it could not be written would be a panic, and the end
+    // of a session or of the drain.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(config.level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false);
     // The first one stays: another in the same process is a test's.
     let _ = match config.format {
         LogFormat::Json => {

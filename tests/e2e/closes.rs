@@ -1,0 +1,416 @@
+//! Every way in which a session ends (DESIGN section 5): what each of the two ends is told, and the line in the log.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tollgate::session::{Cause, Side};
+use tollgate::ws::frame::Violation;
+
+use crate::support::every::every;
+use crate::support::gate::Gate;
+use crate::support::pki::token;
+use crate::support::request::Request;
+use crate::support::session::Session;
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::{BINARY, CLOSE, CONTINUATION, End, Frame, PING, Peer};
+
+/// A session that ends.
+struct Case {
+    setup: Setup,
+    request: Request,
+    /// What makes it end.
+    play: Box<dyn Fn(&mut Session, &Gate)>,
+    /// What each end gets.
+    client: Gets,
+    server: Gets,
+    /// What the log says.
+    by: &'static str,
+    code: Option<u16>,
+}
+
+/// What an end gets.
+#[derive(Debug, Clone, Copy)]
+enum Gets {
+    /// This many frames that are no control frames, and a Close with this code and reason; it answers that.
+    Close(usize, u16, &'static str),
+    /// A Close without code.
+    EmptyClose,
+    /// The end without a Close.
+    Cut,
+    /// It is not there any more.
+    Absent,
+}
+
+fn case(play: impl Fn(&mut Session, &Gate) + 'static, gets: [Gets; 2], by: &'static str, code: Option<u16>) -> Case {
+    let [client, server] = gets;
+    Case { setup: Setup::new(), request: Request::to("/open/"), play: Box::new(play), client, server, by, code }
+}
+
+/// Both ends get the same Close from us.
+fn ours(play: impl Fn(&mut Session, &Gate) + 'static, code: u16, reason: &'static str) -> Case {
+    case(play, [Gets::Close(0, code, reason); 2], "tollgate", Some(code))
+}
+
+impl Case {
+    fn limits(self, lines: &str) -> Self {
+        Self { setup: self.setup.limits(lines), ..self }
+    }
+}
+
+/// What provokes each cause. Nothing may be left out here.
+fn cases(cause: Cause) -> Vec<Case> {
+    match cause {
+        Cause::Closed => closed(),
+        Cause::Violation(side, violation) => violations(side, violation),
+        Cause::MessageRate => {
+            let two_texts = |session: &mut Session, _: &Gate| {
+                session.client.send_text("one");
+                session.client.send_text("two");
+            };
+            let both = [Gets::Close(0, 1008, "message rate exceeded"), Gets::Close(1, 1008, "message rate exceeded")];
+            vec![case(two_texts, both, "tollgate", Some(1008)).limits("message_rate = \"1/h\"")]
+        }
+        Cause::OverheadRate => {
+            let three_pings = |session: &mut Session, _: &Gate| {
+                (0..3).for_each(|_| session.client.send_frame(Frame::new(PING, "")));
+            };
+            vec![ours(three_pings, 1008, "frame rate exceeded").limits("overhead_rate = \"1/h\"\noverhead_burst = 2")]
+        }
+        Cause::TokenExpired => {
+            let exp = jsonwebtoken::get_current_timestamp() + 2;
+            let request = Request::to("/room/blue").bearer(&token(&json!({ "exp": exp })));
+            vec![Case { request, ..ours(|_, _| {}, 1008, "token expired") }]
+        }
+        Cause::IdleTimeout => vec![ours(|_, _| {}, 1001, "idle timeout").limits("idle_timeout = \"100ms\"")],
+        Cause::NoPong(Side::Client) => {
+            vec![ours(|_, _| {}, 1001, "no pong").limits("ping_interval = \"100ms\"\npong_timeout = \"100ms\"")]
+        }
+        Cause::NoPong(Side::Upstream) => vec![
+            ours(|_, _| {}, 1001, "no pong").limits("upstream_ping_interval = \"100ms\"\npong_timeout = \"100ms\""),
+        ],
+        Cause::Drain => vec![ours(|_, gate| gate.drain(), 1001, "going away")],
+        Cause::Gone(side) => gone(side),
+        Cause::WriteStall(Side::Client) => vec![
+            case(
+                |session, _| {
+                    let _ = session.server.stream.set_write_timeout(Some(Duration::from_millis(100)));
+                    flood(&mut session.server);
+                },
+                [Gets::Absent, Gets::Close(0, 1001, "client does not read")],
+                "tollgate",
+                Some(1001),
+            )
+            .limits("write_timeout = \"1s\"\nclose_timeout = \"100ms\""),
+        ],
+        Cause::WriteStall(Side::Upstream) => vec![
+            case(
+                |session, _| {
+                    let _ = session.client.stream.sock.set_write_timeout(Some(Duration::from_millis(100)));
+                    flood(&mut session.client);
+                    let _ = session.client.stream.sock.set_write_timeout(Some(crate::support::PATIENCE));
+                },
+                [Gets::Close(0, 1014, "upstream does not read"), Gets::Absent],
+                "tollgate",
+                Some(1014),
+            )
+            .limits("write_timeout = \"1s\"\nclose_timeout = \"100ms\""),
+        ],
+        Cause::Cut => vec![case(
+            |session, gate| {
+                gate.drain();
+                session.server.expect_close(1001);
+                session.client.expect_close(1001);
+                gate.signal(Signal::TERM);
+            },
+            [Gets::Cut; 2],
+            "tollgate",
+            // The reason why it was closed stands; that it was cut short is not told.
+            Some(1001),
+        )],
+    }
+}
+
+/// A close that an end sends reaches the other unchanged, and so does the answer.
+fn closed() -> Vec<Case> {
+    let client = |frame: Frame| move |session: &mut Session, _: &Gate| session.client.send_frame(frame.clone());
+    let server = |frame: Frame| move |session: &mut Session, _: &Gate| session.server.send_frame(frame.clone());
+    let mut cases = Vec::new();
+    for (code, reason) in [(1000, ""), (4001, "see you"), (3000, "\u{1f44b}"), (1014, "")] {
+        let gets = [Gets::Close(0, code, reason); 2];
+        cases.push(case(client(Frame::close(code, reason)), gets, "client", Some(code)));
+        cases.push(case(server(Frame::close(code, reason)), gets, "upstream", Some(code)));
+    }
+    cases.push(case(client(Frame::new(CLOSE, "")), [Gets::EmptyClose; 2], "client", None));
+    cases.push(case(server(Frame::new(CLOSE, "")), [Gets::EmptyClose; 2], "upstream", None));
+    cases
+}
+
+fn gone(side: Side) -> Vec<Case> {
+    let half_a_frame = [0x82, 0x05, b'a', b'b'];
+    let half_a_masked_frame = [0x82, 0x85, 0, 0, 0, 0, b'a', b'b'];
+    match side {
+        Side::Client => vec![
+            case(
+                |session, _| session.client.stream.sock.shutdown(Shutdown::Both).unwrap(),
+                [Gets::Absent, Gets::Close(0, 1001, "client went away")],
+                "client",
+                Some(1001),
+            ),
+            // TLS's goodbye alone says nothing about the WebSocket.
+            case(
+                |session, _| {
+                    session.client.stream.conn.send_close_notify();
+                    session.client.stream.flush().unwrap();
+                },
+                [Gets::Absent, Gets::Close(0, 1001, "client went away")],
+                "client",
+                Some(1001),
+            ),
+            // Inside a frame no Close can be sent, so that the upstream learns of it by the end alone.
+            case(
+                move |session, _| {
+                    session.client.send(&half_a_masked_frame);
+                    assert_eq!(session.server.take(8), half_a_masked_frame);
+                    session.client.stream.sock.shutdown(Shutdown::Both).unwrap();
+                },
+                [Gets::Absent, Gets::Cut],
+                "client",
+                Some(1001),
+            ),
+        ],
+        Side::Upstream => vec![
+            case(
+                |session, _| session.server.stream.shutdown(Shutdown::Both).unwrap(),
+                [Gets::Close(0, 1014, "upstream went away"), Gets::Absent],
+                "upstream",
+                Some(1014),
+            ),
+            case(
+                |session, _| session.server.stream.shutdown(Shutdown::Write).unwrap(),
+                [Gets::Close(0, 1014, "upstream went away"), Gets::Absent],
+                "upstream",
+                Some(1014),
+            ),
+            case(
+                move |session, _| {
+                    session.server.send(&half_a_frame);
+                    assert_eq!(session.client.take(4), half_a_frame);
+                    session.server.stream.shutdown(Shutdown::Both).unwrap();
+                },
+                [Gets::Cut, Gets::Absent],
+                "upstream",
+                Some(1014),
+            ),
+        ],
+    }
+}
+
+const SIZES: &str = "message_max_size = \"16B\"\nframe_max_size = \"10B\"\nupstream_message_max_size = \"16B\"";
+
+fn violations(side: Side, violation: Violation) -> Vec<Case> {
+    let mask = (side == Side::Client).then_some([0; 4]);
+    let bytes = |frame: Frame| Frame { mask, ..frame }.bytes();
+    let masked = u8::from(mask.is_some()) << 7;
+    let (big, small) = (Frame::new(BINARY, [0; 40]), Frame::new(BINARY, [0; 8]));
+    let offences = match violation {
+        Violation::ReservedBit => [4, 2, 1].map(|rsv| bytes(Frame::text("x").rsv(rsv))).to_vec(),
+        Violation::ReservedOpcode => [3, 7, 0xb, 0xf].map(|opcode| bytes(Frame::new(opcode, "x"))).to_vec(),
+        Violation::LengthNotMinimal => vec![
+            [&[0x82, masked | 0x7e, 0, 125][..], &[0; 40]].concat(),
+            [&[0x82, masked | 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff][..], &[0; 40]].concat(),
+        ],
+        Violation::LengthOver63Bits => vec![[&[0x82, masked | 0x7f, 0x80][..], &[0; 40]].concat()],
+        // Text is checked on its way to the upstream alone.
+        Violation::TextNotUtf8 if side == Side::Upstream => vec![],
+        // Each of these is a violation for one side, and the rule for the other.
+        Violation::NotMasked | Violation::Masked if (violation == Violation::NotMasked) != (side == Side::Client) => {
+            vec![]
+        }
+        Violation::NotMasked => vec![Frame::text("x").bytes(), Frame::new(PING, "").bytes()],
+        Violation::Masked => vec![Frame::text("x").masked().bytes()],
+        Violation::FragmentedControl => vec![bytes(Frame::new(PING, "").unfinished())],
+        Violation::LongControl => vec![bytes(Frame::new(PING, [0; 126]))],
+        Violation::UnexpectedContinuation => vec![bytes(Frame::new(CONTINUATION, "x"))],
+        Violation::InterruptedMessage => vec![[bytes(Frame::text("a").unfinished()), bytes(Frame::text("x"))].concat()],
+        Violation::ShortClose => vec![bytes(Frame::new(CLOSE, [3]))],
+        Violation::CloseCode => {
+            [0, 999, 1004, 1005, 1006, 1015, 2999, 5000].map(|code| bytes(Frame::close(code, ""))).to_vec()
+        }
+        Violation::CloseReason => vec![bytes(Frame::new(CLOSE, [3, 232, 0xff]))],
+        Violation::TextNotUtf8 => vec![bytes(Frame::new(1, [0xc3, 0x28])), bytes(Frame::new(1, [0xc3]))],
+        Violation::FrameTooBig => vec![bytes(big), {
+            let mut huge = vec![0x82, masked | 0x7f];
+            huge.extend_from_slice(&(i64::MAX as u64).to_be_bytes());
+            huge.extend_from_slice(mask.as_ref().map_or(&[][..], |mask| mask));
+            huge
+        }],
+        Violation::MessageTooBig => {
+            let rest = Frame::new(CONTINUATION, [0; 9]);
+            vec![[bytes(small.unfinished()), bytes(rest)].concat()]
+        }
+    };
+    // What came before the offence has been passed on; of the offence itself nothing is.
+    let before = usize::from(matches!(violation, Violation::InterruptedMessage | Violation::MessageTooBig));
+    let limits = match violation {
+        Violation::TextNotUtf8 => "check_utf8 = true",
+        Violation::FrameTooBig | Violation::MessageTooBig => SIZES,
+        _ => "",
+    };
+    let code = match violation {
+        Violation::FrameTooBig | Violation::MessageTooBig => 1009,
+        Violation::TextNotUtf8 | Violation::CloseReason => 1007,
+        _ => 1002,
+    };
+    let (offender, other) = (Gets::Close(0, code, violation.label()), Gets::Close(before, code, violation.label()));
+    let gets = if side == Side::Client { [offender, other] } else { [other, offender] };
+    let offend = |offence: Vec<u8>| {
+        move |session: &mut Session, _: &Gate| match side {
+            Side::Client => session.client.send(&offence),
+            Side::Upstream => session.server.send(&offence),
+        }
+    };
+    offences.into_iter().map(|offence| case(offend(offence), gets, "tollgate", Some(code)).limits(limits)).collect()
+}
+
+/// Sends frames until nobody takes them any more.
+fn flood<S: std::io::Read + Write>(peer: &mut Peer<S>) {
+    let frame = Frame::new(BINARY, vec![0; 60 * 1024]);
+    while peer.try_send_frame(frame.clone()).is_ok() {}
+}
+
+/// Runs all cases of these causes.
+fn check(causes: impl IntoIterator<Item = Cause>) {
+    let upstream = Upstream::bind();
+    for cause in causes {
+        for (number, case) in cases(cause).into_iter().enumerate() {
+            let what = format!("{cause:?}, case {number}");
+            let gate = case.setup.start(&upstream);
+            let mut session = Session::open_with(&gate, &upstream, &case.request, &[]);
+            let asked_id = session.asked.get("X-Request-Id").unwrap().to_owned();
+            (case.play)(&mut session, &gate);
+            // Who began answers last: one that broke a rule gets the answers to what it sent before.
+            let upstream_first = case.by != "upstream" && !matches!(cause, Cause::Violation(Side::Upstream, _));
+            if upstream_first {
+                get(&format!("{what}: the upstream"), &mut session.server, case.server);
+            }
+            get(&format!("{what}: the client"), &mut session.client, case.client);
+            if !upstream_first {
+                get(&format!("{what}: the upstream"), &mut session.server, case.server);
+            }
+            expect_end(&format!("{what}: the upstream"), session.server, case.server);
+            expect_end(&format!("{what}: the client"), session.client, case.client);
+
+            let line = gate.log.next("session ended");
+            assert_eq!(line["by"], case.by, "{what}: {line}");
+            assert_eq!(line["code"].as_u64(), case.code.map(u64::from), "{what}: {line}");
+            assert_eq!(line["request_id"], asked_id, "{what}: {line}");
+            assert_eq!(line["server"], upstream.address().to_string(), "{what}: {line}");
+            if cause != Cause::Cut {
+                assert_eq!(line["cause"], cause.label(), "{what}: {line}");
+            }
+        }
+    }
+}
+
+fn get<S: std::io::Read + Write>(what: &str, peer: &mut Peer<S>, gets: Gets) {
+    let mut frames = Vec::new();
+    let close = match gets {
+        Gets::Absent => return,
+        Gets::Cut => return assert!(peer.rest().0.is_empty(), "{what}"),
+        Gets::Close(..) | Gets::EmptyClose => loop {
+            let frame = peer.frame();
+            match frame.opcode {
+                CLOSE => break frame,
+                PING => {}
+                _ => frames.push(frame),
+            }
+        },
+    };
+    let (code, reason) = close.close_payload();
+    match gets {
+        Gets::Close(before, expected, why) => {
+            assert_eq!((code, reason.as_str()), (Some(expected), why), "{what}");
+            assert_eq!(frames.len(), before, "{what}: {frames:?}");
+        }
+        _ => assert_eq!((code, frames.len()), (None, 0), "{what}"),
+    }
+    // Who closed first reads the answer here, and what it answers to that finds nobody any more.
+    let _ = peer.try_send_frame(Frame { mask: None, ..close });
+}
+
+/// Who got a Close gets nothing else before the end, and the end in order. Then it ends the connection, too.
+fn expect_end<S: std::io::Read + Write>(what: &str, mut peer: Peer<S>, gets: Gets) {
+    if let Gets::Close(..) | Gets::EmptyClose = gets {
+        assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{what}");
+    }
+}
+
+fn violations_of(side: Side) -> impl Iterator<Item = Cause> {
+    every!(Violation {
+        ReservedBit,
+        ReservedOpcode,
+        LengthNotMinimal,
+        LengthOver63Bits,
+        NotMasked,
+        Masked,
+        FragmentedControl,
+        LongControl,
+        UnexpectedContinuation,
+        InterruptedMessage,
+        ShortClose,
+        CloseCode,
+        CloseReason,
+        TextNotUtf8,
+        FrameTooBig,
+        MessageTooBig,
+    })
+    .into_iter()
+    .map(move |violation| Cause::Violation(side, violation))
+}
+
+#[test]
+fn violations_by_clients() {
+    check(violations_of(Side::Client));
+}
+
+#[test]
+fn violations_by_upstreams() {
+    check(violations_of(Side::Upstream));
+}
+
+#[test]
+fn every_other_cause() {
+    let sides = || Side::BOTH.into_iter();
+    check(every!(Cause {
+        Closed,
+        Violation([Cause::Violation(Side::Client, Violation::NotMasked)]),
+        MessageRate,
+        OverheadRate,
+        TokenExpired,
+        IdleTimeout,
+        NoPong(sides().map(Cause::NoPong)),
+        Drain,
+        Gone(sides().map(Cause::Gone)),
+        WriteStall(sides().map(Cause::WriteStall)),
+        Cut,
+    }));
+}
+
+/// A text that turns wrong when a part of its frame has been passed on: inside a frame the upstream can get no Close.
+#[test]
+fn text_that_turns_wrong_inside_a_frame() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("check_utf8 = true").start(&upstream);
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    client.send(&[0x81, 0x84, 0, 0, 0, 0, b'a', b'b']);
+    assert_eq!(server.take(8), [0x81, 0x84, 0, 0, 0, 0, b'a', b'b']);
+    client.send(&[0xff, 0xff]);
+    assert_eq!(client.expect_close(1007), Violation::TextNotUtf8.label());
+    assert!(server.rest().0.is_empty());
+    let line = gate.log.next("session ended");
+    assert_eq!((line["cause"].as_str(), line["code"].as_u64()), (Some("client_violation"), Some(1007)), "{line}");
+}

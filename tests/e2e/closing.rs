@@ -1,0 +1,196 @@
+//! The closing handshake between ends that do not play by the book, and the heartbeat.
+
+use std::net::Shutdown;
+
+use serde_json::json;
+
+use crate::support::gate::Gate;
+use crate::support::pki::good_token;
+use crate::support::request::Request;
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::{CLOSE, End, Frame, PING, PONG};
+
+fn stage() -> (Upstream, Gate) {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    (upstream, gate)
+}
+
+fn expect_ended(gate: &Gate, by: &str, code: u16) {
+    let line = gate.log.next("session ended");
+    assert_eq!((&line["by"], &line["code"], &line["cause"]), (&json!(by), &json!(code), &json!("closed")), "{line}");
+}
+
+/// As many servers do: it closes, and does not wait for the answer.
+#[test]
+fn an_upstream_that_closes_and_goes() {
+    let (upstream, gate) = stage();
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    server.send_text("last words");
+    server.send_frame(Frame::close(4000, "bye"));
+    drop(server);
+    client.expect_text("last words");
+    assert_eq!(client.expect_close(4000), "bye");
+    client.send_frame(Frame::close(4000, ""));
+    client.expect_clean_end();
+    drop(client);
+    expect_ended(&gate, "upstream", 4000);
+}
+
+#[test]
+fn a_client_that_closes_and_goes() {
+    let (upstream, gate) = stage();
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    client.send_text("last words");
+    client.send_frame(Frame::close(4000, "bye"));
+    client.stream.sock.shutdown(Shutdown::Both).unwrap();
+    server.expect_text("last words");
+    assert_eq!(server.expect_close(4000), "bye");
+    server.send_frame(Frame::close(4000, ""));
+    server.expect_clean_end();
+    drop(server);
+    expect_ended(&gate, "client", 4000);
+}
+
+/// Who closed gets an answer, from us if need be.
+#[test]
+fn an_upstream_that_goes_instead_of_answering() {
+    let (upstream, gate) = stage();
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    client.send_frame(Frame::close(4000, "bye"));
+    server.expect_close(4000);
+    drop(server);
+    client.expect_close(4000);
+    client.expect_clean_end();
+    drop(client);
+    expect_ended(&gate, "client", 4000);
+}
+
+#[test]
+fn ends_that_never_answer() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("close_timeout = \"200ms\"").start(&upstream);
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    client.send_frame(Frame::close(4000, "bye"));
+    server.expect_close(4000);
+    client.expect_close(4000);
+    client.expect_clean_end();
+    server.expect_clean_end();
+    drop((client, server));
+    expect_ended(&gate, "client", 4000);
+}
+
+/// What is on its way when a Close crosses it still arrives; what comes behind a Close does not.
+#[test]
+fn closes_that_cross_data() {
+    let (upstream, gate) = stage();
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    let text = Frame::text("on its way").bytes();
+    server.send(&text[..5]);
+    assert_eq!(client.take(5), text[..5]);
+    client.send_frame(Frame::close(1000, ""));
+    client.send_text("behind the Close");
+    client.send(b"no frames at all");
+    assert_eq!(server.expect_close(1000), "");
+    server.send(&text[5..]);
+    server.send_text("before the answer");
+    server.send_frame(Frame::close(1000, ""));
+    assert_eq!(client.take(text.len() - 5), text[5..]);
+    client.expect_text("before the answer");
+    client.expect_close(1000);
+    server.expect_clean_end();
+    client.expect_clean_end();
+}
+
+#[test]
+fn closes_that_cross_each_other() {
+    let (upstream, gate) = stage();
+    for _ in 0..20 {
+        let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+        client.send_frame(Frame::close(4001, ""));
+        server.send_frame(Frame::close(4002, ""));
+        // Each gets the other's, or, if that came too late, the answer to its own: one Close, and the end.
+        for frame in [client.frame(), server.frame()] {
+            assert_eq!(frame.opcode, CLOSE, "{frame:?}");
+        }
+        client.expect_clean_end();
+        server.expect_clean_end();
+    }
+}
+
+/// A client that answers its pings lives, and its pongs are for us; pongs that nobody asked for pass.
+#[test]
+fn a_heartbeat() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("ping_interval = \"100ms\"\nupstream_ping_interval = \"100ms\"").start(&upstream);
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    for _ in 0..4 {
+        for frame in [client.frame(), server.frame()] {
+            assert_eq!(frame.opcode, PING, "{frame:?}");
+        }
+        // Any byte proves that an end lives; the next ping comes only when it is silent again.
+        client.send_frame(Frame::new(PONG, "of my own"));
+        server.send_frame(Frame::new(PONG, "of my own"));
+        for frame in [client.frame(), server.frame()] {
+            assert_eq!((frame.opcode, frame.payload.as_slice()), (PONG, &b"of my own"[..]), "{frame:?}");
+        }
+    }
+    let ping = client.frame();
+    client.send_frame(Frame { opcode: PONG, ..ping });
+    client.send_text("behind the pong");
+    loop {
+        let frame = server.frame();
+        if frame.opcode != PING {
+            assert_eq!(frame.payload, b"behind the pong");
+            break;
+        }
+    }
+}
+
+/// What a session counted against is given back when it is over.
+#[test]
+fn places_are_given_back() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new()
+        .server("max_sessions = 1")
+        .limits("sessions_per_address = 1")
+        .room_limits("sessions_per_subject = 1")
+        .start(&upstream);
+    let request = Request::to("/room/blue").bearer(&good_token());
+    for _ in 0..5 {
+        let mut session = Session::open_with(&gate, &upstream, &request, &[]);
+        let refusal = Client::connect(&gate).ask(&request);
+        assert_eq!(refusal.head.status(), 503);
+        session.server.stream.shutdown(Shutdown::Both).unwrap();
+        session.client.expect_close(1014);
+        session.client.send_frame(Frame::close(1014, ""));
+        // The place is free once the gate has seen that the client's end is closed, too.
+        assert_eq!(session.client.expect_end(), End::Clean);
+        drop(session);
+        while Client::connect(&gate).ask(&Request::to("/room/red").bearer(&good_token())).head.status() == 503 {}
+        assert_eq!(gate.log.next("session ended")["cause"], "upstream_gone");
+    }
+    // A refusal behind the counting gives back, too: by the upstream, or by a token.
+    for _ in 0..3 {
+        let mut client = Client::connect(&gate);
+        client.send(&request.bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.refusal().head.status(), 403);
+    }
+}
+
+/// Connections that ask for nothing take no more than their own places, and leave them when their time is over.
+#[test]
+fn places_for_handshakes() {
+    let upstream = Upstream::bind();
+    let limits = "max_sessions = 1\nmax_handshakes = 1";
+    let gate = Setup::new().server(limits).listener("handshake_timeout = \"500ms\"").start(&upstream);
+    let idle: Vec<Client> = (0..2).map(|_| Client::connect(&gate)).collect();
+    // This one waits in the kernel's queue until the time of another is over.
+    Session::open(&gate, &upstream).close();
+    drop(idle);
+}

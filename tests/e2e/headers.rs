@@ -1,0 +1,171 @@
+//! What an upstream sees of a request: what the client said, less what is not for it, and what the gate says of the client.
+
+use serde_json::json;
+
+use crate::support::pki::{good_token, token};
+use crate::support::request::{KEY, Request};
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::Head;
+
+/// The request that the upstream sees: its first line, and its fields in order, without those that are random, which are
+/// checked here.
+fn seen(asked: &Head) -> (String, Vec<(&str, &str)>) {
+    let key = asked.get("Sec-WebSocket-Key").expect("a key");
+    assert!(key != KEY && key.len() == KEY.len(), "the upstream gets a key of our own: {key}");
+    let id = asked.get("X-Request-Id").expect("an id");
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    let fields = asked.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut fields: Vec<_> = fields.filter(|(name, _)| !["sec-websocket-key", "x-request-id"].contains(name)).collect();
+    fields.sort_unstable();
+    (asked.first_line.clone(), fields)
+}
+
+/// What every upstream sees.
+fn told<'a>(host: &'a str, also: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let mut fields = vec![
+        ("connection", "Upgrade"),
+        ("forwarded", "for=127.0.0.1;host=\"chat.example.com\";proto=https"),
+        ("host", host),
+        ("sec-websocket-version", "13"),
+        ("upgrade", "websocket"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-host", "chat.example.com"),
+        ("x-forwarded-proto", "https"),
+    ];
+    fields.extend_from_slice(also);
+    fields.sort_unstable();
+    fields
+}
+
+#[test]
+fn the_whole_head() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let request = Request::to("/open/a%20b/?x=1&&y=%2f#").with("User-Agent: e2e").with("Cookie: a=b; c=d");
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    let (line, fields) = seen(&session.asked);
+    assert_eq!(line, "GET /open/a%20b/?x=1&&y=%2f HTTP/1.1");
+    assert_eq!(fields, told("chat.example.com", &[("cookie", "a=b; c=d"), ("user-agent", "e2e")]));
+}
+
+#[test]
+fn hop_by_hop_headers_go_no_further() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let request = [
+        "Connection: keep-alive, X-Named, X-Request-Id, Host, Sec-WebSocket-Key",
+        "X-Named: secret",
+        "Keep-Alive: timeout=5",
+        "Proxy-Connection: keep-alive",
+        "Proxy-Authorization: Basic eDp5",
+        "TE: trailers",
+        "Trailer: X-Later",
+        "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+        "Content-Length: 0",
+        "X-End: kept",
+    ]
+    .into_iter()
+    .fold(Request::to("/open/"), Request::with);
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    assert_eq!(seen(&session.asked).1, told("chat.example.com", &[("x-end", "kept")]));
+}
+
+/// What tells the upstream who a client is comes from us alone, however a client writes it.
+#[test]
+fn spoofs_are_replaced() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let request = [
+        "X-Forwarded-For: 10.0.0.1",
+        "X-Forwarded-For: 10.0.0.2",
+        "X_Forwarded_For: 10.0.0.3",
+        "X-Forwarded_For: 10.0.0.4",
+        "x-forwarded-proto: http",
+        "X-Forwarded-Host: evil.example",
+        "X-Forwarded-Port: 1",
+        "X-Forwarded-Anything: x",
+        "X-Real-IP: 10.0.0.5",
+        "X_Real_IP: 10.0.0.6",
+        "Forwarded: for=10.0.0.7",
+        "X-Request-Id: mine",
+        "X_Request_Id: mine",
+        "X-User-Id: root",
+        "X_User_Id: root",
+        "X-User_Id: root",
+        "Sec-WebSocket-Accept: x",
+        "Sec_WebSocket_Key: x",
+    ]
+    .into_iter()
+    .fold(Request::to("/room/blue").bearer(&good_token()), Request::with);
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    assert_eq!(seen(&session.asked).1, told("chat.example.com", &[("x-user-id", "ada")]));
+    // A token without the claim lets the client's own word through no more.
+    let request = Request::to("/room/blue").bearer(&token(&json!({ "sub": null }))).with("X-User-Id: root");
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    assert_eq!(seen(&session.asked).1, told("chat.example.com", &[]));
+}
+
+/// Wherever the token stood, the upstream does not see it, and sees all the rest.
+#[test]
+fn tokens_are_taken_out() {
+    let upstream = Upstream::bind();
+    let sources = "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol:bearer\"]";
+    // A route that reads cookies must list its origins.
+    let origins = "origins = [\"https://a.example\"]";
+    let gate = Setup::new().auth(sources).route(origins).log("level = \"trace\"").start(&upstream);
+    let token = good_token();
+    let room = || Request::to("/room/blue?a=1");
+    // The request; the line that the upstream sees, and the fields beside the usual.
+    let table: [(Request, &str, &[(&str, &str)]); 6] = [
+        (room().bearer(&token), "/room/blue?a=1", &[]),
+        (room().with(&format!("Authorization: bEaReR  {token}")), "/room/blue?a=1", &[]),
+        (room().with(&format!("Cookie: a=b; session={token}; c=d")), "/room/blue?a=1", &[("cookie", "a=b; c=d")]),
+        (Request::to(&format!("/room/blue?a=1&token={token}&b=2")), "/room/blue?a=1&b=2", &[]),
+        (Request::to(&format!("/room/blue?token={token}")), "/room/blue", &[]),
+        (
+            room().with(&format!("Sec-WebSocket-Protocol: chat, bearer, {token}")),
+            "/room/blue?a=1",
+            &[("sec-websocket-protocol", "chat")],
+        ),
+    ];
+    for (request, target, fields) in table {
+        let session = Session::open_with(&gate, &upstream, &request, &[]);
+        let (line, seen) = seen(&session.asked);
+        assert_eq!(line, format!("GET {target} HTTP/1.1"));
+        assert!(!format!("{:?}", session.asked).contains(&token), "{:?}", session.asked);
+        let also = [fields, &[("x-user-id", "ada")]].concat();
+        assert_eq!(seen, told("chat.example.com", &also), "{request:?}");
+    }
+    // Also of requests that are refused nothing is logged; the gate looks for tokens in its log when it is dropped.
+    let token = self::token(&json!({ "exp": 1 }));
+    let all = room().bearer(&token).with(&format!("Cookie: session={token}"));
+    for request in [all, Request::to(&format!("/room/blue?token={token}")), Request::to(&format!("/x?token={token}"))] {
+        let refusal = Client::connect(&gate).ask(&request);
+        assert!(!format!("{refusal:?}").contains(&token), "{refusal:?}");
+    }
+}
+
+#[test]
+fn claims_are_forwarded() {
+    let upstream = Upstream::bind();
+    let forward = "forward_claims = { sub = \"X-User-Id\", scope = \"X-Scope\", level = \"X-Level\" }";
+    let room = "[[route]]\nname = \"claims\"\npath = \"/claims\"\nupstream = \"main\"\nauth = \"users\"\n";
+    let gate = Setup::new().more(&format!("{room}{forward}")).start(&upstream);
+    let token = token(&json!({ "sub": "ada@example.com", "scope": "read write", "level": 3 }));
+    let session = Session::open_with(&gate, &upstream, &Request::to("/claims").bearer(&token), &[]);
+    let claims = [("x-user-id", "ada@example.com"), ("x-scope", "read write"), ("x-level", "3")];
+    assert_eq!(seen(&session.asked).1, told("chat.example.com", &claims));
+}
+
+#[test]
+fn host_and_path_as_the_upstream_wants_them() {
+    let upstream = Upstream::bind();
+    let gate =
+        Setup::new().upstream("path = \"/base/v1\"").route("upstream_host = \"chat.internal:8080\"").start(&upstream);
+    let session = Session::open_with(&gate, &upstream, &Request::to("/open/x?q"), &[]);
+    let (line, fields) = seen(&session.asked);
+    assert_eq!(line, "GET /base/v1/open/x?q HTTP/1.1");
+    assert_eq!(fields, told("chat.internal:8080", &[]));
+}

@@ -1,0 +1,15 @@
+//! The real binary, end to end: each test starts it as a child process, and plays the client and the upstream itself, so
+//! that both ends can be wrong in every way. One file a topic; `support` is the stage.
+
+mod support;
+
+mod refusals;
+mod closes;
+mod closing;
+mod passing;
+mod headers;
+mod metering;
+mod abuse;
+mod operations;
+mod upstreams;
+mod tls;

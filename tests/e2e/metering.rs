@@ -1,0 +1,131 @@
+//! Quotas of messages and of overhead, and what happens beyond them.
+
+use serde_json::json;
+
+use crate::support::pki::token;
+use crate::support::request::Request;
+use crate::support::session::Session;
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::{CONTINUATION, Frame, PING};
+
+/// The burst passes whole, and the first message beyond it ends the session.
+#[test]
+fn close_beyond_the_rate() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("message_rate = \"1/h\"\nmessage_burst = 5").start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    for n in 0..6 {
+        session.client.send_text(&n.to_string());
+    }
+    for n in 0..5 {
+        session.server.expect_text(&n.to_string());
+    }
+    assert_eq!(session.is_closed(1008, "message rate exceeded"), []);
+    let line = gate.log.next("session ended");
+    assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(5), &json!(1)), "{line}");
+}
+
+/// A message that is too early waits, and nothing is lost or overtaken.
+#[test]
+fn delay_beyond_the_rate() {
+    let upstream = Upstream::bind();
+    let limits = "message_rate = \"20/s\"\nmessage_burst = 1\non_excess = \"delay\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    for n in 0..8 {
+        session.client.send_text(&n.to_string());
+    }
+    for n in 0..8 {
+        session.server.expect_text(&n.to_string());
+    }
+    // The other direction is not held up.
+    session.server.send_text("free");
+    session.client.expect_text("free");
+    session.close();
+    let line = gate.log.next("session ended");
+    assert_eq!((&line["messages_in"], &line["cause"]), (&json!(8), &json!("closed")), "{line}");
+    // Seven of them came too early, if the machine was not busy with something else between them.
+    assert!(line["throttled"].as_u64().unwrap() >= 1, "{line}");
+    assert!(line["age_ms"].as_u64().unwrap() >= 7 * 50 - 5, "{line}");
+}
+
+/// A message beyond the quota vanishes whole, with all its fragments; control frames between them do not.
+#[test]
+fn drop_beyond_the_rate() {
+    let upstream = Upstream::bind();
+    let limits = "message_rate = \"1/h\"\nmessage_burst = 2\non_excess = \"drop\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_text("one");
+    session.client.send_frame(Frame::text("tw").unfinished());
+    session.client.send_frame(Frame::new(CONTINUATION, "o"));
+    session.client.send_text("dropped");
+    session.client.send_frame(Frame::text("dropped,").unfinished());
+    session.client.send_frame(Frame::new(PING, "passes"));
+    session.client.send_frame(Frame::new(CONTINUATION, " too"));
+    let frames: Vec<Frame> = (0..4).map(|_| session.server.frame()).collect();
+    let expected =
+        [Frame::text("one"), Frame::text("tw").unfinished(), Frame::new(CONTINUATION, "o"), Frame::new(PING, "passes")];
+    assert_eq!(frames, expected.map(Frame::masked));
+    session.close();
+    let line = gate.log.next("session ended");
+    assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(2), &json!(2)), "{line}");
+}
+
+/// Two sessions of one subject share a quota, and a session of another has its own.
+#[test]
+fn a_quota_shared_by_subject() {
+    let upstream = Upstream::bind();
+    let limits = "message_rate = \"1/h\"\nmessage_burst = 2\nrate_key = \"subject\"";
+    let gate = Setup::new().room_limits(limits).start(&upstream);
+    let open = |subject: &str| {
+        let request = Request::to("/room/blue").bearer(&token(&json!({ "sub": subject })));
+        Session::open_with(&gate, &upstream, &request, &[])
+    };
+    let (mut first, mut second, mut other) = (open("ada"), open("ada"), open("bob"));
+    for session in [&mut first, &mut second, &mut other] {
+        session.client.send_text("one");
+        session.server.expect_text("one");
+    }
+    first.client.send_text("two");
+    first.is_closed(1008, "message rate exceeded");
+    other.client.send_text("two");
+    other.server.expect_text("two");
+    // A new session brings no new quota.
+    let mut third = open("ada");
+    third.client.send_text("three");
+    third.is_closed(1008, "message rate exceeded");
+}
+
+#[test]
+fn a_quota_shared_by_address() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("message_rate = \"1/h\"\nrate_key = \"address\"").start(&upstream);
+    let (mut first, mut second) = (Session::open(&gate, &upstream), Session::open(&gate, &upstream));
+    first.client.send_text("one");
+    first.server.expect_text("one");
+    second.client.send_text("two");
+    second.is_closed(1008, "message rate exceeded");
+}
+
+/// Small fragments cost more than they carry, large ones do not; the last of a message is free.
+#[test]
+fn small_fragments_are_overhead() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("overhead_rate = \"1/h\"\noverhead_burst = 2").start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    let client = &mut session.client;
+    client.send_frame(Frame::text("a").unfinished());
+    for _ in 0..20 {
+        client.send_frame(Frame::new(CONTINUATION, [0x20; 128]).unfinished());
+    }
+    client.send_frame(Frame::new(CONTINUATION, "z"));
+    (0..22).for_each(|_| drop(session.server.frame()));
+    client.send_frame(Frame::text("a").unfinished());
+    for _ in 0..3 {
+        client.send_frame(Frame::new(CONTINUATION, "b").unfinished());
+    }
+    assert_eq!(session.is_closed(1008, "frame rate exceeded").len(), 3);
+    assert_eq!(gate.log.next("session ended")["cause"], "overhead_rate");
+}

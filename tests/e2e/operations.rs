@@ -1,0 +1,307 @@
+//! The process: how it starts, how it fails to, how it stops, and what it tells systemd meanwhile.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::thread;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::PATIENCE;
+use crate::support::gate::{Folder, Gate, command};
+use crate::support::request::Request;
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::{Frame, PING};
+
+/// Both ends of a session get 1001, and answer it.
+fn go_away(session: &mut Session) {
+    assert_eq!(session.client.frame().close_payload(), (Some(1001), "going away".to_owned()));
+    assert_eq!(session.server.frame().close_payload(), (Some(1001), "going away".to_owned()));
+    session.client.send_frame(Frame::close(1001, ""));
+    session.server.send_frame(Frame::close(1001, ""));
+    session.client.expect_clean_end();
+    session.server.expect_clean_end();
+}
+
+/// Both ends of every session get 1001, one session after the other, and then the process ends.
+#[test]
+fn a_signal_drains() {
+    const SESSIONS: u32 = 20;
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&gate, &upstream)).collect();
+    gate.drain();
+    thread::scope(|scope| {
+        for mut session in sessions {
+            scope.spawn(move || go_away(&mut session));
+        }
+    });
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    assert_eq!(gate.log.all("stopped").len(), 1);
+
+    let mut times = Vec::new();
+    for line in gate.log.all("session ended") {
+        assert_eq!((&line["cause"], &line["code"]), (&json!("drain"), &json!(1001)), "{line}");
+        times.push(millis(&line));
+    }
+    assert_eq!(times.len(), SESSIONS as usize);
+    // One in ten milliseconds, so that their clients do not all come back at once.
+    times.sort_by(f64::total_cmp);
+    let spread = times[times.len() - 1] - times[0];
+    assert!(spread >= f64::from(SESSIONS - 4) * 10.0, "{times:?}");
+}
+
+/// When a line was written, in milliseconds of its day.
+fn millis(line: &Value) -> f64 {
+    let timestamp = line["timestamp"].as_str().unwrap();
+    let time = timestamp.split_once('T').unwrap().1.trim_end_matches('Z');
+    time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap()) * 1000.0
+}
+
+/// A session that is inside a frame ends behind it, each way.
+#[test]
+fn a_drain_waits_for_frames() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    let (text, masked) = (Frame::text("half").bytes(), Frame::text("half").masked().bytes());
+    session.client.send(&masked[..8]);
+    assert_eq!(session.server.take(8), masked[..8]);
+    session.server.send(&text[..4]);
+    assert_eq!(session.client.take(4), text[..4]);
+    gate.drain();
+    session.client.send(&masked[8..]);
+    assert_eq!(session.server.take(2), masked[8..]);
+    session.server.send(&text[4..]);
+    assert_eq!(session.client.take(2), text[4..]);
+    go_away(&mut session);
+    drop(session);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn nobody_comes_in_during_a_drain() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    let address = gate.address();
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    gate.drain();
+    client.expect_close(1001);
+    server.expect_close(1001);
+    // The port is closed once the listener has seen the signal; who was in its queue is reset.
+    loop {
+        let Ok(mut stream) = TcpStream::connect(address) else { break };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "it is not served");
+    }
+    client.send_frame(Frame::close(1001, ""));
+    server.send_frame(Frame::close(1001, ""));
+    drop((client, server));
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    upstream.assert_untouched();
+}
+
+#[test]
+fn a_second_signal_cuts() {
+    const SESSIONS: usize = 30;
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&gate, &upstream)).collect();
+    let waiting = Client::connect(&gate);
+    gate.drain();
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    // Whose turn had come was closed, but nobody answered; the others were cut before.
+    let lines = gate.log.all("session ended");
+    assert_eq!(lines.len(), SESSIONS);
+    assert!(lines.iter().any(|line| line["cause"] == "cut" && line["code"].is_null()), "{lines:?}");
+    for mut session in sessions {
+        session.client.rest();
+        session.server.rest();
+    }
+    drop(waiting);
+}
+
+#[test]
+fn the_drain_has_an_end() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().server("drain_timeout = \"300ms\"").start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    let half = &Frame::text("half").masked().bytes()[..7];
+    session.client.send(half);
+    assert_eq!(session.server.take(half.len()), half);
+    gate.drain();
+    session.client.expect_close(1001);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    assert!(session.server.rest().0.is_empty(), "inside a frame there is no Close");
+}
+
+/// A connection that asks for nothing does not hold up the end longer than a drain may take.
+#[test]
+fn idle_connections_do_not_hold_up_a_drain() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().server("drain_timeout = \"200ms\"").start(&upstream);
+    let client = Client::connect(&gate);
+    let stream = TcpStream::connect(gate.address()).unwrap();
+    gate.drain();
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    drop((client, stream));
+}
+
+/// Runs the binary to its end: exit code, standard output, standard error.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = command(None, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn bad_arguments() {
+    for arguments in [&[][..], &["fly"], &["run", "--port", "1"], &["run", "--config"], &["run", "check"]] {
+        let (code, out, err) = run(arguments);
+        assert_eq!((code, out.as_str()), (Some(64), ""), "{arguments:?}");
+        assert!(err.contains("--help") || err.contains("Usage"), "{arguments:?}: {err}");
+    }
+    for arguments in [["--help"], ["--version"]] {
+        let (code, out, err) = run(&arguments);
+        assert_eq!((code, out.contains("ollgate"), err.as_str()), (Some(0), true, ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn bad_configuration() {
+    let folder = Folder::new();
+    let file = folder.write("tollgate.toml", "[server]\nmax_sessions = 0\n");
+    let file = file.to_str().unwrap();
+    for subcommand in ["run", "check"] {
+        let (code, _, err) = run(&[subcommand, "--config", file]);
+        assert_eq!(code, Some(78), "{subcommand}: {err}");
+        assert!(err.contains("tollgate.toml:2:16") && err.contains("max_sessions = 0"), "{subcommand}: {err}");
+        assert!(err.lines().any(|line| line.trim_matches([' ', '|']).starts_with('^')), "{subcommand}: {err}");
+    }
+    let missing = folder.path("missing.toml");
+    let (code, _, err) = run(&["run", "--config", missing.to_str().unwrap()]);
+    assert_eq!(code, Some(78), "{err}");
+    assert!(err.contains("missing.toml"), "{err}");
+}
+
+#[test]
+fn a_port_in_use() {
+    let upstream = Upstream::bind();
+    let address = upstream.address();
+    let mut gate = Gate::launch(Setup::new().to(address).listener(&format!("address = \"{address}\"")));
+    assert_eq!(gate.wait_exit().code(), Some(1));
+    let error = gate.log.next("tollgate failed")["error"].to_string();
+    assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
+}
+
+#[test]
+fn too_few_descriptors_for_the_sessions() {
+    let setup = || Setup::new().to("127.0.0.1:1").before("ulimit -n 300");
+    let mut gate = Gate::launch(setup().server("max_sessions = 1000"));
+    assert_eq!(gate.wait_exit().code(), Some(1));
+    let error = gate.log.next("tollgate failed")["error"].to_string();
+    assert!(error.contains("max_sessions = 1000") && error.contains("limit is 300"), "{error}");
+    assert!(error.contains("LimitNOFILE"), "{error}");
+    // Within the limit it starts.
+    Gate::start(setup().server("max_sessions = 20\nmax_handshakes = 20"));
+}
+
+/// Without descriptors nobody can be accepted, and as soon as there are some again, those who waited are.
+#[test]
+fn descriptors_that_run_out() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let session = Session::open(&gate, &upstream);
+    gate.allow_no_more_descriptors();
+    let stream = TcpStream::connect(gate.address()).unwrap();
+    let error = gate.log.next("cannot accept");
+    assert!(error["error"].as_str().unwrap().contains("os error 24"), "{error}");
+    session.close();
+    let config = crate::support::pki::plain_client_config();
+    let client = Client::handshake(stream, config, "chat.example.com");
+    Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
+}
+
+#[test]
+fn systemd_is_told() {
+    let folder = Folder::new();
+    let path = folder.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut bytes = [0; 1024];
+        let n = socket.recv(&mut bytes).expect("a word to systemd");
+        String::from_utf8(bytes[..n].to_vec()).unwrap()
+    };
+    let upstream = Upstream::bind();
+    let setup = Setup::new().environment("NOTIFY_SOCKET", path.to_str().unwrap());
+    let mut gate = setup.environment("JOURNAL_STREAM", "8:1").log("level = \"debug\"").start_in_journal(&upstream);
+    let ready = heard();
+    assert!(ready.lines().any(|line| line == "READY=1"), "{ready:?}");
+    // Whoever hears READY can come at once.
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_frame(Frame::new(PING, ""));
+    session.server.frame();
+    gate.signal(Signal::TERM);
+    let stopping = heard();
+    assert!(stopping.lines().any(|line| line == "STOPPING=1"), "{stopping:?}");
+    assert!(stopping.contains("draining 1 sessions"), "{stopping:?}");
+    drop(session);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+
+    // The journal reads the level from the start of a line.
+    for line in gate.log.text().lines() {
+        let (prefix, event) = line.split_at(3);
+        let event: serde_json::Value = serde_json::from_str(event).expect("JSON behind the prefix");
+        let expected = match event["level"].as_str().unwrap() {
+            "ERROR" => "<3>",
+            "WARN" => "<4>",
+            "INFO" => "<6>",
+            _ => "<7>",
+        };
+        assert_eq!(prefix, expected, "{line}");
+    }
+}
+
+#[test]
+fn a_log_for_people() {
+    let upstream = Upstream::bind();
+    let gate = Gate::launch(Setup::new().to(upstream.address()).log("format = \"text\""));
+    let line = gate.log.wait_for("the address", |line| line.contains("listening"));
+    assert!(line.contains("INFO") && line.contains("address=127.0.0.1:"), "{line}");
+    assert!(!line.contains('\x1b'), "no colours: {line}");
+}
+
+/// Whoever read the log is gone, or its disk is full: that is no reason to lose a session, or to stop in disorder.
+#[test]
+fn a_log_that_nobody_takes() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().log_until("listening").start(&upstream);
+    assert!(gate.log.wait_for_end(), "the log is closed");
+    Session::open(&gate, &upstream).close();
+    assert_eq!(Client::connect(&gate).ask(&Request::to("/elsewhere")).head.status(), 404);
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_text("still here");
+    session.server.expect_text("still here");
+    gate.signal(Signal::TERM);
+    session.client.expect_close(1001);
+    session.server.expect_close(1001);
+    session.client.send_frame(Frame::close(1001, ""));
+    session.server.send_frame(Frame::close(1001, ""));
+    drop(session);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn an_interrupt_drains_too() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    gate.signal(Signal::INT);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    assert_eq!(gate.log.all("stopped").len(), 1);
+}

@@ -1,0 +1,566 @@
+//! Every way in which a request gets no session (DESIGN section 5): what the client is answered, that the upstream never
+//! hears of it, and the one line in the log.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
+use tollgate::policy::rejection::Rejection;
+use tollgate::policy::token::TokenError;
+use tollgate::ws::handshake::{AnswerError, OpeningError};
+
+use crate::support::every::every;
+use crate::support::gate::Gate;
+use crate::support::pki::{good_token, token};
+use crate::support::request::Request;
+use crate::support::session::{Client, Refusal, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::{Upstream, switching};
+use crate::support::wire::Head;
+
+/// A request that is refused, and what happens around it.
+struct Case {
+    request: Request,
+    play: Play,
+}
+
+/// What happens around a request.
+enum Play {
+    /// Nothing, and the upstream sees no connection.
+    Nothing,
+    /// Nothing, but the gate is set up otherwise.
+    SetUp(Setup),
+    /// The same request got a session before, which is still open.
+    Again(Setup),
+    /// The gate is told to stop after the TLS handshake.
+    Draining,
+    /// No server listens.
+    Nowhere,
+    /// The server's queue of connections is full.
+    QueueFull,
+    /// The server accepts and answers nothing.
+    Silent,
+    /// The server answers this.
+    Answers(fn(&Head) -> Vec<u8>),
+}
+
+fn case(request: Request, play: Play) -> Case {
+    Case { request, play }
+}
+
+fn plain(requests: impl IntoIterator<Item = Request>) -> Vec<Case> {
+    requests.into_iter().map(|request| case(request, Play::Nothing)).collect()
+}
+
+fn open() -> Request {
+    Request::to("/open/")
+}
+
+fn room() -> Request {
+    Request::to("/room/blue")
+}
+
+/// The table of the design.
+fn status(rejection: Rejection) -> u16 {
+    match rejection {
+        Rejection::Opening(OpeningError::NotUpgrade | OpeningError::Version) => 426,
+        Rejection::Opening(_) | Rejection::Host | Rejection::Path(_) => 400,
+        Rejection::NoToken | Rejection::Token(_) => 401,
+        Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
+        Rejection::NoRoute => 404,
+        Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
+        Rejection::Unreachable | Rejection::Answer(_) => 502,
+        Rejection::Full | Rejection::Draining => 503,
+        Rejection::UpstreamTimeout => 504,
+        Rejection::UpstreamStatus(status) => status.as_u16(),
+    }
+}
+
+/// What provokes each refusal. Nothing may be left out here.
+fn cases(rejection: Rejection) -> Vec<Case> {
+    let setup = Setup::new;
+    match rejection {
+        Rejection::Opening(error) => opening_cases(error),
+        Rejection::Answer(error) => answer_cases(error),
+        Rejection::Path(error) => path_cases(error),
+        Rejection::Token(error) => token_cases(error),
+        Rejection::UpstreamStatus(status) => vec![case(open(), upstream_status(status.as_u16()))],
+        Rejection::Host => plain([
+            open().replacing("Host: chat example.com"),
+            open().replacing("Host: chat.example.com, other.example"),
+            open().replacing("Host: "),
+        ]),
+        Rejection::NoRoute => plain([Request::to("/elsewhere"), Request::to("/opener"), Request::to("/room/blue/")]),
+        Rejection::Address => {
+            vec![case(open(), Play::SetUp(setup().route("deny_addresses = [\"127.0.0.0/8\"]")))]
+        }
+        Rejection::UpgradeRate { .. } => vec![case(open(), Play::Again(setup().server("upgrade_rate = \"1/m\"")))],
+        Rejection::Origin => {
+            let setup = || setup().route("origins = [\"https://good.example\"]\nmissing_origin = \"refuse\"");
+            [open(), open().with("Origin: https://evil.example"), open().with("Origin: null")]
+                .map(|request| case(request, Play::SetUp(setup())))
+                .into()
+        }
+        Rejection::NoToken => plain([
+            room(),
+            // Which of two is meant, nobody can know.
+            room().bearer(&good_token()).bearer(&good_token()),
+            // The configuration says where a token may stand, and this is elsewhere.
+            Request::to(&format!("/room/blue?token={}", good_token())),
+        ]),
+        Rejection::Claims => {
+            plain([Request::to("/room/red").bearer(&good_token()), room().bearer(&token(&json!({ "room": null })))])
+        }
+        Rejection::AddressSessions => vec![case(open(), Play::Again(setup().limits("sessions_per_address = 1")))],
+        Rejection::SubjectSessions => {
+            let setup = setup().room_limits("sessions_per_subject = 1");
+            vec![case(room().bearer(&good_token()), Play::Again(setup))]
+        }
+        Rejection::Full => vec![case(open(), Play::Again(setup().server("max_sessions = 1")))],
+        Rejection::Draining => vec![case(open(), Play::Draining)],
+        Rejection::Unreachable => vec![
+            case(open(), Play::Nowhere),
+            case(open(), Play::Answers(|_| b"SSH-2.0-OpenSSH\r\n".to_vec())),
+            case(open(), Play::Answers(|_| Vec::new())),
+        ],
+        Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
+    }
+}
+
+fn opening_cases(error: OpeningError) -> Vec<Case> {
+    let first_line = |line| open().first_line(line);
+    plain(match error {
+        OpeningError::NotUpgrade => vec![
+            first_line("GET /open/ HTTP/1.0"),
+            open().without("Upgrade"),
+            open().without("Connection"),
+            open().replacing("Upgrade: h2c"),
+            open().replacing("Connection: keep-alive"),
+        ],
+        OpeningError::Version => vec![
+            open().replacing("Sec-WebSocket-Version: 8"),
+            open().without("Sec-WebSocket-Version"),
+            open().replacing("Sec-WebSocket-Version: 13, 8"),
+        ],
+        OpeningError::Method => vec![first_line("POST /open/ HTTP/1.1"), first_line("HEAD /open/ HTTP/1.1")],
+        OpeningError::Body => vec![open().with("Content-Length: 5"), open().with("Transfer-Encoding: chunked")],
+        OpeningError::Host => vec![open().without("Host"), open().with("Host: other.example")],
+        OpeningError::Target => {
+            vec![first_line("GET * HTTP/1.1"), first_line("GET ftp://chat.example.com/open/ HTTP/1.1")]
+        }
+        OpeningError::Key => vec![
+            open().without("Sec-WebSocket-Key"),
+            open().replacing("Sec-WebSocket-Key: c2hvcnQ="),
+            open().with("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+        ],
+        OpeningError::Protocol => {
+            vec![open().with("Sec-WebSocket-Protocol: chat, chat"), open().with("Sec-WebSocket-Protocol: a b")]
+        }
+        OpeningError::Extensions => vec![open().with("Sec-WebSocket-Extensions: ; server_no_context_takeover")],
+        OpeningError::Origin => vec![open().with("Origin: https://a.example").with("Origin: https://b.example")],
+    })
+}
+
+fn path_cases(error: PathError) -> Vec<Case> {
+    let to = |paths: &[&str]| plain(paths.iter().map(|path| Request::to(path)));
+    match error {
+        // Without a slash at its start the target is refused before; hyper stops at a space, and takes `#` for the end.
+        PathError::NotAbsolute | PathError::Delimiter => Vec::new(),
+        PathError::TooLong => to(&[&format!("/open/{}", "a".repeat(PATH_MAX_BYTES))]),
+        PathError::TooManySegments => to(&[&format!("/open/{}", "a/".repeat(PATH_MAX_SEGMENTS))]),
+        PathError::BadEscape => to(&["/open/%zz", "/open/%u002f", "/open/%"]),
+        PathError::EncodedSlash => to(&["/open/a%2fb", "/open%2F"]),
+        PathError::Backslash => to(&["/open/%5c..%5croom"]),
+        PathError::Control => to(&["/open/%00", "/open/a%0d%0aX:y"]),
+        PathError::NotUtf8 => to(&["/open/%c0%af", "/open/%ff"]),
+        PathError::DotSegment => to(&["/open/../room/blue", "/open/%2e%2e/room/blue", "/open/."]),
+        PathError::DotParameter => to(&["/open/..;/room/blue"]),
+        PathError::EmptySegment => to(&["//open/", "/open//a"]),
+        PathError::EncodedTwice => to(&["/open/%252f", "/open/%252e%252e"]),
+    }
+}
+
+/// One of each kind of fault in a token; the unit tests of tokens have all.
+fn token_cases(error: TokenError) -> Vec<Case> {
+    let good = good_token();
+    let bearer = match error {
+        TokenError::TooLong => token(&json!({ "pad": "a".repeat(8192) })),
+        TokenError::NotCompact => good.replacen('.', "", 1),
+        TokenError::AlgorithmUnknown => format!("eyJhbGciOiJub25lIn0.{}.", good.split('.').nth(1).unwrap()),
+        TokenError::Signature => {
+            token(&json!({ "sub": "eve" })).rsplit_once('.').unwrap().0.to_owned()
+                + "."
+                + good.rsplit('.').next().unwrap()
+        }
+        TokenError::ExpiresMissing => token(&json!({ "exp": null })),
+        TokenError::Expired => token(&json!({ "exp": 1_700_000_000 })),
+        TokenError::NotYetValid => token(&json!({ "nbf": 33_000_000_000_u64 })),
+        TokenError::Issuer => token(&json!({ "iss": "https://evil.example/" })),
+        TokenError::Audience => token(&json!({ "aud": "other" })),
+        _ => return Vec::new(),
+    };
+    plain([room().bearer(&bearer)])
+}
+
+fn answer_cases(error: AnswerError) -> Vec<Case> {
+    let offering = open().with("Sec-WebSocket-Protocol: chat");
+    let answers: Vec<fn(&Head) -> Vec<u8>> = match error {
+        // Any other status is passed on as it is.
+        AnswerError::Status => vec![],
+        AnswerError::NotUpgrade => vec![|asked| without(&switching(asked, &[]), "Upgrade: websocket\r\n"), |asked| {
+            without(&switching(asked, &[]), "Connection: Upgrade\r\n")
+        }],
+        AnswerError::Accept => vec![
+            // The answer to the client's key, which the upstream was not told.
+            |_| {
+                let key = Head { first_line: String::new(), fields: vec![key_field()] };
+                switching(&key, &[])
+            },
+            |asked| switching(asked, &["Sec-WebSocket-Accept: again"]),
+        ],
+        AnswerError::Protocol => vec![|asked| switching(asked, &["Sec-WebSocket-Protocol: other"]), |asked| {
+            switching(asked, &["Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: chat"])
+        }],
+        AnswerError::Extension => vec![|asked| switching(asked, &["Sec-WebSocket-Extensions: permessage-deflate"])],
+    };
+    answers.into_iter().map(|answer| case(offering.clone(), Play::Answers(answer))).collect()
+}
+
+fn key_field() -> (String, String) {
+    ("sec-websocket-key".to_owned(), crate::support::request::KEY.to_owned())
+}
+
+fn without(answer: &[u8], line: &str) -> Vec<u8> {
+    String::from_utf8(answer.to_vec()).unwrap().replace(line, "").into_bytes()
+}
+
+const UPSTREAM_BODY: &str = "The upstream's own words.";
+
+fn upstream_status(status: u16) -> Play {
+    Play::Answers(match status {
+        302 => |_| answer("302 Found", "Location: https://login.example.com/\r\n", UPSTREAM_BODY),
+        403 => |_| answer("403 Forbidden", "", UPSTREAM_BODY),
+        426 => |_| answer("426 Upgrade Required", "Upgrade: websocket\r\n", UPSTREAM_BODY),
+        other => unreachable!("{other}"),
+    })
+}
+
+fn answer(status: &str, lines: &str, body: &str) -> Vec<u8> {
+    let len = body.len();
+    format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\nX-Kept: yes\r\nKeep-Alive: 5\r\n{lines}\r\n{body}")
+        .into_bytes()
+}
+
+/// Runs all cases of these refusals.
+fn check(rejections: impl IntoIterator<Item = Rejection>) {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let mut on_plain = 0;
+    for rejection in rejections {
+        for Case { request, play } in cases(rejection) {
+            let what = format!("{rejection:?}: {request:?}");
+            if let Play::Nothing = play {
+                let refusal = Client::connect(&gate).ask(&request);
+                check_refusal(&what, rejection, &refusal, &gate);
+                upstream.assert_untouched();
+                on_plain += 1;
+            } else {
+                run(&what, rejection, &request, play);
+            }
+        }
+    }
+    assert_eq!(gate.log.all("refused").len(), on_plain, "one line for each refusal");
+}
+
+fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
+    let upstream = Upstream::bind();
+    match play {
+        Play::Nothing => unreachable!("it needs no gate of its own"),
+        Play::SetUp(setup) => {
+            let gate = setup.start(&upstream);
+            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            upstream.assert_untouched();
+        }
+        Play::Again(setup) => {
+            let gate = setup.start(&upstream);
+            let session = Session::open_with(&gate, &upstream, request, &[]);
+            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            upstream.assert_untouched();
+            session.close();
+        }
+        Play::Draining => {
+            let mut gate = Setup::new().start(&upstream);
+            let mut client = Client::connect(&gate);
+            gate.drain();
+            check_refusal(what, rejection, &client.ask(request), &gate);
+            upstream.assert_untouched();
+            drop(client);
+            assert_eq!(gate.wait_exit().code(), Some(0));
+        }
+        Play::Nowhere => {
+            let address = upstream.address();
+            drop(upstream);
+            let gate = Gate::start(Setup::new().to(address));
+            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+        }
+        Play::QueueFull => {
+            let (listener, waiting) = full_queue();
+            let address = listener.local_addr().unwrap().as_socket().unwrap();
+            let gate = Gate::start(Setup::new().upstream("connect_timeout = \"100ms\"").to(address));
+            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            drop(waiting);
+        }
+        Play::Silent => {
+            let gate = Setup::new().upstream("response_timeout = \"100ms\"").start(&upstream);
+            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            let mut server = upstream.accept();
+            server.head();
+            server.expect_end();
+        }
+        Play::Answers(answer) => {
+            let gate = Setup::new().start(&upstream);
+            let mut client = Client::connect(&gate);
+            client.send(&request.bytes());
+            let mut server = upstream.accept();
+            let answer = answer(&server.head());
+            server.send(&answer);
+            drop(server);
+            check_refusal(what, rejection, &client.refusal(), &gate);
+        }
+    }
+}
+
+/// A listener that takes no further connection, and what fills it.
+fn full_queue() -> (Socket, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(0).unwrap();
+    let address: SockAddr = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while waiting.len() < 16 {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let connected = socket.connect_timeout(&address, Duration::from_millis(200));
+        waiting.push(socket);
+        if connected.is_err() {
+            return (listener, waiting);
+        }
+    }
+    panic!("the queue does not fill");
+}
+
+fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refusal, gate: &Gate) {
+    let status = status(rejection);
+    assert_eq!(head.status(), status, "{what}: {head:?}");
+    let connection = head.fields.iter().filter(|(name, _)| name == "connection").map(|(_, value)| value.as_str());
+    let connection: Vec<&str> = connection.flat_map(|value| value.split(", ")).collect();
+    assert!(connection.contains(&"close"), "{what}: {head:?}");
+
+    if let Rejection::UpstreamStatus(_) = rejection {
+        assert_eq!(body, UPSTREAM_BODY, "{what}");
+        assert_eq!((head.get("X-Kept"), head.get("Keep-Alive")), (Some("yes"), None), "{what}");
+        assert_eq!(head.get("Location").is_some(), status == 302, "{what}");
+    } else {
+        // hyper leaves the body of an answer to HEAD out.
+        let is_head = what.contains("HEAD ");
+        assert_eq!(body, if is_head { "" } else { rejection.refusal().body }, "{what}");
+        assert_eq!(head.get("Content-Type"), Some("text/plain; charset=utf-8"), "{what}");
+        let challenge = match rejection {
+            Rejection::NoToken => Some("Bearer"),
+            Rejection::Token(_) => Some("Bearer error=\"invalid_token\""),
+            _ => None,
+        };
+        assert_eq!(head.get("WWW-Authenticate"), challenge, "{what}");
+        let upgrade = (status == 426).then_some("websocket");
+        assert_eq!(head.get("Upgrade"), upgrade, "{what}");
+        assert_eq!(head.get("Sec-WebSocket-Version"), upgrade.map(|_| "13"), "{what}");
+        assert_eq!(connection.contains(&"Upgrade"), status == 426, "{what}: {head:?}");
+        let retry_after = head.get("Retry-After").map(|secs| secs.parse::<u64>().unwrap());
+        assert_eq!(retry_after.is_some(), matches!(status, 429 | 503), "{what}");
+        assert!(retry_after.is_none_or(|secs| (1..=61).contains(&secs)), "{what}: {retry_after:?}");
+    }
+
+    let line = gate.log.next("refused");
+    assert_eq!(line["cause"], rejection.label(), "{what}: {line}");
+    assert_eq!(line["rule"].as_str(), rejection.detail(), "{what}: {line}");
+    assert_eq!(line["status"], status, "{what}: {line}");
+    assert_eq!(line["client"], "127.0.0.1", "{what}: {line}");
+}
+
+#[test]
+fn malformed_handshakes() {
+    let errors =
+        every!(OpeningError { NotUpgrade, Version, Method, Body, Host, Target, Key, Protocol, Extensions, Origin });
+    check(errors.into_iter().map(Rejection::Opening).chain([Rejection::Host]));
+}
+
+#[test]
+fn ambiguous_paths() {
+    let errors = every!(PathError {
+        NotAbsolute,
+        TooLong,
+        TooManySegments,
+        Delimiter,
+        BadEscape,
+        EncodedSlash,
+        Backslash,
+        Control,
+        NotUtf8,
+        DotSegment,
+        DotParameter,
+        EmptySegment,
+        EncodedTwice,
+    });
+    check(errors.into_iter().map(Rejection::Path));
+}
+
+#[test]
+fn tokens_that_do_not_hold() {
+    let errors = [
+        TokenError::TooLong,
+        TokenError::NotCompact,
+        TokenError::AlgorithmUnknown,
+        TokenError::Signature,
+        TokenError::ExpiresMissing,
+        TokenError::Expired,
+        TokenError::NotYetValid,
+        TokenError::Issuer,
+        TokenError::Audience,
+    ];
+    check(errors.into_iter().map(Rejection::Token));
+}
+
+#[test]
+fn answers_of_upstreams_that_open_nothing() {
+    let errors = every!(AnswerError { Status, NotUpgrade, Accept, Protocol, Extension });
+    check(errors.into_iter().map(Rejection::Answer));
+}
+
+/// All that is left, with one of each of those above, so that the list has every variant.
+#[test]
+fn every_other_refusal() {
+    check(every!(Rejection {
+        Opening([Rejection::Opening(OpeningError::Key)]),
+        Host,
+        Path([Rejection::Path(PathError::DotSegment)]),
+        NoRoute,
+        Address,
+        UpgradeRate([Rejection::UpgradeRate { retry_after_secs: 1 }]),
+        Origin,
+        NoToken,
+        Token([Rejection::Token(TokenError::Expired)]),
+        Claims,
+        AddressSessions,
+        SubjectSessions,
+        Full,
+        Draining,
+        Unreachable,
+        UpstreamTimeout,
+        Answer([Rejection::Answer(AnswerError::Accept)]),
+        UpstreamStatus([302, 403, 426].map(|status| Rejection::UpstreamStatus(status.try_into().unwrap()))),
+    }));
+}
+
+/// Of a refusal's body that is longer than an upstream's should be nothing is passed on.
+#[test]
+fn the_body_of_an_upstream_is_bounded() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(&open().bytes());
+    let mut server = upstream.accept();
+    server.head();
+    // It may be cut off before it has said everything.
+    let _ = std::io::Write::write_all(&mut server.stream, &answer("403 Forbidden", "", &"x".repeat(1 << 20)));
+    let refusal = client.refusal();
+    assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, ""));
+}
+
+/// Answers in whatever form HTTP has for them are passed on, and what an upstream says on the way to its answer is not.
+#[test]
+fn answers_of_upstreams_in_every_form() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let table: [(&[u8], u16, &str); 5] = [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\nuntil the end", 403, "until the end"),
+        (b"HTTP/1.0 500 Oops\r\n\r\nold", 500, "old"),
+        (b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 401, "no"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 410 Gone\r\nContent-Length: 1\r\n\r\n.", 410, "."),
+    ];
+    for (answer, status, body) in table {
+        let mut client = Client::connect(&gate);
+        client.send(&open().bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(answer);
+        drop(server);
+        let refusal = client.refusal();
+        assert_eq!((refusal.head.status(), refusal.body.as_str()), (status, body), "{refusal:?}");
+        assert_eq!(gate.log.next("refused")["status"], status);
+    }
+    let mut client = Client::connect(&gate);
+    client.send(&open().with("Expect: 100-continue").bytes());
+    let mut server = upstream.accept();
+    let asked = server.head();
+    server.send(b"HTTP/1.1 100 Continue\r\n\r\n");
+    server.send(&switching(&asked, &[]));
+    assert_eq!(client.head().status(), 101);
+}
+
+/// The answer to a request in absolute form: its authority wins over Host (RFC 9112 section 3.2.2).
+#[test]
+fn absolute_form() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let request = open().first_line("GET wss://other.example/open/?a=b HTTP/1.1");
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    assert_eq!(session.asked.first_line, "GET /open/?a=b HTTP/1.1");
+    assert_eq!(session.asked.get("Host"), Some("other.example"));
+}
+
+/// hyper answers by itself where there is no request to judge, and the upstream hears of none of that.
+#[test]
+fn heads_that_are_no_requests() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("head_max_size = \"8KiB\"\nhead_max_headers = 16").start(&upstream);
+    let many = (0..64).fold(open(), |request, n| request.with(&format!("X-{n}: y")));
+    let table = [
+        (open().with(&format!("X-Big: {}", "y".repeat(64 * 1024))), 431),
+        (many, 431),
+        (open().first_line("GET /open/ with spaces HTTP/1.1"), 400),
+        (open().first_line("GET /open/ HTTP/1.1\r\n folded: line"), 400),
+        (open().with("No colon"), 400),
+        (open().with("Space : before"), 400),
+        (open().with("Nul: \0"), 400),
+        (open().with("Content-Length: 1").with("Content-Length: 2"), 400),
+        (open().first_line("\x16\x03\x01"), 400),
+    ];
+    for (request, status) in table {
+        let refusal = Client::connect(&gate).ask(&request);
+        assert_eq!(refusal.head.status(), status, "{request:?}");
+        upstream.assert_untouched();
+    }
+    // What is above is not remembered against anybody.
+    Session::open(&gate, &upstream).close();
+}
+
+/// A head that trickles in is cut off when the time for TLS handshake and head is over, wherever it stands.
+#[test]
+fn slow_heads_and_slow_handshakes() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("handshake_timeout = \"300ms\"").start(&upstream);
+    let mut slow_head = Client::connect(&gate);
+    slow_head.send(b"GET /open/ HTTP/1.1\r\nHost: chat");
+    let mut silent = Client::connect(&gate);
+    let no_handshake = TcpStream::connect(gate.address()).unwrap();
+    let mut no_handshake = crate::support::wire::Peer::new(no_handshake, true);
+
+    for client in [&mut slow_head, &mut silent] {
+        let (rest, _) = client.rest();
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{rest:?}");
+    }
+    no_handshake.expect_end();
+    upstream.assert_untouched();
+}

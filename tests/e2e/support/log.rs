@@ -1,0 +1,98 @@
+//! What the child says on standard error, as it says it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex};
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// The lines so far, and whether the child has closed its end.
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    ended: bool,
+    /// How many of them [`Log::next`] has passed over.
+    passed: usize,
+}
+
+/// The log of a child.
+#[derive(Clone, Default)]
+pub struct Log(Arc<(Mutex<Lines>, Condvar)>);
+
+impl Log {
+    /// Reads it on a thread of its own until the child ends, or until a line has this in it.
+    pub fn read(stderr: impl Read + Send + 'static, until: Option<&'static str>) -> Self {
+        let log = Self::default();
+        let shared = log.clone();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Some(Ok(line)) = lines.next() {
+                let last = until.is_some_and(|until| line.contains(until));
+                shared.change(|lines| lines.all.push(line));
+                if last {
+                    break;
+                }
+            }
+            drop(lines);
+            shared.change(|lines| lines.ended = true);
+        });
+        log
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Lines)) {
+        change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+    }
+
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        self.0.0.lock().unwrap().all.join("\n")
+    }
+
+    /// The next event with this message, after the last one that this gave.
+    pub fn next(&self, message: &str) -> Value {
+        let found = |line: &String| parse(line).filter(|event| event["message"] == message);
+        let mut event = None;
+        let lines = self.0.0.lock().unwrap();
+        let (lines, _) = self
+            .0
+            .1
+            .wait_timeout_while(lines, PATIENCE, |lines| {
+                while event.is_none() && lines.passed < lines.all.len() {
+                    event = found(&lines.all[lines.passed]);
+                    lines.passed += 1;
+                }
+                event.is_none() && !lines.ended
+            })
+            .unwrap();
+        drop(lines);
+        event.unwrap_or_else(|| panic!("the log has no further event {message:?}"))
+    }
+
+    /// All events with this message so far.
+    pub fn all(&self, message: &str) -> Vec<Value> {
+        let lines = self.0.0.lock().unwrap();
+        lines.all.iter().filter_map(|line| parse(line)).filter(|event| event["message"] == message).collect()
+    }
+
+    /// Waits until some line fulfils this.
+    pub fn wait_for(&self, what: &str, found: impl Fn(&str) -> bool) -> String {
+        let lines = self.0.0.lock().unwrap();
+        let missing = |lines: &mut Lines| !lines.ended && !lines.all.iter().any(|line| found(line));
+        let (lines, _) = self.0.1.wait_timeout_while(lines, PATIENCE, missing).unwrap();
+        let line = lines.all.iter().find(|line| found(line)).cloned();
+        drop(lines);
+        line.unwrap_or_else(|| panic!("the log has no line with {what}"))
+    }
+
+    /// Waits until the child has closed its end; whether it did.
+    pub fn wait_for_end(&self) -> bool {
+        let lines = self.0.0.lock().unwrap();
+        self.0.1.wait_timeout_while(lines, PATIENCE, |lines| !lines.ended).unwrap().0.ended
+    }
+}
+
+fn parse(line: &str) -> Option<Value> {
+    serde_json::from_str(line).ok()
+}

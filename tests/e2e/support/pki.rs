@@ -1,0 +1,87 @@
+//! Certificates and tokens: one authority and one issuer for the whole binary.
+
+use std::sync::{Arc, OnceLock};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::CertificateDer;
+use serde_json::{Value, json};
+
+pub const ISSUER: &str = "https://id.example.com/";
+pub const AUDIENCE: &str = "e2e";
+/// What every token begins with: the start of a JSON object in base64url.
+pub const TOKEN_START: &str = "eyJ";
+
+/// A certificate and its key.
+#[derive(Clone)]
+pub struct Leaf {
+    pub chain_pem: String,
+    pub key_pem: String,
+    pub der: CertificateDer<'static>,
+}
+
+impl Leaf {
+    /// Signed by the authority that clients trust.
+    pub fn new(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(names).unwrap().signed_by(&key, authority()).unwrap();
+        Self { chain_pem: leaf.pem(), key_pem: key.serialize_pem(), der: leaf.der().clone() }
+    }
+}
+
+fn authority() -> &'static CertifiedIssuer<'static, KeyPair> {
+    static AUTHORITY: OnceLock<CertifiedIssuer<'static, KeyPair>> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    })
+}
+
+/// A client's settings: it trusts our authority alone, and speaks these versions.
+pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority().der().clone()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// The settings of most clients.
+pub fn plain_client_config() -> Arc<ClientConfig> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    Arc::clone(CONFIG.get_or_init(|| Arc::new(client_config(rustls::ALL_VERSIONS))))
+}
+
+fn issuer() -> &'static KeyPair {
+    static KEY: OnceLock<KeyPair> = OnceLock::new();
+    KEY.get_or_init(|| KeyPair::generate().unwrap())
+}
+
+/// The key that verifies tokens.
+pub fn public_key_pem() -> String {
+    issuer().public_key_pem()
+}
+
+/// A token that holds, for room "blue" and subject "ada", except for these claims; a claim that is null is left out.
+pub fn token(claims: &Value) -> String {
+    let exp = jsonwebtoken::get_current_timestamp() + 600;
+    let mut all = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": exp, "sub": "ada", "room": "blue" });
+    for (name, value) in claims.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    all.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    let key = EncodingKey::from_ec_pem(issuer().serialize_pem().as_bytes()).unwrap();
+    jsonwebtoken::encode(&Header::new(Algorithm::ES256), &all, &key).unwrap()
+}
+
+/// A token that holds.
+pub fn good_token() -> String {
+    token(&json!({}))
+}

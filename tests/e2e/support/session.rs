@@ -1,0 +1,123 @@
+//! The client, and sessions with both ends in the test's hands.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use super::PATIENCE;
+use super::gate::Gate;
+use super::pki;
+use super::request::{ACCEPT, Request};
+use super::upstream::{Server, Upstream};
+use super::wire::{CLOSE, Frame, Head, Peer};
+
+/// The client's end of a connection.
+pub type Client = Peer<StreamOwned<ClientConnection, TcpStream>>;
+
+impl Client {
+    /// Connects, does the TLS handshake, and checks the certificate.
+    pub fn connect(gate: &Gate) -> Self {
+        Self::connect_with(gate, pki::plain_client_config(), "chat.example.com")
+    }
+
+    pub fn connect_with(gate: &Gate, config: Arc<ClientConfig>, name: &'static str) -> Self {
+        Self::handshake(TcpStream::connect(gate.address()).expect("the gate accepts"), config, name)
+    }
+
+    /// Does the TLS handshake over a connection.
+    pub fn handshake(mut stream: TcpStream, config: Arc<ClientConfig>, name: &'static str) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut tls = ClientConnection::new(config, name.try_into().unwrap()).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).expect("the TLS handshake");
+        }
+        Self::new(StreamOwned::new(tls, stream), true)
+    }
+
+    /// Sends a request and reads the answer, with its body up to the end.
+    pub fn ask(&mut self, request: &Request) -> Refusal {
+        self.send(&request.bytes());
+        self.refusal()
+    }
+
+    /// Reads an answer that is no 101, with its body up to the end.
+    pub fn refusal(&mut self) -> Refusal {
+        let head = self.head();
+        let (body, _) = self.rest();
+        Refusal { body: String::from_utf8(body).expect("a body is text"), head }
+    }
+}
+
+/// An answer that is no 101.
+#[derive(Debug)]
+pub struct Refusal {
+    pub head: Head,
+    pub body: String,
+}
+
+/// A session, both its ends, and what each was told.
+pub struct Session {
+    pub client: Client,
+    pub server: Server,
+    /// What the upstream was asked.
+    pub asked: Head,
+    /// What the client was answered.
+    pub answer: Head,
+}
+
+impl Session {
+    /// Opens one on the open route.
+    pub fn open(gate: &Gate, upstream: &Upstream) -> Self {
+        Self::open_with(gate, upstream, &Request::to("/open/"), &[])
+    }
+
+    /// Opens one with this request, where the upstream adds these lines to its 101.
+    pub fn open_with(gate: &Gate, upstream: &Upstream, request: &Request, lines: &[&str]) -> Self {
+        Self::open_over(Client::connect(gate), upstream, request, lines)
+    }
+
+    pub fn open_over(mut client: Client, upstream: &Upstream, request: &Request, lines: &[&str]) -> Self {
+        client.send(&request.bytes());
+        let mut server = upstream.accept();
+        let asked = server.open(lines);
+        let answer = client.head();
+        assert_eq!(answer.status(), 101, "{answer:?}");
+        assert_eq!(answer.get("Sec-WebSocket-Accept"), Some(ACCEPT));
+        Self { client, server, asked, answer }
+    }
+
+    /// Both ends get this Close from the gate, and answer it: the upstream first, since a client that went too far still
+    /// gets the upstream's answers to what it sent before. What else the upstream got is given back.
+    pub fn is_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
+        let mut before = Vec::new();
+        let close = loop {
+            let frame = self.server.frame();
+            if frame.opcode == CLOSE {
+                break frame;
+            }
+            before.push(frame);
+        };
+        assert_eq!(close.close_payload(), (Some(code), reason.to_owned()));
+        self.server.send_text("an answer");
+        self.server.send_frame(Frame::close(code, ""));
+        self.client.expect_text("an answer");
+        assert_eq!(self.client.expect_close(code), reason);
+        self.client.send_frame(Frame::close(code, ""));
+        self.client.expect_clean_end();
+        self.server.expect_clean_end();
+        before
+    }
+
+    /// Ends it in order.
+    pub fn close(mut self) {
+        self.client.send_frame(Frame::close(1000, ""));
+        self.server.expect_close(1000);
+        self.server.send_frame(Frame::close(1000, ""));
+        self.client.expect_close(1000);
+        self.client.expect_clean_end();
+        self.server.expect_clean_end();
+    }
+}

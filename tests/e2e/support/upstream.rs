@@ -1,0 +1,79 @@
+//! An upstream that does what the test does: the test accepts, reads and answers by itself, one step after the other.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use socket2::SockRef;
+use tungstenite::handshake::derive_accept_key;
+
+use super::PATIENCE;
+use super::wire::{Head, Peer};
+
+/// The upstream's end of a connection.
+pub type Server<S = TcpStream> = Peer<S>;
+
+/// Where an upstream listens. The kernel completes connections, so the gate never waits for the test to accept.
+pub struct Upstream(TcpListener);
+
+impl Upstream {
+    pub fn bind() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // On Linux this bounds accept, too.
+        SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(listener)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    /// The next connection.
+    pub fn accept(&self) -> Server {
+        let (stream, _) = self.0.accept().expect("the gate connects to its upstream");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Server::new(stream, false)
+    }
+
+    /// Nobody has connected beside those that were accepted.
+    pub fn assert_untouched(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        let accepted = self.0.accept();
+        self.0.set_nonblocking(false).unwrap();
+        match accepted {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            Ok((mut stream, _)) => {
+                let mut sent = [0; 1024];
+                let n = stream.read(&mut sent).unwrap_or(0);
+                panic!("the upstream was reached: {:?}", String::from_utf8_lossy(&sent[..n]));
+            }
+        }
+    }
+}
+
+/// The 101 that belongs to a request, with these lines added.
+pub fn switching(asked: &Head, lines: &[&str]) -> Vec<u8> {
+    let accept = derive_accept_key(asked.get("Sec-WebSocket-Key").expect("a key").as_bytes());
+    let lines: String = lines.iter().flat_map(|line| [*line, "\r\n"]).collect();
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n{lines}\r\n"
+    )
+    .into_bytes()
+}
+
+impl<S: Read + Write> Server<S> {
+    /// Reads the request and opens the session with these lines in the 101; the request.
+    pub fn open(&mut self, lines: &[&str]) -> Head {
+        let asked = self.head();
+        self.send(&switching(&asked, lines));
+        asked
+    }
+}
+
+/// A connection over a Unix socket.
+pub fn over_unix(stream: UnixStream) -> Server<UnixStream> {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Server::new(stream, false)
+}

@@ -1,0 +1,128 @@
+//! TLS towards clients: versions, certificates, resumption, and what is no TLS at all.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, ProtocolVersion};
+
+use crate::support::PATIENCE;
+use crate::support::gate::Gate;
+use crate::support::pki::{Leaf, client_config};
+use crate::support::request::Request;
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::Peer;
+
+#[test]
+fn both_versions_and_http_1_1_alone() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    for (version, expected) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
+        for (offered, picked) in [(&["h2", "http/1.1"][..], Some("http/1.1")), (&[], None)] {
+            let mut config = client_config(&[version]);
+            config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let client = Client::connect_with(&gate, Arc::new(config), "chat.example.com");
+            assert_eq!(client.stream.conn.protocol_version(), Some(expected));
+            assert_eq!(client.stream.conn.alpn_protocol(), picked.map(str::as_bytes));
+            Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
+        }
+    }
+    // Who speaks HTTP/2 alone is told why he finds nobody, in TLS 1.3 behind the server's hello.
+    for version in [&TLS12, &TLS13] {
+        let mut config = client_config(&[version]);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let error = handshake_error(&gate, config);
+        assert!(error.contains("NoApplicationProtocol"), "{version:?}: {error}");
+    }
+}
+
+fn handshake_error(gate: &Gate, config: rustls::ClientConfig) -> String {
+    let mut stream = TcpStream::connect(gate.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), "chat.example.com".try_into().unwrap()).unwrap();
+    loop {
+        match tls.complete_io(&mut stream) {
+            Ok(_) if tls.is_handshaking() => {}
+            Ok(_) => panic!("the handshake went well"),
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+#[test]
+fn the_name_chooses_the_certificate() {
+    let leaves = [
+        Leaf::new(&["first.example", "localhost", "127.0.0.1"]),
+        Leaf::new(&["*.wild.example"]),
+        Leaf::new(&["exact.wild.example", "also.example"]),
+    ];
+    let upstream = Upstream::bind();
+    let gate = leaves.iter().fold(Setup::new(), |setup, leaf| setup.certificate(leaf.clone())).start(&upstream);
+    let table = [
+        ("first.example", 0),
+        ("a.wild.example", 1),
+        ("A.Wild.Example", 1),
+        ("exact.wild.example", 2),
+        ("also.example", 2),
+        // An address is no name, so that the first is used.
+        ("127.0.0.1", 0),
+    ];
+    for (name, number) in table {
+        let client = Client::connect_with(&gate, Arc::new(client_config(rustls::ALL_VERSIONS)), name);
+        assert_eq!(client.stream.conn.peer_certificates().unwrap()[0], leaves[number].der, "{name}");
+    }
+    // No certificate is for these, so that the first is shown, which a client that checks refuses.
+    for name in ["a.b.wild.example", "wild.example", "unknown.example"] {
+        let mut stream = TcpStream::connect(gate.address()).unwrap();
+        let config = Arc::new(client_config(rustls::ALL_VERSIONS));
+        let mut tls = rustls::ClientConnection::new(config, name.try_into().unwrap()).unwrap();
+        let mut handshake = || {
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream)?;
+            }
+            std::io::Result::Ok(())
+        };
+        let error = handshake().unwrap_err().to_string();
+        assert!(error.contains("first.example"), "{name}: {error}");
+    }
+}
+
+/// A client that comes back needs no whole handshake, in either version, and can send nothing before it is over: an
+/// opening handshake could be replayed then.
+#[test]
+fn sessions_are_resumed_without_early_data() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    for version in [&TLS12, &TLS13] {
+        let mut config = client_config(&[version]);
+        config.enable_early_data = true;
+        let config = Arc::new(config);
+        let connect = || Client::connect_with(&gate, Arc::clone(&config), "chat.example.com");
+        for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
+            let mut client: Client = connect();
+            assert_eq!(client.stream.conn.handshake_kind(), Some(expected), "{version:?}");
+            assert!(!client.stream.conn.is_early_data_accepted());
+            assert!(client.stream.conn.early_data().is_none(), "the ticket allows no early data");
+            // Tickets of TLS 1.3 come behind the handshake: they are read together with the session.
+            Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
+        }
+    }
+}
+
+/// What is no TLS is told so and closed at once; it does not hold its place until the handshake's time is over.
+#[test]
+fn plain_http_on_the_tls_port() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("handshake_timeout = \"5m\"").start(&upstream);
+    for bytes in [Request::to("/open/").bytes(), b"SSH-2.0-OpenSSH_9.9\r\n".to_vec(), vec![0; 1000]] {
+        let mut stream = TcpStream::connect(gate.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let (answer, _) = Peer::new(stream, true).rest();
+        assert!(answer.len() <= 7 && answer.first().is_none_or(|kind| *kind == 0x15), "an alert at most: {answer:?}");
+    }
+    upstream.assert_untouched();
+}
