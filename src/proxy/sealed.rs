@@ -177,8 +177,10 @@ impl AsyncRead for SealedStream {
         if !self.plain.is_empty() {
             let n = buf.remaining().min(self.plain.len());
             buf.put_slice(self.plain.get(..n).unwrap_or_default());
-            let rest = self.plain.get(n..).unwrap_or_default().to_vec();
-            self.plain = rest;
+            self.plain.drain(..n);
+            if self.plain.is_empty() {
+                self.plain = Vec::new();
+            }
         } else if buf.remaining() >= RECORD_MAX {
             let opened = ready!(self.poll_receive(cx, buf.initialize_unfilled()))?;
             buf.advance(opened);
