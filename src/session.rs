@@ -13,17 +13,19 @@
 //!
 //! What [`Step::Forward`] and [`Action::Send`] tell goes to the other side, or to the side named, in the order told.
 
+mod deadlines;
 mod outcome;
 mod peer;
+mod receive;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::policy::limits::{Limits, OnExcess};
+use crate::policy::limits::Limits;
 use crate::policy::quota::Bucket;
-use crate::ws::close::{Close, CloseCode};
-use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame, Header, Opcode, apply_mask};
-use crate::ws::inspector::{Inspector, Next, Rules};
+use crate::ws::close::CloseCode;
+use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
+use crate::ws::inspector::{Inspector, Rules};
 
 pub use outcome::{By, Cause, Counts, Outcome, Passed};
 use peer::{Input, Peer};
@@ -121,6 +123,8 @@ pub struct Session {
     ended: bool,
     ping_tag: [u8; 4],
     pings: u32,
+    /// Pings that the client was sent and has not answered: so many pongs of its own are no overhead.
+    pongs_owed: u32,
     counts: Counts,
 }
 
@@ -159,25 +163,9 @@ impl Session {
             ended: false,
             ping_tag,
             pings: 0,
+            pongs_owed: 0,
             counts: Counts::default(),
         }
-    }
-
-    /// Judges the start of the bytes that came from a side.
-    pub fn receive(&mut self, from: Side, bytes: &[u8], now: Instant) -> Step {
-        if bytes.is_empty() {
-            return Step::More;
-        }
-        let peer = self.peer_mut(from);
-        peer.heard(now);
-        if peer.input != Input::Open {
-            return Step::Discard(bytes.len());
-        }
-        self.judge(from, bytes, now).unwrap_or_else(|cause| {
-            self.peer_mut(from).input = Input::Broken;
-            self.end(By::Tollgate, cause, now);
-            Step::Discard(bytes.len())
-        })
     }
 
     /// Says that nothing more comes from a side and nothing more can be sent to it.
@@ -231,71 +219,15 @@ impl Session {
         self.counts
     }
 
+    /// Whether nothing comes from a side and nothing can be sent to it any more, because it went or was given up.
+    pub fn is_gone(&self, side: Side) -> bool {
+        self.peer(side).input == Input::Gone
+    }
+
     /// Ends the session at once, without a closing handshake.
     pub fn abort(&mut self, cause: Cause) -> Outcome {
         self.ended = true;
         *self.outcome.get_or_insert(Outcome { by: By::Tollgate, code: None, cause })
-    }
-
-    /// When [`Session::pass_deadline`] is to be called next.
-    pub fn deadline(&self) -> Option<Instant> {
-        if self.ended {
-            return None;
-        }
-        let mut earliest = self.wait_until;
-        let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
-        for side in Side::BOTH {
-            add(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout)));
-        }
-        if self.close_by.is_some() {
-            add(self.close_by);
-        } else {
-            add(self.expires);
-            add(self.drain_at);
-            add(self.idle_at());
-            add(self.heartbeat_at(Side::Client));
-            add(self.heartbeat_at(Side::Upstream));
-        }
-        earliest
-    }
-
-    /// Does what is due by now.
-    pub fn pass_deadline(&mut self, now: Instant) {
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.wait_until) {
-            self.wait_until = None;
-            self.client.heard(now);
-        }
-        for side in Side::BOTH {
-            if due(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout))) {
-                let peer = self.peer_mut(side);
-                peer.input = Input::Gone;
-                peer.drop_output();
-                self.end(By::Tollgate, Cause::WriteStall(side), now);
-            }
-        }
-        if self.close_by.is_some() {
-            if due(self.close_by) {
-                self.close_now();
-            }
-        } else if due(self.expires) {
-            self.end(By::Tollgate, Cause::TokenExpired, now);
-        } else if due(self.drain_at) {
-            self.end(By::Tollgate, Cause::Drain, now);
-        } else if due(self.idle_at()) {
-            self.end(By::Tollgate, Cause::IdleTimeout, now);
-        } else {
-            for side in Side::BOTH {
-                if !due(self.heartbeat_at(side)) {
-                    continue;
-                }
-                if self.peer(side).pinged.is_some() {
-                    self.end(By::Tollgate, Cause::NoPong(side), now);
-                } else {
-                    self.peer_mut(side).ping_waits = true;
-                }
-            }
-        }
     }
 
     /// The next thing to do.
@@ -316,126 +248,13 @@ impl Session {
             if std::mem::take(&mut peer.ping_waits) {
                 peer.pinged = Some(now);
                 self.pings = self.pings.wrapping_add(1);
+                self.pongs_owed = self.pongs_owed.saturating_add(u32::from(side == Side::Client));
                 return Some(Action::Send { to: side, frame: ControlFrame::ping(self.ping_payload()) });
             }
         }
         let outcome = self.outcome.filter(|_| self.over || self.handshake_over())?;
         self.ended = true;
         Some(Action::End(outcome))
-    }
-
-    fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let broken = |violation| Cause::Violation(from, violation);
-        match self.peer(from).inspector.look(bytes).map_err(broken)? {
-            Next::Incomplete => Ok(Step::More),
-            Next::Payload(n) => {
-                let payload = bytes.get(..n).unwrap_or(bytes);
-                self.peer_mut(from).inspector.payload(payload).map_err(broken)?;
-                Ok(self.pass_data(from, n, now))
-            }
-            Next::Data(header) => self.judge_data(from, &header, bytes, now),
-            Next::Control(header) => self.judge_control(from, &header, bytes, now),
-        }
-    }
-
-    fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let broken = |violation| Cause::Violation(from, violation);
-        let first = header.opcode != Opcode::Continuation;
-        if from == Side::Client && !self.upstream.is_deaf() {
-            if first && let Some(step) = self.count_message(now)? {
-                return Ok(step);
-            }
-            if !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES {
-                self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
-            }
-        }
-        let payload = bytes.get(header.len..).unwrap_or_default();
-        let here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len());
-        let peer = self.peer_mut(from);
-        peer.inspector.begin(header).map_err(broken)?;
-        if here > 0 {
-            peer.inspector.payload(payload.get(..here).unwrap_or_default()).map_err(broken)?;
-        }
-        let skipped = self.peer(from).skipping || self.peer(from.other()).is_deaf();
-        if first && !skipped {
-            self.counts.of(from).messages += 1;
-        }
-        Ok(self.pass_data(from, header.len + here, now))
-    }
-
-    /// Counts the message that begins here; a step if it may not pass now.
-    fn count_message(&mut self, now: Instant) -> Result<Option<Step>, Cause> {
-        self.client.skipping = false;
-        let (Some(bucket), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
-        let Err(exceeded) = bucket.take(now) else { return Ok(None) };
-        self.counts.throttled += 1;
-        match quota.on_excess {
-            OnExcess::Close => Err(Cause::MessageRate),
-            OnExcess::Delay if self.close_by.is_none() => {
-                self.wait_until = Some(exceeded.until);
-                Ok(Some(Step::Wait))
-            }
-            // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
-            // the message may be the Close that all wait for.
-            OnExcess::Delay | OnExcess::Drop => {
-                self.client.skipping = true;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
-    fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Step {
-        let muted = self.peer(from.other()).is_deaf();
-        let peer = self.peer_mut(from);
-        if peer.skipping || muted {
-            peer.mid_frame = false;
-            return Step::Discard(n);
-        }
-        peer.mid_frame = !peer.inspector.at_boundary();
-        self.data_passed = now;
-        self.counts.of(from).bytes += n as u64;
-        Step::Forward(n)
-    }
-
-    fn judge_control(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let muted = self.peer(from.other()).is_deaf();
-        if from == Side::Client && !muted {
-            self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
-        }
-        let mut plain = [0; CONTROL_MAX_BYTES];
-        let payload = bytes.get(header.len..).unwrap_or_default();
-        let len = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len()).min(plain.len());
-        let plain = &mut plain[..len];
-        plain.copy_from_slice(&payload[..len]);
-        apply_mask(plain, header.mask.unwrap_or_default(), 0);
-
-        let whole = header.len + len;
-        let ours = match header.opcode {
-            Opcode::Close => {
-                let close = Close::parse(plain).map_err(|violation| Cause::Violation(from, violation))?;
-                self.receive_close(from, close.code, now);
-                false
-            }
-            Opcode::Pong => self.is_own_pong(plain),
-            _ => false,
-        };
-        // If a Close of ours waits for the other side, this one is only the answer to its twin.
-        let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).close_waits.is_some());
-        if muted || ours {
-            return Ok(Step::Discard(whole));
-        }
-        if header.opcode == Opcode::Close {
-            self.peer_mut(from.other()).close_sent = true;
-        }
-        self.counts.of(from).bytes += whole as u64;
-        Ok(Step::Forward(whole))
-    }
-
-    fn receive_close(&mut self, from: Side, code: Option<CloseCode>, now: Instant) {
-        self.peer_mut(from).input = Input::Closed;
-        self.outcome.get_or_insert(Outcome { by: By::from(from), code, cause: Cause::Closed });
-        self.start_closing(now);
     }
 
     /// Begins to end the session: both sides get a Close as soon as their direction is between frames; a side that broke
@@ -489,39 +308,11 @@ impl Session {
         peer.input == Input::Broken && other.input == Input::Open && other_is_told && !self.over
     }
 
-    fn idle_at(&self) -> Option<Instant> {
-        self.data_passed.checked_add(self.limits.idle_timeout?)
-    }
-
-    /// When a side is to be pinged, or must have been heard again.
-    fn heartbeat_at(&self, side: Side) -> Option<Instant> {
-        let (peer, other) = (self.peer(side), self.peer(side.other()));
-        let interval = peer.ping_interval?;
-        let unread = other.blocked_since.is_some() || self.waiting(side);
-        if unread || peer.ping_waits || peer.blocked_since.is_some() {
-            return None;
-        }
-        match peer.pinged {
-            Some(pinged) => pinged.checked_add(self.limits.pong_timeout),
-            None => peer.heard_at.checked_add(interval),
-        }
-    }
-
     fn ping_payload(&self) -> [u8; 8] {
         let mut payload = [0; 8];
         payload[..4].copy_from_slice(&self.ping_tag);
         payload[4..].copy_from_slice(&self.pings.to_be_bytes());
         payload
-    }
-
-    /// A pong that answers one of our pings, the last one or an earlier one.
-    fn is_own_pong(&self, payload: &[u8]) -> bool {
-        match payload.split_first_chunk::<4>() {
-            Some((tag, count)) if *tag == self.ping_tag => {
-                <[u8; 4]>::try_from(count).is_ok_and(|count| (1..=self.pings).contains(&u32::from_be_bytes(count)))
-            }
-            _ => false,
-        }
     }
 
     fn peer(&self, side: Side) -> &Peer {

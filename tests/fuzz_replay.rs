@@ -2,6 +2,8 @@
 //!
 //! `TOLLGATE_SEED` chooses other mutations, `TOLLGATE_SEEDS` how many.
 
+#![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
+
 #[path = "fuzz/checks.rs"]
 mod checks;
 

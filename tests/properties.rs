@@ -1,5 +1,7 @@
 //! Properties of `ws` that hold for every input, and what another implementation says about the same bytes.
 
+#![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
+
 #[path = "harness/wire.rs"]
 #[allow(dead_code)] // The other half of it is for the tests of whole sessions.
 mod wire;

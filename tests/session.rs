@@ -1,5 +1,7 @@
 //! The rules of one proxied WebSocket, played in memory and in virtual time.
 
+#![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
+
 mod harness;
 
 use std::sync::Arc;
@@ -725,10 +727,27 @@ fn what_is_passed_on_to_nobody_is_not_counted() {
 
 #[test]
 fn the_close_itself_is_not_lost_to_the_overhead_rate() {
-    // One ping used up the quota; a Close then is a control frame too many, and ends the session either way.
+    // One ping used up the quota; the Close is the last frame anyway, so it is not counted.
     let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
-    let relay = play(setup, &[from(Client, FIN | PING, ""), close(Client, 4000, ""), close(Upstream, 4000, "")]);
-    assert!(relay.outcome.is_some());
+    let events = [from(Client, FIN | PING, ""), close(Client, 4000, ""), close(Upstream, 4000, "")];
+    check(setup, &events, &["close 4000"], &["ping", "close 4000"], end(By::Client, 4000, Cause::Closed));
+}
+
+#[test]
+fn pongs_that_were_asked_for_are_no_overhead() {
+    let setup = || lenient().with(|limits| limits.overhead = quota(1, 1));
+    let asked = [from(Upstream, FIN | PING, "x"), from(Client, FIN | PONG, "x")];
+    let thirty = vec![asked; 30].concat();
+    assert_eq!(play(setup(), &thirty).outcome, None);
+    let unasked = [&thirty[..], &vec![from(Client, FIN | PONG, "x"); 2], &[Pass(5 * SECOND)]].concat();
+    assert_eq!(play(setup(), &unasked).outcome, end(By::Tollgate, 1008, Cause::OverheadRate));
+}
+
+#[test]
+fn a_client_that_waits_for_its_rate_is_not_idle() {
+    let setup = lenient().rate(1, 1, Delay).with(|limits| limits.idle_timeout = Some(Duration::from_millis(500)));
+    let events = [text(Client, "1"), text(Client, "2"), Pass(900), Pass(100)];
+    check(setup, &events, &[], &["text 1", "text 2"], None);
 }
 
 // Heartbeat.

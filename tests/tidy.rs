@@ -1,5 +1,7 @@
 //! Invariants of the source: what must not stand where. The rules are data, and all breaches are told at once.
 
+#![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

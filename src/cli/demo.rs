@@ -45,7 +45,7 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let echo = echo::start()?;
     write_certificates(&folder)?;
     let token = write_keys(&folder)?;
-    let file = folder.write("tollgate.toml", &toml(&addresses, port, echo))?;
+    let file = folder.write("tollgate.toml", &configuration(&addresses, port, echo))?;
 
     let config = config::load(&file).map_err(|report| report.to_string())?;
     log::init(config.log);
@@ -145,7 +145,7 @@ fn write_keys(folder: &Folder) -> Result<String, Box<dyn Error>> {
     })
 }
 
-fn toml(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> String {
+fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> String {
     let listener = |address: &SocketAddr| {
         let certificates = "certificates = [{ chain = \"chain.pem\", key = \"key.pem\" }]";
         format!("[[listener]]\naddress = \"{address}\"\n{certificates}\n\n")

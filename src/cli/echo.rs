@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::proxy::worker::Tasks;
+use crate::proxy::worker::{Tasks, start_thread};
 use crate::ws::frame::{Header, Opcode, apply_mask};
 use crate::ws::handshake::{self, Opening};
 
@@ -34,7 +34,7 @@ pub fn start() -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let address = listener.local_addr()?;
-    std::thread::Builder::new().name("echo".to_owned()).spawn(move || runtime.block_on(accept(listener)))?;
+    start_thread("echo", runtime, accept(listener))?;
     Ok(address)
 }
 
@@ -42,7 +42,7 @@ async fn accept(listener: TcpListener) {
     let (tasks, permits) = (Tasks::default(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        tasks.spawn(async move {
+        tasks.start(async move {
             // A connection that fails is of no interest beyond itself.
             let _ = serve(stream).await;
             drop(permit);

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::config::{self, Config};
 use crate::policy::route::Auth;
 use crate::proxy::server::Server;
+use crate::proxy::worker::start_thread;
 use crate::telemetry::log;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
@@ -69,18 +70,16 @@ pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
         let _entered = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                if sender.send(()).await.is_err() {
-                    return;
-                }
+    start_thread("signals", runtime, async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-        });
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
     })?;
     Ok(receiver)
 }

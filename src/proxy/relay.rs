@@ -300,12 +300,18 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.nap_at = None;
                 self.client.hibernate();
             }
+            // What waits for a side that was given up would keep the other one from being read, and its Close with it.
+            for side in Side::BOTH {
+                if self.session.is_gone(side) {
+                    self.port(side).end();
+                }
+            }
         }
         fired
     }
 
-    /// Sets the timer to the session's next deadline or its nap; whether that has passed already. A timer that fires too early is
-    /// set again then, so that one that is put off with every message costs nothing with every message.
+    /// Sets the timer to the session's next deadline or its nap; whether that has passed already. A timer that fires too
+    /// early is set again then, so that one that is put off with every message costs nothing with every message.
     fn arm_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let next = [self.session.deadline(), self.nap_at].into_iter().flatten().min();
         let Some(deadline) = next.map(tokio::time::Instant::from_std) else { return false };

@@ -127,14 +127,15 @@ impl Server {
                 let bound = TcpListener::from_std(bound).map_err(ServeError::System)?;
                 let (permits, workers, gateway) =
                     (Arc::clone(&permits), Arc::clone(&workers), Arc::clone(&self.gateway));
-                accepting.spawn(async move {
+                accepting.start(async move {
                     listener::accept(bound, door, permits, workers, &gateway.lifecycle).await;
                 });
             }
             // A sender that is gone will say nothing more, which is a word, too.
             stop.recv().await;
-            draining(self.gateway.lifecycle.sessions());
+            // Who hears of the drain can rely on it that nobody comes in any more.
             self.gateway.policy.drain();
+            draining(self.gateway.lifecycle.sessions());
             self.gateway.lifecycle.start_drain();
             accepting.end().await;
             drain(&self.gateway.lifecycle, workers, &mut stop).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -49,8 +49,8 @@ impl Worker {
         let (end, ended) = oneshot::channel();
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
-        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            runtime.block_on(carry(gateway, queue, count));
+        start_thread(&format!("worker-{number}"), runtime, async move {
+            carry(gateway, queue, count).await;
             // Whoever waits for it may have given up.
             let _ = end.send(());
         })?;
@@ -78,13 +78,22 @@ impl Worker {
     }
 }
 
+/// Starts a thread that runs a future to its end: the one place that makes threads.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(future))?;
+    Ok(())
+}
+
 /// Tasks that are waited for: the one place that spawns, so that none escapes the drain.
 #[derive(Debug, Default, Clone)]
 pub struct Tasks(TaskTracker);
 
 impl Tasks {
     /// Starts a task on this thread's runtime. A panic in it ends it alone.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
 
@@ -101,7 +110,7 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
         let counted = Counted(Arc::clone(&connections));
         let gateway = Arc::clone(&gateway);
         let sessions = tasks.clone();
-        tasks.spawn(async move {
+        tasks.start(async move {
             let Arrival { stream, client, door, permit } = arrival;
             let place = Place { _permit: permit, _counted: counted };
             let stream = match tokio::net::TcpStream::from_std(stream) {
@@ -110,7 +119,7 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
             };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
             if let Some(relay) = Box::pin(connection::serve(&gateway, &door, stream, client, place)).await {
-                sessions.spawn(relay);
+                sessions.start(relay);
             }
         });
     }

@@ -10,8 +10,8 @@ use crate::policy::rejection::Rejection;
 
 /// At most 50 lines a second in the long run, 500 at once: some 15 KB a second under attack.
 const LINES: Quota = Quota {
-    rate: Rate { count: NonZeroU32::new(50).unwrap(), period: Duration::from_secs(1) },
-    burst: NonZeroU32::new(500).unwrap(),
+    rate: Rate { count: NonZeroU32::MIN.saturating_add(49), period: Duration::from_secs(1) },
+    burst: NonZeroU32::MIN.saturating_add(499),
 };
 /// How much of what a client sent stands in a line.
 const TEXT_MAX_BYTES: usize = 256;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::gate::Gate;
 use crate::support::session::Session;
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
-use crate::support::wire::{BINARY, CONTINUATION, Frame, PING, Peer};
+use crate::support::wire::{BINARY, CONTINUATION, Frame, PING};
 
 /// Memory that a debug build may need for a while, whatever happens: buffers of a worker, of the allocator, of TLS.
 const SLACK_KIB: u64 = 8 * 1024;
@@ -36,7 +37,7 @@ fn an_offer_of_too_many_bytes_is_refused_at_its_header() {
         for len in [i64::MAX as u64, 1 << 62, (1 << 40) + 1] {
             let mut session = Session::open(&gate, &upstream);
             session.client.send(&promise(len));
-            assert_eq!(session.is_closed(1009, "frame too big"), []);
+            assert_eq!(session.expect_closed(1009, "frame too big"), []);
         }
         // What is within the limit passes, and is no promise of ours to keep it.
         let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -69,7 +70,7 @@ fn a_hundred_thousand_fragments() {
     let mut session = Session::open(&gate, &upstream);
     measure("fragments that are not", &gate, || {
         session.client.send(&bytes);
-        let passed = session.is_closed(1008, "frame rate exceeded").len();
+        let passed = session.expect_closed(1008, "frame rate exceeded").len();
         assert!((200..2000).contains(&passed), "the burst, and what the rate gives back meanwhile: {passed}");
     });
 }
@@ -82,7 +83,7 @@ fn a_thousand_pings() {
     let pings = Frame::new(PING, [7; 125]).masked().bytes().repeat(1000);
     measure("pings", &gate, || {
         session.client.send(&pings);
-        let passed = session.is_closed(1008, "frame rate exceeded");
+        let passed = session.expect_closed(1008, "frame rate exceeded");
         assert!(passed.iter().all(|frame| frame.opcode == PING));
         assert!((200..1000).contains(&passed.len()), "{}", passed.len());
     });
@@ -111,16 +112,6 @@ fn frames_that_are_held() {
     }
 }
 
-/// The frame that an end sends until nobody takes it any more.
-fn flood<S: std::io::Read + std::io::Write>(peer: &mut Peer<S>) -> usize {
-    let frame = Frame::new(BINARY, vec![0; 60 * 1024]);
-    let mut sent = 0;
-    while peer.try_send_frame(frame.clone()).is_ok() {
-        sent += frame.payload.len();
-    }
-    sent
-}
-
 const BLOCKED: Duration = Duration::from_millis(200);
 
 #[test]
@@ -130,7 +121,7 @@ fn a_slow_reader_with_a_fast_upstream() {
     let Session { client, mut server, .. } = Session::open(&gate, &upstream);
     server.stream.set_write_timeout(Some(BLOCKED)).unwrap();
     measure("a slow reader", &gate, || {
-        eprintln!("the upstream sent {} KiB", flood(&mut server) / 1024);
+        eprintln!("the upstream sent {} KiB", server.flood().0 / 1024);
         let line = gate.log.next("session ended");
         assert_eq!((&line["cause"], &line["code"]), (&json!("client_write_stall"), &json!(1001)), "{line}");
     });
@@ -142,9 +133,9 @@ fn a_slow_upstream_with_a_fast_client() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("write_timeout = \"2s\"\nclose_timeout = \"100ms\"").start(&upstream);
     let Session { mut client, server, .. } = Session::open(&gate, &upstream);
-    client.stream.sock.set_write_timeout(Some(BLOCKED)).unwrap();
+    client.set_timeout(BLOCKED);
     measure("a slow upstream", &gate, || {
-        eprintln!("the client sent {} KiB", flood(&mut client) / 1024);
+        eprintln!("the client sent {} KiB", client.flood().0 / 1024);
         let line = gate.log.next("session ended");
         assert_eq!((&line["cause"], &line["code"]), (&json!("upstream_write_stall"), &json!(1014)), "{line}");
     });
@@ -158,19 +149,28 @@ fn a_reader_that_catches_up() {
     let gate = Setup::new().limits("message_max_size = \"1GiB\"").start(&upstream);
     let mut session = Session::open(&gate, &upstream);
     session.server.stream.set_write_timeout(Some(BLOCKED)).unwrap();
-    let chunk = Frame::new(BINARY, vec![7; 4096]).bytes();
-    let mut sent = 0;
+    let mut rest = Vec::new();
     measure("a reader that catches up", &gate, || {
-        use std::io::Write;
-        while let Ok(n) = session.server.stream.write(&chunk[sent % chunk.len()..]) {
-            sent += n;
-        }
+        let (sent, unsent) = session.server.flood();
+        rest = unsent;
+        let frame = Frame::new(BINARY, vec![0x5a; 60 << 10]).bytes();
         let received = session.client.take(sent);
-        let expected = chunk.iter().cycle();
-        assert!(received.iter().zip(expected).all(|(came, sent)| came == sent), "in order and whole");
+        assert!(received.iter().zip(frame.iter().cycle()).all(|(came, sent)| came == sent), "in order and whole");
     });
-    let rest = &chunk[sent % chunk.len()..];
-    session.server.send(rest);
+    session.server.send(&rest);
     assert_eq!(session.client.take(rest.len()), rest);
-    session.close();
+    // What waits for a slow reader is not lost when the upstream closes and goes, and neither is the Close.
+    let (sent, rest) = session.server.flood();
+    let (mut server, left) = (session.server, rest.len());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            server.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+            server.send(&rest);
+            server.send_frame(Frame::close(4000, "that was all"));
+        });
+        session.client.take(sent + left);
+        assert_eq!(session.client.expect_close(4000), "that was all");
+        session.client.send_frame(Frame::close(4000, ""));
+        session.client.expect_clean_end();
+    });
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use tollgate::session::{Cause, Side};
 use tollgate::ws::frame::Violation;
 
+use crate::support::PATIENCE;
 use crate::support::every::every;
 use crate::support::gate::Gate;
 use crate::support::pki::token;
@@ -61,6 +62,9 @@ impl Case {
     }
 }
 
+/// How long nothing is taken until a flood counts as blocked.
+const BLOCKED: Duration = Duration::from_millis(100);
+
 /// What provokes each cause. Nothing may be left out here.
 fn cases(cause: Cause) -> Vec<Case> {
     match cause {
@@ -94,30 +98,34 @@ fn cases(cause: Cause) -> Vec<Case> {
         ],
         Cause::Drain => vec![ours(|_, gate| gate.drain(), 1001, "going away")],
         Cause::Gone(side) => gone(side),
+        // Once it gave up the one side, the gate takes the rest of the other's flood, and throws it away.
         Cause::WriteStall(Side::Client) => vec![
             case(
                 |session, _| {
-                    let _ = session.server.stream.set_write_timeout(Some(Duration::from_millis(100)));
-                    flood(&mut session.server);
+                    session.server.stream.set_write_timeout(Some(BLOCKED)).unwrap();
+                    let (_, rest) = session.server.flood();
+                    session.server.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                    session.server.send(&rest);
                 },
                 [Gets::Absent, Gets::Close(0, 1001, "client does not read")],
                 "tollgate",
                 Some(1001),
             )
-            .limits("write_timeout = \"1s\"\nclose_timeout = \"100ms\""),
+            .limits("write_timeout = \"1s\""),
         ],
         Cause::WriteStall(Side::Upstream) => vec![
             case(
                 |session, _| {
-                    let _ = session.client.stream.sock.set_write_timeout(Some(Duration::from_millis(100)));
-                    flood(&mut session.client);
-                    let _ = session.client.stream.sock.set_write_timeout(Some(crate::support::PATIENCE));
+                    session.client.set_timeout(BLOCKED);
+                    let (_, rest) = session.client.flood();
+                    session.client.set_timeout(PATIENCE);
+                    session.client.send(&rest);
                 },
                 [Gets::Close(0, 1014, "upstream does not read"), Gets::Absent],
                 "tollgate",
                 Some(1014),
             )
-            .limits("write_timeout = \"1s\"\nclose_timeout = \"100ms\""),
+            .limits("write_timeout = \"1s\""),
         ],
         Cause::Cut => vec![case(
             |session, gate| {
@@ -274,12 +282,6 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
         }
     };
     offences.into_iter().map(|offence| case(offend(offence), gets, "tollgate", Some(code)).limits(limits)).collect()
-}
-
-/// Sends frames until nobody takes them any more.
-fn flood<S: std::io::Read + Write>(peer: &mut Peer<S>) {
-    let frame = Frame::new(BINARY, vec![0; 60 * 1024]);
-    while peer.try_send_frame(frame.clone()).is_ok() {}
 }
 
 /// Runs all cases of these causes.

@@ -21,7 +21,7 @@ fn close_beyond_the_rate() {
     for n in 0..5 {
         session.server.expect_text(&n.to_string());
     }
-    assert_eq!(session.is_closed(1008, "message rate exceeded"), []);
+    assert_eq!(session.expect_closed(1008, "message rate exceeded"), []);
     let line = gate.log.next("session ended");
     assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(5), &json!(1)), "{line}");
 }
@@ -89,13 +89,13 @@ fn a_quota_shared_by_subject() {
         session.server.expect_text("one");
     }
     first.client.send_text("two");
-    first.is_closed(1008, "message rate exceeded");
+    first.expect_closed(1008, "message rate exceeded");
     other.client.send_text("two");
     other.server.expect_text("two");
     // A new session brings no new quota.
     let mut third = open("ada");
     third.client.send_text("three");
-    third.is_closed(1008, "message rate exceeded");
+    third.expect_closed(1008, "message rate exceeded");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_quota_shared_by_address() {
     first.client.send_text("one");
     first.server.expect_text("one");
     second.client.send_text("two");
-    second.is_closed(1008, "message rate exceeded");
+    second.expect_closed(1008, "message rate exceeded");
 }
 
 /// Small fragments cost more than they carry, large ones do not; the last of a message is free.
@@ -126,6 +126,6 @@ fn small_fragments_are_overhead() {
     for _ in 0..3 {
         client.send_frame(Frame::new(CONTINUATION, "b").unfinished());
     }
-    assert_eq!(session.is_closed(1008, "frame rate exceeded").len(), 3);
+    assert_eq!(session.expect_closed(1008, "frame rate exceeded").len(), 3);
     assert_eq!(gate.log.next("session ended")["cause"], "overhead_rate");
 }

@@ -139,7 +139,7 @@ fn an_extension_that_nobody_knows_is_not_offered() {
     let mut session = Session::open_with(&gate, &upstream, &request, &[]);
     assert_eq!(session.asked.get("Sec-WebSocket-Extensions"), None);
     session.client.send_frame(Frame::text("x").rsv(4));
-    assert_eq!(session.is_closed(1002, "reserved bit"), []);
+    assert_eq!(session.expect_closed(1002, "reserved bit"), []);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::support::gate::{Folder, Gate};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
-use crate::support::upstream::{Upstream, over_unix};
+use crate::support::upstream::{Upstream, over_unix, refusing};
 
 #[test]
 fn servers_take_turns() {
@@ -25,10 +25,8 @@ fn servers_take_turns() {
 /// A server that refuses is passed over, whoever's turn it is.
 #[test]
 fn the_next_server_takes_over() {
-    let (first, gone) = (Upstream::bind(), Upstream::bind());
-    let setup = Setup::new().to(first.address()).to(gone.address());
-    drop(gone);
-    let gate = Gate::start(setup);
+    let (first, (_taken, gone)) = (Upstream::bind(), refusing());
+    let gate = Gate::start(Setup::new().to(first.address()).to(gone));
     for _ in 0..4 {
         Session::open(&gate, &first).close();
         assert_eq!(gate.log.next("session ended")["server"], first.address().to_string());

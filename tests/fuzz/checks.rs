@@ -227,7 +227,7 @@ pub fn config(data: &[u8]) {
             assert!(text.get(span.clone()).is_some(), "{fault:?} is not in the text");
         }
     }
-    assert_eq!(report.lines().count(), report.faults().len());
+    assert_eq!(report.lines().count(), report.faults().len().min(50), "what is shown is bounded");
     let shown = report.to_string();
     assert!(shown.is_empty() == report.is_empty());
     assert!(!shown.contains("a defect of tollgate"), "{shown}");

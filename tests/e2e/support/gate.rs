@@ -108,7 +108,7 @@ impl Gate {
     /// one that counts.
     pub fn allow_no_more_descriptors(&self) {
         let open = |number: &u64| self.proc(&format!("fd/{number}")).symlink_metadata().is_ok();
-        let free = (0..).find(|number| !open(number));
+        let free = (0..1 << 20).find(|number| !open(number));
         let limit = Rlimit { current: free, maximum: getrlimit(Resource::Nofile).maximum };
         prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
     }

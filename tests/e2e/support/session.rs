@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -35,6 +36,12 @@ impl Client {
             tls.complete_io(&mut stream).expect("the TLS handshake");
         }
         Self::new(StreamOwned::new(tls, stream), true)
+    }
+
+    /// How long it waits, both ways: rustls tries to read when it cannot write.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.stream.sock.set_read_timeout(Some(timeout)).unwrap();
+        self.stream.sock.set_write_timeout(Some(timeout)).unwrap();
     }
 
     /// Sends a request and reads the answer, with its body up to the end.
@@ -91,7 +98,7 @@ impl Session {
 
     /// Both ends get this Close from the gate, and answer it: the upstream first, since a client that went too far still
     /// gets the upstream's answers to what it sent before. What else the upstream got is given back.
-    pub fn is_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
+    pub fn expect_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
         let mut before = Vec::new();
         let close = loop {
             let frame = self.server.frame();

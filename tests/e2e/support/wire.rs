@@ -152,6 +152,21 @@ impl<S: Read + Write> Peer<S> {
         self.stream.flush()
     }
 
+    /// Sends frames of 60 KiB until none is taken within the stream's write timeout: how many bytes were, and the rest of
+    /// the last frame.
+    pub fn flood(&mut self) -> (usize, Vec<u8>) {
+        let frame = Frame { mask: self.masks.then_some(MASK), ..Frame::new(BINARY, vec![0x5a; 60 << 10]) }.bytes();
+        let mut sent = 0;
+        loop {
+            let rest = &frame[sent % frame.len()..];
+            match self.stream.write(rest) {
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return (sent, rest.to_vec()),
+                Err(error) => panic!("the gate has gone: {error}"),
+            }
+        }
+    }
+
     pub fn send_text(&mut self, text: &str) {
         self.send_frame(Frame::text(text));
     }

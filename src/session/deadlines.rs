@@ -1,0 +1,93 @@
+//! What becomes due in a session: heartbeats, timeouts, the token's end, the drain, the end of the closing handshake.
+
+use std::time::Instant;
+
+use super::outcome::{By, Cause};
+use super::peer::Input;
+use super::{Session, Side};
+
+impl Session {
+    /// When [`Session::pass_deadline`] is to be called next.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.ended {
+            return None;
+        }
+        let mut earliest = self.wait_until;
+        let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
+        for side in Side::BOTH {
+            add(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout)));
+        }
+        if self.close_by.is_some() {
+            add(self.close_by);
+        } else {
+            add(self.expires);
+            add(self.drain_at);
+            add(self.idle_at());
+            add(self.heartbeat_at(Side::Client));
+            add(self.heartbeat_at(Side::Upstream));
+        }
+        earliest
+    }
+
+    /// Does what is due by now.
+    pub fn pass_deadline(&mut self, now: Instant) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.wait_until) {
+            self.wait_until = None;
+            self.client.heard(now);
+            self.data_passed = now;
+        }
+        for side in Side::BOTH {
+            if due(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout))) {
+                let peer = self.peer_mut(side);
+                peer.input = Input::Gone;
+                peer.drop_output();
+                self.end(By::Tollgate, Cause::WriteStall(side), now);
+            }
+        }
+        if self.close_by.is_some() {
+            if due(self.close_by) {
+                self.close_now();
+            }
+        } else if due(self.expires) {
+            self.end(By::Tollgate, Cause::TokenExpired, now);
+        } else if due(self.drain_at) {
+            self.end(By::Tollgate, Cause::Drain, now);
+        } else if due(self.idle_at()) {
+            self.end(By::Tollgate, Cause::IdleTimeout, now);
+        } else {
+            for side in Side::BOTH {
+                if !due(self.heartbeat_at(side)) {
+                    continue;
+                }
+                if self.peer(side).pinged.is_some() {
+                    self.end(By::Tollgate, Cause::NoPong(side), now);
+                } else {
+                    self.peer_mut(side).ping_waits = true;
+                }
+            }
+        }
+    }
+
+    /// Who waits for its rate is not idle.
+    fn idle_at(&self) -> Option<Instant> {
+        if self.wait_until.is_some() {
+            return None;
+        }
+        self.data_passed.checked_add(self.limits.idle_timeout?)
+    }
+
+    /// When a side is to be pinged, or must have been heard again.
+    fn heartbeat_at(&self, side: Side) -> Option<Instant> {
+        let (peer, other) = (self.peer(side), self.peer(side.other()));
+        let interval = peer.ping_interval?;
+        let unread = other.blocked_since.is_some() || self.waiting(side);
+        if unread || peer.ping_waits || peer.blocked_since.is_some() {
+            return None;
+        }
+        match peer.pinged {
+            Some(pinged) => pinged.checked_add(self.limits.pong_timeout),
+            None => peer.heard_at.checked_add(interval),
+        }
+    }
+}

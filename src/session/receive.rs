@@ -1,0 +1,164 @@
+//! Judges what comes from a side: what passes, what is discarded, what waits, and what ends the session.
+
+use std::time::Instant;
+
+use super::outcome::{By, Cause, Outcome};
+use super::peer::Input;
+use super::{SMALL_FRAGMENT_BYTES, Session, Side, Step};
+use crate::policy::limits::OnExcess;
+use crate::ws::close::{Close, CloseCode};
+use crate::ws::frame::{CONTROL_MAX_BYTES, Header, Opcode, apply_mask};
+use crate::ws::inspector::Next;
+
+impl Session {
+    /// Judges the start of the bytes that came from a side.
+    pub fn receive(&mut self, from: Side, bytes: &[u8], now: Instant) -> Step {
+        if bytes.is_empty() {
+            return Step::More;
+        }
+        let peer = self.peer_mut(from);
+        peer.heard(now);
+        if peer.input != Input::Open {
+            return Step::Discard(bytes.len());
+        }
+        self.judge(from, bytes, now).unwrap_or_else(|cause| {
+            self.peer_mut(from).input = Input::Broken;
+            self.end(By::Tollgate, cause, now);
+            Step::Discard(bytes.len())
+        })
+    }
+
+    fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
+        let broken = |violation| Cause::Violation(from, violation);
+        match self.peer(from).inspector.look(bytes).map_err(broken)? {
+            Next::Incomplete => Ok(Step::More),
+            Next::Payload(n) => {
+                let payload = bytes.get(..n).unwrap_or(bytes);
+                self.peer_mut(from).inspector.payload(payload).map_err(broken)?;
+                Ok(self.pass_data(from, n, now))
+            }
+            Next::Data(header) => self.judge_data(from, &header, bytes, now),
+            Next::Control(header) => self.judge_control(from, &header, bytes, now),
+        }
+    }
+
+    fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
+        let broken = |violation| Cause::Violation(from, violation);
+        let first = header.opcode != Opcode::Continuation;
+        if from == Side::Client && !self.upstream.is_deaf() {
+            if first && let Some(step) = self.count_message(now)? {
+                return Ok(step);
+            }
+            if !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES {
+                self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
+            }
+        }
+        let payload = bytes.get(header.len..).unwrap_or_default();
+        let here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len());
+        let peer = self.peer_mut(from);
+        peer.inspector.begin(header).map_err(broken)?;
+        if here > 0 {
+            peer.inspector.payload(payload.get(..here).unwrap_or_default()).map_err(broken)?;
+        }
+        let skipped = self.peer(from).skipping || self.peer(from.other()).is_deaf();
+        if first && !skipped {
+            self.counts.of(from).messages += 1;
+        }
+        Ok(self.pass_data(from, header.len + here, now))
+    }
+
+    /// Counts the message that begins here; a step if it may not pass now.
+    fn count_message(&mut self, now: Instant) -> Result<Option<Step>, Cause> {
+        self.client.skipping = false;
+        let (Some(bucket), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
+        let Err(exceeded) = bucket.take(now) else { return Ok(None) };
+        self.counts.throttled += 1;
+        match quota.on_excess {
+            OnExcess::Close => Err(Cause::MessageRate),
+            OnExcess::Delay if self.close_by.is_none() => {
+                self.wait_until = Some(exceeded.until);
+                Ok(Some(Step::Wait))
+            }
+            // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
+            // the message may be the Close that all wait for.
+            OnExcess::Delay | OnExcess::Drop => {
+                self.client.skipping = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
+    fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Step {
+        let muted = self.peer(from.other()).is_deaf();
+        let peer = self.peer_mut(from);
+        if peer.skipping || muted {
+            peer.mid_frame = false;
+            return Step::Discard(n);
+        }
+        peer.mid_frame = !peer.inspector.at_boundary();
+        self.data_passed = now;
+        self.counts.of(from).bytes += n as u64;
+        Step::Forward(n)
+    }
+
+    fn judge_control(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
+        let muted = self.peer(from.other()).is_deaf();
+        if from == Side::Client && !muted && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
+            self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
+        }
+        let mut plain = [0; CONTROL_MAX_BYTES];
+        let payload = bytes.get(header.len..).unwrap_or_default();
+        let len = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len()).min(plain.len());
+        let plain = &mut plain[..len];
+        plain.copy_from_slice(&payload[..len]);
+        apply_mask(plain, header.mask.unwrap_or_default(), 0);
+
+        let whole = header.len + len;
+        let ours = match header.opcode {
+            Opcode::Close => {
+                let close = Close::parse(plain).map_err(|violation| Cause::Violation(from, violation))?;
+                self.receive_close(from, close.code, now);
+                false
+            }
+            Opcode::Pong => self.is_own_pong(plain),
+            _ => false,
+        };
+        // If a Close of ours waits for the other side, this one is only the answer to its twin.
+        let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).close_waits.is_some());
+        if muted || ours {
+            return Ok(Step::Discard(whole));
+        }
+        if header.opcode == Opcode::Close {
+            self.peer_mut(from.other()).close_sent = true;
+        }
+        if header.opcode == Opcode::Ping && from == Side::Upstream {
+            self.pongs_owed = self.pongs_owed.saturating_add(1);
+        }
+        self.counts.of(from).bytes += whole as u64;
+        Ok(Step::Forward(whole))
+    }
+
+    /// Whether the client sends what it was asked for: a pong for each ping, ours or the upstream's.
+    fn is_owed(&mut self, opcode: Opcode) -> bool {
+        let owed = opcode == Opcode::Pong && self.pongs_owed > 0;
+        self.pongs_owed -= u32::from(owed);
+        owed
+    }
+
+    fn receive_close(&mut self, from: Side, code: Option<CloseCode>, now: Instant) {
+        self.peer_mut(from).input = Input::Closed;
+        self.outcome.get_or_insert(Outcome { by: By::from(from), code, cause: Cause::Closed });
+        self.start_closing(now);
+    }
+
+    /// A pong that answers one of our pings, the last one or an earlier one.
+    fn is_own_pong(&self, payload: &[u8]) -> bool {
+        match payload.split_first_chunk::<4>() {
+            Some((tag, count)) if *tag == self.ping_tag => {
+                <[u8; 4]>::try_from(count).is_ok_and(|count| (1..=self.pings).contains(&u32::from_be_bytes(count)))
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Requests at the edge of HTTP, and answers of upstreams in all its forms.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use crate::refusals::answer;
+use crate::support::request::Request;
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::{Upstream, switching};
+use crate::support::wire::Peer;
+
+/// Of a refusal's body that is longer than an upstream's should be nothing is passed on.
+#[test]
+fn the_body_of_an_upstream_is_bounded() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let mut server = upstream.accept();
+    server.head();
+    // It may be cut off before it has said everything.
+    let _ = server.stream.write_all(&answer("403 Forbidden", "", &"x".repeat(1 << 20)));
+    let refusal = client.refusal();
+    assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, ""));
+}
+
+/// Answers in whatever form HTTP has for them are passed on, and what an upstream says on the way to its answer is not.
+#[test]
+fn answers_of_upstreams_in_every_form() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let table: [(&[u8], u16, &str); 5] = [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\nuntil the end", 403, "until the end"),
+        (b"HTTP/1.0 500 Oops\r\n\r\nold", 500, "old"),
+        (b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 401, "no"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 410 Gone\r\nContent-Length: 1\r\n\r\n.", 410, "."),
+    ];
+    for (answer, status, body) in table {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(answer);
+        drop(server);
+        let refusal = client.refusal();
+        assert_eq!((refusal.head.status(), refusal.body.as_str()), (status, body), "{refusal:?}");
+        assert_eq!(gate.log.next("refused")["status"], status);
+    }
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").with("Expect: 100-continue").bytes());
+    let mut server = upstream.accept();
+    let asked = server.head();
+    server.send(b"HTTP/1.1 100 Continue\r\n\r\n");
+    server.send(&switching(&asked, &[]));
+    assert_eq!(client.head().status(), 101);
+}
+
+/// The answer to a request in absolute form: its authority wins over Host (RFC 9112 section 3.2.2).
+#[test]
+fn absolute_form() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let request = Request::to("/open/").first_line("GET wss://other.example/open/?a=b HTTP/1.1");
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    assert_eq!(session.asked.first_line, "GET /open/?a=b HTTP/1.1");
+    assert_eq!(session.asked.get("Host"), Some("other.example"));
+}
+
+/// hyper answers by itself where there is no request to judge, and the upstream hears of none of that.
+#[test]
+fn heads_that_are_no_requests() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("head_max_size = \"8KiB\"\nhead_max_headers = 16").start(&upstream);
+    let many = (0..64).fold(Request::to("/open/"), |request, n| request.with(&format!("X-{n}: y")));
+    let table = [
+        (Request::to("/open/").with(&format!("X-Big: {}", "y".repeat(64 * 1024))), 431),
+        (many, 431),
+        (Request::to("/open/").first_line("GET /open/ with spaces HTTP/1.1"), 400),
+        (Request::to("/open/").first_line("GET /open/ HTTP/1.1\r\n folded: line"), 400),
+        (Request::to("/open/").with("No colon"), 400),
+        (Request::to("/open/").with("Space : before"), 400),
+        (Request::to("/open/").with("Nul: \0"), 400),
+        (Request::to("/open/").with("Content-Length: 1").with("Content-Length: 2"), 400),
+        (Request::to("/open/").first_line("\x16\x03\x01"), 400),
+    ];
+    for (request, status) in table {
+        let refusal = Client::connect(&gate).ask(&request);
+        assert_eq!(refusal.head.status(), status, "{request:?}");
+        upstream.assert_untouched();
+    }
+    // What is above is not remembered against anybody.
+    Session::open(&gate, &upstream).close();
+}
+
+/// A head that trickles in is cut off when the time for TLS handshake and head is over, wherever it stands.
+#[test]
+fn slow_heads_and_slow_handshakes() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("handshake_timeout = \"300ms\"").start(&upstream);
+    let mut slow_head = Client::connect(&gate);
+    slow_head.send(b"GET /open/ HTTP/1.1\r\nHost: chat");
+    let mut silent = Client::connect(&gate);
+    let no_handshake = TcpStream::connect(gate.address()).unwrap();
+    let mut no_handshake = Peer::new(no_handshake, true);
+
+    for client in [&mut slow_head, &mut silent] {
+        let (rest, _) = client.rest();
+        assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{rest:?}");
+    }
+    no_handshake.expect_end();
+    upstream.assert_untouched();
+}
