@@ -9,6 +9,7 @@
 //! | [`ws`] | pure | RFC 6455: opening handshake, frames, the rules of one direction, close codes |
 //! | [`policy`] | pure | may this request pass, and on what terms: routes, origins, tokens, quotas, refusals |
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
+//! | [`record`] | pure | TLS 1.3 records after the handshake: opening, sealing, key updates, alerts |
 //! | [`config`] | in | TOML: the only code that does |
 //! | [`upstream`] | out | which server a session goes to, and how it is reached |
 //! | [`proxy`] | out | sockets, TLS, HTTP: listener, worker, connection, upgrade, relay, and the drain |
@@ -42,6 +43,7 @@
 pub mod ws;
 pub mod policy;
 pub mod session;
+pub mod record;
 pub mod config;
 pub mod upstream;
 pub mod proxy;

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::config::{
-    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, Report, Server, ServerAddress,
+    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress,
 };
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
@@ -83,6 +83,7 @@ fn values_arrive_where_they_belong() {
         max_handshakes: 1024,
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         drain_timeout: Duration::ZERO,
+        record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::TRACE });

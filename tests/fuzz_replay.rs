@@ -110,6 +110,11 @@ fn token() {
     replay("token", checks::token);
 }
 
+#[test]
+fn record() {
+    replay("record", checks::record);
+}
+
 /// Seeds that are all refused at the door would test the door only.
 #[test]
 fn some_seeds_are_good() {

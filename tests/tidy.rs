@@ -22,7 +22,7 @@ struct Rule {
 }
 
 const EVERYWHERE: &[&str] = &[""];
-const PURE: &[&str] = &["ws/", "policy/", "session.rs", "session/"];
+const PURE: &[&str] = &["ws/", "policy/", "session.rs", "session/", "record.rs", "record/"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -107,6 +107,20 @@ const RULES: &[Rule] = &[
         within: &["session.rs", "session/"],
         except: &[],
         words: &["crate::config", "crate::proxy", "crate::upstream", "crate::admin", "crate::telemetry", "crate::cli"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "the record layer stands alone: bytes and numbers in, bytes out",
+        within: &["record.rs", "record/"],
+        except: &[],
+        words: &["crate"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "the seam: how a client's bytes are protected is known where TLS is, and nowhere else",
+        within: &["proxy/", "upstream/", "admin/", "telemetry/", "cli/"],
+        except: &["proxy/tls.rs", "proxy/handshake.rs", "proxy/sealed.rs"],
+        words: &["tokio_rustls", "crate::record"],
         unless_after: &[],
     },
     Rule {

@@ -156,6 +156,8 @@ keys! {
         "How many of these upgrades may come at once.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "How long open sessions may go on after the signal to stop.";
+    RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
+        "What protects a TLS 1.3 connection after its handshake; TLS 1.2 always stays with rustls.";
 
     FORMAT = "log" "format", Choice(&["json", "text"]), Value("\"json\""),
         "How a line of the log is written.";

@@ -61,6 +61,17 @@ pub struct Server {
     pub upgrade_quota: Option<Quota>,
     /// How long open sessions may go on after the signal to stop.
     pub drain_timeout: Duration,
+    /// What protects TLS 1.3 connections after their handshake.
+    pub record_layer: RecordLayer,
+}
+
+/// What protects a TLS 1.3 connection after its handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordLayer {
+    /// [`crate::record`].
+    Own,
+    /// rustls, which did the handshake.
+    Rustls,
 }
 
 /// How many sessions there may be at once.

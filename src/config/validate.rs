@@ -9,7 +9,7 @@ use std::thread;
 use super::diagnostic::{Fault, Report, Span, quote};
 use super::file::{At, Read, Section};
 use super::files::Folder;
-use super::{Config, Listener, Log, LogFormat, MaxSessions, Server};
+use super::{Config, Listener, Log, LogFormat, MaxSessions, RecordLayer, Server};
 use super::{auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
 
@@ -46,6 +46,8 @@ fn server(section: &Section<'_>) -> Option<Server> {
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
     let upgrade_quota = upgrade_quota(section);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
+    let layers = [("own", RecordLayer::Own), ("rustls", RecordLayer::Rustls)];
+    let record_layer = section.choice(&keys::RECORD_LAYER, &layers);
 
     // Where the number of cores cannot be told there is still one.
     let workers = NonZeroUsize::new(usize::try_from(workers?.value).ok()?)
@@ -56,6 +58,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
         max_handshakes: max_handshakes?.value,
         upgrade_quota: upgrade_quota?,
         drain_timeout: drain_timeout?,
+        record_layer: record_layer?.value,
     })
 }
 

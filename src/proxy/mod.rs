@@ -3,6 +3,8 @@
 pub mod listener;
 pub mod worker;
 pub mod tls;
+mod handshake;
+mod sealed;
 pub mod connection;
 pub mod upgrade;
 pub mod headers;

@@ -16,11 +16,17 @@ const DISCARD_MAX_BYTES: usize = 256 * 1024;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// A number that grows whenever the kernel takes bytes that the stream held back.
     fn written(&self) -> u64;
+    /// Drops what it can make again, since it is idle.
+    fn hibernate(&mut self);
 }
 
 impl Stream for ClientStream {
     fn written(&self) -> u64 {
         self.written()
+    }
+
+    fn hibernate(&mut self) {
+        self.hibernate();
     }
 }
 
@@ -29,6 +35,8 @@ impl Stream for UpstreamStream {
     fn written(&self) -> u64 {
         0
     }
+
+    fn hibernate(&mut self) {}
 }
 
 /// One side.
@@ -160,6 +168,11 @@ impl<S: Stream + ?Sized> Port<S> {
             Poll::Pending if self.blocked_at.replace(progress) == Some(progress) => Flow::Stuck,
             Poll::Pending => Flow::Slow,
         }
+    }
+
+    /// Drops what the stream can make again.
+    pub fn hibernate(&mut self) {
+        self.stream.hibernate();
     }
 
     /// Gives up writing: what waits is dropped, and what comes later, too.

@@ -24,6 +24,9 @@ use crate::ws::frame::ControlFrame;
 const READ_BYTES: usize = 64 * 1024;
 /// How often a session may turn before others of its thread get theirs.
 const TURNS: usize = 8;
+/// After how much silence a session drops its ciphers' state, a third of its memory; to make that again costs what a
+/// `send` does.
+const NAP_AFTER: Duration = Duration::from_secs(5);
 /// How long the last bytes of a session may take to reach both sides, and both sides to close their ends.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -55,6 +58,8 @@ pub struct Relay<C, U> {
     client: Port<C>,
     upstream: Port<U>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the session hibernates, if nothing is read before. Absent: it does.
+    nap_at: Option<Instant>,
     /// Ready at the drain, and then, set again, at the cut.
     signal: Pin<Box<WaitForCancellationFutureOwned>>,
     draining: bool,
@@ -83,6 +88,7 @@ impl<C, U> Relay<C, U> {
             client: Port::new(client.0, client.1),
             upstream: Port::new(upstream.0, upstream.1),
             timer: None,
+            nap_at: Some(clock::now() + NAP_AFTER),
             signal: Box::pin(gateway.lifecycle.drain_signal()),
             draining: false,
             outcome: None,
@@ -153,7 +159,10 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 }
                 match self.pump(side, cx, now) {
                     Pumped::Ended(outcome) => return Poll::Ready(outcome),
-                    Pumped::Moved => moved = true,
+                    Pumped::Moved => {
+                        moved = true;
+                        self.nap_at = Some(now + NAP_AFTER);
+                    }
                     Pumped::Idle => {}
                 }
             }
@@ -292,6 +301,10 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if fired {
             self.timer = None;
             self.session.pass_deadline(now);
+            if self.nap_at.is_some_and(|at| at <= now) {
+                self.nap_at = None;
+                self.client.hibernate();
+            }
             // What waits for a side that was given up would keep the other one from being read, and its Close with it.
             for side in Side::BOTH {
                 if self.session.is_gone(side) {
@@ -302,10 +315,11 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         fired
     }
 
-    /// Sets the timer to the session's next deadline; whether that has passed already. A timer that fires too early is
-    /// set again then, so that one that is put off with every message costs nothing with every message.
+    /// Sets the timer to the session's next deadline or its nap; whether that has passed already. A timer that fires too
+    /// early is set again then, so that one that is put off with every message costs nothing with every message.
     fn arm_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = self.session.deadline().map(tokio::time::Instant::from_std) else { return false };
+        let next = [self.session.deadline(), self.nap_at].into_iter().flatten().min();
+        let Some(deadline) = next.map(tokio::time::Instant::from_std) else { return false };
         match &mut self.timer {
             Some(timer) if timer.deadline() <= deadline => {}
             Some(timer) => timer.as_mut().reset(deadline),

@@ -83,7 +83,7 @@ impl Server {
             let bound = listener::bind(entry.address).map_err(|error| ServeError::Bind(entry.address, error))?;
             addresses.push(bound.local_addr().map_err(ServeError::System)?);
             let door = Door {
-                tls: tls::server_config(&entry.certificates).map_err(ServeError::Tls)?,
+                tls: tls::server_config(&entry.certificates, config.server.record_layer).map_err(ServeError::Tls)?,
                 handshake_timeout: entry.handshake_timeout,
                 head_max_bytes: entry.head_max_bytes,
                 head_max_headers: entry.head_max_headers,

@@ -1,7 +1,7 @@
 //! TLS towards clients: the server's settings, the choice of a certificate, and the stream that the rest sees.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,18 +12,18 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
-use crate::config::Certificate;
-
-/// How many bytes of a session's output rustls may hold back; the relay counts on it as a part of its bound.
-const BUFFER_MAX_BYTES: usize = 32 * 1024;
+use super::handshake::{self, Protected};
+use crate::config::{Certificate, RecordLayer};
 
 /// The settings of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
 ///
 /// # Errors
 /// If the system gives no random bytes for the ticket keys, or the library refuses its own defaults.
-pub fn server_config(certificates: &[Certificate]) -> Result<Arc<ServerConfig>, rustls::Error> {
+pub fn server_config(
+    certificates: &[Certificate],
+    record_layer: RecordLayer,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -37,6 +37,9 @@ pub fn server_config(certificates: &[Certificate]) -> Result<Arc<ServerConfig>, 
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // An opening handshake must not be replayable (RFC 8446 section 8).
     config.max_early_data_size = 0;
+    if record_layer == RecordLayer::Own {
+        handshake::let_secrets_out(&mut config);
+    }
     Ok(Arc::new(config))
 }
 
@@ -80,7 +83,7 @@ impl ResolvesServerCert for ByName {
 
 /// A client's connection after its TLS handshake: bytes in, bytes out. Nothing else tells how they are protected.
 #[derive(Debug)]
-pub struct ClientStream(TlsStream<Counted>);
+pub struct ClientStream(Protected);
 
 impl ClientStream {
     /// Does the TLS handshake.
@@ -88,85 +91,53 @@ impl ClientStream {
     /// # Errors
     /// If the client breaks off, or the two cannot agree.
     pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Self> {
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(config));
-        let limit = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
-        acceptor.accept_with(Counted { stream, written: 0 }, limit).await.map(Self)
+        handshake::accept(config, stream).await.map(Self)
     }
 
-    /// How many bytes the kernel has taken so far.
+    /// How many bytes the kernel has taken since the handshake, or at rustls since the connection began.
     pub fn written(&self) -> u64 {
-        self.0.get_ref().0.written
+        match &self.0 {
+            Protected::Own(stream) => stream.written(),
+            Protected::Rustls(stream) => stream.get_ref().0.written,
+        }
+    }
+
+    /// Drops what can be made again, for a connection that is idle.
+    pub fn hibernate(&mut self) {
+        if let Protected::Own(stream) = &mut self.0 {
+            stream.hibernate();
+        }
     }
 }
 
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_read(cx, buf),
+            Protected::Rustls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
     }
 }
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-/// A socket that counts what the kernel takes: rustls buffers, so its own writes do not show whether a client reads.
-#[derive(Debug)]
-struct Counted {
-    stream: TcpStream,
-    written: u64,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl Counted {
-    fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(n)) = &result {
-            self.written += *n as u64;
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Protected::Rustls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
-        result
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.count(result)
-    }
-
-    /// Several records at once: what rustls says last of all is an alert behind its own hello, and it says that in one
-    /// write or not at all.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_flush(cx),
+            Protected::Rustls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_shutdown(cx),
+            Protected::Rustls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

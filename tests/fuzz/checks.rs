@@ -5,6 +5,8 @@
 
 #[path = "../harness/mod.rs"]
 pub mod harness;
+#[path = "record.rs"]
+mod record;
 
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
@@ -17,6 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;
+pub use record::record;
 use tollgate::config::{self, Content, Files};
 use tollgate::policy::credential::TokenSource;
 use tollgate::policy::key::KeySet;

@@ -1,0 +1,232 @@
+//! A socket under our own record layer: what a client's connection is once rustls has done its TLS 1.3 handshake.
+//!
+//! It owns no buffer while nothing waits. What is received is opened where the reader wanted it, many records a `recv`;
+//! what is sent is sealed from the writer's bytes into a buffer of the thread, one `send` for all of a write.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::record::{Alert, Content, ContentType, Opened, Opener, RECORD_MAX, SealError, Sealed, Sealer, Violation};
+
+/// The most plaintext that one write seals; a stream that does not take its records at once keeps no more than those.
+const BATCH_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Where records are opened for a reader that has no room for one: the reader of the request head.
+    static OPENING: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECORD_MAX].into_boxed_slice());
+    static SEALING: RefCell<Box<[u8]>> = RefCell::new(vec![0; Sealer::sealed_max(BATCH_BYTES)].into_boxed_slice());
+}
+
+/// The stream. Its end is an error if the client did not announce it (RFC 8446 section 6.1).
+pub struct SealedStream {
+    stream: TcpStream,
+    opener: Opener,
+    sealer: Sealer,
+    /// The beginning of a record whose end has not come: less than [`RECORD_MAX`].
+    partial: Vec<u8>,
+    /// What was opened for a reader that had less room: at most one record's plaintext.
+    plain: Vec<u8>,
+    /// Records that the kernel has not taken: at most one batch, and an alert.
+    out: Vec<u8>,
+    /// How much of `out` the kernel has taken.
+    out_taken: usize,
+    written: u64,
+}
+
+impl SealedStream {
+    /// Takes over where the handshake ended.
+    pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer) -> Self {
+        let (partial, plain, out) = (Vec::new(), Vec::new(), Vec::new());
+        Self { stream, opener, sealer, partial, plain, out, out_taken: 0, written: 0 }
+    }
+
+    /// How many bytes the kernel has taken so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Drops what can be made again, for a connection that is idle; its next record costs some microseconds more.
+    pub fn hibernate(&mut self) {
+        self.opener.hibernate();
+        self.sealer.hibernate();
+    }
+
+    /// Receives until there is plaintext, which is then at the start of `area`: how much. `area` has room for a record.
+    /// Nothing is the end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, area: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.opener.open(&mut []) {
+                Ok(None) => {}
+                Ok(Some(_)) => return Poll::Ready(Ok(0)),
+                Err(violation) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
+            }
+            let held = self.partial.len();
+            // A part of a record is shorter than a record, for which there is room.
+            let Some((front, room)) = area.split_at_mut_checked(held) else {
+                return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+            };
+            front.copy_from_slice(&self.partial);
+            let mut room = ReadBuf::new(room);
+            // One that brings less than there is room for is the last until the kernel says that there is more, so
+            // that no call is made to learn that there is nothing.
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+            let received = room.filled().len();
+            if received == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let opened = self.open(cx, area.get_mut(..held + received).unwrap_or_default());
+            if opened > 0 {
+                return Poll::Ready(Ok(opened));
+            }
+        }
+    }
+
+    /// Opens all whole records, moves their plaintext together at the start, and keeps what is left of the last.
+    fn open(&mut self, cx: &mut Context<'_>, records: &mut [u8]) -> usize {
+        let (mut at, mut plain) = (0, 0);
+        self.partial.clear();
+        loop {
+            let rest = records.get_mut(at..).unwrap_or_default();
+            match self.opener.open(rest) {
+                Ok(None) => {
+                    self.partial.extend_from_slice(rest);
+                    break;
+                }
+                Ok(Some(Opened { len, content })) => {
+                    match content {
+                        Content::Data(range) => {
+                            records.copy_within(at + range.start..at + range.end, plain);
+                            plain += range.len();
+                        }
+                        Content::Nothing => {}
+                        Content::KeyUpdateRequested => self.sealer.update_key(),
+                        Content::Closed => break,
+                    }
+                    at += len;
+                }
+                Err(violation) => {
+                    self.tell(violation, cx);
+                    break;
+                }
+            }
+        }
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+        plain
+    }
+
+    /// Tells the client what it did wrong. The violation itself is what the reader gets next.
+    fn tell(&mut self, violation: Violation, cx: &mut Context<'_>) {
+        let Some(alert) = violation.alert() else { return };
+        if self.queue(alert).is_ok() {
+            // Should the alert not get out, there is nobody left to care.
+            let _ = self.poll_out(cx);
+        }
+    }
+
+    fn queue(&mut self, alert: Alert) -> Result<(), SealError> {
+        let mut record = [0; Sealer::sealed_max(2)];
+        let len = self.sealer.alert(alert, &mut record)?;
+        self.out.extend_from_slice(record.get(..len).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Gives the kernel what waits for it, and keeps no memory for what does not.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.out.get(self.out_taken..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => {
+                    self.out_taken += n;
+                    self.written += n as u64;
+                }
+            }
+        }
+        self.out_taken = 0;
+        self.out = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Seals a batch and sends it. How much was taken, whether or not the kernel took it.
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8], area: &mut [u8]) -> io::Result<usize> {
+        let Sealed { taken, written } =
+            self.sealer.seal(ContentType::ApplicationData, bytes, area).map_err(|error| match error {
+                SealError::Closed => io::ErrorKind::BrokenPipe.into(),
+                SealError::Failed => io::Error::other("the TLS record layer failed"),
+            })?;
+        let records = area.get(..written).unwrap_or_default();
+        let sent = match Pin::new(&mut self.stream).poll_write(cx, records)? {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => 0,
+        };
+        self.written += sent as u64;
+        self.out.extend_from_slice(records.get(sent..).unwrap_or_default());
+        Ok(taken)
+    }
+}
+
+impl AsyncRead for SealedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.plain.is_empty() {
+            let n = buf.remaining().min(self.plain.len());
+            buf.put_slice(self.plain.get(..n).unwrap_or_default());
+            self.plain.drain(..n);
+            if self.plain.is_empty() {
+                self.plain = Vec::new();
+            }
+        } else if buf.remaining() >= RECORD_MAX {
+            let opened = ready!(self.poll_receive(cx, buf.initialize_unfilled()))?;
+            buf.advance(opened);
+        } else if buf.remaining() > 0 {
+            return OPENING.with_borrow_mut(|area| {
+                let opened = ready!(self.poll_receive(cx, area))?;
+                let opened = area.get(..opened).unwrap_or_default();
+                let (now, later) = opened.split_at(buf.remaining().min(opened.len()));
+                buf.put_slice(now);
+                self.plain = later.to_vec();
+                Poll::Ready(Ok(()))
+            });
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for SealedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // While records wait no more are sealed, so that the writer learns that the client does not read.
+        ready!(self.poll_out(cx))?;
+        Poll::Ready(SEALING.with_borrow_mut(|area| self.send(cx, bytes, area)))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_out(cx)
+    }
+
+    /// Says that no more will come, and closes this half; the other may go on.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.sealer.is_closed() && self.queue(Alert::CloseNotify).is_err() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        ready!(self.poll_out(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for SealedStream {
+    /// Without the bytes, which are the client's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedStream")
+            .field("stream", &self.stream)
+            .field("opener", &self.opener)
+            .field("sealer", &self.sealer)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,219 @@
+//! What protects one direction: its suite, its traffic secret, and the key and the nonces that come from them.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{self, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::hkdf::{self, Prk};
+use zeroize::{Zeroize, Zeroizing};
+
+/// The longest traffic secret: the output of SHA-384.
+const SECRET_MAX: usize = 48;
+/// The longest key of an AEAD.
+const KEY_MAX: usize = 32;
+
+/// What all labels begin with (RFC 8446 section 7.1).
+const LABEL_PREFIX: &[u8] = b"tls13 ";
+
+/// A cipher suite of TLS 1.3 (RFC 8446 appendix B.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// `TLS_AES_128_GCM_SHA256`.
+    Aes128Gcm,
+    /// `TLS_AES_256_GCM_SHA384`.
+    Aes256Gcm,
+    /// `TLS_CHACHA20_POLY1305_SHA256`.
+    ChaCha20Poly1305,
+}
+
+impl Suite {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+
+    /// The suite with this number, if it is one of the three.
+    pub fn from_code(code: u16) -> Option<Self> {
+        match code {
+            0x1301 => Some(Self::Aes128Gcm),
+            0x1302 => Some(Self::Aes256Gcm),
+            0x1303 => Some(Self::ChaCha20Poly1305),
+            _ => None,
+        }
+    }
+
+    /// The length of its traffic secrets.
+    pub fn secret_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm | Self::ChaCha20Poly1305 => 32,
+            Self::Aes256Gcm => 48,
+        }
+    }
+
+    /// How many records one key may seal, as rustls has it: 2^24 for AES-GCM (RFC 8446 section 5.5, and
+    /// draft-irtf-cfrg-aead-limits-08 section 5.1.1 with full records and an attacker's chance of 2^-60). ChaCha20-Poly1305
+    /// has no such limit, so it is the sequence number's end, with some to spare.
+    pub fn records_max(self) -> u64 {
+        match self {
+            Self::Aes128Gcm | Self::Aes256Gcm => 1 << 24,
+            Self::ChaCha20Poly1305 => u64::MAX - 0xffff,
+        }
+    }
+
+    fn aead(self) -> &'static aead::Algorithm {
+        match self {
+            Self::Aes128Gcm => &aead::AES_128_GCM,
+            Self::Aes256Gcm => &aead::AES_256_GCM,
+            Self::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+        }
+    }
+
+    fn hkdf(self) -> hkdf::Algorithm {
+        match self {
+            Self::Aes128Gcm | Self::ChaCha20Poly1305 => hkdf::HKDF_SHA256,
+            Self::Aes256Gcm => hkdf::HKDF_SHA384,
+        }
+    }
+}
+
+/// A traffic secret (RFC 8446 section 7.1) and the suite that it is for. It is overwritten when it is dropped.
+pub struct TrafficSecret {
+    suite: Suite,
+    bytes: [u8; SECRET_MAX],
+}
+
+impl TrafficSecret {
+    /// A secret of this suite; `None` if it has not the length that the suite's hash gives.
+    pub fn new(suite: Suite, secret: &[u8]) -> Option<Self> {
+        if secret.len() != suite.secret_len() {
+            return None;
+        }
+        let mut bytes = [0; SECRET_MAX];
+        bytes.get_mut(..secret.len())?.copy_from_slice(secret);
+        Some(Self { suite, bytes })
+    }
+
+    /// Whether this key and this initialization vector come from this secret. The comparison takes as long for every
+    /// answer.
+    pub fn gives(&self, key: &[u8], iv: &[u8]) -> bool {
+        let (mut own_key, mut own_iv) = (Zeroizing::new([0; KEY_MAX]), Zeroizing::new([0; aead::NONCE_LEN]));
+        let Some(own_key) = own_key.get_mut(..self.suite.aead().key_len()) else { return false };
+        let derived = self.expand(b"key", own_key).and_then(|()| self.expand(b"iv", &mut *own_iv));
+        derived.is_ok()
+            && aws_lc_rs::constant_time::verify_slices_are_equal(own_key, key).is_ok()
+            && aws_lc_rs::constant_time::verify_slices_are_equal(&*own_iv, iv).is_ok()
+    }
+
+    /// The secret after a key update (section 7.2).
+    fn next(&self) -> Result<Self, Unspecified> {
+        let mut next = Self { suite: self.suite, bytes: [0; SECRET_MAX] };
+        let out = next.bytes.get_mut(..self.suite.secret_len()).ok_or(Unspecified)?;
+        self.expand(b"traffic upd", out)?;
+        Ok(next)
+    }
+
+    /// HKDF-Expand-Label with an empty context (section 7.1).
+    fn expand(&self, label: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
+        let secret = self.bytes.get(..self.suite.secret_len()).ok_or(Unspecified)?;
+        let len = u16::try_from(out.len()).map_err(|_| Unspecified)?.to_be_bytes();
+        let label_len = [u8::try_from(LABEL_PREFIX.len() + label.len()).map_err(|_| Unspecified)?];
+        let info = [&len[..], &label_len, LABEL_PREFIX, label, &[0]];
+        Prk::new_less_safe(self.suite.hkdf(), secret).expand(&info, Len(out.len()))?.fill(out)
+    }
+}
+
+impl Drop for TrafficSecret {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+impl fmt::Debug for TrafficSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrafficSecret").field("suite", &self.suite).finish_non_exhaustive()
+    }
+}
+
+/// How long an output of HKDF is.
+struct Len(usize);
+
+impl hkdf::KeyType for Len {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// One direction: a secret and the number of its next record. It gives each nonce out once, whatever becomes of it.
+pub(super) struct Direction {
+    secret: TrafficSecret,
+    /// Of the next record under this secret (section 5.3).
+    sequence: u64,
+    /// What is derived from the secret; absent until it is needed.
+    context: Option<Context>,
+}
+
+struct Context {
+    key: LessSafeKey,
+    iv: Zeroizing<[u8; aead::NONCE_LEN]>,
+}
+
+impl Direction {
+    pub(super) fn new(secret: TrafficSecret, sequence: u64) -> Self {
+        Self { secret, sequence, context: None }
+    }
+
+    /// The key and the nonce of the next record (section 5.3).
+    ///
+    /// # Errors
+    /// If no sequence number is left. A sequence number may not wrap.
+    pub(super) fn next(&mut self) -> Result<(&LessSafeKey, Nonce), Unspecified> {
+        let sequence = self.sequence;
+        self.sequence = sequence.checked_add(1).ok_or(Unspecified)?;
+        if self.context.is_none() {
+            self.context = Some(Context::derive(&self.secret)?);
+        }
+        let context = self.context.as_ref().ok_or(Unspecified)?;
+        let mut nonce = *context.iv;
+        for (byte, number) in nonce.iter_mut().rev().zip(sequence.to_le_bytes()) {
+            *byte ^= number;
+        }
+        Ok((&context.key, Nonce::assume_unique_for_key(nonce)))
+    }
+
+    /// Goes on to the next secret, from the sequence number 0 (section 7.2).
+    pub(super) fn update(&mut self) -> Result<(), Unspecified> {
+        self.secret = self.secret.next()?;
+        self.context = None;
+        self.sequence = 0;
+        Ok(())
+    }
+
+    /// Whether this key may seal one record more and no other, so that it must be the one that ends it.
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.sequence >= self.secret.suite.records_max() - 1
+    }
+
+    /// Drops what can be derived again.
+    pub(super) fn hibernate(&mut self) {
+        self.context = None;
+    }
+}
+
+impl Context {
+    fn derive(secret: &TrafficSecret) -> Result<Self, Unspecified> {
+        let algorithm = secret.suite.aead();
+        let (mut key, mut iv) = (Zeroizing::new([0; KEY_MAX]), Zeroizing::new([0; aead::NONCE_LEN]));
+        let key = key.get_mut(..algorithm.key_len()).ok_or(Unspecified)?;
+        secret.expand(b"key", key)?;
+        secret.expand(b"iv", &mut *iv)?;
+        Ok(Self { key: LessSafeKey::new(UnboundKey::new(algorithm, key)?), iv })
+    }
+}
+
+impl fmt::Debug for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direction")
+            .field("secret", &self.secret)
+            .field("sequence", &self.sequence)
+            .field("awake", &self.context.is_some())
+            .finish()
+    }
+}

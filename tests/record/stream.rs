@@ -1,0 +1,414 @@
+//! The stream that the proxy sees, over loopback: the handshake that leaves rustls, and what the stream does then.
+
+use std::future::poll_fn;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedCipherSuite};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tollgate::config::{Certificate, RecordLayer};
+use tollgate::proxy::tls::{ClientStream, server_config};
+
+use super::differential::certificate;
+
+const SUITES: [SupportedCipherSuite; 4] = [
+    cipher_suite::TLS13_AES_128_GCM_SHA256,
+    cipher_suite::TLS13_AES_256_GCM_SHA384,
+    cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    // TLS 1.2, which stays with rustls.
+    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+];
+const LAYERS: [RecordLayer; 2] = [RecordLayer::Own, RecordLayer::Rustls];
+
+/// What is echoed at most before a test counts as hung.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn server(layer: RecordLayer) -> Arc<rustls::ServerConfig> {
+    let (chain, key) = certificate();
+    let key = aws_lc_rs::sign::any_supported_type(key).unwrap();
+    let key = Arc::new(CertifiedKey::new(vec![chain.clone()], key));
+    let certificate = Certificate { names: vec!["localhost".to_owned()], key, not_after: SystemTime::UNIX_EPOCH };
+    server_config(&[certificate], layer).unwrap()
+}
+
+fn client(suites: &[SupportedCipherSuite]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate().0.clone()).unwrap();
+    let provider = CryptoProvider { cipher_suites: suites.to_vec(), ..default_provider() };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A client as rustls has it, on a blocking socket, so that tests decide which bytes go when.
+struct Client {
+    tls: ClientConnection,
+    socket: std::net::TcpStream,
+}
+
+impl Client {
+    fn connect(config: &Arc<ClientConfig>, address: SocketAddr) -> Self {
+        let socket = std::net::TcpStream::connect(address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(config), name).unwrap();
+        tls.set_buffer_limit(None);
+        Self { tls, socket }
+    }
+
+    /// What rustls wants to send.
+    fn outgoing(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    /// Does the handshake as far as the server's last word, and returns the client's, with this right behind it.
+    fn handshake(&mut self, plaintext: &[u8]) -> Vec<u8> {
+        while self.tls.is_handshaking() {
+            let bytes = self.outgoing();
+            self.socket.write_all(&bytes).unwrap();
+            self.tls.read_tls(&mut self.socket).unwrap();
+            self.tls.process_new_packets().unwrap();
+        }
+        self.tls.writer().write_all(plaintext).unwrap();
+        self.outgoing()
+    }
+
+    fn send(&mut self, plaintext: &[u8]) {
+        self.tls.writer().write_all(plaintext).unwrap();
+        let bytes = self.outgoing();
+        self.socket.write_all(&bytes).unwrap();
+    }
+
+    /// Reads so many bytes, or to the end.
+    fn receive(&mut self, len: usize) -> Result<Vec<u8>, rustls::Error> {
+        let mut plaintext = Vec::new();
+        while plaintext.len() < len {
+            let received = self.tls.read_tls(&mut self.socket).unwrap();
+            self.tls.process_new_packets()?;
+            let _ = self.tls.reader().read_to_end(&mut plaintext);
+            if received == 0 {
+                break;
+            }
+        }
+        Ok(plaintext)
+    }
+}
+
+/// Runs a server's side and a client's; the client's blocks, so it has a thread of its own.
+fn run<S: Future<Output = ()>>(
+    layer: RecordLayer,
+    serve: impl FnOnce(ClientStream) -> S,
+    drive: impl FnOnce(SocketAddr) + Send + 'static,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let driving = std::thread::spawn(move || drive(address));
+        let serving = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            serve(ClientStream::accept(&server(layer), socket).await.unwrap()).await;
+        };
+        tokio::time::timeout(PATIENCE, serving).await.unwrap();
+        driving.join().unwrap();
+    });
+}
+
+/// Sends everything back until the client says that it is done, then the same.
+async fn echo(mut stream: ClientStream, buffer_len: usize) {
+    let mut buffer = vec![0; buffer_len];
+    loop {
+        let n = stream.read(&mut buffer).await.unwrap();
+        if n == 0 {
+            break;
+        }
+        stream.write_all(&buffer[..n]).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    stream.shutdown().await.unwrap();
+}
+
+#[test]
+fn echoes_with_every_suite_layer_and_buffer() {
+    for layer in LAYERS {
+        for suite in SUITES {
+            for buffer_len in [1, 512, 8192, 16_645, 65_536] {
+                let lens = if buffer_len == 1 { vec![1, 300] } else { vec![1, 300, 16_384, 16_385, 100_000] };
+                run(
+                    layer,
+                    |stream| echo(stream, buffer_len),
+                    move |address| {
+                        let mut client = Client::connect(&client(&[suite]), address);
+                        let last = client.handshake(b"");
+                        client.socket.write_all(&last).unwrap();
+                        for (fill, len) in (1..).zip(lens) {
+                            client.send(&vec![fill; len]);
+                            assert_eq!(client.receive(len).unwrap(), vec![fill; len]);
+                            if layer == RecordLayer::Own && fill % 2 == 0 && suite.tls13().is_some() {
+                                client.tls.refresh_traffic_keys().unwrap();
+                            }
+                        }
+                        client.tls.send_close_notify();
+                        client.send(&[]);
+                        assert_eq!(client.receive(1).unwrap(), b"");
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_with_the_finished_is_not_lost() {
+    for layer in LAYERS {
+        for suite in SUITES {
+            for cut in [1, 7, 100_000] {
+                run(
+                    layer,
+                    |stream| echo(stream, 8192),
+                    move |address| {
+                        let mut client = Client::connect(&client(&[suite]), address);
+                        let bytes = client.handshake(&vec![b'x'; 20_000]);
+                        // The first bytes one by one, so that every header comes in parts.
+                        let (first, rest) = bytes.split_at(bytes.len().min(if cut == 1 { 300 } else { bytes.len() }));
+                        for piece in first.chunks(cut) {
+                            client.socket.write_all(piece).unwrap();
+                        }
+                        client.socket.write_all(rest).unwrap();
+                        assert_eq!(client.receive(20_000).unwrap(), vec![b'x'; 20_000]);
+                        client.tls.send_close_notify();
+                        client.send(&[]);
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn handshakes_of_one_thread_may_interleave() {
+    const CLIENTS: usize = 12;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let driving = std::thread::spawn(move || {
+            let config = client(&SUITES[..3]);
+            let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(&config, address)).collect();
+            // All hellos, then all ends, so that every handshake is under way when the others are.
+            for client in &mut clients {
+                let bytes = client.outgoing();
+                client.socket.write_all(&bytes).unwrap();
+            }
+            let lasts: Vec<_> = clients.iter_mut().map(|client| client.handshake(b"hello")).collect();
+            for (client, last) in clients.iter_mut().zip(&lasts).rev() {
+                client.socket.write_all(last).unwrap();
+            }
+            for client in &mut clients {
+                assert_eq!(client.receive(5).unwrap(), b"hello");
+                client.tls.send_close_notify();
+                client.send(&[]);
+            }
+        });
+        let config = server(RecordLayer::Own);
+        let local = tokio::task::LocalSet::new();
+        for _client in 0..CLIENTS {
+            let (socket, _) = listener.accept().await.unwrap();
+            let config = Arc::clone(&config);
+            local.spawn_local(async move { echo(ClientStream::accept(&config, socket).await.unwrap(), 512).await });
+        }
+        tokio::time::timeout(PATIENCE, local).await.unwrap();
+        driving.join().unwrap();
+    });
+}
+
+#[test]
+fn a_ticket_was_sent_before_the_connection_left_rustls() {
+    let config = client(&SUITES[..1]);
+    let layer = RecordLayer::Own;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let driving = std::thread::spawn(move || {
+            for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+                let mut client = Client::connect(&config, address);
+                let last = client.handshake(b"hello");
+                client.socket.write_all(&last).unwrap();
+                assert_eq!(client.receive(5).unwrap(), b"hello");
+                assert_eq!(client.tls.handshake_kind(), Some(expected));
+                client.tls.send_close_notify();
+                client.send(&[]);
+            }
+        });
+        let config = server(layer);
+        for _connection in 0..2 {
+            let (socket, _) = listener.accept().await.unwrap();
+            echo(ClientStream::accept(&config, socket).await.unwrap(), 512).await;
+        }
+        driving.join().unwrap();
+    });
+}
+
+#[test]
+fn an_end_that_was_not_announced_is_an_error() {
+    for layer in LAYERS {
+        run(
+            layer,
+            |mut stream| async move {
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 5);
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+            },
+            |address| {
+                let mut client = Client::connect(&client(&SUITES[..3]), address);
+                let last = client.handshake(b"hello");
+                client.socket.write_all(&last).unwrap();
+                client.socket.shutdown(Shutdown::Write).unwrap();
+                // Closing with tickets unread would reset the connection.
+                while client.socket.read(&mut [0; 1024]).unwrap() > 0 {}
+            },
+        );
+    }
+}
+
+#[test]
+fn one_half_may_close_before_the_other() {
+    for layer in LAYERS {
+        run(
+            layer,
+            |mut stream| async move {
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 5);
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 0);
+                stream.write_all(b"bye").await.unwrap();
+                stream.shutdown().await.unwrap();
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap(), 0);
+                assert!(stream.write_all(b"more").await.is_err());
+            },
+            |address| {
+                let mut client = Client::connect(&client(&SUITES[..3]), address);
+                let mut all = client.handshake(b"hello");
+                client.tls.send_close_notify();
+                all.extend(client.outgoing());
+                client.socket.write_all(&all).unwrap();
+                assert_eq!(client.receive(4).unwrap(), b"bye");
+            },
+        );
+    }
+}
+
+/// What the server says to a record that is not authentic.
+#[test]
+fn a_broken_rule_is_answered_with_its_alert() {
+    let cases: [(Vec<u8>, rustls::AlertDescription); 3] = [
+        ([&[23, 3, 3, 0, 20][..], &[0; 20]].concat(), rustls::AlertDescription::BadRecordMac),
+        (vec![23, 3, 3, 0xff, 0xff], rustls::AlertDescription::RecordOverflow),
+        (vec![20, 3, 3, 0, 1, 1], rustls::AlertDescription::UnexpectedMessage),
+    ];
+    for (bytes, alert) in cases {
+        run(
+            RecordLayer::Own,
+            |mut stream| async move {
+                // What came before it counts.
+                assert_eq!(stream.read(&mut vec![0; 65_536]).await.unwrap(), 5);
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap_err().kind(), ErrorKind::InvalidData);
+                assert_eq!(stream.read(&mut [0; 64]).await.unwrap_err().kind(), ErrorKind::InvalidData);
+                assert!(stream.write_all(b"more").await.is_err());
+            },
+            move |address| {
+                let mut client = Client::connect(&client(&SUITES[..3]), address);
+                let mut last = client.handshake(b"hello");
+                last.extend(bytes);
+                client.socket.write_all(&last).unwrap();
+                assert_eq!(client.receive(1).unwrap_err(), rustls::Error::AlertReceived(alert));
+            },
+        );
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_the_writer() {
+    const TOTAL: usize = 64 << 20;
+    let (stuck, is_stuck) = std::sync::mpsc::sync_channel(1);
+    run(
+        RecordLayer::Own,
+        move |mut stream| async move {
+            let piece: Vec<u8> = (0..=u8::MAX).cycle().take(100_000).collect();
+            let mut total = 0;
+            // Writes for as long as something is taken at once.
+            let blocked = poll_fn(|cx| {
+                while total < TOTAL {
+                    match Pin::new(&mut stream).poll_write(cx, &piece[total % 256..]) {
+                        Poll::Ready(n) => total += n.unwrap(),
+                        Poll::Pending => return Poll::Ready(true),
+                    }
+                }
+                Poll::Ready(false)
+            })
+            .await;
+            assert!(blocked);
+            stuck.send(()).unwrap();
+            let behind = total as u64 + (total as u64).div_ceil(1 << 14) * 22 - stream.written();
+            assert!(behind <= 65_536 + 4 * 22, "{behind} bytes wait");
+            stream.write_all(b"go").await.unwrap();
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+        },
+        move |address| {
+            let mut client = Client::connect(&client(&SUITES[..3]), address);
+            let last = client.handshake(b"");
+            client.socket.write_all(&last).unwrap();
+            // Nothing is read before the writer is stuck.
+            is_stuck.recv().unwrap();
+            let all = client.receive(usize::MAX).unwrap();
+            let (data, go) = all.split_at(all.len() - 2);
+            assert_eq!(go, b"go");
+            assert!(data.iter().copied().eq((0..=u8::MAX).cycle().take(data.len())));
+            client.tls.send_close_notify();
+            client.send(&[]);
+        },
+    );
+}
+
+/// What a connection costs while it is idle, beside the socket and two AEAD contexts.
+#[test]
+fn what_a_connection_owns() {
+    assert!(size_of::<ClientStream>() <= 400, "{}", size_of::<ClientStream>());
+    assert!(size_of::<TcpStream>() <= 32);
+}
+
+#[test]
+fn only_tls_1_3_leaves_rustls() {
+    for layer in LAYERS {
+        for suite in SUITES {
+            run(
+                layer,
+                move |mut stream| async move {
+                    let shown = format!("{stream:?}");
+                    let leaves = layer == RecordLayer::Own && suite.tls13().is_some();
+                    assert_eq!(shown.contains("SealedStream"), leaves);
+                    // Neither a secret nor a byte of the client's stands in a log by mistake.
+                    assert_eq!(stream.read(&mut [0; 2]).await.unwrap(), 2);
+                    assert!(!leaves || !format!("{stream:?}").contains("120, 120"));
+                },
+                move |address| {
+                    let mut client = Client::connect(&client(&[suite]), address);
+                    let last = client.handshake(b"xxxxxxxx");
+                    client.socket.write_all(&last).unwrap();
+                },
+            );
+        }
+    }
+}
