@@ -19,7 +19,7 @@ mod validate;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -57,6 +57,8 @@ pub struct Server {
     pub max_sessions: MaxSessions,
     /// Connections at once that are no sessions yet.
     pub max_handshakes: u32,
+    /// The same of one client address; `None`: all of them.
+    pub handshakes_per_address: Option<NonZeroU32>,
     /// Upgrades that one client address may ask for; `None`: as many as it likes.
     pub upgrade_quota: Option<Quota>,
     /// How long open sessions may go on after the signal to stop.
