@@ -15,6 +15,8 @@ pub const BUCKETS_MAX: usize = 65_536;
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// Below this many keys no sweep is worth its time.
 const SWEEP_MIN: usize = 1_024;
+/// How long no sweep follows another: one looks at every key while all others wait for the map.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// A rate: at most `count` in each `period`, evenly spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +125,8 @@ impl fmt::Debug for Bucket {
 }
 
 /// One bucket for each key, as long as it tells more than a new one would. The number of keys is bounded: beyond it all
-/// new keys share one bucket, so that a flood of keys costs those who flood, and not memory.
+/// new keys share one bucket, so that a flood of keys costs neither memory nor, as there is a sweep at most once a second,
+/// much time. It does cost other new keys: they share that bucket with those who flood, for a second beyond the flood.
 #[derive(Debug)]
 pub struct Buckets<K> {
     quota: Quota,
@@ -136,13 +139,14 @@ struct BucketMap<K> {
     by_key: HashMap<K, Arc<Bucket>>,
     /// Above this many keys the next new one sweeps first.
     sweep_above: usize,
+    swept: Option<Instant>,
     overflow: Option<Arc<Bucket>>,
 }
 
 impl<K: Hash + Eq> Buckets<K> {
     /// No key has used anything yet.
     pub fn new(quota: Quota) -> Self {
-        let map = BucketMap { by_key: HashMap::new(), sweep_above: SWEEP_MIN, overflow: None };
+        let map = BucketMap { by_key: HashMap::new(), sweep_above: SWEEP_MIN, swept: None, overflow: None };
         Self { quota, inner: Mutex::new(map), max: BUCKETS_MAX }
     }
 
@@ -156,7 +160,9 @@ impl<K: Hash + Eq> Buckets<K> {
         if let Some(bucket) = map.by_key.get(key) {
             return Arc::clone(bucket);
         }
-        if map.by_key.len() >= map.sweep_above.min(self.max) {
+        let rested = map.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_PAUSE);
+        if rested && map.by_key.len() >= map.sweep_above.min(self.max) {
+            map.swept = Some(now);
             map.by_key.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_whole(now));
             map.sweep_above = SWEEP_MIN.max(map.by_key.len() * 2);
         }
@@ -321,6 +327,22 @@ mod tests {
         };
         assert_eq!(keys, ["a", "e"]);
         drop(held);
+    }
+
+    #[test]
+    fn a_full_map_is_swept_once_a_second() {
+        let start = Instant::now();
+        let buckets = Buckets { max: 2, ..Buckets::<String>::new(quota(100, 1)) };
+        let known = |key: &str| lock(&buckets.inner).by_key.contains_key(key);
+        for key in ["a", "b", "c"] {
+            assert!(buckets.get(key, start).take(start).is_ok());
+        }
+        // All are whole again, but the map was swept for the third just now.
+        let soon = start + SWEEP_PAUSE / 2;
+        buckets.get("c", soon);
+        assert!(known("a") && known("b") && !known("c"));
+        buckets.get("c", start + SWEEP_PAUSE);
+        assert!(!known("a") && !known("b") && known("c"));
     }
 
     #[test]
