@@ -234,7 +234,7 @@ keys! {
     REQUIRE = "route" "require", Table, Value("{}"),
         "What claims of the token must be; {name} stands for what the path has there.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
-        "Which claims the upstream is told, each in which header.";
+        "Which claims the upstream is told, each in which header; who has one that no header can carry is refused.";
 
     MESSAGE_RATE = "route.limits" "message_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "How many messages a client may send.";

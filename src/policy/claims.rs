@@ -135,18 +135,38 @@ impl Requirement {
     }
 }
 
-/// The headers that tell the upstream the claims; a claim that is missing or cannot stand in a header gives none.
+/// A claim that the upstream is to be told of cannot stand in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unforwardable;
+
+/// The headers that tell the upstream the claims. A claim that says nothing gives none: it is missing, `null`, or an empty
+/// string or array.
 ///
 /// Strings go as they are, numbers and booleans as JSON text, an array of strings joined with commas. A value must be
 /// visible ASCII, with spaces at most within, and at most [`MAX_FORWARD_BYTES`] long: so it cannot end the header and
 /// begin another. Whoever sends the request upstream must first take out these headers as the client sent them.
-#[must_use]
-pub fn forward(claims: &Claims, rules: &[(String, HeaderName)]) -> Vec<(HeaderName, HeaderValue)> {
-    let header = |(claim, name): &(String, HeaderName)| {
-        let text = text(claims.get(claim)?)?;
-        Some((name.clone(), header_value(&text)?))
+///
+/// # Errors
+/// If a claim says something else. To leave it out would make the client look like one of whom less is known.
+pub fn forward(
+    claims: &Claims,
+    rules: &[(String, HeaderName)],
+) -> Result<Vec<(HeaderName, HeaderValue)>, Unforwardable> {
+    let said = rules.iter().filter_map(|(claim, name)| Some((name, claims.get(claim).filter(says_something)?)));
+    let header = |(name, value): (&HeaderName, &Value)| {
+        let value = text(value).and_then(|text| header_value(&text)).ok_or(Unforwardable)?;
+        Ok((name.clone(), value))
     };
-    rules.iter().filter_map(header).collect()
+    said.map(header).collect()
+}
+
+fn says_something(value: &&Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+    }
 }
 
 fn pieces(value: &str) -> Result<Vec<Piece>, RequirementError> {

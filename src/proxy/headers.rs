@@ -9,8 +9,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::policy::admission::Admission;
+use crate::policy::credential;
 use crate::policy::route::{Auth, Route};
-use crate::policy::{claims, credential};
 use crate::ws::handshake::{self, Opening};
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
@@ -65,10 +65,8 @@ pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admiss
     insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
     insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(opening.authority).ok());
     insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(via.request_id).ok());
-    if let Some(claims) = admission.claims() {
-        for (name, value) in claims::forward(claims, &route.forward_claims) {
-            headers.insert(name, value);
-        }
+    for (name, value) in admission.claim_headers() {
+        headers.insert(name.clone(), value.clone());
     }
     headers
 }

@@ -110,7 +110,12 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             Request::to(&format!("/room/blue?token={}", good_token())),
         ]),
         Rejection::Claims => {
-            plain([Request::to("/room/red").bearer(&good_token()), room().bearer(&token(&json!({ "room": null })))])
+            // What the upstream is to be told cannot be left out as if it were not there.
+            let mangled = [json!("zoë"), json!(" root"), json!({ "id": "ada" })];
+            let mangled = mangled.map(|subject| room().bearer(&token(&json!({ "sub": subject }))));
+            let other =
+                [Request::to("/room/red").bearer(&good_token()), room().bearer(&token(&json!({ "room": null })))];
+            plain(other.into_iter().chain(mangled))
         }
         Rejection::AddressSessions => vec![case(open(), Play::Again(setup().limits("sessions_per_address = 1")))],
         Rejection::SubjectSessions => {
