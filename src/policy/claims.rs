@@ -160,6 +160,13 @@ pub fn forward(
     said.map(header).collect()
 }
 
+/// The name of a header as an upstream may read it: many keep headers as variables of an environment (RFC 3875 section
+/// 4.1.18), where names that differ only in what is no letter or digit are the same.
+pub fn name_as_read(name: &HeaderName) -> String {
+    let read = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.as_str().chars().map(read).collect()
+}
+
 fn says_something(value: &&Value) -> bool {
     match value {
         Value::Null => false,

@@ -179,6 +179,14 @@ fn claims_become_headers() {
 }
 
 #[test]
+fn names_are_read_as_the_least_exact_upstream_would() {
+    for name in ["x-user-id", "X_User_Id", "x.user!id", "X|USER~ID"] {
+        assert_eq!(name_as_read(&name.parse().unwrap()), "x-user-id");
+    }
+    assert_eq!(name_as_read(&"x1-userid".parse().unwrap()), "x1-userid");
+}
+
+#[test]
 fn forwarding_follows_the_rules_in_order() {
     let claims = claims(json!({"sub": "ada", "realm": {"role": "editor"}, "bad": "\n"}));
     let rule = |claim: &str, header: &'static str| (claim.to_owned(), HeaderName::from_static(header));
