@@ -60,9 +60,18 @@ pub async fn open(stream: UpstreamStream, request: Request<Empty<Bytes>>) -> io:
 }
 
 async fn refused(connection: &mut Connection, response: Response<Incoming>) -> io::Result<Response<Bytes>> {
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     let body = drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()).await?;
-    Ok(Response::from_parts(head, body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_else(|_| {
+        // What the head says of the body that is left out would be wrong of an empty one.
+        let about_body: Vec<_> =
+            head.headers.keys().filter(|name| name.as_str().starts_with("content-")).cloned().collect();
+        for name in about_body {
+            head.headers.remove(name);
+        }
+        Bytes::new()
+    });
+    Ok(Response::from_parts(head, body))
 }
 
 /// Runs the connection until `future` is ready. The connection's own end is no error: what it read before may be just
