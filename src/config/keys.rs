@@ -207,7 +207,7 @@ keys! {
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "What is put before the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
-        "How long one attempt to connect may take.";
+        "How long one attempt to connect may take; then the next server is tried, each once.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "How long a server may take to answer an upgrade.";
 

@@ -128,7 +128,7 @@ pub struct Upstream {
     pub servers: Vec<ServerAddress>,
     /// What is put before the path of every request: empty, or with a slash at the start and none at the end.
     pub base_path: String,
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take; then the next server is tried, each once.
     pub connect_timeout: Duration,
     /// How long a server may take to answer an upgrade.
     pub response_timeout: Duration,

@@ -342,7 +342,7 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
 }
 
 /// A listener that takes no further connection, and what fills it.
-fn full_queue() -> (Socket, Vec<Socket>) {
+pub fn full_queue() -> (Socket, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
