@@ -17,6 +17,8 @@ use super::upgrade::Gateway;
 
 /// How many accepted connections may wait for a worker to take them.
 const QUEUE: usize = 256;
+/// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
+const LOOKUPS: usize = 8;
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
@@ -45,7 +47,9 @@ impl Worker {
     /// # Errors
     /// If the system gives no thread or no event queue.
     pub fn start(number: usize, gateway: Arc<Gateway>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // Beside its own thread a runtime has some that block, on which names of servers are looked up: by default up to
+        // 512, which a resolver that does not answer would fill.
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build()?;
         let (arrivals, queue) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
         let connections = Arc::new(AtomicUsize::new(0));
