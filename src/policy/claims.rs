@@ -152,12 +152,13 @@ pub fn forward(
     claims: &Claims,
     rules: &[(String, HeaderName)],
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Unforwardable> {
-    let said = rules.iter().filter_map(|(claim, name)| Some((name, claims.get(claim).filter(says_something)?)));
-    let header = |(name, value): (&HeaderName, &Value)| {
+    let mut headers = Vec::new();
+    for (claim, name) in rules {
+        let Some(value) = claims.get(claim).filter(|value| says_something(value)) else { continue };
         let value = text(value).and_then(|text| header_value(&text)).ok_or(Unforwardable)?;
-        Ok((name.clone(), value))
-    };
-    said.map(header).collect()
+        headers.push((name.clone(), value));
+    }
+    Ok(headers)
 }
 
 /// The name of a header as an upstream may read it: many keep headers as variables of an environment (RFC 3875 section
@@ -167,7 +168,7 @@ pub fn name_as_read(name: &HeaderName) -> String {
     name.as_str().chars().map(read).collect()
 }
 
-fn says_something(value: &&Value) -> bool {
+fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),
