@@ -81,6 +81,7 @@ fn values_arrive_where_they_belong() {
         workers: NonZeroUsize::new(2).unwrap(),
         max_sessions: MaxSessions { count: 100_000, explicit: true },
         max_handshakes: 1024,
+        handshakes_per_address: Some(count(8)),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         drain_timeout: Duration::ZERO,
         record_layer: RecordLayer::Rustls,

@@ -7,16 +7,18 @@ use super::file::{At, Section};
 use super::keys::{self, Key};
 use super::suggest;
 use super::validate::Seen;
-use crate::policy::claims::Requirement;
+use crate::policy::claims::{Requirement, name_as_read};
 use crate::policy::route::PathPattern;
 
 const REQUIREMENTS_MAX: usize = 32;
 const FORWARDED_MAX: usize = 32;
 
-/// Headers that say how a message is sent and to whom. Tollgate sets them, so no claim can.
-const RESERVED: [&str; 15] = [
+/// Headers that say how a message is sent, to whom and with what rights. Tollgate sets or passes them, so no claim can.
+const RESERVED: [&str; 18] = [
+    "authorization",
     "connection",
     "content-length",
+    "cookie",
     "expect",
     "forwarded",
     "host",
@@ -24,6 +26,7 @@ const RESERVED: [&str; 15] = [
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
+    "set-cookie",
     "te",
     "trailer",
     "trailers",
@@ -107,8 +110,8 @@ fn forwarded(
     let Ok(name) = HeaderName::try_from(header.value.as_str()) else {
         return fault("not the name of a header");
     };
-    let reserved =
-        RESERVED.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let read = name_as_read(&name);
+    let reserved = RESERVED.contains(&read.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| read.starts_with(prefix));
     if reserved {
         return fault("this header is not for claims: its value is part of the protocol, or tollgate's own");
     }

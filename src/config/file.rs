@@ -157,13 +157,23 @@ impl<'a> Section<'a> {
         self.read(key, "true or false", |value| Ok(value.as_bool()))
     }
 
+    /// A number that cannot be off.
     pub(super) fn integer(&self, key: &Key) -> Option<At<u32>> {
-        let Kind::Integer(min, max) = key.kind else { return None };
+        let At { value, span } = self.integer_or_off(key)?;
+        Some(At { value: value?, span })
+    }
+
+    /// A number, or `None` for `"off"`.
+    fn integer_or_off(&self, key: &Key) -> Option<At<Option<u32>>> {
+        let Kind::Integer(min, max, off) = key.kind else { return None };
         self.read(key, "a whole number", |value| {
+            if off == Off::Allowed && value.as_str() == Some("off") {
+                return Ok(Some(None));
+            }
             let Some(integer) = value.as_integer() else { return Ok(None) };
             let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok();
             let number = number.filter(|number| (min..=max).contains(number));
-            number.map(Some).ok_or_else(|| format!("must be between {min} and {max}"))
+            number.map(|number| Some(Some(number))).ok_or_else(|| format!("must be between {min} and {max}"))
         })
     }
 
@@ -171,6 +181,12 @@ impl<'a> Section<'a> {
     pub(super) fn count(&self, key: &Key) -> Option<At<NonZeroU32>> {
         let At { value, span } = self.integer(key)?;
         NonZeroU32::new(value).map(|value| At { value, span })
+    }
+
+    /// The same, or `None` for `"off"`.
+    pub(super) fn count_or_off(&self, key: &Key) -> Option<At<Option<NonZeroU32>>> {
+        let At { value, span } = self.integer_or_off(key)?;
+        Some(At { value: value.and_then(NonZeroU32::new), span })
     }
 
     /// One of the words; each with what it means.

@@ -37,7 +37,7 @@ pub enum Kind {
     /// `true` or `false`.
     Flag,
     /// A whole number.
-    Integer(u32, u32),
+    Integer(u32, u32, Off),
     /// A duration such as `"30s"`.
     Duration(Duration, Duration, Off),
     /// A size such as `"64KiB"`.
@@ -80,7 +80,7 @@ impl Key {
         match self.kind {
             Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "),
             Kind::Flag => "true or false".to_owned(),
-            Kind::Integer(min, max) => format!("{min} to {max}"),
+            Kind::Integer(min, max, off) => or_off(off, format!("{min} to {max}")),
             Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
             Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
             Kind::Rate(max, off) => or_off(off, format!("1 to {max} each s, m or h")),
@@ -124,6 +124,11 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
+/// A number that can not be `"off"`.
+const fn number(min: u32, max: u32) -> Kind {
+    Integer(min, max, Refused)
+}
+
 /// A duration that can not be `"off"`.
 const fn span(min: Duration, max: Duration) -> Kind {
     Kind::Duration(min, max, Refused)
@@ -144,15 +149,17 @@ macro_rules! keys {
 }
 
 keys! {
-    WORKERS = "server" "workers", Integer(0, 1024), Value("0"),
+    WORKERS = "server" "workers", number(0, 1024), Value("0"),
         "Threads that carry sessions; 0 is one a core.";
-    MAX_SESSIONS = "server" "max_sessions", Integer(1, 10_000_000), Value("10000"),
+    MAX_SESSIONS = "server" "max_sessions", number(1, 10_000_000), Value("10000"),
         "Sessions at once, over all listeners; one more is answered with 503.";
-    MAX_HANDSHAKES = "server" "max_handshakes", Integer(1, COUNT_MAX), Value("1024"),
+    MAX_HANDSHAKES = "server" "max_handshakes", number(1, COUNT_MAX), Value("1024"),
         "Connections at once that are no sessions yet.";
+    HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed), Value("\"off\""),
+        "Connections of one client address at once that are no sessions yet; one more is closed at once.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "How many upgrades one client address may ask for; beyond it the answer is 429.";
-    UPGRADE_BURST = "server" "upgrade_burst", Integer(1, COUNT_MAX), Derived("the count of upgrade_rate"),
+    UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
         "How many of these upgrades may come at once.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "How long open sessions may go on after the signal to stop.";
@@ -176,7 +183,7 @@ keys! {
         "How long a client may take for the TLS handshake and the request head together.";
     HEAD_MAX_SIZE = "listener" "head_max_size", Size(8 << 10, 64 << 10, Refused), Value("\"16KiB\""),
         "The largest request head.";
-    HEAD_MAX_HEADERS = "listener" "head_max_headers", Integer(8, 256), Value("64"),
+    HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
         "The most header fields in a request head.";
 
     ISSUER = "auth" "issuer", Text, Nothing,
@@ -202,7 +209,7 @@ keys! {
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "What is put before the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
-        "How long one attempt to connect may take.";
+        "How long one attempt to connect may take; then the next server is tried, each once.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "How long a server may take to answer an upgrade.";
 
@@ -229,11 +236,11 @@ keys! {
     REQUIRE = "route" "require", Table, Value("{}"),
         "What claims of the token must be; {name} stands for what the path has there.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
-        "Which claims the upstream is told, each in which header.";
+        "Which claims the upstream is told, each in which header; who has one that no header can carry is refused.";
 
     MESSAGE_RATE = "route.limits" "message_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "How many messages a client may send.";
-    MESSAGE_BURST = "route.limits" "message_burst", Integer(1, COUNT_MAX), Derived("the count of message_rate"),
+    MESSAGE_BURST = "route.limits" "message_burst", number(1, COUNT_MAX), Derived("the count of message_rate"),
         "How many of these messages may come at once.";
     RATE_KEY = "route.limits" "rate_key", Choice(&["session", "subject", "address"]), Value("\"session\""),
         "What shares one `message_rate`: each session alone, all of a token subject, or all of a client address.";
@@ -247,11 +254,11 @@ keys! {
         "The largest message from an upstream.";
     OVERHEAD_RATE = "route.limits" "overhead_rate", Rate(COUNT_MAX, Refused), Value("\"100/s\""),
         "How many control frames and small inner fragments a client may send.";
-    OVERHEAD_BURST = "route.limits" "overhead_burst", Integer(1, COUNT_MAX), Value("200"),
+    OVERHEAD_BURST = "route.limits" "overhead_burst", number(1, COUNT_MAX), Value("200"),
         "How many of these frames may come at once.";
-    SESSIONS_PER_SUBJECT = "route.limits" "sessions_per_subject", Integer(1, COUNT_MAX), Nothing,
+    SESSIONS_PER_SUBJECT = "route.limits" "sessions_per_subject", number(1, COUNT_MAX), Nothing,
         "Sessions of one token subject at once.";
-    SESSIONS_PER_ADDRESS = "route.limits" "sessions_per_address", Integer(1, COUNT_MAX), Nothing,
+    SESSIONS_PER_ADDRESS = "route.limits" "sessions_per_address", number(1, COUNT_MAX), Nothing,
         "Sessions of one client address at once.";
     IDLE_TIMEOUT = "route.limits" "idle_timeout", Kind::Duration(MS_100, Duration::from_hours(7 * 24), Allowed),
         Value("\"off\""),

@@ -19,7 +19,7 @@ mod validate;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -57,6 +57,8 @@ pub struct Server {
     pub max_sessions: MaxSessions,
     /// Connections at once that are no sessions yet.
     pub max_handshakes: u32,
+    /// The same of one client address; `None`: all of them.
+    pub handshakes_per_address: Option<NonZeroU32>,
     /// Upgrades that one client address may ask for; `None`: as many as it likes.
     pub upgrade_quota: Option<Quota>,
     /// How long open sessions may go on after the signal to stop.
@@ -137,7 +139,7 @@ pub struct Upstream {
     pub servers: Vec<ServerAddress>,
     /// What is put before the path of every request: empty, or with a slash at the start and none at the end.
     pub base_path: String,
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take; then the next server is tried, each once.
     pub connect_timeout: Duration,
     /// How long a server may take to answer an upgrade.
     pub response_timeout: Duration,

@@ -44,6 +44,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
     let max_sessions = section.integer(&keys::MAX_SESSIONS);
     let explicit = section.key_span(&keys::MAX_SESSIONS).is_some();
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
+    let handshakes_per_address = section.count_or_off(&keys::HANDSHAKES_PER_ADDRESS);
     let upgrade_quota = upgrade_quota(section);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let layers = [("own", RecordLayer::Own), ("rustls", RecordLayer::Rustls)];
@@ -56,6 +57,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
         workers,
         max_sessions: MaxSessions { count: max_sessions?.value, explicit },
         max_handshakes: max_handshakes?.value,
+        handshakes_per_address: handshakes_per_address?.value,
         upgrade_quota: upgrade_quota?,
         drain_timeout: drain_timeout?,
         record_layer: record_layer?.value,

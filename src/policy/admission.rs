@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::address::AddressKey;
-use super::claims::Claims;
+use super::claims::{self, Claims};
 use super::credential;
 use super::limits::RateKey;
 use super::path::Path;
@@ -44,6 +44,7 @@ pub struct Facts<'a> {
 pub struct Admission {
     route: Arc<Route>,
     claims: Option<Claims>,
+    claim_headers: Vec<(HeaderName, HeaderValue)>,
     expires: Option<Instant>,
     messages: Option<Arc<Bucket>>,
     _slots: (Slot<()>, Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>),
@@ -55,9 +56,9 @@ impl Admission {
         &self.route
     }
 
-    /// What the token says, if the route asks for one.
-    pub fn claims(&self) -> Option<&Claims> {
-        self.claims.as_ref()
+    /// The headers that tell the upstream what the route forwards of the claims.
+    pub fn claim_headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.claim_headers
     }
 
     /// The token's subject.
@@ -148,6 +149,10 @@ impl Policy {
         let session_slot = self.sessions.take((), self.max_sessions).ok_or(Rejection::Full)?;
         let address_slot = self.take_address_slot(route, facts.address)?;
         let claims = authenticate(route, &params, facts, now.unix)?;
+        let claim_headers = match &claims {
+            Some(claims) => claims::forward(claims, &route.forward_claims).map_err(|_| Rejection::Claims)?,
+            None => Vec::new(),
+        };
         let subject = claims.as_ref().and_then(Claims::subject);
         let subject_slot = self.take_subject_slot(route, subject)?;
         let messages = self.message_bucket(route, subject, facts.address, now.instant);
@@ -158,6 +163,7 @@ impl Policy {
             messages,
             _slots: (session_slot, address_slot, subject_slot),
             claims,
+            claim_headers,
         })
     }
 

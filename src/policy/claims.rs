@@ -135,18 +135,46 @@ impl Requirement {
     }
 }
 
-/// The headers that tell the upstream the claims; a claim that is missing or cannot stand in a header gives none.
+/// A claim that the upstream is to be told of cannot stand in a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unforwardable;
+
+/// The headers that tell the upstream the claims. A claim that says nothing gives none: it is missing, `null`, or an empty
+/// string or array.
 ///
 /// Strings go as they are, numbers and booleans as JSON text, an array of strings joined with commas. A value must be
 /// visible ASCII, with spaces at most within, and at most [`MAX_FORWARD_BYTES`] long: so it cannot end the header and
 /// begin another. Whoever sends the request upstream must first take out these headers as the client sent them.
-#[must_use]
-pub fn forward(claims: &Claims, rules: &[(String, HeaderName)]) -> Vec<(HeaderName, HeaderValue)> {
-    let header = |(claim, name): &(String, HeaderName)| {
-        let text = text(claims.get(claim)?)?;
-        Some((name.clone(), header_value(&text)?))
-    };
-    rules.iter().filter_map(header).collect()
+///
+/// # Errors
+/// If a claim says something else. To leave it out would make the client look like one of whom less is known.
+pub fn forward(
+    claims: &Claims,
+    rules: &[(String, HeaderName)],
+) -> Result<Vec<(HeaderName, HeaderValue)>, Unforwardable> {
+    let mut headers = Vec::new();
+    for (claim, name) in rules {
+        let Some(value) = claims.get(claim).filter(|value| says_something(value)) else { continue };
+        let value = text(value).and_then(|text| header_value(&text)).ok_or(Unforwardable)?;
+        headers.push((name.clone(), value));
+    }
+    Ok(headers)
+}
+
+/// The name of a header as an upstream may read it: many keep headers as variables of an environment (RFC 3875 section
+/// 4.1.18), where names that differ only in what is no letter or digit are the same.
+pub fn name_as_read(name: &HeaderName) -> String {
+    let read = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    name.as_str().chars().map(read).collect()
+}
+
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+    }
 }
 
 fn pieces(value: &str) -> Result<Vec<Piece>, RequirementError> {

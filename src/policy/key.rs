@@ -98,13 +98,18 @@ impl fmt::Display for KeyError {
 
 impl std::error::Error for KeyError {}
 
+/// The secret that a file holds: all of it, less one line end.
+pub fn secret_in(file: &[u8]) -> &[u8] {
+    file.strip_suffix(b"\n").map_or(file, |rest| rest.strip_suffix(b"\r").unwrap_or(rest))
+}
+
 impl KeySet {
-    /// A shared secret for HS256, HS384 or HS512: the whole file, less one trailing line end.
+    /// A shared secret for HS256, HS384 or HS512: [`secret_in`] the file.
     ///
     /// # Errors
     /// The secret must be at least as long as the hash of every listed HMAC algorithm, and not a PEM file.
     pub fn from_secret(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
-        let secret = file.strip_suffix(b"\n").map_or(file, |rest| rest.strip_suffix(b"\r").unwrap_or(rest));
+        let secret = secret_in(file);
         if secret.is_empty() {
             return Err(KeyError::Empty);
         }

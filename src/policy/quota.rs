@@ -9,15 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-
 /// How many keys of one kind may have a quota of their own. A key takes about 200 bytes, so this is 13 MB at worst.
 pub const BUCKETS_MAX: usize = 65_536;
+/// How far ahead those who wait for a quota may take from it. It bounds what is lost if they go away meanwhile.
+const WAIT_MAX: Duration = Duration::from_mins(1);
 /// Below this many keys no sweep is worth its time.
 const SWEEP_MIN: usize = 1_024;
+/// How long no sweep follows another: one looks at every key while all others wait for the map.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// A rate: at most `count` in each `period`, evenly spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,33 +55,23 @@ pub struct Exceeded {
     pub until: Instant,
 }
 
-/// What is left of one quota. It is governor's, on a clock that shows what the caller says.
+/// What is left of one quota, by the generic cell rate algorithm: all that is kept is the point in time at which the
+/// quota would be whole again. Each that is taken moves it by one interval, and it may lie one burst ahead.
+///
+/// It is no library's, since none hands out a place in the future to who is willing to wait for it.
 pub struct Bucket {
-    limiter: governor::RateLimiter<NotKeyed, InMemoryState, Hand, NoOpMiddleware<Nanos>>,
-    /// The point in time that the clock shows as zero.
+    /// When it is whole again, in nanoseconds since `epoch`.
+    whole_at: AtomicU64,
     epoch: Instant,
-    refill: Duration,
-}
-
-/// A clock that shows the latest time anyone told it.
-struct Hand(AtomicU64);
-
-impl Clock for Hand {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        self.0.load(Ordering::Relaxed).into()
-    }
+    interval_nanos: u64,
+    refill_nanos: u64,
 }
 
 impl Bucket {
     /// A quota of which nothing is used yet.
     pub fn new(quota: Quota, now: Instant) -> Self {
-        let rate = governor::Quota::with_period(quota.interval())
-            .unwrap_or_else(|| governor::Quota::per_second(quota.rate.count))
-            .allow_burst(quota.burst);
-        let limiter = governor::RateLimiter::direct_with_clock(rate, Hand(AtomicU64::new(0)));
-        Self { limiter, epoch: now, refill: quota.refill() }
+        let (interval_nanos, refill_nanos) = (nanos(quota.interval()), nanos(quota.refill()));
+        Self { whole_at: AtomicU64::new(0), epoch: now, interval_nanos, refill_nanos }
     }
 
     /// Takes one out of the quota.
@@ -90,30 +79,54 @@ impl Bucket {
     /// # Errors
     /// If none is left; then nothing was taken.
     pub fn take(&self, now: Instant) -> Result<(), Exceeded> {
-        let since_epoch = now.saturating_duration_since(self.epoch);
-        let nanos = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-        self.limiter.clock().0.fetch_max(nanos, Ordering::Relaxed);
-        self.limiter.check().map_err(|not_until| {
-            let until: Duration = not_until.earliest_possible().into();
-            Exceeded { until: self.epoch + until }
-        })
+        self.take_ahead(0, now).map(drop).map_err(|at| Exceeded { until: at })
+    }
+
+    /// Takes one out of the quota, if need be one that is there only later: the point in time from which on what it was
+    /// taken for may pass, without asking again. So those who wait for a quota that they share are served in the order
+    /// in which they came, and each wakes once. Who goes away meanwhile has used up one for nothing.
+    ///
+    /// # Errors
+    /// If so many wait already that there is none for the next minute, nor in the time in which one is given back, if
+    /// that is longer; then nothing was taken, and it may be tried again.
+    pub fn take_or_wait(&self, now: Instant) -> Result<Instant, Exceeded> {
+        let ahead = self.interval_nanos.max(nanos(WAIT_MAX));
+        self.take_ahead(ahead, now).map_err(|_| Exceeded { until: now + Duration::from_nanos(ahead) })
+    }
+
+    /// Takes one that is there at most so far ahead: from when on it is, and the same for one that is too far ahead.
+    fn take_ahead(&self, ahead_nanos: u64, now: Instant) -> Result<Instant, Instant> {
+        let now_nanos = nanos(now.saturating_duration_since(self.epoch));
+        let next = |whole_at: u64| whole_at.max(now_nanos).saturating_add(self.interval_nanos);
+        let there_at = |whole_at: u64| next(whole_at).saturating_sub(self.refill_nanos);
+        let latest = now_nanos.saturating_add(ahead_nanos);
+        let taken = self.whole_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |whole_at| {
+            (there_at(whole_at) <= latest).then(|| next(whole_at))
+        });
+        let instant = |whole_at| now.max(self.epoch + Duration::from_nanos(there_at(whole_at)));
+        taken.map(instant).map_err(instant)
     }
 
     /// Whether it is whole again, so that a new one would do as well.
     fn is_whole(&self, now: Instant) -> bool {
-        let last_used: Duration = self.limiter.clock().now().into();
-        now.saturating_duration_since(self.epoch) >= last_used.saturating_add(self.refill)
+        nanos(now.saturating_duration_since(self.epoch)) >= self.whole_at.load(Ordering::Relaxed)
     }
+}
+
+/// More than five centuries are as good as for ever.
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bucket").field("refill", &self.refill).finish_non_exhaustive()
+        f.debug_struct("Bucket").field("refill_nanos", &self.refill_nanos).finish_non_exhaustive()
     }
 }
 
 /// One bucket for each key, as long as it tells more than a new one would. The number of keys is bounded: beyond it all
-/// new keys share one bucket, so that a flood of keys costs those who flood, and not memory.
+/// new keys share one bucket, so that a flood of keys costs neither memory nor, as there is a sweep at most once a second,
+/// much time. It does cost other new keys: they share that bucket with those who flood, for a second beyond the flood.
 #[derive(Debug)]
 pub struct Buckets<K> {
     quota: Quota,
@@ -126,13 +139,14 @@ struct BucketMap<K> {
     by_key: HashMap<K, Arc<Bucket>>,
     /// Above this many keys the next new one sweeps first.
     sweep_above: usize,
+    swept: Option<Instant>,
     overflow: Option<Arc<Bucket>>,
 }
 
 impl<K: Hash + Eq> Buckets<K> {
     /// No key has used anything yet.
     pub fn new(quota: Quota) -> Self {
-        let map = BucketMap { by_key: HashMap::new(), sweep_above: SWEEP_MIN, overflow: None };
+        let map = BucketMap { by_key: HashMap::new(), sweep_above: SWEEP_MIN, swept: None, overflow: None };
         Self { quota, inner: Mutex::new(map), max: BUCKETS_MAX }
     }
 
@@ -146,7 +160,9 @@ impl<K: Hash + Eq> Buckets<K> {
         if let Some(bucket) = map.by_key.get(key) {
             return Arc::clone(bucket);
         }
-        if map.by_key.len() >= map.sweep_above.min(self.max) {
+        let rested = map.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_PAUSE);
+        if rested && map.by_key.len() >= map.sweep_above.min(self.max) {
+            map.swept = Some(now);
             map.by_key.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_whole(now));
             map.sweep_above = SWEEP_MIN.max(map.by_key.len() * 2);
         }
@@ -247,6 +263,49 @@ mod tests {
     }
 
     #[test]
+    fn waiters_are_served_in_turn() {
+        let start = Instant::now();
+        let step = Duration::from_millis(5);
+        for burst in [1, 7] {
+            let bucket = Bucket::new(quota(200, burst), start);
+            for _ in 0..burst {
+                assert_eq!(bucket.take_or_wait(start), Ok(start));
+            }
+            // Each gets a place of its own, one interval after the other, and needs to wake but once.
+            for place in 1..=500 {
+                assert_eq!(bucket.take_or_wait(start), Ok(start + step * place), "burst {burst}");
+            }
+            // Who comes later comes after them, and does not get what was promised.
+            let later = start + step * 250 + step / 2;
+            assert!(bucket.take(later).is_err());
+            assert_eq!(bucket.take_or_wait(later), Ok(start + step * 501));
+            // When all have had their turn nothing is left over, and nothing is owed.
+            let after = start + step * 502;
+            assert_eq!(bucket.take(after), Ok(()));
+            assert_eq!(bucket.take(after), Err(Exceeded { until: after + step }));
+        }
+    }
+
+    #[test]
+    fn waits_are_bounded() {
+        let start = Instant::now();
+        let bucket = Bucket::new(quota(1, 1), start);
+        let places: Vec<_> = (0..1000).map_while(|_| bucket.take_or_wait(start).ok()).collect();
+        assert_eq!(places.len(), 61);
+        assert_eq!(places.last(), Some(&(start + WAIT_MAX)));
+        assert_eq!(bucket.take_or_wait(start), Err(Exceeded { until: start + WAIT_MAX }));
+        // What was promised to those who went away is over then.
+        let later = start + WAIT_MAX + Duration::from_secs(1);
+        assert_eq!(bucket.take_or_wait(later), Ok(later));
+        // At a slow rate there is one place to wait for, however far.
+        let hour = Duration::from_secs(3600);
+        let slow = Bucket::new(Quota { rate: Rate { period: hour, ..quota(1, 1).rate }, ..quota(1, 1) }, start);
+        assert_eq!(slow.take_or_wait(start), Ok(start));
+        assert_eq!(slow.take_or_wait(start), Ok(start + hour));
+        assert_eq!(slow.take_or_wait(start), Err(Exceeded { until: start + hour }));
+    }
+
+    #[test]
     fn keys_are_bounded_and_swept() {
         let start = Instant::now();
         let buckets = Buckets { max: 2, ..Buckets::<String>::new(quota(1, 1)) };
@@ -268,6 +327,22 @@ mod tests {
         };
         assert_eq!(keys, ["a", "e"]);
         drop(held);
+    }
+
+    #[test]
+    fn a_full_map_is_swept_once_a_second() {
+        let start = Instant::now();
+        let buckets = Buckets { max: 2, ..Buckets::<String>::new(quota(100, 1)) };
+        let known = |key: &str| lock(&buckets.inner).by_key.contains_key(key);
+        for key in ["a", "b", "c"] {
+            assert!(buckets.get(key, start).take(start).is_ok());
+        }
+        // All are whole again, but the map was swept for the third just now.
+        let soon = start + SWEEP_PAUSE / 2;
+        buckets.get("c", soon);
+        assert!(known("a") && known("b") && !known("c"));
+        buckets.get("c", start + SWEEP_PAUSE);
+        assert!(!known("a") && !known("b") && known("c"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub enum Rejection {
     NoToken,
     /// The token does not hold.
     Token(TokenError),
-    /// The claims are not those that the route requires.
+    /// The claims are not those that the route requires, or one that it forwards cannot stand in a header.
     Claims,
     /// The client address has as many sessions as it may have.
     AddressSessions,

@@ -9,8 +9,9 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::policy::admission::Admission;
+use crate::policy::claims::name_as_read;
+use crate::policy::credential;
 use crate::policy::route::{Auth, Route};
-use crate::policy::{claims, credential};
 use crate::ws::handshake::{self, Opening};
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
@@ -18,8 +19,18 @@ const HOP_BY_HOP: [HeaderName; 8] =
     [CONNECTION, UPGRADE, TE, TRAILER, TRANSFER_ENCODING, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
 /// The same, of names that have no constant. `HTTP2-Settings` would ask for another upgrade (RFC 9113 section 3.1).
 const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
-/// What tells an upstream who a client is; a client's own word on it counts for nothing.
-const TOLD_BY_US: [&str; 3] = ["forwarded", "x-real-ip", "x-request-id"];
+/// What tells an upstream who a client is; a client's own word on it counts for nothing. Most of it is not told by us
+/// either, but some upstreams believe it.
+const TOLD_BY_US: [&str; 8] = [
+    "host",
+    "forwarded",
+    "x-request-id",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+];
 /// And everything that begins so.
 const TOLD_BY_US_PREFIXES: [&str; 2] = ["x-forwarded-", "sec-websocket-"];
 
@@ -65,10 +76,8 @@ pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admiss
     insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
     insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(opening.authority).ok());
     insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(via.request_id).ok());
-    if let Some(claims) = admission.claims() {
-        for (name, value) in claims::forward(claims, &route.forward_claims) {
-            headers.insert(name, value);
-        }
+    for (name, value) in admission.claim_headers() {
+        headers.insert(name.clone(), value.clone());
     }
     headers
 }
@@ -98,13 +107,12 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Some upstreams read `_` in a name as `-`, so a name is judged as they would read it.
+/// A name is judged as an upstream may read it.
 fn is_told_by_us(name: &HeaderName, route: &Route) -> bool {
-    let read = name.as_str().replace('_', "-");
-    *name == HOST
-        || TOLD_BY_US.contains(&read.as_str())
+    let read = name_as_read(name);
+    TOLD_BY_US.contains(&read.as_str())
         || TOLD_BY_US_PREFIXES.iter().any(|prefix| read.starts_with(prefix))
-        || route.forward_claims.iter().any(|(_, claim)| claim.as_str().replace('_', "-") == read)
+        || route.forward_claims.iter().any(|(_, claim)| name_as_read(claim) == read)
 }
 
 fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::connection::Door;
+use super::handshakes::Handshakes;
 use super::lifecycle::Lifecycle;
 use super::worker::{Arrival, Worker};
 
@@ -36,24 +36,28 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the drain starts. While every permit is out nothing is accepted: clients wait in the kernel's queue.
+/// Accepts until the drain starts. While every place is taken only one more is accepted, which waits for the first that
+/// gets free: the others wait in the kernel's queue. So listeners that nobody comes to keep no place from the others.
 pub async fn accept(
     listener: TcpListener,
     door: Arc<Door>,
-    permits: Arc<Semaphore>,
+    handshakes: &Handshakes,
     workers: Arc<Vec<Worker>>,
     lifecycle: &Lifecycle,
 ) {
     let accepting = async {
         let mut pause = PAUSE_MIN;
         loop {
-            // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             match accept_one(&listener).await {
                 Ok((stream, address)) => {
                     pause = PAUSE_MIN;
+                    let client = address.ip();
+                    let Some(permit) = handshakes.enter(client).await else {
+                        tracing::debug!(%client, "too many unfinished handshakes of this address");
+                        continue;
+                    };
                     let Some(worker) = workers.iter().min_by_key(|worker| worker.connections()) else { return };
-                    worker.take(Arrival { stream, client: address.ip(), door: Arc::clone(&door), permit }).await;
+                    worker.take(Arrival { stream, client, door: Arc::clone(&door), permit }).await;
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {

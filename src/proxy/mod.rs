@@ -1,6 +1,7 @@
 //! The outer ring: sockets, TLS and HTTP, in the order in which a connection meets them.
 
 pub mod listener;
+pub mod handshakes;
 pub mod worker;
 pub mod tls;
 mod handshake;

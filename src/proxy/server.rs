@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::connection::Door;
+use super::handshakes::Handshakes;
 use super::lifecycle::Lifecycle;
 use super::upgrade::Gateway;
 use super::worker::{Tasks, Worker};
@@ -67,7 +68,7 @@ pub struct Server {
     doors: Vec<(std::net::TcpListener, Arc<Door>)>,
     addresses: Vec<SocketAddr>,
     workers: usize,
-    connections_max: usize,
+    handshakes: Handshakes,
 }
 
 impl Server {
@@ -76,8 +77,10 @@ impl Server {
     /// # Errors
     /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
     pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
-        let handshakes = config.server.max_handshakes;
-        let max_sessions = fit_descriptors(config.server.max_sessions, handshakes)?;
+        // Each listener may hold one connection that waits for a place.
+        let waiting = u32::try_from(config.listeners.len()).unwrap_or(u32::MAX);
+        let unfinished = config.server.max_handshakes.saturating_add(waiting);
+        let max_sessions = fit_descriptors(config.server.max_sessions, unfinished)?;
         let (mut doors, mut addresses) = (Vec::new(), Vec::new());
         for entry in &config.listeners {
             let bound = listener::bind(entry.address).map_err(|error| ServeError::Bind(entry.address, error))?;
@@ -102,7 +105,7 @@ impl Server {
             doors,
             addresses,
             workers: config.server.workers.get(),
-            connections_max: max_sessions.get() as usize + handshakes as usize,
+            handshakes: Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address),
         })
     }
 
@@ -120,15 +123,15 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let workers = (0..self.workers).map(|number| Worker::start(number, Arc::clone(&self.gateway)));
         let workers = Arc::new(workers.collect::<io::Result<Vec<_>>>().map_err(ServeError::System)?);
-        let permits = Arc::new(Semaphore::new(self.connections_max));
+        let handshakes = Arc::new(self.handshakes);
         runtime.block_on(async {
             let accepting = Tasks::default();
             for (bound, door) in self.doors {
                 let bound = TcpListener::from_std(bound).map_err(ServeError::System)?;
-                let (permits, workers, gateway) =
-                    (Arc::clone(&permits), Arc::clone(&workers), Arc::clone(&self.gateway));
+                let (handshakes, workers, gateway) =
+                    (Arc::clone(&handshakes), Arc::clone(&workers), Arc::clone(&self.gateway));
                 accepting.start(async move {
-                    listener::accept(bound, door, permits, workers, &gateway.lifecycle).await;
+                    listener::accept(bound, door, &handshakes, workers, &gateway.lifecycle).await;
                 });
             }
             // A sender that is gone will say nothing more, which is a word, too.
@@ -166,7 +169,8 @@ async fn drain(lifecycle: &Lifecycle, workers: Arc<Vec<Worker>>, stop: &mut mpsc
     }
 }
 
-/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two.
+/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two, and
+/// so does each connection that is none yet.
 fn fit_descriptors(max_sessions: MaxSessions, handshakes: u32) -> Result<NonZeroU32, ServeError> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

@@ -120,19 +120,21 @@ async fn upgrade(
         .connect(&admission)
         .await
         .map_err(|error| Refusal { detail: Some(error.detail), ..refuse(error.rejection) })?;
+    let server = connected.server;
+    let fail = |rejection, detail: &str| Refusal { detail: Some(format!("{server}{detail}")), ..refuse(rejection) };
     let answered = timeout(pool.upstream().response_timeout, open(connected.stream, asked))
         .await
-        .map_err(|_| refuse(Rejection::UpstreamTimeout))?
-        .map_err(|error| Refusal { detail: Some(error.to_string()), ..refuse(Rejection::Unreachable) })?;
+        .map_err(|_| fail(Rejection::UpstreamTimeout, " gave no answer in time"))?
+        .map_err(|error| fail(Rejection::Unreachable, &format!(": {error}")))?;
     let (head, stream, early) = match answered {
         Answered::Switched { head, stream, early } => (head, stream, early),
         Answered::Refused(response) => {
             let rejection = Rejection::UpstreamStatus(response.status());
-            return Err(Refusal { response: Some(response), ..refuse(rejection) });
+            return Err(Refusal { response: Some(response), ..fail(rejection, "") });
         }
     };
-    let answer = Answer::parse(head.status(), head.headers(), &key, &protocols, !extensions.is_empty())
-        .map_err(|error| refuse(Rejection::Answer(error)))?;
+    let answer = Answer::parse(head.status(), head.headers(), &key, &protocols, extensions)
+        .map_err(|error| fail(Rejection::Answer(error), ""))?;
 
     // (e) The 101.
     let response = switching(&opening, &answer, marker, head.headers());
@@ -144,7 +146,7 @@ async fn upgrade(
         ping_tag: random(),
     };
     let session = Session::new(terms, clock::now());
-    let opened = Opened { session, upstream: stream, early, server: connected.server, request_id, admission };
+    let opened = Opened { session, upstream: stream, early, server, request_id, admission };
     Ok((response, opened))
 }
 

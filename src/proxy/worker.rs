@@ -8,14 +8,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Door};
+use super::handshakes::Permit;
 use super::upgrade::Gateway;
 
 /// How many accepted connections may wait for a worker to take them.
 const QUEUE: usize = 256;
+/// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
+const LOOKUPS: usize = 8;
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
@@ -26,8 +29,8 @@ pub struct Arrival {
     pub client: IpAddr,
     /// The listener that accepted it.
     pub door: Arc<Door>,
-    /// Its place among all connections; given back when it ends.
-    pub permit: OwnedSemaphorePermit,
+    /// Its place among those that are no sessions yet; given back when it becomes one, or ends.
+    pub permit: Permit,
 }
 
 /// A thread that carries connections.
@@ -44,7 +47,9 @@ impl Worker {
     /// # Errors
     /// If the system gives no thread or no event queue.
     pub fn start(number: usize, gateway: Arc<Gateway>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // Beside its own thread a runtime has some that block, on which names of servers are looked up: by default up to
+        // 512, which a resolver that does not answer would fill.
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build()?;
         let (arrivals, queue) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -112,7 +117,7 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
         let sessions = tasks.clone();
         tasks.start(async move {
             let Arrival { stream, client, door, permit } = arrival;
-            let place = Place { _permit: permit, _counted: counted };
+            let place = Place { _permit: Some(permit), _counted: counted };
             let stream = match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => stream,
                 Err(error) => return tracing::error!(%error, "a connection could not be watched"),
@@ -126,11 +131,18 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
     tasks.end().await;
 }
 
-/// A connection's place among all connections, and among those of its worker, until dropped.
+/// A connection's place among those of its worker, and among those that are no sessions yet, until dropped.
 #[derive(Debug)]
 pub struct Place {
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<Permit>,
     _counted: Counted,
+}
+
+impl Place {
+    /// The place of a connection that is a session from now on.
+    pub fn admitted(self) -> Self {
+        Self { _permit: None, ..self }
+    }
 }
 
 #[derive(Debug)]

@@ -1,17 +1,16 @@
-//! Opens a connection to one of an upstream's servers, in turn, passing over those that refuse.
+//! Opens a connection to one of an upstream's servers, in turn, passing over those that take none.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
 use super::stream::UpstreamStream;
 use crate::config::{ServerAddress, Upstream};
 use crate::policy::admission::Admission;
 use crate::policy::rejection::Rejection;
-use crate::proxy::clock;
 
 /// An upstream, and whose turn it is.
 #[derive(Debug)]
@@ -49,29 +48,30 @@ impl Pool {
         &self.upstream
     }
 
-    /// Connects to the server whose turn it is, or to the next one that takes the connection, all within one
-    /// `connect_timeout`. Only who was admitted can ask for it.
+    /// Connects to the server whose turn it is, or to the next one that takes the connection. Each is tried once and has
+    /// one `connect_timeout`, so that one that swallows what it gets keeps nobody from the others. Only who was admitted
+    /// can ask for it.
     ///
     /// # Errors
-    /// If no server takes the connection, or none does in time.
+    /// If no server takes the connection in its time.
     pub async fn connect(&self, _admission: &Admission) -> Result<Connected, ConnectError> {
-        let deadline = (clock::now() + self.upstream.connect_timeout).into();
         let servers = &self.upstream.servers;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut refused = None;
+        let mut failed = ConnectError { rejection: Rejection::Unreachable, detail: String::new() };
         for offset in 0..servers.len() {
             let Some(server) = servers.get(first.wrapping_add(offset) % servers.len()) else { continue };
-            match timeout_at(deadline, open(server)).await {
+            failed = match timeout(self.upstream.connect_timeout, open(server)).await {
                 Ok(Ok(stream)) => return Ok(Connected { stream, server: server.to_string().into() }),
-                Ok(Err(error)) => refused = Some((server, error)),
-                Err(_) => {
-                    let detail = format!("{server} took no connection in time");
-                    return Err(ConnectError { rejection: Rejection::UpstreamTimeout, detail });
+                Ok(Err(error)) => {
+                    ConnectError { rejection: Rejection::Unreachable, detail: format!("{server}: {error}") }
                 }
-            }
+                Err(_) => ConnectError {
+                    rejection: Rejection::UpstreamTimeout,
+                    detail: format!("{server} took no connection in time"),
+                },
+            };
         }
-        let detail = refused.map_or_else(String::new, |(server, error)| format!("{server}: {error}"));
-        Err(ConnectError { rejection: Rejection::Unreachable, detail })
+        Err(failed)
     }
 }
 

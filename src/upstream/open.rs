@@ -5,7 +5,7 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -60,9 +60,19 @@ pub async fn open(stream: UpstreamStream, request: Request<Empty<Bytes>>) -> io:
 }
 
 async fn refused(connection: &mut Connection, response: Response<Incoming>) -> io::Result<Response<Bytes>> {
-    let (head, body) = response.into_parts();
-    let body = drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()).await?;
-    Ok(Response::from_parts(head, body.map(http_body_util::Collected::to_bytes).unwrap_or_default()))
+    let (mut head, body) = response.into_parts();
+    let body = if let Ok(body) = drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()).await? {
+        body.to_bytes()
+    } else {
+        // What the head says of the body that is left out would be wrong of an empty one.
+        let is_about_body = |name: &&HeaderName| name.as_str().starts_with("content-");
+        let about_body: Vec<HeaderName> = head.headers.keys().filter(is_about_body).cloned().collect();
+        for name in about_body {
+            head.headers.remove(name);
+        }
+        Bytes::new()
+    };
+    Ok(Response::from_parts(head, body))
 }
 
 /// Runs the connection until `future` is ready. The connection's own end is no error: what it read before may be just

@@ -153,7 +153,7 @@ fn bounds_are_kept_and_are_inclusive() {
     let text = example();
     for one in documented(&text) {
         let (below, lowest, highest, above) = match one.key.kind {
-            Kind::Integer(min, max) => {
+            Kind::Integer(min, max, _) => {
                 let [below, above] = [i64::from(min) - 1, i64::from(max) + 1];
                 (below.to_string(), min.to_string(), max.to_string(), above.to_string())
             }
@@ -189,9 +189,9 @@ fn bounds_are_kept_and_are_inclusive() {
 fn off_is_a_value_where_it_is_documented() {
     let text = example();
     for one in documented(&text) {
-        if matches!(one.key.kind, Kind::Duration(..) | Kind::Size(..) | Kind::Rate(..)) {
+        if matches!(one.key.kind, Kind::Integer(..) | Kind::Duration(..) | Kind::Size(..) | Kind::Rate(..)) {
             let said = said_about(&text, &one, "\"off\"");
-            let refused = said.contains("\"off\" cannot be the value");
+            let refused = said.contains("\"off\" cannot be the value") || said.contains("must be a whole number");
             assert_eq!(!refused, one.key.bounds().contains("\"off\""), "{}: {said}", one.key.name);
         }
     }

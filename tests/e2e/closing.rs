@@ -1,9 +1,12 @@
 //! The closing handshake between ends that do not play by the book, and the heartbeat.
 
-use std::net::Shutdown;
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::gate::Gate;
 use crate::support::pki::good_token;
 use crate::support::request::Request;
@@ -183,14 +186,56 @@ fn places_are_given_back() {
     }
 }
 
-/// Connections that ask for nothing take no more than their own places, and leave them when their time is over.
+/// Connections that ask for nothing take the places for handshakes and no others, and leave them when their time is over.
 #[test]
 fn places_for_handshakes() {
+    const TIMEOUT: Duration = Duration::from_millis(500);
     let upstream = Upstream::bind();
-    let limits = "max_sessions = 1\nmax_handshakes = 1";
+    let limits = "max_sessions = 2\nmax_handshakes = 1";
     let gate = Setup::new().server(limits).listener("handshake_timeout = \"500ms\"").start(&upstream);
+    let start = Instant::now();
+    let idle = Client::connect(&gate);
+    // This one waits until the time of the other is over, though there is room for sessions.
+    let first = Session::open(&gate, &upstream);
+    assert!(start.elapsed() >= TIMEOUT, "{:?}", start.elapsed());
+    // A session needs no place for handshakes any more.
+    let second = Session::open(&gate, &upstream);
+    assert_eq!(Client::connect(&gate).ask(&Request::to("/open/")).head.status(), 503);
+    drop((idle, first, second));
+}
+
+/// A listener that nobody comes to keeps no place from the others.
+#[test]
+fn listeners_share_the_places_for_handshakes() {
+    let upstream = Upstream::bind();
+    let more = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+                certificates = [{ chain = \"chain-0.pem\", key = \"key-0.pem\" }]\n";
+    let limits = "max_sessions = 1\nmax_handshakes = 1";
+    let mut gate = Setup::new().server(limits).more(&more.repeat(2)).start(&upstream);
+    let ask = |gate: &Gate| Client::connect(gate).ask(&Request::to("/elsewhere")).head.status();
+    assert_eq!(ask(&gate), 404);
+    for _ in 0..2 {
+        gate.go_to_next_listener();
+        assert_eq!(ask(&gate), 404);
+    }
+}
+
+/// One address cannot take all of the places, and one that is a session does not count among them.
+#[test]
+fn handshakes_of_one_address() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().server("handshakes_per_address = 2").start(&upstream);
+    let sessions: Vec<Session> = (0..3).map(|_| Session::open(&gate, &upstream)).collect();
     let idle: Vec<Client> = (0..2).map(|_| Client::connect(&gate)).collect();
-    // This one waits in the kernel's queue until the time of another is over.
-    Session::open(&gate, &upstream).close();
+    let mut refused = TcpStream::connect(gate.address()).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(refused.read(&mut [0]).unwrap(), 0, "closed at once");
     drop(idle);
+    // The places are free again as soon as the gate has seen that the clients are gone.
+    let closed = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        stream.read(&mut [0]).is_ok_and(|n| n == 0)
+    };
+    while closed(&mut TcpStream::connect(gate.address()).unwrap()) {}
+    drop(sessions);
 }

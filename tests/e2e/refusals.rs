@@ -1,9 +1,10 @@
 //! Every way in which a request gets no session (DESIGN section 5): what the client is answered, that the upstream never
 //! hears of it, and the one line in the log.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
 use tollgate::policy::rejection::Rejection;
@@ -117,7 +118,12 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             Request::to(&format!("/room/blue?token={}", good_token())),
         ]),
         Rejection::Claims => {
-            plain([Request::to("/room/red").bearer(&good_token()), room().bearer(&token(&json!({ "room": null })))])
+            // What the upstream is to be told cannot be left out as if it were not there.
+            let mangled = [json!("zoë"), json!(" root"), json!({ "id": "ada" })];
+            let mangled = mangled.map(|subject| room().bearer(&token(&json!({ "sub": subject }))));
+            let other =
+                [Request::to("/room/red").bearer(&good_token()), room().bearer(&token(&json!({ "room": null })))];
+            plain(other.into_iter().chain(mangled))
         }
         Rejection::AddressSessions => vec![case(open(), Play::Again(setup().limits("sessions_per_address = 1")))],
         Rejection::SubjectSessions => {
@@ -311,18 +317,21 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
         Play::Nowhere => {
             let (_taken, address) = refusing();
             let gate = Gate::start(Setup::new().to(address));
-            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            let line = check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            check_names(&line, address);
         }
         Play::QueueFull => {
             let (listener, waiting) = full_queue();
             let address = listener.local_addr().unwrap().as_socket().unwrap();
             let gate = Gate::start(Setup::new().upstream("connect_timeout = \"100ms\"").to(address));
-            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            let line = check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            check_names(&line, address);
             drop(waiting);
         }
         Play::Silent => {
             let gate = Setup::new().upstream("response_timeout = \"100ms\"").start(&upstream);
-            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            let line = check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            check_names(&line, upstream.address());
             let mut server = upstream.accept();
             server.head();
             server.expect_end();
@@ -335,13 +344,14 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
             let answer = answer(&server.head());
             server.send(&answer);
             drop(server);
-            check_refusal(what, rejection, &client.refusal(), &gate);
+            let line = check_refusal(what, rejection, &client.refusal(), &gate);
+            check_names(&line, upstream.address());
         }
     }
 }
 
 /// A listener that takes no further connection, and what fills it.
-fn full_queue() -> (Socket, Vec<Socket>) {
+pub fn full_queue() -> (Socket, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
@@ -358,7 +368,14 @@ fn full_queue() -> (Socket, Vec<Socket>) {
     panic!("the queue does not fill");
 }
 
-fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refusal, gate: &Gate) {
+/// The line tells which of the servers it was.
+fn check_names(line: &Value, server: SocketAddr) {
+    let detail = line["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with(&server.to_string()), "{line}");
+}
+
+/// Checks the answer and the line in the log, and gives the line.
+fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refusal, gate: &Gate) -> Value {
     let status = status(rejection);
     assert_eq!(head.status(), status, "{what}: {head:?}");
     let connection = head.fields.iter().filter(|(name, _)| name == "connection").map(|(_, value)| value.as_str());
@@ -394,6 +411,7 @@ fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refu
     assert_eq!(line["rule"].as_str(), rejection.detail(), "{what}: {line}");
     assert_eq!(line["status"], status, "{what}: {line}");
     assert_eq!(line["client"], "127.0.0.1", "{what}: {line}");
+    line
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::net::{Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixListener;
 
+use crate::refusals::full_queue;
 use crate::support::gate::{Folder, Gate};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
@@ -31,6 +32,19 @@ fn the_next_server_takes_over() {
         Session::open(&gate, &first).close();
         assert_eq!(gate.log.next("session ended")["server"], first.address().to_string());
     }
+}
+
+/// A server that swallows what it gets keeps nobody from the others: each has its own time.
+#[test]
+fn a_silent_server_is_passed_over() {
+    let (swallowing, waiting) = full_queue();
+    let (silent, second) = (swallowing.local_addr().unwrap().as_socket().unwrap(), Upstream::bind());
+    let gate = Gate::start(Setup::new().upstream("connect_timeout = \"100ms\"").to(silent).to(second.address()));
+    for _ in 0..4 {
+        Session::open(&gate, &second).close();
+        assert_eq!(gate.log.next("session ended")["server"], second.address().to_string());
+    }
+    drop(waiting);
 }
 
 #[test]

@@ -166,12 +166,15 @@ pub fn handshake(data: &[u8]) {
     if let Ok(status) = word_as_status(&start) {
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
         let offered = ["chat", "superchat"];
-        for compression in [false, true] {
-            if let Ok(answer) = Answer::parse(status, &headers, key, &offered, compression) {
+        let offers: [&[&str]; 2] = [&[], &["permessage-deflate; client_max_window_bits"]];
+        for extensions in offers {
+            if let Ok(answer) = Answer::parse(status, &headers, key, &offered, extensions) {
                 assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS);
                 assert!(answer.protocol.is_none_or(|protocol| offered.contains(&protocol)));
                 assert!(
-                    answer.extension.is_none_or(|extension| compression && extension.contains("permessage-deflate"))
+                    answer
+                        .extension
+                        .is_none_or(|extension| !extensions.is_empty() && extension.contains("permessage-deflate"))
                 );
                 assert!(headers.get_all("sec-websocket-accept").iter().eq([accept(key).as_str()]));
             }

@@ -1,0 +1,157 @@
+use http::{Request, Response};
+
+use super::*;
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// A good request, with these header lines in place of those of the same names, and these added.
+fn request(target: &str, replaced: &[(&str, &str)], added: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::get(target)
+        .header("Host", "chat.example.com")
+        .header("Upgrade", "websocket")
+        .header("Connection", "Upgrade")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", KEY)
+        .body(())
+        .unwrap();
+    for (name, _) in replaced {
+        request.headers_mut().remove(*name);
+    }
+    for (name, value) in replaced.iter().chain(added) {
+        let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        request.headers_mut().append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+    }
+    request
+}
+
+fn parse(request: &Request<()>) -> Result<Opening<'_>, OpeningError> {
+    Opening::parse(request.method(), request.uri(), request.version(), request.headers())
+}
+
+#[test]
+fn requests_that_open() {
+    let plain = Opening {
+        authority: "chat.example.com",
+        path: "/ws",
+        query: None,
+        key: KEY,
+        protocols: vec![],
+        extensions: vec![],
+        origin: None,
+    };
+    assert_eq!(parse(&request("/ws", &[], &[])), Ok(plain.clone()));
+    let request_ = request("/ws?a=b", &[("Connection", "keep-alive, UPGRADE")], &[("Upgrade", "h2c,WebSocket")]);
+    assert_eq!(parse(&request_), Ok(Opening { query: Some("a=b"), ..plain.clone() }));
+    let request_ = request("http://other.example:81/ws", &[], &[("Content-Length", "0")]);
+    assert_eq!(parse(&request_), Ok(Opening { authority: "other.example:81", ..plain.clone() }));
+    let offers = [
+        ("Sec-WebSocket-Protocol", "chat, superchat"),
+        ("Sec-WebSocket-Protocol", "mqtt"),
+        ("Sec-WebSocket-Extensions", "x-odd; a=\"b,c\", permessage-deflate; client_max_window_bits=\"10\""),
+        ("Sec-WebSocket-Extensions", "permessage-deflate"),
+        ("Origin", "https://chat.example.com"),
+    ];
+    assert_eq!(
+        parse(&request("/ws", &[], &offers)),
+        Ok(Opening {
+            protocols: vec!["chat", "superchat", "mqtt"],
+            extensions: vec!["permessage-deflate; client_max_window_bits=\"10\"", "permessage-deflate"],
+            origin: Some(b"https://chat.example.com"),
+            ..plain
+        })
+    );
+}
+
+#[test]
+fn requests_that_do_not() {
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+    let table: &[(Lines<'_>, Lines<'_>, OpeningError)] = &[
+        (&[("Upgrade", "h2c")], &[], OpeningError::NotUpgrade),
+        (&[("Upgrade", "websockets")], &[], OpeningError::NotUpgrade),
+        (&[("Connection", "close")], &[], OpeningError::NotUpgrade),
+        (&[("Sec-WebSocket-Version", "8")], &[], OpeningError::Version),
+        (&[], &[("Sec-WebSocket-Version", "13")], OpeningError::Version),
+        (&[], &[("Content-Length", "5")], OpeningError::Body),
+        (&[], &[("Content-Length", "0"), ("Content-Length", "5")], OpeningError::Body),
+        (&[], &[("Transfer-Encoding", "chunked")], OpeningError::Body),
+        (&[], &[("Host", "chat.example.com")], OpeningError::Host),
+        (&[("Host", "ä")], &[], OpeningError::Host),
+        (&[("Sec-WebSocket-Key", "short")], &[], OpeningError::Key),
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ")], &[], OpeningError::Key),
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZSE=")], &[], OpeningError::Key),
+        (&[], &[("Sec-WebSocket-Key", KEY)], OpeningError::Key),
+        (&[], &[("Sec-WebSocket-Protocol", "chat, chat")], OpeningError::Protocol),
+        (&[], &[("Sec-WebSocket-Protocol", "a b")], OpeningError::Protocol),
+        (&[], &[("Sec-WebSocket-Protocol", "ü")], OpeningError::Protocol),
+        (&[], &[("Sec-WebSocket-Extensions", "; x")], OpeningError::Extensions),
+        (&[], &[("Origin", "https://a"), ("Origin", "https://b")], OpeningError::Origin),
+    ];
+    for (replaced, added, expected) in table {
+        assert_eq!(parse(&request("/ws", replaced, added)), Err(*expected), "{replaced:?} {added:?}");
+    }
+    let mut post = request("/ws", &[], &[]);
+    *post.method_mut() = Method::POST;
+    assert_eq!(parse(&post), Err(OpeningError::Method));
+    let mut old = request("/ws", &[], &[]);
+    *old.version_mut() = Version::HTTP_10;
+    assert_eq!(parse(&old), Err(OpeningError::NotUpgrade));
+    for target in ["*", "ftp://chat.example.com/ws"] {
+        assert_eq!(parse(&request(target, &[], &[])), Err(OpeningError::Target), "{target}");
+    }
+    let mut no_host = request("/ws", &[], &[]);
+    no_host.headers_mut().remove(HOST);
+    assert_eq!(parse(&no_host), Err(OpeningError::Host));
+}
+
+#[test]
+fn accept_is_the_example_of_section_1_3() {
+    assert_eq!(accept(KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+}
+
+#[test]
+fn answers() {
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    const GOOD: Lines<'_> = &[("Upgrade", "WebSocket"), ("Connection", "upgrade"), ("Sec-WebSocket-Accept", ACCEPT)];
+    let plain = Answer { protocol: None, extension: None };
+    let accepted = "permessage-deflate; server_no_context_takeover";
+    let misfit = "permessage-deflate; client_max_window_bits=10";
+    let table: &[(u16, Lines<'_>, Lines<'_>, Result<Answer<'_>, AnswerError>)] = &[
+        (101, GOOD, &[], Ok(plain)),
+        (200, GOOD, &[], Err(AnswerError::Status)),
+        (101, &[("Upgrade", "websocket"), ("Sec-WebSocket-Accept", ACCEPT)], &[], Err(AnswerError::NotUpgrade)),
+        (101, &GOOD[..2], &[], Err(AnswerError::Accept)),
+        (101, &GOOD[..2], &[("Sec-WebSocket-Accept", "x")], Err(AnswerError::Accept)),
+        (101, GOOD, &[("Sec-WebSocket-Accept", ACCEPT)], Err(AnswerError::Accept)),
+        (101, GOOD, &[("Sec-WebSocket-Protocol", "b")], Ok(Answer { protocol: Some("b"), ..plain })),
+        (101, GOOD, &[("Sec-WebSocket-Protocol", "")], Ok(plain)),
+        (101, GOOD, &[("Sec-WebSocket-Protocol", "c")], Err(AnswerError::Protocol)),
+        (101, GOOD, &[("Sec-WebSocket-Protocol", "B")], Err(AnswerError::Protocol)),
+        (101, GOOD, &[("Sec-WebSocket-Protocol", "a, b")], Err(AnswerError::Protocol)),
+        (101, GOOD, &[("Sec-WebSocket-Extensions", accepted)], Ok(Answer { extension: Some(accepted), ..plain })),
+        (101, GOOD, &[("Sec-WebSocket-Extensions", misfit)], Err(AnswerError::Extension)),
+        (101, GOOD, &[("Sec-WebSocket-Extensions", "x-odd")], Err(AnswerError::Extension)),
+        (
+            101,
+            GOOD,
+            &[("Sec-WebSocket-Extensions", accepted), ("Sec-WebSocket-Extensions", accepted)],
+            Err(AnswerError::Extension),
+        ),
+    ];
+    for (status, base, added, expected) in table {
+        let mut response = Response::builder().status(*status);
+        for (name, value) in base.iter().chain(*added) {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(()).unwrap();
+        let answer = Answer::parse(response.status(), response.headers(), KEY, &["a", "b"], &[deflate::NAME]);
+        assert_eq!(answer, *expected, "{status} {base:?} {added:?}");
+    }
+    let mut response = Response::builder().status(101);
+    for (name, value) in GOOD.iter().chain(&[("Sec-WebSocket-Extensions", accepted)]) {
+        response = response.header(*name, *value);
+    }
+    let response = response.body(()).unwrap();
+    let answer = Answer::parse(response.status(), response.headers(), KEY, &[], &[]);
+    assert_eq!(answer, Err(AnswerError::Extension));
+}
