@@ -102,6 +102,7 @@ pub struct Terms {
 
 /// One proxied WebSocket.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub struct Session {
     limits: Arc<Limits>,
     messages: Option<Arc<Bucket>>,
@@ -114,6 +115,10 @@ pub struct Session {
     data_passed: Instant,
     /// Until when the client is not read, because it exceeded its rate.
     wait_until: Option<Instant>,
+    /// The message that waits has its place in the quota.
+    place_taken: bool,
+    /// The message that waits has none yet, and was counted as throttled.
+    asks_again: bool,
     /// How it ends; set by the first reason there is.
     outcome: Option<Outcome>,
     /// When the closing handshake must be over.
@@ -157,6 +162,8 @@ impl Session {
             drain_at: None,
             data_passed: now,
             wait_until: None,
+            place_taken: false,
+            asks_again: false,
             outcome: None,
             close_by: None,
             over: false,
@@ -285,8 +292,9 @@ impl Session {
         if self.close_by.is_none() {
             self.close_by = now.checked_add(self.limits.close_timeout);
         }
-        // Who waited for its rate is read again, so that its Close is seen.
+        // Who waited for its rate is read again, so that its Close is seen; the message that waited does not pass early.
         self.wait_until = None;
+        self.place_taken = false;
     }
 
     /// Gives up the closing handshake, but not without a Close for who has none yet.

@@ -6,6 +6,7 @@ use super::outcome::{By, Cause, Outcome};
 use super::peer::Input;
 use super::{SMALL_FRAGMENT_BYTES, Session, Side, Step};
 use crate::policy::limits::OnExcess;
+use crate::policy::quota::Exceeded;
 use crate::ws::close::{Close, CloseCode};
 use crate::ws::frame::{CONTROL_MAX_BYTES, Header, Opcode, apply_mask};
 use crate::ws::inspector::Next;
@@ -72,15 +73,18 @@ impl Session {
     /// Counts the message that begins here; a step if it may not pass now.
     fn count_message(&mut self, now: Instant) -> Result<Option<Step>, Cause> {
         self.client.skipping = false;
+        if std::mem::take(&mut self.place_taken) {
+            return Ok(None);
+        }
         let (Some(bucket), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
-        let Err(exceeded) = bucket.take(now) else { return Ok(None) };
+        if quota.on_excess == OnExcess::Delay && self.close_by.is_none() {
+            let asked = bucket.take_or_wait(now);
+            return Ok(self.delay(asked, now));
+        }
+        let Err(_) = bucket.take(now) else { return Ok(None) };
         self.counts.throttled += 1;
         match quota.on_excess {
             OnExcess::Close => Err(Cause::MessageRate),
-            OnExcess::Delay if self.close_by.is_none() => {
-                self.wait_until = Some(exceeded.until);
-                Ok(Some(Step::Wait))
-            }
             // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
             // the message may be the Close that all wait for.
             OnExcess::Delay | OnExcess::Drop => {
@@ -88,6 +92,26 @@ impl Session {
                 Ok(None)
             }
         }
+    }
+
+    /// Lets the client wait for the place that its message has, or, where so many wait that there is none to be had, until
+    /// it can ask again.
+    fn delay(&mut self, asked: Result<Instant, Exceeded>, now: Instant) -> Option<Step> {
+        let asks_again = std::mem::take(&mut self.asks_again);
+        let until = match asked {
+            Ok(at) if at <= now => return None,
+            Ok(at) => {
+                self.place_taken = true;
+                at
+            }
+            Err(Exceeded { until }) => {
+                self.asks_again = true;
+                until
+            }
+        };
+        self.counts.throttled += u64::from(!asks_again);
+        self.wait_until = Some(until);
+        Some(Step::Wait)
     }
 
     /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
