@@ -100,7 +100,8 @@ impl<S> Port<S> {
             judge_kept,
             out: Vec::new(),
             taken: 0,
-            unflushed: false,
+            // The last of the handshake may still be held by the stream.
+            unflushed: true,
             blocked_at: None,
             ended: false,
             deaf: false,
@@ -183,11 +184,13 @@ impl<S: Stream + ?Sized> Port<S> {
         self.blocked_at = None;
     }
 
-    /// Gives up the stream: nothing is read from it or written to it any more.
-    pub fn end(&mut self) {
+    /// Gives up the stream: nothing is read from it any more, nor written, but for our own end if the other end said so in
+    /// order (RFC 8446 section 6.1) and lacks nothing of what was sent to it.
+    pub fn end(&mut self, in_order: bool) {
+        let lacks_nothing = self.out.is_empty() && !self.unflushed && !self.deaf;
         self.deafen();
         self.ended = true;
-        self.closing = Closing::Done;
+        self.closing = if in_order && lacks_nothing { Closing::Sending } else { Closing::Done };
         self.kept = Vec::new();
         self.judge_kept = false;
     }

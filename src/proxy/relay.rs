@@ -212,9 +212,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             match port.poll_read(cx, scratch) {
                 Poll::Pending => Pumped::Idle,
                 Poll::Ready(Ok(len)) if len > kept => self.judge(from, scratch.get(..len).unwrap_or_default(), cx, now),
-                // The end of the stream, in whatever way it came.
-                Poll::Ready(_) => {
-                    self.lose(from, now);
+                Poll::Ready(read) => {
+                    self.port(from).end(read.is_ok());
+                    self.session.gone(from, now);
                     Pumped::Moved
                 }
             }
@@ -283,11 +283,6 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         self.session.deaf(side, now);
     }
 
-    fn lose(&mut self, side: Side, now: Instant) {
-        self.port(side).end();
-        self.session.gone(side, now);
-    }
-
     fn port(&mut self, side: Side) -> &mut Port<dyn Stream> {
         match side {
             Side::Client => &mut self.client,
@@ -308,7 +303,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             // What waits for a side that was given up would keep the other one from being read, and its Close with it.
             for side in Side::BOTH {
                 if self.session.is_gone(side) {
-                    self.port(side).end();
+                    self.port(side).end(false);
                 }
             }
         }

@@ -124,7 +124,7 @@ impl SealedStream {
 
     /// Tells the client what it did wrong. The violation itself is what the reader gets next.
     fn tell(&mut self, violation: Violation, cx: &mut Context<'_>) {
-        let Some(alert) = violation.alert() else { return };
+        let Some(alert) = violation.alert() else { return self.sealer.close() };
         if self.queue(alert).is_ok() {
             // Should the alert not get out, there is nobody left to care.
             let _ = self.poll_out(cx);
@@ -162,8 +162,13 @@ impl SealedStream {
                 SealError::Failed => io::Error::other("the TLS record layer failed"),
             })?;
         let records = area.get(..written).unwrap_or_default();
-        let sent = match Pin::new(&mut self.stream).poll_write(cx, records)? {
-            Poll::Ready(sent) => sent,
+        let sent = match Pin::new(&mut self.stream).poll_write(cx, records) {
+            Poll::Ready(Ok(sent)) => sent,
+            Poll::Ready(Err(error)) => {
+                // These records are lost, so one behind them would not open.
+                self.sealer.close();
+                return Err(error);
+            }
             Poll::Pending => 0,
         };
         self.written += sent as u64;

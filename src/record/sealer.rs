@@ -93,7 +93,12 @@ impl Sealer {
         self.update_due = true;
     }
 
-    /// Whether an alert was sealed.
+    /// Seals nothing more: after a fatal alert of the peer (section 6.2), or when records were lost on their way.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether nothing more is sealed.
     pub fn is_closed(&self) -> bool {
         self.closed
     }

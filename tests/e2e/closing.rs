@@ -223,7 +223,14 @@ fn listeners_share_the_places_for_handshakes() {
 fn handshakes_of_one_address() {
     let upstream = Upstream::bind();
     let gate = Setup::new().server("handshakes_per_address = 2").start(&upstream);
-    let sessions: Vec<Session> = (0..3).map(|_| Session::open(&gate, &upstream)).collect();
+    let open = |_| {
+        let mut session = Session::open(&gate, &upstream);
+        // What passes proves that the session has begun, and with that given its place back.
+        session.client.send_text("here");
+        session.server.expect_text("here");
+        session
+    };
+    let sessions: Vec<Session> = (0..3).map(open).collect();
     let idle: Vec<Client> = (0..2).map(|_| Client::connect(&gate)).collect();
     let mut refused = TcpStream::connect(gate.address()).unwrap();
     refused.set_read_timeout(Some(PATIENCE)).unwrap();
