@@ -253,7 +253,7 @@ keys! {
     UPSTREAM_MESSAGE_MAX_SIZE = "route.limits" "upstream_message_max_size", Size(1, 1 << 40, Allowed), Value("\"off\""),
         "The largest message from an upstream.";
     OVERHEAD_RATE = "route.limits" "overhead_rate", Rate(COUNT_MAX, Refused), Value("\"100/s\""),
-        "How many control frames and small inner fragments a client may send.";
+        "Control frames and small inner fragments of a client and, without `message_rate`, empty messages.";
     OVERHEAD_BURST = "route.limits" "overhead_burst", number(1, COUNT_MAX), Value("200"),
         "How many of these frames may come at once.";
     SESSIONS_PER_SUBJECT = "route.limits" "sessions_per_subject", number(1, COUNT_MAX), Nothing,

@@ -43,7 +43,8 @@ pub struct MessageQuota {
 pub struct Limits {
     /// Messages a client may send; `None`: as many as it likes.
     pub messages: Option<MessageQuota>,
-    /// Control frames and small inner fragments a client may send: what costs work without being a message.
+    /// Control frames and small inner fragments a client may send, and where messages are not counted empty ones: what
+    /// costs work and carries next to nothing.
     pub overhead: Quota,
     /// Bytes of a client's message, over all its fragments, as declared on the wire (compressed if it is compressed).
     pub message_max_bytes: u64,

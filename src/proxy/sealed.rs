@@ -30,7 +30,7 @@ pub struct SealedStream {
     sealer: Sealer,
     /// The beginning of a record whose end has not come: less than [`RECORD_MAX`].
     partial: Vec<u8>,
-    /// What was opened for a reader that had less room: at most one record's plaintext.
+    /// What was opened for a reader that had less room: less than [`RECORD_MAX`].
     plain: Vec<u8>,
     /// Records that the kernel has not taken: at most one batch, and an alert.
     out: Vec<u8>,
