@@ -8,6 +8,7 @@
 //! a side's stream ended    -> gone(side, now); it can no longer be written -> deaf(side, now)
 //! a side takes no bytes    -> blocked(side, now); takes them again -> unblocked(side, now)
 //! deadline() has passed    -> pass_deadline(now)
+//! hastened()               -> deadline() may be earlier than it was
 //! after each of these      -> next_action(now) until None
 //! ```
 //!
@@ -119,6 +120,8 @@ pub struct Session {
     place_taken: bool,
     /// The message that waits has none yet, and was counted as throttled.
     asks_again: bool,
+    /// Something may have brought the deadline forward.
+    hastened: bool,
     /// How it ends; set by the first reason there is.
     outcome: Option<Outcome>,
     /// When the closing handshake must be over.
@@ -164,6 +167,7 @@ impl Session {
             wait_until: None,
             place_taken: false,
             asks_again: false,
+            hastened: true,
             outcome: None,
             close_by: None,
             over: false,
@@ -177,6 +181,7 @@ impl Session {
 
     /// Says that nothing more comes from a side and nothing more can be sent to it.
     pub fn gone(&mut self, side: Side, now: Instant) {
+        self.hastened = true;
         let peer = self.peer_mut(side);
         let input = std::mem::replace(&mut peer.input, Input::Gone);
         peer.drop_output();
@@ -197,6 +202,7 @@ impl Session {
 
     /// Says that nothing can be sent to a side any more, while what it sent before may still come: its Close above all.
     pub fn deaf(&mut self, side: Side, now: Instant) {
+        self.hastened = true;
         let deaf_until = now.checked_add(self.limits.close_timeout);
         let peer = self.peer_mut(side);
         if !peer.is_deaf() {
@@ -207,11 +213,13 @@ impl Session {
 
     /// Says that bytes wait for a side that takes none; again whenever it took some of them.
     pub fn blocked(&mut self, to: Side, now: Instant) {
+        self.hastened = true;
         self.peer_mut(to).blocked_since = Some(now);
     }
 
     /// Says that nothing waits for a side any more.
     pub fn unblocked(&mut self, to: Side, now: Instant) {
+        self.hastened = true;
         let peer = self.peer_mut(to);
         if peer.blocked_since.take().is_some() {
             // Our ping may have been among what it did not take, so the time for its pong starts again.
@@ -223,6 +231,7 @@ impl Session {
 
     /// Ends the session at this time because the process goes away.
     pub fn drain_at(&mut self, at: Instant) {
+        self.hastened = true;
         self.drain_at = Some(at);
     }
 
@@ -248,10 +257,23 @@ impl Session {
     }
 
     /// The next thing to do.
+    #[inline]
     pub fn next_action(&mut self, now: Instant) -> Option<Action> {
+        if self.may_act() { self.find_action(now) } else { None }
+    }
+
+    /// Whether [`Session::next_action`] may have one. It is asked after every frame, so it is told by a look: as long as
+    /// nobody closes there is nothing to do but to ping.
+    #[inline]
+    pub fn may_act(&self) -> bool {
+        self.outcome.is_some() || self.client.ping_waits || self.upstream.ping_waits
+    }
+
+    fn find_action(&mut self, now: Instant) -> Option<Action> {
         if self.ended {
             return None;
         }
+        self.hastened = true;
         for side in Side::BOTH {
             // Between the frames that come from the other side, and never after a Close.
             if self.peer(side.other()).mid_frame || self.peer(side).is_told() || self.answers_come(side) {
@@ -277,6 +299,7 @@ impl Session {
     /// Begins to end the session: both sides get a Close as soon as their direction is between frames; a side that broke
     /// a rule not before it had the answers to what it sent before.
     fn end(&mut self, by: By, cause: Cause, now: Instant) {
+        self.hastened = true;
         let code = cause.close_code();
         self.outcome.get_or_insert(Outcome { by, code: Some(code), cause });
         for side in Side::BOTH {
@@ -289,6 +312,7 @@ impl Session {
     }
 
     fn start_closing(&mut self, now: Instant) {
+        self.hastened = true;
         if self.close_by.is_none() {
             self.close_by = now.checked_add(self.limits.close_timeout);
         }

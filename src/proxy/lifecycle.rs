@@ -1,11 +1,9 @@
 //! Serving, draining, cut: what the whole process is told, and how the ends of its sessions are spread over the drain.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-
-use super::clock;
+use tokio_util::sync::CancellationToken;
 
 /// Sessions are closed no faster than one in this time, so that their clients do not all come back at once; unless
 /// there are too many of them for the time there is.
@@ -13,9 +11,22 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
 /// Which part of the drain's time closes are spread over; the rest is for the last ones' closing handshakes.
 const SPREAD: f64 = 0.75;
 
+/// A phase of the process. One follows the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// It takes connections.
+    Serving,
+    /// It takes none, and asks its sessions to end.
+    Draining,
+    /// Whatever is still open is cut off.
+    Cut,
+}
+
 /// The phases of the process, for everybody to see.
 #[derive(Debug)]
 pub struct Lifecycle {
+    phase: AtomicU8,
     drain: CancellationToken,
     cut: CancellationToken,
     drain_timeout: Duration,
@@ -30,6 +41,7 @@ impl Lifecycle {
     /// Serving.
     pub fn new(drain_timeout: Duration) -> Self {
         Self {
+            phase: AtomicU8::new(Phase::Serving as u8),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
             drain_timeout,
@@ -44,11 +56,13 @@ impl Lifecycle {
         let sessions = u32::try_from(self.sessions().max(1)).unwrap_or(u32::MAX);
         let interval = CLOSE_INTERVAL.min(self.drain_timeout.mul_f64(SPREAD) / sessions);
         self.turn_interval_us.store(u32::try_from(interval.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.phase.store(Phase::Draining as u8, Ordering::Release);
         self.drain.cancel();
     }
 
     /// Whatever is still open is cut off.
     pub fn cut(&self) {
+        self.phase.store(Phase::Cut as u8, Ordering::Release);
         self.drain.cancel();
         self.cut.cancel();
     }
@@ -63,21 +77,30 @@ impl Lifecycle {
         self.cut.cancelled().await;
     }
 
-    /// The same as [`Lifecycle::draining`], to keep.
-    pub fn drain_signal(&self) -> WaitForCancellationFutureOwned {
-        self.drain.clone().cancelled_owned()
+    /// The phase now. It costs next to nothing to ask.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Serving,
+            1 => Phase::Draining,
+            _ => Phase::Cut,
+        }
     }
 
-    /// The same as [`Lifecycle::cut_off`], to keep.
-    pub fn cut_signal(&self) -> WaitForCancellationFutureOwned {
-        self.cut.clone().cancelled_owned()
+    /// Becomes ready when this phase is over, with the one that is then.
+    pub async fn after(&self, phase: Phase) -> Phase {
+        match phase {
+            Phase::Serving => self.drain.cancelled().await,
+            Phase::Draining => self.cut.cancelled().await,
+            Phase::Cut => std::future::pending().await,
+        }
+        self.phase()
     }
 
     /// When the session that asks is to close: each gets a turn of its own.
-    pub fn take_turn(&self) -> Instant {
+    pub fn take_turn(&self, now: Instant) -> Instant {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let interval = Duration::from_micros(self.turn_interval_us.load(Ordering::Relaxed).into());
-        clock::now() + interval.saturating_mul(turn)
+        now + interval.saturating_mul(turn)
     }
 
     /// How many sessions are open.

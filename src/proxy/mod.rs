@@ -11,6 +11,7 @@ pub mod upgrade;
 pub mod headers;
 pub mod relay;
 pub mod port;
+pub mod timers;
 pub mod lifecycle;
 pub mod clock;
 pub mod server;

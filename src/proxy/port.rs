@@ -16,6 +16,8 @@ const DISCARD_MAX_BYTES: usize = 256 * 1024;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// A number that grows whenever the kernel takes bytes that the stream held back.
     fn written(&self) -> u64;
+    /// Whether the stream may hold bytes that it has taken and the kernel has not.
+    fn holds_back(&self) -> bool;
     /// Drops what it can make again, since it is idle.
     fn hibernate(&mut self);
 }
@@ -25,15 +27,22 @@ impl Stream for ClientStream {
         self.written()
     }
 
+    fn holds_back(&self) -> bool {
+        self.holds_back()
+    }
+
     fn hibernate(&mut self) {
         self.hibernate();
     }
 }
 
 impl Stream for UpstreamStream {
-    /// It holds nothing back.
     fn written(&self) -> u64 {
         0
+    }
+
+    fn holds_back(&self) -> bool {
+        false
     }
 
     fn hibernate(&mut self) {}
@@ -118,6 +127,12 @@ impl<S: Stream + ?Sized> Port<S> {
         self.blocked_at.is_some() || !self.out.is_empty()
     }
 
+    /// Whether [`Port::flush`] has something to do, or to tell.
+    #[inline]
+    pub fn has_to_flush(&self) -> bool {
+        self.unflushed || self.is_blocked()
+    }
+
     /// Reads behind what is kept; the length of both together.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buf = ReadBuf::new(scratch);
@@ -148,11 +163,11 @@ impl<S: Stream + ?Sized> Port<S> {
                     Poll::Ready(n) => {
                         bytes = bytes.get(n..).unwrap_or_default();
                         self.taken += n as u64;
-                        self.unflushed = true;
                     }
                     Poll::Pending => break,
                 }
             }
+            self.unflushed = self.stream.holds_back();
         }
         self.out.extend_from_slice(bytes);
         Ok(())

@@ -8,13 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::time::{Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
-
 use super::clock;
+use super::lifecycle::Phase;
 use super::port::{Flow, Port, Stream};
 use super::upgrade::{Gateway, random};
-use super::worker::Place;
+use super::worker::Seat;
 use crate::policy::admission::Admission;
 use crate::session::{Action, Cause, Outcome, Session, Side, Step};
 use crate::telemetry::sessions::{self, Ended};
@@ -57,18 +55,17 @@ pub struct Relay<C, U> {
     session: Session,
     client: Port<C>,
     upstream: Port<U>,
-    timer: Option<Pin<Box<Sleep>>>,
+    seat: Seat,
     /// When the session hibernates, if nothing is read before. Absent: it does.
     nap_at: Option<Instant>,
-    /// Ready at the drain, and then, set again, at the cut.
-    signal: Pin<Box<WaitForCancellationFutureOwned>>,
-    draining: bool,
-    outcome: Option<Outcome>,
+    /// The phase of the process that the session knows of.
+    phase: Phase,
+    /// The session is over, and both ends are being closed for so long.
+    lingers_until: Option<Instant>,
     started: Instant,
     about: About,
     admission: Admission,
     gateway: Arc<Gateway>,
-    _place: Place,
 }
 
 impl<C, U> Relay<C, U> {
@@ -80,23 +77,22 @@ impl<C, U> Relay<C, U> {
         upstream: Joined<U>,
         about: About,
         gateway: Arc<Gateway>,
-        place: Place,
+        seat: Seat,
     ) -> Self {
         gateway.lifecycle.open_session();
+        let now = clock::now();
         Self {
             session,
             client: Port::new(client.0, client.1),
             upstream: Port::new(upstream.0, upstream.1),
-            timer: None,
-            nap_at: Some(clock::now() + NAP_AFTER),
-            signal: Box::pin(gateway.lifecycle.drain_signal()),
-            draining: false,
-            outcome: None,
-            started: clock::now(),
+            seat,
+            nap_at: Some(now + NAP_AFTER),
+            phase: Phase::Serving,
+            lingers_until: None,
+            started: now,
             about,
             admission,
             gateway,
-            _place: place,
         }
     }
 
@@ -125,52 +121,68 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let relay = &mut *self;
-        while relay.signal.as_mut().poll(cx).is_ready() {
-            if relay.draining {
-                if relay.outcome.is_none() {
-                    let outcome = relay.session.abort(Cause::Cut);
-                    relay.log(outcome, clock::now());
-                }
-                return Poll::Ready(());
-            }
-            relay.draining = true;
-            relay.signal = Box::pin(relay.gateway.lifecycle.cut_signal());
-            relay.session.drain_at(relay.gateway.lifecycle.take_turn());
+        let now = clock::now();
+        if relay.phase != relay.gateway.lifecycle.phase() && relay.follow_phase(now) == Phase::Cut {
+            return Poll::Ready(());
         }
-        if relay.outcome.is_none() {
-            let Poll::Ready(outcome) = relay.poll_session(cx) else { return Poll::Pending };
-            relay.outcome = Some(outcome);
-            let now = clock::now();
+        if relay.lingers_until.is_none() {
+            let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
             relay.log(outcome, now);
-            relay.timer = Some(Box::pin(sleep_until((now + LINGER).into())));
+            relay.lingers_until = Some(now + LINGER);
         }
-        relay.poll_close(cx)
+        relay.poll_close(cx, now)
     }
 }
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
-    fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn follow_phase(&mut self, now: Instant) -> Phase {
+        self.phase = self.gateway.lifecycle.phase();
+        if self.lingers_until.is_none() {
+            match self.phase {
+                Phase::Serving => {}
+                Phase::Draining => self.session.drain_at(self.gateway.lifecycle.take_turn(now)),
+                Phase::Cut => {
+                    let outcome = self.session.abort(Cause::Cut);
+                    self.log(outcome, now);
+                }
+            }
+        }
+        self.phase
+    }
+
+    fn poll_session(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Outcome> {
+        if self.seat.timer.pass(now) {
+            self.pass_deadline(now);
+        }
+        if let Some(outcome) = self.settle(cx, now) {
+            return Poll::Ready(outcome);
+        }
+        // Who has nothing more to read wakes this task when there is, so it is not asked twice.
+        let mut asleep = [false; 2];
         for _ in 0..TURNS {
-            let now = clock::now();
-            let mut moved = self.poll_deadline(cx, now);
-            for side in Side::BOTH {
-                if let Some(outcome) = self.settle(cx, now) {
-                    return Poll::Ready(outcome);
+            let mut moved = false;
+            for (side, asleep) in Side::BOTH.into_iter().zip(&mut asleep) {
+                if *asleep {
+                    continue;
                 }
                 match self.pump(side, cx, now) {
                     Pumped::Ended(outcome) => return Poll::Ready(outcome),
+                    Pumped::Asleep => *asleep = true,
+                    Pumped::Held => {}
                     Pumped::Moved => {
                         moved = true;
-                        self.nap_at = Some(now + NAP_AFTER);
+                        if let Some(outcome) = self.settle(cx, now) {
+                            return Poll::Ready(outcome);
+                        }
                     }
-                    Pumped::Idle => {}
                 }
             }
-            if let Some(outcome) = self.settle(cx, now) {
-                return Poll::Ready(outcome);
-            }
-            if !moved && !self.arm_timer(cx) {
+            if !moved {
+                self.arm_timer(cx, now);
                 return Poll::Pending;
+            }
+            if self.nap_at.replace(now + NAP_AFTER).is_none() {
+                self.seat.timer.set(now + NAP_AFTER, now, cx.waker());
             }
         }
         cx.waker().wake_by_ref();
@@ -178,7 +190,16 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     /// Does what the session wants, and sends what waits.
+    #[inline]
     fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
+        if self.session.may_act() || self.client.has_to_flush() || self.upstream.has_to_flush() {
+            self.act(cx, now)
+        } else {
+            None
+        }
+    }
+
+    fn act(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
         loop {
             while let Some(action) = self.session.next_action(now) {
                 match action {
@@ -200,7 +221,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let waiting = self.session.waiting(from);
         let port = self.port(from);
         if port.ended || waiting || other_is_blocked {
-            return Pumped::Idle;
+            return Pumped::Held;
         }
         if std::mem::take(&mut port.judge_kept) {
             let kept = std::mem::take(&mut port.kept);
@@ -210,7 +231,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             let port = self.port(from);
             let kept = port.kept.len();
             match port.poll_read(cx, scratch) {
-                Poll::Pending => Pumped::Idle,
+                Poll::Pending => Pumped::Asleep,
                 Poll::Ready(Ok(len)) if len > kept => self.judge(from, scratch.get(..len).unwrap_or_default(), cx, now),
                 Poll::Ready(read) => {
                     self.port(from).end(read.is_ok());
@@ -225,6 +246,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let to = from.other();
         let (mut sent, mut at) = (0, 0);
         let waits = loop {
+            if at == bytes.len() {
+                break false;
+            }
             match self.session.receive(from, bytes.get(at..).unwrap_or_default(), now) {
                 Step::Forward(n) => at += n,
                 Step::Discard(n) => {
@@ -290,50 +314,52 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Whether something was due.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let fired = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-        if fired {
-            self.timer = None;
-            self.session.pass_deadline(now);
-            if self.nap_at.is_some_and(|at| at <= now) {
-                self.nap_at = None;
-                self.client.hibernate();
-            }
-            // What waits for a side that was given up would keep the other one from being read, and its Close with it.
-            for side in Side::BOTH {
-                if self.session.is_gone(side) {
-                    self.port(side).end(false);
-                }
+    fn pass_deadline(&mut self, now: Instant) {
+        self.session.pass_deadline(now);
+        if self.nap_at.is_some_and(|at| at <= now) {
+            self.nap_at = None;
+            self.client.hibernate();
+        }
+        // What waits for a side that was given up would keep the other one from being read, and its Close with it.
+        for side in Side::BOTH {
+            if self.session.is_gone(side) {
+                self.port(side).end(false);
             }
         }
-        fired
     }
 
-    /// Sets the timer to the session's next deadline or its nap; whether that has passed already. A timer that fires too
-    /// early is set again then, so that one that is put off with every message costs nothing with every message.
-    fn arm_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let next = [self.session.deadline(), self.nap_at].into_iter().flatten().min();
-        let Some(deadline) = next.map(tokio::time::Instant::from_std) else { return false };
-        match &mut self.timer {
-            Some(timer) if timer.deadline() <= deadline => {}
-            Some(timer) => timer.as_mut().reset(deadline),
-            None => self.timer = Some(Box::pin(sleep_until(deadline))),
+    /// Sees to it that this task wakes for the session's next deadline, and its nap.
+    fn arm_timer(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if !self.session.hastened() && self.seat.timer.is_set() {
+            return;
         }
-        self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+        if let Some(at) = [self.session.deadline(), self.nap_at].into_iter().flatten().min() {
+            self.seat.timer.set(at, now, cx.waker());
+        }
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // The timer comes first: who keeps sending would else use up all that the runtime lets a task do at a time, and
-        // a timer that is asked then is never ready.
-        let late = self.timer.as_mut().is_none_or(|timer| timer.as_mut().poll(cx).is_ready());
+    fn poll_close(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let closed = Side::BOTH.map(|side| self.port(side).poll_close(cx).is_ready());
-        if closed == [true, true] || late { Poll::Ready(()) } else { Poll::Pending }
+        self.seat.timer.pass(now);
+        let late = self.lingers_until.is_none_or(|until| until <= now);
+        if closed == [true, true] || late {
+            return Poll::Ready(());
+        }
+        if let Some(until) = self.lingers_until {
+            self.seat.timer.set(until, now, cx.waker());
+        }
+        Poll::Pending
     }
 }
 
+/// What came of trying to read a side.
 enum Pumped {
-    Idle,
+    /// There is nothing to read, and this task wakes when there is.
+    Asleep,
+    /// It is not to be read for now.
+    Held,
+    /// Something was done.
     Moved,
+    /// The session is over.
     Ended(Outcome),
 }

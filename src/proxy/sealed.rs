@@ -51,6 +51,11 @@ impl SealedStream {
         self.written
     }
 
+    /// Whether records wait that the kernel has not taken.
+    pub fn holds_back(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Drops what can be made again, for a connection that is idle; its next record costs some microseconds more.
     pub fn hibernate(&mut self) {
         self.opener.hibernate();
@@ -61,10 +66,10 @@ impl SealedStream {
     /// Nothing is the end.
     fn poll_receive(&mut self, cx: &mut Context<'_>, area: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            match self.opener.open(&mut []) {
-                Ok(None) => {}
-                Ok(Some(_)) => return Poll::Ready(Ok(0)),
-                Err(violation) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
+            match self.opener.ended() {
+                None => {}
+                Some(Ok(())) => return Poll::Ready(Ok(0)),
+                Some(Err(violation)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
             }
             let held = self.partial.len();
             // A part of a record is shorter than a record, for which there is room.

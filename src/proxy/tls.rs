@@ -102,6 +102,14 @@ impl ClientStream {
         }
     }
 
+    /// Whether bytes were taken that the kernel has not; of rustls's it is not known before it is asked to flush.
+    pub fn holds_back(&self) -> bool {
+        match &self.0 {
+            Protected::Own(stream) => stream.holds_back(),
+            Protected::Rustls(_) => true,
+        }
+    }
+
     /// Drops what can be made again, for a connection that is idle.
     pub fn hibernate(&mut self) {
         if let Protected::Own(stream) = &mut self.0 {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Door};
 use super::handshakes::Permit;
+use super::timers::{Timer, Timers};
 use super::upgrade::Gateway;
 
 /// How many accepted connections may wait for a worker to take them.
@@ -55,7 +56,12 @@ impl Worker {
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
         start_thread(&format!("worker-{number}"), runtime, async move {
-            carry(gateway, queue, count).await;
+            let timers = Arc::new(Timers::new());
+            let lifecycle = Arc::clone(&gateway);
+            tokio::select! {
+                () = carry(gateway, queue, count, Arc::clone(&timers)) => {}
+                () = timers.run(&lifecycle.lifecycle) => {}
+            }
             // Whoever waits for it may have given up.
             let _ = end.send(());
         })?;
@@ -109,15 +115,21 @@ impl Tasks {
     }
 }
 
-async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connections: Arc<AtomicUsize>) {
+async fn carry(
+    gateway: Arc<Gateway>,
+    mut queue: mpsc::Receiver<Arrival>,
+    connections: Arc<AtomicUsize>,
+    timers: Arc<Timers>,
+) {
     let tasks = Tasks::default();
     while let Some(arrival) = queue.recv().await {
         let counted = Counted(Arc::clone(&connections));
+        let timer = Timer::new(Arc::clone(&timers));
         let gateway = Arc::clone(&gateway);
         let sessions = tasks.clone();
         tasks.start(async move {
             let Arrival { stream, client, door, permit } = arrival;
-            let place = Place { _permit: Some(permit), _counted: counted };
+            let place = Place { _permit: permit, seat: Seat { timer, _counted: counted } };
             let stream = match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => stream,
                 Err(error) => return tracing::error!(%error, "a connection could not be watched"),
@@ -131,18 +143,26 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
     tasks.end().await;
 }
 
-/// A connection's place among those of its worker, and among those that are no sessions yet, until dropped.
+/// A connection's place among those that are no sessions yet, until dropped, and its seat.
 #[derive(Debug)]
 pub struct Place {
-    _permit: Option<Permit>,
-    _counted: Counted,
+    _permit: Permit,
+    seat: Seat,
 }
 
 impl Place {
-    /// The place of a connection that is a session from now on.
-    pub fn admitted(self) -> Self {
-        Self { _permit: None, ..self }
+    /// What is left of it for a connection that is a session from now on.
+    pub fn admitted(self) -> Seat {
+        self.seat
     }
+}
+
+/// A connection's place among those of its worker, until dropped, and its timer there.
+#[derive(Debug)]
+pub struct Seat {
+    /// Wakes its session.
+    pub timer: Timer,
+    _counted: Counted,
 }
 
 #[derive(Debug)]

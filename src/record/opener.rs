@@ -142,6 +142,15 @@ impl Opener {
         Self { direction, state: State::Open, idle: 0, started: [0; KEY_UPDATE_LEN], started_len: 0 }
     }
 
+    /// Whether nothing more comes: in order, or because of this.
+    pub fn ended(&self) -> Option<Result<(), Violation>> {
+        match self.state {
+            State::Open => None,
+            State::Closed => Some(Ok(())),
+            State::Failed(violation) => Some(Err(violation)),
+        }
+    }
+
     /// Opens the record that `buffer` begins with, in place. `None` means that its end is still to come: ask again with
     /// more, and with the same bytes before it. After [`Content::Closed`] everything is ignored and `Closed` once more.
     ///

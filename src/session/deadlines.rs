@@ -30,8 +30,15 @@ impl Session {
         earliest
     }
 
+    /// Whether [`Session::deadline`] may be earlier than it was when this was asked last. Most of what passes puts it off or
+    /// leaves it where it is, so that whoever keeps a timer need not look at it after every frame.
+    pub fn hastened(&mut self) -> bool {
+        std::mem::take(&mut self.hastened)
+    }
+
     /// Does what is due by now.
     pub fn pass_deadline(&mut self, now: Instant) {
+        self.hastened = true;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.wait_until) {
             self.wait_until = None;

@@ -17,6 +17,8 @@ impl Session {
         if bytes.is_empty() {
             return Step::More;
         }
+        // Who was pinged may have had longer to answer than it may be silent from now on.
+        self.hastened |= self.peer(from).pinged.is_some();
         let peer = self.peer_mut(from);
         peer.heard(now);
         if peer.input != Input::Open {
@@ -111,6 +113,7 @@ impl Session {
         };
         self.counts.throttled += u64::from(!asks_again);
         self.wait_until = Some(until);
+        self.hastened = true;
         Some(Step::Wait)
     }
 

@@ -93,6 +93,8 @@ pub struct Relay {
     pub closing_since: Option<Instant>,
     client: Port,
     upstream: Port,
+    /// What a timer was set to last that is not looked at as long as the session does not ask for it.
+    alarm: Option<Instant>,
     write_timeout: Duration,
     compressed: bool,
     steps_left: usize,
@@ -113,6 +115,7 @@ impl Relay {
             closing_since: None,
             client: Port::default(),
             upstream: Port::default(),
+            alarm: None,
             write_timeout,
             compressed,
             steps_left: 0,
@@ -274,6 +277,12 @@ impl Relay {
                 }
             }
         }
+        let deadline = self.session.deadline();
+        if self.session.hastened() {
+            self.alarm = deadline;
+        }
+        let missed = deadline.is_some_and(|deadline| self.alarm.is_none_or(|alarm| alarm > deadline));
+        assert!(!missed, "the deadline came forward unnoticed");
     }
 
     fn count_step(&mut self) {
