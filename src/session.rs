@@ -157,8 +157,8 @@ impl Session {
         };
         Self {
             overhead: Bucket::new(limits.overhead, now),
-            client: Peer::new(Inspector::new(from_client), limits.ping_interval, now),
-            upstream: Peer::new(Inspector::new(from_upstream), limits.upstream_ping_interval, now),
+            client: Peer::new(Inspector::new(from_client), now),
+            upstream: Peer::new(Inspector::new(from_upstream), now),
             limits,
             messages,
             expires,

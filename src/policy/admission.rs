@@ -39,31 +39,45 @@ pub struct Facts<'a> {
     pub address: IpAddr,
 }
 
-/// The leave to open an upstream and to relay. It holds what it counts against: dropping it gives that back.
+/// The leave to open an upstream and to relay.
 #[derive(Debug)]
 pub struct Admission {
-    route: Arc<Route>,
-    claims: Option<Claims>,
+    lease: Lease,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
     expires: Option<Instant>,
     messages: Option<Arc<Bucket>>,
+}
+
+/// What a session has of its admission for as long as it lasts. It holds what it counts against: dropping it gives that
+/// back.
+#[derive(Debug)]
+pub struct Lease {
+    route: Arc<Route>,
+    subject: Option<Arc<str>>,
     _slots: (Slot<()>, Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>),
 }
 
-impl Admission {
+impl Lease {
     /// The route that it is for.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
+    /// The token's subject.
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+}
+
+impl Admission {
+    /// The route that it is for.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.lease.route
+    }
+
     /// The headers that tell the upstream what the route forwards of the claims.
     pub fn claim_headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.claim_headers
-    }
-
-    /// The token's subject.
-    pub fn subject(&self) -> Option<&str> {
-        self.claims.as_ref().and_then(Claims::subject)
     }
 
     /// When the token runs out.
@@ -74,6 +88,11 @@ impl Admission {
     /// The quota that the client's messages count against, if the route has one.
     pub fn messages(&self) -> Option<&Arc<Bucket>> {
         self.messages.as_ref()
+    }
+
+    /// What is left of it once the session begins.
+    pub fn into_lease(self) -> Lease {
+        self.lease
     }
 }
 
@@ -153,18 +172,12 @@ impl Policy {
             Some(claims) => claims::forward(claims, &route.forward_claims).map_err(|_| Rejection::Claims)?,
             None => Vec::new(),
         };
-        let subject = claims.as_ref().and_then(Claims::subject);
-        let subject_slot = self.take_subject_slot(route, subject)?;
-        let messages = self.message_bucket(route, subject, facts.address, now.instant);
+        let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
+        let subject_slot = self.take_subject_slot(route, subject.clone())?;
+        let messages = self.message_bucket(route, subject.as_deref(), facts.address, now.instant);
         let expires = claims.as_ref().and_then(|claims| deadline(claims, route, now));
-        Ok(Admission {
-            route: Arc::clone(route),
-            expires,
-            messages,
-            _slots: (session_slot, address_slot, subject_slot),
-            claims,
-            claim_headers,
-        })
+        let lease = Lease { route: Arc::clone(route), subject, _slots: (session_slot, address_slot, subject_slot) };
+        Ok(Admission { lease, claim_headers, expires, messages })
     }
 
     fn count_upgrade(&self, address: IpAddr, now: Instant) -> Result<(), Rejection> {
@@ -181,10 +194,14 @@ impl Policy {
         self.by_address.take(key, max).map(Some).ok_or(Rejection::AddressSessions)
     }
 
-    fn take_subject_slot(&self, route: &Route, subject: Option<&str>) -> Result<Option<Slot<RouteSubject>>, Rejection> {
+    fn take_subject_slot(
+        &self,
+        route: &Route,
+        subject: Option<Arc<str>>,
+    ) -> Result<Option<Slot<RouteSubject>>, Rejection> {
         let Some(max) = route.limits.sessions_per_subject else { return Ok(None) };
         // A token without a subject cannot be told from another one, so all of them count as one.
-        let key = (Arc::clone(&route.name), Arc::from(subject.unwrap_or_default()));
+        let key = (Arc::clone(&route.name), subject.unwrap_or_default());
         self.by_subject.take(key, max).map(Some).ok_or(Rejection::SubjectSessions)
     }
 

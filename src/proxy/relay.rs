@@ -13,9 +13,9 @@ use super::lifecycle::Phase;
 use super::port::{Flow, Port, Stream};
 use super::upgrade::{Gateway, random};
 use super::worker::Seat;
-use crate::policy::admission::Admission;
+use crate::policy::admission::Lease;
 use crate::session::{Action, Cause, Outcome, Session, Side, Step};
-use crate::telemetry::sessions::{self, Ended};
+use crate::telemetry::sessions::{self, Ended, RequestId};
 use crate::ws::frame::ControlFrame;
 
 /// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
@@ -40,7 +40,7 @@ pub struct About {
     /// The upstream's server.
     pub server: Arc<str>,
     /// The id of its request.
-    pub request_id: String,
+    pub request_id: RequestId,
 }
 
 /// A stream, and what was read from it behind its handshake.
@@ -64,14 +64,14 @@ pub struct Relay<C, U> {
     lingers_until: Option<Instant>,
     started: Instant,
     about: About,
-    admission: Admission,
+    lease: Lease,
     gateway: Arc<Gateway>,
 }
 
 impl<C, U> Relay<C, U> {
     /// Begins right after the 101.
     pub fn new(
-        admission: Admission,
+        lease: Lease,
         session: Session,
         client: Joined<C>,
         upstream: Joined<U>,
@@ -91,16 +91,16 @@ impl<C, U> Relay<C, U> {
             lingers_until: None,
             started: now,
             about,
-            admission,
+            lease,
             gateway,
         }
     }
 
     fn log(&self, outcome: Outcome, now: Instant) {
         sessions::log(&Ended {
-            request_id: &self.about.request_id,
-            route: &self.admission.route().name,
-            subject: self.admission.subject(),
+            request_id: self.about.request_id,
+            route: &self.lease.route().name,
+            subject: self.lease.subject(),
             client: self.about.client,
             server: &self.about.server,
             age: now.saturating_duration_since(self.started),

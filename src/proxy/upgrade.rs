@@ -23,6 +23,7 @@ use crate::policy::rejection::Rejection;
 use crate::policy::route::Auth;
 use crate::session::{Session, Terms};
 use crate::telemetry::refusals::{Refusals, Refused};
+use crate::telemetry::sessions::RequestId;
 use crate::upstream::open::{Answered, open};
 use crate::upstream::{Pool, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
@@ -56,7 +57,7 @@ pub struct Opened {
     /// The server, as the configuration has it.
     pub server: Arc<str>,
     /// The id of the request.
-    pub request_id: String,
+    pub request_id: RequestId,
 }
 
 /// Answers a request: with a session if it may have one.
@@ -107,9 +108,9 @@ async fn upgrade(
         Auth::Open => (opening.protocols.clone(), None),
     };
     let extensions = if route.limits.allow_compression() { opening.extensions.as_slice() } else { &[] };
-    let request_id = format!("{:032x}", u128::from_be_bytes(random()));
+    let request_id = RequestId(u128::from_be_bytes(random()));
     let key = handshake::key(random());
-    let via = Via { address: client, request_id: &request_id, key: &key, protocols: &protocols, extensions };
+    let via = Via { address: client, request_id: &request_id.to_string(), key: &key, protocols: &protocols, extensions };
     let mut asked = Request::new(Empty::new());
     *asked.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
         .ok_or_else(|| refuse(Rejection::Opening(OpeningError::Target)))?;

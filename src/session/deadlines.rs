@@ -91,7 +91,10 @@ impl Session {
     /// When a side is to be pinged, or must have been heard again.
     fn heartbeat_at(&self, side: Side) -> Option<Instant> {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
-        let interval = peer.ping_interval?;
+        let interval = match side {
+            Side::Client => self.limits.ping_interval?,
+            Side::Upstream => self.limits.upstream_ping_interval?,
+        };
         let unread = other.blocked_since.is_some() || self.waiting(side);
         if unread || peer.ping_waits || peer.blocked_since.is_some() || peer.is_deaf() {
             return None;

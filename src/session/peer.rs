@@ -1,6 +1,6 @@
 //! What a session knows of one of its two sides.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::ws::close::CloseCode;
 use crate::ws::inspector::Inspector;
@@ -36,8 +36,6 @@ pub(super) struct Peer {
     pub close_waits: Option<(CloseCode, &'static str)>,
     /// It is to be pinged.
     pub ping_waits: bool,
-    /// After how much silence it is pinged.
-    pub ping_interval: Option<Duration>,
     /// When it was pinged, if it was not heard since.
     pub pinged: Option<Instant>,
     /// When it was last heard.
@@ -49,7 +47,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub fn new(inspector: Inspector, ping_interval: Option<Duration>, now: Instant) -> Self {
+    pub fn new(inspector: Inspector, now: Instant) -> Self {
         Self {
             inspector,
             input: Input::Open,
@@ -58,7 +56,6 @@ impl Peer {
             close_sent: false,
             close_waits: None,
             ping_waits: false,
-            ping_interval,
             pinged: None,
             heard_at: now,
             blocked_since: None,
