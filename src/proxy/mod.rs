@@ -14,3 +14,6 @@ pub mod port;
 pub mod lifecycle;
 pub mod clock;
 pub mod server;
+
+#[cfg(test)]
+mod tests;
