@@ -141,13 +141,15 @@ target = ["--url", proxy.url(), "--ca", str(secrets.ca), "--header", f"Origin: {
 
 for key, ceiling in ceilings.items():
     with suite.check(f"workload {key}: at most {ceiling} system calls a message"):
-        # What else happens on the machine makes the turns smaller, and so the share of epoll_wait larger.
+        # What else happens on the machine makes the turns smaller, and so the share of epoll_wait larger: the least counts.
+        least = float("inf")
         for _ in range(TRIES):
             calls = count(counted, load, key)
             total = sum(calls.values())
             suite.note(f"{key}: {total:.3f} a message: " + ", ".join(f"{name} {n:.3f}" for name, n in calls.items() if n >= 0.001))
-            if total <= ceiling:
+            least = min(least, total)
+            if least <= ceiling:
                 break
-        if not 0 < total <= ceiling:
-            raise AssertionError(f"{total:.3f} a message")
+        if not 0 < least <= ceiling:
+            raise AssertionError(f"{least:.3f} a message")
 suite.finish()
