@@ -15,3 +15,6 @@ pub mod timers;
 pub mod lifecycle;
 pub mod clock;
 pub mod server;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! What a session owns: whoever makes it larger sees it here, and whoever makes it smaller lowers the number.
+
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::port::Port;
+use super::relay::Relay;
+use super::sealed::SealedStream;
+use super::tls::ClientStream;
+use crate::record::{Opener, Sealer, TrafficSecret};
+use crate::session::Session;
+use crate::upstream::UpstreamStream;
+
+#[test]
+fn a_session_is_no_larger_than_it_was() {
+    let sizes = [
+        of::<Session>(584),
+        of::<TrafficSecret>(49),
+        of::<Opener>(120),
+        of::<Sealer>(112),
+        of::<TcpStream>(24),
+        of::<SealedStream>(344),
+        of::<ClientStream>(344),
+        of::<Port<ClientStream>>(432),
+        of::<Port<UpstreamStream>>(120),
+        // The whole of it, and what it has in boxes.
+        of::<Relay<ClientStream, UpstreamStream>>(1520),
+        of::<Sleep>(96),
+        of::<WaitForCancellationFutureOwned>(72),
+    ];
+    let larger: Vec<_> = sizes.into_iter().filter(|(_, bytes, bytes_max)| bytes > bytes_max).collect();
+    assert!(larger.is_empty(), "type, bytes, at most: {larger:#?}");
+}
+
+fn of<T>(bytes_max: usize) -> (&'static str, usize, usize) {
+    (std::any::type_name::<T>(), size_of::<T>(), bytes_max)
+}

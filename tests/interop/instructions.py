@@ -1,0 +1,66 @@
+"""Instructions that the pure core and the record layer execute for each frame or record, by callgrind, held against
+tests/gates/ceilings.toml.
+
+A case of tests/gates/cases.rs is run twice, more often the second time; the difference is what the runs cost, and nothing of
+what came before them. Only Rust's functions count: those of C and assembly (libc's, aws-lc's) are chosen by the CPU, and the
+price of a cipher is not ours. What they bring the sum to is a note.
+"""
+
+import json
+import re
+import shutil
+import tomllib
+
+import harness
+
+FEW, MANY = 16, 64
+RUST = re.compile(r"_R|_ZN.*17h[0-9a-f]{16}E")  # the two manglings of rustc
+
+suite = harness.Suite("instructions")
+directory = harness.work_dir("instructions")
+ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text())["instructions"]
+
+
+def build():
+    """The program that runs the cases, built as the binary is."""
+    built = harness.run("cargo", "build", "--release", "--bench", "instructions", "--message-format", "json",
+                        cwd=harness.ROOT, seconds=900)
+    for line in built.stdout.splitlines():
+        artifact = json.loads(line)
+        if artifact.get("executable") and artifact["target"]["name"] == "instructions":
+            return artifact["executable"]
+    raise RuntimeError("cargo built nothing")
+
+
+def executed(program, case, runs):
+    """How many instructions of Rust and of everything a process executes that runs a case so often."""
+    report = directory / f"{case}-{runs}"
+    harness.run("valgrind", "--tool=callgrind", f"--callgrind-out-file={report}", "--compress-strings=no", "--compress-pos=no",
+                "--demangle=no", program, case, runs, seconds=120)
+    rust = whole = 0
+    function, of_callee = "", False
+    for line in report.read_text().splitlines():
+        if line.startswith("fn="):
+            function = line[3:]
+        elif line.startswith("calls="):
+            of_callee = True  # the next line is the callee's cost, which stands at the callee
+        elif line[:1].isdigit():
+            cost = 0 if of_callee else int(line.split()[1])
+            of_callee = False
+            whole += cost
+            rust += cost if RUST.match(function) else 0
+    return rust, whole
+
+
+if not shutil.which("valgrind"):
+    suite.skip("everything", "valgrind is not installed")
+    suite.finish()
+program = build()
+for case, ceiling in ceilings.items():
+    with suite.check(f"{case}: at most {ceiling} instructions"):
+        few, many = executed(program, case, FEW), executed(program, case, MANY)
+        rust, whole = ((b - a) / (MANY - FEW) for a, b in zip(few, many))
+        suite.note(f"{case}: {rust:.0f}, with libc and aws-lc {whole:.0f}")
+        if not 0 < rust <= ceiling:
+            raise AssertionError(f"{rust:.0f} instructions")
+suite.finish()
