@@ -193,10 +193,9 @@ impl Session {
             return;
         }
         // It went instead of answering the other side's Close, so that side gets its answer from us.
-        let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
         let other = self.peer_mut(side.other());
         if !other.is_told() {
-            other.close_waits.get_or_insert((code, ""));
+            other.close_waits.get_or_insert(Cause::Closed);
         }
     }
 
@@ -280,9 +279,9 @@ impl Session {
                 continue;
             }
             let peer = self.peer_mut(side);
-            if let Some((code, reason)) = peer.close_waits.take() {
+            if let Some(cause) = peer.close_waits.take() {
                 peer.close_sent = true;
-                return Some(Action::Send { to: side, frame: ControlFrame::close(code, reason) });
+                return Some(Action::Send { to: side, frame: self.close_for(cause) });
             }
             if std::mem::take(&mut peer.ping_waits) {
                 peer.pinged = Some(now);
@@ -305,7 +304,7 @@ impl Session {
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
             if !peer.is_told() {
-                peer.close_waits.get_or_insert((code, cause.reason()));
+                peer.close_waits.get_or_insert(cause);
             }
         }
         self.start_closing(now);
@@ -324,12 +323,20 @@ impl Session {
     /// Gives up the closing handshake, but not without a Close for who has none yet.
     fn close_now(&mut self) {
         self.over = true;
-        let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
             if !peer.is_told() {
-                peer.close_waits.get_or_insert((code, ""));
+                peer.close_waits.get_or_insert(Cause::Closed);
             }
+        }
+    }
+
+    fn close_for(&self, cause: Cause) -> ControlFrame {
+        if cause == Cause::Closed {
+            let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
+            ControlFrame::close(code, "")
+        } else {
+            ControlFrame::close(cause.close_code(), cause.reason())
         }
     }
 

@@ -91,7 +91,15 @@ pub async fn serve(
     let client_side = Joined(stream, early.to_vec());
     let upstream_side = Joined(upstream, upstream_early.to_vec());
     let about = About { client, server, request_id };
-    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, Arc::clone(gateway), place.admitted()))
+    Some(Relay::new(
+        admission.into_lease(),
+        session,
+        client_side,
+        upstream_side,
+        about,
+        Arc::clone(gateway),
+        place.admitted(),
+    ))
 }
 
 /// Reads one request and answers it. What comes back is the stream, what the client sent behind its request, and the

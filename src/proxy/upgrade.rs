@@ -110,7 +110,8 @@ async fn upgrade(
     let extensions = if route.limits.allow_compression() { opening.extensions.as_slice() } else { &[] };
     let request_id = RequestId(u128::from_be_bytes(random()));
     let key = handshake::key(random());
-    let via = Via { address: client, request_id: &request_id.to_string(), key: &key, protocols: &protocols, extensions };
+    let via =
+        Via { address: client, request_id: &request_id.to_string(), key: &key, protocols: &protocols, extensions };
     let mut asked = Request::new(Empty::new());
     *asked.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
         .ok_or_else(|| refuse(Rejection::Opening(OpeningError::Target)))?;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::ws::close::CloseCode;
+use super::outcome::Cause;
 use crate::ws::inspector::Inspector;
 
 /// What is still expected from a side.
@@ -32,8 +32,8 @@ pub(super) struct Peer {
     pub mid_frame: bool,
     /// It has been sent a Close, its peer's or ours.
     pub close_sent: bool,
-    /// The Close that it is to get from us.
-    pub close_waits: Option<(CloseCode, &'static str)>,
+    /// The Close that it is to get from us: why, or as the other side closed.
+    pub close_waits: Option<Cause>,
     /// It is to be pinged.
     pub ping_waits: bool,
     /// When it was pinged, if it was not heard since.

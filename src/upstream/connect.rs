@@ -16,6 +16,8 @@ use crate::policy::rejection::Rejection;
 #[derive(Debug)]
 pub struct Pool {
     upstream: Upstream,
+    /// The servers as the log names them; all sessions share these.
+    names: Vec<Arc<str>>,
     turn: AtomicUsize,
 }
 
@@ -40,7 +42,8 @@ pub struct ConnectError {
 impl Pool {
     /// It is the first server's turn.
     pub fn new(upstream: Upstream) -> Self {
-        Self { upstream, turn: AtomicUsize::new(0) }
+        let names = upstream.servers.iter().map(|server| server.to_string().into()).collect();
+        Self { upstream, names, turn: AtomicUsize::new(0) }
     }
 
     /// What the configuration says of it.
@@ -59,9 +62,10 @@ impl Pool {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut failed = ConnectError { rejection: Rejection::Unreachable, detail: String::new() };
         for offset in 0..servers.len() {
-            let Some(server) = servers.get(first.wrapping_add(offset) % servers.len()) else { continue };
+            let at = first.wrapping_add(offset) % servers.len();
+            let (Some(server), Some(name)) = (servers.get(at), self.names.get(at)) else { continue };
             failed = match timeout(self.upstream.connect_timeout, open(server)).await {
-                Ok(Ok(stream)) => return Ok(Connected { stream, server: server.to_string().into() }),
+                Ok(Ok(stream)) => return Ok(Connected { stream, server: Arc::clone(name) }),
                 Ok(Err(error)) => {
                     ConnectError { rejection: Rejection::Unreachable, detail: format!("{server}: {error}") }
                 }
