@@ -158,6 +158,7 @@ impl Header {
     /// # Errors
     /// What can be told from the header alone, whoever sent it: reserved opcodes, lengths in the wrong form, and
     /// control frames that are long or fragmented.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let opcode = Opcode::decode(first & 0x0f)?;

@@ -57,6 +57,7 @@ impl Inspector {
     ///
     /// # Errors
     /// If it is an empty last fragment and leaves a text that is checked with half a character.
+    #[inline]
     pub fn begin(&mut self, header: &Header) -> Result<(), Violation> {
         if header.opcode == Opcode::Text && self.rules.check_utf8 && header.rsv == 0 {
             self.text = Some(Utf8::default());
@@ -72,6 +73,7 @@ impl Inspector {
     ///
     /// # Errors
     /// If a text that is checked is not UTF-8: at the latest with its last byte.
+    #[inline]
     pub fn payload(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         let taken = (bytes.len() as u64).min(self.remaining);
         if let Some(text) = &mut self.text {
@@ -100,6 +102,7 @@ impl Inspector {
     ///
     /// # Errors
     /// A header that breaks a rule; nothing of its frame has been passed on then.
+    #[inline]
     pub fn look(&self, bytes: &[u8]) -> Result<Next, Violation> {
         if self.remaining > 0 {
             let here = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(bytes.len());
