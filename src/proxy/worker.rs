@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Door};
 use super::handshakes::Permit;
+use super::turns;
 use super::upgrade::Gateway;
 
 /// How many accepted connections may wait for a worker to take them.
@@ -55,7 +56,10 @@ impl Worker {
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
         start_thread(&format!("worker-{number}"), runtime, async move {
-            carry(gateway, queue, count).await;
+            tokio::select! {
+                () = carry(gateway, queue, count) => {}
+                () = turns::keep() => {}
+            }
             // Whoever waits for it may have given up.
             let _ = end.send(());
         })?;
@@ -123,7 +127,8 @@ async fn carry(gateway: Arc<Gateway>, mut queue: mpsc::Receiver<Arrival>, connec
                 Err(error) => return tracing::error!(%error, "a connection could not be watched"),
             };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
-            if let Some(relay) = Box::pin(connection::serve(&gateway, &door, stream, client, place)).await {
+            let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place));
+            if let Some(relay) = turns::in_turn(steps).await {
                 sessions.start(relay);
             }
         });
