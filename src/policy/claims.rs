@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -12,12 +13,12 @@ use super::route::Params;
 /// The claims of a verified token. Only the verifier makes them, so to have them is to have checked them.
 #[derive(Clone, PartialEq)]
 pub struct Claims {
-    members: Map<String, Value>,
+    members: Arc<Map<String, Value>>,
     expires: Duration,
 }
 
 impl Claims {
-    pub(super) fn new(members: Map<String, Value>, expires: Duration) -> Self {
+    pub(super) fn new(members: Arc<Map<String, Value>>, expires: Duration) -> Self {
         Self { members, expires }
     }
 

@@ -7,6 +7,7 @@
 //! apart by issuer, audience and key (RFC 8725 section 3.12).
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use super::claims::Claims;
 use super::credential::TokenSource;
 use super::key::KeySet;
+use super::verified::{TokenHash, Verified};
 
 /// What one `[auth.<name>]` section asks of a token.
 pub struct Verifier {
@@ -29,6 +31,7 @@ pub struct Verifier {
     audience: Vec<String>,
     /// How far clocks may differ, for `exp` and `nbf`.
     pub leeway: Duration,
+    verified: Verified,
 }
 
 /// What a verifier is made of.
@@ -133,23 +136,33 @@ impl Verifier {
     #[must_use]
     pub fn new(parts: VerifierParts) -> Self {
         let VerifierParts { keys, algorithms, issuer, audience, leeway, sources } = parts;
-        Self { sources, keys, algorithms, issuer, audience, leeway: leeway.min(MAX_LEEWAY) }
+        Self { sources, keys, algorithms, issuer, audience, leeway: leeway.min(MAX_LEEWAY), verified: Verified::new() }
     }
 
-    /// Checks the token at `now`, counted from the Unix epoch.
+    /// Checks the token at `now`, counted from the Unix epoch. A token that held before is not verified again, but its
+    /// claims are checked every time.
     ///
     /// # Errors
     /// The first rule that the token breaks; rules about the claims come after the signature.
     pub fn verify(&self, token: &str, now: Duration) -> Result<Claims, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let hash = TokenHash::of(token);
+        if let Some(members) = self.verified.get(&hash) {
+            return self.check_claims(members, now);
+        }
         let payload = self.verify_signature(token)?;
         let Object { members, duplicate } =
             serde_json::from_slice(&payload).map_err(|_| TokenError::ClaimsMalformed)?;
         if duplicate {
             return Err(TokenError::ClaimsDuplicate);
         }
-        let expires = self.check_times(&members, now)?;
-        self.check_parties(&members)?;
-        Ok(Claims::new(members, expires))
+        let members = Arc::new(members);
+        let claims = self.check_claims(Arc::clone(&members), now)?;
+        let ends = claims.expires().saturating_add(self.leeway);
+        self.verified.insert(hash, members, payload.len(), ends, now);
+        Ok(claims)
     }
 
     /// The payload of a token, once its signature has been verified; what the payload says is not looked at.
@@ -191,6 +204,12 @@ impl Verifier {
             return Ok(());
         }
         Err(if fitting.next().is_some() { TokenError::KeyAmbiguous } else { TokenError::Signature })
+    }
+
+    fn check_claims(&self, members: Arc<Map<String, Value>>, now: Duration) -> Result<Claims, TokenError> {
+        let expires = self.check_times(&members, now)?;
+        self.check_parties(&members)?;
+        Ok(Claims::new(members, expires))
     }
 
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 gives no rule for it.
@@ -245,7 +264,7 @@ impl fmt::Debug for Verifier {
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .field("leeway", &self.leeway)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

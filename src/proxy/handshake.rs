@@ -1,30 +1,31 @@
 //! The TLS handshake. rustls does it; what is here sees to it that the connection can leave rustls right after.
 //!
 //! rustls drops what it has read and not opened when its secrets are taken out, so it is given one record at a time: what
-//! follows the client's `Finished` stays in the kernel. The price is a `recv` for the header and one for the body of each
-//! of the three records that a client sends.
+//! follows the client's `Finished`, mostly the request, is left for our own record layer. And what rustls says after that,
+//! its ticket, goes out together with the first answer, which saves a packet.
 
 use std::cell::Cell;
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rustls::{ConnectionTrafficSecrets, KeyLog, ProtocolVersion, ServerConfig, ServerConnection};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{Accept, TlsAcceptor};
 use zeroize::Zeroizing;
 
-use super::sealed::SealedStream;
+use super::sealed::{SealedStream, Unfinished};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 
 /// How many bytes of a session's output rustls may hold back; the relay counts on it as a part of its bound.
 const BUFFER_MAX_BYTES: usize = 32 * 1024;
+/// How much is received at once. A client's hello has 0.3 to 2 KiB, and its last words with a request about 1.
+const RECEIVE_BYTES: usize = 4096;
 
 /// What protects a connection after its handshake.
 #[derive(Debug)]
@@ -46,49 +47,71 @@ pub(super) fn let_secrets_out(config: &mut ServerConfig) {
 ///
 /// # Errors
 /// If the client breaks off, or the two cannot agree.
-pub(super) async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Protected> {
-    let leaves = config.enable_secret_extraction;
-    let socket = Socket { stream, written: 0, framing: leaves.then(Framing::default) };
-    let limit = |connection: &mut ServerConnection| connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
-    let mut accept = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, limit);
-    let mut secrets = Secrets::default();
-    let mut stream = poll_fn(|cx| poll_record_by_record(&mut accept, &mut secrets, cx)).await?;
-    let (socket, connection) = stream.get_mut();
-    socket.framing = None;
-    if leaves && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
-        // Everything that rustls had to say has been sent, its tickets, too: that is when a handshake is done.
-        let (socket, connection) = stream.into_inner();
-        take_over(socket, connection, &secrets).map(Protected::Own)
-    } else {
-        Ok(Protected::Rustls(Box::new(stream)))
+pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<Protected> {
+    let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+    connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
+    let (mut received, mut secrets) = (Received::new(), Secrets::default());
+    while connection.is_handshaking() {
+        let Some(part) = received.take() else {
+            received.receive(&mut stream).await?;
+            continue;
+        };
+        hear(&mut connection, part, &mut secrets, &stream)?;
+        if connection.is_handshaking() && connection.wants_write() {
+            stream.write_all(&say(&mut connection)?).await?;
+        }
     }
+    let last_words = say(&mut connection)?;
+    if config.enable_secret_extraction && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        let unfinished = Unfinished { received: received.into_rest(), to_send: last_words };
+        return take_over(stream, connection, &secrets, unfinished).map(Protected::Own);
+    }
+    stream.write_all(&last_words).await?;
+    hear(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
+    // tokio-rustls makes its stream only from a handshake, so it gets one that is over.
+    let socket = Socket { stream, written: 0 };
+    let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
+    Ok(Protected::Rustls(Box::new(stream)))
 }
 
-/// Goes on for as long as the handshake wants another record and the socket has one.
-fn poll_record_by_record(
-    accept: &mut Accept<Socket>,
+/// Gives rustls what was received.
+fn hear(
+    connection: &mut ServerConnection,
+    mut bytes: &[u8],
     secrets: &mut Secrets,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<TlsStream<Socket>>> {
-    loop {
-        if let Some(framing) = accept.get_mut().and_then(|socket| socket.framing.as_mut()) {
-            framing.granted = true;
-            framing.refused = false;
-        }
+    stream: &TcpStream,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        connection.read_tls(&mut bytes)?;
         // Within this call rustls serves this connection and no other, so what it logs is this connection's.
         CAPTURED.set(Some(mem::take(secrets)));
-        let polled = Pin::new(&mut *accept).poll(cx);
+        let heard = connection.process_new_packets();
         *secrets = CAPTURED.take().unwrap_or_default();
-        let refused =
-            accept.get_mut().and_then(|socket| socket.framing.as_ref()).is_some_and(|framing| framing.refused);
-        if polled.is_ready() || !refused {
-            return polled;
+        if let Err(error) = heard {
+            // What the client did wrong is told it if it can be told at once.
+            let _ = say(connection).and_then(|alert| stream.try_write(&alert));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }
+    Ok(())
+}
+
+/// What rustls has to say.
+fn say(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
+    let mut words = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut words)?;
+    }
+    Ok(words)
 }
 
 /// Takes the connection from rustls, which has done with it.
-fn take_over(socket: Socket, connection: ServerConnection, secrets: &Secrets) -> io::Result<SealedStream> {
+fn take_over(
+    stream: TcpStream,
+    connection: ServerConnection,
+    secrets: &Secrets,
+    unfinished: Unfinished,
+) -> io::Result<SealedStream> {
     let suite = connection.negotiated_cipher_suite().and_then(|suite| Suite::from_code(suite.suite().into()));
     let suite = suite.ok_or_else(|| io::Error::other("an unknown cipher suite was negotiated"))?;
     let extracted = connection.dangerous_extract_secrets().map_err(io::Error::other)?;
@@ -105,7 +128,50 @@ fn take_over(socket: Socket, connection: ServerConnection, secrets: &Secrets) ->
     let directions = direction(&secrets.client, &extracted.rx.1).zip(direction(&secrets.server, &extracted.tx.1));
     let (read, write) = directions.ok_or_else(|| io::Error::other("the traffic secrets are not the connection's"))?;
     let (opener, sealer) = (Opener::new(read, extracted.rx.0), Sealer::new(write, extracted.tx.0));
-    Ok(SealedStream::new(socket.stream, opener, sealer))
+    Ok(SealedStream::new(stream, opener, sealer, unfinished))
+}
+
+/// What was received, and how far rustls has been given it.
+struct Received {
+    bytes: Vec<u8>,
+    taken: usize,
+    /// How much is still to be given of the record that was begun.
+    record_left: usize,
+}
+
+impl Received {
+    fn new() -> Self {
+        Self { bytes: Vec::with_capacity(RECEIVE_BYTES), taken: 0, record_left: 0 }
+    }
+
+    /// Receives once. All but a part of a header has been taken, so there is room.
+    async fn receive(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        match stream.read_buf(&mut self.bytes).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is there of one record.
+    fn take(&mut self) -> Option<&[u8]> {
+        let rest = self.bytes.get(self.taken..)?;
+        if self.record_left == 0 {
+            let [_, _, _, high, low, ..] = *rest else { return None };
+            self.record_left = HEADER_LEN + usize::from(u16::from_be_bytes([high, low]));
+        }
+        let part = rest.get(..self.record_left.min(rest.len())).filter(|part| !part.is_empty())?;
+        self.taken += part.len();
+        self.record_left -= part.len();
+        Some(part)
+    }
+
+    /// What follows the handshake.
+    fn into_rest(mut self) -> Vec<u8> {
+        self.bytes.drain(..self.taken);
+        self.bytes
+    }
 }
 
 /// The traffic secrets of a connection.
@@ -141,70 +207,15 @@ impl KeyLog for Capture {
 }
 
 /// A socket that counts what the kernel takes, since rustls buffers, so that its own writes do not show whether a client
-/// reads; and that gives one record at a time while a handshake goes on.
+/// reads.
 pub(super) struct Socket {
     stream: TcpStream,
     pub(super) written: u64,
-    framing: Option<Framing>,
-}
-
-/// Where in the client's records the reading is.
-#[derive(Debug, Default)]
-struct Framing {
-    /// What has come of a header.
-    header: [u8; HEADER_LEN],
-    header_len: usize,
-    /// What is still to come of the body.
-    body: usize,
-    /// A record may be read; used up by its last byte.
-    granted: bool,
-    /// A record was asked for beyond that.
-    refused: bool,
-}
-
-impl Framing {
-    /// How much may be read: up to the end of the header, or of the body.
-    fn wants(&self) -> usize {
-        if self.body > 0 { self.body } else { HEADER_LEN - self.header_len }
-    }
-
-    /// Notes what was read.
-    fn pass(&mut self, bytes: &[u8]) {
-        if self.body > 0 {
-            self.body = self.body.saturating_sub(bytes.len());
-        } else {
-            for (to, from) in self.header.iter_mut().skip(self.header_len).zip(bytes) {
-                *to = *from;
-            }
-            self.header_len += bytes.len();
-            if self.header_len < HEADER_LEN {
-                return;
-            }
-            let [_, _, _, high, low] = self.header;
-            self.body = usize::from(u16::from_be_bytes([high, low]));
-            self.header_len = 0;
-        }
-        if self.body == 0 {
-            self.granted = false;
-        }
-    }
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, framing, .. } = self.get_mut();
-        let Some(framing) = framing else { return Pin::new(stream).poll_read(cx, buf) };
-        if !framing.granted {
-            // Nobody is woken for this: who grants asks again at once.
-            framing.refused = true;
-            return Poll::Pending;
-        }
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(framing.wants().min(buf.remaining())));
-        ready!(Pin::new(stream).poll_read(cx, &mut part))?;
-        framing.pass(part.filled());
-        let n = part.filled().len();
-        buf.advance(n);
-        Poll::Ready(Ok(()))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -223,8 +234,7 @@ impl AsyncWrite for Socket {
         self.count(result)
     }
 
-    /// Several records at once: what rustls says last of all is an alert behind its own hello, and it says that in one
-    /// write or not at all.
+    /// Several records at once.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -250,5 +260,32 @@ impl AsyncWrite for Socket {
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("stream", &self.stream).field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rustls_is_given_records_and_never_what_follows_the_last() {
+        let records = [&[22, 3, 1, 0, 3, 1, 2, 3][..], &[20, 3, 3, 0, 0], &[23, 3, 3, 0, 1, 9]].concat();
+        let ends = [8, 13, 19];
+        for step in 1..=records.len() {
+            let (mut received, mut given) = (Received::new(), Vec::new());
+            for came in records.chunks(step) {
+                received.bytes.drain(..received.taken);
+                received.taken = 0;
+                received.bytes.extend_from_slice(came);
+                while let Some(part) = received.take() {
+                    let start = given.len();
+                    given.extend_from_slice(part);
+                    let crossed = ends.iter().any(|end| (start + 1..given.len()).contains(end));
+                    assert!(!crossed, "{step}: {start}..{}", given.len());
+                }
+            }
+            assert_eq!(given, records, "{step}");
+            assert!(received.into_rest().is_empty());
+        }
     }
 }

@@ -31,6 +31,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    // Frames are written whole, so there is nothing to wait for. What is accepted here inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -76,8 +78,6 @@ pub async fn accept(
 
 async fn accept_one(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     let (stream, address) = listener.accept().await?;
-    // Frames are written whole, so there is nothing to wait for.
-    stream.set_nodelay(true)?;
     Ok((stream.into_std()?, address))
 }
 

@@ -3,6 +3,7 @@
 pub mod listener;
 pub mod handshakes;
 pub mod worker;
+mod turns;
 pub mod tls;
 mod handshake;
 mod sealed;

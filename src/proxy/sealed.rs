@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -30,20 +31,44 @@ pub struct SealedStream {
     sealer: Sealer,
     /// The beginning of a record whose end has not come: less than [`RECORD_MAX`].
     partial: Vec<u8>,
+    /// Right after the handshake whole records may be among it.
+    partial_is_fresh: bool,
     /// What was opened for a reader that had less room: less than [`RECORD_MAX`].
     plain: Vec<u8>,
     /// Records that the kernel has not taken: at most one batch, and an alert.
     out: Vec<u8>,
+    /// The kernel was not asked to take `out`, which waits for the first write to go with it.
+    out_is_fresh: bool,
     /// How much of `out` the kernel has taken.
     out_taken: usize,
     written: u64,
 }
 
+/// What a handshake leaves to whoever takes the connection over.
+#[derive(Default)]
+pub struct Unfinished {
+    /// What was received behind the client's last message: less than [`RECORD_MAX`].
+    pub received: Vec<u8>,
+    /// Records that no one waits for: the ticket.
+    pub to_send: Vec<u8>,
+}
+
 impl SealedStream {
     /// Takes over where the handshake ended.
-    pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer) -> Self {
-        let (partial, plain, out) = (Vec::new(), Vec::new(), Vec::new());
-        Self { stream, opener, sealer, partial, plain, out, out_taken: 0, written: 0 }
+    pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer, unfinished: Unfinished) -> Self {
+        let Unfinished { received, to_send } = unfinished;
+        Self {
+            stream,
+            opener,
+            sealer,
+            partial_is_fresh: !received.is_empty(),
+            partial: received,
+            plain: Vec::new(),
+            out_is_fresh: !to_send.is_empty(),
+            out: to_send,
+            out_taken: 0,
+            written: 0,
+        }
     }
 
     /// How many bytes the kernel has taken so far.
@@ -78,13 +103,15 @@ impl SealedStream {
             };
             front.copy_from_slice(&self.partial);
             let mut room = ReadBuf::new(room);
-            // One that brings less than there is room for is the last until the kernel says that there is more, so
-            // that no call is made to learn that there is nothing.
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
-            let received = room.filled().len();
-            if received == 0 {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            if !mem::take(&mut self.partial_is_fresh) {
+                // One that brings less than there is room for is the last until the kernel says that there is more, so
+                // that no call is made to learn that there is nothing.
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+                if room.filled().is_empty() {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
             }
+            let received = room.filled().len();
             let opened = self.open(cx, area.get_mut(..held + received).unwrap_or_default());
             if opened > 0 {
                 return Poll::Ready(Ok(opened));
@@ -145,6 +172,7 @@ impl SealedStream {
 
     /// Gives the kernel what waits for it, and keeps no memory for what does not.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out_is_fresh = false;
         while let Some(rest) = self.out.get(self.out_taken..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -167,6 +195,14 @@ impl SealedStream {
                 SealError::Failed => io::Error::other("the TLS record layer failed"),
             })?;
         let records = area.get(..written).unwrap_or_default();
+        if !self.out.is_empty() {
+            self.out.extend_from_slice(records);
+            if let Poll::Ready(Err(error)) = self.poll_out(cx) {
+                self.sealer.close();
+                return Err(error);
+            }
+            return Ok(taken);
+        }
         let sent = match Pin::new(&mut self.stream).poll_write(cx, records) {
             Poll::Ready(Ok(sent)) => sent,
             Poll::Ready(Err(error)) => {
@@ -211,12 +247,14 @@ impl AsyncRead for SealedStream {
 impl AsyncWrite for SealedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         // While records wait no more are sealed, so that the writer learns that the client does not read.
-        ready!(self.poll_out(cx))?;
+        if !self.out_is_fresh {
+            ready!(self.poll_out(cx))?;
+        }
         Poll::Ready(SEALING.with_borrow_mut(|area| self.send(cx, bytes, area)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_out(cx)
+        if self.out_is_fresh { Poll::Ready(Ok(())) } else { self.poll_out(cx) }
     }
 
     /// Says that no more will come, and closes this half; the other may go on.

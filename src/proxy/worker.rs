@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, Door};
 use super::handshakes::Permit;
 use super::timers::{Timer, Timers};
+use super::turns;
 use super::upgrade::Gateway;
 
 /// How many accepted connections may wait for a worker to take them.
@@ -61,6 +62,7 @@ impl Worker {
             tokio::select! {
                 () = carry(gateway, queue, count, Arc::clone(&timers)) => {}
                 () = timers.run(&lifecycle.lifecycle) => {}
+                () = turns::keep() => {}
             }
             // Whoever waits for it may have given up.
             let _ = end.send(());
@@ -135,7 +137,8 @@ async fn carry(
                 Err(error) => return tracing::error!(%error, "a connection could not be watched"),
             };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
-            if let Some(relay) = Box::pin(connection::serve(&gateway, &door, stream, client, place)).await {
+            let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place));
+            if let Some(relay) = turns::in_turn(steps).await {
                 sessions.start(relay);
             }
         });

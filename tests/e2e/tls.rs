@@ -107,7 +107,10 @@ fn sessions_are_resumed_without_early_data() {
             assert!(!client.stream.conn.is_early_data_accepted());
             assert!(client.stream.conn.early_data().is_none(), "the ticket allows no early data");
             // Tickets of TLS 1.3 come behind the handshake: they are read together with the session.
-            Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
+            let session = Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
+            let tickets = if version == &TLS13 { 1 } else { 0 };
+            assert_eq!(session.client.stream.conn.tls13_tickets_received(), tickets, "one a connection is enough");
+            session.close();
         }
     }
 }

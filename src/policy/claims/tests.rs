@@ -7,7 +7,7 @@ use super::*;
 
 fn claims(value: Value) -> Claims {
     let Value::Object(members) = value else { panic!("claims are an object") };
-    Claims::new(members, Duration::from_secs(1))
+    Claims::new(Arc::new(members), Duration::from_secs(1))
 }
 
 fn params(values: &[(&str, &str)]) -> Params {

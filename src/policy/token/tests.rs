@@ -510,6 +510,28 @@ fn attack_spare_bits_in_the_last_character() {
 }
 
 #[test]
+fn a_token_that_held_before_is_held_against_the_clock_again() {
+    let verifier = hmac_verifier();
+    let payload = with(r#""nbf":1799999990"#);
+    let token = hmac_token(r#"{"alg":"HS256"}"#, &payload);
+    let second = Duration::from_secs(1);
+    let first = verifier.verify(&token, NOW).unwrap();
+    assert_eq!(verifier.verify(&token, NOW + 59 * second), Ok(first.clone()));
+    assert_eq!(verifier.verify(&token, NOW + 60 * second), Err(TokenError::Expired));
+    assert_eq!(verifier.verify(&token, Duration::from_secs(1_799_999_989)), Err(TokenError::NotYetValid));
+    assert_eq!(verifier.verify(&token, NOW), Ok(first));
+}
+
+#[test]
+fn what_one_verifier_has_seen_is_no_proof_to_another() {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+    let other_key =
+        Verifier::new(parts(KeySet::from_secret(&SECRET[1..], &[Algorithm::HS256]).unwrap(), &[Algorithm::HS256]));
+    assert!(hmac_verifier().verify(&token, NOW).is_ok());
+    assert_eq!(other_key.verify(&token, NOW), Err(TokenError::Signature));
+}
+
+#[test]
 fn debug_tells_no_secret() {
     let text = format!("{:?}", hmac_verifier());
     assert!(text.contains("HS256") && text.contains("id.example.com"), "{text}");
@@ -534,7 +556,43 @@ fn a_verifier_is_shared_between_threads() {
     shared::<Verifier>();
 }
 
+/// Tokens with times around [`NOW`] or without, some of another audience, some changed on the way.
+fn token_or_nearly() -> impl Strategy<Value = String> {
+    let times = (prop::option::of(-40_i64..40), prop::option::of(-40_i64..40));
+    let changed = prop::option::of((any::<prop::sample::Index>(), "[A-Za-z0-9_.=-]"));
+    (times, prop::bool::weighted(0.9), changed).prop_map(|((exp, nbf), ours, changed)| {
+        let now = i64::try_from(NOW.as_secs()).unwrap();
+        let time =
+            |name, time: Option<i64>| time.map(|time| format!(r#","{name}":{}"#, now + time)).unwrap_or_default();
+        let audience = if ours { "chat" } else { "mail" };
+        let (exp, nbf) = (time("exp", exp), time("nbf", nbf));
+        let payload = format!(r#"{{"iss":"https://id.example.com/","aud":"{audience}"{exp}{nbf}}}"#);
+        let token = hmac_token(r#"{"alg":"HS256"}"#, &payload);
+        let Some((place, to)) = changed else { return token };
+        let place = place.index(token.len());
+        format!("{}{to}{}", &token[..place], &token[place + 1..])
+    })
+}
+
 proptest! {
+    #[test]
+    fn a_verifier_judges_as_one_that_has_seen_nothing(
+        tokens in prop::collection::vec(token_or_nearly(), 1..4),
+        uses in prop::collection::vec((any::<prop::sample::Index>(), -60_i64..60), 1..12),
+        leeway in 0_u64..20,
+    ) {
+        let fresh = || {
+            let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
+            let leeway = Duration::from_secs(leeway);
+            Verifier::new(VerifierParts { leeway, ..parts(keys, &[Algorithm::HS256]) })
+        };
+        let verifier = fresh();
+        for (which, seconds) in uses {
+            let (token, now) = (which.get(&tokens), Duration::from_secs(NOW.as_secs().saturating_add_signed(seconds)));
+            prop_assert_eq!(verifier.verify(token, now), fresh().verify(token, now));
+        }
+    }
+
     #[test]
     fn no_text_is_a_token(text in "\\PC{0,200}", dots in "[A-Za-z0-9_.-]{0,200}") {
         prop_assert!(hmac_verifier().verify(&text, NOW).is_err());
