@@ -21,8 +21,8 @@ WORKLOADS = {
           "--conns 500 --rate 12375 --noisy 5 --noisy-rate 12500", 75_000),
     "s": ("stalled readers: 450 connections at 20/s, beside 50 that read nothing of 64 KiB messages", "live",
           "--conns 500 --rate 9000 --stalled 50", 54_000),
-    "hs": ("handshake storm: 500 connections at 16/s, beside 300 full handshakes a second", "live",
-           "--conns 500 --rate 8000 --storm 300", 64_000),
+    "hs": ("handshake storm: 500 connections at 18/s, beside 300 full handshakes a second", "live",
+           "--conns 500 --rate 9000 --storm 300", 72_000),
     "burst": ("4000 upgrades at once, all to stay", "burst", "", 4_000),
 }
 
