@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Measures Tollgate beside nginx, HAProxy, Envoy, Caddy and no proxy at all; see README.md."""
 
-import argparse, ctypes, json, os, shlex, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, ctypes, json, os, random, resource, shlex, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
+
+from report import facts, report
+from workloads import IDLE, WORKLOADS, main_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -11,13 +14,16 @@ HOME = TARGET / "bench"
 WSLOAD = str(HOME / "wsload/release/wsload")
 TOLLGATE = os.environ.get("TOLLGATE_BIN") or str(TARGET / "release/tollgate")
 ORIGIN = "https://bench.example"
-UPSTREAM_PORT, PORT = 19001, 19443
 TICK = os.sysconf("SC_CLK_TCK")
-IDLE = (1000, 8000)
+SAYING = 0.1  # seconds that the load generator waits before it tells
+
+OURS = {"RATE": "1000000", "EXCESS": "close", "RECORD_LAYER": "own"}
 
 # name: (template in peers/, command, more values for the template)
 PEERS = {
-    "tollgate": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {}),
+    "tollgate": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", OURS),
+    "tollgate-limits": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "RATE": "40", "EXCESS": "delay"}),
+    "tollgate-rustls": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "RECORD_LAYER": "rustls"}),
     "direct": (None, f"{WSLOAD} echo --listen 127.0.0.1:@PORT@ --cert @CERT@ --key @KEY@", {}),
     "nginx": ("nginx.conf", "nginx -e @DIR@/nginx.err -c @CONFIG@", {"BUF": "4k"}),
     "nginx-16k": ("nginx.conf", "nginx -e @DIR@/nginx.err -c @CONFIG@", {"BUF": "16k"}),
@@ -25,28 +31,27 @@ PEERS = {
     "envoy": ("envoy.yaml", f"{HOME}/envoy --concurrency 2 --disable-hot-restart -l off -c @CONFIG@", {}),
     "caddy": ("Caddyfile", f"{HOME}/caddy run --adapter caddyfile --config @CONFIG@", {}),
 }
-
-# key: (what, wsload mode, options, messages)
-WORKLOADS = {
-    "a": ("64 B echo, 100 connections, window 1", "msgs", "--conns 100 --size 64", 120_000),
-    "b": ("64 B echo, 100 connections, window 32", "msgs", "--conns 100 --size 64 --window 32", 1_200_000),
-    "c": ("1 KiB echo, 500 connections, window 1", "msgs", "--conns 500 --size 1024", 100_000),
-    "d": ("16 KiB echo, 50 connections, window 1", "msgs", "--conns 50 --size 16384", 30_000),
-    "e64k": ("64 KiB messages, server to client, 16 connections", "flood", "--conns 16 --size 65536", 16_000),
-    "e1m": ("1 MiB messages, server to client, 16 connections", "flood", "--conns 16 --size 1048576", 1_000),
-    "f": ("64 B echo, 1000 connections, paced 20 000/s", "paced", "--conns 1000 --size 64 --rate 20000", 80_000),
-    "g": ("idle connections", "idle", "", 0),
-    "g1": ("idle after one 1 KiB echo", "idle", "--size 1024", 0),
-    "h": ("full handshake and upgrade, 32 at once", "handshakes", "--conns 32", 6_000),
-    "hr": ("resumed handshake and upgrade, 32 at once", "handshakes", "--conns 32 --resume", 6_000),
-    "i": ("256 B fan-out to 1000 connections", "fanout", "--conns 1000 --size 256", 120_000),
-}
+ONLY = {"tollgate-limits": {"n"}}  # peers that are there for some workloads
+VERSIONS = {"nginx": ["nginx", "-v"], "haproxy-2.6": ["haproxy", "-v"], "envoy": [f"{HOME}/envoy", "--version"],
+            "caddy": [f"{HOME}/caddy", "version"]}
 
 
 def spawn(cmd, **kw):
     """Starts a process that is told to end when this one does."""
     libc = ctypes.CDLL(None)
     return subprocess.Popen(cmd, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), **kw)
+
+
+def free_port():
+    """A port that nobody listens on, below those that the system gives to connections."""
+    for port in random.sample(range(10000, 32000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise RuntimeError("no free port in 100 tries")
 
 
 def tree(pid):
@@ -105,12 +110,13 @@ class Bench:
             check=True, stderr=subprocess.DEVNULL)
         Path(d, "both.pem").write_text(Path(d, "cert.pem").read_text() + Path(d, "key.pem").read_text())
         self.token = self.mint()
-        self.upstream = spawn([WSLOAD, "echo", "--listen", f"127.0.0.1:{UPSTREAM_PORT}"])
+        self.upstream_port = free_port()
+        self.upstream = spawn([WSLOAD, "echo", "--listen", f"127.0.0.1:{self.upstream_port}"])
         time.sleep(0.2)
         if self.upstream.poll() is not None:
-            sys.exit("the upstream did not start: is another run still going?")
-        headers = {"tollgate": [f"Authorization: Bearer {self.token}", f"Origin: {ORIGIN}"]}
-        self.peers = {n: (HERE / "peers" / t if t else None, c, v, "wss://localhost:@PORT@/", headers.get(n, []))
+            sys.exit("the upstream did not start")
+        headers = lambda name: [f"Authorization: Bearer {self.token}", f"Origin: {ORIGIN}"] if name.startswith("tollgate") else []
+        self.peers = {n: (HERE / "peers" / t if t else None, c, v, "wss://localhost:@PORT@/", headers(n))
                       for n, (t, c, v) in PEERS.items() if n in args.peers}
         for i, cmd in enumerate(args.candidate):
             nth = lambda values, default: values[i] if i < len(values) else default
@@ -129,9 +135,9 @@ class Bench:
 
     def start(self, name):
         template, cmd, values, url, headers = self.peers[name]
-        values = {"PORT": PORT, "UPSTREAM": f"127.0.0.1:{UPSTREAM_PORT}", "UPSTREAM_HOST": "127.0.0.1", "DIR": self.dir,
-                  "UPSTREAM_PORT": UPSTREAM_PORT, "CERT": f"{self.dir}/cert.pem", "KEY": f"{self.dir}/key.pem",
-                  "PEM": f"{self.dir}/both.pem", "TOKEN_PUBLIC": f"{self.dir}/token-public.pem", "CONFIG": f"{self.dir}/{Path(template or '').name}", **values}
+        values = {"PORT": free_port(), "UPSTREAM": f"127.0.0.1:{self.upstream_port}", "UPSTREAM_HOST": "127.0.0.1", "DIR": self.dir,
+                  "UPSTREAM_PORT": self.upstream_port, "CERT": f"{self.dir}/cert.pem", "KEY": f"{self.dir}/key.pem",
+                  "PEM": f"{self.dir}/both.pem", "TOKEN_PUBLIC": f"{self.dir}/token-public.pem", "CONFIG": f"{self.dir}/{Path(template or '').name}", **OURS, **values}
 
         def fill(text):
             for k, v in values.items():
@@ -189,13 +195,14 @@ class Bench:
             pids = tree(proc.pid)
             for p in pids:
                 Path(f"/proc/{p}/clear_refs").write_text("5")  # peak RSS counts from here
+            memory = pss(pids)
             groups = {"proxy": pids, "gen": [gen.pid], "up": [self.upstream.pid]}
             before, busy, began = {k: usage(v) for k, v in groups.items()}, machine_busy(), time.time()
             self.tell(gen, "go")
             r = json.loads(self.expect(gen))
             busy, wall = machine_busy() - busy, time.time() - began
             spent = {k: [b - a for a, b in zip(before[k], usage(v))] for k, v in groups.items()}
-            n = r["messages"]
+            n = max(1, r["messages"])
             cpu = {k: v[0] + v[1] for k, v in spent.items()}
             r |= {
                 "cpu_s_per_m": cpu["proxy"] / n * 1e6,
@@ -205,13 +212,16 @@ class Bench:
                 "up_cpu_s_per_m": cpu["up"] / n * 1e6,
                 "switches_per_k": spent["proxy"][2] / n * 1e3,
                 "peak_rss_mib": sum(field(f"/proc/{p}/status", "VmHWM") for p in pids) / 1024,
-                "proxy_busy": cpu["proxy"] / r["seconds"],
-                "gen_busy": cpu["gen"] / r["seconds"],
+                "proxy_busy": cpu["proxy"] / (wall - SAYING),
+                "gen_busy": cpu["gen"] / (wall - SAYING),
                 "other_busy": max(0, busy - sum(cpu.values())) / wall / os.cpu_count(),
             }
-            if mode == "handshakes":
+            if mode in ("handshakes", "burst"):
                 r["cpu_ms_per_handshake"], r["user_ms_per_handshake"] = r["cpu_s_per_m"] / 1e3, r["user_s_per_m"] / 1e3
+            if mode == "handshakes":
                 r["resumed_share"] = r["resumed"] / n
+            if "--stalled" in options:  # who does not read still does not
+                r["pss_mib_before"], r["pss_mib_stalled"] = memory / 1024, pss(pids) / 1024
             if mode == "flood":
                 gb = r["mb_s"] * r["seconds"] / 1e3
                 r["cpu_s_per_gb"], r["user_s_per_gb"] = cpu["proxy"] / gb, spent["proxy"][0] / gb
@@ -249,91 +259,6 @@ class Bench:
         return min(tries, key=lambda r: r.get("other_busy", 0))
 
 
-# key: (heading, format)
-COLUMNS = {
-    "cpu_s_per_m": ("proxy CPU s/M msg", "{:.2f}"),
-    "cpu_s_per_gb": ("proxy CPU s/GB", "{:.3f}"),
-    "cpu_ms_per_handshake": ("proxy CPU ms/handshake", "{:.3f}"),
-    "user_s_per_m": ("user CPU s/M", "{:.2f}"),
-    "user_s_per_gb": ("user CPU s/GB", "{:.3f}"),
-    "user_ms_per_handshake": ("user CPU ms/handshake", "{:.3f}"),
-    "all_s_per_m": ("proxy, client and upstream s/M", "{:.2f}"),
-    "all_s_per_gb": ("proxy, client and upstream s/GB", "{:.3f}"),
-    "switches_per_k": ("switches/k msg", "{:.0f}"),
-    "per_s": ("per s", "{:.0f}"),
-    "mb_s": ("MB/s", "{:.0f}"),
-    "p50_us": ("p50 µs", "{:.0f}"),
-    "p99_us": ("p99 µs", "{:.0f}"),
-    "p999_us": ("p99.9 µs", "{:.0f}"),
-    "resumed_share": ("resumed", "{:.0%}"),
-    "pss_kib_per_conn": ("PSS KiB/connection", "{:.1f}"),
-    "pss_mib_empty": ("PSS MiB, empty", "{:.0f}"),
-    "pss_mib_8000": (f"PSS MiB, {IDLE[1]}", "{:.0f}"),
-    "peak_rss_mib": ("peak RSS MiB", "{:.0f}"),
-    "proxy_busy": ("proxy cores", "{:.2f}"),
-    "gen_busy": ("generator cores", "{:.2f}"),
-    "gen_cpu_s_per_m": ("generator s/M", "{:.2f}"),
-    "up_cpu_s_per_m": ("upstream s/M", "{:.2f}"),
-    "other_busy": ("others' CPU", "{:.0%}"),
-}
-HIDDEN = {"flood": {"cpu_s_per_m", "user_s_per_m", "all_s_per_m", "p50_us", "p99_us", "p999_us", "gen_cpu_s_per_m", "up_cpu_s_per_m"},
-          "handshakes": {"cpu_s_per_m", "user_s_per_m", "all_s_per_m", "mb_s", "gen_cpu_s_per_m", "up_cpu_s_per_m"}, "msgs": {"mb_s"}, "paced": {"mb_s"},
-          "fanout": {"mb_s"}}
-MAIN = {"flood": "cpu_s_per_gb", "idle": "pss_kib_per_conn", "handshakes": "cpu_ms_per_handshake"}
-USER = {"flood": "user_s_per_gb", "handshakes": "user_ms_per_handshake"}
-
-
-def main_of(key):
-    return MAIN.get(WORKLOADS[key][1], "cpu_s_per_m")
-
-
-def user_of(key):
-    return USER.get(WORKLOADS[key][1], "user_s_per_m")
-
-
-def table(rows):
-    head, *body = rows
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)] + body
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def facts(names):
-    run = lambda *cmd: (lambda r: (r.stdout + r.stderr).strip())(subprocess.run(cmd, capture_output=True, text=True))
-    cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    family = [next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith(k)) for k in ("cpu family", "model\t")]
-    how = {"nginx": ["nginx", "-v"], "haproxy-2.6": ["haproxy", "-v"],
-           "envoy": [f"{HOME}/envoy", "--version"], "caddy": [f"{HOME}/caddy", "version"]}
-    lines = [f"{cpu} (family {family[0]}, model {family[1]}), {os.cpu_count()} cores, "
-             f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 30} GiB, Linux {os.uname().release}",
-             run("openssl", "version")] + [f"{n}: {run(*how[n]).splitlines()[0]}" for n in names if n in how]
-    return "\n".join(f"- {line}" for line in lines) + "\n"
-
-
-def report(results, subjects):
-    """results: {workload: {peer: [one dict a round]}}; returns Markdown."""
-    mid = lambda runs, c: statistics.median(r[c] for r in runs if c in r)
-    peers = list(dict.fromkeys(p for w in results.values() for p in w))
-    cell = lambda w, p: COLUMNS[main_of(w)][1].format(mid(results[w][p], main_of(w))) if results[w].get(p) else "–"
-    out = ["## Main figure (lower is better)\n",
-           table([["workload", "unit"] + peers] + [
-               [f"{k}: {WORKLOADS[k][0]}", COLUMNS[main_of(k)][0]] + [cell(k, p) for p in peers] for k in results])]
-    for s in subjects:
-        for what, column in ("whole", main_of), ("user CPU alone, the part that a proxy's own code decides", user_of):
-            rows = []
-            for k, by in results.items():
-                c = column(k)
-                pair = lambda p: [a[c] / b[c] for a, b in zip(by.get(s, []), by.get(p, [])) if c in a and b.get(c, 0) > 0]
-                cells = [f"{statistics.median(pair(p)):.2f} ({len(pair(p))})" if pair(p) else "–" for p in peers if p != s]
-                rows += [[k] + cells] if any(c != "–" for c in cells) else []
-            out += [f"## {s} ÷ peer, {what} (median of the rounds' ratios, and of how many rounds)\n",
-                    table([["workload"] + [p for p in peers if p != s]] + rows)]
-    for k, by in results.items():
-        columns = [c for c in COLUMNS if c not in HIDDEN.get(WORKLOADS[k][1], ()) and any(c in r for rs in by.values() for r in rs)]
-        rows = [[p] + [COLUMNS[c][1].format(mid(rs, c)) for c in columns] for p, rs in by.items() if rs]
-        out += [f"## {k}: {WORKLOADS[k][0]}\n", table([["peer"] + [COLUMNS[c][0] for c in columns]] + rows)]
-    return "\n".join(out)
-
-
 def build():
     """Tollgate as it ships, unless TOLLGATE_BIN names one, and the load generator."""
     cargo = ["cargo", "build", "--quiet", "--release", "--locked"]
@@ -359,7 +284,8 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, epilog="In a candidate's command, configuration and URL, @PORT@, @UPSTREAM@, "
                                  "@UPSTREAM_HOST@, @UPSTREAM_PORT@, @CERT@, @KEY@, @PEM@ (both), @DIR@ and @CONFIG@ are filled in.")
     words = lambda text: text.split(",")
-    ap.add_argument("--peers", type=words, default=list(PEERS), help="of " + ",".join(PEERS) + "; those not installed are left out")
+    ap.add_argument("--peers", type=words, default=[n for n in PEERS if n != "tollgate-rustls"],
+                    help="of " + ",".join(PEERS) + "; all but tollgate-rustls unless told; those not installed are left out")
     ap.add_argument("--install", action="store_true", help="install the peers that are missing, from Debian and PyPI, and end")
     ap.add_argument("--workloads", type=words, default=list(WORKLOADS), help="of " + ",".join(WORKLOADS))
     ap.add_argument("--rounds", type=int, default=3)
@@ -377,6 +303,8 @@ def main():
     args = ap.parse_args()
     if args.priority is not None:
         Path("/proc/self/autogroup").write_text(str(args.priority))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if args.install:
         return install()
@@ -393,22 +321,24 @@ def main():
             turn = round_ % len(names)
             for key in args.workloads:
                 for name in names[turn:] + names[:turn]:
+                    if key not in ONLY.get(name, {key}):
+                        continue
+                    results[key][name].append({})
                     try:
-                        r = bench.measure_quietly(name, key)
-                        results[key][name].append(r)
-                        print(f"{round_ + 1} {key:5} {name:12} {main_of(key)} {r[main_of(key)]:.3f} per_s {r.get('per_s', 0):.0f} "
+                        r = results[key][name][-1] = bench.measure_quietly(name, key)
+                        print(f"{round_ + 1} {key:5} {name:15} {main_of(key)} {r[main_of(key)]:.3f} per_s {r.get('per_s', 0):.0f} "
                               f"others {r.get('other_busy', 0):.0%}", file=sys.stderr, flush=True)
                     except (RuntimeError, OSError) as e:
-                        print(f"{round_ + 1} {key:5} {name:12} FAILED: {e}", file=sys.stderr, flush=True)
+                        print(f"{round_ + 1} {key:5} {name:15} FAILED: {e}", file=sys.stderr, flush=True)
                     Path(args.json).write_text(json.dumps(results, indent=1))
     finally:
         stop(bench.upstream)
         shutil.rmtree(bench.dir)
-    candidates = [n for n in names if n == "tollgate" or n not in PEERS]
-    print(facts(names))
+    subjects = [n for n in names if n.startswith("tollgate") or n not in PEERS]
+    print(facts(names, VERSIONS))
     if missing:
         print(f"Not installed, left out: {', '.join(missing)}.\n")
-    print(report(results, candidates or [args.base] * (args.base in names)))
+    print(report(results, subjects or [args.base] * (args.base in names)))
 
 
 if __name__ == "__main__":

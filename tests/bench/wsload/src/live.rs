@@ -1,0 +1,153 @@
+//! Paced traffic, measured alone and then beside noisy neighbours, stalled readers or a storm of handshakes.
+
+use crate::client::{Client, MASK, Target};
+use crate::{Opts, Res, Run, client, client_config, echo_round, payload, record, say, storm, wait_line, ws};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const TURN: usize = 64; // messages sent before the answers are looked at
+const LATE: u64 = 60_000_000_000;
+const STREAM: &[u8] = b"flood 65536 100000";
+
+pub fn run(o: &Opts) -> Res<()> {
+    let mut c = client(o)?;
+    c.open(o.conns)?;
+    let others = o.conns - o.noisy - o.stalled;
+    echo_round(&mut c, o, &mut Run::new(), o.conns as u64)?;
+    // Wake for each message when it is due, not 50 µs later.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    let mut alone = Run::new();
+    pace(&mut c, o, &mut alone, others, 0.0)?;
+    say("ready")?;
+    wait_line()?;
+
+    for id in others..o.conns {
+        c.conns[id].may_end = true;
+    }
+    for id in o.conns - o.stalled..o.conns {
+        c.send(id, &ws::frame(ws::TEXT, STREAM, Some(MASK)), 1, 0)?;
+        c.stall(id)?;
+    }
+    if o.stalled > 0 {
+        // Until the buffers of the system are full the stalled stream; what counts is what comes after.
+        pace(&mut c, o, &mut Run::new(), others, 0.0)?;
+    }
+    let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
+    let (mut run, over) = (Run::new(), AtomicBool::new(false));
+    let (noise, storm) = std::thread::scope(|s| {
+        let storm = (o.storm > 0.0).then(|| s.spawn(|| storm::storm(&target, &config, o.storm, &over)));
+        let noise = pace(&mut c, o, &mut run, others, o.noisy_rate);
+        over.store(true, Ordering::Relaxed);
+        (noise, storm.map(|s| s.join().expect("the storm ends well")).transpose())
+    });
+    let (noise, storm, seconds) = (noise?, storm?, run.seconds());
+    let us = |r: &Run, q| r.hist.value_at_quantile(q) as f64 / 1e3;
+    let mut extra = format!(
+        ",\"alone_p50_us\":{:.1},\"alone_p99_us\":{:.1},\"alone_p999_us\":{:.1}",
+        us(&alone, 0.5),
+        us(&alone, 0.99),
+        us(&alone, 0.999)
+    );
+    if o.noisy + o.stalled > 0 {
+        extra += &format!(",\"cut\":{}", c.lost);
+    }
+    if o.noisy > 0 {
+        let per_s = |n: u64| n as f64 / seconds;
+        extra += &format!(
+            ",\"noisy_due_s\":{:.0},\"noisy_s\":{:.0}",
+            per_s(noise.due),
+            per_s(noise.back)
+        );
+    }
+    if let Some(storm) = storm {
+        extra += &format!(
+            ",\"served\":{},\"failed\":{},\"storm_p99_us\":{:.1}",
+            storm.run.hist.len(),
+            storm.failed,
+            us(&storm.run, 0.99)
+        );
+    }
+    Ok(run.report(o.messages, o.size, &extra)?)
+}
+
+/// When the next message is due.
+struct Pace {
+    start: u64,
+    rate: f64,
+    sent: u64,
+    end: u64, // how many are sent at most
+}
+
+impl Pace {
+    fn due(&self) -> u64 {
+        if self.sent == self.end || self.rate == 0.0 {
+            return u64::MAX;
+        }
+        self.start + (self.sent as f64 * 1e9 / self.rate) as u64
+    }
+}
+
+struct Noise {
+    due: u64,
+    back: u64,
+}
+
+/// Sends `messages` over the first `others` connections, each counted from when it was due, and noise over those that
+/// follow: who is noisy and finds its connection full lets the message be.
+fn pace(c: &mut Client, o: &Opts, run: &mut Run, others: usize, noisy_rate: f64) -> Res<Noise> {
+    let data = payload(o.size);
+    let frame = ws::frame(ws::BINARY, &data, Some(MASK));
+    let start = c.now();
+    let limit = start + (o.messages as f64 * 1e9 / o.rate) as u64 + LATE;
+    let (mut got, mut back) = (0, 0);
+    let mut live = Pace {
+        start,
+        rate: o.rate,
+        sent: 0,
+        end: o.messages,
+    };
+    let mut noise = Pace {
+        start,
+        rate: noisy_rate,
+        sent: 0,
+        end: u64::MAX,
+    };
+    while got < o.messages {
+        let mut wait = Some(Duration::ZERO);
+        for _ in 0..TURN {
+            let (now, due) = (c.now(), live.due().min(noise.due()));
+            if due > limit {
+                wait = None;
+                break;
+            } else if due > now {
+                wait = Some(Duration::from_nanos(due - now));
+                break;
+            } else if due == live.due() {
+                c.send(live.sent as usize % others, &frame, 1, due)?;
+                live.sent += 1;
+            } else {
+                let id = others + noise.sent as usize % o.noisy;
+                noise.sent += 1;
+                if !c.conns[id].over && !c.conns[id].blocked() {
+                    let _ = c.send(id, &frame, 1, due); // an end is found when it is read
+                }
+            }
+        }
+        c.turn(wait, &data, |conn, ended, now| {
+            if conn.may_end {
+                conn.sent.drain(..ended.min(conn.sent.len()));
+                back += ended as u64;
+            } else {
+                record(run, conn, ended, now);
+                got += ended as u64;
+            }
+            Ok(())
+        })?;
+        if c.now() > limit {
+            return Err(format!("{} of {} messages came back", got, o.messages).into());
+        }
+    }
+    run.end();
+    Ok(Noise { due: noise.sent, back })
+}
