@@ -5,7 +5,7 @@ import argparse, ctypes, json, os, random, resource, shlex, shutil, signal, sock
 from pathlib import Path
 
 from report import facts, report
-from workloads import IDLE, WORKLOADS, main_of
+from workloads import HIBERNATED, IDLE, WORKLOADS, main_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -17,12 +17,13 @@ ORIGIN = "https://bench.example"
 TICK = os.sysconf("SC_CLK_TCK")
 SAYING = 0.1  # seconds that the load generator waits before it tells
 
-OURS = {"RATE": "1000000", "EXCESS": "close", "RECORD_LAYER": "own"}
+OURS = {"RATE": "1000000", "EXCESS": "close", "RECORD_LAYER": "own", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
 
 # name: (template in peers/, command, more values for the template)
 PEERS = {
     "tollgate": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", OURS),
     "tollgate-limits": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "RATE": "40", "EXCESS": "delay"}),
+    "tollgate-open": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "AUTH": 'auth = "none"'}),
     "tollgate-rustls": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "RECORD_LAYER": "rustls"}),
     "direct": (None, f"{WSLOAD} echo --listen 127.0.0.1:@PORT@ --cert @CERT@ --key @KEY@", {}),
     "nginx": ("nginx.conf", "nginx -e @DIR@/nginx.err -c @CONFIG@", {"BUF": "4k"}),
@@ -31,7 +32,7 @@ PEERS = {
     "envoy": ("envoy.yaml", f"{HOME}/envoy --concurrency 2 --disable-hot-restart -l off -c @CONFIG@", {}),
     "caddy": ("Caddyfile", f"{HOME}/caddy run --adapter caddyfile --config @CONFIG@", {}),
 }
-ONLY = {"tollgate-limits": {"n"}}  # peers that are there for some workloads
+ONLY = {"tollgate-limits": {"n"}, "tollgate-open": {"h", "hr"}}  # peers that are there for some workloads
 VERSIONS = {"nginx": ["nginx", "-v"], "haproxy-2.6": ["haproxy", "-v"], "envoy": [f"{HOME}/envoy", "--version"],
             "caddy": [f"{HOME}/caddy", "version"]}
 
@@ -189,7 +190,7 @@ class Bench:
         try:
             if mode == "idle":
                 gen = self.load(mode, options)
-                return self.idle(proc, gen, "--size" in options)
+                return self.idle(proc, gen, key)
             messages = max(100, int(messages * self.args.scale))
             gen = self.load(mode, f"{options} --messages {messages}")
             pids = tree(proc.pid)
@@ -236,16 +237,17 @@ class Bench:
                     stop(gen)
             stop(proc)
 
-    def idle(self, proc, gen, touch):
+    def idle(self, proc, gen, key):
         r, seen = {"pss_mib_empty": pss(tree(proc.pid)) / 1024}, []
-        for total in IDLE:
-            for line in [f"open {total}"] + ["touch"] * touch:
+        totals = range(IDLE[0], IDLE[1] + 1, 1000) if key == "gh" else IDLE
+        for total in totals:
+            for line in [f"open {total}"] + ["touch"] * (key == "g1"):
                 self.tell(gen, line)
                 self.expect(gen, "done")
-            time.sleep(2)
+            time.sleep(HIBERNATED if key == "gh" else 2)
             seen.append(pss(tree(proc.pid)))
-        r["pss_kib_per_conn"] = (seen[1] - seen[0]) / (IDLE[1] - IDLE[0])
-        r["pss_mib_8000"] = seen[1] / 1024
+        r["pss_kib_per_conn"] = (seen[-1] - seen[0]) / (IDLE[1] - IDLE[0])
+        r["pss_mib_8000"] = seen[-1] / 1024
         r["peak_rss_mib"] = sum(field(f"/proc/{p}/status", "VmHWM") for p in tree(proc.pid)) / 1024
         return r
 

@@ -1,6 +1,7 @@
 """The workloads: what each one is, and which figures tell of it."""
 
 IDLE = (1000, 8000)  # connections, between which an idle one's memory is measured
+HIBERNATED = 10  # seconds of silence: Tollgate's sessions hibernate after 5
 
 # key: (what, wsload mode, options, messages)
 WORKLOADS = {
@@ -13,6 +14,7 @@ WORKLOADS = {
     "f": ("64 B echo, 1000 connections, paced 20 000/s", "paced", "--conns 1000 --size 64 --rate 20000", 80_000),
     "g": ("idle connections", "idle", "", 0),
     "g1": ("idle after one 1 KiB echo", "idle", "--size 1024", 0),
+    "gh": ("idle for 10 s, opened 1,000 at a time", "idle", "", 0),
     "h": ("full handshake and upgrade, 32 at once", "handshakes", "--conns 32", 6_000),
     "hr": ("resumed handshake and upgrade, 32 at once", "handshakes", "--conns 32 --resume", 6_000),
     "i": ("256 B fan-out to 1000 connections", "fanout", "--conns 1000 --size 256", 120_000),

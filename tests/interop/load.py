@@ -21,13 +21,9 @@ HANDSHAKES = 900  # at most
 OTHER_DESCRIPTORS = 200  # of the proxy, beside two a session and two a handshake
 STEP_SECONDS = 60
 IDLE_SECONDS = 2
-SETTLE_SECONDS = 10  # for memory to come back after the last close
+SETTLE_SECONDS = 30  # for memory to come back after the last close: the allocator gives back within 10 what it has no use for
 SESSION_MAX_KIB = 48  # resident, with its buffers: an alarm, no measurement
 LEFT_MAX = 0.10
-
-# glibc keeps small freed pieces in caches of each thread, as if they were still in use. Some lie at the end of a heap of 9,000
-# sessions, and glibc gives back what is free at the end alone: with the caches on, all of it stays for the next sessions.
-TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 MASK = os.urandom(4)
@@ -138,7 +134,7 @@ proxy = harness.Proxy("".join([
     harness.listener(secrets, handshake_timeout='"60s"'),
     harness.upstream("echo", echo.facts["port"]) + 'connect_timeout = "20s"\nresponse_timeout = "20s"\n',
     harness.route("echo", "/echo", "echo", limits={"ping_interval": '"10m"'}),
-]), directory, env={**os.environ, "GLIBC_TUNABLES": TUNABLES})
+]), directory)
 
 
 def crowd(count, address):
@@ -183,7 +179,6 @@ with suite.check(f"{warm} sessions to warm up"):
     time.sleep(3)
 began = proxy.memory_kib()
 bound = began * (1 + LEFT_MAX)
-suite.note(f"glibc's caches are off: GLIBC_TUNABLES={TUNABLES}")
 suite.note(f"resident memory begins at {mib(began)} MiB, which is after {warm} sessions came and went")
 for number in range(1, ROUNDS + 1):
     with suite.check(f"round {number}: {sessions:,} sessions at once, each echoes {BYTES} bytes {TALKS} times, all close with 1000, "
