@@ -125,13 +125,12 @@ async fn carry(
 ) {
     let tasks = Tasks::default();
     while let Some(arrival) = queue.recv().await {
-        let counted = Counted(Arc::clone(&connections));
-        let timer = Timer::new(Arc::clone(&timers));
+        let seat = Seat::new(&timers, &connections);
         let gateway = Arc::clone(&gateway);
         let sessions = tasks.clone();
         tasks.start(async move {
             let Arrival { stream, client, door, permit } = arrival;
-            let place = Place { _permit: permit, seat: Seat { timer, _counted: counted } };
+            let place = Place { _permit: permit, seat };
             let stream = match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => stream,
                 Err(error) => return tracing::error!(%error, "a connection could not be watched"),
@@ -166,6 +165,13 @@ pub struct Seat {
     /// Wakes its session.
     pub timer: Timer,
     _counted: Counted,
+}
+
+impl Seat {
+    /// A seat at the worker that has these timers, and whose connections are counted here: they are one more already.
+    pub fn new(timers: &Arc<Timers>, connections: &Arc<AtomicUsize>) -> Self {
+        Self { timer: Timer::new(Arc::clone(timers)), _counted: Counted(Arc::clone(connections)) }
+    }
 }
 
 #[derive(Debug)]

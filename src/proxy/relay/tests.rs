@@ -1,0 +1,144 @@
+//! Tests of `relay` with streams in memory, for what no socket does reliably.
+
+use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
+
+use http::HeaderMap;
+
+use super::super::lifecycle::Lifecycle;
+use super::super::timers::Timers;
+use super::*;
+use crate::policy::address::Addresses;
+use crate::policy::admission::{Facts, Policy};
+use crate::policy::limits::Limits;
+use crate::policy::origin::{MissingOrigin, Origins};
+use crate::policy::quota::{Quota, Rate};
+use crate::policy::route::{Auth, HostPattern, Route, UpstreamId};
+use crate::session::Terms;
+use crate::telemetry::refusals::Refusals;
+use crate::ws::handshake::Opening;
+
+const SHORT: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A side that takes everything, and either says nothing or never stops.
+struct Peer {
+    talks: bool,
+}
+
+impl tokio::io::AsyncRead for Peer {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if !self.talks {
+            return Poll::Pending;
+        }
+        let frame = [&[0x82, 125][..], &[b'x'; 125]].concat();
+        while buf.remaining() >= frame.len() {
+            buf.put_slice(&frame);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Peer {
+    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream for Peer {
+    fn written(&self) -> u64 {
+        0
+    }
+
+    fn holds_back(&self) -> bool {
+        false
+    }
+
+    fn hibernate(&mut self) {}
+}
+
+fn limits() -> Limits {
+    let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) };
+    Limits {
+        messages: None,
+        overhead: Quota { rate, burst: NonZeroU32::MIN },
+        message_max_bytes: 1 << 20,
+        frame_max_bytes: 1 << 20,
+        upstream_message_max_bytes: None,
+        sessions_per_subject: None,
+        sessions_per_address: None,
+        idle_timeout: None,
+        ping_interval: None,
+        upstream_ping_interval: None,
+        pong_timeout: Duration::from_secs(1),
+        close_timeout: SHORT,
+        write_timeout: Duration::from_secs(1),
+        check_utf8: false,
+    }
+}
+
+/// A relay whose token runs out soon and whose upstream never stops.
+fn relay(now: Instant) -> Relay<Peer, Peer> {
+    let limits = Arc::new(limits());
+    let route = Route {
+        name: "all".into(),
+        host: HostPattern::Any,
+        path: "/{*rest}".parse().unwrap(),
+        upstream: UpstreamId(0),
+        upstream_host: None,
+        auth: Auth::Open,
+        origins: Origins::new(None, MissingOrigin::Allow),
+        addresses: Addresses::default(),
+        require: Vec::new(),
+        forward_claims: Vec::new(),
+        limits: Arc::clone(&limits),
+    };
+    let gateway = Arc::new(Gateway {
+        policy: Policy::new(vec![route], None, NonZeroU32::MIN),
+        pools: Vec::new(),
+        lifecycle: Lifecycle::new(Duration::from_secs(1)),
+        refusals: Refusals::new(now),
+        page: None,
+    });
+    let opening = Opening {
+        authority: "localhost",
+        path: "/",
+        query: None,
+        key: "",
+        protocols: Vec::new(),
+        extensions: Vec::new(),
+        origin: None,
+    };
+    let client = Ipv4Addr::LOCALHOST.into();
+    let facts = Facts { opening: &opening, headers: &HeaderMap::new(), address: client };
+    let lease = gateway.policy.admit(&facts, clock::both()).unwrap().into_lease();
+    let terms = Terms { limits, messages: None, expires: Some(now + SHORT), compressed: false, ping_tag: *b"test" };
+    let about = About { client, server: "server".into(), request_id: RequestId(1) };
+    let (client, upstream) = (Joined(Peer { talks: false }, Vec::new()), Joined(Peer { talks: true }, Vec::new()));
+    let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(1)));
+    Relay::new(lease, Session::new(terms, now), client, upstream, about, gateway, seat)
+}
+
+#[test]
+fn a_session_that_always_has_something_to_read_meets_its_deadlines() {
+    let start = clock::now();
+    let mut relay = relay(start);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    // The token runs out, neither side answers the Close, and the upstream goes on.
+    while relay.lingers_until.is_none() {
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+        assert!(clock::now() < start + PATIENCE, "no deadline passes");
+    }
+}
