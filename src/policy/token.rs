@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use super::claims::Claims;
 use super::credential::TokenSource;
 use super::key::KeySet;
-use super::verified::{TokenHash, Verified};
+use super::verified::{TokenHash, Verified, room};
 
 /// What one `[auth.<name>]` section asks of a token.
 pub struct Verifier {
@@ -161,7 +161,7 @@ impl Verifier {
         let members = Arc::new(members);
         let claims = self.check_claims(Arc::clone(&members), now)?;
         let ends = claims.expires().saturating_add(self.leeway);
-        self.verified.insert(hash, members, payload.len(), ends, now);
+        self.verified.insert(hash, members, room(&payload), ends, now);
         Ok(claims)
     }
 

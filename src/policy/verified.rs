@@ -18,12 +18,14 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
-/// About how much memory the tokens of one verifier may take. That is room for some 12,000 tokens with a payload of 300
-/// bytes, and no room that is not used is kept.
+/// About how much memory the tokens of one verifier may take. That is room for some 8,000 tokens with a payload of 300
+/// bytes and eight claims, and no room that is not used is kept.
 pub const MEMORY_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// What a token takes beside its claims, and how much more the claims take than their text.
+/// What a token takes beside its claims.
 const TOKEN_BYTES: usize = 768;
+/// How much more the claims take than their text, and what each value takes beside that, however short it is.
 const CLAIMS_FACTOR: usize = 2;
+const VALUE_BYTES: usize = 96;
 /// How often those that have expired are looked for.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
@@ -40,6 +42,13 @@ impl TokenHash {
         }
         Self(hash)
     }
+}
+
+/// About how much memory the claims take that stand in this payload.
+pub fn room(payload: &[u8]) -> usize {
+    // A value follows each of these; where they stand in a string it is counted too many.
+    let values = payload.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    CLAIMS_FACTOR * payload.len() + VALUE_BYTES * values
 }
 
 /// The tokens. When there is no room for another one, the half goes that was not used since it was a half.
@@ -91,17 +100,16 @@ impl Verified {
         })
     }
 
-    /// Remembers a token that holds `now`: the members of its payload, of which the text had this length, and when it
-    /// ends.
+    /// Remembers a token that holds `now`: the members of its payload, the room that they take, and when it ends.
     pub fn insert(
         &self,
         hash: TokenHash,
         members: Arc<Map<String, Value>>,
-        payload_len: usize,
+        room: usize,
         ends: Duration,
         now: Duration,
     ) {
-        let bytes = TOKEN_BYTES + CLAIMS_FACTOR * payload_len;
+        let bytes = TOKEN_BYTES + room;
         self.with(|tokens| {
             tokens.sweep(now);
             tokens.insert(hash, Token { members, bytes, ends });
@@ -160,9 +168,9 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_800_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn insert(verified: &Verified, name: &str, payload_len: usize, ends: Duration, now: Duration) {
+    fn insert(verified: &Verified, name: &str, room: usize, ends: Duration, now: Duration) {
         let members = Map::from_iter([("sub".to_owned(), Value::from(name))]);
-        verified.insert(TokenHash::of(name), Arc::new(members), payload_len, ends, now);
+        verified.insert(TokenHash::of(name), Arc::new(members), room, ends, now);
     }
 
     fn known(verified: &Verified, name: &str) -> bool {
@@ -188,7 +196,7 @@ mod tests {
 
     #[test]
     fn those_in_use_stay_and_the_others_make_room() {
-        let size = TOKEN_BYTES + CLAIMS_FACTOR * 16;
+        let size = TOKEN_BYTES + 16;
         let verified = Verified::with_room(size * 8);
         insert(&verified, "in use", 16, NOW + MINUTE, NOW);
         insert(&verified, "unused", 16, NOW + MINUTE, NOW);
@@ -202,12 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn short_values_take_room() {
+        assert_eq!(room(b"{}"), 2 * 2 + 96);
+        assert_eq!(room(br#"{"a":[0,0,0],"b":"c"}"#), 2 * 21 + 96 * 5);
+    }
+
+    #[test]
     fn one_token_is_counted_once() {
         let verified = Verified::new();
         for _ in 0..3 {
             insert(&verified, "a", 100, NOW + MINUTE, NOW);
         }
-        assert_eq!(bytes(&verified), TOKEN_BYTES + CLAIMS_FACTOR * 100);
+        assert_eq!(bytes(&verified), TOKEN_BYTES + 100);
     }
 
     #[test]
@@ -229,7 +243,7 @@ mod tests {
         assert!(known(&verified, "short"));
         insert(&verified, "another", 16, NOW + 3 * MINUTE, NOW + MINUTE);
         assert!(!known(&verified, "short") && known(&verified, "long") && known(&verified, "other"));
-        assert_eq!(bytes(&verified), 3 * (TOKEN_BYTES + CLAIMS_FACTOR * 16));
+        assert_eq!(bytes(&verified), 3 * (TOKEN_BYTES + 16));
     }
 
     #[test]

@@ -82,7 +82,10 @@ fn hear(
     stream: &TcpStream,
 ) -> io::Result<()> {
     while !bytes.is_empty() {
-        connection.read_tls(&mut bytes)?;
+        if connection.read_tls(&mut bytes)? == 0 {
+            // The client has said that it says no more.
+            break;
+        }
         // Within this call rustls serves this connection and no other, so what it logs is this connection's.
         CAPTURED.set(Some(mem::take(secrets)));
         let heard = connection.process_new_packets();

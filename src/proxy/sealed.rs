@@ -35,7 +35,7 @@ pub struct SealedStream {
     partial_is_fresh: bool,
     /// What was opened for a reader that had less room: less than [`RECORD_MAX`].
     plain: Vec<u8>,
-    /// Records that the kernel has not taken: at most one batch, and an alert.
+    /// Records that the kernel has not taken: at most one batch, an alert, and at first the ticket.
     out: Vec<u8>,
     /// The kernel was not asked to take `out`, which waits for the first write to go with it.
     out_is_fresh: bool,
