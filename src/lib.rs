@@ -24,7 +24,8 @@
 //! [`proxy::listener`] accepts it and hands it to the [`proxy::worker`] with the fewest. [`proxy::connection`] does the TLS
 //! handshake and reads one request. [`proxy::upgrade`] answers it in five steps: what it asks ([`ws::handshake`]), whether it
 //! may ([`policy::admission`]), what the upstream is asked ([`proxy::headers`]), what that answers ([`upstream::open`]), and
-//! the 101. Then [`proxy::relay`] moves bytes as [`session::Session`] says, and the log gets one line at the end.
+//! the 101. Then [`proxy::relay`] moves bytes as [`session::Session`] says, woken by its sockets and by the worker's
+//! [`proxy::timers`], and the log gets one line at the end.
 //!
 //! An [`policy::admission::Admission`] has one maker, and neither opening an upstream nor relaying is possible without it.
 

@@ -64,9 +64,8 @@ impl Timers {
         if at.saturating_duration_since(now) < FAR {
             return at;
         }
-        let since = at.saturating_duration_since(self.epoch);
-        let over = since.as_nanos() % COARSE.as_nanos();
-        let rest = COARSE.as_nanos() - if over == 0 { COARSE.as_nanos() } else { over };
+        let since = at.saturating_duration_since(self.epoch).as_nanos();
+        let rest = since.next_multiple_of(COARSE.as_nanos()) - since;
         at + Duration::from_nanos(u64::try_from(rest).unwrap_or_default())
     }
 
