@@ -1,21 +1,27 @@
-//! Accepts connections and hands each to the worker with the fewest.
+//! Accepts connections, on one worker at a time: on the one that has the fewest.
+//!
+//! A listener is at a worker, which accepts what comes and carries it. Once another worker has fewer connections the
+//! listener moves there, and what was accepted last goes with it. So nearly every connection is accepted where it stays, and
+//! no more than one worker wakes for it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::connection::Door;
-use super::handshakes::Handshakes;
-use super::lifecycle::Lifecycle;
-use super::worker::{Arrival, Worker};
+use super::handshakes::{Handshakes, Permit};
+use super::worker::{Desk, Post};
 
 /// How many connections the kernel may hold ready; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
+/// How many are accepted in a row before the worker's sessions get their turn.
+const IN_A_ROW: usize = 16;
 /// The first and the longest pause when the system has no room for another connection.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -38,47 +44,109 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the drain starts. While every place is taken only one more is accepted, which waits for the first that
-/// gets free: the others wait in the kernel's queue. So listeners that nobody comes to keep no place from the others.
-pub async fn accept(
-    listener: TcpListener,
-    door: Arc<Door>,
-    handshakes: &Handshakes,
-    workers: Arc<Vec<Worker>>,
-    lifecycle: &Lifecycle,
-) {
-    let accepting = async {
-        let mut pause = PAUSE_MIN;
-        loop {
-            match accept_one(&listener).await {
-                Ok((stream, address)) => {
-                    pause = PAUSE_MIN;
-                    let client = address.ip();
-                    let Some(permit) = handshakes.enter(client).await else {
-                        tracing::debug!(%client, "too many unfinished handshakes of this address");
-                        continue;
-                    };
-                    let Some(worker) = workers.iter().min_by_key(|worker| worker.connections()) else { return };
-                    worker.take(Arrival { stream, client, door: Arc::clone(&door), permit }).await;
-                }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::error!(%error, pause_ms = pause.as_millis(), "cannot accept");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = lifecycle.draining() => {}
-        () = accepting => {}
+/// A bound address, and what was accepted there for the worker that is to have it.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, which belongs to no runtime.
+    pub socket: std::net::TcpListener,
+    /// What the listener says of its connections.
+    pub door: Arc<Door>,
+    /// The room for those that are no sessions yet.
+    pub handshakes: Arc<Handshakes>,
+    /// What was accepted last, if it is for the worker that the listener moves to.
+    pub accepted: Option<Accepted<std::net::TcpStream>>,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// Its socket.
+    pub stream: S,
+    /// Where it comes from.
+    pub client: IpAddr,
+    /// Its place among those that are no sessions yet.
+    pub permit: Permit,
+}
+
+impl<S> Accepted<S> {
+    /// The same with another form of its socket.
+    fn try_map<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> io::Result<Accepted<T>> {
+        Ok(Accepted { stream: form(self.stream)?, client: self.client, permit: self.permit })
     }
 }
 
-async fn accept_one(listener: &TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    let (stream, address) = listener.accept().await?;
-    Ok((stream.into_std()?, address))
+/// Accepts at this worker until the drain starts, or the listener moves on.
+pub async fn serve(mut listener: Listener, worker: Post) {
+    loop {
+        match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
+            Some(Ok(accepted)) => worker.begin(accepted, Arc::clone(&listener.door)),
+            Some(Err(error)) => tracing::error!(%error, "a connection could not be watched"),
+            None => {}
+        }
+        let (next, accepted) = tokio::select! {
+            biased;
+            () = worker.gateway().lifecycle.draining() => return,
+            moves = accept_all(&listener, &worker) => moves,
+        };
+        listener.accepted = Some(accepted);
+        match next.send(listener) {
+            Ok(()) => return,
+            // It has ended, so what comes stays here.
+            Err(back) => listener = back,
+        }
+    }
+}
+
+/// Accepts for this worker until a connection comes that is for another. While every place is taken only one more is
+/// accepted, which waits for the first that gets free: the others wait in the kernel's queue. So listeners that nobody
+/// comes to keep no place from the others.
+async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Accepted<std::net::TcpStream>) {
+    let (mut pause, mut in_a_row, mut watched) = (PAUSE_MIN, 0, None);
+    loop {
+        let failed = match accept(listener, &mut watched).await {
+            Ok(Some(accepted)) => match worker.with_fewer() {
+                None => {
+                    worker.begin(accepted, Arc::clone(&listener.door));
+                    None
+                }
+                Some(other) => match accepted.try_map(TcpStream::into_std) {
+                    Ok(accepted) => return (other, accepted),
+                    Err(error) => Some(error),
+                },
+            },
+            Ok(None) => None,
+            Err(error) if is_of_one_connection(&error) => None,
+            Err(error) => Some(error),
+        };
+        if let Some(error) = failed {
+            tracing::error!(%error, pause_ms = pause.as_millis(), "cannot accept");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        } else {
+            pause = PAUSE_MIN;
+        }
+        in_a_row = (in_a_row + 1) % IN_A_ROW;
+        if in_a_row == 0 {
+            yield_now().await;
+        }
+    }
+}
+
+/// Accepts one connection and waits for a place for it; there is none for an address that has its share. The socket is
+/// watched from the first call on, for as long as `watched` lives.
+async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::Result<Option<Accepted<TcpStream>>> {
+    let watched = match watched {
+        Some(watched) => watched,
+        // Of a clone, so that the listener is not lost should the system have no room to watch it.
+        None => watched.insert(TcpListener::from_std(listener.socket.try_clone()?)?),
+    };
+    let (stream, address) = watched.accept().await?;
+    let client = address.ip();
+    let permit = listener.handshakes.enter(client).await;
+    if permit.is_none() {
+        tracing::debug!(%client, "too many unfinished handshakes of this address");
+    }
+    Ok(permit.map(|permit| Accepted { stream, client, permit }))
 }
 
 /// A client that left before it was accepted says nothing about the next one.

@@ -7,15 +7,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::connection::Door;
 use super::handshakes::Handshakes;
 use super::lifecycle::Lifecycle;
+use super::listener::{self, Listener};
+use super::tls;
 use super::upgrade::Gateway;
-use super::worker::{Tasks, Worker};
-use super::{listener, tls};
+use super::worker::{Crew, Worker};
 use crate::config::{Config, MaxSessions};
 use crate::policy::admission::Policy;
 use crate::telemetry::refusals::Refusals;
@@ -65,10 +65,9 @@ impl std::error::Error for ServeError {}
 #[derive(Debug)]
 pub struct Server {
     gateway: Arc<Gateway>,
-    doors: Vec<(std::net::TcpListener, Arc<Door>)>,
+    listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
     workers: usize,
-    handshakes: Handshakes,
 }
 
 impl Server {
@@ -81,7 +80,9 @@ impl Server {
         let waiting = u32::try_from(config.listeners.len()).unwrap_or(u32::MAX);
         let unfinished = config.server.max_handshakes.saturating_add(waiting);
         let max_sessions = fit_descriptors(config.server.max_sessions, unfinished)?;
-        let (mut doors, mut addresses) = (Vec::new(), Vec::new());
+        let handshakes = Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address);
+        let handshakes = Arc::new(handshakes);
+        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for entry in &config.listeners {
             let bound = listener::bind(entry.address).map_err(|error| ServeError::Bind(entry.address, error))?;
             addresses.push(bound.local_addr().map_err(ServeError::System)?);
@@ -91,7 +92,8 @@ impl Server {
                 head_max_bytes: entry.head_max_bytes,
                 head_max_headers: entry.head_max_headers,
             };
-            doors.push((bound, Arc::new(door)));
+            let handshakes = Arc::clone(&handshakes);
+            listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
         }
         let gateway = Gateway {
             policy: Policy::new(config.routes, config.server.upgrade_quota, max_sessions),
@@ -100,13 +102,7 @@ impl Server {
             refusals: Refusals::new(super::clock::now()),
             page,
         };
-        Ok(Self {
-            gateway: Arc::new(gateway),
-            doors,
-            addresses,
-            workers: config.server.workers.get(),
-            handshakes: Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address),
-        })
+        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, workers: config.server.workers.get() })
     }
 
     /// The addresses that it is bound to, in the order of the configuration.
@@ -121,26 +117,24 @@ impl Server {
     /// If the system gives no thread or event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
-        let workers = (0..self.workers).map(|number| Worker::start(number, Arc::clone(&self.gateway)));
-        let workers = Arc::new(workers.collect::<io::Result<Vec<_>>>().map_err(ServeError::System)?);
-        let handshakes = Arc::new(self.handshakes);
+        let (crew, inboxes) = Crew::new(self.workers, self.listeners.len());
+        let crew = Arc::new(crew);
+        let workers = (0..)
+            .zip(inboxes)
+            .map(|(number, inbox)| Worker::start(number, inbox, Arc::clone(&crew), Arc::clone(&self.gateway)))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(ServeError::System)?;
+        for listener in self.listeners {
+            // No worker ends before the drain.
+            let _ = crew.idlest().map(|desk| desk.send(listener));
+        }
         runtime.block_on(async {
-            let accepting = Tasks::default();
-            for (bound, door) in self.doors {
-                let bound = TcpListener::from_std(bound).map_err(ServeError::System)?;
-                let (handshakes, workers, gateway) =
-                    (Arc::clone(&handshakes), Arc::clone(&workers), Arc::clone(&self.gateway));
-                accepting.start(async move {
-                    listener::accept(bound, door, &handshakes, workers, &gateway.lifecycle).await;
-                });
-            }
             // A sender that is gone will say nothing more, which is a word, too.
             stop.recv().await;
             // Who hears of the drain can rely on it that nobody comes in any more.
             self.gateway.policy.drain();
             draining(self.gateway.lifecycle.sessions());
             self.gateway.lifecycle.start_drain();
-            accepting.end().await;
             drain(&self.gateway.lifecycle, workers, &mut stop).await;
             Ok(())
         })
@@ -148,10 +142,9 @@ impl Server {
 }
 
 /// Waits for the workers' connections to end, and cuts off those that do not.
-async fn drain(lifecycle: &Lifecycle, workers: Arc<Vec<Worker>>, stop: &mut mpsc::Receiver<()>) {
+async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Receiver<()>) {
     let ending = async {
-        // The accept loops have ended, so nobody else holds the workers.
-        for worker in Arc::into_inner(workers).into_iter().flatten() {
+        for worker in workers {
             worker.end().await;
         }
     };

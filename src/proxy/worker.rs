@@ -2,93 +2,170 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Door};
 use super::handshakes::Permit;
+use super::listener::{self, Accepted, Listener};
 use super::timers::{Timer, Timers};
 use super::turns;
 use super::upgrade::Gateway;
 
-/// How many accepted connections may wait for a worker to take them.
-const QUEUE: usize = 256;
 /// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
 const LOOKUPS: usize = 8;
+/// How many connections more than another a worker may have before what comes goes there: this share of what that has, and
+/// never more than so many. What moves costs more, so it must be worth it.
+const MORE_SHARE: usize = 8;
+const MORE_MAX: usize = 16;
 
-/// A connection on its way to a worker.
+/// All workers, as each knows the others.
 #[derive(Debug)]
-pub struct Arrival {
-    /// Its socket, which belongs to no runtime yet.
-    pub stream: TcpStream,
-    /// Where it comes from.
-    pub client: IpAddr,
-    /// The listener that accepted it.
-    pub door: Arc<Door>,
-    /// Its place among those that are no sessions yet; given back when it becomes one, or ends.
-    pub permit: Permit,
+pub struct Crew(Vec<Desk>);
+
+/// Where listeners that are for a worker go, and how many connections it carries.
+#[derive(Debug)]
+pub struct Desk {
+    listeners: mpsc::Sender<Listener>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The worker's own side of its desk.
+#[derive(Debug)]
+pub struct Inbox {
+    listeners: mpsc::Receiver<Listener>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Crew {
+    /// So many workers for so many listeners.
+    pub fn new(workers: usize, listeners: usize) -> (Self, Vec<Inbox>) {
+        let desks = (0..workers).map(|_| {
+            // All of them may be for one worker, so there is always room.
+            let (sender, receiver) = mpsc::channel(listeners.max(1));
+            let connections = Arc::default();
+            let desk = Desk { listeners: sender, connections: Arc::clone(&connections) };
+            (desk, Inbox { listeners: receiver, connections })
+        });
+        let (desks, inboxes) = desks.unzip();
+        (Self(desks), inboxes)
+    }
+
+    /// The one that has the fewest connections.
+    pub fn idlest(&self) -> Option<&Desk> {
+        self.0.iter().min_by_key(|desk| desk.connections.load(Ordering::Relaxed))
+    }
+}
+
+impl Desk {
+    /// Lets the worker have a listener.
+    ///
+    /// # Errors
+    /// Gives it back if the worker takes none any more.
+    pub fn send(&self, listener: Listener) -> Result<(), Listener> {
+        self.listeners.try_send(listener).map_err(mpsc::error::TrySendError::into_inner)
+    }
 }
 
 /// A thread that carries connections.
 #[derive(Debug)]
-pub struct Worker {
-    arrivals: mpsc::Sender<Arrival>,
-    connections: Arc<AtomicUsize>,
-    ended: oneshot::Receiver<()>,
-}
+pub struct Worker(oneshot::Receiver<()>);
 
 impl Worker {
     /// Starts the thread.
     ///
     /// # Errors
     /// If the system gives no thread or no event queue.
-    pub fn start(number: usize, gateway: Arc<Gateway>) -> io::Result<Self> {
+    pub fn start(number: usize, inbox: Inbox, crew: Arc<Crew>, gateway: Arc<Gateway>) -> io::Result<Self> {
         // Beside its own thread a runtime has some that block, on which names of servers are looked up: by default up to
         // 512, which a resolver that does not answer would fill.
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build()?;
-        let (arrivals, queue) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&connections);
         start_thread(&format!("worker-{number}"), runtime, async move {
+            let Inbox { listeners, connections } = inbox;
             let timers = Arc::new(Timers::new());
-            let lifecycle = Arc::clone(&gateway);
+            let post = Post { connections, crew, gateway, timers, tasks: Tasks::default() };
             tokio::select! {
-                () = carry(gateway, queue, count, Arc::clone(&timers)) => {}
-                () = timers.run(&lifecycle.lifecycle) => {}
+                () = carry(&post, listeners) => {}
+                () = post.timers.run(&post.gateway.lifecycle) => {}
                 () = turns::keep() => {}
             }
             // Whoever waits for it may have given up.
             let _ = end.send(());
         })?;
-        Ok(Self { arrivals, connections, ended })
+        Ok(Self(ended))
     }
 
-    /// How many connections it carries.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+    /// Waits until all its connections have ended, which they do when the process drains.
+    pub async fn end(self) {
+        // An error means that the thread is gone, which is what is waited for.
+        let _ = self.0.await;
     }
+}
 
-    /// Hands it a connection.
-    pub async fn take(&self, arrival: Arrival) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        if self.arrivals.send(arrival).await.is_err() {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
+/// Serves the listeners that come, until the drain starts, and then waits for what is left.
+async fn carry(post: &Post, mut listeners: mpsc::Receiver<Listener>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = post.gateway.lifecycle.draining() => break,
+            Some(listener) = listeners.recv() => post.tasks.start(listener::serve(listener, post.clone())),
         }
     }
-
-    /// Lets it end once its connections have, and waits for that.
-    pub async fn end(self) {
-        drop(self.arrivals);
-        // An error means that the thread is gone, which is what is waited for.
-        let _ = self.ended.await;
+    // Who was accepted is told that it is too late.
+    listeners.close();
+    while let Some(listener) = listeners.recv().await {
+        post.tasks.start(listener::serve(listener, post.clone()));
     }
+    post.tasks.end().await;
+}
+
+/// A worker, as the listeners that are there know it.
+#[derive(Debug, Clone)]
+pub struct Post {
+    connections: Arc<AtomicUsize>,
+    crew: Arc<Crew>,
+    gateway: Arc<Gateway>,
+    timers: Arc<Timers>,
+    tasks: Tasks,
+}
+
+impl Post {
+    /// What all connections share.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The worker that has the fewest connections, if this one has more.
+    pub fn with_fewer(&self) -> Option<&Desk> {
+        let own = self.connections.load(Ordering::Relaxed);
+        self.crew.idlest().filter(|desk| has_more(own, desk.connections.load(Ordering::Relaxed)))
+    }
+
+    /// Begins to carry a connection.
+    pub fn begin(&self, accepted: Accepted<TcpStream>, door: Arc<Door>) {
+        let Accepted { stream, client, permit } = accepted;
+        let seat = Seat::new(&self.timers, &self.connections);
+        let (gateway, sessions) = (Arc::clone(&self.gateway), self.tasks.clone());
+        self.tasks.start(async move {
+            let place = Place { _permit: permit, seat };
+            // A session is a task of its own: in this one it would keep the room that its handshakes needed.
+            let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place));
+            if let Some(relay) = turns::in_turn(steps).await {
+                sessions.start(relay);
+            }
+        });
+    }
+}
+
+fn has_more(own: usize, other: usize) -> bool {
+    own > other + (other / MORE_SHARE).min(MORE_MAX)
 }
 
 /// Starts a thread that runs a future to its end: the one place that makes threads.
@@ -110,39 +187,11 @@ impl Tasks {
         self.0.spawn(task);
     }
 
-    /// Waits until all tasks have ended.
-    pub async fn end(self) {
+    /// Waits until all tasks have ended, and those that they started.
+    pub async fn end(&self) {
         self.0.close();
         self.0.wait().await;
     }
-}
-
-async fn carry(
-    gateway: Arc<Gateway>,
-    mut queue: mpsc::Receiver<Arrival>,
-    connections: Arc<AtomicUsize>,
-    timers: Arc<Timers>,
-) {
-    let tasks = Tasks::default();
-    while let Some(arrival) = queue.recv().await {
-        let seat = Seat::new(&timers, &connections);
-        let gateway = Arc::clone(&gateway);
-        let sessions = tasks.clone();
-        tasks.start(async move {
-            let Arrival { stream, client, door, permit } = arrival;
-            let place = Place { _permit: permit, seat };
-            let stream = match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => stream,
-                Err(error) => return tracing::error!(%error, "a connection could not be watched"),
-            };
-            // A session is a task of its own: in this one it would keep the room that its handshakes needed.
-            let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place));
-            if let Some(relay) = turns::in_turn(steps).await {
-                sessions.start(relay);
-            }
-        });
-    }
-    tasks.end().await;
 }
 
 /// A connection's place among those that are no sessions yet, until dropped, and its seat.
@@ -168,8 +217,9 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// A seat at the worker that has these timers, and whose connections are counted here: they are one more already.
+    /// A seat at the worker that has these timers, and whose connections are counted here.
     pub fn new(timers: &Arc<Timers>, connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
         Self { timer: Timer::new(Arc::clone(timers)), _counted: Counted(Arc::clone(connections)) }
     }
 }
@@ -180,5 +230,28 @@ struct Counted(Arc<AtomicUsize>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_spread_and_listeners_seldom_move() {
+        for workers in [1, 2, 3, 16] {
+            let (mut connections, mut here, mut moves) = (vec![0_usize; workers], 0, 0);
+            for total in 1..=20_000 {
+                let fewest = (0..workers).min_by_key(|worker| connections[*worker]).unwrap();
+                if has_more(connections[here], connections[fewest]) {
+                    (here, moves) = (fewest, moves + 1);
+                }
+                connections[here] += 1;
+                let (least, most) = (connections.iter().min().unwrap(), connections.iter().max().unwrap());
+                let bound = 1 + (least / MORE_SHARE).min(MORE_MAX);
+                assert!(most - least <= bound, "{workers} workers, {total} connections: {connections:?}");
+            }
+            assert!(moves <= 20_000 / 10, "{workers} workers: {moves} moves");
+        }
     }
 }
