@@ -244,6 +244,12 @@ impl Session {
         self.counts
     }
 
+    /// Whether both Closes have passed at that side, so that only the connection is left to be closed.
+    pub fn has_closed(&self, side: Side) -> bool {
+        let peer = self.peer(side);
+        peer.close_sent && peer.input == Input::Closed
+    }
+
     /// Whether nothing comes from a side and nothing can be sent to it any more, because it went or was given up.
     pub fn is_gone(&self, side: Side) -> bool {
         self.peer(side).input == Input::Gone

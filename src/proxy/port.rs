@@ -210,10 +210,16 @@ impl<S: Stream + ?Sized> Port<S> {
         self.judge_kept = false;
     }
 
-    /// Sends what is left, says that no more will come, and waits for the other end to say the same.
-    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Sends what is left, says that no more will come, and waits for the other end to say the same; in the other order
+    /// where the other end goes first.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>, other_goes_first: bool) -> Poll<()> {
         loop {
             let step = match self.closing {
+                Closing::Sending if other_goes_first => match ready!(self.poll_flush(cx)) {
+                    // Our own end goes out when the stream is dropped.
+                    Ok(()) => ready!(self.poll_end(cx)).map(|()| Closing::Done),
+                    Err(error) => Err(error),
+                },
                 Closing::Sending => ready!(self.poll_shutdown(cx)).map(|()| Closing::Waiting),
                 Closing::Waiting => ready!(self.poll_end(cx)).map(|()| Closing::Done),
                 Closing::Done => return Poll::Ready(()),

@@ -27,6 +27,9 @@ const TURNS: usize = 8;
 const NAP_AFTER: Duration = Duration::from_secs(5);
 /// How long the last bytes of a session may take to reach both sides, and both sides to close their ends.
 const LINGER: Duration = Duration::from_secs(2);
+/// How much of that a server has to close first, as it must (RFC 6455 section 7.1.1). Who closes first keeps the port for
+/// a minute, and a proxy that did would have none left for one that is busy.
+const SERVER_FIRST: Duration = Duration::from_millis(500);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
@@ -341,15 +344,18 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let closed = Side::BOTH.map(|side| self.port(side).poll_close(cx).is_ready());
+        let Some(until) = self.lingers_until else { return Poll::Ready(()) };
         self.seat.timer.pass(now);
-        let late = self.lingers_until.is_none_or(|until| until <= now);
-        if closed == [true, true] || late {
+        let server_first_until = until - (LINGER - SERVER_FIRST);
+        let server_first = self.session.has_closed(Side::Upstream) && now < server_first_until;
+        let closed = Side::BOTH.map(|side| {
+            let other_goes_first = side == Side::Upstream && server_first;
+            self.port(side).poll_close(cx, other_goes_first).is_ready()
+        });
+        if closed == [true, true] || until <= now {
             return Poll::Ready(());
         }
-        if let Some(until) = self.lingers_until {
-            self.seat.timer.set(until, now, cx.waker());
-        }
+        self.seat.timer.set(if server_first { server_first_until } else { until }, now, cx.waker());
         Poll::Pending
     }
 }

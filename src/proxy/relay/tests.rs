@@ -1,7 +1,9 @@
 //! Tests of `relay` with streams in memory, for what no socket does reliably.
 
+use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 
 use http::HeaderMap;
 
@@ -21,23 +23,41 @@ use crate::ws::handshake::Opening;
 const SHORT: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A side that takes everything, and either says nothing or never stops.
+/// A side that takes everything and has something to say.
 struct Peer {
-    talks: bool,
+    says: Vec<u8>,
+    then: Rc<Cell<Then>>,
+    was_told_the_end: Rc<Cell<bool>>,
+}
+
+/// What a side does when it has said that.
+#[derive(Clone, Copy)]
+enum Then {
+    IsSilent,
+    Ends,
+    SaysItAgain,
+}
+
+impl Peer {
+    fn new(says: Vec<u8>, then: Then) -> Self {
+        Self { says, then: Rc::new(Cell::new(then)), was_told_the_end: Rc::default() }
+    }
 }
 
 impl tokio::io::AsyncRead for Peer {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         buf: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if !self.talks {
-            return Poll::Pending;
-        }
-        let frame = [&[0x82, 125][..], &[b'x'; 125]].concat();
-        while buf.remaining() >= frame.len() {
-            buf.put_slice(&frame);
+        match self.then.get() {
+            Then::SaysItAgain => {
+                while buf.remaining() >= self.says.len() {
+                    buf.put_slice(&self.says);
+                }
+            }
+            Then::IsSilent if self.says.is_empty() => return Poll::Pending,
+            Then::IsSilent | Then::Ends => buf.put_slice(&std::mem::take(&mut self.says)),
         }
         Poll::Ready(Ok(()))
     }
@@ -53,6 +73,7 @@ impl tokio::io::AsyncWrite for Peer {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.was_told_the_end.set(true);
         Poll::Ready(Ok(()))
     }
 }
@@ -89,8 +110,8 @@ fn limits() -> Limits {
     }
 }
 
-/// A relay whose token runs out soon and whose upstream never stops.
-fn relay(now: Instant) -> Relay<Peer, Peer> {
+/// A relay between the two, whose token runs out soon.
+fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let limits = Arc::new(limits());
     let route = Route {
         name: "all".into(),
@@ -126,19 +147,48 @@ fn relay(now: Instant) -> Relay<Peer, Peer> {
     let lease = gateway.policy.admit(&facts, clock::both()).unwrap().into_lease();
     let terms = Terms { limits, messages: None, expires: Some(now + SHORT), compressed: false, ping_tag: *b"test" };
     let about = About { client, server: "server".into(), request_id: RequestId(1) };
-    let (client, upstream) = (Joined(Peer { talks: false }, Vec::new()), Joined(Peer { talks: true }, Vec::new()));
-    let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(1)));
-    Relay::new(lease, Session::new(terms, now), client, upstream, about, gateway, seat)
+    let (client_side, upstream_side) = (Joined(client_side, Vec::new()), Joined(upstream_side, Vec::new()));
+    let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, about, gateway, seat)
 }
 
 #[test]
 fn a_session_that_always_has_something_to_read_meets_its_deadlines() {
     let start = clock::now();
-    let mut relay = relay(start);
+    let frame = [&[0x82, 125][..], &[b'x'; 125]].concat();
+    let mut relay = relay(Peer::new(Vec::new(), Then::IsSilent), Peer::new(frame, Then::SaysItAgain), start);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     // The token runs out, neither side answers the Close, and the upstream goes on.
     while relay.lingers_until.is_none() {
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
         assert!(clock::now() < start + PATIENCE, "no deadline passes");
+    }
+}
+
+#[test]
+fn the_server_closes_first() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    // One that does so at once, and one that does not.
+    for (closes, told) in [(true, false), (false, true)] {
+        let start = clock::now();
+        let client = Peer::new(vec![0x88, 0x80, 0, 0, 0, 0], Then::IsSilent);
+        let upstream = Peer::new(vec![0x88, 0], Then::IsSilent);
+        let (client_then, client_told) = (Rc::clone(&client.then), Rc::clone(&client.was_told_the_end));
+        let (upstream_then, upstream_told) = (Rc::clone(&upstream.then), Rc::clone(&upstream.was_told_the_end));
+        let mut relay = relay(client, upstream, start);
+        while !client_told.get() {
+            assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+            assert!(clock::now() < start + PATIENCE, "the client is not told the end");
+        }
+        let first = !upstream_told.get() || clock::now() >= start + SERVER_FIRST;
+        assert!(first, "the server, which has to close first, is told the end");
+        client_then.set(Then::Ends);
+        if closes {
+            upstream_then.set(Then::Ends);
+        }
+        while Pin::new(&mut relay).poll(&mut cx).is_pending() && !upstream_told.get() {
+            assert!(clock::now() < start + PATIENCE, "the server is waited for for ever");
+        }
+        assert_eq!(upstream_told.get(), told);
     }
 }
