@@ -5,17 +5,26 @@
 //! connections do before they are sessions is done in turns: a few at each turn of the worker, which between two of them
 //! asks the kernel what has come and lets the sessions have it. Who finds no turn left waits in line.
 //!
-//! Nobody waits for ever: each turn of the worker takes the first of the line, however busy the sessions are. A client's
-//! `handshake_timeout` goes on meanwhile, and is looked at when its turn comes.
+//! Nobody waits for ever: each turn of the worker takes the first of the line, however busy the sessions are, and the longer
+//! the sessions took the more of them, so that a worker that is wholly busy with sessions still spends a share of its time
+//! on those that come. A client's `handshake_timeout` goes on meanwhile, and is looked at when its turn comes.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
-/// How many steps there are at each turn of a worker.
-const STEPS: u32 = 2;
+use super::clock;
+
+/// The fewest and the most steps that there are at a turn of a worker.
+const STEPS_MIN: u32 = 2;
+const STEPS_MAX: u32 = 64;
+/// What a step costs, about: a TLS handshake has one that costs more, and three or four that cost less.
+const STEP_COST: Duration = Duration::from_micros(100);
+/// What part of a turn's time the steps of the next one may take.
+const SHARE: u32 = 4;
 
 thread_local! {
     static LINE: RefCell<Line> = const { RefCell::new(Line::new()) };
@@ -36,7 +45,7 @@ struct Line {
 
 impl Line {
     const fn new() -> Self {
-        Self { left: STEPS, waiting: VecDeque::new(), given: 0, called: 0, resting: None }
+        Self { left: STEPS_MIN, waiting: VecDeque::new(), given: 0, called: 0, resting: None }
     }
 
     /// Whether a step may be taken now; if not, `place` is one in the line.
@@ -59,9 +68,10 @@ impl Line {
         place.is_none()
     }
 
-    /// A new turn: calls the first of the line.
-    fn begin_turn(&mut self) {
-        self.left = STEPS;
+    /// A new turn, after one that took so long: calls the first of the line.
+    fn begin_turn(&mut self, last_took: Duration) {
+        let affordable = last_took.as_micros() / STEP_COST.as_micros() / u128::from(SHARE);
+        self.left = u32::try_from(affordable).unwrap_or(STEPS_MAX).clamp(STEPS_MIN, STEPS_MAX);
         while self.left > 0
             && let Some(waker) = self.waiting.pop_front()
         {
@@ -99,9 +109,10 @@ pub(super) async fn keep() {
             if rests { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
+        let begun = clock::now();
         // Comes back after the kernel was asked what has come.
         tokio::task::yield_now().await;
-        LINE.with_borrow_mut(Line::begin_turn);
+        LINE.with_borrow_mut(|line| line.begin_turn(clock::now().saturating_duration_since(begun)));
     }
 }
 
@@ -125,9 +136,19 @@ mod tests {
             let all = [2, 4, 6, 7];
             assert_eq!(taken, (0..all[turn]).collect::<Vec<_>>(), "turn {turn}");
             assert_eq!(line.rest(waker), turn == 3);
-            line.begin_turn();
+            line.begin_turn(Duration::ZERO);
         }
         assert!(line.rest(waker) && line.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_long_turn_is_followed_by_more_steps() {
+        for (millis, steps) in [(0, 2), (1, 2), (2, 5), (10, 25), (25, 62), (26, 64), (60_000, 64)] {
+            let (mut line, waker) = (Line::new(), Waker::noop());
+            line.begin_turn(Duration::from_millis(millis));
+            let taken = std::iter::repeat_with(|| line.take_step(&mut None, waker)).take_while(|taken| *taken).count();
+            assert_eq!(taken, steps, "after {millis} ms");
+        }
     }
 
     #[test]
@@ -137,10 +158,10 @@ mod tests {
         let (mut first, mut late) = ([None; 4], None);
         let steps = first.iter_mut().map(|place| line.take_step(place, waker)).collect::<Vec<_>>();
         assert_eq!(steps, [true, true, false, false]);
-        line.begin_turn();
+        line.begin_turn(Duration::ZERO);
         assert!(!line.take_step(&mut late, waker));
         assert!(line.take_step(&mut first[3], waker) && line.take_step(&mut first[2], waker));
-        line.begin_turn();
+        line.begin_turn(Duration::ZERO);
         assert!(line.take_step(&mut late, waker));
     }
 
@@ -154,7 +175,7 @@ mod tests {
         }
         // All that wait but the last are gone, and their places are called all the same.
         for _ in 0..9 {
-            line.begin_turn();
+            line.begin_turn(Duration::ZERO);
         }
         assert!(line.take_step(&mut places[19], waker));
     }
