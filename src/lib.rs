@@ -21,8 +21,8 @@
 //!
 //! # The path of a connection
 //!
-//! [`proxy::listener`] accepts it and hands it to the [`proxy::worker`] with the fewest. [`proxy::connection`] does the TLS
-//! handshake and reads one request. [`proxy::upgrade`] answers it in five steps: what it asks ([`ws::handshake`]), whether it
+//! [`proxy::listener`] accepts it, on the [`proxy::worker`] that has the fewest. [`proxy::connection`] does the TLS handshake
+//! and reads one request. [`proxy::upgrade`] answers it in five steps: what it asks ([`ws::handshake`]), whether it
 //! may ([`policy::admission`]), what the upstream is asked ([`proxy::headers`]), what that answers ([`upstream::open`]), and
 //! the 101. Then [`proxy::relay`] moves bytes as [`session::Session`] says, woken by its sockets and by the worker's
 //! [`proxy::timers`], and the log gets one line at the end.

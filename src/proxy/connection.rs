@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use http_body_util::Full;
@@ -53,15 +53,16 @@ pub struct Door {
     pub head_max_headers: usize,
 }
 
-/// Serves a connection up to its refusal or its 101, or until the process is cut off.
+/// Serves a connection up to its refusal or its 101, or until the process is cut off. Its TLS handshake and the request's head
+/// have until the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
     door: &Door,
     stream: TcpStream,
     client: IpAddr,
     place: Place,
+    deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
-    let deadline = clock::now() + door.handshake_timeout;
     let handshake = tokio::select! {
         () = gateway.lifecycle.cut_off() => return None,
         () = after_drain(&gateway.lifecycle) => return None,

@@ -1,8 +1,8 @@
 //! Accepts connections, on one worker at a time: on the one that has the fewest.
 //!
 //! A listener is at a worker, which accepts what comes and carries it. Once another worker has fewer connections the
-//! listener moves there, and what was accepted last goes with it. So nearly every connection is accepted where it stays, and
-//! no more than one worker wakes for it.
+//! listener moves there, and what was accepted last goes with it. So no more than one worker wakes for a connection, and
+//! where there are many most are accepted where they stay. Where there are few, listeners move for every other one.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -103,27 +103,24 @@ pub async fn serve(mut listener: Listener, worker: Post) {
 async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Accepted<std::net::TcpStream>) {
     let (mut pause, mut in_a_row, mut watched) = (PAUSE_MIN, 0, None);
     loop {
-        let failed = match accept(listener, &mut watched).await {
-            Ok(Some(accepted)) => match worker.with_fewer() {
-                None => {
-                    worker.begin(accepted, Arc::clone(&listener.door));
-                    None
+        match accept(listener, &mut watched).await {
+            Ok(accepted) => {
+                pause = PAUSE_MIN;
+                match (accepted, worker.with_fewer()) {
+                    (None, _) => {}
+                    (Some(accepted), None) => worker.begin(accepted, Arc::clone(&listener.door)),
+                    (Some(accepted), Some(other)) => match accepted.try_map(TcpStream::into_std) {
+                        Ok(accepted) => return (other, accepted),
+                        Err(error) => tracing::error!(%error, "a connection could not be moved"),
+                    },
                 }
-                Some(other) => match accepted.try_map(TcpStream::into_std) {
-                    Ok(accepted) => return (other, accepted),
-                    Err(error) => Some(error),
-                },
-            },
-            Ok(None) => None,
-            Err(error) if is_of_one_connection(&error) => None,
-            Err(error) => Some(error),
-        };
-        if let Some(error) = failed {
-            tracing::error!(%error, pause_ms = pause.as_millis(), "cannot accept");
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        } else {
-            pause = PAUSE_MIN;
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, pause_ms = pause.as_millis(), "cannot accept");
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
         }
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 {

@@ -215,11 +215,7 @@ impl<S: Stream + ?Sized> Port<S> {
     pub fn poll_close(&mut self, cx: &mut Context<'_>, other_goes_first: bool) -> Poll<()> {
         loop {
             let step = match self.closing {
-                Closing::Sending if other_goes_first => match ready!(self.poll_flush(cx)) {
-                    // Our own end goes out when the stream is dropped.
-                    Ok(()) => ready!(self.poll_end(cx)).map(|()| Closing::Done),
-                    Err(error) => Err(error),
-                },
+                Closing::Sending if other_goes_first => ready!(self.poll_close_second(cx)).map(|()| Closing::Done),
                 Closing::Sending => ready!(self.poll_shutdown(cx)).map(|()| Closing::Waiting),
                 Closing::Waiting => ready!(self.poll_end(cx)).map(|()| Closing::Done),
                 Closing::Done => return Poll::Ready(()),
@@ -247,6 +243,12 @@ impl<S: Stream + ?Sized> Port<S> {
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_close_second(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        ready!(self.poll_end(cx))?;
+        self.poll_shutdown(cx)
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -27,9 +27,10 @@ const TURNS: usize = 8;
 const NAP_AFTER: Duration = Duration::from_secs(5);
 /// How long the last bytes of a session may take to reach both sides, and both sides to close their ends.
 const LINGER: Duration = Duration::from_secs(2);
-/// How much of that a server has to close first, as it must (RFC 6455 section 7.1.1). Who closes first keeps the port for
-/// a minute, and a proxy that did would have none left for one that is busy.
-const SERVER_FIRST: Duration = Duration::from_millis(500);
+/// How long before that a server has to close first, as it must (RFC 6455 section 7.1.1). Who closes first keeps the port for
+/// a minute, and a proxy that did would have none left for a busy server. A server that waits for us instead keeps the
+/// session's place for so long.
+const SERVER_FIRST: Duration = Duration::from_millis(100);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
@@ -131,7 +132,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         if relay.lingers_until.is_none() {
             let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
             relay.log(outcome, now);
-            relay.lingers_until = Some(now + LINGER);
+            relay.lingers_until = Some(now + SERVER_FIRST + LINGER);
         }
         relay.poll_close(cx, now)
     }
@@ -346,16 +347,17 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn poll_close(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let Some(until) = self.lingers_until else { return Poll::Ready(()) };
         self.seat.timer.pass(now);
-        let server_first_until = until - (LINGER - SERVER_FIRST);
-        let server_first = self.session.has_closed(Side::Upstream) && now < server_first_until;
+        let left = until.saturating_duration_since(now);
+        let server_has = left.saturating_sub(LINGER);
+        let server_first = self.session.has_closed(Side::Upstream) && !server_has.is_zero();
         let closed = Side::BOTH.map(|side| {
             let other_goes_first = side == Side::Upstream && server_first;
             self.port(side).poll_close(cx, other_goes_first).is_ready()
         });
-        if closed == [true, true] || until <= now {
+        if closed == [true, true] || left.is_zero() {
             return Poll::Ready(());
         }
-        self.seat.timer.set(if server_first { server_first_until } else { until }, now, cx.waker());
+        self.seat.timer.set(if server_first { now + server_has } else { until }, now, cx.waker());
         Poll::Pending
     }
 }

@@ -15,14 +15,16 @@ use super::lifecycle::Lifecycle;
 use super::listener::{self, Listener};
 use super::tls;
 use super::upgrade::Gateway;
-use super::worker::{Crew, Worker};
+use super::worker::{self, Crew, Worker};
 use crate::config::{Config, MaxSessions};
 use crate::policy::admission::Policy;
 use crate::telemetry::refusals::Refusals;
 use crate::upstream::Pool;
 
-/// Descriptors beside those of connections: logs, event queues, key files, and some to spare.
-const OTHER_DESCRIPTORS: u64 = 128;
+/// Descriptors beside those of connections, listeners and workers: logs, key files, and some to spare.
+const OTHER_DESCRIPTORS: usize = 64;
+/// Of a listener: its socket, a clone while it is watched, and another while it moves.
+const LISTENER_DESCRIPTORS: usize = 3;
 
 /// Why serving could not begin or go on.
 #[derive(Debug)]
@@ -77,9 +79,13 @@ impl Server {
     /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
     pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
         // Each listener may hold one connection that waits for a place.
-        let waiting = u32::try_from(config.listeners.len()).unwrap_or(u32::MAX);
-        let unfinished = config.server.max_handshakes.saturating_add(waiting);
-        let max_sessions = fit_descriptors(config.server.max_sessions, unfinished)?;
+        let unfinished = config.server.max_handshakes as usize + config.listeners.len();
+        let workers = config.server.workers.get();
+        let others = OTHER_DESCRIPTORS
+            + 2 * unfinished
+            + LISTENER_DESCRIPTORS * config.listeners.len()
+            + worker::DESCRIPTORS * workers;
+        let max_sessions = fit_descriptors(config.server.max_sessions, others as u64)?;
         let handshakes = Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address);
         let handshakes = Arc::new(handshakes);
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
@@ -162,9 +168,9 @@ async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Rec
     }
 }
 
-/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two, and
-/// so does each connection that is none yet.
-fn fit_descriptors(max_sessions: MaxSessions, handshakes: u32) -> Result<NonZeroU32, ServeError> {
+/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two, beside
+/// these others.
+fn fit_descriptors(max_sessions: MaxSessions, others: u64) -> Result<NonZeroU32, ServeError> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, ..limit };
@@ -174,12 +180,11 @@ fn fit_descriptors(max_sessions: MaxSessions, handshakes: u32) -> Result<NonZero
             Err(error) => tracing::warn!(%error, "cannot raise the descriptor limit"),
         }
     }
-    fit(max_sessions, handshakes, limit.current.unwrap_or(u64::MAX))
+    fit(max_sessions, others, limit.current.unwrap_or(u64::MAX))
 }
 
-fn fit(max_sessions: MaxSessions, handshakes: u32, limit: u64) -> Result<NonZeroU32, ServeError> {
+fn fit(max_sessions: MaxSessions, others: u64, limit: u64) -> Result<NonZeroU32, ServeError> {
     let MaxSessions { count: sessions, explicit } = max_sessions;
-    let others = 2 * u64::from(handshakes) + OTHER_DESCRIPTORS;
     let needed = 2 * u64::from(sessions) + others;
     let too_few = ServeError::Descriptors { sessions, needed, limit };
     if needed <= limit {
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn sessions_fit_the_descriptors() {
-        let fit = |count, explicit, limit| fit(MaxSessions { count, explicit }, 100, limit).ok().map(NonZeroU32::get);
+        let fit = |count, explicit, limit| fit(MaxSessions { count, explicit }, 328, limit).ok().map(NonZeroU32::get);
         assert_eq!(fit(1000, true, 2328), Some(1000));
         assert_eq!(fit(1000, true, 2327), None);
         assert_eq!(fit(1000, false, 2327), Some(999));

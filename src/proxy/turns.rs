@@ -5,9 +5,9 @@
 //! connections do before they are sessions is done in turns: a few at each turn of the worker, which between two of them
 //! asks the kernel what has come and lets the sessions have it. Who finds no turn left waits in line.
 //!
-//! Nobody waits for ever: each turn of the worker takes the first of the line, however busy the sessions are, and the longer
-//! the sessions took the more of them, so that a worker that is wholly busy with sessions still spends a share of its time
-//! on those that come. A client's `handshake_timeout` goes on meanwhile, and is looked at when its turn comes.
+//! Nobody waits for ever: each turn of the worker takes the first of the line, however busy the sessions are, and more of them
+//! the longer the sessions took, so that a worker that is wholly busy with sessions still spends a share of its time on
+//! those that come. A client's `handshake_timeout` goes on meanwhile, and is looked at when its turn comes.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,10 +21,10 @@ use super::clock;
 /// The fewest and the most steps that there are at a turn of a worker.
 const STEPS_MIN: u32 = 2;
 const STEPS_MAX: u32 = 64;
-/// What a step costs, about: a TLS handshake has one that costs more, and three or four that cost less.
-const STEP_COST: Duration = Duration::from_micros(100);
-/// What part of a turn's time the steps of the next one may take.
+/// What part of the sessions' time in a turn the steps of the next one may take.
 const SHARE: u32 = 4;
+/// How much a step counts in the average of what steps cost.
+const WEIGHT: u32 = 16;
 
 thread_local! {
     static LINE: RefCell<Line> = const { RefCell::new(Line::new()) };
@@ -34,6 +34,10 @@ thread_local! {
 struct Line {
     /// The steps that are left at this turn.
     left: u32,
+    /// What the steps of this turn have cost.
+    spent: Duration,
+    /// What a step costs, on average of the last ones: most cost little, but one of a handshake signs.
+    step_cost: Duration,
     /// The places of those that wait, in order.
     waiting: VecDeque<Waker>,
     /// How many places were given out, and how many of those were called.
@@ -45,7 +49,15 @@ struct Line {
 
 impl Line {
     const fn new() -> Self {
-        Self { left: STEPS_MIN, waiting: VecDeque::new(), given: 0, called: 0, resting: None }
+        Self {
+            left: STEPS_MIN,
+            spent: Duration::ZERO,
+            step_cost: Duration::from_micros(100),
+            waiting: VecDeque::new(),
+            given: 0,
+            called: 0,
+            resting: None,
+        }
     }
 
     /// Whether a step may be taken now; if not, `place` is one in the line.
@@ -68,10 +80,17 @@ impl Line {
         place.is_none()
     }
 
-    /// A new turn, after one that took so long: calls the first of the line.
+    /// What a step cost that was taken.
+    fn count(&mut self, cost: Duration) {
+        self.spent += cost;
+        self.step_cost = (self.step_cost * (WEIGHT - 1) + cost) / WEIGHT;
+    }
+
+    /// A new turn, after one that took so long, steps and all: calls the first of the line.
     fn begin_turn(&mut self, last_took: Duration) {
-        let affordable = last_took.as_micros() / STEP_COST.as_micros() / u128::from(SHARE);
-        self.left = u32::try_from(affordable).unwrap_or(STEPS_MAX).clamp(STEPS_MIN, STEPS_MAX);
+        let affordable = last_took.saturating_sub(self.spent) / SHARE;
+        let steps = affordable.as_nanos() / self.step_cost.as_nanos().max(1);
+        self.left = u32::try_from(steps).unwrap_or(STEPS_MAX).clamp(STEPS_MIN, STEPS_MAX);
         while self.left > 0
             && let Some(waker) = self.waiting.pop_front()
         {
@@ -86,6 +105,10 @@ impl Line {
         let rests = self.left > 0;
         if rests {
             self.resting = Some(waker.clone());
+            // Who comes later comes to sessions that may have nothing to do any more.
+            self.left = self.left.min(STEPS_MIN);
+        } else {
+            self.spent = Duration::ZERO;
         }
         rests
     }
@@ -95,8 +118,13 @@ impl Line {
 pub(super) async fn in_turn<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
     let mut place = None;
     poll_fn(|cx| {
-        let may = LINE.with_borrow_mut(|line| line.take_step(&mut place, cx.waker()));
-        if may { steps.as_mut().poll(cx) } else { Poll::Pending }
+        if !LINE.with_borrow_mut(|line| line.take_step(&mut place, cx.waker())) {
+            return Poll::Pending;
+        }
+        let begun = clock::now();
+        let polled = steps.as_mut().poll(cx);
+        LINE.with_borrow_mut(|line| line.count(clock::now().saturating_duration_since(begun)));
+        polled
     })
     .await
 }
@@ -141,14 +169,55 @@ mod tests {
         assert!(line.rest(waker) && line.waiting.is_empty());
     }
 
-    #[test]
-    fn a_long_turn_is_followed_by_more_steps() {
-        for (millis, steps) in [(0, 2), (1, 2), (2, 5), (10, 25), (25, 62), (26, 64), (60_000, 64)] {
-            let (mut line, waker) = (Line::new(), Waker::noop());
-            line.begin_turn(Duration::from_millis(millis));
-            let taken = std::iter::repeat_with(|| line.take_step(&mut None, waker)).take_while(|taken| *taken).count();
-            assert_eq!(taken, steps, "after {millis} ms");
+    /// How many steps are taken at a turn, once turns follow each other in which sessions take so long and a step costs so
+    /// much, and all that may take one do.
+    fn steps_a_turn(sessions: Duration, step: Duration) -> u32 {
+        let (mut line, waker, mut taken) = (Line::new(), Waker::noop(), 0);
+        for _ in 0..100 {
+            line.begin_turn(sessions + step * taken);
+            taken = 0;
+            while line.left > 0 {
+                assert!(line.take_step(&mut None, waker));
+                taken += 1;
+            }
+            assert!(!line.rest(waker));
+            (0..taken).for_each(|_| line.count(step));
         }
+        taken
+    }
+
+    #[test]
+    fn steps_take_their_share_of_the_sessions_time_and_no_more() {
+        let micros = Duration::from_micros;
+        for (sessions, step, steps) in [
+            // Sessions do next to nothing: a storm does not feed itself, whatever its steps cost.
+            (0, 20, 2),
+            (0, 100, 2),
+            (0, 700, 2),
+            (0, 5_000, 2),
+            (1_000, 100, 2),
+            // They take all there is: a quarter of that.
+            (10_000, 100, 25),
+            (10_000, 700, 3),
+            (10_000, 5_000, 2),
+            (100_000, 100, 64),
+            (100_000, 700, 35),
+        ] {
+            assert_eq!(
+                steps_a_turn(micros(sessions), micros(step)),
+                steps,
+                "{sessions} us of sessions, {step} us a step"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_not_used_is_not_kept() {
+        let (mut line, waker) = (Line::new(), Waker::noop());
+        line.begin_turn(Duration::from_secs(1));
+        assert_eq!(line.left, STEPS_MAX);
+        assert!(line.rest(waker));
+        assert_eq!(line.left, STEPS_MIN);
     }
 
     #[test]
