@@ -272,14 +272,11 @@ mod tests {
     fn connections_spread_and_listeners_seldom_move() {
         assert_eq!(moves(1, 100, 10_000), 0);
         for workers in [2, 3, 16] {
-            // That come and stay, and that come and go.
-            for at_once in [20_000, 1_000] {
+            // That come and stay, that come and go, and where there are few.
+            for (at_once, moves_max) in [(20_000, 5_000), (1_000, 5_000), (2 * workers, 20_000)] {
                 let moves = moves(workers, at_once, 20_000);
-                assert!(moves <= 20_000 / 4, "{workers} workers, {at_once} at once: {moves} moves");
+                assert!(moves < moves_max, "{workers} workers, {at_once} at once: {moves} moves");
             }
-            // Where there are few, one more is more.
-            let moves = moves(workers, workers, 20_000);
-            assert!(moves <= 20_000, "{workers} workers: {moves} moves");
         }
     }
 }
