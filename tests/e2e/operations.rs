@@ -211,6 +211,35 @@ fn too_few_descriptors_for_the_sessions() {
     Gate::start(setup().server("max_sessions = 20\nmax_handshakes = 20"));
 }
 
+/// What it asks for is enough, however many threads carry the connections.
+#[test]
+fn descriptors_are_counted() {
+    let upstream = Upstream::bind();
+    let setup = |limit: &str| {
+        let server = "workers = 30\nmax_sessions = 1\nmax_handshakes = 1";
+        Setup::new().to(upstream.address()).server(server).before(format!("ulimit -n {limit}").leak())
+    };
+    let mut gate = Gate::launch(setup("100"));
+    assert_eq!(gate.wait_exit().code(), Some(1));
+    let error = gate.log.next("tollgate failed")["error"].to_string();
+    let needed = error.split(' ').skip_while(|word| *word != "needs").nth(1).unwrap();
+    Session::open(&Gate::start(setup(needed)), &upstream).close();
+}
+
+#[test]
+fn sessions_are_spread_over_the_workers() {
+    const WORKERS: usize = 4;
+    let upstream = Upstream::bind();
+    let gate = Setup::new().server(&format!("workers = {WORKERS}")).start(&upstream);
+    let sessions: Vec<Session> = (0..2 * WORKERS).map(|_| Session::open(&gate, &upstream)).collect();
+    let mut watched = gate.watched();
+    watched.sort_unstable();
+    // Of two sessions four sockets, beside what every thread has that waits for events; at one worker the listener, too.
+    let busiest = watched[watched.len() - WORKERS..].iter().map(|count| count - watched[0]).collect::<Vec<_>>();
+    assert_eq!(busiest, [4, 4, 4, 5], "{watched:?}");
+    sessions.into_iter().for_each(Session::close);
+}
+
 /// Without descriptors nobody can be accepted, and as soon as there are some again, those who waited are.
 #[test]
 fn descriptors_that_run_out() {

@@ -1,5 +1,6 @@
 //! The gate: the real binary as a child process.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -111,6 +112,18 @@ impl Gate {
         let free = (0..1 << 20).find(|number| !open(number));
         let limit = Rlimit { current: free, maximum: getrlimit(Resource::Nofile).maximum };
         prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
+    }
+
+    /// How many descriptors each of its event queues watches.
+    pub fn watched(&self) -> Vec<usize> {
+        let queues: BTreeSet<String> = fs::read_dir(self.proc("fd"))
+            .unwrap()
+            .map(Result::unwrap)
+            .filter(|entry| fs::read_link(entry.path()).is_ok_and(|kind| kind.ends_with("anon_inode:[eventpoll]")))
+            // A queue may have several descriptors.
+            .map(|entry| fs::read_to_string(self.proc("fdinfo").join(entry.file_name())).unwrap())
+            .collect();
+        queues.iter().map(|queue| queue.lines().filter(|line| line.starts_with("tfd:")).count()).collect()
     }
 
     fn proc(&self, name: &str) -> PathBuf {
