@@ -4,6 +4,7 @@ pub mod listener;
 pub mod handshakes;
 pub mod worker;
 mod turns;
+mod cycle;
 pub mod tls;
 mod handshake;
 mod sealed;

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::clock;
+use super::{clock, cycle};
 
 /// The fewest and the most steps that there are at a turn of a worker.
 const STEPS_MIN: u32 = 2;
@@ -138,8 +138,7 @@ pub(super) async fn keep() {
         })
         .await;
         let begun = clock::now();
-        // Comes back after the kernel was asked what has come.
-        tokio::task::yield_now().await;
+        cycle::next().await;
         LINE.with_borrow_mut(|line| line.begin_turn(clock::now().saturating_duration_since(begun)));
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock;
 use super::connection::{self, Door};
+use super::cycle::{self, Cycles};
 use super::handshakes::Permit;
 use super::listener::{self, Accepted, Listener};
 use super::timers::{Timer, Timers};
@@ -21,8 +22,12 @@ use super::upgrade::Gateway;
 
 /// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
 const LOOKUPS: usize = 8;
-/// Descriptors of a worker beside those of its connections: its event queue, what wakes it, and its look-ups.
-pub const DESCRIPTORS: usize = 4 + LOOKUPS;
+/// Descriptors of a worker beside those of its connections: its event queue, what wakes it, its cycles and its look-ups.
+pub const DESCRIPTORS: usize = 4 + cycle::DESCRIPTORS + LOOKUPS;
+/// After how many tasks in a row the I/O driver is polled, even if more are ready. Tasks with more to do than one poll wait
+/// for the next [`cycle`], so this matters only where more tasks than this are ready at once: with polls of a session's
+/// budget each it bounds the time between two polls of the driver to 8 ms. A lower value costs more calls to `epoll_wait`.
+const EVENT_INTERVAL: u32 = 32;
 /// How many connections more than another a worker may have before what comes goes there: this share of what that has, and
 /// never more than so many. What moves costs more, so it must be worth it.
 const MORE_SHARE: usize = 8;
@@ -89,7 +94,15 @@ impl Worker {
     pub fn start(number: usize, inbox: Inbox, crew: Arc<Crew>, gateway: Arc<Gateway>) -> io::Result<Self> {
         // Beside its own thread a runtime has some that block, on which names of servers are looked up: by default up to
         // 512, which a resolver that does not answer would fill.
-        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(LOOKUPS)
+            .event_interval(EVENT_INTERVAL)
+            .build()?;
+        let cycles = {
+            let _entered = runtime.enter();
+            Cycles::new()?
+        };
         let (end, ended) = oneshot::channel();
         start_thread(&format!("worker-{number}"), runtime, async move {
             let Inbox { listeners, connections } = inbox;
@@ -99,6 +112,7 @@ impl Worker {
                 () = carry(&post, listeners) => {}
                 () = post.timers.run(&post.gateway.lifecycle) => {}
                 () = turns::keep() => {}
+                () = cycles.run() => {}
             }
             // Whoever waits for it may have given up.
             let _ = end.send(());

@@ -1,0 +1,196 @@
+//! Cycles of a worker: a task that has more to do goes on only after the I/O driver was polled.
+//!
+//! A task that wakes itself keeps the run queue from getting empty, and tokio polls its I/O driver only when the queue is
+//! empty or after `event_interval` tasks. Meanwhile no other session learns that it has something to read. A task that
+//! waits for the next cycle is not in the run queue: the driver itself reports the event that wakes it. So the driver is
+//! polled again once every ready task has run, and the sessions whose events it reports run beside those that wait here.
+//!
+//! This depends on one documented property alone: readiness of a descriptor that was cleared is set by the I/O driver and
+//! by nothing else (`AsyncFdReadyGuard::clear_ready`). `tokio::task::yield_now` promises less: a task that yields may run
+//! again before the driver is polled.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Descriptors that the cycles of a worker take: the event that the driver reports.
+pub(super) const DESCRIPTORS: usize = 1;
+
+thread_local! {
+    static CYCLE: RefCell<Cycle> = const { RefCell::new(Cycle { event: None, waiting: Vec::new(), number: 0 }) };
+}
+
+struct Cycle {
+    /// Each write is one event that the driver reports. Absent on a thread without a worker.
+    event: Option<Arc<AsyncFd<OwnedFd>>>,
+    /// The tasks that wait for the next cycle, no more than the worker has.
+    waiting: Vec<Waker>,
+    /// How many cycles have begun.
+    number: u64,
+}
+
+impl Cycle {
+    /// Wakes the task after the driver was polled; at once where there is no worker.
+    fn wait(&mut self, waker: &Waker) {
+        let Some(event) = &self.event else { return waker.wake_by_ref() };
+        // One event a cycle is enough. A counter that is full still is an event that the driver reports.
+        if self.waiting.is_empty() {
+            let _ = rustix::io::write(event.get_ref(), &1_u64.to_ne_bytes());
+        }
+        self.waiting.push(waker.clone());
+    }
+}
+
+/// The cycles of one worker.
+#[derive(Debug)]
+pub(super) struct Cycles(Arc<AsyncFd<OwnedFd>>);
+
+impl Cycles {
+    /// Needs the context of the worker's runtime.
+    ///
+    /// # Errors
+    /// If the system gives no descriptor.
+    pub fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        AsyncFd::with_interest(event, Interest::READABLE).map(|event| Self(Arc::new(event)))
+    }
+
+    /// Runs the cycles on the thread that polls this, until its runtime ends.
+    pub async fn run(self) {
+        CYCLE.with_borrow_mut(|cycle| cycle.event = Some(Arc::clone(&self.0)));
+        let _stop = Stop;
+        // An error means that the runtime has no driver any more.
+        while let Ok(mut ready) = self.0.readable().await {
+            ready.clear_ready();
+            let waiting = CYCLE.with_borrow_mut(|cycle| {
+                cycle.number = cycle.number.wrapping_add(1);
+                mem::take(&mut cycle.waiting)
+            });
+            // Not under the borrow: a waker may be the last reference to a task that waits itself.
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// Wakes every task that still waits when the cycles end.
+struct Stop;
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        let (event, waiting) =
+            CYCLE.with_borrow_mut(|cycle| (cycle.event.take(), mem::take(&mut cycle.waiting)));
+        drop(event);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Wakes a task in the next cycle of this thread's worker.
+pub(super) fn wake_next(waker: &Waker) {
+    CYCLE.with_borrow_mut(|cycle| cycle.wait(waker));
+}
+
+/// Becomes ready in the next cycle of this thread's worker.
+pub(super) async fn next() {
+    let mut begun = None;
+    poll_fn(|cx| {
+        CYCLE.with_borrow_mut(|cycle| {
+            let begun = *begun.get_or_insert_with(|| {
+                cycle.wait(cx.waker());
+                cycle.number
+            });
+            if cycle.number != begun || cycle.event.is_none() { Poll::Ready(()) } else { Poll::Pending }
+        })
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::UnixStream;
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    /// The widest interval: only an empty run queue makes tokio poll its driver.
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().event_interval(u32::MAX).build().unwrap()
+    }
+
+    fn block_on(test: impl Future<Output = ()>) {
+        runtime().block_on(async {
+            tokio::select! {
+                () = Cycles::new().unwrap().run() => panic!("the cycles ended"),
+                () = test => {}
+            }
+        });
+    }
+
+    fn pair() -> (std::os::unix::net::UnixStream, UnixStream) {
+        let (sender, receiver) = std::os::unix::net::UnixStream::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        (sender, UnixStream::from_std(receiver).unwrap())
+    }
+
+    #[test]
+    fn the_driver_was_polled_before_a_task_goes_on() {
+        block_on(async {
+            let (mut sender, receiver) = pair();
+            next().await;
+            for round in 0..100 {
+                sender.write_all(b"x").unwrap();
+                let mut byte = [0; 2];
+                // The socket has the byte, and tokio does not know of it before its driver is polled.
+                assert!(receiver.try_read(&mut byte).is_err(), "{round}");
+                next().await;
+                assert_eq!(receiver.try_read(&mut byte).ok(), Some(1), "{round}");
+                assert!(receiver.try_read(&mut byte).is_err(), "{round}: this clears the readiness");
+            }
+        });
+    }
+
+    #[test]
+    fn busy_tasks_keep_no_event_from_a_light_one() {
+        const BUSY: usize = 16;
+        const ROUNDS: usize = 50;
+        let polls = Arc::new(AtomicUsize::new(0));
+        block_on(async {
+            for _ in 0..BUSY {
+                let polls = Arc::clone(&polls);
+                tokio::spawn(async move {
+                    loop {
+                        polls.fetch_add(1, Ordering::Relaxed);
+                        next().await;
+                    }
+                });
+            }
+            let (mut sender, mut receiver) = pair();
+            for _ in 0..ROUNDS {
+                let before = polls.load(Ordering::Relaxed);
+                sender.write_all(b"x").unwrap();
+                // The buffer has more room than there are bytes, which clears the readiness.
+                assert_eq!(receiver.read(&mut [0; 2]).await.unwrap(), 1);
+                let polled = polls.load(Ordering::Relaxed) - before;
+                // One poll of each while the event was not known, and one more of each beside it.
+                assert!(polled <= 2 * BUSY, "{polled} polls of {BUSY} busy tasks before the light one got its byte");
+            }
+        });
+        assert!(polls.load(Ordering::Relaxed) >= ROUNDS, "the busy tasks went on");
+    }
+
+    #[test]
+    fn without_a_worker_a_task_goes_on_at_once() {
+        runtime().block_on(next());
+    }
+}
