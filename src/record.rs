@@ -45,6 +45,10 @@ pub const OVERHEAD: usize = HEADER_LEN + 1 + TAG_LEN;
 /// more than the peer. As in `BoringSSL` and rustls it is the run that counts, so that the age of a connection does not.
 pub const IDLE_RECORDS_MAX: u8 = 32;
 
+/// How many key updates a peer may send before somebody counts them ([`Opener::take_key_updates`]): before its request has
+/// been read, and after its session is over.
+pub const KEY_UPDATES_MAX: u8 = 64;
+
 /// The type of every protected record (section 5.2).
 const OUTER_TYPE: u8 = 23;
 /// `KeyUpdate` (section 4.6.3): the type of the handshake message, and the length of its body.

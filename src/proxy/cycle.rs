@@ -5,32 +5,29 @@
 //! waits for the next cycle is not in the run queue: the driver itself reports the event that wakes it. So the driver is
 //! polled again once every ready task has run, and the sessions whose events it reports run beside those that wait here.
 //!
-//! This depends on one documented property alone: readiness of a descriptor that was cleared is set by the I/O driver and
-//! by nothing else (`AsyncFdReadyGuard::clear_ready`). `tokio::task::yield_now` promises less: a task that yields may run
-//! again before the driver is polled.
+//! This depends on one documented property alone: the readiness of a socket, once cleared (`UnixStream::try_io`), is set
+//! by the I/O driver and by nothing else. `tokio::task::yield_now` promises less: a task that yields may run again before
+//! the driver is polled.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write as _};
 use std::mem;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 
-/// Descriptors that the cycles of a worker take: the event that the driver reports.
-pub(super) const DESCRIPTORS: usize = 1;
+/// Descriptors that the cycles of a worker take: both ends of a socket pair.
+pub(super) const DESCRIPTORS: usize = 2;
 
 thread_local! {
-    static CYCLE: RefCell<Cycle> = const { RefCell::new(Cycle { event: None, waiting: Vec::new(), number: 0 }) };
+    static CYCLE: RefCell<Cycle> = const { RefCell::new(Cycle { sender: None, waiting: Vec::new(), number: 0 }) };
 }
 
 struct Cycle {
-    /// Each write is one event that the driver reports. Absent on a thread without a worker.
-    event: Option<Arc<AsyncFd<OwnedFd>>>,
+    /// Each byte is an event that the driver reports. Absent on a thread without a worker.
+    sender: Option<std::os::unix::net::UnixStream>,
     /// The tasks that wait for the next cycle, no more than the worker has.
     waiting: Vec<Waker>,
     /// How many cycles have begun.
@@ -40,10 +37,10 @@ struct Cycle {
 impl Cycle {
     /// Wakes the task after the driver was polled; at once where there is no worker.
     fn wait(&mut self, waker: &Waker) {
-        let Some(event) = &self.event else { return waker.wake_by_ref() };
-        // One event a cycle is enough. A counter that is full still is an event that the driver reports.
-        if self.waiting.is_empty() {
-            let _ = rustix::io::write(event.get_ref(), &1_u64.to_ne_bytes());
+        let Some(mut sender) = self.sender.as_ref() else { return waker.wake_by_ref() };
+        // One event a cycle is enough, and its byte is read before the next one is sent.
+        if self.waiting.is_empty() && sender.write_all(&[0]).is_err() {
+            return waker.wake_by_ref();
         }
         self.waiting.push(waker.clone());
     }
@@ -51,25 +48,34 @@ impl Cycle {
 
 /// The cycles of one worker.
 #[derive(Debug)]
-pub(super) struct Cycles(Arc<AsyncFd<OwnedFd>>);
+pub(super) struct Cycles {
+    sender: std::os::unix::net::UnixStream,
+    receiver: UnixStream,
+}
 
 impl Cycles {
     /// Needs the context of the worker's runtime.
     ///
     /// # Errors
-    /// If the system gives no descriptor.
+    /// If the system gives no socket pair.
     pub fn new() -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        AsyncFd::with_interest(event, Interest::READABLE).map(|event| Self(Arc::new(event)))
+        let (sender, receiver) = std::os::unix::net::UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        Ok(Self { sender, receiver: UnixStream::from_std(receiver)? })
     }
 
     /// Runs the cycles on the thread that polls this, until its runtime ends.
     pub async fn run(self) {
-        CYCLE.with_borrow_mut(|cycle| cycle.event = Some(Arc::clone(&self.0)));
+        let Self { sender, receiver } = self;
+        CYCLE.with_borrow_mut(|cycle| cycle.sender = Some(sender));
         let _stop = Stop;
         // An error means that the runtime has no driver any more.
-        while let Ok(mut ready) = self.0.readable().await {
-            ready.clear_ready();
+        while receiver.readable().await.is_ok() {
+            // There is at most one byte.
+            let _ = receiver.try_read(&mut [0; 2]);
+            let cleared: io::Result<()> = receiver.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+            drop(cleared);
             let waiting = CYCLE.with_borrow_mut(|cycle| {
                 cycle.number = cycle.number.wrapping_add(1);
                 mem::take(&mut cycle.waiting)
@@ -85,9 +91,10 @@ struct Stop;
 
 impl Drop for Stop {
     fn drop(&mut self) {
-        let (event, waiting) =
-            CYCLE.with_borrow_mut(|cycle| (cycle.event.take(), mem::take(&mut cycle.waiting)));
-        drop(event);
+        let waiting = CYCLE.with_borrow_mut(|cycle| {
+            cycle.sender = None;
+            mem::take(&mut cycle.waiting)
+        });
         waiting.into_iter().for_each(Waker::wake);
     }
 }
@@ -106,7 +113,7 @@ pub(super) async fn next() {
                 cycle.wait(cx.waker());
                 cycle.number
             });
-            if cycle.number != begun || cycle.event.is_none() { Poll::Ready(()) } else { Poll::Pending }
+            if cycle.number != begun || cycle.sender.is_none() { Poll::Ready(()) } else { Poll::Pending }
         })
     })
     .await;
@@ -114,11 +121,10 @@ pub(super) async fn next() {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::AsyncReadExt as _;
-    use tokio::net::UnixStream;
     use tokio::runtime::{Builder, Runtime};
 
     use super::*;

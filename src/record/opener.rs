@@ -7,7 +7,8 @@ use aws_lc_rs::aead::Aad;
 
 use super::keys::{Direction, TrafficSecret};
 use super::{
-    Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATE, KEY_UPDATE_LEN, OUTER_TYPE, PLAINTEXT_MAX,
+    Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATE, KEY_UPDATE_LEN, KEY_UPDATES_MAX, OUTER_TYPE,
+    PLAINTEXT_MAX,
 };
 
 /// Opens what is received. It holds no bytes but those of a `KeyUpdate` that came in parts.
@@ -20,6 +21,8 @@ pub struct Opener {
     /// The first bytes of a handshake message whose rest is to come in the next record.
     started: [u8; KEY_UPDATE_LEN],
     started_len: u8,
+    /// Key updates since they were counted last.
+    key_updates: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub enum Violation {
     AlertLength,
     /// More than [`IDLE_RECORDS_MAX`] records in a row without application data.
     TooManyIdle,
+    /// More than [`KEY_UPDATES_MAX`] key updates that nobody counted against a quota.
+    TooManyKeyUpdates,
     /// No sequence number is left, or the library failed.
     Failed,
     /// No rule: the peer sent this alert, which says why it ends the connection (section 6.2).
@@ -99,7 +104,8 @@ impl Violation {
             | Self::Interleaved
             | Self::AcrossKeyChange
             | Self::HandshakeMessage
-            | Self::TooManyIdle => Some(Alert::UnexpectedMessage),
+            | Self::TooManyIdle
+            | Self::TooManyKeyUpdates => Some(Alert::UnexpectedMessage),
             Self::RecordTooLong | Self::PlaintextTooLong => Some(Alert::RecordOverflow),
             Self::NotAuthentic => Some(Alert::BadRecordMac),
             Self::KeyUpdateLength | Self::AlertLength => Some(Alert::DecodeError),
@@ -127,6 +133,7 @@ impl fmt::Display for Violation {
             Self::KeyUpdateValue => "a TLS key update has a wrong value",
             Self::AlertLength => "a TLS alert has a wrong length",
             Self::TooManyIdle => "too many TLS records without data",
+            Self::TooManyKeyUpdates => "too many TLS key updates",
             Self::Failed => "the TLS record layer failed",
             Self::Alerted(code) => return write!(f, "the client sent the TLS alert {code}"),
         })
@@ -139,7 +146,7 @@ impl Opener {
     /// Goes on where another left off: `sequence` is the number of the next record under this secret.
     pub fn new(secret: TrafficSecret, sequence: u64) -> Self {
         let direction = Direction::new(secret, sequence);
-        Self { direction, state: State::Open, idle: 0, started: [0; KEY_UPDATE_LEN], started_len: 0 }
+        Self { direction, state: State::Open, idle: 0, started: [0; KEY_UPDATE_LEN], started_len: 0, key_updates: 0 }
     }
 
     /// Whether nothing more comes: in order, or because of this.
@@ -169,6 +176,12 @@ impl Opener {
             Ok(_) => {}
         }
         opened
+    }
+
+    /// How many key updates came since this was called last. Each costs as much as 25 records, so the caller charges them
+    /// to a quota; [`KEY_UPDATES_MAX`] bounds what a peer gets for nothing.
+    pub fn take_key_updates(&mut self) -> u8 {
+        std::mem::take(&mut self.key_updates)
     }
 
     /// Drops what can be derived again from the secret. The next record costs some microseconds more.
@@ -272,6 +285,10 @@ impl Opener {
             return Err(Violation::AcrossKeyChange);
         }
         self.started_len = 0;
+        if self.key_updates >= KEY_UPDATES_MAX {
+            return Err(Violation::TooManyKeyUpdates);
+        }
+        self.key_updates += 1;
         self.direction.update().map_err(|_| Violation::Failed)?;
         Ok(if requested { Content::KeyUpdateRequested } else { Content::Nothing })
     }
