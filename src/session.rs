@@ -7,7 +7,7 @@
 //! bytes came from a side   -> receive(side, bytes, now), again with the rest, until it says More or Wait
 //! a side's stream ended    -> gone(side, now); it can no longer be written -> deaf(side, now)
 //! a side takes no bytes    -> blocked(side, now); takes them again -> unblocked(side, now)
-//! deadline() has passed    -> pass_deadline(now)
+//! deadline() has passed    -> pass_deadline(now), once all that has arrived was given to receive()
 //! hastened()               -> deadline() may be earlier than it was
 //! after each of these      -> next_action(now) until None
 //! ```
@@ -232,6 +232,11 @@ impl Session {
     pub fn drain_at(&mut self, at: Instant) {
         self.hastened = true;
         self.drain_at = Some(at);
+    }
+
+    /// Whether the end of what a side sends is no loss, because its Close came before: what is for it may still be sent.
+    pub fn may_end_input(&self, side: Side) -> bool {
+        self.peer(side).input == Input::Closed
     }
 
     /// Whether a side is not to be read for now because it exceeded its rate.

@@ -137,6 +137,8 @@ mod tests {
     fn block_on(test: impl Future<Output = ()>) {
         runtime().block_on(async {
             tokio::select! {
+                // The cycles run before anything waits for one, as in a worker.
+                biased;
                 () = Cycles::new().unwrap().run() => panic!("the cycles ended"),
                 () = test => {}
             }

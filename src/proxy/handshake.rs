@@ -223,6 +223,11 @@ impl AsyncRead for Socket {
 }
 
 impl Socket {
+    /// The socket itself.
+    pub(super) fn get_ref(&self) -> &TcpStream {
+        &self.stream
+    }
+
     fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(n)) = &result {
             self.written += *n as u64;

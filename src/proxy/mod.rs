@@ -13,6 +13,7 @@ pub mod upgrade;
 pub mod headers;
 pub mod relay;
 pub mod port;
+mod socket_state;
 pub mod timers;
 pub mod lifecycle;
 pub mod clock;

@@ -1,16 +1,21 @@
 //! One side of a relayed session: its stream, and the few bytes that may wait on the way in or out.
 
 use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::socket_state::{SocketState, unacknowledged_bytes};
 use super::tls::ClientStream;
 use crate::upstream::UpstreamStream;
 
 /// How much the other end may still send after a session is over before its connection is cut.
 const DISCARD_MAX_BYTES: usize = 256 * 1024;
+/// A read counts as no less than this towards that limit: one of a single byte may have cost several key updates.
+const DISCARD_MIN_BYTES: usize = 4096;
 
 /// A stream to one side, as the relay sees it.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
@@ -18,6 +23,14 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     fn written(&self) -> u64;
     /// Whether the stream may hold bytes that it has taken and the kernel has not.
     fn holds_back(&self) -> bool;
+    /// How many bytes the kernel has taken, of which the stream took `taken`.
+    fn written_to_kernel(&self, taken: u64) -> u64;
+    /// The socket; absent where there is none, as in tests.
+    fn socket(&self) -> Option<BorrowedFd<'_>>;
+    /// Becomes ready when the socket may have something to read, the end of the stream included.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// How many TLS key updates came since this was called last.
+    fn take_key_updates(&mut self) -> u8;
     /// Drops what it can make again, since it is idle.
     fn hibernate(&mut self);
 }
@@ -29,6 +42,22 @@ impl Stream for ClientStream {
 
     fn holds_back(&self) -> bool {
         self.holds_back()
+    }
+
+    fn written_to_kernel(&self, _taken: u64) -> u64 {
+        self.written()
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket().as_fd())
+    }
+
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_read_ready(cx)
+    }
+
+    fn take_key_updates(&mut self) -> u8 {
+        self.take_key_updates()
     }
 
     fn hibernate(&mut self) {
@@ -43,6 +72,22 @@ impl Stream for UpstreamStream {
 
     fn holds_back(&self) -> bool {
         false
+    }
+
+    fn written_to_kernel(&self, taken: u64) -> u64 {
+        taken
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket())
+    }
+
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn take_key_updates(&mut self) -> u8 {
+        0
     }
 
     fn hibernate(&mut self) {}
@@ -68,6 +113,10 @@ pub(super) struct Port<S: ?Sized> {
     pub ended: bool,
     /// Nothing more is written, since that failed; what came before that is still read.
     deaf: bool,
+    /// Nothing more is read, since the side ended its direction after its Close; what is for it is still written.
+    read_closed: bool,
+    /// How many bytes the side's kernel had acknowledged when it was pinged behind others, or when that was last looked at.
+    acknowledged: Option<NonZeroU64>,
     /// How much was read only to be thrown away.
     discarded: usize,
     closing: Closing,
@@ -114,6 +163,8 @@ impl<S> Port<S> {
             blocked_at: None,
             ended: false,
             deaf: false,
+            read_closed: false,
+            acknowledged: None,
             discarded: 0,
             closing: Closing::Sending,
             stream,
@@ -140,7 +191,66 @@ impl<S: Stream + ?Sized> Port<S> {
         Pin::new(&mut self.stream).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
     }
 
-    /// Keeps what could not be judged. An idle session has no memory for bytes that it does not have.
+    /// Whether nothing more is read from this side.
+    pub fn is_read_closed(&self) -> bool {
+        self.ended || self.read_closed
+    }
+
+    /// Nothing more is read: the side ended its direction, and may still read what is for it.
+    pub fn close_read(&mut self) {
+        self.read_closed = true;
+        self.kept = Vec::new();
+        self.judge_kept = false;
+    }
+
+    /// How many TLS key updates came since this was called last.
+    pub fn take_key_updates(&mut self) -> u8 {
+        self.stream.take_key_updates()
+    }
+
+    /// Whether the kernel has an event of this side that tokio may not have reported yet: unread bytes, or room where bytes
+    /// wait.
+    pub fn has_event(&self) -> bool {
+        let state = self.socket_state();
+        (state.readable && !self.is_read_closed()) || (state.writable && self.is_blocked())
+    }
+
+    /// Whether the peer has closed its direction or is gone, which no read shows while bytes before it are unread.
+    pub fn is_peer_closed(&self) -> bool {
+        self.socket_state().peer_closed
+    }
+
+    /// Registers this task for the next event of the stream; false if it has one already.
+    pub fn watch(&self, cx: &mut Context<'_>) -> bool {
+        self.stream.poll_read_ready(cx).is_pending()
+    }
+
+    fn socket_state(&self) -> SocketState {
+        self.stream.socket().map(SocketState::of).unwrap_or_default()
+    }
+
+    /// Remembers how much the side has acknowledged, if other bytes lie before the ping that is sent next.
+    pub fn note_ping(&mut self) {
+        let (acknowledged, others_wait) = self.acknowledged_by_kernel();
+        self.acknowledged = NonZeroU64::new(acknowledged).filter(|_| others_wait);
+    }
+
+    /// Whether the ping lay behind other bytes and the side has taken some of those since the ping was sent, or since this
+    /// was asked last.
+    pub fn takes_bytes_before_ping(&mut self) -> bool {
+        let Some(before) = self.acknowledged else { return false };
+        let (acknowledged, others_wait) = self.acknowledged_by_kernel();
+        self.acknowledged = NonZeroU64::new(acknowledged).filter(|_| others_wait);
+        acknowledged > before.get()
+    }
+
+    /// How many bytes the side's kernel has acknowledged, and whether there are some that it has not.
+    fn acknowledged_by_kernel(&self) -> (u64, bool) {
+        let unacknowledged = self.stream.socket().map_or(0, unacknowledged_bytes);
+        (self.stream.written_to_kernel(self.taken).saturating_sub(unacknowledged), unacknowledged > 0)
+    }
+
+    /// Keeps what could not be judged of bytes that were read. An idle session has no memory for bytes that it does not have.
     pub fn keep(&mut self, rest: &[u8], judge_again: bool) {
         self.judge_kept = judge_again;
         if rest.is_empty() {
@@ -149,6 +259,13 @@ impl<S: Stream + ?Sized> Port<S> {
             self.kept.clear();
             self.kept.extend_from_slice(rest);
         }
+    }
+
+    /// Keeps what is left of bytes that were kept before, without another allocation.
+    pub fn keep_on(&mut self, mut kept: Vec<u8>, judged: usize, judge_again: bool) {
+        self.judge_kept = judge_again;
+        kept.drain(..judged.min(kept.len()));
+        self.kept = if kept.is_empty() { Vec::new() } else { kept };
     }
 
     /// Writes as much as the stream takes, and keeps the rest in order.
@@ -259,7 +376,7 @@ impl<S: Stream + ?Sized> Port<S> {
             if buf.filled().is_empty() {
                 break;
             }
-            self.discarded += buf.filled().len();
+            self.discarded += buf.filled().len().max(DISCARD_MIN_BYTES);
         }
         Poll::Ready(Ok(()))
     }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::clock;
+use super::cycle;
 use super::lifecycle::Phase;
 use super::port::{Flow, Port, Stream};
 use super::upgrade::{Gateway, random};
@@ -16,12 +18,20 @@ use super::worker::Seat;
 use crate::policy::admission::Lease;
 use crate::session::{Action, Cause, Outcome, Session, Side, Step};
 use crate::telemetry::sessions::{self, Ended, RequestId};
-use crate::ws::frame::ControlFrame;
+use crate::ws::frame::{ControlFrame, Opcode};
 
 /// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
 const READ_BYTES: usize = 64 * 1024;
-/// How often a session may turn before others of its thread get theirs.
-const TURNS: usize = 8;
+/// How long one poll of a session may take before the other sessions of its thread get theirs. A poll ends after the read in
+/// which this has passed, so it may take one read longer.
+const POLL_BUDGET: Duration = Duration::from_micros(250);
+/// How many frames are judged before the clock is read again; a frame costs about half a microsecond.
+const FRAMES_PER_CLOCK: usize = 64;
+/// How often a deadline that has passed is looked at again because the kernel has an event that tokio has not reported.
+const POSTPONED_MAX: u8 = 8;
+/// How often the kernel is asked whether a client has closed whose bytes are not read because it exceeded its rate, where no
+/// event shows it.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// After how much silence a session drops its ciphers' state, a third of its memory; to make that again costs what a
 /// `send` does.
 const NAP_AFTER: Duration = Duration::from_secs(5);
@@ -62,6 +72,10 @@ pub struct Relay<C, U> {
     seat: Seat,
     /// When the session hibernates, if nothing is read before. Absent: it does.
     nap_at: Option<Instant>,
+    /// When a client that waits for its rate is looked at again.
+    watch_at: Option<Instant>,
+    /// How often the deadline that has passed was postponed.
+    postponed: u8,
     /// The phase of the process that the session knows of.
     phase: Phase,
     /// The session is over, and both ends are being closed for so long.
@@ -91,6 +105,8 @@ impl<C, U> Relay<C, U> {
             upstream: Port::new(upstream.0, upstream.1),
             seat,
             nap_at: Some(now + NAP_AFTER),
+            watch_at: None,
+            postponed: 0,
             phase: Phase::Serving,
             lingers_until: None,
             started: now,
@@ -155,21 +171,20 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn poll_session(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Outcome> {
-        if self.seat.timer.pass(now) {
-            self.pass_deadline(now);
-        }
+        let budget = Budget::new(now);
+        let mut due = self.seat.timer.pass(now) || self.postponed > 0;
+        // A side with nothing more to read wakes this task when there is, so it is not asked twice.
+        let mut asleep = [false; 2];
         if let Some(outcome) = self.settle(cx, now) {
             return Poll::Ready(outcome);
         }
-        // Who has nothing more to read wakes this task when there is, so it is not asked twice.
-        let mut asleep = [false; 2];
-        for _ in 0..TURNS {
+        loop {
             let mut moved = false;
             for (side, asleep) in Side::BOTH.into_iter().zip(&mut asleep) {
                 if *asleep {
                     continue;
                 }
-                match self.pump(side, cx, now) {
+                match self.pump(side, cx, now, &budget) {
                     Pumped::Ended(outcome) => return Poll::Ready(outcome),
                     Pumped::Asleep => *asleep = true,
                     Pumped::Held => {}
@@ -181,18 +196,25 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                     }
                 }
             }
-            if !moved {
-                self.arm_timer(cx, now);
-                return Poll::Pending;
-            }
-            if self.nap_at.replace(now + NAP_AFTER).is_none() {
+            if moved && self.nap_at.replace(now + NAP_AFTER).is_none() {
                 self.seat.timer.set(now + NAP_AFTER, now, cx.waker());
             }
+            if moved && !budget.is_spent() {
+                continue;
+            }
+            // All that has arrived was read before a deadline is judged, or as much as the budget allows.
+            if std::mem::take(&mut due) && self.pass_deadline(now) {
+                if let Some(outcome) = self.settle(cx, now) {
+                    return Poll::Ready(outcome);
+                }
+                continue;
+            }
+            self.arm_timer(cx, now);
+            if moved || self.postponed > 0 {
+                cycle::wake_next(cx.waker());
+            }
+            return Poll::Pending;
         }
-        // Who always has something to read gets here every time, and its deadlines pass all the same.
-        self.arm_timer(cx, now);
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// Does what the session wants, and sends what waits.
@@ -222,38 +244,94 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     /// Reads once from a side, if the other side can take it, and does what the session says.
-    fn pump(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> Pumped {
+    fn pump(&mut self, from: Side, cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Pumped {
         let other_is_blocked = self.port(from.other()).is_blocked();
         let waiting = self.session.waiting(from);
         let port = self.port(from);
-        if port.ended || waiting || other_is_blocked {
+        if port.is_read_closed() || (other_is_blocked && !waiting) {
             return Pumped::Held;
+        }
+        if waiting {
+            return self.watch(from, cx, now);
         }
         if std::mem::take(&mut port.judge_kept) {
             let kept = std::mem::take(&mut port.kept);
-            return self.judge(from, &kept, cx, now);
+            return match self.judge(from, &kept, cx, now, budget) {
+                Judged::Ended(outcome) => Pumped::Ended(outcome),
+                Judged::UpTo(judged, again) => {
+                    self.port(from).keep_on(kept, judged, again);
+                    Pumped::Moved
+                }
+            };
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let port = self.port(from);
             let kept = port.kept.len();
-            match port.poll_read(cx, scratch) {
+            let read = port.poll_read(cx, scratch);
+            let key_updates = port.take_key_updates();
+            if key_updates > 0 {
+                self.session.count_key_updates(key_updates, now);
+            }
+            match read {
                 Poll::Pending => Pumped::Asleep,
-                Poll::Ready(Ok(len)) if len > kept => self.judge(from, scratch.get(..len).unwrap_or_default(), cx, now),
+                Poll::Ready(Ok(len)) if len > kept => {
+                    let bytes = scratch.get(..len).unwrap_or_default();
+                    match self.judge(from, bytes, cx, now, budget) {
+                        Judged::Ended(outcome) => Pumped::Ended(outcome),
+                        Judged::UpTo(judged, again) => {
+                            self.port(from).keep(bytes.get(judged..).unwrap_or_default(), again);
+                            Pumped::Moved
+                        }
+                    }
+                }
                 Poll::Ready(read) => {
-                    self.port(from).end(read.is_ok());
-                    self.session.gone(from, now);
+                    self.end_input(from, read.map(drop), now);
                     Pumped::Moved
                 }
             }
         })
     }
 
-    fn judge(&mut self, from: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant) -> Pumped {
+    /// Nothing more comes from a side. After its Close it may have ended only its own direction (RFC 8446 section 6.1), so
+    /// the answer to that Close is still sent.
+    fn end_input(&mut self, from: Side, end: io::Result<()>, now: Instant) {
+        let orderly = end.as_ref().err().is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+        if orderly && self.session.may_end_input(from) {
+            self.port(from).close_read();
+        } else {
+            self.port(from).end(end.is_ok());
+            self.session.gone(from, now);
+        }
+    }
+
+    /// Looks whether a client has closed that is not read because it exceeded its rate: then it waits for nothing, and what it
+    /// counts against is free at once.
+    fn watch(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> Pumped {
+        if self.port(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
+            return Pumped::Held;
+        }
+        if self.port(from).is_peer_closed() {
+            self.port(from).end(false);
+            self.session.gone(from, now);
+            return Pumped::Moved;
+        }
+        // It sent more, so the next event of the stream is known already and wakes nobody.
+        let at = now + WATCH_INTERVAL;
+        self.watch_at = Some(at);
+        self.seat.timer.set(at, now, cx.waker());
+        Pumped::Held
+    }
+
+    fn judge(&mut self, from: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Judged {
         let to = from.other();
-        let (mut sent, mut at) = (0, 0);
-        let waits = loop {
+        let (mut sent, mut at, mut frames) = (0, 0, 0);
+        let again = loop {
             if at == bytes.len() {
                 break false;
+            }
+            frames += 1;
+            if frames % FRAMES_PER_CLOCK == 0 && budget.is_spent() {
+                break true;
             }
             match self.session.receive(from, bytes.get(at..).unwrap_or_default(), now) {
                 Step::Forward(n) => at += n,
@@ -270,13 +348,12 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 sent = at;
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
-                    Action::End(outcome) => return Pumped::Ended(outcome),
+                    Action::End(outcome) => return Judged::Ended(outcome),
                 }
             }
         };
         self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
-        self.port(from).keep(bytes.get(at..).unwrap_or_default(), waits);
-        Pumped::Moved
+        Judged::UpTo(at, again)
     }
 
     fn send_frame(&mut self, to: Side, frame: &ControlFrame, cx: &mut Context<'_>, now: Instant) {
@@ -284,6 +361,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Side::Client => None,
             Side::Upstream => Some(random()),
         };
+        if frame.opcode() == Opcode::Ping {
+            self.port(to).note_ping();
+        }
         let mut bytes = Vec::with_capacity(64);
         frame.encode(mask, &mut bytes);
         self.send(to, &bytes, cx, now);
@@ -320,8 +400,24 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    fn pass_deadline(&mut self, now: Instant) {
+    /// Does what is due; false if that is postponed because the kernel has an event that tokio has not reported.
+    fn pass_deadline(&mut self, now: Instant) -> bool {
+        if self.postponed < POSTPONED_MAX
+            && Side::BOTH.into_iter().any(|side| self.session.is_overdue(side, now) && self.port(side).has_event())
+        {
+            self.postponed += 1;
+            return false;
+        }
+        self.postponed = 0;
+        for side in Side::BOTH {
+            if self.session.is_pong_overdue(side, now) && self.port(side).takes_bytes_before_ping() {
+                self.session.extend_pong(side, now);
+            }
+        }
         self.session.pass_deadline(now);
+        if self.watch_at.is_some_and(|at| at <= now) {
+            self.watch_at = None;
+        }
         if self.nap_at.is_some_and(|at| at <= now) {
             self.nap_at = None;
             self.client.hibernate();
@@ -332,6 +428,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.port(side).end(false);
             }
         }
+        true
     }
 
     /// Sees to it that this task wakes for the session's next deadline, and its nap.
@@ -339,7 +436,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if !self.session.hastened() && self.seat.timer.is_set() {
             return;
         }
-        if let Some(at) = [self.session.deadline(), self.nap_at].into_iter().flatten().min() {
+        if let Some(at) = [self.session.deadline(), self.nap_at, self.watch_at].into_iter().flatten().min() {
             self.seat.timer.set(at, now, cx.waker());
         }
     }
@@ -360,6 +457,27 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         self.seat.timer.set(if server_first { now + server_has } else { until }, now, cx.waker());
         Poll::Pending
     }
+}
+
+/// The time that one poll of a session may take.
+struct Budget(Option<Instant>);
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self(now.checked_add(POLL_BUDGET))
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0.is_none_or(|end| clock::now() >= end)
+    }
+}
+
+/// How far bytes were judged.
+enum Judged {
+    /// So many of them; whether the rest can be judged without more.
+    UpTo(usize, bool),
+    /// The session is over.
+    Ended(Outcome),
 }
 
 /// What came of trying to read a side.

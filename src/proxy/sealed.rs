@@ -15,6 +15,10 @@ use tokio::net::TcpStream;
 
 use crate::record::{Alert, Content, ContentType, Opened, Opener, RECORD_MAX, SealError, Sealed, Sealer, Violation};
 
+/// How many records one read opens at most, and how many key updates among them. A record costs up to a microsecond and a
+/// key update seven, so a read of many small ones would hold up the other sessions of the thread.
+const RECORDS_AT_ONCE: usize = 256;
+const KEY_UPDATES_AT_ONCE: u8 = 8;
 /// The most plaintext that one write seals; a stream that does not take its records at once keeps no more than those.
 const BATCH_BYTES: usize = 64 * 1024;
 
@@ -29,10 +33,11 @@ pub struct SealedStream {
     stream: TcpStream,
     opener: Opener,
     sealer: Sealer,
-    /// The beginning of a record whose end has not come: less than [`RECORD_MAX`].
-    partial: Vec<u8>,
-    /// Right after the handshake whole records may be among it.
-    partial_is_fresh: bool,
+    /// Received and not opened yet: the beginning of a record, and before it those whole ones that a read left over. No
+    /// longer than the longest area that a reader gave.
+    received: Vec<u8>,
+    /// Whole records may be among it, so it is opened before more is received.
+    left_over: bool,
     /// What was opened for a reader that had less room: less than [`RECORD_MAX`].
     plain: Vec<u8>,
     /// Records that the kernel has not taken: at most one batch, an alert, and at first the ticket.
@@ -61,8 +66,8 @@ impl SealedStream {
             stream,
             opener,
             sealer,
-            partial_is_fresh: !received.is_empty(),
-            partial: received,
+            left_over: !received.is_empty(),
+            received,
             plain: Vec::new(),
             out_is_fresh: !to_send.is_empty(),
             out: to_send,
@@ -87,6 +92,16 @@ impl SealedStream {
         self.sealer.hibernate();
     }
 
+    /// How many key updates came since this was called last.
+    pub fn take_key_updates(&mut self) -> u8 {
+        self.opener.take_key_updates()
+    }
+
+    /// The socket below.
+    pub fn socket(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Receives until there is plaintext, which is then at the start of `area`: how much. `area` has room for a record.
     /// Nothing is the end.
     fn poll_receive(&mut self, cx: &mut Context<'_>, area: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -96,14 +111,12 @@ impl SealedStream {
                 Some(Ok(())) => return Poll::Ready(Ok(0)),
                 Some(Err(violation)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
             }
-            let held = self.partial.len();
-            // A part of a record is shorter than a record, for which there is room.
-            let Some((front, room)) = area.split_at_mut_checked(held) else {
-                return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
-            };
-            front.copy_from_slice(&self.partial);
+            // What an earlier read with a larger area left over may be longer than this one.
+            let held = self.received.len().min(area.len());
+            let (front, room) = area.split_at_mut(held);
+            front.copy_from_slice(self.received.get(..held).unwrap_or_default());
             let mut room = ReadBuf::new(room);
-            if !mem::take(&mut self.partial_is_fresh) {
+            if !mem::take(&mut self.left_over) {
                 // One that brings less than there is room for is the last until the kernel says that there is more, so
                 // that no call is made to learn that there is nothing.
                 ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
@@ -112,22 +125,35 @@ impl SealedStream {
                 }
             }
             let received = room.filled().len();
+            let beyond = self.received.split_off(held);
             let opened = self.open(cx, area.get_mut(..held + received).unwrap_or_default());
+            self.left_over |= !beyond.is_empty();
+            self.received.extend_from_slice(&beyond);
+            if self.received.is_empty() {
+                self.received = Vec::new();
+            }
             if opened > 0 {
                 return Poll::Ready(Ok(opened));
             }
         }
     }
 
-    /// Opens all whole records, moves their plaintext together at the start, and keeps what is left of the last.
+    /// Opens whole records, as many as one read may, moves their plaintext together at the start, and keeps the rest.
     fn open(&mut self, cx: &mut Context<'_>, records: &mut [u8]) -> usize {
-        let (mut at, mut plain) = (0, 0);
-        self.partial.clear();
+        let (mut at, mut plain, mut count) = (0, 0, 0);
+        let key_updates_max = self.opener.key_updates().saturating_add(KEY_UPDATES_AT_ONCE);
+        self.received.clear();
         loop {
             let rest = records.get_mut(at..).unwrap_or_default();
+            if count == RECORDS_AT_ONCE || self.opener.key_updates() >= key_updates_max {
+                self.left_over = !rest.is_empty();
+                self.received.extend_from_slice(rest);
+                break;
+            }
+            count += 1;
             match self.opener.open(rest) {
                 Ok(None) => {
-                    self.partial.extend_from_slice(rest);
+                    self.received.extend_from_slice(rest);
                     break;
                 }
                 Ok(Some(Opened { len, content })) => {
@@ -147,9 +173,6 @@ impl SealedStream {
                     break;
                 }
             }
-        }
-        if self.partial.is_empty() {
-            self.partial = Vec::new();
         }
         plain
     }

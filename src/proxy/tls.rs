@@ -110,6 +110,22 @@ impl ClientStream {
         }
     }
 
+    /// How many key updates came since this was called last. rustls does not say.
+    pub fn take_key_updates(&mut self) -> u8 {
+        match &mut self.0 {
+            Protected::Own(stream) => stream.take_key_updates(),
+            Protected::Rustls(_) => 0,
+        }
+    }
+
+    /// The socket below.
+    pub fn socket(&self) -> &TcpStream {
+        match &self.0 {
+            Protected::Own(stream) => stream.socket(),
+            Protected::Rustls(stream) => stream.get_ref().0.get_ref(),
+        }
+    }
+
     /// Drops what can be made again, for a connection that is idle.
     pub fn hibernate(&mut self) {
         if let Protected::Own(stream) = &mut self.0 {

@@ -7,8 +7,8 @@ use aws_lc_rs::aead::Aad;
 
 use super::keys::{Direction, TrafficSecret};
 use super::{
-    Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATE, KEY_UPDATE_LEN, KEY_UPDATES_MAX, OUTER_TYPE,
-    PLAINTEXT_MAX,
+    Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATE, KEY_UPDATE_LEN, KEY_UPDATES_MAX,
+    OUTER_TYPE, PLAINTEXT_MAX,
 };
 
 /// Opens what is received. It holds no bytes but those of a `KeyUpdate` that came in parts.
@@ -176,6 +176,11 @@ impl Opener {
             Ok(_) => {}
         }
         opened
+    }
+
+    /// How many key updates came since [`Opener::take_key_updates`] was called last.
+    pub fn key_updates(&self) -> u8 {
+        self.key_updates
     }
 
     /// How many key updates came since this was called last. Each costs as much as 25 records, so the caller charges them

@@ -36,6 +36,26 @@ impl Session {
         std::mem::take(&mut self.hastened)
     }
 
+    /// Whether [`Session::pass_deadline`] would end the session because this side was silent or took no bytes.
+    pub fn is_overdue(&self, side: Side, now: Instant) -> bool {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let stalled = self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout));
+        due(stalled) || (self.close_by.is_none() && (due(self.idle_at()) || self.is_pong_overdue(side, now)))
+    }
+
+    /// Whether [`Session::pass_deadline`] would end the session because this side has not answered a ping.
+    pub fn is_pong_overdue(&self, side: Side, now: Instant) -> bool {
+        let pinged = self.close_by.is_none() && self.peer(side).pinged.is_some();
+        pinged && self.heartbeat_at(side).is_some_and(|at| at <= now)
+    }
+
+    /// Gives a side the time for its pong once more, because the ping has not reached it yet.
+    pub fn extend_pong(&mut self, side: Side, now: Instant) {
+        self.hastened = true;
+        let peer = self.peer_mut(side);
+        peer.pinged = peer.pinged.map(|_| now);
+    }
+
     /// Does what is due by now.
     pub fn pass_deadline(&mut self, now: Instant) {
         self.hastened = true;

@@ -31,6 +31,15 @@ impl Session {
         })
     }
 
+    /// Charges TLS key updates of the client, which cost as much as a dozen frames, to the quota of control frames.
+    pub fn count_key_updates(&mut self, count: u8, now: Instant) {
+        let exceeded = (0..count).any(|_| self.overhead.take(now).is_err());
+        if exceeded && self.client.input == Input::Open {
+            self.client.input = Input::Broken;
+            self.end(By::Tollgate, Cause::OverheadRate, now);
+        }
+    }
+
     fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
         let broken = |violation| Cause::Violation(from, violation);
         match self.peer(from).inspector.look(bytes).map_err(broken)? {

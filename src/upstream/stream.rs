@@ -1,6 +1,7 @@
 //! A connection to an upstream's server, over TCP or a Unix socket.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -14,6 +15,27 @@ pub enum UpstreamStream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+}
+
+impl UpstreamStream {
+    /// The socket, for what only the kernel knows of it.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+
+    /// Becomes ready when the socket may have something to read, the end of the stream included.
+    ///
+    /// # Errors
+    /// If the runtime is gone.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
 }
 
 /// Calls the same method on whichever stream it is.

@@ -9,6 +9,7 @@ mod refusals;
 mod requests;
 mod closes;
 mod closing;
+mod deadlines;
 mod passing;
 mod headers;
 mod metering;

@@ -258,12 +258,36 @@ fn the_run_without_data_is_bounded_and_not_the_sum() {
                 assert!(open_all(&mut opener, make(&mut oracle)).is_ok());
             }
             assert!(open_all(&mut opener, oracle.record(DATA, b"x")).is_ok());
+            // A session charges these to its quota.
+            assert!(opener.take_key_updates() <= IDLE_RECORDS_MAX);
         }
         for _record in 0..IDLE_RECORDS_MAX {
             assert!(open_all(&mut opener, make(&mut oracle)).is_ok());
         }
         assert_eq!(open_all(&mut opener, make(&mut oracle)), Err(Violation::TooManyIdle));
     }
+}
+
+#[test]
+fn key_updates_that_nobody_counts_are_bounded_whatever_lies_between() {
+    let mut oracle = Oracle::new(Suite::Aes128Gcm);
+    let mut opener = Opener::new(oracle.secret(), 0);
+    let mut update = |opener: &mut Opener, message: &[u8]| {
+        let record = oracle.record(HANDSHAKE, message);
+        oracle.update();
+        open_all(opener, record)?;
+        open_all(opener, oracle.record(DATA, b"x"))
+    };
+    for count in 1..=KEY_UPDATES_MAX {
+        assert!(update(&mut opener, if count % 2 == 0 { &UPDATE } else { &REQUEST }).is_ok());
+        assert_eq!(opener.key_updates(), count);
+    }
+    assert_eq!(opener.take_key_updates(), KEY_UPDATES_MAX);
+    for _ in 0..KEY_UPDATES_MAX {
+        assert!(update(&mut opener, &UPDATE).is_ok());
+    }
+    assert_eq!(update(&mut opener, &UPDATE), Err(Violation::TooManyKeyUpdates));
+    assert_eq!(Violation::TooManyKeyUpdates.alert(), Some(Alert::UnexpectedMessage));
 }
 
 #[test]

@@ -87,6 +87,22 @@ impl Stream for Peer {
         false
     }
 
+    fn written_to_kernel(&self, taken: u64) -> u64 {
+        taken
+    }
+
+    fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+
+    fn poll_read_ready(&self, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn take_key_updates(&mut self) -> u8 {
+        0
+    }
+
     fn hibernate(&mut self) {}
 }
 

@@ -1,0 +1,247 @@
+//! Deadlines are judged by what has arrived, not by what the gate has had time to read; and clients that are slow, paused or
+//! gone get no more and no less time than they are due.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use rustls::version::TLS12;
+use serde_json::{Value, json};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::support::PATIENCE;
+use crate::support::gate::Gate;
+use crate::support::pki;
+use crate::support::request::Request;
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::Upstream;
+use crate::support::wire::{CLOSE, End, Frame, PING, PONG};
+
+/// Stops the gate for so long, as a paused machine or a throttled control group does; `meanwhile` happens at its start.
+fn pause(gate: &Gate, time: Duration, meanwhile: impl FnOnce()) {
+    gate.stop();
+    meanwhile();
+    // The pause is the condition that is tested, and nothing waits for its end.
+    sleep(time);
+    gate.signal(Signal::CONT);
+}
+
+fn ended_because(gate: &Gate) -> Value {
+    gate.log.next("session ended")["cause"].clone()
+}
+
+#[test]
+fn data_that_arrived_while_the_process_was_paused_keeps_sessions() {
+    let upstream = Upstream::bind();
+    for layer in ["own", "rustls"] {
+        let server = format!("workers = 1\nrecord_layer = \"{layer}\"");
+        let gate = Setup::new().server(&server).limits("idle_timeout = \"2s\"").start(&upstream);
+        let mut sessions: Vec<_> = (0..5).map(|_| Session::open(&gate, &upstream)).collect();
+        pause(&gate, Duration::from_millis(2500), || {
+            for (number, session) in sessions.iter_mut().enumerate() {
+                // Either direction counts.
+                if number % 2 == 0 { session.client.send_text("in time") } else { session.server.send_text("in time") }
+            }
+        });
+        for (number, mut session) in sessions.into_iter().enumerate() {
+            if number % 2 == 0 {
+                session.server.expect_text("in time")
+            } else {
+                session.client.expect_text("in time")
+            }
+            session.close();
+            assert_eq!(ended_because(&gate), json!("closed"), "{layer}");
+        }
+    }
+}
+
+#[test]
+fn a_pong_that_arrived_while_the_process_was_paused_counts() {
+    let upstream = Upstream::bind();
+    let limits = "ping_interval = \"500ms\"\nupstream_ping_interval = \"500ms\"\npong_timeout = \"2s\"";
+    let gate = Setup::new().server("workers = 1").limits(limits).start(&upstream);
+    let mut sessions: Vec<_> = (0..5).map(|_| Session::open(&gate, &upstream)).collect();
+    let mut pings = Vec::new();
+    for Session { client, server, .. } in &mut sessions {
+        pings.push((client.frame(), server.frame()));
+    }
+    pause(&gate, Duration::from_millis(2500), || {
+        for (Session { client, server, .. }, (to_client, to_server)) in sessions.iter_mut().zip(pings) {
+            assert_eq!((to_client.opcode, to_server.opcode), (PING, PING));
+            client.send_frame(Frame { opcode: PONG, ..to_client });
+            server.send_frame(Frame { opcode: PONG, mask: None, ..to_server });
+        }
+    });
+    for Session { mut client, mut server, .. } in sessions {
+        client.send_frame(Frame::close(1000, ""));
+        assert_eq!(server.expect_close(1000), "");
+        server.send_frame(Frame::close(1000, ""));
+        client.expect_close(1000);
+        assert_eq!(ended_because(&gate), json!("closed"));
+    }
+}
+
+/// The ping lies behind megabytes that the kernel holds for a client on a slow link. As long as the client takes some of
+/// them it lives; once it takes none it has the usual time.
+#[test]
+fn a_ping_behind_bytes_that_a_slow_client_still_takes() {
+    const MESSAGE_BYTES: usize = 3 << 20;
+    let upstream = Upstream::bind();
+    let limits = "ping_interval = \"100ms\"\npong_timeout = \"1s\"\nwrite_timeout = \"1m\"\nclose_timeout = \"200ms\"";
+    let gate = Setup::new().server("workers = 1").limits(limits).start(&upstream);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.connect(&gate.address().into()).unwrap();
+    let client = Client::handshake(TcpStream::from(socket), pki::plain_client_config(), "chat.example.com");
+    let Session { mut client, mut server, .. } = Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
+    server.send_frame(Frame::new(2, vec![7; MESSAGE_BYTES]));
+    // Some 4 s for all of it, in steps that are short beside the second that a pong may take.
+    let mut taken = 0;
+    let mut read = Vec::new();
+    while taken < MESSAGE_BYTES {
+        let mut chunk = vec![0; 16 << 10];
+        let n = client.stream.read(&mut chunk).expect("the session lives");
+        assert!(n > 0, "the session ended after {taken} bytes");
+        taken += n;
+        read.extend_from_slice(&chunk[..n]);
+        sleep(Duration::from_millis(20));
+    }
+    // Behind the message is the ping, which the client sees only now.
+    let mut behind = read.split_off(10 + MESSAGE_BYTES);
+    while behind.len() < 10 {
+        let mut chunk = [0; 64];
+        let n = client.stream.read(&mut chunk).unwrap();
+        assert!(n > 0, "no ping");
+        behind.extend_from_slice(&chunk[..n]);
+    }
+    assert_eq!(behind[0], 0x89, "a ping");
+    client.send_frame(Frame::new(PONG, &behind[2..10]));
+    client.send_text("alive");
+    server.expect_text("alive");
+    // A client that takes nothing more is silent for the ordinary time.
+    assert_eq!(server.expect_close(1001), "no pong");
+    server.send_frame(Frame::close(1001, ""));
+    let line = gate.log.next("session ended");
+    assert_eq!(line["cause"], json!("client_no_pong"), "{line}");
+}
+
+/// RFC 6455 section 7.1.1 and RFC 8446 section 6.1: an end of one direction is no end of the other.
+#[test]
+fn an_end_that_closes_its_direction_after_its_close_gets_the_answer() {
+    let upstream = Upstream::bind();
+    for layer in ["own", "rustls"] {
+        let gate = Setup::new().server(&format!("record_layer = \"{layer}\"")).start(&upstream);
+        for (how, version) in [("close_notify", None), ("end", None), ("both", None), ("both", Some(&TLS12))] {
+            let config = match version {
+                None => pki::plain_client_config(),
+                Some(version) => pki::client_config(&[version]).into(),
+            };
+            let client = Client::connect_with(&gate, config, "chat.example.com");
+            let Session { mut client, mut server, .. } =
+                Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
+            client.send_text("last words");
+            client.send_frame(Frame::close(4000, "bye"));
+            if how != "end" {
+                client.stream.conn.send_close_notify();
+                client.stream.flush().unwrap();
+            }
+            if how != "close_notify" {
+                client.stream.sock.shutdown(Shutdown::Write).unwrap();
+            }
+            server.expect_text("last words");
+            assert_eq!(server.expect_close(4000), "bye");
+            // The end of the client's direction has certainly come when this has passed.
+            server.send_text("an answer");
+            client.expect_text("an answer");
+            server.send_frame(Frame::close(4000, "bye"));
+            assert_eq!(client.expect_close(4000), "bye", "{layer}, {how}");
+            client.expect_clean_end();
+            server.expect_clean_end();
+            let line = gate.log.next("session ended");
+            assert_eq!((&line["by"], &line["cause"]), (&json!("client"), &json!("closed")), "{line}");
+        }
+        // The same from the other side.
+        let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+        server.send_frame(Frame::close(4001, ""));
+        server.stream.shutdown(Shutdown::Write).unwrap();
+        client.expect_close(4001);
+        client.send_frame(Frame::close(4001, ""));
+        assert_eq!(server.frame().opcode, CLOSE, "{layer}");
+        client.expect_clean_end();
+        server.expect_clean_end();
+        assert_eq!(gate.log.next("session ended")["by"], json!("upstream"));
+    }
+}
+
+/// Its place and its quota are free at once, and not when its message would have been due.
+#[test]
+fn a_client_that_leaves_while_it_waits_for_its_rate() {
+    let upstream = Upstream::bind();
+    let limits = "message_rate = \"1/h\"\nmessage_burst = 1\non_excess = \"delay\"\nping_interval = \"off\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    for (leaves, behind) in [("end", 0), ("reset", 0), ("close_notify", 0), ("end", 80_000), ("reset", 80_000)] {
+        let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+        client.send_text("passes");
+        client.send_text("waits");
+        server.expect_text("passes");
+        // More than one read takes, so that the end is behind bytes that nobody reads; and less than the kernel does.
+        client.send_frame(Frame::new(2, vec![1; behind]));
+        match leaves {
+            "close_notify" => {
+                client.stream.conn.send_close_notify();
+                client.stream.flush().unwrap();
+                drop(client);
+            }
+            "reset" => {
+                SockRef::from(&client.stream.sock).set_linger(Some(Duration::ZERO)).unwrap();
+                drop(client);
+            }
+            _ => drop(client),
+        }
+        assert_eq!(server.expect_close(1001), "client went away", "{leaves}, {behind}");
+        server.send_frame(Frame::close(1001, ""));
+        let line = gate.log.next("session ended");
+        assert_eq!(line["cause"], json!("client_gone"), "{line}");
+        assert!(line["age_ms"].as_u64().unwrap() < PATIENCE.as_millis() as u64, "{line}");
+    }
+}
+
+/// A key update costs as much as a dozen frames and passes nothing, so it counts as a control frame does.
+#[test]
+fn key_updates_are_metered() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("overhead_rate = \"1/h\"\noverhead_burst = 5").start(&upstream);
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    for number in 0..5 {
+        client.stream.conn.refresh_traffic_keys().unwrap();
+        client.send_text(&number.to_string());
+        server.expect_text(&number.to_string());
+    }
+    client.stream.conn.refresh_traffic_keys().unwrap();
+    client.send_text("one too many");
+    assert_eq!(server.expect_close(1008), "frame rate exceeded");
+    server.send_frame(Frame::close(1008, ""));
+    assert_eq!(client.expect_close(1008), "frame rate exceeded");
+    assert_eq!(ended_because(&gate), json!("overhead_rate"));
+}
+
+/// Outside a session nothing is counted, and so there are few.
+#[test]
+fn key_updates_before_the_request_are_bounded() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let mut client = Client::connect(&gate);
+    let request = Request::to("/open/").bytes();
+    let sent = request.iter().chain([b'x'; 4096].iter()).try_for_each(|byte| {
+        client.stream.conn.refresh_traffic_keys().unwrap();
+        client.stream.write_all(&[*byte])
+    });
+    // What the gate refuses may be noticed by either call.
+    if sent.is_ok() {
+        assert_eq!(client.rest().1, End::Cut);
+    }
+    upstream.assert_untouched();
+}
