@@ -29,7 +29,7 @@
 //!
 //! An [`policy::admission::Admission`] has one maker, and neither opening an upstream nor relaying is possible without it.
 
-#![cfg_attr(not(test), warn(clippy::expect_used, clippy::unwrap_used))]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::expect_used, clippy::unwrap_used))]
 // Test helpers take what reads best at their many calls.
 #![cfg_attr(
     test,

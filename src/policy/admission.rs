@@ -54,8 +54,12 @@ pub struct Admission {
 pub struct Lease {
     route: Arc<Route>,
     subject: Option<Arc<str>>,
-    _slots: (Slot<()>, Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>),
+    _session: Slot<()>,
+    client: Option<ClientSlots>,
 }
+
+/// What a session counts against of the limits of its client.
+type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>);
 
 impl Lease {
     /// The route that it is for.
@@ -66,6 +70,12 @@ impl Lease {
     /// The token's subject.
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()
+    }
+
+    /// Gives back what counts against the limits of its address and of its subject, since the client is gone or its session
+    /// is over. The session itself still counts until this is dropped: it has its descriptors until then.
+    pub fn release_client(&mut self) {
+        self.client = None;
     }
 }
 
@@ -176,7 +186,12 @@ impl Policy {
         let subject_slot = self.take_subject_slot(route, subject.clone())?;
         let messages = self.message_bucket(route, subject.as_deref(), facts.address, now.instant);
         let expires = claims.as_ref().and_then(|claims| deadline(claims, route, now));
-        let lease = Lease { route: Arc::clone(route), subject, _slots: (session_slot, address_slot, subject_slot) };
+        let lease = Lease {
+            route: Arc::clone(route),
+            subject,
+            _session: session_slot,
+            client: Some((address_slot, subject_slot)),
+        };
         Ok(Admission { lease, claim_headers, expires, messages })
     }
 

@@ -18,3 +18,8 @@ pub fn both() -> Now {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Now { instant: Instant::now(), unix }
 }
+
+/// The time so long after another one, or as far as the clock goes.
+pub fn after(time: Instant, span: Duration) -> Instant {
+    time.checked_add(span).unwrap_or_else(|| after(time, span / 2))
+}

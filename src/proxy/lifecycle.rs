@@ -1,5 +1,6 @@
 //! Serving, draining, cut: what the whole process is told, and how the ends of its sessions are spread over the drain.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub struct Lifecycle {
     cut: CancellationToken,
     drain_timeout: Duration,
     sessions: AtomicUsize,
+    /// When the drain started.
+    drain_started: OnceLock<Instant>,
     /// How many sessions have been given their turn to close.
     turns: AtomicU32,
     /// Microseconds from one turn to the next.
@@ -46,13 +49,15 @@ impl Lifecycle {
             cut: CancellationToken::new(),
             drain_timeout,
             sessions: AtomicUsize::new(0),
+            drain_started: OnceLock::new(),
             turns: AtomicU32::new(0),
             turn_interval_us: AtomicU32::new(0),
         }
     }
 
     /// From now on sessions are asked to end, one after another.
-    pub fn start_drain(&self) {
+    pub fn start_drain(&self, now: Instant) {
+        self.drain_started.get_or_init(|| now);
         let sessions = u32::try_from(self.sessions().max(1)).unwrap_or(u32::MAX);
         let interval = CLOSE_INTERVAL.min(self.drain_timeout.mul_f64(SPREAD) / sessions);
         self.turn_interval_us.store(u32::try_from(interval.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
@@ -96,11 +101,14 @@ impl Lifecycle {
         self.phase()
     }
 
-    /// When the session that asks is to close: each gets a turn of its own.
+    /// When the session that asks is to close: each gets a turn of its own, counted from the start of the drain. A session
+    /// that begins after that gets one as well, for which there is still time to close.
     pub fn take_turn(&self, now: Instant) -> Instant {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let interval = Duration::from_micros(self.turn_interval_us.load(Ordering::Relaxed).into());
-        now + interval.saturating_mul(turn)
+        let after_start = interval.saturating_mul(turn).min(self.drain_timeout.mul_f64(SPREAD));
+        let started = self.drain_started.get().copied().unwrap_or(now);
+        started.checked_add(after_start).map_or(now, |at| at.max(now))
     }
 
     /// How many sessions are open.
@@ -121,5 +129,71 @@ impl Lifecycle {
     /// A session is over.
     pub fn close_session(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn draining(timeout: Duration, sessions: u32, start: Instant) -> Lifecycle {
+        let lifecycle = Lifecycle::new(timeout);
+        (0..sessions).for_each(|_| lifecycle.open_session());
+        lifecycle.start_drain(start);
+        lifecycle
+    }
+
+    #[test]
+    fn phases_follow_each_other() {
+        let lifecycle = Lifecycle::new(SECOND);
+        assert_eq!(lifecycle.phase(), Phase::Serving);
+        lifecycle.start_drain(Instant::now());
+        assert_eq!(lifecycle.phase(), Phase::Draining);
+        lifecycle.cut();
+        assert_eq!(lifecycle.phase(), Phase::Cut);
+    }
+
+    #[test]
+    fn closes_are_spread_over_three_quarters_of_the_drain_and_no_further() {
+        let start = Instant::now();
+        for (timeout, sessions, last) in [
+            // One in ten milliseconds, as long as that is fast enough.
+            (30, 1, 0),
+            (30, 100, 990),
+            // Else as far apart as the time allows.
+            (30, 10_000, 22_498),
+            (1, 1_000, 749),
+        ] {
+            let lifecycle = draining(Duration::from_secs(timeout), sessions, start);
+            let turns: Vec<_> = (0..sessions).map(|_| lifecycle.take_turn(start) - start).collect();
+            assert!(turns.is_sorted() && turns[0] == Duration::ZERO);
+            let millis = turns.last().unwrap().as_millis();
+            assert!(millis.abs_diff(last) <= 1, "{timeout} s, {sessions} sessions: {millis} ms");
+        }
+    }
+
+    #[test]
+    fn a_session_that_begins_during_the_drain_closes_within_it() {
+        let start = Instant::now();
+        let lifecycle = draining(30 * SECOND, 10_000, start);
+        (0..10_000).for_each(|_| _ = lifecycle.take_turn(start));
+        let last = start + (30 * SECOND).mul_f64(SPREAD);
+        for late in [0, 1, 10, 22] {
+            assert_eq!(lifecycle.take_turn(start + late * SECOND), last, "{late} s late");
+        }
+        // Where no time is left it closes at once.
+        for late in [23, 29] {
+            let now = start + late * SECOND;
+            assert_eq!(lifecycle.take_turn(now), now, "{late} s late");
+        }
+    }
+
+    #[test]
+    fn without_a_timeout_all_close_at_once() {
+        let start = Instant::now();
+        let lifecycle = draining(Duration::ZERO, 3, start);
+        assert_eq!([lifecycle.take_turn(start), lifecycle.take_turn(start)], [start, start]);
     }
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::cycle;
 use super::socket_state::{SocketState, unacknowledged_bytes};
 use super::tls::ClientStream;
 use crate::upstream::UpstreamStream;
@@ -16,6 +17,8 @@ use crate::upstream::UpstreamStream;
 const DISCARD_MAX_BYTES: usize = 256 * 1024;
 /// A read counts as no less than this towards that limit: one of a single byte may have cost several key updates.
 const DISCARD_MIN_BYTES: usize = 4096;
+/// How many such reads one poll makes before the other sessions of the thread get theirs.
+const DISCARD_READS: usize = 4;
 
 /// A stream to one side, as the relay sees it.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
@@ -370,7 +373,13 @@ impl<S: Stream + ?Sized> Port<S> {
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut ignored = [0; 4096];
+        let mut reads = 0;
         while self.discarded < DISCARD_MAX_BYTES {
+            if reads == DISCARD_READS {
+                cycle::wake_next(cx.waker());
+                return Poll::Pending;
+            }
+            reads += 1;
             let mut buf = ReadBuf::new(&mut ignored);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {

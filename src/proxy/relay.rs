@@ -104,7 +104,7 @@ impl<C, U> Relay<C, U> {
             client: Port::new(client.0, client.1),
             upstream: Port::new(upstream.0, upstream.1),
             seat,
-            nap_at: Some(now + NAP_AFTER),
+            nap_at: Some(clock::after(now, NAP_AFTER)),
             watch_at: None,
             postponed: 0,
             phase: Phase::Serving,
@@ -148,7 +148,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         if relay.lingers_until.is_none() {
             let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
             relay.log(outcome, now);
-            relay.lingers_until = Some(now + SERVER_FIRST + LINGER);
+            // What is left is to close two connections, which keeps no client from its next session.
+            relay.lease.release_client();
+            relay.lingers_until = Some(clock::after(now, SERVER_FIRST.saturating_add(LINGER)));
         }
         relay.poll_close(cx, now)
     }
@@ -196,8 +198,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                     }
                 }
             }
-            if moved && self.nap_at.replace(now + NAP_AFTER).is_none() {
-                self.seat.timer.set(now + NAP_AFTER, now, cx.waker());
+            let nap_at = clock::after(now, NAP_AFTER);
+            if moved && self.nap_at.replace(nap_at).is_none() {
+                self.seat.timer.set(nap_at, now, cx.waker());
             }
             if moved && !budget.is_spent() {
                 continue;
@@ -285,7 +288,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                     }
                 }
                 Poll::Ready(read) => {
-                    self.end_input(from, read.map(drop), now);
+                    self.end_input(from, read.err().as_ref(), now);
                     Pumped::Moved
                 }
             }
@@ -294,13 +297,21 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
 
     /// Nothing more comes from a side. After its Close it may have ended only its own direction (RFC 8446 section 6.1), so
     /// the answer to that Close is still sent.
-    fn end_input(&mut self, from: Side, end: io::Result<()>, now: Instant) {
-        let orderly = end.as_ref().err().is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+    fn end_input(&mut self, from: Side, error: Option<&io::Error>, now: Instant) {
+        let orderly = error.is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
         if orderly && self.session.may_end_input(from) {
             self.port(from).close_read();
         } else {
-            self.port(from).end(end.is_ok());
-            self.session.gone(from, now);
+            self.lose(from, error.is_none(), now);
+        }
+    }
+
+    /// Nothing more comes from a side, and nothing can be sent to it. A client that is gone counts as a session no more.
+    fn lose(&mut self, side: Side, in_order: bool, now: Instant) {
+        self.port(side).end(in_order);
+        self.session.gone(side, now);
+        if side == Side::Client {
+            self.lease.release_client();
         }
     }
 
@@ -311,12 +322,11 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             return Pumped::Held;
         }
         if self.port(from).is_peer_closed() {
-            self.port(from).end(false);
-            self.session.gone(from, now);
+            self.lose(from, false, now);
             return Pumped::Moved;
         }
         // It sent more, so the next event of the stream is known already and wakes nobody.
-        let at = now + WATCH_INTERVAL;
+        let at = clock::after(now, WATCH_INTERVAL);
         self.watch_at = Some(at);
         self.seat.timer.set(at, now, cx.waker());
         Pumped::Held
@@ -454,7 +464,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if closed == [true, true] || left.is_zero() {
             return Poll::Ready(());
         }
-        self.seat.timer.set(if server_first { now + server_has } else { until }, now, cx.waker());
+        self.seat.timer.set(if server_first { clock::after(now, server_has) } else { until }, now, cx.waker());
         Poll::Pending
     }
 }

@@ -301,3 +301,109 @@ impl fmt::Debug for SealedStream {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::record::{Suite, TrafficSecret};
+
+    fn secret(byte: u8) -> TrafficSecret {
+        TrafficSecret::new(Suite::Aes128Gcm, &[byte; 32]).unwrap()
+    }
+
+    /// A stream, and the client's end of its socket with what seals for it.
+    async fn pair() -> (SealedStream, TcpStream, Sealer) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (opener, sealer) = (Opener::new(secret(1), 0), Sealer::new(secret(2), 0));
+        (SealedStream::new(stream, opener, sealer, Unfinished::default()), client, Sealer::new(secret(1), 0))
+    }
+
+    fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {
+        let mut area = vec![0; Sealer::sealed_max(bytes.len()) + 64];
+        let Sealed { written, .. } = sealer.seal(ContentType::ApplicationData, bytes, &mut area).unwrap();
+        area.truncate(written);
+        area
+    }
+
+    fn block_on(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    /// One read; how many bytes it gave, and how many key updates it took.
+    async fn read(stream: &mut SealedStream, area: &mut [u8]) -> (usize, u8) {
+        let n = poll_fn(|cx| {
+            let mut buf = ReadBuf::new(area);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf)).unwrap();
+            Poll::Ready(buf.filled().len())
+        })
+        .await;
+        (n, stream.take_key_updates())
+    }
+
+    #[test]
+    fn one_read_opens_a_bounded_number_of_records_and_none_is_lost() {
+        block_on(async {
+            let (mut stream, mut client, mut sealer) = pair().await;
+            let sent: Vec<u8> = (0..2_000_u32).map(|number| (number % 251) as u8).collect();
+            let records: Vec<u8> = sent.iter().flat_map(|byte| record(&mut sealer, &[*byte])).collect();
+            client.write_all(&records).await.unwrap();
+            let (mut received, mut area) = (Vec::new(), vec![0; 64 * 1024]);
+            // A later read may have less room than what an earlier one left over takes.
+            for area_len in [64 * 1024, 64 * 1024, RECORD_MAX].into_iter().chain(std::iter::repeat(1024)) {
+                if received.len() == sent.len() {
+                    break;
+                }
+                let area = &mut area[..area_len];
+                let (n, _) = read(&mut stream, area).await;
+                assert!(n > 0 && n <= RECORDS_AT_ONCE, "{n} records in one read");
+                received.extend_from_slice(&area[..n]);
+            }
+            assert_eq!(received, sent);
+            assert!(stream.received.capacity() == 0 && stream.plain.capacity() == 0, "an idle stream owns no buffer");
+        });
+    }
+
+    #[test]
+    fn one_read_takes_a_bounded_number_of_key_updates() {
+        block_on(async {
+            let (mut stream, mut client, mut sealer) = pair().await;
+            let mut records = Vec::new();
+            for number in 0..200_u8 {
+                sealer.update_key();
+                records.extend(record(&mut sealer, &[number]));
+            }
+            client.write_all(&records).await.unwrap();
+            let (mut received, mut area, mut key_updates) = (Vec::new(), vec![0; 64 * 1024], 0);
+            while received.len() < 200 {
+                let (n, updates) = read(&mut stream, &mut area).await;
+                assert!(updates <= KEY_UPDATES_AT_ONCE, "{updates} key updates in one read");
+                received.extend_from_slice(&area[..n]);
+                key_updates += u32::from(updates);
+            }
+            assert_eq!((received, key_updates), ((0..200).collect(), 200));
+        });
+    }
+
+    #[test]
+    fn key_updates_that_nobody_counts_end_the_stream() {
+        block_on(async {
+            let (mut stream, mut client, mut sealer) = pair().await;
+            for number in 0..=crate::record::KEY_UPDATES_MAX {
+                sealer.update_key();
+                client.write_all(&record(&mut sealer, &[number])).await.unwrap();
+            }
+            let mut received = Vec::new();
+            let error = stream.read_to_end(&mut received).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            assert_eq!(received.len(), usize::from(crate::record::KEY_UPDATES_MAX));
+        });
+    }
+}

@@ -140,7 +140,7 @@ impl Server {
             // Who hears of the drain can rely on it that nobody comes in any more.
             self.gateway.policy.drain();
             draining(self.gateway.lifecycle.sessions());
-            self.gateway.lifecycle.start_drain();
+            self.gateway.lifecycle.start_drain(super::clock::now());
             drain(&self.gateway.lifecycle, workers, &mut stop).await;
             Ok(())
         })

@@ -20,6 +20,9 @@ use super::lifecycle::Lifecycle;
 const COARSE: Duration = Duration::from_millis(250);
 /// How far away is far: what is nearer is somebody's rate or the end of a handshake.
 const FAR: Duration = Duration::from_secs(2);
+/// A deadline further away than a century is never met. It may be a token's `exp`, and one near the end of the clock would
+/// overflow in the arithmetic of tokio's timers.
+const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// The timers of one worker. Other threads have none in it, so its lock is always free.
 pub struct Timers {
@@ -66,7 +69,7 @@ impl Timers {
         }
         let since = at.saturating_duration_since(self.epoch).as_nanos();
         let rest = since.next_multiple_of(COARSE.as_nanos()) - since;
-        at + Duration::from_nanos(u64::try_from(rest).unwrap_or_default())
+        at.checked_add(Duration::from_nanos(u64::try_from(rest).unwrap_or_default())).unwrap_or(at)
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
@@ -116,9 +119,10 @@ impl Timer {
         self.due_at.is_some()
     }
 
-    /// Wakes a task then, or somewhat later; or before that, if it was set to before that.
+    /// Wakes a task then, or somewhat later; or before that, if it was set to before that. A time more than a century away
+    /// never comes.
     pub fn set(&mut self, at: Instant, now: Instant, waker: &Waker) {
-        if self.due_at.is_some_and(|due_at| due_at <= at) {
+        if at.saturating_duration_since(now) > NEVER || self.due_at.is_some_and(|due_at| due_at <= at) {
             return;
         }
         let at = self.timers.round(at, now);
@@ -256,6 +260,33 @@ mod tests {
         }
         let near = start + Duration::from_millis(1_999);
         assert_eq!(timers.round(near, start), near);
+    }
+
+    #[test]
+    fn a_deadline_beyond_a_century_never_comes_and_overflows_nothing() {
+        let timers = Arc::new(Timers::new());
+        let (start, waker) = (timers.epoch, Waker::from(Arc::new(Woken::default())));
+        // The last instants that the clock can name.
+        let mut last = start;
+        for shift in (0..64).rev() {
+            let seconds = last.checked_add(Duration::from_secs(1 << shift));
+            last = seconds.unwrap_or(last);
+        }
+        for shift in (0..30).rev() {
+            let nanos = last.checked_add(Duration::from_nanos(1 << shift));
+            last = nanos.unwrap_or(last);
+        }
+        assert!(last.checked_add(Duration::from_nanos(2)).is_none());
+        for back in [0, 1, 999_999, 1_000_000, 250_000_000, 1_000_000_000] {
+            let at = last.checked_sub(Duration::from_nanos(back)).unwrap();
+            timers.round(at, start);
+            let mut timer = Timer::new(Arc::clone(&timers));
+            timer.set(at, start, &waker);
+            assert!(!timer.is_set() && timers.lock().first().is_none(), "{back}");
+        }
+        let mut timer = Timer::new(Arc::clone(&timers));
+        timer.set(start + NEVER, start, &waker);
+        assert!(timer.is_set());
     }
 
     #[test]

@@ -82,8 +82,8 @@ impl Line {
 
     /// What a step cost that was taken.
     fn count(&mut self, cost: Duration) {
-        self.spent += cost;
-        self.step_cost = (self.step_cost * (WEIGHT - 1) + cost) / WEIGHT;
+        self.spent = self.spent.saturating_add(cost);
+        self.step_cost = self.step_cost.saturating_mul(WEIGHT - 1).saturating_add(cost) / WEIGHT;
     }
 
     /// A new turn, after one that took so long, steps and all: calls the first of the line.

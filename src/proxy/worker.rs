@@ -171,7 +171,7 @@ impl Post {
         let Accepted { stream, client, permit } = accepted;
         let seat = Seat::new(&self.timers, &self.connections);
         let (gateway, sessions) = (Arc::clone(&self.gateway), self.tasks.clone());
-        let deadline = clock::now() + door.handshake_timeout;
+        let deadline = clock::after(clock::now(), door.handshake_timeout);
         self.tasks.start(async move {
             let place = Place { _permit: permit, seat };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.

@@ -90,7 +90,7 @@ fn a_pong_that_arrived_while_the_process_was_paused_counts() {
 fn a_ping_behind_bytes_that_a_slow_client_still_takes() {
     const MESSAGE_BYTES: usize = 3 << 20;
     let upstream = Upstream::bind();
-    let limits = "ping_interval = \"100ms\"\npong_timeout = \"1s\"\nwrite_timeout = \"1m\"\nclose_timeout = \"200ms\"";
+    let limits = "ping_interval = \"1s\"\npong_timeout = \"1s\"\nwrite_timeout = \"1m\"\nclose_timeout = \"200ms\"";
     let gate = Setup::new().server("workers = 1").limits(limits).start(&upstream);
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();

@@ -16,7 +16,7 @@ use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::route::{Auth, HostPattern, Route, UpstreamId};
-use crate::session::Terms;
+use crate::session::{Counts, Terms};
 use crate::telemetry::refusals::Refusals;
 use crate::ws::handshake::Opening;
 
@@ -178,6 +178,29 @@ fn a_session_that_always_has_something_to_read_meets_its_deadlines() {
     while relay.lingers_until.is_none() {
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
         assert!(clock::now() < start + PATIENCE, "no deadline passes");
+    }
+}
+
+/// Whatever a side sends, a poll whose time is over ends after a bounded number of frames, and the next one goes on there.
+#[test]
+fn a_poll_whose_time_is_over_judges_a_bounded_number_of_frames() {
+    let start = clock::now();
+    let over = start.checked_sub(Duration::from_secs(1)).unwrap();
+    let tiny = vec![0x82, 1, b'x'];
+    let masked = vec![0x82, 0x81, 0, 0, 0, 0, b'x'];
+    for both in [false, true] {
+        let client =
+            if both { Peer::new(masked.clone(), Then::SaysItAgain) } else { Peer::new(Vec::new(), Then::IsSilent) };
+        let mut relay = relay(client, Peer::new(tiny.clone(), Then::SaysItAgain), start);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for polls in 1..=50 {
+            assert!(relay.poll_session(&mut cx, over).is_pending());
+            let Counts { client, upstream, .. } = relay.session.counts();
+            let frames_max = (polls * FRAMES_PER_CLOCK) as u64;
+            // A poll judges something, or nothing would ever pass.
+            assert!((polls as u64..=frames_max).contains(&upstream.messages), "{polls}: {}", upstream.messages);
+            assert!(client.messages <= frames_max && (client.messages > 0) == both, "{polls}: {}", client.messages);
+        }
     }
 }
 
