@@ -94,6 +94,8 @@ pub struct Attack {
     pub refused: u64,
     /// Ended by the other side, before or after that.
     pub cut: u64,
+    /// Bytes that came to the upgraded, as TLS has them.
+    pub received: u64,
 }
 
 struct Slot {
@@ -191,13 +193,15 @@ pub fn run(o: &Opts, kind: Kind, ready: &AtomicUsize, over: &AtomicBool) -> Res<
                         State::Waiting(Instant::now() + PAUSE)
                     }
                 },
-                State::Firing(firing) => match firing.turn(&mut buf, &bodies) {
-                    Ok(()) => continue,
-                    Err(_) => {
-                        attack.cut += 1;
-                        State::Waiting(Instant::now() + pause)
+                State::Firing(firing) => {
+                    let turned = firing.turn(&mut buf, &bodies);
+                    attack.received += std::mem::take(&mut firing.received);
+                    if turned.is_ok() {
+                        continue;
                     }
-                },
+                    attack.cut += 1;
+                    State::Waiting(Instant::now() + pause)
+                }
             };
             if let State::Firing(firing) = &next {
                 ep.set(&firing.tcp, id, true, firing.sends())?;
@@ -297,7 +301,7 @@ struct Firing {
     out: Vec<u8>,
     at: usize,
     left: u64, // of the large message
-    told: bool,
+    received: u64,
 }
 
 impl Firing {
@@ -313,9 +317,14 @@ impl Firing {
             out: Vec::with_capacity(2 * CHUNK),
             at: 0,
             left: 0,
-            told: false,
+            received: 0,
         };
         firing.fill(bodies)?;
+        if !firing.sends() {
+            // Short enough for the buffer of a new socket.
+            firing.tcp.write_all(&firing.out)?;
+            firing.at = firing.out.len();
+        }
         Ok(firing)
     }
 
@@ -328,7 +337,7 @@ impl Firing {
     fn turn(&mut self, buf: &mut [u8], bodies: &Bodies) -> io::Result<()> {
         match self.tcp.read(buf) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => (),
+            Ok(n) => self.received += n as u64,
             Err(e) if e.kind() == WouldBlock => (),
             Err(e) => return Err(e),
         }
@@ -350,9 +359,6 @@ impl Firing {
         self.at = 0;
         if let Kind::Updates { requested } = self.kind {
             return self.fill_updates(requested);
-        }
-        if std::mem::replace(&mut self.told, true) && !self.sends() {
-            return Ok(());
         }
         while self.out.len() < CHUNK {
             for range in &bodies.records {
@@ -398,9 +404,14 @@ pub fn alone(o: &Opts) -> Res<()> {
         over.store(true, Ordering::Relaxed);
         let attack = attack.join().expect("the attack ends well")?;
         waited?;
-        let Attack { upgraded, refused, cut } = attack;
+        let Attack {
+            upgraded,
+            refused,
+            cut,
+            received,
+        } = attack;
         Ok(say(&format!(
-            "{{\"upgraded\":{upgraded},\"refused\":{refused},\"attackers_cut\":{cut}}}"
+            "{{\"upgraded\":{upgraded},\"refused\":{refused},\"attackers_cut\":{cut},\"received\":{received}}}"
         ))?)
     })
 }

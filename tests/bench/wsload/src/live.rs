@@ -73,7 +73,10 @@ pub fn run(o: &Opts) -> Res<()> {
             per_s(noise.back)
         );
     }
-    if let Some(Attack { upgraded, refused, cut }) = attack {
+    if let Some(Attack {
+        upgraded, refused, cut, ..
+    }) = attack
+    {
         extra += &format!(
             ",\"max_us\":{:.1},\"alone_max_us\":{:.1},\"upgraded\":{upgraded},\"refused\":{refused},\"attackers_cut\":{cut}",
             run.hist.max() as f64 / 1e3,
