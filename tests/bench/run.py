@@ -155,13 +155,13 @@ class Bench:
         return ({every[0]}, set(every[1:])) if key in SETTINGS and len(every) > 1 else (set(every), set(every))
 
     def sunk(self):
-        """Bytes and messages that the upstream has taken without an answer."""
+        """Bytes that the upstream has taken without an answer."""
         with socket.create_connection(("127.0.0.1", self.upstream_port), 10) as s:
             s.sendall(b"GET / HTTP/1.1\r\n\r\n")
             answer = b""
             while not answer.partition(b"\r\n\r\n")[2]:
-                answer += s.recv(4096) or b"\r\n\r\n0 0"
-        return [int(n) for n in answer.partition(b"\r\n\r\n")[2].split()]
+                answer += s.recv(4096) or b"\r\n\r\n0"
+        return int(answer.partition(b"\r\n\r\n")[2])
 
     def start(self, name, key):
         template, cmd, values, url, headers = self.peers[name]
@@ -254,8 +254,7 @@ class Bench:
             if mode == "handshakes":
                 r["resumed_share"] = r["resumed"] / n
             if "--attack" in options:
-                bytes_, messages = (b - a for a, b in zip(sunk, self.sunk()))
-                r["sunk_mb_s"], r["sunk_per_s"] = bytes_ / r["seconds"] / 1e6, messages / r["seconds"]
+                r["sunk_mb_s"] = (self.sunk() - sunk) / r["seconds"] / 1e6
             if "--stalled" in options:  # who does not read still does not
                 r["pss_mib_before"], r["pss_mib_stalled"] = memory / 1024, pss(pids) / 1024
             if mode == "flood":

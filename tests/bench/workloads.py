@@ -66,7 +66,6 @@ COLUMNS = {
     "alone_p999_us": ("alone: p99.9 µs", "{:.0f}"),
     "alone_max_us": ("alone: max µs", "{:.0f}"),
     "sunk_mb_s": ("attackers' MB/s", "{:.1f}"),
-    "sunk_per_s": ("attackers' messages/s", "{:.0f}"),
     "upgraded": ("attackers upgraded", "{:.0f}"),
     "refused": ("refused", "{:.0f}"),
     "attackers_cut": ("attackers cut off", "{:.0f}"),

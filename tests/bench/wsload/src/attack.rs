@@ -105,7 +105,7 @@ struct Slot {
 
 enum State {
     Waiting(Instant),
-    Opening(Conn, Instant),
+    Opening(Box<Conn>, Instant),
     Firing(Box<Firing>),
 }
 
@@ -156,7 +156,7 @@ pub fn run(o: &Opts, kind: Kind, ready: &AtomicUsize, over: &AtomicBool) -> Res<
             };
             ep.add(&conn.stream.tcp, id, true, false)?;
             conn.flush(&ep, id)?;
-            slot.state = State::Opening(conn, now);
+            slot.state = State::Opening(Box::new(conn), now);
         }
         for i in 0..ep.wait(Some(Duration::from_millis(5)))? {
             let id = ep.get(i).token;
@@ -305,7 +305,7 @@ struct Firing {
 }
 
 impl Firing {
-    fn new(mut conn: Conn, secret: [u8; 32], kind: Kind, bodies: &Bodies) -> Res<Self> {
+    fn new(mut conn: Box<Conn>, secret: [u8; 32], kind: Kind, bodies: &Bodies) -> Res<Self> {
         let Some(Connection::Client(tls)) = conn.stream.tls.take() else {
             return Err("an attack needs wss://".into());
         };
