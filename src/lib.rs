@@ -12,8 +12,8 @@
 //! | [`record`] | pure | TLS 1.3 records after the handshake: opening, sealing, key updates, alerts |
 //! | [`config`] | in | TOML: the only code that does |
 //! | [`upstream`] | out | which server a session goes to, and how it is reached |
-//! | [`proxy`] | out | sockets, TLS, HTTP: listener, worker, connection, upgrade, relay, and the drain |
 //! | [`telemetry`] | out | logs |
+//! | [`proxy`] | out | sockets, TLS, HTTP: listener, worker, connection, upgrade, relay, and the drain |
 //! | [`cli`] | out | the subcommands |
 //!
 //! The pure rings touch no socket, file or clock: bytes, facts and the time are arguments, decisions are what comes
@@ -47,6 +47,6 @@ pub mod session;
 pub mod record;
 pub mod config;
 pub mod upstream;
-pub mod proxy;
 pub mod telemetry;
+pub mod proxy;
 pub mod cli;

@@ -131,6 +131,20 @@ const RULES: &[Rule] = &[
         unless_after: &[],
     },
     Rule {
+        reason: "imports point one way: telemetry -> {policy, session, config}, and it knows nothing of sockets",
+        within: &["telemetry/"],
+        except: &[],
+        words: &["crate::upstream", "crate::proxy", "crate::admin", "tokio", "rustls", "hyper"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "imports point one way: upstream -> {ws, policy, config}",
+        within: &["upstream/"],
+        except: &[],
+        words: &["crate::session", "crate::proxy", "crate::telemetry", "crate::admin"],
+        unless_after: &[],
+    },
+    Rule {
         reason: "imports point one way: nothing depends on the commands",
         within: &["proxy/", "upstream/", "admin/", "telemetry/"],
         except: &[],
@@ -402,11 +416,15 @@ fn words_are_found_in_code_and_nowhere_else() {
 fn every_rule_is_for_something() {
     let sources = sources();
     // Parts of the map that are not built yet.
-    let later = ["admin/", "telemetry/", "cli/", "cli/demo", "proxy/worker.rs"];
+    let later = ["admin/"];
+    let there = |beginning: &str| sources.iter().any(|source| source.path.starts_with(beginning));
+    for beginning in later {
+        let ruled = RULES.iter().any(|rule| rule.within.contains(&beginning) || rule.except.contains(&beginning));
+        assert!(ruled && !there(beginning), "{beginning} needs no exception any more");
+    }
     for rule in RULES {
         for beginning in rule.within.iter().chain(rule.except) {
-            let there = sources.iter().any(|source| source.path.starts_with(beginning));
-            assert!(there || later.contains(beginning), "{beginning} is not there: {}", rule.reason);
+            assert!(there(beginning) || later.contains(beginning), "{beginning} is not there: {}", rule.reason);
         }
     }
 }

@@ -65,6 +65,11 @@ impl Crew {
         (Self(desks), inboxes)
     }
 
+    /// The same, if a worker with so many connections of its own has enough more for a listener to move there.
+    fn with_fewer(&self, own: usize) -> Option<&Desk> {
+        self.idlest().filter(|desk| has_more(own, desk.connections.load(Ordering::Relaxed)))
+    }
+
     /// The one that has the fewest connections, of those that take listeners.
     pub fn idlest(&self) -> Option<&Desk> {
         let taking = self.0.iter().filter(|desk| !desk.listeners.is_closed());
@@ -162,8 +167,7 @@ impl Post {
 
     /// The worker that has the fewest connections, if this one has more.
     pub fn with_fewer(&self) -> Option<&Desk> {
-        let own = self.connections.load(Ordering::Relaxed);
-        self.crew.idlest().filter(|desk| has_more(own, desk.connections.load(Ordering::Relaxed)))
+        self.crew.with_fewer(self.connections.load(Ordering::Relaxed))
     }
 
     /// Begins to carry a connection.
@@ -261,25 +265,63 @@ mod tests {
     /// So many connections come, and each but the last ones ends at some time; how often listeners move, and that the
     /// workers are never further apart than they may be when a connection comes.
     fn moves(workers: usize, at_once: usize, total: usize) -> usize {
-        let (mut carried, mut order) = (vec![0_usize; workers], VecDeque::new());
+        let (crew, inboxes) = Crew::new(workers, 1);
+        let carried = || inboxes.iter().map(|inbox| inbox.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let mut order = VecDeque::new();
         let (mut here, mut moves, mut seed) = (0, 0, 1_u32);
         for _ in 0..total {
             if order.len() == at_once {
                 // One of the older half ends.
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let ends = order.remove((seed >> 16) as usize % at_once.div_ceil(2)).unwrap();
-                carried[ends] -= 1;
+                drop(order.remove((seed >> 16) as usize % at_once.div_ceil(2)).unwrap());
             }
-            let fewest = (0..workers).min_by_key(|worker| carried[*worker]).unwrap();
-            if has_more(carried[here], carried[fewest]) {
-                (here, moves) = (fewest, moves + 1);
+            if let Some(there) = number_of(&crew, crew.with_fewer(carried()[here])) {
+                (here, moves) = (there, moves + 1);
             }
-            let bound = (carried[fewest] / MORE_SHARE).min(MORE_MAX);
-            assert!(carried[here] <= carried[fewest] + bound, "{workers} workers: {carried:?}");
-            carried[here] += 1;
-            order.push_back(here);
+            let (now, fewest) = (carried()[here], carried().into_iter().min().unwrap());
+            assert!(now <= fewest + (fewest / MORE_SHARE).min(MORE_MAX), "{workers} workers: {:?}", carried());
+            inboxes[here].connections.fetch_add(1, Ordering::Relaxed);
+            order.push_back(Counted(Arc::clone(&inboxes[here].connections)));
         }
         moves
+    }
+
+    fn number_of(crew: &Crew, chosen: Option<&Desk>) -> Option<usize> {
+        crew.0.iter().position(|desk| chosen.is_some_and(|chosen| std::ptr::eq(desk, chosen)))
+    }
+
+    #[test]
+    fn a_listener_moves_to_the_worker_with_the_fewest_connections() {
+        // How many connections each worker has, at which of them the listener is, and where it goes.
+        let table: &[(&[usize], usize, Option<usize>)] = &[
+            (&[0], 0, None),
+            (&[0, 0], 0, None),
+            (&[1, 0], 0, Some(1)),
+            (&[0, 1], 0, None),
+            (&[9, 8], 0, None),
+            (&[10, 8], 0, Some(1)),
+            (&[176, 160], 0, None),
+            (&[177, 160], 0, Some(1)),
+            (&[1016, 1000], 0, None),
+            (&[1017, 1000], 0, Some(1)),
+            (&[5, 9, 3, 4], 1, Some(2)),
+            (&[5, 9, 3, 4], 2, None),
+        ];
+        for &(counts, here, expected) in table {
+            let (crew, mut inboxes) = Crew::new(counts.len(), 1);
+            for (inbox, count) in inboxes.iter().zip(counts) {
+                inbox.connections.store(*count, Ordering::Relaxed);
+            }
+            assert_eq!(number_of(&crew, crew.with_fewer(counts[here])), expected, "{counts:?} from {here}");
+            // One that takes no listeners any more is passed over.
+            let Some(there) = expected else { continue };
+            inboxes[there].listeners.close();
+            let next = (0..counts.len()).filter(|worker| *worker != there).min_by_key(|worker| counts[*worker]);
+            assert_eq!(number_of(&crew, crew.idlest()), next, "{counts:?} without {there}");
+        }
+        let (crew, inboxes) = Crew::new(2, 1);
+        drop(inboxes);
+        assert!(crew.idlest().is_none() && crew.with_fewer(100).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ import argparse, ctypes, json, os, random, resource, shlex, shutil, signal, sock
 from pathlib import Path
 
 from report import facts, report
-from workloads import HIBERNATED, IDLE, WORKLOADS, main_of
+from workloads import HIBERNATED, IDLE, SETTINGS, WORKLOADS, main_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -17,30 +17,45 @@ ORIGIN = "https://bench.example"
 TICK = os.sysconf("SC_CLK_TCK")
 SAYING = 0.1  # seconds that the load generator waits before it tells
 
-OURS = {"RATE": "1000000", "EXCESS": "close", "RECORD_LAYER": "own", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
+COMMON = {"WORKERS": "2", "SESSIONS": "9000", "HANDSHAKES": "900"}
+meter = lambda rate, excess: f'message_rate = "{rate}/s"\nmessage_burst = {rate}\non_excess = "{excess}"'
+OURS = {"METER": meter(1000000, "close"), "RECORD_LAYER": "own", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
 
 # name: (template in peers/, command, more values for the template)
 PEERS = {
     "tollgate": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", OURS),
-    "tollgate-limits": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "RATE": "40", "EXCESS": "delay"}),
+    "tollgate-limits": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "METER": meter(40, "delay")}),
     "tollgate-open": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "AUTH": 'auth = "none"'}),
     "tollgate-rustls": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "RECORD_LAYER": "rustls"}),
     "direct": (None, f"{WSLOAD} echo --listen 127.0.0.1:@PORT@ --cert @CERT@ --key @KEY@", {}),
     "nginx": ("nginx.conf", "nginx -e @DIR@/nginx.err -c @CONFIG@", {"BUF": "4k"}),
     "nginx-16k": ("nginx.conf", "nginx -e @DIR@/nginx.err -c @CONFIG@", {"BUF": "16k"}),
     "haproxy-2.6": ("haproxy.cfg", "haproxy -q -db -f @CONFIG@", {}),
-    "envoy": ("envoy.yaml", f"{HOME}/envoy --concurrency 2 --disable-hot-restart -l off -c @CONFIG@", {}),
+    "envoy": ("envoy.yaml", f"{HOME}/envoy --concurrency @WORKERS@ --disable-hot-restart -l off -c @CONFIG@", {}),
     "caddy": ("Caddyfile", f"{HOME}/caddy run --adapter caddyfile --config @CONFIG@", {}),
 }
-ONLY = {"tollgate-limits": {"n"}, "tollgate-open": {"h", "hr"}}  # peers that are there for some workloads
+ONLY = {"tollgate-limits": {"n"}, "tollgate-open": {"h", "hr"},  # peers that are there for some workloads
+        "direct": set(WORKLOADS) - set(SETTINGS)}
 VERSIONS = {"nginx": ["nginx", "-v"], "haproxy-2.6": ["haproxy", "-v"], "envoy": [f"{HOME}/envoy", "--version"],
             "caddy": [f"{HOME}/caddy", "version"]}
 
 
-def spawn(cmd, **kw):
-    """Starts a process that is told to end when this one does."""
+def spawn(cmd, cpus=None, **kw):
+    """Starts a process that is told to end when this one does, and that runs on these processors."""
     libc = ctypes.CDLL(None)
-    return subprocess.Popen(cmd, preexec_fn=lambda: libc.prctl(1, signal.SIGTERM), **kw)
+
+    def prepare():
+        libc.prctl(1, signal.SIGTERM)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+
+    return subprocess.Popen(cmd, preexec_fn=prepare, **kw)
+
+
+def pin(pid, cpus):
+    """Lets a process that runs go on on these processors."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cpus)
 
 
 def free_port():
@@ -134,11 +149,26 @@ class Bench:
         return subprocess.run([TOLLGATE, "token", "--key", key, "--issuer", "https://bench.example/", "--audience", "bench",
                                "--subject", "bench", "--expires", "24h"], check=True, capture_output=True, text=True).stdout.strip()
 
-    def start(self, name):
+    def cpus(self, key):
+        """The processors of the proxy and of the rest: apart where one worker is measured, and there are two of them."""
+        every = sorted(os.sched_getaffinity(0))
+        return ({every[0]}, set(every[1:])) if key in SETTINGS and len(every) > 1 else (set(every), set(every))
+
+    def sunk(self):
+        """Bytes that the upstream has taken without an answer."""
+        with socket.create_connection(("127.0.0.1", self.upstream_port), 10) as s:
+            s.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            answer = b""
+            while not answer.partition(b"\r\n\r\n")[2]:
+                answer += s.recv(4096) or b"\r\n\r\n0"
+        return int(answer.partition(b"\r\n\r\n")[2])
+
+    def start(self, name, key):
         template, cmd, values, url, headers = self.peers[name]
         values = {"PORT": free_port(), "UPSTREAM": f"127.0.0.1:{self.upstream_port}", "UPSTREAM_HOST": "127.0.0.1", "DIR": self.dir,
                   "UPSTREAM_PORT": self.upstream_port, "CERT": f"{self.dir}/cert.pem", "KEY": f"{self.dir}/key.pem",
-                  "PEM": f"{self.dir}/both.pem", "TOKEN_PUBLIC": f"{self.dir}/token-public.pem", "CONFIG": f"{self.dir}/{Path(template or '').name}", **OURS, **values}
+                  "PEM": f"{self.dir}/both.pem", "TOKEN_PUBLIC": f"{self.dir}/token-public.pem", "CONFIG": f"{self.dir}/{Path(template or '').name}",
+                  **COMMON, **OURS, **values, **SETTINGS.get(key, {})}
 
         def fill(text):
             for k, v in values.items():
@@ -149,7 +179,7 @@ class Bench:
             Path(values["CONFIG"]).write_text(fill(Path(template).read_text()))
         env = {**os.environ, "GOMAXPROCS": "2", "HOME": self.dir, "XDG_DATA_HOME": self.dir, "XDG_CONFIG_HOME": self.dir}
         log = open(f"{self.dir}/{name}.log", "w")
-        proc = spawn(shlex.split(fill(cmd)), env=env, stdout=log, stderr=log)
+        proc = spawn(shlex.split(fill(cmd)), self.cpus(key)[0], env=env, stdout=log, stderr=log)
         self.url = ["--url", fill(url), "--ca", values["CERT"], *[x for h in headers for x in ("--header", h)]]
         port = int(fill(url).split(":")[2].split("/")[0])
         for _ in range(200):
@@ -164,8 +194,8 @@ class Bench:
         stop(proc)
         raise RuntimeError(f"{name} did not start: {Path(log.name).read_text()[-2000:]}")
 
-    def load(self, mode, options):
-        gen = spawn([WSLOAD, mode, *options.split(), *self.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def load(self, mode, options, cpus=None):
+        gen = spawn([WSLOAD, mode, *options.split(), *self.url], cpus, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self.expect(gen, "ready")
         except RuntimeError:
@@ -185,20 +215,22 @@ class Bench:
 
     def measure(self, name, key):
         _, mode, options, messages = WORKLOADS[key]
-        proc = self.start(name)
+        proc = self.start(name, key)
+        pin(self.upstream.pid, self.cpus(key)[1])
         gen = None
         try:
             if mode == "idle":
                 gen = self.load(mode, options)
                 return self.idle(proc, gen, key)
             messages = max(100, int(messages * self.args.scale))
-            gen = self.load(mode, f"{options} --messages {messages}")
+            gen = self.load(mode, f"{options} --messages {messages}", self.cpus(key)[1])
             pids = tree(proc.pid)
             for p in pids:
                 Path(f"/proc/{p}/clear_refs").write_text("5")  # peak RSS counts from here
             memory = pss(pids)
             groups = {"proxy": pids, "gen": [gen.pid], "up": [self.upstream.pid]}
             before, busy, began = {k: usage(v) for k, v in groups.items()}, machine_busy(), time.time()
+            sunk = self.sunk()
             self.tell(gen, "go")
             r = json.loads(self.expect(gen))
             busy, wall = machine_busy() - busy, time.time() - began
@@ -221,6 +253,8 @@ class Bench:
                 r["cpu_ms_per_handshake"], r["user_ms_per_handshake"] = r["cpu_s_per_m"] / 1e3, r["user_s_per_m"] / 1e3
             if mode == "handshakes":
                 r["resumed_share"] = r["resumed"] / n
+            if "--attack" in options:
+                r["sunk_mb_s"] = (self.sunk() - sunk) / r["seconds"] / 1e6
             if "--stalled" in options:  # who does not read still does not
                 r["pss_mib_before"], r["pss_mib_stalled"] = memory / 1024, pss(pids) / 1024
             if mode == "flood":

@@ -28,6 +28,22 @@ WORKLOADS = {
     "burst": ("4000 upgrades at once, all to stay", "burst", "", 4_000),
 }
 
+# What some workloads have other than run.py and the templates in peers/ say. These have one worker, on a processor of its own
+# if there are two.
+SETTINGS = {}
+for key, kind, what in (("at", "tiny", "messages of 1 B"), ("ab", "bulk", "messages of 64 KiB"),
+                        ("au", "updates", "1 MiB in records of 1 B, a key update before each"),
+                        ("aq", "updates-asked", "the same, each asking for the proxy's own"),
+                        ("ah", "heads", "upgrades with 16 KiB of subprotocols")):
+    for n in 1, 4, 16:
+        WORKLOADS[f"{key}{n}"] = (f"4 light clients at 100/s each, beside {n} that send {what}", "live",
+                                  f"--conns 4 --size 64 --rate 400 --attack {kind} --attackers {n}", 3_200)
+        SETTINGS[f"{key}{n}"] = {"WORKERS": "1", "METER": 'message_rate = "off"'}
+for key, n in ("bh", 1024), ("bhx", 2048):
+    WORKLOADS[key] = (f"20 upgrades a second, beside {n:,} that hang at another route's upstream", "newcomers",
+                      f"--rate 20 --hang {n}", 200)
+    SETTINGS[key] = {"WORKERS": "1", "SESSIONS": "4000", "HANDSHAKES": "1024"}
+
 # key: (heading, format)
 COLUMNS = {
     "cpu_s_per_m": ("proxy CPU s/M msg", "{:.2f}"),
@@ -44,9 +60,16 @@ COLUMNS = {
     "p50_us": ("p50 µs", "{:.0f}"),
     "p99_us": ("p99 µs", "{:.0f}"),
     "p999_us": ("p99.9 µs", "{:.0f}"),
+    "max_us": ("max µs", "{:.0f}"),
     "alone_p50_us": ("alone: p50 µs", "{:.0f}"),
     "alone_p99_us": ("alone: p99 µs", "{:.0f}"),
     "alone_p999_us": ("alone: p99.9 µs", "{:.0f}"),
+    "alone_max_us": ("alone: max µs", "{:.0f}"),
+    "sunk_mb_s": ("attackers' MB/s", "{:.1f}"),
+    "upgraded": ("attackers upgraded", "{:.0f}"),
+    "refused": ("refused", "{:.0f}"),
+    "attackers_cut": ("attackers cut off", "{:.0f}"),
+    "hung": ("hanging", "{:.0f}"),
     "noisy_due_s": ("noise due, per s", "{:.0f}"),
     "noisy_s": ("noise passed, per s", "{:.0f}"),
     "cut": ("disturbers cut off", "{:.0f}"),
@@ -74,12 +97,14 @@ HIDDEN = {
     "handshakes": PER_MESSAGE | {"mb_s"},
     "burst": PER_MESSAGE | {"mb_s", "per_s", "switches_per_k"},
     "live": PER_MESSAGE | {"mb_s", "switches_per_k"},
+    "newcomers": PER_MESSAGE | {"mb_s", "switches_per_k"},
     "msgs": {"mb_s"}, "paced": {"mb_s"}, "fanout": {"mb_s"},
 }
 # workload or mode: its main figure, and its share of user CPU
-MAIN = {"hs": "p999_us", "live": "p99_us", "flood": "cpu_s_per_gb", "idle": "pss_kib_per_conn", "handshakes": "cpu_ms_per_handshake",
+MAIN = {"hs": "p999_us", "live": "p99_us", "newcomers": "p99_us", "flood": "cpu_s_per_gb", "idle": "pss_kib_per_conn", "handshakes": "cpu_ms_per_handshake",
         "burst": "cpu_ms_per_handshake"}
-USER = {"flood": "user_s_per_gb", "handshakes": "user_ms_per_handshake", "burst": "user_ms_per_handshake", "live": None}
+USER = {"flood": "user_s_per_gb", "handshakes": "user_ms_per_handshake", "burst": "user_ms_per_handshake", "live": None,
+        "newcomers": None}
 
 
 def main_of(key):

@@ -1,5 +1,7 @@
 //! Quotas of messages and of overhead, and what happens beyond them.
 
+use std::thread;
+
 use serde_json::json;
 
 use crate::support::pki::token;
@@ -48,6 +50,30 @@ fn delay_beyond_the_rate() {
     // Seven of them came too early, if the machine was not busy with something else between them.
     assert!(line["throttled"].as_u64().unwrap() >= 1, "{line}");
     assert!(line["age_ms"].as_u64().unwrap() >= 7 * 50 - 5, "{line}");
+}
+
+/// The wait is that of the rate and not much longer: seven messages at 20/s are through before two at 1/s, whatever else the
+/// machine does meanwhile.
+#[test]
+fn a_delay_ends_when_the_rate_allows() {
+    let upstream = Upstream::bind();
+    let limits = |rate: &str| format!("message_rate = \"{rate}\"\nmessage_burst = 1\non_excess = \"delay\"\n");
+    let slow = "[[route]]\nname = \"slow\"\npath = \"/slow\"\nupstream = \"main\"\nauth = \"none\"\n[route.limits]\n";
+    let setup = Setup::new().server("workers = 1").limits(&limits("20/s")).more(&format!("{slow}{}", limits("1/s")));
+    let gate = setup.start(&upstream);
+    let open = |path: &str| Session::open_with(&gate, &upstream, &Request::to(path), &[]);
+    let (fast, slow) = (open("/open/"), open("/slow"));
+    thread::scope(|scope| {
+        for (mut session, messages) in [(slow, 3), (fast, 8)] {
+            scope.spawn(move || {
+                (0..messages).for_each(|n: u32| session.client.send_text(&n.to_string()));
+                (0..messages).for_each(|n| session.server.expect_text(&n.to_string()));
+                session.close();
+            });
+        }
+    });
+    let ended = || gate.log.next("session ended")["route"].clone();
+    assert_eq!([ended(), ended()], ["open", "slow"]);
 }
 
 /// A message beyond the quota vanishes whole, with all its fragments; control frames between them do not.

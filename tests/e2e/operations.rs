@@ -55,6 +55,25 @@ fn a_signal_drains() {
     assert!(spread >= f64::from(SESSIONS - 4) * 10.0, "{times:?}");
 }
 
+/// Closes are spread over a small part of the drain's time, where there are few sessions: ten times as far apart they would
+/// not be over when the drain is, and the last would be cut off.
+#[test]
+fn few_sessions_do_not_take_the_whole_drain() {
+    const SESSIONS: usize = 60;
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().server("max_sessions = 60\ndrain_timeout = \"5s\"").start(&upstream);
+    let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&gate, &upstream)).collect();
+    gate.drain();
+    thread::scope(|scope| {
+        for mut session in sessions {
+            scope.spawn(move || go_away(&mut session));
+        }
+    });
+    assert_eq!(gate.wait_exit().code(), Some(0));
+    let lines = gate.log.all("session ended");
+    assert_eq!(lines.iter().filter(|line| line["cause"] == "drain").count(), SESSIONS, "{lines:?}");
+}
+
 /// When a line was written, in milliseconds of its day.
 fn millis(line: &Value) -> f64 {
     let timestamp = line["timestamp"].as_str().unwrap();

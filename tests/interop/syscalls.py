@@ -93,7 +93,8 @@ def counted_by_strace(pid, calls):
 def start_proxy(upstream_port):
     """As the bench has it, which is as users would."""
     values = {"CERT": directory / "localhost.pem", "KEY": directory / "localhost.key", "TOKEN_PUBLIC": secrets.public,
-              "UPSTREAM": f"127.0.0.1:{upstream_port}", "AUTH": 'auth = "users"', "RATE": 1000000, "EXCESS": "close", "RECORD_LAYER": "own"}
+              "UPSTREAM": f"127.0.0.1:{upstream_port}", "AUTH": 'auth = "users"', "WORKERS": 2, "SESSIONS": 9000, "HANDSHAKES": 900,
+              "METER": 'message_rate = "1000000/s"\nmessage_burst = 1000000\non_excess = "close"', "RECORD_LAYER": "own"}
     config = (BENCH / "peers/tollgate.toml").read_text()
     for name, value in values.items():
         config = config.replace(f"@{name}@", str(value))

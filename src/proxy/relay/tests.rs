@@ -12,9 +12,9 @@ use super::super::timers::Timers;
 use super::*;
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Facts, Policy};
-use crate::policy::limits::Limits;
+use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
-use crate::policy::quota::{Quota, Rate};
+use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::route::{Auth, HostPattern, Route, UpstreamId};
 use crate::session::{Counts, Terms};
 use crate::telemetry::refusals::Refusals;
@@ -128,7 +128,14 @@ fn limits() -> Limits {
 
 /// A relay between the two, whose token runs out soon.
 fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
+    let expires = Some(now + SHORT);
     let limits = Arc::new(limits());
+    let terms = Terms { limits, messages: None, expires, compressed: false, ping_tag: *b"test" };
+    relay_with(terms, client_side, upstream_side, now)
+}
+
+fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
+    let limits = Arc::clone(&terms.limits);
     let route = Route {
         name: "all".into(),
         host: HostPattern::Any,
@@ -140,7 +147,7 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
         addresses: Addresses::default(),
         require: Vec::new(),
         forward_claims: Vec::new(),
-        limits: Arc::clone(&limits),
+        limits,
     };
     let gateway = Arc::new(Gateway {
         policy: Policy::new(vec![route], None, NonZeroU32::MIN),
@@ -161,7 +168,6 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
     let client = Ipv4Addr::LOCALHOST.into();
     let facts = Facts { opening: &opening, headers: &HeaderMap::new(), address: client };
     let lease = gateway.policy.admit(&facts, clock::both()).unwrap().into_lease();
-    let terms = Terms { limits, messages: None, expires: Some(now + SHORT), compressed: false, ping_tag: *b"test" };
     let about = About { client, server: "server".into(), request_id: RequestId(1) };
     let (client_side, upstream_side) = (Joined(client_side, Vec::new()), Joined(upstream_side, Vec::new()));
     let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
@@ -202,6 +208,25 @@ fn a_poll_whose_time_is_over_judges_a_bounded_number_of_frames() {
             assert!(client.messages <= frames_max && (client.messages > 0) == both, "{polls}: {}", client.messages);
         }
     }
+}
+
+/// A message that is too early wakes its session when the rate allows it, neither sooner nor later.
+#[test]
+fn a_delay_is_as_long_as_the_rate_says() {
+    let interval = Duration::from_millis(50);
+    let rate = Rate { count: NonZeroU32::new(20).unwrap(), period: Duration::from_secs(1) };
+    let quota = Quota { rate, burst: NonZeroU32::MIN };
+    let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
+    let limits = Arc::new(Limits { messages: Some(messages), ..limits() });
+    let before = clock::now();
+    let bucket = Some(Arc::new(Bucket::new(quota, before)));
+    let terms = Terms { limits, messages: bucket, expires: None, compressed: false, ping_tag: *b"test" };
+    let two = [0x82, 0x80, 0, 0, 0, 0].repeat(2);
+    let mut relay = relay_with(terms, Peer::new(two, Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent), before);
+    assert!(Pin::new(&mut relay).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    let timer = &mut relay.seat.timer;
+    assert!(!timer.pass(before + Duration::from_millis(49)), "too soon");
+    assert!(timer.pass(clock::now() + interval), "too late");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Paced traffic, measured alone and then beside noisy neighbours, stalled readers or a storm of handshakes.
 
+use crate::attack::{self, Attack};
 use crate::client::{Client, MASK, Target};
 use crate::{Opts, Res, Run, client, client_config, echo_round, payload, record, say, storm, wait_line, ws};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const TURN: usize = 64; // messages sent before the answers are looked at
@@ -18,7 +19,11 @@ pub fn run(o: &Opts) -> Res<()> {
     // Wake for each message when it is due, not 50 µs later.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     let mut alone = Run::new();
-    pace(&mut c, o, &mut alone, others, 0.0)?;
+    let shorter = Opts {
+        messages: o.messages / if o.attackers > 0 { 4 } else { 1 },
+        ..o.clone()
+    };
+    pace(&mut c, &shorter, &mut alone, others, 0.0)?;
     say("ready")?;
     wait_line()?;
 
@@ -34,14 +39,22 @@ pub fn run(o: &Opts) -> Res<()> {
         pace(&mut c, o, &mut Run::new(), others, 0.0)?;
     }
     let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
-    let (mut run, over) = (Run::new(), AtomicBool::new(false));
-    let (noise, storm) = std::thread::scope(|s| {
-        let storm = (o.storm > 0.0).then(|| s.spawn(|| storm::storm(&target, &config, o.storm, &over)));
+    let kind = (o.attackers > 0).then(|| o.attack.parse()).transpose()?;
+    let (mut run, ready, over) = (Run::new(), AtomicUsize::new(0), AtomicBool::new(false));
+    let (noise, storm, attack) = std::thread::scope(|s| {
+        let storm = (o.storm > 0.0).then(|| s.spawn(|| storm::storm(&target, &config, o.storm, storm::GRACE, &over)));
+        let (ready, over) = (&ready, &over);
+        let attack = kind.map(|kind| s.spawn(move || attack::run(o, kind, ready, over).map_err(|e| e.to_string())));
         let noise = pace(&mut c, o, &mut run, others, o.noisy_rate);
         over.store(true, Ordering::Relaxed);
-        (noise, storm.map(|s| s.join().expect("the storm ends well")).transpose())
+        let storm = storm.map(|s| s.join().expect("the storm ends well")).transpose();
+        (
+            noise,
+            storm,
+            attack.map(|a| a.join().expect("the attack ends well")).transpose(),
+        )
     });
-    let (noise, storm, seconds) = (noise?, storm?, run.seconds());
+    let (noise, storm, attack, seconds) = (noise?, storm?, attack?, run.seconds());
     let us = |r: &Run, q| r.hist.value_at_quantile(q) as f64 / 1e3;
     let mut extra = format!(
         ",\"alone_p50_us\":{:.1},\"alone_p99_us\":{:.1},\"alone_p999_us\":{:.1}",
@@ -58,6 +71,16 @@ pub fn run(o: &Opts) -> Res<()> {
             ",\"noisy_due_s\":{:.0},\"noisy_s\":{:.0}",
             per_s(noise.due),
             per_s(noise.back)
+        );
+    }
+    if let Some(Attack {
+        upgraded, refused, cut, ..
+    }) = attack
+    {
+        extra += &format!(
+            ",\"max_us\":{:.1},\"alone_max_us\":{:.1},\"upgraded\":{upgraded},\"refused\":{refused},\"attackers_cut\":{cut}",
+            run.hist.max() as f64 / 1e3,
+            alone.hist.max() as f64 / 1e3,
         );
     }
     if let Some(storm) = storm {

@@ -1,17 +1,19 @@
 //! Handshakes by the clock, and upgrades in a burst.
 
 use crate::client::{Conn, Target};
-use crate::{Opts, Res, Run, client, net, say, wait_line};
+use crate::{Opts, Res, Run, client, client_config, net, say, wait_line};
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const GRACE: Duration = Duration::from_secs(5); // for handshakes under way when the storm is over
+pub const GRACE: Duration = Duration::from_secs(5); // for handshakes under way when the storm is over
 const BURST: Duration = Duration::from_secs(30);
 const WARM: usize = 32;
+const PATIENCE: Duration = Duration::from_secs(20); // for newcomers
+const AGAIN: Duration = Duration::from_secs(1); // a client that hung, and was sent away, comes back
 
 pub struct Storm {
     pub run: Run,
@@ -19,8 +21,14 @@ pub struct Storm {
 }
 
 /// Connects, upgrades and closes, `rate` times a second whatever becomes of those before, until it is `over`. The time
-/// of each counts from when it was due.
-pub fn storm(target: &Target, config: &Arc<ClientConfig>, rate: f64, over: &AtomicBool) -> io::Result<Storm> {
+/// of each counts from when it was due. Those under way when it is over have `grace` left.
+pub fn storm(
+    target: &Target,
+    config: &Arc<ClientConfig>,
+    rate: f64,
+    grace: Duration,
+    over: &AtomicBool,
+) -> io::Result<Storm> {
     let (mut ep, mut buf, mut open) = (
         net::Epoll::new()?,
         vec![0; 64 << 10],
@@ -30,7 +38,7 @@ pub fn storm(target: &Target, config: &Arc<ClientConfig>, rate: f64, over: &Atom
     loop {
         let now = Instant::now();
         if ends.is_none() && over.load(Ordering::Relaxed) {
-            ends = Some(now + GRACE);
+            ends = Some(now + grace);
         }
         if ends.is_some_and(|at| open.is_empty() || now > at) {
             break;
@@ -99,4 +107,86 @@ pub fn burst(o: &Opts) -> Res<()> {
         o.messages - served
     );
     Ok(run.report(served, 0, &extra)?)
+}
+
+/// Upgrades by the clock: first alone, and then while `hang` other clients ask for an upstream that never answers.
+pub fn newcomers(o: &Opts) -> Res<()> {
+    let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
+    let dead = Target::new(&format!("{}dead", o.url), &o.headers)?;
+    let time = Duration::from_secs_f64(o.messages as f64 / o.rate);
+    let newcomers = || {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            let storm = s.spawn(|| storm(&target, &config, o.rate, PATIENCE, &over));
+            std::thread::sleep(time);
+            over.store(true, Ordering::Relaxed);
+            storm.join().expect("the newcomers end well")
+        })
+    };
+    let alone = newcomers()?;
+    let (hanging, refused, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        let crowd = s.spawn(|| hang(&dead, &config, o.hang, (&hanging, &refused), &over));
+        // Until as many hang as do, or for as long as one of them is let in.
+        let begun = Instant::now();
+        while hanging.load(Ordering::Relaxed) < o.hang && begun.elapsed() < GRACE && !crowd.is_finished() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let measured = say("ready").and_then(|()| wait_line()).and_then(|_| newcomers());
+        let (hung, refused) = (hanging.load(Ordering::Relaxed), refused.load(Ordering::Relaxed));
+        over.store(true, Ordering::Relaxed);
+        crowd.join().expect("the crowd ends well")?;
+        let Storm { run, failed } = measured?;
+        let ms = |r: &Run, q| r.hist.value_at_quantile(q) as f64 / 1e3;
+        let extra = format!(
+            ",\"max_us\":{:.1},\"alone_p50_us\":{:.1},\"alone_p99_us\":{:.1},\"alone_p999_us\":{:.1},\"alone_max_us\":{:.1},\
+             \"failed\":{failed},\"hung\":{hung},\"refused\":{refused}",
+            run.hist.max() as f64 / 1e3,
+            ms(&alone.run, 0.5),
+            ms(&alone.run, 0.99),
+            ms(&alone.run, 0.999),
+            alone.run.hist.max() as f64 / 1e3,
+        );
+        Ok(run.report(run.hist.len(), 0, &extra)?)
+    })
+}
+
+/// Keeps so many requests under way that are not answered; one that ends is made again, after a pause.
+fn hang(
+    target: &Target,
+    config: &Arc<ClientConfig>,
+    clients: usize,
+    (hanging, refused): (&AtomicUsize, &AtomicUsize),
+    over: &AtomicBool,
+) -> io::Result<()> {
+    crate::attack::yield_to_others();
+    let (mut ep, mut buf, mut nth) = (net::Epoll::new()?, vec![0; 64 << 10], 0);
+    let mut slots: Vec<(Option<Conn>, Instant)> = (0..clients).map(|_| (None, Instant::now())).collect();
+    while !over.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        for (id, (conn, due)) in slots.iter_mut().enumerate() {
+            if conn.is_some() || *due > now {
+                continue;
+            }
+            nth += 1;
+            *due = now + AGAIN;
+            if let Ok(mut new) = target.connect(nth, config).map(Conn::new) {
+                ep.add(&new.stream.tcp, id, true, false)?;
+                new.flush(&ep, id)?;
+                *conn = Some(new);
+                hanging.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for i in 0..ep.wait(Some(Duration::from_millis(10)))? {
+            let id = ep.get(i).token;
+            let (Some(conn), due) = &mut slots[id] else { continue };
+            if conn.recv(&mut buf, &[]).and_then(|_| conn.flush(&ep, id)).is_err() || conn.upgraded() {
+                *due = Instant::now() + AGAIN;
+                slots[id].0 = None;
+                hanging.fetch_sub(1, Ordering::Relaxed);
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    Ok(())
 }
