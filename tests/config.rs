@@ -114,7 +114,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 4));
+    assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 5 && verifier.max_bytes == 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"null")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));

@@ -25,7 +25,8 @@ pub(super) fn read(root: &Section<'_>, folder: &Folder<'_>) -> Option<Config> {
     let server = server(&root.child("server"));
     let log = log(&root.child("log"));
     let listeners = listeners(root, folder);
-    let auths = auth::read_all(root, folder);
+    let head_max_bytes = listeners.iter().flatten().map(|listener: &Listener| listener.head_max_bytes).max();
+    let auths = auth::read_all(root, folder, head_max_bytes);
     let upstreams = upstreams::read_all(root);
     let routes = routes::read_all(root, &auths, &upstreams);
 
