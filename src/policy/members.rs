@@ -194,9 +194,15 @@ impl Claim {
     }
 }
 
-/// What a block of memory takes: allocators round a size up by a quarter at most, and the least by some bytes.
+/// What a block of memory takes: the size class of jemalloc (`man jemalloc`, "size classes").
 pub(super) fn block(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { bytes + bytes / 4 + 16 }
+    match bytes {
+        0 => 0,
+        1..=8 => 8,
+        9..=128 => bytes.next_multiple_of(16),
+        // Four classes between one power of two and the next.
+        _ => bytes.next_multiple_of(bytes.checked_next_power_of_two().unwrap_or(bytes) / 8),
+    }
 }
 
 /// The names of the claims that a verifier keeps.

@@ -78,6 +78,29 @@ fn names_with_dots() {
 }
 
 #[test]
+fn blocks_have_the_size_of_their_class() {
+    let cases = [
+        (0, 0),
+        (1, 8),
+        (8, 8),
+        (9, 16),
+        (17, 32),
+        (40, 48),
+        (128, 128),
+        (129, 160),
+        (256, 256),
+        (257, 320),
+        (1025, 1280),
+        (6000, 6144),
+        (14_337, 16_384),
+        (24_577, 28_672),
+    ];
+    for (bytes, class) in cases {
+        assert_eq!(block(bytes), class, "{bytes}");
+    }
+}
+
+#[test]
 fn values_are_kept_as_they_are_read() {
     let json = r#"{"a": [1, "x\n", true, null, [1], {}, 1.50], "b": 18446744073709551617, "c": -0, "d": 1E2}"#;
     let read = members(json, &["a", "b", "c", "d"]).unwrap();
