@@ -86,7 +86,8 @@ fn verified_tokens_take_16_mib_at_most() {
     };
     let paths: Vec<String> = (0..700).map(|number| format!("c.c{number}")).collect();
     let depth = 120;
-    let nested = |open: &str, close: &str| format!(r#""c":[{}]"#, filled(&(open.repeat(depth) + "0" + &close.repeat(depth))));
+    let nested =
+        |open: &str, close: &str| format!(r#""c":[{}]"#, filled(&(open.repeat(depth) + "0" + &close.repeat(depth))));
     let c = vec!["c".to_owned()];
     let shapes = [
         ("an array of digits", format!(r#""c":[{}]"#, filled("0")), c.clone()),

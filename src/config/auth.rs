@@ -26,7 +26,8 @@ const SOURCES_MAX: usize = 16;
 pub(super) const NONE: &str = "none";
 
 const ALGORITHMS: [&str; 13] = [
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519", "EdDSA",
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519",
+    "EdDSA",
 ];
 
 /// What routes need to know of an `[auth.NAME]` section.
@@ -59,11 +60,7 @@ impl Auth {
 }
 
 /// Every section, in the order of the file. `head_max_bytes` is the largest request head of any listener, if it is known.
-pub(super) fn read_all(
-    root: &Section<'_>,
-    folder: &Folder<'_>,
-    head_max_bytes: Option<usize>,
-) -> Vec<Named<Auth>> {
+pub(super) fn read_all(root: &Section<'_>, folder: &Folder<'_>, head_max_bytes: Option<usize>) -> Vec<Named<Auth>> {
     let sections = root.named("auth", AUTHS_MAX);
     let read = |(name, section): (At<&str>, Section<'_>)| {
         let auth = read(&name, &section, folder, head_max_bytes);

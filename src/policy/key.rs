@@ -146,9 +146,7 @@ impl KeySet {
         let der = STANDARD.decode(text);
         match label {
             PemLabel::PublicKey => Key::from_spki(algorithms, &der.map_err(|_| KeyError::UnsupportedType)?),
-            PemLabel::RsaPublicKey => {
-                Key::from_rsa_der(None, algorithms, None, &der.map_err(|_| KeyError::Malformed)?)
-            }
+            PemLabel::RsaPublicKey => Key::from_rsa_der(None, algorithms, None, &der.map_err(|_| KeyError::Malformed)?),
             PemLabel::Certificate => {
                 let der = der.map_err(|_| KeyError::Malformed)?;
                 let certificate = Certificate::from_der(&der).map_err(|_| KeyError::Malformed)?;
@@ -208,9 +206,11 @@ impl KeySet {
         let is_named = move |key: &Key| kid.is_some() && key.kid.as_deref() == kid;
         let any_named = self.keys.iter().any(is_named);
         let token_is_nameless = kid.is_none();
-        self.keys.iter().filter(move |key| {
-            if any_named { is_named(key) } else { token_is_nameless || key.kid.is_none() }
-        })
+        self.keys.iter().filter(
+            move |key| {
+                if any_named { is_named(key) } else { token_is_nameless || key.kid.is_none() }
+            },
+        )
     }
 }
 

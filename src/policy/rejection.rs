@@ -86,7 +86,9 @@ impl Rejection {
                 say(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
             }
             Self::NoRoute => say(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
-            Self::NoToken | Self::TokenAmbiguous | Self::Token(_) => say(StatusCode::UNAUTHORIZED, "A valid token is required.\n"),
+            Self::NoToken | Self::TokenAmbiguous | Self::Token(_) => {
+                say(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
+            }
             Self::Address | Self::Origin | Self::Claims => say(StatusCode::FORBIDDEN, "This is not allowed.\n"),
             Self::UpgradeRate { retry_after_secs } => {
                 later(StatusCode::TOO_MANY_REQUESTS, "Too many attempts.\n", retry_after_secs)

@@ -143,7 +143,8 @@ impl Verifier {
     #[must_use]
     pub fn new(parts: VerifierParts) -> Self {
         let VerifierParts { keys, algorithms, issuer, audience, leeway, sources, max_bytes, claims } = parts;
-        let checked = [("iss", issuer.is_some()), ("aud", !audience.is_empty()), ("sub", true), ("exp", true), ("nbf", true)];
+        let checked =
+            [("iss", issuer.is_some()), ("aud", !audience.is_empty()), ("sub", true), ("exp", true), ("nbf", true)];
         let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
         let wanted = Wanted::new(claims.iter().map(String::as_str).chain(checked), KEPT);
         let leeway = leeway.min(MAX_LEEWAY);

@@ -229,13 +229,23 @@ fn a_token_within_a_subprotocol() {
     // The base64url of `a.b.c`, with spare bits in its last character as `N`, and of a byte that is no text.
     let cases: [Case<'_>; 12] = [
         (&["k8s.io.YS5iLmM"], Ok(Some("a.b.c")), &[], Some("k8s.io.YS5iLmM")),
-        (&["base64.binary.k8s.io", "k8s.io.YS5iLmM"], Ok(Some("a.b.c")), &["base64.binary.k8s.io"], Some("k8s.io.YS5iLmM")),
+        (
+            &["base64.binary.k8s.io", "k8s.io.YS5iLmM"],
+            Ok(Some("a.b.c")),
+            &["base64.binary.k8s.io"],
+            Some("k8s.io.YS5iLmM"),
+        ),
         (&["k8s.io.YS5iLmN", "v2"], Ok(Some("a.b.c")), &["v2"], Some("k8s.io.YS5iLmN")),
         (&["v1", "k8s.io.a.b.c", "v2"], Ok(Some("a.b.c")), &["v1", "v2"], Some("k8s.io.a.b.c")),
         (&["k8s.io.a.b.c", "k8s.io.YS5iLmM"], Ok(Some("a.b.c")), &[], Some("k8s.io.a.b.c")),
         (&["k8s.io.a.b.c", "k8s.io.a.b.d", "v1"], Err(Ambiguous), &["v1"], Some("k8s.io.a.b.c")),
         (&["k8s.io."], Ok(None), &[], Some("k8s.io.")),
-        (&["k8s.io", "K8S.io.YS5iLmM", "xk8s.io.YS5iLmM"], Ok(None), &["k8s.io", "K8S.io.YS5iLmM", "xk8s.io.YS5iLmM"], None),
+        (
+            &["k8s.io", "K8S.io.YS5iLmM", "xk8s.io.YS5iLmM"],
+            Ok(None),
+            &["k8s.io", "K8S.io.YS5iLmM", "xk8s.io.YS5iLmM"],
+            None,
+        ),
         (&["k8s.io._w"], Ok(Some("_w")), &[], Some("k8s.io._w")),
         (&["k8s.io.Y"], Ok(Some("Y")), &[], Some("k8s.io.Y")),
         (&["k8s.io.!"], Ok(Some("!")), &[], Some("k8s.io.!")),

@@ -35,7 +35,8 @@ fn only_what_is_asked_for_is_judged() {
 
 #[test]
 fn what_nobody_asks_for_must_be_json_all_the_same() {
-    for value in ["", "x", "01", "1.", "+1", "\"\\x\"", "\"\\u12\"", "\"\u{1}\"", "[1,]", "{1:2}", "nul", "'a'", "1 2"] {
+    for value in ["", "x", "01", "1.", "+1", "\"\\x\"", "\"\\u12\"", "\"\u{1}\"", "[1,]", "{1:2}", "nul", "'a'", "1 2"]
+    {
         assert_eq!(members(&format!(r#"{{"x": {value}}}"#), &[]).map(drop), Err(ObjectError::Malformed), "{value}");
     }
     assert_eq!(Object::parse(b"{\"x\":\"\xff\"}").map(drop), Err(ObjectError::Malformed));
@@ -70,8 +71,20 @@ fn names_with_dots() {
     let names = ["a.b", "a.c.d", "a.c.e.f", "a-b", "a.c", "g.c", "g.c.x", "h.x", "h.", ".h", "a..b", "i"];
     let read = members(json, &names).unwrap();
     let number = |text: &str| Some(Claim::Number(text.into()));
-    let expected =
-        [number("1"), number("3"), None, number("5"), Some(Claim::Nested), number("6"), None, None, None, None, None, None];
+    let expected = [
+        number("1"),
+        number("3"),
+        None,
+        number("5"),
+        Some(Claim::Nested),
+        number("6"),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ];
     for (name, expected) in names.iter().zip(expected) {
         assert_eq!(read.get(name).cloned(), expected, "{name}");
     }
