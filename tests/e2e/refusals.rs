@@ -67,7 +67,7 @@ fn status(rejection: Rejection) -> u16 {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade | OpeningError::Version) => 426,
         Rejection::Opening(_) | Rejection::Host | Rejection::Path(_) => 400,
-        Rejection::NoToken | Rejection::Token(_) => 401,
+        Rejection::NoToken | Rejection::TokenAmbiguous | Rejection::Token(_) => 401,
         Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
         Rejection::NoRoute => 404,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
@@ -112,11 +112,28 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         }
         Rejection::NoToken => plain([
             room(),
-            // Which of two is meant, nobody can know.
-            room().bearer(&good_token()).bearer(&good_token()),
             // The configuration says where a token may stand, and this is elsewhere.
             Request::to(&format!("/room/blue?token={}", good_token())),
         ]),
+        Rejection::TokenAmbiguous => {
+            let setup = || {
+                Setup::new()
+                    .auth(
+                        "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol_prefix:token.\"]",
+                    )
+                    .route("origins = [\"https://a.example\"]")
+            };
+            let (good, other) = (good_token(), token(&json!({ "sub": "eve" })));
+            let requests = [
+                // `Authorization` is no list.
+                room().bearer(&good).bearer(&good),
+                room().with(&format!("Cookie: session={good}; session={other}")),
+                room().with(&format!("Cookie: session={good}")).with("Cookie: session="),
+                Request::to(&format!("/room/blue?token={good}&token={other}")),
+                room().with(&format!("Sec-WebSocket-Protocol: token.{good}, token.{other}")),
+            ];
+            requests.map(|request| case(request, Play::SetUp(setup()))).into()
+        }
         Rejection::Claims => {
             // What the upstream is to be told cannot be left out as if it were not there.
             let mangled = [json!("zoë"), json!(" root"), json!({ "id": "ada" })];
@@ -392,7 +409,7 @@ fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refu
         assert_eq!(body, if is_head { "" } else { rejection.refusal().body }, "{what}");
         assert_eq!(head.get("Content-Type"), Some("text/plain; charset=utf-8"), "{what}");
         let challenge = match rejection {
-            Rejection::NoToken => Some("Bearer"),
+            Rejection::NoToken | Rejection::TokenAmbiguous => Some("Bearer"),
             Rejection::Token(_) => Some("Bearer error=\"invalid_token\""),
             _ => None,
         };
@@ -476,6 +493,7 @@ fn every_other_refusal() {
         UpgradeRate([Rejection::UpgradeRate { retry_after_secs: 1 }]),
         Origin,
         NoToken,
+        TokenAmbiguous,
         Token([Rejection::Token(TokenError::Expired)]),
         Claims,
         AddressSessions,
