@@ -203,7 +203,7 @@ keys! {
         "Where a request may carry its token, in order: header, cookie:NAME, query:NAME, subprotocol:NAME, \
          subprotocol_prefix:TEXT.";
     TOKEN_MAX_SIZE = "auth" "token_max_size", Size(256, 64 << 10, Refused), Value("\"8KiB\""),
-        "The longest token; a longer one is answered with 401. It must fit the listener's head_max_size.";
+        "The longest token; a longer one is answered with 401. It must fit the listener's `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "How far the clocks of the issuer and of this machine may differ.";
 

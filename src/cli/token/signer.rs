@@ -18,7 +18,7 @@ use crate::policy::key::{self, secret_in};
 
 /// What signs tokens with one algorithm.
 pub(super) enum Signer {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Rsa(RsaKeyPair, &'static dyn RsaEncoding),
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
@@ -106,7 +106,7 @@ impl Signer {
             len if len < min_bytes => {
                 Err(wants.instead(&format!("{len} bytes, fewer than the {min_bytes} that {} takes", wants.name)))
             }
-            _ => Ok(Self::Hmac(hmac::Key::new(algorithm, secret))),
+            _ => Ok(Self::Hmac(Box::new(hmac::Key::new(algorithm, secret)))),
         }
     }
 
