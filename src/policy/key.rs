@@ -3,6 +3,9 @@
 //! An algorithm belongs to a key, never to a token: a token that names another algorithm than its key's is refused
 //! before any cryptography runs. So a public key can never be taken for an HMAC secret, nor P-384 for P-256.
 
+mod error;
+mod pem;
+
 use std::fmt;
 
 use aws_lc_rs::encoding::AsDer as _;
@@ -12,97 +15,20 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use x509_cert::Certificate;
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
+
+pub use self::error::KeyError;
+use self::pem::{Pem, PemLabel};
 
 /// The keys of one `[auth]` section: at least one, at most [`MAX_KEYS`].
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Key>,
 }
-
-/// Why a key file cannot be used. What it prints holds nothing of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyError {
-    /// The file holds nothing.
-    Empty,
-    /// A private key stands where a public one belongs: a proxy that only verifies must not be able to sign.
-    PrivateKey,
-    /// A PEM file was given as the shared secret. Who knows the public key could then sign (RFC 8725 section 2.1).
-    PemAsSecret,
-    /// The secret is shorter than the hash of a listed algorithm (RFC 7518 section 3.2).
-    SecretTooShort {
-        /// What the algorithm needs.
-        min_bytes: usize,
-    },
-    /// The file has no PEM block (RFC 7468).
-    NotPem,
-    /// The file has more than one PEM block, so which key is meant is anyone's guess.
-    SeveralPemBlocks,
-    /// The PEM block is something other than `PUBLIC KEY` (RFC 7468 section 13), `RSA PUBLIC KEY` or `CERTIFICATE`.
-    NotPublicKeyPem,
-    /// The key's encoding is broken, a member is missing, or the point is not on its curve.
-    Malformed,
-    /// Neither RSA, EC P-256, EC P-384, Ed25519 nor a shared secret.
-    UnsupportedType,
-    /// ES512 is not supported.
-    P521,
-    /// RSA takes 2048 to 8192 bits (RFC 7518 sections 3.3 and 3.5 set the lower bound).
-    RsaSize,
-    /// No listed algorithm fits the type of the key or, in a set, its own `alg` (RFC 7517 section 4.4).
-    NoFittingAlgorithm,
-    /// `use` or `key_ops` say that the key is not for verifying (RFC 7517 sections 4.2 and 4.3).
-    NotForVerifying,
-    /// The file is not JSON.
-    NotJson {
-        /// Where reading stopped, from 1.
-        line: usize,
-        /// Where reading stopped, from 1.
-        column: usize,
-    },
-    /// The JSON is not an object with an array `keys` (RFC 7517 section 5).
-    NotKeySet,
-    /// The set has more than [`MAX_KEYS`] keys.
-    TooManyKeys,
-    /// Two different usable keys of the set share a `kid` and an algorithm, so the two name neither (RFC 7517 section 4.5).
-    DuplicateKid(String),
-    /// No key of the set can be used; with the reason why the first cannot, if there is a first.
-    NoUsableKey(Option<Box<KeyError>>),
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("the file is empty"),
-            Self::PrivateKey => f.write_str("holds a private key; give the public key"),
-            Self::PemAsSecret => f.write_str("is a PEM file, not a shared secret"),
-            Self::SecretTooShort { min_bytes } => {
-                write!(f, "the secret is too short; the algorithm needs {min_bytes} bytes")
-            }
-            Self::NotPem => f.write_str("is not a PEM file"),
-            Self::SeveralPemBlocks => f.write_str("has more than one PEM block; give one public key"),
-            Self::NotPublicKeyPem => {
-                f.write_str("has no `BEGIN PUBLIC KEY`, `BEGIN RSA PUBLIC KEY` or `BEGIN CERTIFICATE` block")
-            }
-            Self::Malformed => f.write_str("the key is malformed"),
-            Self::UnsupportedType => f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519"),
-            Self::P521 => f.write_str("EC P-521 (ES512) is not supported; use P-256 or P-384"),
-            Self::RsaSize => f.write_str("RSA keys need 2048 to 8192 bits"),
-            Self::NoFittingAlgorithm => f.write_str("none of `algorithms` fits the key"),
-            Self::NotForVerifying => f.write_str("the key is not for verifying (`use`, `key_ops`)"),
-            Self::NotJson { line, column } => write!(f, "is not JSON at line {line}, column {column}"),
-            Self::NotKeySet => f.write_str("is not a JWK set: an object with an array `keys`"),
-            Self::TooManyKeys => write!(f, "has more than {MAX_KEYS} keys"),
-            Self::DuplicateKid(kid) => write!(f, "two different keys have the kid {kid:?} and an algorithm in common"),
-            Self::NoUsableKey(None) => f.write_str("has no keys"),
-            Self::NoUsableKey(Some(first)) => write!(f, "has no usable key; of the first: {first}"),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 /// The algorithm of this name (RFC 7518 section 3.1, RFC 8037 section 3.1). `Ed25519` (RFC 9864 section 2.2) is `EdDSA`
 /// with the only curve of the latter that is supported.
@@ -125,7 +51,7 @@ impl KeySet {
         if secret.is_empty() {
             return Err(KeyError::Empty);
         }
-        if find(secret, PEM_BEGIN).is_some() {
+        if pem::is_pem(secret) {
             return Err(KeyError::PemAsSecret);
         }
         let hmac = fitting(algorithms, None, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
@@ -142,7 +68,7 @@ impl KeySet {
         if file.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
         }
-        let Pem { label, text } = public_pem(file)?;
+        let Pem { label, text } = Pem::public(file)?;
         let der = STANDARD.decode(text);
         match label {
             PemLabel::PublicKey => Key::from_spki(algorithms, &der.map_err(|_| KeyError::UnsupportedType)?),
@@ -167,7 +93,7 @@ impl KeySet {
         if file.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
         }
-        let set: JwkSet = serde_json::from_slice(file).map_err(|error| match error.classify() {
+        let set: JwkSet<'_> = serde_json::from_slice(file).map_err(|error| match error.classify() {
             // serde's own message may quote the file, which may hold a secret.
             serde_json::error::Category::Data => KeyError::NotKeySet,
             _ => KeyError::NotJson { line: error.line(), column: error.column() },
@@ -178,7 +104,7 @@ impl KeySet {
         let mut keys: Vec<Key> = Vec::with_capacity(set.keys.len());
         let mut skipped = None;
         for value in set.keys {
-            let jwk = serde_json::from_value::<Jwk>(value).map_err(|_| KeyError::Malformed);
+            let jwk = serde_json::from_str::<Jwk>(value.get()).map_err(|_| KeyError::Malformed);
             let key = match jwk.and_then(|jwk| Key::from_jwk(jwk, algorithms)) {
                 Ok(key) => key,
                 Err(KeyError::PrivateKey) => return Err(KeyError::PrivateKey),
@@ -392,8 +318,9 @@ impl fmt::Debug for Key {
 
 /// RFC 7517 section 5. The keys are read one by one, so that one of an unknown shape does not spoil the rest.
 #[derive(Deserialize)]
-struct JwkSet {
-    keys: Vec<serde_json::Value>,
+struct JwkSet<'a> {
+    #[serde(borrow)]
+    keys: Vec<&'a RawValue>,
 }
 
 /// The members of a JWK that we know (RFC 7517 section 4, RFC 7518 section 6, RFC 8037 section 2).
@@ -429,46 +356,6 @@ fn fitting(
     if algorithms.is_empty() { Err(KeyError::NoFittingAlgorithm) } else { Ok(algorithms) }
 }
 
-/// A PEM block that may hold a public key.
-struct Pem {
-    label: PemLabel,
-    /// Its Base64, without white space.
-    text: Vec<u8>,
-}
-
-#[derive(Clone, Copy)]
-enum PemLabel {
-    PublicKey,
-    RsaPublicKey,
-    Certificate,
-}
-
-/// The one block of a file; text around it, as openssl writes it, does not count (RFC 7468 section 2).
-fn public_pem(file: &[u8]) -> Result<Pem, KeyError> {
-    let begin = find(file, PEM_BEGIN).ok_or(KeyError::NotPem)?;
-    if find(file, PEM_PRIVATE).is_some() {
-        return Err(KeyError::PrivateKey);
-    }
-    let block = file.get(begin + PEM_BEGIN.len()..).unwrap_or_default();
-    if find(block, PEM_BEGIN).is_some() {
-        return Err(KeyError::SeveralPemBlocks);
-    }
-    let labels = [
-        (PEM_PUBLIC, PemLabel::PublicKey),
-        (PEM_RSA_PUBLIC, PemLabel::RsaPublicKey),
-        (PEM_CERTIFICATE, PemLabel::Certificate),
-    ];
-    let found = labels.into_iter().find_map(|(text, label)| Some((label, block.strip_prefix(text)?)));
-    let (label, text) = found.ok_or(KeyError::NotPublicKeyPem)?;
-    let end = find(text, PEM_END).unwrap_or(text.len());
-    let text = text.iter().take(end).copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    Ok(Pem { label, text })
-}
-
-fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
-    bytes.windows(part.len()).position(|window| window == part)
-}
-
 fn decode(member: Option<String>) -> Result<Vec<u8>, KeyError> {
     URL_SAFE_NO_PAD.decode(member.ok_or(KeyError::Malformed)?).map_err(|_| KeyError::Malformed)
 }
@@ -498,12 +385,6 @@ const EC_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1
 const ED25519_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// The first byte of an uncompressed point.
 const UNCOMPRESSED: u8 = 4;
-const PEM_BEGIN: &[u8] = b"-----BEGIN ";
-const PEM_PRIVATE: &[u8] = b"PRIVATE KEY-----";
-const PEM_PUBLIC: &[u8] = b"PUBLIC KEY-----";
-const PEM_RSA_PUBLIC: &[u8] = b"RSA PUBLIC KEY-----";
-const PEM_CERTIFICATE: &[u8] = b"CERTIFICATE-----";
-const PEM_END: &[u8] = b"-----END ";
 
 #[cfg(test)]
 mod tests;

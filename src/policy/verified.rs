@@ -81,24 +81,25 @@ impl Verified {
 
     /// The members of the payload of a token that was verified before.
     pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<Members>> {
-        self.with(|tokens| {
+        let (members, _gone) = self.with(|tokens| {
             if let Some(token) = tokens.young.get(hash) {
-                return Some(Arc::clone(&token.members));
+                return Some((Arc::clone(&token.members), HashMap::new()));
             }
             let token = tokens.old.remove(hash)?;
             let members = Arc::clone(&token.members);
-            tokens.insert(*hash, token);
-            Some(members)
-        })
+            Some((members, tokens.insert(*hash, token)))
+        })?;
+        Some(members)
     }
 
     /// Remembers a token that holds `now`: the members of its payload, and when it ends.
     pub(super) fn insert(&self, hash: TokenHash, members: Arc<Members>, ends: Duration, now: Duration) {
         let bytes = TOKEN_BYTES + block(size_of::<Members>()) + members.heap_bytes();
-        self.with(|tokens| {
+        let gone = self.with(|tokens| {
             tokens.sweep(now);
-            tokens.insert(hash, Token { members, bytes, ends });
+            tokens.insert(hash, Token { members, bytes, ends })
         });
+        drop(gone);
     }
 
     /// The maps are whole after every step, so a panic of another holder leaves nothing half done.
@@ -108,12 +109,14 @@ impl Verified {
 }
 
 impl Tokens {
-    fn insert(&mut self, hash: TokenHash, token: Token) {
+    /// The half that has to make room, so that it is freed when nobody waits for it.
+    fn insert(&mut self, hash: TokenHash, token: Token) -> HashMap<TokenHash, Token> {
+        let mut gone = HashMap::new();
         if token.bytes > self.young_max_bytes {
-            return;
+            return gone;
         }
         if self.young_bytes + token.bytes > self.young_max_bytes {
-            self.old = mem::take(&mut self.young);
+            gone = mem::replace(&mut self.old, mem::take(&mut self.young));
             self.young_bytes = 0;
         }
         self.young_bytes += token.bytes;
@@ -121,6 +124,7 @@ impl Tokens {
         if let Some(same) = self.young.insert(hash, token) {
             self.young_bytes -= same.bytes;
         }
+        gone
     }
 
     /// Drops those that have expired, at most once in a while: all others wait meanwhile.

@@ -506,3 +506,35 @@ fn every_other_refusal() {
         UpstreamStatus([302, 403, 426].map(|status| Rejection::UpstreamStatus(status.try_into().unwrap()))),
     }));
 }
+
+/// Some issuers number their users; each number is a subject, whether or not it is a string.
+#[test]
+fn subjects_that_are_numbers() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().room_limits("sessions_per_subject = 1").start(&upstream);
+    let room = |subject: Value| Request::to("/room/blue").bearer(&token(&json!({ "sub": subject })));
+    let subjects = [json!(1), json!(2), json!(1.5), json!(true), json!(u64::MAX)];
+    let sessions: Vec<_> =
+        subjects.iter().map(|subject| Session::open_with(&gate, &upstream, &room(subject.clone()), &[])).collect();
+    for (subject, session) in subjects.iter().zip(&sessions) {
+        assert_eq!(session.asked.get("X-User-Id"), Some(subject.to_string().as_str()));
+    }
+    for taken in [json!(2), json!("1"), json!("true")] {
+        assert_eq!(Client::connect(&gate).ask(&room(taken.clone())).head.status(), 429, "{taken}");
+    }
+    sessions.into_iter().for_each(Session::close);
+}
+
+/// A token may be as long as its section and the listener's request head allow.
+#[test]
+fn long_tokens() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("head_max_size = \"64KiB\"").auth("token_max_size = \"32KiB\"").start(&upstream);
+    let long = |bytes: usize| token(&json!({ "pad": "a".repeat(bytes) }));
+    let session = Session::open_with(&gate, &upstream, &room().bearer(&long(20_000)), &[]);
+    let refusal = Client::connect(&gate).ask(&room().bearer(&long(25_000)));
+    assert_eq!(refusal.head.status(), 401);
+    let line = gate.log.next("refused");
+    assert_eq!((&line["cause"], &line["rule"]), (&json!("token"), &json!("too_long")), "{line}");
+    session.close();
+}
