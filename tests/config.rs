@@ -114,7 +114,7 @@ fn values_arrive_where_they_belong() {
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 4));
+    assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 5 && verifier.max_bytes == 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"null")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
@@ -273,6 +273,61 @@ fn credentials_come_from_their_folder() {
         let said = load(&text.replace("credential:key.pem", &format!("credential:{name}"))).unwrap_err().to_string();
         assert!(said.contains("expected `credential:NAME`"), "{said}");
     }
+}
+
+#[test]
+fn a_public_key_may_be_in_a_certificate() {
+    for (kind, algorithm) in [("p256", "ES256"), ("p384", "ES384"), ("ed25519", "Ed25519"), ("rsa", "PS256")] {
+        let text = example().replace("jwks_file = \"jwks.json\"", &format!("public_key_file = \"{kind}.pem\""));
+        let text = text.replace("algorithms = [\"ES256\"]", &format!("algorithms = [\"{algorithm}\"]"));
+        let config = parse(&text).unwrap_or_else(|report| panic!("{report}"));
+        assert!(config.warnings.is_empty(), "{}", config.warnings);
+    }
+}
+
+/// The fixtures on a machine whose clock is at this time.
+struct At(SystemTime);
+
+impl Files for At {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        Disk.read(path)
+    }
+    fn credentials(&self) -> Option<PathBuf> {
+        None
+    }
+    fn now(&self) -> SystemTime {
+        self.0
+    }
+}
+
+#[test]
+fn a_clock_that_cannot_be_right_is_a_warning_and_judges_no_certificate() {
+    let second = Duration::from_secs(1);
+    let load = |chain: &str, now: SystemTime| {
+        let text = with_certificate(chain, "privkey.pem");
+        config::parse(&text, Path::new("tollgate.toml"), fixtures::folder(), &At(now))
+    };
+    let epoch = SystemTime::UNIX_EPOCH;
+    for (now, date) in [
+        (epoch - second, "before 1970"),
+        (epoch, "at 1970-01-01T00:00:00Z"),
+        (epoch + config::BUILT - second, "at 2026-10-31T23:59:59Z"),
+    ] {
+        // Neither certificate is valid at that time.
+        for chain in ["fullchain.pem", "future.pem"] {
+            let config = load(chain, now).unwrap_or_else(|report| panic!("{report}"));
+            assert_eq!(
+                config.warnings.to_string(),
+                format!(
+                    "warning: tollgate.toml: the clock of this machine is {date}, before this version of tollgate was made \
+                     (until it is set every token is refused as expired, and certificates are not held against it)\n"
+                )
+            );
+        }
+    }
+    assert!(load("fullchain.pem", epoch + config::BUILT).unwrap().warnings.is_empty());
+    let said = load("future.pem", epoch + config::BUILT).unwrap_err().to_string();
+    assert!(said.contains("the certificate is not valid before 2999"), "{said}");
 }
 
 /// No files at all, so that texts without sense touch no disk.

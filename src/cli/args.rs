@@ -53,10 +53,10 @@ pub struct Demo {
 /// What a token is made of.
 #[derive(Debug, Args)]
 pub struct Token {
-    /// The private key in PEM (PKCS#8), or for HS256, HS384 and HS512 the file with the secret
+    /// The private key in PEM (PKCS#8, PKCS#1 or SEC 1), or for HS256, HS384 and HS512 the file with the secret
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
-    /// The algorithm, such as ES256
+    /// The algorithm, such as ES256, RS256, Ed25519 or HS256
     #[arg(long, value_name = "NAME", default_value = "ES256")]
     pub algorithm: String,
     /// The claim "sub"

@@ -1,6 +1,7 @@
 //! The `[auth.NAME]` sections.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
@@ -9,10 +10,11 @@ use super::diagnostic::{Fault, quote};
 use super::file::{At, Read, Section};
 use super::files::Folder;
 use super::keys::{self, Key};
+use super::units::show_size;
 use super::upstreams::Named;
 use super::{suggest, validate};
 use crate::policy::credential::TokenSource;
-use crate::policy::key::KeySet;
+use crate::policy::key::{self, KeySet};
 use crate::policy::token::{Verifier, VerifierParts};
 
 const AUTHS_MAX: usize = 256;
@@ -23,69 +25,98 @@ const SOURCES_MAX: usize = 16;
 /// The name that opens a route, and so cannot be a section's.
 pub(super) const NONE: &str = "none";
 
-const ALGORITHMS: [(&str, Algorithm); 12] = [
-    ("HS256", Algorithm::HS256),
-    ("HS384", Algorithm::HS384),
-    ("HS512", Algorithm::HS512),
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
+const ALGORITHMS: [&str; 13] = [
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519",
+    "EdDSA",
 ];
 
 /// What routes need to know of an `[auth.NAME]` section.
 pub(super) struct Auth {
-    /// `None`: the section is faulty, and that was noted.
-    pub(super) verifier: Option<Arc<Verifier>>,
+    /// What the verifier is made of; `None` if the section is faulty, and that was noted, or once it is made.
+    parts: RefCell<Option<VerifierParts>>,
+    verifier: OnceCell<Option<Arc<Verifier>>>,
+    /// The claims that routes ask for.
+    claims: RefCell<BTreeSet<String>>,
     /// Whether it takes tokens from cookies.
     pub(super) cookie: bool,
     /// Set once a route uses it.
     pub(super) used: Cell<bool>,
 }
 
-/// Every section, in the order of the file.
-pub(super) fn read_all(root: &Section<'_>, folder: &Folder<'_>) -> Vec<Named<Auth>> {
+impl Auth {
+    /// Notes a claim that a route asks for.
+    pub(super) fn ask(&self, claim: &str) {
+        self.claims.borrow_mut().insert(claim.to_owned());
+    }
+
+    /// The verifier that the routes share, once all of them have asked for their claims; `None` if the section is faulty.
+    pub(super) fn verifier(&self) -> Option<Arc<Verifier>> {
+        let make = || {
+            let claims = self.claims.take().into_iter().collect();
+            self.parts.take().map(|parts| Arc::new(Verifier::new(VerifierParts { claims, ..parts })))
+        };
+        self.verifier.get_or_init(make).clone()
+    }
+}
+
+/// Every section, in the order of the file. `head_max_bytes` is the largest request head of any listener, if it is known.
+pub(super) fn read_all(root: &Section<'_>, folder: &Folder<'_>, head_max_bytes: Option<usize>) -> Vec<Named<Auth>> {
     let sections = root.named("auth", AUTHS_MAX);
     let read = |(name, section): (At<&str>, Section<'_>)| {
-        let auth = read(&name, &section, folder);
+        let auth = read(&name, &section, folder, head_max_bytes);
         Named { name: name.value.to_owned(), span: name.span, value: auth }
     };
     sections.into_iter().map(read).collect()
 }
 
-fn read(name: &At<&str>, section: &Section<'_>, folder: &Folder<'_>) -> Auth {
+fn read(name: &At<&str>, section: &Section<'_>, folder: &Folder<'_>, head_max_bytes: Option<usize>) -> Auth {
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
-    let verifier = verifier(name, section, folder, sources).map(Arc::new);
-    Auth { verifier, cookie, used: Cell::new(false) }
+    let parts = RefCell::new(parts(name, section, folder, sources, head_max_bytes));
+    Auth { parts, cookie, verifier: OnceCell::new(), claims: RefCell::default(), used: Cell::new(false) }
 }
 
-fn verifier(
+fn parts(
     name: &At<&str>,
     section: &Section<'_>,
     folder: &Folder<'_>,
     sources: Option<Vec<TokenSource>>,
-) -> Option<Verifier> {
+    head_max_bytes: Option<usize>,
+) -> Option<VerifierParts> {
     let valid_name = check_name(name, section);
     let algorithms = algorithms(section);
     let keys = key_set(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
     let leeway = section.duration(&keys::LEEWAY);
+    let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
-    Some(Verifier::new(VerifierParts {
+    Some(VerifierParts {
         keys: keys?,
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
         leeway: leeway?,
         sources: sources?,
-    }))
+        max_bytes: max_bytes?,
+        claims: Vec::new(),
+    })
+}
+
+/// Every source of a token is part of the request head.
+fn max_bytes(section: &Section<'_>, head_max_bytes: Option<usize>) -> Option<usize> {
+    let size = section.size_or_off(&keys::TOKEN_MAX_SIZE)?;
+    let max_bytes = usize::try_from(size.value?).ok()?;
+    if let Some(head_max_bytes) = head_max_bytes.filter(|head| max_bytes > *head)
+        && let Some(span) = section.key_span(&keys::TOKEN_MAX_SIZE)
+    {
+        section.faults.push(
+            Fault::warning(span, "`token_max_size` is larger than any request head")
+                .label(format!("no listener takes a head of more than {}", show_size(head_max_bytes as u64)))
+                .help("raise `head_max_size` of a listener"),
+        );
+    }
+    Some(max_bytes)
 }
 
 fn check_name(name: &At<&str>, section: &Section<'_>) -> Option<()> {
@@ -131,15 +162,14 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
     }
     let mut found = Vec::new();
     for text in &texts.value {
-        if let Some((_, algorithm)) = ALGORITHMS.iter().find(|(name, _)| *name == text.value) {
-            found.push(*algorithm);
+        if let Some(algorithm) = key::algorithm(&text.value) {
+            found.push(algorithm);
             continue;
         }
-        let known = ALGORITHMS.map(|(name, _)| name);
         section.faults.push(
             Fault::error(text.span.clone(), format!("unknown algorithm {}", quote(text)))
                 .label("not an algorithm that tollgate verifies")
-                .help(format!("there is {}", suggest::list(&known))),
+                .help(format!("there is {}", suggest::list(&ALGORITHMS))),
         );
     }
     // RFC 8725 section 3.1: with both kinds a public key could be taken for a shared secret.

@@ -42,6 +42,14 @@ pub(super) struct Rules {
     pub(super) forward: Vec<(String, HeaderName)>,
 }
 
+impl Rules {
+    /// The claims that are read.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
+        let required = self.require.iter().map(Requirement::claim);
+        required.chain(self.forward.iter().map(|(claim, _)| claim.as_str()))
+    }
+}
+
 /// `path` is absent where it is faulty; `open` says that the route asks for no token.
 pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool) -> Option<Rules> {
     if open {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::diagnostic::{Fault, quote};
 use super::file::{At, Section};
@@ -13,6 +13,15 @@ use super::keys::Key;
 
 /// The largest file that is read: far more than any key, chain, key set or configuration needs.
 pub(super) const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// When this version was made, to the month, counted from the Unix epoch: 2026-11-01. A clock before it is wrong: it was
+/// not set, or the machine has none that goes on while it is off.
+pub const BUILT: Duration = Duration::from_secs(1_793_491_200);
+
+/// Whether a clock can be right.
+pub(super) fn can_be_right(now: SystemTime) -> bool {
+    now.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since >= BUILT)
+}
 
 /// Where the files of a configuration come from. Tests that must not touch a disk give their own.
 pub trait Files {

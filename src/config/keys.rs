@@ -192,15 +192,18 @@ keys! {
         "The claim `aud` of a token must hold one of these.";
     ALGORITHMS = "auth" "algorithms", Texts, Required,
         "The signature algorithms that tokens may use: HS256, HS384 and HS512 with a secret, and with public keys RS256, \
-         RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA.";
+         RS384, RS512, PS256, PS384, PS512, ES256, ES384 and Ed25519, which is EdDSA.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
         "A JSON Web Key set with the public keys that verify tokens.";
     PUBLIC_KEY_FILE = "auth" "public_key_file", File, Nothing,
-        "One public key in PEM that verifies tokens.";
+        "One public key in PEM that verifies tokens, or a certificate, of which only the key is read.";
     SECRET_FILE = "auth" "secret_file", File, Nothing,
         "A secret shared with the issuer; others may not have the right to read the file.";
     TOKEN_FROM = "auth" "token_from", Texts, Value("[\"header\"]"),
-        "Where a request may carry its token, in order: header, cookie:NAME, query:NAME, subprotocol:NAME.";
+        "Where a request may carry its token, in order: header, cookie:NAME, query:NAME, subprotocol:NAME, \
+         subprotocol_prefix:TEXT.";
+    TOKEN_MAX_SIZE = "auth" "token_max_size", Size(256, 64 << 10, Refused), Value("\"8KiB\""),
+        "The longest token; a longer one is answered with 401. It must fit the listener's `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "How far the clocks of the issuer and of this machine may differ.";
 

@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 use rustls::sign::CertifiedKey;
 
 pub use self::diagnostic::{Fault, Report, Severity, Span};
-pub use self::files::{Content, Disk, Files};
+pub use self::files::{BUILT, Content, Disk, Files};
 use crate::policy::quota::Quota;
 use crate::policy::route::Route;
 
@@ -126,7 +126,7 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// The chain, the certificate itself first, and the private key, which belong together.
     pub key: Arc<CertifiedKey>,
-    /// The last moment at which it is valid. It was valid when it was read.
+    /// The last moment at which it is valid. It was valid when it was read, as far as the clock could be right.
     pub not_after: SystemTime,
 }
 

@@ -37,16 +37,18 @@ pub(super) fn read_all(
     let mut names = Seen::default();
     let mut used = vec![false; upstreams.len()];
     let mut patterns: Vec<Pattern> = Vec::new();
-    let mut routes = Vec::new();
+    let mut read = Vec::new();
     for section in &sections {
         let parts = Parts::read(section, auths, upstreams, &mut names);
         if let Some(used) = parts.upstream.and_then(|id| used.get_mut(id.0)) {
             *used = true;
         }
         note_shadowed(section, &parts, &mut patterns);
-        routes.push(parts.finish());
+        read.push(parts);
     }
     warn_of_unused(root, auths, upstreams, &used);
+    // A verifier keeps the claims that any of its routes asks for, so it is made after all of them were read.
+    let routes: Vec<Option<Route>> = read.into_iter().map(Parts::finish).collect();
     routes.into_iter().collect()
 }
 
@@ -59,23 +61,23 @@ enum Access<'a> {
 }
 
 /// A route as far as it could be read: every key is looked at before any ends the reading.
-struct Parts {
+struct Parts<'a> {
     name: Option<At<String>>,
     host: Option<HostPattern>,
     path: Option<At<PathPattern>>,
     upstream: Option<UpstreamId>,
     upstream_host: Read<Option<HeaderValue>>,
-    auth: Option<route::Auth>,
+    access: Access<'a>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
     claims: Option<claims::Rules>,
     limits: Option<Limits>,
 }
 
-impl Parts {
+impl<'a> Parts<'a> {
     fn read(
         section: &Section<'_>,
-        auths: &[Named<Auth>],
+        auths: &'a [Named<Auth>],
         upstreams: &[Named<Option<Upstream>>],
         names: &mut Seen<String>,
     ) -> Self {
@@ -83,6 +85,10 @@ impl Parts {
         let access = access(section, auths);
         let open = matches!(access, Access::Open);
         let path = parsed(section, &keys::PATH, "a path");
+        let claims = claims::read(section, path.as_ref().map(|at| &at.value), open);
+        if let (Access::Token(auth), Some(rules)) = (&access, &claims) {
+            rules.claims().for_each(|claim| auth.ask(claim));
+        }
         Self {
             name,
             host: host(section),
@@ -90,18 +96,19 @@ impl Parts {
             upstream_host: upstream_host(section),
             origins: origins(section, &access),
             addresses: addresses(section),
-            claims: claims::read(section, path.as_ref().map(|at| &at.value), open),
+            claims,
             limits: limits::read(&section.child("route.limits"), open),
             path,
-            auth: match access {
-                Access::Open => Some(route::Auth::Open),
-                Access::Token(auth) => auth.verifier.clone().map(route::Auth::Token),
-                Access::Unknown => None,
-            },
+            access,
         }
     }
 
     fn finish(self) -> Option<Route> {
+        let auth = match self.access {
+            Access::Open => route::Auth::Open,
+            Access::Token(auth) => route::Auth::Token(auth.verifier()?),
+            Access::Unknown => return None,
+        };
         let claims = self.claims?;
         Some(Route {
             name: Arc::from(self.name?.value),
@@ -109,7 +116,7 @@ impl Parts {
             path: self.path?.value,
             upstream: self.upstream?,
             upstream_host: self.upstream_host?,
-            auth: self.auth?,
+            auth,
             origins: self.origins?,
             addresses: self.addresses?,
             require: claims.require,
@@ -274,7 +281,7 @@ struct Pattern {
 }
 
 /// Of two routes that match the same requests one would never be asked.
-fn note_shadowed(section: &Section<'_>, parts: &Parts, patterns: &mut Vec<Pattern>) {
+fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pattern>) {
     let (Some(host), Some(path)) = (&parts.host, &parts.path) else { return };
     let route = parts.name.as_ref().map_or_else(String::new, |name| name.value.clone());
     if let Some(earlier) = patterns.iter().find(|earlier| earlier.host == *host && earlier.path.same_shape(path)) {

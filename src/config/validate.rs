@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread;
+use std::time::SystemTime;
 
-use super::diagnostic::{Fault, Report, Span, quote};
+use x509_cert::der::DateTime;
+
+use super::diagnostic::{Fault, Report, Severity, Span, quote};
 use super::file::{At, Read, Section};
-use super::files::Folder;
+use super::files::{self, Folder};
 use super::{Config, Listener, Log, LogFormat, MaxSessions, RecordLayer, Server};
 use super::{auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
@@ -22,10 +25,12 @@ const NAME_MAX: usize = 64;
 
 /// Reads everything; `None` means that at least one fault was noted.
 pub(super) fn read(root: &Section<'_>, folder: &Folder<'_>) -> Option<Config> {
+    warn_of_clock(root, folder.files.now());
     let server = server(&root.child("server"));
     let log = log(&root.child("log"));
     let listeners = listeners(root, folder);
-    let auths = auth::read_all(root, folder);
+    let head_max_bytes = listeners.iter().flatten().map(|listener: &Listener| listener.head_max_bytes).max();
+    let auths = auth::read_all(root, folder, head_max_bytes);
     let upstreams = upstreams::read_all(root);
     let routes = routes::read_all(root, &auths, &upstreams);
 
@@ -37,6 +42,16 @@ pub(super) fn read(root: &Section<'_>, folder: &Folder<'_>) -> Option<Config> {
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),
     })
+}
+
+fn warn_of_clock(root: &Section<'_>, now: SystemTime) {
+    if files::can_be_right(now) {
+        return;
+    }
+    let date = DateTime::from_system_time(now).map_or("before 1970".to_owned(), |date| format!("at {date}"));
+    let message = format!("the clock of this machine is {date}, before this version of tollgate was made");
+    let help = "until it is set every token is refused as expired, and certificates are not held against it";
+    root.faults.push(Fault { severity: Severity::Warning, ..Fault::of_file(message).help(help) });
 }
 
 fn server(section: &Section<'_>) -> Option<Server> {

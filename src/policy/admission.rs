@@ -246,8 +246,9 @@ fn authenticate(
     let Auth::Token(verifier) = &route.auth else { return Ok(None) };
     let opening = facts.opening;
     let token = credential::find(&verifier.sources, facts.headers, opening.query, &opening.protocols)
+        .map_err(|credential::Ambiguous| Rejection::TokenAmbiguous)?
         .ok_or(Rejection::NoToken)?;
-    let claims = verifier.verify(token, unix_now).map_err(Rejection::Token)?;
+    let claims = verifier.verify(&token, unix_now).map_err(Rejection::Token)?;
     if route.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
         Ok(Some(claims))
     } else {

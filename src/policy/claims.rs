@@ -6,27 +6,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use serde_json::{Map, Value};
 
+use super::members::{Claim, Members};
 use super::route::Params;
 
 /// The claims of a verified token. Only the verifier makes them, so to have them is to have checked them.
 #[derive(Clone, PartialEq)]
 pub struct Claims {
-    members: Arc<Map<String, Value>>,
+    members: Arc<Members>,
     expires: Duration,
 }
 
 impl Claims {
-    pub(super) fn new(members: Arc<Map<String, Value>>, expires: Duration) -> Self {
+    pub(super) fn new(members: Arc<Members>, expires: Duration) -> Self {
         Self { members, expires }
     }
 
     /// `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty; at most
-    /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is refused.
+    /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is refused. Numbers and
+    /// booleans, which some issuers use against the RFC, count as their JSON text, as they do in a [`Requirement`]: the
+    /// number `1` and the string `"1"` are one subject. Null, arrays, objects and an empty string are no subject.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
-        self.members.get("sub")?.as_str().filter(|subject| !subject.is_empty())
+        self.members.get("sub")?.scalar_text().filter(|subject| !subject.is_empty())
     }
 
     /// `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
@@ -35,13 +37,10 @@ impl Claims {
         self.expires
     }
 
-    /// The claim of this name; else, for `realm.role`, the member `role` of the object `realm`. The whole name comes
-    /// first, because collision-resistant names are often URLs and so have dots (RFC 7519 section 4.2).
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.members.get(name).or_else(|| {
-            let (first, rest) = name.split_once('.')?;
-            rest.split('.').try_fold(self.members.get(first)?, |value, part| value.as_object()?.get(part))
-        })
+    /// The claim of this name; else, for `realm.role`, the member `role` of the object `realm`. Only the claims that the
+    /// verifier was made for are there.
+    fn get(&self, name: &str) -> Option<&Claim> {
+        self.members.get(name)
     }
 }
 
@@ -49,7 +48,7 @@ impl Claims {
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Claims ")?;
-        f.debug_set().entries(self.members.keys()).finish()
+        f.debug_set().entries(self.members.names()).finish()
     }
 }
 
@@ -110,6 +109,12 @@ impl Requirement {
         })
     }
 
+    /// The claim that it reads, as [`VerifierParts::claims`](super::token::VerifierParts::claims) takes it.
+    #[must_use]
+    pub fn claim(&self) -> &str {
+        &self.claim
+    }
+
     /// Whether the claims meet it: the claim is the value, or an array with the value in it. Numbers and booleans
     /// count as their JSON text. `scope` and `scp` may be a string of words with spaces between, of which one must be
     /// the value (RFC 8693 section 4.2). A placeholder that the path did not fill is never met.
@@ -119,11 +124,11 @@ impl Requirement {
             return false;
         };
         match claim {
-            Value::String(words) if SCOPE_CLAIMS.contains(&self.claim.as_str()) => {
+            Claim::Text(words) if SCOPE_CLAIMS.contains(&self.claim.as_str()) => {
                 words.split(' ').any(|word| !word.is_empty() && word == wanted)
             }
-            Value::Array(values) => values.iter().any(|value| is(value, &wanted)),
-            value => is(value, &wanted),
+            Claim::List(values) => values.iter().any(|value| value.scalar_text() == Some(&wanted)),
+            value => value.scalar_text() == Some(&wanted),
         }
     }
 
@@ -169,12 +174,12 @@ pub fn name_as_read(name: &HeaderName) -> String {
     name.as_str().chars().map(read).collect()
 }
 
-fn says_something(value: &Value) -> bool {
+fn says_something(value: &Claim) -> bool {
     match value {
-        Value::Null => false,
-        Value::String(text) => !text.is_empty(),
-        Value::Array(values) => !values.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+        Claim::Null => false,
+        Claim::Text(text) => !text.is_empty(),
+        Claim::List(values) => !values.is_empty(),
+        Claim::Bool(_) | Claim::Number(_) | Claim::Nested => true,
     }
 }
 
@@ -200,28 +205,15 @@ fn text_piece(text: &str) -> Result<Piece, RequirementError> {
     if text.contains('}') { Err(RequirementError::UnbalancedBraces) } else { Ok(Piece::Text(text.to_owned())) }
 }
 
-/// Whether a claim that is not made of others is `wanted`.
-fn is(value: &Value, wanted: &str) -> bool {
-    match value {
-        Value::String(text) => text == wanted,
-        Value::Number(number) => number.to_string() == wanted,
-        Value::Bool(true) => wanted == "true",
-        Value::Bool(false) => wanted == "false",
-        Value::Null | Value::Array(_) | Value::Object(_) => false,
-    }
-}
-
 /// A claim as the text of a header, if it can be one.
-fn text(value: &Value) -> Option<Cow<'_, str>> {
+fn text(value: &Claim) -> Option<Cow<'_, str>> {
     match value {
-        Value::String(text) => Some(text.into()),
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
-        Value::Array(values) => {
+        Claim::List(values) => {
             // An element with a comma in it would reach the upstream as two.
-            let words = values.iter().map(|value| value.as_str().filter(|word| !word.contains(',')));
+            let words = values.iter().map(|value| value.as_text().filter(|word| !word.contains(',')));
             Some(words.collect::<Option<Vec<_>>>()?.join(",").into())
         }
-        Value::Null | Value::Object(_) => None,
+        scalar => scalar.scalar_text().map(Cow::Borrowed),
     }
 }
 

@@ -3,9 +3,13 @@
 //! Finding and taking out use the same matching, so that what was found is always taken out. No name is matched
 //! more loosely than an upstream could read it, and none more strictly.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderValue};
 
@@ -20,16 +24,19 @@ pub enum TokenSource {
     Query(String),
     /// The entry of `Sec-WebSocket-Protocol` that follows the entry of this name. Written `subprotocol:<name>`.
     Subprotocol(String),
+    /// The rest of the entry of `Sec-WebSocket-Protocol` that starts with this: the token itself, or its base64url as
+    /// Kubernetes has it. Written `subprotocol_prefix:<text>`.
+    SubprotocolPrefix(String),
 }
 
 /// Why a token source cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenSourceError {
-    /// Not one of the four kinds.
+    /// Not one of the five kinds.
     UnknownKind,
     /// The kind needs a name, or `header` has one.
     Name,
-    /// A cookie or a subprotocol is named by a token (RFC 9110 section 5.6.2).
+    /// A cookie or a subprotocol is named by a token (RFC 9110 section 5.6.2), and so starts a prefix.
     NameNotToken,
     /// The name of a query parameter has a space, `&`, `=`, `#`, `%`, `+`, or something that is not ASCII.
     NameNotQuery,
@@ -39,7 +46,8 @@ impl fmt::Display for TokenSourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnknownKind | Self::Name => {
-                "a token source is `header`, `cookie:<name>`, `query:<name>` or `subprotocol:<name>`"
+                "a token source is `header`, `cookie:<name>`, `query:<name>`, `subprotocol:<name>` or \
+                 `subprotocol_prefix:<text>`"
             }
             Self::NameNotToken => "the name must be letters, digits and characters of !#$%&'*+-.^_`|~",
             Self::NameNotQuery => "the name of a query parameter is written decoded, without space, &, =, #, % and +",
@@ -57,13 +65,14 @@ impl FromStr for TokenSource {
             Some((kind, name)) => (kind, Some(name)),
             None => (text, None),
         };
-        if !matches!(kind, "header" | "cookie" | "query" | "subprotocol") {
+        if !matches!(kind, "header" | "cookie" | "query" | "subprotocol" | "subprotocol_prefix") {
             return Err(TokenSourceError::UnknownKind);
         }
         match (kind, name.filter(|name| !name.is_empty())) {
             ("header", None) if name.is_none() => Ok(Self::Header),
             ("cookie", Some(name)) => token(name).map(Self::Cookie),
             ("subprotocol", Some(name)) => token(name).map(Self::Subprotocol),
+            ("subprotocol_prefix", Some(text)) => token(text).map(Self::SubprotocolPrefix),
             ("query", Some(name)) => {
                 let allowed = |byte: u8| byte.is_ascii_graphic() && !b"&=#%+".contains(&byte);
                 let is_name = name.bytes().all(allowed);
@@ -74,38 +83,49 @@ impl FromStr for TokenSource {
     }
 }
 
-/// The token of the first source that carries one. More than one candidate in one source is no token, and ends the
-/// search: which one was meant, the client and we could read differently (RFC 6750 section 2 allows one method only).
-#[must_use]
+/// One source carries tokens that differ, or `Authorization` occurs twice or has more than one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ambiguous;
+
+/// The token of the first source that carries one. Equal candidates in one source are one: browsers send a cookie twice
+/// that is set for a domain and for its parent.
+///
+/// # Errors
+/// If the candidates in one source differ, which ends the search: the client and we could each mean another one (RFC 6750
+/// section 2 allows one method only). `Authorization` is no list (RFC 9110 section 11.6.2), so two lines of it are always
+/// an error.
 pub fn find<'a>(
     sources: &[TokenSource],
     headers: &'a HeaderMap,
     query: Option<&'a str>,
     protocols: &[&'a str],
-) -> Option<&'a str> {
+) -> Result<Option<Cow<'a, str>>, Ambiguous> {
     for source in sources {
         let found = match source {
-            TokenSource::Header => in_authorization(headers),
+            TokenSource::Header => in_authorization(headers)?,
             TokenSource::Cookie(name) => {
                 let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
                 let values = pairs.filter_map(|pair| cookie_value(pair, name));
-                Found::single(values.map(|value| str::from_utf8(value).unwrap_or_default()))
+                single(values.map(|value| str::from_utf8(unquoted(value)).unwrap_or_default().into()))?
             }
-            TokenSource::Query(name) => Found::single(
-                query.into_iter().flat_map(|query| query.split('&')).filter_map(|part| query_value(part, name)),
-            ),
+            TokenSource::Query(name) => {
+                let parts = query.into_iter().flat_map(|query| query.split('&'));
+                single(parts.filter_map(|part| query_value(part, name)).map(decoded))?
+            }
             TokenSource::Subprotocol(marker) => {
                 let markers = protocols.iter().enumerate().filter(|(_, protocol)| **protocol == marker);
-                Found::single(markers.map(|(place, _)| protocols.get(place + 1).copied().unwrap_or_default()))
+                single(markers.map(|(place, _)| protocols.get(place + 1).copied().unwrap_or_default().into()))?
+            }
+            TokenSource::SubprotocolPrefix(prefix) => {
+                let rests = protocols.iter().filter_map(|protocol| protocol.strip_prefix(prefix.as_str()));
+                single(rests.map(bare))?
             }
         };
-        match found {
-            Found::Nothing => {}
-            Found::One(token) => return Some(token),
-            Found::Several => return None,
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    None
+    Ok(None)
 }
 
 /// Takes every configured source out of the headers, used or not: `Authorization` whole, of `Cookie` only the pair.
@@ -150,11 +170,16 @@ pub fn strip_query(sources: &[TokenSource], query: Option<&str>) -> Option<Strin
 }
 
 /// The subprotocols without the marker and its token, and the marker if one was taken out: if the upstream then picks
-/// no subprotocol the client is answered with the marker, since browsers fail a connection whose offer is ignored.
+/// no subprotocol the client is answered with the marker, since browsers fail a connection whose offer is ignored. Of
+/// `subprotocol_prefix` the whole entry is the marker: a browser takes no answer but one of the entries that it sent.
 #[must_use]
 pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (Vec<&'a str>, Option<&'a str>) {
     let is_marker = |protocol: &str| {
         sources.iter().any(|source| matches!(source, TokenSource::Subprotocol(marker) if marker == protocol))
+    };
+    let has_prefix = |protocol: &str| {
+        let starts = |source: &TokenSource| matches!(source, TokenSource::SubprotocolPrefix(prefix) if protocol.starts_with(prefix));
+        sources.iter().any(starts)
     };
     let mut kept = Vec::with_capacity(protocols.len());
     let mut first_marker = None;
@@ -162,7 +187,7 @@ pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (V
     for &protocol in protocols {
         // A marker after a marker could be the token of one and the marker of the next: both go, and what follows.
         let marker = is_marker(protocol);
-        if marker {
+        if marker || has_prefix(protocol) {
             first_marker.get_or_insert(protocol);
         } else if !follows_marker {
             kept.push(protocol);
@@ -172,39 +197,34 @@ pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (V
     (kept, first_marker)
 }
 
-/// What one source carries.
-enum Found<'a> {
-    Nothing,
-    One(&'a str),
-    Several,
-}
-
-impl<'a> Found<'a> {
-    /// A single empty candidate is nothing; an empty one beside another is one too many.
-    fn single(mut candidates: impl Iterator<Item = &'a str>) -> Self {
-        match (candidates.next(), candidates.next()) {
-            (Some(_), Some(_)) => Self::Several,
-            (Some(token), None) if !token.is_empty() => Self::One(token),
-            _ => Self::Nothing,
-        }
+/// The one candidate of a source. Equal ones are one, and an empty one is none; an empty one beside another differs.
+fn single<'a>(mut candidates: impl Iterator<Item = Cow<'a, str>>) -> Result<Option<Cow<'a, str>>, Ambiguous> {
+    let Some(first) = candidates.next() else { return Ok(None) };
+    if candidates.any(|other| other != first) {
+        return Err(Ambiguous);
     }
+    Ok(Some(first).filter(|token| !token.is_empty()))
 }
 
 /// RFC 6750 section 2.1: one line, the scheme `Bearer` in any case (RFC 9110 section 11.1), one token after it.
-fn in_authorization(headers: &HeaderMap) -> Found<'_> {
+fn in_authorization(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Ambiguous> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = match (lines.next(), lines.next()) {
-        (None, _) => return Found::Nothing,
+        (None, _) => return Ok(None),
         (Some(line), None) => line,
-        (Some(_), Some(_)) => return Found::Several,
+        (Some(_), Some(_)) => return Err(Ambiguous),
     };
     let Some((scheme, token)) = line.to_str().ok().and_then(|line| line.split_once(' ')) else {
-        return Found::Nothing;
+        return Ok(None);
     };
     if !scheme.eq_ignore_ascii_case("Bearer") {
-        return Found::Nothing;
+        return Ok(None);
     }
-    Found::single(token.split([' ', '\t']).filter(|word| !word.is_empty()))
+    let mut words = token.split([' ', '\t']).filter(|word| !word.is_empty());
+    match (words.next(), words.next()) {
+        (Some(_), Some(_)) => Err(Ambiguous),
+        (first, _) => Ok(first.map(Cow::Borrowed)),
+    }
 }
 
 /// The value of a cookie pair of this name. White space around name and value does not count (RFC 6265 section 5.2).
@@ -214,11 +234,36 @@ fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     (key.trim_ascii() == name.as_bytes()).then(|| value.strip_prefix(b"=").unwrap_or(value).trim_ascii())
 }
 
-/// The value of a query parameter of this name, which may be percent-encoded: `%74oken` is `token` to an upstream, and
-/// so it must be to us. The value is taken as it is.
+/// A cookie's value without the quotes that may stand around it (RFC 6265 section 4.1.1). It has no escapes of its own,
+/// neither with `%` nor with `\`.
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// The rest of an entry with a prefix: a token, which has dots, or the base64url of one, which has none. Spare bits in its
+/// last character do not count (RFC 4648 section 3.5), as for Kubernetes; the token within is strict.
+fn bare(rest: &str) -> Cow<'_, str> {
+    if rest.contains('.') {
+        return rest.into();
+    }
+    let decoded = LENIENT_URL_SAFE.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    decoded.map_or(rest.into(), Cow::Owned)
+}
+
+/// The value of a query parameter of this name, as it was sent. The name may be percent-encoded: `%74oken` is `token` to
+/// an upstream, and so it must be to us.
 fn query_value<'a>(part: &'a str, name: &str) -> Option<&'a str> {
     let (key, value) = part.split_once('=').unwrap_or((part, ""));
     percent_decoded(key.as_bytes()).eq(name.bytes()).then_some(value)
+}
+
+/// The value of a query parameter, decoded once, as its name is: `%2E` is a dot (RFC 3986 section 6.2.2.2). A `+` is no
+/// space. What is not UTF-8 then stays as it was sent, and is no token either way.
+fn decoded(value: &str) -> Cow<'_, str> {
+    if !value.contains('%') {
+        return value.into();
+    }
+    String::from_utf8(percent_decoded(value.as_bytes()).collect()).map_or(value.into(), Cow::Owned)
 }
 
 /// RFC 3986 section 2.1; a `%` without two hexadecimal digits stands for itself.
@@ -241,6 +286,8 @@ fn token(name: &str) -> Result<String, TokenSourceError> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.bytes().all(is_token) { Ok(name.to_owned()) } else { Err(TokenSourceError::NameNotToken) }
 }
+
+const LENIENT_URL_SAFE: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,26 @@
 //! An algorithm belongs to a key, never to a token: a token that names another algorithm than its key's is refused
 //! before any cryptography runs. So a public key can never be taken for an HMAC secret, nor P-384 for P-256.
 
+mod error;
+mod pem;
+
 use std::fmt;
 
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::{rsa, signature as crypto};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use x509_cert::Certificate;
+use x509_cert::der::oid::ObjectIdentifier;
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+
+pub use self::error::KeyError;
+use self::pem::{Pem, PemLabel};
 
 /// The keys of one `[auth]` section: at least one, at most [`MAX_KEYS`].
 #[derive(Debug)]
@@ -19,84 +30,11 @@ pub struct KeySet {
     keys: Vec<Key>,
 }
 
-/// Why a key file cannot be used. What it prints holds nothing of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyError {
-    /// The file holds nothing.
-    Empty,
-    /// A private key stands where a public one belongs: a proxy that only verifies must not be able to sign.
-    PrivateKey,
-    /// A PEM file was given as the shared secret. Who knows the public key could then sign (RFC 8725 section 2.1).
-    PemAsSecret,
-    /// The secret is shorter than the hash of a listed algorithm (RFC 7518 section 3.2).
-    SecretTooShort {
-        /// What the algorithm needs.
-        min_bytes: usize,
-    },
-    /// The file has no PEM block (RFC 7468).
-    NotPem,
-    /// The file has more than one PEM block, so which key is meant is anyone's guess.
-    SeveralPemBlocks,
-    /// The PEM block is something other than `PUBLIC KEY`, a certificate for example (RFC 7468 section 13).
-    NotPublicKeyPem,
-    /// The key's encoding is broken, a member is missing, or the point is not on its curve.
-    Malformed,
-    /// Neither RSA, EC P-256, EC P-384, Ed25519 nor a shared secret.
-    UnsupportedType,
-    /// ES512 is not supported.
-    P521,
-    /// RSA takes 2048 to 8192 bits (RFC 7518 sections 3.3 and 3.5 set the lower bound).
-    RsaSize,
-    /// No listed algorithm fits the type of the key or, in a set, its own `alg` (RFC 7517 section 4.4).
-    NoFittingAlgorithm,
-    /// `use` or `key_ops` say that the key is not for verifying (RFC 7517 sections 4.2 and 4.3).
-    NotForVerifying,
-    /// The file is not JSON.
-    NotJson {
-        /// Where reading stopped, from 1.
-        line: usize,
-        /// Where reading stopped, from 1.
-        column: usize,
-    },
-    /// The JSON is not an object with an array `keys` (RFC 7517 section 5).
-    NotKeySet,
-    /// The set has more than [`MAX_KEYS`] keys.
-    TooManyKeys,
-    /// Two usable keys of the set share a `kid`, so it names neither (RFC 7517 section 4.5).
-    DuplicateKid(String),
-    /// No key of the set can be used; with the reason why the first cannot, if there is a first.
-    NoUsableKey(Option<Box<KeyError>>),
+/// The algorithm of this name (RFC 7518 section 3.1, RFC 8037 section 3.1). `Ed25519` (RFC 9864 section 2.2) is `EdDSA`
+/// with the only curve of the latter that is supported.
+pub fn algorithm(name: &str) -> Option<Algorithm> {
+    if name == "Ed25519" { Some(Algorithm::EdDSA) } else { name.parse().ok() }
 }
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("the file is empty"),
-            Self::PrivateKey => f.write_str("holds a private key; give the public key"),
-            Self::PemAsSecret => f.write_str("is a PEM file, not a shared secret"),
-            Self::SecretTooShort { min_bytes } => {
-                write!(f, "the secret is too short; the algorithm needs {min_bytes} bytes")
-            }
-            Self::NotPem => f.write_str("is not a PEM file"),
-            Self::SeveralPemBlocks => f.write_str("has more than one PEM block; give one public key"),
-            Self::NotPublicKeyPem => f.write_str("has no `BEGIN PUBLIC KEY` block"),
-            Self::Malformed => f.write_str("the key is malformed"),
-            Self::UnsupportedType => f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519"),
-            Self::P521 => f.write_str("EC P-521 (ES512) is not supported; use P-256 or P-384"),
-            Self::RsaSize => f.write_str("RSA keys need 2048 to 8192 bits"),
-            Self::NoFittingAlgorithm => f.write_str("none of `algorithms` fits the key"),
-            Self::NotForVerifying => f.write_str("the key is not for verifying (`use`, `key_ops`)"),
-            Self::NotJson { line, column } => write!(f, "is not JSON at line {line}, column {column}"),
-            Self::NotKeySet => f.write_str("is not a JWK set: an object with an array `keys`"),
-            Self::TooManyKeys => write!(f, "has more than {MAX_KEYS} keys"),
-            Self::DuplicateKid(kid) => write!(f, "two keys have the kid {kid:?}"),
-            Self::NoUsableKey(None) => f.write_str("has no keys"),
-            Self::NoUsableKey(Some(first)) => write!(f, "has no usable key; of the first: {first}"),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 /// The secret that a file holds: all of it, less one line end.
 pub fn secret_in(file: &[u8]) -> &[u8] {
@@ -113,14 +51,16 @@ impl KeySet {
         if secret.is_empty() {
             return Err(KeyError::Empty);
         }
-        if find(secret, PEM_BEGIN).is_some() {
+        if pem::is_pem(secret) {
             return Err(KeyError::PemAsSecret);
         }
         let hmac = fitting(algorithms, None, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
         Key::from_secret(None, hmac, secret).map(Self::of)
     }
 
-    /// One public key in PEM (`BEGIN PUBLIC KEY`): RSA, EC P-256 or P-384, Ed25519.
+    /// One public key in PEM: RSA, EC P-256 or P-384, Ed25519, as `PUBLIC KEY` (X.509), as `RSA PUBLIC KEY` (PKCS #1) or
+    /// in a `CERTIFICATE`. Of a certificate only the key is read: not its validity, issuer, names or usages, since the
+    /// operator vouches for the file.
     ///
     /// # Errors
     /// The file must hold just that one block, and a listed algorithm must fit the key.
@@ -128,29 +68,32 @@ impl KeySet {
         if file.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
         }
-        check_pem_label(file)?;
-        if let Ok(key) = DecodingKey::from_ec_pem(file) {
-            return Key::from_point(None, algorithms, None, bytes_of(&key)?).map(Self::of);
+        let Pem { label, text } = Pem::public(file)?;
+        let der = STANDARD.decode(text);
+        match label {
+            PemLabel::PublicKey => Key::from_spki(algorithms, &der.map_err(|_| KeyError::UnsupportedType)?),
+            PemLabel::RsaPublicKey => Key::from_rsa_der(None, algorithms, None, &der.map_err(|_| KeyError::Malformed)?),
+            PemLabel::Certificate => {
+                let der = der.map_err(|_| KeyError::Malformed)?;
+                let certificate = Certificate::from_der(&der).map_err(|_| KeyError::Malformed)?;
+                let key = certificate.tbs_certificate().subject_public_key_info();
+                Key::from_spki(algorithms, &key.to_der().map_err(|_| KeyError::Malformed)?)
+            }
         }
-        if let Ok(key) = DecodingKey::from_ed_pem(file) {
-            return Key::from_ed25519(None, algorithms, None, bytes_of(&key)?).map(Self::of);
-        }
-        if let Ok(key) = DecodingKey::from_rsa_pem(file) {
-            return Key::from_rsa_der(None, algorithms, None, bytes_of(&key)?).map(Self::of);
-        }
-        Err(KeyError::UnsupportedType)
+        .map(Self::of)
     }
 
     /// A JWK set (RFC 7517 section 5). Keys that are not for verifying, of unknown type or too weak are skipped, as
     /// the RFC asks, so that a provider may add kinds of keys that we do not know.
     ///
     /// # Errors
-    /// A private key fails the whole set, as do two usable keys of one `kid`, too many keys, and none that is usable.
+    /// A private key fails the whole set, as do two different usable keys that share a `kid` and an algorithm, too many
+    /// keys, and none that is usable.
     pub fn from_jwks(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         if file.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
         }
-        let set: JwkSet = serde_json::from_slice(file).map_err(|error| match error.classify() {
+        let set: JwkSet<'_> = serde_json::from_slice(file).map_err(|error| match error.classify() {
             // serde's own message may quote the file, which may hold a secret.
             serde_json::error::Category::Data => KeyError::NotKeySet,
             _ => KeyError::NotJson { line: error.line(), column: error.column() },
@@ -161,7 +104,7 @@ impl KeySet {
         let mut keys: Vec<Key> = Vec::with_capacity(set.keys.len());
         let mut skipped = None;
         for value in set.keys {
-            let jwk = serde_json::from_value::<Jwk>(value).map_err(|_| KeyError::Malformed);
+            let jwk = serde_json::from_str::<Jwk>(value.get()).map_err(|_| KeyError::Malformed);
             let key = match jwk.and_then(|jwk| Key::from_jwk(jwk, algorithms)) {
                 Ok(key) => key,
                 Err(KeyError::PrivateKey) => return Err(KeyError::PrivateKey),
@@ -170,12 +113,7 @@ impl KeySet {
                     continue;
                 }
             };
-            if let Some(kid) = key.kid.as_deref()
-                && keys.iter().any(|other| other.kid.as_deref() == Some(kid))
-            {
-                return Err(KeyError::DuplicateKid(kid.to_owned()));
-            }
-            keys.push(key);
+            add(&mut keys, key)?;
         }
         if keys.is_empty() {
             return Err(KeyError::NoUsableKey(skipped.map(Box::new)));
@@ -187,19 +125,43 @@ impl KeySet {
         Self { keys: vec![key] }
     }
 
-    /// The keys that may have signed a token with this `kid`. The key of that name alone, if there is one: a token
-    /// that names its key gets no second chance. Otherwise the nameless keys; and for a token without `kid`, all.
+    /// The keys that may have signed a token with this `kid`. The keys of that name alone, if there are any, of which at
+    /// most one fits an algorithm: a token that names its key gets no second chance. Otherwise the nameless keys; and for
+    /// a token without `kid`, all.
     pub(super) fn candidates(&self, kid: Option<&str>) -> impl Iterator<Item = &Key> {
-        let named = kid.and_then(|kid| self.keys.iter().position(|key| key.kid.as_deref() == Some(kid)));
+        let is_named = move |key: &Key| kid.is_some() && key.kid.as_deref() == kid;
+        let any_named = self.keys.iter().any(is_named);
         let token_is_nameless = kid.is_none();
-        self.keys.iter().enumerate().filter_map(move |(place, key)| {
-            let may_have_signed = match named {
-                Some(named) => place == named,
-                None => token_is_nameless || key.kid.is_none(),
-            };
-            may_have_signed.then_some(key)
-        })
+        self.keys.iter().filter(
+            move |key| {
+                if any_named { is_named(key) } else { token_is_nameless || key.kid.is_none() }
+            },
+        )
     }
+}
+
+/// Adds a key to a set: one that is there already under the same name adds its algorithms to that.
+fn add(keys: &mut Vec<Key>, key: Key) -> Result<(), KeyError> {
+    let shared = |other: &Key| other.algorithms.iter().any(|&algorithm| key.fits(algorithm));
+    let mut same = None;
+    for (place, other) in keys.iter().enumerate().filter(|(_, other)| other.kid == key.kid && shared(other)) {
+        if key.is_same(other) {
+            same.get_or_insert(place);
+        } else if let Some(kid) = &key.kid {
+            return Err(KeyError::DuplicateKid(kid.clone()));
+        }
+    }
+    match same.and_then(|place| keys.get_mut(place)) {
+        Some(same) => {
+            for algorithm in key.algorithms {
+                if !same.fits(algorithm) {
+                    same.algorithms.push(algorithm);
+                }
+            }
+        }
+        None => keys.push(key),
+    }
+    Ok(())
 }
 
 /// One key with the algorithms that it is for.
@@ -208,6 +170,8 @@ pub(super) struct Key {
     /// Never empty, and all of one family.
     algorithms: Vec<Algorithm>,
     decoding: DecodingKey,
+    /// What a check with it costs, compared with those that cost least.
+    cost: usize,
 }
 
 impl Key {
@@ -221,7 +185,7 @@ impl Key {
             return Err(KeyError::NotForVerifying);
         }
         // A name that we do not know (ES512, RSA-OAEP, A256GCM) fits nothing.
-        let own = jwk.alg.map(|name| name.parse().map_err(|_| KeyError::NoFittingAlgorithm)).transpose()?;
+        let own = jwk.alg.map(|name| algorithm(&name).ok_or(KeyError::NoFittingAlgorithm)).transpose()?;
         match (jwk.kty.as_str(), jwk.crv.as_deref()) {
             ("RSA", _) => {
                 let key = crypto::RsaPublicKeyComponents { n: decode(jwk.n)?, e: decode(jwk.e)? };
@@ -259,7 +223,7 @@ impl Key {
         if secret.len() < min_bytes {
             return Err(KeyError::SecretTooShort { min_bytes });
         }
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret), cost: 1 })
     }
 
     /// From a public key in PKCS #1 or X.509 form; kept in the first, which the library reads at once.
@@ -275,7 +239,8 @@ impl Key {
             return Err(KeyError::RsaSize);
         }
         let algorithms = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Rsa)?;
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()) })
+        let cost = if bits > RSA_CHEAP_BITS { 2 } else { 1 };
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()), cost })
     }
 
     /// From an uncompressed point (SEC 1 section 2.3.3), whose length tells the curve.
@@ -294,7 +259,8 @@ impl Key {
         // Other curves have points of this length too; only those of ours pass.
         crypto::ParsedPublicKey::new(curve, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == pinned)?;
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ec_der(point) })
+        let cost = if pinned == Algorithm::ES384 { 2 } else { 1 };
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ec_der(point), cost })
     }
 
     fn from_ed25519(
@@ -305,12 +271,36 @@ impl Key {
     ) -> Result<Self, KeyError> {
         crypto::ParsedPublicKey::new(&crypto::ED25519, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == Algorithm::EdDSA)?;
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point) })
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point), cost: 1 })
+    }
+
+    /// From a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
+    fn from_spki(listed: &[Algorithm], der: &[u8]) -> Result<Self, KeyError> {
+        let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| KeyError::UnsupportedType)?;
+        let bits = info.subject_public_key.as_bytes().ok_or(KeyError::Malformed)?;
+        match info.algorithm.oid {
+            RSA_OID => Self::from_rsa_der(None, listed, None, bits),
+            EC_OID => Self::from_point(None, listed, None, bits),
+            ED25519_OID => Self::from_ed25519(None, listed, None, bits),
+            _ => Err(KeyError::UnsupportedType),
+        }
     }
 
     /// Whether the key is for this algorithm.
     pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
+    }
+
+    /// What a check with it costs, in the unit of [`MAX_KEYS_COST`](super::token::MAX_KEYS_COST).
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Whether both are the same key, whatever they are called.
+    fn is_same(&self, other: &Self) -> bool {
+        let family = |key: &Self| key.algorithms.first().map(|algorithm| algorithm.family());
+        let bytes = |key: &Self| key.decoding.try_get_as_bytes().map(<[u8]>::to_vec).ok();
+        family(self) == family(other) && bytes(self).is_some() && bytes(self) == bytes(other)
     }
 
     /// Whether `signature`, in base64url, is this key's over `message`. An algorithm that is not the key's never is.
@@ -328,8 +318,9 @@ impl fmt::Debug for Key {
 
 /// RFC 7517 section 5. The keys are read one by one, so that one of an unknown shape does not spoil the rest.
 #[derive(Deserialize)]
-struct JwkSet {
-    keys: Vec<serde_json::Value>,
+struct JwkSet<'a> {
+    #[serde(borrow)]
+    keys: Vec<&'a RawValue>,
 }
 
 /// The members of a JWK that we know (RFC 7517 section 4, RFC 7518 section 6, RFC 8037 section 2).
@@ -365,27 +356,6 @@ fn fitting(
     if algorithms.is_empty() { Err(KeyError::NoFittingAlgorithm) } else { Ok(algorithms) }
 }
 
-/// jsonwebtoken's PEM reader takes the first block, and private keys and certificates for public keys: so look first.
-fn check_pem_label(file: &[u8]) -> Result<(), KeyError> {
-    let begin = find(file, PEM_BEGIN).ok_or(KeyError::NotPem)?;
-    if find(file, PEM_PRIVATE).is_some() {
-        return Err(KeyError::PrivateKey);
-    }
-    let label = file.get(begin + PEM_BEGIN.len()..).unwrap_or_default();
-    if find(label, PEM_BEGIN).is_some() {
-        return Err(KeyError::SeveralPemBlocks);
-    }
-    if label.starts_with(PEM_PUBLIC) { Ok(()) } else { Err(KeyError::NotPublicKeyPem) }
-}
-
-fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
-    bytes.windows(part.len()).position(|window| window == part)
-}
-
-fn bytes_of(key: &DecodingKey) -> Result<&[u8], KeyError> {
-    key.try_get_as_bytes().map_err(|_| KeyError::Malformed)
-}
-
 fn decode(member: Option<String>) -> Result<Vec<u8>, KeyError> {
     URL_SAFE_NO_PAD.decode(member.ok_or(KeyError::Malformed)?).map_err(|_| KeyError::Malformed)
 }
@@ -405,11 +375,16 @@ pub const MAX_KEYS: usize = 64;
 const MIN_HASH_BYTES: usize = 32;
 const RSA_MIN_BITS: u32 = 2048;
 const RSA_MAX_BITS: u32 = 8192;
+/// A check with a larger RSA key costs more than one with an EC key on P-256.
+const RSA_CHEAP_BITS: u32 = 4096;
+/// `rsaEncryption` (RFC 3279 section 2.3.1).
+const RSA_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+/// `id-ecPublicKey` (RFC 5480 section 2.1.1).
+const EC_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+/// `id-Ed25519` (RFC 8410 section 3).
+const ED25519_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// The first byte of an uncompressed point.
 const UNCOMPRESSED: u8 = 4;
-const PEM_BEGIN: &[u8] = b"-----BEGIN ";
-const PEM_PRIVATE: &[u8] = b"PRIVATE KEY-----";
-const PEM_PUBLIC: &[u8] = b"PUBLIC KEY-----";
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ pub mod origin;
 pub mod address;
 pub mod credential;
 pub mod key;
+pub mod members;
 pub mod verified;
 pub mod token;
 pub mod claims;

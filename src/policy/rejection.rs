@@ -33,6 +33,8 @@ pub enum Rejection {
     Origin,
     /// No token where the route asks for one.
     NoToken,
+    /// The request carries tokens that differ where it may carry one.
+    TokenAmbiguous,
     /// The token does not hold.
     Token(TokenError),
     /// The claims are not those that the route requires, or one that it forwards cannot stand in a header.
@@ -84,7 +86,9 @@ impl Rejection {
                 say(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
             }
             Self::NoRoute => say(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
-            Self::NoToken | Self::Token(_) => say(StatusCode::UNAUTHORIZED, "A valid token is required.\n"),
+            Self::NoToken | Self::TokenAmbiguous | Self::Token(_) => {
+                say(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
+            }
             Self::Address | Self::Origin | Self::Claims => say(StatusCode::FORBIDDEN, "This is not allowed.\n"),
             Self::UpgradeRate { retry_after_secs } => {
                 later(StatusCode::TOO_MANY_REQUESTS, "Too many attempts.\n", retry_after_secs)
@@ -115,6 +119,7 @@ impl Rejection {
             Self::UpgradeRate { .. } => "upgrade_rate",
             Self::Origin => "origin",
             Self::NoToken => "no_token",
+            Self::TokenAmbiguous => "token_ambiguous",
             Self::Token(_) => "token",
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",

@@ -13,13 +13,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::{Map, Value};
 
 use super::claims::Claims;
 use super::credential::TokenSource;
-use super::key::KeySet;
-use super::verified::{TokenHash, Verified, room};
+use super::key::{self, KeySet};
+use super::members::{Claim, Members, Object, ObjectError, Wanted};
+use super::verified::{TokenHash, Verified};
 
 /// What one `[auth.<name>]` section asks of a token.
 pub struct Verifier {
@@ -31,6 +30,9 @@ pub struct Verifier {
     audience: Vec<String>,
     /// How far clocks may differ, for `exp` and `nbf`.
     pub leeway: Duration,
+    /// The longest token that is looked at.
+    pub max_bytes: usize,
+    wanted: Wanted,
     verified: Verified,
 }
 
@@ -49,12 +51,16 @@ pub struct VerifierParts {
     pub leeway: Duration,
     /// Where the token may stand, in order.
     pub sources: Vec<TokenSource>,
+    /// The longest token that is looked at.
+    pub max_bytes: usize,
+    /// The claims that routes require or forward. No other claim of a token is kept, but for those of [`KEPT`].
+    pub claims: Vec<String>,
 }
 
 /// Why a token was refused: for the log. The client learns only that it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// Longer than [`MAX_TOKEN_BYTES`].
+    /// Longer than [`VerifierParts::max_bytes`].
     TooLong,
     /// Not three parts with dots between (RFC 7515 section 7.1).
     NotCompact,
@@ -74,11 +80,12 @@ pub enum TokenError {
     AlgorithmNotAllowed,
     /// No key goes by the token's `kid` (RFC 7515 section 4.1.4).
     KeyUnknown,
-    /// The token names no key of the set, and none of the first [`MAX_KEYS_TRIED`] that could have signed it did.
+    /// The token names no key of the set, and none of those that were tried within [`MAX_KEYS_COST`] signed it.
     KeyAmbiguous,
     /// The signature is not the key's (RFC 7515 section 5.2).
     Signature,
-    /// The payload is not a JSON object (RFC 7519 section 7.2).
+    /// The payload is not a JSON object (RFC 7519 section 7.2), or a claim that is asked for holds a lone surrogate or
+    /// a number beyond any range.
     ClaimsMalformed,
     /// The payload names a claim twice (RFC 7519 section 4).
     ClaimsDuplicate,
@@ -96,7 +103,7 @@ pub enum TokenError {
     Issuer,
     /// `aud` names none of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
     Audience,
-    /// `sub` is longer than [`MAX_SUBJECT_BYTES`] (the bound is ours; RFC 7519 section 4.1.2 sets none).
+    /// The text of `sub` is longer than [`MAX_SUBJECT_BYTES`] (the bound is ours; RFC 7519 section 4.1.2 sets none).
     SubjectTooLong,
 }
 
@@ -135,8 +142,13 @@ impl Verifier {
     /// Puts a verifier together.
     #[must_use]
     pub fn new(parts: VerifierParts) -> Self {
-        let VerifierParts { keys, algorithms, issuer, audience, leeway, sources } = parts;
-        Self { sources, keys, algorithms, issuer, audience, leeway: leeway.min(MAX_LEEWAY), verified: Verified::new() }
+        let VerifierParts { keys, algorithms, issuer, audience, leeway, sources, max_bytes, claims } = parts;
+        let checked =
+            [("iss", issuer.is_some()), ("aud", !audience.is_empty()), ("sub", true), ("exp", true), ("nbf", true)];
+        let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
+        let wanted = Wanted::new(claims.iter().map(String::as_str).chain(checked), KEPT);
+        let leeway = leeway.min(MAX_LEEWAY);
+        Self { sources, keys, algorithms, issuer, audience, leeway, max_bytes, wanted, verified: Verified::new() }
     }
 
     /// Checks the token at `now`, counted from the Unix epoch. A token that held before is not verified again, but its
@@ -145,7 +157,7 @@ impl Verifier {
     /// # Errors
     /// The first rule that the token breaks; rules about the claims come after the signature.
     pub fn verify(&self, token: &str, now: Duration) -> Result<Claims, TokenError> {
-        if token.len() > MAX_TOKEN_BYTES {
+        if token.len() > self.max_bytes {
             return Err(TokenError::TooLong);
         }
         let hash = TokenHash::of(token);
@@ -153,15 +165,14 @@ impl Verifier {
             return self.check_claims(members, now);
         }
         let payload = self.verify_signature(token)?;
-        let Object { members, duplicate } =
-            serde_json::from_slice(&payload).map_err(|_| TokenError::ClaimsMalformed)?;
-        if duplicate {
-            return Err(TokenError::ClaimsDuplicate);
-        }
+        let members = Members::parse(&payload, &self.wanted).map_err(|error| match error {
+            ObjectError::Malformed => TokenError::ClaimsMalformed,
+            ObjectError::Duplicate => TokenError::ClaimsDuplicate,
+        })?;
         let members = Arc::new(members);
         let claims = self.check_claims(Arc::clone(&members), now)?;
         let ends = claims.expires().saturating_add(self.leeway);
-        self.verified.insert(hash, members, room(&payload), ends, now);
+        self.verified.insert(hash, members, ends, now);
         Ok(claims)
     }
 
@@ -171,7 +182,7 @@ impl Verifier {
     /// The first rule about form, header, key and signature that the token breaks.
     #[doc(hidden)]
     pub fn verify_signature(&self, token: &str) -> Result<Vec<u8>, TokenError> {
-        if token.len() > MAX_TOKEN_BYTES {
+        if token.len() > self.max_bytes {
             return Err(TokenError::TooLong);
         }
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotCompact)?;
@@ -200,20 +211,27 @@ impl Verifier {
         if fitting.peek().is_none() {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        if fitting.by_ref().take(MAX_KEYS_TRIED).any(|key| key.verify(algorithm, message, signature)) {
-            return Ok(());
+        let mut cost = 0;
+        for key in fitting {
+            cost += key.cost();
+            if cost > MAX_KEYS_COST {
+                return Err(TokenError::KeyAmbiguous);
+            }
+            if key.verify(algorithm, message, signature) {
+                return Ok(());
+            }
         }
-        Err(if fitting.next().is_some() { TokenError::KeyAmbiguous } else { TokenError::Signature })
+        Err(TokenError::Signature)
     }
 
-    fn check_claims(&self, members: Arc<Map<String, Value>>, now: Duration) -> Result<Claims, TokenError> {
+    fn check_claims(&self, members: Arc<Members>, now: Duration) -> Result<Claims, TokenError> {
         let expires = self.check_times(&members, now)?;
         self.check_parties(&members)?;
         Ok(Claims::new(members, expires))
     }
 
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 gives no rule for it.
-    fn check_times(&self, claims: &Map<String, Value>, now: Duration) -> Result<Duration, TokenError> {
+    fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
         let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
         if now >= expires.saturating_add(self.leeway) {
@@ -229,8 +247,8 @@ impl Verifier {
     }
 
     /// Checks `iss`, `aud` and the length of `sub`.
-    fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
-        let text = |name| claims.get(name).and_then(Value::as_str);
+    fn check_parties(&self, claims: &Members) -> Result<(), TokenError> {
+        let text = |name| claims.get(name).and_then(Claim::as_text);
         if let Some(issuer) = &self.issuer
             && text("iss") != Some(issuer)
         {
@@ -239,17 +257,18 @@ impl Verifier {
         if !self.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
             return Err(TokenError::Audience);
         }
-        if text("sub").is_some_and(|subject| subject.len() > MAX_SUBJECT_BYTES) {
+        let subject = claims.get("sub").and_then(Claim::scalar_text);
+        if subject.is_some_and(|subject| subject.len() > MAX_SUBJECT_BYTES) {
             return Err(TokenError::SubjectTooLong);
         }
         Ok(())
     }
 
     /// RFC 7519 section 4.1.3: a string, or an array of nothing but strings.
-    fn is_audience(&self, claim: &Value) -> bool {
-        let ours = |value: &Value| value.as_str().is_some_and(|name| self.audience.iter().any(|own| own == name));
+    fn is_audience(&self, claim: &Claim) -> bool {
+        let ours = |value: &Claim| value.as_text().is_some_and(|name| self.audience.iter().any(|own| own == name));
         match claim {
-            Value::Array(values) => values.iter().all(Value::is_string) && values.iter().any(ours),
+            Claim::List(values) => values.iter().all(|value| value.as_text().is_some()) && values.iter().any(ours),
             other => ours(other),
         }
     }
@@ -276,55 +295,24 @@ struct Header {
 
 impl Header {
     fn parse(json: &[u8]) -> Result<Self, TokenError> {
-        let Object { mut members, duplicate } =
-            serde_json::from_slice(json).map_err(|_| TokenError::HeaderMalformed)?;
-        if duplicate {
-            return Err(TokenError::HeaderDuplicate);
-        }
-        if members.contains_key("crit") {
+        let explain = |error| match error {
+            ObjectError::Malformed => TokenError::HeaderMalformed,
+            ObjectError::Duplicate => TokenError::HeaderDuplicate,
+        };
+        let object = Object::parse(json).map_err(explain)?;
+        if object.get("crit").map_err(explain)?.is_some() {
             return Err(TokenError::Critical);
         }
-        if members.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+        if object.get("b64").map_err(explain)?.is_some_and(|b64| b64 != "true") {
             return Err(TokenError::UnencodedPayload);
         }
-        let algorithm = members.get("alg").and_then(Value::as_str).ok_or(TokenError::HeaderMalformed)?;
-        let algorithm = algorithm.parse().map_err(|_| TokenError::AlgorithmUnknown)?;
-        let kid = match members.remove("kid") {
-            None => None,
-            Some(Value::String(kid)) => Some(kid),
-            Some(_) => return Err(TokenError::HeaderMalformed),
+        let text = |name| match object.get(name).map_err(explain)? {
+            Some(json) => serde_json::from_str::<String>(json).map(Some).map_err(|_| TokenError::HeaderMalformed),
+            None => Ok(None),
         };
-        Ok(Self { algorithm, kid })
-    }
-}
-
-/// A JSON object that remembers whether a name came twice: two readers could each believe another one of the two.
-struct Object {
-    members: Map<String, Value>,
-    duplicate: bool,
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = Object;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
-                let mut object = Object { members: Map::new(), duplicate: false };
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
-                    object.duplicate |= object.members.insert(name, value).is_some();
-                }
-                Ok(object)
-            }
-        }
-
-        deserializer.deserialize_map(ObjectVisitor)
+        let algorithm = text("alg")?.ok_or(TokenError::HeaderMalformed)?;
+        let algorithm = key::algorithm(&algorithm).ok_or(TokenError::AlgorithmUnknown)?;
+        Ok(Self { algorithm, kid: text("kid")? })
     }
 }
 
@@ -334,15 +322,18 @@ fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
 
 /// A `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, perhaps with a fraction. `None` for what is
 /// not a number, lies before the epoch, or is out of range.
-fn numeric_date(value: &Value) -> Option<Duration> {
-    match value.as_u64() {
-        Some(seconds) => Some(Duration::from_secs(seconds)),
-        None => Duration::try_from_secs_f64(value.as_f64()?).ok(),
+fn numeric_date(value: &Claim) -> Option<Duration> {
+    let Claim::Number(text) = value else { return None };
+    match text.parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Duration::try_from_secs_f64(text.parse().ok()?).ok(),
     }
 }
 
-/// The longest token that is looked at. Real ones have 0.5 to 3 KiB; hyper's headers end not far above.
-pub const MAX_TOKEN_BYTES: usize = 8192;
+/// The claims that are kept whether or not a route asks for them: those that are registered (RFC 7519 section 4.1), and
+/// `sid` (`OpenID` Connect Front-Channel Logout section 3). A value that cannot be represented is left out, unless it is
+/// checked.
+pub const KEPT: [&str; 8] = ["sub", "iss", "aud", "exp", "nbf", "iat", "jti", "sid"];
 
 /// The longest leeway: beyond five minutes a clock is broken, not late.
 pub const MAX_LEEWAY: Duration = Duration::from_mins(5);
@@ -350,8 +341,10 @@ pub const MAX_LEEWAY: Duration = Duration::from_mins(5);
 /// The longest `sub`. `OpenID` Connect Core section 2 allows 255 ASCII characters.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 
-/// How many keys one token may cost us: without a `kid` every key of its algorithm could have signed it.
-pub const MAX_KEYS_TRIED: usize = 8;
+/// The most that the signature checks of one token cost: without a `kid` every key of its algorithm could have signed it.
+/// A check with most keys costs 1, and with a key on P-384 or an RSA key above 4096 bits 2. So eight keys are tried, or
+/// four of the expensive ones; a token of a later key needs a `kid`.
+pub const MAX_KEYS_COST: usize = 8;
 
 #[cfg(test)]
 mod tests;

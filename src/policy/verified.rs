@@ -1,7 +1,7 @@
 //! The tokens that one verifier has verified, so that a client that comes back with the same token, as all do at once after
 //! an outage, costs a hash and not another signature.
 //!
-//! What is kept of a token is its SHA-256 and its claims, never the token itself. That the signature holds is what is
+//! What is kept of a token is its SHA-256 and the claims that are read, never the token itself. That the signature holds is what is
 //! remembered, and no more: `exp` and `nbf` are held against the clock at every use, and issuer and audience are looked at
 //! again. What was refused is not remembered, so that nobody without a token that holds can fill the memory. The memory is
 //! part of its verifier and goes with it: no key vouches for a token after the key itself is gone.
@@ -11,21 +11,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::mem;
+use std::mem::{self, size_of};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use serde_json::{Map, Value};
 
-/// About how much memory the tokens of one verifier may take. That is room for some 8,000 tokens with a payload of 300
-/// bytes and eight claims, and no room that is not used is kept.
+use super::members::{Members, block};
+
+/// The most memory that the tokens of one verifier take. That is room for some 14,000 tokens of ten kept claims, as
+/// `tests/token_memory.rs` measures, and no room that is not used is kept.
 pub const MEMORY_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// What a token takes beside its claims.
-const TOKEN_BYTES: usize = 768;
-/// How much more the claims take than their text, and what each value takes beside that, however short it is.
-const CLAIMS_FACTOR: usize = 2;
-const VALUE_BYTES: usize = 96;
+/// What a token takes beside its claims: its place in a map, of which seven sixteenths are in use when the map has just
+/// grown, and half of one more while the map moves into a larger one; and the counters of the `Arc`.
+const TOKEN_BYTES: usize = (size_of::<(TokenHash, Token)>() + 1) * 16 / 7 * 3 / 2 + size_of::<[usize; 2]>() * 2;
 /// How often those that have expired are looked for.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
@@ -44,13 +43,6 @@ impl TokenHash {
     }
 }
 
-/// About how much memory the claims take that stand in this payload.
-pub fn room(payload: &[u8]) -> usize {
-    // A value follows each of these; where they stand in a string it is counted too many.
-    let values = payload.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
-    CLAIMS_FACTOR * payload.len() + VALUE_BYTES * values
-}
-
 /// The tokens. When there is no room for another one, the half goes that was not used since it was a half.
 pub struct Verified(Mutex<Tokens>);
 
@@ -65,7 +57,7 @@ struct Tokens {
 }
 
 struct Token {
-    members: Arc<Map<String, Value>>,
+    members: Arc<Members>,
     bytes: usize,
     /// When it is of no use any more, counted from the Unix epoch.
     ends: Duration,
@@ -88,32 +80,26 @@ impl Verified {
     }
 
     /// The members of the payload of a token that was verified before.
-    pub fn get(&self, hash: &TokenHash) -> Option<Arc<Map<String, Value>>> {
-        self.with(|tokens| {
+    pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<Members>> {
+        let (members, _gone) = self.with(|tokens| {
             if let Some(token) = tokens.young.get(hash) {
-                return Some(Arc::clone(&token.members));
+                return Some((Arc::clone(&token.members), HashMap::new()));
             }
             let token = tokens.old.remove(hash)?;
             let members = Arc::clone(&token.members);
-            tokens.insert(*hash, token);
-            Some(members)
-        })
+            Some((members, tokens.insert(*hash, token)))
+        })?;
+        Some(members)
     }
 
-    /// Remembers a token that holds `now`: the members of its payload, the room that they take, and when it ends.
-    pub fn insert(
-        &self,
-        hash: TokenHash,
-        members: Arc<Map<String, Value>>,
-        room: usize,
-        ends: Duration,
-        now: Duration,
-    ) {
-        let bytes = TOKEN_BYTES + room;
-        self.with(|tokens| {
+    /// Remembers a token that holds `now`: the members of its payload, and when it ends.
+    pub(super) fn insert(&self, hash: TokenHash, members: Arc<Members>, ends: Duration, now: Duration) {
+        let bytes = TOKEN_BYTES + block(size_of::<Members>()) + members.heap_bytes();
+        let gone = self.with(|tokens| {
             tokens.sweep(now);
-            tokens.insert(hash, Token { members, bytes, ends });
+            tokens.insert(hash, Token { members, bytes, ends })
         });
+        drop(gone);
     }
 
     /// The maps are whole after every step, so a panic of another holder leaves nothing half done.
@@ -123,9 +109,14 @@ impl Verified {
 }
 
 impl Tokens {
-    fn insert(&mut self, hash: TokenHash, token: Token) {
+    /// The half that has to make room, so that it is freed when nobody waits for it.
+    fn insert(&mut self, hash: TokenHash, token: Token) -> HashMap<TokenHash, Token> {
+        let mut gone = HashMap::new();
+        if token.bytes > self.young_max_bytes {
+            return gone;
+        }
         if self.young_bytes + token.bytes > self.young_max_bytes {
-            self.old = mem::take(&mut self.young);
+            gone = mem::replace(&mut self.old, mem::take(&mut self.young));
             self.young_bytes = 0;
         }
         self.young_bytes += token.bytes;
@@ -133,6 +124,7 @@ impl Tokens {
         if let Some(same) = self.young.insert(hash, token) {
             self.young_bytes -= same.bytes;
         }
+        gone
     }
 
     /// Drops those that have expired, at most once in a while: all others wait meanwhile.
@@ -141,8 +133,11 @@ impl Tokens {
             return;
         }
         self.sweep_at = now.saturating_add(SWEEP_PAUSE);
-        self.old.retain(|_, token| now < token.ends);
-        self.young.retain(|_, token| now < token.ends);
+        for tokens in [&mut self.old, &mut self.young] {
+            tokens.retain(|_, token| now < token.ends);
+            // What is counted of a map is what its tokens need, so it may be no larger than they need it.
+            tokens.shrink_to_fit();
+        }
         self.young_bytes = self.young.values().map(|token| token.bytes).sum();
     }
 }
@@ -163,19 +158,30 @@ impl fmt::Debug for Verified {
 
 #[cfg(test)]
 mod tests {
+    use super::super::members::{Claim, Wanted};
     use super::*;
 
     const NOW: Duration = Duration::from_secs(1_800_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn insert(verified: &Verified, name: &str, room: usize, ends: Duration, now: Duration) {
-        let members = Map::from_iter([("sub".to_owned(), Value::from(name))]);
-        verified.insert(TokenHash::of(name), Arc::new(members), room, ends, now);
+    /// A subject of 8 bytes, and another claim of this length.
+    fn members(name: &str, length: usize) -> Members {
+        let payload = format!(r#"{{"sub":"{name:8}","pad":"{}"}}"#, "x".repeat(length));
+        Members::parse(payload.as_bytes(), &Wanted::new(["sub", "pad"], [])).unwrap()
+    }
+
+    fn size(length: usize) -> usize {
+        TOKEN_BYTES + block(size_of::<Members>()) + members("", length).heap_bytes()
+    }
+
+    fn insert(verified: &Verified, name: &str, length: usize, ends: Duration, now: Duration) {
+        verified.insert(TokenHash::of(name), Arc::new(members(name, length)), ends, now);
     }
 
     fn known(verified: &Verified, name: &str) -> bool {
         let members = verified.get(&TokenHash::of(name));
-        assert!(members.as_ref().is_none_or(|members| members["sub"] == name));
+        let subject = members.as_ref().map(|members| members.get("sub").and_then(Claim::as_text).unwrap().trim_end());
+        assert!(subject.is_none_or(|subject| subject == name));
         members.is_some()
     }
 
@@ -196,7 +202,7 @@ mod tests {
 
     #[test]
     fn those_in_use_stay_and_the_others_make_room() {
-        let size = TOKEN_BYTES + 16;
+        let size = size(16);
         let verified = Verified::with_room(size * 8);
         insert(&verified, "in use", 16, NOW + MINUTE, NOW);
         insert(&verified, "unused", 16, NOW + MINUTE, NOW);
@@ -210,18 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn short_values_take_room() {
-        assert_eq!(room(b"{}"), 2 * 2 + 96);
-        assert_eq!(room(br#"{"a":[0,0,0],"b":"c"}"#), 2 * 21 + 96 * 5);
-    }
-
-    #[test]
     fn one_token_is_counted_once() {
         let verified = Verified::new();
         for _ in 0..3 {
             insert(&verified, "a", 100, NOW + MINUTE, NOW);
         }
-        assert_eq!(bytes(&verified), TOKEN_BYTES + 100);
+        assert_eq!(bytes(&verified), size(100));
     }
 
     #[test]
@@ -231,6 +231,10 @@ mod tests {
             insert(&verified, &number.to_string(), number * 7919 % 8192, NOW + MINUTE, NOW);
             assert!(bytes(&verified) <= 100_000);
         }
+        // One that is larger than a half is not kept, and drives nothing out.
+        let before = bytes(&verified);
+        insert(&verified, "huge", 50_000, NOW + MINUTE, NOW);
+        assert!(!known(&verified, "huge") && bytes(&verified) == before);
     }
 
     #[test]
@@ -243,7 +247,7 @@ mod tests {
         assert!(known(&verified, "short"));
         insert(&verified, "another", 16, NOW + 3 * MINUTE, NOW + MINUTE);
         assert!(!known(&verified, "short") && known(&verified, "long") && known(&verified, "other"));
-        assert_eq!(bytes(&verified), 3 * (TOKEN_BYTES + 16));
+        assert_eq!(bytes(&verified), 3 * size(16));
     }
 
     #[test]

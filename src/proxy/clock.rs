@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::config::BUILT;
 use crate::policy::admission::Now;
 
 /// Monotonic time.
@@ -10,13 +11,42 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Both clocks.
-#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+/// Both clocks. While the wall clock cannot be right it is at the end of time, so that every token counts as expired.
 pub fn both() -> Now {
-    // A clock before 1970 lets no token pass as expired by mistake: it makes every `exp` lie far ahead, and every
-    // `nbf` too, so that tokens with either are judged as they would be in 1970.
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Now { instant: Instant::now(), unix }
+    Now { instant: now(), unix: unix().unwrap_or(Duration::MAX) }
+}
+
+/// The time since the Unix epoch; `None` if it is before this version was made, and so cannot be right.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn unix() -> Option<Duration> {
+    credible(SystemTime::now())
+}
+
+fn credible(now: SystemTime) -> Option<Duration> {
+    now.duration_since(SystemTime::UNIX_EPOCH).ok().filter(|since| *since >= BUILT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_the_build_is_not_believed() {
+        let second = Duration::from_secs(1);
+        let at = |unix| credible(SystemTime::UNIX_EPOCH + unix);
+        assert_eq!(credible(SystemTime::UNIX_EPOCH - second), None);
+        for unix in [Duration::ZERO, second, Duration::from_secs(1_700_000_000), BUILT.saturating_sub(second)] {
+            assert_eq!(at(unix), None, "{unix:?}");
+        }
+        for unix in [BUILT, BUILT + second, 2 * BUILT] {
+            assert_eq!(at(unix), Some(unix));
+        }
+    }
+
+    #[test]
+    fn this_version_was_made_before_now() {
+        assert!(unix().is_some());
+    }
 }
 
 /// The time so long after another one, or as far as the clock goes.

@@ -1,5 +1,7 @@
 //! What an upstream sees of a request: what the client said, less what is not for it, and what the gate says of the client.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::support::pki::{good_token, token};
@@ -119,19 +121,35 @@ fn spoofs_are_replaced() {
 #[test]
 fn tokens_are_taken_out() {
     let upstream = Upstream::bind();
-    let sources = "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol:bearer\"]";
+    let sources = "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol:bearer\", \
+                   \"subprotocol_prefix:base64url.bearer.\"]";
     // A route that reads cookies must list its origins.
     let origins = "origins = [\"https://a.example\"]";
     let gate = Setup::new().auth(sources).route(origins).log("level = \"trace\"").start(&upstream);
     let token = good_token();
+    let encoded = URL_SAFE_NO_PAD.encode(&token);
+    let escaped = token.replace('.', "%2E");
     let room = || Request::to("/room/blue?a=1");
     // The request; the line that the upstream sees, and the fields beside the usual.
-    let table: [(Request, &str, &[(&str, &str)]); 6] = [
+    let table: [(Request, &str, &[(&str, &str)]); 11] = [
         (room().bearer(&token), "/room/blue?a=1", &[]),
         (room().with(&format!("Authorization: bEaReR  {token}")), "/room/blue?a=1", &[]),
         (room().with(&format!("Cookie: a=b; session={token}; c=d")), "/room/blue?a=1", &[("cookie", "a=b; c=d")]),
         (Request::to(&format!("/room/blue?a=1&token={token}&b=2")), "/room/blue?a=1&b=2", &[]),
         (Request::to(&format!("/room/blue?token={token}")), "/room/blue", &[]),
+        (Request::to(&format!("/room/blue?token={escaped}&a=%2E")), "/room/blue?a=%2E", &[]),
+        (room().with(&format!("Cookie: session=\"{token}\"; c=\"d\"")), "/room/blue?a=1", &[("cookie", "c=\"d\"")]),
+        (
+            room().with(&format!("Cookie: session={token}; a=b; session={token}")),
+            "/room/blue?a=1",
+            &[("cookie", "a=b")],
+        ),
+        (
+            room().with(&format!("Sec-WebSocket-Protocol: base64url.bearer.{encoded}, base64.binary.k8s.io")),
+            "/room/blue?a=1",
+            &[("sec-websocket-protocol", "base64.binary.k8s.io")],
+        ),
+        (room().with(&format!("Sec-WebSocket-Protocol: base64url.bearer.{token}")), "/room/blue?a=1", &[]),
         (
             room().with(&format!("Sec-WebSocket-Protocol: chat, bearer, {token}")),
             "/room/blue?a=1",
@@ -142,7 +160,8 @@ fn tokens_are_taken_out() {
         let session = Session::open_with(&gate, &upstream, &request, &[]);
         let (line, seen) = seen(&session.asked);
         assert_eq!(line, format!("GET {target} HTTP/1.1"));
-        assert!(!format!("{:?}", session.asked).contains(&token), "{:?}", session.asked);
+        let asked = format!("{:?}", session.asked);
+        assert!(![&token, &encoded, &escaped].iter().any(|form| asked.contains(form.as_str())), "{asked}");
         let also = [fields, &[("x-user-id", "ada")]].concat();
         assert_eq!(seen, told("chat.example.com", &also), "{request:?}");
     }

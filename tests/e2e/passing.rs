@@ -147,6 +147,8 @@ fn subprotocols() {
     let token = good_token();
     let bearer = format!("bearer, {token}, chat, other");
     let only_bearer = format!("bearer, {token}");
+    let only_within = format!("token.{token}");
+    let within = format!("chat, {only_within}");
     // What the client offers, what the upstream sees of it, what it picks, and what the client is told.
     let table = [
         ("/open/", "a, b", Some("a, b"), Some("b"), Some("b")),
@@ -155,9 +157,13 @@ fn subprotocols() {
         // A browser gives up if none of what it offered is picked.
         ("/room/blue", bearer.as_str(), Some("chat, other"), None, Some("bearer")),
         ("/room/blue", only_bearer.as_str(), None, None, Some("bearer")),
+        ("/room/blue", within.as_str(), Some("chat"), Some("chat"), Some("chat")),
+        ("/room/blue", within.as_str(), Some("chat"), None, Some(only_within.as_str())),
+        ("/room/blue", only_within.as_str(), None, None, Some(only_within.as_str())),
     ];
     let upstream = Upstream::bind();
-    let gate = Setup::new().auth("token_from = [\"subprotocol:bearer\"]").start(&upstream);
+    let gate =
+        Setup::new().auth("token_from = [\"subprotocol:bearer\", \"subprotocol_prefix:token.\"]").start(&upstream);
     for (path, offer, seen, pick, told) in table {
         let pick: Vec<String> = pick.into_iter().map(|pick| format!("Sec-WebSocket-Protocol: {pick}")).collect();
         let pick: Vec<&str> = pick.iter().map(String::as_str).collect();

@@ -67,7 +67,7 @@ fn status(rejection: Rejection) -> u16 {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade | OpeningError::Version) => 426,
         Rejection::Opening(_) | Rejection::Host | Rejection::Path(_) => 400,
-        Rejection::NoToken | Rejection::Token(_) => 401,
+        Rejection::NoToken | Rejection::TokenAmbiguous | Rejection::Token(_) => 401,
         Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
         Rejection::NoRoute => 404,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
@@ -112,11 +112,28 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         }
         Rejection::NoToken => plain([
             room(),
-            // Which of two is meant, nobody can know.
-            room().bearer(&good_token()).bearer(&good_token()),
             // The configuration says where a token may stand, and this is elsewhere.
             Request::to(&format!("/room/blue?token={}", good_token())),
         ]),
+        Rejection::TokenAmbiguous => {
+            let setup = || {
+                Setup::new()
+                    .auth(
+                        "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol_prefix:token.\"]",
+                    )
+                    .route("origins = [\"https://a.example\"]")
+            };
+            let (good, other) = (good_token(), token(&json!({ "sub": "eve" })));
+            let requests = [
+                // `Authorization` is no list.
+                room().bearer(&good).bearer(&good),
+                room().with(&format!("Cookie: session={good}; session={other}")),
+                room().with(&format!("Cookie: session={good}")).with("Cookie: session="),
+                Request::to(&format!("/room/blue?token={good}&token={other}")),
+                room().with(&format!("Sec-WebSocket-Protocol: token.{good}, token.{other}")),
+            ];
+            requests.map(|request| case(request, Play::SetUp(setup()))).into()
+        }
         Rejection::Claims => {
             // What the upstream is to be told cannot be left out as if it were not there.
             let mangled = [json!("zoë"), json!(" root"), json!({ "id": "ada" })];
@@ -392,7 +409,7 @@ fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refu
         assert_eq!(body, if is_head { "" } else { rejection.refusal().body }, "{what}");
         assert_eq!(head.get("Content-Type"), Some("text/plain; charset=utf-8"), "{what}");
         let challenge = match rejection {
-            Rejection::NoToken => Some("Bearer"),
+            Rejection::NoToken | Rejection::TokenAmbiguous => Some("Bearer"),
             Rejection::Token(_) => Some("Bearer error=\"invalid_token\""),
             _ => None,
         };
@@ -476,6 +493,7 @@ fn every_other_refusal() {
         UpgradeRate([Rejection::UpgradeRate { retry_after_secs: 1 }]),
         Origin,
         NoToken,
+        TokenAmbiguous,
         Token([Rejection::Token(TokenError::Expired)]),
         Claims,
         AddressSessions,
@@ -487,4 +505,36 @@ fn every_other_refusal() {
         Answer([Rejection::Answer(AnswerError::Accept)]),
         UpstreamStatus([302, 403, 426].map(|status| Rejection::UpstreamStatus(status.try_into().unwrap()))),
     }));
+}
+
+/// Some issuers number their users; each number is a subject, whether or not it is a string.
+#[test]
+fn subjects_that_are_numbers() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().room_limits("sessions_per_subject = 1").start(&upstream);
+    let room = |subject: Value| Request::to("/room/blue").bearer(&token(&json!({ "sub": subject })));
+    let subjects = [json!(1), json!(2), json!(1.5), json!(true), json!(u64::MAX)];
+    let sessions: Vec<_> =
+        subjects.iter().map(|subject| Session::open_with(&gate, &upstream, &room(subject.clone()), &[])).collect();
+    for (subject, session) in subjects.iter().zip(&sessions) {
+        assert_eq!(session.asked.get("X-User-Id"), Some(subject.to_string().as_str()));
+    }
+    for taken in [json!(2), json!("1"), json!("true")] {
+        assert_eq!(Client::connect(&gate).ask(&room(taken.clone())).head.status(), 429, "{taken}");
+    }
+    sessions.into_iter().for_each(Session::close);
+}
+
+/// A token may be as long as its section and the listener's request head allow.
+#[test]
+fn long_tokens() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("head_max_size = \"64KiB\"").auth("token_max_size = \"32KiB\"").start(&upstream);
+    let long = |bytes: usize| token(&json!({ "pad": "a".repeat(bytes) }));
+    let session = Session::open_with(&gate, &upstream, &room().bearer(&long(20_000)), &[]);
+    let refusal = Client::connect(&gate).ask(&room().bearer(&long(25_000)));
+    assert_eq!(refusal.head.status(), 401);
+    let line = gate.log.next("refused");
+    assert_eq!((&line["cause"], &line["rule"]), (&json!("token"), &json!("too_long")), "{line}");
+    session.close();
 }

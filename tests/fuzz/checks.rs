@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 use jsonwebtoken::Algorithm;
 pub use record::record;
 use tollgate::config::{self, Content, Files};
-use tollgate::policy::credential::TokenSource;
+use tollgate::policy::credential::{self, TokenSource};
 use tollgate::policy::key::KeySet;
 use tollgate::policy::limits::OnExcess;
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
@@ -263,7 +263,7 @@ impl Files for Memory {
     }
 
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + NOW
+        SystemTime::UNIX_EPOCH + config::BUILT
     }
 }
 
@@ -323,9 +323,12 @@ pub fn token(data: &[u8]) {
             audience: Vec::new(),
             leeway: Duration::ZERO,
             sources: vec![TokenSource::Header],
+            max_bytes: 8192,
+            claims: vec!["realm.role".to_owned()],
         })
     });
     let Ok(text) = std::str::from_utf8(data) else { return };
+    token_sources(text);
     let at = [NOW, Duration::ZERO, Duration::MAX].map(|now| verifier.verify(text, now));
     assert!(at[2].is_err(), "a token that never expires");
     for claims in at.into_iter().flatten() {
@@ -336,6 +339,28 @@ pub fn token(data: &[u8]) {
         assert!(signed, "{text} was not signed");
         assert!(claims.expires() > Duration::ZERO);
     }
+}
+
+/// Text as a query and as a list of subprotocols: what is found as a token is taken out, and nothing of it is left to find.
+fn token_sources(text: &str) {
+    let sources = ["query:token", "subprotocol:bearer", "subprotocol_prefix:base64url.bearer."];
+    let sources = sources.map(|source| source.parse().expect("a source"));
+    let headers = HeaderMap::new();
+    let queries = [text.to_owned(), format!("token={text}"), format!("a=1&%74oken={text}&b=2")];
+    for query in &queries {
+        let found = credential::find(&sources, &headers, Some(query), &[]);
+        if let Ok(Some(token)) = &found {
+            assert!(!token.is_empty() && token.len() <= query.len());
+        }
+        let rest = credential::strip_query(&sources, Some(query));
+        assert_eq!(credential::find(&sources, &headers, rest.as_deref(), &[]), Ok(None), "{query}");
+        assert_eq!(credential::strip_query(&sources, rest.as_deref()), rest);
+    }
+    let prefixed = format!("base64url.bearer.{text}");
+    let protocols: Vec<&str> = text.split(',').chain([prefixed.as_str(), "bearer", text]).collect();
+    let (kept, marker) = credential::strip_protocols(&sources, &protocols);
+    assert!(marker.is_some_and(|marker| protocols.contains(&marker)));
+    assert_eq!(credential::find(&sources, &headers, None, &kept), Ok(None), "{protocols:?}");
 }
 
 /// How a token passes: for the test that the seeds of the corpus are not all refused.
@@ -349,6 +374,8 @@ pub fn is_admitted_token(data: &[u8]) -> bool {
         audience: Vec::new(),
         leeway: Duration::ZERO,
         sources: Vec::new(),
+        max_bytes: 8192,
+        claims: Vec::new(),
     };
     std::str::from_utf8(data).is_ok_and(|text| Verifier::new(parts).verify(text, NOW).is_ok())
 }

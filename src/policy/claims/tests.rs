@@ -1,13 +1,20 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::super::members::Wanted;
 use super::*;
 
-fn claims(value: Value) -> Claims {
-    let Value::Object(members) = value else { panic!("claims are an object") };
+/// The claims of a token, where these of them are asked for.
+fn asked(value: &Value, names: &[&str]) -> Claims {
+    let members = Members::parse(value.to_string().as_bytes(), &Wanted::new(names.iter().copied(), [])).unwrap();
     Claims::new(Arc::new(members), Duration::from_secs(1))
+}
+
+fn claims(value: Value) -> Claims {
+    let Value::Object(members) = &value else { panic!("claims are an object") };
+    asked(&value, &members.keys().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn params(values: &[(&str, &str)]) -> Params {
@@ -15,17 +22,43 @@ fn params(values: &[(&str, &str)]) -> Params {
 }
 
 #[test]
-fn the_subject_is_a_string_with_something_in_it() {
+fn the_subject_is_the_text_of_a_scalar() {
     let cases = [
         (json!({"sub": "ada"}), Some("ada")),
+        (json!({"sub": 7}), Some("7")),
+        (json!({"sub": "7"}), Some("7")),
+        (json!({"sub": -1}), Some("-1")),
+        (json!({"sub": 0}), Some("0")),
+        (json!({"sub": 1.5}), Some("1.5")),
+        (json!({"sub": u64::MAX}), Some("18446744073709551615")),
+        (json!({"sub": true}), Some("true")),
+        (json!({"sub": false}), Some("false")),
         (json!({"sub": ""}), None),
-        (json!({"sub": 7}), None),
+        (json!({"sub": null}), None),
         (json!({"sub": ["ada"]}), None),
+        (json!({"sub": [7]}), None),
+        (json!({"sub": {"id": 7}}), None),
         (json!({}), None),
     ];
     for (value, expected) in cases {
-        assert_eq!(claims(value).subject(), expected);
+        let claims = claims(value.clone());
+        assert_eq!(claims.subject(), expected, "{value}");
+        // A route that requires or forwards the subject reads it in the same way.
+        if let Some(subject) = expected {
+            assert!(Requirement::new("sub", subject).unwrap().met_by(&claims, &Params::default()), "{value}");
+            let rules = [("sub".to_owned(), HeaderName::from_static("x-user"))];
+            assert_eq!(forward(&claims, &rules).unwrap()[0].1, *subject, "{value}");
+        }
     }
+}
+
+#[test]
+fn subjects_beyond_any_number_type_stay_apart() {
+    let [one, two] = ["18446744073709551617", "18446744073709551618"].map(|number| {
+        let members = Members::parse(format!(r#"{{"sub":{number}}}"#).as_bytes(), &Wanted::new(["sub"], [])).unwrap();
+        Claims::new(Arc::new(members), Duration::ZERO)
+    });
+    assert_eq!((one.subject(), two.subject()), (Some("18446744073709551617"), Some("18446744073709551618")));
 }
 
 #[test]
@@ -36,13 +69,13 @@ fn debug_shows_names_only() {
 
 #[test]
 fn requirements() {
-    let claims = claims(json!({
+    let token = json!({
         "scope": "chat:read chat:write", "scp": ["a", "b c"], "room": "lobby", "level": 7, "ratio": 1.5,
         "big": u64::MAX,
         "admin": true, "none": null, "rooms": ["lobby", 12, true, ["deep"]], "empty": "", "words": "one two",
         "realm": {"role": "editor", "scope": "x y", "deep": {"er": "down"}}, "https://example.com/role": "owner",
         "a.b": "whole", "a": {"b": "path"},
-    }));
+    });
     let cases = [
         ("scope", "chat:write", true),
         ("scope", "chat:read", true),
@@ -87,7 +120,8 @@ fn requirements() {
     ];
     for (claim, value, expected) in cases {
         let requirement = Requirement::new(claim, value).unwrap();
-        assert_eq!(requirement.met_by(&claims, &Params::default()), expected, "{claim} = {value:?}");
+        assert_eq!(requirement.claim(), claim);
+        assert_eq!(requirement.met_by(&asked(&token, &[claim]), &Params::default()), expected, "{claim} = {value:?}");
     }
 }
 
@@ -188,7 +222,8 @@ fn names_are_read_as_the_least_exact_upstream_would() {
 
 #[test]
 fn forwarding_follows_the_rules_in_order() {
-    let claims = claims(json!({"sub": "ada", "realm": {"role": "editor"}, "bad": "\n"}));
+    let token = json!({"sub": "ada", "realm": {"role": "editor"}, "bad": "\n"});
+    let claims = asked(&token, &["realm.role", "none", "sub", "bad"]);
     let rule = |claim: &str, header: &'static str| (claim.to_owned(), HeaderName::from_static(header));
     let rules = [rule("realm.role", "x-role"), rule("none", "x-none"), rule("sub", "x-user"), rule("bad", "x-bad")];
     assert_eq!(forward(&claims, &rules), Err(Unforwardable), "one is too many");

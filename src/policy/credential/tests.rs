@@ -28,6 +28,11 @@ fn sources_are_read() {
         ("query:auth[token]", Ok(TokenSource::Query("auth[token]".into()))),
         ("query:a:b", Ok(TokenSource::Query("a:b".into()))),
         ("subprotocol:bearer", Ok(TokenSource::Subprotocol("bearer".into()))),
+        ("subprotocol_prefix:base64url.bearer.", Ok(TokenSource::SubprotocolPrefix("base64url.bearer.".into()))),
+        ("subprotocol_prefix", Err(TokenSourceError::Name)),
+        ("subprotocol_prefix:", Err(TokenSourceError::Name)),
+        ("subprotocol_prefix:a=", Err(TokenSourceError::NameNotToken)),
+        ("subprotocol_prefix:a/", Err(TokenSourceError::NameNotToken)),
         ("", Err(TokenSourceError::UnknownKind)),
         ("Header", Err(TokenSourceError::UnknownKind)),
         ("body:token", Err(TokenSourceError::UnknownKind)),
@@ -52,9 +57,20 @@ fn sources_are_read() {
     }
 }
 
+/// What is found, owned, so that it compares with literals.
+fn found(sources: &[TokenSource], headers: &HeaderMap, query: Option<&str>, protocols: &[&str]) -> Outcome {
+    find(sources, headers, query, protocols).map(|token| token.map(Cow::into_owned))
+}
+
+type Outcome = Result<Option<String>, Ambiguous>;
+
+fn outcome(expected: Result<Option<&str>, Ambiguous>) -> Outcome {
+    expected.map(|token| token.map(str::to_owned))
+}
+
 #[test]
 fn a_token_in_the_authorization_header() {
-    let cases: [(&[&[u8]], Option<&str>); 16] = [
+    let cases: [(&[&[u8]], Option<&str>); 13] = [
         (&[b"Bearer abc"], Some("abc")),
         (&[b"bearer abc"], Some("abc")),
         (&[b"BEARER   abc"], Some("abc")),
@@ -67,22 +83,44 @@ fn a_token_in_the_authorization_header() {
         (&[b"Basic YTpi"], None),
         (&[b"abc"], None),
         (&[b""], None),
-        (&[b"Bearer abc def"], None),
-        (&[b"Bearer abc, Bearer def"], None),
         (&[b"Bearer ab\xff"], None),
-        (&[b"Bearer abc", b"Bearer abc"], None),
     ];
-    for (lines, expected) in cases {
+    let in_lines = |lines: &[&'static [u8]]| {
         let lines: Vec<_> = lines.iter().map(|line| ("authorization", *line)).collect();
-        assert_eq!(find(&sources(&["header"]), &headers(&lines), None, &[]), expected, "{lines:?}");
+        found(&sources(&["header"]), &headers(&lines), None, &[])
+    };
+    for (lines, expected) in cases {
+        assert_eq!(in_lines(lines), outcome(Ok(expected)), "{lines:?}");
     }
-    assert_eq!(find(&sources(&["cookie:c"]), &headers(&[("authorization", b"Bearer abc")]), None, &[]), None);
+    let ambiguous: [&[&'static [u8]]; 6] = [
+        &[b"Bearer abc def"],
+        &[b"Bearer abc abc"],
+        &[b"Bearer abc, Bearer def"],
+        &[b"Bearer abc", b"Bearer abc"],
+        &[b"Bearer abc", b"Bearer def"],
+        &[b"Basic YTpi", b"Bearer abc"],
+    ];
+    for lines in ambiguous {
+        assert_eq!(in_lines(lines), Err(Ambiguous), "{lines:?}");
+    }
+    assert_eq!(found(&sources(&["cookie:c"]), &headers(&[("authorization", b"Bearer abc")]), None, &[]), Ok(None));
 }
 
 #[test]
 fn a_token_in_a_cookie() {
-    let cases: [(&[&[u8]], Option<&str>); 15] = [
+    let cases: [(&[&[u8]], Option<&str>); 22] = [
         (&[b"session=abc"], Some("abc")),
+        (&[b"session=\"abc\""], Some("abc")),
+        (&[b"a=1; session = \"abc\" ;b=2"], Some("abc")),
+        (&[b"session=\"abc"], Some("\"abc")),
+        (&[b"session=abc\""], Some("abc\"")),
+        (&[b"session=\""], Some("\"")),
+        (&[b"session=\"\""], None),
+        // Cookies have no escapes of their own.
+        (&[b"session=a%2Eb"], Some("a%2Eb")),
+        (&[b"session=abc; session=abc"], Some("abc")),
+        (&[b"session=abc; a=1", b"session=\"abc\"", b"session=abc"], Some("abc")),
+        (&[b"session=; session="], None),
         (&[b"a=1; session=abc; b=2"], Some("abc")),
         (&[b"a=1;session=abc"], Some("abc")),
         (&[b" session = abc "], Some("abc")),
@@ -93,24 +131,43 @@ fn a_token_in_a_cookie() {
         (&[b"session"], None),
         (&[b"session="], None),
         (&[b"session=\xff"], None),
-        (&[b"session=abc; session=abc"], None),
-        (&[b"session=abc", b"session=def"], None),
-        (&[b"session=; session=abc"], None),
         (&[], None),
     ];
-    for (lines, expected) in cases {
+    let in_lines = |lines: &[&'static [u8]]| {
         let lines: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
-        assert_eq!(find(&sources(&["cookie:session"]), &headers(&lines), None, &[]), expected, "{lines:?}");
+        found(&sources(&["cookie:session"]), &headers(&lines), None, &[])
+    };
+    for (lines, expected) in cases {
+        assert_eq!(in_lines(lines), outcome(Ok(expected)), "{lines:?}");
+    }
+    let ambiguous: [&[&'static [u8]]; 5] = [
+        &[b"session=abc", b"session=def"],
+        &[b"session=abc; session=abc; session=abd"],
+        &[b"session=; session=abc"],
+        &[b"session=abc; session="],
+        &[b"session=\xff; session=abc"],
+    ];
+    for lines in ambiguous {
+        assert_eq!(in_lines(lines), Err(Ambiguous), "{lines:?}");
     }
 }
 
 /// Query, token found, query for the upstream.
-const QUERIES: [(&str, Option<&str>, Option<&str>); 20] = [
+const QUERIES: [(&str, Option<&str>, Option<&str>); 28] = [
     ("token=abc", Some("abc"), None),
     ("a=1&token=abc&b=2", Some("abc"), Some("a=1&b=2")),
     ("%74oken=abc&b", Some("abc"), Some("b")),
     ("%74%6F%6b%65%6E=abc", Some("abc"), None),
-    ("token=a%2Eb", Some("a%2Eb"), None),
+    ("token=a%2Eb", Some("a.b"), None),
+    ("token=a%2eb%2Ec&x=%2E", Some("a.b.c"), Some("x=%2E")),
+    ("token=%61%62%63", Some("abc"), None),
+    // Decoded once, and a plus is no space.
+    ("token=a%252Eb", Some("a%2Eb"), None),
+    ("token=a+b%2Bc", Some("a+b+c"), None),
+    ("token=a%zz%2", Some("a%zz%2"), None),
+    ("token=a%ff%2E", Some("a%ff%2E"), None),
+    ("token=a%26token=b", Some("a&token=b"), None),
+    ("token=a.b&token=a%2Eb&%74oken=%61.b", Some("a.b"), None),
     ("token=a=b", Some("a=b"), None),
     ("Token=abc", None, Some("Token=abc")),
     ("tokens=abc", None, Some("tokens=abc")),
@@ -120,8 +177,8 @@ const QUERIES: [(&str, Option<&str>, Option<&str>); 20] = [
     ("token", None, None),
     ("token&a=1", None, Some("a=1")),
     ("token=", None, None),
-    ("token=abc&token=abc", None, None),
-    ("token=abc&a=1&%74oken=def", None, Some("a=1")),
+    ("token=abc&token=abc", Some("abc"), None),
+    ("token=&token=&a=1", None, Some("a=1")),
     ("a=1", None, Some("a=1")),
     ("a=1&&b=%zz&%", None, Some("a=1&&b=%zz&%")),
     ("", None, None),
@@ -132,8 +189,12 @@ const QUERIES: [(&str, Option<&str>, Option<&str>); 20] = [
 fn a_token_in_the_query() {
     let sources = sources(&["query:token"]);
     for (query, token, rest) in QUERIES {
-        assert_eq!(find(&sources, &HeaderMap::new(), Some(query), &[]), token, "{query}");
+        assert_eq!(found(&sources, &HeaderMap::new(), Some(query), &[]), outcome(Ok(token)), "{query}");
         assert_eq!(strip_query(&sources, Some(query)).as_deref(), rest, "{query}");
+    }
+    for query in ["token=abc&a=1&%74oken=def", "token=abc&token=", "token&token=abc", "token=a%2Eb&token=a%252Eb"] {
+        assert_eq!(found(&sources, &HeaderMap::new(), Some(query), &[]), Err(Ambiguous), "{query}");
+        assert!(strip_query(&sources, Some(query)).is_none_or(|rest| rest == "a=1"), "{query}");
     }
     assert_eq!(strip_query(&sources, None), None);
     assert_eq!(strip_query(&[], Some("token=abc")).as_deref(), Some("token=abc"));
@@ -141,22 +202,58 @@ fn a_token_in_the_query() {
 
 #[test]
 fn a_token_among_the_subprotocols() {
-    type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a [&'a str], Option<&'a str>);
-    let cases: [Case<'_>; 10] = [
-        (&["bearer", "abc"], Some("abc"), &[], Some("bearer")),
-        (&["chat", "bearer", "abc", "v2"], Some("abc"), &["chat", "v2"], Some("bearer")),
-        (&["chat"], None, &["chat"], None),
-        (&[], None, &[], None),
-        (&["bearer"], None, &[], Some("bearer")),
-        (&["chat", "bearer"], None, &["chat"], Some("bearer")),
-        (&["Bearer", "abc"], None, &["Bearer", "abc"], None),
-        (&["bearer", "bearer"], None, &[], Some("bearer")),
-        (&["bearer", "bearer", "abc", "chat"], None, &["chat"], Some("bearer")),
-        (&["bearer", "abc", "bearer", "def", "chat"], None, &["chat"], Some("bearer")),
+    type Case<'a> = (&'a [&'a str], Result<Option<&'a str>, Ambiguous>, &'a [&'a str], Option<&'a str>);
+    let cases: [Case<'_>; 11] = [
+        (&["bearer", "abc"], Ok(Some("abc")), &[], Some("bearer")),
+        (&["chat", "bearer", "abc", "v2"], Ok(Some("abc")), &["chat", "v2"], Some("bearer")),
+        (&["chat"], Ok(None), &["chat"], None),
+        (&[], Ok(None), &[], None),
+        (&["bearer"], Ok(None), &[], Some("bearer")),
+        (&["chat", "bearer"], Ok(None), &["chat"], Some("bearer")),
+        (&["Bearer", "abc"], Ok(None), &["Bearer", "abc"], None),
+        (&["bearer", "bearer"], Err(Ambiguous), &[], Some("bearer")),
+        (&["bearer", "bearer", "abc", "chat"], Err(Ambiguous), &["chat"], Some("bearer")),
+        (&["bearer", "abc", "bearer", "def", "chat"], Err(Ambiguous), &["chat"], Some("bearer")),
+        (&["bearer", "abc", "bearer", "abc", "chat"], Ok(Some("abc")), &["chat"], Some("bearer")),
     ];
     let sources = sources(&["subprotocol:bearer"]);
     for (protocols, token, kept, marker) in cases {
-        assert_eq!(find(&sources, &HeaderMap::new(), None, protocols), token, "{protocols:?}");
+        assert_eq!(found(&sources, &HeaderMap::new(), None, protocols), outcome(token), "{protocols:?}");
+        assert_eq!(strip_protocols(&sources, protocols), (kept.to_vec(), marker), "{protocols:?}");
+    }
+}
+
+#[test]
+fn a_token_within_a_subprotocol() {
+    type Case<'a> = (&'a [&'a str], Result<Option<&'a str>, Ambiguous>, &'a [&'a str], Option<&'a str>);
+    // The base64url of `a.b.c`, with spare bits in its last character as `N`, and of a byte that is no text.
+    let cases: [Case<'_>; 12] = [
+        (&["k8s.io.YS5iLmM"], Ok(Some("a.b.c")), &[], Some("k8s.io.YS5iLmM")),
+        (
+            &["base64.binary.k8s.io", "k8s.io.YS5iLmM"],
+            Ok(Some("a.b.c")),
+            &["base64.binary.k8s.io"],
+            Some("k8s.io.YS5iLmM"),
+        ),
+        (&["k8s.io.YS5iLmN", "v2"], Ok(Some("a.b.c")), &["v2"], Some("k8s.io.YS5iLmN")),
+        (&["v1", "k8s.io.a.b.c", "v2"], Ok(Some("a.b.c")), &["v1", "v2"], Some("k8s.io.a.b.c")),
+        (&["k8s.io.a.b.c", "k8s.io.YS5iLmM"], Ok(Some("a.b.c")), &[], Some("k8s.io.a.b.c")),
+        (&["k8s.io.a.b.c", "k8s.io.a.b.d", "v1"], Err(Ambiguous), &["v1"], Some("k8s.io.a.b.c")),
+        (&["k8s.io."], Ok(None), &[], Some("k8s.io.")),
+        (
+            &["k8s.io", "K8S.io.YS5iLmM", "xk8s.io.YS5iLmM"],
+            Ok(None),
+            &["k8s.io", "K8S.io.YS5iLmM", "xk8s.io.YS5iLmM"],
+            None,
+        ),
+        (&["k8s.io._w"], Ok(Some("_w")), &[], Some("k8s.io._w")),
+        (&["k8s.io.Y"], Ok(Some("Y")), &[], Some("k8s.io.Y")),
+        (&["k8s.io.!"], Ok(Some("!")), &[], Some("k8s.io.!")),
+        (&[], Ok(None), &[], None),
+    ];
+    let sources = sources(&["subprotocol_prefix:k8s.io."]);
+    for (protocols, token, kept, marker) in cases {
+        assert_eq!(found(&sources, &HeaderMap::new(), None, protocols), outcome(token), "{protocols:?}");
         assert_eq!(strip_protocols(&sources, protocols), (kept.to_vec(), marker), "{protocols:?}");
     }
 }
@@ -173,16 +270,16 @@ fn sources_come_in_order() {
     let sources = sources(&["header", "cookie:session", "query:token", "subprotocol:bearer"]);
     let all = headers(&[("authorization", b"Bearer one"), ("cookie", b"session=two")]);
     let none = HeaderMap::new();
-    assert_eq!(find(&sources, &all, Some("token=three"), &["bearer", "four"]), Some("one"));
-    assert_eq!(find(&sources[1..], &all, Some("token=three"), &["bearer", "four"]), Some("two"));
-    assert_eq!(find(&sources, &none, Some("token=three"), &["bearer", "four"]), Some("three"));
-    assert_eq!(find(&sources, &none, None, &["bearer", "four"]), Some("four"));
-    assert_eq!(find(&sources, &none, None, &[]), None);
+    assert_eq!(found(&sources, &all, Some("token=three"), &["bearer", "four"]), outcome(Ok(Some("one"))));
+    assert_eq!(found(&sources[1..], &all, Some("token=three"), &["bearer", "four"]), outcome(Ok(Some("two"))));
+    assert_eq!(found(&sources, &none, Some("token=three"), &["bearer", "four"]), outcome(Ok(Some("three"))));
+    assert_eq!(found(&sources, &none, None, &["bearer", "four"]), outcome(Ok(Some("four"))));
+    assert_eq!(found(&sources, &none, None, &[]), outcome(Ok(None)));
     // What is no bearer token is no candidate; two candidates are one too many, and nothing else is tried.
     let basic = headers(&[("authorization", b"Basic YTpi")]);
-    assert_eq!(find(&sources, &basic, Some("token=three"), &[]), Some("three"));
+    assert_eq!(found(&sources, &basic, Some("token=three"), &[]), outcome(Ok(Some("three"))));
     let twice = headers(&[("authorization", b"Bearer one"), ("authorization", b"Bearer one")]);
-    assert_eq!(find(&sources, &twice, Some("token=three"), &[]), None);
+    assert_eq!(found(&sources, &twice, Some("token=three"), &[]), Err(Ambiguous));
 }
 
 #[test]
@@ -219,7 +316,7 @@ proptest! {
         let sources = sources(&["query:token"]);
         let rest = strip_query(&sources, Some(&query));
         let headers = HeaderMap::new();
-        prop_assert_eq!(find(&sources, &headers, rest.as_deref(), &[]), None);
+        prop_assert_eq!(find(&sources, &headers, rest.as_deref(), &[]), Ok(None));
         let again = strip_query(&sources, rest.as_deref());
         prop_assert_eq!(&again, &rest);
     }
@@ -230,7 +327,7 @@ proptest! {
         let mut headers = headers(&[]);
         headers.append(COOKIE, HeaderValue::from_str(&line).unwrap());
         strip_headers(&sources, &mut headers);
-        prop_assert_eq!(find(&sources, &headers, None, &[]), None);
+        prop_assert_eq!(find(&sources, &headers, None, &[]), Ok(None));
         for left in headers.get_all(COOKIE) {
             let mut pairs = left.as_bytes().split(|&byte| byte == b';');
             prop_assert!(pairs.all(|pair| cookie_value(pair, "session").is_none()));
@@ -246,7 +343,7 @@ proptest! {
         let (kept, marker) = strip_protocols(&sources, &protocols);
         prop_assert!(!kept.contains(&"bearer") && !kept.contains(&"b2"));
         prop_assert_eq!(marker.is_some(), protocols.iter().any(|p| matches!(*p, "bearer" | "b2")));
-        if found.is_some() {
+        if matches!(found, Ok(Some(_))) {
             prop_assert!(kept.len() + 2 <= protocols.len());
         }
     }

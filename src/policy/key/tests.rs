@@ -152,8 +152,13 @@ fn other_files_are_no_public_key() {
         (private.replace("PRIVATE KEY", "EC PRIVATE KEY"), KeyError::PrivateKey),
         (private.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY"), KeyError::PrivateKey),
         (format!("{public}{public}"), KeyError::SeveralPemBlocks),
-        (relabelled("CERTIFICATE"), KeyError::NotPublicKeyPem),
-        (relabelled("RSA PUBLIC KEY"), KeyError::NotPublicKeyPem),
+        (relabelled("CERTIFICATE"), KeyError::Malformed),
+        (relabelled("RSA PUBLIC KEY"), KeyError::Malformed),
+        (relabelled("CERTIFICATE REQUEST"), KeyError::NotPublicKeyPem),
+        (relabelled("EC PARAMETERS"), KeyError::NotPublicKeyPem),
+        ("-----BEGIN CERTIFICATE-----\n".to_owned(), KeyError::Malformed),
+        ("-----BEGIN RSA PUBLIC KEY-----\n!\n-----END RSA PUBLIC KEY-----".to_owned(), KeyError::Malformed),
+        (format!("{public}{}", relabelled("CERTIFICATE")), KeyError::SeveralPemBlocks),
         ("-----BEGIN PUBLIC KEY-----\n".to_owned(), KeyError::UnsupportedType),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n".to_owned(), KeyError::UnsupportedType),
         (self::pair(&PKCS_ECDSA_P521_SHA512).public_key_pem(), KeyError::P521),
@@ -171,6 +176,85 @@ fn rsa_pem(bytes: usize) -> String {
     let key = crypto::RsaPublicKeyComponents { n: vec![0xc3; bytes], e: vec![1, 0, 1] };
     let der = STANDARD.encode(key.as_der().unwrap().as_ref());
     format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")
+}
+
+#[test]
+fn a_public_key_may_be_in_pkcs_1_or_in_a_certificate() {
+    use Algorithm::{ES256, ES384, EdDSA, RS256};
+    let kinds = [
+        (&PKCS_ECDSA_P256_SHA256, ES256),
+        (&PKCS_ECDSA_P384_SHA384, ES384),
+        (&PKCS_ED25519, EdDSA),
+        (&PKCS_RSA_SHA256, RS256),
+    ];
+    for (kind, algorithm) in kinds {
+        let pair = pair(kind);
+        let read = |pem: &str| KeySet::from_public_pem(pem.as_bytes(), &[algorithm]);
+        let plain = read(&pair.public_key_pem()).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["keys.example.com".to_owned()]).unwrap();
+        // Whether it is valid is not looked at.
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        let certificate = params.self_signed(&pair).unwrap().pem();
+        let with_text = format!("Certificate:\n  Data: x\n{certificate}");
+        let mut forms = vec![certificate, with_text];
+        if algorithm == RS256 {
+            let key = rsa::PublicKey::from_der(&rcgen::PublicKeyData::subject_public_key_info(&pair)).unwrap();
+            let text = STANDARD.encode(key.as_ref());
+            forms.push(format!("-----BEGIN RSA PUBLIC KEY-----\r\n{text}\r\n-----END RSA PUBLIC KEY-----\r\n"));
+        }
+        for form in forms {
+            let set = read(&form);
+            assert_eq!(pins(&set), [(None, &[algorithm][..])], "{form}");
+            assert!(set.unwrap().keys[0].is_same(&plain.keys[0]), "{form}");
+        }
+    }
+}
+
+#[test]
+fn ed25519_is_eddsa() {
+    assert_eq!(["EdDSA", "Ed25519"].map(algorithm), [Some(Algorithm::EdDSA); 2]);
+    assert_eq!(["Ed448", "ed25519", "eddsa", "none", ""].map(algorithm), [None; 5]);
+    let ed = pair(&PKCS_ED25519);
+    for alg in ["EdDSA", "Ed25519"] {
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": text(ed.public_key_raw()), "alg": alg});
+        assert_eq!(pins(&set(&[jwk])), [(None, &[Algorithm::EdDSA][..])]);
+    }
+}
+
+#[test]
+fn keys_that_share_a_kid_are_told_apart_by_their_algorithms() {
+    use Algorithm::{ES256, ES384, PS256, RS256};
+    let named = |key: Value| plus(key, json!({"kid": "k1"}));
+    let (p256, p384) = (pair(&PKCS_ECDSA_P256_SHA256), pair(&PKCS_ECDSA_P384_SHA384));
+    let (p256, p384) = (named(ec_jwk("P-256", &p256)), named(ec_jwk("P-384", &p384)));
+    let other_p256 = named(ec_jwk("P-256", &pair(&PKCS_ECDSA_P256_SHA256)));
+    let rsa = |alg| plus(named(rsa_jwk(256)), json!({"alg": alg}));
+    let other_rsa = |alg| plus(named(rsa_jwk(384)), json!({"alg": alg}));
+    let duplicate = || KeyError::DuplicateKid("k1".to_owned());
+
+    let mixed = set(&[p256.clone(), named(rsa_jwk(256)), p384.clone()]).unwrap();
+    for (algorithm, place) in [(ES256, 0), (RS256, 1), (PS256, 1), (ES384, 2)] {
+        let fitting: Vec<_> = mixed.candidates(Some("k1")).filter(|key| key.fits(algorithm)).collect();
+        assert_eq!(fitting.len(), 1);
+        assert!(fitting[0].is_same(&mixed.keys[place]));
+    }
+    assert_eq!(mixed.candidates(Some("k2")).count(), 0);
+    assert_eq!(mixed.candidates(None).count(), 3);
+
+    assert!(set(&[rsa("RS256"), other_rsa("PS256")]).is_ok());
+    assert_eq!(refusal(set(&[rsa("RS256"), other_rsa("RS256")])), duplicate());
+    assert_eq!(refusal(set(&[named(rsa_jwk(256)), other_rsa("RS256")])), duplicate());
+    assert_eq!(refusal(set(&[p256.clone(), p384.clone(), other_p256.clone()])), duplicate());
+    // A key that no listed algorithm uses is no duplicate.
+    assert!(set_for(&[rsa("RS256"), other_rsa("RS256"), p256.clone()], &[ES256]).is_ok());
+
+    // The same key again is the same key, and for what either entry says.
+    assert_eq!(pins(&set(&[p256.clone(), p256.clone()])), [(Some("k1"), &[ES256][..])]);
+    let twice = set_for(&[rsa("RS256"), named(rsa_jwk(256)), rsa("PS256")], &[RS256, PS256]);
+    assert_eq!(pins(&twice), [(Some("k1"), &[RS256, PS256][..])]);
+    assert_eq!(refusal(set(&[rsa("RS256"), other_rsa("PS256"), named(rsa_jwk(256))])), duplicate());
+    // Under another name it stays what it is.
+    assert_eq!(pins(&set(&[p256.clone(), plus(p256, json!({"kid": "k2"}))])).len(), 2);
 }
 
 #[test]
@@ -268,7 +352,8 @@ fn keys_that_are_skipped() {
 #[test]
 fn sets_that_are_refused() {
     let key = |kid: &str| json!({"kty": "oct", "k": text(&[7; 32]), "kid": kid});
-    assert_eq!(refusal(set(&[key("a"), key("b"), key("a")])), KeyError::DuplicateKid("a".to_owned()));
+    let other = json!({"kty": "oct", "k": text(&[8; 32]), "kid": "a"});
+    assert_eq!(refusal(set(&[key("a"), key("b"), other])), KeyError::DuplicateKid("a".to_owned()));
     // A key that is not used names nothing.
     assert!(set(&[key("a"), plus(key("a"), json!({"use": "enc"}))]).is_ok());
     let nameless = json!({"kty": "oct", "k": text(&[7; 32])});
@@ -282,6 +367,9 @@ fn sets_that_are_refused() {
     assert_eq!(pins(&set(&many[..MAX_KEYS])).len(), MAX_KEYS);
 
     assert_eq!(refusal(set(&[])), KeyError::NoUsableKey(None));
+    // What is not looked at in a key must be JSON, and no more.
+    let odd = r#"{"keys":[{"kty":"oct","k":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc","z":"\ud800","exp":1e400}]}"#;
+    assert_eq!(pins(&KeySet::from_jwks(odd.as_bytes(), &[Algorithm::HS256])), [(None, &[Algorithm::HS256][..])]);
     let files: [(&[u8], KeyError); 8] = [
         (b"", KeyError::Empty),
         (b" \n", KeyError::Empty),
@@ -302,7 +390,7 @@ fn errors_read_well_and_tell_no_secret() {
     let reasons = [
         (KeyError::PrivateKey, "holds a private key; give the public key"),
         (KeyError::SecretTooShort { min_bytes: 32 }, "the secret is too short; the algorithm needs 32 bytes"),
-        (KeyError::DuplicateKid("a\nb".into()), r#"two keys have the kid "a\nb""#),
+        (KeyError::DuplicateKid("a\nb".into()), r#"two different keys have the kid "a\nb" and an algorithm in common"#),
         (KeyError::NoUsableKey(None), "has no keys"),
         (
             KeyError::NoUsableKey(Some(Box::new(KeyError::RsaSize))),

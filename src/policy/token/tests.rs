@@ -1,11 +1,13 @@
 use jsonwebtoken::EncodingKey;
 use proptest::prelude::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+use serde_json::Value;
 
 use super::*;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 const GOOD: &str = r#"{"sub":"ada","exp":1800000060,"iss":"https://id.example.com/","aud":"chat"}"#;
+const MAX_BYTES: usize = 8192;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// A key with which a test signs, and how it is verified.
@@ -13,6 +15,7 @@ struct Signer {
     algorithm: Algorithm,
     sign: EncodingKey,
     public_pem: String,
+    public_raw: Vec<u8>,
 }
 
 impl Signer {
@@ -26,7 +29,8 @@ impl Signer {
         };
         let pair = KeyPair::generate_for(kind).unwrap();
         let sign = from_pem(pair.serialize_pem().as_bytes()).unwrap();
-        Self { algorithm, sign, public_pem: pair.public_key_pem() }
+        let public_raw = pair.public_key_raw().to_vec();
+        Self { algorithm, sign, public_pem: pair.public_key_pem(), public_raw }
     }
 
     fn keys(&self) -> KeySet {
@@ -53,6 +57,8 @@ fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierParts {
         audience: vec!["chat".to_owned(), "chat-admin".to_owned()],
         leeway: Duration::ZERO,
         sources: vec![TokenSource::Header],
+        max_bytes: MAX_BYTES,
+        claims: vec![],
     }
 }
 
@@ -126,7 +132,7 @@ fn every_algorithm_verifies() {
 
 #[test]
 fn attack_alg_none() {
-    for alg in ["none", "None", "NONE", "nOnE", "", "HS", "hs256", "ES512", "ES256K", "dir"] {
+    for alg in ["none", "None", "NONE", "nOnE", "", "HS", "hs256", "Ed448", "ed25519", "ES512", "ES256K", "dir"] {
         let header = format!(r#"{{"alg":"{alg}"}}"#);
         let unsigned = format!("{}.{}.", URL_SAFE_NO_PAD.encode(&header), URL_SAFE_NO_PAD.encode(GOOD));
         assert_eq!(hmac_verifier().verify(&unsigned, NOW), Err(TokenError::AlgorithmUnknown), "{alg}");
@@ -239,20 +245,69 @@ fn the_kid_chooses_the_key_without_fallback() {
 
 #[test]
 fn a_token_without_kid_costs_a_bounded_number_of_keys() {
-    let secrets: Vec<String> = (0..=MAX_KEYS_TRIED).map(|n| format!("secret number {n:02} of thirty-two b.")).collect();
+    let secrets: Vec<String> = (0..=MAX_KEYS_COST).map(|n| format!("secret number {n:02} of thirty-two b.")).collect();
     let keys: Vec<(Option<&str>, &[u8])> = secrets.iter().map(|secret| (None, secret.as_bytes())).collect();
     let sign = |secret: &str| {
         signed(r#"{"alg":"HS256"}"#, GOOD, &EncodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
     };
     let verifier = Verifier::new(parts(jwks(&keys), &[Algorithm::HS256]));
-    assert!(verifier.verify(&sign(&secrets[MAX_KEYS_TRIED - 1]), NOW).is_ok());
-    assert_eq!(verifier.verify(&sign(&secrets[MAX_KEYS_TRIED]), NOW), Err(TokenError::KeyAmbiguous));
-    let verifier = Verifier::new(parts(jwks(&keys[..MAX_KEYS_TRIED]), &[Algorithm::HS256]));
+    assert!(verifier.verify(&sign(&secrets[MAX_KEYS_COST - 1]), NOW).is_ok());
+    assert_eq!(verifier.verify(&sign(&secrets[MAX_KEYS_COST]), NOW), Err(TokenError::KeyAmbiguous));
+    let verifier = Verifier::new(parts(jwks(&keys[..MAX_KEYS_COST]), &[Algorithm::HS256]));
     assert_eq!(verifier.verify(&sign("nobody"), NOW), Err(TokenError::Signature));
 }
 
 #[test]
+fn expensive_keys_are_tried_half_as_often() {
+    let signers: Vec<Signer> = (0..5).map(|_| Signer::new(Algorithm::ES384)).collect();
+    let jwk = |signer: &Signer| {
+        let raw = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let (x, y) = (raw(&signer.public_raw[1..49]), raw(&signer.public_raw[49..]));
+        serde_json::json!({"kty": "EC", "crv": "P-384", "x": x, "y": y})
+    };
+    let verifier = |signers: &[Signer]| {
+        let set = serde_json::json!({ "keys": signers.iter().map(jwk).collect::<Vec<_>>() });
+        let keys = KeySet::from_jwks(set.to_string().as_bytes(), &[Algorithm::ES384]).unwrap();
+        Verifier::new(parts(keys, &[Algorithm::ES384]))
+    };
+    assert!(verifier(&signers).verify(&signers[3].token(GOOD), NOW).is_ok());
+    assert_eq!(verifier(&signers).verify(&signers[4].token(GOOD), NOW), Err(TokenError::KeyAmbiguous));
+    assert_eq!(verifier(&signers[..4]).verify(&signers[4].token(GOOD), NOW), Err(TokenError::Signature));
+}
+
+#[test]
+fn kid_and_alg_together_choose_the_key() {
+    let (ec, ed) = (Signer::new(Algorithm::ES256), Signer::new(Algorithm::EdDSA));
+    let raw = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let set = serde_json::json!({ "keys": [
+        {"kty": "EC", "crv": "P-256", "kid": "k1", "x": raw(&ec.public_raw[1..33]), "y": raw(&ec.public_raw[33..])},
+        {"kty": "OKP", "crv": "Ed25519", "kid": "k1", "alg": "Ed25519", "x": raw(&ed.public_raw)},
+    ]});
+    let listed = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256];
+    let keys = KeySet::from_jwks(set.to_string().as_bytes(), &listed).unwrap();
+    let verifier = Verifier::new(parts(keys, &listed));
+    let outcome = |alg: &str, kid: &str, signer: &Signer| {
+        let header = format!(r#"{{"alg":"{alg}","kid":"{kid}"}}"#);
+        verifier.verify(&signed(&header, GOOD, &signer.sign, signer.algorithm), NOW).map(drop)
+    };
+    assert_eq!(outcome("ES256", "k1", &ec), Ok(()));
+    assert_eq!(outcome("EdDSA", "k1", &ed), Ok(()));
+    assert_eq!(outcome("Ed25519", "k1", &ed), Ok(()));
+    assert_eq!(outcome("ES256", "k1", &ed), Err(TokenError::Signature));
+    assert_eq!(outcome("Ed25519", "k1", &ec), Err(TokenError::Signature));
+    assert_eq!(outcome("RS256", "k1", &ec), Err(TokenError::AlgorithmNotAllowed));
+    assert_eq!(outcome("ES256", "k2", &ec), Err(TokenError::KeyUnknown));
+}
+
+#[test]
 fn attack_crit_and_other_headers() {
+    // What is not looked at must be JSON, and no more.
+    check_header(r#"{"alg":"HS256","x":"\ud800","y":1e400,"\ud801":[{}]}"#, Ok(()));
+    check_header(r#"{"alg":"HS256","x":"\q"}"#, Err(TokenError::HeaderMalformed));
+    check_header(r#"{"alg":"HS256\ud800"}"#, Err(TokenError::HeaderMalformed));
+    check_header(r#"{"alg":"HS256","kid":"\ud800"}"#, Err(TokenError::HeaderMalformed));
+    check_header(r#"{"alg":"HS256","\ud800":1,"\ud800":1}"#, Err(TokenError::HeaderDuplicate));
+    check_header(r#"{"alg":"HS256","b64": true }"#, Ok(()));
     check_header(r#"{"alg":"HS256","crit":["exp"],"exp":1}"#, Err(TokenError::Critical));
     check_header(r#"{"alg":"HS256","crit":[]}"#, Err(TokenError::Critical));
     check_header(r#"{"alg":"HS256","crit":null}"#, Err(TokenError::Critical));
@@ -411,6 +466,77 @@ fn the_subject_is_bounded() {
 }
 
 #[test]
+fn the_text_of_a_subject_that_is_no_string_is_bounded() {
+    check_payload(&with(&format!(r#""sub":{}"#, "1".repeat(256))), Ok(()));
+    check_payload(&with(&format!(r#""sub":1.{}"#, "1".repeat(255))), Err(TokenError::SubjectTooLong));
+    check_payload(&with(r#""sub":null"#), Ok(()));
+    check_payload(&with(r#""sub":[1]"#), Ok(()));
+}
+
+#[test]
+fn a_claim_that_nobody_asks_for_is_not_judged() {
+    for value in [r#""\ud800""#, "1e400", r#"["\udfff"]"#, r#"{"\ud800":1}"#, r#"{"a":1,"a":2}"#] {
+        for name in ["name", "iat", "jti", "sid", "\\ud800"] {
+            check_payload(&with(&format!(r#""{name}":{value}"#)), Ok(()));
+        }
+    }
+    for name in ["sub", "nbf"] {
+        check_payload(&with(&format!(r#""{name}":"\ud800""#)), Err(TokenError::ClaimsMalformed));
+    }
+    // The same, where the section or a route asks for it, or does not.
+    let judged = |issuer: Option<&str>, audience: &[&str], claims: &[&str], member: &str| {
+        let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
+        let verifier = Verifier::new(VerifierParts {
+            issuer: issuer.map(str::to_owned),
+            audience: audience.iter().map(|name| (*name).to_owned()).collect(),
+            claims: claims.iter().map(|name| (*name).to_owned()).collect(),
+            ..parts(keys, &[Algorithm::HS256])
+        });
+        let token = hmac_token(r#"{"alg":"HS256"}"#, &format!(r#"{{"exp":1800000060,{member}}}"#));
+        verifier.verify(&token, NOW).map(drop)
+    };
+    let malformed = Err(TokenError::ClaimsMalformed);
+    let iss = r#""iss":"\ud800""#;
+    assert_eq!(judged(None, &[], &[], iss), Ok(()));
+    assert_eq!(judged(Some("i"), &[], &[], iss), malformed);
+    assert_eq!(judged(None, &[], &["iss"], iss), malformed);
+    let aud = r#""aud":["\ud800","chat"]"#;
+    assert_eq!(judged(None, &[], &[], aud), Ok(()));
+    assert_eq!(judged(None, &["chat"], &[], aud), malformed);
+    let realm = r#""realm":{"role":1e400,"name":"\ud800"}"#;
+    assert_eq!(judged(None, &[], &["realm", "realm.x", "realm.x.role", "name"], realm), Ok(()));
+    assert_eq!(judged(None, &[], &["realm.role"], realm), malformed);
+    assert_eq!(judged(None, &[], &["realm.name"], realm), malformed);
+}
+
+#[test]
+fn a_clock_at_the_end_of_time_lets_nothing_in() {
+    for leeway in [Duration::ZERO, MAX_LEEWAY] {
+        for exp in ["1800000060", "18446744073709551615", "1.8446744073709550e19"] {
+            let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
+            let verifier = Verifier::new(VerifierParts { leeway, ..parts(keys, &[Algorithm::HS256]) });
+            let token = hmac_token(r#"{"alg":"HS256"}"#, &with_exp(exp));
+            assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
+            // Nor does a token that held before.
+            assert!(verifier.verify(&token, NOW).is_ok());
+            assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
+        }
+    }
+}
+
+#[test]
+fn the_length_of_a_token_is_bounded_by_the_section() {
+    let token = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(12_000))));
+    let outcome = |max_bytes| {
+        let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
+        let verifier = Verifier::new(VerifierParts { max_bytes, ..parts(keys, &[Algorithm::HS256]) });
+        verifier.verify(&token, NOW).map(drop)
+    };
+    assert_eq!(outcome(token.len()), Ok(()));
+    assert_eq!(outcome(token.len() - 1), Err(TokenError::TooLong));
+}
+
+#[test]
 fn claims_are_read_after_the_signature_only() {
     let stranger = EncodingKey::from_secret(b"a secret that is not ours, but long");
     for payload in ["{", r#"{"exp":"x"}"#, r#"{"exp":1}"#, "{}"] {
@@ -456,10 +582,10 @@ fn attack_token_of_10_kib() {
     assert_eq!(hmac_verifier().verify(&huge, NOW), Err(TokenError::TooLong));
     // The bound itself: with a payload of n bytes the base64 comes in fours, so come as near as that lets us.
     let near = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(6000))));
-    assert!(near.len() <= MAX_TOKEN_BYTES, "{}", near.len());
+    assert!(near.len() <= MAX_BYTES, "{}", near.len());
     assert!(hmac_verifier().verify(&near, NOW).is_ok());
-    assert_eq!(hmac_verifier().verify(&"a".repeat(MAX_TOKEN_BYTES), NOW), Err(TokenError::NotCompact));
-    assert_eq!(hmac_verifier().verify(&"a".repeat(MAX_TOKEN_BYTES + 1), NOW), Err(TokenError::TooLong));
+    assert_eq!(hmac_verifier().verify(&"a".repeat(MAX_BYTES), NOW), Err(TokenError::NotCompact));
+    assert_eq!(hmac_verifier().verify(&"a".repeat(MAX_BYTES + 1), NOW), Err(TokenError::TooLong));
 }
 
 #[test]

@@ -1,0 +1,133 @@
+use super::*;
+
+fn members(json: &str, names: &[&str]) -> Result<Members, ObjectError> {
+    Members::parse(json.as_bytes(), &Wanted::new(names.iter().copied(), ["sid"]))
+}
+
+#[test]
+fn only_what_is_asked_for_is_judged() {
+    let values = [
+        r#""\ud800""#,
+        r#""\udc00\ud800""#,
+        "1e400",
+        "-1e999",
+        "123456789012345678901234567890e400",
+        r#"["\udfff", 1e400]"#,
+        r#"{"\ud800": 1, "a": 1, "a": 2}"#,
+    ];
+    for value in values {
+        let json = format!(r#"{{"x": {value}, "sub": "ada", "realm": {{"y": {value}, "role": 1}}}}"#);
+        let read = members(&json, &["sub", "realm.role"]).unwrap_or_else(|error| panic!("{json}: {error:?}"));
+        assert_eq!(read.get("sub"), Some(&Claim::Text("ada".into())), "{json}");
+        assert_eq!(read.get("realm.role"), Some(&Claim::Number("1".into())), "{json}");
+        assert_eq!(read.names().collect::<Vec<_>>(), ["realm.role", "sub"]);
+        // An object is never read as a whole, so nothing in it is asked for.
+        let expected = if value.starts_with('{') { Ok(()) } else { Err(ObjectError::Malformed) };
+        for asked in ["x", "realm.y"] {
+            assert_eq!(members(&json, &[asked]).map(drop), expected, "{asked} in {json}");
+        }
+        // What is kept for nobody yet is left out.
+        let unread = members(&format!(r#"{{"sid": {value}}}"#), &[]).unwrap();
+        assert_eq!(unread.names().count(), usize::from(value.starts_with('{')), "{value}");
+    }
+    assert!(members(r#"{"\ud800": 1, "\ud801": 2, "sub": ""}"#, &["sub"]).is_ok());
+}
+
+#[test]
+fn what_nobody_asks_for_must_be_json_all_the_same() {
+    for value in ["", "x", "01", "1.", "+1", "\"\\x\"", "\"\\u12\"", "\"\u{1}\"", "[1,]", "{1:2}", "nul", "'a'", "1 2"]
+    {
+        assert_eq!(members(&format!(r#"{{"x": {value}}}"#), &[]).map(drop), Err(ObjectError::Malformed), "{value}");
+    }
+    assert_eq!(Object::parse(b"{\"x\":\"\xff\"}").map(drop), Err(ObjectError::Malformed));
+}
+
+#[test]
+fn nesting_is_bounded_everywhere() {
+    let nested = |depth: usize| format!(r#"{{"x": {}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    assert!(members(&nested(126), &["x"]).is_ok());
+    for depth in [127, 128, 2000] {
+        assert_eq!(members(&nested(depth), &[]).map(drop), Err(ObjectError::Malformed), "{depth}");
+    }
+    // Brackets in a string nest nothing.
+    assert!(members(&format!(r#"{{"x": "\"{}\\"}}"#, "[{".repeat(500)), &[]).is_ok());
+}
+
+#[test]
+fn a_name_that_occurs_twice() {
+    for json in [r#"{"a":1,"a":1}"#, r#"{"a":1,"b":2,"\u0061":3}"#, r#"{"\ud800":1,"\ud800":1}"#, r#"{"":1,"":2}"#] {
+        assert_eq!(members(json, &[]).map(drop), Err(ObjectError::Duplicate), "{json}");
+    }
+    // Below the top only where a member of that name is asked for.
+    let json = r#"{"realm": {"role": "user", "role": "admin", "id": 1}}"#;
+    assert_eq!(members(json, &["realm.role"]).map(drop), Err(ObjectError::Duplicate));
+    assert!(members(json, &["realm.id"]).is_ok());
+    assert!(members(r#"{"a":{"x":1},"b":{"x":1}}"#, &["a.x", "b.x"]).is_ok());
+}
+
+#[test]
+fn names_with_dots() {
+    let json = r#"{"a.b": 1, "a": {"b": 2, "c": {"d": 3, "e.f": 4}}, "a-b": 5, "g": {"c": 6}, "h": 7}"#;
+    let names = ["a.b", "a.c.d", "a.c.e.f", "a-b", "a.c", "g.c", "g.c.x", "h.x", "h.", ".h", "a..b", "i"];
+    let read = members(json, &names).unwrap();
+    let number = |text: &str| Some(Claim::Number(text.into()));
+    let expected = [
+        number("1"),
+        number("3"),
+        None,
+        number("5"),
+        Some(Claim::Nested),
+        number("6"),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    ];
+    for (name, expected) in names.iter().zip(expected) {
+        assert_eq!(read.get(name).cloned(), expected, "{name}");
+    }
+}
+
+#[test]
+fn blocks_have_the_size_of_their_class() {
+    let cases = [
+        (0, 0),
+        (1, 8),
+        (8, 8),
+        (9, 16),
+        (17, 32),
+        (40, 48),
+        (128, 128),
+        (129, 160),
+        (256, 256),
+        (257, 320),
+        (1025, 1280),
+        (6000, 6144),
+        (14_337, 16_384),
+        (24_577, 28_672),
+    ];
+    for (bytes, class) in cases {
+        assert_eq!(block(bytes), class, "{bytes}");
+    }
+}
+
+#[test]
+fn values_are_kept_as_they_are_read() {
+    let json = r#"{"a": [1, "x\n", true, null, [1], {}, 1.50], "b": 18446744073709551617, "c": -0, "d": 1E2}"#;
+    let read = members(json, &["a", "b", "c", "d"]).unwrap();
+    let number = |text: &str| Claim::Number(text.into());
+    let list = [
+        number("1"),
+        Claim::Text("x\n".into()),
+        Claim::Bool(true),
+        Claim::Null,
+        Claim::Nested,
+        Claim::Nested,
+        number("1.50"),
+    ];
+    assert_eq!(read.get("a"), Some(&Claim::List(list.into())));
+    assert_eq!(read.get("b"), Some(&number("18446744073709551617")));
+    assert_eq!((read.get("c"), read.get("d")), (Some(&number("-0")), Some(&number("1E2"))));
+}
