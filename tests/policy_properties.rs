@@ -63,6 +63,7 @@ proptest! {
         let Some(host) = request_host(&text) else { return Ok(()) };
         prop_assert_eq!(request_host(&host), Some(host.clone()));
         prop_assert_eq!(request_host(&format!("{}:8443", host.to_uppercase())), Some(host.clone()));
+        prop_assert_eq!(request_host(&format!("{host}:")), Some(host.clone()));
         prop_assert_eq!(host.parse::<HostPattern>(), Ok(HostPattern::Exact(host.clone().into())));
         prop_assert!(http::uri::Authority::try_from(host.as_str()).is_ok());
     }
@@ -71,8 +72,9 @@ proptest! {
     fn the_order_in_the_file_does_not_matter(
         (models, shuffled) in models().prop_flat_map(|models| (Just(models.clone()), Just(models).prop_shuffle())),
         requests in vec(request(), 1..16),
+        fall_through: bool,
     ) {
-        let (a, b) = (routes(&models), routes(&shuffled));
+        let (a, b) = (routes(&models, fall_through), routes(&shuffled, fall_through));
         prop_assert!(a.iter().map(|route| &route.name).eq(b.iter().map(|route| &route.name)));
         for (host, path) in requests {
             let path = Path::parse(&path).unwrap();
@@ -82,12 +84,19 @@ proptest! {
     }
 
     #[test]
-    fn a_lookup_agrees_with_the_naive_one(models in models(), requests in vec(request(), 1..16)) {
-        let routes = routes(&models);
+    fn a_lookup_agrees_with_the_naive_one(
+        models in models(),
+        requests in vec(request(), 1..16),
+        fall_through: bool,
+    ) {
+        let routes = routes(&models, fall_through);
         for (host, path) in requests {
             let found = routes.find(&host, &Path::parse(&path).unwrap()).map(|(route, _params)| route.name.to_string());
             let segments: Vec<&str> = path.split('/').skip(1).collect();
-            let best = models.iter().filter(|model| model.matches(&host, &segments)).max_by_key(|model| model.rank());
+            let host_rank = |model: &&Model| (model.rank().0, model.rank().1);
+            let highest = models.iter().filter(|model| model.serves(&host)).map(|model| host_rank(&model)).max();
+            let asked = models.iter().filter(|model| fall_through || Some(host_rank(model)) == highest);
+            let best = asked.filter(|model| model.matches(&host, &segments)).max_by_key(|model| model.rank());
             prop_assert_eq!(found, best.map(Model::name), "{} {}", host, path);
         }
     }
@@ -210,19 +219,22 @@ enum Segment {
 }
 
 impl Model {
-    fn matches(&self, host: &str, path: &[&str]) -> bool {
-        let host_matches = match self.host {
+    fn serves(&self, host: &str) -> bool {
+        match self.host {
             Host::Any => true,
             Host::Exact(exact) => exact == host,
             Host::Below(domain) => host.ends_with(&format!(".{domain}")),
-        };
+        }
+    }
+
+    fn matches(&self, host: &str, path: &[&str]) -> bool {
         let length = self.path.len();
         let length_matches = if self.rest { path.len() >= length } else { path.len() == length };
         let all_match = self.path.iter().zip(path).all(|(segment, text)| match segment {
             Segment::Literal(literal) => literal == text,
             Segment::Named(_) => !text.is_empty(),
         });
-        host_matches && length_matches && all_match
+        self.serves(host) && length_matches && all_match
     }
 
     /// The greater, the more specific.
@@ -311,8 +323,8 @@ fn request() -> impl Strategy<Value = (String, String)> {
     (host, path)
 }
 
-fn routes(models: &[Model]) -> Routes {
-    Routes::new(models.iter().map(route).collect())
+fn routes(models: &[Model], fall_through: bool) -> Routes {
+    Routes::new(models.iter().map(route).collect(), fall_through)
 }
 
 fn route(model: &Model) -> Route {
@@ -329,6 +341,7 @@ fn route(model: &Model) -> Route {
         addresses: Addresses::default(),
         require: Vec::new(),
         forward_claims: Vec::new(),
+        pass_headers: Vec::new(),
         limits: Arc::new(Limits {
             messages: None,
             overhead,

@@ -63,6 +63,8 @@ pub struct Server {
     pub upgrade_quota: Option<Quota>,
     /// How long open sessions may go on after the signal to stop.
     pub drain_timeout: Duration,
+    /// Whether a request that matches no route of its host is matched against the routes of wider hosts.
+    pub host_fall_through: bool,
     /// What protects TLS 1.3 connections after their handshake.
     pub record_layer: RecordLayer,
 }

@@ -9,6 +9,7 @@ pub mod key;
 pub mod verified;
 pub mod token;
 pub mod claims;
+pub mod header_names;
 pub mod quota;
 pub mod limits;
 pub mod rejection;

@@ -161,6 +161,8 @@ fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
         return tracing::debug!(%client, %error, "no request");
     }
+    // It is too late for a 429 in its place, but it counts.
+    let _ = gateway.policy.charge(client, clock::now());
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
     let refused = Refused { rejection, client, host: None, path: "", route: None, detail: Some(&detail) };

@@ -15,7 +15,7 @@ use crate::policy::admission::{Facts, Policy};
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Quota, Rate};
-use crate::policy::route::{Auth, HostPattern, Route, UpstreamId};
+use crate::policy::route::{Auth, HostPattern, Route, Routes, UpstreamId};
 use crate::session::Terms;
 use crate::telemetry::refusals::Refusals;
 use crate::ws::handshake::Opening;
@@ -124,10 +124,11 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
         addresses: Addresses::default(),
         require: Vec::new(),
         forward_claims: Vec::new(),
+        pass_headers: Vec::new(),
         limits: Arc::clone(&limits),
     };
     let gateway = Arc::new(Gateway {
-        policy: Policy::new(vec![route], None, NonZeroU32::MIN),
+        policy: Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN),
         pools: Vec::new(),
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         refusals: Refusals::new(now),
