@@ -1,5 +1,6 @@
 //! Properties of the policy ring that hold for every input: paths, routes, hosts and origins.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tollgate::policy::address::Addresses;
+use tollgate::policy::admission::Policy;
 use tollgate::policy::limits::Limits;
 use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
@@ -16,7 +18,7 @@ use tollgate::policy::route::{Auth, HostPattern, PathPattern, Route, Routes, Ups
 
 proptest! {
     #[test]
-    fn parsing_never_panics(text in any::<String>(), bytes in vec(any::<u8>(), 0..64)) {
+    fn smoke_no_text_makes_a_parser_panic(text in any::<String>(), bytes in vec(any::<u8>(), 0..64)) {
         let lossy = String::from_utf8_lossy(&bytes);
         let origins = Origins::new(Some(vec!["https://*.example.com".parse().unwrap()]), MissingOrigin::Refuse);
         prop_assert!(!origins.allow(Some(&bytes)));
@@ -359,4 +361,25 @@ fn route(model: &Model) -> Route {
             check_utf8: false,
         }),
     }
+}
+
+/// One /48 holds as many /64s as there are quotas. A flood of it leaves clients elsewhere what they had before.
+#[test]
+fn a_flood_of_one_48_leaves_others_their_quota() {
+    let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(60) };
+    let quota = Quota { rate, burst: NonZeroU32::MIN };
+    let policy = Policy::new(routes(&[], false), Some(quota), NonZeroU32::MIN);
+    let now = tollgate::proxy::clock::now();
+    let passes = |address: u128| policy.charge(Ipv6Addr::from_bits(address).into(), now).is_ok();
+    let prefix = |text: &str| text.parse::<Ipv6Addr>().unwrap().to_bits();
+    let flood = prefix("2001:db8:bad::");
+    let flooded = (0..1_u128 << 16).filter(|subnet| passes(flood | subnet << 64)).count();
+    assert!((1 << 15..=(1 << 15) + 1).contains(&flooded), "{flooded}: half of the quotas, and one for the rest");
+    // Each of these is in a /48 of its own, and then some are in one.
+    let others = prefix("2001:db9::");
+    assert_eq!((0..5_000_u128).filter(|site| passes(others | site << 80)).count(), 5_000);
+    let neighbours = prefix("2001:dba::");
+    assert_eq!((0..1_000_u128).filter(|subnet| passes(neighbours | subnet << 64)).count(), 1_000);
+    let v4 = (0..5_000_u32).filter(|n| policy.charge(Ipv4Addr::from_bits(0xc000_0200 + n).into(), now).is_ok());
+    assert_eq!(v4.count(), 5_000);
 }

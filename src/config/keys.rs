@@ -158,9 +158,9 @@ keys! {
     HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed), Value("\"off\""),
         "Connections of one client address at once that are no sessions yet; one more is closed at once.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
-        "How many upgrades one client address may ask for; beyond it the answer is 429.";
+        "How many requests one client address may make, whatever they ask for; beyond it the answer is 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
-        "How many of these upgrades may come at once.";
+        "How many of these requests may come at once.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "How long open sessions may go on after the signal to stop.";
     HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),

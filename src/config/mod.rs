@@ -59,7 +59,7 @@ pub struct Server {
     pub max_handshakes: u32,
     /// The same of one client address; `None`: all of them.
     pub handshakes_per_address: Option<NonZeroU32>,
-    /// Upgrades that one client address may ask for; `None`: as many as it likes.
+    /// Requests that one client address may make; `None`: as many as it likes.
     pub upgrade_quota: Option<Quota>,
     /// How long open sessions may go on after the signal to stop.
     pub drain_timeout: Duration,

@@ -149,7 +149,7 @@ impl Grouped for MessageKey {
 }
 
 impl Policy {
-    /// Nobody is in yet. `upgrades` is the quota of upgrades of one client address.
+    /// Nobody is in yet. `upgrades` is the quota of requests of one client address.
     pub fn new(routes: Routes, upgrades: Option<Quota>, max_sessions: NonZeroU32) -> Self {
         let shared = |route: &Route| {
             let messages = route.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
