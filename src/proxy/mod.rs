@@ -7,6 +7,7 @@ mod turns;
 pub mod tls;
 mod handshake;
 mod sealed;
+mod request_stream;
 pub mod connection;
 pub mod upgrade;
 pub mod headers;

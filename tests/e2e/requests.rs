@@ -233,3 +233,20 @@ fn slow_heads_and_slow_handshakes() {
     no_handshake.expect_end();
     upstream.assert_untouched();
 }
+
+/// A client that leaves before its answer gives its slot back at once, also if it sent something behind its request.
+#[test]
+fn a_client_that_left_holds_no_slot() {
+    let upstream = Upstream::bind();
+    let setup = Setup::new().limits("sessions_per_address = 1").upstream("response_timeout = \"5m\"");
+    let gate = setup.start(&upstream);
+    for early in [&b""[..], b"\x81\x80\0\0\0\0", &[b'x'; 8192]] {
+        let mut client = Client::connect(&gate);
+        client.send(&[&Request::to("/open/").bytes(), early].concat());
+        let mut server = upstream.accept();
+        server.head();
+        drop(client);
+        server.expect_end();
+    }
+    Session::open(&gate, &upstream).close();
+}

@@ -22,8 +22,6 @@ use super::cases::Run;
 
 /// Sizes of a head: the default of `head_max_size`, and the largest that it can be.
 pub const SIZES: [(&str, usize); 2] = [("16k", 16 << 10), ("64k", 64 << 10)];
-/// What four times the size may cost at most, as a multiple: what is linear, and a little for what is not.
-pub const GROWTH_MAX: usize = 5;
 /// The most headers that a listener can be told to take.
 const HEADERS_MAX: usize = 256;
 

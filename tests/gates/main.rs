@@ -17,7 +17,7 @@ use std::hint::black_box;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 use cases::{CASES, RUNS_MAX};
-use heads::{GROWTH_MAX, HEADS, SIZES};
+use heads::{HEADS, SIZES};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -32,7 +32,9 @@ fn what_is_allocated() {
     a_head_allocates_in_proportion();
 }
 
-/// How many allocations a head costs beyond those of a plain one, whatever is in it: lists that grow to their limits.
+/// Where the size of a head is four times as large it may cost so many times as much.
+const GROWTH_MAX: usize = 5;
+/// Below this many allocations a head of 16 KiB counts as this many: lists grow up to their limits.
 const HEAD_ALLOCATIONS: usize = 64;
 
 fn a_head_allocates_in_proportion() {
