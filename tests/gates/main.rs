@@ -43,7 +43,7 @@ fn a_head_allocates_in_proportion() {
         let [few, many] = SIZES.map(|(_, bytes)| {
             let mut run = head(bytes).run();
             (0..WARM_UP).for_each(|_| run());
-            count(|| run())
+            count(run)
         });
         found.push((name, few, many));
     }
