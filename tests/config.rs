@@ -84,6 +84,7 @@ fn values_arrive_where_they_belong() {
         handshakes_per_address: Some(count(8)),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         drain_timeout: Duration::ZERO,
+        host_fall_through: true,
         record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
@@ -115,8 +116,11 @@ fn values_arrive_where_they_belong() {
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 5 && verifier.max_bytes == 65_536));
-    assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"null")));
+    assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
+    assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));
+    assert_eq!(chat.pass_headers, ["x-real-ip", "x-original-url"]);
+    assert!(feed.pass_headers.is_empty() && partners.pass_headers.is_empty());
     assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);

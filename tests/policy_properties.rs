@@ -1,5 +1,6 @@
 //! Properties of the policy ring that hold for every input: paths, routes, hosts and origins.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tollgate::policy::address::Addresses;
+use tollgate::policy::admission::Policy;
 use tollgate::policy::limits::Limits;
 use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
@@ -16,7 +18,7 @@ use tollgate::policy::route::{Auth, HostPattern, PathPattern, Route, Routes, Ups
 
 proptest! {
     #[test]
-    fn parsing_never_panics(text in any::<String>(), bytes in vec(any::<u8>(), 0..64)) {
+    fn smoke_no_text_makes_a_parser_panic(text in any::<String>(), bytes in vec(any::<u8>(), 0..64)) {
         let lossy = String::from_utf8_lossy(&bytes);
         let origins = Origins::new(Some(vec!["https://*.example.com".parse().unwrap()]), MissingOrigin::Refuse);
         prop_assert!(!origins.allow(Some(&bytes)));
@@ -63,6 +65,7 @@ proptest! {
         let Some(host) = request_host(&text) else { return Ok(()) };
         prop_assert_eq!(request_host(&host), Some(host.clone()));
         prop_assert_eq!(request_host(&format!("{}:8443", host.to_uppercase())), Some(host.clone()));
+        prop_assert_eq!(request_host(&format!("{host}:")), Some(host.clone()));
         prop_assert_eq!(host.parse::<HostPattern>(), Ok(HostPattern::Exact(host.clone().into())));
         prop_assert!(http::uri::Authority::try_from(host.as_str()).is_ok());
     }
@@ -71,8 +74,9 @@ proptest! {
     fn the_order_in_the_file_does_not_matter(
         (models, shuffled) in models().prop_flat_map(|models| (Just(models.clone()), Just(models).prop_shuffle())),
         requests in vec(request(), 1..16),
+        fall_through: bool,
     ) {
-        let (a, b) = (routes(&models), routes(&shuffled));
+        let (a, b) = (routes(&models, fall_through), routes(&shuffled, fall_through));
         prop_assert!(a.iter().map(|route| &route.name).eq(b.iter().map(|route| &route.name)));
         for (host, path) in requests {
             let path = Path::parse(&path).unwrap();
@@ -82,12 +86,19 @@ proptest! {
     }
 
     #[test]
-    fn a_lookup_agrees_with_the_naive_one(models in models(), requests in vec(request(), 1..16)) {
-        let routes = routes(&models);
+    fn a_lookup_agrees_with_the_naive_one(
+        models in models(),
+        requests in vec(request(), 1..16),
+        fall_through: bool,
+    ) {
+        let routes = routes(&models, fall_through);
         for (host, path) in requests {
             let found = routes.find(&host, &Path::parse(&path).unwrap()).map(|(route, _params)| route.name.to_string());
             let segments: Vec<&str> = path.split('/').skip(1).collect();
-            let best = models.iter().filter(|model| model.matches(&host, &segments)).max_by_key(|model| model.rank());
+            let host_rank = |model: &&Model| (model.rank().0, model.rank().1);
+            let highest = models.iter().filter(|model| model.serves(&host)).map(|model| host_rank(&model)).max();
+            let asked = models.iter().filter(|model| fall_through || Some(host_rank(model)) == highest);
+            let best = asked.filter(|model| model.matches(&host, &segments)).max_by_key(|model| model.rank());
             prop_assert_eq!(found, best.map(Model::name), "{} {}", host, path);
         }
     }
@@ -210,19 +221,22 @@ enum Segment {
 }
 
 impl Model {
-    fn matches(&self, host: &str, path: &[&str]) -> bool {
-        let host_matches = match self.host {
+    fn serves(&self, host: &str) -> bool {
+        match self.host {
             Host::Any => true,
             Host::Exact(exact) => exact == host,
             Host::Below(domain) => host.ends_with(&format!(".{domain}")),
-        };
+        }
+    }
+
+    fn matches(&self, host: &str, path: &[&str]) -> bool {
         let length = self.path.len();
         let length_matches = if self.rest { path.len() >= length } else { path.len() == length };
         let all_match = self.path.iter().zip(path).all(|(segment, text)| match segment {
             Segment::Literal(literal) => literal == text,
             Segment::Named(_) => !text.is_empty(),
         });
-        host_matches && length_matches && all_match
+        self.serves(host) && length_matches && all_match
     }
 
     /// The greater, the more specific.
@@ -311,8 +325,8 @@ fn request() -> impl Strategy<Value = (String, String)> {
     (host, path)
 }
 
-fn routes(models: &[Model]) -> Routes {
-    Routes::new(models.iter().map(route).collect())
+fn routes(models: &[Model], fall_through: bool) -> Routes {
+    Routes::new(models.iter().map(route).collect(), fall_through)
 }
 
 fn route(model: &Model) -> Route {
@@ -329,6 +343,7 @@ fn route(model: &Model) -> Route {
         addresses: Addresses::default(),
         require: Vec::new(),
         forward_claims: Vec::new(),
+        pass_headers: Vec::new(),
         limits: Arc::new(Limits {
             messages: None,
             overhead,
@@ -346,4 +361,25 @@ fn route(model: &Model) -> Route {
             check_utf8: false,
         }),
     }
+}
+
+/// One /48 holds as many /64s as there are quotas. A flood of it leaves clients elsewhere what they had before.
+#[test]
+fn a_flood_of_one_48_leaves_others_their_quota() {
+    let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(60) };
+    let quota = Quota { rate, burst: NonZeroU32::MIN };
+    let policy = Policy::new(routes(&[], false), Some(quota), NonZeroU32::MIN);
+    let now = tollgate::proxy::clock::now();
+    let passes = |address: u128| policy.charge(Ipv6Addr::from_bits(address).into(), now).is_ok();
+    let prefix = |text: &str| text.parse::<Ipv6Addr>().unwrap().to_bits();
+    let flood = prefix("2001:db8:bad::");
+    let flooded = (0..1_u128 << 16).filter(|subnet| passes(flood | subnet << 64)).count();
+    assert!((1 << 15..=(1 << 15) + 1).contains(&flooded), "{flooded}: half of the quotas, and one for the rest");
+    // Each of these is in a /48 of its own, and then some are in one.
+    let others = prefix("2001:db9::");
+    assert_eq!((0..5_000_u128).filter(|site| passes(others | site << 80)).count(), 5_000);
+    let neighbours = prefix("2001:dba::");
+    assert_eq!((0..1_000_u128).filter(|subnet| passes(neighbours | subnet << 64)).count(), 1_000);
+    let v4 = (0..5_000_u32).filter(|n| policy.charge(Ipv4Addr::from_bits(0xc000_0200 + n).into(), now).is_ok());
+    assert_eq!(v4.count(), 5_000);
 }

@@ -158,11 +158,13 @@ keys! {
     HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed), Value("\"off\""),
         "Connections of one client address at once that are no sessions yet; one more is closed at once.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
-        "How many upgrades one client address may ask for; beyond it the answer is 429.";
+        "How many requests one client address may make, whatever they ask for; beyond it the answer is 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
-        "How many of these upgrades may come at once.";
+        "How many of these requests may come at once.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "How long open sessions may go on after the signal to stop.";
+    HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),
+        "Whether a request that matches no route of its host is matched against the routes of wider hosts.";
     RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
         "What protects a TLS 1.3 connection after its handshake; TLS 1.2 always stays with rustls.";
 
@@ -240,6 +242,8 @@ keys! {
         "What claims of the token must be; {name} stands for what the path has there.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "Which claims the upstream is told, each in which header; who has one that no header can carry is refused.";
+    PASS_HEADERS = "route" "pass_headers", Texts, Value("[]"),
+        "Headers of a client that the upstream sees although they are removed otherwise.";
 
     MESSAGE_RATE = "route.limits" "message_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "How many messages a client may send.";

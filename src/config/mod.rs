@@ -59,10 +59,12 @@ pub struct Server {
     pub max_handshakes: u32,
     /// The same of one client address; `None`: all of them.
     pub handshakes_per_address: Option<NonZeroU32>,
-    /// Upgrades that one client address may ask for; `None`: as many as it likes.
+    /// Requests that one client address may make; `None`: as many as it likes.
     pub upgrade_quota: Option<Quota>,
     /// How long open sessions may go on after the signal to stop.
     pub drain_timeout: Duration,
+    /// Whether a request that matches no route of its host is matched against the routes of wider hosts.
+    pub host_fall_through: bool,
     /// What protects TLS 1.3 connections after their handshake.
     pub record_layer: RecordLayer,
 }

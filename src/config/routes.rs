@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use http::uri::Authority;
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::auth::{self, Auth};
@@ -16,6 +17,8 @@ use super::upstreams::Named;
 use super::validate::{self, Seen};
 use super::{Upstream, claims, limits, suggest};
 use crate::policy::address::Addresses;
+use crate::policy::claims::name_as_read;
+use crate::policy::header_names::Class;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use crate::policy::route::{self, HostPattern, PathPattern, Route, UpstreamId};
@@ -23,6 +26,7 @@ use crate::policy::route::{self, HostPattern, PathPattern, Route, UpstreamId};
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
 const ADDRESSES_MAX: usize = 1024;
+const PASS_HEADERS_MAX: usize = 64;
 
 /// Reads every route, and holds them against each other and against what they refer to.
 pub(super) fn read_all(
@@ -71,6 +75,7 @@ struct Parts<'a> {
     origins: Option<Origins>,
     addresses: Option<Addresses>,
     claims: Option<claims::Rules>,
+    pass_headers: Option<Vec<HeaderName>>,
     limits: Option<Limits>,
 }
 
@@ -96,6 +101,7 @@ impl<'a> Parts<'a> {
             upstream_host: upstream_host(section),
             origins: origins(section, &access),
             addresses: addresses(section),
+            pass_headers: pass_headers(section, claims.as_ref()),
             claims,
             limits: limits::read(&section.child("route.limits"), open),
             path,
@@ -121,6 +127,7 @@ impl<'a> Parts<'a> {
             addresses: self.addresses?,
             require: claims.require,
             forward_claims: claims.forward,
+            pass_headers: self.pass_headers?,
             limits: Arc::new(self.limits?),
         })
     }
@@ -226,9 +233,53 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
         );
         return None;
     }
-    let read = |text| parse::<OriginPattern>(section, text, "an origin");
+    let read = |text| {
+        let pattern = parse::<OriginPattern>(section, text, "an origin")?;
+        // RFC 6455 section 10.2 again: the cookies come along, whoever made the page.
+        if pattern.is_anyone() && matches!(access, Access::Token(auth) if auth.cookie) {
+            section.faults.push(
+                Fault::warning(text.span.clone(), format!("the origin {} beside a token from a cookie", quote(text)))
+                    .label("any page or file can have this origin, and open sessions in the name of its visitors"),
+            );
+        }
+        Some(pattern)
+    };
     let patterns: Vec<_> = texts.value.iter().map(read).collect();
     Some(Origins::new(Some(patterns.into_iter().collect::<Option<_>>()?), missing?.value))
+}
+
+/// `claims` is absent where it is faulty.
+fn pass_headers(section: &Section<'_>, claims: Option<&claims::Rules>) -> Option<Vec<HeaderName>> {
+    let texts = section.texts(&keys::PASS_HEADERS, PASS_HEADERS_MAX)?;
+    let mut seen = Seen::default();
+    let read = |text: &At<String>| {
+        let fault = |label: &str| {
+            let message = format!("the header {} cannot be passed", quote(text));
+            section.faults.push(Fault::error(text.span.clone(), message).label(label));
+            None
+        };
+        let Ok(name) = HeaderName::try_from(text.value.as_str()) else { return fault("not the name of a header") };
+        let read = name_as_read(&name);
+        if claims.is_some_and(|claims| claims.forward.iter().any(|(_, header)| name_as_read(header) == read)) {
+            return fault("`forward_claims` writes this header");
+        }
+        match Class::of(&read) {
+            Class::HopByHop => return fault("this header concerns one connection, and goes no further"),
+            Class::Written => return fault("tollgate writes this header itself"),
+            Class::Plain if name == AUTHORIZATION => {
+                return fault("this header can carry the token, and passes only where it does not");
+            }
+            Class::Plain => section.faults.push(
+                Fault::warning(text.span.clone(), format!("the header {} is passed anyway", quote(text)))
+                    .label("only headers that are removed otherwise need to be listed"),
+            ),
+            Class::Trusted => {}
+        }
+        seen.note(section, &At { value: name.to_string(), span: text.span.clone() }, "header", text);
+        Some(name)
+    };
+    let names: Vec<_> = texts.value.iter().map(read).collect();
+    names.into_iter().collect()
 }
 
 fn addresses(section: &Section<'_>) -> Option<Addresses> {

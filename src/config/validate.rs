@@ -62,6 +62,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
     let handshakes_per_address = section.count_or_off(&keys::HANDSHAKES_PER_ADDRESS);
     let upgrade_quota = upgrade_quota(section);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
+    let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
     let layers = [("own", RecordLayer::Own), ("rustls", RecordLayer::Rustls)];
     let record_layer = section.choice(&keys::RECORD_LAYER, &layers);
 
@@ -75,6 +76,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
         handshakes_per_address: handshakes_per_address?.value,
         upgrade_quota: upgrade_quota?,
         drain_timeout: drain_timeout?,
+        host_fall_through: host_fall_through?.value,
         record_layer: record_layer?.value,
     })
 }

@@ -56,6 +56,14 @@ impl From<IpAddr> for AddressKey {
     }
 }
 
+impl AddressKey {
+    /// The /48 that an IPv6 address is in.
+    pub(super) fn ipv6_48(&self) -> Option<u64> {
+        let IpAddr::V6(v6) = self.0 else { return None };
+        u64::try_from(u128::from(v6) >> 80).ok()
+    }
+}
+
 /// The bits of `::ffff:0:0/96`, in which IPv4 addresses stand in IPv6 form (RFC 4291 section 2.5.5.2).
 const MAPPED_PREFIX_BITS: u8 = 96;
 
@@ -134,6 +142,14 @@ mod tests {
     fn ipv6_addresses_count_by_their_64() {
         assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff:ffff:ffff:ffff"));
         assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
+    }
+
+    #[test]
+    fn ipv6_addresses_have_their_48() {
+        assert_eq!(key("2001:db8:7:1::1").ipv6_48(), Some(0x2001_0db8_0007));
+        assert_eq!(key("2001:db8:7:ffff::").ipv6_48(), key("2001:db8:7::").ipv6_48());
+        assert_ne!(key("2001:db8:7::").ipv6_48(), key("2001:db8:8::").ipv6_48());
+        assert_eq!((key("192.0.2.1").ipv6_48(), key("::ffff:192.0.2.1").ipv6_48()), (None, None));
     }
 
     #[test]

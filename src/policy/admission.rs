@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::address::AddressKey;
@@ -14,7 +15,7 @@ use super::claims::{self, Claims};
 use super::credential;
 use super::limits::RateKey;
 use super::path::Path;
-use super::quota::{Bucket, Buckets, Quota, Slot, Slots};
+use super::quota::{Bucket, Buckets, Grouped, Quota, Slot, Slots};
 use super::rejection::Rejection;
 use super::route::{Auth, Params, Route, Routes, request_host};
 use crate::ws::handshake::Opening;
@@ -126,22 +127,47 @@ type RouteAddress = (Arc<str>, AddressKey);
 type RouteSubject = (Arc<str>, Arc<str>);
 
 /// Whose messages are counted together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum MessageKey {
-    Subject(Box<str>),
+    /// The SHA-256 of the subject: a subject may have kilobytes, and there may be many.
+    Subject([u8; SHA256_OUTPUT_LEN]),
     Address(AddressKey),
 }
 
+impl MessageKey {
+    fn of_subject(subject: &str) -> Self {
+        let mut hash = [0; SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest(&SHA256, subject.as_bytes()).as_ref());
+        Self::Subject(hash)
+    }
+}
+
+impl Grouped for AddressKey {
+    /// The /48 of an IPv6 address: one customer may have 65,536 of the /64s that are counted.
+    fn group(&self) -> Option<u64> {
+        self.ipv6_48()
+    }
+}
+
+impl Grouped for MessageKey {
+    fn group(&self) -> Option<u64> {
+        match self {
+            Self::Subject(_) => None,
+            Self::Address(address) => address.group(),
+        }
+    }
+}
+
 impl Policy {
-    /// Nobody is in yet. `upgrades` is the quota of upgrades of one client address.
-    pub fn new(routes: Vec<Route>, upgrades: Option<Quota>, max_sessions: NonZeroU32) -> Self {
+    /// Nobody is in yet. `upgrades` is the quota of requests of one client address.
+    pub fn new(routes: Routes, upgrades: Option<Quota>, max_sessions: NonZeroU32) -> Self {
         let shared = |route: &Route| {
             let messages = route.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
             Some((Arc::clone(&route.name), Buckets::new(messages.quota)))
         };
         Self {
-            messages: routes.iter().filter_map(shared).collect(),
-            routes: Routes::new(routes),
+            messages: routes.iter().filter_map(|route| shared(route)).collect(),
+            routes,
             upgrades: upgrades.map(Buckets::new),
             max_sessions,
             sessions: Slots::new(),
@@ -156,15 +182,23 @@ impl Policy {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Decides on a request, the cheapest refusal first.
+    /// Charges an address for a request, whatever the request is. It comes before the request is parsed, so that the quota
+    /// bounds what parsing costs, too.
+    ///
+    /// # Errors
+    /// If the process drains, or the address has used up its quota.
+    pub fn charge(&self, address: IpAddr, now: Instant) -> Result<(), Rejection> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Rejection::Draining);
+        }
+        self.count_upgrade(address, now)
+    }
+
+    /// Decides on a request whose address was charged, the cheapest refusal first.
     ///
     /// # Errors
     /// The first rule that the request does not meet.
     pub fn admit(&self, facts: &Facts<'_>, now: Now) -> Result<Admission, Rejection> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Rejection::Draining);
-        }
-        self.count_upgrade(facts.address, now.instant)?;
         let opening = facts.opening;
         let host = request_host(opening.authority).ok_or(Rejection::Host)?;
         let path = Path::parse(opening.path).map_err(Rejection::Path)?;
@@ -199,7 +233,7 @@ impl Policy {
         let Some(upgrades) = &self.upgrades else { return Ok(()) };
         upgrades.get(&AddressKey::from(address), now).take(now).map_err(|exceeded| {
             let wait = exceeded.until.saturating_duration_since(now);
-            Rejection::UpgradeRate { retry_after_secs: wait.as_secs() + 1 }
+            Rejection::UpgradeRate { retry_after_secs: wait.as_secs().saturating_add(1) }
         })
     }
 
@@ -230,7 +264,7 @@ impl Policy {
         let messages = route.limits.messages?;
         let key = match (messages.key, subject) {
             (RateKey::Session, _) => return Some(Arc::new(Bucket::new(messages.quota, now))),
-            (RateKey::Subject, Some(subject)) => MessageKey::Subject(subject.into()),
+            (RateKey::Subject, Some(subject)) => MessageKey::of_subject(subject),
             (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(address.into()),
         };
         self.messages.get(&route.name).map(|buckets| buckets.get(&key, now))

@@ -10,6 +10,7 @@ pub mod members;
 pub mod verified;
 pub mod token;
 pub mod claims;
+pub mod header_names;
 pub mod quota;
 pub mod limits;
 pub mod rejection;

@@ -56,7 +56,7 @@ pub enum MissingOrigin {
 ///
 /// Scheme, host and port must all be equal. Of `http` and `https` the default port may be left out, case does not
 /// matter, and `*.` before a domain matches its subdomains at any depth, but not the domain itself. Of any other scheme,
-/// such as `chrome-extension://` or `capacitor://`, what follows is compared byte by byte.
+/// such as `chrome-extension://` or `capacitor://`, what follows is compared byte by byte; it may be empty, as in `file://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginPattern(Pattern);
 
@@ -68,6 +68,17 @@ enum Pattern {
 }
 
 impl OriginPattern {
+    /// Whether the origin says nothing of who wrote the page: any page can send `null` from a sandboxed frame, and every
+    /// file that a visitor opens sends `null` or `file://`.
+    #[must_use]
+    pub fn is_anyone(&self) -> bool {
+        match &self.0 {
+            Pattern::This(Value::Null) => true,
+            Pattern::This(Value::Origin(origin)) => origin.scheme == "file",
+            Pattern::Subdomains(_) => false,
+        }
+    }
+
     fn matches(&self, value: &Value) -> bool {
         match (&self.0, value) {
             (Pattern::This(this), value) => this == value,
@@ -174,11 +185,8 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// The host of a scheme of which nothing is known: an identifier, perhaps with a port.
+/// The host of a scheme of which nothing is known: an identifier, perhaps with a port, or nothing.
 fn parse_opaque(text: &str) -> Result<String, HostError> {
-    if text.is_empty() {
-        return Err(HostError::Empty);
-    }
     if text.len() > OPAQUE_MAX_BYTES {
         return Err(HostError::TooLong);
     }

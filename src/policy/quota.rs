@@ -1,9 +1,8 @@
 //! Quotas and slots: how many of something in how much time, and how many at once.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +10,10 @@ use std::time::{Duration, Instant};
 
 /// How many keys of one kind may have a quota of their own. A key takes about 200 bytes, so this is 13 MB at worst.
 pub const BUCKETS_MAX: usize = 65_536;
+/// How many quotas the keys beyond that share: 0.5 MB at worst.
+const CELLS: u16 = 4_096;
+/// Once half of the keys are there, a group of keys may have this share of them.
+const GROUP_SHARE: usize = 64;
 /// How far ahead those who wait for a quota may take from it. It bounds what is lost if they go away meanwhile.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// Below this many keys no sweep is worth its time.
@@ -91,7 +94,7 @@ impl Bucket {
     /// that is longer; then nothing was taken, and it may be tried again.
     pub fn take_or_wait(&self, now: Instant) -> Result<Instant, Exceeded> {
         let ahead = self.interval_nanos.max(nanos(WAIT_MAX));
-        self.take_ahead(ahead, now).map_err(|_| Exceeded { until: now + Duration::from_nanos(ahead) })
+        self.take_ahead(ahead, now).map_err(|_| Exceeded { until: later(now, ahead) })
     }
 
     /// Takes one that is there at most so far ahead: from when on it is, and the same for one that is too far ahead.
@@ -103,7 +106,7 @@ impl Bucket {
         let taken = self.whole_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |whole_at| {
             (there_at(whole_at) <= latest).then(|| next(whole_at))
         });
-        let instant = |whole_at| now.max(self.epoch + Duration::from_nanos(there_at(whole_at)));
+        let instant = |whole_at| now.max(later(self.epoch, there_at(whole_at)));
         taken.map(instant).map_err(instant)
     }
 
@@ -118,60 +121,106 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What no clock can hold is as good as now: it lies centuries ahead.
+fn later(at: Instant, nanos: u64) -> Instant {
+    at.checked_add(Duration::from_nanos(nanos)).unwrap_or(at)
+}
+
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bucket").field("refill_nanos", &self.refill_nanos).finish_non_exhaustive()
     }
 }
 
-/// One bucket for each key, as long as it tells more than a new one would. The number of keys is bounded: beyond it all
-/// new keys share one bucket, so that a flood of keys costs neither memory nor, as there is a sweep at most once a second,
-/// much time. It does cost other new keys: they share that bucket with those who flood, for a second beyond the flood.
+/// A key of a quota.
+pub trait Grouped {
+    /// What one client can have many such keys of. Keys without a group are each for itself.
+    fn group(&self) -> Option<u64>;
+}
+
+/// One bucket for each key, as long as it tells more than a new one would. The number of keys is bounded, and a flood of
+/// keys costs neither memory nor, as there is a sweep at most once a second, much time.
+///
+/// From half of that number on a group gets no further buckets once it has a 64th of all. A key that gets none shares one of
+/// 4,096 cells, which a keyed hash chooses: of its group, or else of itself. So a flood of one group costs one cell, and each
+/// key of any other flood a 4,096th of the keys that come after it.
 #[derive(Debug)]
 pub struct Buckets<K> {
     quota: Quota,
     inner: Mutex<BucketMap<K>>,
     max: usize,
+    hasher: RandomState,
 }
 
 #[derive(Debug)]
 struct BucketMap<K> {
     by_key: HashMap<K, Arc<Bucket>>,
+    /// How many of the keys each group has.
+    by_group: HashMap<u64, usize>,
     /// Above this many keys the next new one sweeps first.
     sweep_above: usize,
     swept: Option<Instant>,
-    overflow: Option<Arc<Bucket>>,
+    /// Those of the cells that were used.
+    cells: HashMap<u16, Arc<Bucket>>,
 }
 
-impl<K: Hash + Eq> Buckets<K> {
+impl<K: Hash + Eq + Clone + Grouped> Buckets<K> {
     /// No key has used anything yet.
     pub fn new(quota: Quota) -> Self {
-        let map = BucketMap { by_key: HashMap::new(), sweep_above: SWEEP_MIN, swept: None, overflow: None };
-        Self { quota, inner: Mutex::new(map), max: BUCKETS_MAX }
+        let map = BucketMap {
+            by_key: HashMap::new(),
+            by_group: HashMap::new(),
+            sweep_above: SWEEP_MIN,
+            swept: None,
+            cells: HashMap::new(),
+        };
+        Self { quota, inner: Mutex::new(map), max: BUCKETS_MAX, hasher: RandomState::new() }
     }
 
     /// The bucket of a key.
-    pub fn get<Q>(&self, key: &Q, now: Instant) -> Arc<Bucket>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
+    pub fn get(&self, key: &K, now: Instant) -> Arc<Bucket> {
         let mut map = lock(&self.inner);
         if let Some(bucket) = map.by_key.get(key) {
             return Arc::clone(bucket);
         }
+        let group = key.group();
         let rested = map.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_PAUSE);
-        if rested && map.by_key.len() >= map.sweep_above.min(self.max) {
-            map.swept = Some(now);
-            map.by_key.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_whole(now));
-            map.sweep_above = SWEEP_MIN.max(map.by_key.len() * 2);
+        if rested && (map.by_key.len() >= map.sweep_above || self.is_full(&map, group)) {
+            map.sweep(now);
         }
-        if map.by_key.len() >= self.max {
-            return Arc::clone(map.overflow.get_or_insert_with(|| Arc::new(Bucket::new(self.quota, now))));
+        if self.is_full(&map, group) {
+            let hash = group.map_or_else(|| self.hasher.hash_one(key), |group| self.hasher.hash_one(group));
+            let cell = u16::try_from(hash % u64::from(CELLS)).unwrap_or_default();
+            return Arc::clone(map.cells.entry(cell).or_insert_with(|| Arc::new(Bucket::new(self.quota, now))));
         }
         let bucket = Arc::new(Bucket::new(self.quota, now));
-        map.by_key.insert(key.to_owned(), Arc::clone(&bucket));
+        map.by_key.insert(key.clone(), Arc::clone(&bucket));
+        if let Some(group) = group {
+            *map.by_group.entry(group).or_default() += 1;
+        }
         bucket
+    }
+
+    /// Whether no bucket is left for a new key of this group.
+    fn is_full(&self, map: &BucketMap<K>, group: Option<u64>) -> bool {
+        let of_group = group.and_then(|group| map.by_group.get(&group)).copied().unwrap_or_default();
+        let len = map.by_key.len();
+        len >= self.max || len >= self.max / 2 && of_group >= (self.max / GROUP_SHARE).max(1)
+    }
+}
+
+impl<K: Hash + Eq + Grouped> BucketMap<K> {
+    /// Forgets every bucket that is whole and that nothing holds.
+    fn sweep(&mut self, now: Instant) {
+        let tells = |bucket: &Arc<Bucket>| Arc::strong_count(bucket) > 1 || !bucket.is_whole(now);
+        self.by_key.retain(|_, bucket| tells(bucket));
+        self.cells.retain(|_, bucket| tells(bucket));
+        self.by_group.clear();
+        for group in self.by_key.keys().filter_map(Grouped::group) {
+            *self.by_group.entry(group).or_default() += 1;
+        }
+        self.sweep_above = SWEEP_MIN.max(self.by_key.len().saturating_mul(2));
+        self.swept = Some(now);
     }
 }
 
@@ -231,132 +280,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn quota(count: u32, burst: u32) -> Quota {
-        let rate = Rate { count: NonZeroU32::new(count).unwrap(), period: Duration::from_secs(1) };
-        Quota { rate, burst: NonZeroU32::new(burst).unwrap() }
-    }
-
-    #[test]
-    fn a_burst_passes_and_then_the_rate() {
-        let start = Instant::now();
-        let bucket = Bucket::new(quota(10, 3), start);
-        for _ in 0..3 {
-            assert_eq!(bucket.take(start), Ok(()));
-        }
-        let tenth = Duration::from_millis(100);
-        assert_eq!(bucket.take(start), Err(Exceeded { until: start + tenth }));
-        assert_eq!(bucket.take(start + tenth), Ok(()));
-        assert!(bucket.take(start + tenth).is_err());
-        let later = start + Duration::from_secs(60);
-        assert_eq!((0..10).filter(|_| bucket.take(later).is_ok()).count(), 3);
-    }
-
-    #[test]
-    fn time_never_goes_back() {
-        let start = Instant::now();
-        let bucket = Bucket::new(quota(1, 1), start + Duration::from_secs(5));
-        assert_eq!(bucket.take(start), Ok(()));
-        assert!(bucket.take(start + Duration::from_secs(5)).is_err());
-    }
-
-    #[test]
-    fn waiters_are_served_in_turn() {
-        let start = Instant::now();
-        let step = Duration::from_millis(5);
-        for burst in [1, 7] {
-            let bucket = Bucket::new(quota(200, burst), start);
-            for _ in 0..burst {
-                assert_eq!(bucket.take_or_wait(start), Ok(start));
-            }
-            // Each gets a place of its own, one interval after the other, and needs to wake but once.
-            for place in 1..=500 {
-                assert_eq!(bucket.take_or_wait(start), Ok(start + step * place), "burst {burst}");
-            }
-            // Who comes later comes after them, and does not get what was promised.
-            let later = start + step * 250 + step / 2;
-            assert!(bucket.take(later).is_err());
-            assert_eq!(bucket.take_or_wait(later), Ok(start + step * 501));
-            // When all have had their turn nothing is left over, and nothing is owed.
-            let after = start + step * 502;
-            assert_eq!(bucket.take(after), Ok(()));
-            assert_eq!(bucket.take(after), Err(Exceeded { until: after + step }));
-        }
-    }
-
-    #[test]
-    fn waits_are_bounded() {
-        let start = Instant::now();
-        let bucket = Bucket::new(quota(1, 1), start);
-        let places: Vec<_> = (0..1000).map_while(|_| bucket.take_or_wait(start).ok()).collect();
-        assert_eq!(places.len(), 61);
-        assert_eq!(places.last(), Some(&(start + WAIT_MAX)));
-        assert_eq!(bucket.take_or_wait(start), Err(Exceeded { until: start + WAIT_MAX }));
-        // What was promised to those who went away is over then.
-        let later = start + WAIT_MAX + Duration::from_secs(1);
-        assert_eq!(bucket.take_or_wait(later), Ok(later));
-        // At a slow rate there is one place to wait for, however far.
-        let hour = Duration::from_secs(3600);
-        let slow = Bucket::new(Quota { rate: Rate { period: hour, ..quota(1, 1).rate }, ..quota(1, 1) }, start);
-        assert_eq!(slow.take_or_wait(start), Ok(start));
-        assert_eq!(slow.take_or_wait(start), Ok(start + hour));
-        assert_eq!(slow.take_or_wait(start), Err(Exceeded { until: start + hour }));
-    }
-
-    #[test]
-    fn keys_are_bounded_and_swept() {
-        let start = Instant::now();
-        let buckets = Buckets { max: 2, ..Buckets::<String>::new(quota(1, 1)) };
-        assert!(buckets.get("a", start).take(start).is_ok());
-        assert!(buckets.get("a", start).take(start).is_err());
-        assert!(buckets.get("b", start).take(start).is_ok());
-        // Both are in use, so the two others share a bucket.
-        assert!(buckets.get("c", start).take(start).is_ok());
-        assert!(buckets.get("d", start).take(start).is_err());
-        // A second later nobody's bucket tells anything any more, except one that a session holds.
-        let later = start + Duration::from_secs(2);
-        let held = buckets.get("a", later);
-        buckets.get("e", later);
-        let keys: Vec<String> = {
-            let map = lock(&buckets.inner);
-            let mut keys: Vec<_> = map.by_key.keys().cloned().collect();
-            keys.sort();
-            keys
-        };
-        assert_eq!(keys, ["a", "e"]);
-        drop(held);
-    }
-
-    #[test]
-    fn a_full_map_is_swept_once_a_second() {
-        let start = Instant::now();
-        let buckets = Buckets { max: 2, ..Buckets::<String>::new(quota(100, 1)) };
-        let known = |key: &str| lock(&buckets.inner).by_key.contains_key(key);
-        for key in ["a", "b", "c"] {
-            assert!(buckets.get(key, start).take(start).is_ok());
-        }
-        // All are whole again, but the map was swept for the third just now.
-        let soon = start + SWEEP_PAUSE / 2;
-        buckets.get("c", soon);
-        assert!(known("a") && known("b") && !known("c"));
-        buckets.get("c", start + SWEEP_PAUSE);
-        assert!(!known("a") && !known("b") && known("c"));
-    }
-
-    #[test]
-    fn slots_come_back() {
-        let slots = Slots::new();
-        let max = NonZeroU32::new(2).unwrap();
-        let first = slots.take("k", max);
-        let second = slots.take("k", max);
-        assert!(first.is_some() && second.is_some());
-        assert!(slots.take("k", max).is_none());
-        assert!(slots.take("other", max).is_some());
-        drop(first);
-        assert!(slots.take("k", max).is_some());
-        drop(second);
-        assert!(lock(&slots.taken).is_empty());
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ pub enum Rejection {
     NoRoute,
     /// The route does not admit this client address.
     Address,
-    /// The client address opens sessions too fast.
+    /// The client address makes requests too fast, whatever they ask for.
     UpgradeRate {
         /// Seconds until one more may pass.
         retry_after_secs: u64,

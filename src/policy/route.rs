@@ -23,31 +23,35 @@ pub use host::{HostError, HostPattern, HostPatternError, request_host};
 /// shorter one, and routes for any host come last. Among equal hosts the paths are compared segment by segment: a
 /// literal stands before `{name}`, and that before `{*rest}`. A pattern that ends stands before one that goes on there,
 /// since only `{*rest}` can match the same path: `/files` stands before `/files/{*rest}`.
+///
+/// The most specific host pattern that matches a request's host decides: only routes of that pattern are asked, whatever
+/// their paths. With `host_fall_through` a request that none of them matches goes on to the routes of wider patterns.
 #[derive(Debug)]
 pub struct Routes {
     routes: Vec<Arc<Route>>,
+    host_fall_through: bool,
 }
 
 impl Routes {
     /// Orders the routes by how specific they are, whatever their order in the file.
     #[must_use]
-    pub fn new(routes: Vec<Route>) -> Self {
+    pub fn new(routes: Vec<Route>, host_fall_through: bool) -> Self {
         let mut routes: Vec<_> = routes.into_iter().map(Arc::new).collect();
         // The name decides between routes that match the same requests, so that even these have one order.
         routes.sort_by(|a, b| {
             a.host.order(&b.host).then_with(|| a.path.order(&b.path)).then_with(|| a.name.cmp(&b.name))
         });
-        Self { routes }
+        Self { routes, host_fall_through }
     }
 
     /// The most specific route for a host, as [`request_host`] gives it, and a path.
-    ///
-    /// The first route whose host and path both match wins. So a request for an exact host of which no route matches the
-    /// path goes on to the routes for wildcards and for any host.
     #[must_use]
     pub fn find(&self, host: &str, path: &Path) -> Option<(&Arc<Route>, Params)> {
-        let mut serving = self.routes.iter().filter(|route| route.host.matches(host));
-        serving.find_map(|route| Some((route, route.path.matches(path)?)))
+        let mut serving = self.routes.iter().filter(|route| route.host.matches(host)).peekable();
+        let most_specific = &serving.peek()?.host;
+        // Routes of one pattern stand together.
+        let mut asked = serving.take_while(|route| self.host_fall_through || route.host == *most_specific);
+        asked.find_map(|route| Some((route, route.path.matches(path)?)))
     }
 
     /// Every route, the most specific first.
@@ -79,6 +83,8 @@ pub struct Route {
     pub require: Vec<Requirement>,
     /// Which claims the upstream gets, each in which header.
     pub forward_claims: Vec<(String, HeaderName)>,
+    /// Which headers of a client the upstream sees although they are removed otherwise.
+    pub pass_headers: Vec<HeaderName>,
     /// The bounds of its sessions.
     pub limits: Arc<Limits>,
 }

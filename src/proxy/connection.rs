@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use super::clock;
 use super::lifecycle::Lifecycle;
 use super::relay::{About, Joined, Relay};
+use super::request_stream::RequestStream;
 use super::tls::ClientStream;
 use super::upgrade::{self, Gateway, Opened};
 use super::worker::Place;
@@ -128,7 +129,7 @@ async fn take_request(
         .header_read_timeout(head_timeout)
         .max_buf_size(door.head_max_bytes)
         .max_headers(door.head_max_headers)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(RequestStream::new(stream, &asked)), service);
     let taken = tokio::select! {
         served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
             if let Err(error) = served {
@@ -146,7 +147,8 @@ async fn take_request(
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
     let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| taken);
-    (io.into_inner(), read_buf, opened)
+    let (stream, early) = io.into_inner().into_parts(read_buf);
+    (stream, early, opened)
 }
 
 /// Some clients connect long before they ask, or never do. When the drain starts they get this long to ask, and to be told
@@ -161,6 +163,8 @@ fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
         return tracing::debug!(%client, %error, "no request");
     }
+    // It is too late for a 429 in its place, but it counts.
+    let _ = gateway.policy.charge(client, clock::now());
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
     let refused = Refused { rejection, client, host: None, path: "", route: None, detail: Some(&detail) };

@@ -3,36 +3,30 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, FORWARDED, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::policy::admission::Admission;
 use crate::policy::claims::name_as_read;
 use crate::policy::credential;
-use crate::policy::route::{Auth, Route};
+use crate::policy::header_names::Class;
+use crate::policy::route::Auth;
 use crate::ws::handshake::{self, Opening};
 
-/// Headers that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 8] =
-    [CONNECTION, UPGRADE, TE, TRAILER, TRANSFER_ENCODING, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
-/// The same, of names that have no constant. `HTTP2-Settings` would ask for another upgrade (RFC 9113 section 3.1).
-const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
-/// What tells an upstream who a client is; a client's own word on it counts for nothing. Most of it is not told by us
-/// either, but some upstreams believe it.
-const TOLD_BY_US: [&str; 8] = [
-    "host",
-    "forwarded",
-    "x-request-id",
-    "x-real-ip",
-    "x-client-ip",
-    "true-client-ip",
-    "x-cluster-client-ip",
-    "cf-connecting-ip",
+/// Headers of an answer that hold for everything at the origin, over more than the connection. The origin is Tollgate's:
+/// an upstream knows neither what else is served there nor how.
+const OF_THE_ORIGIN: [&str; 8] = [
+    "alt-svc",
+    "clear-site-data",
+    "expect-ct",
+    "nel",
+    "public-key-pins",
+    "public-key-pins-report-only",
+    "report-to",
+    "strict-transport-security",
 ];
-/// And everything that begins so.
-const TOLD_BY_US_PREFIXES: [&str; 2] = ["x-forwarded-", "sec-websocket-"];
 
 /// What an upstream is told of a request beside what the client sent.
 #[derive(Debug)]
@@ -53,28 +47,39 @@ pub struct Via<'a> {
 /// so that nothing a client names in `Connection` can take away what we say.
 pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admission, via: &Via<'_>) -> HeaderMap {
     let route = admission.route();
+    // An empty port is the default port, and is left out (RFC 3986 section 6.2.3).
+    let authority = opening.authority.strip_suffix(':').unwrap_or(opening.authority);
     let mut headers = end_to_end(client);
     if let Auth::Token(verifier) = &route.auth {
         credential::strip_headers(&verifier.sources, &mut headers);
     }
-    retain(&mut headers, |name| !is_told_by_us(name, route));
+    let of_claims: Vec<String> = route.forward_claims.iter().map(|(_, claim)| name_as_read(claim)).collect();
+    retain(&mut headers, |name| {
+        let read = name_as_read(name);
+        let passes = match Class::of(&read) {
+            Class::Plain => true,
+            Class::Trusted => route.pass_headers.contains(name),
+            Class::Written | Class::HopByHop => false,
+        };
+        passes && !of_claims.contains(&read)
+    });
 
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
-    let host = route.upstream_host.clone().or_else(|| HeaderValue::from_str(opening.authority).ok());
+    let host = route.upstream_host.clone().or_else(|| HeaderValue::from_str(authority).ok());
     insert(&mut headers, &HOST, host);
     insert(&mut headers, &SEC_WEBSOCKET_KEY, HeaderValue::from_str(via.key).ok());
     insert_list(&mut headers, &SEC_WEBSOCKET_PROTOCOL, via.protocols);
     insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, via.extensions);
 
     let address = via.address.to_canonical();
-    let forwarded = format!("for={};host={};proto=https", forwarded_node(address), quoted(opening.authority));
+    let forwarded = format!("for={};host={};proto=https", forwarded_node(address), quoted(authority));
     insert(&mut headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
     let named = |name| HeaderName::from_static(name);
     insert(&mut headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
     insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
-    insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(opening.authority).ok());
+    insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
     insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(via.request_id).ok());
     for (name, value) in admission.claim_headers() {
         headers.insert(name.clone(), value.clone());
@@ -82,37 +87,41 @@ pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admiss
     headers
 }
 
-/// The headers of an upstream's answer that are for the client. The handshake's own are written by us.
+/// The headers of an upstream's 101 that are for the client. The handshake's own are written by us.
 pub fn to_client(upstream: &HeaderMap) -> HeaderMap {
     let mut headers = end_to_end(upstream);
-    retain(&mut headers, |name| !name.as_str().starts_with("sec-websocket-"));
+    retain(&mut headers, |name| {
+        !name.as_str().starts_with("sec-websocket-") && !OF_THE_ORIGIN.contains(&name.as_str())
+    });
+    headers
+}
+
+/// The headers of any other answer of an upstream that are for the client: also what the refusal says of the protocols
+/// and versions that would do, see RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
+pub fn to_refused_client(status: StatusCode, upstream: &HeaderMap) -> HeaderMap {
+    let mut headers = to_client(upstream);
+    for version in upstream.get_all(SEC_WEBSOCKET_VERSION) {
+        headers.append(SEC_WEBSOCKET_VERSION, version.clone());
+    }
+    if status == StatusCode::UPGRADE_REQUIRED && upstream.contains_key(UPGRADE) {
+        for protocols in upstream.get_all(UPGRADE) {
+            headers.append(UPGRADE, protocols.clone());
+        }
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
     headers
 }
 
 /// Without what concerns only the connection that it came over.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<String> = headers
-        .get_all(CONNECTION)
-        .into_iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
     let mut kept = headers.clone();
-    retain(&mut kept, |name| {
-        !HOP_BY_HOP.contains(name)
-            && !HOP_BY_HOP_NAMES.contains(&name.as_str())
-            && !named.iter().any(|named| named == name.as_str())
-    });
+    let named = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
+    // A look-up for each name, so that many names and many headers do not multiply.
+    for name in named.flat_map(|line| line.split(',')) {
+        kept.remove(name.trim());
+    }
+    retain(&mut kept, |name| Class::of(&name_as_read(name)) != Class::HopByHop);
     kept
-}
-
-/// A name is judged as an upstream may read it.
-fn is_told_by_us(name: &HeaderName, route: &Route) -> bool {
-    let read = name_as_read(name);
-    TOLD_BY_US.contains(&read.as_str())
-        || TOLD_BY_US_PREFIXES.iter().any(|prefix| read.starts_with(prefix))
-        || route.forward_claims.iter().any(|(_, claim)| name_as_read(claim) == read)
 }
 
 fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
@@ -176,9 +185,55 @@ mod tests {
             ("connection", "upgrade"),
             ("sec-websocket-accept", "x"),
             ("sec-websocket-protocol", "x"),
+            ("sec-websocket-version", "13"),
             ("set-cookie", "a=b"),
         ]));
         assert_eq!(kept, headers(&[("set-cookie", "a=b")]));
+    }
+
+    #[test]
+    fn an_answer_says_nothing_of_the_whole_origin() {
+        let mut lines: Vec<_> = OF_THE_ORIGIN.iter().map(|name| (*name, "x")).collect();
+        lines.push(("set-cookie", "a=b"));
+        for kept in [to_client(&headers(&lines)), to_refused_client(StatusCode::FORBIDDEN, &headers(&lines))] {
+            assert_eq!(kept, headers(&[("set-cookie", "a=b")]));
+        }
+    }
+
+    #[test]
+    fn a_refusal_keeps_what_would_do() {
+        let asked = headers(&[
+            ("connection", "Upgrade, close, keep-alive, sec-websocket-version"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13, 8"),
+            ("sec-websocket-accept", "x"),
+            ("keep-alive", "5"),
+            ("retry-after", "7"),
+            ("www-authenticate", "Basic"),
+            ("allow", "GET"),
+            ("proxy-authenticate", "Basic"),
+        ]);
+        let always = [("retry-after", "7"), ("www-authenticate", "Basic"), ("allow", "GET")];
+        let with = |more: &[(&'static str, &'static str)]| headers(&[&always, more].concat());
+        let version = ("sec-websocket-version", "13, 8");
+        assert_eq!(to_refused_client(StatusCode::BAD_REQUEST, &asked), with(&[version]));
+        let upgrade = [version, ("upgrade", "websocket"), ("connection", "Upgrade")];
+        assert_eq!(to_refused_client(StatusCode::UPGRADE_REQUIRED, &asked), with(&upgrade));
+        let bare = to_refused_client(StatusCode::UPGRADE_REQUIRED, &headers(&[("retry-after", "7")]));
+        assert_eq!(bare, headers(&[("retry-after", "7")]));
+    }
+
+    #[test]
+    fn connection_takes_away_what_it_names_in_any_case() {
+        let kept = end_to_end(&headers(&[
+            ("connection", "X-A,, x-b ,\t,X_C, not a name, upgrade"),
+            ("connection", "x-d"),
+            ("x-a", "1"),
+            ("x-b", "1"),
+            ("x-d", "1"),
+            ("x-e", "1"),
+        ]));
+        assert_eq!(kept, headers(&[("x-e", "1")]));
     }
 
     #[test]

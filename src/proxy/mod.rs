@@ -8,6 +8,7 @@ mod cycle;
 pub mod tls;
 mod handshake;
 mod sealed;
+mod request_stream;
 pub mod connection;
 pub mod upgrade;
 pub mod headers;

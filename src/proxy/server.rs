@@ -18,6 +18,7 @@ use super::upgrade::Gateway;
 use super::worker::{self, Crew, Worker};
 use crate::config::{Config, MaxSessions};
 use crate::policy::admission::Policy;
+use crate::policy::route::Routes;
 use crate::telemetry::refusals::Refusals;
 use crate::upstream::Pool;
 
@@ -102,7 +103,11 @@ impl Server {
             listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
         }
         let gateway = Gateway {
-            policy: Policy::new(config.routes, config.server.upgrade_quota, max_sessions),
+            policy: Policy::new(
+                Routes::new(config.routes, config.server.host_fall_through),
+                config.server.upgrade_quota,
+                max_sessions,
+            ),
             pools: config.upstreams.into_iter().map(Pool::new).collect(),
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             refusals: Refusals::new(super::clock::now()),

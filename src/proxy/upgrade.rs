@@ -91,7 +91,8 @@ async fn upgrade(
     client: IpAddr,
     request: &Request<Incoming>,
 ) -> Result<(Response<Full<Bytes>>, Opened), Refusal> {
-    // (a) What it asks.
+    // (a) What it asks. The address is charged first, whatever that is.
+    gateway.policy.charge(client, clock::now())?;
     let (uri, headers) = (request.uri(), request.headers());
     let opening = Opening::parse(request.method(), uri, request.version(), headers).map_err(Rejection::Opening)?;
 
@@ -220,7 +221,7 @@ impl Refusal {
             let (head, body) = upstream.into_parts();
             let mut response = Response::new(Full::new(body));
             *response.status_mut() = head.status;
-            *response.headers_mut() = headers::to_client(&head.headers);
+            *response.headers_mut() = headers::to_refused_client(head.status, &head.headers);
             return response;
         }
         let refusal = self.rejection.refusal();

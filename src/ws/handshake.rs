@@ -2,7 +2,8 @@
 
 use aws_lc_rs::digest;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
@@ -15,6 +16,17 @@ use super::deflate;
 pub const VERSION: &str = "13";
 /// Section 1.3: what is hashed together with the key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The most subprotocols that a request may offer. Each is compared with those before it.
+pub const PROTOCOLS_MAX: usize = 64;
+/// The most extensions that a request may offer, of all names together.
+pub const EXTENSIONS_MAX: usize = 32;
+/// The most names in the `Connection` of a request. Each names a header that goes no further.
+pub const CONNECTION_NAMES_MAX: usize = 64;
+
+/// Base64 with padding, in which the last character may have spare bits: RFC 4648 section 3.5 leaves it to the decoder
+/// whether to refuse them, and RFC 6455 section 4.1 itself has a key with such bits.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
 /// A well-formed request to open a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +73,9 @@ pub enum OpeningError {
     Extensions,
     /// More than one `Origin` (RFC 6454 section 7.3).
     Origin,
+    /// More than [`PROTOCOLS_MAX`] subprotocols, [`EXTENSIONS_MAX`] extensions or [`CONNECTION_NAMES_MAX`] names in
+    /// `Connection` (a limit of our own: this work comes before it is known who asks).
+    TooManyItems,
 }
 
 impl OpeningError {
@@ -77,15 +92,16 @@ impl OpeningError {
             Self::Protocol => "subprotocol",
             Self::Extensions => "extensions",
             Self::Origin => "origin",
+            Self::TooManyItems => "too_many_items",
         }
     }
 }
 
 impl<'a> Opening<'a> {
-    /// Reads the head of a request.
+    /// Reads the head of a request, in a time that is linear in its size.
     ///
     /// # Errors
-    /// The first rule that is broken, in the order of the variants.
+    /// The first rule that is broken, in the order of the variants; a list is read up to its limit.
     pub fn parse(
         method: &Method,
         uri: &'a Uri,
@@ -118,15 +134,18 @@ impl<'a> Opening<'a> {
             return Err(OpeningError::Target);
         }
         let key = once(headers, &SEC_WEBSOCKET_KEY).ok_or(OpeningError::Key)?;
-        if !STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
+        if !LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16) {
             return Err(OpeningError::Key);
         }
-        let protocols = protocols(headers).ok_or(OpeningError::Protocol)?;
-        let extensions = extensions(headers).ok_or(OpeningError::Extensions)?;
+        let protocols = protocols(headers)?;
+        let extensions = extensions(headers, OpeningError::Extensions, OpeningError::TooManyItems)?;
         let origin = match at_most_once(headers, &ORIGIN) {
             Ok(origin) => origin.map(http::HeaderValue::as_bytes),
             Err(Repeated) => return Err(OpeningError::Origin),
         };
+        if list(headers, &CONNECTION).nth(CONNECTION_NAMES_MAX).is_some() {
+            return Err(OpeningError::TooManyItems);
+        }
         let extensions = extensions.into_iter().filter(|offer| extension_name(offer) == deflate::NAME).collect();
         Ok(Self { authority, path, query: uri.query(), key, protocols, extensions, origin })
     }
@@ -201,7 +220,7 @@ impl<'a> Answer<'a> {
             }
             Err(Repeated) => return Err(AnswerError::Protocol),
         };
-        let accepted = extensions(headers).ok_or(AnswerError::Extension)?;
+        let accepted = extensions(headers, AnswerError::Extension, AnswerError::Extension)?;
         let extension = match accepted.as_slice() {
             [] => None,
             [one] if extension_name(one) == deflate::NAME && deflate::fits(one, extensions_offered) => Some(*one),
@@ -230,26 +249,28 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 }
 
 /// The non-empty items of a header that is a list, over all its lines; `None` for a line that is not visible ASCII.
+/// Nothing is read beyond the item that is asked for.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> {
     headers.get_all(name).into_iter().flat_map(|line| {
-        let (items, unreadable) = match line.to_str() {
-            Ok(line) => (split_outside_quotes(line), None),
-            Err(_) => (Vec::new(), Some(None)),
+        let (line, unreadable) = match line.to_str() {
+            Ok(line) => (Some(line), None),
+            Err(_) => (None, Some(None)),
         };
-        items.into_iter().filter(|item| !item.is_empty()).map(Some).chain(unreadable)
+        let items = line.into_iter().flat_map(split_outside_quotes);
+        items.filter(|item| !item.is_empty()).map(Some).chain(unreadable)
     })
 }
 
 /// Splits at the commas that are not inside a quoted string (RFC 9110 section 5.6.4).
-fn split_outside_quotes(line: &str) -> Vec<&str> {
+fn split_outside_quotes(line: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
-    let comma = |c: char| {
+    let comma = move |c: char| {
         let splits = c == ',' && !quoted;
         quoted ^= c == '"' && !escaped;
         escaped = quoted && c == '\\' && !escaped;
         splits
     };
-    line.split(comma).map(|item| item.trim_matches([' ', '\t'])).collect()
+    line.split(comma).map(|item| item.trim_matches([' ', '\t']))
 }
 
 /// A header that may stand once stands more than once.
@@ -266,17 +287,28 @@ fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     at_most_once(headers, name).ok().flatten()?.to_str().ok()
 }
 
-fn protocols(headers: &HeaderMap) -> Option<Vec<&str>> {
+fn protocols(headers: &HeaderMap) -> Result<Vec<&str>, OpeningError> {
     let mut protocols = Vec::new();
     for item in list(headers, &SEC_WEBSOCKET_PROTOCOL) {
-        let item = item.filter(|item| is_token(item) && !protocols.contains(item))?;
+        // The limit comes first: it bounds how many an item is compared with.
+        if protocols.len() >= PROTOCOLS_MAX {
+            return Err(OpeningError::TooManyItems);
+        }
+        let item = item.filter(|item| is_token(item) && !protocols.contains(item)).ok_or(OpeningError::Protocol)?;
         protocols.push(item);
     }
-    Some(protocols)
+    Ok(protocols)
 }
 
-fn extensions(headers: &HeaderMap) -> Option<Vec<&str>> {
-    list(headers, &SEC_WEBSOCKET_EXTENSIONS).map(|item| item.filter(|item| is_token(extension_name(item)))).collect()
+fn extensions<E: Copy>(headers: &HeaderMap, malformed: E, too_many: E) -> Result<Vec<&str>, E> {
+    let mut extensions = Vec::new();
+    for item in list(headers, &SEC_WEBSOCKET_EXTENSIONS) {
+        if extensions.len() >= EXTENSIONS_MAX {
+            return Err(too_many);
+        }
+        extensions.push(item.filter(|item| is_token(extension_name(item))).ok_or(malformed)?);
+    }
+    Ok(extensions)
 }
 
 /// The name of an extension on offer: what stands before its parameters.

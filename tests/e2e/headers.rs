@@ -78,7 +78,7 @@ fn hop_by_hop_headers_go_no_further() {
 #[test]
 fn spoofs_are_replaced() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().start(&upstream);
+    let gate = Setup::new().listener("head_max_headers = 128").start(&upstream);
     let request = [
         "X-Forwarded-For: 10.0.0.1",
         "X-Forwarded-For: 10.0.0.2",
@@ -96,6 +96,26 @@ fn spoofs_are_replaced() {
         "X-Cluster-Client-IP: 10.0.0.8",
         "CF-Connecting-IP: 10.0.0.8",
         "CF_Connecting.IP: 10.0.0.8",
+        "CF-Connecting-IPv6: ::1",
+        "Fastly-Client-IP: 10.0.0.8",
+        "X-ProxyUser-Ip: 10.0.0.8",
+        "X-Azure-ClientIP: 10.0.0.8",
+        "X-Appengine-User-IP: 10.0.0.8",
+        "Fly-Client-IP: 10.0.0.8",
+        "X-Envoy-External-Address: 10.0.0.8",
+        "Client-IP: 10.0.0.8",
+        "X-Original-Forwarded-For: 10.0.0.8",
+        "X-Original-Host: evil.example",
+        "X-Host: evil.example",
+        "X-HTTP-Host-Override: evil.example",
+        "X-Original-URL: /admin",
+        "X_Original_URL: /admin",
+        "X-Rewrite-URL: /admin",
+        "X-HTTP-Method-Override: DELETE",
+        "X-HTTP-Method: DELETE",
+        "X-Method-Override: DELETE",
+        "Proxy: http://evil.example",
+        "Expect: 100-continue",
         "Forwarded: for=10.0.0.7",
         "X-Request-Id: mine",
         "X_Request_Id: mine",
@@ -115,6 +135,59 @@ fn spoofs_are_replaced() {
     let request = Request::to("/room/blue").bearer(&token(&json!({ "sub": null }))).with("X-User-Id: root");
     let session = Session::open_with(&gate, &upstream, &request, &[]);
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &[]));
+}
+
+/// What a route lists passes as it is written there, and as nothing else.
+#[test]
+fn listed_headers_pass() {
+    let upstream = Upstream::bind();
+    let listed = "pass_headers = [\"X-Real-IP\", \"x-original-url\", \"Expect\"]";
+    let gate = Setup::new().route(listed).start(&upstream);
+    let request = [
+        "X-Real-IP: 10.0.0.1",
+        "X-Real-IP: 10.0.0.2",
+        "X_Real_IP: 10.0.0.3",
+        "X-Original-URL: /other",
+        "X-Rewrite-URL: /other",
+        "X-Forwarded-For: 10.0.0.4",
+    ]
+    .into_iter()
+    .fold(Request::to("/open/"), Request::with);
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    let passed = [("x-real-ip", "10.0.0.1"), ("x-real-ip", "10.0.0.2"), ("x-original-url", "/other")];
+    assert_eq!(seen(&session.asked).1, told("chat.example.com", &passed));
+}
+
+/// An upstream speaks for itself and not for the whole origin, which is Tollgate's.
+#[test]
+fn answers_say_nothing_of_the_whole_origin() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let lines = [
+        "Clear-Site-Data: \"*\"",
+        "Alt-Svc: h3=\":443\"",
+        "Strict-Transport-Security: max-age=0",
+        "Set-Cookie: a=b",
+        "X-Kept: yes",
+    ];
+    let check = |head: &Head| {
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            let kept = matches!(name, "Set-Cookie" | "X-Kept").then_some(value);
+            assert_eq!(head.get(name), kept, "{head:?}");
+        }
+    };
+    let session = Session::open_with(&gate, &upstream, &Request::to("/open/"), &lines);
+    check(&session.answer);
+    session.close();
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let mut server = upstream.accept();
+    server.head();
+    server.send(format!("HTTP/1.1 403 Forbidden\r\n{}\r\nContent-Length: 0\r\n\r\n", lines.join("\r\n")).as_bytes());
+    let refusal = client.refusal();
+    assert_eq!(refusal.head.status(), 403);
+    check(&refusal.head);
 }
 
 /// Wherever the token stood, the upstream does not see it, and sees all the rest.

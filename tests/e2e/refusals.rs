@@ -9,7 +9,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
 use tollgate::policy::rejection::Rejection;
 use tollgate::policy::token::TokenError;
-use tollgate::ws::handshake::{AnswerError, OpeningError};
+use tollgate::ws::handshake::{AnswerError, CONNECTION_NAMES_MAX, EXTENSIONS_MAX, OpeningError, PROTOCOLS_MAX};
 
 use crate::support::every::every;
 use crate::support::gate::Gate;
@@ -191,6 +191,15 @@ fn opening_cases(error: OpeningError) -> Vec<Case> {
         }
         OpeningError::Extensions => vec![open().with("Sec-WebSocket-Extensions: ; server_no_context_takeover")],
         OpeningError::Origin => vec![open().with("Origin: https://a.example").with("Origin: https://b.example")],
+        OpeningError::TooManyItems => {
+            let list = |count| (0..count).map(|n| format!("a{n}")).collect::<Vec<_>>().join(",");
+            vec![
+                open().with(&format!("Sec-WebSocket-Protocol: {}", list(PROTOCOLS_MAX + 1))),
+                open().with(&format!("Sec-WebSocket-Protocol: {}", list(2_000))),
+                open().with(&format!("Sec-WebSocket-Extensions: {}", list(EXTENSIONS_MAX + 1))),
+                open().with(&format!("Connection: {}", list(CONNECTION_NAMES_MAX))),
+            ]
+        }
     })
 }
 
@@ -273,7 +282,7 @@ fn upstream_status(status: u16) -> Play {
     Play::Answers(match status {
         302 => |_| answer("302 Found", "Location: https://login.example.com/\r\n", UPSTREAM_BODY),
         403 => |_| answer("403 Forbidden", "", UPSTREAM_BODY),
-        426 => |_| answer("426 Upgrade Required", "Upgrade: websocket\r\n", UPSTREAM_BODY),
+        426 => |_| answer("426 Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", UPSTREAM_BODY),
         other => unreachable!("{other}"),
     })
 }
@@ -403,6 +412,10 @@ fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refu
         assert_eq!(body, UPSTREAM_BODY, "{what}");
         assert_eq!((head.get("X-Kept"), head.get("Keep-Alive")), (Some("yes"), None), "{what}");
         assert_eq!(head.get("Location").is_some(), status == 302, "{what}");
+        let upgrade = (status == 426).then_some("websocket");
+        assert_eq!(head.get("Upgrade"), upgrade, "{what}");
+        assert_eq!(head.get("Sec-WebSocket-Version"), upgrade.map(|_| "13"), "{what}");
+        assert_eq!(connection.contains(&"Upgrade"), status == 426, "{what}: {head:?}");
     } else {
         // hyper leaves the body of an answer to HEAD out.
         let is_head = what.contains("HEAD ");
@@ -433,8 +446,19 @@ fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refu
 
 #[test]
 fn malformed_handshakes() {
-    let errors =
-        every!(OpeningError { NotUpgrade, Version, Method, Body, Host, Target, Key, Protocol, Extensions, Origin });
+    let errors = every!(OpeningError {
+        NotUpgrade,
+        Version,
+        Method,
+        Body,
+        Host,
+        Target,
+        Key,
+        Protocol,
+        Extensions,
+        Origin,
+        TooManyItems,
+    });
     check(errors.into_iter().map(Rejection::Opening).chain([Rejection::Host]));
 }
 

@@ -72,6 +72,121 @@ fn absolute_form() {
     assert_eq!(session.asked.get("Host"), Some("other.example"));
 }
 
+/// An empty port is the default one (RFC 3986 section 3.2.3), and the upstream gets the host without it.
+#[test]
+fn empty_ports() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let open = || Request::to("/open/");
+    for (request, host) in [
+        (open().replacing("Host: localhost:"), "localhost"),
+        (open().replacing("Host: [::1]:"), "[::1]"),
+        (open().first_line("GET ws://other.example:/open/ HTTP/1.1"), "other.example"),
+    ] {
+        let session = Session::open_with(&gate, &upstream, &request, &[]);
+        assert_eq!(session.asked.get("Host"), Some(host));
+        assert_eq!(session.asked.get("X-Forwarded-Host"), Some(host));
+    }
+}
+
+/// RFC 6455 section 4.1 prints this key; what is hashed is the key as it was sent.
+#[test]
+fn a_key_with_spare_bits() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let key = "AQIDBAUGBwgJCgsMDQ4PEC==";
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").replacing(&format!("Sec-WebSocket-Key: {key}")).bytes());
+    upstream.accept().open(&[]);
+    let answer = client.head();
+    assert_eq!(answer.status(), 101);
+    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    assert_eq!(answer.get("Sec-WebSocket-Accept"), Some(accept.as_str()));
+}
+
+/// Characters that RFC 3986 allows nowhere and some clients send raw in a query: what `http::Uri` takes is passed on as it
+/// came.
+#[test]
+fn raw_characters_in_the_query() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    for (target, passes) in
+        [("/open/?a={\"b\":1}", false), ("/open/?a=<b>", false), ("/open/?a=|^`\\[]", true), ("/open/?a=é", true)]
+    {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to(target).bytes());
+        if passes {
+            let asked = upstream.accept().open(&[]);
+            assert_eq!(client.head().status(), 101, "{target}");
+            assert_eq!(asked.first_line, format!("GET {target} HTTP/1.1"));
+        } else {
+            assert_eq!(client.head().status(), 400, "{target}");
+            assert_eq!(gate.log.next("refused")["cause"], "head", "{target}");
+        }
+    }
+}
+
+/// Each request costs its address one upgrade, whatever it is, and beyond the rate each is answered with 429.
+#[test]
+fn every_request_is_charged() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().server("upgrade_rate = \"7/h\"").start(&upstream);
+    let open = || Request::to("/open/");
+    let table = [
+        (open().without("Upgrade"), 426),
+        (open().replacing("Sec-WebSocket-Version: 8"), 426),
+        (open().first_line("POST /open/ HTTP/1.1"), 400),
+        (open().with("Sec-WebSocket-Protocol: a, a"), 400),
+        (open().with("No colon"), 400),
+        (open().with(&format!("X-Big: {}", "y".repeat(128 * 1024))), 431),
+        (Request::to("/elsewhere"), 404),
+        // And now it is used up.
+        (open(), 429),
+        (open().without("Upgrade"), 429),
+        (open().first_line("POST /open/ HTTP/1.1"), 429),
+        (open().with("Sec-WebSocket-Protocol: a, a"), 429),
+        (Request::to("/elsewhere"), 429),
+    ];
+    for (request, status) in table {
+        let refusal = Client::connect(&gate).ask(&request);
+        assert_eq!(refusal.head.status(), status, "{request:?}");
+        assert_eq!(refusal.head.get("Retry-After").is_some(), status == 429, "{request:?}");
+    }
+    upstream.assert_untouched();
+}
+
+/// A host with routes of its own is served by these alone, unless the operator wants otherwise.
+#[test]
+fn hosts_do_not_fall_through() {
+    let upstream = Upstream::bind();
+    let route = |name, host| {
+        format!(
+            "[[route]]\nname = \"{name}\"\nhost = \"{host}\"\npath = \"/{name}\"\nupstream = \"main\"\nauth = \"none\"\n"
+        )
+    };
+    let routes = format!("{}{}", route("exact", "chat.example.com"), route("wide", "*.example.com"));
+    for (setting, fallen) in [("", 404), ("host_fall_through = false", 404), ("host_fall_through = true", 101)] {
+        let gate = Setup::new().server(setting).more(&routes).start(&upstream);
+        for (host, path, status) in [
+            ("chat.example.com", "/exact", 101),
+            ("other.example.com", "/wide", 101),
+            ("elsewhere.example", "/open/", 101),
+            ("chat.example.com", "/wide", fallen),
+            ("chat.example.com", "/open/", fallen),
+            ("other.example.com", "/open/", fallen),
+            ("other.example.com", "/exact", 404),
+            ("elsewhere.example", "/wide", 404),
+        ] {
+            let mut client = Client::connect(&gate);
+            client.send(&Request::to(path).replacing(&format!("Host: {host}")).bytes());
+            if status == 101 {
+                upstream.accept().open(&[]);
+            }
+            assert_eq!(client.head().status(), status, "{setting:?} {host}{path}");
+        }
+    }
+}
+
 /// hyper answers by itself where there is no request to judge, and the upstream hears of none of that.
 #[test]
 fn heads_that_are_no_requests() {
@@ -117,4 +232,21 @@ fn slow_heads_and_slow_handshakes() {
     }
     no_handshake.expect_end();
     upstream.assert_untouched();
+}
+
+/// A client that leaves before its answer gives its slot back at once, also if it sent something behind its request.
+#[test]
+fn a_client_that_left_holds_no_slot() {
+    let upstream = Upstream::bind();
+    let setup = Setup::new().limits("sessions_per_address = 1").upstream("response_timeout = \"5m\"");
+    let gate = setup.start(&upstream);
+    for early in [&b""[..], b"\x81\x80\0\0\0\0", &[b'x'; 8192]] {
+        let mut client = Client::connect(&gate);
+        client.send(&[&Request::to("/open/").bytes(), early].concat());
+        let mut server = upstream.accept();
+        server.head();
+        drop(client);
+        server.expect_end();
+    }
+    Session::open(&gate, &upstream).close();
 }

@@ -30,7 +30,7 @@ use tollgate::policy::token::{Verifier, VerifierParts};
 use tollgate::session::Side;
 use tollgate::ws::close::Close;
 use tollgate::ws::frame::{CONTROL_MAX_BYTES, HEADER_MAX_BYTES, Header, Violation};
-use tollgate::ws::handshake::{Answer, Opening, accept};
+use tollgate::ws::handshake::{Answer, EXTENSIONS_MAX, Opening, PROTOCOLS_MAX, accept};
 use tollgate::ws::inspector::{Inspector, Next, Rules};
 
 /// Frame headers, and the rules of one direction. The first byte chooses the rules.
@@ -187,7 +187,8 @@ pub fn handshake(data: &[u8]) {
     if let Ok(opening) = Opening::parse(&method, &uri, version, &headers) {
         assert_eq!((method, version), (Method::GET, Version::HTTP_11));
         assert!(opening.path.starts_with('/'));
-        assert_eq!(base64::engine::general_purpose::STANDARD.decode(opening.key).map(|key| key.len()), Ok(16));
+        assert!(opening.key.len() == 24 && opening.key.ends_with("=="));
+        assert!(opening.protocols.len() <= PROTOCOLS_MAX && opening.extensions.len() <= EXTENSIONS_MAX);
         assert_eq!(headers.get_all("host").iter().count(), 1);
         assert!(!headers.contains_key("transfer-encoding"));
         for (place, protocol) in opening.protocols.iter().enumerate() {

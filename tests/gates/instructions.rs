@@ -3,20 +3,32 @@
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
 mod cases;
+mod heads;
 #[path = "../harness/mod.rs"]
 mod harness;
 
 use std::env;
 
-use cases::{CASES, RUNS_MAX};
+use cases::{CASES, RUNS_MAX, Run};
+use heads::{HEADS, SIZES};
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let [name, runs] = &arguments[..] else { return println!("usage: instructions CASE RUNS") };
-    let (_, prepare) = CASES.into_iter().find(|(case, _)| case == name).expect("the name of a case");
     let runs: usize = runs.parse().expect("a number");
     assert!(runs <= RUNS_MAX);
     // Made ready for the same number each time, so that the difference of two numbers of runs is what the runs cost.
-    let mut run = prepare();
+    let mut run = prepare(name).expect("the name of a case");
     (0..runs).for_each(|_| run());
+}
+
+/// A case of `cases.rs`, or a head of `heads.rs` with its size, as in `cookies_16k`.
+fn prepare(name: &str) -> Option<Run> {
+    if let Some((_, prepare)) = CASES.into_iter().find(|(case, _)| *case == name) {
+        return Some(prepare());
+    }
+    let (kind, size) = name.rsplit_once('_')?;
+    let (_, head) = HEADS.into_iter().find(|(head, _)| *head == kind)?;
+    let (_, bytes) = SIZES.into_iter().find(|(label, _)| *label == size)?;
+    Some(head(bytes).run())
 }

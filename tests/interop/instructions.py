@@ -1,5 +1,5 @@
-"""Instructions that the pure core and the record layer execute for each frame or record, by callgrind, held against
-tests/gates/ceilings.toml.
+"""Instructions that the pure core and the record layer execute for each frame, record or request head, by callgrind, held
+against tests/gates/ceilings.toml.
 
 A case of tests/gates/cases.rs is run twice, more often the second time; the difference is what the runs cost, and nothing of
 what came before them. Only Rust's functions count: those of C and assembly (libc's, aws-lc's) are chosen by the CPU, and the
@@ -14,11 +14,12 @@ import tomllib
 import harness
 
 FEW, MANY = 16, 64
+GROWTH_MAX = 5  # of a head's cost, where its size is four times as large
 RUST = re.compile(r"_R|_ZN.*17h[0-9a-f]{16}E")  # the two manglings of rustc
 
 suite = harness.Suite("instructions")
 directory = harness.work_dir("instructions")
-ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text())["instructions"]
+ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text())
 
 
 def build():
@@ -56,11 +57,21 @@ if not shutil.which("valgrind"):
     suite.skip("everything", "valgrind is not installed")
     suite.finish()
 program = build()
-for case, ceiling in ceilings.items():
+costs = {}
+for case, ceiling in (ceilings["instructions"] | ceilings["heads"]).items():
     with suite.check(f"{case}: at most {ceiling} instructions"):
         few, many = executed(program, case, FEW), executed(program, case, MANY)
         rust, whole = ((b - a) / (MANY - FEW) for a, b in zip(few, many))
+        costs[case] = whole
         suite.note(f"{case}: {rust:.0f}, with libc and aws-lc {whole:.0f}")
         if not 0 < rust <= ceiling:
             raise AssertionError(f"{rust:.0f} instructions")
+for case in ceilings["heads"]:
+    kind, size = case.rsplit("_", 1)
+    if size != "64k":
+        continue
+    with suite.check(f"{kind}: a head of 64 KiB costs at most {GROWTH_MAX} times as much as one of 16 KiB"):
+        few, many = costs[f"{kind}_16k"], costs[case]
+        if not many <= GROWTH_MAX * few:
+            raise AssertionError(f"{few:.0f} and {many:.0f} instructions, with libc and aws-lc")
 suite.finish()

@@ -180,6 +180,33 @@ fn other_schemes_compare_byte_by_byte() {
 }
 
 #[test]
+fn other_schemes_may_have_no_host() {
+    check("file://", &["file://", "FILE://"], &["file:///", "file:", "file://localhost", "null", "app://", "://", ""]);
+    check("FILE://", &["file://"], &[]);
+    check("app://", &["app://"], &["app://x", "file://", "app:///", "app://:"]);
+    check("file://server", &["file://server"], &["file://"]);
+    for origin in ["moz-extension://1b4d5a1e-0c5f", "vscode-webview://abc", "ionic://localhost", "tauri://localhost"] {
+        check(origin, &[origin], &[&format!("{origin}/"), "null", "file://"]);
+    }
+    check(SITE, &[], &["https://", "https://:443", "http://", "file://"]);
+}
+
+#[test]
+fn origins_that_anyone_can_have() {
+    for (text, anyone) in [
+        ("null", true),
+        ("file://", true),
+        ("File://server", true),
+        ("app://", false),
+        ("capacitor://localhost", false),
+        (SITE, false),
+        ("https://*.example.com", false),
+    ] {
+        assert_eq!(text.parse::<OriginPattern>().unwrap().is_anyone(), anyone, "{text}");
+    }
+}
+
+#[test]
 fn any_of_several_patterns_admits() {
     let origins = origins(&["https://a.example", "null", "https://*.b.example"]);
     for (origin, admitted) in
@@ -229,7 +256,11 @@ fn faults_that_say_what_to_write() {
 fn patterns_that_cannot_be_used() {
     let cases = [
         ("https://", OriginPatternError::Host(HostError::Empty)),
-        ("app://", OriginPatternError::Host(HostError::Empty)),
+        ("http://", OriginPatternError::Host(HostError::Empty)),
+        ("https://:443", OriginPatternError::Host(HostError::Empty)),
+        ("file:", OriginPatternError::NoScheme("file:".into())),
+        ("file:///", OriginPatternError::Path("file://".into())),
+        ("file://*", OriginPatternError::Wildcard),
         ("://example.com", OriginPatternError::Scheme),
         ("1http://example.com", OriginPatternError::Scheme),
         (" https://example.com", OriginPatternError::Scheme),

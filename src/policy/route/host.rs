@@ -9,12 +9,11 @@ use std::str::FromStr;
 /// without port and without one trailing dot; an IPv6 address in brackets and in its canonical form.
 ///
 /// `None` for whatever is not one host name or address with at most a port from 1 to 65535: user information, lists,
-/// spaces, controls, escapes, text that is not ASCII. An empty port, which RFC 3986 allows and clients do not send, is
-/// no port either.
+/// spaces, controls, escapes, text that is not ASCII. An empty port is the default one (RFC 3986 section 3.2.3).
 #[must_use]
 pub fn request_host(authority: &str) -> Option<String> {
     let (host, port) = split_port(authority);
-    if let Some(port) = port {
+    if let Some(port) = port.filter(|port| !port.is_empty()) {
         parse_port(port)?;
     }
     parse_host(without_root_dot(host)).ok()
@@ -346,6 +345,10 @@ mod tests {
             ("[::1]", "[::1]"),
             ("[0:0::0001]:443", "[::1]"),
             ("localhost:1", "localhost"),
+            ("localhost:", "localhost"),
+            ("chat.example.com.:", "chat.example.com"),
+            ("192.0.2.1:", "192.0.2.1"),
+            ("[::1]:", "[::1]"),
         ];
         for (authority, host) in cases {
             assert_eq!(request_host(authority).as_deref(), Some(host), "{authority}");
@@ -381,7 +384,10 @@ mod tests {
             "a.example..",
             "a%2eexample",
             "é.example",
-            "a.example:",
+            ":",
+            "a.example::",
+            "a.example: ",
+            "a.example:80:",
             "a.example:0",
             "a.example:080",
             "a.example:65536",
@@ -396,7 +402,9 @@ mod tests {
             "::1]",
             "[::1]443",
             "[::1].",
-            "[::1]:",
+            "[::1]::",
+            "::1:",
+            "[::1].:",
             "[::1]:x",
             "[::1]]:443",
             "[::1%25lo]:443",

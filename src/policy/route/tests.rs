@@ -21,6 +21,7 @@ fn route(name: &str, host: &str, path: &str) -> Route {
         addresses: Addresses::default(),
         require: Vec::new(),
         forward_claims: Vec::new(),
+        pass_headers: Vec::new(),
         limits: Arc::new(Limits {
             messages: None,
             overhead: Quota { rate, burst: NonZeroU32::MIN },
@@ -42,7 +43,12 @@ fn route(name: &str, host: &str, path: &str) -> Route {
 
 /// Routes that are each named by their host and path.
 fn routes(patterns: &[(&str, &str)]) -> Routes {
-    Routes::new(patterns.iter().map(|(host, path)| route(&format!("{host}{path}"), host, path)).collect())
+    routes_that(patterns, false)
+}
+
+fn routes_that(patterns: &[(&str, &str)], fall_through: bool) -> Routes {
+    let routes = patterns.iter().map(|(host, path)| route(&format!("{host}{path}"), host, path)).collect();
+    Routes::new(routes, fall_through)
 }
 
 fn find(routes: &Routes, host: &str, path: &str) -> Option<String> {
@@ -218,16 +224,35 @@ fn hosts_outweigh_paths() {
 }
 
 #[test]
-fn a_host_without_a_matching_path_falls_through() {
-    let routes = routes(&[("", "/health"), ("*.example.com", "/ws"), ("a.example.com", "/chat")]);
-    for (host, path, expected) in [
-        ("a.example.com", "/chat", Some("a.example.com/chat")),
-        ("a.example.com", "/ws", Some("*.example.com/ws")),
-        ("a.example.com", "/health", Some("/health")),
-        ("b.example.com", "/chat", None),
-        ("a.example.com", "/other", None),
+fn the_most_specific_host_decides_and_falls_through_only_where_that_is_set() {
+    let patterns = [
+        ("", "/health"),
+        ("*.com", "/com"),
+        ("*.example.com", "/ws"),
+        ("*.a.example.com", "/deep"),
+        ("a.example.com", "/chat"),
+        ("a.example.com", "/chat/{*rest}"),
+    ];
+    // Host and path, what is found, and what is found with `host_fall_through`.
+    for (host, path, alone, through) in [
+        ("a.example.com", "/chat", Some("a.example.com/chat"), Some("a.example.com/chat")),
+        ("a.example.com", "/chat/x", Some("a.example.com/chat/{*rest}"), Some("a.example.com/chat/{*rest}")),
+        ("a.example.com", "/ws", None, Some("*.example.com/ws")),
+        ("a.example.com", "/com", None, Some("*.com/com")),
+        ("a.example.com", "/health", None, Some("/health")),
+        ("b.a.example.com", "/deep", Some("*.a.example.com/deep"), Some("*.a.example.com/deep")),
+        ("b.a.example.com", "/ws", None, Some("*.example.com/ws")),
+        ("b.example.com", "/ws", Some("*.example.com/ws"), Some("*.example.com/ws")),
+        ("b.example.com", "/chat", None, None),
+        ("b.example.com", "/health", None, Some("/health")),
+        ("example.com", "/com", Some("*.com/com"), Some("*.com/com")),
+        ("example.com", "/health", None, Some("/health")),
+        ("example.org", "/health", Some("/health"), Some("/health")),
+        ("192.0.2.1", "/health", Some("/health"), Some("/health")),
+        ("a.example.com", "/other", None, None),
     ] {
-        assert_eq!(find(&routes, host, path).as_deref(), expected, "{host}{path}");
+        assert_eq!(find(&routes(&patterns), host, path).as_deref(), alone, "{host}{path}");
+        assert_eq!(find(&routes_that(&patterns, true), host, path).as_deref(), through, "{host}{path}");
     }
 }
 

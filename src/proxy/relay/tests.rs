@@ -15,7 +15,7 @@ use crate::policy::admission::{Facts, Policy};
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Bucket, Quota, Rate};
-use crate::policy::route::{Auth, HostPattern, Route, UpstreamId};
+use crate::policy::route::{Auth, HostPattern, Route, Routes, UpstreamId};
 use crate::session::{Counts, Terms};
 use crate::telemetry::refusals::Refusals;
 use crate::ws::handshake::Opening;
@@ -147,10 +147,11 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
         addresses: Addresses::default(),
         require: Vec::new(),
         forward_claims: Vec::new(),
+        pass_headers: Vec::new(),
         limits,
     };
     let gateway = Arc::new(Gateway {
-        policy: Policy::new(vec![route], None, NonZeroU32::MIN),
+        policy: Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN),
         pools: Vec::new(),
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         refusals: Refusals::new(now),

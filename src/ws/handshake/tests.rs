@@ -103,6 +103,66 @@ fn requests_that_do_not() {
     assert_eq!(parse(&no_host), Err(OpeningError::Host));
 }
 
+/// RFC 6455 section 4.1 prints the first of these keys; RFC 4648 section 3.5 leaves their spare bits to the decoder.
+#[test]
+fn keys_with_spare_bits_open_and_are_hashed_as_sent() {
+    for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEP==", "/////////////////////x=="] {
+        let request = request("/ws", &[("Sec-WebSocket-Key", key)], &[]);
+        assert_eq!(parse(&request).map(|opening| opening.key), Ok(key));
+    }
+    assert_ne!(accept("AQIDBAUGBwgJCgsMDQ4PEC=="), accept("AQIDBAUGBwgJCgsMDQ4PEA=="));
+    for key in
+        ["AQIDBAUGBwgJCgsMDQ4PEC", "AQIDBAUGBwgJCgsMDQ4PEC=", "AQIDBAUGBwgJCgsMDQ4P====", "AQIDBAUGBwgJCgsMDQ4_EC=="]
+    {
+        assert_eq!(parse(&request("/ws", &[("Sec-WebSocket-Key", key)], &[])), Err(OpeningError::Key), "{key}");
+    }
+}
+
+/// What makes a list of so many items, in one line and in lines of one item each.
+fn lists(name: &str, first: &str, count: usize, item: fn(usize) -> String) -> [Request<()>; 2] {
+    let items: Vec<String> = std::iter::once(first.to_owned()).chain((1..count).map(item)).collect();
+    let one = items.join(", ");
+    let each: Vec<(&str, &str)> = items.iter().map(|item| (name, item.as_str())).collect();
+    [request("/ws", &[(name, &one)], &[]), request("/ws", &each, &[])]
+}
+
+#[test]
+fn lists_have_limits() {
+    let table: [(&str, &str, usize, fn(usize) -> String); 4] = [
+        ("Sec-WebSocket-Protocol", "chat", PROTOCOLS_MAX, |n| format!("p{n}")),
+        ("Sec-WebSocket-Extensions", "permessage-deflate", EXTENSIONS_MAX, |n| format!("x-{n}")),
+        ("Sec-WebSocket-Extensions", deflate::NAME, EXTENSIONS_MAX, |_| format!("{}; a=\",\"", deflate::NAME)),
+        ("Connection", "Upgrade", CONNECTION_NAMES_MAX, |n| format!("x-{n}")),
+    ];
+    for (name, first, max, item) in table {
+        for request in lists(name, first, max, item) {
+            assert!(parse(&request).is_ok(), "{max} items of {name}");
+        }
+        for count in [max + 1, 2 * max, 5000] {
+            for request in lists(name, first, count, item) {
+                assert_eq!(parse(&request), Err(OpeningError::TooManyItems), "{count} items of {name}");
+            }
+        }
+    }
+    // Empty items are none (RFC 9110 section 5.6.1).
+    let commas = format!("chat{}", ", ,".repeat(5000));
+    assert_eq!(parse(&request("/ws", &[], &[("Sec-WebSocket-Protocol", &commas)])).unwrap().protocols, ["chat"]);
+}
+
+/// Of a list that is too long nothing is read beyond its limit, so that a long one costs no more than a short one: not
+/// even what would be malformed.
+#[test]
+fn a_list_is_read_up_to_its_limit() {
+    let table = [("Sec-WebSocket-Protocol", PROTOCOLS_MAX), ("Sec-WebSocket-Extensions", EXTENSIONS_MAX)];
+    for (name, max) in table {
+        let items = |count: usize| (0..count).map(|n| format!("x{n}")).collect::<Vec<_>>().join(",");
+        let malformed = |count| parse(&request("/ws", &[(name, &format!("{},=", items(count)))], &[])).err();
+        assert!(!matches!(malformed(max - 1), None | Some(OpeningError::TooManyItems)), "{name}");
+        assert_eq!(malformed(max), Some(OpeningError::TooManyItems), "{name}");
+        assert_eq!(malformed(max + 1), Some(OpeningError::TooManyItems), "{name}");
+    }
+}
+
 #[test]
 fn accept_is_the_example_of_section_1_3() {
     assert_eq!(accept(KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");

@@ -1,0 +1,205 @@
+//! The worst request heads of each kind, as cases: everything between the HTTP parser and the request to the upstream.
+
+use std::hint::black_box;
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use tollgate::config::{self, Content, Files};
+use tollgate::policy::admission::{Facts, Now, Policy};
+use tollgate::policy::credential;
+use tollgate::policy::route::{Auth, Routes};
+use tollgate::proxy::headers::{self, Via};
+use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
+
+use super::cases::Run;
+
+/// Sizes of a head: the default of `head_max_size`, and the largest that it can be.
+pub const SIZES: [(&str, usize); 2] = [("16k", 16 << 10), ("64k", 64 << 10)];
+/// The most headers that a listener can be told to take.
+const HEADERS_MAX: usize = 256;
+
+/// Kinds of heads. Each gives the query and the header lines that fill so many bytes.
+pub const HEADS: [(&str, fn(usize) -> Head); 13] = [
+    ("plain", |_| Head::default()),
+    ("protocols", |bytes| Head::line("sec-websocket-protocol", filled(bytes, ",", letters))),
+    ("protocol_lines", |bytes| Head::lines(HEADERS_MAX, bytes, |_| "sec-websocket-protocol".into(), letters)),
+    ("protocols_alike", |bytes| {
+        let item = |n| format!("{n:X>0$}", bytes / PROTOCOLS_MAX - 1);
+        Head::line("sec-websocket-protocol", (0..PROTOCOLS_MAX).map(item).collect::<Vec<_>>().join(","))
+    }),
+    ("connection", |bytes| Head::line("connection", format!("upgrade,{}", filled(bytes - 8, ",", letters)))),
+    ("extensions", |bytes| Head::line("sec-websocket-extensions", filled(bytes, ",", letters))),
+    ("extension_parameters", |bytes| {
+        let parameters = filled(bytes - 19, ";", letters);
+        Head::line("sec-websocket-extensions", format!("permessage-deflate;{parameters}"))
+    }),
+    ("quotes", |bytes| Head::line("sec-websocket-extensions", format!("a;b=\"{}", ",\\\"".repeat(bytes / 3)))),
+    ("cookies", |bytes| Head::line("cookie", filled(bytes, ";", |n| format!("{}=", letters(n))))),
+    ("query", |bytes| Head { query: filled(bytes - 1024, "&", |n| format!("%74{}=", letters(n))), lines: Vec::new() }),
+    ("forwarded_for", |bytes| Head::line("x-forwarded-for", filled(bytes, ",", |_| "::".into()))),
+    ("headers", |bytes| Head::lines(HEADERS_MAX, bytes, |n| format!("x_{}", letters(n)), |_| String::new())),
+    ("named_headers", |bytes| {
+        let named = filled(bytes / 2, ",", |n| format!("x-{}", letters(n)));
+        let mut head = Head::lines(HEADERS_MAX, bytes / 2, |n| format!("x-{}", letters(n)), |_| String::new());
+        head.lines.push(("connection".into(), format!("upgrade,{named}")));
+        head
+    }),
+];
+
+/// What one kind of head is made of beside what every opening handshake has.
+#[derive(Default)]
+pub struct Head {
+    query: String,
+    lines: Vec<(String, String)>,
+}
+
+impl Head {
+    fn line(name: &str, value: String) -> Self {
+        Self { query: String::new(), lines: vec![(name.to_owned(), value)] }
+    }
+
+    /// So many lines, each filled up so that all have these bytes together.
+    fn lines(count: usize, bytes: usize, name: fn(usize) -> String, value: fn(usize) -> String) -> Self {
+        let line = |n| (name(n), format!("{:X<1$}", value(n), bytes / count - 8));
+        Self { query: String::new(), lines: (0..count).map(line).collect() }
+    }
+
+    /// The head, ready to be taken as often as needed.
+    pub fn run(self) -> Run {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let files = Memory { chain: made.cert.pem(), key: made.signing_key.serialize_pem() };
+        let config = config::parse(CONFIG, Path::new("tollgate.toml"), Path::new("/"), &files);
+        let config = config.unwrap_or_else(|report| panic!("{report}"));
+        let policy = Policy::new(Routes::new(config.routes, false), config.server.upgrade_quota, NonZeroU32::MIN);
+        let uri: Uri = format!("/ws?{}", self.query).parse().unwrap();
+        let mut headers = HeaderMap::new();
+        let own = [
+            ("host", "chat.example.com"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("authorization", &format!("Bearer {}", token())),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        // The last item of the list, so that all before it is read.
+        let connection = [("connection".to_owned(), "upgrade".to_owned())];
+        for (name, value) in own.into_iter().chain(self.lines).chain(connection) {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, HeaderValue::from_str(&value).unwrap());
+        }
+        let now = Now { instant: tollgate::proxy::clock::now(), unix: Duration::from_secs(1_800_000_000) };
+        let address = IpAddr::from([192, 0, 2, 1]);
+        Box::new(move || take(&policy, black_box(&uri), black_box(&headers), address, now))
+    }
+}
+
+/// What a request costs, whether it is refused or not.
+fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Now) {
+    policy.charge(address, now.instant).expect("there is no quota");
+    let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
+    let facts = Facts { opening: &opening, headers, address };
+    let admission = policy.admit(&facts, now).expect("it passes");
+    let Auth::Token(verifier) = &admission.route().auth else { panic!("the route asks for a token") };
+    let (protocols, _) = credential::strip_protocols(&verifier.sources, &opening.protocols);
+    black_box(credential::strip_query(&verifier.sources, opening.query));
+    let extensions = &opening.extensions;
+    let via = Via { address, request_id: "0", key: "0", protocols: &protocols, extensions };
+    black_box(headers::to_upstream(headers, &opening, &admission, &via));
+}
+
+/// Items with this between them, as many as fit.
+fn filled(bytes: usize, between: &str, item: fn(usize) -> String) -> String {
+    let mut text = String::with_capacity(bytes);
+    for n in 0.. {
+        let item = item(n);
+        if text.len() + item.len() + between.len() > bytes {
+            return text;
+        }
+        text += &item;
+        text += between;
+    }
+    unreachable!("a number for each item")
+}
+
+/// The shortest texts that differ: a, b, ..., aa, ba, ...
+fn letters(mut n: usize) -> String {
+    let mut text = String::new();
+    loop {
+        text.push(char::from(b'a' + u8::try_from(n % 26).unwrap()));
+        n /= 26;
+        if n == 0 {
+            return text;
+        }
+        n -= 1;
+    }
+}
+
+/// Every source that a token may come from, one of which has it, and as many headers for claims as there can be.
+const CONFIG: &str = r#"
+[server]
+upgrade_rate = "1000000/s"
+
+[[listener]]
+address = "127.0.0.1:0"
+certificates = [{ chain = "chain.pem", key = "key.pem" }]
+
+[auth.users]
+issuer = "i"
+audience = ["a"]
+algorithms = ["HS256"]
+secret_file = "secret"
+token_from = ["cookie:a", "cookie:b", "query:ta", "query:tb", "subprotocol:token", "header"]
+
+[upstream.main]
+servers = ["127.0.0.1:1"]
+
+[[route]]
+name = "main"
+path = "/ws"
+upstream = "main"
+auth = "users"
+origins = ["https://chat.example.com"]
+forward_claims = { sub = "X-User-Id", c1 = "X-C1", c2 = "X-C2", c3 = "X-C3", c4 = "X-C4", c5 = "X-C5", c6 = "X-C6", c7 = "X-C7" }
+pass_headers = ["X-Real-IP", "X-Original-URL"]
+"#;
+
+const SECRET: [u8; 32] = [7; 32];
+
+fn token() -> String {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let signed =
+        format!("{}.{}", part(r#"{"alg":"HS256"}"#), part(r#"{"iss":"i","aud":"a","sub":"ada","exp":1900000000}"#));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &SECRET), signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
+}
+
+struct Memory {
+    chain: String,
+    key: String,
+}
+
+impl Files for Memory {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        let bytes = match path.file_name().and_then(|name| name.to_str()) {
+            Some("secret") => SECRET.to_vec(),
+            Some("chain.pem") => self.chain.clone().into_bytes(),
+            _ => self.key.clone().into_bytes(),
+        };
+        Ok(Content { bytes, mode: 0o600 })
+    }
+
+    fn credentials(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
