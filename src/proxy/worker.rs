@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock;
 use super::connection::{self, Door};
-use super::handshakes::Permit;
+use super::handshakes::Entry;
 use super::listener::{self, Accepted, Listener};
 use super::timers::{Timer, Timers};
 use super::turns;
@@ -21,8 +21,9 @@ use super::upgrade::Gateway;
 
 /// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
 const LOOKUPS: usize = 8;
-/// Descriptors of a worker beside those of its connections: its event queue, what wakes it, and its look-ups.
-pub const DESCRIPTORS: usize = 4 + LOOKUPS;
+/// Descriptors of a worker beside those of its connections: its event queue, what wakes it, its look-ups, and a connection
+/// that finds no place to leave and closes in the same step.
+pub const DESCRIPTORS: usize = 5 + LOOKUPS;
 /// How many connections more than another a worker may have before what comes goes there: this share of what that has, and
 /// never more than so many. What moves costs more, so it must be worth it.
 const MORE_SHARE: usize = 8;
@@ -154,12 +155,12 @@ impl Post {
 
     /// Begins to carry a connection.
     pub fn begin(&self, accepted: Accepted<TcpStream>, door: Arc<Door>) {
-        let Accepted { stream, client, permit } = accepted;
+        let Accepted { stream, client, entry } = accepted;
         let seat = Seat::new(&self.timers, &self.connections);
         let (gateway, sessions) = (Arc::clone(&self.gateway), self.tasks.clone());
         let deadline = clock::now() + door.handshake_timeout;
         self.tasks.start(async move {
-            let place = Place { _permit: permit, seat };
+            let place = Place { entry, seat };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
             let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place, deadline));
             if let Some(relay) = turns::in_turn(steps).await {
@@ -199,18 +200,13 @@ impl Tasks {
     }
 }
 
-/// A connection's place among those that are no sessions yet, until dropped, and its seat.
+/// A connection's place among those that are no sessions yet, and its seat.
 #[derive(Debug)]
 pub struct Place {
-    _permit: Permit,
-    seat: Seat,
-}
-
-impl Place {
-    /// What is left of it for a connection that is a session from now on.
-    pub fn admitted(self) -> Seat {
-        self.seat
-    }
+    /// The place, up to the end of the request head.
+    pub entry: Entry,
+    /// The seat, up to the end of the connection.
+    pub seat: Seat,
 }
 
 /// A connection's place among those of its worker, until dropped, and its timer there.
