@@ -238,6 +238,10 @@ async fn linger(mut stream: ClientStream, leaving: Option<Leaving>) {
     if leaves {
         let _ = timeout(LINGER, reading).await;
     } else {
-        poll_fn(|cx| Poll::Ready(drop(reading.as_mut().poll(cx)))).await;
+        poll_fn(|cx| {
+            let _ = reading.as_mut().poll(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 }

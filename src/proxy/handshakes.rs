@@ -31,7 +31,7 @@ pub struct Handshakes {
 #[derive(Debug)]
 pub struct Permit {
     _place: OwnedSemaphorePermit,
-    _share: Option<Share>,
+    _share: Option<Box<Share>>,
 }
 
 /// A connection that was accepted, with a place or on its way to one.
@@ -46,16 +46,16 @@ pub enum Entry {
 /// A connection that waits for the share of its address; dropping it gives up.
 #[derive(Debug)]
 pub struct Waiting {
-    share: Share,
+    share: Box<Share>,
     places: Arc<Semaphore>,
-    _waiting: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// A place among the connections that read their refusal; dropping it gives it back.
 #[derive(Debug)]
 pub struct Leaving {
     _place: OwnedSemaphorePermit,
-    _share: Option<Share>,
+    _share: Option<Box<Share>>,
 }
 
 impl Handshakes {
@@ -74,11 +74,11 @@ impl Handshakes {
     pub async fn enter(&self, client: IpAddr) -> Option<Entry> {
         let share = match &self.shares {
             Some(shares) => {
-                let mut share = Shares::join(shares, client.into());
+                let mut share = Box::new(Shares::join(shares, client.into()));
                 if !share.try_take() {
                     let waiting = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
                     let places = Arc::clone(&self.places);
-                    return Some(Entry::Waiting(Waiting { share, places, _waiting: waiting }));
+                    return Some(Entry::Waiting(Waiting { share, places, _permit: waiting }));
                 }
                 Some(share)
             }
@@ -93,7 +93,7 @@ impl Handshakes {
     pub fn leave(&self, client: IpAddr) -> Option<Leaving> {
         let share = match &self.leaving_shares {
             Some(shares) => {
-                let mut share = Shares::join(shares, client.into());
+                let mut share = Box::new(Shares::join(shares, client.into()));
                 if !share.try_take() {
                     return None;
                 }
@@ -111,7 +111,7 @@ impl Entry {
     pub async fn enter(self) -> Option<Permit> {
         match self {
             Self::Entered(permit) => Some(permit),
-            Self::Waiting(Waiting { mut share, places, _waiting }) => {
+            Self::Waiting(Waiting { mut share, places, _permit }) => {
                 share.take().await;
                 let place = places.acquire_owned().await.ok()?;
                 Some(Permit { _place: place, _share: Some(share) })

@@ -22,6 +22,8 @@ pub(super) const SKIP_FOR: Duration = Duration::from_secs(5);
 /// How long the addresses of a name are used again. The system's resolver gives no time to live; this spares it a
 /// look-up for each session, and follows a change within the time that a restart of a server takes.
 const RESOLVED_FOR: Duration = Duration::from_secs(1);
+/// How many addresses of a look-up are kept; those that are tried are fewer, of both families.
+const LOOK_UP_MAX: usize = 64;
 
 /// A server.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Server {
         if let Some((since, addresses)) = &names.resolved
             && clock().saturating_duration_since(*since) < RESOLVED_FOR
         {
-            return addresses.clone().map_err(|error| io::Error::other(error));
+            return addresses.clone().map_err(io::Error::other);
         }
         let looking = names.looking.get_or_insert_with(|| {
             let host = host.to_owned();
@@ -91,9 +93,6 @@ impl Server {
         found
     }
 }
-
-/// How many addresses of a look-up are kept.
-const LOOK_UP_MAX: usize = 64;
 
 type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
@@ -166,6 +165,27 @@ fn skip_until(now_ms: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A look-up that takes longer than the request that began it goes on for the next one.
+    #[test]
+    fn a_look_up_outlasts_its_request() {
+        use std::task::{Context, Poll, Waker};
+        let server = Server::new(ServerAddress::Tcp { host: "backend.internal".to_owned(), port: 1 });
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let looking: Looking = Box::pin(async move { answered.await.map_err(io::Error::other) });
+        server.names.try_lock().unwrap().looking = Some(looking);
+        let poll = || {
+            let mut look_up = std::pin::pin!(server.look_up("backend.internal", 1, Instant::now));
+            look_up.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        };
+        // Each of these is dropped, as at its timeout.
+        assert!(poll().is_pending() && poll().is_pending());
+        let addresses = vec![SocketAddr::from(([192, 0, 2, 1], 1))];
+        answer.send(addresses.clone()).unwrap();
+        assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses));
+        assert!(server.names.try_lock().unwrap().looking.is_none());
+        assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses), "used again");
+    }
 
     #[test]
     fn a_server_that_failed_is_tried_again_by_one_request() {
