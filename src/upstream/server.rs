@@ -5,8 +5,8 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{UnixStream, lookup_host};
@@ -32,13 +32,15 @@ pub struct Server {
     pub name: Arc<str>,
     address: ServerAddress,
     names: Mutex<Names>,
+    preferred: Preferred,
     pub(super) health: Health,
 }
 
 impl Server {
     /// Nothing is known of it.
     pub(super) fn new(address: ServerAddress) -> Self {
-        Self { name: address.to_string().into(), address, names: Mutex::default(), health: Health::default() }
+        let name = address.to_string().into();
+        Self { name, address, names: Mutex::default(), preferred: Preferred::default(), health: Health::default() }
     }
 
     /// Whether its addresses come from the resolver, so that there may be several.
@@ -59,13 +61,18 @@ impl Server {
                 return connected.map_err(|_| race::no_connection_in_time())?.map(UpstreamStream::Unix);
             }
         };
-        let addresses = match host.parse::<IpAddr>() {
-            Ok(ip) => vec![SocketAddr::new(ip, port)],
-            Err(_) => timeout(connect_timeout, self.look_up(host, port, clock))
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the look-up of its name took too long"))??,
+        let stream = match host.parse::<IpAddr>() {
+            Ok(ip) => race::connect(&[SocketAddr::new(ip, port)], connect_timeout, clock).await?,
+            Err(_) => {
+                let mut addresses = timeout(connect_timeout, self.look_up(host, port, clock))
+                    .await
+                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the look-up of its name took too long"))??;
+                self.preferred.apply(&mut addresses, clock());
+                let stream = race::connect(&addresses, connect_timeout, clock).await?;
+                self.preferred.note(&addresses, stream.peer_addr().ok(), clock());
+                stream
+            }
         };
-        let stream = race::connect(&addresses, connect_timeout, clock).await?;
         // Frames are written whole, so there is nothing to wait for.
         stream.set_nodelay(true)?;
         Ok(UpstreamStream::Tcp(stream))
@@ -106,6 +113,34 @@ struct Names {
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Names").field("resolved", &self.resolved).finish_non_exhaustive()
+    }
+}
+
+/// The address of a name that took a connection when the first one did not, and since when it comes first. So a dead address
+/// costs one request in [`SKIP_FOR`] the wait for it.
+#[derive(Debug, Default)]
+struct Preferred(std::sync::Mutex<Option<(SocketAddr, Instant)>>);
+
+impl Preferred {
+    /// Moves it to the front if it still holds.
+    fn apply(&self, addresses: &mut [SocketAddr], now: Instant) {
+        let preferred = self.lock().filter(|(_, since)| now.saturating_duration_since(*since) < SKIP_FOR);
+        if let Some((preferred, _)) = preferred {
+            addresses.sort_by_key(|address| *address != preferred);
+        }
+    }
+
+    /// Notes which of the addresses took the connection.
+    fn note(&self, addresses: &[SocketAddr], connected: Option<SocketAddr>, now: Instant) {
+        if let Some(connected) = connected
+            && addresses.first() != Some(&connected)
+        {
+            *self.lock() = Some((connected, now));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(SocketAddr, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -185,6 +220,25 @@ mod tests {
         assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses));
         assert!(server.names.try_lock().unwrap().looking.is_none());
         assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses), "used again");
+    }
+
+    #[test]
+    fn the_address_that_took_the_connection_comes_first_for_a_while() {
+        let preferred = Preferred::default();
+        let order: Vec<SocketAddr> = (1..=3).map(|last| SocketAddr::from(([192, 0, 2, last], 1))).collect();
+        let start = Instant::now();
+        let applied = |now| {
+            let mut addresses = order.clone();
+            preferred.apply(&mut addresses, now);
+            addresses
+        };
+        preferred.note(&order, Some(order[0]), start);
+        assert_eq!(applied(start), order, "the first one is as good as ever");
+        preferred.note(&order, Some(order[1]), start);
+        assert_eq!(applied(start), [order[1], order[0], order[2]]);
+        // That it comes first now does not make it last longer.
+        preferred.note(&applied(start), Some(order[1]), start + SKIP_FOR / 2);
+        assert_eq!(applied(start + SKIP_FOR), order);
     }
 
     #[test]
