@@ -57,7 +57,7 @@ pub enum Rejection {
     Answer(AnswerError),
     /// The upstream itself refused, with this status.
     UpstreamStatus(StatusCode),
-    /// The client left before it had its answer, so that nobody gets this one.
+    /// The client left before it had its answer; no response is sent.
     ClientGone,
 }
 

@@ -12,9 +12,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::policy::address::AddressKey;
 
-/// Descriptors for each of the `max_handshakes`: of a connection that has a place, one that waits, and one that leaves.
-pub const DESCRIPTORS: usize = 3;
-
 /// The places of all listeners together.
 #[derive(Debug)]
 pub struct Handshakes {
@@ -59,6 +56,12 @@ pub struct Leaving {
 }
 
 impl Handshakes {
+    /// How many descriptors its connections may have: those that have a place, leave, and wait.
+    pub fn descriptors(max: u32, per_address: Option<NonZeroU32>) -> usize {
+        let kinds = if per_address.is_some() { 3 } else { 2 };
+        (max as usize).saturating_mul(kinds)
+    }
+
     /// All `max` places are free, of which one client address may have `per_address`.
     pub fn new(max: u32, per_address: Option<NonZeroU32>) -> Self {
         let places = || Arc::new(Semaphore::new(max as usize));

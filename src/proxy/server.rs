@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::connection::Door;
-use super::handshakes::{self, Handshakes};
+use super::handshakes::Handshakes;
 use super::lifecycle::Lifecycle;
 use super::listener::{self, Listener};
 use super::tls;
@@ -82,7 +82,7 @@ impl Server {
         // Each pending request counts as a session, so that there are never more of them.
         let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
         let others = OTHER_DESCRIPTORS
-            + handshakes::DESCRIPTORS * config.server.max_handshakes as usize
+            + Handshakes::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
             + LISTENER_DESCRIPTORS * config.listeners.len()
             + worker::DESCRIPTORS * workers
             + extra.min(config.server.max_sessions.count as usize);

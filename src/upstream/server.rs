@@ -61,17 +61,16 @@ impl Server {
                 return connected.map_err(|_| race::no_connection_in_time())?.map(UpstreamStream::Unix);
             }
         };
-        let stream = match host.parse::<IpAddr>() {
-            Ok(ip) => race::connect(&[SocketAddr::new(ip, port)], connect_timeout, clock).await?,
-            Err(_) => {
-                let mut addresses = timeout(connect_timeout, self.look_up(host, port, clock))
-                    .await
-                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the look-up of its name took too long"))??;
-                self.preferred.apply(&mut addresses, clock());
-                let stream = race::connect(&addresses, connect_timeout, clock).await?;
-                self.preferred.note(&addresses, stream.peer_addr().ok(), clock());
-                stream
-            }
+        let stream = if let Ok(ip) = host.parse::<IpAddr>() {
+            race::connect(&[SocketAddr::new(ip, port)], connect_timeout, clock).await?
+        } else {
+            let mut addresses = timeout(connect_timeout, self.look_up(host, port, clock))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the look-up of its name took too long"))??;
+            self.preferred.apply(&mut addresses, clock());
+            let stream = race::connect(&addresses, connect_timeout, clock).await?;
+            self.preferred.note(&addresses, stream.peer_addr().ok(), clock());
+            stream
         };
         // Frames are written whole, so there is nothing to wait for.
         stream.set_nodelay(true)?;
