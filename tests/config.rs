@@ -58,6 +58,21 @@ fn cases(folder: &str) -> Vec<PathBuf> {
     paths
 }
 
+/// One address has a share of the handshakes unless the file says otherwise.
+#[test]
+fn the_share_of_one_address_follows_the_handshakes() {
+    let share = |lines: &str| {
+        let text = example().replace("[server]\n", &format!("[server]\n{lines}\n"));
+        parse(&text).unwrap_or_else(|report| panic!("{report}")).server.handshakes_per_address.map(NonZeroU32::get)
+    };
+    assert_eq!(share(""), Some(64));
+    assert_eq!(share("max_handshakes = 16000"), Some(1000));
+    assert_eq!(share("max_handshakes = 255"), Some(16));
+    assert_eq!(share("max_handshakes = 1"), Some(16));
+    assert_eq!(share("handshakes_per_address = 3"), Some(3));
+    assert_eq!(share("handshakes_per_address = \"off\""), None);
+}
+
 #[test]
 fn valid_files_load() {
     for path in cases("valid") {
@@ -105,7 +120,9 @@ fn values_arrive_where_they_belong() {
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into())]);
+    assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
+    assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
 
     let [chat, feed, partners] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
     let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.upstream.0));

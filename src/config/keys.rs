@@ -155,8 +155,9 @@ keys! {
         "Sessions at once, over all listeners; one more is answered with 503.";
     MAX_HANDSHAKES = "server" "max_handshakes", number(1, COUNT_MAX), Value("1024"),
         "Connections at once that are no sessions yet.";
-    HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed), Value("\"off\""),
-        "Connections of one client address at once that are no sessions yet; one more is closed at once.";
+    HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed),
+        Derived("a sixteenth of max_handshakes, at least 16"),
+        "Connections of one client address at once that are no sessions yet; further ones wait for their turn.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "How many requests one client address may make, whatever they ask for; beyond it the answer is 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
@@ -214,9 +215,14 @@ keys! {
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "What is put before the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
-        "How long one attempt to connect may take; then the next server is tried, each once.";
+        "How long the look-up of a server's name and an attempt to connect to one of its addresses may each take; then the \
+         next server is tried, each once.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "How long a server may take to answer an upgrade.";
+    MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
+        "Upgrades that wait for its servers at once, each of which counts as a session; one more is answered with 503.";
+    TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
+        "Whether its servers get header names as in `Sec-Websocket-Key`; absent: in lower case.";
 
     NAME = "route" "name", Text, Required,
         "The name in logs and metrics.";

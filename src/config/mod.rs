@@ -141,10 +141,14 @@ pub struct Upstream {
     pub servers: Vec<ServerAddress>,
     /// What is put before the path of every request: empty, or with a slash at the start and none at the end.
     pub base_path: String,
-    /// How long one attempt to connect may take; then the next server is tried, each once.
+    /// How long the look-up of a name and the attempt to connect to an address may each take.
     pub connect_timeout: Duration,
     /// How long a server may take to answer an upgrade.
     pub response_timeout: Duration,
+    /// Upgrades that wait for its servers at once, at least 1.
+    pub max_pending_requests: u32,
+    /// Whether its servers get header names in title case.
+    pub title_case_headers: bool,
 }
 
 /// Where a server is. `Display` is its name in logs and metrics, the same as in the file.

@@ -39,6 +39,8 @@ fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
     let base_path = base_path(section);
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
+    let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
+    let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
     Some(Upstream {
         name: Arc::from(name.value),
@@ -46,6 +48,8 @@ fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
         base_path: base_path?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
+        max_pending_requests: max_pending_requests?.value,
+        title_case_headers: title_case_headers?.value,
     })
 }
 

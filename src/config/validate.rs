@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::thread;
 use std::time::SystemTime;
@@ -19,6 +19,10 @@ use crate::policy::quota::Quota;
 /// Bounds on how often something may stand in a file.
 const LISTENERS_MAX: usize = 64;
 const CERTIFICATES_MAX: usize = 64;
+
+/// Which part of `max_handshakes` one address has by default, and at least how many.
+const ADDRESS_SHARE: u32 = 16;
+const ADDRESS_SHARE_MIN: u32 = 16;
 
 /// The longest name of a section or route, in bytes: it stands in every log line and metric.
 const NAME_MAX: usize = 64;
@@ -59,7 +63,7 @@ fn server(section: &Section<'_>) -> Option<Server> {
     let max_sessions = section.integer(&keys::MAX_SESSIONS);
     let explicit = section.key_span(&keys::MAX_SESSIONS).is_some();
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
-    let handshakes_per_address = section.count_or_off(&keys::HANDSHAKES_PER_ADDRESS);
+    let handshakes_per_address = handshakes_per_address(section, max_handshakes.as_deref().copied());
     let upgrade_quota = upgrade_quota(section);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
@@ -73,12 +77,20 @@ fn server(section: &Section<'_>) -> Option<Server> {
         workers,
         max_sessions: MaxSessions { count: max_sessions?.value, explicit },
         max_handshakes: max_handshakes?.value,
-        handshakes_per_address: handshakes_per_address?.value,
+        handshakes_per_address: handshakes_per_address?,
         upgrade_quota: upgrade_quota?,
         drain_timeout: drain_timeout?,
         host_fall_through: host_fall_through?.value,
         record_layer: record_layer?.value,
     })
+}
+
+fn handshakes_per_address(section: &Section<'_>, max_handshakes: Option<u32>) -> Read<Option<NonZeroU32>> {
+    if section.key_span(&keys::HANDSHAKES_PER_ADDRESS).is_some() {
+        return section.count_or_off(&keys::HANDSHAKES_PER_ADDRESS).map(|count| count.value);
+    }
+    let share = (max_handshakes? / ADDRESS_SHARE).max(ADDRESS_SHARE_MIN);
+    NonZeroU32::new(share).map(Some)
 }
 
 fn upgrade_quota(section: &Section<'_>) -> Read<Option<Quota>> {

@@ -47,14 +47,20 @@ pub enum Rejection {
     Full,
     /// The process is going away.
     Draining,
-    /// No server of the upstream took the connection.
+    /// As many requests as may wait for the upstream already do.
+    UpstreamBusy,
+    /// No server of the upstream took the connection, or the one that did broke it off.
     Unreachable,
+    /// The upstream's answer is not HTTP, or its head is too large.
+    UpstreamMalformed,
     /// The upstream did not connect or answer in time.
     UpstreamTimeout,
     /// The upstream's answer opens no WebSocket.
     Answer(AnswerError),
     /// The upstream itself refused, with this status.
     UpstreamStatus(StatusCode),
+    /// The client left before it had its answer; no response is sent.
+    ClientGone,
 }
 
 /// What a client learns.
@@ -70,6 +76,9 @@ pub struct Refusal {
 
 /// Why a client waits before it comes back when there is no better guess: sessions end when they end.
 const RETRY_AFTER_SECS: u64 = 5;
+
+/// The status that logs have for a client that left. nginx's, and known from there; it is registered nowhere.
+const CLIENT_GONE: u16 = 499;
 
 impl Rejection {
     /// What the client learns of it.
@@ -96,12 +105,15 @@ impl Rejection {
             Self::AddressSessions | Self::SubjectSessions => {
                 later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
             }
-            Self::Full | Self::Draining => {
+            Self::Full | Self::Draining | Self::UpstreamBusy => {
                 later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
-            Self::Unreachable | Self::Answer(_) => say(StatusCode::BAD_GATEWAY, "The upstream is not available.\n"),
+            Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
+                say(StatusCode::BAD_GATEWAY, "The upstream is not available.\n")
+            }
             Self::UpstreamTimeout => say(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"),
             Self::UpstreamStatus(status) => say(status, ""),
+            Self::ClientGone => say(StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT), ""),
         }
     }
 
@@ -126,10 +138,13 @@ impl Rejection {
             Self::SubjectSessions => "subject_sessions",
             Self::Full => "full",
             Self::Draining => "draining",
+            Self::UpstreamBusy => "upstream_busy",
             Self::Unreachable => "unreachable",
+            Self::UpstreamMalformed => "upstream_malformed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::Answer(_) => "upstream_answer",
             Self::UpstreamStatus(_) => "upstream_status",
+            Self::ClientGone => "client_gone",
         }
     }
 

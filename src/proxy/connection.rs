@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::clock;
+use super::handshakes::{Handshakes, Leaving, Permit};
 use super::lifecycle::Lifecycle;
 use super::relay::{About, Joined, Relay};
 use super::request_stream::RequestStream;
@@ -52,10 +54,12 @@ pub struct Door {
     pub head_max_bytes: usize,
     /// The most header fields in it.
     pub head_max_headers: usize,
+    /// The places for connections that leave after a refusal.
+    pub handshakes: Arc<Handshakes>,
 }
 
-/// Serves a connection up to its refusal or its 101, or until the process is cut off. Its TLS handshake and the request's head
-/// have until the deadline.
+/// Serves a connection up to its refusal or its 101, or until the process is cut off. The wait for its place, its TLS
+/// handshake and the request's head have until the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
     door: &Door,
@@ -64,13 +68,19 @@ pub async fn serve(
     place: Place,
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
+    let Place { entry, seat } = place;
+    let entering = async {
+        // The semaphores are never closed.
+        let permit = entry.enter().await.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        Ok::<_, io::Error>((permit, ClientStream::accept(&door.tls, stream).await?))
+    };
     let handshake = tokio::select! {
         () = gateway.lifecycle.cut_off() => return None,
         () = after_drain(&gateway.lifecycle) => return None,
-        handshake = tokio::time::timeout_at(deadline.into(), ClientStream::accept(&door.tls, stream)) => handshake,
+        handshake = tokio::time::timeout_at(deadline.into(), entering) => handshake,
     };
-    let stream = match handshake {
-        Ok(Ok(stream)) => stream,
+    let (permit, stream) = match handshake {
+        Ok(Ok(entered)) => entered,
         Ok(Err(error)) => {
             tracing::debug!(%client, %error, "TLS handshake failed");
             return None;
@@ -81,27 +91,39 @@ pub async fn serve(
         }
     };
     let left = deadline.saturating_duration_since(clock::now());
-    let (stream, early, opened) = tokio::select! {
+    let (stream, early, taken) = tokio::select! {
         () = gateway.lifecycle.cut_off() => return None,
-        request = take_request(gateway, door, stream, client, left) => request,
+        request = take_request(gateway, door, stream, client, permit, left) => request,
     };
-    let Some(Opened { admission, session, upstream, early: upstream_early, server, request_id }) = opened else {
-        linger(stream).await;
-        return None;
+    let Opened { admission, session, upstream, early: upstream_early, server, request_id } = match taken {
+        Taken::Opened(opened) => *opened,
+        Taken::Refused(leaving) => {
+            linger(stream, leaving).await;
+            return None;
+        }
     };
     // What was read early is copied out, since it keeps hyper's whole buffer alive.
     let client_side = Joined(stream, early.to_vec());
     let upstream_side = Joined(upstream, upstream_early.to_vec());
     let about = About { client, server, request_id };
-    Some(Relay::new(
-        admission.into_lease(),
-        session,
-        client_side,
-        upstream_side,
-        about,
-        Arc::clone(gateway),
-        place.admitted(),
-    ))
+    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, Arc::clone(gateway), seat))
+}
+
+/// What became of a connection's request.
+enum Taken {
+    /// It got a session.
+    Opened(Box<Opened>),
+    /// It got none; with its place among those that leave, if it has one.
+    Refused(Option<Leaving>),
+}
+
+/// What the answer to a request leaves for the connection.
+#[derive(Default)]
+struct Progress {
+    /// The place up to the end of the request head.
+    permit: Option<Permit>,
+    opened: Option<Opened>,
+    leaving: Option<Leaving>,
 }
 
 /// Reads one request and answers it. What comes back is the stream, what the client sent behind its request, and the
@@ -111,15 +133,22 @@ async fn take_request(
     door: &Door,
     stream: ClientStream,
     client: IpAddr,
+    permit: Permit,
     head_timeout: Duration,
-) -> (ClientStream, Bytes, Option<Opened>) {
-    let (opened, asked, answered) = (Mutex::new(None), AtomicBool::new(false), Notify::new());
+) -> (ClientStream, Bytes, Taken) {
+    let progress = Mutex::new(Progress { permit: Some(permit), ..Progress::default() });
+    let (asked, hurries, answered) = (AtomicBool::new(false), AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> Answering<'_> {
         asked.store(true, Ordering::Relaxed);
-        let (opened, answered) = (&opened, &answered);
+        // The head is read. A request that is admitted counts as a session in this same step, and one that is refused
+        // takes a place to leave.
+        lock(&progress).permit = None;
+        let (progress, hurries, answered) = (&progress, &hurries, &answered);
         Box::pin(async move {
-            let (response, session) = upgrade::answer(gateway, client, &request).await;
-            *opened.lock().unwrap_or_else(PoisonError::into_inner) = session;
+            let (response, opened) = upgrade::answer(gateway, client, &request).await;
+            let leaving = if opened.is_none() { door.handshakes.leave(client) } else { None };
+            hurries.store(opened.is_none() && leaving.is_none(), Ordering::Relaxed);
+            *lock(progress) = Progress { permit: None, opened, leaving };
             answered.notify_one();
             Ok(response)
         })
@@ -130,9 +159,15 @@ async fn take_request(
         .max_buf_size(door.head_max_bytes)
         .max_headers(door.head_max_headers)
         .serve_connection(TokioIo::new(RequestStream::new(stream, &asked)), service);
+    let serving = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+        Poll::Ready(served) => Poll::Ready(Some(served)),
+        // Without a place to leave the client gets of its refusal what the kernel takes at once.
+        Poll::Pending if hurries.load(Ordering::Relaxed) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
     let taken = tokio::select! {
-        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-            if let Err(error) = served {
+        served = serving => {
+            if let Some(Err(error)) = served {
                 refuse_head(gateway, client, &error);
             }
             true
@@ -146,9 +181,24 @@ async fn take_request(
         () = async { answered.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| taken);
+    let Progress { permit, opened, leaving } = progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+    drop(permit);
+    let taken = match opened {
+        Some(opened) if taken => Taken::Opened(Box::new(opened)),
+        Some(opened) => {
+            upgrade::log_answer_not_taken(gateway, client, &opened);
+            drop(opened);
+            Taken::Refused(door.handshakes.leave(client))
+        }
+        None if leaving.is_none() && !hurries.load(Ordering::Relaxed) => Taken::Refused(door.handshakes.leave(client)),
+        None => Taken::Refused(leaving),
+    };
     let (stream, early) = io.into_inner().into_parts(read_buf);
-    (stream, early, opened)
+    (stream, early, taken)
+}
+
+fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Some clients connect long before they ask, or never do. When the drain starts they get this long to ask, and to be told
@@ -173,9 +223,11 @@ fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
 
-/// Lets a client read its refusal before the connection closes.
-async fn linger(mut stream: ClientStream) {
-    let reading = async {
+/// Lets a client read its refusal before the connection closes. Without a place to leave the connection closes at once, and
+/// the client may see a reset instead if it sent more than its request.
+async fn linger(mut stream: ClientStream, leaving: Option<Leaving>) {
+    let leaves = leaving.is_some();
+    let mut reading = pin!(async {
         stream.shutdown().await?;
         let (mut ignored, mut total) = ([0; 1024], 0);
         while total < LINGER_MAX_BYTES {
@@ -185,7 +237,15 @@ async fn linger(mut stream: ClientStream) {
             }
         }
         io::Result::Ok(())
-    };
+    });
     // Whatever goes wrong now, the client has had its answer.
-    let _ = timeout(LINGER, reading).await;
+    if leaves {
+        let _ = timeout(LINGER, reading).await;
+    } else {
+        poll_fn(|cx| {
+            let _ = reading.as_mut().poll(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
 }

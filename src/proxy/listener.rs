@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::connection::Door;
-use super::handshakes::{Handshakes, Permit};
+use super::handshakes::{Entry, Handshakes};
 use super::worker::{Desk, Post};
 
 /// How many connections the kernel may hold ready; it cuts this to its own limit.
@@ -64,14 +64,14 @@ pub struct Accepted<S> {
     pub stream: S,
     /// Where it comes from.
     pub client: IpAddr,
-    /// Its place among those that are no sessions yet.
-    pub permit: Permit,
+    /// Its place among those that are no sessions yet, or its wait for one.
+    pub entry: Entry,
 }
 
 impl<S> Accepted<S> {
     /// The same with another form of its socket.
     fn try_map<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> io::Result<Accepted<T>> {
-        Ok(Accepted { stream: form(self.stream)?, client: self.client, permit: self.permit })
+        Ok(Accepted { stream: form(self.stream)?, client: self.client, entry: self.entry })
     }
 }
 
@@ -129,8 +129,8 @@ async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Acc
     }
 }
 
-/// Accepts one connection and waits for a place for it; there is none for an address that has its share. The socket is
-/// watched from the first call on, for as long as `watched` lives.
+/// Accepts one connection and waits for a place for it, unless its address has its share of them. The socket is watched
+/// from the first call on, for as long as `watched` lives.
 async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::Result<Option<Accepted<TcpStream>>> {
     let watched = match watched {
         Some(watched) => watched,
@@ -139,20 +139,35 @@ async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::R
     };
     let (stream, address) = watched.accept().await?;
     let client = address.ip();
-    let permit = listener.handshakes.enter(client).await;
-    if permit.is_none() {
+    let entry = listener.handshakes.enter(client).await;
+    if entry.is_none() {
         tracing::debug!(%client, "too many unfinished handshakes of this address");
     }
-    Ok(permit.map(|permit| Accepted { stream, client, permit }))
+    Ok(entry.map(|entry| Accepted { stream, client, entry }))
 }
 
 /// A client that left before it was accepted says nothing about the next one.
 fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, InvalidInput, NotConnected,
-    };
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | InvalidInput | NotConnected
-    )
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | NotConnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// An error of the socket itself comes again at once, so that accepting pauses (accept(2)).
+    #[test]
+    fn errors_of_one_connection_are_passed_over_and_others_are_not() {
+        for errno in [Errno::CONNABORTED, Errno::CONNRESET, Errno::INTR] {
+            assert!(is_of_one_connection(&errno.into()), "{errno}");
+        }
+        for errno in
+            [Errno::INVAL, Errno::BADF, Errno::NOTSOCK, Errno::OPNOTSUPP, Errno::MFILE, Errno::NFILE, Errno::NOBUFS]
+        {
+            assert!(!is_of_one_connection(&errno.into()), "{errno}");
+        }
+    }
 }

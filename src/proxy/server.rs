@@ -24,8 +24,8 @@ use crate::upstream::Pool;
 
 /// Descriptors beside those of connections, listeners and workers: logs, key files, and some to spare.
 const OTHER_DESCRIPTORS: usize = 64;
-/// Of a listener: its socket, a clone while it is watched, and another while it moves.
-const LISTENER_DESCRIPTORS: usize = 3;
+/// Of a listener: its socket, a clone while it is watched, another while it moves, and a connection that waits for a place.
+const LISTENER_DESCRIPTORS: usize = 4;
 
 /// Why serving could not begin or go on.
 #[derive(Debug)]
@@ -79,13 +79,14 @@ impl Server {
     /// # Errors
     /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
     pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
-        // Each listener may hold one connection that waits for a place.
-        let unfinished = config.server.max_handshakes as usize + config.listeners.len();
         let workers = config.server.workers.get();
+        // Each pending request counts as a session, so that there are never more of them.
+        let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
         let others = OTHER_DESCRIPTORS
-            + 2 * unfinished
+            + Handshakes::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
             + LISTENER_DESCRIPTORS * config.listeners.len()
-            + worker::DESCRIPTORS * workers;
+            + worker::DESCRIPTORS * workers
+            + extra.min(config.server.max_sessions.count as usize);
         let max_sessions = fit_descriptors(config.server.max_sessions, others as u64)?;
         let handshakes = Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address);
         let handshakes = Arc::new(handshakes);
@@ -98,6 +99,7 @@ impl Server {
                 handshake_timeout: entry.handshake_timeout,
                 head_max_bytes: entry.head_max_bytes,
                 head_max_headers: entry.head_max_headers,
+                handshakes: Arc::clone(&handshakes),
             };
             let handshakes = Arc::clone(&handshakes);
             listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
@@ -108,7 +110,7 @@ impl Server {
                 config.server.upgrade_quota,
                 max_sessions,
             ),
-            pools: config.upstreams.into_iter().map(Pool::new).collect(),
+            pools: config.upstreams.into_iter().map(|upstream| Pool::new(upstream, super::clock::now)).collect(),
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             refusals: Refusals::new(super::clock::now()),
             page,

@@ -12,11 +12,10 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{Empty, Full};
 use hyper::body::{Bytes, Incoming};
-use tokio::time::timeout;
 
 use super::clock;
 use super::headers::{self, Via};
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{Lifecycle, Phase};
 use crate::policy::admission::{Admission, Facts, Policy};
 use crate::policy::credential;
 use crate::policy::rejection::Rejection;
@@ -24,7 +23,7 @@ use crate::policy::route::Auth;
 use crate::session::{Session, Terms};
 use crate::telemetry::refusals::{Refusals, Refused};
 use crate::telemetry::sessions::RequestId;
-use crate::upstream::open::{Answered, open};
+use crate::upstream::open::Answered;
 use crate::upstream::{Pool, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
 
@@ -86,6 +85,47 @@ pub async fn answer(
     }
 }
 
+/// An admitted request that waits for its upstream. If it is dropped before that has answered, the client has left, or the
+/// process cuts off what is still open; the log gets its line all the same.
+struct Waiting<'a> {
+    gateway: &'a Gateway,
+    client: IpAddr,
+    request: &'a Request<Incoming>,
+    route: &'a str,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let cut = self.gateway.lifecycle.phase() == Phase::Cut;
+        let refused = Refused {
+            rejection: if cut { Rejection::Draining } else { Rejection::ClientGone },
+            client: self.client,
+            host: self.request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok()),
+            path: self.request.uri().path(),
+            route: Some(self.route),
+            detail: Some("no answer of the upstream yet"),
+        };
+        self.gateway.refusals.log(&refused, clock::now());
+    }
+}
+
+/// Logs a session that ended before it began: the client did not take its 101 in time.
+pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &Opened) {
+    let refused = Refused {
+        rejection: Rejection::ClientGone,
+        client,
+        host: None,
+        path: "",
+        route: Some(&opened.admission.route().name),
+        detail: Some("the client did not take the 101 in time"),
+    };
+    gateway.refusals.log(&refused, clock::now());
+}
+
 async fn upgrade(
     gateway: &Gateway,
     client: IpAddr,
@@ -119,25 +159,22 @@ async fn upgrade(
     *asked.headers_mut() = headers::to_upstream(headers, &opening, &admission, &via);
 
     // (d) What it answers.
-    let connected = pool
-        .connect(&admission)
-        .await
-        .map_err(|error| Refusal { detail: Some(error.detail), ..refuse(error.rejection) })?;
-    let server = connected.server;
-    let fail = |rejection, detail: &str| Refusal { detail: Some(format!("{server}{detail}")), ..refuse(rejection) };
-    let answered = timeout(pool.upstream().response_timeout, open(connected.stream, asked))
-        .await
-        .map_err(|_| fail(Rejection::UpstreamTimeout, " gave no answer in time"))?
-        .map_err(|error| fail(Rejection::Unreachable, &format!(": {error}")))?;
+    let mut waiting = Waiting { gateway, client, request, route: &route.name, answered: false };
+    let answered = pool.ask(&admission, asked).await;
+    waiting.answered = true;
+    drop(waiting);
+    let (answered, server) =
+        answered.map_err(|error| Refusal { detail: Some(error.detail), ..refuse(error.rejection) })?;
+    let fail = |rejection| Refusal { detail: Some(server.to_string()), ..refuse(rejection) };
     let (head, stream, early) = match answered {
         Answered::Switched { head, stream, early } => (head, stream, early),
         Answered::Refused(response) => {
             let rejection = Rejection::UpstreamStatus(response.status());
-            return Err(Refusal { response: Some(response), ..fail(rejection, "") });
+            return Err(Refusal { response: Some(response), ..fail(rejection) });
         }
     };
     let answer = Answer::parse(head.status(), head.headers(), &key, &protocols, extensions)
-        .map_err(|error| fail(Rejection::Answer(error), ""))?;
+        .map_err(|error| fail(Rejection::Answer(error)))?;
 
     // (e) The 101.
     let response = switching(&opening, &answer, marker, head.headers());

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::clock;
 use super::connection::{self, Door};
 use super::cycle::{self, Cycles};
-use super::handshakes::Permit;
+use super::handshakes::Entry;
 use super::listener::{self, Accepted, Listener};
 use super::timers::{Timer, Timers};
 use super::turns;
@@ -22,8 +22,9 @@ use super::upgrade::Gateway;
 
 /// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
 const LOOKUPS: usize = 8;
-/// Descriptors of a worker beside those of its connections: its event queue, what wakes it, its cycles and its look-ups.
-pub const DESCRIPTORS: usize = 4 + cycle::DESCRIPTORS + LOOKUPS;
+/// Descriptors of a worker beside those of its connections: its event queue, what wakes it, its cycles, its look-ups, and a
+/// connection that finds no place to leave and closes in the same step.
+pub const DESCRIPTORS: usize = 5 + cycle::DESCRIPTORS + LOOKUPS;
 /// After how many tasks in a row the I/O driver is polled, even if more are ready. Tasks with more to do than one poll wait
 /// for the next [`cycle`], so this matters only where more tasks than this are ready at once: with polls of a session's
 /// budget each it bounds the time between two polls of the driver to 8 ms. A lower value costs more calls to `epoll_wait`.
@@ -172,12 +173,12 @@ impl Post {
 
     /// Begins to carry a connection.
     pub fn begin(&self, accepted: Accepted<TcpStream>, door: Arc<Door>) {
-        let Accepted { stream, client, permit } = accepted;
+        let Accepted { stream, client, entry } = accepted;
         let seat = Seat::new(&self.timers, &self.connections);
         let (gateway, sessions) = (Arc::clone(&self.gateway), self.tasks.clone());
         let deadline = clock::after(clock::now(), door.handshake_timeout);
         self.tasks.start(async move {
-            let place = Place { _permit: permit, seat };
+            let place = Place { entry, seat };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
             let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place, deadline));
             if let Some(relay) = turns::in_turn(steps).await {
@@ -217,18 +218,13 @@ impl Tasks {
     }
 }
 
-/// A connection's place among those that are no sessions yet, until dropped, and its seat.
+/// A connection's place among those that are no sessions yet, and its seat.
 #[derive(Debug)]
 pub struct Place {
-    _permit: Permit,
-    seat: Seat,
-}
-
-impl Place {
-    /// What is left of it for a connection that is a session from now on.
-    pub fn admitted(self) -> Seat {
-        self.seat
-    }
+    /// The place, up to the end of the request head.
+    pub entry: Entry,
+    /// The seat, up to the end of the connection.
+    pub seat: Seat,
 }
 
 /// A connection's place among those of its worker, until dropped, and its timer there.

@@ -1,38 +1,50 @@
-//! Opens a connection to one of an upstream's servers, in turn, passing over those that take none.
+//! Asks one of an upstream's servers, in turn, passing over those that take no connection.
 
+use std::fmt::Display;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use http::Request;
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use tokio::sync::Semaphore;
 
+use super::open::{Answered, OpenError, open};
+use super::race::ATTEMPTS_AT_ONCE;
+use super::server::Server;
 use super::stream::UpstreamStream;
-use crate::config::{ServerAddress, Upstream};
+use crate::config::Upstream;
 use crate::policy::admission::Admission;
+use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::rejection::Rejection;
+
+/// How often an upstream's servers may fail and recover in the log: at most 1 line a second in the long run, 10 at once.
+const LINES: Quota = Quota {
+    rate: Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
+    burst: NonZeroU32::MIN.saturating_add(9),
+};
 
 /// An upstream, and whose turn it is.
 #[derive(Debug)]
 pub struct Pool {
     upstream: Upstream,
-    /// The servers as the log names them; all sessions share these.
-    names: Vec<Arc<str>>,
+    servers: Vec<Server>,
     turn: AtomicUsize,
+    /// `max_pending_requests` of them.
+    pending: Semaphore,
+    /// That no server takes a connection was logged, and none has taken one since.
+    down: AtomicBool,
+    lines: Bucket,
+    clock: fn() -> Instant,
+    started: Instant,
 }
 
-/// A connection to a server.
+/// Why no server answered.
 #[derive(Debug)]
-pub struct Connected {
-    /// The connection.
-    pub stream: UpstreamStream,
-    /// The server's address, as the configuration has it.
-    pub server: Arc<str>,
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub struct ConnectError {
+pub struct AskError {
     /// What the client learns.
     pub rejection: Rejection,
     /// What the log says: the last server that was tried, and what it did.
@@ -40,10 +52,19 @@ pub struct ConnectError {
 }
 
 impl Pool {
-    /// It is the first server's turn.
-    pub fn new(upstream: Upstream) -> Self {
-        let names = upstream.servers.iter().map(|server| server.to_string().into()).collect();
-        Self { upstream, names, turn: AtomicUsize::new(0) }
+    /// It is the first server's turn, and nothing is known of any.
+    pub fn new(upstream: Upstream, clock: fn() -> Instant) -> Self {
+        let started = clock();
+        Self {
+            servers: upstream.servers.iter().cloned().map(Server::new).collect(),
+            turn: AtomicUsize::new(0),
+            pending: Semaphore::new(upstream.max_pending_requests as usize),
+            down: AtomicBool::new(false),
+            lines: Bucket::new(LINES, started),
+            upstream,
+            clock,
+            started,
+        }
     }
 
     /// What the configuration says of it.
@@ -51,42 +72,108 @@ impl Pool {
         &self.upstream
     }
 
-    /// Connects to the server whose turn it is, or to the next one that takes the connection. Each is tried once and has
-    /// one `connect_timeout`, so that one that swallows what it gets keeps nobody from the others. Only who was admitted
-    /// can ask for it.
+    /// How many descriptors its pending requests may have beside one each: a name with several addresses may be tried at
+    /// two of them at once.
+    pub fn extra_descriptors(upstream: &Upstream) -> usize {
+        let races = upstream.servers.iter().any(Server::has_name);
+        if races { (ATTEMPTS_AT_ONCE - 1).saturating_mul(upstream.max_pending_requests as usize) } else { 0 }
+    }
+
+    /// Asks the server whose turn it is, or the next one that takes a connection. What it answered, and its name. Only a
+    /// request that was admitted can ask.
     ///
     /// # Errors
-    /// If no server takes the connection in its time.
-    pub async fn connect(&self, _admission: &Admission) -> Result<Connected, ConnectError> {
-        let servers = &self.upstream.servers;
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut failed = ConnectError { rejection: Rejection::Unreachable, detail: String::new() };
-        for offset in 0..servers.len() {
-            let at = first.wrapping_add(offset) % servers.len();
-            let (Some(server), Some(name)) = (servers.get(at), self.names.get(at)) else { continue };
-            failed = match timeout(self.upstream.connect_timeout, open(server)).await {
-                Ok(Ok(stream)) => return Ok(Connected { stream, server: Arc::clone(name) }),
-                Ok(Err(error)) => {
-                    ConnectError { rejection: Rejection::Unreachable, detail: format!("{server}: {error}") }
+    /// If as many requests as may wait already do, no server takes the connection in its time, or the one that does gives no
+    /// proper answer in its time.
+    pub async fn ask(
+        &self,
+        admission: &Admission,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<(Answered, Arc<str>), AskError> {
+        let Ok(_pending) = self.pending.try_acquire() else {
+            return Err(AskError { rejection: Rejection::UpstreamBusy, detail: self.upstream.name.to_string() });
+        };
+        let (stream, server) = self.connect(admission).await?;
+        let answered = open(stream, request, self.upstream.response_timeout, self.upstream.title_case_headers).await;
+        let name = &server.name;
+        let (rejection, error) = match answered {
+            Ok(answered) => {
+                if let Some(failures) = server.health.recover(|| self.may_log()) {
+                    tracing::warn!(upstream = %self.upstream.name, server = %name, failures, "server recovered");
                 }
-                Err(_) => ConnectError {
-                    rejection: Rejection::UpstreamTimeout,
-                    detail: format!("{server} took no connection in time"),
-                },
-            };
+                return Ok((answered, Arc::clone(name)));
+            }
+            Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no answer in time".to_owned()),
+            Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
+            Err(OpenError::Broken(error)) => (Rejection::Unreachable, error.to_string()),
+        };
+        self.note_failure(server, &error);
+        Err(AskError { rejection, detail: format!("{name}: {error}") })
+    }
+
+    /// Connects to the server whose turn it is, or to the next one that takes the connection. Each is tried once, those
+    /// that failed lately last.
+    async fn connect(&self, _admission: &Admission) -> Result<(UpstreamStream, &Server), AskError> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
+        let (before, after) = self.servers.split_at_checked(first).unwrap_or_default();
+        let mut failed = AskError { rejection: Rejection::Unreachable, detail: String::new() };
+        let mut skipped = Vec::new();
+        for server in after.iter().chain(before) {
+            if !server.health.is_due(self.now_ms()) {
+                skipped.push(server);
+                continue;
+            }
+            match self.try_server(server).await {
+                Ok(stream) => return Ok((stream, server)),
+                Err(error) => failed = error,
+            }
+        }
+        for server in skipped {
+            match self.try_server(server).await {
+                Ok(stream) => return Ok((stream, server)),
+                Err(error) => failed = error,
+            }
+        }
+        if !self.down.load(Ordering::Relaxed) && self.may_log() && !self.down.swap(true, Ordering::Relaxed) {
+            let upstream = &self.upstream.name;
+            tracing::error!(%upstream, error = failed.detail, "no server of the upstream takes a connection");
         }
         Err(failed)
     }
-}
 
-async fn open(server: &ServerAddress) -> io::Result<UpstreamStream> {
-    match server {
-        ServerAddress::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            // Frames are written whole, so there is nothing to wait for.
-            stream.set_nodelay(true)?;
-            Ok(UpstreamStream::Tcp(stream))
+    async fn try_server(&self, server: &Server) -> Result<UpstreamStream, AskError> {
+        let name = &server.name;
+        match server.connect(self.upstream.connect_timeout, self.clock).await {
+            Ok(stream) => {
+                server.health.connected();
+                self.down.store(false, Ordering::Relaxed);
+                Ok(stream)
+            }
+            Err(error) => {
+                let timed_out = error.kind() == io::ErrorKind::TimedOut;
+                let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
+                server.health.skip(self.now_ms());
+                self.note_failure(server, &error);
+                Err(AskError { rejection, detail: format!("{name}: {error}") })
+            }
         }
-        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(UpstreamStream::Unix),
+    }
+
+    /// One warning when a server begins to fail; its further failures are counted in the line that says that it recovered.
+    fn note_failure(&self, server: &Server, error: &dyn Display) {
+        if server.health.fail(|| self.may_log()) {
+            tracing::warn!(upstream = %self.upstream.name, server = %server.name, %error, "server failed");
+        } else {
+            tracing::debug!(upstream = %self.upstream.name, server = %server.name, %error, "server failed again");
+        }
+    }
+
+    fn may_log(&self) -> bool {
+        self.lines.take((self.clock)()).is_ok()
+    }
+
+    fn now_ms(&self) -> u64 {
+        let since = (self.clock)().saturating_duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }

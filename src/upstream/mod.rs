@@ -2,7 +2,9 @@
 
 pub mod connect;
 pub mod open;
+mod race;
+mod server;
 pub mod stream;
 
-pub use connect::{ConnectError, Connected, Pool};
+pub use connect::{AskError, Pool};
 pub use stream::UpstreamStream;

@@ -4,12 +4,14 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 
 use super::stream::UpstreamStream;
 
@@ -19,6 +21,9 @@ const HEAD_MAX_BYTES: usize = 32 * 1024;
 const HEAD_MAX_HEADERS: usize = 128;
 /// How much of a refusal's body is passed on; of a longer one nothing is.
 const BODY_MAX_BYTES: usize = 64 * 1024;
+/// How long such a body may take, unless `response_timeout` is shorter; then nothing of it is passed on. A server that
+/// refuses may leave its connection open without saying where the body ends.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Connection = http1::Connection<TokioIo<UpstreamStream>, Empty<Bytes>>;
 
@@ -38,30 +43,72 @@ pub enum Answered {
     Refused(Response<Bytes>),
 }
 
-/// Asks a server to switch protocols.
+/// Why a server that took the connection gave no answer.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The head did not come in time.
+    Timeout,
+    /// What came is not HTTP, or its head is too large.
+    Malformed(hyper::Error),
+    /// The connection broke before the head was there.
+    Broken(io::Error),
+}
+
+impl From<hyper::Error> for OpenError {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() { Self::Malformed(error) } else { Self::Broken(io::Error::other(error)) }
+    }
+}
+
+/// Asks a server to switch protocols. The head of its answer has `response_timeout`.
 ///
 /// # Errors
-/// If the connection breaks, or what comes is not HTTP or too large.
-pub async fn open(stream: UpstreamStream, request: Request<Empty<Bytes>>) -> io::Result<Answered> {
-    let (mut sender, mut connection) = http1::Builder::new()
-        .max_buf_size(HEAD_MAX_BYTES)
-        .max_headers(HEAD_MAX_HEADERS)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
-    let response = drive(&mut connection, sender.send_request(request)).await?.map_err(io::Error::other)?;
+/// If the head does not come in time, the connection breaks, or what comes is not HTTP or too large.
+pub async fn open(
+    stream: UpstreamStream,
+    request: Request<Empty<Bytes>>,
+    response_timeout: Duration,
+    title_case_headers: bool,
+) -> Result<Answered, OpenError> {
+    let asking = ask(stream, request, title_case_headers);
+    let (response, mut connection) = timeout(response_timeout, asking).await.map_err(|_| OpenError::Timeout)??;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return refused(&mut connection, response).await.map(Answered::Refused);
+        let body_timeout = response_timeout.min(BODY_TIMEOUT);
+        return Ok(Answered::Refused(refused(&mut connection, response, body_timeout).await));
     }
-    // hyper is done with the connection as soon as it has nothing more to read or write for the head.
-    poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(io::Error::other)?;
     let parts = connection.into_parts();
     Ok(Answered::Switched { head: response.map(drop), stream: parts.io.into_inner(), early: parts.read_buf })
 }
 
-async fn refused(connection: &mut Connection, response: Response<Incoming>) -> io::Result<Response<Bytes>> {
+/// Sends the request and reads the head of the final answer; of a 101 the connection has nothing more to do then.
+async fn ask(
+    stream: UpstreamStream,
+    request: Request<Empty<Bytes>>,
+    title_case_headers: bool,
+) -> Result<(Response<Incoming>, Connection), OpenError> {
+    let (mut sender, mut connection) = http1::Builder::new()
+        .max_buf_size(HEAD_MAX_BYTES)
+        .max_headers(HEAD_MAX_HEADERS)
+        .title_case_headers(title_case_headers)
+        // A proxy removes white space before a colon of a response (RFC 9112 section 5.1), and replaces line folding by
+        // spaces (section 5.2); hyper does both. Any other malformed line makes the whole answer malformed.
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let sent = drive(&mut connection, sender.send_request(request)).await.map_err(OpenError::Broken)?;
+    let response = sent?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
+    }
+    Ok((response, connection))
+}
+
+/// A refusal with its body, or without it if that is too long, takes too long or breaks off: the status has come.
+async fn refused(connection: &mut Connection, response: Response<Incoming>, body_timeout: Duration) -> Response<Bytes> {
     let (mut head, body) = response.into_parts();
-    let body = if let Ok(body) = drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()).await? {
+    let reading = timeout(body_timeout, drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()));
+    let body = if let Ok(Ok(Ok(body))) = reading.await {
         body.to_bytes()
     } else {
         // What the head says of the body that is left out would be wrong of an empty one.
@@ -72,7 +119,7 @@ async fn refused(connection: &mut Connection, response: Response<Incoming>) -> i
         }
         Bytes::new()
     };
-    Ok(Response::from_parts(head, body))
+    Response::from_parts(head, body)
 }
 
 /// Runs the connection until `future` is ready. The connection's own end is no error: what it read before may be just

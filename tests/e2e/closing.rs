@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
-use crate::support::pki::good_token;
+use crate::support::pki::{good_token, plain_client_config};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
@@ -218,7 +218,8 @@ fn listeners_share_the_places_for_handshakes() {
     assert_eq!(Client::connect(&gate).ask(&Request::to("/elsewhere")).head.status(), 404);
 }
 
-/// One address cannot take all of the places, and one that is a session does not count among them.
+/// One address cannot take all of the places, and one that is a session does not count among them. Beyond its share it waits,
+/// and other addresses do not.
 #[test]
 fn handshakes_of_one_address() {
     let upstream = Upstream::bind();
@@ -232,15 +233,44 @@ fn handshakes_of_one_address() {
     };
     let sessions: Vec<Session> = (0..3).map(open).collect();
     let idle: Vec<Client> = (0..2).map(|_| Client::connect(&gate)).collect();
-    let mut refused = TcpStream::connect(gate.address()).unwrap();
-    refused.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(refused.read(&mut [0]).unwrap(), 0, "closed at once");
-    drop(idle);
+    let waiting = TcpStream::connect(gate.address()).unwrap();
+    let other = Client::connect_from(&gate, [127, 0, 0, 2]);
+    Session::open_over(other, &upstream, &Request::to("/open/"), &[]).close();
     // The places are free again as soon as the gate has seen that the clients are gone.
-    let closed = |stream: &mut TcpStream| {
-        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        stream.read(&mut [0]).is_ok_and(|n| n == 0)
-    };
-    while closed(&mut TcpStream::connect(gate.address()).unwrap()) {}
+    drop(idle);
+    let client = Client::handshake(waiting, plain_client_config(), "chat.example.com");
+    Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
     drop(sessions);
+}
+
+/// Connections that ask for nothing fill the share of their address, and the line of those that wait for it; a client of
+/// another address is served meanwhile.
+#[test]
+fn silent_connections_of_one_address_delay_no_other() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("handshake_timeout = \"5m\"").start(&upstream);
+    // max_handshakes is 32, so that the share is 16, and 32 may wait.
+    let silent: Vec<TcpStream> = (0..16 + 32).map(|_| TcpStream::connect(gate.address()).unwrap()).collect();
+    let mut beyond = TcpStream::connect(gate.address()).unwrap();
+    beyond.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(beyond.read(&mut [0]).unwrap(), 0, "the line is full");
+    for _ in 0..3 {
+        let other = Client::connect_from(&gate, [127, 0, 0, 2]);
+        Session::open_over(other, &upstream, &Request::to("/open/"), &[]).close();
+    }
+    drop(silent);
+}
+
+/// Clients that have their refusal and do not close hold no place, and each gets its answer.
+#[test]
+fn refused_clients_hold_no_place() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().server("max_handshakes = 1").start(&upstream);
+    let mut refused = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::connect(&gate);
+        assert_eq!(client.ask(&Request::to("/elsewhere")).head.status(), 404);
+        refused.push(client);
+    }
+    Session::open(&gate, &upstream).close();
 }

@@ -42,6 +42,8 @@ enum Play {
     QueueFull,
     /// The server accepts and answers nothing.
     Silent,
+    /// The same, another request waits for it already, and no more may.
+    Pending,
     /// The server answers this.
     Answers(fn(&Head) -> Vec<u8>),
 }
@@ -71,10 +73,11 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
         Rejection::NoRoute => 404,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
-        Rejection::Unreachable | Rejection::Answer(_) => 502,
-        Rejection::Full | Rejection::Draining => 503,
+        Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
+        Rejection::Full | Rejection::Draining | Rejection::UpstreamBusy => 503,
         Rejection::UpstreamTimeout => 504,
         Rejection::UpstreamStatus(status) => status.as_u16(),
+        Rejection::ClientGone => 499,
         Rejection::Head { too_large } => {
             if too_large {
                 431
@@ -151,12 +154,27 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::Draining => vec![case(open(), Play::Draining)],
         Rejection::Unreachable => vec![
             case(open(), Play::Nowhere),
-            case(open(), Play::Answers(|_| b"SSH-2.0-OpenSSH\r\n".to_vec())),
             case(open(), Play::Answers(|_| Vec::new())),
+            case(open(), Play::Answers(|_| b"HTTP/1.1 101 Switching Protocols\r\nUpg".to_vec())),
         ],
+        Rejection::UpstreamMalformed => [
+            |_: &Head| b"SSH-2.0-OpenSSH\r\n".to_vec(),
+            |_: &Head| b"ICY 200 OK\r\n\r\n".to_vec(),
+            |_: &Head| b"HTTP/3.0 200 OK\r\n\r\n".to_vec(),
+            |_: &Head| b"HTTP/1.1 2xx OK\r\n\r\n".to_vec(),
+            |_: &Head| b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n".to_vec(),
+            |_: &Head| b"HTTP/1.1 200 OK\r\nna me: value\r\n\r\n".to_vec(),
+            |_: &Head| format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\n\r\n", "a".repeat(64 << 10)).into_bytes(),
+            |_: &Head| b"\x16\x03\x03\x00\x02\x02\x28".to_vec(),
+        ]
+        .map(|answer: fn(&Head) -> Vec<u8>| case(open(), Play::Answers(answer)))
+        .into(),
+        Rejection::UpstreamBusy => vec![case(open(), Play::Pending)],
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
         // hyper answers these by itself, in its own form: `heads_that_are_no_requests` has them.
         Rejection::Head { .. } => Vec::new(),
+        // There is nobody to read an answer: `a_client_that_leaves_before_its_answer` has it.
+        Rejection::ClientGone => Vec::new(),
     }
 }
 
@@ -362,6 +380,19 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
             server.head();
             server.expect_end();
         }
+        Play::Pending => {
+            let gate = Setup::new().upstream("max_pending_requests = 1").start(&upstream);
+            let mut pending = Client::connect(&gate);
+            pending.send(&request.bytes());
+            let mut server = upstream.accept();
+            let asked = server.head();
+            check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
+            upstream.assert_untouched();
+            // The one that waited is not affected, and gives its place back with its answer.
+            server.send(&switching(&asked, &[]));
+            assert_eq!(pending.head().status(), 101);
+            Session::open_with(&gate, &upstream, request, &[]).close();
+        }
         Play::Answers(answer) => {
             let gate = Setup::new().start(&upstream);
             let mut client = Client::connect(&gate);
@@ -524,10 +555,13 @@ fn every_other_refusal() {
         SubjectSessions,
         Full,
         Draining,
+        UpstreamBusy,
         Unreachable,
+        UpstreamMalformed,
         UpstreamTimeout,
         Answer([Rejection::Answer(AnswerError::Accept)]),
         UpstreamStatus([302, 403, 426].map(|status| Rejection::UpstreamStatus(status.try_into().unwrap()))),
+        ClientGone,
     }));
 }
 

@@ -1,5 +1,6 @@
 //! Which server a session goes to, and how it is reached; and where clients come in.
 
+use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixListener;
 
@@ -8,7 +9,8 @@ use crate::support::gate::{Folder, Gate};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
-use crate::support::upstream::{Upstream, over_unix, refusing};
+use crate::support::upstream::{Server, Upstream, over_unix, refusing, switching};
+use crate::support::wire::Head;
 
 #[test]
 fn servers_take_turns() {
@@ -108,4 +110,222 @@ fn several_listeners() {
     Session::open(&gate, &upstream).close();
     gate.go_to_next_listener();
     Session::open(&gate, &upstream).close();
+}
+
+/// A further upstream with a route of its own, `/other`.
+fn other_route(upstream: &Upstream) -> String {
+    format!(
+        "[upstream.other]\nservers = [\"{}\"]\n\
+         [[route]]\nname = \"other\"\npath = \"/other\"\nupstream = \"other\"\nauth = \"none\"\n",
+        upstream.address()
+    )
+}
+
+/// More requests than there are places for handshakes wait for a server that never answers; another route is served
+/// meanwhile, and so is what is refused.
+#[test]
+fn a_hung_upstream_delays_no_other_route() {
+    const WAITING: usize = 40;
+    let (hung, other) = (Upstream::bind(), Upstream::bind());
+    let gate = Setup::new()
+        .server("max_sessions = 100\nmax_handshakes = 4")
+        .upstream(&format!("response_timeout = \"5m\"\nmax_pending_requests = {WAITING}"))
+        .more(&other_route(&other))
+        .start(&hung);
+    let ask = || {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        client
+    };
+    let waiting: Vec<Client> = (0..WAITING).map(|_| ask()).collect();
+    // That the upstream has them all proves that all wait.
+    let mut asked: Vec<Server> = (0..WAITING).map(|_| hung.accept()).collect();
+    for server in &mut asked {
+        server.head();
+    }
+    for _ in 0..3 {
+        Session::open_with(&gate, &other, &Request::to("/other"), &[]).close();
+        let refusal = Client::connect(&gate).ask(&Request::to("/open/"));
+        assert_eq!((refusal.head.status(), refusal.head.get("Retry-After")), (503, Some("5")));
+    }
+    drop(waiting);
+}
+
+/// A client that leaves while its upstream is asked has its line in the log, and gives back what it held.
+#[test]
+fn a_client_that_leaves_before_its_answer() {
+    let upstream = Upstream::bind();
+    let server = "max_sessions = 1\nmax_handshakes = 1";
+    let gate = Setup::new().server(server).upstream("max_pending_requests = 1").start(&upstream);
+    for _ in 0..3 {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/here").bytes());
+        let mut server = upstream.accept();
+        server.head();
+        drop(client);
+        let line = gate.log.next("refused");
+        assert_eq!((line["cause"].as_str(), line["status"].as_u64()), (Some("client_gone"), Some(499)), "{line}");
+        assert_eq!((line["route"].as_str(), line["path"].as_str()), (Some("open"), Some("/open/here")), "{line}");
+        server.expect_end();
+    }
+    Session::open(&gate, &upstream).close();
+    assert_eq!(gate.log.all("refused").len(), 3);
+}
+
+/// A final status reaches the client though its body does not end: without the body, and without what the head says of that.
+#[test]
+fn statuses_whose_body_does_not_end() {
+    let cases: &[(&str, u16)] = &[
+        ("HTTP/1.1 401 Unauthorized\r\nX-Kept: yes\r\n\r\n", 401),
+        ("HTTP/1.1 401 Unauthorized\r\nX-Kept: yes\r\n\r\nthe beginning", 401),
+        ("HTTP/1.0 403 Forbidden\r\nX-Kept: yes\r\n\r\nthe beginning", 403),
+        ("HTTP/1.1 403 Forbidden\r\nX-Kept: yes\r\nContent-Length: 100\r\n\r\nless", 403),
+        ("HTTP/1.1 500 Oops\r\nX-Kept: yes\r\nContent-Length: 9223372036854775807\r\n\r\nless", 500),
+        ("HTTP/1.1 429 Slow\r\nX-Kept: yes\r\nTransfer-Encoding: chunked\r\n\r\n", 429),
+        ("HTTP/1.1 429 Slow\r\nX-Kept: yes\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwith\r\n", 429),
+        ("HTTP/1.1 429 Slow\r\nX-Kept: yes\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", 429),
+        ("HTTP/1.1 429 Slow\r\nX-Kept: yes\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n", 429),
+        ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 404 Gone\r\nX-Kept: yes\r\n\r\n", 404),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 302 Found\r\nX-Kept: yes\r\nContent-Type: text/plain\r\n\r\n", 302),
+        ("HTTP/1.1 204 No Content\r\nX-Kept: yes\r\n\r\n", 204),
+        ("HTTP/1.1 304 Not Modified\r\nX-Kept: yes\r\nContent-Length: 10\r\n\r\n", 304),
+        ("HTTP/1.1 200 OK\r\nX-Kept: yes\r\n\r\n", 200),
+    ];
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    // All at once, since each of them takes the time that there is for a body.
+    let asked = cases.iter().map(|(answer, _)| {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(answer.as_bytes());
+        (client, server)
+    });
+    let asked: Vec<(Client, Server)> = asked.collect();
+    for ((mut client, server), (answer, status)) in asked.into_iter().zip(cases) {
+        let refusal = client.refusal();
+        assert_eq!((refusal.head.status(), refusal.body.as_str()), (*status, ""), "{answer:?}");
+        assert_eq!(refusal.head.get("X-Kept"), Some("yes"), "{answer:?}");
+        assert_eq!(refusal.head.get("Content-Type"), None, "{answer:?}");
+        drop(server);
+    }
+    assert!(gate.log.all("refused").iter().all(|line| line["cause"] == "upstream_status"));
+
+    // One that never stops is cut by its size.
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let mut server = upstream.accept();
+    server.head();
+    server.send(b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let chunk = [b"2000\r\n".as_slice(), &[b'a'; 0x2000], b"\r\n"].concat();
+    while server.stream.write_all(&chunk).is_ok() {}
+    assert_eq!(client.refusal().head.status(), 403);
+}
+
+/// White space before a colon and line folding are what a proxy has to mend (RFC 9112 sections 5.1 and 5.2).
+#[test]
+fn heads_that_a_proxy_mends() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let lines = ["Server : x", "X-Tab\t: y", "X-Folded: one\r\n two\r\n\tthree", "X-Plain: z"];
+    let check = |head: &Head| {
+        for (name, value) in [("Server", "x"), ("X-Tab", "y"), ("X-Folded", "one two three"), ("X-Plain", "z")] {
+            assert_eq!(head.get(name), Some(value), "{head:?}");
+        }
+    };
+    let mut session = Session::open_with(&gate, &upstream, &Request::to("/open/"), &lines);
+    check(&session.answer);
+    session.client.send_text("through");
+    session.server.expect_text("through");
+    session.close();
+
+    // The handshake's own headers, too, and a refusal.
+    let asked = |client: &mut Client| {
+        client.send(&Request::to("/open/").bytes());
+        let mut server = upstream.accept();
+        let asked = server.head();
+        (server, String::from_utf8(switching(&asked, &[])).unwrap())
+    };
+    let mut client = Client::connect(&gate);
+    let (mut server, answer) = asked(&mut client);
+    server.send(answer.replace("Upgrade:", "Upgrade :").replace("Accept: ", "Accept \t:\r\n ").as_bytes());
+    assert_eq!(client.head().status(), 101);
+    let mut client = Client::connect(&gate);
+    let (mut server, _) = asked(&mut client);
+    server
+        .send(format!("HTTP/1.1 403 Forbidden\r\nContent-Length : 3\r\n{}\r\n\r\nno!", lines.join("\r\n")).as_bytes());
+    let refusal = client.refusal();
+    assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, "no!"));
+    check(&refusal.head);
+}
+
+#[test]
+fn header_names_in_title_case() {
+    let upstream = Upstream::bind();
+    for (setting, name) in [("true", "Sec-Websocket-Key: "), ("false", "sec-websocket-key: ")] {
+        let gate = Setup::new().upstream(&format!("title_case_headers = {setting}")).start(&upstream);
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        let (mut server, mut head) = (upstream.accept(), Vec::new());
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            server.stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.contains(name), "{head}");
+    }
+}
+
+/// A server that takes no connection is one line, however many requests it fails; so is its recovery.
+#[test]
+fn servers_that_fail_and_recover_are_in_the_log() {
+    let (socket, address) = refusing();
+    let gate = Gate::start(Setup::new().to(address));
+    for _ in 0..5 {
+        assert_eq!(Client::connect(&gate).ask(&Request::to("/open/")).head.status(), 502);
+    }
+    let failed = gate.log.all("server failed");
+    let [failed] = failed.as_slice() else { panic!("{failed:?}") };
+    let server = address.to_string();
+    assert_eq!(
+        (&failed["level"], &failed["upstream"], &failed["server"]),
+        (&"WARN".into(), &"main".into(), &server.clone().into())
+    );
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("refused")), "{failed}");
+    let down = gate.log.all("no server of the upstream takes a connection");
+    let [down] = down.as_slice() else { panic!("{down:?}") };
+    assert_eq!((&down["level"], &down["upstream"]), (&"ERROR".into(), &"main".into()));
+
+    socket.listen(16).unwrap();
+    socket.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    for _ in 0..2 {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        Server::new(std::net::TcpStream::from(socket.accept().unwrap().0), false).open(&[]);
+        assert_eq!(client.head().status(), 101);
+    }
+    let recovered = gate.log.next("server recovered");
+    assert_eq!((&recovered["level"], &recovered["server"]), (&"WARN".into(), &server.into()));
+    assert_eq!(recovered["failures"], 5, "{recovered}");
+    assert_eq!(gate.log.all("server recovered").len(), 1);
+}
+
+/// A server that swallows SYNs costs one request its `connect_timeout`, and not every second one.
+#[test]
+fn a_silent_server_is_skipped_for_a_while() {
+    let (swallowing, waiting) = full_queue();
+    let (silent, second) = (swallowing.local_addr().unwrap().as_socket().unwrap(), Upstream::bind());
+    let setup = Setup::new().upstream("connect_timeout = \"100ms\"").log("level = \"debug\"");
+    let gate = Gate::start(setup.to(silent).to(second.address()));
+    for _ in 0..20 {
+        Session::open(&gate, &second).close();
+    }
+    assert_eq!(gate.log.all("server failed").len(), 1);
+    assert!(gate.log.all("no server of the upstream takes a connection").is_empty());
+    // It gets another try every five seconds, which these sessions may take.
+    let again = gate.log.all("server failed again").len();
+    assert!(again < 5, "tried {again} times again");
+    drop(waiting);
 }

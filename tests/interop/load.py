@@ -128,7 +128,7 @@ secrets = harness.Secrets(directory)
 context = secrets.client_context()
 echo = harness.Node("autobahn/echo.js", directory)
 proxy = harness.Proxy("".join([
-    f"[server]\nmax_sessions = {sessions}\nmax_handshakes = {handshakes}\n\n[log]\nformat = \"text\"\nlevel = \"warn\"\n\n",
+    f"[server]\nmax_sessions = {sessions}\nmax_handshakes = {handshakes}\nhandshakes_per_address = \"off\"\n\n[log]\nformat = \"text\"\nlevel = \"warn\"\n\n",
     harness.listener(secrets, handshake_timeout='"60s"'),
     harness.upstream("echo", echo.facts["port"]) + 'connect_timeout = "20s"\nresponse_timeout = "20s"\n',
     harness.route("echo", "/echo", "echo", limits={"ping_interval": '"10m"'}),

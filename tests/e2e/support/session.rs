@@ -1,10 +1,11 @@
 //! The client, and sessions with both ends in the test's hands.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use socket2::{Domain, Socket, Type};
 
 use super::PATIENCE;
 use super::gate::Gate;
@@ -20,6 +21,14 @@ impl Client {
     /// Connects, does the TLS handshake, and checks the certificate.
     pub fn connect(gate: &Gate) -> Self {
         Self::connect_with(gate, pki::plain_client_config(), "chat.example.com")
+    }
+
+    /// The same from another address of the loopback network.
+    pub fn connect_from(gate: &Gate, address: [u8; 4]) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+        socket.connect(&gate.address().into()).expect("the gate accepts");
+        Self::handshake(socket.into(), pki::plain_client_config(), "chat.example.com")
     }
 
     pub fn connect_with(gate: &Gate, config: Arc<ClientConfig>, name: &'static str) -> Self {
