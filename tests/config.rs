@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::config::{
-    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress,
+    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress, Shown,
 };
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
@@ -87,7 +87,14 @@ fn values_arrive_where_they_belong() {
         record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
-    assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::TRACE });
+    let log = Log {
+        format: LogFormat::Text,
+        level: tracing::Level::TRACE,
+        session_start: tracing::Level::INFO,
+        subject: Shown::Hash,
+        address: Shown::Omit,
+    };
+    assert_eq!(config.log, log);
 
     let [first, second] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
     assert_eq!(first.address, "127.0.0.1:443".parse().unwrap());
@@ -272,6 +279,58 @@ fn credentials_come_from_their_folder() {
     for name in ["", "../key.pem", "..", "a/b"] {
         let said = load(&text.replace("credential:key.pem", &format!("credential:{name}"))).unwrap_err().to_string();
         assert!(said.contains("expected `credential:NAME`"), "{said}");
+    }
+}
+
+/// The files of the tests at another time.
+struct AtTime(SystemTime);
+
+impl Files for AtTime {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        Disk.read(path)
+    }
+    fn credentials(&self) -> Option<PathBuf> {
+        None
+    }
+    fn now(&self) -> SystemTime {
+        self.0
+    }
+}
+
+/// `year.pem` is valid from the start of 2030 to that of 2031.
+#[test]
+fn certificates_that_expire_soon_are_warned_of() {
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_924_992_000);
+    let (hour, day) = (Duration::from_hours(1), Duration::from_hours(24));
+    let text = with_certificate("year.pem", "privkey.pem");
+    let load = |now| config::parse(&text, Path::new("x.toml"), fixtures::folder(), &AtTime(now));
+    let table = [
+        (end - 200 * day, None),
+        (end - 14 * day, None),
+        (end - 14 * day + hour, Some("expires at 2031-01-01T00:00:00Z, in 13 days")),
+        (end - 5 * day - hour, Some("in 5 days")),
+        (end - 25 * hour, Some("in 1 day")),
+        (end - 5 * hour, Some("in 5 hours")),
+        (end - hour, Some("in 1 hour")),
+        (end - hour / 2, Some("in less than an hour")),
+        (end, Some("in less than an hour")),
+    ];
+    for (now, expected) in table {
+        let config = load(now).unwrap_or_else(|report| panic!("{report}"));
+        let said = config.warnings.to_string();
+        match expected {
+            None => assert_eq!(said, ""),
+            Some(expected) => assert!(said.starts_with("warning: ") && said.contains(expected), "{expected}: {said}"),
+        }
+    }
+    // Without another certificate there is nothing to serve then.
+    for (now, expected) in [
+        (end + hour, "the certificate expired at 2031-01-01T00:00:00Z"),
+        (end - 400 * day, "the certificate is not valid before 2030-01-01T00:00:00Z"),
+    ] {
+        let said = load(now).unwrap_err().to_string();
+        assert!(said.contains("error: ") && said.contains("no certificate is valid now"), "{said}");
+        assert!(said.contains(expected), "{said}");
     }
 }
 

@@ -102,6 +102,11 @@ impl Requirement {
         Ok(Self { claim: claim.to_owned(), value: pieces(value)? })
     }
 
+    /// The name of the claim.
+    pub fn claim(&self) -> &str {
+        &self.claim
+    }
+
     /// The placeholders that it needs.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.value.iter().filter_map(|piece| match piece {

@@ -29,6 +29,7 @@ use super::upgrade::{self, Gateway, Opened};
 use super::worker::Place;
 use crate::policy::rejection::Rejection;
 use crate::telemetry::refusals::Refused;
+use crate::telemetry::sessions::{Asked, RequestId};
 use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
@@ -71,11 +72,11 @@ pub async fn serve(
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::debug!(%client, %error, "TLS handshake failed");
+            tracing::debug!(client = gateway.sessions.identities().address(client), %error, "TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::debug!(%client, "TLS handshake took too long");
+            tracing::debug!(client = gateway.sessions.identities().address(client), "TLS handshake took too long");
             return None;
         }
     };
@@ -84,14 +85,14 @@ pub async fn serve(
         () = gateway.lifecycle.cut_off() => return None,
         request = take_request(gateway, door, stream, client, left) => request,
     };
-    let Some(Opened { admission, session, upstream, early: upstream_early, server, request_id }) = opened else {
+    let Some(Opened { admission, session, upstream, early: upstream_early, server, request_id, asked }) = opened else {
         linger(stream).await;
         return None;
     };
     // What was read early is copied out, since it keeps hyper's whole buffer alive.
     let client_side = Joined(stream, early.to_vec());
     let upstream_side = Joined(upstream, upstream_early.to_vec());
-    let about = About { client, server, request_id };
+    let about = About { client, server, request_id, asked };
     Some(Relay::new(
         admission.into_lease(),
         session,
@@ -145,7 +146,11 @@ async fn take_request(
         () = async { answered.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner).filter(|_| taken);
+    let mut opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(Opened { request_id, asked, .. }) = opened.take_if(|_| !taken) {
+        let identities = gateway.sessions.identities();
+        gateway.refusals.log_abandoned(request_id, client, asked.asked(), identities, clock::now());
+    }
     (io.into_inner(), read_buf, opened)
 }
 
@@ -159,12 +164,24 @@ async fn after_drain(lifecycle: &Lifecycle) {
 /// What is no request was answered by hyper, or not at all; here it is logged.
 fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
-        return tracing::debug!(%client, %error, "no request");
+        let client = gateway.sessions.identities().address(client);
+        return tracing::debug!(client, %error, "no request");
     }
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let refused = Refused { rejection, client, host: None, path: "", route: None, detail: Some(&detail) };
-    gateway.refusals.log(&refused, clock::now());
+    let refused = Refused {
+        rejection,
+        request_id: RequestId(u128::from_be_bytes(upgrade::random())),
+        client,
+        asked: Asked::default(),
+        route: None,
+        subject: None,
+        claim: None,
+        upstream: None,
+        server: None,
+        detail: Some(&detail),
+    };
+    gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
 }
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;

@@ -11,6 +11,7 @@ mod closes;
 mod closing;
 mod passing;
 mod headers;
+mod log_lines;
 mod metering;
 mod abuse;
 mod operations;

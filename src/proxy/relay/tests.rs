@@ -17,7 +17,9 @@ use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::route::{Auth, HostPattern, Route, UpstreamId};
 use crate::session::Terms;
+use crate::telemetry::identity::Identities;
 use crate::telemetry::refusals::Refusals;
+use crate::telemetry::sessions::{Asked, Sessions};
 use crate::ws::handshake::Opening;
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -131,6 +133,7 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
         pools: Vec::new(),
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         refusals: Refusals::new(now),
+        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
         page: None,
     });
     let opening = Opening {
@@ -146,7 +149,7 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
     let facts = Facts { opening: &opening, headers: &HeaderMap::new(), address: client };
     let lease = gateway.policy.admit(&facts, clock::both()).unwrap().into_lease();
     let terms = Terms { limits, messages: None, expires: Some(now + SHORT), compressed: false, ping_tag: *b"test" };
-    let about = About { client, server: "server".into(), request_id: RequestId(1) };
+    let about = About { client, server: "server".into(), request_id: RequestId(1), asked: Asked::default().keep() };
     let (client_side, upstream_side) = (Joined(client_side, Vec::new()), Joined(upstream_side, Vec::new()));
     let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
     Relay::new(lease, Session::new(terms, now), client_side, upstream_side, about, gateway, seat)
