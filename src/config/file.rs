@@ -357,12 +357,11 @@ impl<'a> Section<'a> {
             let text = name.get_ref().as_ref();
             let fault = Fault::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
             let later = LATER.iter().find(|(section, key, _)| *section == self.name && *key == text);
-            self.faults.push(match later {
-                Some((_, _, instead)) => fault.label("it comes in a later version").help(*instead),
-                None => {
-                    let known: Vec<_> = known.iter().copied().collect();
-                    fault.label("not a key of this section").help(suggest::help_for_key(self.name, text, &known))
-                }
+            self.faults.push(if let Some((_, _, instead)) = later {
+                fault.label("it comes in a later version").help(*instead)
+            } else {
+                let known: Vec<_> = known.iter().copied().collect();
+                fault.label("not a key of this section").help(suggest::help_for_key(self.name, text, &known))
             });
         }
     }

@@ -16,7 +16,7 @@ use super::listener::{self, Listener};
 use super::tls;
 use super::upgrade::{Gateway, random};
 use super::worker::{self, Crew, Worker};
-use crate::config::{Config, MaxSessions};
+use crate::config::{Certificate, Config, MaxSessions};
 use crate::policy::admission::Policy;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::refusals::Refusals;
@@ -99,6 +99,7 @@ pub struct Server {
     gateway: Arc<Gateway>,
     listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
+    certificates: Vec<Certificate>,
     workers: usize,
 }
 
@@ -124,6 +125,7 @@ impl Server {
             let handshakes = Arc::clone(&handshakes);
             listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
         }
+        let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
         let identities = Identities::new(&config.log, random());
         let gateway = Gateway {
             policy: Policy::new(config.routes, config.server.upgrade_quota, max_sessions),
@@ -133,7 +135,8 @@ impl Server {
             sessions: Sessions::new(config.log.session_start, identities),
             page,
         };
-        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, workers: config.server.workers.get() })
+        let workers = config.server.workers.get();
+        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, certificates, workers })
     }
 
     /// The addresses that it is bound to, in the order of the configuration.
@@ -172,6 +175,7 @@ impl Server {
             tokio::select! {
                 () = serving => {}
                 () = self.gateway.refusals.keep_reporting() => {}
+                () = tls::watch_expiry(self.certificates) => {}
             }
         });
         self.gateway.refusals.report();

@@ -106,6 +106,36 @@ impl ResolvesServerCert for ByName {
     }
 }
 
+/// How long the clock is not looked at: it may be set meanwhile.
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_hours(1);
+
+/// Logs an error for each certificate that expires from now on, and never ends. Certificates that have expired before were
+/// found when the configuration was read.
+pub async fn watch_expiry(certificates: Vec<Certificate>) {
+    let mut left: Vec<(Duration, Vec<String>)> = Vec::new();
+    let now = clock::both().unix;
+    for certificate in certificates {
+        let not_after = certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if now <= not_after {
+            left.push((not_after, certificate.names));
+        }
+    }
+    while let Some(next) = left.iter().map(|(not_after, _)| *not_after).min() {
+        // A certificate is valid in its last second, too.
+        let until = next.saturating_add(Duration::from_millis(1)).saturating_sub(clock::both().unix);
+        tokio::time::sleep(until.min(EXPIRY_CHECK_INTERVAL)).await;
+        let now = clock::both().unix;
+        left.retain(|(not_after, names)| {
+            let is_valid = now <= *not_after;
+            if !is_valid {
+                tracing::error!(names = names.join(", "), "a certificate has expired, and clients refuse it");
+            }
+            is_valid
+        });
+    }
+    std::future::pending::<()>().await;
+}
+
 /// A client's connection after its TLS handshake: bytes in, bytes out. Nothing else tells how they are protected.
 #[derive(Debug)]
 pub struct ClientStream(Protected);

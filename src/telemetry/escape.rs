@@ -101,7 +101,9 @@ mod tests {
     fn escaped(form: Form, pieces: &[&str]) -> String {
         let mut line = String::new();
         let mut writer = Escaping::new(&mut line, form);
-        pieces.iter().for_each(|piece| writer.write_str(piece).unwrap());
+        for piece in pieces {
+            writer.write_str(piece).unwrap();
+        }
         writer.finish().unwrap();
         line
     }

@@ -234,3 +234,13 @@ fn only_certificates_that_have_all_expired_keep_it_from_starting() {
     gate.go_to_next_listener();
     assert_eq!(Client::connect(&gate).ask(&Request::to("/elsewhere")).head.status(), 404);
 }
+
+#[test]
+fn a_certificate_that_expires_meanwhile_is_logged() {
+    let upstream = Upstream::bind();
+    let leaves = [Leaf::expiring(&["short.example"], 2), Leaf::new(&["chat.example.com"])];
+    let gate = leaves.iter().fold(Setup::new(), |setup, leaf| setup.certificate(leaf.clone())).start(&upstream);
+    gate.log.wait_for("the end", |line| line.contains("\"ERROR\"") && line.contains("expired"));
+    // From then on the other one is the first that is valid.
+    assert!(shown_to(&gate, "unknown.example") == leaves[1].der.to_vec());
+}

@@ -1,6 +1,7 @@
 //! Certificates and tokens: one authority and one issuer for the whole binary.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
@@ -35,6 +36,12 @@ impl Leaf {
             params.not_before = date_time_ymd(2000, 1, 1);
             params.not_after = date_time_ymd(2001, 1, 1);
         })
+    }
+
+    /// One that is valid for so many seconds more.
+    pub fn expiring(names: &[&str], seconds: u64) -> Self {
+        let end = Duration::from_secs(jsonwebtoken::get_current_timestamp() + seconds);
+        Self::with(names, |params| params.not_after = date_time_ymd(1970, 1, 1) + end)
     }
 
     fn with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
