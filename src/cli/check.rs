@@ -127,7 +127,7 @@ mod tests {
         "#;
         let config = config::parse(text, Path::new("x"), Path::new(""), &files).unwrap();
         let expected = "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n\
-                        route \"open\" is open to everybody: it has auth = \"none\"\n";
+                        warning: route \"open\" is open to everybody: it has auth = \"none\"\n";
         assert_eq!(summary(Path::new("tollgate.toml"), &config), expected);
     }
 
