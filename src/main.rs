@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match args::parse() {
         Ok(arguments) => match arguments.command {
             Command::Run(file) => run::run(&file.config),
-            Command::Check(file) => check::run(&file.config),
+            Command::Check(check) => check::run(&check),
             Command::Demo(demo) => demo::run(&demo),
             Command::Token(token) => token::run(&token),
         },

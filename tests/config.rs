@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::config::{
-    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress,
+    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress, Shown,
 };
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
@@ -103,7 +103,14 @@ fn values_arrive_where_they_belong() {
         record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
-    assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::TRACE });
+    let log = Log {
+        format: LogFormat::Text,
+        level: tracing::Level::TRACE,
+        session_start: tracing::Level::INFO,
+        subject: Shown::Hash,
+        address: Shown::Omit,
+    };
+    assert_eq!(config.log, log);
 
     let [first, second] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
     assert_eq!(first.address, "127.0.0.1:443".parse().unwrap());
@@ -307,9 +314,9 @@ fn a_public_key_may_be_in_a_certificate() {
 }
 
 /// The fixtures on a machine whose clock is at this time.
-struct At(SystemTime);
+struct AtTime(SystemTime);
 
-impl Files for At {
+impl Files for AtTime {
     fn read(&self, path: &Path) -> io::Result<Content> {
         Disk.read(path)
     }
@@ -326,7 +333,7 @@ fn a_clock_that_cannot_be_right_is_a_warning_and_judges_no_certificate() {
     let second = Duration::from_secs(1);
     let load = |chain: &str, now: SystemTime| {
         let text = with_certificate(chain, "privkey.pem");
-        config::parse(&text, Path::new("tollgate.toml"), fixtures::folder(), &At(now))
+        config::parse(&text, Path::new("tollgate.toml"), fixtures::folder(), &AtTime(now))
     };
     let epoch = SystemTime::UNIX_EPOCH;
     for (now, date) in [
@@ -349,6 +356,43 @@ fn a_clock_that_cannot_be_right_is_a_warning_and_judges_no_certificate() {
     assert!(load("fullchain.pem", epoch + config::BUILT).unwrap().warnings.is_empty());
     let said = load("future.pem", epoch + config::BUILT).unwrap_err().to_string();
     assert!(said.contains("the certificate is not valid before 2999"), "{said}");
+}
+
+/// `year.pem` is valid from the start of 2030 to that of 2031.
+#[test]
+fn certificates_that_expire_soon_are_warned_of() {
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_924_992_000);
+    let (hour, day) = (Duration::from_hours(1), Duration::from_hours(24));
+    let text = with_certificate("year.pem", "privkey.pem");
+    let load = |now| config::parse(&text, Path::new("x.toml"), fixtures::folder(), &AtTime(now));
+    let table = [
+        (end - 200 * day, None),
+        (end - 14 * day, None),
+        (end - 14 * day + hour, Some("expires at 2031-01-01T00:00:00Z, in 13 days")),
+        (end - 5 * day - hour, Some("in 5 days")),
+        (end - 25 * hour, Some("in 1 day")),
+        (end - 5 * hour, Some("in 5 hours")),
+        (end - hour, Some("in 1 hour")),
+        (end - hour / 2, Some("in less than an hour")),
+        (end, Some("in less than an hour")),
+    ];
+    for (now, expected) in table {
+        let config = load(now).unwrap_or_else(|report| panic!("{report}"));
+        let said = config.warnings.to_string();
+        match expected {
+            None => assert_eq!(said, ""),
+            Some(expected) => assert!(said.starts_with("warning: ") && said.contains(expected), "{expected}: {said}"),
+        }
+    }
+    // Without another certificate there is nothing to serve then.
+    for (now, expected) in [
+        (end + hour, "the certificate expired at 2031-01-01T00:00:00Z"),
+        (end - 400 * day, "the certificate is not valid before 2030-01-01T00:00:00Z"),
+    ] {
+        let said = load(now).unwrap_err().to_string();
+        assert!(said.contains("error: ") && said.contains("no certificate is valid now"), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 /// No files at all, so that texts without sense touch no disk.

@@ -24,7 +24,7 @@ pub enum Command {
     /// Serve until SIGTERM or SIGINT; a second one cuts the drain short
     Run(ConfigFile),
     /// Tell everything that is wrong with a configuration
-    Check(ConfigFile),
+    Check(Check),
     /// Try Tollgate out: makes all it needs, and prints commands that work
     Demo(Demo),
     /// Print a signed token for trying things out
@@ -37,6 +37,17 @@ pub struct ConfigFile {
     /// The configuration file
     #[arg(long, value_name = "FILE", default_value = "/etc/tollgate/tollgate.toml")]
     pub config: PathBuf,
+}
+
+/// What is checked.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// The folder that has the files of `credential:NAME`, for a check outside the systemd unit
+    #[arg(long, value_name = "DIR")]
+    pub credentials: Option<PathBuf>,
 }
 
 /// What the demo is told.

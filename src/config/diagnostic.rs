@@ -59,21 +59,25 @@ impl Report {
         &self.faults
     }
 
-    /// Each fault as one line, `file:line:column: message`, for logs; at most fifty, as with `Display`.
-    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.faults.iter().take(FAULTS_SHOWN_MAX).map(|fault| match &fault.span {
-            Some(span) => {
-                let place = Place::of(&self.text, span);
-                format!("{}:{}:{}: {}", self.file, place.line, place.column, fault.message)
-            }
-            None => format!("{}: {}", self.file, fault.message),
+    /// Each fault as one line, `file:line:column: warning: message`, for logs; at most fifty, as with `Display`.
+    pub fn lines(&self) -> impl Iterator<Item = (Severity, String)> + '_ {
+        self.faults.iter().take(FAULTS_SHOWN_MAX).map(|fault| {
+            let Fault { severity, message, .. } = fault;
+            let line = match &fault.span {
+                Some(span) => {
+                    let place = Place::of(&self.text, span);
+                    format!("{}:{}:{}: {severity}: {message}", self.file, place.line, place.column)
+                }
+                None => format!("{}: {severity}: {message}", self.file),
+            };
+            (*severity, line)
         })
     }
 
     fn show(&self, fault: &Fault) -> String {
         let level = match fault.severity {
             Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
+            Severity::Urgent | Severity::Warning => Level::WARNING,
         };
         let Some(span) = &fault.span else {
             let help = fault.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
@@ -125,6 +129,8 @@ impl std::error::Error for Report {}
 pub enum Severity {
     /// It does.
     Error,
+    /// It does not, but clients will fail because of it.
+    Urgent,
     /// It does not, but it is worth a look.
     Warning,
 }
@@ -133,7 +139,7 @@ impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Error => "error",
-            Self::Warning => "warning",
+            Self::Urgent | Self::Warning => "warning",
         })
     }
 }
@@ -170,6 +176,11 @@ impl Fault {
     /// Something that is allowed but likely not meant.
     pub(super) fn warning(span: Span, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    /// A warning that the log shows as an error.
+    pub(super) fn urgent(self) -> Self {
+        Self { severity: Severity::Urgent, ..self }
     }
 
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {

@@ -75,7 +75,7 @@ impl<'a> Section<'a> {
     pub(super) fn children(&self, key: &str, name: &'static str, count_max: usize) -> Vec<Section<'a>> {
         let Some((span, value)) = self.raw(key) else { return Vec::new() };
         let Some(items) = value.as_array() else {
-            self.wrong_type(key, "a list of tables", span, type_name(value));
+            self.wrong_section(key, "a list of tables", span, value);
             return Vec::new();
         };
         self.check_count(key, span, items.len(), count_max);
@@ -96,7 +96,7 @@ impl<'a> Section<'a> {
     pub(super) fn named(&self, name: &'static str, count_max: usize) -> Vec<(At<&'a str>, Section<'a>)> {
         let Some((span, value)) = self.raw(name) else { return Vec::new() };
         let Some(table) = value.as_table() else {
-            self.wrong_type(name, &format!("a table: [{name}.NAME]"), span, type_name(value));
+            self.wrong_section(name, &format!("a table: [{name}.NAME]"), span, value);
             return Vec::new();
         };
         self.check_count(name, span, table.len(), count_max);
@@ -333,6 +333,14 @@ impl<'a> Section<'a> {
         );
     }
 
+    /// A section that is written in another form than its own.
+    fn wrong_section(&self, name: &str, form: &str, span: Span, found: &DeValue<'_>) {
+        let fault =
+            Fault::error(span, format!("`{name}` must be {form}")).label(format!("this is {}", type_name(found)));
+        let written = suggest::section(name).unwrap_or_default();
+        self.faults.push(if written.is_empty() { fault } else { fault.help(format!("write `{written}`")) });
+    }
+
     fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
         if count > count_max {
             self.faults.push(
@@ -349,11 +357,11 @@ impl<'a> Section<'a> {
             let text = name.get_ref().as_ref();
             let fault = Fault::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
             let later = LATER.iter().find(|(section, key, _)| *section == self.name && *key == text);
-            self.faults.push(match later {
-                Some((_, _, instead)) => fault.label("it comes in a later version").help(*instead),
-                None => fault
-                    .label("not a key of this section")
-                    .help(suggest::help(text, &known.iter().copied().collect::<Vec<_>>())),
+            self.faults.push(if let Some((_, _, instead)) = later {
+                fault.label("it comes in a later version").help(*instead)
+            } else {
+                let known: Vec<_> = known.iter().copied().collect();
+                fault.label("not a key of this section").help(suggest::help_for_key(self.name, text, &known))
             });
         }
     }

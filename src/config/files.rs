@@ -1,5 +1,6 @@
 //! What a configuration takes from outside its text: the files that it names, credentials, and the date.
 
+use std::cell::Cell;
 use std::env;
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,6 +34,11 @@ pub trait Files {
 
     /// The folder of the service's credentials, if it has any: `$CREDENTIALS_DIRECTORY`.
     fn credentials(&self) -> Option<PathBuf>;
+
+    /// Whether a credential is needed though there is no folder of credentials. If not it is left unchecked.
+    fn needs_credentials(&self) -> bool {
+        true
+    }
 
     /// The time that certificates are held against.
     fn now(&self) -> SystemTime;
@@ -78,16 +84,31 @@ impl Files for Disk {
     }
 }
 
+/// What the name of a credential begins with.
+const CREDENTIAL: &str = "credential:";
+
 /// Files, and the folder that relative paths start from.
 pub(super) struct Folder<'a> {
     pub(super) base: &'a Path,
     pub(super) files: &'a dyn Files,
+    /// A credential was left unchecked, so that there is no configuration without any fault.
+    pub(super) unchecked: Cell<bool>,
 }
 
 impl Folder<'_> {
     /// Reads the file that this key names; what goes wrong is noted at the key's value.
     pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<At<Content>> {
         let written = section.text(key)?;
+        let is_credential = written.starts_with(CREDENTIAL);
+        if is_credential && self.files.credentials().is_none() && !self.files.needs_credentials() {
+            self.unchecked.set(true);
+            section.faults.push(
+                Fault::warning(written.span.clone(), format!("{} is not checked", quote(&written)))
+                    .label("$CREDENTIALS_DIRECTORY is not set, as it is in the systemd unit")
+                    .help("name the folder that has its file: check --credentials DIR"),
+            );
+            return None;
+        }
         let path = match self.resolve(&written) {
             Ok(path) => path,
             Err(label) => {
@@ -101,8 +122,9 @@ impl Folder<'_> {
             Err(error) => {
                 let fault = Fault::error(written.span.clone(), format!("cannot read {}", quote(&written)))
                     .label(error.to_string());
-                // The full path is told where it says more than what stands at the caret.
-                let resolved = path.display().to_string();
+                // The full path is told where it says more than what stands at the caret. It is relative if the
+                // configuration's own path is.
+                let resolved = std::path::absolute(&path).unwrap_or(path).display().to_string();
                 section.faults.push(if resolved == *written {
                     fault
                 } else {
@@ -130,7 +152,7 @@ impl Folder<'_> {
 
     /// `credential:NAME` is a credential that systemd hands over; everything else is a path.
     fn resolve(&self, written: &str) -> Result<PathBuf, String> {
-        let Some(name) = written.strip_prefix("credential:") else {
+        let Some(name) = written.strip_prefix(CREDENTIAL) else {
             return if written.is_empty() { Err("the path is empty".to_owned()) } else { Ok(self.base.join(written)) };
         };
         if name.is_empty() || name.contains('/') || name == "." || name == ".." {

@@ -173,6 +173,12 @@ keys! {
         "How a line of the log is written.";
     LEVEL = "log" "level", Choice(&["error", "warn", "info", "debug", "trace"]), Value("\"info\""),
         "The least important lines that are logged.";
+    SESSION_START = "log" "session_start", Choice(&["error", "warn", "info", "debug", "trace"]), Value("\"debug\""),
+        "The level of the line that a session writes when it starts.";
+    LOG_SUBJECT = "log" "subject", Choice(&["plain", "hash", "omit"]), Value("\"plain\""),
+        "How token subjects are logged: plain, as a hash with a key that each process makes anew, or not at all.";
+    LOG_ADDRESS = "log" "address", Choice(&["plain", "hash", "omit"]), Value("\"plain\""),
+        "How client addresses are logged: plain, as a hash with a key that each process makes anew, or not at all.";
 
     ADDRESS = "listener" "address", Text, Required,
         "The IP address and port to listen on.";

@@ -17,6 +17,7 @@ mod units;
 mod upstreams;
 mod validate;
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -94,6 +95,23 @@ pub struct Log {
     pub format: LogFormat,
     /// The least important lines that are written.
     pub level: tracing::Level,
+    /// The level of the line "session started".
+    pub session_start: tracing::Level,
+    /// How subjects of tokens are shown.
+    pub subject: Shown,
+    /// How addresses of clients are shown.
+    pub address: Shown,
+}
+
+/// How the log shows what identifies a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// As it is.
+    Plain,
+    /// As a hash under a key of this process.
+    Hash,
+    /// Not at all.
+    Omit,
 }
 
 /// How a line of the log is written.
@@ -128,8 +146,17 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// The chain, the certificate itself first, and the private key, which belong together.
     pub key: Arc<CertifiedKey>,
-    /// The last moment at which it is valid. It was valid when it was read, as far as the clock could be right.
+    /// The first moment at which it is valid.
+    pub not_before: SystemTime,
+    /// The last moment at which it is valid.
     pub not_after: SystemTime,
+}
+
+impl Certificate {
+    /// Whether it is valid at this time.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
 }
 
 /// A group of servers that do the same.
@@ -180,13 +207,35 @@ impl fmt::Display for ServerAddress {
 /// # Errors
 /// Everything that is wrong with it, not just the first fault; warnings, too.
 pub fn load(path: &Path) -> Result<Config, Report> {
+    let Checked { config, report } = check(path, &Disk);
+    config.ok_or(report)
+}
+
+/// What a configuration is found to be.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration, if it can be used. It is absent, too, if credentials were left unchecked.
+    pub config: Option<Config>,
+    /// Faults and warnings.
+    pub report: Report,
+}
+
+/// Reads the configuration in this file, and takes from these files what it names.
+pub fn check(path: &Path, files: &dyn Files) -> Checked {
+    match read(path, files) {
+        Ok(checked) => checked,
+        Err(report) => Checked { config: None, report },
+    }
+}
+
+fn read(path: &Path, files: &dyn Files) -> Result<Checked, Report> {
     let fail = |message: String| Report::of_file(path, message);
     let content = Disk.read(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?;
     let text = String::from_utf8(content.bytes).map_err(|error| {
         fail(format!("the configuration is not UTF-8: byte {} is not valid", error.utf8_error().valid_up_to()))
     })?;
     let base = path.parent().unwrap_or(Path::new(""));
-    parse(&text, path, base, &Disk)
+    Ok(parse_all(&text, path, base, files))
 }
 
 /// Reads a configuration from its text. `file_name` stands in what is reported; `base` is the folder that relative paths
@@ -195,17 +244,25 @@ pub fn load(path: &Path) -> Result<Config, Report> {
 /// # Errors
 /// Everything that is wrong with it, not just the first fault; warnings, too.
 pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Result<Config, Report> {
+    let Checked { config, report } = parse_all(text, file_name, base, files);
+    config.ok_or(report)
+}
+
+fn parse_all(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Checked {
     let faults = diagnostic::Faults::default();
-    let folder = files::Folder { base, files };
+    let folder = files::Folder { base, files, unchecked: Cell::new(false) };
     let config = file::parse(text, &faults)
         .and_then(|document| validate::read(&file::Section::root(document.get_ref(), &faults), &folder));
 
     let report = Report::new(file_name, text, faults.take());
     match config {
-        Some(config) if !report.has_errors() => Ok(Config { warnings: report, ..config }),
-        _ if report.has_errors() => Err(report),
+        Some(config) if !report.has_errors() => {
+            Checked { config: Some(Config { warnings: report.clone(), ..config }), report }
+        }
+        _ if report.has_errors() || folder.unchecked.get() => Checked { config: None, report },
         _ => {
-            Err(Report::of_file(file_name, "it was refused without a reason, which is a defect of tollgate".to_owned()))
+            let message = "it was refused without a reason, which is a defect of tollgate".to_owned();
+            Checked { config: None, report: Report::of_file(file_name, message) }
         }
     }
 }

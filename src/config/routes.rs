@@ -94,6 +94,9 @@ impl<'a> Parts<'a> {
         if let (Access::Token(auth), Some(rules)) = (&access, &claims) {
             rules.claims().for_each(|claim| auth.ask(claim));
         }
+        if path.is_some() {
+            warn_of_foreign_patterns(section);
+        }
         Self {
             name,
             host: host(section),
@@ -159,6 +162,44 @@ fn parse<T: FromStr<Err: ToString>>(section: &Section<'_>, text: &At<String>, wh
         section.faults.push(Fault::error(text.span.clone(), message).label(error.to_string()));
     };
     text.parse().map_err(note).ok()
+}
+
+/// Other routers have other signs for what varies in a path. Here they are literal text, so that no request would match.
+fn warn_of_foreign_patterns(section: &Section<'_>) {
+    let Some(path) = section.text(&keys::PATH) else { return };
+    for segment in path.split('/') {
+        let Some(help) = foreign_pattern(segment) else { continue };
+        section.faults.push(
+            Fault::warning(path.span.clone(), format!("{} matches nothing but this text", quote(segment)))
+                .label("this segment is literal")
+                .help(help),
+        );
+    }
+}
+
+/// What to write instead of a segment that elsewhere stands for a placeholder or an expression.
+fn foreign_pattern(segment: &str) -> Option<String> {
+    if segment.starts_with('{') {
+        return None;
+    }
+    let is_name = |name: &str| {
+        name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let inner = segment.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    // `<int:room>` has the type before the name.
+    let bracketed = inner.map(|inner| inner.rsplit(':').next().unwrap_or(inner));
+    let bracketed = bracketed.or_else(|| segment.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')));
+    // `:room?` may be left out, `:room+` and `:room*` are several segments, and an expression may follow the name.
+    let prefixed = segment.strip_prefix([':', '$']).map(|rest| rest.trim_end_matches(['?', '+', '*']));
+    let prefixed = prefixed.map(|rest| rest.split('(').next().unwrap_or(rest));
+    if let Some(name) = bracketed.or(prefixed).filter(|name| is_name(name)) {
+        return Some(format!("write {{{name}}} for any one segment"));
+    }
+    let is_expression = segment.contains(['*', '(', ')', '[', ']', '<', '>', '|', '^', '\\'])
+        || segment.contains(".+")
+        || segment.ends_with('$') && segment.len() > 1;
+    is_expression.then(|| "write {name} for any one segment, or {*name} at the end for the rest".to_owned())
 }
 
 fn upstream(section: &Section<'_>, upstreams: &[Named<Option<Upstream>>]) -> Option<UpstreamId> {
@@ -353,5 +394,32 @@ fn warn_of_unused(root: &Section<'_>, auths: &[Named<Auth>], upstreams: &[Named<
     for (kind, name, span) in unused_auths.chain(unused_upstreams) {
         let message = format!("no route uses {kind} {}", quote(name));
         root.faults.push(Fault::warning(span.clone(), message).label("never used"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_of_other_routers() {
+        let table = [
+            (
+                &[":room", "$room", "<room>", "<int:room>", "[room]", ":room?", ":room*", ":room(\\d+)"][..],
+                Some("{room}"),
+            ),
+            (
+                &["(.*)", "ws*", "*.js", "[0-9]+", "(?<id>x)", "a|b", "^ws", "ws$", ".+", "[...rest]", "\\d"],
+                Some("{name}"),
+            ),
+            (&["ws", "", "{room}", "{*rest}", "a:b", "c++", "v1.2", "@me", "~ann", "$", ":", "a,b;c=d", "50%25"], None),
+        ];
+        for (segments, expected) in table {
+            for segment in segments {
+                let found = foreign_pattern(segment);
+                assert_eq!(found.is_some(), expected.is_some(), "{segment}");
+                assert!(found.is_none_or(|help| help.contains(expected.unwrap_or_default())), "{segment}");
+            }
+        }
     }
 }

@@ -1,5 +1,38 @@
 //! "Did you mean": the known name that is nearest to a mistyped one.
 
+use super::keys::{KEYS, SECTIONS};
+
+/// How the section of this name is written in the file.
+pub(super) fn section(name: &str) -> Option<&'static str> {
+    SECTIONS.iter().find(|form| form.name == name).map(|form| form.written)
+}
+
+/// What to say about a name that is unknown here, but is known elsewhere.
+fn elsewhere(name: &str) -> Option<String> {
+    let nested = SECTIONS.iter().find(|form| form.name.rsplit_once('.').is_some_and(|(_, last)| last == name));
+    if let Some((form, (parent, _))) = nested.and_then(|form| Some((form, form.name.rsplit_once('.')?))) {
+        let parent = section(parent).unwrap_or(parent);
+        return Some(format!("write `{}`, below the `{parent}` that it is for", form.written));
+    }
+    let found: Vec<&str> =
+        KEYS.iter().filter(|key| key.name == name).map(|key| section(key.section).unwrap_or(key.section)).collect();
+    (!found.is_empty()).then(|| format!("`{name}` is a key of {}", list(&found)))
+}
+
+/// What to say about an unknown key of a section: the nearest known one, where else it is known, or all that are known here.
+/// A section is shown as it is written.
+pub(super) fn help_for_key(of: &str, name: &str, known: &[&'static str]) -> String {
+    let near = nearest(name, known.iter().copied()).map(|near| {
+        let full = if of.is_empty() { near.to_owned() } else { format!("{of}.{near}") };
+        format!("did you mean `{}`?", section(&full).unwrap_or(near))
+    });
+    match (near, elsewhere(name)) {
+        (Some(near), Some(elsewhere)) => format!("{near} {elsewhere}"),
+        (Some(help), None) | (None, Some(help)) => help,
+        (None, None) => help(name, known),
+    }
+}
+
 /// The candidate with the fewest edits from `name`, if they are few enough for a typing error.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Names are short. A long one is no typing error, and comparing it would cost.
@@ -63,6 +96,22 @@ mod tests {
         {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_key_of_another_section_is_found() {
+        let table = [
+            ("limits", Some("write `[route.limits]`, below the `[[route]]` that it is for")),
+            ("message_rate", Some("`message_rate` is a key of `[route.limits]`")),
+            ("path", Some("`path` is a key of `[upstream.NAME]`, `[[route]]`")),
+            ("chain", Some("`chain` is a key of `listener.certificates`")),
+            ("nonsense", None),
+        ];
+        for (name, expected) in table {
+            assert_eq!(elsewhere(name).as_deref(), expected, "{name}");
+        }
+        assert_eq!(help_for_key("", "routes", &["log", "route"]), "did you mean `[[route]]`?");
+        assert_eq!(help_for_key("log", "levl", &["level"]), "did you mean `level`?");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use x509_cert::der::DateTime;
 use super::diagnostic::{Fault, Report, Severity, Span, quote};
 use super::file::{At, Read, Section};
 use super::files::{self, Folder};
-use super::{Config, Listener, Log, LogFormat, MaxSessions, RecordLayer, Server};
+use super::{Config, Listener, Log, LogFormat, MaxSessions, RecordLayer, Server, Shown};
 use super::{auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
 
@@ -108,7 +108,17 @@ fn log(section: &Section<'_>) -> Option<Log> {
         ("trace", tracing::Level::TRACE),
     ];
     let level = section.choice(&keys::LEVEL, &levels);
-    Some(Log { format: format?.value, level: level?.value })
+    let session_start = section.choice(&keys::SESSION_START, &levels);
+    let forms = [("plain", Shown::Plain), ("hash", Shown::Hash), ("omit", Shown::Omit)];
+    let subject = section.choice(&keys::LOG_SUBJECT, &forms);
+    let address = section.choice(&keys::LOG_ADDRESS, &forms);
+    Some(Log {
+        format: format?.value,
+        level: level?.value,
+        session_start: session_start?.value,
+        subject: subject?.value,
+        address: address?.value,
+    })
 }
 
 fn listeners(root: &Section<'_>, folder: &Folder<'_>) -> Option<Vec<Listener>> {
@@ -118,7 +128,23 @@ fn listeners(root: &Section<'_>, folder: &Folder<'_>) -> Option<Vec<Listener>> {
     }
     let mut seen = Seen::default();
     let read: Vec<Option<Listener>> = sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
-    read.into_iter().collect()
+    let listeners: Vec<Listener> = read.into_iter().collect::<Option<_>>()?;
+    note_invalid_certificates(root, &listeners, folder.files.now());
+    Some(listeners)
+}
+
+/// One certificate that has expired is no reason to refuse the clients of the others. If none is valid no client is served.
+fn note_invalid_certificates(root: &Section<'_>, listeners: &[Listener], now: SystemTime) {
+    let mut certificates = listeners.iter().flat_map(|listener| &listener.certificates).peekable();
+    if files::can_be_right(now)
+        && certificates.peek().is_some()
+        && certificates.all(|certificate| !certificate.is_valid(now))
+    {
+        root.faults.push(
+            Fault::of_file("no certificate is valid now, so that no client could connect")
+                .help("renew them, and look at the clock of this machine"),
+        );
+    }
 }
 
 fn listener(section: &Section<'_>, folder: &Folder<'_>, seen: &mut Seen<SocketAddr>) -> Option<Listener> {

@@ -16,7 +16,7 @@ use super::credential;
 use super::limits::RateKey;
 use super::path::Path;
 use super::quota::{Bucket, Buckets, Grouped, Quota, Slot, Slots};
-use super::rejection::Rejection;
+use super::rejection::{Rejected, Rejection};
 use super::route::{Auth, Params, Route, Routes, request_host};
 use crate::ws::handshake::Opening;
 
@@ -84,6 +84,11 @@ impl Admission {
     /// The route that it is for.
     pub fn route(&self) -> &Arc<Route> {
         &self.lease.route
+    }
+
+    /// The token's subject.
+    pub fn subject(&self) -> Option<&str> {
+        self.lease.subject()
     }
 
     /// The headers that tell the upstream what the route forwards of the claims.
@@ -198,26 +203,29 @@ impl Policy {
     ///
     /// # Errors
     /// The first rule that the request does not meet.
-    pub fn admit(&self, facts: &Facts<'_>, now: Now) -> Result<Admission, Rejection> {
+    pub fn admit(&self, facts: &Facts<'_>, now: Now) -> Result<Admission, Rejected> {
         let opening = facts.opening;
         let host = request_host(opening.authority).ok_or(Rejection::Host)?;
         let path = Path::parse(opening.path).map_err(Rejection::Path)?;
         let (route, params) = self.routes.find(&host, &path).ok_or(Rejection::NoRoute)?;
+        let reject = |rejection| Rejected { route: Some(Arc::clone(&route.name)), ..Rejected::from(rejection) };
         if !route.addresses.allow(facts.address) {
-            return Err(Rejection::Address);
+            return Err(reject(Rejection::Address));
         }
         if !route.origins.allow(opening.origin) {
-            return Err(Rejection::Origin);
+            return Err(reject(Rejection::Origin));
         }
-        let session_slot = self.sessions.take((), self.max_sessions).ok_or(Rejection::Full)?;
-        let address_slot = self.take_address_slot(route, facts.address)?;
-        let claims = authenticate(route, &params, facts, now.unix)?;
+        let session_slot = self.sessions.take((), self.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
+        let address_slot = self.take_address_slot(route, facts.address).map_err(reject)?;
+        let claims = authenticate(route, facts, now.unix).map_err(reject)?;
+        let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
+        let reject = |rejection| Rejected { subject: subject.clone(), ..reject(rejection) };
         let claim_headers = match &claims {
-            Some(claims) => claims::forward(claims, &route.forward_claims).map_err(|_| Rejection::Claims)?,
+            Some(claims) => claim_headers(route, &params, claims)
+                .map_err(|claim| Rejected { claim: Some(claim.into()), ..reject(Rejection::Claims) })?,
             None => Vec::new(),
         };
-        let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
-        let subject_slot = self.take_subject_slot(route, subject.clone())?;
+        let subject_slot = self.take_subject_slot(route, subject.clone()).map_err(reject)?;
         let messages = self.message_bucket(route, subject.as_deref(), facts.address, now.instant);
         let expires = claims.as_ref().and_then(|claims| deadline(claims, route, now));
         let lease = Lease {
@@ -271,23 +279,29 @@ impl Policy {
     }
 }
 
-fn authenticate(
-    route: &Route,
-    params: &Params,
-    facts: &Facts<'_>,
-    unix_now: Duration,
-) -> Result<Option<Claims>, Rejection> {
+fn authenticate(route: &Route, facts: &Facts<'_>, unix_now: Duration) -> Result<Option<Claims>, Rejection> {
     let Auth::Token(verifier) = &route.auth else { return Ok(None) };
     let opening = facts.opening;
     let token = credential::find(&verifier.sources, facts.headers, opening.query, &opening.protocols)
         .map_err(|credential::Ambiguous| Rejection::TokenAmbiguous)?
         .ok_or(Rejection::NoToken)?;
-    let claims = verifier.verify(&token, unix_now).map_err(Rejection::Token)?;
-    if route.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
-        Ok(Some(claims))
-    } else {
-        Err(Rejection::Claims)
+    verifier.verify(&token, unix_now).map(Some).map_err(Rejection::Token)
+}
+
+/// Holds the claims against what the route requires, and gives the headers for the upstream. The error is the name of the
+/// claim that is not as it must be.
+fn claim_headers<'a>(
+    route: &'a Route,
+    params: &Params,
+    claims: &Claims,
+) -> Result<Vec<(HeaderName, HeaderValue)>, &'a str> {
+    if let Some(unmet) = route.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
+        return Err(unmet.claim());
     }
+    claims::forward(claims, &route.forward_claims).map_err(|_| {
+        let fails = |rule: &&(String, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
+        route.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim)
+    })
 }
 
 /// When the token's time is over, with the leeway that let it in. A time beyond what the clock can hold never comes.

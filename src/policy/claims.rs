@@ -101,18 +101,17 @@ impl Requirement {
         Ok(Self { claim: claim.to_owned(), value: pieces(value)? })
     }
 
+    /// The name of the claim.
+    pub fn claim(&self) -> &str {
+        &self.claim
+    }
+
     /// The placeholders that it needs.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.value.iter().filter_map(|piece| match piece {
             Piece::Placeholder(name) => Some(name.as_str()),
             Piece::Text(_) => None,
         })
-    }
-
-    /// The claim that it reads, as [`VerifierParts::claims`](super::token::VerifierParts::claims) takes it.
-    #[must_use]
-    pub fn claim(&self) -> &str {
-        &self.claim
     }
 
     /// Whether the claims meet it: the claim is the value, or an array with the value in it. Numbers and booleans

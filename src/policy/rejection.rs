@@ -1,5 +1,7 @@
 //! Every way in which a request is refused, and the one table that says how.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 
 use super::path::PathError;
@@ -61,6 +63,25 @@ pub enum Rejection {
     UpstreamStatus(StatusCode),
     /// The client left before it had its answer; no response is sent.
     ClientGone,
+}
+
+/// A rejection, and what was known of the request by then. The log shows that; the client does not learn it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Why.
+    pub rejection: Rejection,
+    /// The name of the route, if one was found.
+    pub route: Option<Arc<str>>,
+    /// The token's subject, if the token holds.
+    pub subject: Option<Arc<str>>,
+    /// The name of the claim that is not as the route requires, or that no header can carry; never its value.
+    pub claim: Option<Box<str>>,
+}
+
+impl From<Rejection> for Rejected {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, route: None, subject: None, claim: None }
+    }
 }
 
 /// What a client learns.

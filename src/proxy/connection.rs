@@ -32,6 +32,7 @@ use super::upgrade::{self, Gateway, Opened};
 use super::worker::Place;
 use crate::policy::rejection::Rejection;
 use crate::telemetry::refusals::Refused;
+use crate::telemetry::sessions::{Asked, RequestId};
 use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
@@ -82,11 +83,11 @@ pub async fn serve(
     let (permit, stream) = match handshake {
         Ok(Ok(entered)) => entered,
         Ok(Err(error)) => {
-            tracing::debug!(%client, %error, "TLS handshake failed");
+            tracing::debug!(client = gateway.sessions.identities().address(client), %error, "TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::debug!(%client, "TLS handshake took too long");
+            tracing::debug!(client = gateway.sessions.identities().address(client), "TLS handshake took too long");
             return None;
         }
     };
@@ -95,7 +96,7 @@ pub async fn serve(
         () = gateway.lifecycle.cut_off() => return None,
         request = take_request(gateway, door, stream, client, permit, left) => request,
     };
-    let Opened { admission, session, upstream, early: upstream_early, server, request_id } = match taken {
+    let Opened { admission, session, upstream, early: upstream_early, server, request_id, asked } = match taken {
         Taken::Opened(opened) => *opened,
         Taken::Refused(leaving) => {
             linger(stream, leaving).await;
@@ -105,7 +106,7 @@ pub async fn serve(
     // What was read early is copied out, since it keeps hyper's whole buffer alive.
     let client_side = Joined(stream, early.to_vec());
     let upstream_side = Joined(upstream, upstream_early.to_vec());
-    let about = About { client, server, request_id };
+    let about = About { client, server, request_id, asked };
     Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, Arc::clone(gateway), seat))
 }
 
@@ -211,14 +212,26 @@ async fn after_drain(lifecycle: &Lifecycle) {
 /// What is no request was answered by hyper, or not at all; here it is logged.
 fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
-        return tracing::debug!(%client, %error, "no request");
+        let client = gateway.sessions.identities().address(client);
+        return tracing::debug!(client, %error, "no request");
     }
     // It is too late for a 429 in its place, but it counts.
     let _ = gateway.policy.charge(client, clock::now());
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let refused = Refused { rejection, client, host: None, path: "", route: None, detail: Some(&detail) };
-    gateway.refusals.log(&refused, clock::now());
+    let refused = Refused {
+        rejection,
+        request_id: RequestId(u128::from_be_bytes(upgrade::random())),
+        client,
+        asked: Asked::default(),
+        route: None,
+        subject: None,
+        claim: None,
+        upstream: None,
+        server: None,
+        detail: Some(&detail),
+    };
+    gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
 }
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;

@@ -75,8 +75,9 @@ impl<S> Accepted<S> {
     }
 }
 
-/// Accepts at this worker until the drain starts, or the listener moves on.
-pub async fn serve(mut listener: Listener, worker: Post) {
+/// Accepts at this worker, or until the listener moves on. Once the drain has started the listener stays, and what it accepts
+/// is not waited for.
+pub async fn serve(mut listener: Listener, mut worker: Post) {
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
             Some(Ok(accepted)) => worker.begin(accepted, Arc::clone(&listener.door)),
@@ -85,7 +86,10 @@ pub async fn serve(mut listener: Listener, worker: Post) {
         }
         let (next, accepted) = tokio::select! {
             biased;
-            () = worker.gateway().lifecycle.draining() => return,
+            () = worker.gateway().lifecycle.draining(), if !worker.is_draining() => {
+                worker = worker.draining();
+                continue;
+            }
             moves = accept_all(&listener, &worker) => moves,
         };
         listener.accepted = Some(accepted);
@@ -103,7 +107,7 @@ pub async fn serve(mut listener: Listener, worker: Post) {
 async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Accepted<std::net::TcpStream>) {
     let (mut pause, mut in_a_row, mut watched) = (PAUSE_MIN, 0, None);
     loop {
-        match accept(listener, &mut watched).await {
+        match accept(listener, worker, &mut watched).await {
             Ok(accepted) => {
                 pause = PAUSE_MIN;
                 match (accepted, worker.with_fewer()) {
@@ -131,7 +135,11 @@ async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Acc
 
 /// Accepts one connection and waits for a place for it, unless its address has its share of them. The socket is watched
 /// from the first call on, for as long as `watched` lives.
-async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::Result<Option<Accepted<TcpStream>>> {
+async fn accept(
+    listener: &Listener,
+    worker: &Post,
+    watched: &mut Option<TcpListener>,
+) -> io::Result<Option<Accepted<TcpStream>>> {
     let watched = match watched {
         Some(watched) => watched,
         // Of a clone, so that the listener is not lost should the system have no room to watch it.
@@ -141,7 +149,8 @@ async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::R
     let client = address.ip();
     let entry = listener.handshakes.enter(client).await;
     if entry.is_none() {
-        tracing::debug!(%client, "too many unfinished handshakes of this address");
+        let client = worker.gateway().sessions.identities().address(client);
+        tracing::debug!(client, "too many unfinished handshakes of this address");
     }
     Ok(entry.map(|entry| Accepted { stream, client, entry }))
 }

@@ -17,7 +17,7 @@ use super::upgrade::{Gateway, random};
 use super::worker::Seat;
 use crate::policy::admission::Lease;
 use crate::session::{Action, Cause, Outcome, Session, Side, Step};
-use crate::telemetry::sessions::{self, Ended, RequestId};
+use crate::telemetry::sessions::{KeptAsked, Parties, RequestId};
 use crate::ws::frame::{ControlFrame, Opcode};
 
 /// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
@@ -55,6 +55,8 @@ pub struct About {
     pub server: Arc<str>,
     /// The id of its request.
     pub request_id: RequestId,
+    /// What it asked for.
+    pub asked: KeptAsked,
 }
 
 /// A stream, and what was read from it behind its handshake.
@@ -99,7 +101,7 @@ impl<C, U> Relay<C, U> {
     ) -> Self {
         gateway.lifecycle.open_session();
         let now = clock::now();
-        Self {
+        let relay = Self {
             session,
             client: Port::new(client.0, client.1),
             upstream: Port::new(upstream.0, upstream.1),
@@ -113,20 +115,25 @@ impl<C, U> Relay<C, U> {
             about,
             lease,
             gateway,
-        }
+        };
+        relay.gateway.sessions.log_start(&relay.parties());
+        relay
     }
 
-    fn log(&self, outcome: Outcome, now: Instant) {
-        sessions::log(&Ended {
+    fn parties(&self) -> Parties<'_> {
+        Parties {
             request_id: self.about.request_id,
             route: &self.lease.route().name,
             subject: self.lease.subject(),
             client: self.about.client,
             server: &self.about.server,
-            age: now.saturating_duration_since(self.started),
-            outcome,
-            counts: self.session.counts(),
-        });
+            asked: self.about.asked.asked(),
+        }
+    }
+
+    fn log(&self, outcome: Outcome, now: Instant) {
+        let age = now.saturating_duration_since(self.started);
+        self.gateway.sessions.log_end(&self.parties(), age, outcome, &self.session.counts());
     }
 }
 

@@ -14,12 +14,14 @@ use super::handshakes::Handshakes;
 use super::lifecycle::Lifecycle;
 use super::listener::{self, Listener};
 use super::tls;
-use super::upgrade::Gateway;
+use super::upgrade::{Gateway, random};
 use super::worker::{self, Crew, Worker};
-use crate::config::{Config, MaxSessions};
+use crate::config::{Certificate, Config, MaxSessions};
 use crate::policy::admission::Policy;
 use crate::policy::route::Routes;
+use crate::telemetry::identity::Identities;
 use crate::telemetry::refusals::Refusals;
+use crate::telemetry::sessions::Sessions;
 use crate::upstream::Pool;
 
 /// Descriptors beside those of connections, listeners and workers: logs, key files, and some to spare.
@@ -64,12 +66,42 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
+impl ServeError {
+    /// Whether the configuration has to change, or what the system allows: a second try would fail, too.
+    pub fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Descriptors { .. })
+    }
+}
+
+/// Holds `max_sessions` against the descriptors that this process could have, as [`Server::bind`] does, and changes
+/// nothing.
+///
+/// # Errors
+/// If it does not fit.
+pub fn check_descriptors(config: &Config) -> Result<(), ServeError> {
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    fit(config.server.max_sessions, other_descriptors(config), limit).map(drop)
+}
+
+/// What is needed beside two descriptors a session.
+fn other_descriptors(config: &Config) -> u64 {
+    // Each pending request counts as a session, so that there are never more of them.
+    let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
+    let count = OTHER_DESCRIPTORS
+        + Handshakes::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
+        + LISTENER_DESCRIPTORS * config.listeners.len()
+        + worker::DESCRIPTORS * config.server.workers.get()
+        + extra.min(config.server.max_sessions.count as usize);
+    count as u64
+}
+
 /// A server that is bound and about to serve.
 #[derive(Debug)]
 pub struct Server {
     gateway: Arc<Gateway>,
     listeners: Vec<Listener>,
     addresses: Vec<SocketAddr>,
+    certificates: Vec<Certificate>,
     workers: usize,
 }
 
@@ -79,15 +111,7 @@ impl Server {
     /// # Errors
     /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
     pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
-        let workers = config.server.workers.get();
-        // Each pending request counts as a session, so that there are never more of them.
-        let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
-        let others = OTHER_DESCRIPTORS
-            + Handshakes::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
-            + LISTENER_DESCRIPTORS * config.listeners.len()
-            + worker::DESCRIPTORS * workers
-            + extra.min(config.server.max_sessions.count as usize);
-        let max_sessions = fit_descriptors(config.server.max_sessions, others as u64)?;
+        let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let handshakes = Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address);
         let handshakes = Arc::new(handshakes);
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
@@ -104,6 +128,8 @@ impl Server {
             let handshakes = Arc::clone(&handshakes);
             listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
         }
+        let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
+        let identities = Identities::new(&config.log, random());
         let gateway = Gateway {
             policy: Policy::new(
                 Routes::new(config.routes, config.server.host_fall_through),
@@ -113,9 +139,11 @@ impl Server {
             pools: config.upstreams.into_iter().map(|upstream| Pool::new(upstream, super::clock::now)).collect(),
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             refusals: Refusals::new(super::clock::now()),
+            sessions: Sessions::new(config.log.session_start, identities),
             page,
         };
-        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, workers: config.server.workers.get() })
+        let workers = config.server.workers.get();
+        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, certificates, workers })
     }
 
     /// The addresses that it is bound to, in the order of the configuration.
@@ -141,7 +169,7 @@ impl Server {
             // No worker ends before the drain.
             let _ = crew.idlest().map(|desk| desk.send(listener));
         }
-        runtime.block_on(async {
+        let serving = async {
             // A sender that is gone will say nothing more, which is a word, too.
             stop.recv().await;
             // Who hears of the drain can rely on it that nobody comes in any more.
@@ -149,8 +177,16 @@ impl Server {
             draining(self.gateway.lifecycle.sessions());
             self.gateway.lifecycle.start_drain(super::clock::now());
             drain(&self.gateway.lifecycle, workers, &mut stop).await;
-            Ok(())
-        })
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = serving => {}
+                () = self.gateway.refusals.keep_reporting() => {}
+                () = tls::watch_expiry(self.certificates) => {}
+            }
+        });
+        self.gateway.refusals.report();
+        Ok(())
     }
 }
 
@@ -173,6 +209,8 @@ async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Rec
         () = ending => {}
         () = cutting => {}
     }
+    // The workers go on for newcomers until now.
+    lifecycle.cut();
 }
 
 /// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two, beside

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -13,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::clock;
 use super::handshake::{self, Protected};
 use crate::config::{Certificate, RecordLayer};
 
@@ -43,42 +45,95 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// Chooses the certificate by the name that the client asks for (RFC 6066 section 3).
+/// Chooses the certificate by the name that the client asks for (RFC 6066 section 3): one that is valid, if there is one.
 #[derive(Debug)]
 struct ByName {
-    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// All of them, in the order of the configuration. A client that asks for no name, or for one that no certificate has,
+    /// gets the first that is valid.
+    all: Vec<Candidate>,
+    /// Places in `all`.
+    exact: HashMap<String, Vec<usize>>,
     /// By the domain behind `*.`; such a name stands for exactly one more label (RFC 6125 section 6.4.3).
-    wildcard: HashMap<String, Arc<CertifiedKey>>,
-    /// The first one listed: for clients that ask for no name, or for one that no certificate has.
-    fallback: Option<Arc<CertifiedKey>>,
+    wildcard: HashMap<String, Vec<usize>>,
+}
+
+/// A certificate, and when it is valid, in time since the Unix epoch.
+#[derive(Debug)]
+struct Candidate {
+    key: Arc<CertifiedKey>,
+    not_before: Duration,
+    not_after: Duration,
 }
 
 impl ByName {
     fn new(certificates: &[Certificate]) -> Self {
-        let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
-        for certificate in certificates {
+        let mut exact: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut wildcard: HashMap<String, Vec<usize>> = HashMap::new();
+        for (place, certificate) in certificates.iter().enumerate() {
             for name in &certificate.names {
                 let (map, name) = match name.strip_prefix("*.") {
                     Some(domain) => (&mut wildcard, domain),
                     None => (&mut exact, name.as_str()),
                 };
-                map.entry(name.to_ascii_lowercase()).or_insert_with(|| Arc::clone(&certificate.key));
+                map.entry(name.to_ascii_lowercase()).or_default().push(place);
             }
         }
-        Self { exact, wildcard, fallback: certificates.first().map(|first| Arc::clone(&first.key)) }
+        let since_epoch = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let candidate = |certificate: &Certificate| Candidate {
+            key: Arc::clone(&certificate.key),
+            not_before: since_epoch(certificate.not_before),
+            not_after: since_epoch(certificate.not_after),
+        };
+        Self { all: certificates.iter().map(candidate).collect(), exact, wildcard }
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        let name = name.to_ascii_lowercase();
-        let by_wildcard = || self.wildcard.get(name.split_once('.')?.1);
-        self.exact.get(&name).or_else(by_wildcard)
+    /// The certificate for a name at this time since the Unix epoch: the first that is valid, of those with this very name
+    /// before those with a wildcard. If none of them is valid it is the first: it says more than one for another name.
+    fn find(&self, name: Option<&str>, now: Duration) -> Option<&Arc<CertifiedKey>> {
+        let name = name.map(str::to_ascii_lowercase).unwrap_or_default();
+        let exact = self.exact.get(&name).into_iter().flatten();
+        let wildcard = name.split_once('.').and_then(|(_, domain)| self.wildcard.get(domain)).into_iter().flatten();
+        let named: Vec<&Candidate> = exact.chain(wildcard).filter_map(|place| self.all.get(*place)).collect();
+        let candidates = if named.is_empty() { self.all.iter().collect() } else { named };
+        let valid = candidates.iter().find(|candidate| (candidate.not_before..=candidate.not_after).contains(&now));
+        valid.or(candidates.first()).map(|candidate| &candidate.key)
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        hello.server_name().and_then(|name| self.find(name)).or(self.fallback.as_ref()).cloned()
+        self.find(hello.server_name(), clock::both().unix).cloned()
     }
+}
+
+/// How long the clock is not looked at: it may be set meanwhile.
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_hours(1);
+
+/// Logs an error for each certificate that expires from now on, and never ends. Certificates that have expired before were
+/// found when the configuration was read.
+pub async fn watch_expiry(certificates: Vec<Certificate>) {
+    let mut left: Vec<(Duration, Vec<String>)> = Vec::new();
+    let now = clock::both().unix;
+    for certificate in certificates {
+        let not_after = certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if now <= not_after {
+            left.push((not_after, certificate.names));
+        }
+    }
+    while let Some(next) = left.iter().map(|(not_after, _)| *not_after).min() {
+        // A certificate is valid in its last second, too.
+        let until = next.saturating_add(Duration::from_millis(1)).saturating_sub(clock::both().unix);
+        tokio::time::sleep(until.min(EXPIRY_CHECK_INTERVAL)).await;
+        let now = clock::both().unix;
+        left.retain(|(not_after, names)| {
+            let is_valid = now <= *not_after;
+            if !is_valid {
+                tracing::error!(names = names.join(", "), "a certificate has expired, and clients refuse it");
+            }
+            is_valid
+        });
+    }
+    std::future::pending::<()>().await;
 }
 
 /// A client's connection after its TLS handshake: bytes in, bytes out. Nothing else tells how they are protected.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use http::header::{
-    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
+use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{Empty, Full};
 use hyper::body::{Bytes, Incoming};
@@ -18,11 +19,11 @@ use super::headers::{self, Via};
 use super::lifecycle::{Lifecycle, Phase};
 use crate::policy::admission::{Admission, Facts, Policy};
 use crate::policy::credential;
-use crate::policy::rejection::Rejection;
+use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::route::Auth;
 use crate::session::{Session, Terms};
 use crate::telemetry::refusals::{Refusals, Refused};
-use crate::telemetry::sessions::RequestId;
+use crate::telemetry::sessions::{Asked, KeptAsked, RequestId, Sessions};
 use crate::upstream::open::Answered;
 use crate::upstream::{Pool, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
@@ -38,6 +39,8 @@ pub struct Gateway {
     pub lifecycle: Lifecycle,
     /// The log of refusals.
     pub refusals: Refusals,
+    /// The log of sessions.
+    pub sessions: Sessions,
     /// What a browser gets that asks for `/` without wanting a WebSocket; only the demo has one.
     pub page: Option<String>,
 }
@@ -57,6 +60,8 @@ pub struct Opened {
     pub server: Arc<str>,
     /// The id of the request.
     pub request_id: RequestId,
+    /// What it asked for.
+    pub asked: KeptAsked,
 }
 
 /// Answers a request: with a session if it may have one.
@@ -68,21 +73,34 @@ pub async fn answer(
     if let Some(page) = gateway.page.as_deref().filter(|_| asks_for_page(request)) {
         return (page_response(page), None);
     }
-    match upgrade(gateway, client, request).await {
+    let request_id = RequestId(u128::from_be_bytes(random()));
+    let asked = asked(request);
+    match upgrade(gateway, client, request, request_id, asked).await {
         Ok((response, opened)) => (response, Some(opened)),
         Err(refusal) => {
             let refused = Refused {
-                rejection: refusal.rejection,
+                rejection: refusal.rejected.rejection,
+                request_id,
                 client,
-                host: request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok()),
-                path: request.uri().path(),
-                route: refusal.route.as_deref(),
+                asked,
+                route: refusal.rejected.route.as_deref(),
+                subject: refusal.rejected.subject.as_deref(),
+                claim: refusal.rejected.claim.as_deref(),
+                upstream: refusal.upstream.as_deref(),
+                server: refusal.server.as_deref(),
                 detail: refusal.detail.as_deref(),
             };
-            gateway.refusals.log(&refused, clock::now());
+            gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
             (refusal.into_response(), None)
         }
     }
+}
+
+/// What the log shows of a request. Its host is that of its target, if that is absolute, as it is for the policy.
+fn asked(request: &Request<Incoming>) -> Asked<'_> {
+    let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
+    Asked::new(host, Some(request.uri().path()), header(ORIGIN))
 }
 
 /// An admitted request that waits for its upstream. If it is dropped before that has answered, the client has left, or the
@@ -90,8 +108,10 @@ pub async fn answer(
 struct Waiting<'a> {
     gateway: &'a Gateway,
     client: IpAddr,
-    request: &'a Request<Incoming>,
-    route: &'a str,
+    request_id: RequestId,
+    asked: Asked<'a>,
+    admission: &'a Admission,
+    upstream: &'a str,
     answered: bool,
 }
 
@@ -103,13 +123,17 @@ impl Drop for Waiting<'_> {
         let cut = self.gateway.lifecycle.phase() == Phase::Cut;
         let refused = Refused {
             rejection: if cut { Rejection::Draining } else { Rejection::ClientGone },
+            request_id: self.request_id,
             client: self.client,
-            host: self.request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok()),
-            path: self.request.uri().path(),
-            route: Some(self.route),
+            asked: self.asked,
+            route: Some(&self.admission.route().name),
+            subject: self.admission.subject(),
+            claim: None,
+            upstream: Some(self.upstream),
+            server: None,
             detail: Some("no answer of the upstream yet"),
         };
-        self.gateway.refusals.log(&refused, clock::now());
+        self.gateway.refusals.log(&refused, self.gateway.sessions.identities(), clock::now());
     }
 }
 
@@ -117,19 +141,25 @@ impl Drop for Waiting<'_> {
 pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &Opened) {
     let refused = Refused {
         rejection: Rejection::ClientGone,
+        request_id: opened.request_id,
         client,
-        host: None,
-        path: "",
+        asked: opened.asked.asked(),
         route: Some(&opened.admission.route().name),
+        subject: opened.admission.subject(),
+        claim: None,
+        upstream: None,
+        server: Some(&opened.server),
         detail: Some("the client did not take the 101 in time"),
     };
-    gateway.refusals.log(&refused, clock::now());
+    gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
 }
 
 async fn upgrade(
     gateway: &Gateway,
     client: IpAddr,
     request: &Request<Incoming>,
+    request_id: RequestId,
+    asked: Asked<'_>,
 ) -> Result<(Response<Full<Bytes>>, Opened), Refusal> {
     // (a) What it asks. The address is charged first, whatever that is.
     gateway.policy.charge(client, clock::now())?;
@@ -139,33 +169,44 @@ async fn upgrade(
     // (b) Whether it may.
     let facts = Facts { opening: &opening, headers, address: client };
     let admission = gateway.policy.admit(&facts, clock::both())?;
-    let refuse = |rejection| Refusal { route: Some(Arc::clone(&admission.route().name)), ..Refusal::from(rejection) };
+    let refuse = |rejection| {
+        let route = Some(Arc::clone(&admission.route().name));
+        Refusal::from(Rejected { route, subject: admission.subject().map(Arc::from), ..Rejected::from(rejection) })
+    };
 
     // (c) What the upstream is asked.
     let route = admission.route();
     let pool = gateway.pools.get(route.upstream.0).ok_or_else(|| refuse(Rejection::Unreachable))?;
+    let refuse = |rejection| Refusal { upstream: Some(Arc::clone(&pool.upstream().name)), ..refuse(rejection) };
     let (protocols, marker) = match &route.auth {
         Auth::Token(verifier) => credential::strip_protocols(&verifier.sources, &opening.protocols),
         Auth::Open => (opening.protocols.clone(), None),
     };
     let extensions = if route.limits.allow_compression() { opening.extensions.as_slice() } else { &[] };
-    let request_id = RequestId(u128::from_be_bytes(random()));
     let key = handshake::key(random());
     let via =
         Via { address: client, request_id: &request_id.to_string(), key: &key, protocols: &protocols, extensions };
-    let mut asked = Request::new(Empty::new());
-    *asked.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
+    let mut upstream_request = Request::new(Empty::new());
+    *upstream_request.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
         .ok_or_else(|| refuse(Rejection::Opening(OpeningError::Target)))?;
-    *asked.headers_mut() = headers::to_upstream(headers, &opening, &admission, &via);
+    *upstream_request.headers_mut() = headers::to_upstream(headers, &opening, &admission, &via);
 
     // (d) What it answers.
-    let mut waiting = Waiting { gateway, client, request, route: &route.name, answered: false };
-    let answered = pool.ask(&admission, asked).await;
+    let mut waiting = Waiting {
+        gateway,
+        client,
+        request_id,
+        asked,
+        admission: &admission,
+        upstream: &pool.upstream().name,
+        answered: false,
+    };
+    let answered = pool.ask(&admission, upstream_request).await;
     waiting.answered = true;
     drop(waiting);
     let (answered, server) =
         answered.map_err(|error| Refusal { detail: Some(error.detail), ..refuse(error.rejection) })?;
-    let fail = |rejection| Refusal { detail: Some(server.to_string()), ..refuse(rejection) };
+    let fail = |rejection| Refusal { server: Some(Arc::clone(&server)), ..refuse(rejection) };
     let (head, stream, early) = match answered {
         Answered::Switched { head, stream, early } => (head, stream, early),
         Answered::Refused(response) => {
@@ -186,7 +227,8 @@ async fn upgrade(
         ping_tag: random(),
     };
     let session = Session::new(terms, clock::now());
-    let opened = Opened { session, upstream: stream, early, server, request_id, admission };
+    let asked = asked.keep();
+    let opened = Opened { session, upstream: stream, early, server, request_id, asked, admission };
     Ok((response, opened))
 }
 
@@ -229,18 +271,20 @@ fn switching(
 /// A request that gets no session.
 #[derive(Debug)]
 struct Refusal {
-    rejection: Rejection,
-    /// The route, if it came so far.
-    route: Option<Arc<str>>,
+    rejected: Rejected,
+    /// The upstream, if it was one that was asked.
+    upstream: Option<Arc<str>>,
+    /// Its server, if one took the connection.
+    server: Option<Arc<str>>,
     /// What the log says beside the rejection itself.
     detail: Option<String>,
     /// The upstream's own answer, if it was one.
     response: Option<Response<Bytes>>,
 }
 
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
-        Self { rejection, route: None, detail: None, response: None }
+impl<T: Into<Rejected>> From<T> for Refusal {
+    fn from(rejected: T) -> Self {
+        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None }
     }
 }
 
@@ -261,7 +305,7 @@ impl Refusal {
             *response.headers_mut() = headers::to_refused_client(head.status, &head.headers);
             return response;
         }
-        let refusal = self.rejection.refusal();
+        let refusal = self.rejected.rejection.refusal();
         let mut response = Response::new(Full::from(refusal.body));
         *response.status_mut() = refusal.status;
         let headers = response.headers_mut();
@@ -270,7 +314,7 @@ impl Refusal {
             headers.insert(RETRY_AFTER, seconds.into());
         }
         if refusal.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(self.rejection)));
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(self.rejected.rejection)));
         }
         if refusal.status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

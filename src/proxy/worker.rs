@@ -113,41 +113,43 @@ impl Worker {
         start_thread(&format!("worker-{number}"), runtime, async move {
             let Inbox { listeners, connections } = inbox;
             let timers = Arc::new(Timers::new());
-            let post = Post { connections, crew, gateway, timers, tasks: Tasks::default() };
+            let post = Post { connections, crew, gateway, timers, tasks: Tasks::default(), is_draining: false };
             tokio::select! {
-                () = carry(&post, listeners) => {}
+                () = carry(&post, listeners, end) => {}
                 () = post.timers.run(&post.gateway.lifecycle) => {}
                 () = turns::keep() => {}
                 () = cycles.run() => {}
             }
-            // Whoever waits for it may have given up.
-            let _ = end.send(());
         })?;
         Ok(Self(ended))
     }
 
-    /// Waits until all its connections have ended, which they do when the process drains.
+    /// Waits until all connections have ended that it had when the drain started.
     pub async fn end(self) {
         // An error means that the thread is gone, which is what is waited for.
         let _ = self.0.await;
     }
 }
 
-/// Serves the listeners that come, until the drain starts, and then waits for what is left.
-async fn carry(post: &Post, mut listeners: mpsc::Receiver<Listener>) {
+/// Serves the listeners that come. Once the drain has started it waits for the connections that are left and says so on
+/// `end`; its listeners go on until the process is cut off, so that newcomers get a 503 for as long as any worker drains.
+async fn carry(post: &Post, mut listeners: mpsc::Receiver<Listener>, end: oneshot::Sender<()>) {
+    let accepting = Tasks::default();
     loop {
         tokio::select! {
             biased;
             () = post.gateway.lifecycle.draining() => break,
-            Some(listener) = listeners.recv() => post.tasks.start(listener::serve(listener, post.clone())),
+            Some(listener) = listeners.recv() => accepting.start(listener::serve(listener, post.clone())),
         }
     }
-    // Who was accepted is told that it is too late.
     listeners.close();
     while let Some(listener) = listeners.recv().await {
-        post.tasks.start(listener::serve(listener, post.clone()));
+        accepting.start(listener::serve(listener, post.clone()));
     }
     post.tasks.end().await;
+    // A receiver that is gone waits no more.
+    let _ = end.send(());
+    post.gateway.lifecycle.cut_off().await;
 }
 
 /// A worker, as the listeners that are there know it.
@@ -158,9 +160,20 @@ pub struct Post {
     gateway: Arc<Gateway>,
     timers: Arc<Timers>,
     tasks: Tasks,
+    is_draining: bool,
 }
 
 impl Post {
+    /// Whether what begins here is not waited for.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    /// The same worker for connections that come during the drain: they get a 503, and nobody waits for them.
+    pub fn draining(&self) -> Self {
+        Self { tasks: Tasks::default(), is_draining: true, ..self.clone() }
+    }
+
     /// What all connections share.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway

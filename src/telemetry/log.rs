@@ -1,13 +1,17 @@
 //! Sets up the log: JSON or text, one event a line on standard error, with the journal's levels under systemd.
 
 use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, format};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::escape::{Escaping, Form};
 use crate::config::{Log, LogFormat};
 
 /// How many lines may wait to be written; some 5 MB. A log that nobody reads must not stop the sessions, so what is
@@ -19,8 +23,15 @@ const QUEUE_LINES: usize = 8192;
 pub fn init(config: Log) -> WorkerGuard {
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
     let (writer, guard) = queue.finish(std::io::stderr());
-    // systemd tells in this variable that standard error is the journal's (systemd.exec(5)).
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    // The first one stays: another in the same process is a test's.
+    let _ = tracing::dispatcher::set_global_default(subscriber(config, writer, is_journal()));
+    guard
+}
+
+fn subscriber<W>(config: Log, writer: W, journal: bool) -> Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     // A line that nobody takes is lost: to complain of that where it could not be written would be a panic, and the end
     // of a session or of the drain.
     let builder = tracing_subscriber::fmt()
@@ -28,24 +39,35 @@ pub fn init(config: Log) -> WorkerGuard {
         .with_writer(writer)
         .with_ansi(false)
         .log_internal_errors(false);
-    // The first one stays: another in the same process is a test's.
-    let _ = match config.format {
+    match config.format {
         LogFormat::Json => {
             let inner = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
-            builder.json().event_format(Prefixed { inner: inner.with_target(false), journal }).try_init()
+            let inner = inner.with_target(false);
+            builder.json().event_format(Line { inner, form: Form::Json, journal }).into()
         }
-        LogFormat::Text => builder.event_format(Prefixed { inner: format().with_target(false), journal }).try_init(),
-    };
-    guard
+        LogFormat::Text => {
+            let inner = format().with_target(false);
+            builder.event_format(Line { inner, form: Form::Text, journal }).into()
+        }
+    }
 }
 
-/// Puts the journal's level before each line (sd-daemon(3)).
-struct Prefixed<F> {
+/// Whether standard error goes to the journal. systemd names the device and the inode of that stream in this variable, and
+/// children inherit it, whatever their own standard error is (systemd.exec(5)).
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let own = std::io::stderr().as_fd().try_clone_to_owned().and_then(|own| File::from(own).metadata());
+    own.is_ok_and(|own| stream == format!("{}:{}", own.dev(), own.ino()))
+}
+
+/// Escapes each line, and puts the journal's level before it (sd-daemon(3)).
+struct Line<F> {
     inner: F,
+    form: Form,
     journal: bool,
 }
 
-impl<S, N, F> FormatEvent<S, N> for Prefixed<F>
+impl<S, N, F> FormatEvent<S, N> for Line<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -55,7 +77,9 @@ where
         if self.journal {
             writer.write_str(journal_level(*event.metadata().level()))?;
         }
-        self.inner.format_event(context, writer, event)
+        let mut line = Escaping::new(writer, self.form);
+        self.inner.format_event(context, Writer::new(&mut line), event)?;
+        line.finish()
     }
 }
 
@@ -65,5 +89,80 @@ fn journal_level(level: Level) -> &'static str {
         Level::WARN => "<4>",
         Level::INFO => "<6>",
         _ => "<7>",
+    }
+}
+
+#[cfg(test)]
+pub(super) use tests::logged;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::telemetry::escape::is_unsafe;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Sink {
+        type Writer = Self;
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    /// What is logged meanwhile, line by line.
+    pub(in crate::telemetry) fn logged(format: LogFormat, work: impl Fn()) -> Vec<String> {
+        let sink = Sink::default();
+        let config = Log { format, ..crate::telemetry::test_config() };
+        tracing::dispatcher::with_default(&subscriber(config, sink.clone(), false), work);
+        let bytes = std::mem::take(&mut *sink.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap().split_inclusive('\n').map(str::to_owned).collect()
+    }
+
+    /// Every character of the first plane and the tags of another, in every way in which a text can be in a line.
+    #[test]
+    fn no_character_reaches_a_terminal_as_a_command() {
+        let all: Vec<char> = (0..=0xffff).chain(0xe0000..=0xe007f).filter_map(char::from_u32).collect();
+        for chunk in all.chunks(64) {
+            let text: String = chunk.iter().collect();
+            let work = || tracing::info!(field = text.as_str(), display = %text, debug = ?text, "{text}");
+            for format in [LogFormat::Json, LogFormat::Text] {
+                let lines = logged(format, work);
+                let [line] = lines.as_slice() else { panic!("{format:?}: one line for {:?}: {lines:?}", chunk[0]) };
+                let inner = line.strip_suffix('\n').expect("a line has an end");
+                let raw = inner.chars().find(|c| is_unsafe(*c));
+                assert_eq!(raw, None, "{format:?}: {line:?}");
+            }
+            let event: Value = serde_json::from_str(&logged(LogFormat::Json, work)[0]).expect("JSON stays JSON");
+            for name in ["field", "display", "message"] {
+                assert_eq!(event[name], text, "{name}: a reader of JSON gets what was sent");
+            }
+        }
+    }
+
+    /// The characters that must not come through, by the standards that name them.
+    #[test]
+    fn commands_of_terminals_and_bidirectional_controls_are_unsafe() {
+        let controls = (0..0x20).chain(0x7f..0xa0);
+        let bidirectional = [0x61c, 0x200e, 0x200f].into_iter().chain(0x202a..=0x202e).chain(0x2066..=0x2069);
+        for number in controls.chain(bidirectional).chain([0x2028, 0x2029, 0xfeff]) {
+            assert!(is_unsafe(char::from_u32(number).unwrap()), "U+{number:04X}");
+        }
+        assert!(!"aZ ~\u{a0}éäßłשلको漢字🙂\u{301}".chars().any(is_unsafe));
     }
 }

@@ -1,5 +1,26 @@
 //! What operators see of what happens.
 
+pub mod escape;
+pub mod identity;
 pub mod log;
 pub mod refusals;
 pub mod sessions;
+
+/// How much of what a client sent is shown in a line.
+const TEXT_MAX_BYTES: usize = 256;
+
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(TEXT_MAX_BYTES)).unwrap_or(text)
+}
+
+/// The defaults of the configuration.
+#[cfg(test)]
+pub(crate) fn test_config() -> crate::config::Log {
+    crate::config::Log {
+        format: crate::config::LogFormat::Json,
+        level: tracing::Level::INFO,
+        session_start: tracing::Level::DEBUG,
+        subject: crate::config::Shown::Plain,
+        address: crate::config::Shown::Plain,
+    }
+}

@@ -5,22 +5,31 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tracing::Level;
+
+use super::identity::Identities;
+use super::sessions::{Asked, RequestId};
 use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::rejection::Rejection;
+use crate::ws::handshake::OpeningError;
 
-/// At most 50 lines a second in the long run, 500 at once: some 15 KB a second under attack.
+/// At most 50 lines a second in the long run, 500 at once: some 20 KB a second under attack.
 const LINES: Quota = Quota {
     rate: Rate { count: NonZeroU32::MIN.saturating_add(49), period: Duration::from_secs(1) },
     burst: NonZeroU32::MIN.saturating_add(499),
 };
-/// How much of what a client sent stands in a line.
-const TEXT_MAX_BYTES: usize = 256;
+/// How long after a refusal was left out the log says how many were, if no other refusal has said it before.
+const REPORT_AFTER: Duration = Duration::from_secs(10);
 
 /// The log of refusals.
 #[derive(Debug)]
 pub struct Refusals {
     lines: Bucket,
     left_out: AtomicU64,
+    /// Notified when the first line since the last report is left out.
+    pending: Notify,
 }
 
 /// A request that got no session.
@@ -28,46 +37,227 @@ pub struct Refusals {
 pub struct Refused<'a> {
     /// Why.
     pub rejection: Rejection,
+    /// Its id, which the upstream was told if it was asked.
+    pub request_id: RequestId,
     /// Where it came from.
     pub client: IpAddr,
-    /// Its `Host`.
-    pub host: Option<&'a str>,
-    /// The path that it asked for, without query, which may hold a token.
-    pub path: &'a str,
+    /// What it asked for.
+    pub asked: Asked<'a>,
     /// Its route, if it came so far.
     pub route: Option<&'a str>,
+    /// The token's subject, if the token holds.
+    pub subject: Option<&'a str>,
+    /// The name of the claim that is not as the route requires, or that no header can carry.
+    pub claim: Option<&'a str>,
+    /// The upstream, if it was one that was asked.
+    pub upstream: Option<&'a str>,
+    /// The upstream's server, if it answered or should have.
+    pub server: Option<&'a str>,
     /// What else is known.
     pub detail: Option<&'a str>,
 }
 
+/// Writes an event whose level is known only now.
+macro_rules! event {
+    ($level:expr, $($arguments:tt)*) => {
+        match $level {
+            Level::ERROR => tracing::error!($($arguments)*),
+            Level::WARN => tracing::warn!($($arguments)*),
+            Level::INFO => tracing::info!($($arguments)*),
+            Level::DEBUG => tracing::debug!($($arguments)*),
+            Level::TRACE => tracing::trace!($($arguments)*),
+        }
+    };
+}
+pub(super) use event;
+
 impl Refusals {
     /// Nothing logged yet.
     pub fn new(now: Instant) -> Self {
-        Self { lines: Bucket::new(LINES, now), left_out: AtomicU64::new(0) }
+        Self { lines: Bucket::new(LINES, now), left_out: AtomicU64::new(0), pending: Notify::new() }
     }
 
-    /// Logs a refusal, or counts it for the next line if there were too many.
-    pub fn log(&self, refused: &Refused<'_>, now: Instant) {
-        if self.lines.take(now).is_err() {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+    /// Logs a refusal, or counts it if there were too many.
+    pub fn log(&self, refused: &Refused<'_>, identities: &Identities, now: Instant) {
+        let level = level(refused.rejection);
+        // A line that is not written anyway is not one that is left out.
+        if tracing::level_filters::LevelFilter::current() < level || !self.may_write(now) {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        tracing::info!(
-            client = %refused.client,
+        event!(
+            level,
+            request_id = refused.request_id.to_string(),
+            client = identities.address(refused.client),
             status = refused.rejection.refusal().status.as_u16(),
             cause = refused.rejection.label(),
             rule = refused.rejection.detail(),
             route = refused.route,
-            host = refused.host.map(cut),
-            path = cut(refused.path),
-            detail = refused.detail.map(cut),
+            host = refused.asked.host(),
+            path = refused.asked.path(),
+            origin = refused.asked.origin(),
+            subject = identities.subject(refused.subject),
+            claim = refused.claim,
+            upstream = refused.upstream,
+            server = refused.server,
+            detail = refused.detail.map(super::cut),
             left_out = (left_out > 0).then_some(left_out),
             "refused"
         );
     }
+
+    /// Logs a request whose client went away before it had an answer.
+    pub fn log_abandoned(
+        &self,
+        request_id: RequestId,
+        client: IpAddr,
+        asked: Asked<'_>,
+        identities: &Identities,
+        now: Instant,
+    ) {
+        if !self.may_write(now) {
+            return;
+        }
+        tracing::info!(
+            request_id = request_id.to_string(),
+            client = identities.address(client),
+            host = asked.host(),
+            path = asked.path(),
+            origin = asked.origin(),
+            "the client left before it had an answer"
+        );
+    }
+
+    /// Whether there is room for one more line; else it is counted.
+    fn may_write(&self, now: Instant) -> bool {
+        let may = self.lines.take(now).is_ok();
+        if !may && self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.pending.notify_one();
+        }
+        may
+    }
+
+    /// Logs how many lines were left out, if any were.
+    pub fn report(&self) {
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            tracing::warn!(left_out, "lines about refusals were left out");
+        }
+    }
+
+    /// Reports at most ten seconds after a line was left out, for ever.
+    pub async fn keep_reporting(&self) {
+        self.report_each(REPORT_AFTER).await;
+    }
+
+    async fn report_each(&self, after: Duration) {
+        loop {
+            self.pending.notified().await;
+            sleep(after).await;
+            self.report();
+        }
+    }
 }
 
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_MAX_BYTES)]
+/// A refusal that Tollgate or an upstream is to blame for is a warning. One that a health check or a scanner gets for a
+/// request that is no upgrade is of no interest by default.
+fn level(rejection: Rejection) -> Level {
+    match rejection {
+        Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
+        Rejection::Full | Rejection::Unreachable | Rejection::UpstreamTimeout | Rejection::Answer(_) => Level::WARN,
+        Rejection::UpstreamStatus(status) if status.is_server_error() => Level::WARN,
+        _ => Level::INFO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::LogFormat;
+    use crate::telemetry::log::logged;
+    use crate::telemetry::test_config;
+
+    fn refuse(refusals: &Refusals, rejection: Rejection, now: Instant) {
+        let refused = Refused {
+            rejection,
+            request_id: RequestId(1),
+            client: "192.0.2.7".parse().unwrap(),
+            asked: Asked::default(),
+            route: None,
+            subject: None,
+            claim: None,
+            upstream: None,
+            server: None,
+            detail: None,
+        };
+        refusals.log(&refused, &Identities::new(&test_config(), [0; 32]), now);
+    }
+
+    fn events(work: impl Fn()) -> Vec<Value> {
+        logged(LogFormat::Json, work).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// How many lines each of these has.
+    fn counts(events: &[Value]) -> (usize, Vec<u64>) {
+        let refused = events.iter().filter(|event| event["message"] == "refused").count();
+        (refused, events.iter().filter_map(|event| event["left_out"].as_u64()).collect())
+    }
+
+    #[test]
+    fn what_is_left_out_is_reported_without_a_further_refusal() {
+        let now = crate::proxy::clock::now();
+        let found = events(|| {
+            let refusals = Refusals::new(now);
+            (0..600).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
+            refusals.report();
+            refusals.report();
+        });
+        assert_eq!(counts(&found), (500, vec![100]));
+        let found = events(|| {
+            let refusals = Refusals::new(now);
+            (0..600).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
+            refuse(&refusals, Rejection::NoRoute, now + Duration::from_secs(1));
+            refusals.report();
+        });
+        assert_eq!(counts(&found), (501, vec![100]), "a further refusal says it as well");
+    }
+
+    #[test]
+    fn a_timer_reports_what_is_left_out_each_time() {
+        let now = crate::proxy::clock::now();
+        let found = events(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let refusals = Refusals::new(now);
+            let flood = async {
+                for left_out in [100, 50] {
+                    (0..500 + left_out).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
+                    while refusals.left_out.load(Ordering::Relaxed) > 0 {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = flood => {}
+                    () = refusals.report_each(Duration::from_millis(1)) => {}
+                }
+            });
+        });
+        let (refused, left_out) = counts(&found);
+        assert_eq!((refused, left_out.iter().sum::<u64>()), (500, 100 + 550), "{left_out:?}");
+    }
+
+    #[test]
+    fn a_line_below_the_level_takes_no_room() {
+        let now = crate::proxy::clock::now();
+        let found = events(|| {
+            let refusals = Refusals::new(now);
+            (0..10_000).for_each(|_| refuse(&refusals, Rejection::Opening(OpeningError::NotUpgrade), now));
+            refuse(&refusals, Rejection::NoRoute, now);
+            refusals.report();
+        });
+        assert_eq!(counts(&found), (1, vec![]));
+    }
 }

@@ -1,9 +1,14 @@
-//! One line when a session ends, which answers who, where, how long, how much, and who closed it and why.
+//! A line when a session starts, and one when it ends, which answers who, where, how long, how much, and who closed it and
+//! why.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tracing::Level;
+
+use super::identity::Identities;
+use super::refusals::event;
 use crate::session::{Counts, Outcome};
 
 /// Names one request in our log and, as a header, in the upstream's.
@@ -16,9 +21,57 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// A session that ended.
+/// What a request asked for, as the log shows it: each part cut. The query is left out, since it may hold a token.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    host: Option<&'a str>,
+    path: Option<&'a str>,
+    origin: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    /// Of these parts.
+    pub fn new(host: Option<&'a str>, path: Option<&'a str>, origin: Option<&'a str>) -> Self {
+        Self { host: host.map(super::cut), path: path.map(super::cut), origin: origin.map(super::cut) }
+    }
+
+    /// The host.
+    pub fn host(self) -> Option<&'a str> {
+        self.host
+    }
+
+    /// The path.
+    pub fn path(self) -> Option<&'a str> {
+        self.path
+    }
+
+    /// The `Origin`.
+    pub fn origin(self) -> Option<&'a str> {
+        self.origin
+    }
+
+    /// The same, kept for as long as a session lasts.
+    pub fn keep(self) -> KeptAsked {
+        let text = |part: Option<&str>| part.map(Box::from);
+        KeptAsked(Box::new([text(self.host), text(self.path), text(self.origin)]))
+    }
+}
+
+/// What a session's request asked for.
 #[derive(Debug)]
-pub struct Ended<'a> {
+pub struct KeptAsked(Box<[Option<Box<str>>; 3]>);
+
+impl KeptAsked {
+    /// To be shown.
+    pub fn asked(&self) -> Asked<'_> {
+        let [host, path, origin] = self.0.each_ref().map(Option::as_deref);
+        Asked { host, path, origin }
+    }
+}
+
+/// Who a session is for, and where it goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Parties<'a> {
     /// The id of its request, which the upstream was told.
     pub request_id: RequestId,
     /// Its route.
@@ -29,34 +82,71 @@ pub struct Ended<'a> {
     pub client: IpAddr,
     /// The upstream's server.
     pub server: &'a str,
-    /// From its 101 to its end.
-    pub age: Duration,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What passed.
-    pub counts: Counts,
+    /// What its request asked for.
+    pub asked: Asked<'a>,
 }
 
-/// Writes the line.
-pub fn log(ended: &Ended<'_>) {
-    let Outcome { by, code, cause } = ended.outcome;
-    let Counts { client, upstream, throttled } = ended.counts;
-    tracing::info!(
-        request_id = ended.request_id.to_string(),
-        route = ended.route,
-        subject = ended.subject,
-        client = %ended.client,
-        server = ended.server,
-        age_ms = u64::try_from(ended.age.as_millis()).unwrap_or(u64::MAX),
-        messages_in = client.messages,
-        bytes_in = client.bytes,
-        messages_out = upstream.messages,
-        bytes_out = upstream.bytes,
-        throttled,
-        by = by.label(),
-        code = code.map(|code| code.0),
-        cause = cause.label(),
-        reason = cause.reason(),
-        "session ended"
-    );
+/// The log of sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    start_level: Level,
+    identities: Identities,
+}
+
+impl Sessions {
+    /// Whose line at the start has this level.
+    pub fn new(start_level: Level, identities: Identities) -> Self {
+        Self { start_level, identities }
+    }
+
+    /// How it shows clients.
+    pub fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// Writes the line at the start.
+    pub fn log_start(&self, parties: &Parties<'_>) {
+        if tracing::level_filters::LevelFilter::current() < self.start_level {
+            return;
+        }
+        event!(
+            self.start_level,
+            request_id = parties.request_id.to_string(),
+            route = parties.route,
+            subject = self.identities.subject(parties.subject),
+            client = self.identities.address(parties.client),
+            server = parties.server,
+            host = parties.asked.host(),
+            path = parties.asked.path(),
+            origin = parties.asked.origin(),
+            "session started"
+        );
+    }
+
+    /// Writes the line at the end.
+    pub fn log_end(&self, parties: &Parties<'_>, age: Duration, outcome: Outcome, counts: &Counts) {
+        let Outcome { by, code, cause } = outcome;
+        let Counts { client, upstream, throttled } = counts;
+        tracing::info!(
+            request_id = parties.request_id.to_string(),
+            route = parties.route,
+            subject = self.identities.subject(parties.subject),
+            client = self.identities.address(parties.client),
+            server = parties.server,
+            host = parties.asked.host(),
+            path = parties.asked.path(),
+            origin = parties.asked.origin(),
+            age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            messages_in = client.messages,
+            bytes_in = client.bytes,
+            messages_out = upstream.messages,
+            bytes_out = upstream.bytes,
+            throttled,
+            by = by.label(),
+            code = code.map(|code| code.0),
+            cause = cause.label(),
+            reason = cause.reason(),
+            "session ended"
+        );
+    }
 }

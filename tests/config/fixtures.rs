@@ -59,6 +59,10 @@ fn fill(folder: &Path) {
     future.not_before = date_time_ymd(2999, 1, 1);
     future.not_after = date_time_ymd(2999, 12, 31);
     write(folder, "future.pem", certificate(future), 0o644);
+    let mut year = params();
+    year.not_before = date_time_ymd(2030, 1, 1);
+    year.not_after = date_time_ymd(2031, 1, 1);
+    write(folder, "year.pem", certificate(year), 0o644);
     write(folder, "no-name.pem", certificate(CertificateParams::new(Vec::new()).unwrap()), 0o644);
     write(folder, "ip.pem", certificate(CertificateParams::new(vec!["192.0.2.1".into()]).unwrap()), 0o644);
     write(folder, "roots.pem", certificate(params()).repeat(17), 0o644);

@@ -12,6 +12,7 @@ mod closing;
 mod deadlines;
 mod passing;
 mod headers;
+mod log_lines;
 mod metering;
 mod abuse;
 mod operations;

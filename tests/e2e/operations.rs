@@ -1,8 +1,8 @@
 //! The process: how it starts, how it fails to, how it stops, and what it tells systemd meanwhile.
 
-use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Stdio;
 use std::thread;
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
 use crate::support::gate::{Folder, Gate, command};
+use crate::support::pki::{self, Leaf};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
@@ -102,26 +103,30 @@ fn a_drain_waits_for_frames() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
+/// Clients that connect during the drain get a 503 until its end, whichever worker has something left.
 #[test]
 fn nobody_comes_in_during_a_drain() {
     let upstream = Upstream::bind();
-    let mut gate = Setup::new().start(&upstream);
-    let address = gate.address();
+    let mut gate = Setup::new().server("workers = 3").start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
     gate.drain();
     client.expect_close(1001);
     server.expect_close(1001);
-    // The port is closed once the listener has seen the signal; who was in its queue is reset.
-    loop {
-        let Ok(mut stream) = TcpStream::connect(address) else { break };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "it is not served");
+    for _ in 0..20 {
+        let refusal = Client::connect(&gate).ask(&Request::to("/open/"));
+        assert_eq!(refusal.head.status(), 503, "{:?}", refusal.head);
+        assert!(refusal.head.get("Retry-After").is_some(), "{:?}", refusal.head);
+        assert_eq!(refusal.head.get("Connection"), Some("close"));
+        assert_eq!(gate.log.next("refused")["cause"], "draining");
     }
+    // Newcomers that ask for nothing do not make the drain last.
+    let waiting = (Client::connect(&gate), TcpStream::connect(gate.address()).unwrap());
     client.send_frame(Frame::close(1001, ""));
     server.send_frame(Frame::close(1001, ""));
     drop((client, server));
     assert_eq!(gate.wait_exit().code(), Some(0));
     upstream.assert_untouched();
+    drop(waiting);
 }
 
 #[test]
@@ -222,7 +227,8 @@ fn a_port_in_use() {
 fn too_few_descriptors_for_the_sessions() {
     let setup = || Setup::new().to("127.0.0.1:1").before("ulimit -n 300");
     let mut gate = Gate::launch(setup().server("max_sessions = 1000"));
-    assert_eq!(gate.wait_exit().code(), Some(1));
+    // A restart would end the same way.
+    assert_eq!(gate.wait_exit().code(), Some(78));
     let error = gate.log.next("tollgate failed")["error"].to_string();
     assert!(error.contains("max_sessions = 1000") && error.contains("limit is 300"), "{error}");
     assert!(error.contains("LimitNOFILE"), "{error}");
@@ -239,7 +245,7 @@ fn descriptors_are_counted() {
         Setup::new().to(upstream.address()).server(server).before(format!("ulimit -n {limit}").leak())
     };
     let mut gate = Gate::launch(setup("100"));
-    assert_eq!(gate.wait_exit().code(), Some(1));
+    assert_eq!(gate.wait_exit().code(), Some(78));
     let error = gate.log.next("tollgate failed")["error"].to_string();
     let needed = error.split(' ').skip_while(|word| *word != "needs").nth(1).unwrap();
     Session::open(&Gate::start(setup(needed)), &upstream).close();
@@ -289,7 +295,7 @@ fn systemd_is_told() {
     };
     let upstream = Upstream::bind();
     let setup = Setup::new().environment("NOTIFY_SOCKET", path.to_str().unwrap());
-    let mut gate = setup.environment("JOURNAL_STREAM", "8:1").log("level = \"debug\"").start_in_journal(&upstream);
+    let mut gate = setup.before("export JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2)").start_in_journal(&upstream);
     let ready = heard();
     assert!(ready.lines().any(|line| line == "READY=1"), "{ready:?}");
     // Whoever hears READY can come at once.
@@ -314,6 +320,18 @@ fn systemd_is_told() {
             _ => "<7>",
         };
         assert_eq!(prefix, expected, "{line}");
+    }
+}
+
+/// A shell in the journal has the variable, too, and its children may write to a file.
+#[test]
+fn a_log_that_is_not_the_journals() {
+    let upstream = Upstream::bind();
+    for stream in ["8:1", "", "8", ":", "$(stat -Lc %d:%i /proc/self/fd/1)", "$(stat -Lc %d /proc/self/fd/2):1"] {
+        let before: &str = format!("export JOURNAL_STREAM={stream}").leak();
+        let gate = Gate::launch(Setup::new().to(upstream.address()).before(before));
+        let line = gate.log.wait_for("the address", |line| line.contains("listening"));
+        assert!(line.starts_with('{'), "{stream}: {line}");
     }
 }
 
@@ -399,4 +417,109 @@ fn an_interrupt_drains_too() {
     gate.signal(Signal::INT);
     assert_eq!(gate.wait_exit().code(), Some(0));
     assert_eq!(gate.log.all("stopped").len(), 1);
+}
+
+/// None of these ends the process or its sessions, and the log says of each that it did nothing.
+#[test]
+fn other_signals_are_ignored() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    let signals =
+        [(Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2"), (Signal::ALARM, "SIGALRM"), (Signal::HUP, "SIGHUP")];
+    for (signal, name) in signals {
+        for _ in 0..2 {
+            let seen = gate.log.count(|line| line.contains(name)) + 1;
+            gate.signal(signal);
+            gate.log.wait_until(name, |lines| lines.iter().filter(|line| line.contains(name)).count() >= seen);
+        }
+        gate.signal(Signal::PIPE);
+        session.client.send_text(name);
+        session.server.expect_text(name);
+    }
+    session.close();
+    gate.signal(Signal::TERM);
+    assert_eq!(gate.wait_exit().code(), Some(0));
+}
+
+/// What is checked outside the unit: exit code, standard output, standard error.
+fn check(config: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    run(&[&["check", "--config", config.to_str().unwrap()], more].concat())
+}
+
+#[test]
+fn credentials_are_checked_outside_the_unit() {
+    let folder = Folder::new();
+    let leaf = Leaf::new(&["chat.example.com"]);
+    folder.write("chain-0.pem", &leaf.chain_pem);
+    folder.write("tls.key", &leaf.key_pem);
+    folder.write("token.pem", &pki::public_key_pem());
+    let certificates = "[{ chain = \"chain-0.pem\", key = \"credential:tls.key\" }]";
+    let text = Setup::new().to("127.0.0.1:1").toml(certificates);
+    let file = folder.write("tollgate.toml", &text);
+
+    let (code, out, err) = check(&file, &[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("warning: \"credential:tls.key\" is not checked") && err.contains("--credentials"), "{err}");
+    assert!(out.contains("not checked"), "{out}");
+    // With the folder of their files they are, as they are under systemd.
+    let own = folder.path("").to_str().unwrap().to_owned();
+    let (code, out, err) = check(&file, &["--credentials", &own]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("ok (1 listener"), "{out}");
+    let (code, _, err) = check(&file, &["--credentials", "/nonexistent"]);
+    assert_eq!(code, Some(78), "{err}");
+    assert!(err.contains("/nonexistent/tls.key"), "{err}");
+    // Whatever else is wrong is found without them.
+    let wrong = folder.write("wrong.toml", &text.replace("workers", "wrokers"));
+    let (code, _, err) = check(&wrong, &[]);
+    assert_eq!(code, Some(78), "{err}");
+    assert!(err.contains("did you mean `workers`?"), "{err}");
+    // The service itself does not do without.
+    let (code, _, err) = run(&["run", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(78), "{err}");
+}
+
+#[test]
+fn a_check_counts_descriptors() {
+    let folder = Folder::new();
+    let leaf = Leaf::new(&["chat.example.com"]);
+    folder.write("chain-0.pem", &leaf.chain_pem);
+    folder.write("key-0.pem", &leaf.key_pem);
+    folder.write("token.pem", &pki::public_key_pem());
+    let certificates = "[{ chain = \"chain-0.pem\", key = \"key-0.pem\" }]";
+    let setup = |sessions| Setup::new().to("127.0.0.1:1").server(&format!("max_sessions = {sessions}"));
+    for (name, sessions, fits) in [("many.toml", "1000", false), ("few.toml", "20", true)] {
+        let file = folder.write(name, &setup(sessions).toml(certificates));
+        let mut command = command(Some("ulimit -n 300"), &["check", "--config", file.to_str().unwrap()]);
+        let output = command.output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{err}");
+        assert_eq!(err.is_empty(), fits, "{err}");
+        assert!(fits || (err.starts_with("warning: ") && err.contains("max_sessions = 1000")), "{err}");
+    }
+}
+
+/// A faulty relative path is shown with all that is before it.
+#[test]
+fn the_full_path_is_absolute() {
+    let folder = Folder::new();
+    folder.write(
+        "tollgate.toml",
+        &Setup::new().to("127.0.0.1:1").toml("[{ chain = \"absent.pem\", key = \"key.pem\" }]"),
+    );
+    let mut command = command(None, &["check", "--config", "tollgate.toml"]);
+    let output = command.current_dir(folder.path("")).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    let expected = format!("the full path is {}", folder.path("absent.pem").display());
+    assert!(err.contains(&expected), "{err}");
+}
+
+/// Warnings of the configuration are in the log, each with the word.
+#[test]
+fn warnings_of_the_configuration_are_logged() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().more("[upstream.unused]\nservers = [\"127.0.0.1:1\"]").start(&upstream);
+    let line = gate.log.wait_for("a warning", |line| line.contains("no route uses"));
+    assert!(line.contains("\"WARN\"") && line.contains(": warning: no route uses"), "{line}");
 }

@@ -2,10 +2,12 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, ProtocolVersion};
+use rustls::{DigitallySignedStruct, HandshakeKind, ProtocolVersion, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
@@ -128,4 +130,117 @@ fn plain_http_on_the_tls_port() {
         assert!(answer.len() <= 7 && answer.first().is_none_or(|kind| *kind == 0x15), "an alert at most: {answer:?}");
     }
     upstream.assert_untouched();
+}
+
+/// The certificate that a client gets who asks for this name and checks nothing.
+fn shown_to(gate: &Gate, name: &'static str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(gate.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut config = client_config(rustls::ALL_VERSIONS);
+    let seen = Arc::new(Seen::default());
+    config.dangerous().set_certificate_verifier(Arc::clone(&seen) as _);
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
+    while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
+    let seen = seen.0.lock().unwrap().clone();
+    assert!(!seen.is_empty(), "no certificate came");
+    seen
+}
+
+/// Keeps the certificate that it is shown, and refuses it.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Vec<u8>>);
+
+impl ServerCertVerifier for Seen {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = end_entity.to_vec();
+        Err(rustls::Error::General("seen".to_owned()))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        unreachable!("it was refused before")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        unreachable!("it was refused before")
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A certificate that expired keeps nobody from the others, and is chosen only where there is no valid one.
+#[test]
+fn an_expired_certificate_is_served_and_logged() {
+    let leaves = [
+        Leaf::expired(&["old.example", "renewed.example", "a.wild.example"]),
+        Leaf::new(&["chat.example.com"]),
+        Leaf::new(&["renewed.example", "*.wild.example"]),
+        Leaf::expired(&["*.wild.example"]),
+    ];
+    let upstream = Upstream::bind();
+    let gate = leaves.iter().fold(Setup::new(), |setup, leaf| setup.certificate(leaf.clone())).start(&upstream);
+    let expired = |line: &str| line.contains("\"ERROR\"") && line.contains("the certificate expired at 2001-01-01");
+    gate.log.wait_until("two certificates", |lines| lines.iter().filter(|line| expired(line)).count() == 2);
+    let table = [
+        ("chat.example.com", 1),
+        ("old.example", 0),
+        ("renewed.example", 2),
+        // A wildcard that is valid is better than an expired certificate of the very name.
+        ("a.wild.example", 2),
+        ("b.wild.example", 2),
+        // For a name that none has, and for an address: the first that is valid.
+        ("unknown.example", 1),
+        ("127.0.0.1", 1),
+    ];
+    for (name, number) in table {
+        assert!(shown_to(&gate, name) == leaves[number].der.to_vec(), "{name}");
+    }
+    Session::open(&gate, &upstream).close();
+}
+
+/// A listener whose certificates have all expired is served, too, as long as another has a valid one.
+#[test]
+fn only_certificates_that_have_all_expired_keep_it_from_starting() {
+    let old = || Leaf::expired(&["chat.example.com"]);
+    let mut gate = Gate::launch(Setup::new().to("127.0.0.1:1").certificate(old()).certificate(old()));
+    assert_eq!(gate.wait_exit().code(), Some(78));
+    let text = gate.log.text();
+    assert!(text.contains("no certificate is valid now"), "{text}");
+
+    let more =
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificates = [{ chain = \"chain-1.pem\", key = \"key-1.pem\" }]";
+    let setup = Setup::new().to("127.0.0.1:1").certificate(old()).certificate(Leaf::new(&["chat.example.com"]));
+    let mut gate =
+        Gate::launch(setup.more(more).listener("certificates = [{ chain = \"chain-0.pem\", key = \"key-0.pem\" }]"));
+    gate.log.next("listening");
+    gate.go_to_next_listener();
+    assert_eq!(Client::connect(&gate).ask(&Request::to("/elsewhere")).head.status(), 404);
+}
+
+#[test]
+fn a_certificate_that_expires_meanwhile_is_logged() {
+    let upstream = Upstream::bind();
+    let leaves = [Leaf::expiring(&["short.example"], 2), Leaf::new(&["chat.example.com"])];
+    let gate = leaves.iter().fold(Setup::new(), |setup, leaf| setup.certificate(leaf.clone())).start(&upstream);
+    gate.log.wait_for("the end", |line| line.contains("\"ERROR\"") && line.contains("expired"));
+    // From then on the other one is the first that is valid.
+    assert!(shown_to(&gate, "unknown.example") == leaves[1].der.to_vec());
 }

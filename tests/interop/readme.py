@@ -6,12 +6,13 @@ What README.md has to keep to:
   the next block. It must end well, within 120 seconds, and asks nothing.
 - It runs in a fresh copy of the checkout, in which `tollgate` is on the PATH and `cargo` builds the real checkout: nothing
   is built twice. So a block may write files; the next ones find them.
-- A block whose only line starts `demo` or `run` (`cargo run --release -- demo`, `tollgate run --config ...`) goes on in the
-  background while the blocks after it are run; it must say within 30 seconds on which port it listens
-  (`https://localhost:PORT` or `wss://localhost:PORT`, or the port of `address = "..."` in the file of --config accepts).
-  It gets SIGTERM at the end, and must then end with 0.
+- A block whose only line starts `demo` or `run` (`cargo run --release -- demo`, `tollgate run --config ...`) or a Python
+  script (`venv/bin/python service.py`) goes on in the background while the blocks after it are run; it must say within
+  30 seconds on which port it listens (`https://localhost:PORT`, `wss://localhost:PORT` or `ws://localhost:PORT`, or the port of
+  `address = "..."` in the file of --config accepts). It gets SIGTERM at the end, and must then end with 0, but for a script.
 - ```sh no-run is not run: what needs root, changes the machine, or takes long. `tests/run` must stand in such a block.
-- ```toml FILE is written to FILE in the copy, for the blocks after it.
+- ```toml FILE and ```python FILE are written to FILE in the copy, for the blocks after it. A client (`client.py`) is run by a
+  block of its own.
 - Every other block is only looked at by people.
 """
 
@@ -27,7 +28,7 @@ import harness
 
 BLOCK_SECONDS = 120
 START_SECONDS = 30
-BACKGROUND = re.compile(r"^(exec )?(cargo run --release (--quiet )?--|(\./)?(target/release/)?tollgate) (demo|run)( |$)")
+BACKGROUND = re.compile(r"^(exec )?((cargo run --release (--quiet )?--|(\./)?(target/release/)?tollgate) (demo|run)( |$)|venv/bin/python )")
 CARGO = """#!/bin/sh
 # In the copy, cargo works on the checkout itself.
 case ${{1:--}} in -*) exec {cargo} "$@" ;; esac
@@ -86,7 +87,7 @@ def in_background(script):
         said = process.output()
         if config and (copy / config[1]).exists():
             said += (copy / config[1]).read_text()
-        ports = re.findall(r"(?:(?:https|wss)://localhost|^address = \"[^\"]*):(\d+)", said, re.M)
+        ports = re.findall(r"(?:(?:https|wss?)://localhost|^address = \"[^\"]*):(\d+)", said, re.M)
         if ports and harness.accepts(int(ports[0])):
             return
         time.sleep(0.1)
@@ -98,7 +99,7 @@ for info, script in blocks:
     script = script.strip()
     kind, _, rest = info.strip().partition(" ")
     title = script.splitlines()[0][:100] if script else "an empty block"
-    if kind == "toml" and rest:
+    if kind in ("toml", "python") and rest:
         file = copy / pathlib.PurePosixPath(rest)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(script + "\n")
@@ -115,7 +116,10 @@ for info, script in blocks:
         suite.fail(title, f"unknown mark {rest!r} after ```sh")
 with suite.check("README.md has something to run"):
     harness.equal(ran > 0, True)
-for process in background:
+for process in reversed(background):
+    if "python" in process.popen.args[-1]:
+        process.stop(40)
+        continue
     with suite.check(f"{process.popen.args[-1]}: SIGTERM ends it with 0"):
         harness.equal(process.stop(40), 0)
 suite.finish()

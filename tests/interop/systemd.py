@@ -70,15 +70,26 @@ with suite.check("a port that is taken ends it with 1: the unit tries that again
         file.write_text(harness.listener(secrets).replace("@PORT@", str(taken.getsockname()[1])) + body)
         equal(exit_code("run", "--config", file)[0], 1)
 
-with suite.check("it says READY=1 and STOPPING=1, takes its key as a credential, and ends with 0"):
+with suite.check("more sessions than the unit's descriptors end it with 78, and check warns of them"):
+    file = directory / "many.toml"
+    file.write_text("[server]\nmax_sessions = 9000000\n" + harness.listener(secrets).replace("@PORT@", "0") + body)
+    limited = lambda command: subprocess.run(
+        ["bash", "-c", f"ulimit -n {setting['LimitNOFILE']}; exec \"$@\"", "bash", harness.BINARY, command, "--config", file],
+        capture_output=True, text=True, timeout=20)
+    equal(limited("run").returncode, 78)
+    checked = limited("check")
+    equal((checked.returncode, "warning: " in checked.stderr and "LimitNOFILE" in checked.stderr), (0, True))
+
+with suite.check("it says READY=1 and STOPPING=1, takes its chain and key as credentials, and ends with 0"):
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700)
     shutil.move(secrets.dir / "localhost.key", credentials / "tls.key")
+    shutil.move(secrets.dir / "localhost.pem", credentials / "tls.pem")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(directory / "notify"))
         notified.settimeout(10)
         environment = {**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), "CREDENTIALS_DIRECTORY": str(credentials)}
-        certificate = f'{{ chain = "{secrets.dir}/localhost.pem", key = "credential:tls.key" }}'
+        certificate = '{ chain = "credential:tls.pem", key = "credential:tls.key" }'
         proxy = harness.Proxy(harness.listener(secrets, certificate) + body, directory, env=environment)
         said = notified.recv(4096).decode().split("\n")
         equal("READY=1" in said, True)
@@ -90,4 +101,9 @@ with suite.check("it says READY=1 and STOPPING=1, takes its key as a credential,
         while "STOPPING=1" not in said.split("\n"):
             said = notified.recv(4096).decode()
         equal(proxy.wait(40), 0)
+    file = directory / "credentials.toml"
+    file.write_text(harness.listener(secrets, certificate).replace("@PORT@", "0") + body)
+    equal(exit_code("check", "--config", file, "--credentials", credentials)[0], 0)
+    code, said = exit_code("check", "--config", file)
+    equal((code, '"credential:tls.key" is not checked' in said), (0, True))
 suite.finish()

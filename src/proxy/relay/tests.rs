@@ -17,7 +17,9 @@ use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::route::{Auth, HostPattern, Route, Routes, UpstreamId};
 use crate::session::{Counts, Terms};
+use crate::telemetry::identity::Identities;
 use crate::telemetry::refusals::Refusals;
+use crate::telemetry::sessions::{Asked, Sessions};
 use crate::ws::handshake::Opening;
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -155,6 +157,7 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
         pools: Vec::new(),
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         refusals: Refusals::new(now),
+        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
         page: None,
     });
     let opening = Opening {
@@ -169,7 +172,7 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
     let client = Ipv4Addr::LOCALHOST.into();
     let facts = Facts { opening: &opening, headers: &HeaderMap::new(), address: client };
     let lease = gateway.policy.admit(&facts, clock::both()).unwrap().into_lease();
-    let about = About { client, server: "server".into(), request_id: RequestId(1) };
+    let about = About { client, server: "server".into(), request_id: RequestId(1), asked: Asked::default().keep() };
     let (client_side, upstream_side) = (Joined(client_side, Vec::new()), Joined(upstream_side, Vec::new()));
     let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
     Relay::new(lease, Session::new(terms, now), client_side, upstream_side, about, gateway, seat)

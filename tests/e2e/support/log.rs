@@ -91,6 +91,21 @@ impl Log {
         line.unwrap_or_else(|| panic!("the log has no line with {what}"))
     }
 
+    /// How many lines fulfil this so far.
+    pub fn count(&self, found: impl Fn(&str) -> bool) -> usize {
+        self.0.0.lock().unwrap().all.iter().filter(|line| found(line)).count()
+    }
+
+    /// Waits until the lines fulfil this.
+    pub fn wait_until(&self, what: &str, done: impl Fn(&[String]) -> bool) {
+        let lines = self.0.0.lock().unwrap();
+        let missing = |lines: &mut Lines| !lines.ended && !done(&lines.all);
+        let (lines, _) = self.0.1.wait_timeout_while(lines, PATIENCE, missing).unwrap();
+        let done = done(&lines.all);
+        drop(lines);
+        assert!(done, "the log does not come to {what}");
+    }
+
     /// Waits until the child has closed its end; whether it did.
     pub fn wait_for_end(&self) -> bool {
         let lines = self.0.0.lock().unwrap();

@@ -1,9 +1,10 @@
 //! Certificates and tokens: one authority and one issuer for the whole binary.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
@@ -26,9 +27,29 @@ pub struct Leaf {
 impl Leaf {
     /// Signed by the authority that clients trust.
     pub fn new(names: &[&str]) -> Self {
+        Self::with(names, |_| {})
+    }
+
+    /// One that was valid long ago.
+    pub fn expired(names: &[&str]) -> Self {
+        Self::with(names, |params| {
+            params.not_before = date_time_ymd(2000, 1, 1);
+            params.not_after = date_time_ymd(2001, 1, 1);
+        })
+    }
+
+    /// One that is valid for so many seconds more.
+    pub fn expiring(names: &[&str], seconds: u64) -> Self {
+        let end = Duration::from_secs(jsonwebtoken::get_current_timestamp() + seconds);
+        Self::with(names, |params| params.not_after = date_time_ymd(1970, 1, 1) + end)
+    }
+
+    fn with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(names).unwrap().signed_by(&key, authority()).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let leaf = params.signed_by(&key, authority()).unwrap();
         Self { chain_pem: leaf.pem(), key_pem: key.serialize_pem(), der: leaf.der().clone() }
     }
 }

@@ -104,7 +104,7 @@ impl Setup {
         };
         let sections = [("max_sessions", "32"), ("max_handshakes", "32"), ("workers", "2")];
         section("[server]", &sections, &self.server);
-        section("[log]", &[], &self.log);
+        section("[log]", &[("level", "\"debug\"")], &self.log);
         section("[[listener]]", &[("address", "\"127.0.0.1:0\""), ("certificates", certificates)], &self.listener);
         let auth = [
             ("issuer", format!("{ISSUER:?}")),

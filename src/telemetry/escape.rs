@@ -1,0 +1,128 @@
+//! Escapes what a terminal, a pager or a reader of lines would act on instead of showing it.
+//!
+//! Clients choose paths, hosts, origins and subjects. Every line of the log passes here, so that no field of it can be
+//! forgotten.
+
+use std::fmt::{self, Write};
+
+/// How a character is escaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As in a JSON string (RFC 8259 section 7).
+    Json,
+    /// As in Rust: `\u{1b}`.
+    Text,
+}
+
+/// Passes the text of one line on with its characters escaped. The line feed at its end stays.
+#[derive(Debug)]
+pub struct Escaping<W> {
+    inner: W,
+    form: Form,
+    /// A line feed was written, which is the end of the line unless more follows.
+    line_feed: bool,
+}
+
+impl<W: Write> Escaping<W> {
+    /// A line without text.
+    pub fn new(inner: W, form: Form) -> Self {
+        Self { inner, form, line_feed: false }
+    }
+
+    /// Ends the line.
+    ///
+    /// # Errors
+    /// What the writer behind says.
+    pub fn finish(mut self) -> fmt::Result {
+        if self.line_feed { self.inner.write_char('\n') } else { Ok(()) }
+    }
+
+    fn escape(&mut self, c: char) -> fmt::Result {
+        match self.form {
+            Form::Text => write!(self.inner, "{}", c.escape_unicode()),
+            Form::Json => {
+                // Characters beyond the first plane are a pair of surrogates.
+                let mut units = [0; 2];
+                c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(self.inner, "\\u{unit:04x}"))
+            }
+        }
+    }
+}
+
+impl<W: Write> Write for Escaping<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if text.is_empty() {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.line_feed) {
+            self.escape('\n')?;
+        }
+        let text = match text.strip_suffix('\n') {
+            Some(text) => {
+                self.line_feed = true;
+                text
+            }
+            None => text,
+        };
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unsafe(*c)) {
+            let (plain, after) = rest.split_at(at);
+            self.inner.write_str(plain)?;
+            self.escape(c)?;
+            rest = after.get(c.len_utf8()..).unwrap_or_default();
+        }
+        self.inner.write_str(rest)
+    }
+}
+
+/// Whether a character is not shown but acted on: it moves the cursor, ends a line, turns the direction of the text
+/// around it, or is invisible.
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+            // Zero width, and left-to-right and right-to-left marks.
+            | '\u{200b}'..='\u{200f}'
+            // Line and paragraph separators, and bidirectional embeddings and overrides.
+            | '\u{2028}'..='\u{202e}'
+            // Word joiner, invisible operators, bidirectional isolates, deprecated format characters.
+            | '\u{2060}'..='\u{206f}'
+            // Byte order mark, interlinear annotations, noncharacters.
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}'
+            // Tags, which spell text that is not shown.
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(form: Form, pieces: &[&str]) -> String {
+        let mut line = String::new();
+        let mut writer = Escaping::new(&mut line, form);
+        for piece in pieces {
+            writer.write_str(piece).unwrap();
+        }
+        writer.finish().unwrap();
+        line
+    }
+
+    #[test]
+    fn a_line_has_one_line_feed() {
+        for (pieces, expected) in [
+            (&["a", "\n"][..], "a\n"),
+            (&["a\n", "b\n", "", "\n"], "a\\u{a}b\\u{a}\n"),
+            (&["a\nb"], "a\\u{a}b"),
+            (&["", "a\u{1b}[1m\u{9b}\u{202e}é\n"], "a\\u{1b}[1m\\u{9b}\\u{202e}é\n"),
+            (&[], ""),
+        ] {
+            assert_eq!(escaped(Form::Text, pieces), expected);
+        }
+    }
+
+    #[test]
+    fn json_has_four_digits_and_pairs() {
+        assert_eq!(escaped(Form::Json, &["\u{7f}\u{2028}\u{e0041}\n"]), "\\u007f\\u2028\\udb40\\udc41\n");
+    }
+}

@@ -1,0 +1,83 @@
+//! How the log shows who a client is: plainly, as a hash, or not at all.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use aws_lc_rs::hmac;
+
+use crate::config::{Log, Shown};
+
+/// What the log shows of subjects and client addresses.
+pub struct Identities {
+    subject: Shown,
+    address: Shown,
+    /// Made anew for each process, so that a hash cannot be compared with one of another process, nor be found by trying
+    /// all addresses.
+    key: hmac::Key,
+}
+
+impl Identities {
+    /// As the configuration says, with random bytes for the key of the hashes.
+    pub fn new(config: &Log, key: [u8; 32]) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Self { subject: config.subject, address: config.address, key }
+    }
+
+    /// A token's subject; `None` if there is none to show.
+    pub fn subject(&self, subject: Option<&str>) -> Option<String> {
+        self.show(self.subject, subject?)
+    }
+
+    /// A client's address; `None` if it is not to be shown.
+    pub fn address(&self, address: IpAddr) -> Option<String> {
+        self.show(self.address, &address.to_string())
+    }
+
+    fn show(&self, shown: Shown, text: &str) -> Option<String> {
+        match shown {
+            Shown::Plain => Some(text.to_owned()),
+            Shown::Omit => None,
+            // 64 bits of it are enough to tell a million clients apart.
+            Shown::Hash => {
+                let hash = hmac::sign(&self.key, text.as_bytes());
+                let first = hash.as_ref().first_chunk().copied().unwrap_or_default();
+                Some(format!("{:016x}", u64::from_be_bytes(first)))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identities")
+            .field("subject", &self.subject)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    fn identities(shown: Shown, key: u8) -> Identities {
+        let log = Log { subject: shown, address: shown, ..crate::telemetry::test_config() };
+        Identities::new(&log, [key; 32])
+    }
+
+    #[test]
+    fn the_three_forms() {
+        let address: IpAddr = "192.0.2.7".parse().unwrap();
+        let plain = identities(Shown::Plain, 1);
+        assert_eq!(plain.subject(Some("ann")).as_deref(), Some("ann"));
+        assert_eq!(plain.address(address).as_deref(), Some("192.0.2.7"));
+        let omitted = identities(Shown::Omit, 1);
+        assert_eq!((omitted.subject(Some("ann")), omitted.address(address)), (None, None));
+        let hashed = identities(Shown::Hash, 1);
+        let ann = hashed.subject(Some("ann")).unwrap();
+        assert_eq!(ann.len(), 16);
+        assert_eq!(hashed.subject(Some("ann")).unwrap(), ann, "one client is one hash");
+        assert_ne!(hashed.subject(Some("bob")).unwrap(), ann);
+        assert_ne!(identities(Shown::Hash, 2).subject(Some("ann")).unwrap(), ann, "of this process alone");
+        assert_eq!(hashed.subject(None), None);
+    }
+}

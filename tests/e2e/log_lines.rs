@@ -1,0 +1,182 @@
+//! What the log says of each session and each refusal: who, where, why, and nothing secret.
+
+use serde_json::{Value, json};
+
+use crate::support::gate::Gate;
+use crate::support::pki::{good_token, token};
+use crate::support::request::Request;
+use crate::support::session::{Client, Session};
+use crate::support::setup::Setup;
+use crate::support::upstream::{Upstream, refusing};
+
+/// Asks for something that is refused; the line.
+fn refused(gate: &Gate, request: &Request) -> Value {
+    Client::connect(gate).ask(request);
+    gate.log.next("refused")
+}
+
+fn check(line: &Value, expected: &[(&str, Value)]) {
+    for (name, value) in expected {
+        assert_eq!(&line[name], value, "{name}: {line}");
+    }
+    let id = line["request_id"].as_str().unwrap_or_default();
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{line}");
+}
+
+#[test]
+fn a_refusal_says_who_and_where() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().route("origins = [\"https://chat.example.com\"]").start(&upstream);
+    let here = [("client", json!("127.0.0.1")), ("host", json!("chat.example.com")), ("level", json!("INFO"))];
+    let room = || Request::to("/room/blue?token=secret");
+
+    let line = refused(&gate, &Request::to("/elsewhere?q=1"));
+    check(&line, &here);
+    check(&line, &[("cause", json!("no_route")), ("path", json!("/elsewhere")), ("route", Value::Null)]);
+
+    let line = refused(&gate, &room().with("Origin: https://evil.example"));
+    check(&line, &here);
+    check(&line, &[("cause", json!("origin")), ("route", json!("room")), ("origin", json!("https://evil.example"))]);
+
+    let line = refused(&gate, &room());
+    check(&line, &[("cause", json!("no_token")), ("route", json!("room")), ("subject", Value::Null)]);
+
+    let line = refused(&gate, &room().bearer(&token(&json!({ "exp": 1 }))));
+    check(&line, &[("cause", json!("token")), ("rule", json!("expired")), ("route", json!("room"))]);
+
+    // The name of the claim, and no value.
+    let line = refused(&gate, &room().bearer(&token(&json!({ "room": "classified" }))));
+    let claims = [("cause", json!("claims")), ("route", json!("room")), ("subject", json!("ada"))];
+    check(&line, &here);
+    check(&line, &claims);
+    check(&line, &[("claim", json!("room")), ("path", json!("/room/blue"))]);
+    assert!(!line.to_string().contains("classified"), "{line}");
+
+    let line = refused(&gate, &room().bearer(&token(&json!({ "sub": "zo\u{eb}" }))));
+    check(&line, &[("cause", json!("claims")), ("claim", json!("sub")), ("route", json!("room"))]);
+}
+
+#[test]
+fn long_texts_are_cut() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().route("origins = [\"https://chat.example.com\"]").start(&upstream);
+    let long = "x".repeat(1000);
+    let line = refused(&gate, &Request::to(&format!("/open/{long}")).with(&format!("Origin: https://{long}")));
+    for name in ["path", "origin"] {
+        assert_eq!(line[name].as_str().unwrap().len(), 256, "{line}");
+    }
+}
+
+/// What Tollgate or an upstream is to blame for is a warning, with the upstream's name.
+#[test]
+fn an_upstream_that_fails_is_a_warning() {
+    let (_taken, address) = refusing();
+    let gate = Gate::start(Setup::new().to(address));
+    let line = refused(&gate, &Request::to("/room/blue").bearer(&good_token()));
+    check(&line, &[("level", json!("WARN")), ("cause", json!("unreachable")), ("upstream", json!("main"))]);
+    check(&line, &[("route", json!("room")), ("subject", json!("ada")), ("path", json!("/room/blue"))]);
+
+    let upstream = Upstream::bind();
+    let gate = Setup::new().upstream("response_timeout = \"100ms\"").start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let mut server = upstream.accept();
+    let asked = server.head();
+    client.refusal();
+    let line = gate.log.next("refused");
+    check(&line, &[("level", json!("WARN")), ("cause", json!("upstream_timeout")), ("upstream", json!("main"))]);
+    check(&line, &[("server", json!(upstream.address().to_string())), ("route", json!("open"))]);
+    assert_eq!(line["request_id"].as_str(), asked.get("X-Request-Id"), "the upstream was told the same");
+}
+
+/// Health checks and scanners ask without an upgrade all day.
+#[test]
+fn a_request_that_is_no_upgrade_is_logged_at_debug() {
+    let upstream = Upstream::bind();
+    let plain = || Request::to("/open/").without("Upgrade");
+    let gate = Setup::new().start(&upstream);
+    check(&refused(&gate, &plain()), &[("level", json!("DEBUG")), ("cause", json!("not_upgrade"))]);
+
+    let gate = Setup::new().log("level = \"info\"").start(&upstream);
+    assert_eq!(Client::connect(&gate).ask(&plain()).head.status(), 426);
+    check(&refused(&gate, &Request::to("/elsewhere")), &[("cause", json!("no_route"))]);
+    assert_eq!(gate.log.all("refused").len(), 1);
+}
+
+#[test]
+fn a_session_has_a_line_at_its_start_and_at_its_end() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().log("level = \"info\"\nsession_start = \"info\"").start(&upstream);
+    let request = Request::to("/room/blue?q=1").bearer(&good_token()).with("Origin: https://chat.example.com");
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    let id = session.asked.get("X-Request-Id").unwrap().to_owned();
+    let started = gate.log.next("session started");
+    session.close();
+    let ended = gate.log.next("session ended");
+    let server = upstream.address().to_string();
+    for line in [&started, &ended] {
+        check(line, &[("request_id", json!(id)), ("route", json!("room")), ("subject", json!("ada"))]);
+        check(line, &[("client", json!("127.0.0.1")), ("server", json!(server)), ("level", json!("INFO"))]);
+        check(line, &[("host", json!("chat.example.com")), ("path", json!("/room/blue"))]);
+        check(line, &[("origin", json!("https://chat.example.com"))]);
+    }
+    // By default the first one is for debugging.
+    let gate = Setup::new().log("level = \"info\"").start(&upstream);
+    Session::open(&gate, &upstream).close();
+    gate.log.next("session ended");
+    assert!(gate.log.all("session started").is_empty());
+}
+
+/// One client is one hash, at its sessions and at its refusals, in one process.
+#[test]
+fn clients_can_be_hashed_or_left_out() {
+    let upstream = Upstream::bind();
+    let setup = |form| Setup::new().log(&format!("subject = \"{form}\"\naddress = \"{form}\""));
+    let request = Request::to("/room/blue").bearer(&good_token());
+    let other = Request::to("/room/red").bearer(&good_token());
+    for form in ["hash", "omit"] {
+        let gate = setup(form).start(&upstream);
+        Session::open_with(&gate, &upstream, &request, &[]).close();
+        let ended = gate.log.next("session ended");
+        let refusal = refused(&gate, &other);
+        for name in ["client", "subject"] {
+            assert_eq!(ended[name], refusal[name]);
+            assert_eq!(ended[name].as_str().map(str::len), (form == "hash").then_some(16), "{ended}");
+        }
+        let text = gate.log.text();
+        assert!(!text.contains("\"ada\"") && !text.contains("\"client\":\"127.0.0.1\""), "{text}");
+    }
+}
+
+/// A client that leaves while the upstream is asked leaves a trace.
+#[test]
+fn a_client_that_leaves_before_its_answer_is_logged() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let mut server = upstream.accept();
+    let asked = server.head();
+    drop(client);
+    let line = gate.log.next("the client left before it had an answer");
+    check(&line, &[("request_id", json!(asked.get("X-Request-Id").unwrap())), ("path", json!("/open/"))]);
+}
+
+/// Whatever a client writes into its request, no command of a terminal and no further line comes out.
+#[test]
+fn what_clients_write_is_escaped() {
+    let upstream = Upstream::bind();
+    for format in ["json", "text"] {
+        let gate = Gate::launch(Setup::new().to(upstream.address()).log(&format!("format = \"{format}\"")));
+        let line = gate.log.wait_for("the address", |line| line.contains("listening"));
+        let port = line.split("127.0.0.1:").nth(1).unwrap();
+        let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+        let mut gate = gate;
+        gate.set_address(&json!({ "address": format!("127.0.0.1:{port}") }));
+        let odd = "/a\u{9b}31m\u{202e}b\u{2028}c\u{85}d\u{feff}";
+        Client::connect(&gate).ask(&Request::to(odd).with("Origin: https://\u{9b}2J\u{2067}"));
+        let line = gate.log.wait_for("the refusal", |line| line.contains("refused"));
+        let raw = line.chars().find(|c| c.is_control() || "\u{202e}\u{2028}\u{2067}\u{feff}".contains(*c));
+        assert_eq!(raw, None, "{line:?}");
+    }
+}
