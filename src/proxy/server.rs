@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
@@ -28,6 +29,9 @@ use crate::upstream::Pool;
 const OTHER_DESCRIPTORS: usize = 64;
 /// Of a listener: its socket, a clone while it is watched, another while it moves, and a connection that waits for a place.
 const LISTENER_DESCRIPTORS: usize = 4;
+
+/// How often the log says how many lines about refusals were left out.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why serving could not begin or go on.
 #[derive(Debug)]
@@ -181,12 +185,20 @@ impl Server {
         runtime.block_on(async {
             tokio::select! {
                 () = serving => {}
-                () = self.gateway.refusals.keep_reporting() => {}
+                () = report_left_out(&self.gateway.refusals) => {}
                 () = tls::watch_expiry(self.certificates) => {}
             }
         });
         self.gateway.refusals.report();
         Ok(())
+    }
+}
+
+/// Says regularly how many lines about refusals were left out, whether or not another refusal follows. It never ends.
+async fn report_left_out(refusals: &Refusals) {
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        refusals.report();
     }
 }
 

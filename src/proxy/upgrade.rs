@@ -25,7 +25,7 @@ use crate::session::{Session, Terms};
 use crate::telemetry::refusals::{Refusals, Refused};
 use crate::telemetry::sessions::{Asked, KeptAsked, RequestId, Sessions};
 use crate::upstream::open::Answered;
-use crate::upstream::{Pool, UpstreamStream};
+use crate::upstream::{AskError, Pool, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
 
 /// What all connections share.
@@ -204,8 +204,10 @@ async fn upgrade(
     let answered = pool.ask(&admission, upstream_request).await;
     waiting.answered = true;
     drop(waiting);
-    let (answered, server) =
-        answered.map_err(|error| Refusal { detail: Some(error.detail), ..refuse(error.rejection) })?;
+    let (answered, server) = answered.map_err(|AskError { rejection, server, detail }| {
+        let detail = Some(detail).filter(|detail| !detail.is_empty());
+        Refusal { server, detail, ..refuse(rejection) }
+    })?;
     let fail = |rejection| Refusal { server: Some(Arc::clone(&server)), ..refuse(rejection) };
     let (head, stream, early) = match answered {
         Answered::Switched { head, stream, early } => (head, stream, early),

@@ -5,8 +5,6 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tokio::time::sleep;
 use tracing::Level;
 
 use super::identity::Identities;
@@ -20,16 +18,11 @@ const LINES: Quota = Quota {
     rate: Rate { count: NonZeroU32::MIN.saturating_add(49), period: Duration::from_secs(1) },
     burst: NonZeroU32::MIN.saturating_add(499),
 };
-/// How long after a refusal was left out the log says how many were, if no other refusal has said it before.
-const REPORT_AFTER: Duration = Duration::from_secs(10);
-
 /// The log of refusals.
 #[derive(Debug)]
 pub struct Refusals {
     lines: Bucket,
     left_out: AtomicU64,
-    /// Notified when the first line since the last report is left out.
-    pending: Notify,
 }
 
 /// A request that got no session.
@@ -74,7 +67,7 @@ pub(super) use event;
 impl Refusals {
     /// Nothing logged yet.
     pub fn new(now: Instant) -> Self {
-        Self { lines: Bucket::new(LINES, now), left_out: AtomicU64::new(0), pending: Notify::new() }
+        Self { lines: Bucket::new(LINES, now), left_out: AtomicU64::new(0) }
     }
 
     /// Logs a refusal, or counts it if there were too many.
@@ -106,55 +99,18 @@ impl Refusals {
         );
     }
 
-    /// Logs a request whose client went away before it had an answer.
-    pub fn log_abandoned(
-        &self,
-        request_id: RequestId,
-        client: IpAddr,
-        asked: Asked<'_>,
-        identities: &Identities,
-        now: Instant,
-    ) {
-        if !self.may_write(now) {
-            return;
-        }
-        tracing::info!(
-            request_id = request_id.to_string(),
-            client = identities.address(client),
-            host = asked.host(),
-            path = asked.path(),
-            origin = asked.origin(),
-            "the client left before it had an answer"
-        );
-    }
-
     /// Whether there is room for one more line; else it is counted.
     fn may_write(&self, now: Instant) -> bool {
         let may = self.lines.take(now).is_ok();
-        if !may && self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.pending.notify_one();
-        }
+        self.left_out.fetch_add(u64::from(!may), Ordering::Relaxed);
         may
     }
 
-    /// Logs how many lines were left out, if any were.
+    /// Logs how many lines were left out, if any were and no line has said so. To be called every few seconds.
     pub fn report(&self) {
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
         if left_out > 0 {
             tracing::warn!(left_out, "lines about refusals were left out");
-        }
-    }
-
-    /// Reports at most ten seconds after a line was left out, for ever.
-    pub async fn keep_reporting(&self) {
-        self.report_each(REPORT_AFTER).await;
-    }
-
-    async fn report_each(&self, after: Duration) {
-        loop {
-            self.pending.notified().await;
-            sleep(after).await;
-            self.report();
         }
     }
 }
@@ -222,31 +178,6 @@ mod tests {
             refusals.report();
         });
         assert_eq!(counts(&found), (501, vec![100]), "a further refusal says it as well");
-    }
-
-    #[test]
-    fn a_timer_reports_what_is_left_out_each_time() {
-        let now = crate::proxy::clock::now();
-        let found = events(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            let refusals = Refusals::new(now);
-            let flood = async {
-                for left_out in [100, 50] {
-                    (0..500 + left_out).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
-                    while refusals.left_out.load(Ordering::Relaxed) > 0 {
-                        sleep(Duration::from_millis(1)).await;
-                    }
-                }
-            };
-            runtime.block_on(async {
-                tokio::select! {
-                    () = flood => {}
-                    () = refusals.report_each(Duration::from_millis(1)) => {}
-                }
-            });
-        });
-        let (refused, left_out) = counts(&found);
-        assert_eq!((refused, left_out.iter().sum::<u64>()), (500, 100 + 550), "{left_out:?}");
     }
 
     #[test]

@@ -47,7 +47,9 @@ pub struct Pool {
 pub struct AskError {
     /// What the client learns.
     pub rejection: Rejection,
-    /// What the log says: the last server that was tried, and what it did.
+    /// The last server that was tried, if one was.
+    pub server: Option<Arc<str>>,
+    /// What the log says: what that server did.
     pub detail: String,
 }
 
@@ -91,7 +93,7 @@ impl Pool {
         request: Request<Empty<Bytes>>,
     ) -> Result<(Answered, Arc<str>), AskError> {
         let Ok(_pending) = self.pending.try_acquire() else {
-            return Err(AskError { rejection: Rejection::UpstreamBusy, detail: self.upstream.name.to_string() });
+            return Err(AskError { rejection: Rejection::UpstreamBusy, server: None, detail: String::new() });
         };
         let (stream, server) = self.connect(admission).await?;
         let answered = open(stream, request, self.upstream.response_timeout, self.upstream.title_case_headers).await;
@@ -108,7 +110,7 @@ impl Pool {
             Err(OpenError::Broken(error)) => (Rejection::Unreachable, error.to_string()),
         };
         self.note_failure(server, &error);
-        Err(AskError { rejection, detail: format!("{name}: {error}") })
+        Err(AskError { rejection, server: Some(Arc::clone(name)), detail: error })
     }
 
     /// Connects to the server whose turn it is, or to the next one that takes the connection. Each is tried once, those
@@ -116,7 +118,7 @@ impl Pool {
     async fn connect(&self, _admission: &Admission) -> Result<(UpstreamStream, &Server), AskError> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
         let (before, after) = self.servers.split_at_checked(first).unwrap_or_default();
-        let mut failed = AskError { rejection: Rejection::Unreachable, detail: String::new() };
+        let mut failed = AskError { rejection: Rejection::Unreachable, server: None, detail: String::new() };
         let mut skipped = Vec::new();
         for server in after.iter().chain(before) {
             if !server.health.is_due(self.now_ms()) {
@@ -142,7 +144,6 @@ impl Pool {
     }
 
     async fn try_server(&self, server: &Server) -> Result<UpstreamStream, AskError> {
-        let name = &server.name;
         match server.connect(self.upstream.connect_timeout, self.clock).await {
             Ok(stream) => {
                 server.health.connected();
@@ -154,7 +155,7 @@ impl Pool {
                 let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
                 server.health.skip(self.now_ms());
                 self.note_failure(server, &error);
-                Err(AskError { rejection, detail: format!("{name}: {error}") })
+                Err(AskError { rejection, server: Some(Arc::clone(&server.name)), detail: error.to_string() })
             }
         }
     }

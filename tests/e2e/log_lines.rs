@@ -158,8 +158,9 @@ fn a_client_that_leaves_before_its_answer_is_logged() {
     let mut server = upstream.accept();
     let asked = server.head();
     drop(client);
-    let line = gate.log.next("the client left before it had an answer");
+    let line = gate.log.next("refused");
     check(&line, &[("request_id", json!(asked.get("X-Request-Id").unwrap())), ("path", json!("/open/"))]);
+    check(&line, &[("cause", json!("client_gone")), ("route", json!("open")), ("upstream", json!("main"))]);
 }
 
 /// Whatever a client writes into its request, no command of a terminal and no further line comes out.

@@ -1,7 +1,8 @@
 //! What no peer may send, each with the alert that answers it, and what every peer may.
 
 use tollgate::record::{
-    Alert, BODY_MAX, Content, IDLE_RECORDS_MAX, Opened, Opener, PLAINTEXT_MAX, RECORD_MAX, Suite, Violation,
+    Alert, BODY_MAX, Content, IDLE_RECORDS_MAX, KEY_UPDATES_MAX, Opened, Opener, PLAINTEXT_MAX, RECORD_MAX, Suite,
+    Violation,
 };
 
 use super::oracle::Oracle;

@@ -9,6 +9,7 @@ use http::HeaderMap;
 
 use super::super::lifecycle::Lifecycle;
 use super::super::timers::Timers;
+use super::read::FRAMES_PER_CLOCK;
 use super::*;
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Facts, Policy};

@@ -1,0 +1,180 @@
+//! Reading: what comes from a side, how far it is judged in one poll, and how an end of it is taken.
+
+use std::cell::RefCell;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::super::clock;
+use super::super::port::Stream;
+use super::Relay;
+use crate::session::{Action, Outcome, Side, Step};
+
+/// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
+const READ_BYTES: usize = 64 * 1024;
+/// How long one poll of a session may take before the other sessions of its thread get theirs. A poll ends after the read in
+/// which this has passed, so it may take one read longer.
+const POLL_BUDGET: Duration = Duration::from_micros(250);
+/// How many frames are judged before the clock is read again; a frame costs about half a microsecond.
+pub(super) const FRAMES_PER_CLOCK: usize = 64;
+/// How often the kernel is asked whether a client has closed whose bytes are not read because it exceeded its rate, where no
+/// event shows it.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
+    /// Reads once from a side, if the other side can take it, and does what the session says.
+    pub(super) fn pump(&mut self, from: Side, cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Pumped {
+        let other_is_blocked = self.port(from.other()).is_blocked();
+        let waiting = self.session.waiting(from);
+        let port = self.port(from);
+        if port.is_read_closed() || (other_is_blocked && !waiting) {
+            return Pumped::Held;
+        }
+        if waiting {
+            return self.watch(from, cx, now);
+        }
+        if std::mem::take(&mut port.judge_kept) {
+            let kept = std::mem::take(&mut port.kept);
+            return match self.judge(from, &kept, cx, now, budget) {
+                Judged::Ended(outcome) => Pumped::Ended(outcome),
+                Judged::UpTo(judged, again) => {
+                    self.port(from).keep_on(kept, judged, again);
+                    Pumped::Moved
+                }
+            };
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let port = self.port(from);
+            let kept = port.kept.len();
+            let read = port.poll_read(cx, scratch);
+            let key_updates = port.take_key_updates();
+            if key_updates > 0 {
+                self.session.count_key_updates(key_updates, now);
+            }
+            match read {
+                Poll::Pending => Pumped::Asleep,
+                Poll::Ready(Ok(len)) if len > kept => {
+                    let bytes = scratch.get(..len).unwrap_or_default();
+                    match self.judge(from, bytes, cx, now, budget) {
+                        Judged::Ended(outcome) => Pumped::Ended(outcome),
+                        Judged::UpTo(judged, again) => {
+                            self.port(from).keep(bytes.get(judged..).unwrap_or_default(), again);
+                            Pumped::Moved
+                        }
+                    }
+                }
+                Poll::Ready(read) => {
+                    self.end_input(from, read.err().as_ref(), now);
+                    Pumped::Moved
+                }
+            }
+        })
+    }
+
+    /// Nothing more comes from a side. After its Close it may have ended only its own direction (RFC 8446 section 6.1), so
+    /// the answer to that Close is still sent.
+    fn end_input(&mut self, from: Side, error: Option<&io::Error>, now: Instant) {
+        let orderly = error.is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+        if orderly && self.session.may_end_input(from) {
+            self.port(from).close_read();
+        } else {
+            self.lose(from, error.is_none(), now);
+        }
+    }
+
+    /// Nothing more comes from a side, and nothing can be sent to it. A client that is gone counts as a session no more.
+    fn lose(&mut self, side: Side, in_order: bool, now: Instant) {
+        self.port(side).end(in_order);
+        self.session.gone(side, now);
+        if side == Side::Client {
+            self.lease.release_client();
+        }
+    }
+
+    /// Looks whether a client has closed that is not read because it exceeded its rate: then it waits for nothing, and what it
+    /// counts against is free at once.
+    fn watch(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> Pumped {
+        if self.port(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
+            return Pumped::Held;
+        }
+        if self.port(from).is_peer_closed() {
+            self.lose(from, false, now);
+            return Pumped::Moved;
+        }
+        // It sent more, so the next event of the stream is known already and wakes nobody.
+        let at = clock::after(now, WATCH_INTERVAL);
+        self.watch_at = Some(at);
+        self.seat.timer.set(at, now, cx.waker());
+        Pumped::Held
+    }
+
+    fn judge(&mut self, from: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Judged {
+        let to = from.other();
+        let (mut sent, mut at, mut frames) = (0, 0, 0);
+        let again = loop {
+            if at == bytes.len() {
+                break false;
+            }
+            frames += 1;
+            if frames % FRAMES_PER_CLOCK == 0 && budget.is_spent() {
+                break true;
+            }
+            match self.session.receive(from, bytes.get(at..).unwrap_or_default(), now) {
+                Step::Forward(n) => at += n,
+                Step::Discard(n) => {
+                    self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
+                    at += n;
+                    sent = at;
+                }
+                Step::More => break false,
+                Step::Wait => break true,
+            }
+            while let Some(action) = self.session.next_action(now) {
+                self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
+                sent = at;
+                match action {
+                    Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
+                    Action::End(outcome) => return Judged::Ended(outcome),
+                }
+            }
+        };
+        self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
+        Judged::UpTo(at, again)
+    }
+}
+
+/// The time that one poll of a session may take.
+pub(super) struct Budget(Option<Instant>);
+
+impl Budget {
+    pub(super) fn new(now: Instant) -> Self {
+        Self(now.checked_add(POLL_BUDGET))
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.is_none_or(|end| clock::now() >= end)
+    }
+}
+
+/// How far bytes were judged.
+enum Judged {
+    /// So many of them; whether the rest can be judged without more.
+    UpTo(usize, bool),
+    /// The session is over.
+    Ended(Outcome),
+}
+
+/// What came of trying to read a side.
+pub(super) enum Pumped {
+    /// There is nothing to read, and this task wakes when there is.
+    Asleep,
+    /// It is not to be read for now.
+    Held,
+    /// Something was done.
+    Moved,
+    /// The session is over.
+    Ended(Outcome),
+}
