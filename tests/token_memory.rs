@@ -102,7 +102,7 @@ fn verified_tokens_take_16_mib_at_most() {
         ("many names with digits", many("0"), names.clone()),
         ("many names with strings", many(r#""a""#), names.clone()),
         ("many names below one", format!(r#""c":{{{}}}"#, many("0")), paths),
-        ("an audience that nobody checks", format!(r#""aud":[{}]"#, filled("0")), Vec::new()),
+        ("an audience that is not checked", format!(r#""aud":[{}]"#, filled("0")), Vec::new()),
     ];
     for (name, members, asked) in shapes {
         let (tokens, bytes) = fill(&members, &asked, TOKENS_MAX);

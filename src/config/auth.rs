@@ -32,7 +32,7 @@ const ALGORITHMS: [&str; 13] = [
 
 /// What routes need to know of an `[auth.NAME]` section.
 pub(super) struct Auth {
-    /// What the verifier is made of; `None` if the section is faulty, and that was noted, or once it is made.
+    /// The parts of the verifier; `None` if the section is faulty, and that was noted, or once it is made.
     parts: RefCell<Option<VerifierParts>>,
     verifier: OnceCell<Option<Arc<Verifier>>>,
     /// The claims that routes ask for.

@@ -171,15 +171,17 @@ pub fn strip_query(sources: &[TokenSource], query: Option<&str>) -> Option<Strin
 
 /// The subprotocols without the marker and its token, and the marker if one was taken out: if the upstream then picks
 /// no subprotocol the client is answered with the marker, since browsers fail a connection whose offer is ignored. Of
-/// `subprotocol_prefix` the whole entry is the marker: a browser takes no answer but one of the entries that it sent.
+/// `subprotocol_prefix` the whole entry is the marker: a browser accepts only one of the entries that it sent.
 #[must_use]
 pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (Vec<&'a str>, Option<&'a str>) {
     let is_marker = |protocol: &str| {
         sources.iter().any(|source| matches!(source, TokenSource::Subprotocol(marker) if marker == protocol))
     };
     let has_prefix = |protocol: &str| {
-        let starts = |source: &TokenSource| matches!(source, TokenSource::SubprotocolPrefix(prefix) if protocol.starts_with(prefix));
-        sources.iter().any(starts)
+        sources.iter().any(|source| match source {
+            TokenSource::SubprotocolPrefix(prefix) => protocol.starts_with(prefix.as_str()),
+            _ => false,
+        })
     };
     let mut kept = Vec::with_capacity(protocols.len());
     let mut first_marker = None;
@@ -234,8 +236,8 @@ fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     (key.trim_ascii() == name.as_bytes()).then(|| value.strip_prefix(b"=").unwrap_or(value).trim_ascii())
 }
 
-/// A cookie's value without the quotes that may stand around it (RFC 6265 section 4.1.1). It has no escapes of its own,
-/// neither with `%` nor with `\`.
+/// A cookie's value without the quotes that may surround it (RFC 6265 section 4.1.1). The RFC defines no escapes, so `%` and
+/// `\` mean themselves.
 fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
@@ -258,7 +260,7 @@ fn query_value<'a>(part: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The value of a query parameter, decoded once, as its name is: `%2E` is a dot (RFC 3986 section 6.2.2.2). A `+` is no
-/// space. What is not UTF-8 then stays as it was sent, and is no token either way.
+/// space. A value that decodes to other bytes than UTF-8 stays as it was sent, and fails as a token.
 fn decoded(value: &str) -> Cow<'_, str> {
     if !value.contains('%') {
         return value.into();

@@ -106,7 +106,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     }
 }
 
-/// Whether arrays and objects are nested deeper than [`DEPTH_MAX`]. Values that nobody asks for are skipped without
+/// Whether arrays and objects are nested deeper than [`DEPTH_MAX`]. Values that are not asked for are skipped without
 /// recursion, so the JSON reader itself sets them no limit.
 fn is_too_deep(json: &str) -> bool {
     let mut depth = 0_usize;
@@ -136,7 +136,7 @@ const DEPTH_MAX: usize = 127;
 pub(super) enum Claim {
     Null,
     Bool(bool),
-    /// As it was written, so that numbers that no machine type tells apart stay apart.
+    /// As it was written: two numbers that round to the same float stay different.
     Number(Box<str>),
     Text(Box<str>),
     List(Box<[Claim]>),

@@ -109,7 +109,7 @@ impl Verified {
 }
 
 impl Tokens {
-    /// The half that has to make room, so that it is freed when nobody waits for it.
+    /// Returns the half that made room, so that the caller frees it without the lock.
     fn insert(&mut self, hash: TokenHash, token: Token) -> HashMap<TokenHash, Token> {
         let mut gone = HashMap::new();
         if token.bytes > self.young_max_bytes {
@@ -135,7 +135,7 @@ impl Tokens {
         self.sweep_at = now.saturating_add(SWEEP_PAUSE);
         for tokens in [&mut self.old, &mut self.young] {
             tokens.retain(|_, token| now < token.ends);
-            // What is counted of a map is what its tokens need, so it may be no larger than they need it.
+            // The count assumes that a map has only the capacity that its tokens need.
             tokens.shrink_to_fit();
         }
         self.young_bytes = self.young.values().map(|token| token.bytes).sum();

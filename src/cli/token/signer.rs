@@ -257,8 +257,8 @@ enum Label {
     Sec1,
 }
 
-/// The first private key of a PEM file. What stands before it does not count: openssl writes `EC PARAMETERS`, and people
-/// keep a certificate and its key in one file.
+/// The first private key of a PEM file. Other blocks before it are skipped: openssl writes `EC PARAMETERS`, and some files
+/// have a certificate and its key.
 fn private_pem(wants: &Wants<'_>, file: &[u8]) -> Result<(Label, Vec<u8>), SignerError> {
     let Some((first, _)) = blocks(file).next() else { return Err(wants.instead(&describe_text(file))) };
     let labels = |label: &str| match label {

@@ -367,7 +367,7 @@ fn sets_that_are_refused() {
     assert_eq!(pins(&set(&many[..MAX_KEYS])).len(), MAX_KEYS);
 
     assert_eq!(refusal(set(&[])), KeyError::NoUsableKey(None));
-    // What is not looked at in a key must be JSON, and no more.
+    // Members that are not looked at must be JSON by their syntax.
     let odd = r#"{"keys":[{"kty":"oct","k":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc","z":"\ud800","exp":1e400}]}"#;
     assert_eq!(pins(&KeySet::from_jwks(odd.as_bytes(), &[Algorithm::HS256])), [(None, &[Algorithm::HS256][..])]);
     let files: [(&[u8], KeyError); 8] = [

@@ -26,7 +26,7 @@ fn only_what_is_asked_for_is_judged() {
         for asked in ["x", "realm.y"] {
             assert_eq!(members(&json, &[asked]).map(drop), expected, "{asked} in {json}");
         }
-        // What is kept for nobody yet is left out.
+        // A kept claim that is not asked for is left out.
         let unread = members(&format!(r#"{{"sid": {value}}}"#), &[]).unwrap();
         assert_eq!(unread.names().count(), usize::from(value.starts_with('{')), "{value}");
     }
@@ -34,7 +34,7 @@ fn only_what_is_asked_for_is_judged() {
 }
 
 #[test]
-fn what_nobody_asks_for_must_be_json_all_the_same() {
+fn values_that_are_not_asked_for_must_be_json_all_the_same() {
     for value in ["", "x", "01", "1.", "+1", "\"\\x\"", "\"\\u12\"", "\"\u{1}\"", "[1,]", "{1:2}", "nul", "'a'", "1 2"]
     {
         assert_eq!(members(&format!(r#"{{"x": {value}}}"#), &[]).map(drop), Err(ObjectError::Malformed), "{value}");
