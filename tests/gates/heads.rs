@@ -73,9 +73,7 @@ impl Head {
 
     /// The head, ready to be taken as often as needed.
     pub fn run(self) -> Run {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let files = Memory { chain: made.cert.pem(), key: made.signing_key.serialize_pem() };
-        let config = config::parse(CONFIG, Path::new("tollgate.toml"), Path::new("/"), &files);
+        let config = config::parse(CONFIG, Path::new("tollgate.toml"), Path::new("/"), &Memory);
         let config = config.unwrap_or_else(|report| panic!("{report}"));
         let policy = Policy::new(Routes::new(config.routes, false), config.server.upgrade_quota, NonZeroU32::MIN);
         let uri: Uri = format!("/ws?{}", self.query).parse().unwrap();
@@ -180,17 +178,36 @@ fn token() -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
-struct Memory {
-    chain: String,
-    key: String,
-}
+/// What a listener needs; nothing listens. Made once, so that two runs differ in nothing but their number.
+const CHAIN: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBlDCCATugAwIBAgIUM7b0ZTmz9YDo8xtPoBRjW0JelHYwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNjEzNTgzNVoYDzIxMjYxMTAy
+MTM1ODM1WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAARiPL7UYT3lyWqMj8Dm0d2pQUVvm8zlSAaDs3r9cowpPS7P+WZpsW5N
+/J8elasRWpNMS4PMoJFKCr1SE9hkbVc1o2kwZzAdBgNVHQ4EFgQU0KHD8BNta4N9
+UxOX4wa2f56y3jswHwYDVR0jBBgwFoAU0KHD8BNta4N9UxOX4wa2f56y3jswDwYD
+VR0TAQH/BAUwAwEB/zAUBgNVHREEDTALgglsb2NhbGhvc3QwCgYIKoZIzj0EAwID
+RwAwRAIgQ2K/9DKpcSWcoIL11XlTOfORkJrhpE6/a9taGEj4kqsCIG38XlREWPKW
+jnDp7L4RhQ2Op4UgzjkktMQE+l1zzroe
+-----END CERTIFICATE-----
+";
+const KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgPONdbwFC47suwlxD
+3pNxU6hBLDd2PY+9dG2T3knBEpahRANCAARiPL7UYT3lyWqMj8Dm0d2pQUVvm8zl
+SAaDs3r9cowpPS7P+WZpsW5N/J8elasRWpNMS4PMoJFKCr1SE9hkbVc1
+-----END PRIVATE KEY-----
+";
+
+struct Memory;
 
 impl Files for Memory {
     fn read(&self, path: &Path) -> io::Result<Content> {
         let bytes = match path.file_name().and_then(|name| name.to_str()) {
             Some("secret") => SECRET.to_vec(),
-            Some("chain.pem") => self.chain.clone().into_bytes(),
-            _ => self.key.clone().into_bytes(),
+            Some("chain.pem") => CHAIN.into(),
+            _ => KEY.into(),
         };
         Ok(Content { bytes, mode: 0o600 })
     }
