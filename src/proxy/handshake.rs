@@ -11,6 +11,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use rustls::{ConnectionTrafficSecrets, KeyLog, ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -19,11 +20,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
+use super::clock;
 use super::sealed::{SealedStream, Unfinished};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 
 /// How many bytes of a session's output rustls may hold back; the relay counts on it as a part of its bound.
 const BUFFER_MAX_BYTES: usize = 32 * 1024;
+/// How long one read of a session may go on receiving. tokio-rustls receives until the reader's buffer is full, which with
+/// small records and key updates would hold up the other sessions of the thread.
+const READ_BUDGET: Duration = Duration::from_micros(250);
 /// How much is received at once. A client's hello has 0.3 to 2 KiB, and its last words with a request about 1.
 const RECEIVE_BYTES: usize = 4096;
 
@@ -69,7 +74,7 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
     stream.write_all(&last_words).await?;
     hear(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls makes its stream only from a handshake, so it gets one that is over.
-    let socket = Socket { stream, written: 0 };
+    let socket = Socket { stream, written: 0, read_ends: None };
     let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
     Ok(Protected::Rustls(Box::new(stream)))
 }
@@ -214,15 +219,30 @@ impl KeyLog for Capture {
 pub(super) struct Socket {
     stream: TcpStream,
     pub(super) written: u64,
+    /// When the read that is going on receives no more. Absent: it may go on.
+    read_ends: Option<Instant>,
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_read_over() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl Socket {
+    /// Begins a read of a session.
+    pub(super) fn begin_read(&mut self) {
+        self.read_ends = Some(clock::after(clock::now(), READ_BUDGET));
+    }
+
+    /// Whether the read that was begun receives no more, although there may be more.
+    pub(super) fn is_read_over(&self) -> bool {
+        self.read_ends.is_some_and(|end| clock::now() >= end)
+    }
+
     /// The socket itself.
     pub(super) fn get_ref(&self) -> &TcpStream {
         &self.stream

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::clock;
+use super::cycle;
 use super::handshake::{self, Protected};
 use crate::config::{Certificate, RecordLayer};
 
@@ -193,7 +194,14 @@ impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Protected::Own(stream) => Pin::new(stream).poll_read(cx, buf),
-            Protected::Rustls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Protected::Rustls(stream) => {
+                stream.get_mut().0.begin_read();
+                let read = Pin::new(&mut *stream).poll_read(cx, buf);
+                if read.is_pending() && stream.get_ref().0.is_read_over() {
+                    cycle::wake_next(cx.waker());
+                }
+                read
+            }
         }
     }
 }
