@@ -89,8 +89,6 @@ fn values_arrive_where_they_belong() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/everything.toml");
     let config = parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"));
     let seconds = Duration::from_secs;
-    let count = |number| NonZeroU32::new(number).unwrap();
-    let quota = |number, period, burst| Quota { rate: Rate { count: count(number), period }, burst: count(burst) };
 
     let server = Server {
         workers: NonZeroUsize::new(2).unwrap(),
@@ -176,7 +174,20 @@ fn values_arrive_where_they_belong() {
     let messages =
         MessageQuota { quota: quota(10, seconds(3600), 10), key: RateKey::Address, on_excess: OnExcess::Drop };
     assert_eq!(feed.limits.messages, Some(messages));
-    let defaults = Limits {
+    assert_eq!(*partners.limits, default_limits());
+}
+
+fn count(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap()
+}
+
+fn quota(number: u32, period: Duration, burst: u32) -> Quota {
+    Quota { rate: Rate { count: count(number), period }, burst: count(burst) }
+}
+
+fn default_limits() -> Limits {
+    let seconds = Duration::from_secs;
+    Limits {
         messages: None,
         overhead: quota(100, seconds(1), 200),
         message_max_bytes: 1 << 20,
@@ -191,8 +202,7 @@ fn values_arrive_where_they_belong() {
         close_timeout: seconds(5),
         write_timeout: seconds(30),
         check_utf8: false,
-    };
-    assert_eq!(*partners.limits, defaults);
+    }
 }
 
 #[test]

@@ -11,6 +11,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The time so long after another one, or as far as the clock goes.
+pub fn after(time: Instant, span: Duration) -> Instant {
+    time.checked_add(span).unwrap_or_else(|| after(time, span / 2))
+}
+
 /// Both clocks. While the wall clock cannot be right it is at the end of time, so that every token counts as expired.
 pub fn both() -> Now {
     Now { instant: now(), unix: unix().unwrap_or(Duration::MAX) }
@@ -44,12 +49,15 @@ mod tests {
     }
 
     #[test]
+    fn no_span_goes_beyond_the_end_of_the_clock() {
+        let start = now();
+        assert_eq!(after(start, Duration::from_secs(1)), start + Duration::from_secs(1));
+        let last = after(start, Duration::MAX);
+        assert!(last > start && after(last, Duration::MAX) >= last);
+    }
+
+    #[test]
     fn this_version_was_made_before_now() {
         assert!(unix().is_some());
     }
-}
-
-/// The time so long after another one, or as far as the clock goes.
-pub fn after(time: Instant, span: Duration) -> Instant {
-    time.checked_add(span).unwrap_or_else(|| after(time, span / 2))
 }

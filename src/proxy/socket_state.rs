@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(unacknowledged_bytes(near.as_fd()), 0);
         near.set_nonblocking(true).unwrap();
         let mut written = 0;
-        while let Ok(n) = near.write(&[0; 64 * 1024]) {
+        while let Ok(n) = near.write(&vec![0; 64 * 1024]) {
             written += n as u64;
         }
         assert!(!SocketState::of(near.as_fd()).writable);
