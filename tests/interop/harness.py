@@ -328,9 +328,9 @@ class Node:
 # ------------------------------------------------------------------------------------------------------------ raw clients
 
 
-def raw(port, context=None, seconds=10):
+def raw(port, context=None, seconds=10, source="127.0.0.1"):
     """A socket to the proxy, under TLS if a context is given."""
-    plain = socket.create_connection(("127.0.0.1", port), seconds)
+    plain = socket.create_connection(("127.0.0.1", port), seconds, (source, 0))
     plain.settimeout(seconds)
     return context.wrap_socket(plain, server_hostname="localhost") if context else plain
 
