@@ -328,7 +328,11 @@ impl Session {
         }
         // Who waited for its rate is read again, so that its Close is seen; the message that waited does not pass early.
         self.wait_until = None;
-        self.place_taken = false;
+        if std::mem::take(&mut self.place_taken)
+            && let Some(bucket) = &self.messages
+        {
+            bucket.give_back();
+        }
     }
 
     /// Gives up the closing handshake, but not without a Close for who has none yet.

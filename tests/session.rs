@@ -996,6 +996,22 @@ fn the_first_reason_to_end_is_the_one_that_counts() {
     check(lenient(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
 }
 
+/// A quota that sessions share is not used up by those whose client left while it waited.
+#[test]
+fn a_client_that_leaves_while_it_waits_gives_its_place_back() {
+    let start = Instant::now();
+    let bucket = Arc::new(Bucket::new(quota(1, 1), start));
+    let setup = || Setup { messages: Some(Arc::clone(&bucket)), ..lenient().rate(1, 1, Delay) };
+    for _ in 0..100 {
+        let mut relay = Relay::new(setup(), start);
+        for event in [text(Client, "a"), text(Client, "b"), Gone(Client)] {
+            apply(&mut relay, &event);
+        }
+    }
+    // The first message passed, and the next one is due a second later, not a hundred.
+    assert_eq!(bucket.take_or_wait(start), Ok(start + Duration::from_millis(SECOND)));
+}
+
 #[test]
 fn there_is_no_deadline_only_where_nothing_can_happen() {
     let none = |setup, events: &[Event]| play(setup, events).session.deadline().is_none();

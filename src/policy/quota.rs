@@ -87,7 +87,7 @@ impl Bucket {
 
     /// Takes one out of the quota, if need be one that is there only later: the point in time from which on what it was
     /// taken for may pass, without asking again. So those who wait for a quota that they share are served in the order
-    /// in which they came, and each wakes once. Who goes away meanwhile has used up one for nothing.
+    /// in which they came, and each wakes once. One that is not needed any more goes back by [`Bucket::give_back`].
     ///
     /// # Errors
     /// If so many wait already that there is none for the next minute, nor in the time in which one is given back, if
@@ -95,6 +95,14 @@ impl Bucket {
     pub fn take_or_wait(&self, now: Instant) -> Result<Instant, Exceeded> {
         let ahead = self.interval_nanos.max(nanos(WAIT_MAX));
         self.take_ahead(ahead, now).map_err(|_| Exceeded { until: later(now, ahead) })
+    }
+
+    /// Gives back one that was taken and not used. Those that others have taken for later stay where they are, so that the
+    /// next one to be taken may be there at the same time as the last of them.
+    pub fn give_back(&self) {
+        let back = |whole_at: u64| Some(whole_at.saturating_sub(self.interval_nanos));
+        // The update is never refused.
+        let _ = self.whole_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
     }
 
     /// Takes one that is there at most so far ahead: from when on it is, and the same for one that is too far ahead.

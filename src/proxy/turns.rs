@@ -145,6 +145,11 @@ pub(super) async fn keep() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -208,6 +213,42 @@ mod tests {
                 "{sessions} us of sessions, {step} us a step"
             );
         }
+    }
+
+    /// On a real runtime: between two events of a session no more steps are taken than two turns have, however many wait.
+    #[test]
+    fn steps_hold_up_no_session_on_a_real_runtime() {
+        const WAITING: usize = 500;
+        const EVENTS: usize = 40;
+        let taken = Arc::new(AtomicUsize::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let session = async {
+                for _ in 0..WAITING {
+                    let taken = Arc::clone(&taken);
+                    tokio::spawn(in_turn(Box::pin(poll_fn::<(), _>(move |cx| {
+                        taken.fetch_add(1, Ordering::Relaxed);
+                        cx.waker().wake_by_ref();
+                        Poll::Pending
+                    }))));
+                }
+                let (mut sender, mut receiver) = tokio::net::UnixStream::pair().unwrap();
+                for _ in 0..EVENTS {
+                    let before = taken.load(Ordering::Relaxed);
+                    sender.write_all(b"x").await.unwrap();
+                    assert_eq!(receiver.read(&mut [0; 2]).await.unwrap(), 1);
+                    let steps = taken.load(Ordering::Relaxed) - before;
+                    assert!(steps <= 2 * STEPS_MAX as usize, "{steps} steps before the session got its byte");
+                }
+            };
+            tokio::select! {
+                biased;
+                () = cycle::Cycles::new().unwrap().run() => panic!("the cycles ended"),
+                () = keep() => panic!("the turns ended"),
+                () = session => {}
+            }
+        });
+        assert!(taken.load(Ordering::Relaxed) >= EVENTS, "those that come in get their steps");
     }
 
     #[test]

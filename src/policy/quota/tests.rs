@@ -55,6 +55,21 @@ fn waiters_are_served_in_turn() {
 }
 
 #[test]
+fn a_place_that_is_given_back_is_the_next_one_to_be_taken() {
+    let start = Instant::now();
+    let step = Duration::from_millis(100);
+    let bucket = Bucket::new(quota(10, 1), start);
+    let places = [0, 1, 2].map(|_| bucket.take_or_wait(start).unwrap());
+    assert_eq!(places, [start, start + step, start + 2 * step]);
+    bucket.give_back();
+    assert_eq!(bucket.take_or_wait(start), Ok(start + 2 * step));
+    // Whatever goes back, the quota never holds more than its burst.
+    (0..10).for_each(|_| bucket.give_back());
+    let later = start + Duration::from_secs(1);
+    assert_eq!((bucket.take(later), bucket.take(later).is_err()), (Ok(()), true));
+}
+
+#[test]
 fn waits_are_bounded() {
     let start = Instant::now();
     let bucket = Bucket::new(quota(1, 1), start);
