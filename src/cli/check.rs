@@ -53,31 +53,45 @@ fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Wr
         writeln!(out, "{}: ok, but for the credentials, which were not checked", path.display())?;
         return Ok(0);
     };
-    // The limit of the service may be another one, so that this is no error.
-    if let Err(error) = check_descriptors(&config) {
-        writeln!(
-            err,
-            "warning: {}: {error} (this is the limit here; it may be another one for the service)",
-            path.display()
-        )?;
-    }
-    write!(out, "{}", summary(path, &config))?;
+    say(path, &config, out, err)?;
     Ok(0)
 }
 
-/// What the configuration holds, and which of its routes ask for no token.
+/// Says what is worth a look in a configuration that can be used, and what it holds.
+fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+    // The limit of the service may be another one, so that this is no error.
+    let descriptors = match check_descriptors(config) {
+        Ok(fitting) if fitting.get() >= config.server.max_sessions.count => None,
+        Ok(fitting) => Some(format!("max_sessions would be lowered to {fitting} by the limit of file descriptors")),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(descriptors) = descriptors {
+        writeln!(
+            err,
+            "warning: {}: {descriptors} (this is the limit here; it may be another one for the service)",
+            path.display()
+        )?;
+    }
+    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
+        writeln!(
+            err,
+            "warning: {}: route \"{}\" is open to everybody: it has auth = \"none\"",
+            path.display(),
+            route.name
+        )?;
+    }
+    write!(out, "{}", summary(path, config))
+}
+
+/// What the configuration holds.
 fn summary(path: &Path, config: &Config) -> String {
-    let mut text = format!(
+    format!(
         "{}: ok ({}, {}, {})\n",
         path.display(),
         count(config.listeners.len(), "listener"),
         count(config.routes.len(), "route"),
         count(config.upstreams.len(), "upstream"),
-    );
-    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
-        text = text + "warning: route \"" + &route.name + "\" is open to everybody: it has auth = \"none\"\n";
-    }
-    text
+    )
 }
 
 fn count(number: usize, what: &str) -> String {
@@ -118,17 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_what_is_open() {
+    fn the_summary_counts_and_a_warning_names_what_is_open() {
         let files = InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
         let text = r#"
             listener = [{ address = "[::1]:0", certificates = [{ chain = "cert.pem", key = "key.pem" }] }]
             upstream.a.servers = ["[::1]:9001"]
             route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
         "#;
-        let config = config::parse(text, Path::new("x"), Path::new(""), &files).unwrap();
-        let expected = "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n\
-                        warning: route \"open\" is open to everybody: it has auth = \"none\"\n";
-        assert_eq!(summary(Path::new("tollgate.toml"), &config), expected);
+        let (path, mut out, mut err) = (Path::new("tollgate.toml"), Vec::new(), Vec::new());
+        let config = config::parse(text, path, Path::new(""), &files).unwrap();
+        say(path, &config, &mut out, &mut err).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n");
+        let open = "warning: tollgate.toml: route \"open\" is open to everybody: it has auth = \"none\"\n";
+        assert!(String::from_utf8(err).unwrap().ends_with(open));
     }
 
     #[test]

@@ -21,7 +21,9 @@ pub fn run(path: &Path) -> ExitCode {
     let config = match config::load(path) {
         Ok(config) => config,
         Err(report) => {
-            eprint!("{report}");
+            // Nothing is known of the log that the file asks for.
+            let level = log::stderr_prefix(tracing::Level::ERROR);
+            report.to_string().lines().for_each(|line| eprintln!("{level}{line}"));
             return ExitCode::from(EXIT_CONFIG);
         }
     };

@@ -41,6 +41,10 @@ pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certifi
         });
         read.map_err(|label| note(&CHAIN, chain, label)).ok()
     });
+    // Whether or not its key can be read.
+    if let (Some(chain), Some((_, leaf))) = (&chain, &leaf) {
+        warn_of_validity(section, chain, &leaf.validity, folder.files.now());
+    }
     let signer = key.as_ref().and_then(|key| parse_key(&key.bytes).map_err(|label| note(&KEY, key, label)).ok());
 
     let ((certificates, leaf), signer) = (leaf?, signer?);
@@ -57,7 +61,6 @@ pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certifi
         }
     }
     let (not_before, not_after) = (leaf.validity.not_before.to_system_time(), leaf.validity.not_after.to_system_time());
-    warn_of_validity(section, &chain?, &leaf.validity, folder.files.now());
     Some(Certificate { names: leaf.names, key: Arc::new(certified), not_before, not_after })
 }
 

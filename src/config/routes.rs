@@ -242,8 +242,8 @@ fn access<'a>(section: &Section<'_>, auths: &'a [Named<Auth>]) -> Access<'a> {
         return Access::Open;
     }
     let Some(found) = auths.iter().find(|auth| auth.name == text.value) else {
-        let mut known: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
-        known.push(auth::NONE);
+        // `none` opens the route, so it is not what a wrong name is taken for.
+        let known: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
         note_unknown(section, &text, "auth", &known);
         return Access::Unknown;
     };

@@ -51,7 +51,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 pub(super) fn help(name: &str, candidates: &[&str]) -> String {
     match nearest(name, candidates.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if candidates.is_empty() => "there is none".to_owned(),
+        None if candidates.is_empty() => "there is none of this kind".to_owned(),
         None => format!("there is {}", list(candidates)),
     }
 }

@@ -78,13 +78,13 @@ impl ServeError {
 }
 
 /// Holds `max_sessions` against the descriptors that this process could have, as [`Server::bind`] does, and changes
-/// nothing.
+/// nothing. The number of sessions that fit.
 ///
 /// # Errors
-/// If it does not fit.
-pub fn check_descriptors(config: &Config) -> Result<(), ServeError> {
+/// If the number that the operator wrote does not fit.
+pub fn check_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    fit(config.server.max_sessions, other_descriptors(config), limit).map(drop)
+    fit(config.server.max_sessions, other_descriptors(config), limit)
 }
 
 /// What is needed beside two descriptors a session.

@@ -52,6 +52,11 @@ where
     }
 }
 
+/// What comes before a line of this level that is written to standard error without the log.
+pub fn stderr_prefix(level: Level) -> &'static str {
+    if is_journal() { journal_level(level) } else { "" }
+}
+
 /// Whether standard error goes to the journal. systemd names the device and the inode of that stream in this variable, and
 /// children inherit it, whatever their own standard error is (systemd.exec(5)).
 fn is_journal() -> bool {

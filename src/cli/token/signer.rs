@@ -301,7 +301,8 @@ fn describe(label: &str) -> String {
         }
         "ENCRYPTED PRIVATE KEY" => "an encrypted private key (`openssl pkey -in FILE` decrypts it)".to_owned(),
         "OPENSSH PRIVATE KEY" => {
-            "a private key in OpenSSH's form (`ssh-keygen -p -m PKCS8 -f FILE` converts it)".to_owned()
+            "a private key in OpenSSH's form (`ssh-keygen -p -m PKCS8 -f COPY` converts a copy of one for RSA or ECDSA)"
+                .to_owned()
         }
         "DSA PRIVATE KEY" => Held::Dsa.to_string(),
         "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => "a private key".to_owned(),

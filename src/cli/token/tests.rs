@@ -133,7 +133,7 @@ fn other_files_are_named_for_what_they_are() {
         (
             "ES256",
             pem("OPENSSH PRIVATE KEY", &[]).into(),
-            held("a private key in OpenSSH's form (`ssh-keygen -p -m PKCS8 -f FILE` converts it)"),
+            held("a private key in OpenSSH's form (`ssh-keygen -p -m PKCS8 -f COPY` converts a copy of one for RSA or ECDSA)"),
         ),
         ("ES256", pem("EC PARAMETERS", &[]).into(), held("the parameters of an EC key without the key")),
         ("ES256", pem("PRIVATE KEY", &[0]).into(), held("a private key that cannot be read")),
