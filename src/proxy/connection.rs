@@ -17,12 +17,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::clock;
+use super::cycle;
 use super::handshakes::{Handshakes, Leaving, Permit};
 use super::lifecycle::Lifecycle;
 use super::relay::{About, Joined, Relay};
@@ -41,6 +42,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
 /// How long a client that has not asked yet may take to do so once the drain has started.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How often a client that waits for its place is looked at that sends urgent data.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client may take to take its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -71,8 +74,12 @@ pub async fn serve(
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let Place { entry, seat } = place;
     let entering = async {
-        // The semaphores are never closed.
-        let permit = entry.enter().await.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        let permit = tokio::select! {
+            permit = entry.enter() => permit,
+            // A client that left while it waited gives its place to wait back.
+            () = peer_closed(&stream) => None,
+        };
+        let permit = permit.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
         Ok::<_, io::Error>((permit, ClientStream::accept(&door.tls, stream).await?))
     };
     let handshake = tokio::select! {
@@ -108,6 +115,14 @@ pub async fn serve(
     let upstream_side = Joined(upstream, upstream_early.to_vec());
     let about = About { client, server, request_id, asked };
     Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, Arc::clone(gateway), seat))
+}
+
+/// Becomes ready when the client has closed its direction, whatever it sent before.
+async fn peer_closed(stream: &TcpStream) {
+    // Interest in urgent data is told of the end as well. Urgent data itself means nothing here.
+    while stream.ready(Interest::PRIORITY).await.is_ok_and(|ready| !ready.is_read_closed()) {
+        sleep(WATCH_INTERVAL).await;
+    }
 }
 
 /// What became of a connection's request.
@@ -159,7 +174,7 @@ async fn take_request(
         .header_read_timeout(head_timeout)
         .max_buf_size(door.head_max_bytes)
         .max_headers(door.head_max_headers)
-        .serve_connection(TokioIo::new(RequestStream::new(stream, &asked)), service);
+        .serve_connection(TokioIo::new(RequestStream::new(stream, &asked, ClientStream::is_peer_closed)), service);
     let serving = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(served) => Poll::Ready(Some(served)),
         // Without a place to leave the client gets of its refusal what the kernel takes at once.
@@ -212,6 +227,10 @@ async fn after_drain(lifecycle: &Lifecycle) {
 /// What is no request was answered by hyper, or not at all; here it is logged.
 fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
+        // A head that was begun is charged, whether or not its end comes.
+        if error.is_incomplete_message() || error.is_timeout() {
+            let _ = gateway.policy.charge(client, clock::now());
+        }
         let client = gateway.sessions.identities().address(client);
         return tracing::debug!(client, %error, "no request");
     }
@@ -246,8 +265,10 @@ async fn linger(mut stream: ClientStream, leaving: Option<Leaving>) {
         while total < LINGER_MAX_BYTES {
             match stream.read(&mut ignored).await? {
                 0 => break,
-                n => total += n,
+                // A read of a single byte may have cost several key updates.
+                n => total += n.max(ignored.len()),
             }
+            cycle::next().await;
         }
         io::Result::Ok(())
     });

@@ -30,8 +30,8 @@ struct Cycle {
     sender: Option<std::os::unix::net::UnixStream>,
     /// The tasks that wait for the next cycle, no more than the worker has.
     waiting: Vec<Waker>,
-    /// How many cycles have begun.
-    number: u64,
+    /// How many cycles have begun, modulo 2^32.
+    number: u32,
 }
 
 impl Cycle {
@@ -96,6 +96,34 @@ impl Drop for Stop {
             mem::take(&mut cycle.waiting)
         });
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Counts what a task does in one cycle of its worker.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    cycle: u32,
+    used: u32,
+}
+
+impl Allowance {
+    /// Takes one of the `max` that there are in a cycle. If none is left the task is woken in the next cycle. Without a worker
+    /// there is no limit.
+    pub fn take(&mut self, max: u32, waker: &Waker) -> bool {
+        CYCLE.with_borrow_mut(|cycle| {
+            if cycle.sender.is_none() {
+                return true;
+            }
+            if self.cycle != cycle.number {
+                *self = Self { cycle: cycle.number, used: 0 };
+            }
+            if self.used == max {
+                cycle.wait(waker);
+                return false;
+            }
+            self.used += 1;
+            true
+        })
     }
 }
 
@@ -195,6 +223,24 @@ mod tests {
             }
         });
         assert!(polls.load(Ordering::Relaxed) >= ROUNDS, "the busy tasks went on");
+    }
+
+    #[test]
+    fn an_allowance_is_whole_again_in_the_next_cycle() {
+        block_on(async {
+            let mut allowance = Allowance::default();
+            for cycle in 0..3 {
+                next().await;
+                poll_fn(|cx| {
+                    let taken = (0..10).filter(|_| allowance.take(4, cx.waker())).count();
+                    assert_eq!(taken, 4, "{cycle}");
+                    Poll::Ready(())
+                })
+                .await;
+            }
+        });
+        let mut allowance = Allowance::default();
+        assert!((0..10).all(|_| allowance.take(4, Waker::noop())), "there is no worker here");
     }
 
     #[test]

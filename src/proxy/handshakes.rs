@@ -12,6 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::policy::address::AddressKey;
 
+/// Which part of the room to wait one address may fill, so that it keeps others from waiting neither.
+const WAITING_SHARE: u32 = 4;
+
 /// The places of all listeners together.
 #[derive(Debug)]
 pub struct Handshakes {
@@ -21,6 +24,7 @@ pub struct Handshakes {
     /// As many may read their refusal as there are places, and the same share of one address.
     leaving: Arc<Semaphore>,
     shares: Option<Arc<Shares>>,
+    waiting_shares: Option<Arc<Shares>>,
     leaving_shares: Option<Arc<Shares>>,
 }
 
@@ -46,6 +50,7 @@ pub struct Waiting {
     share: Box<Share>,
     places: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
+    _waiting_share: Option<Box<Share>>,
 }
 
 /// A place among the connections that read their refusal; dropping it gives it back.
@@ -65,8 +70,16 @@ impl Handshakes {
     /// All `max` places are free, of which one client address may have `per_address`.
     pub fn new(max: u32, per_address: Option<NonZeroU32>) -> Self {
         let places = || Arc::new(Semaphore::new(max as usize));
-        let shares = || per_address.map(|max| Arc::new(Shares { max, by_address: Mutex::default() }));
-        Self { places: places(), waiting: places(), leaving: places(), shares: shares(), leaving_shares: shares() }
+        let shares = |max| Arc::new(Shares { max, by_address: Mutex::default() });
+        let waiting = NonZeroU32::new(max / WAITING_SHARE).unwrap_or(NonZeroU32::MIN);
+        Self {
+            places: places(),
+            waiting: places(),
+            leaving: places(),
+            shares: per_address.map(shares),
+            waiting_shares: per_address.map(|_| shares(waiting)),
+            leaving_shares: per_address.map(shares),
+        }
     }
 
     /// Waits for a place for a connection that was accepted. If its address has as many as it may have, the connection
@@ -79,9 +92,11 @@ impl Handshakes {
             Some(shares) => {
                 let mut share = Box::new(Shares::join(shares, client.into()));
                 if !share.try_take() {
+                    let waiting_share = take_share(self.waiting_shares.as_ref(), client)?;
                     let waiting = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
                     let places = Arc::clone(&self.places);
-                    return Some(Entry::Waiting(Waiting { share, places, _permit: waiting }));
+                    let waiting = Waiting { share, places, _permit: waiting, _waiting_share: waiting_share };
+                    return Some(Entry::Waiting(waiting));
                 }
                 Some(share)
             }
@@ -94,19 +109,17 @@ impl Handshakes {
 
     /// A place for a connection of this address that closes, if one is free.
     pub fn leave(&self, client: IpAddr) -> Option<Leaving> {
-        let share = match &self.leaving_shares {
-            Some(shares) => {
-                let mut share = Box::new(Shares::join(shares, client.into()));
-                if !share.try_take() {
-                    return None;
-                }
-                Some(share)
-            }
-            None => None,
-        };
+        let share = take_share(self.leaving_shares.as_ref(), client)?;
         let place = Arc::clone(&self.leaving).try_acquire_owned().ok()?;
         Some(Leaving { _place: place, _share: share })
     }
+}
+
+/// Takes one of the places of an address, if addresses have a share and one is free. The inner `None`: they have none.
+fn take_share(shares: Option<&Arc<Shares>>, client: IpAddr) -> Option<Option<Box<Share>>> {
+    let Some(shares) = shares else { return Some(None) };
+    let mut share = Box::new(Shares::join(shares, client.into()));
+    share.try_take().then_some(Some(share))
 }
 
 impl Entry {
@@ -114,7 +127,7 @@ impl Entry {
     pub async fn enter(self) -> Option<Permit> {
         match self {
             Self::Entered(permit) => Some(permit),
-            Self::Waiting(Waiting { mut share, places, _permit }) => {
+            Self::Waiting(Waiting { mut share, places, _permit, _waiting_share }) => {
                 share.take().await;
                 let place = places.acquire_owned().await.ok()?;
                 Some(Permit { _place: place, _share: Some(share) })
@@ -212,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_address_waits_beyond_its_share_and_delays_no_other() {
-        let handshakes = Handshakes::new(4, NonZeroU32::new(2));
+        let handshakes = Handshakes::new(16, NonZeroU32::new(2));
         let mut held: Vec<Permit> = (0..2).map(|_| entered(&handshakes, A)).collect();
         let mut waiting: Vec<_> = (0..4)
             .map(|_| match entry(&handshakes, A) {
@@ -222,8 +235,9 @@ mod tests {
             .collect();
         assert!(entry(&handshakes, A).is_none(), "as many wait as may");
         assert!(waiting.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
-        // Another address has its own share at once.
+        // Another address has its own share at once, and room to wait.
         let of_b: Vec<Permit> = (0..2).map(|_| entered(&handshakes, B)).collect();
+        assert!(matches!(entry(&handshakes, B), Some(Entry::Waiting(_))));
         // The first in line gets what becomes free, and nobody who comes later.
         held.pop();
         assert!(entry(&handshakes, A).is_none(), "the line is still full");

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::yield_now;
 use tokio::time::sleep;
 
+use super::clock;
 use super::connection::Door;
+use super::cycle;
 use super::handshakes::{Entry, Handshakes};
 use super::worker::{Desk, Post};
 
@@ -128,7 +129,7 @@ async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Acc
         }
         in_a_row = (in_a_row + 1) % IN_A_ROW;
         if in_a_row == 0 {
-            yield_now().await;
+            cycle::next().await;
         }
     }
 }
@@ -149,8 +150,8 @@ async fn accept(
     let client = address.ip();
     let entry = listener.handshakes.enter(client).await;
     if entry.is_none() {
-        let client = worker.gateway().sessions.identities().address(client);
-        tracing::debug!(client, "too many unfinished handshakes of this address");
+        let gateway = worker.gateway();
+        gateway.refusals.log_turned_away(client, gateway.sessions.identities(), clock::now());
     }
     Ok(entry.map(|entry| Accepted { stream, client, entry }))
 }

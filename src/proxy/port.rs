@@ -14,11 +14,9 @@ use super::tls::ClientStream;
 use crate::upstream::UpstreamStream;
 
 /// How much the other end may still send after a session is over before its connection is cut.
-const DISCARD_MAX_BYTES: usize = 256 * 1024;
+const DISCARD_MAX_BYTES: u32 = 256 * 1024;
 /// A read counts as no less than this towards that limit: one of a single byte may have cost several key updates.
-const DISCARD_MIN_BYTES: usize = 4096;
-/// How many such reads one poll makes before the other sessions of the thread get theirs.
-const DISCARD_READS: usize = 4;
+const DISCARD_MIN_BYTES: u32 = 4096;
 
 /// A stream to one side, as the relay sees it.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
@@ -77,8 +75,9 @@ impl Stream for UpstreamStream {
         false
     }
 
+    /// Of a Unix socket's queue only the memory is known, so what counts is whether it shrinks.
     fn written_to_kernel(&self, taken: u64) -> u64 {
-        taken
+        if matches!(self, UpstreamStream::Unix(_)) { u64::MAX / 2 } else { taken }
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -121,7 +120,7 @@ pub(super) struct Port<S: ?Sized> {
     /// How many bytes the side's kernel had acknowledged when it was pinged behind others, or when that was last looked at.
     acknowledged: Option<NonZeroU64>,
     /// How much was read only to be thrown away.
-    discarded: usize,
+    discarded: u32,
     closing: Closing,
     stream: S,
 }
@@ -218,18 +217,14 @@ impl<S: Stream + ?Sized> Port<S> {
         (state.readable && !self.is_read_closed()) || (state.writable && self.is_blocked())
     }
 
-    /// Whether the peer has closed its direction or is gone, which no read shows while bytes before it are unread.
-    pub fn is_peer_closed(&self) -> bool {
-        self.socket_state().peer_closed
+    /// What the kernel knows of the socket.
+    pub fn socket_state(&self) -> SocketState {
+        self.stream.socket().map(SocketState::of).unwrap_or_default()
     }
 
     /// Registers this task for the next event of the stream; false if it has one already.
     pub fn watch(&self, cx: &mut Context<'_>) -> bool {
         self.stream.poll_read_ready(cx).is_pending()
-    }
-
-    fn socket_state(&self) -> SocketState {
-        self.stream.socket().map(SocketState::of).unwrap_or_default()
     }
 
     /// Remembers how much the side has acknowledged, if other bytes lie before the ping that is sent next.
@@ -373,19 +368,20 @@ impl<S: Stream + ?Sized> Port<S> {
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut ignored = [0; 4096];
-        let mut reads = 0;
+        let mut has_read = false;
         while self.discarded < DISCARD_MAX_BYTES {
-            if reads == DISCARD_READS {
+            // One read a poll: it may be of many small records.
+            if std::mem::replace(&mut has_read, true) {
                 cycle::wake_next(cx.waker());
                 return Poll::Pending;
             }
-            reads += 1;
             let mut buf = ReadBuf::new(&mut ignored);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
                 break;
             }
-            self.discarded += buf.filled().len().max(DISCARD_MIN_BYTES);
+            let len = u32::try_from(buf.filled().len()).unwrap_or(DISCARD_MAX_BYTES);
+            self.discarded = self.discarded.saturating_add(len.max(DISCARD_MIN_BYTES));
         }
         Poll::Ready(Ok(()))
     }

@@ -65,6 +65,8 @@ pub struct Relay<C, U> {
     watch_at: Option<Instant>,
     /// How often the deadline that has passed was postponed.
     postponed: u8,
+    /// A client that closed its direction while it waited was pinged.
+    probed: bool,
     /// The phase of the process that the session knows of.
     phase: Phase,
     /// The session is over, and both ends are being closed for so long.
@@ -96,6 +98,7 @@ impl<C, U> Relay<C, U> {
             nap_at: Some(clock::after(now, NAP_AFTER)),
             watch_at: None,
             postponed: 0,
+            probed: false,
             phase: Phase::Serving,
             lingers_until: None,
             started: now,

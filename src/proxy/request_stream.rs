@@ -1,16 +1,26 @@
 //! A client's stream while its request is read and answered.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::cycle::Allowance;
 
 /// How much is read ahead of a request that is not answered yet. RFC 6455 section 4.1 lets a client send nothing then, but
 /// some do; what is beyond stays in the kernel.
 const BEHIND_MAX_BYTES: usize = 16 * 1024;
+
+/// How many reads there are in a cycle of the worker. One of many small records may take a quarter of a millisecond.
+const READS: u32 = 2;
+/// How often a client that sent more than that is looked at, so that it holds nothing for long after it left.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Keeps what a client sends behind its request from hyper. hyper looks for the end of a stream only while it has nothing
 /// unread itself, so that otherwise a client that sent something early and left would keep its session's slot until the
@@ -22,6 +32,11 @@ pub(super) struct RequestStream<'a, S> {
     asked: &'a AtomicBool,
     head: Head,
     behind: Vec<u8>,
+    /// Whether the client has closed its direction, which no read shows while bytes before that are unread.
+    is_closed: fn(&S) -> bool,
+    /// When the client is looked at again that sent more than is kept.
+    look: Option<Pin<Box<Sleep>>>,
+    reads: Allowance,
 }
 
 /// How far the head of the request has come.
@@ -37,8 +52,16 @@ enum Head {
 }
 
 impl<'a, S> RequestStream<'a, S> {
-    pub(super) fn new(stream: S, asked: &'a AtomicBool) -> Self {
-        Self { stream, asked, head: Head::Blank, behind: Vec::new() }
+    pub(super) fn new(stream: S, asked: &'a AtomicBool, is_closed: fn(&S) -> bool) -> Self {
+        Self {
+            stream,
+            asked,
+            head: Head::Blank,
+            behind: Vec::new(),
+            is_closed,
+            look: None,
+            reads: Allowance::default(),
+        }
     }
 
     /// The stream, and what came behind the request. `unread` is what hyper has of it.
@@ -76,6 +99,9 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0; 1024];
         while self.behind.len() < BEHIND_MAX_BYTES {
+            if !self.reads.take(READS, cx.waker()) {
+                return Poll::Pending;
+            }
             let mut read = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
@@ -83,7 +109,12 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
             }
             self.behind.extend_from_slice(read.filled());
         }
-        Poll::Pending
+        while !(self.is_closed)(&self.stream) {
+            let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK_INTERVAL)));
+            ready!(look.as_mut().poll(cx));
+            self.look = None;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -99,6 +130,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
             buf.put_slice(this.behind.get(..len).unwrap_or_default());
             this.behind.drain(..len);
             return Poll::Ready(Ok(()));
+        }
+        if !this.reads.take(READS, cx.waker()) {
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
@@ -135,7 +169,7 @@ mod tests {
     /// what is kept behind it.
     fn split(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<u8>) {
         let asked = AtomicBool::new(false);
-        let mut stream = RequestStream::new(bytes, &asked);
+        let mut stream = RequestStream::new(bytes, &asked, |_| false);
         let mut got = Vec::new();
         while stream.head != Head::Ended {
             let mut part = vec![0; step];
@@ -173,7 +207,7 @@ mod tests {
     fn what_is_no_end_to_hyper_is_given_to_it() {
         let asked = AtomicBool::new(false);
         let bytes = b"GET / HTTP/1.1\r\n\r\nmore";
-        let mut stream = RequestStream::new(&bytes[..], &asked);
+        let mut stream = RequestStream::new(&bytes[..], &asked, |_| false);
         let (mut got, mut part) = (Vec::new(), [0; 100]);
         for _ in 0..2 {
             let mut buf = ReadBuf::new(&mut part);
@@ -184,12 +218,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn what_is_kept_is_bounded_and_a_client_that_left_is_noticed_all_the_same() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
         let asked = AtomicBool::new(true);
         let bytes = vec![b'x'; 1 << 20];
-        let mut stream = RequestStream::new(&bytes[..], &asked);
         let (mut none, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
+        let mut stream = RequestStream::new(&bytes[..], &asked, |_| false);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
         assert_eq!(stream.behind.len(), BEHIND_MAX_BYTES);
+        let mut stream = RequestStream::new(&bytes[..], &asked, |_| true);
+        let mut buf = ReadBuf::new(&mut none);
+        assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_ready() && buf.filled().is_empty());
     }
 }

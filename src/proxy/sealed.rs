@@ -129,9 +129,8 @@ impl SealedStream {
             let opened = self.open(cx, area.get_mut(..held + received).unwrap_or_default());
             self.left_over |= !beyond.is_empty();
             self.received.extend_from_slice(&beyond);
-            if self.received.is_empty() {
-                self.received = Vec::new();
-            }
+            // The rest of many records would keep the room of them all, for as long as the session is silent.
+            self.received.shrink_to(self.received.len() * 2);
             if opened > 0 {
                 return Poll::Ready(Ok(opened));
             }
@@ -368,6 +367,14 @@ mod tests {
             }
             assert_eq!(received, sent);
             assert!(stream.received.capacity() == 0 && stream.plain.capacity() == 0, "an idle stream owns no buffer");
+            // Neither does one that ends within a record.
+            let records: Vec<u8> = (0..1_000).flat_map(|_| record(&mut sealer, b"x")).collect();
+            client.write_all(&[&records[..], &record(&mut sealer, b"x")[..3]].concat()).await.unwrap();
+            let mut received = 0;
+            while received < 1_000 {
+                received += read(&mut stream, &mut area).await.0;
+            }
+            assert!(stream.received.len() == 3 && stream.received.capacity() <= 64, "{}", stream.received.capacity());
         });
     }
 

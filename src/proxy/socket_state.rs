@@ -12,8 +12,10 @@ pub(super) struct SocketState {
     pub readable: bool,
     /// The socket takes bytes.
     pub writable: bool,
-    /// The peer has closed its direction or reset the connection, whether or not bytes before that are unread.
+    /// The peer has closed its direction or is gone, whether or not bytes before that are unread.
     pub peer_closed: bool,
+    /// The connection is gone in both directions, as after a reset.
+    pub disconnected: bool,
 }
 
 impl SocketState {
@@ -28,12 +30,14 @@ impl SocketState {
             readable: flags.intersects(PollFlags::IN),
             writable: flags.intersects(PollFlags::OUT),
             peer_closed: flags.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
+            disconnected: flags.intersects(PollFlags::HUP | PollFlags::ERR),
         }
     }
 }
 
-/// How many of the bytes that were written to a socket the peer's kernel has not acknowledged: `SIOCOUTQ` of tcp(7); over a
-/// Unix socket those that the peer has not read. Zero if the kernel cannot say it.
+/// How many of the bytes that were written to a socket the peer's kernel has not acknowledged: `SIOCOUTQ` of tcp(7). Over a
+/// Unix socket it is the memory of what the peer has not read, which is more than its bytes (unix(7)). Zero if the kernel
+/// cannot say it.
 #[expect(unsafe_code, reason = "no crate that is well kept wraps this request in a safe function")]
 pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u64 {
     /// `TIOCOUTQ` by another name; the value of every architecture that has `asm-generic/ioctls.h`.
@@ -68,7 +72,16 @@ mod tests {
         far.shutdown(Shutdown::Write).unwrap();
         // Loopback delivers both before the calls return.
         let state = SocketState::of(near.as_fd());
-        assert_eq!(state, SocketState { readable: true, writable: true, peer_closed: true });
+        assert_eq!(state, SocketState { readable: true, writable: true, peer_closed: true, disconnected: false });
+    }
+
+    #[test]
+    fn a_reset_is_a_disconnect_and_an_end_of_one_direction_is_none() {
+        let (near, far) = pair();
+        socket2::SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(far);
+        let state = SocketState::of(near.as_fd());
+        assert!(state.peer_closed && state.disconnected, "{state:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use super::clock;
 use super::cycle;
 use super::handshake::{self, Protected};
+use super::socket_state::SocketState;
 use crate::config::{Certificate, RecordLayer};
 
 /// The settings of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
@@ -172,6 +174,11 @@ impl ClientStream {
             Protected::Own(stream) => stream.take_key_updates(),
             Protected::Rustls(_) => 0,
         }
+    }
+
+    /// Whether the client has closed its direction or is gone, which no read shows while bytes before it are unread.
+    pub fn is_peer_closed(&self) -> bool {
+        SocketState::of(self.socket().as_fd()).peer_closed
     }
 
     /// The socket below.

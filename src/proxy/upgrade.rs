@@ -100,6 +100,8 @@ pub async fn answer(
 fn asked(request: &Request<Incoming>) -> Asked<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
+    // A name and a password before the host are a client's secret, and make no host.
+    let host = host.map(|host| host.rsplit('@').next().unwrap_or(host));
     Asked::new(host, Some(request.uri().path()), header(ORIGIN))
 }
 

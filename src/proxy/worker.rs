@@ -20,14 +20,16 @@ use super::timers::{Timer, Timers};
 use super::turns;
 use super::upgrade::Gateway;
 
-/// How many names of servers a worker may look up at once; further connections wait for that within `connect_timeout`.
-const LOOKUPS: usize = 8;
+/// How many names of servers a worker may look up at once; further ones wait. Each name is looked up once at a time, and a name
+/// server that does not answer holds a thread of the resolver for some ten seconds.
+const LOOKUPS: usize = 32;
 /// Descriptors of a worker beside those of its connections: its event queue, what wakes it, its cycles, its look-ups, and a
 /// connection that finds no place to leave and closes in the same step.
 pub const DESCRIPTORS: usize = 5 + cycle::DESCRIPTORS + LOOKUPS;
 /// After how many tasks in a row the I/O driver is polled, even if more are ready. Tasks with more to do than one poll wait
 /// for the next [`cycle`], so this matters only where more tasks than this are ready at once: with polls of a session's
-/// budget each it bounds the time between two polls of the driver to 8 ms. A lower value costs more calls to `epoll_wait`.
+/// budget and one read each it bounds the time between two polls of the driver to some 10 ms. A lower value costs more calls
+/// to `epoll_wait`.
 const EVENT_INTERVAL: u32 = 32;
 /// How many connections more than another a worker may have before what comes goes there: this share of what that has, and
 /// never more than so many. What moves costs more, so it must be worth it.

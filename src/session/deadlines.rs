@@ -49,6 +49,12 @@ impl Session {
         pinged && self.heartbeat_at(side).is_some_and(|at| at <= now)
     }
 
+    /// Has a side pinged whatever the heartbeats are, since only an answer of its kernel shows whether it is there.
+    pub fn ping(&mut self, side: Side) {
+        self.hastened = true;
+        self.peer_mut(side).ping_waits = true;
+    }
+
     /// Gives a side the time for its pong once more, because the ping has not reached it yet.
     pub fn extend_pong(&mut self, side: Side, now: Instant) {
         self.hastened = true;

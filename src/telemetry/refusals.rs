@@ -99,6 +99,16 @@ impl Refusals {
         );
     }
 
+    /// Logs a connection that was closed unheard, since too many others of its address, or of all, wait for a place.
+    pub fn log_turned_away(&self, client: IpAddr, identities: &Identities, now: Instant) {
+        if self.may_write(now) {
+            tracing::warn!(
+                client = identities.address(client),
+                "connection closed: too many connections wait for their handshake"
+            );
+        }
+    }
+
     /// Whether there is room for one more line; else it is counted.
     fn may_write(&self, now: Instant) -> bool {
         let may = self.lines.take(now).is_ok();
@@ -120,9 +130,30 @@ impl Refusals {
 fn level(rejection: Rejection) -> Level {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
-        Rejection::Full | Rejection::Unreachable | Rejection::UpstreamTimeout | Rejection::Answer(_) => Level::WARN,
+        Rejection::Full
+        | Rejection::Unreachable
+        | Rejection::UpstreamBusy
+        | Rejection::UpstreamMalformed
+        | Rejection::UpstreamTimeout
+        | Rejection::Answer(_) => Level::WARN,
         Rejection::UpstreamStatus(status) if status.is_server_error() => Level::WARN,
-        _ => Level::INFO,
+        Rejection::Head { .. }
+        | Rejection::Opening(_)
+        | Rejection::Host
+        | Rejection::Path(_)
+        | Rejection::NoRoute
+        | Rejection::Address
+        | Rejection::UpgradeRate { .. }
+        | Rejection::Origin
+        | Rejection::NoToken
+        | Rejection::Token(_)
+        | Rejection::TokenAmbiguous
+        | Rejection::Claims
+        | Rejection::AddressSessions
+        | Rejection::SubjectSessions
+        | Rejection::Draining
+        | Rejection::ClientGone
+        | Rejection::UpstreamStatus(_) => Level::INFO,
     }
 }
 

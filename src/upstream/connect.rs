@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::open::{Answered, OpenError, open};
 use super::race::ATTEMPTS_AT_ONCE;
-use super::server::Server;
+use super::server::{Server, is_local};
 use super::stream::UpstreamStream;
 use crate::config::Upstream;
 use crate::policy::admission::Admission;
@@ -153,7 +153,10 @@ impl Pool {
             Err(error) => {
                 let timed_out = error.kind() == io::ErrorKind::TimedOut;
                 let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
-                server.health.skip(self.now_ms());
+                // Another request may well reach it.
+                if !is_local(&error) {
+                    server.health.skip(self.now_ms());
+                }
                 self.note_failure(server, &error);
                 Err(AskError { rejection, server: Some(Arc::clone(&server.name)), detail: error.to_string() })
             }

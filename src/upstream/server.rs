@@ -1,17 +1,20 @@
 //! One server of an upstream: its addresses, and whether it failed lately.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::net::{UnixStream, lookup_host};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::race;
 use super::stream::UpstreamStream;
@@ -22,6 +25,8 @@ pub(super) const SKIP_FOR: Duration = Duration::from_secs(5);
 /// How long the addresses of a name are used again. The system's resolver gives no time to live; this spares it a
 /// look-up for each session, and follows a change within the time that a restart of a server takes.
 const RESOLVED_FOR: Duration = Duration::from_secs(1);
+/// How long a Unix socket whose queue is full is left alone.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// How many addresses of a look-up are kept; those that are tried are fewer, of both families.
 const LOOK_UP_MAX: usize = 64;
 
@@ -32,6 +37,7 @@ pub struct Server {
     pub name: Arc<str>,
     address: ServerAddress,
     names: Mutex<Names>,
+    known: Known,
     preferred: Preferred,
     pub(super) health: Health,
 }
@@ -40,7 +46,14 @@ impl Server {
     /// Nothing is known of it.
     pub(super) fn new(address: ServerAddress) -> Self {
         let name = address.to_string().into();
-        Self { name, address, names: Mutex::default(), preferred: Preferred::default(), health: Health::default() }
+        Self {
+            name,
+            address,
+            names: Mutex::default(),
+            known: Known::default(),
+            preferred: Preferred::default(),
+            health: Health::default(),
+        }
     }
 
     /// Whether its addresses come from the resolver, so that there may be several.
@@ -57,16 +70,17 @@ impl Server {
         let (host, port) = match &self.address {
             ServerAddress::Tcp { host, port } => (host.as_str(), *port),
             ServerAddress::Unix(path) => {
-                let connected = timeout(connect_timeout, UnixStream::connect(path)).await;
+                let connected = timeout(connect_timeout, connect_unix(path)).await;
                 return connected.map_err(|_| race::no_connection_in_time())?.map(UpstreamStream::Unix);
             }
         };
         let stream = if let Ok(ip) = host.parse::<IpAddr>() {
             race::connect(&[SocketAddr::new(ip, port)], connect_timeout, clock).await?
         } else {
-            let mut addresses = timeout(connect_timeout, self.look_up(host, port, clock))
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the look-up of its name took too long"))??;
+            // Half of the time is left for addresses that are known from before.
+            let found = timeout(connect_timeout / 2, self.look_up(host, port, clock)).await;
+            let found = found.unwrap_or_else(|_| Err(look_up_timeout()));
+            let mut addresses = self.known.found_or_before(found)?;
             self.preferred.apply(&mut addresses, clock());
             let stream = race::connect(&addresses, connect_timeout, clock).await?;
             self.preferred.note(&addresses, stream.peer_addr().ok(), clock());
@@ -86,12 +100,20 @@ impl Server {
         {
             return addresses.clone().map_err(io::Error::other);
         }
-        let looking = names.looking.get_or_insert_with(|| {
+        // One that ended while nothing waited for it may be as old as its beginning.
+        if let Some((began, looking)) = &mut names.looking
+            && clock().saturating_duration_since(*began) >= RESOLVED_FOR
+            && poll_fn(|cx| Poll::Ready(looking.as_mut().poll(cx).is_ready())).await
+        {
+            names.looking = None;
+        }
+        let (_, looking) = names.looking.get_or_insert_with(|| {
             let host = host.to_owned();
-            Box::pin(async move {
+            let looking = async move {
                 let found = lookup_host((host.as_str(), port)).await?;
                 Ok(found.take(LOOK_UP_MAX).collect())
-            })
+            };
+            (clock(), Box::pin(looking))
         });
         let found = looking.as_mut().await;
         names.looking = None;
@@ -106,7 +128,8 @@ type Looking = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>
 #[derive(Default)]
 struct Names {
     resolved: Option<(Instant, Result<Vec<SocketAddr>, String>)>,
-    looking: Option<Looking>,
+    /// The look-up that goes on, and since when.
+    looking: Option<(Instant, Looking)>,
 }
 
 impl fmt::Debug for Names {
@@ -114,6 +137,58 @@ impl fmt::Debug for Names {
         f.debug_struct("Names").field("resolved", &self.resolved).finish_non_exhaustive()
     }
 }
+
+/// The addresses of the last look-up that found some. They serve while the resolver does not answer or fails.
+#[derive(Debug, Default)]
+struct Known(std::sync::Mutex<Vec<SocketAddr>>);
+
+impl Known {
+    /// What a look-up found, or else what one found before.
+    fn found_or_before(&self, found: io::Result<Vec<SocketAddr>>) -> io::Result<Vec<SocketAddr>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(found) => {
+                known.clone_from(&found);
+                Ok(found)
+            }
+            Err(_) if !known.is_empty() => Ok(known.clone()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Connects to a Unix socket. While its queue is full the kernel says so at once, and it is asked again.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
+            connected => return connected,
+        }
+    }
+}
+
+/// Whether an error of connecting says something of this machine and nothing of the server.
+pub(super) fn is_local(error: &io::Error) -> bool {
+    let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
+        || error.get_ref().is_some_and(|inner| inner.is::<LookUpTimeout>())
+}
+
+fn look_up_timeout() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, LookUpTimeout)
+}
+
+/// The resolver gave no answer in time.
+#[derive(Debug)]
+struct LookUpTimeout;
+
+impl fmt::Display for LookUpTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the look-up of its name took too long")
+    }
+}
+
+impl std::error::Error for LookUpTimeout {}
 
 /// The address of a name that took a connection when the first one did not, and since when it comes first. So a dead address
 /// costs one request in [`SKIP_FOR`] the wait for it.
@@ -207,7 +282,7 @@ mod tests {
         let server = Server::new(ServerAddress::Tcp { host: "backend.internal".to_owned(), port: 1 });
         let (answer, answered) = tokio::sync::oneshot::channel();
         let looking: Looking = Box::pin(async move { answered.await.map_err(io::Error::other) });
-        server.names.try_lock().unwrap().looking = Some(looking);
+        server.names.try_lock().unwrap().looking = Some((Instant::now(), looking));
         let poll = || {
             let mut look_up = std::pin::pin!(server.look_up("backend.internal", 1, Instant::now));
             look_up.as_mut().poll(&mut Context::from_waker(Waker::noop()))
@@ -219,6 +294,44 @@ mod tests {
         assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses));
         assert!(server.names.try_lock().unwrap().looking.is_none());
         assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses), "used again");
+    }
+
+    #[test]
+    fn a_look_up_that_ended_unheard_is_not_used_later() {
+        use std::task::{Context, Waker};
+        let server = Server::new(ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: 1 });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _entered = runtime.enter();
+        let old = vec![SocketAddr::from(([192, 0, 2, 1], 1))];
+        let ended = old.clone();
+        let began = Instant::now();
+        server.names.try_lock().unwrap().looking = Some((began, Box::pin(async move { Ok(ended) })));
+        let mut look_up = std::pin::pin!(server.look_up("127.0.0.1", 1, || Instant::now() + RESOLVED_FOR));
+        let polled = look_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // The resolver is asked again; an address needs none.
+        assert!(!matches!(polled, Poll::Ready(Ok(ref found)) if *found == old), "{polled:?}");
+    }
+
+    #[test]
+    fn known_addresses_serve_while_the_resolver_does_not() {
+        let known = Known::default();
+        let addresses = vec![SocketAddr::from(([192, 0, 2, 1], 1))];
+        assert!(known.found_or_before(Err(look_up_timeout())).is_err());
+        assert_eq!(known.found_or_before(Ok(addresses.clone())).unwrap(), addresses);
+        assert_eq!(known.found_or_before(Err(look_up_timeout())).unwrap(), addresses);
+        assert!(known.found_or_before(Ok(Vec::new())).unwrap().is_empty());
+    }
+
+    #[test]
+    fn errors_of_this_machine_are_not_the_servers() {
+        for local in [Errno::MFILE, Errno::ADDRNOTAVAIL] {
+            assert!(is_local(&io::Error::from(local)), "{local}");
+        }
+        assert!(is_local(&look_up_timeout()));
+        for remote in [Errno::CONNREFUSED, Errno::HOSTUNREACH] {
+            assert!(!is_local(&io::Error::from(remote)), "{remote}");
+        }
+        assert!(!is_local(&race::no_connection_in_time()));
     }
 
     #[test]

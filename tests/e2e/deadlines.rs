@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use rustls::version::TLS12;
@@ -207,6 +207,61 @@ fn a_client_that_leaves_while_it_waits_for_its_rate() {
         assert_eq!(line["cause"], json!("client_gone"), "{line}");
         assert!(line["age_ms"].as_u64().unwrap() < PATIENCE.as_millis() as u64, "{line}");
     }
+}
+
+/// A client that only closed its direction is no client that left: all that it sent passes, at its rate.
+#[test]
+fn a_client_that_closes_its_direction_while_it_waits_loses_nothing() {
+    let upstream = Upstream::bind();
+    let limits = "message_rate = \"10/s\"\nmessage_burst = 2\non_excess = \"delay\"";
+    for layer in ["own", "rustls"] {
+        let gate = Setup::new().server(&format!("record_layer = \"{layer}\"")).limits(limits).start(&upstream);
+        let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+        let frames: Vec<u8> = (0..8).flat_map(|number| Frame::text(&number.to_string()).masked().bytes()).collect();
+        client.send(&[frames, Frame::close(1000, "bye").masked().bytes()].concat());
+        client.stream.sock.shutdown(Shutdown::Write).unwrap();
+        for number in 0..8 {
+            server.expect_text(&number.to_string());
+        }
+        assert_eq!(server.expect_close(1000), "bye", "{layer}");
+        server.send_frame(Frame::close(1000, ""));
+        client.expect_close(1000);
+        assert_eq!(ended_because(&gate), json!("closed"));
+    }
+}
+
+/// The place of a client is free when it left, whatever its upstream takes or answers.
+fn check_place_is_free_after(leave: impl FnOnce(Client)) {
+    let upstream = Upstream::bind();
+    let limits = "sessions_per_address = 1\nwrite_timeout = \"1h\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    let Session { client, server, .. } = Session::open(&gate, &upstream);
+    leave(client);
+    // Whoever is admitted from now on gets a 502.
+    upstream.hang_up_on_all();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match Client::connect(&gate).ask(&Request::to("/open/")).head.status() {
+            502 => break,
+            429 => assert!(Instant::now() < end, "the place is not free"),
+            other => panic!("{other}"),
+        }
+    }
+    drop(server);
+}
+
+#[test]
+fn a_client_that_left_behind_an_upstream_that_takes_nothing_holds_no_place() {
+    check_place_is_free_after(|mut client| {
+        client.set_timeout(Duration::from_millis(300));
+        client.flood();
+        SockRef::from(&client.stream.sock).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_closed_and_left_holds_no_place_while_its_upstream_does_not_answer() {
+    check_place_is_free_after(|mut client| client.send_frame(Frame::close(1000, "")));
 }
 
 /// A key update costs as much as a dozen frames and passes nothing, so it counts as a control frame does.

@@ -20,6 +20,8 @@ pub(super) const FRAMES_PER_CLOCK: usize = 64;
 /// How often the kernel is asked whether a client has closed whose bytes are not read because it exceeded its rate, where no
 /// event shows it.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a client that closed its direction has to show, by a reset, that it closed the connection.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
@@ -27,15 +29,13 @@ thread_local! {
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Reads once from a side, if the other side can take it, and does what the session says.
     pub(super) fn pump(&mut self, from: Side, cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Pumped {
-        let other_is_blocked = self.port(from.other()).is_blocked();
-        let waiting = self.session.waiting(from);
-        let port = self.port(from);
-        if port.is_read_closed() || (other_is_blocked && !waiting) {
+        if self.port(from).is_read_closed() {
             return Pumped::Held;
         }
-        if waiting {
+        if self.session.waiting(from) || self.port(from.other()).is_blocked() {
             return self.watch(from, cx, now);
         }
+        let port = self.port(from);
         if std::mem::take(&mut port.judge_kept) {
             let kept = std::mem::take(&mut port.kept);
             return match self.judge(from, &kept, cx, now, budget) {
@@ -80,6 +80,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let orderly = error.is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
         if orderly && self.session.may_end_input(from) {
             self.port(from).close_read();
+            if from == Side::Client {
+                self.lease.release_client();
+            }
         } else {
             self.lose(from, error.is_none(), now);
         }
@@ -94,15 +97,28 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Looks whether a client has closed that is not read because it exceeded its rate: then it waits for nothing, and what it
-    /// counts against is free at once.
+    /// Looks whether a client has closed that is not read, because it exceeded its rate or the upstream takes nothing. Then
+    /// it counts as a session no more. One that is gone for good ends its session, since nothing is owed to it; one that
+    /// has closed its direction alone may still have sent a Close, and gets what it sent passed on.
     fn watch(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> Pumped {
-        if self.port(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
+        if from == Side::Upstream || self.port(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
             return Pumped::Held;
         }
-        if self.port(from).is_peer_closed() {
+        let state = self.port(from).socket_state();
+        if state.disconnected {
             self.lose(from, false, now);
             return Pumped::Moved;
+        }
+        if state.peer_closed {
+            self.lease.release_client();
+            if self.session.waiting(from) && !std::mem::replace(&mut self.probed, true) {
+                // The kernel of a client that has closed the connection answers this with a reset.
+                self.session.ping(from);
+                let at = clock::after(now, PROBE_INTERVAL);
+                self.watch_at = Some(at);
+                self.seat.timer.set(at, now, cx.waker());
+                return Pumped::Moved;
+            }
         }
         // It sent more, so the next event of the stream is known already and wakes nobody.
         let at = clock::after(now, WATCH_INTERVAL);

@@ -36,6 +36,12 @@ impl Upstream {
         Server::new(stream, false)
     }
 
+    /// From now on every connection is closed at once.
+    pub fn hang_up_on_all(&self) {
+        let listener = self.0.try_clone().unwrap();
+        std::thread::spawn(move || while listener.accept().is_ok() {});
+    }
+
     /// Nobody has connected beside those that were accepted.
     pub fn assert_untouched(&self) {
         self.0.set_nonblocking(true).unwrap();
