@@ -216,6 +216,7 @@ fn opening_cases(error: OpeningError) -> Vec<Case> {
                 open().with(&format!("Sec-WebSocket-Protocol: {}", list(2_000))),
                 open().with(&format!("Sec-WebSocket-Extensions: {}", list(EXTENSIONS_MAX + 1))),
                 open().with(&format!("Connection: {}", list(CONNECTION_NAMES_MAX))),
+                open().with(&format!("Connection: \"{}\"", list(CONNECTION_NAMES_MAX))),
             ]
         }
     })
