@@ -165,7 +165,8 @@ pub struct Answer<'a> {
 pub enum AnswerError {
     /// Any status other than 101: nothing else switches protocols.
     Status,
-    /// No `Upgrade: websocket` with `Connection: upgrade`.
+    /// No `Upgrade: websocket` with `Connection: upgrade`, or HTTP/1.0, in which `Upgrade` means nothing (RFC 9110 section
+    /// 7.8).
     NotUpgrade,
     /// `Sec-WebSocket-Accept` is not the one that belongs to the key.
     Accept,
@@ -196,6 +197,7 @@ impl<'a> Answer<'a> {
     /// The first rule that is broken, in the order of the variants.
     pub fn parse(
         status: StatusCode,
+        version: Version,
         headers: &'a HeaderMap,
         key: &str,
         offered: &[&str],
@@ -204,7 +206,8 @@ impl<'a> Answer<'a> {
         if status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(AnswerError::Status);
         }
-        if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+        let upgrade = has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
+        if version != Version::HTTP_11 || !upgrade {
             return Err(AnswerError::NotUpgrade);
         }
         if once(headers, &SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_str()) {

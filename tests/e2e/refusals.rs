@@ -268,9 +268,12 @@ fn answer_cases(error: AnswerError) -> Vec<Case> {
     let answers: Vec<fn(&Head) -> Vec<u8>> = match error {
         // Any other status is passed on as it is.
         AnswerError::Status => vec![],
-        AnswerError::NotUpgrade => vec![|asked| without(&switching(asked, &[]), "Upgrade: websocket\r\n"), |asked| {
-            without(&switching(asked, &[]), "Connection: Upgrade\r\n")
-        }],
+        AnswerError::NotUpgrade => vec![
+            |asked| without(&switching(asked, &[]), "Upgrade: websocket\r\n"),
+            |asked| without(&switching(asked, &[]), "Connection: Upgrade\r\n"),
+            // There is no Upgrade in HTTP/1.0.
+            |asked| [b"HTTP/1.0", &switching(asked, &[])[8..]].concat(),
+        ],
         AnswerError::Accept => vec![
             // The answer to the client's key, which the upstream was not told.
             |_| {

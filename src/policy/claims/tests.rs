@@ -215,7 +215,7 @@ fn claims_become_headers() {
 /// A claim that cannot be represented is not as if it were not there: who asks for it refuses.
 #[test]
 fn a_malformed_claim_is_refused_where_it_is_asked_for() {
-    for value in [r#""\ud800""#, "1e400", r#"[1, 1e400]"#, r#"["1", "\udc00"]"#] {
+    for value in [r#""\ud800""#, "1e400", "[1, 1e400]", r#"["1", "\udc00"]"#] {
         let payload = format!(r#"{{"level": {value}, "o": {{"p": 1, "p": 1}}, "sub": "ada"}}"#);
         let wanted = Wanted::new(["sub"], ["level", "o.p"]);
         let claims = Claims::new(Arc::new(Members::parse(payload.as_bytes(), &wanted).unwrap()), Duration::ZERO);

@@ -221,14 +221,25 @@ fn answers() {
             response = response.header(*name, *value);
         }
         let response = response.body(()).unwrap();
-        let answer = Answer::parse(response.status(), response.headers(), KEY, &["a", "b"], &[deflate::NAME]);
+        let answer = Answer::parse(
+            response.status(),
+            response.version(),
+            response.headers(),
+            KEY,
+            &["a", "b"],
+            &[deflate::NAME],
+        );
         assert_eq!(answer, *expected, "{status} {base:?} {added:?}");
     }
+    let old = Response::builder().status(101).version(Version::HTTP_10);
+    let old = GOOD.iter().fold(old, |response, (name, value)| response.header(*name, *value)).body(()).unwrap();
+    let answer = Answer::parse(old.status(), old.version(), old.headers(), KEY, &[], &[]);
+    assert_eq!(answer, Err(AnswerError::NotUpgrade));
     let mut response = Response::builder().status(101);
     for (name, value) in GOOD.iter().chain(&[("Sec-WebSocket-Extensions", accepted)]) {
         response = response.header(*name, *value);
     }
     let response = response.body(()).unwrap();
-    let answer = Answer::parse(response.status(), response.headers(), KEY, &[], &[]);
+    let answer = Answer::parse(response.status(), response.version(), response.headers(), KEY, &[], &[]);
     assert_eq!(answer, Err(AnswerError::Extension));
 }
