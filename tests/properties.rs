@@ -211,7 +211,7 @@ proptest! {
         let offered = ["chat", "a"];
         let status = StatusCode::from_u16(status).unwrap();
         let extensions: &[&str] = if compression { &["permessage-deflate"] } else { &[] };
-        if let Ok(answer) = Answer::parse(status, &headers, &key, &offered, extensions) {
+        if let Ok(answer) = Answer::parse(status, Version::HTTP_11, &headers, &key, &offered, extensions) {
             prop_assert_eq!(status, 101);
             prop_assert!(answer.protocol.is_none_or(|protocol| offered.contains(&protocol)));
             prop_assert!(answer.extension.is_none() || compression);

@@ -178,7 +178,7 @@ fn says_something(value: &Claim) -> bool {
         Claim::Null => false,
         Claim::Text(text) => !text.is_empty(),
         Claim::List(values) => !values.is_empty(),
-        Claim::Bool(_) | Claim::Number(_) | Claim::Nested => true,
+        Claim::Bool(_) | Claim::Number(_) | Claim::Nested | Claim::Malformed => true,
     }
 }
 

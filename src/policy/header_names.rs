@@ -27,113 +27,133 @@ const WRITTEN_PREFIX: &str = "sec-websocket-";
 /// Headers that a proxy in front of an upstream sets and that the upstream therefore may believe: the client's address,
 /// its identity, the host, path and method that it asked for. A client's own word on these counts for nothing, and a path
 /// or method of this kind is not the one that was judged.
-const TRUSTED: [&str; 62] = [
+///
+/// These and [`TRUSTED_PREFIXES`] are without the `x-` that many of them have: each name is meant with it and without it.
+const TRUSTED: [&str; 73] = [
     // The client's address.
     "ali-cdn-real-ip",
     "cdn-client-ip",
     "cdn-real-ip",
     "cdn-src-ip",
+    "client-addr",
+    "client-address",
     "client-ip",
+    "client-real-ip",
+    "client-src-ip",
     "clientip",
+    "cluster-client-ip",
+    "cluster-clientip",
+    "cluster-ip",
     "coming-from",
     "connecting-ip",
+    "custom-ip-authorization",
     "do-connecting-ip",
+    "edge-client-ip",
     "eo-client-ip",
     "eo-connecting-ip",
-    "forwarded-for",
-    "forwarded-for-ip",
+    "forward",
     "forward-for",
+    "forwarded",
+    "forwarder-for",
+    "gateway-client-ip",
     "gcdn-client-ip",
-    "http-client-ip",
     "incap-client-ip",
+    "ip",
+    "nf-client-connection-ip",
+    "originating-ip",
     "proxy-client-ip",
-    "real-ip",
+    "proxyuser-ip",
+    "rlnclientipaddr",
+    "source-ip",
+    "src-ip",
+    "sucuri-clientip",
     "true-client-ip",
+    "true-ip",
+    "user-ip",
     "via-client-ip",
-    "wl-proxy-client-ip",
-    "x-client-addr",
-    "x-client-address",
-    "x-client-ip",
-    "x-client-real-ip",
-    "x-client-src-ip",
-    "x-clientip",
-    "x-cluster-client-ip",
-    "x-cluster-ip",
-    "x-coming-from",
-    "x-connecting-ip",
-    "x-custom-ip-authorization",
-    "x-edge-client-ip",
-    "x-forward-for",
-    "x-forward",
-    "x-forwarded",
-    "x-forwarder-for",
-    "x-gateway-client-ip",
-    "x-ip",
-    "x-nf-client-connection-ip",
-    "x-originating-ip",
-    "x-proxyuser-ip",
-    "x-source-ip",
-    "x-sucuri-clientip",
-    "x-true-client-ip",
-    "x-true-ip",
+    "z-forwarded-for",
+    // The client's identity.
+    "auth-user",
+    "client-dn",
+    "client-verify",
+    "credential-identifier",
+    "endpoint-api-userinfo",
+    "eppn",
+    "sm-user",
+    "sso-user",
     // Whether it came over TLS, and with which certificate (RFC 9440).
-    "client-cert",
-    "client-cert-chain",
+    "clientcert",
+    "forward-proto",
     "front-end-https",
-    "x-scheme",
-    "x-url-scheme",
+    "https",
+    "scheme",
+    "tls-client-cert",
+    "url-scheme",
     // Another host, path or method, or the part of the path that was taken off.
+    "base-url",
+    "host",
+    "host-override",
+    "matched-path",
+    "method",
+    "method-override",
+    "override-url",
+    "request-uri",
+    "request-url",
+    "rewritten-url",
     "script-name",
-    "x-host",
-    "x-matched-path",
-    "x-method-override",
-    "x-override-url",
-    "x-request-uri",
-    "x-script-name",
+    "uri",
+    "url",
+    "vhost",
     // A proxy for the upstream's own requests (CVE-2016-5385), and an answer before the real one.
     "expect",
     "proxy",
     // Files that a proxy sends in place of the upstream.
-    "x-sendfile-type",
+    "sendfile-type",
 ];
 
 /// And everything that begins so.
-const TRUSTED_PREFIXES: [&str; 35] = [
+const TRUSTED_PREFIXES: [&str; 40] = [
+    // `WebSphere`'s `$WSRA`, `$WSRU` and others.
+    "-ws",
+    "accel-",
     "akamai-",
+    "amzn-oidc-",
+    "appengine-",
+    "arr-",
+    "auth-request-",
+    "authenticated-",
+    "authentik-",
+    "azure-",
     "cf-",
+    "client-cert",
+    "client-ssl-",
+    "client-tls-",
     "cloudfront-",
+    "consumer-",
+    "envoy-",
     "fastly-",
     "fly-",
+    "forwarded-",
+    "goog-authenticated-user-",
+    "http-",
+    "invoke-",
+    "l5d-",
+    "mellon-",
+    "middleware-",
+    "ms-client-principal",
+    "ms-token-aad-",
+    "oidc-",
+    "original-",
+    "pomerium-",
+    "real-",
     "remote-",
-    "ssl-client-",
+    "rewrite-",
+    "ssl-",
     "tailscale-user-",
-    "x-accel-",
-    "x-akamai-",
-    "x-amzn-oidc-",
-    "x-appengine-",
-    "x-arr-",
-    "x-auth-request-",
-    "x-authenticated-",
-    "x-authentik-",
-    "x-azure-",
-    "x-client-cert",
-    "x-client-ssl-",
-    "x-client-tls-",
-    "x-envoy-",
-    "x-forwarded-",
-    "x-goog-authenticated-user-",
-    "x-http-",
-    "x-invoke-",
-    "x-middleware-",
-    "x-ms-client-principal",
-    "x-original-",
-    "x-pomerium-",
-    "x-real-",
-    "x-remote-",
-    "x-rewrite-",
-    "x-ssl-",
-    "x-vercel-",
-    "x-webauth-",
+    "vercel-",
+    "waws-",
+    "webauth-",
+    "wl-proxy-",
 ];
 
 /// What a name says of a header.
@@ -152,12 +172,12 @@ pub enum Class {
 impl Class {
     /// The class of a name, as [`name_as_read`] gives it.
     pub fn of(read: &str) -> Self {
-        let begins = |prefix: &&str| read.starts_with(prefix);
+        let bare = read.strip_prefix("x-").unwrap_or(read);
         if HOP_BY_HOP.contains(&read) {
             Self::HopByHop
-        } else if WRITTEN.contains(&read) || begins(&WRITTEN_PREFIX) {
+        } else if WRITTEN.contains(&read) || read.starts_with(WRITTEN_PREFIX) {
             Self::Written
-        } else if TRUSTED.contains(&read) || TRUSTED_PREFIXES.iter().any(begins) {
+        } else if TRUSTED.contains(&bare) || TRUSTED_PREFIXES.iter().any(|prefix| bare.starts_with(prefix)) {
             Self::Trusted
         } else {
             Self::Plain
@@ -189,10 +209,57 @@ mod tests {
         }
     }
 
+    /// Each of these is what some proxy, gateway or framework sets or believes.
+    const BELIEVED: &str = "
+        X-Credential-Identifier SM-User SM_USER Eppn X-Auth-User X-SSO-User X-TLS-Client-Cert X-ClientCert X-Client-Dn
+        X-Client-Verify X-Endpoint-API-UserInfo X-Consumer-Username X-Consumer-Custom-ID OIDC_CLAIM_email OIDC-Sub
+        Mellon-Name-Id X-MS-Token-AAD-Id-Token X-MS-Client-Principal-Name MS-Client-Principal L5d-Client-Id
+        $WSRA $WSRU $WSSC $WSCC WL-Proxy-SSL WL-Proxy-Client-Cert Remote-User X-Remote-User X-WAWS-Unencoded-URL
+        X-User-IP X-Cluster-ClientIP Cluster-Client-IP X-Cluster-Client-IP Source-IP X-Source-IP X-Src-IP
+        Z-Forwarded-For X-CF-Client-IP RLNClientIPAddr X-Cdn-Src-Ip Cdn-Src-Ip X-True-Client-IP True-Client-IP
+        X-Rewritten-URL X-Request-URL Request-Uri X-Request-Uri X-Url X-URI Base-Url X-Method Method X-Host-Override
+        X-Vhost X-Forward-Proto Https Front-End-Https X-Front-End-Https X-Scheme X-Host X-Original-URL Original-URL
+        Forwarded-For Forwarded-Proto X-Proxy X-Expect X-SSL-Client-Cert SSL-Client-Verify HTTP-Client-IP Real-IP
+    ";
+
+    /// Each of these is the application's own, or says nothing that an upstream believes because of a proxy.
+    const ORDINARY: &str = "
+        X-Requested-With X-CSRF-Token X-XSRF-Token X-Api-Key Api-Key X-API-Version X-Client-Version X-Client-Name
+        X-Client-Id X-Client-Info X-User-Agent X-Device-Id X-Session-Id X-Session-Token X-Tenant-Id X-Correlation-Id
+        X-User-Id X-User-Name X-Auth-Token X-Access-Token X-Trace-Id X-B3-TraceId X-Amzn-Trace-Id X-Cloud-Trace-Context
+        X-Datadog-Trace-Id X-Goog-Api-Key X-Amz-Date X-Amz-Security-Token X-MS-Version X-Locale X-Timezone X-App-Version
+        X-Platform X-Signature X-Timestamp X-Nonce X-Powered-By X-Hostname X-Origin X-Name X-Methods X-Urls X-Ipad
+        X-Wsse X-Ws-Token Authorization Cookie Origin Referer Accept Accept-Encoding Accept-Language Accept-Charset
+        Cache-Control Pragma User-Agent DNT Priority Via From Range Date Content-Type If-None-Match
+        Upgrade-Insecure-Requests Traceparent Tracestate Baggage B3 Sentry-Trace Save-Data Sec-Fetch-Site Sec-Fetch-Mode
+        Sec-CH-UA Sec-GPC OpenAI-Beta OIDC Remote Consumer Client Azure
+    ";
+
+    #[test]
+    fn a_name_is_meant_with_and_without_its_x() {
+        for name in BELIEVED.split_whitespace() {
+            assert_eq!(Class::of(&name_as_read(&name.parse::<HeaderName>().unwrap())), Class::Trusted, "{name}");
+        }
+        for name in TRUSTED.iter().chain(&TRUSTED_PREFIXES) {
+            // `Host` and `Forwarded` are written anew, and so is what begins as they do.
+            let bare = Class::of(name);
+            assert!(matches!(bare, Class::Trusted | Class::Written), "{name}");
+            assert_eq!(Class::of(&format!("x-{name}")), Class::Trusted, "x-{name}");
+        }
+    }
+
+    #[test]
+    fn ordinary_headers_pass() {
+        for name in ORDINARY.split_whitespace() {
+            assert_eq!(Class::of(&name_as_read(&name.parse::<HeaderName>().unwrap())), Class::Plain, "{name}");
+        }
+    }
+
     #[test]
     fn the_tables_hold_names_as_they_are_read() {
         for name in [&HOP_BY_HOP[..], &WRITTEN, &TRUSTED, &TRUSTED_PREFIXES, &[WRITTEN_PREFIX]].concat() {
             assert_eq!(name_as_read(&name.parse::<HeaderName>().unwrap()), name);
+            assert!(name == WRITTEN_PREFIX || WRITTEN.contains(&name) || !name.starts_with("x-"), "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reads the members of a JSON object by name: of a token's header, and of its claims.
 //!
-//! Only the members that are asked for are judged. Every other value must be JSON by its syntax alone, so a lone
-//! surrogate or a number beyond any range in it refuses nothing. Names are compared decoded.
+//! Only the members that are asked for are read. Every other value must be JSON by its syntax alone, so a lone surrogate
+//! or a number beyond any range in it refuses nothing. Names are compared decoded.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 /// Why an object cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ObjectError {
-    /// The text is not a JSON object, is nested too deep, or a value that is asked for cannot be represented.
+    /// The text is not a JSON object, is nested too deep, or a value that is judged cannot be represented.
     Malformed,
     /// A name occurs twice.
     Duplicate,
@@ -142,16 +142,21 @@ pub(super) enum Claim {
     List(Box<[Claim]>),
     /// An object or, within a list, another list: nothing reads what is in it.
     Nested,
+    /// It is there but says nothing certain: a string with a lone surrogate, a number beyond any range, a list with one of
+    /// these, or a member that its object has twice.
+    Malformed,
 }
 
 impl Claim {
-    /// Reads JSON text; `None` if it is a string with a lone surrogate, or a number beyond any range.
-    pub(super) fn parse(json: &str) -> Option<Self> {
-        if json.starts_with('[') {
-            let values: Vec<&RawValue> = serde_json::from_str(json).ok()?;
-            return values.into_iter().map(|value| Self::scalar(value.get())).collect::<Option<_>>().map(Self::List);
-        }
-        Self::scalar(json)
+    /// Reads JSON text.
+    fn parse(json: &str) -> Self {
+        let claim = if json.starts_with('[') { Self::list(json) } else { Self::scalar(json) };
+        claim.unwrap_or(Self::Malformed)
+    }
+
+    fn list(json: &str) -> Option<Self> {
+        let values: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+        values.into_iter().map(|value| Self::scalar(value.get())).collect::<Option<_>>().map(Self::List)
     }
 
     fn scalar(json: &str) -> Option<Self> {
@@ -178,7 +183,7 @@ impl Claim {
             Self::Text(text) | Self::Number(text) => Some(text),
             Self::Bool(true) => Some("true"),
             Self::Bool(false) => Some("false"),
-            Self::Null | Self::List(_) | Self::Nested => None,
+            Self::Null | Self::List(_) | Self::Nested | Self::Malformed => None,
         }
     }
 
@@ -189,7 +194,7 @@ impl Claim {
             Self::List(values) => {
                 block(values.len() * size_of::<Self>()) + values.iter().map(Self::heap_bytes).sum::<usize>()
             }
-            Self::Null | Self::Bool(_) | Self::Nested => 0,
+            Self::Null | Self::Bool(_) | Self::Nested | Self::Malformed => 0,
         }
     }
 }
@@ -216,8 +221,8 @@ struct WantedName {
 }
 
 impl Wanted {
-    /// `judged`: names whose value, if it cannot be represented, refuses the token. `kept`: names whose value is left
-    /// out then.
+    /// `judged`: names whose value, if it cannot be represented, refuses the token. `kept`: names whose value is kept as
+    /// [`Claim::Malformed`] then, for who asks for it to refuse.
     pub(super) fn new<'a>(judged: impl IntoIterator<Item = &'a str>, kept: impl IntoIterator<Item = &'a str>) -> Self {
         let mut names: BTreeMap<&str, bool> = kept.into_iter().map(|name| (name, false)).collect();
         names.extend(judged.into_iter().map(|name| (name, true)));
@@ -239,23 +244,23 @@ impl Members {
         let mut within: BTreeMap<&str, Paths<'_>> = BTreeMap::new();
         for name in &wanted.0 {
             if let Some(json) = object.get(&name.name)? {
-                found.push((name, json));
+                found.push((name, Some(json)));
             } else if let Some((first, rest)) = name.name.split_once('.') {
                 within.entry(first).or_default().push((name, rest));
             }
         }
         for (first, paths) in within {
             if let Some(json) = object.get(first)? {
-                find_within(json, &paths, &mut found)?;
+                find_within(json, &paths, &mut found);
             }
         }
         let mut members = Vec::with_capacity(found.len());
         for (name, json) in found {
-            match Claim::parse(json) {
-                Some(claim) => members.push((Arc::clone(&name.name), claim)),
-                None if name.judged => return Err(ObjectError::Malformed),
-                None => {}
+            let claim = json.map_or(Claim::Malformed, Claim::parse);
+            if name.judged && claim == Claim::Malformed {
+                return Err(ObjectError::Malformed);
             }
+            members.push((Arc::clone(&name.name), claim));
         }
         members.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Self(members.into_boxed_slice()))
@@ -280,25 +285,35 @@ impl Members {
 /// Names, and the path below an object at which each looks.
 type Paths<'a> = Vec<(&'a WantedName, &'a str)>;
 
+/// Names, and the text of the member that each is; `None` if it is ambiguous which.
+type Found<'a> = Vec<(&'a WantedName, Option<&'a str>)>;
+
 /// Looks for the ends of paths in a value; each object on the way is read once. The depth of the JSON bounds the recursion.
-fn find_within<'a>(json: &'a str, paths: &Paths<'a>, found: &mut Paths<'a>) -> Result<(), ObjectError> {
+fn find_within<'a>(json: &'a str, paths: &Paths<'a>, found: &mut Found<'a>) {
     if !json.starts_with('{') {
-        return Ok(());
+        return;
     }
-    let object = Object::members_of(json)?;
+    let Ok(object) = Object::members_of(json) else {
+        found.extend(paths.iter().map(|&(name, _)| (name, None)));
+        return;
+    };
     let mut within: BTreeMap<&str, Paths<'a>> = BTreeMap::new();
     for &(name, path) in paths {
         match path.split_once('.') {
             Some((first, rest)) => within.entry(first).or_default().push((name, rest)),
-            None => found.extend(object.get(path)?.map(|json| (name, json))),
+            None => match object.get(path) {
+                Ok(json) => found.extend(json.map(|json| (name, Some(json)))),
+                Err(_) => found.push((name, None)),
+            },
         }
     }
     for (first, paths) in within {
-        if let Some(json) = object.get(first)? {
-            find_within(json, &paths, found)?;
+        match object.get(first) {
+            Ok(Some(json)) => find_within(json, &paths, found),
+            Ok(None) => {}
+            Err(_) => found.extend(paths.iter().map(|&(name, _)| (name, None))),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -84,8 +84,8 @@ pub enum TokenError {
     KeyAmbiguous,
     /// The signature is not the key's (RFC 7515 section 5.2).
     Signature,
-    /// The payload is not a JSON object (RFC 7519 section 7.2), or a claim that is asked for holds a lone surrogate or
-    /// a number beyond any range.
+    /// The payload is not a JSON object (RFC 7519 section 7.2), or a claim that the section itself checks holds a lone
+    /// surrogate or a number beyond any range. Of any other claim that is for the routes that ask for it.
     ClaimsMalformed,
     /// The payload names a claim twice (RFC 7519 section 4).
     ClaimsDuplicate,
@@ -146,7 +146,7 @@ impl Verifier {
         let checked =
             [("iss", issuer.is_some()), ("aud", !audience.is_empty()), ("sub", true), ("exp", true), ("nbf", true)];
         let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
-        let wanted = Wanted::new(claims.iter().map(String::as_str).chain(checked), KEPT);
+        let wanted = Wanted::new(checked, claims.iter().map(String::as_str).chain(KEPT));
         let leeway = leeway.min(MAX_LEEWAY);
         Self { sources, keys, algorithms, issuer, audience, leeway, max_bytes, wanted, verified: Verified::new() }
     }
@@ -331,8 +331,7 @@ fn numeric_date(value: &Claim) -> Option<Duration> {
 }
 
 /// The claims that are kept whether or not a route asks for them: those that are registered (RFC 7519 section 4.1), and
-/// `sid` (`OpenID` Connect Front-Channel Logout section 3). A value that cannot be represented is left out, unless it is
-/// checked.
+/// `sid` (`OpenID` Connect Front-Channel Logout section 3).
 pub const KEPT: [&str; 8] = ["sub", "iss", "aud", "exp", "nbf", "iat", "jti", "sid"];
 
 /// The longest leeway: beyond five minutes a clock is broken, not late.

@@ -115,10 +115,11 @@ pub fn to_refused_client(status: StatusCode, upstream: &HeaderMap) -> HeaderMap 
 /// Without what concerns only the connection that it came over.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    let named = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
     // A look-up for each name, so that many names and many headers do not multiply.
-    for name in named.flat_map(|line| line.split(',')) {
-        kept.remove(name.trim());
+    for name in handshake::tokens(headers, &CONNECTION) {
+        if let Ok(name) = HeaderName::from_bytes(name) {
+            kept.remove(name);
+        }
     }
     retain(&mut kept, |name| Class::of(&name_as_read(name)) != Class::HopByHop);
     kept
@@ -228,7 +229,9 @@ mod tests {
         let kept = end_to_end(&headers(&[
             ("connection", "X-A,, x-b ,\t,X_C, not a name, upgrade"),
             ("connection", "x-d"),
+            ("connection", "\"x-q, x-f, \\\", x-g\""),
             ("x-a", "1"),
+            ("x-f", "1"),
             ("x-b", "1"),
             ("x-d", "1"),
             ("x-e", "1"),

@@ -218,7 +218,7 @@ async fn upgrade(
             return Err(Refusal { response: Some(response), ..fail(rejection) });
         }
     };
-    let answer = Answer::parse(head.status(), head.headers(), &key, &protocols, extensions)
+    let answer = Answer::parse(head.status(), head.version(), head.headers(), &key, &protocols, extensions)
         .map_err(|error| fail(Rejection::Answer(error)))?;
 
     // (e) The 101.

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -24,6 +24,21 @@ const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How long such a body may take, unless `response_timeout` is shorter; then nothing of it is passed on. A server that
 /// refuses may leave its connection open without saying where the body ends.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Headers about the body itself (RFC 9110 section 8, RFC 6266, RFC 9530); all others are about the answer.
+const ABOUT_BODY: [&str; 11] = [
+    "content-length",
+    "content-encoding",
+    "content-type",
+    "content-language",
+    "content-location",
+    "content-range",
+    "content-disposition",
+    "content-md5",
+    "digest",
+    "content-digest",
+    "repr-digest",
+];
 
 type Connection = http1::Connection<TokioIo<UpstreamStream>, Empty<Bytes>>;
 
@@ -112,9 +127,7 @@ async fn refused(connection: &mut Connection, response: Response<Incoming>, body
         body.to_bytes()
     } else {
         // What the head says of the body that is left out would be wrong of an empty one.
-        let is_about_body = |name: &&HeaderName| name.as_str().starts_with("content-");
-        let about_body: Vec<HeaderName> = head.headers.keys().filter(is_about_body).cloned().collect();
-        for name in about_body {
+        for name in ABOUT_BODY {
             head.headers.remove(name);
         }
         Bytes::new()

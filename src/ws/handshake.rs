@@ -143,7 +143,7 @@ impl<'a> Opening<'a> {
             Ok(origin) => origin.map(http::HeaderValue::as_bytes),
             Err(Repeated) => return Err(OpeningError::Origin),
         };
-        if list(headers, &CONNECTION).nth(CONNECTION_NAMES_MAX).is_some() {
+        if tokens(headers, &CONNECTION).nth(CONNECTION_NAMES_MAX).is_some() {
             return Err(OpeningError::TooManyItems);
         }
         let extensions = extensions.into_iter().filter(|offer| extension_name(offer) == deflate::NAME).collect();
@@ -165,7 +165,8 @@ pub struct Answer<'a> {
 pub enum AnswerError {
     /// Any status other than 101: nothing else switches protocols.
     Status,
-    /// No `Upgrade: websocket` with `Connection: upgrade`.
+    /// No `Upgrade: websocket` with `Connection: upgrade`, or HTTP/1.0, in which `Upgrade` means nothing (RFC 9110 section
+    /// 7.8).
     NotUpgrade,
     /// `Sec-WebSocket-Accept` is not the one that belongs to the key.
     Accept,
@@ -196,6 +197,7 @@ impl<'a> Answer<'a> {
     /// The first rule that is broken, in the order of the variants.
     pub fn parse(
         status: StatusCode,
+        version: Version,
         headers: &'a HeaderMap,
         key: &str,
         offered: &[&str],
@@ -204,7 +206,8 @@ impl<'a> Answer<'a> {
         if status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(AnswerError::Status);
         }
-        if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+        let upgrade = has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
+        if version != Version::HTTP_11 || !upgrade {
             return Err(AnswerError::NotUpgrade);
         }
         if once(headers, &SEC_WEBSOCKET_ACCEPT) != Some(accept(key).as_str()) {
@@ -243,13 +246,20 @@ pub fn key(random: [u8; 16]) -> String {
     STANDARD.encode(random)
 }
 
-/// Whether a header, over all its lines, has this token in its list, in any case (RFC 9110 section 5.6.1).
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    list(headers, name).any(|item| item.is_some_and(|item| item.eq_ignore_ascii_case(token)))
+/// The non-empty items of a header that is a list of tokens, such as `Connection` and `Upgrade` (RFC 9110 sections 7.6.1
+/// and 7.8), over all its lines. It knows no quoted strings: every comma separates, and an item may be no token.
+pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let items = headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
-/// The non-empty items of a header that is a list, over all its lines; `None` for a line that is not visible ASCII.
-/// Nothing is read beyond the item that is asked for.
+/// Whether a list of tokens has this one, in any case.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The non-empty items of a header whose items may have quoted strings in them, over all its lines (RFC 9110 section
+/// 5.6.1); `None` for a line that is not visible ASCII. Nothing is read beyond the item that is asked for.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> {
     headers.get_all(name).into_iter().flat_map(|line| {
         let (line, unreadable) = match line.to_str() {

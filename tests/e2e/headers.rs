@@ -141,7 +141,7 @@ fn spoofs_are_replaced() {
 #[test]
 fn listed_headers_pass() {
     let upstream = Upstream::bind();
-    let listed = "pass_headers = [\"X-Real-IP\", \"x-original-url\", \"Expect\"]";
+    let listed = "pass_headers = [\"X-Real-IP\", \"x-original-url\", \"Expect\", \"SM_USER\"]";
     let gate = Setup::new().route(listed).start(&upstream);
     let request = [
         "X-Real-IP: 10.0.0.1",
@@ -149,12 +149,15 @@ fn listed_headers_pass() {
         "X_Real_IP: 10.0.0.3",
         "X-Original-URL: /other",
         "X-Rewrite-URL: /other",
+        "SM_USER: ada",
+        "SM-User: eve",
         "X-Forwarded-For: 10.0.0.4",
     ]
     .into_iter()
     .fold(Request::to("/open/"), Request::with);
     let session = Session::open_with(&gate, &upstream, &request, &[]);
-    let passed = [("x-real-ip", "10.0.0.1"), ("x-real-ip", "10.0.0.2"), ("x-original-url", "/other")];
+    let passed =
+        [("x-real-ip", "10.0.0.1"), ("x-real-ip", "10.0.0.2"), ("x-original-url", "/other"), ("sm_user", "ada")];
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &passed));
 }
 

@@ -13,7 +13,7 @@ use tollgate::ws::handshake::{AnswerError, CONNECTION_NAMES_MAX, EXTENSIONS_MAX,
 
 use crate::support::every::every;
 use crate::support::gate::Gate;
-use crate::support::pki::{good_token, token};
+use crate::support::pki::{good_token, token, token_with};
 use crate::support::request::Request;
 use crate::support::session::{Client, Refusal, Session};
 use crate::support::setup::Setup;
@@ -216,6 +216,7 @@ fn opening_cases(error: OpeningError) -> Vec<Case> {
                 open().with(&format!("Sec-WebSocket-Protocol: {}", list(2_000))),
                 open().with(&format!("Sec-WebSocket-Extensions: {}", list(EXTENSIONS_MAX + 1))),
                 open().with(&format!("Connection: {}", list(CONNECTION_NAMES_MAX))),
+                open().with(&format!("Connection: \"{}\"", list(CONNECTION_NAMES_MAX))),
             ]
         }
     })
@@ -267,9 +268,12 @@ fn answer_cases(error: AnswerError) -> Vec<Case> {
     let answers: Vec<fn(&Head) -> Vec<u8>> = match error {
         // Any other status is passed on as it is.
         AnswerError::Status => vec![],
-        AnswerError::NotUpgrade => vec![|asked| without(&switching(asked, &[]), "Upgrade: websocket\r\n"), |asked| {
-            without(&switching(asked, &[]), "Connection: Upgrade\r\n")
-        }],
+        AnswerError::NotUpgrade => vec![
+            |asked| without(&switching(asked, &[]), "Upgrade: websocket\r\n"),
+            |asked| without(&switching(asked, &[]), "Connection: Upgrade\r\n"),
+            // There is no Upgrade in HTTP/1.0.
+            |asked| [b"HTTP/1.0", &switching(asked, &[])[8..]].concat(),
+        ],
         AnswerError::Accept => vec![
             // The answer to the client's key, which the upstream was not told.
             |_| {
@@ -562,6 +566,39 @@ fn every_other_refusal() {
         UpstreamStatus([302, 403, 426].map(|status| Rejection::UpstreamStatus(status.try_into().unwrap()))),
         ClientGone,
     }));
+}
+
+/// A claim that says nothing certain is the matter of the routes that ask for it, and of no other route of the section.
+#[test]
+fn malformed_claims_are_refused_where_they_are_asked_for() {
+    let upstream = Upstream::bind();
+    let route = |name: &str, asks: &str| {
+        format!("[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"main\"\nauth = \"users\"\n{asks}\n")
+    };
+    let routes = route("asks-nothing", "")
+        + &route("requires", "require = { level = \"1\" }")
+        + &route("forwards", "forward_claims = { nick = \"X-Nick\", \"o.p\" = \"X-P\" }");
+    let gate = Setup::new().more(&routes).start(&upstream);
+    let table = [
+        (r#""level":1e400"#, "requires", "level"),
+        (r#""level":[1,1e400]"#, "requires", "level"),
+        (r#""level":"\ud800""#, "requires", "level"),
+        (r#""nick":"\ud800""#, "forwards", "nick"),
+        (r#""o":{"p":1,"p":2}"#, "forwards", "o.p"),
+    ];
+    for (members, asking, claim) in table {
+        let bearer = token_with(members);
+        Session::open_with(&gate, &upstream, &Request::to("/asks-nothing").bearer(&bearer), &[]).close();
+        let refusal = Client::connect(&gate).ask(&Request::to(&format!("/{asking}")).bearer(&bearer));
+        assert_eq!(refusal.head.status(), 403, "{members}");
+        let line = gate.log.next("refused");
+        assert_eq!((&line["cause"], &line["claim"]), (&json!("claims"), &json!(claim)), "{line}");
+        upstream.assert_untouched();
+    }
+    for members in [r#""nick":"a","nick":"a""#, r#""nbf":1e400"#] {
+        let refusal = Client::connect(&gate).ask(&Request::to("/asks-nothing").bearer(&token_with(members)));
+        assert_eq!(refusal.head.status(), 401, "{members}");
+    }
 }
 
 /// Some issuers number their users; each number is a subject, whether or not it is a string.

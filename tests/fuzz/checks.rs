@@ -168,7 +168,7 @@ pub fn handshake(data: &[u8]) {
         let offered = ["chat", "superchat"];
         let offers: [&[&str]; 2] = [&[], &["permessage-deflate; client_max_window_bits"]];
         for extensions in offers {
-            if let Ok(answer) = Answer::parse(status, &headers, key, &offered, extensions) {
+            if let Ok(answer) = Answer::parse(status, Version::HTTP_11, &headers, key, &offered, extensions) {
                 assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS);
                 assert!(answer.protocol.is_none_or(|protocol| offered.contains(&protocol)));
                 assert!(

@@ -212,6 +212,22 @@ fn claims_become_headers() {
     assert_eq!(forwarded(&json!("x".repeat(1025))), Err(Unforwardable));
 }
 
+/// A claim that cannot be represented is not as if it were not there: who asks for it refuses.
+#[test]
+fn a_malformed_claim_is_refused_where_it_is_asked_for() {
+    for value in [r#""\ud800""#, "1e400", "[1, 1e400]", r#"["1", "\udc00"]"#] {
+        let payload = format!(r#"{{"level": {value}, "o": {{"p": 1, "p": 1}}, "sub": "ada"}}"#);
+        let wanted = Wanted::new(["sub"], ["level", "o.p"]);
+        let claims = Claims::new(Arc::new(Members::parse(payload.as_bytes(), &wanted).unwrap()), Duration::ZERO);
+        for claim in ["level", "o.p"] {
+            assert!(!Requirement::new(claim, "1").unwrap().met_by(&claims, &Params::default()), "{claim} of {payload}");
+            let rules = [(claim.to_owned(), HeaderName::from_static("x-c"))];
+            assert_eq!(forward(&claims, &rules), Err(Unforwardable), "{claim} of {payload}");
+        }
+        assert!(Requirement::new("sub", "ada").unwrap().met_by(&claims, &Params::default()));
+    }
+}
+
 #[test]
 fn names_are_read_as_the_least_exact_upstream_would() {
     for name in ["x-user-id", "X_User_Id", "x.user!id", "X|USER~ID"] {

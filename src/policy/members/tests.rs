@@ -1,7 +1,13 @@
 use super::*;
 
+/// The members of these names, each of them judged.
 fn members(json: &str, names: &[&str]) -> Result<Members, ObjectError> {
-    Members::parse(json.as_bytes(), &Wanted::new(names.iter().copied(), ["sid"]))
+    Members::parse(json.as_bytes(), &Wanted::new(names.iter().copied(), []))
+}
+
+/// The same, none of them judged.
+fn kept(json: &str, names: &[&str]) -> Members {
+    Members::parse(json.as_bytes(), &Wanted::new([], names.iter().copied())).unwrap()
 }
 
 #[test]
@@ -26,9 +32,11 @@ fn only_what_is_asked_for_is_judged() {
         for asked in ["x", "realm.y"] {
             assert_eq!(members(&json, &[asked]).map(drop), expected, "{asked} in {json}");
         }
-        // A kept claim that is not asked for is left out.
-        let unread = members(&format!(r#"{{"sid": {value}}}"#), &[]).unwrap();
-        assert_eq!(unread.names().count(), usize::from(value.starts_with('{')), "{value}");
+        // A claim that is not judged is kept as what it is, and refuses nothing.
+        let claim = if value.starts_with('{') { Claim::Nested } else { Claim::Malformed };
+        for asked in ["x", "realm.y"] {
+            assert_eq!(kept(&json, &[asked]).get(asked), Some(&claim), "{asked} in {json}");
+        }
     }
     assert!(members(r#"{"\ud800": 1, "\ud801": 2, "sub": ""}"#, &["sub"]).is_ok());
 }
@@ -58,10 +66,15 @@ fn a_name_that_occurs_twice() {
     for json in [r#"{"a":1,"a":1}"#, r#"{"a":1,"b":2,"\u0061":3}"#, r#"{"\ud800":1,"\ud800":1}"#, r#"{"":1,"":2}"#] {
         assert_eq!(members(json, &[]).map(drop), Err(ObjectError::Duplicate), "{json}");
     }
-    // Below the top only where a member of that name is asked for.
-    let json = r#"{"realm": {"role": "user", "role": "admin", "id": 1}}"#;
-    assert_eq!(members(json, &["realm.role"]).map(drop), Err(ObjectError::Duplicate));
-    assert!(members(json, &["realm.id"]).is_ok());
+    // Below the top it concerns only who asks for a member of that name, or for one within it.
+    let json = r#"{"realm": {"role": "user", "role": "admin", "id": 1, "a": {"b": 1}, "a": {"b": 1, "c": {"d": 1}}}}"#;
+    assert!(members(json, &["realm.id", "realm.x"]).is_ok());
+    for name in ["realm.role", "realm.a", "realm.a.b", "realm.a.c.d", "realm.a.x"] {
+        assert_eq!(members(json, &[name]).map(drop), Err(ObjectError::Malformed), "{name}");
+        let read = kept(json, &["realm.id", name]);
+        assert_eq!(read.get(name), Some(&Claim::Malformed), "{name}");
+        assert_eq!(read.get("realm.id"), Some(&Claim::Number("1".into())), "{name}");
+    }
     assert!(members(r#"{"a":{"x":1},"b":{"x":1}}"#, &["a.x", "b.x"]).is_ok());
 }
 

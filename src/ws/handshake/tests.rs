@@ -149,6 +149,23 @@ fn lists_have_limits() {
     assert_eq!(parse(&request("/ws", &[], &[("Sec-WebSocket-Protocol", &commas)])).unwrap().protocols, ["chat"]);
 }
 
+/// `Connection` has no quoted strings (RFC 9110 section 7.6.1): quotes hide no names from the limit.
+#[test]
+fn quotes_join_no_names() {
+    let names = |count| (0..count).map(|n| format!("x{n}")).collect::<Vec<_>>().join(",");
+    for count in [CONNECTION_NAMES_MAX, 9000] {
+        for quoted in [format!("\"{}\"", names(count)), format!("\"\\\"{}", names(count))] {
+            let request = request("/ws", &[("Connection", "Upgrade"), ("Connection", &quoted)], &[]);
+            assert_eq!(parse(&request), Err(OpeningError::TooManyItems), "{count}");
+        }
+    }
+    let quoted = format!("\"{}\"", names(CONNECTION_NAMES_MAX - 1));
+    assert!(parse(&request("/ws", &[("Connection", "Upgrade"), ("Connection", &quoted)], &[])).is_ok());
+    // The token is there, whatever stands around it; in quotes it is another.
+    assert!(parse(&request("/ws", &[("Connection", "\"a, upgrade, b\"")], &[])).is_ok());
+    assert_eq!(parse(&request("/ws", &[("Connection", "\"upgrade\"")], &[])), Err(OpeningError::NotUpgrade));
+}
+
 /// Of a list that is too long nothing is read beyond its limit, so that a long one costs no more than a short one: not
 /// even what would be malformed.
 #[test]
@@ -204,14 +221,25 @@ fn answers() {
             response = response.header(*name, *value);
         }
         let response = response.body(()).unwrap();
-        let answer = Answer::parse(response.status(), response.headers(), KEY, &["a", "b"], &[deflate::NAME]);
+        let answer = Answer::parse(
+            response.status(),
+            response.version(),
+            response.headers(),
+            KEY,
+            &["a", "b"],
+            &[deflate::NAME],
+        );
         assert_eq!(answer, *expected, "{status} {base:?} {added:?}");
     }
+    let old = Response::builder().status(101).version(Version::HTTP_10);
+    let old = GOOD.iter().fold(old, |response, (name, value)| response.header(*name, *value)).body(()).unwrap();
+    let answer = Answer::parse(old.status(), old.version(), old.headers(), KEY, &[], &[]);
+    assert_eq!(answer, Err(AnswerError::NotUpgrade));
     let mut response = Response::builder().status(101);
     for (name, value) in GOOD.iter().chain(&[("Sec-WebSocket-Extensions", accepted)]) {
         response = response.header(*name, *value);
     }
     let response = response.body(()).unwrap();
-    let answer = Answer::parse(response.status(), response.headers(), KEY, &[], &[]);
+    let answer = Answer::parse(response.status(), response.version(), response.headers(), KEY, &[], &[]);
     assert_eq!(answer, Err(AnswerError::Extension));
 }
