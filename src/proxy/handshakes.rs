@@ -92,7 +92,7 @@ impl Handshakes {
             Some(shares) => {
                 let mut share = Box::new(Shares::join(shares, client.into()));
                 if !share.try_take() {
-                    let waiting_share = take_share(self.waiting_shares.as_ref(), client)?;
+                    let waiting_share = take_share(self.waiting_shares.as_ref(), client).ok()?;
                     let waiting = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
                     let places = Arc::clone(&self.places);
                     let waiting = Waiting { share, places, _permit: waiting, _waiting_share: waiting_share };
@@ -109,17 +109,20 @@ impl Handshakes {
 
     /// A place for a connection of this address that closes, if one is free.
     pub fn leave(&self, client: IpAddr) -> Option<Leaving> {
-        let share = take_share(self.leaving_shares.as_ref(), client)?;
+        let share = take_share(self.leaving_shares.as_ref(), client).ok()?;
         let place = Arc::clone(&self.leaving).try_acquire_owned().ok()?;
         Some(Leaving { _place: place, _share: share })
     }
 }
 
-/// Takes one of the places of an address, if addresses have a share and one is free. The inner `None`: they have none.
-fn take_share(shares: Option<&Arc<Shares>>, client: IpAddr) -> Option<Option<Box<Share>>> {
-    let Some(shares) = shares else { return Some(None) };
+/// As many of an address as may be are there already.
+struct ShareTaken;
+
+/// Takes one of the places of an address, if addresses have a share.
+fn take_share(shares: Option<&Arc<Shares>>, client: IpAddr) -> Result<Option<Box<Share>>, ShareTaken> {
+    let Some(shares) = shares else { return Ok(None) };
     let mut share = Box::new(Shares::join(shares, client.into()));
-    share.try_take().then_some(Some(share))
+    if share.try_take() { Ok(Some(share)) } else { Err(ShareTaken) }
 }
 
 impl Entry {

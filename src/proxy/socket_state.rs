@@ -7,6 +7,7 @@ use rustix::ioctl;
 
 /// What the kernel says of a socket at this moment. tokio learns of it when its driver is polled next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of poll(2), in any combination with the others")]
 pub(super) struct SocketState {
     /// There are unread bytes, or the end of the stream is unread.
     pub readable: bool,

@@ -171,7 +171,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 pub(super) fn is_local(error: &io::Error) -> bool {
     let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
-        || error.get_ref().is_some_and(|inner| inner.is::<LookUpTimeout>())
+        || matches!(error.get_ref(), Some(inner) if inner.is::<LookUpTimeout>())
 }
 
 fn look_up_timeout() -> io::Error {
