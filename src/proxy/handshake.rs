@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
 use super::clock;
+use super::cycle::Ticket;
 use super::sealed::{SealedStream, Unfinished};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 
@@ -74,7 +75,7 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
     stream.write_all(&last_words).await?;
     hear(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls makes its stream only from a handshake, so it gets one that is over.
-    let socket = Socket { stream, written: 0, read_ends: None };
+    let socket = Socket { stream, written: 0, read_ends: None, ticket: Ticket::default() };
     let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
     Ok(Protected::Rustls(Box::new(stream)))
 }
@@ -221,6 +222,7 @@ pub(super) struct Socket {
     pub(super) written: u64,
     /// When the read that is going on receives no more. Absent: it may go on.
     read_ends: Option<Instant>,
+    ticket: Ticket,
 }
 
 impl AsyncRead for Socket {
@@ -238,8 +240,14 @@ impl Socket {
         self.read_ends = Some(clock::after(clock::now(), READ_BUDGET));
     }
 
-    /// Whether the read that was begun receives no more, although there may be more.
-    pub(super) fn is_read_over(&self) -> bool {
+    /// Has the task go on with its read in another cycle, if it was ended although there may be more.
+    pub(super) fn go_on_in_turn(&mut self, cx: &mut Context<'_>) {
+        if self.is_read_over() {
+            self.ticket.wake_in_turn(cx.waker());
+        }
+    }
+
+    fn is_read_over(&self) -> bool {
         self.read_ends.is_some_and(|end| clock::now() >= end)
     }
 

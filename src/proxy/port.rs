@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::cycle;
+use super::cycle::Ticket;
 use super::socket_state::{SocketState, unacknowledged_bytes};
 use super::tls::ClientStream;
 use crate::upstream::UpstreamStream;
@@ -327,12 +327,14 @@ impl<S: Stream + ?Sized> Port<S> {
 
     /// Sends what is left, says that no more will come, and waits for the other end to say the same; in the other order
     /// where the other end goes first.
-    pub fn poll_close(&mut self, cx: &mut Context<'_>, other_goes_first: bool) -> Poll<()> {
+    pub fn poll_close(&mut self, cx: &mut Context<'_>, other_goes_first: bool, ticket: &mut Ticket) -> Poll<()> {
         loop {
             let step = match self.closing {
-                Closing::Sending if other_goes_first => ready!(self.poll_close_second(cx)).map(|()| Closing::Done),
+                Closing::Sending if other_goes_first => {
+                    ready!(self.poll_close_second(cx, ticket)).map(|()| Closing::Done)
+                }
                 Closing::Sending => ready!(self.poll_shutdown(cx)).map(|()| Closing::Waiting),
-                Closing::Waiting => ready!(self.poll_end(cx)).map(|()| Closing::Done),
+                Closing::Waiting => ready!(self.poll_end(cx, ticket)).map(|()| Closing::Done),
                 Closing::Done => return Poll::Ready(()),
             };
             // Whatever goes wrong now, the session is over.
@@ -360,19 +362,19 @@ impl<S: Stream + ?Sized> Port<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_close_second(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_close_second(&mut self, cx: &mut Context<'_>, ticket: &mut Ticket) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        ready!(self.poll_end(cx))?;
+        ready!(self.poll_end(cx, ticket))?;
         self.poll_shutdown(cx)
     }
 
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_end(&mut self, cx: &mut Context<'_>, ticket: &mut Ticket) -> Poll<io::Result<()>> {
         let mut ignored = [0; 4096];
         let mut has_read = false;
         while self.discarded < DISCARD_MAX_BYTES {
             // One read a poll: it may be of many small records.
             if std::mem::replace(&mut has_read, true) {
-                cycle::wake_next(cx.waker());
+                ticket.wake_in_turn(cx.waker());
                 return Poll::Pending;
             }
             let mut buf = ReadBuf::new(&mut ignored);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::clock;
-use super::cycle;
+use super::cycle::Ticket;
 use super::lifecycle::Phase;
 use super::port::{Flow, Port, Stream};
 use super::upgrade::{Gateway, random};
@@ -67,6 +67,8 @@ pub struct Relay<C, U> {
     postponed: u8,
     /// A client that closed its direction while it waited was pinged.
     probed: bool,
+    /// Its place among the sessions that have more to do.
+    ticket: Ticket,
     /// The phase of the process that the session knows of.
     phase: Phase,
     /// The session is over, and both ends are being closed for so long.
@@ -99,6 +101,7 @@ impl<C, U> Relay<C, U> {
             watch_at: None,
             postponed: 0,
             probed: false,
+            ticket: Ticket::default(),
             phase: Phase::Serving,
             lingers_until: None,
             started: now,
@@ -211,7 +214,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             }
             self.arm_timer(cx, now);
             if moved || self.postponed > 0 {
-                cycle::wake_next(cx.waker());
+                self.ticket.wake_in_turn(cx.waker());
             }
             return Poll::Pending;
         }
@@ -334,10 +337,12 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let left = until.saturating_duration_since(now);
         let server_has = left.saturating_sub(LINGER);
         let server_first = self.session.has_closed(Side::Upstream) && !server_has.is_zero();
+        let mut ticket = std::mem::take(&mut self.ticket);
         let closed = Side::BOTH.map(|side| {
             let other_goes_first = side == Side::Upstream && server_first;
-            self.port(side).poll_close(cx, other_goes_first).is_ready()
+            self.port(side).poll_close(cx, other_goes_first, &mut ticket).is_ready()
         });
+        self.ticket = ticket;
         if closed == [true, true] || left.is_zero() {
             return Poll::Ready(());
         }

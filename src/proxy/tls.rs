@@ -16,7 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::clock;
-use super::cycle;
 use super::handshake::{self, Protected};
 use super::socket_state::SocketState;
 use crate::config::{Certificate, RecordLayer};
@@ -204,8 +203,8 @@ impl AsyncRead for ClientStream {
             Protected::Rustls(stream) => {
                 stream.get_mut().0.begin_read();
                 let read = Pin::new(&mut *stream).poll_read(cx, buf);
-                if read.is_pending() && stream.get_ref().0.is_read_over() {
-                    cycle::wake_next(cx.waker());
+                if read.is_pending() {
+                    stream.get_mut().0.go_on_in_turn(cx);
                 }
                 read
             }
