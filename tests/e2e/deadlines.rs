@@ -281,6 +281,15 @@ fn key_updates_are_metered() {
     server.send_frame(Frame::close(1008, ""));
     assert_eq!(client.expect_close(1008), "frame rate exceeded");
     assert_eq!(ended_because(&gate), json!("overhead_rate"));
+    // Without any data between them, too.
+    let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
+    for _ in 0..6 {
+        client.stream.conn.refresh_traffic_keys().unwrap();
+        client.stream.flush().unwrap();
+    }
+    assert_eq!(server.expect_close(1008), "frame rate exceeded");
+    server.send_frame(Frame::close(1008, ""));
+    assert_eq!(client.expect_close(1008), "frame rate exceeded");
 }
 
 /// Outside a session nothing is counted, and so there are few.

@@ -55,6 +55,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.session.count_key_updates(key_updates, now);
             }
             match read {
+                // What the session makes of key updates is done at once.
+                Poll::Pending if key_updates > 0 => Pumped::Moved,
                 Poll::Pending => Pumped::Asleep,
                 Poll::Ready(Ok(len)) if len > kept => {
                     let bytes = scratch.get(..len).unwrap_or_default();
