@@ -170,7 +170,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The class of a name, as [`name_as_read`] gives it.
+    /// The class of a name, as [`name_as_read`](super::claims::name_as_read) gives it.
     pub fn of(read: &str) -> Self {
         let bare = read.strip_prefix("x-").unwrap_or(read);
         if HOP_BY_HOP.contains(&read) {
