@@ -39,7 +39,7 @@ pub struct ConfigFile {
     pub config: PathBuf,
 }
 
-/// What is checked.
+/// The arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
     /// Where the configuration is.

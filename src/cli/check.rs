@@ -83,7 +83,7 @@ fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write)
     write!(out, "{}", summary(path, config))
 }
 
-/// What the configuration holds.
+/// The line for a valid configuration: its file and the numbers of its sections.
 fn summary(path: &Path, config: &Config) -> String {
     format!(
         "{}: ok ({}, {}, {})\n",

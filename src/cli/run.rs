@@ -79,27 +79,19 @@ pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
     drop(entered);
     start_thread("signals", runtime, async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            let ignored = tokio::select! {
+                _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
                 // By default these would end the process without a drain, which nobody who sends them wants. SIGPIPE is
                 // ignored by Rust's runtime from the start.
-                _ = hangup.recv() => {
-                    tracing::warn!("SIGHUP is ignored: a change of the configuration needs a restart");
-                    continue;
-                }
-                _ = user1.recv() => {
-                    tracing::warn!("SIGUSR1 is ignored");
-                    continue;
-                }
-                _ = user2.recv() => {
-                    tracing::warn!("SIGUSR2 is ignored");
-                    continue;
-                }
-                _ = alarm.recv() => {
-                    tracing::warn!("SIGALRM is ignored");
-                    continue;
-                }
+                _ = hangup.recv() => Some("SIGHUP is ignored: a change of the configuration needs a restart"),
+                _ = user1.recv() => Some("SIGUSR1 is ignored"),
+                _ = user2.recv() => Some("SIGUSR2 is ignored"),
+                _ = alarm.recv() => Some("SIGALRM is ignored"),
+            };
+            if let Some(message) = ignored {
+                tracing::warn!("{message}");
+                continue;
             }
             if sender.send(()).await.is_err() {
                 return;

@@ -33,7 +33,7 @@ use super::upgrade::{self, Gateway, Opened};
 use super::worker::Place;
 use crate::policy::rejection::Rejection;
 use crate::telemetry::refusals::Refused;
-use crate::telemetry::sessions::{Asked, RequestId};
+use crate::telemetry::sessions::RequestId;
 use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
@@ -238,18 +238,8 @@ fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     let _ = gateway.policy.charge(client, clock::now());
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let refused = Refused {
-        rejection,
-        request_id: RequestId(u128::from_be_bytes(upgrade::random())),
-        client,
-        asked: Asked::default(),
-        route: None,
-        subject: None,
-        claim: None,
-        upstream: None,
-        server: None,
-        detail: Some(&detail),
-    };
+    let request_id = RequestId(u128::from_be_bytes(upgrade::random()));
+    let refused = Refused { detail: Some(&detail), ..Refused::new(rejection, request_id, client) };
     gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::policy::address::AddressKey;
 
-/// Which part of the room to wait one address may fill, so that it keeps others from waiting neither.
+/// One address may have one in so many of the places to wait, so that it does not keep others from waiting either.
 const WAITING_SHARE: u32 = 4;
 
 /// The places of all listeners together.

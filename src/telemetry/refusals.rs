@@ -18,6 +18,7 @@ const LINES: Quota = Quota {
     rate: Rate { count: NonZeroU32::MIN.saturating_add(49), period: Duration::from_secs(1) },
     burst: NonZeroU32::MIN.saturating_add(499),
 };
+
 /// The log of refusals.
 #[derive(Debug)]
 pub struct Refusals {
@@ -48,6 +49,24 @@ pub struct Refused<'a> {
     pub server: Option<&'a str>,
     /// What else is known.
     pub detail: Option<&'a str>,
+}
+
+impl Refused<'_> {
+    /// A refusal of which nothing else is known.
+    pub fn new(rejection: Rejection, request_id: RequestId, client: IpAddr) -> Self {
+        Self {
+            rejection,
+            request_id,
+            client,
+            asked: Asked::default(),
+            route: None,
+            subject: None,
+            claim: None,
+            upstream: None,
+            server: None,
+            detail: None,
+        }
+    }
 }
 
 /// Writes an event whose level is known only now.
@@ -167,18 +186,7 @@ mod tests {
     use crate::telemetry::test_config;
 
     fn refuse(refusals: &Refusals, rejection: Rejection, now: Instant) {
-        let refused = Refused {
-            rejection,
-            request_id: RequestId(1),
-            client: "192.0.2.7".parse().unwrap(),
-            asked: Asked::default(),
-            route: None,
-            subject: None,
-            claim: None,
-            upstream: None,
-            server: None,
-            detail: None,
-        };
+        let refused = Refused::new(rejection, RequestId(1), "192.0.2.7".parse().unwrap());
         refusals.log(&refused, &Identities::new(&test_config(), [0; 32]), now);
     }
 

@@ -46,14 +46,6 @@ secrets = harness.Secrets(directory)
 ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text())["driver_gap_ms"]
 
 
-def build_load_generator():
-    """Where tests/bench/run.py has it, too."""
-    home = harness.TARGET / "bench/wsload"
-    harness.run("cargo", "build", "--quiet", "--release", "--locked", "--manifest-path",
-                harness.ROOT / "tests/bench/wsload/Cargo.toml", "--target-dir", home, seconds=600)
-    return home / "release/wsload"
-
-
 def build_shim():
     library = directory / "driver_gap.so"
     harness.run("cc", "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, harness.HERE / "driver_gap.c", "-ldl")
@@ -141,7 +133,7 @@ if not shutil.which("cc"):
     suite.skip("everything", "there is no C compiler")
     suite.finish()
 begun = time.monotonic()
-load, shim = build_load_generator(), build_shim()
+load, shim = harness.build_load_generator(), build_shim()
 suite.note(f"the load generator was built in {time.monotonic() - begun:.0f} s")
 harness.equal(sorted(ceilings), sorted(CASES))
 upstream_port = harness.free_port()

@@ -131,6 +131,14 @@ def run(*command, seconds=60, **options):
     return done
 
 
+def build_load_generator():
+    """Builds the load generator where tests/bench/run.py has it, too, and returns its path."""
+    home = TARGET / "bench/wsload"
+    run("cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", ROOT / "tests/bench/wsload/Cargo.toml",
+        "--target-dir", home, seconds=600)
+    return home / "release/wsload"
+
+
 # ---------------------------------------------------------------------------------------------- certificates and tokens
 
 

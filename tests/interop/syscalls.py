@@ -39,14 +39,6 @@ secrets = harness.Secrets(directory)
 ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text())["syscalls"]
 
 
-def build_load_generator():
-    """Where tests/bench/run.py has it, too."""
-    home = harness.TARGET / "bench/wsload"
-    harness.run("cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", BENCH / "wsload/Cargo.toml",
-                "--target-dir", home, seconds=600)
-    return home / "release/wsload"
-
-
 def perf_works():
     """Whether perf is there, may use the tracepoints, and the kernel has them."""
     if os.environ.get("SYSCALLS_BY") == "strace" or not shutil.which("perf"):
@@ -132,7 +124,7 @@ def count(counted, load, key):
 counted = counted_by_perf if perf_works() else counted_by_strace
 suite.note("counted by perf" if counted is counted_by_perf else "counted by strace")
 begun = time.monotonic()
-load = build_load_generator()
+load = harness.build_load_generator()
 suite.note(f"the load generator was built in {time.monotonic() - begun:.0f} s")
 upstream_port = harness.free_port()
 harness.Process("upstream", [load, "echo", "--listen", f"127.0.0.1:{upstream_port}"], directory)

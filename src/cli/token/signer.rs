@@ -16,7 +16,7 @@ use x509_cert::spki::AlgorithmIdentifierRef;
 
 use crate::policy::key::{self, secret_in};
 
-/// What signs tokens with one algorithm.
+/// A key that signs tokens with one algorithm.
 pub(super) enum Signer {
     Hmac(Box<hmac::Key>),
     Rsa(RsaKeyPair, &'static dyn RsaEncoding),
