@@ -23,7 +23,7 @@ const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 /// Enough tokens of one shape to fill the memory if much is kept of each; those that leave little behind are all alike.
 const TOKENS_MAX: usize = 2_500;
-/// What base64url leaves of a token of 8 KiB for its claims, less the claims that every token has.
+/// The room that base64url leaves in a token of 8 KiB for its claims, less the claims that every token has.
 const CLAIMS_MAX_BYTES: usize = 8192 / 4 * 3 - 250;
 
 fn allocated() -> usize {

@@ -211,7 +211,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     config.ok_or(report)
 }
 
-/// What a configuration is found to be.
+/// The result of reading a configuration.
 #[derive(Debug)]
 pub struct Checked {
     /// The configuration, if it can be used. It is absent, too, if credentials were left unchecked.

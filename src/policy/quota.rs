@@ -129,7 +129,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What no clock can hold is as good as now: it lies centuries ahead.
+/// The time after `at`; `at` itself if no `Instant` can hold it, which is centuries ahead.
 fn later(at: Instant, nanos: u64) -> Instant {
     at.checked_add(Duration::from_nanos(nanos)).unwrap_or(at)
 }

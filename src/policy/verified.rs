@@ -1,9 +1,9 @@
 //! The tokens that one verifier has verified, so that a client that comes back with the same token, as all do at once after
 //! an outage, costs a hash and not another signature.
 //!
-//! What is kept of a token is its SHA-256 and the claims that are read, never the token itself. That the signature holds is what is
-//! remembered, and no more: `exp` and `nbf` are held against the clock at every use, and issuer and audience are looked at
-//! again. What was refused is not remembered, so that nobody without a token that holds can fill the memory. The memory is
+//! An entry holds the SHA-256 of a token and those of its claims that are read, never the token itself. It says that the
+//! signature holds, and no more: `exp` and `nbf` are held against the clock at every use, and issuer and audience are looked
+//! at again. A refused token leaves no entry, so that nobody without a token that holds can fill the memory. The memory is
 //! part of its verifier and goes with it: no key vouches for a token after the key itself is gone.
 //!
 //! Two tokens with one hash would be a collision of SHA-256. How long a look-up takes tells nothing about other tokens: it

@@ -125,7 +125,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
             return this.poll_end(cx);
         }
         if !this.behind.is_empty() {
-            // What looked like the end of the head was none to hyper.
+            // hyper did not take this empty line for the end of the head.
             let len = this.behind.len().min(buf.remaining());
             buf.put_slice(this.behind.get(..len).unwrap_or_default());
             this.behind.drain(..len);

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl;
 
-/// What the kernel says of a socket at this moment. tokio learns of it when its driver is polled next.
+/// The state of a socket in the kernel at this moment. tokio learns of it when its driver is polled next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of poll(2), in any combination with the others")]
 pub(super) struct SocketState {

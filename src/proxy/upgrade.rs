@@ -96,7 +96,7 @@ pub async fn answer(
     }
 }
 
-/// What the log shows of a request. Its host is that of its target, if that is absolute, as it is for the policy.
+/// The parts of a request that the log shows. Its host is that of its target, if that is absolute, as it is for the policy.
 fn asked(request: &Request<Incoming>) -> Asked<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));

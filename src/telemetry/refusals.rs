@@ -35,7 +35,7 @@ pub struct Refused<'a> {
     pub request_id: RequestId,
     /// Where it came from.
     pub client: IpAddr,
-    /// What it asked for.
+    /// Its target and its origin.
     pub asked: Asked<'a>,
     /// Its route, if it came so far.
     pub route: Option<&'a str>,
@@ -47,7 +47,7 @@ pub struct Refused<'a> {
     pub upstream: Option<&'a str>,
     /// The upstream's server, if it answered or should have.
     pub server: Option<&'a str>,
-    /// What else is known.
+    /// Further text, such as an error of the upstream.
     pub detail: Option<&'a str>,
 }
 

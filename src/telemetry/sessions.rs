@@ -21,7 +21,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// What a request asked for, as the log shows it: each part cut. The query is left out, since it may hold a token.
+/// The target and the origin of a request, as the log shows them: each part cut. The query is left out, since it may hold a token.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asked<'a> {
     host: Option<&'a str>,
@@ -57,7 +57,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What a session's request asked for.
+/// The target and the origin of a session's request, kept up to its end.
 #[derive(Debug)]
 pub struct KeptAsked(Box<[Option<Box<str>>; 3]>);
 
@@ -69,7 +69,7 @@ impl KeptAsked {
     }
 }
 
-/// Who a session is for, and where it goes.
+/// The client and the upstream's server of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Parties<'a> {
     /// The id of its request, which the upstream was told.
@@ -94,7 +94,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Whose line at the start has this level.
+    /// A log whose lines at the start of sessions have this level.
     pub fn new(start_level: Level, identities: Identities) -> Self {
         Self { start_level, identities }
     }

@@ -63,7 +63,7 @@ pub enum Answered {
 pub enum OpenError {
     /// The head did not come in time.
     Timeout,
-    /// What came is not HTTP, or its head is too large.
+    /// The server's answer is not HTTP, or its head is too large.
     Malformed(hyper::Error),
     /// The connection broke before the head was there.
     Broken(io::Error),

@@ -137,7 +137,7 @@ fn spoofs_are_replaced() {
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &[]));
 }
 
-/// What a route lists passes as it is written there, and as nothing else.
+/// A header that a route lists passes under the name written there, and under no other.
 #[test]
 fn listed_headers_pass() {
     let upstream = Upstream::bind();

@@ -53,7 +53,7 @@ pub const HEADS: [(&str, fn(usize) -> Head); 13] = [
     }),
 ];
 
-/// What one kind of head is made of beside what every opening handshake has.
+/// The fields of one kind of head beside those that every opening handshake has.
 #[derive(Default)]
 pub struct Head {
     query: String,

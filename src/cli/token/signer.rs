@@ -29,7 +29,7 @@ pub(super) enum Signer {
 pub(super) enum SignerError {
     /// The name of the algorithm is unknown.
     Algorithm(String),
-    /// What the file holds, and what is wanted, as what follows the file's name in a sentence.
+    /// The kind of content found and the kind expected, as text that follows the file's name in a sentence.
     File(String),
 }
 

@@ -55,7 +55,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.session.count_key_updates(key_updates, now);
             }
             match read {
-                // What the session makes of key updates is done at once.
+                // The session judges key updates at once.
                 Poll::Pending if key_updates > 0 => Pumped::Moved,
                 Poll::Pending => Pumped::Asleep,
                 Poll::Ready(Ok(len)) if len > kept => {
