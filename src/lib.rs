@@ -1,33 +1,38 @@
 //! Tollgate: a TLS-terminating WebSocket reverse proxy that decides who may come in, and meters what passes.
 //!
-//! # The map
+//! # The modules
 //!
-//! Three rings; a module may name those before it in this list, and none behind it.
+//! Three rings. A module imports only modules above it in this list, and no two files import each other in a cycle;
+//! `tests/tidy.rs` holds both.
 //!
-//! | module | ring | what it knows |
+//! | module | ring | responsibility |
 //! | --- | --- | --- |
-//! | [`ws`] | pure | RFC 6455: opening handshake, frames, the rules of one direction, close codes |
-//! | [`policy`] | pure | may this request pass, and on what terms: routes, origins, tokens, quotas, refusals |
+//! | [`ws`] | pure | RFC 6455 and 7692: opening handshake, frames, the rules of one direction, close codes |
+//! | [`record`] | pure | the TLS 1.3 record layer after the handshake: open, seal, key updates, alerts |
+//! | [`policy`] | pure | admission: routes, origins, tokens, quotas, rejections |
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
-//! | [`record`] | pure | TLS 1.3 records after the handshake: opening, sealing, key updates, alerts |
-//! | [`config`] | in | TOML: the only code that does |
-//! | [`upstream`] | out | which server a session goes to, and how it is reached |
-//! | [`telemetry`] | out | logs |
-//! | [`proxy`] | out | sockets, TLS, HTTP: listener, worker, connection, upgrade, relay, and the drain |
+//! | [`config`] | in | the only module that knows TOML |
+//! | [`runtime`] | out | what workers provide: clock, random bytes, tasks, timers, pacing, guards, lifecycle |
+//! | [`telemetry`] | out | the log |
+//! | [`upstream`] | out | the servers: choice, connect, and the opening handshake with them |
+//! | [`tls`] | out | certificates, the TLS handshake, the client's byte stream |
+//! | [`relay`] | out | moves the bytes of one session |
+//! | [`front`] | out | a connection: TLS, HTTP, one request, admission, upgrade |
+//! | [`server`] | out | binds, starts workers, accepts, drains |
 //! | [`cli`] | out | the subcommands |
 //!
-//! The pure rings touch no socket, file or clock: bytes, facts and the time are arguments, decisions are what comes
-//! back. So they are tested in virtual time, fuzzed without fakes, and read without knowing any runtime.
+//! The pure modules use no socket, file or clock: bytes, facts and the time are arguments, and decisions are results.
+//! They are tested in virtual time and fuzzed without fakes.
 //!
 //! # The path of a connection
 //!
-//! [`proxy::listener`] accepts it, on the [`proxy::worker`] that has the fewest. [`proxy::connection`] does the TLS handshake
-//! and reads one request. [`proxy::upgrade`] answers it in five steps: what it asks ([`ws::handshake`]), whether it
-//! may ([`policy::admission`]), what the upstream is asked ([`proxy::headers`]), what that answers ([`upstream::open`]), and
-//! the 101. Then [`proxy::relay`] moves bytes as [`session::Session`] says, woken by its sockets and by the worker's
-//! [`proxy::timers`], and the log gets one line at the end.
+//! [`server::accept`] accepts it on the [`server::worker`] with the fewest connections. [`front::connection`] does the TLS
+//! handshake and reads one request. [`front::upgrade`] answers it in five steps: it parses the request
+//! ([`ws::handshake`]), admits it ([`policy::admission`]), writes the headers for the upstream ([`front::headers`]), gets
+//! the upstream's answer ([`upstream::open`]), and sends the 101. Then [`relay`] moves bytes as [`session::Session`] decides,
+//! woken by the sockets and by the worker's [`runtime::timers`]. The log gets one line at the end.
 //!
-//! An [`policy::admission::Admission`] has one maker, and neither opening an upstream nor relaying is possible without it.
+//! An [`policy::admission::Admission`] has one constructor. Neither opening an upstream nor relaying is possible without one.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::expect_used, clippy::unwrap_used))]
 // Test helpers take what reads best at their many calls.
@@ -42,11 +47,15 @@
 )]
 
 pub mod ws;
+pub mod record;
 pub mod policy;
 pub mod session;
-pub mod record;
 pub mod config;
-pub mod upstream;
+pub mod runtime;
 pub mod telemetry;
-pub mod proxy;
+pub mod upstream;
+pub mod tls;
+pub mod relay;
+pub mod front;
+pub mod server;
 pub mod cli;

@@ -18,43 +18,23 @@ mod deadlines;
 mod outcome;
 mod peer;
 mod receive;
+mod side;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::policy::limits::Limits;
 use crate::policy::quota::Bucket;
-use crate::ws::close::CloseCode;
+use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::{Inspector, Rules};
 
 pub use outcome::{By, Cause, Counts, Outcome, Passed};
 use peer::{Input, Peer};
+pub use side::Side;
 
 /// A fragment inside a message that carries less than this costs more to handle than it is worth, and is counted.
 const SMALL_FRAGMENT_BYTES: u64 = 128;
-
-/// One of the two ends of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// Who connected to us.
-    Client,
-    /// Whom we connected to.
-    Upstream,
-}
-
-impl Side {
-    /// The two sides.
-    pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
-
-    /// The side that this side talks to.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Upstream,
-            Self::Upstream => Self::Client,
-        }
-    }
-}
 
 /// What to do with the start of the bytes that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,9 +18,10 @@ use proptest::prelude::*;
 use tollgate::config::{
     self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress, Shown,
 };
+use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
-use tollgate::policy::route::{Auth, HostPattern};
+use tollgate::policy::route::Auth;
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {

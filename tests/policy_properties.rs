@@ -10,11 +10,13 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tollgate::policy::address::Addresses;
 use tollgate::policy::admission::Policy;
+use tollgate::policy::host::{HostPattern, request_host};
 use tollgate::policy::limits::Limits;
 use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
+use tollgate::policy::pattern::PathPattern;
 use tollgate::policy::quota::{Quota, Rate};
-use tollgate::policy::route::{Auth, HostPattern, PathPattern, Route, Routes, UpstreamId, request_host, shadowed};
+use tollgate::policy::route::{Auth, Route, Routes, UpstreamId, shadowed};
 
 proptest! {
     #[test]
@@ -369,7 +371,7 @@ fn a_flood_of_one_48_leaves_others_their_quota() {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(60) };
     let quota = Quota { rate, burst: NonZeroU32::MIN };
     let policy = Policy::new(routes(&[], false), Some(quota), NonZeroU32::MIN);
-    let now = tollgate::proxy::clock::now();
+    let now = tollgate::runtime::clock::now();
     let passes = |address: u128| policy.charge(Ipv6Addr::from_bits(address).into(), now).is_ok();
     let prefix = |text: &str| text.parse::<Ipv6Addr>().unwrap().to_bits();
     let flood = prefix("2001:db8:bad::");

@@ -12,11 +12,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use tollgate::ws::close::{Close, CloseCode};
-use tollgate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame, HEADER_MAX_BYTES, Header, Opcode, Violation, apply_mask};
+use tollgate::ws::close::Close;
+use tollgate::ws::code::CloseCode;
+use tollgate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame, HEADER_MAX_BYTES, Header, Opcode, apply_mask};
 use tollgate::ws::handshake::{Answer, Opening, accept, key};
 use tollgate::ws::inspector::{Inspector, Next, Rules};
 use tollgate::ws::utf8::Utf8;
+use tollgate::ws::violation::Violation;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 

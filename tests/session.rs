@@ -13,8 +13,8 @@ use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
 use tollgate::policy::quota::Bucket;
 use tollgate::session::Side::{self, Client, Upstream};
 use tollgate::session::{By, Cause, Counts, Outcome, Passed};
-use tollgate::ws::close::CloseCode;
-use tollgate::ws::frame::Violation;
+use tollgate::ws::code::CloseCode;
+use tollgate::ws::violation::Violation;
 
 /// Something that happens to a session.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::args::Check;
 use crate::config::{self, Checked, Config, Content, Disk, Files};
 use crate::policy::route::Auth;
-use crate::proxy::server::check_descriptors;
+use crate::server::descriptors::check_descriptors;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;

@@ -18,8 +18,8 @@ use serde_json::json;
 use super::args::{Demo, Token};
 use super::{echo, run, token};
 use crate::config;
-use crate::proxy::server::Server;
-use crate::proxy::upgrade::random;
+use crate::runtime::entropy::random;
+use crate::server::serve::Server;
 use crate::telemetry::log;
 
 const ISSUER: &str = "https://demo.tollgate.example/";

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::proxy::worker::{Tasks, start_thread};
+use crate::runtime::tasks::{Tasks, start_thread};
 use crate::ws::frame::{Header, Opcode, apply_mask};
 use crate::ws::handshake::{self, Opening};
 

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::config::{self, Config, Severity};
 use crate::policy::route::Auth;
-use crate::proxy::server::{ServeError, Server};
-use crate::proxy::worker::start_thread;
+use crate::runtime::tasks::start_thread;
+use crate::server::error::ServeError;
+use crate::server::serve::Server;
 use crate::telemetry::log;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).

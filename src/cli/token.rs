@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use self::signer::Signer;
 use super::args::{EXIT_USAGE, Token};
-use crate::proxy::clock;
+use crate::runtime::clock;
 
 /// Prints the token. The exit code is 64 if the key or the algorithm cannot be used.
 pub fn run(token: &Token) -> ExitCode {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
 
+use super::common::{self, Named};
 use super::diagnostic::{Fault, quote};
 use super::file::{At, Read, Section};
 use super::files::Folder;
 use super::keys::{self, Key};
+use super::suggest;
 use super::units::show_size;
-use super::upstreams::Named;
-use super::{suggest, validate};
 use crate::policy::credential::TokenSource;
 use crate::policy::key::{self, KeySet};
 use crate::policy::token::{Verifier, VerifierParts};
@@ -127,7 +127,7 @@ fn check_name(name: &At<&str>, section: &Section<'_>) -> Option<()> {
         );
         return None;
     }
-    validate::name(section, name, &name.span)
+    common::name(section, name, &name.span)
 }
 
 fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {

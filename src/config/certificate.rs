@@ -13,11 +13,11 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::time::Validity;
 
-use super::Certificate;
 use super::diagnostic::Fault;
 use super::file::{At, Section};
 use super::files::{self, Content, Folder};
 use super::keys::{CHAIN, KEY, Key};
+use super::model::Certificate;
 
 /// The most certificates in a chain. A chain has two or three; whoever names a bundle of roots is told.
 const CHAIN_MAX: usize = 16;

@@ -2,13 +2,13 @@
 
 use http::header::HeaderName;
 
+use super::common::Seen;
 use super::diagnostic::{Fault, quote};
 use super::file::{At, Section};
 use super::keys::{self, Key};
 use super::suggest;
-use super::validate::Seen;
 use crate::policy::claims::{Requirement, name_as_read};
-use crate::policy::route::PathPattern;
+use crate::policy::pattern::PathPattern;
 
 const REQUIREMENTS_MAX: usize = 32;
 const FORWARDED_MAX: usize = 32;

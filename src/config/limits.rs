@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::diagnostic::Fault;
+use super::diagnostic::{Fault, Span};
 use super::file::{At, Read, Section};
 use super::keys::{self, Key};
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
@@ -98,7 +98,7 @@ fn messages(section: &Section<'_>, open: bool) -> Read<Option<MessageQuota>> {
     Some(quota?.map(|quota| MessageQuota { quota, key: key.value, on_excess: on_excess.value }))
 }
 
-fn no_subject(section: &Section<'_>, key: &str, span: super::Span) {
+fn no_subject(section: &Section<'_>, key: &str, span: Span) {
     section.faults.push(
         Fault::error(span, format!("`{key}` counts by subject, and a route with `auth = \"none\"` has none"))
             .label("there is no token, so no subject")

@@ -10,18 +10,20 @@ use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::auth::{self, Auth};
+use super::common::{self, Named, Seen};
 use super::diagnostic::{Fault, Span, quote};
 use super::file::{At, Read, Section};
 use super::keys::{self, Key};
-use super::upstreams::Named;
-use super::validate::{self, Seen};
-use super::{Upstream, claims, limits, suggest};
+use super::model::Upstream;
+use super::{claims, limits, suggest};
 use crate::policy::address::Addresses;
 use crate::policy::claims::name_as_read;
 use crate::policy::header_names::Class;
+use crate::policy::host::HostPattern;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
-use crate::policy::route::{self, HostPattern, PathPattern, Route, UpstreamId};
+use crate::policy::pattern::PathPattern;
+use crate::policy::route::{self, Route, UpstreamId};
 
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
@@ -138,7 +140,7 @@ impl<'a> Parts<'a> {
 
 fn name(section: &Section<'_>, names: &mut Seen<String>) -> Option<At<String>> {
     let name = section.text(&keys::NAME)?;
-    validate::name(section, &name, &name.span)?;
+    common::name(section, &name, &name.span)?;
     names.note(section, &name, "route", &name);
     Some(name)
 }

@@ -4,24 +4,17 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::diagnostic::{Fault, Span, quote};
+use super::common::{Named, Seen, name as check_name};
+use super::diagnostic::{Fault, quote};
 use super::file::{At, Section};
-use super::validate::{self, Seen};
-use super::{ServerAddress, Upstream, keys};
+use super::keys;
+use super::model::{ServerAddress, Upstream};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SERVERS_MAX: usize = 256;
 
 /// The longest path that fits the address of a Unix socket on Linux, less its final NUL.
 const UNIX_PATH_MAX: usize = 107;
-
-/// A section that others refer to by name.
-pub(super) struct Named<T> {
-    pub(super) name: String,
-    pub(super) span: Span,
-    /// `None`: the section is faulty, and that was noted.
-    pub(super) value: T,
-}
 
 /// Every upstream, in the order of the file.
 pub(super) fn read_all(root: &Section<'_>) -> Vec<Named<Option<Upstream>>> {
@@ -34,7 +27,7 @@ pub(super) fn read_all(root: &Section<'_>) -> Vec<Named<Option<Upstream>>> {
 }
 
 fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
-    let valid_name = validate::name(section, name, &name.span);
+    let valid_name = check_name(section, name, &name.span);
     let servers = servers(section);
     let base_path = base_path(section);
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);

@@ -1,6 +1,5 @@
 //! From the sections of a file to a [`Config`]: the process, its log, its listeners, and what the parts are to each other.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
@@ -9,10 +8,11 @@ use std::time::SystemTime;
 
 use x509_cert::der::DateTime;
 
-use super::diagnostic::{Fault, Report, Severity, Span, quote};
+use super::common::Seen;
+use super::diagnostic::{Fault, Report, Severity, quote};
 use super::file::{At, Read, Section};
 use super::files::{self, Folder};
-use super::{Config, Listener, Log, LogFormat, MaxSessions, RecordLayer, Server, Shown};
+use super::model::{Config, Listener, Log, LogFormat, MaxSessions, RecordLayer, Server, Shown};
 use super::{auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
 
@@ -23,9 +23,6 @@ const CERTIFICATES_MAX: usize = 64;
 /// Which part of `max_handshakes` one address has by default, and at least how many.
 const ADDRESS_SHARE: u32 = 16;
 const ADDRESS_SHARE_MIN: u32 = 16;
-
-/// The longest name of a section or route, in bytes: it stands in every log line and metric.
-const NAME_MAX: usize = 64;
 
 /// Reads everything; `None` means that at least one fault was noted.
 pub(super) fn read(root: &Section<'_>, folder: &Folder<'_>) -> Option<Config> {
@@ -190,42 +187,5 @@ fn address(section: &Section<'_>) -> Option<At<SocketAddr>> {
     } else {
         fault.help("write it as in \"0.0.0.0:443\" or \"[::]:443\"")
     });
-    None
-}
-
-/// Which values were there already, and where: for what may stand only once in a file.
-pub(super) struct Seen<T>(BTreeMap<T, Span>);
-
-impl<T> Default for Seen<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T: Ord + Clone> Seen<T> {
-    /// Notes a fault if the value was there before.
-    pub(super) fn note(&mut self, section: &Section<'_>, at: &At<T>, what: &str, shown: &str) {
-        if let Some(first) = self.0.get(&at.value) {
-            section.faults.push(
-                Fault::error(at.span.clone(), format!("the {what} {} stands twice", quote(shown)))
-                    .label("this is one too many")
-                    .related(first.clone(), "the first one"),
-            );
-        } else {
-            self.0.insert(at.value.clone(), at.span.clone());
-        }
-    }
-}
-
-/// Checks a name that goes into logs and metrics.
-pub(super) fn name(section: &Section<'_>, name: &str, span: &Span) -> Option<()> {
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(valid) {
-        return Some(());
-    }
-    section.faults.push(
-        Fault::error(span.clone(), format!("{} cannot be a name", quote(name)))
-            .label(format!("expected 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`")),
-    );
     None
 }

@@ -13,11 +13,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::address::AddressKey;
 use super::claims::{self, Claims};
 use super::credential;
+use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
+use super::pattern::Params;
 use super::quota::{Bucket, Buckets, Grouped, Quota, Slot, Slots};
 use super::rejection::{Rejected, Rejection};
-use super::route::{Auth, Params, Route, Routes, request_host};
+use super::route::{Auth, Route, Routes};
 use crate::ws::handshake::Opening;
 
 /// One reading of both clocks: the one for spans, and the one that tokens go by.

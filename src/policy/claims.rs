@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::members::{Claim, Members};
-use super::route::Params;
+use super::pattern::Params;
 
 /// The claims of a verified token. Only the verifier makes them, so to have them is to have checked them.
 #[derive(Clone, PartialEq)]

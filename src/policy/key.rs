@@ -21,7 +21,7 @@ use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
-pub use self::error::KeyError;
+pub use self::error::{KeyError, MAX_KEYS};
 use self::pem::{Pem, PemLabel};
 
 /// The keys of one `[auth]` section: at least one, at most [`MAX_KEYS`].
@@ -368,9 +368,6 @@ fn hash_bytes(algorithm: Algorithm) -> usize {
         _ => MIN_HASH_BYTES,
     }
 }
-
-/// The most keys that a set may have, used or not. Providers have two to five.
-pub const MAX_KEYS: usize = 64;
 
 const MIN_HASH_BYTES: usize = 32;
 const RSA_MIN_BITS: u32 = 2048;

@@ -1,7 +1,8 @@
 //! May this request pass, and on what terms: pure decisions over facts, with time as an argument.
 
 pub mod path;
-pub mod route;
+pub mod pattern;
+pub mod host;
 pub mod origin;
 pub mod address;
 pub mod credential;
@@ -14,4 +15,5 @@ pub mod header_names;
 pub mod quota;
 pub mod limits;
 pub mod rejection;
+pub mod route;
 pub mod admission;

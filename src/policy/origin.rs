@@ -6,8 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::route::HostError;
-use super::route::host::{before, is_address, is_subdomain, parse_host, parse_port, split_port};
+use super::host::{HostError, before, is_address, is_subdomain, parse_host, parse_port, split_port};
 
 /// The origins that a route admits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use aws_lc_rs::aead::Aad;
 
 use super::keys::{Direction, TrafficSecret};
-use super::{
+use super::wire::{
     Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATE, KEY_UPDATE_LEN, KEY_UPDATES_MAX,
     OUTER_TYPE, PLAINTEXT_MAX,
 };

@@ -3,7 +3,9 @@
 use aws_lc_rs::aead::Aad;
 
 use super::keys::{Direction, TrafficSecret};
-use super::{Alert, ContentType, HEADER_LEN, KEY_UPDATE, KEY_UPDATE_LEN, OUTER_TYPE, OVERHEAD, PLAINTEXT_MAX, TAG_LEN};
+use super::wire::{
+    Alert, ContentType, HEADER_LEN, KEY_UPDATE, KEY_UPDATE_LEN, OUTER_TYPE, OVERHEAD, PLAINTEXT_MAX, TAG_LEN,
+};
 
 /// `KeyUpdate` with `update_not_requested`: the peer need not change its own key.
 const UPDATE_NOT_REQUESTED: [u8; KEY_UPDATE_LEN] = [KEY_UPDATE, 0, 0, 1, 0];

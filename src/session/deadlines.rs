@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use super::Session;
 use super::outcome::{By, Cause};
 use super::peer::Input;
-use super::{Session, Side};
+use super::side::Side;
 
 impl Session {
     /// When [`Session::pass_deadline`] is to be called next.

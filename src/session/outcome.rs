@@ -1,8 +1,8 @@
 //! How a session ended and what passed: the facts that the shell logs and counts.
 
-use super::Side;
-use crate::ws::close::CloseCode;
-use crate::ws::frame::Violation;
+use super::side::Side;
+use crate::ws::code::CloseCode;
+use crate::ws::violation::Violation;
 
 /// Who ended the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use super::outcome::{By, Cause, Outcome};
 use super::peer::Input;
-use super::{SMALL_FRAGMENT_BYTES, Session, Side, Step};
+use super::side::Side;
+use super::{SMALL_FRAGMENT_BYTES, Session, Step};
 use crate::policy::limits::OnExcess;
 use crate::policy::quota::Exceeded;
-use crate::ws::close::{Close, CloseCode};
+use crate::ws::close::Close;
+use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, Header, Opcode, apply_mask};
 use crate::ws::inspector::Next;
 

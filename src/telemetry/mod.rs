@@ -1,8 +1,10 @@
 //! What operators see of what happens.
 
+mod event;
 pub mod escape;
 pub mod identity;
 pub mod log;
+pub mod request;
 pub mod refusals;
 pub mod sessions;
 

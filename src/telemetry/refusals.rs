@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
+use super::event::event;
 use super::identity::Identities;
-use super::sessions::{Asked, RequestId};
+use super::request::{Asked, RequestId};
 use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
@@ -68,20 +69,6 @@ impl Refused<'_> {
         }
     }
 }
-
-/// Writes an event whose level is known only now.
-macro_rules! event {
-    ($level:expr, $($arguments:tt)*) => {
-        match $level {
-            Level::ERROR => tracing::error!($($arguments)*),
-            Level::WARN => tracing::warn!($($arguments)*),
-            Level::INFO => tracing::info!($($arguments)*),
-            Level::DEBUG => tracing::debug!($($arguments)*),
-            Level::TRACE => tracing::trace!($($arguments)*),
-        }
-    };
-}
-pub(super) use event;
 
 impl Refusals {
     /// Nothing logged yet.
@@ -202,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_reported_without_a_further_refusal() {
-        let now = crate::proxy::clock::now();
+        let now = crate::runtime::clock::now();
         let found = events(|| {
             let refusals = Refusals::new(now);
             (0..600).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
@@ -221,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_line_below_the_level_takes_no_room() {
-        let now = crate::proxy::clock::now();
+        let now = crate::runtime::clock::now();
         let found = events(|| {
             let refusals = Refusals::new(now);
             (0..10_000).for_each(|_| refuse(&refusals, Rejection::Opening(OpeningError::NotUpgrade), now));

@@ -1,7 +1,8 @@
 //! The rules of one direction: which frames may come next, and how big they may be (RFC 6455 section 5).
 
-use super::frame::{Header, Opcode, Violation, apply_mask};
+use super::frame::{Header, Opcode, apply_mask};
 use super::utf8::Utf8;
+use super::violation::Violation;
 
 /// What the sender of this direction must keep to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

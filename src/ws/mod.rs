@@ -3,6 +3,8 @@
 pub mod handshake;
 pub mod deflate;
 pub mod frame;
+pub mod code;
+pub mod violation;
 pub mod close;
 pub mod utf8;
 pub mod inspector;

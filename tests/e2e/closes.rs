@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 use tollgate::session::{Cause, Side};
-use tollgate::ws::frame::Violation;
+use tollgate::ws::violation::Violation;
 
 use crate::support::PATIENCE;
 use crate::support::every::every;

@@ -22,16 +22,18 @@ use jsonwebtoken::Algorithm;
 pub use record::record;
 use tollgate::config::{self, Content, Files};
 use tollgate::policy::credential::{self, TokenSource};
+use tollgate::policy::host::{HostPattern, request_host};
 use tollgate::policy::key::KeySet;
 use tollgate::policy::limits::OnExcess;
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
-use tollgate::policy::route::{HostPattern, PathPattern, request_host};
+use tollgate::policy::pattern::PathPattern;
 use tollgate::policy::token::{Verifier, VerifierParts};
 use tollgate::session::Side;
 use tollgate::ws::close::Close;
-use tollgate::ws::frame::{CONTROL_MAX_BYTES, HEADER_MAX_BYTES, Header, Violation};
+use tollgate::ws::frame::{CONTROL_MAX_BYTES, HEADER_MAX_BYTES, Header};
 use tollgate::ws::handshake::{Answer, EXTENSIONS_MAX, Opening, PROTOCOLS_MAX, accept};
 use tollgate::ws::inspector::{Inspector, Next, Rules};
+use tollgate::ws::violation::Violation;
 
 /// Frame headers, and the rules of one direction. The first byte chooses the rules.
 pub fn frame(data: &[u8]) {

@@ -51,7 +51,7 @@ fn session() -> (Session, Instant) {
         limits.ping_interval = Some(Duration::from_secs(30));
         limits.check_utf8 = true;
     });
-    let now = tollgate::proxy::clock::now();
+    let now = tollgate::runtime::clock::now();
     (Relay::new(setup, now).session, now)
 }
 

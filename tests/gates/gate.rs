@@ -13,8 +13,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, KeyLog, RootCertStore};
 use tokio::sync::mpsc;
 use tollgate::config::{self, Content, Files};
-use tollgate::proxy::server::Server;
 use tollgate::record::{self, ContentType, Opened, Opener, Sealer, Suite, TrafficSecret};
+use tollgate::server::serve::Server;
 use tollgate::ws::handshake::accept;
 
 use super::harness::wire::{BINARY, FIN, frame};

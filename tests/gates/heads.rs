@@ -12,10 +12,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tollgate::config::{self, Content, Files};
+use tollgate::front::headers::{self, Via};
 use tollgate::policy::admission::{Facts, Now, Policy};
 use tollgate::policy::credential;
 use tollgate::policy::route::{Auth, Routes};
-use tollgate::proxy::headers::{self, Via};
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
 
 use super::cases::Run;
@@ -92,7 +92,7 @@ impl Head {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             headers.append(name, HeaderValue::from_str(&value).unwrap());
         }
-        let now = Now { instant: tollgate::proxy::clock::now(), unix: Duration::from_secs(1_800_000_000) };
+        let now = Now { instant: tollgate::runtime::clock::now(), unix: Duration::from_secs(1_800_000_000) };
         let address = IpAddr::from([192, 0, 2, 1]);
         Box::new(move || take(&policy, black_box(&uri), black_box(&headers), address, now))
     }

@@ -16,7 +16,8 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, Suppo
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tollgate::config::{Certificate, RecordLayer};
-use tollgate::proxy::tls::{ClientStream, server_config};
+use tollgate::tls::config::server_config;
+use tollgate::tls::stream::ClientStream;
 
 use super::differential::certificate;
 

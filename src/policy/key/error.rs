@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::MAX_KEYS;
+/// The most keys that a set may have, used or not. Providers have two to five.
+pub const MAX_KEYS: usize = 64;
 
 /// Why a key file cannot be used. What it prints holds nothing of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]

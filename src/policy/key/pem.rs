@@ -1,6 +1,6 @@
 //! The PEM block of a public key (RFC 7468).
 
-use super::KeyError;
+use super::error::KeyError;
 
 /// A PEM block that may hold a public key.
 pub(super) struct Pem {

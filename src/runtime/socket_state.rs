@@ -8,7 +8,7 @@ use rustix::ioctl;
 /// The state of a socket in the kernel at this moment. tokio learns of it when its driver is polled next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of poll(2), in any combination with the others")]
-pub(super) struct SocketState {
+pub struct SocketState {
     /// There are unread bytes, or the end of the stream is unread.
     pub readable: bool,
     /// The socket takes bytes.
@@ -40,7 +40,7 @@ impl SocketState {
 /// Unix socket it is the memory of what the peer has not read, which is more than its bytes (unix(7)). Zero if the kernel
 /// cannot say it.
 #[expect(unsafe_code, reason = "no crate that is well kept wraps this request in a safe function")]
-pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u64 {
+pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u64 {
     /// `TIOCOUTQ` by another name; the value of every architecture that has `asm-generic/ioctls.h`.
     const SIOCOUTQ: ioctl::Opcode = 0x5411;
     // SAFETY: the kernel answers this request on a stream socket by writing one `int` to the address that it is given, which

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::cycle::Ticket;
-use super::socket_state::{SocketState, unacknowledged_bytes};
-use super::tls::ClientStream;
+use crate::runtime::cycle::Ticket;
+use crate::runtime::socket_state::{SocketState, unacknowledged_bytes};
+use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
 /// How much the other end may still send after a session is over before its connection is cut.

@@ -135,7 +135,7 @@ impl std::error::Error for HostPatternError {}
 /// Reads a host name or address as it stands in a URI, without port or trailing dot. This is stricter than RFC 3986
 /// section 3.2.2, which lets a host be nearly any text: host names as DNS and TLS know them, with `_` since container
 /// networks use it, and addresses in the one form in which every reader takes them for the same address.
-pub(in crate::policy) fn parse_host(text: &str) -> Result<String, HostError> {
+pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     if text.is_empty() {
         return Err(HostError::Empty);
     }
@@ -207,7 +207,7 @@ impl fmt::Display for HostError {
 impl std::error::Error for HostError {}
 
 /// Splits an authority at its port; within brackets a colon belongs to the address.
-pub(in crate::policy) fn split_port(authority: &str) -> (&str, Option<&str>) {
+pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') && host.contains('[') == host.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
@@ -215,23 +215,23 @@ pub(in crate::policy) fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 /// A port from 1 to 65535, in decimal digits without a leading zero.
-pub(in crate::policy) fn parse_port(text: &str) -> Option<u16> {
+pub(super) fn parse_port(text: &str) -> Option<u16> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     text.parse().ok().filter(|_| plain)
 }
 
 /// Whether a host is a subdomain of a domain, at any depth, both as [`parse_host`] gives them. An address is none.
-pub(in crate::policy) fn is_subdomain(host: &str, domain: &str) -> bool {
+pub(super) fn is_subdomain(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|labels| labels.ends_with('.')) && !is_address(host)
 }
 
 /// Whether a host, as [`parse_host`] gives it, is an address rather than a name.
-pub(in crate::policy) fn is_address(host: &str) -> bool {
+pub(super) fn is_address(host: &str) -> bool {
     host.starts_with('[') || ends_in_number(host)
 }
 
 /// The text before the first of some delimiters, or all of it.
-pub(in crate::policy) fn before<'a>(text: &'a str, delimiters: &[char]) -> &'a str {
+pub(super) fn before<'a>(text: &'a str, delimiters: &[char]) -> &'a str {
     text.split(delimiters).next().unwrap_or(text)
 }
 

@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::cycle::Allowance;
+use crate::runtime::cycle::Allowance;
 
 /// How much is read ahead of a request that is not answered yet. RFC 6455 section 4.1 lets a client send nothing then, but
 /// some do; what is beyond stays in the kernel.

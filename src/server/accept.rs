@@ -5,80 +5,49 @@
 //! where there are many most are accepted where they stay. Where there are few, listeners move for every other one.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::clock;
-use super::connection::Door;
-use super::cycle;
-use super::handshakes::{Entry, Handshakes};
+use super::socket::{Accepted, Listener};
 use super::worker::{Desk, Post};
+use crate::runtime::clock;
+use crate::runtime::cycle;
+use crate::runtime::tasks::Tasks;
 
-/// How many connections the kernel may hold ready; it cuts this to its own limit.
-const BACKLOG: i32 = 4096;
 /// How many are accepted in a row before the worker's sessions get their turn.
 const IN_A_ROW: usize = 16;
 /// The first and the longest pause when the system has no room for another connection.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Binds an address. An IPv6 address is for IPv6 alone, so that `0.0.0.0` and `[::]` can stand side by side.
-///
-/// # Errors
-/// If the address is taken, not ours, or not allowed.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+/// Serves the listeners that come. Once the drain has started it waits for the connections that are left and says so on
+/// `end`; its listeners go on until the process is cut off, so that newcomers get a 503 for as long as any worker drains.
+pub async fn carry(post: Post, mut listeners: mpsc::Receiver<Listener>, end: oneshot::Sender<()>) {
+    let accepting = Tasks::default();
+    loop {
+        tokio::select! {
+            biased;
+            () = post.gateway().process.lifecycle.draining() => break,
+            Some(listener) = listeners.recv() => accepting.start(serve(listener, post.clone())),
+        }
     }
-    socket.set_nonblocking(true)?;
-    // Frames are written whole, so there is nothing to wait for. What is accepted here inherits it.
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// A bound address, and what was accepted there for the worker that is to have it.
-#[derive(Debug)]
-pub struct Listener {
-    /// The socket, which belongs to no runtime.
-    pub socket: std::net::TcpListener,
-    /// What the listener says of its connections.
-    pub door: Arc<Door>,
-    /// The room for those that are no sessions yet.
-    pub handshakes: Arc<Handshakes>,
-    /// What was accepted last, if it is for the worker that the listener moves to.
-    pub accepted: Option<Accepted<std::net::TcpStream>>,
-}
-
-/// A connection that was accepted.
-#[derive(Debug)]
-pub struct Accepted<S> {
-    /// Its socket.
-    pub stream: S,
-    /// Where it comes from.
-    pub client: IpAddr,
-    /// Its place among those that are no sessions yet, or its wait for one.
-    pub entry: Entry,
-}
-
-impl<S> Accepted<S> {
-    /// The same with another form of its socket.
-    fn try_map<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> io::Result<Accepted<T>> {
-        Ok(Accepted { stream: form(self.stream)?, client: self.client, entry: self.entry })
+    listeners.close();
+    while let Some(listener) = listeners.recv().await {
+        accepting.start(serve(listener, post.clone()));
     }
+    post.tasks().end().await;
+    // A receiver that is gone waits no more.
+    let _ = end.send(());
+    post.gateway().process.lifecycle.cut_off().await;
 }
 
 /// Accepts at this worker, or until the listener moves on. Once the drain has started the listener stays, and what it accepts
 /// is not waited for.
-pub async fn serve(mut listener: Listener, mut worker: Post) {
+async fn serve(mut listener: Listener, mut worker: Post) {
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
             Some(Ok(accepted)) => worker.begin(accepted, Arc::clone(&listener.door)),
@@ -87,7 +56,7 @@ pub async fn serve(mut listener: Listener, mut worker: Post) {
         }
         let (next, accepted) = tokio::select! {
             biased;
-            () = worker.gateway().lifecycle.draining(), if !worker.is_draining() => {
+            () = worker.gateway().process.lifecycle.draining(), if !worker.is_draining() => {
                 worker = worker.draining();
                 continue;
             }
@@ -151,7 +120,7 @@ async fn accept(
     let entry = listener.handshakes.enter(client).await;
     if entry.is_none() {
         let gateway = worker.gateway();
-        gateway.refusals.log_turned_away(client, gateway.sessions.identities(), clock::now());
+        gateway.refusals.log_turned_away(client, gateway.process.sessions.identities(), clock::now());
     }
     Ok(entry.map(|entry| Accepted { stream, client, entry }))
 }

@@ -5,16 +5,14 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::super::clock;
-use super::super::port::Stream;
 use super::Relay;
+use super::budget::{Budget, Pumped};
+use super::port::Stream;
+use crate::runtime::clock;
 use crate::session::{Action, Outcome, Side, Step};
 
 /// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
 const READ_BYTES: usize = 64 * 1024;
-/// How long one poll of a session may take before the other sessions of its thread get theirs. A poll ends after the read in
-/// which this has passed, so it may take one read longer.
-const POLL_BUDGET: Duration = Duration::from_micros(250);
 /// How many frames are judged before the clock is read again; a frame costs about half a microsecond.
 pub(super) const FRAMES_PER_CLOCK: usize = 64;
 /// How often the kernel is asked whether a client has closed whose bytes are not read because it exceeded its rate, where no
@@ -164,35 +162,10 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 }
 
-/// The time that one poll of a session may take.
-pub(super) struct Budget(Option<Instant>);
-
-impl Budget {
-    pub(super) fn new(now: Instant) -> Self {
-        Self(now.checked_add(POLL_BUDGET))
-    }
-
-    pub(super) fn is_spent(&self) -> bool {
-        self.0.is_none_or(|end| clock::now() >= end)
-    }
-}
-
 /// How far bytes were judged.
 enum Judged {
     /// So many of them; whether the rest can be judged without more.
     UpTo(usize, bool),
-    /// The session is over.
-    Ended(Outcome),
-}
-
-/// What came of trying to read a side.
-pub(super) enum Pumped {
-    /// There is nothing to read, and this task wakes when there is.
-    Asleep,
-    /// It is not to be read for now.
-    Held,
-    /// Something was done.
-    Moved,
     /// The session is over.
     Ended(Outcome),
 }

@@ -20,10 +20,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
-use super::clock;
-use super::cycle::Ticket;
 use super::sealed::{SealedStream, Unfinished};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
+use crate::runtime::clock;
+use crate::runtime::cycle::Ticket;
 
 /// How many bytes of a session's output rustls may hold back; the relay counts on it as a part of its bound.
 const BUFFER_MAX_BYTES: usize = 32 * 1024;

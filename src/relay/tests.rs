@@ -6,21 +6,26 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use http::HeaderMap;
+use tokio::net::TcpStream;
 
-use super::super::lifecycle::Lifecycle;
-use super::super::timers::Timers;
 use super::read::FRAMES_PER_CLOCK;
 use super::*;
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Facts, Policy};
+use crate::policy::host::HostPattern;
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Bucket, Quota, Rate};
-use crate::policy::route::{Auth, HostPattern, Route, Routes, UpstreamId};
+use crate::policy::route::{Auth, Route, Routes, UpstreamId};
+use crate::record::{Opener, Sealer, TrafficSecret};
+use crate::runtime::lifecycle::Lifecycle;
+use crate::runtime::timers::Timers;
 use crate::session::{Counts, Terms};
 use crate::telemetry::identity::Identities;
-use crate::telemetry::refusals::Refusals;
-use crate::telemetry::sessions::{Asked, Sessions};
+use crate::telemetry::request::Asked;
+use crate::telemetry::sessions::Sessions;
+use crate::tls::stream::ClientStream;
+use crate::upstream::UpstreamStream;
 use crate::ws::handshake::Opening;
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -153,13 +158,10 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
         pass_headers: Vec::new(),
         limits,
     };
-    let gateway = Arc::new(Gateway {
-        policy: Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN),
-        pools: Vec::new(),
+    let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN);
+    let process = Arc::new(Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
-        refusals: Refusals::new(now),
         sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
-        page: None,
     });
     let opening = Opening {
         authority: "localhost",
@@ -172,11 +174,11 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
     };
     let client = Ipv4Addr::LOCALHOST.into();
     let facts = Facts { opening: &opening, headers: &HeaderMap::new(), address: client };
-    let lease = gateway.policy.admit(&facts, clock::both()).unwrap().into_lease();
+    let lease = policy.admit(&facts, clock::both()).unwrap().into_lease();
     let about = About { client, server: "server".into(), request_id: RequestId(1), asked: Asked::default().keep() };
     let (client_side, upstream_side) = (Joined(client_side, Vec::new()), Joined(upstream_side, Vec::new()));
     let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
-    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, about, gateway, seat)
+    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, about, process, seat)
 }
 
 #[test]
@@ -260,4 +262,29 @@ fn the_server_closes_first() {
         assert!(poll_until("the server is told the end, whatever the client does", &|| told.get()));
         assert!(closes || clock::now() >= start + SERVER_FIRST, "the server had no time to close first");
     }
+}
+
+#[test]
+fn a_session_is_no_larger_than_it_was() {
+    let sizes = [
+        of::<Session>(512),
+        of::<TrafficSecret>(49),
+        of::<Opener>(120),
+        of::<Sealer>(112),
+        of::<TcpStream>(24 + DEBUG),
+        of::<ClientStream>(352 + DEBUG),
+        of::<Port<ClientStream>>(448 + DEBUG),
+        of::<Port<UpstreamStream>>(128 + DEBUG),
+        // The whole of it: with what its task takes it has to fit into 1,536 bytes, the allocator's next step.
+        of::<Relay<ClientStream, UpstreamStream>>(1408 + 2 * DEBUG),
+    ];
+    let larger: Vec<_> = sizes.into_iter().filter(|(_, bytes, bytes_max)| bytes > bytes_max).collect();
+    assert!(larger.is_empty(), "type, bytes, at most: {larger:#?}");
+}
+
+/// A socket remembers its selector where assertions are on.
+const DEBUG: usize = if cfg!(debug_assertions) { 8 } else { 0 };
+
+fn of<T>(bytes_max: usize) -> (&'static str, usize, usize) {
+    (std::any::type_name::<T>(), size_of::<T>(), bytes_max)
 }

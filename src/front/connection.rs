@@ -16,24 +16,26 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::clock;
-use super::cycle;
-use super::handshakes::{Handshakes, Leaving, Permit};
-use super::lifecycle::Lifecycle;
-use super::relay::{About, Joined, Relay};
+use super::gateway::Gateway;
+use super::listener_config::Door;
 use super::request_stream::RequestStream;
-use super::tls::ClientStream;
-use super::upgrade::{self, Gateway, Opened};
-use super::worker::Place;
+use super::upgrade::{self, Opened};
 use crate::policy::rejection::Rejection;
+use crate::relay::{About, Joined, Relay};
+use crate::runtime::clock;
+use crate::runtime::cycle;
+use crate::runtime::entropy;
+use crate::runtime::guard::Place;
+use crate::runtime::handshakes::{Leaving, Permit};
+use crate::runtime::lifecycle::Lifecycle;
 use crate::telemetry::refusals::Refused;
-use crate::telemetry::sessions::RequestId;
+use crate::telemetry::request::RequestId;
+use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
 /// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
@@ -46,21 +48,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client may take to take its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a listener says of its connections.
-#[derive(Debug)]
-pub struct Door {
-    /// TLS's settings.
-    pub tls: Arc<ServerConfig>,
-    /// How long the TLS handshake and the request head may take together.
-    pub handshake_timeout: Duration,
-    /// The largest request head.
-    pub head_max_bytes: usize,
-    /// The most header fields in it.
-    pub head_max_headers: usize,
-    /// The places for connections that leave after a refusal.
-    pub handshakes: Arc<Handshakes>,
-}
 
 /// Serves a connection up to its refusal or its 101, or until the process is cut off. The wait for its place, its TLS
 /// handshake and the request's head have until the deadline.
@@ -83,24 +70,27 @@ pub async fn serve(
         Ok::<_, io::Error>((permit, ClientStream::accept(&door.tls, stream).await?))
     };
     let handshake = tokio::select! {
-        () = gateway.lifecycle.cut_off() => return None,
-        () = after_drain(&gateway.lifecycle) => return None,
+        () = gateway.process.lifecycle.cut_off() => return None,
+        () = after_drain(&gateway.process.lifecycle) => return None,
         handshake = tokio::time::timeout_at(deadline.into(), entering) => handshake,
     };
     let (permit, stream) = match handshake {
         Ok(Ok(entered)) => entered,
         Ok(Err(error)) => {
-            tracing::debug!(client = gateway.sessions.identities().address(client), %error, "TLS handshake failed");
+            tracing::debug!(client = gateway.process.sessions.identities().address(client), %error, "TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::debug!(client = gateway.sessions.identities().address(client), "TLS handshake took too long");
+            tracing::debug!(
+                client = gateway.process.sessions.identities().address(client),
+                "TLS handshake took too long"
+            );
             return None;
         }
     };
     let left = deadline.saturating_duration_since(clock::now());
     let (stream, early, taken) = tokio::select! {
-        () = gateway.lifecycle.cut_off() => return None,
+        () = gateway.process.lifecycle.cut_off() => return None,
         request = take_request(gateway, door, stream, client, permit, left) => request,
     };
     let Opened { admission, session, upstream, early: upstream_early, server, request_id, asked } = match taken {
@@ -114,7 +104,8 @@ pub async fn serve(
     let client_side = Joined(stream, early.to_vec());
     let upstream_side = Joined(upstream, upstream_early.to_vec());
     let about = About { client, server, request_id, asked };
-    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, Arc::clone(gateway), seat))
+    let process = Arc::clone(&gateway.process);
+    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, process, seat))
 }
 
 /// Becomes ready when the client has closed its direction, whatever it sent before.
@@ -189,7 +180,7 @@ async fn take_request(
             true
         }
         () = async {
-            after_drain(&gateway.lifecycle).await;
+            after_drain(&gateway.process.lifecycle).await;
             if asked.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
@@ -231,16 +222,16 @@ fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
         if error.is_incomplete_message() || error.is_timeout() {
             let _ = gateway.policy.charge(client, clock::now());
         }
-        let client = gateway.sessions.identities().address(client);
+        let client = gateway.process.sessions.identities().address(client);
         return tracing::debug!(client, %error, "no request");
     }
     // It is too late for a 429 in its place, but it counts.
     let _ = gateway.policy.charge(client, clock::now());
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let request_id = RequestId(u128::from_be_bytes(upgrade::random()));
+    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let refused = Refused { detail: Some(&detail), ..Refused::new(rejection, request_id, client) };
-    gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
+    gateway.refusals.log(&refused, gateway.process.sessions.identities(), clock::now());
 }
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;

@@ -115,7 +115,7 @@ impl Line {
 }
 
 /// Does what a connection does before it is a session, each of its steps when there is one left for it.
-pub(super) async fn in_turn<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
+pub async fn in_turn<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
     let mut place = None;
     poll_fn(|cx| {
         if !LINE.with_borrow_mut(|line| line.take_step(&mut place, cx.waker())) {
@@ -130,7 +130,7 @@ pub(super) async fn in_turn<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
 }
 
 /// Begins the turns of this thread's worker, for as long as it is polled.
-pub(super) async fn keep() {
+pub async fn keep() {
     loop {
         poll_fn(|cx| {
             let rests = LINE.with_borrow_mut(|line| line.rest(cx.waker()));

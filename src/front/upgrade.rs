@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
 use http::header::{
     CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
@@ -14,36 +13,21 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{Empty, Full};
 use hyper::body::{Bytes, Incoming};
 
-use super::clock;
+use super::gateway::Gateway;
 use super::headers::{self, Via};
-use super::lifecycle::{Lifecycle, Phase};
-use crate::policy::admission::{Admission, Facts, Policy};
+use crate::policy::admission::{Admission, Facts};
 use crate::policy::credential;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::route::Auth;
+use crate::runtime::clock;
+use crate::runtime::entropy::random;
+use crate::runtime::lifecycle::Phase;
 use crate::session::{Session, Terms};
-use crate::telemetry::refusals::{Refusals, Refused};
-use crate::telemetry::sessions::{Asked, KeptAsked, RequestId, Sessions};
+use crate::telemetry::refusals::Refused;
+use crate::telemetry::request::{Asked, KeptAsked, RequestId};
 use crate::upstream::open::Answered;
-use crate::upstream::{AskError, Pool, UpstreamStream};
+use crate::upstream::{AskError, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
-
-/// What all connections share.
-#[derive(Debug)]
-pub struct Gateway {
-    /// Who may come in.
-    pub policy: Policy,
-    /// Where they go; a route's upstream is a place in it.
-    pub pools: Vec<Pool>,
-    /// Serving, draining, cut.
-    pub lifecycle: Lifecycle,
-    /// The log of refusals.
-    pub refusals: Refusals,
-    /// The log of sessions.
-    pub sessions: Sessions,
-    /// What a browser gets that asks for `/` without wanting a WebSocket; only the demo has one.
-    pub page: Option<String>,
-}
 
 /// A session whose 101 is on its way.
 #[derive(Debug)]
@@ -90,7 +74,7 @@ pub async fn answer(
                 server: refusal.server.as_deref(),
                 detail: refusal.detail.as_deref(),
             };
-            gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
+            gateway.refusals.log(&refused, gateway.process.sessions.identities(), clock::now());
             (refusal.into_response(), None)
         }
     }
@@ -122,7 +106,7 @@ impl Drop for Waiting<'_> {
         if self.answered {
             return;
         }
-        let cut = self.gateway.lifecycle.phase() == Phase::Cut;
+        let cut = self.gateway.process.lifecycle.phase() == Phase::Cut;
         let refused = Refused {
             rejection: if cut { Rejection::Draining } else { Rejection::ClientGone },
             request_id: self.request_id,
@@ -135,7 +119,7 @@ impl Drop for Waiting<'_> {
             server: None,
             detail: Some("no answer of the upstream yet"),
         };
-        self.gateway.refusals.log(&refused, self.gateway.sessions.identities(), clock::now());
+        self.gateway.refusals.log(&refused, self.gateway.process.sessions.identities(), clock::now());
     }
 }
 
@@ -153,7 +137,7 @@ pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &Opened) 
         server: Some(&opened.server),
         detail: Some("the client did not take the 101 in time"),
     };
-    gateway.refusals.log(&refused, gateway.sessions.identities(), clock::now());
+    gateway.refusals.log(&refused, gateway.process.sessions.identities(), clock::now());
 }
 
 async fn upgrade(
@@ -355,12 +339,4 @@ fn page_response(page: &str) -> Response<Full<Bytes>> {
         ),
     );
     response
-}
-
-/// Random bytes for keys, masks and ids.
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // A system without random bytes can do nothing here safely, TLS least of all.
-    rand::fill(&mut bytes).unwrap_or_else(|_| std::process::abort());
-    bytes
 }

@@ -4,21 +4,21 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::TaskTracker;
 
-use super::clock;
-use super::connection::{self, Door};
-use super::cycle::{self, Cycles};
-use super::handshakes::Entry;
-use super::listener::{self, Accepted, Listener};
-use super::timers::{Timer, Timers};
-use super::turns;
-use super::upgrade::Gateway;
+use super::socket::{Accepted, Listener};
+use crate::front::connection;
+use crate::front::gateway::Gateway;
+use crate::front::listener_config::Door;
+use crate::runtime::clock;
+use crate::runtime::cycle::{self, Cycles};
+use crate::runtime::guard::{Place, Seat};
+use crate::runtime::tasks::{Tasks, start_thread};
+use crate::runtime::timers::Timers;
+use crate::runtime::turns;
 
 /// How many names of servers a worker may look up at once; further ones wait. Each name is looked up once at a time, and a name
 /// server that does not answer holds a thread of the resolver for some ten seconds.
@@ -95,11 +95,21 @@ impl Desk {
 pub struct Worker(oneshot::Receiver<()>);
 
 impl Worker {
-    /// Starts the thread.
+    /// Starts the thread, on which `carry` serves the listeners that come and tells by its sender when all connections have
+    /// ended that there were when the drain started.
     ///
     /// # Errors
     /// If the system gives no thread or no event queue.
-    pub fn start(number: usize, inbox: Inbox, crew: Arc<Crew>, gateway: Arc<Gateway>) -> io::Result<Self> {
+    pub fn start<F>(
+        number: usize,
+        inbox: Inbox,
+        crew: Arc<Crew>,
+        gateway: Arc<Gateway>,
+        carry: impl FnOnce(Post, mpsc::Receiver<Listener>, oneshot::Sender<()>) -> F + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        F: Future<Output = ()> + Send,
+    {
         // Beside its own thread a runtime has some that block, on which names of servers are looked up: by default up to
         // 512, which a resolver that does not answer would fill.
         let runtime = Builder::new_current_thread()
@@ -117,8 +127,8 @@ impl Worker {
             let timers = Arc::new(Timers::new());
             let post = Post { connections, crew, gateway, timers, tasks: Tasks::default(), is_draining: false };
             tokio::select! {
-                () = carry(&post, listeners, end) => {}
-                () = post.timers.run(&post.gateway.lifecycle) => {}
+                () = carry(post.clone(), listeners, end) => {}
+                () = post.timers.run(&post.gateway.process.lifecycle) => {}
                 () = turns::keep() => {}
                 () = cycles.run() => {}
             }
@@ -131,27 +141,6 @@ impl Worker {
         // An error means that the thread is gone, which is what is waited for.
         let _ = self.0.await;
     }
-}
-
-/// Serves the listeners that come. Once the drain has started it waits for the connections that are left and says so on
-/// `end`; its listeners go on until the process is cut off, so that newcomers get a 503 for as long as any worker drains.
-async fn carry(post: &Post, mut listeners: mpsc::Receiver<Listener>, end: oneshot::Sender<()>) {
-    let accepting = Tasks::default();
-    loop {
-        tokio::select! {
-            biased;
-            () = post.gateway.lifecycle.draining() => break,
-            Some(listener) = listeners.recv() => accepting.start(listener::serve(listener, post.clone())),
-        }
-    }
-    listeners.close();
-    while let Some(listener) = listeners.recv().await {
-        accepting.start(listener::serve(listener, post.clone()));
-    }
-    post.tasks.end().await;
-    // A receiver that is gone waits no more.
-    let _ = end.send(());
-    post.gateway.lifecycle.cut_off().await;
 }
 
 /// A worker, as the listeners that are there know it.
@@ -174,6 +163,11 @@ impl Post {
     /// The same worker for connections that come during the drain: they get a 503, and nobody waits for them.
     pub fn draining(&self) -> Self {
         Self { tasks: Tasks::default(), is_draining: true, ..self.clone() }
+    }
+
+    /// The tasks of the worker's connections.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// What all connections share.
@@ -207,71 +201,12 @@ fn has_more(own: usize, other: usize) -> bool {
     own > other + (other / MORE_SHARE).min(MORE_MAX)
 }
 
-/// Starts a thread that runs a future to its end: the one place that makes threads.
-///
-/// # Errors
-/// If the system gives no thread.
-pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(future))?;
-    Ok(())
-}
-
-/// Tasks that are waited for: the one place that spawns, so that none escapes the drain.
-#[derive(Debug, Default, Clone)]
-pub struct Tasks(TaskTracker);
-
-impl Tasks {
-    /// Starts a task on this thread's runtime. A panic in it ends it alone.
-    pub fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(task);
-    }
-
-    /// Waits until all tasks have ended, and those that they started.
-    pub async fn end(&self) {
-        self.0.close();
-        self.0.wait().await;
-    }
-}
-
-/// A connection's place among those that are no sessions yet, and its seat.
-#[derive(Debug)]
-pub struct Place {
-    /// The place, up to the end of the request head.
-    pub entry: Entry,
-    /// The seat, up to the end of the connection.
-    pub seat: Seat,
-}
-
-/// A connection's place among those of its worker, until dropped, and its timer there.
-#[derive(Debug)]
-pub struct Seat {
-    /// Wakes its session.
-    pub timer: Timer,
-    _counted: Counted,
-}
-
-impl Seat {
-    /// A seat at the worker that has these timers, and whose connections are counted here.
-    pub fn new(timers: &Arc<Timers>, connections: &Arc<AtomicUsize>) -> Self {
-        connections.fetch_add(1, Ordering::Relaxed);
-        Self { timer: Timer::new(Arc::clone(timers)), _counted: Counted(Arc::clone(connections)) }
-    }
-}
-
-#[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::runtime::guard::Counted;
 
     /// So many connections come, and each but the last ones ends at some time; how often listeners move, and that the
     /// workers are never further apart than they may be when a connection comes.
@@ -291,8 +226,7 @@ mod tests {
             }
             let (now, fewest) = (carried()[here], carried().into_iter().min().unwrap());
             assert!(now <= fewest + (fewest / MORE_SHARE).min(MORE_MAX), "{workers} workers: {:?}", carried());
-            inboxes[here].connections.fetch_add(1, Ordering::Relaxed);
-            order.push_back(Counted(Arc::clone(&inboxes[here].connections)));
+            order.push_back(Counted::new(&inboxes[here].connections));
         }
         moves
     }

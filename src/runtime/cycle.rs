@@ -21,7 +21,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 /// Descriptors that the cycles of a worker take: both ends of a socket pair.
-pub(super) const DESCRIPTORS: usize = 2;
+pub const DESCRIPTORS: usize = 2;
 
 thread_local! {
     static CYCLE: RefCell<Cycle> = const { RefCell::new(Cycle::new()) };
@@ -83,7 +83,7 @@ impl Cycle {
 
 /// The place of a task that has more to do. A task that is woken by something else meanwhile keeps it.
 #[derive(Debug, Default)]
-pub(super) struct Ticket(u64);
+pub struct Ticket(u64);
 
 impl Ticket {
     /// Wakes the task when it is its turn in a cycle; at once where there is no worker.
@@ -104,7 +104,7 @@ impl Ticket {
 
 /// The cycles of one worker.
 #[derive(Debug)]
-pub(super) struct Cycles {
+pub struct Cycles {
     sender: std::os::unix::net::UnixStream,
     receiver: UnixStream,
 }
@@ -154,7 +154,7 @@ impl Drop for Stop {
 
 /// Counts what a task does in one cycle of its worker.
 #[derive(Debug, Default)]
-pub(super) struct Allowance {
+pub struct Allowance {
     cycle: u32,
     used: u32,
     ticket: Ticket,
@@ -179,7 +179,7 @@ impl Allowance {
 }
 
 /// Becomes ready in the next cycle of this thread's worker.
-pub(super) async fn next() {
+pub async fn next() {
     let mut begun = None;
     poll_fn(|cx| {
         CYCLE.with_borrow_mut(|cycle| {

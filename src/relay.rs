@@ -1,5 +1,7 @@
 //! Moves the bytes of one session: reads, asks the session, writes. All judgement is the session's.
 
+mod budget;
+pub mod port;
 mod read;
 
 use std::future::Future;
@@ -9,17 +11,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::clock;
-use super::cycle::Ticket;
-use super::lifecycle::Phase;
-use super::port::{Flow, Port, Stream};
-use super::upgrade::{Gateway, random};
-use super::worker::Seat;
 use crate::policy::admission::Lease;
+use crate::runtime::clock;
+use crate::runtime::cycle::Ticket;
+use crate::runtime::entropy::random;
+use crate::runtime::guard::Seat;
+use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::session::{Action, Cause, Outcome, Session, Side};
-use crate::telemetry::sessions::{KeptAsked, Parties, RequestId};
+use crate::telemetry::request::{KeptAsked, RequestId};
+use crate::telemetry::sessions::{Parties, Sessions};
 use crate::ws::frame::{ControlFrame, Opcode};
-use read::{Budget, Pumped};
+use budget::{Budget, Pumped};
+use port::{Flow, Port, Stream};
 
 /// How often a deadline that has passed is looked at again because the kernel has an event that tokio has not reported.
 const POSTPONED_MAX: u8 = 8;
@@ -32,6 +35,15 @@ const LINGER: Duration = Duration::from_secs(2);
 /// a minute, and a proxy that did would have none left for a busy server. A server that waits for us instead keeps the
 /// session's place for so long.
 const SERVER_FIRST: Duration = Duration::from_millis(100);
+
+/// What a session needs of the process.
+#[derive(Debug)]
+pub struct Process {
+    /// Serving, draining, cut.
+    pub lifecycle: Lifecycle,
+    /// The log of sessions.
+    pub sessions: Sessions,
+}
 
 /// What the log says of a session beside how it went.
 #[derive(Debug)]
@@ -76,7 +88,7 @@ pub struct Relay<C, U> {
     started: Instant,
     about: About,
     lease: Lease,
-    gateway: Arc<Gateway>,
+    process: Arc<Process>,
 }
 
 impl<C, U> Relay<C, U> {
@@ -87,10 +99,10 @@ impl<C, U> Relay<C, U> {
         client: Joined<C>,
         upstream: Joined<U>,
         about: About,
-        gateway: Arc<Gateway>,
+        process: Arc<Process>,
         seat: Seat,
     ) -> Self {
-        gateway.lifecycle.open_session();
+        process.lifecycle.open_session();
         let now = clock::now();
         let relay = Self {
             session,
@@ -107,9 +119,9 @@ impl<C, U> Relay<C, U> {
             started: now,
             about,
             lease,
-            gateway,
+            process,
         };
-        relay.gateway.sessions.log_start(&relay.parties());
+        relay.process.sessions.log_start(&relay.parties());
         relay
     }
 
@@ -126,13 +138,13 @@ impl<C, U> Relay<C, U> {
 
     fn log(&self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.started);
-        self.gateway.sessions.log_end(&self.parties(), age, outcome, &self.session.counts());
+        self.process.sessions.log_end(&self.parties(), age, outcome, &self.session.counts());
     }
 }
 
 impl<C, U> Drop for Relay<C, U> {
     fn drop(&mut self) {
-        self.gateway.lifecycle.close_session();
+        self.process.lifecycle.close_session();
     }
 }
 
@@ -142,7 +154,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let relay = &mut *self;
         let now = clock::now();
-        if relay.phase != relay.gateway.lifecycle.phase() && relay.follow_phase(now) == Phase::Cut {
+        if relay.phase != relay.process.lifecycle.phase() && relay.follow_phase(now) == Phase::Cut {
             return Poll::Ready(());
         }
         if relay.lingers_until.is_none() {
@@ -158,11 +170,11 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn follow_phase(&mut self, now: Instant) -> Phase {
-        self.phase = self.gateway.lifecycle.phase();
+        self.phase = self.process.lifecycle.phase();
         if self.lingers_until.is_none() {
             match self.phase {
                 Phase::Serving => {}
-                Phase::Draining => self.session.drain_at(self.gateway.lifecycle.take_turn(now)),
+                Phase::Draining => self.session.drain_at(self.process.lifecycle.take_turn(now)),
                 Phase::Cut => {
                     let outcome = self.session.abort(Cause::Cut);
                     self.log(outcome, now);

@@ -1,0 +1,74 @@
+//! Reads a configuration: a file, the files that it names, and what is wrong with either.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use super::diagnostic::{Faults, Report};
+use super::files::{Disk, Files, Folder};
+use super::model::Config;
+use super::{file, validate};
+
+/// Reads the configuration in this file. Relative paths in it are relative to the folder that it stands in.
+///
+/// # Errors
+/// Everything that is wrong with it, not just the first fault; warnings, too.
+pub fn load(path: &Path) -> Result<Config, Report> {
+    let Checked { config, report } = check(path, &Disk);
+    config.ok_or(report)
+}
+
+/// The result of reading a configuration.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration, if it can be used. It is absent, too, if credentials were left unchecked.
+    pub config: Option<Config>,
+    /// Faults and warnings.
+    pub report: Report,
+}
+
+/// Reads the configuration in this file, and takes from these files what it names.
+pub fn check(path: &Path, files: &dyn Files) -> Checked {
+    match read(path, files) {
+        Ok(checked) => checked,
+        Err(report) => Checked { config: None, report },
+    }
+}
+
+fn read(path: &Path, files: &dyn Files) -> Result<Checked, Report> {
+    let fail = |message: String| Report::of_file(path, message);
+    let content = Disk.read(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?;
+    let text = String::from_utf8(content.bytes).map_err(|error| {
+        fail(format!("the configuration is not UTF-8: byte {} is not valid", error.utf8_error().valid_up_to()))
+    })?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    Ok(parse_all(&text, path, base, files))
+}
+
+/// Reads a configuration from its text. `file_name` stands in what is reported; `base` is the folder that relative paths
+/// start from, and `files` gives what they name.
+///
+/// # Errors
+/// Everything that is wrong with it, not just the first fault; warnings, too.
+pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Result<Config, Report> {
+    let Checked { config, report } = parse_all(text, file_name, base, files);
+    config.ok_or(report)
+}
+
+fn parse_all(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Checked {
+    let faults = Faults::default();
+    let folder = Folder { base, files, unchecked: Cell::new(false) };
+    let config = file::parse(text, &faults)
+        .and_then(|document| validate::read(&file::Section::root(document.get_ref(), &faults), &folder));
+
+    let report = Report::new(file_name, text, faults.take());
+    match config {
+        Some(config) if !report.has_errors() => {
+            Checked { config: Some(Config { warnings: report.clone(), ..config }), report }
+        }
+        _ if report.has_errors() || folder.unchecked.get() => Checked { config: None, report },
+        _ => {
+            let message = "it was refused without a reason, which is a defect of tollgate".to_owned();
+            Checked { config: None, report: Report::of_file(file_name, message) }
+        }
+    }
+}

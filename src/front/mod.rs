@@ -1,0 +1,8 @@
+//! A connection from its accept to its session: the TLS handshake, one request, its answer.
+
+pub mod listener_config;
+pub mod gateway;
+pub mod headers;
+mod request_stream;
+pub mod upgrade;
+pub mod connection;

@@ -1,0 +1,12 @@
+//! What workers give to connections: time, random bytes, tasks, timers, cycles, guards, and the phases of the process.
+
+pub mod clock;
+pub mod entropy;
+pub mod socket_state;
+pub mod lifecycle;
+pub mod tasks;
+pub mod cycle;
+pub mod turns;
+pub mod timers;
+pub mod handshakes;
+pub mod guard;

@@ -1,0 +1,84 @@
+//! Holds the number of sessions against the number of file descriptors.
+
+use std::num::NonZeroU32;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::error::ServeError;
+use super::worker;
+use crate::config::{Config, MaxSessions};
+use crate::runtime::handshakes::Handshakes;
+use crate::upstream::Pool;
+
+/// Descriptors beside those of connections, listeners and workers: logs, key files, and some to spare.
+const OTHER_DESCRIPTORS: usize = 64;
+/// Of a listener: its socket, a clone while it is watched, another while it moves, and a connection that waits for a place.
+const LISTENER_DESCRIPTORS: usize = 4;
+
+/// Holds `max_sessions` against the descriptors that this process could have, as [`Server::bind`](super::serve::Server::bind) does, and changes
+/// nothing. The number of sessions that fit.
+///
+/// # Errors
+/// If the number that the operator wrote does not fit.
+pub fn check_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    fit(config.server.max_sessions, other_descriptors(config), limit)
+}
+
+/// What is needed beside two descriptors a session.
+pub(super) fn other_descriptors(config: &Config) -> u64 {
+    // Each pending request counts as a session, so that there are never more of them.
+    let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
+    let count = OTHER_DESCRIPTORS
+        + Handshakes::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
+        + LISTENER_DESCRIPTORS * config.listeners.len()
+        + worker::DESCRIPTORS * config.server.workers.get()
+        + extra.min(config.server.max_sessions.count as usize);
+    count as u64
+}
+
+/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two, beside
+/// these others.
+pub(super) fn fit_descriptors(max_sessions: MaxSessions, others: u64) -> Result<NonZeroU32, ServeError> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        // A sandbox may forbid it; then what there is has to do.
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limit = raised,
+            Err(error) => tracing::warn!(%error, "cannot raise the descriptor limit"),
+        }
+    }
+    fit(max_sessions, others, limit.current.unwrap_or(u64::MAX))
+}
+
+fn fit(max_sessions: MaxSessions, others: u64, limit: u64) -> Result<NonZeroU32, ServeError> {
+    let MaxSessions { count: sessions, explicit } = max_sessions;
+    let needed = 2 * u64::from(sessions) + others;
+    let too_few = ServeError::Descriptors { sessions, needed, limit };
+    if needed <= limit {
+        return NonZeroU32::new(sessions).ok_or(too_few);
+    }
+    let fitting = u32::try_from(limit.saturating_sub(others) / 2).unwrap_or(u32::MAX);
+    match NonZeroU32::new(fitting) {
+        Some(fitting) if !explicit => {
+            tracing::warn!(max_sessions = fitting, needed, limit, "max_sessions lowered to the descriptor limit");
+            Ok(fitting)
+        }
+        _ => Err(too_few),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_fit_the_descriptors() {
+        let fit = |count, explicit, limit| fit(MaxSessions { count, explicit }, 328, limit).ok().map(NonZeroU32::get);
+        assert_eq!(fit(1000, true, 2328), Some(1000));
+        assert_eq!(fit(1000, true, 2327), None);
+        assert_eq!(fit(1000, false, 2327), Some(999));
+        assert_eq!(fit(1000, false, 300), None);
+    }
+}

@@ -1,0 +1,8 @@
+//! Binds, starts the workers, accepts, and drains.
+
+pub mod error;
+pub mod socket;
+pub mod worker;
+pub mod accept;
+pub mod descriptors;
+pub mod serve;

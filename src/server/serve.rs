@@ -1,0 +1,163 @@
+//! Puts the parts together: binds, starts the workers, serves, and drains.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::accept;
+use super::descriptors::{fit_descriptors, other_descriptors};
+use super::error::ServeError;
+use super::socket::{self, Listener};
+use super::worker::{Crew, Worker};
+use crate::config::{Certificate, Config};
+use crate::front::gateway::Gateway;
+use crate::front::listener_config::Door;
+use crate::policy::admission::Policy;
+use crate::policy::route::Routes;
+use crate::relay::Process;
+use crate::runtime::clock;
+use crate::runtime::entropy::random;
+use crate::runtime::handshakes::Handshakes;
+use crate::runtime::lifecycle::Lifecycle;
+use crate::telemetry::identity::Identities;
+use crate::telemetry::refusals::Refusals;
+use crate::telemetry::sessions::Sessions;
+use crate::tls;
+use crate::upstream::Pool;
+
+/// How often the log says how many lines about refusals were left out.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A server that is bound and about to serve.
+#[derive(Debug)]
+pub struct Server {
+    gateway: Arc<Gateway>,
+    listeners: Vec<Listener>,
+    addresses: Vec<SocketAddr>,
+    certificates: Vec<Certificate>,
+    workers: usize,
+}
+
+impl Server {
+    /// Binds every listener. `page` is what a browser gets that asks for `/`.
+    ///
+    /// # Errors
+    /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
+    pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
+        let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
+        let handshakes = Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address);
+        let handshakes = Arc::new(handshakes);
+        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
+        for entry in &config.listeners {
+            let bound = socket::bind(entry.address).map_err(|error| ServeError::Bind(entry.address, error))?;
+            addresses.push(bound.local_addr().map_err(ServeError::System)?);
+            let door = Door {
+                tls: tls::config::server_config(&entry.certificates, config.server.record_layer)
+                    .map_err(ServeError::Tls)?,
+                handshake_timeout: entry.handshake_timeout,
+                head_max_bytes: entry.head_max_bytes,
+                head_max_headers: entry.head_max_headers,
+                handshakes: Arc::clone(&handshakes),
+            };
+            let handshakes = Arc::clone(&handshakes);
+            listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
+        }
+        let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
+        let identities = Identities::new(&config.log, random());
+        let gateway = Gateway {
+            policy: Policy::new(
+                Routes::new(config.routes, config.server.host_fall_through),
+                config.server.upgrade_quota,
+                max_sessions,
+            ),
+            pools: config.upstreams.into_iter().map(|upstream| Pool::new(upstream, clock::now)).collect(),
+            process: Arc::new(Process {
+                lifecycle: Lifecycle::new(config.server.drain_timeout),
+                sessions: Sessions::new(config.log.session_start, identities),
+            }),
+            refusals: Refusals::new(clock::now()),
+            page,
+        };
+        let workers = config.server.workers.get();
+        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, certificates, workers })
+    }
+
+    /// The addresses that it is bound to, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until told to stop. The first word on `stop` starts the drain, the second cuts it short. `draining` is
+    /// called when the drain starts, with the number of sessions.
+    ///
+    /// # Errors
+    /// If the system gives no thread or event queue.
+    pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
+        let (crew, inboxes) = Crew::new(self.workers, self.listeners.len());
+        let crew = Arc::new(crew);
+        let workers = (0..)
+            .zip(inboxes)
+            .map(|(number, inbox)| {
+                Worker::start(number, inbox, Arc::clone(&crew), Arc::clone(&self.gateway), accept::carry)
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(ServeError::System)?;
+        for listener in self.listeners {
+            // No worker ends before the drain.
+            let _ = crew.idlest().map(|desk| desk.send(listener));
+        }
+        let serving = async {
+            // A sender that is gone will say nothing more, which is a word, too.
+            stop.recv().await;
+            // Who hears of the drain can rely on it that nobody comes in any more.
+            self.gateway.policy.drain();
+            draining(self.gateway.process.lifecycle.sessions());
+            self.gateway.process.lifecycle.start_drain(clock::now());
+            drain(&self.gateway.process.lifecycle, workers, &mut stop).await;
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = serving => {}
+                () = report_left_out(&self.gateway.refusals) => {}
+                () = tls::config::watch_expiry(self.certificates) => {}
+            }
+        });
+        self.gateway.refusals.report();
+        Ok(())
+    }
+}
+
+/// Says regularly how many lines about refusals were left out, whether or not another refusal follows. It never ends.
+async fn report_left_out(refusals: &Refusals) {
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        refusals.report();
+    }
+}
+
+/// Waits for the workers' connections to end, and cuts off those that do not.
+async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Receiver<()>) {
+    let ending = async {
+        for worker in workers {
+            worker.end().await;
+        }
+    };
+    let cutting = async {
+        tokio::select! {
+            () = tokio::time::sleep(lifecycle.drain_timeout()) => {}
+            Some(()) = stop.recv() => {}
+        }
+        lifecycle.cut();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = cutting => {}
+    }
+    // The workers go on for newcomers until now.
+    lifecycle.cut();
+}

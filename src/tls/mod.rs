@@ -1,0 +1,6 @@
+//! TLS towards clients: settings and certificates, the handshake, and the stream after it.
+
+mod sealed;
+mod accept;
+pub mod config;
+pub mod stream;

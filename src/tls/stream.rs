@@ -1,0 +1,111 @@
+//! The stream of a client after its TLS handshake, whatever protects it.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::accept::{self, Protected};
+use crate::runtime::socket_state::SocketState;
+
+/// A client's connection after its TLS handshake: bytes in, bytes out. Nothing else tells how they are protected.
+#[derive(Debug)]
+pub struct ClientStream(Protected);
+
+impl ClientStream {
+    /// Does the TLS handshake.
+    ///
+    /// # Errors
+    /// If the client breaks off, or the two cannot agree.
+    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Self> {
+        accept::accept(config, stream).await.map(Self)
+    }
+
+    /// How many bytes the kernel has taken since the handshake, or at rustls since the connection began.
+    pub fn written(&self) -> u64 {
+        match &self.0 {
+            Protected::Own(stream) => stream.written(),
+            Protected::Rustls(stream) => stream.get_ref().0.written,
+        }
+    }
+
+    /// Whether bytes were taken that the kernel has not; of rustls's it is not known before it is asked to flush.
+    pub fn holds_back(&self) -> bool {
+        match &self.0 {
+            Protected::Own(stream) => stream.holds_back(),
+            Protected::Rustls(_) => true,
+        }
+    }
+
+    /// How many key updates came since this was called last. rustls does not say.
+    pub fn take_key_updates(&mut self) -> u8 {
+        match &mut self.0 {
+            Protected::Own(stream) => stream.take_key_updates(),
+            Protected::Rustls(_) => 0,
+        }
+    }
+
+    /// Whether the client has closed its direction or is gone, which no read shows while bytes before it are unread.
+    pub fn is_peer_closed(&self) -> bool {
+        SocketState::of(self.socket().as_fd()).peer_closed
+    }
+
+    /// The socket below.
+    pub fn socket(&self) -> &TcpStream {
+        match &self.0 {
+            Protected::Own(stream) => stream.socket(),
+            Protected::Rustls(stream) => stream.get_ref().0.get_ref(),
+        }
+    }
+
+    /// Drops what can be made again, for a connection that is idle.
+    pub fn hibernate(&mut self) {
+        if let Protected::Own(stream) = &mut self.0 {
+            stream.hibernate();
+        }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_read(cx, buf),
+            Protected::Rustls(stream) => {
+                stream.get_mut().0.begin_read();
+                let read = Pin::new(&mut *stream).poll_read(cx, buf);
+                if read.is_pending() {
+                    stream.get_mut().0.go_on_in_turn(cx);
+                }
+                read
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Protected::Rustls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_flush(cx),
+            Protected::Rustls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Protected::Own(stream) => Pin::new(stream).poll_shutdown(cx),
+            Protected::Rustls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
