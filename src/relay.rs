@@ -1,7 +1,7 @@
 //! Moves the bytes of one session: reads, asks the session, writes. All judgement is the session's.
 
 mod budget;
-pub mod port;
+pub mod peer_io;
 mod read;
 
 use std::future::Future;
@@ -15,26 +15,26 @@ use crate::policy::admission::Lease;
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
 use crate::runtime::entropy::random;
-use crate::runtime::guard::Seat;
+use crate::runtime::guard::ConnectionGuard;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
-use crate::session::{Action, Cause, Outcome, Session, Side};
-use crate::telemetry::request::{KeptAsked, RequestId};
-use crate::telemetry::sessions::{Parties, Sessions};
+use crate::session::{Action, CloseReason, Outcome, Session, Side};
+use crate::telemetry::request::{OwnedRequestSummary, RequestId};
+use crate::telemetry::sessions::{SessionSummary, Sessions};
 use crate::ws::frame::{ControlFrame, Opcode};
-use budget::{Budget, Pumped};
-use port::{Flow, Port, Stream};
+use budget::{Budget, ReadOutcome};
+use peer_io::{Backpressure, PeerIo, Stream};
 
 /// How often a deadline that has passed is looked at again because the kernel has an event that tokio has not reported.
 const POSTPONED_MAX: u8 = 8;
 /// After how much silence a session drops its ciphers' state, a third of its memory; to make that again costs what a
 /// `send` does.
-const NAP_AFTER: Duration = Duration::from_secs(5);
+const HIBERNATE_AFTER: Duration = Duration::from_secs(5);
 /// How long the last bytes of a session may take to reach both sides, and both sides to close their ends.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long before that a server has to close first, as it must (RFC 6455 section 7.1.1). Who closes first keeps the port for
 /// a minute, and a proxy that did would have none left for a busy server. A server that waits for us instead keeps the
 /// session's place for so long.
-const SERVER_FIRST: Duration = Duration::from_millis(100);
+const SERVER_CLOSES_FIRST: Duration = Duration::from_millis(100);
 
 /// What a session needs of the process.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Process {
 
 /// What the log says of a session beside how it went.
 #[derive(Debug)]
-pub struct About {
+pub struct SessionMeta {
     /// The client's address.
     pub client: IpAddr,
     /// The upstream's server.
@@ -55,12 +55,12 @@ pub struct About {
     /// The id of its request.
     pub request_id: RequestId,
     /// What it asked for.
-    pub asked: KeptAsked,
+    pub summary: OwnedRequestSummary,
 }
 
 /// A stream, and what was read from it behind its handshake.
 #[derive(Debug)]
-pub struct Joined<S>(pub S, pub Vec<u8>);
+pub struct Prefixed<S>(pub S, pub Vec<u8>);
 
 /// One session on its way: the future that moves both directions, and logs how it went when it is over.
 ///
@@ -68,11 +68,11 @@ pub struct Joined<S>(pub S, pub Vec<u8>);
 #[derive(Debug)]
 pub struct Relay<C, U> {
     session: Session,
-    client: Port<C>,
-    upstream: Port<U>,
-    seat: Seat,
+    client: PeerIo<C>,
+    upstream: PeerIo<U>,
+    guard: ConnectionGuard,
     /// When the session hibernates, if nothing is read before. Absent: it does.
-    nap_at: Option<Instant>,
+    hibernate_at: Option<Instant>,
     /// When a client that waits for its rate is looked at again.
     watch_at: Option<Instant>,
     /// How often the deadline that has passed was postponed.
@@ -86,7 +86,7 @@ pub struct Relay<C, U> {
     /// The session is over, and both ends are being closed for so long.
     lingers_until: Option<Instant>,
     started: Instant,
-    about: About,
+    meta: SessionMeta,
     lease: Lease,
     process: Arc<Process>,
 }
@@ -96,20 +96,20 @@ impl<C, U> Relay<C, U> {
     pub fn new(
         lease: Lease,
         session: Session,
-        client: Joined<C>,
-        upstream: Joined<U>,
-        about: About,
+        client: Prefixed<C>,
+        upstream: Prefixed<U>,
+        meta: SessionMeta,
         process: Arc<Process>,
-        seat: Seat,
+        guard: ConnectionGuard,
     ) -> Self {
         process.lifecycle.open_session();
         let now = clock::now();
         let relay = Self {
             session,
-            client: Port::new(client.0, client.1),
-            upstream: Port::new(upstream.0, upstream.1),
-            seat,
-            nap_at: Some(clock::after(now, NAP_AFTER)),
+            client: PeerIo::new(client.0, client.1),
+            upstream: PeerIo::new(upstream.0, upstream.1),
+            guard,
+            hibernate_at: Some(clock::after(now, HIBERNATE_AFTER)),
             watch_at: None,
             postponed: 0,
             probed: false,
@@ -117,28 +117,28 @@ impl<C, U> Relay<C, U> {
             phase: Phase::Serving,
             lingers_until: None,
             started: now,
-            about,
+            meta,
             lease,
             process,
         };
-        relay.process.sessions.log_start(&relay.parties());
+        relay.process.sessions.log_start(&relay.summary_of());
         relay
     }
 
-    fn parties(&self) -> Parties<'_> {
-        Parties {
-            request_id: self.about.request_id,
+    fn summary_of(&self) -> SessionSummary<'_> {
+        SessionSummary {
+            request_id: self.meta.request_id,
             route: &self.lease.route().name,
             subject: self.lease.subject(),
-            client: self.about.client,
-            server: &self.about.server,
-            asked: self.about.asked.asked(),
+            client: self.meta.client,
+            server: &self.meta.server,
+            summary: self.meta.summary.summary(),
         }
     }
 
     fn log(&self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.started);
-        self.process.sessions.log_end(&self.parties(), age, outcome, &self.session.counts());
+        self.process.sessions.log_end(&self.summary_of(), age, outcome, &self.session.counts());
     }
 }
 
@@ -154,7 +154,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let relay = &mut *self;
         let now = clock::now();
-        if relay.phase != relay.process.lifecycle.phase() && relay.follow_phase(now) == Phase::Cut {
+        if relay.phase != relay.process.lifecycle.phase() && relay.follow_phase(now) == Phase::Aborted {
             return Poll::Ready(());
         }
         if relay.lingers_until.is_none() {
@@ -162,7 +162,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
             relay.log(outcome, now);
             // What is left is to close two connections, which keeps no client from its next session.
             relay.lease.release_client();
-            relay.lingers_until = Some(clock::after(now, SERVER_FIRST.saturating_add(LINGER)));
+            relay.lingers_until = Some(clock::after(now, SERVER_CLOSES_FIRST.saturating_add(LINGER)));
         }
         relay.poll_close(cx, now)
     }
@@ -174,9 +174,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if self.lingers_until.is_none() {
             match self.phase {
                 Phase::Serving => {}
-                Phase::Draining => self.session.drain_at(self.process.lifecycle.take_turn(now)),
-                Phase::Cut => {
-                    let outcome = self.session.abort(Cause::Cut);
+                Phase::Draining => self.session.drain_at(self.process.lifecycle.next_close_slot(now)),
+                Phase::Aborted => {
+                    let outcome = self.session.abort(CloseReason::Aborted);
                     self.log(outcome, now);
                 }
             }
@@ -186,47 +186,47 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
 
     fn poll_session(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Outcome> {
         let budget = Budget::new(now);
-        let mut due = self.seat.timer.pass(now) || self.postponed > 0;
+        let mut due = self.guard.timer.pass(now) || self.postponed > 0;
         // A side with nothing more to read wakes this task when there is, so it is not asked twice.
-        let mut asleep = [false; 2];
-        if let Some(outcome) = self.settle(cx, now) {
+        let mut pending = [false; 2];
+        if let Some(outcome) = self.drive_output(cx, now) {
             return Poll::Ready(outcome);
         }
         loop {
-            let mut moved = false;
-            for (side, asleep) in Side::BOTH.into_iter().zip(&mut asleep) {
-                if *asleep {
+            let mut progress = false;
+            for (side, pending) in Side::BOTH.into_iter().zip(&mut pending) {
+                if *pending {
                     continue;
                 }
-                match self.pump(side, cx, now, &budget) {
-                    Pumped::Ended(outcome) => return Poll::Ready(outcome),
-                    Pumped::Asleep => *asleep = true,
-                    Pumped::Held => {}
-                    Pumped::Moved => {
-                        moved = true;
-                        if let Some(outcome) = self.settle(cx, now) {
+                match self.read_side(side, cx, now, &budget) {
+                    ReadOutcome::Ended(outcome) => return Poll::Ready(outcome),
+                    ReadOutcome::Pending => *pending = true,
+                    ReadOutcome::Paused => {}
+                    ReadOutcome::Progress => {
+                        progress = true;
+                        if let Some(outcome) = self.drive_output(cx, now) {
                             return Poll::Ready(outcome);
                         }
                     }
                 }
             }
-            let nap_at = clock::after(now, NAP_AFTER);
-            if moved && self.nap_at.replace(nap_at).is_none() {
-                self.seat.timer.set(nap_at, now, cx.waker());
+            let hibernate_at = clock::after(now, HIBERNATE_AFTER);
+            if progress && self.hibernate_at.replace(hibernate_at).is_none() {
+                self.guard.timer.set(hibernate_at, now, cx.waker());
             }
-            if moved && !budget.is_spent() {
+            if progress && !budget.is_spent() {
                 continue;
             }
             // All that has arrived was read before a deadline is judged, or as much as the budget allows.
-            if std::mem::take(&mut due) && self.pass_deadline(now) {
-                if let Some(outcome) = self.settle(cx, now) {
+            if std::mem::take(&mut due) && self.handle_timeout(now) {
+                if let Some(outcome) = self.drive_output(cx, now) {
                     return Poll::Ready(outcome);
                 }
                 continue;
             }
             self.arm_timer(cx, now);
-            if moved || self.postponed > 0 {
-                self.ticket.wake_in_turn(cx.waker());
+            if progress || self.postponed > 0 {
+                self.ticket.wake_in_order(cx.waker());
             }
             return Poll::Pending;
         }
@@ -234,17 +234,17 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
 
     /// Does what the session wants, and sends what waits.
     #[inline]
-    fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
+    fn drive_output(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
         if self.session.may_act() || self.client.has_to_flush() || self.upstream.has_to_flush() {
-            self.act(cx, now)
+            self.run_actions(cx, now)
         } else {
             None
         }
     }
 
-    fn act(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
+    fn run_actions(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
         loop {
-            while let Some(action) = self.session.next_action(now) {
+            while let Some(action) = self.session.poll_action(now) {
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
                     Action::End(outcome) => return Some(outcome),
@@ -264,7 +264,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Side::Upstream => Some(random()),
         };
         if frame.opcode() == Opcode::Ping {
-            self.port(to).note_ping();
+            self.peer(to).note_ping();
         }
         let mut bytes = Vec::with_capacity(64);
         frame.encode(mask, &mut bytes);
@@ -272,30 +272,30 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn send(&mut self, to: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant) {
-        if !bytes.is_empty() && self.port(to).send(cx, bytes).is_err() {
-            self.deafen(to, now);
+        if !bytes.is_empty() && self.peer(to).send(cx, bytes).is_err() {
+            self.close_write(to, now);
         }
     }
 
     /// Whether nothing can be sent to that side any more, which is news.
     fn flush(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
-        let flow = self.port(side).flush(cx);
-        match flow {
-            Flow::Free | Flow::Stuck => {}
-            Flow::Freed => self.session.unblocked(side, now),
-            Flow::Slow => self.session.blocked(side, now),
-            Flow::Failed => self.deafen(side, now),
+        let backpressure = self.peer(side).flush(cx);
+        match backpressure {
+            Backpressure::Clear | Backpressure::Stalled => {}
+            Backpressure::Cleared => self.session.on_unblocked(side, now),
+            Backpressure::Progressing => self.session.on_blocked(side, now),
+            Backpressure::Failed => self.close_write(side, now),
         }
-        flow == Flow::Failed
+        backpressure == Backpressure::Failed
     }
 
     /// Writing failed. What the side sent before that is still read: a server may have said all and closed.
-    fn deafen(&mut self, side: Side, now: Instant) {
-        self.port(side).deafen();
-        self.session.deaf(side, now);
+    fn close_write(&mut self, side: Side, now: Instant) {
+        self.peer(side).close_write();
+        self.session.on_write_closed(side, now);
     }
 
-    fn port(&mut self, side: Side) -> &mut Port<dyn Stream> {
+    fn peer(&mut self, side: Side) -> &mut PeerIo<dyn Stream> {
         match side {
             Side::Client => &mut self.client,
             Side::Upstream => &mut self.upstream,
@@ -303,31 +303,31 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     /// Does what is due; false if that is postponed because the kernel has an event that tokio has not reported.
-    fn pass_deadline(&mut self, now: Instant) -> bool {
+    fn handle_timeout(&mut self, now: Instant) -> bool {
         if self.postponed < POSTPONED_MAX
-            && Side::BOTH.into_iter().any(|side| self.session.is_overdue(side, now) && self.port(side).has_event())
+            && Side::BOTH.into_iter().any(|side| self.session.is_overdue(side, now) && self.peer(side).has_event())
         {
             self.postponed += 1;
             return false;
         }
         self.postponed = 0;
         for side in Side::BOTH {
-            if self.session.is_pong_overdue(side, now) && self.port(side).takes_bytes_before_ping() {
+            if self.session.is_pong_overdue(side, now) && self.peer(side).takes_bytes_before_ping() {
                 self.session.extend_pong(side, now);
             }
         }
-        self.session.pass_deadline(now);
+        self.session.handle_timeout(now);
         if self.watch_at.is_some_and(|at| at <= now) {
             self.watch_at = None;
         }
-        if self.nap_at.is_some_and(|at| at <= now) {
-            self.nap_at = None;
+        if self.hibernate_at.is_some_and(|at| at <= now) {
+            self.hibernate_at = None;
             self.client.hibernate();
         }
         // What waits for a side that was given up would keep the other one from being read, and its Close with it.
         for side in Side::BOTH {
-            if self.session.is_gone(side) {
-                self.port(side).end(false);
+            if self.session.is_disconnected(side) {
+                self.peer(side).end(false);
             }
         }
         true
@@ -335,30 +335,30 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
 
     /// Sees to it that this task wakes for the session's next deadline, and its nap.
     fn arm_timer(&mut self, cx: &mut Context<'_>, now: Instant) {
-        if !self.session.hastened() && self.seat.timer.is_set() {
+        if !self.session.deadline_changed() && self.guard.timer.is_set() {
             return;
         }
-        if let Some(at) = [self.session.deadline(), self.nap_at, self.watch_at].into_iter().flatten().min() {
-            self.seat.timer.set(at, now, cx.waker());
+        if let Some(at) = [self.session.deadline(), self.hibernate_at, self.watch_at].into_iter().flatten().min() {
+            self.guard.timer.set(at, now, cx.waker());
         }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let Some(until) = self.lingers_until else { return Poll::Ready(()) };
-        self.seat.timer.pass(now);
+        self.guard.timer.pass(now);
         let left = until.saturating_duration_since(now);
         let server_has = left.saturating_sub(LINGER);
-        let server_first = self.session.has_closed(Side::Upstream) && !server_has.is_zero();
+        let server_closes_first = self.session.has_closed(Side::Upstream) && !server_has.is_zero();
         let mut ticket = std::mem::take(&mut self.ticket);
         let closed = Side::BOTH.map(|side| {
-            let other_goes_first = side == Side::Upstream && server_first;
-            self.port(side).poll_close(cx, other_goes_first, &mut ticket).is_ready()
+            let other_closes_first = side == Side::Upstream && server_closes_first;
+            self.peer(side).poll_close(cx, other_closes_first, &mut ticket).is_ready()
         });
         self.ticket = ticket;
         if closed == [true, true] || left.is_zero() {
             return Poll::Ready(());
         }
-        self.seat.timer.set(if server_first { clock::after(now, server_has) } else { until }, now, cx.waker());
+        self.guard.timer.set(if server_closes_first { clock::after(now, server_has) } else { until }, now, cx.waker());
         Poll::Pending
     }
 }

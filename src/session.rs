@@ -12,7 +12,7 @@
 //! after each of these      -> next_action(now) until None
 //! ```
 //!
-//! What [`Step::Forward`] and [`Action::Send`] tell goes to the other side, or to the side named, in the order told.
+//! What [`Verdict::Forward`] and [`Action::Send`] tell goes to the other side, or to the side named, in the order told.
 
 mod deadlines;
 mod outcome;
@@ -29,7 +29,7 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::{Inspector, Rules};
 
-pub use outcome::{By, Cause, Counts, Outcome, Passed};
+pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 use peer::{Input, Peer};
 pub use side::Side;
 
@@ -38,7 +38,7 @@ const SMALL_FRAGMENT_BYTES: u64 = 128;
 
 /// What to do with the start of the bytes that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum Verdict {
     /// Pass this many bytes on as they are.
     Forward(usize),
     /// Pass this many bytes on to nobody.
@@ -49,7 +49,7 @@ pub enum Step {
     Wait,
 }
 
-/// How many bytes a session may leave with [`Step::More`]: a control frame of which one byte is missing.
+/// How many bytes a session may leave with [`Verdict::More`]: a control frame of which one byte is missing.
 pub const KEPT_MAX_BYTES: usize = 2 + 4 + CONTROL_MAX_BYTES - 1;
 
 /// What a session wants done.
@@ -68,7 +68,7 @@ pub enum Action {
 
 /// What a session starts from.
 #[derive(Debug)]
-pub struct Terms {
+pub struct SessionConfig {
     /// The route's bounds.
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
@@ -97,11 +97,11 @@ pub struct Session {
     /// Until when the client is not read, because it exceeded its rate.
     wait_until: Option<Instant>,
     /// The message that waits has its place in the quota.
-    place_taken: bool,
+    reservation_held: bool,
     /// The message that waits has none yet, and was counted as throttled.
-    asks_again: bool,
+    reservation_retry: bool,
     /// Something may have brought the deadline forward.
-    hastened: bool,
+    deadline_changed: bool,
     /// How it ends; set by the first reason there is.
     outcome: Option<Outcome>,
     /// When the closing handshake must be over.
@@ -113,13 +113,13 @@ pub struct Session {
     pings: u32,
     /// Pings that the client was sent and has not answered: so many pongs of its own are no overhead.
     pongs_owed: u32,
-    counts: Counts,
+    counts: SessionStats,
 }
 
 impl Session {
     /// Starts right after the 101.
-    pub fn new(terms: Terms, now: Instant) -> Self {
-        let Terms { limits, messages, expires, compressed, ping_tag } = terms;
+    pub fn new(terms: SessionConfig, now: Instant) -> Self {
+        let SessionConfig { limits, messages, expires, compressed, ping_tag } = terms;
         let from_client = Rules {
             masked: true,
             compressed,
@@ -145,9 +145,9 @@ impl Session {
             drain_at: None,
             data_passed: now,
             wait_until: None,
-            place_taken: false,
-            asks_again: false,
-            hastened: true,
+            reservation_held: false,
+            reservation_retry: false,
+            deadline_changed: true,
             outcome: None,
             close_by: None,
             over: false,
@@ -155,62 +155,62 @@ impl Session {
             ping_tag,
             pings: 0,
             pongs_owed: 0,
-            counts: Counts::default(),
+            counts: SessionStats::default(),
         }
     }
 
     /// Says that nothing more comes from a side and nothing more can be sent to it.
-    pub fn gone(&mut self, side: Side, now: Instant) {
-        self.hastened = true;
+    pub fn on_disconnected(&mut self, side: Side, now: Instant) {
+        self.deadline_changed = true;
         let peer = self.peer_mut(side);
-        let input = std::mem::replace(&mut peer.input, Input::Gone);
+        let input = std::mem::replace(&mut peer.input, Input::Disconnected);
         peer.drop_output();
         if input != Input::Open {
             return;
         }
         if !peer.close_sent {
-            self.end(By::from(side), Cause::Gone(side), now);
+            self.end(ClosedBy::from(side), CloseReason::Disconnected(side), now);
             return;
         }
         // It went instead of answering the other side's Close, so that side gets its answer from us.
         let other = self.peer_mut(side.other());
-        if !other.is_told() {
-            other.close_waits.get_or_insert(Cause::Closed);
+        if !other.output_closed() {
+            other.pending_close.get_or_insert(CloseReason::Closed);
         }
     }
 
     /// Says that nothing can be sent to a side any more, while what it sent before may still come: its Close above all.
-    pub fn deaf(&mut self, side: Side, now: Instant) {
-        self.hastened = true;
-        let deaf_until = now.checked_add(self.limits.close_timeout);
+    pub fn on_write_closed(&mut self, side: Side, now: Instant) {
+        self.deadline_changed = true;
+        let write_closed_until = now.checked_add(self.limits.close_timeout);
         let peer = self.peer_mut(side);
-        if !peer.is_deaf() {
+        if !peer.is_write_closed() {
             peer.drop_output();
-            peer.deaf_until = deaf_until;
+            peer.write_closed_until = write_closed_until;
         }
     }
 
     /// Says that bytes wait for a side that takes none; again whenever it took some of them.
-    pub fn blocked(&mut self, to: Side, now: Instant) {
-        self.hastened = true;
+    pub fn on_blocked(&mut self, to: Side, now: Instant) {
+        self.deadline_changed = true;
         self.peer_mut(to).blocked_since = Some(now);
     }
 
     /// Says that nothing waits for a side any more.
-    pub fn unblocked(&mut self, to: Side, now: Instant) {
-        self.hastened = true;
+    pub fn on_unblocked(&mut self, to: Side, now: Instant) {
+        self.deadline_changed = true;
         let peer = self.peer_mut(to);
         if peer.blocked_since.take().is_some() {
             // Our ping may have been among what it did not take, so the time for its pong starts again.
             peer.pinged = peer.pinged.map(|_| now);
             // While one side takes nothing the other is not read, so its silence meant nothing.
-            self.peer_mut(to.other()).heard(now);
+            self.peer_mut(to.other()).on_activity(now);
         }
     }
 
     /// Ends the session at this time because the process goes away.
     pub fn drain_at(&mut self, at: Instant) {
-        self.hastened = true;
+        self.deadline_changed = true;
         self.drain_at = Some(at);
     }
 
@@ -225,7 +225,7 @@ impl Session {
     }
 
     /// What passed so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> SessionStats {
         self.counts
     }
 
@@ -236,45 +236,45 @@ impl Session {
     }
 
     /// Whether nothing comes from a side and nothing can be sent to it any more, because it went or was given up.
-    pub fn is_gone(&self, side: Side) -> bool {
-        self.peer(side).input == Input::Gone
+    pub fn is_disconnected(&self, side: Side) -> bool {
+        self.peer(side).input == Input::Disconnected
     }
 
     /// Ends the session at once, without a closing handshake.
-    pub fn abort(&mut self, cause: Cause) -> Outcome {
+    pub fn abort(&mut self, cause: CloseReason) -> Outcome {
         self.ended = true;
-        *self.outcome.get_or_insert(Outcome { by: By::Tollgate, code: None, cause })
+        *self.outcome.get_or_insert(Outcome { by: ClosedBy::Tollgate, code: None, cause })
     }
 
     /// The next thing to do.
     #[inline]
-    pub fn next_action(&mut self, now: Instant) -> Option<Action> {
+    pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
         if self.may_act() { self.find_action(now) } else { None }
     }
 
-    /// Whether [`Session::next_action`] may have one. It is asked after every frame, so it is told by a look: as long as
+    /// Whether [`Session::poll_action`] may have one. It is asked after every frame, so it is told by a look: as long as
     /// nobody closes there is nothing to do but to ping.
     #[inline]
     pub fn may_act(&self) -> bool {
-        self.outcome.is_some() || self.client.ping_waits || self.upstream.ping_waits
+        self.outcome.is_some() || self.client.ping_due || self.upstream.ping_due
     }
 
     fn find_action(&mut self, now: Instant) -> Option<Action> {
         if self.ended {
             return None;
         }
-        self.hastened = true;
+        self.deadline_changed = true;
         for side in Side::BOTH {
             // Between the frames that come from the other side, and never after a Close.
-            if self.peer(side.other()).mid_frame || self.peer(side).is_told() || self.answers_come(side) {
+            if self.peer(side.other()).mid_frame || self.peer(side).output_closed() || self.answers_come(side) {
                 continue;
             }
             let peer = self.peer_mut(side);
-            if let Some(cause) = peer.close_waits.take() {
+            if let Some(cause) = peer.pending_close.take() {
                 peer.close_sent = true;
                 return Some(Action::Send { to: side, frame: self.close_for(cause) });
             }
-            if std::mem::take(&mut peer.ping_waits) {
+            if std::mem::take(&mut peer.ping_due) {
                 peer.pinged = Some(now);
                 self.pings = self.pings.wrapping_add(1);
                 self.pongs_owed = self.pongs_owed.saturating_add(u32::from(side == Side::Client));
@@ -288,27 +288,27 @@ impl Session {
 
     /// Begins to end the session: both sides get a Close as soon as their direction is between frames; a side that broke
     /// a rule not before it had the answers to what it sent before.
-    fn end(&mut self, by: By, cause: Cause, now: Instant) {
-        self.hastened = true;
+    fn end(&mut self, by: ClosedBy, cause: CloseReason, now: Instant) {
+        self.deadline_changed = true;
         let code = cause.close_code();
         self.outcome.get_or_insert(Outcome { by, code: Some(code), cause });
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
-            if !peer.is_told() {
-                peer.close_waits.get_or_insert(cause);
+            if !peer.output_closed() {
+                peer.pending_close.get_or_insert(cause);
             }
         }
         self.start_closing(now);
     }
 
     fn start_closing(&mut self, now: Instant) {
-        self.hastened = true;
+        self.deadline_changed = true;
         if self.close_by.is_none() {
             self.close_by = now.checked_add(self.limits.close_timeout);
         }
         // Who waited for its rate is read again, so that its Close is seen; the message that waited does not pass early.
         self.wait_until = None;
-        if std::mem::take(&mut self.place_taken)
+        if std::mem::take(&mut self.reservation_held)
             && let Some(bucket) = &self.messages
         {
             bucket.give_back();
@@ -320,14 +320,14 @@ impl Session {
         self.over = true;
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
-            if !peer.is_told() {
-                peer.close_waits.get_or_insert(Cause::Closed);
+            if !peer.output_closed() {
+                peer.pending_close.get_or_insert(CloseReason::Closed);
             }
         }
     }
 
-    fn close_for(&self, cause: Cause) -> ControlFrame {
-        if cause == Cause::Closed {
+    fn close_for(&self, cause: CloseReason) -> ControlFrame {
+        if cause == CloseReason::Closed {
             let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
             ControlFrame::close(code, "")
         } else {
@@ -339,8 +339,8 @@ impl Session {
     fn handshake_over(&self) -> bool {
         Side::BOTH.into_iter().all(|side| {
             let (peer, other) = (self.peer(side), self.peer(side.other()));
-            let unreachable = peer.input == Input::Gone || (other.mid_frame && other.input != Input::Open);
-            unreachable || (peer.is_told() && peer.input != Input::Open)
+            let unreachable = peer.input == Input::Disconnected || (other.mid_frame && other.input != Input::Open);
+            unreachable || (peer.output_closed() && peer.input != Input::Open)
         })
     }
 
@@ -348,8 +348,8 @@ impl Session {
     /// been told to close, has said all that it had to say.
     fn answers_come(&self, side: Side) -> bool {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
-        let other_is_told = !peer.mid_frame && !other.is_deaf();
-        peer.input == Input::Broken && other.input == Input::Open && other_is_told && !self.over
+        let other_can_answer = !peer.mid_frame && !other.is_write_closed();
+        peer.input == Input::Broken && other.input == Input::Open && other_can_answer && !self.over
     }
 
     fn ping_payload(&self) -> [u8; 8] {

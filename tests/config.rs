@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::config::{
-    self, Config, Content, Disk, Files, Log, LogFormat, MaxSessions, RecordLayer, Report, Server, ServerAddress, Shown,
+    self, Config, Content, Disk, Files, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Report,
+    ServerAddress, Shown,
 };
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
@@ -91,7 +92,7 @@ fn values_arrive_where_they_belong() {
     let config = parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"));
     let seconds = Duration::from_secs;
 
-    let server = Server {
+    let server = ProcessConfig {
         workers: NonZeroUsize::new(2).unwrap(),
         max_sessions: MaxSessions { count: 100_000, explicit: true },
         max_handshakes: 1024,
@@ -102,7 +103,7 @@ fn values_arrive_where_they_belong() {
         record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
-    let log = Log {
+    let log = LogConfig {
         format: LogFormat::Text,
         level: tracing::Level::TRACE,
         session_start: tracing::Level::INFO,

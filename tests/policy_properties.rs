@@ -340,7 +340,7 @@ fn route(model: &Model) -> Route {
         path: model.path_text().parse().unwrap(),
         upstream: UpstreamId(0),
         upstream_host: None,
-        auth: Auth::Open,
+        auth: Auth::None,
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),

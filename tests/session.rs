@@ -12,7 +12,7 @@ use harness::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TE
 use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
 use tollgate::policy::quota::Bucket;
 use tollgate::session::Side::{self, Client, Upstream};
-use tollgate::session::{By, Cause, Counts, Outcome, Passed};
+use tollgate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 use tollgate::ws::code::CloseCode;
 use tollgate::ws::violation::Violation;
 
@@ -105,7 +105,7 @@ fn check(setup: Setup, events: &[Event], client: &[&str], upstream: &[&str], end
     assert_eq!(relay.outcome, end, "after {events:?}");
 }
 
-fn end(by: By, code: impl Into<Option<u16>>, cause: Cause) -> Option<Outcome> {
+fn end(by: ClosedBy, code: impl Into<Option<u16>>, cause: CloseReason) -> Option<Outcome> {
     Some(Outcome { by, code: code.into().map(CloseCode), cause })
 }
 
@@ -128,9 +128,9 @@ fn frames_pass_byte_for_byte_both_ways() {
     assert!(relay.port(Upstream).received == from_client);
     assert!(relay.port(Client).received == from_upstream);
     let counts = relay.session.counts();
-    let expected = Counts {
-        client: Passed { messages: 4, bytes: from_client.len() as u64 },
-        upstream: Passed { messages: 2, bytes: from_upstream.len() as u64 },
+    let expected = SessionStats {
+        client: DirectionStats { messages: 4, bytes: from_client.len() as u64 },
+        upstream: DirectionStats { messages: 2, bytes: from_upstream.len() as u64 },
         throttled: 0,
     };
     assert_eq!(counts, expected);
@@ -187,8 +187,8 @@ fn a_compressed_message_is_marked_on_its_first_frame_only() {
     ];
     for events in cases {
         let relay = play(setup.clone(), &[events, vec![Pass(6 * SECOND)]].concat());
-        let cause = Cause::Violation(Client, Violation::ReservedBit);
-        assert_eq!(relay.outcome, end(By::Tollgate, 1002, cause));
+        let cause = CloseReason::Violation(Client, Violation::ReservedBit);
+        assert_eq!(relay.outcome, end(ClosedBy::Tollgate, 1002, cause));
     }
 }
 
@@ -196,11 +196,11 @@ fn a_compressed_message_is_marked_on_its_first_frame_only() {
 
 #[test]
 fn a_close_from_either_side_passes_unchanged_and_so_does_its_answer() {
-    for (first, by) in [(Client, By::Client), (Upstream, By::Upstream)] {
+    for (first, by) in [(Client, ClosedBy::Client), (Upstream, ClosedBy::Upstream)] {
         let events = [close(first, 4321, "so long"), close(first.other(), 1000, "and thanks")];
         let (one, two) = (["close 4321 so long"], ["close 1000 and thanks"]);
         let (client, upstream) = if first == Client { (two, one) } else { (one, two) };
-        check(lenient(), &events, &client, &upstream, end(by, 4321, Cause::Closed));
+        check(lenient(), &events, &client, &upstream, end(by, 4321, CloseReason::Closed));
         // Until the answer comes the session goes on.
         assert_eq!(play(lenient(), &events[..1]).outcome, None);
     }
@@ -209,14 +209,14 @@ fn a_close_from_either_side_passes_unchanged_and_so_does_its_answer() {
 #[test]
 fn a_close_without_code_passes_without_one() {
     let events = [from(Client, FIN | CLOSE, ""), from(Upstream, FIN | CLOSE, "")];
-    check(lenient(), &events, &["close"], &["close"], end(By::Client, None, Cause::Closed));
+    check(lenient(), &events, &["close"], &["close"], end(ClosedBy::Client, None, CloseReason::Closed));
 }
 
 #[test]
 fn after_its_close_a_side_is_not_listened_to() {
     let rubbish = Bytes(Client, vec![0xff; 20]);
     let events = [close(Client, 1000, ""), text(Client, "late"), rubbish, close(Upstream, 1000, "")];
-    check(lenient(), &events, &["close 1000"], &["close 1000"], end(By::Client, 1000, Cause::Closed));
+    check(lenient(), &events, &["close 1000"], &["close 1000"], end(ClosedBy::Client, 1000, CloseReason::Closed));
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn what_the_other_side_still_sends_passes_until_its_own_close() {
         close(Upstream, 1000, ""),
     ];
     let client = ["text lastword", "text and one more", "close 1000"];
-    check(lenient(), &events, &client, &["close 1000"], end(By::Client, 1000, Cause::Closed));
+    check(lenient(), &events, &client, &["close 1000"], end(ClosedBy::Client, 1000, CloseReason::Closed));
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn nothing_follows_a_close_of_ours() {
         close(Upstream, 1001, ""),
     ];
     let closed = ["close 1001 going away"];
-    check(lenient(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
+    check(lenient(), &events, &closed, &closed, end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
 #[test]
@@ -257,22 +257,22 @@ fn who_closes_and_is_not_answered_still_gets_a_close() {
     let events = [close(Client, 4000, "bye"), Pass(5 * SECOND - 1)];
     check(lenient(), &events, &[], &["close 4000 bye"], None);
     let events = [close(Client, 4000, "bye"), Pass(5 * SECOND)];
-    check(lenient(), &events, &["close 4000"], &["close 4000 bye"], end(By::Client, 4000, Cause::Closed));
+    check(lenient(), &events, &["close 4000"], &["close 4000 bye"], end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 #[test]
 fn who_closes_and_whose_peer_vanishes_still_gets_a_close() {
     let events = [close(Upstream, 4000, "bye"), Gone(Client)];
-    check(lenient(), &events, &["close 4000 bye"], &["close 4000"], end(By::Upstream, 4000, Cause::Closed));
+    check(lenient(), &events, &["close 4000 bye"], &["close 4000"], end(ClosedBy::Upstream, 4000, CloseReason::Closed));
     // Not in the midst of what the peer was sending.
     let events = [begin(Client, FIN | TEXT, 9, "x"), close(Upstream, 4000, ""), Gone(Client)];
-    check(lenient(), &events, &["close 4000"], &["text x(1 of 9)"], end(By::Upstream, 4000, Cause::Closed));
+    check(lenient(), &events, &["close 4000"], &["text x(1 of 9)"], end(ClosedBy::Upstream, 4000, CloseReason::Closed));
 }
 
 #[test]
 fn who_closes_and_vanishes_is_not_waited_for() {
     let events = [close(Client, 4000, ""), Gone(Client), close(Upstream, 4000, "")];
-    check(lenient(), &events, &[], &["close 4000"], end(By::Client, 4000, Cause::Closed));
+    check(lenient(), &events, &[], &["close 4000"], end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 // Close codes.
@@ -284,41 +284,43 @@ struct Case {
     events: Vec<Event>,
     code: u16,
     reason: &'static str,
-    next: Option<Cause>,
+    next: Option<CloseReason>,
 }
 
-fn case(cause: Cause) -> Case {
+fn case(cause: CloseReason) -> Case {
     let case = |setup, events, code, reason, next| Case { setup, events, code, reason, next };
     match cause {
         // The code and reason are those of the side that closes.
-        Cause::Closed => case(
+        CloseReason::Closed => case(
             lenient(),
             vec![close(Client, 4000, "x"), close(Upstream, 4000, "x")],
             4000,
             "x",
-            Some(Cause::MessageRate),
+            Some(CloseReason::MessageRate),
         ),
-        Cause::MessageRate => {
+        CloseReason::MessageRate => {
             let setup = lenient().rate(1, 1, Close);
             let events = vec![text(Client, ""), text(Client, "")];
-            case(setup, events, 1008, "message rate exceeded", Some(Cause::OverheadRate))
+            case(setup, events, 1008, "message rate exceeded", Some(CloseReason::OverheadRate))
         }
-        Cause::OverheadRate => {
+        CloseReason::OverheadRate => {
             let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
             let events = vec![from(Client, FIN | PING, ""), from(Client, FIN | PING, "")];
-            case(setup, events, 1008, "frame rate exceeded", Some(Cause::TokenExpired))
+            case(setup, events, 1008, "frame rate exceeded", Some(CloseReason::TokenExpired))
         }
-        Cause::TokenExpired => {
+        CloseReason::TokenExpired => {
             let setup = Setup { expires_after: Some(Duration::from_secs(60)), ..lenient() };
-            case(setup, vec![Pass(60 * SECOND)], 1008, "token expired", Some(Cause::IdleTimeout))
+            case(setup, vec![Pass(60 * SECOND)], 1008, "token expired", Some(CloseReason::IdleTimeout))
         }
-        Cause::IdleTimeout => {
+        CloseReason::IdleTimeout => {
             let setup = lenient().with(|limits| limits.idle_timeout = Some(Duration::from_secs(60)));
-            case(setup, vec![Pass(60 * SECOND)], 1001, "idle timeout", Some(Cause::Drain))
+            case(setup, vec![Pass(60 * SECOND)], 1001, "idle timeout", Some(CloseReason::Drain))
         }
-        Cause::Drain => case(lenient(), vec![Drain(100), Pass(100)], 1001, "going away", Some(Cause::NoPong(Client))),
-        Cause::NoPong(side) => {
-            let next = if side == Client { Cause::NoPong(Upstream) } else { Cause::Gone(Client) };
+        CloseReason::Drain => {
+            case(lenient(), vec![Drain(100), Pass(100)], 1001, "going away", Some(CloseReason::NoPong(Client)))
+        }
+        CloseReason::NoPong(side) => {
+            let next = if side == Client { CloseReason::NoPong(Upstream) } else { CloseReason::Disconnected(Client) };
             let interval = Some(Duration::from_secs(30));
             let setup = lenient().with(|limits| match side {
                 Client => limits.ping_interval = interval,
@@ -326,27 +328,29 @@ fn case(cause: Cause) -> Case {
             });
             case(setup, vec![Pass(40 * SECOND)], 1001, "no pong", Some(next))
         }
-        Cause::Gone(side) => {
+        CloseReason::Disconnected(side) => {
             let (code, reason, next) = match side {
-                Client => (1001, "client went away", Cause::Gone(Upstream)),
-                Upstream => (1014, "upstream went away", Cause::WriteStall(Client)),
+                Client => (1001, "client went away", CloseReason::Disconnected(Upstream)),
+                Upstream => (1014, "upstream went away", CloseReason::WriteStall(Client)),
             };
             case(lenient(), vec![Gone(side)], code, reason, Some(next))
         }
-        Cause::WriteStall(side) => {
+        CloseReason::WriteStall(side) => {
             let (code, reason, next) = match side {
-                Client => (1001, "client does not read", Cause::WriteStall(Upstream)),
-                Upstream => (1014, "upstream does not read", Cause::Cut),
+                Client => (1001, "client does not read", CloseReason::WriteStall(Upstream)),
+                Upstream => (1014, "upstream does not read", CloseReason::Aborted),
             };
             case(lenient(), vec![Block(side), Pass(30 * SECOND)], code, reason, Some(next))
         }
         // Nobody gets a Close of it; see `a_cut_needs_no_handshake`.
-        Cause::Cut => case(lenient(), vec![], 1001, "", Some(Cause::Violation(Client, Violation::ReservedBit))),
-        Cause::Violation(side, violation) => {
+        CloseReason::Aborted => {
+            case(lenient(), vec![], 1001, "", Some(CloseReason::Violation(Client, Violation::ReservedBit)))
+        }
+        CloseReason::Violation(side, violation) => {
             let Broken { setup, bytes, code, next } = broken(side, violation);
             let next = match (next, side) {
-                (Some(next), side) => Some(Cause::Violation(side, next)),
-                (None, Client) => Some(Cause::Violation(Upstream, Violation::ReservedBit)),
+                (Some(next), side) => Some(CloseReason::Violation(side, next)),
+                (None, Client) => Some(CloseReason::Violation(Upstream, Violation::ReservedBit)),
                 (None, Upstream) => None,
             };
             case(setup, vec![Bytes(side, bytes)], code, violation.label(), next)
@@ -399,28 +403,27 @@ fn broken(side: Side, violation: Violation) -> Broken {
 }
 
 /// Rules that a side cannot break, with the reason.
-fn cannot_break(cause: Cause) -> bool {
+fn cannot_break(cause: CloseReason) -> bool {
     match cause {
         // A client has to mask, an upstream must not.
-        Cause::Violation(Side::Client, Violation::Masked) | Cause::Violation(Side::Upstream, Violation::NotMasked) => {
-            true
-        }
+        CloseReason::Violation(Side::Client, Violation::Masked)
+        | CloseReason::Violation(Side::Upstream, Violation::NotMasked) => true,
         // The check is for what clients send (`route.limits.check_utf8`).
-        Cause::Violation(Upstream, Violation::TextNotUtf8) => true,
+        CloseReason::Violation(Upstream, Violation::TextNotUtf8) => true,
         _ => false,
     }
 }
 
 #[test]
 fn every_cause_has_its_close_code() {
-    let mut next = Some(Cause::Closed);
+    let mut next = Some(CloseReason::Closed);
     let mut seen = Vec::new();
     while let Some(cause) = next {
         assert!(!seen.contains(&cause), "{cause:?} twice");
         seen.push(cause);
         let Case { setup, events, code, reason, next: following } = case(cause);
         next = following;
-        if cause == Cause::Cut || cannot_break(cause) {
+        if cause == CloseReason::Aborted || cannot_break(cause) {
             continue;
         }
         let mut relay = play(setup, &events);
@@ -430,7 +433,7 @@ fn every_cause_has_its_close_code() {
         assert_eq!((outcome.cause, outcome.code), (cause, Some(CloseCode(code))));
         let expected = if reason.is_empty() { format!("close {code}") } else { format!("close {code} {reason}") };
         for side in Side::BOTH {
-            let absent = matches!(cause, Cause::Gone(gone) | Cause::WriteStall(gone) if gone == side);
+            let absent = matches!(cause, CloseReason::Disconnected(on_disconnected) | CloseReason::WriteStall(on_disconnected) if on_disconnected == side);
             let last = shown(&relay, side).pop();
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
@@ -440,7 +443,7 @@ fn every_cause_has_its_close_code() {
 
 #[test]
 fn labels_and_reasons_fit_where_they_stand() {
-    let mut next = Some(Cause::Closed);
+    let mut next = Some(CloseReason::Closed);
     let mut labels = Vec::new();
     while let Some(cause) = next {
         next = case(cause).next;
@@ -457,12 +460,12 @@ fn labels_and_reasons_fit_where_they_stand() {
 #[test]
 fn a_cut_needs_no_handshake() {
     let mut relay = play(lenient(), &[text(Client, "hi")]);
-    assert_eq!(Some(relay.session.abort(Cause::Cut)), end(By::Tollgate, None, Cause::Cut));
-    assert_eq!(relay.session.next_action(relay.now), None);
+    assert_eq!(Some(relay.session.abort(CloseReason::Aborted)), end(ClosedBy::Tollgate, None, CloseReason::Aborted));
+    assert_eq!(relay.session.poll_action(relay.now), None);
     assert_eq!(relay.session.deadline(), None);
     // Who ended it before that stays named.
     let mut relay = play(lenient(), &[close(Client, 4000, "")]);
-    assert_eq!(Some(relay.session.abort(Cause::Cut)), end(By::Client, 4000, Cause::Closed));
+    assert_eq!(Some(relay.session.abort(CloseReason::Aborted)), end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 #[test]
@@ -479,16 +482,16 @@ fn a_violation_is_not_passed_on_and_its_close_comes_after_the_answers_to_what_wa
         let events = [&events[..], &[text(other, "answer"), close(other, 1002, "theirs")]].concat();
         let relay = play(lenient(), &events);
         assert_eq!(shown(&relay, side), ["text answer", closed]);
-        let cause = Cause::Violation(side, Violation::ReservedOpcode);
-        assert_eq!(relay.outcome, end(By::Tollgate, 1002, cause));
+        let cause = CloseReason::Violation(side, Violation::ReservedOpcode);
+        assert_eq!(relay.outcome, end(ClosedBy::Tollgate, 1002, cause));
     }
 }
 
 #[test]
 fn an_offender_gets_its_close_even_if_the_other_side_says_nothing_or_goes() {
     let closed = "close 1002 reserved opcode";
-    let cause = Cause::Violation(Client, Violation::ReservedOpcode);
-    let ended = end(By::Tollgate, 1002, cause);
+    let cause = CloseReason::Violation(Client, Violation::ReservedOpcode);
+    let ended = end(ClosedBy::Tollgate, 1002, cause);
     let bad = from(Client, FIN | 7, "bad");
     check(lenient(), &[bad.clone(), Gone(Upstream)], &[closed], &[closed], ended);
     check(lenient(), &[bad.clone(), Pass(4_999)], &[], &[closed], None);
@@ -501,8 +504,8 @@ fn the_close_to_an_offender_waits_until_what_it_receives_is_whole() {
     let closed = "close 1002 reserved opcode";
     check(lenient(), &events, &["text half(4 of 8)"], &[closed], None);
     let events = [&events[..], &[more(Upstream, "full"), close(Upstream, 1002, "")]].concat();
-    let cause = Cause::Violation(Client, Violation::ReservedOpcode);
-    check(lenient(), &events, &["text halffull", closed], &[closed], end(By::Tollgate, 1002, cause));
+    let cause = CloseReason::Violation(Client, Violation::ReservedOpcode);
+    check(lenient(), &events, &["text halffull", closed], &[closed], end(ClosedBy::Tollgate, 1002, cause));
 }
 
 // Sizes.
@@ -541,7 +544,8 @@ fn limits_hold_exactly() {
         }
         relay.lose(Client);
         relay.lose(Upstream);
-        let cause = expected.map_or(Cause::Gone(Client), |violation| Cause::Violation(*side, violation));
+        let cause =
+            expected.map_or(CloseReason::Disconnected(Client), |violation| CloseReason::Violation(*side, violation));
         assert_eq!(relay.outcome.map(|outcome| outcome.cause), Some(cause), "{side:?} {frames:?}");
     }
 }
@@ -572,7 +576,7 @@ fn a_rate_closes() {
     let events =
         [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4"), close(Upstream, 1008, "")];
     let closed = "close 1008 message rate exceeded";
-    let ended = end(By::Tollgate, 1008, Cause::MessageRate);
+    let ended = end(ClosedBy::Tollgate, 1008, CloseReason::MessageRate);
     check(lenient().rate(10, 2, Close), &events, &[closed], &["text 1", "text 2", closed], ended);
 }
 
@@ -713,7 +717,7 @@ fn floods_of_what_is_no_message_end_the_session() {
             events.insert(0, from(Upstream, BINARY, [0; 200]));
         }
         events.push(Pass(5 * SECOND));
-        let expected = if ends { end(By::Tollgate, 1008, Cause::OverheadRate) } else { None };
+        let expected = if ends { end(ClosedBy::Tollgate, 1008, CloseReason::OverheadRate) } else { None };
         assert_eq!(play(setup(), &events).outcome, expected, "{name}");
     }
 }
@@ -726,7 +730,7 @@ fn what_is_passed_on_to_nobody_is_not_counted() {
     let closed = ["close 1001 going away"];
     check(setup(), &events, &closed, &closed, None);
     let events = [&events[..], &[close(Client, 1001, "")]].concat();
-    check(setup(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
+    check(setup(), &events, &closed, &closed, end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
 #[test]
@@ -734,13 +738,13 @@ fn the_close_itself_is_not_lost_to_the_overhead_rate() {
     // One ping used up the quota; the Close is the last frame anyway, so it is not counted.
     let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
     let events = [from(Client, FIN | PING, ""), close(Client, 4000, ""), close(Upstream, 4000, "")];
-    check(setup, &events, &["close 4000"], &["ping", "close 4000"], end(By::Client, 4000, Cause::Closed));
+    check(setup, &events, &["close 4000"], &["ping", "close 4000"], end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 #[test]
 fn a_side_that_can_no_longer_be_written_may_still_say_its_last_words() {
     for side in Side::BOTH {
-        let (other, by) = (side.other(), By::from(side));
+        let (other, by) = (side.other(), ClosedBy::from(side));
         // What comes for it goes nowhere; what it had sent before, its Close above all, arrives.
         let last_words = [text(other, "lost"), text(side, "last"), close(side, 4000, "done"), close(other, 4000, "")];
         let relay = play(lenient(), &[&[Deafen(side)], &last_words[..]].concat());
@@ -748,14 +752,14 @@ fn a_side_that_can_no_longer_be_written_may_still_say_its_last_words() {
             (shown(&relay, side), shown(&relay, other)),
             (vec![], vec!["text last".into(), "close 4000 done".into()])
         );
-        assert_eq!(relay.outcome, end(by, 4000, Cause::Closed));
+        assert_eq!(relay.outcome, end(by, 4000, CloseReason::Closed));
         // Without last words it is gone at the end of its stream, or after a while.
         let closed = if side == Client { "close 1001 client went away" } else { "close 1014 upstream went away" };
         let code = if side == Client { 1001 } else { 1014 };
         for last in [Gone(side), Pass(5 * SECOND)] {
             let relay = play(lenient(), &[Deafen(side), last, close(other, code, "")]);
             assert_eq!(shown(&relay, other), [closed]);
-            assert_eq!(relay.outcome, end(by, code, Cause::Gone(side)));
+            assert_eq!(relay.outcome, end(by, code, CloseReason::Disconnected(side)));
         }
     }
 }
@@ -767,7 +771,7 @@ fn pongs_that_were_asked_for_are_no_overhead() {
     let thirty = vec![asked; 30].concat();
     assert_eq!(play(setup(), &thirty).outcome, None);
     let unasked = [&thirty[..], &vec![from(Client, FIN | PONG, "x"); 2], &[Pass(5 * SECOND)]].concat();
-    assert_eq!(play(setup(), &unasked).outcome, end(By::Tollgate, 1008, Cause::OverheadRate));
+    assert_eq!(play(setup(), &unasked).outcome, end(ClosedBy::Tollgate, 1008, CloseReason::OverheadRate));
 }
 
 #[test]
@@ -844,9 +848,9 @@ fn who_sends_no_pong_is_given_up() {
     let setup = || pinging(Some(30), None);
     check(setup(), &[Pass(40 * SECOND - 1)], &["our ping 1"], &[], None);
     check(setup(), &[Pass(40 * SECOND)], &["our ping 1", closed], &[closed], None);
-    let cause = Cause::NoPong(Client);
+    let cause = CloseReason::NoPong(Client);
     let late = [Pass(40 * SECOND), close(Upstream, 1001, ""), Pass(5 * SECOND)];
-    check(setup(), &late, &["our ping 1", closed], &[closed], end(By::Tollgate, 1001, cause));
+    check(setup(), &late, &["our ping 1", closed], &[closed], end(ClosedBy::Tollgate, 1001, cause));
     // Anything that is heard of it is as good as the pong.
     let alive = [Pass(39 * SECOND), text(Client, "x"), Pass(29 * SECOND)];
     check(setup(), &alive, &["our ping 1"], &["text x"], None);
@@ -908,7 +912,7 @@ fn a_drain_in_the_midst_of_a_frame_waits_for_its_end() {
     let events = [&events[..], &[more(Client, "full"), text(Client, "late")]].concat();
     check(lenient(), &events, &[closed], &["text halffull", closed], None);
     let events = [&events[..], &[close(Client, 1001, ""), close(Upstream, 1001, "")]].concat();
-    check(lenient(), &events, &[closed], &["text halffull", closed], end(By::Tollgate, 1001, Cause::Drain));
+    check(lenient(), &events, &[closed], &["text halffull", closed], end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
 #[test]
@@ -917,7 +921,7 @@ fn a_frame_that_never_ends_does_not_hold_up_the_end() {
     let (client, upstream) = (["close 1001 going away"], ["text half(4 of 800)"]);
     check(lenient(), &events, &client, &upstream, None);
     let events = [&events[..], &[Pass(1)]].concat();
-    check(lenient(), &events, &client, &upstream, end(By::Tollgate, 1001, Cause::Drain));
+    check(lenient(), &events, &client, &upstream, end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
 #[test]
@@ -926,7 +930,7 @@ fn an_upstream_that_goes_away_between_frames_gives_1014() {
     let client = ["text x", "close 1014 upstream went away"];
     check(lenient(), &events, &client, &[], None);
     let events = [&events[..], &[close(Client, 1014, "")]].concat();
-    check(lenient(), &events, &client, &[], end(By::Upstream, 1014, Cause::Gone(Upstream)));
+    check(lenient(), &events, &client, &[], end(ClosedBy::Upstream, 1014, CloseReason::Disconnected(Upstream)));
     let fragment = [from(Upstream, TEXT, "x"), Gone(Upstream)];
     check(lenient(), &fragment, &["text+ x", client[1]], &[], None);
 }
@@ -935,9 +939,15 @@ fn an_upstream_that_goes_away_between_frames_gives_1014() {
 fn a_side_that_goes_away_in_the_midst_of_a_frame_leaves_no_room_for_a_close() {
     // Nor is there anything to wait for.
     let events = [begin(Upstream, FIN | TEXT, 9, "x"), Gone(Upstream)];
-    check(lenient(), &events, &["text x(1 of 9)"], &[], end(By::Upstream, 1014, Cause::Gone(Upstream)));
+    check(
+        lenient(),
+        &events,
+        &["text x(1 of 9)"],
+        &[],
+        end(ClosedBy::Upstream, 1014, CloseReason::Disconnected(Upstream)),
+    );
     let events = [begin(Client, FIN | TEXT, 9, "x"), Gone(Client)];
-    check(lenient(), &events, &[], &["text x(1 of 9)"], end(By::Client, 1001, Cause::Gone(Client)));
+    check(lenient(), &events, &[], &["text x(1 of 9)"], end(ClosedBy::Client, 1001, CloseReason::Disconnected(Client)));
 }
 
 #[test]
@@ -945,16 +955,28 @@ fn a_client_that_goes_away_gives_1001() {
     let events = [Gone(Client)];
     let upstream = ["close 1001 client went away"];
     check(lenient(), &events, &[], &upstream, None);
-    check(lenient(), &[Gone(Client), Pass(5 * SECOND)], &[], &upstream, end(By::Client, 1001, Cause::Gone(Client)));
-    check(lenient(), &[Gone(Client), Gone(Upstream)], &[], &upstream, end(By::Client, 1001, Cause::Gone(Client)));
+    check(
+        lenient(),
+        &[Gone(Client), Pass(5 * SECOND)],
+        &[],
+        &upstream,
+        end(ClosedBy::Client, 1001, CloseReason::Disconnected(Client)),
+    );
+    check(
+        lenient(),
+        &[Gone(Client), Gone(Upstream)],
+        &[],
+        &upstream,
+        end(ClosedBy::Client, 1001, CloseReason::Disconnected(Client)),
+    );
 }
 
 #[test]
 fn what_comes_for_a_side_that_is_gone_is_not_counted_as_passed() {
     let events = [text(Client, "1"), Gone(Upstream), text(Client, "2"), from(Client, FIN | PING, "")];
     let relay = play(lenient(), &events);
-    let client = Passed { messages: 1, bytes: relay.port(Upstream).received.len() as u64 };
-    assert_eq!(relay.session.counts(), Counts { client, ..Counts::default() });
+    let client = DirectionStats { messages: 1, bytes: relay.port(Upstream).received.len() as u64 };
+    assert_eq!(relay.session.counts(), SessionStats { client, ..SessionStats::default() });
 }
 
 #[test]
@@ -965,7 +987,7 @@ fn a_side_that_takes_nothing_is_given_up_but_one_that_takes_a_little_is_not() {
     let upstream = ["close 1001 client does not read"];
     check(lenient(), &[Block(Client), Pass(30 * SECOND)], &[], &upstream, None);
     let events = [Block(Client), Pass(30 * SECOND), Pass(5 * SECOND)];
-    check(lenient(), &events, &[], &upstream, end(By::Tollgate, 1001, Cause::WriteStall(Client)));
+    check(lenient(), &events, &[], &upstream, end(ClosedBy::Tollgate, 1001, CloseReason::WriteStall(Client)));
 }
 
 #[test]
@@ -975,9 +997,9 @@ fn a_client_beyond_its_rate_is_not_waited_for_once_the_upstream_has_closed() {
     // What is beyond the quota would reach a side that has closed, and so nobody (RFC 6455 section 1.4).
     let events = [&beyond[..], &[close(Upstream, 4000, "")]].concat();
     let upstream = ["text 1", "close 4000 done"];
-    check(setup(), &events, &["close 4000"], &upstream, end(By::Upstream, 4000, Cause::Closed));
+    check(setup(), &events, &["close 4000"], &upstream, end(ClosedBy::Upstream, 4000, CloseReason::Closed));
     let events = [&[text(Client, "1"), close(Upstream, 4000, "")], &beyond[1..]].concat();
-    check(setup(), &events, &["close 4000"], &upstream, end(By::Upstream, 4000, Cause::Closed));
+    check(setup(), &events, &["close 4000"], &upstream, end(ClosedBy::Upstream, 4000, CloseReason::Closed));
 }
 
 #[test]
@@ -986,14 +1008,14 @@ fn a_client_that_waits_for_its_rate_is_heard_when_the_session_ends() {
     let events =
         [text(Client, "1"), text(Client, "2"), close(Client, 1001, ""), Drain(0), Pass(0), close(Upstream, 1001, "")];
     let closed = "close 1001 going away";
-    check(setup, &events, &[closed], &["text 1", closed], end(By::Tollgate, 1001, Cause::Drain));
+    check(setup, &events, &[closed], &["text 1", closed], end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
 #[test]
 fn the_first_reason_to_end_is_the_one_that_counts() {
     let events = [Drain(0), Pass(0), from(Client, FIN | 7, ""), Gone(Upstream)];
     let closed = ["close 1001 going away"];
-    check(lenient(), &events, &closed, &closed, end(By::Tollgate, 1001, Cause::Drain));
+    check(lenient(), &events, &closed, &closed, end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
 /// A quota that sessions share is not used up by those whose client left while it waited.
@@ -1049,8 +1071,8 @@ fn text_is_checked_where_the_route_asks_for_it() {
     check(setup(), &events, &[], &["text ä", closed], None);
     // Here the frame has passed in part, so its receiver can get nothing more, and there is nothing to wait for.
     let events = [begin(Client, FIN | TEXT, 9, "good"), more(Client, b"\xff")];
-    let cause = Cause::Violation(Client, Violation::TextNotUtf8);
-    check(setup(), &events, &[closed], &["text good(4 of 9)"], end(By::Tollgate, 1007, cause));
+    let cause = CloseReason::Violation(Client, Violation::TextNotUtf8);
+    check(setup(), &events, &[closed], &["text good(4 of 9)"], end(ClosedBy::Tollgate, 1007, cause));
     // A character may be cut by frames, but not by the end of the message.
     let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"\xa4")];
     check(setup(), &events, &[], &["text+ \u{fffd}", "continuation \u{fffd}"], None);

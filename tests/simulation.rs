@@ -106,7 +106,7 @@ impl World {
     /// Lets the ends read what they received.
     fn react(&mut self) {
         for end in &mut self.ends {
-            if !self.relay.is_blocked(end.side) && !self.relay.port(end.side).gone {
+            if !self.relay.is_blocked(end.side) && !self.relay.port(end.side).on_disconnected {
                 end.react(&self.relay.port(end.side).received, &mut self.random);
             }
             if self.relay.closing_since.is_some() || end.decoder.has_seen_close() {
@@ -116,7 +116,7 @@ impl World {
     }
 
     fn arrive(&mut self, side: Side, len: usize) {
-        if !self.relay.port(side).gone && self.relay.outcome.is_none() {
+        if !self.relay.port(side).on_disconnected && self.relay.outcome.is_none() {
             let bytes = self.end(side).take(len);
             self.relay.arrive(side, &bytes);
         }
@@ -192,7 +192,11 @@ impl World {
             assert!(closes <= 1);
             let mid_frame =
                 port.received.len() != frames.iter().filter(|frame| frame.is_whole()).map(length).sum::<usize>();
-            assert!(closes == 1 || port.gone || port.stalled || mid_frame, "no Close for the {:?}", end.side);
+            assert!(
+                closes == 1 || port.on_disconnected || port.stalled || mid_frame,
+                "no Close for the {:?}",
+                end.side
+            );
         }
     }
 

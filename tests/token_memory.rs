@@ -14,7 +14,7 @@ use jsonwebtoken::Algorithm;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierParts};
-use tollgate::policy::verified::MEMORY_MAX_BYTES;
+use tollgate::policy::token_cache::MEMORY_MAX_BYTES;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

@@ -72,7 +72,7 @@ fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write)
             path.display()
         )?;
     }
-    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
+    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::None)) {
         writeln!(
             err,
             "warning: {}: route \"{}\" is open to everybody: it has auth = \"none\"",

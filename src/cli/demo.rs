@@ -39,13 +39,13 @@ pub fn run(demo: &Demo) -> ExitCode {
 }
 
 fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
-    let folder = Folder::new()?;
+    let dir = TempDir::new()?;
     let addresses = addresses(demo.port)?;
     let port = addresses.first().map_or(demo.port, SocketAddr::port);
     let echo = echo::start()?;
-    write_certificates(&folder)?;
-    let token = write_keys(&folder)?;
-    let file = folder.write("tollgate.toml", &configuration(&addresses, port, echo))?;
+    write_certificates(&dir)?;
+    let token = write_keys(&dir)?;
+    let file = dir.write("tollgate.toml", &configuration(&addresses, port, echo))?;
 
     let config = config::load(&file).map_err(|report| report.to_string())?;
     let _log = log::init(config.log);
@@ -53,7 +53,7 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let page = PAGE.replace("{{TOKEN}}", &token).replace("{{URL}}", &url);
     let stop = run::stop_signals()?;
     let server = Server::bind(config, Some(page))?;
-    let ready = Ready { url, token, ca: folder.path("ca.pem"), page: format!("https://localhost:{port}/"), file };
+    let ready = Ready { url, token, ca: dir.path("ca.pem"), page: format!("https://localhost:{port}/"), file };
     if demo.json {
         println!("{}", json!({ "url": ready.url, "token": ready.token, "ca": ready.ca, "page": ready.page }));
     } else {
@@ -74,9 +74,9 @@ fn addresses(port: u16) -> Result<Vec<SocketAddr>, String> {
 }
 
 /// A private folder for what the demo makes, removed at the end.
-struct Folder(PathBuf);
+struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     fn new() -> Result<Self, String> {
         let name = u64::from_be_bytes(random());
         let path = std::env::temp_dir().join(format!("tollgate-demo-{name:016x}"));
@@ -102,14 +102,14 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         // What cannot be removed is left to whoever clears the temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-fn write_certificates(folder: &Folder) -> Result<(), Box<dyn Error>> {
+fn write_certificates(dir: &TempDir) -> Result<(), Box<dyn Error>> {
     let mut authority = CertificateParams::default();
     authority.distinguished_name.push(DnType::CommonName, "Tollgate demo authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -122,17 +122,17 @@ fn write_certificates(folder: &Folder) -> Result<(), Box<dyn Error>> {
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
     let leaf = leaf.signed_by(&key, &authority)?;
-    folder.write("ca.pem", &authority.pem())?;
-    folder.write("chain.pem", &leaf.pem())?;
-    folder.write("key.pem", &key.serialize_pem())?;
+    dir.write("ca.pem", &authority.pem())?;
+    dir.write("chain.pem", &leaf.pem())?;
+    dir.write("key.pem", &key.serialize_pem())?;
     Ok(())
 }
 
 /// Makes the key pair for tokens; a token signed with it.
-fn write_keys(folder: &Folder) -> Result<String, Box<dyn Error>> {
+fn write_keys(dir: &TempDir) -> Result<String, Box<dyn Error>> {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    folder.write("token-public.pem", &pair.public_key_pem())?;
-    let key = folder.write("token-private.pem", &pair.serialize_pem())?;
+    dir.write("token-public.pem", &pair.public_key_pem())?;
+    let key = dir.write("token-private.pem", &pair.serialize_pem())?;
     token::mint(&Token {
         key,
         algorithm: "ES256".to_owned(),

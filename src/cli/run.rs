@@ -47,7 +47,7 @@ pub fn run(path: &Path) -> ExitCode {
 }
 
 fn serve(config: Config) -> Result<(), ServeError> {
-    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::Open)) {
+    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::None)) {
         tracing::warn!(route = %route.name, "this route is open to everybody: it has auth = \"none\"");
     }
     let stop = stop_signals().map_err(ServeError::System)?;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
 
-use super::common::{self, Named};
-use super::diagnostic::{Fault, quote};
-use super::file::{At, Read, Section};
-use super::files::Folder;
+use super::common::{self, NamedSection};
+use super::diagnostic::{Diagnostic, quote};
+use super::file::{Located, Parsed, Section};
+use super::files::FileLoader;
 use super::keys::{self, Key};
-use super::suggest;
+use super::suggestion;
 use super::units::show_size;
 use crate::policy::credential::TokenSource;
 use crate::policy::key::{self, KeySet};
@@ -60,16 +60,20 @@ impl Auth {
 }
 
 /// Every section, in the order of the file. `head_max_bytes` is the largest request head of any listener, if it is known.
-pub(super) fn read_all(root: &Section<'_>, folder: &Folder<'_>, head_max_bytes: Option<usize>) -> Vec<Named<Auth>> {
+pub(super) fn read_all(
+    root: &Section<'_>,
+    folder: &FileLoader<'_>,
+    head_max_bytes: Option<usize>,
+) -> Vec<NamedSection<Auth>> {
     let sections = root.named("auth", AUTHS_MAX);
-    let read = |(name, section): (At<&str>, Section<'_>)| {
+    let read = |(name, section): (Located<&str>, Section<'_>)| {
         let auth = read(&name, &section, folder, head_max_bytes);
-        Named { name: name.value.to_owned(), span: name.span, value: auth }
+        NamedSection { name: name.value.to_owned(), span: name.span, value: auth }
     };
     sections.into_iter().map(read).collect()
 }
 
-fn read(name: &At<&str>, section: &Section<'_>, folder: &Folder<'_>, head_max_bytes: Option<usize>) -> Auth {
+fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, head_max_bytes: Option<usize>) -> Auth {
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
     let parts = RefCell::new(parts(name, section, folder, sources, head_max_bytes));
@@ -77,9 +81,9 @@ fn read(name: &At<&str>, section: &Section<'_>, folder: &Folder<'_>, head_max_by
 }
 
 fn parts(
-    name: &At<&str>,
+    name: &Located<&str>,
     section: &Section<'_>,
-    folder: &Folder<'_>,
+    folder: &FileLoader<'_>,
     sources: Option<Vec<TokenSource>>,
     head_max_bytes: Option<usize>,
 ) -> Option<VerifierParts> {
@@ -110,8 +114,8 @@ fn max_bytes(section: &Section<'_>, head_max_bytes: Option<usize>) -> Option<usi
     if let Some(head_max_bytes) = head_max_bytes.filter(|head| max_bytes > *head)
         && let Some(span) = section.key_span(&keys::TOKEN_MAX_SIZE)
     {
-        section.faults.push(
-            Fault::warning(span, "`token_max_size` is larger than any request head")
+        section.diagnostics.push(
+            Diagnostic::warning(span, "`token_max_size` is larger than any request head")
                 .label(format!("no listener takes a head of more than {}", show_size(head_max_bytes as u64)))
                 .help("raise `head_max_size` of a listener"),
         );
@@ -119,10 +123,10 @@ fn max_bytes(section: &Section<'_>, head_max_bytes: Option<usize>) -> Option<usi
     Some(max_bytes)
 }
 
-fn check_name(name: &At<&str>, section: &Section<'_>) -> Option<()> {
+fn check_name(name: &Located<&str>, section: &Section<'_>) -> Option<()> {
     if name.value == NONE {
-        section.faults.push(
-            Fault::error(name.span.clone(), "\"none\" cannot be the name of an [auth] section")
+        section.diagnostics.push(
+            Diagnostic::error(name.span.clone(), "\"none\" cannot be the name of an [auth] section")
                 .label("`auth = \"none\"` opens a route to everybody"),
         );
         return None;
@@ -133,8 +137,8 @@ fn check_name(name: &At<&str>, section: &Section<'_>) -> Option<()> {
 fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
     let texts = section.texts(&keys::TOKEN_FROM, SOURCES_MAX)?;
     if texts.value.is_empty() && section.is_empty_list(&keys::TOKEN_FROM) {
-        section.faults.push(
-            Fault::error(texts.span, "a token has to stand somewhere")
+        section.diagnostics.push(
+            Diagnostic::error(texts.span, "a token has to stand somewhere")
                 .label("the list is empty")
                 .help("leave the key out to take tokens from `Authorization: Bearer`"),
         );
@@ -142,13 +146,15 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
     }
     let mut sources = Vec::new();
     for text in &texts.value {
-        let fault = |label: String| {
-            Fault::error(text.span.clone(), format!("{} is not a place for a token", quote(text))).label(label)
+        let diagnostic = |label: String| {
+            Diagnostic::error(text.span.clone(), format!("{} is not a place for a token", quote(text))).label(label)
         };
         match text.parse::<TokenSource>() {
-            Ok(source) if sources.contains(&source) => section.faults.push(fault("it stands twice".to_owned())),
+            Ok(source) if sources.contains(&source) => {
+                section.diagnostics.push(diagnostic("it stands twice".to_owned()));
+            }
             Ok(source) => sources.push(source),
-            Err(error) => section.faults.push(fault(error.to_string())),
+            Err(error) => section.diagnostics.push(diagnostic(error.to_string())),
         }
     }
     Some(sources)
@@ -157,7 +163,9 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
 fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
     let texts = section.texts(&keys::ALGORITHMS, ALGORITHMS_MAX)?;
     if section.is_empty_list(&keys::ALGORITHMS) {
-        section.faults.push(Fault::error(texts.span, "no token could be verified").label("the list is empty"));
+        section
+            .diagnostics
+            .push(Diagnostic::error(texts.span, "no token could be verified").label("the list is empty"));
         return None;
     }
     let mut found = Vec::new();
@@ -166,16 +174,16 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
             found.push(algorithm);
             continue;
         }
-        section.faults.push(
-            Fault::error(text.span.clone(), format!("unknown algorithm {}", quote(text)))
+        section.diagnostics.push(
+            Diagnostic::error(text.span.clone(), format!("unknown algorithm {}", quote(text)))
                 .label("not an algorithm that tollgate verifies")
-                .help(format!("there is {}", suggest::list(&ALGORITHMS))),
+                .help(format!("there is {}", suggestion::list(&ALGORITHMS))),
         );
     }
     // RFC 8725 section 3.1: with both kinds a public key could be taken for a shared secret.
     if found.iter().any(|one| is_shared(*one)) && !found.iter().all(|one| is_shared(*one)) {
-        section.faults.push(
-            Fault::error(texts.span, "algorithms with a shared secret and with public keys cannot be mixed")
+        section.diagnostics.push(
+            Diagnostic::error(texts.span, "algorithms with a shared secret and with public keys cannot be mixed")
                 .label("HS* with others")
                 .help("make two [auth] sections, each with keys of its own"),
         );
@@ -192,7 +200,7 @@ fn is_shared(algorithm: Algorithm) -> bool {
 type Reader = fn(&[u8], &[Algorithm]) -> Result<KeySet, crate::policy::key::KeyError>;
 
 /// Reads the one key file that the section must name.
-fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algorithm]>) -> Option<KeySet> {
+fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[Algorithm]>) -> Option<KeySet> {
     let kinds: [(&Key, Reader); 3] = [
         (&keys::SECRET_FILE, KeySet::from_secret),
         (&keys::PUBLIC_KEY_FILE, KeySet::from_public_pem),
@@ -204,10 +212,10 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
             // That is a fault already, and its help says what to do.
             return None;
         }
-        section.faults.push(
+        section.diagnostics.push(
             match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-                Some(second) => Fault::error(second, "more than one source of keys").label("this is one too many"),
-                None => Fault::error(section.span(), "no source of keys")
+                Some(second) => Diagnostic::error(second, "more than one source of keys").label("this is one too many"),
+                None => Diagnostic::error(section.span(), "no source of keys")
                     .label(format!("{} needs a file that verifies tokens", section.title())),
             }
             .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"),
@@ -223,8 +231,8 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
         } else {
             ("public keys do not verify HS256, HS384 or HS512", "name the shared secret with `secret_file`")
         };
-        section.faults.push(
-            Fault::error(section.key_span(key)?, format!("`{}` does not go with `algorithms`", key.name))
+        section.diagnostics.push(
+            Diagnostic::error(section.key_span(key)?, format!("`{}` does not go with `algorithms`", key.name))
                 .label(label)
                 .help(help),
         );
@@ -234,8 +242,8 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
     match reader(&content.bytes, algorithms) {
         Ok(set) => Some(set),
         Err(error) => {
-            section.faults.push(
-                Fault::error(content.span, format!("the file of `{}` cannot be used", key.name))
+            section.diagnostics.push(
+                Diagnostic::error(content.span, format!("the file of `{}` cannot be used", key.name))
                     .label(error.to_string()),
             );
             None
@@ -243,14 +251,16 @@ fn key_set(section: &Section<'_>, folder: &Folder<'_>, algorithms: Option<&[Algo
     }
 }
 
-fn issuer(section: &Section<'_>) -> Read<Option<String>> {
+fn issuer(section: &Section<'_>) -> Parsed<Option<String>> {
     if section.key_span(&keys::ISSUER).is_none() {
         warn(section, "`issuer` is not checked", "a token of any issuer that has the key is taken");
         return Some(None);
     }
     let text = section.text(&keys::ISSUER)?;
     if text.is_empty() {
-        section.faults.push(Fault::error(text.span, "`issuer` is empty").label("no token has an empty issuer"));
+        section
+            .diagnostics
+            .push(Diagnostic::error(text.span, "`issuer` is empty").label("no token has an empty issuer"));
         return None;
     }
     Some(Some(text.value))
@@ -263,8 +273,9 @@ fn audience(section: &Section<'_>) -> Option<Vec<String>> {
     }
     let texts = section.texts(&keys::AUDIENCE, AUDIENCES_MAX)?;
     if texts.value.is_empty() || texts.value.iter().any(|text| text.is_empty()) {
-        section.faults.push(
-            Fault::error(texts.span, "`audience` is empty").label("leave the key out to take tokens for any audience"),
+        section.diagnostics.push(
+            Diagnostic::error(texts.span, "`audience` is empty")
+                .label("leave the key out to take tokens for any audience"),
         );
         return None;
     }
@@ -273,5 +284,7 @@ fn audience(section: &Section<'_>) -> Option<Vec<String>> {
 
 fn warn(section: &Section<'_>, what: &str, label: &str) {
     let message = format!("{what} in {}", section.title());
-    section.faults.push(Fault::warning(section.span(), message).label(label).help("RFC 8725 section 3.8 and 3.9"));
+    section
+        .diagnostics
+        .push(Diagnostic::warning(section.span(), message).label(label).help("RFC 8725 section 3.8 and 3.9"));
 }

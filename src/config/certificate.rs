@@ -13,9 +13,9 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::time::Validity;
 
-use super::diagnostic::Fault;
-use super::file::{At, Section};
-use super::files::{self, Content, Folder};
+use super::diagnostic::Diagnostic;
+use super::file::{Located, Section};
+use super::files::{self, Content, FileLoader};
 use super::keys::{CHAIN, KEY, Key};
 use super::model::Certificate;
 
@@ -25,12 +25,12 @@ const CHAIN_MAX: usize = 16;
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// Reads one entry of `certificates`.
-pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certificate> {
+pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Certificate> {
     let chain = folder.read(section, &CHAIN);
     let key = folder.read_secret(section, &KEY);
-    let note = |key: &Key, at: &At<Content>, label: String| {
+    let note = |key: &Key, at: &Located<Content>, label: String| {
         let message = format!("the file of `{}` cannot be used", key.name);
-        section.faults.push(Fault::error(at.span.clone(), message).label(label));
+        section.diagnostics.push(Diagnostic::error(at.span.clone(), message).label(label));
     };
 
     // Both files are looked at before either ends the reading, so that both are told.
@@ -65,19 +65,19 @@ pub(super) fn read(section: &Section<'_>, folder: &Folder<'_>) -> Option<Certifi
 }
 
 /// Warns of a certificate that clients refuse now, or will soon. A clock that is wrong says nothing about it.
-fn warn_of_validity(section: &Section<'_>, chain: &At<Content>, validity: &Validity, now: SystemTime) {
+fn warn_of_validity(section: &Section<'_>, chain: &Located<Content>, validity: &Validity, now: SystemTime) {
     if !files::can_be_right(now) {
         return;
     }
-    let warning = |message: String| Fault::warning(chain.span.clone(), message);
+    let warning = |message: String| Diagnostic::warning(chain.span.clone(), message);
     if now < validity.not_before.to_system_time() {
         let message = format!("the certificate is not valid before {}", validity.not_before);
-        section.faults.push(warning(message).label("clients refuse it until then").urgent());
+        section.diagnostics.push(warning(message).label("clients refuse it until then").urgent());
         return;
     }
     let Ok(left) = validity.not_after.to_system_time().duration_since(now) else {
         let message = format!("the certificate expired at {}", validity.not_after);
-        section.faults.push(warning(message).label("clients refuse it").urgent());
+        section.diagnostics.push(warning(message).label("clients refuse it").urgent());
         return;
     };
     if left < EXPIRES_SOON {
@@ -90,7 +90,7 @@ fn warn_of_validity(section: &Section<'_>, chain: &At<Content>, validity: &Valid
             (days, _) => format!("{days} days"),
         };
         let message = format!("the certificate expires at {}, in {left}", validity.not_after);
-        section.faults.push(warning(message).label("renew it"));
+        section.diagnostics.push(warning(message).label("renew it"));
     }
 }
 

@@ -2,12 +2,12 @@
 
 use http::header::HeaderName;
 
-use super::common::Seen;
-use super::diagnostic::{Fault, quote};
-use super::file::{At, Section};
+use super::common::Duplicates;
+use super::diagnostic::{Diagnostic, quote};
+use super::file::{Located, Section};
 use super::keys::{self, Key};
-use super::suggest;
-use crate::policy::claims::{Requirement, name_as_read};
+use super::suggestion;
+use crate::policy::claims::{Requirement, canonical_header_name};
 use crate::policy::pattern::PathPattern;
 
 const REQUIREMENTS_MAX: usize = 32;
@@ -58,7 +58,7 @@ pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool
     }
     let require: Vec<_> =
         section.table(&keys::REQUIRE, REQUIREMENTS_MAX).iter().map(|pair| requirement(section, pair, path)).collect();
-    let mut seen = Seen::default();
+    let mut seen = Duplicates::default();
     let forward: Vec<_> = section
         .table(&keys::FORWARD_CLAIMS, FORWARDED_MAX)
         .iter()
@@ -72,8 +72,8 @@ pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool
 
 fn note_without_token(section: &Section<'_>, key: &Key) {
     if let Some(span) = section.key_span(key) {
-        section.faults.push(
-            Fault::error(span, format!("`{}` needs a token, and this route has `auth = \"none\"`", key.name))
+        section.diagnostics.push(
+            Diagnostic::error(span, format!("`{}` needs a token, and this route has `auth = \"none\"`", key.name))
                 .label("there are no claims"),
         );
     }
@@ -81,25 +81,31 @@ fn note_without_token(section: &Section<'_>, key: &Key) {
 
 fn requirement(
     section: &Section<'_>,
-    (claim, value): &(At<String>, At<String>),
+    (claim, value): &(Located<String>, Located<String>),
     path: Option<&PathPattern>,
 ) -> Option<Requirement> {
     let requirement = match Requirement::new(claim, value) {
         Ok(requirement) => requirement,
         Err(error) => {
-            section.faults.push(
-                Fault::error(value.span.clone(), format!("the claim {} cannot be required like this", quote(claim)))
-                    .label(error.to_string()),
+            section.diagnostics.push(
+                Diagnostic::error(
+                    value.span.clone(),
+                    format!("the claim {} cannot be required like this", quote(claim)),
+                )
+                .label(error.to_string()),
             );
             return None;
         }
     };
     let known: Vec<&str> = path?.names().collect();
     for name in requirement.names().filter(|name| !known.contains(name)) {
-        section.faults.push(
-            Fault::error(value.span.clone(), format!("the path has no placeholder {}", quote(&format!("{{{name}}}"))))
-                .label("no value to compare the claim with")
-                .help(suggest::help(name, &known)),
+        section.diagnostics.push(
+            Diagnostic::error(
+                value.span.clone(),
+                format!("the path has no placeholder {}", quote(&format!("{{{name}}}"))),
+            )
+            .label("no value to compare the claim with")
+            .help(suggestion::help(name, &known)),
         );
     }
     Some(requirement)
@@ -107,22 +113,22 @@ fn requirement(
 
 fn forwarded(
     section: &Section<'_>,
-    (claim, header): &(At<String>, At<String>),
-    seen: &mut Seen<String>,
+    (claim, header): &(Located<String>, Located<String>),
+    seen: &mut Duplicates<String>,
 ) -> Option<(String, HeaderName)> {
-    let fault = |label: &str| {
+    let diagnostic = |label: &str| {
         let message = format!("the claim {} cannot go into the header {}", quote(claim), quote(header));
-        section.faults.push(Fault::error(header.span.clone(), message).label(label));
+        section.diagnostics.push(Diagnostic::error(header.span.clone(), message).label(label));
         None
     };
     let Ok(name) = HeaderName::try_from(header.value.as_str()) else {
-        return fault("not the name of a header");
+        return diagnostic("not the name of a header");
     };
-    let read = name_as_read(&name);
+    let read = canonical_header_name(&name);
     let reserved = RESERVED.contains(&read.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| read.starts_with(prefix));
     if reserved {
-        return fault("this header is not for claims: its value is part of the protocol, or tollgate's own");
+        return diagnostic("this header is not for claims: its value is part of the protocol, or tollgate's own");
     }
-    seen.note(section, &At { value: name.to_string(), span: header.span.clone() }, "header", header);
+    seen.note(section, &Located { value: name.to_string(), span: header.span.clone() }, "header", header);
     Some((claim.value.clone(), name))
 }

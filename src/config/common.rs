@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::diagnostic::{Fault, Span, quote};
-use super::file::{At, Section};
+use super::diagnostic::{Diagnostic, Span, quote};
+use super::file::{Located, Section};
 
 /// The longest name of a section or route, in bytes: it stands in every log line and metric.
 const NAME_MAX: usize = 64;
 
 /// A section that others refer to by name.
-pub(super) struct Named<T> {
+pub(super) struct NamedSection<T> {
     pub(super) name: String,
     pub(super) span: Span,
     /// `None`: the section is faulty, and that was noted.
@@ -17,20 +17,20 @@ pub(super) struct Named<T> {
 }
 
 /// Which values were there already, and where: for what may stand only once in a file.
-pub(super) struct Seen<T>(BTreeMap<T, Span>);
+pub(super) struct Duplicates<T>(BTreeMap<T, Span>);
 
-impl<T> Default for Seen<T> {
+impl<T> Default for Duplicates<T> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<T: Ord + Clone> Seen<T> {
+impl<T: Ord + Clone> Duplicates<T> {
     /// Notes a fault if the value was there before.
-    pub(super) fn note(&mut self, section: &Section<'_>, at: &At<T>, what: &str, shown: &str) {
+    pub(super) fn note(&mut self, section: &Section<'_>, at: &Located<T>, what: &str, shown: &str) {
         if let Some(first) = self.0.get(&at.value) {
-            section.faults.push(
-                Fault::error(at.span.clone(), format!("the {what} {} stands twice", quote(shown)))
+            section.diagnostics.push(
+                Diagnostic::error(at.span.clone(), format!("the {what} {} stands twice", quote(shown)))
                     .label("this is one too many")
                     .related(first.clone(), "the first one"),
             );
@@ -46,8 +46,8 @@ pub(super) fn name(section: &Section<'_>, name: &str, span: &Span) -> Option<()>
     if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(valid) {
         return Some(());
     }
-    section.faults.push(
-        Fault::error(span.clone(), format!("{} cannot be a name", quote(name)))
+    section.diagnostics.push(
+        Diagnostic::error(span.clone(), format!("{} cannot be a name", quote(name)))
             .label(format!("expected 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`")),
     );
     None

@@ -26,44 +26,45 @@ const QUOTE_MAX: usize = 60;
 pub struct Report {
     file: String,
     text: String,
-    faults: Vec<Fault>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Report {
     /// `text` is what the spans of the faults point into.
-    pub(super) fn new(file: &Path, text: &str, mut faults: Vec<Fault>) -> Self {
-        faults.sort_by_key(|fault| (fault.severity, fault.span.as_ref().map_or(0, |span| span.start)));
-        Self { file: file.display().to_string(), text: text.to_owned(), faults }
+    pub(super) fn new(file: &Path, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics
+            .sort_by_key(|diagnostic| (diagnostic.severity, diagnostic.span.as_ref().map_or(0, |span| span.start)));
+        Self { file: file.display().to_string(), text: text.to_owned(), diagnostics }
     }
 
     /// A fault of the file as a whole.
     pub(super) fn of_file(file: &Path, message: String) -> Self {
-        Self::new(file, "", vec![Fault::of_file(message)])
+        Self::new(file, "", vec![Diagnostic::of_file(message)])
     }
 
     /// Whether a fault makes the configuration unusable.
     #[must_use]
     pub fn has_errors(&self) -> bool {
-        self.faults.iter().any(|fault| fault.severity == Severity::Error)
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.faults.is_empty()
+        self.diagnostics.is_empty()
     }
 
     /// The faults, errors first.
     #[must_use]
-    pub fn faults(&self) -> &[Fault] {
-        &self.faults
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.diagnostics
     }
 
     /// Each fault as one line, `file:line:column: warning: message`, for logs; at most fifty, as with `Display`.
     pub fn lines(&self) -> impl Iterator<Item = (Severity, String)> + '_ {
-        self.faults.iter().take(FAULTS_SHOWN_MAX).map(|fault| {
-            let Fault { severity, message, .. } = fault;
-            let line = match &fault.span {
+        self.diagnostics.iter().take(FAULTS_SHOWN_MAX).map(|diagnostic| {
+            let Diagnostic { severity, message, .. } = diagnostic;
+            let line = match &diagnostic.span {
                 Some(span) => {
                     let place = Place::of(&self.text, span);
                     format!("{}:{}:{}: {severity}: {message}", self.file, place.line, place.column)
@@ -74,21 +75,24 @@ impl Report {
         })
     }
 
-    fn show(&self, fault: &Fault) -> String {
-        let level = match fault.severity {
+    fn show(&self, diagnostic: &Diagnostic) -> String {
+        let level = match diagnostic.severity {
             Severity::Error => Level::ERROR,
             Severity::Urgent | Severity::Warning => Level::WARNING,
         };
-        let Some(span) = &fault.span else {
-            let help = fault.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
-            return normalize_untrusted_str(&format!("{}: {}: {}{help}", fault.severity, self.file, fault.message));
+        let Some(span) = &diagnostic.span else {
+            let help = diagnostic.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
+            return normalize_untrusted_str(&format!(
+                "{}: {}: {}{help}",
+                diagnostic.severity, self.file, diagnostic.message
+            ));
         };
-        let title = level.primary_title(fault.message.as_str());
-        let mut group = self.point(Group::with_title(title), AnnotationKind::Primary, span, &fault.label);
-        if let Some((span, label)) = &fault.related {
+        let title = level.primary_title(diagnostic.message.as_str());
+        let mut group = self.point(Group::with_title(title), AnnotationKind::Primary, span, &diagnostic.label);
+        if let Some((span, label)) = &diagnostic.related {
             group = self.point(group, AnnotationKind::Context, span, label);
         }
-        if let Some(help) = &fault.help {
+        if let Some(help) = &diagnostic.help {
             group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
         }
         Renderer::plain().render(&[group])
@@ -109,13 +113,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.faults.iter().take(FAULTS_SHOWN_MAX).enumerate() {
+        for (index, diagnostic) in self.diagnostics.iter().take(FAULTS_SHOWN_MAX).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            writeln!(f, "{}", self.show(fault))?;
+            writeln!(f, "{}", self.show(diagnostic))?;
         }
-        match self.faults.len().saturating_sub(FAULTS_SHOWN_MAX) {
+        match self.diagnostics.len().saturating_sub(FAULTS_SHOWN_MAX) {
             0 => Ok(()),
             more => writeln!(f, "\nand {more} more"),
         }
@@ -146,7 +150,7 @@ impl fmt::Display for Severity {
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Diagnostic {
     /// Whether it makes the configuration unusable.
     pub severity: Severity,
     /// Where it stands; absent: the file as a whole.
@@ -161,7 +165,7 @@ pub struct Fault {
     pub help: Option<String>,
 }
 
-impl Fault {
+impl Diagnostic {
     /// A fault that makes the configuration unusable.
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
         let (severity, label) = (Severity::Error, String::new());
@@ -201,14 +205,14 @@ impl Fault {
 
 /// Where the readers put the faults that they find, so that none of them has to stop at the first.
 #[derive(Debug, Default)]
-pub(super) struct Faults(RefCell<Vec<Fault>>);
+pub(super) struct Diagnostics(RefCell<Vec<Diagnostic>>);
 
-impl Faults {
-    pub(super) fn push(&self, fault: Fault) {
-        self.0.borrow_mut().push(fault);
+impl Diagnostics {
+    pub(super) fn push(&self, diagnostic: Diagnostic) {
+        self.0.borrow_mut().push(diagnostic);
     }
 
-    pub(super) fn take(&self) -> Vec<Fault> {
+    pub(super) fn take(&self) -> Vec<Diagnostic> {
         self.0.take()
     }
 }
@@ -272,8 +276,8 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_fault() {
         let text = format!("{}X{}", "ä".repeat(10_000), "b".repeat(10_000));
-        let shown =
-            Report::new(Path::new("x"), &text, vec![Fault::error(20_000..30_000, "wrong").label("here")]).to_string();
+        let shown = Report::new(Path::new("x"), &text, vec![Diagnostic::error(20_000..30_000, "wrong").label("here")])
+            .to_string();
         assert!(shown.contains("--> x:1:10001\n"), "{shown}");
         assert!(shown.contains("äX") && shown.contains("^ here"), "{shown}");
         assert!(shown.lines().all(|line| line.chars().count() < 160), "{shown}");
@@ -289,8 +293,8 @@ mod tests {
 
     #[test]
     fn only_fifty_faults_are_shown() {
-        let faults = (0..60).map(|_| Fault::error(0..1, "wrong")).collect();
-        let shown = Report::new(Path::new("x.toml"), "a = 1", faults).to_string();
+        let diagnostics = (0..60).map(|_| Diagnostic::error(0..1, "wrong")).collect();
+        let shown = Report::new(Path::new("x.toml"), "a = 1", diagnostics).to_string();
         assert_eq!(shown.matches("error: wrong").count(), 50);
         assert!(shown.ends_with("\nand 10 more\n"));
     }

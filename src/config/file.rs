@@ -8,22 +8,22 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Fault, Faults, Span, quote};
-use super::keys::{Absent, KEYS, Key, Kind, LATER, Off, SECTIONS};
-use super::{suggest, units};
+use super::diagnostic::{Diagnostic, Diagnostics, Span, quote};
+use super::keys::{AllowsOff, Default, KEYS, Key, Kind, SECTIONS, UNSUPPORTED_YET};
+use super::{suggestion, units};
 use crate::policy::quota::Rate;
 
-/// What a reader gives: `None` says that a fault was noted, so that there is no value.
-pub(super) type Read<T> = Option<T>;
+/// The result of a reader: `None` means that it pushed a diagnostic, so that there is no value.
+pub(super) type Parsed<T> = Option<T>;
 
 /// A value and where it stands. A default stands where its section does.
 #[derive(Debug, Clone)]
-pub(super) struct At<T> {
+pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) span: Span,
 }
 
-impl<T> Deref for At<T> {
+impl<T> Deref for Located<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.value
@@ -41,18 +41,24 @@ pub(super) struct Section<'a> {
     span: Span,
     /// Absent: the section is not in the file, and every key has its default.
     table: Option<&'a DeTable<'a>>,
-    pub(super) faults: &'a Faults,
+    pub(super) diagnostics: &'a Diagnostics,
 }
 
 impl<'a> Section<'a> {
     /// The file itself.
-    pub(super) fn root(table: &'a DeTable<'a>, faults: &'a Faults) -> Self {
-        Self::new("", "the file".to_owned(), 0..0, Some(table), faults)
+    pub(super) fn root(table: &'a DeTable<'a>, diagnostics: &'a Diagnostics) -> Self {
+        Self::new("", "the file".to_owned(), 0..0, Some(table), diagnostics)
     }
 
     /// Every key that [`KEYS`] does not know is a fault at once.
-    fn new(name: &'static str, title: String, span: Span, table: Option<&'a DeTable<'a>>, faults: &'a Faults) -> Self {
-        let section = Self { name, title, span, table, faults };
+    fn new(
+        name: &'static str,
+        title: String,
+        span: Span,
+        table: Option<&'a DeTable<'a>>,
+        diagnostics: &'a Diagnostics,
+    ) -> Self {
+        let section = Self { name, title, span, table, diagnostics };
         section.note_unknown_keys();
         section
     }
@@ -62,13 +68,13 @@ impl<'a> Section<'a> {
         let key = name.rsplit('.').next().unwrap_or(name);
         let title = format!("[{name}]");
         let Some((span, value)) = self.raw(key) else {
-            return Self::new(name, title, self.span.clone(), None, self.faults);
+            return Self::new(name, title, self.span.clone(), None, self.diagnostics);
         };
         let table = value.as_table();
         if table.is_none() {
             self.wrong_type(key, "a table", span.clone(), type_name(value));
         }
-        Self::new(name, title, span, table, self.faults)
+        Self::new(name, title, span, table, self.diagnostics)
     }
 
     /// The sections that may stand many times in this one, `[[name]]` or a list of inline tables.
@@ -84,7 +90,7 @@ impl<'a> Section<'a> {
             match item.get_ref().as_table() {
                 Some(table) => {
                     let title = format!("[[{name}]]");
-                    sections.push(Self::new(name, title, item.span(), Some(table), self.faults));
+                    sections.push(Self::new(name, title, item.span(), Some(table), self.diagnostics));
                 }
                 None => self.wrong_type(key, "a table", item.span(), type_name(item.get_ref())),
             }
@@ -93,7 +99,7 @@ impl<'a> Section<'a> {
     }
 
     /// The sections `[name.NAME]` with their names, in the order of the file.
-    pub(super) fn named(&self, name: &'static str, count_max: usize) -> Vec<(At<&'a str>, Section<'a>)> {
+    pub(super) fn named(&self, name: &'static str, count_max: usize) -> Vec<(Located<&'a str>, Section<'a>)> {
         let Some((span, value)) = self.raw(name) else { return Vec::new() };
         let Some(table) = value.as_table() else {
             self.wrong_section(name, &format!("a table: [{name}.NAME]"), span, value);
@@ -102,14 +108,14 @@ impl<'a> Section<'a> {
         self.check_count(name, span, table.len(), count_max);
         let mut sections = Vec::new();
         for (key, value) in table {
-            let own = At { value: key.get_ref().as_ref(), span: key.span() };
+            let own = Located { value: key.get_ref().as_ref(), span: key.span() };
             match value.get_ref().as_table() {
                 Some(table) => {
                     let title = format!("[{name}.{}]", own.value);
-                    sections.push((own, Self::new(name, title, value.span(), Some(table), self.faults)));
+                    sections.push((own, Self::new(name, title, value.span(), Some(table), self.diagnostics)));
                 }
-                None => self.faults.push(
-                    Fault::error(own.span, format!("{} is not a section", quote(own.value)))
+                None => self.diagnostics.push(
+                    Diagnostic::error(own.span, format!("{} is not a section", quote(own.value)))
                         .label(format!("expected [{name}.NAME]")),
                 ),
             }
@@ -149,25 +155,25 @@ impl<'a> Section<'a> {
         self.raw(key.name).and_then(|(_, value)| value.as_array()).is_some_and(|items| items.is_empty())
     }
 
-    pub(super) fn text(&self, key: &Key) -> Option<At<String>> {
+    pub(super) fn text(&self, key: &Key) -> Option<Located<String>> {
         self.read(key, "a string", |value| Ok(value.as_str().map(str::to_owned)))
     }
 
-    pub(super) fn flag(&self, key: &Key) -> Option<At<bool>> {
+    pub(super) fn flag(&self, key: &Key) -> Option<Located<bool>> {
         self.read(key, "true or false", |value| Ok(value.as_bool()))
     }
 
     /// A number that cannot be off.
-    pub(super) fn integer(&self, key: &Key) -> Option<At<u32>> {
-        let At { value, span } = self.integer_or_off(key)?;
-        Some(At { value: value?, span })
+    pub(super) fn integer(&self, key: &Key) -> Option<Located<u32>> {
+        let Located { value, span } = self.integer_or_off(key)?;
+        Some(Located { value: value?, span })
     }
 
     /// A number, or `None` for `"off"`.
-    fn integer_or_off(&self, key: &Key) -> Option<At<Option<u32>>> {
+    fn integer_or_off(&self, key: &Key) -> Option<Located<Option<u32>>> {
         let Kind::Integer(min, max, off) = key.kind else { return None };
         self.read(key, "a whole number", |value| {
-            if off == Off::Allowed && value.as_str() == Some("off") {
+            if off == AllowsOff::Allowed && value.as_str() == Some("off") {
                 return Ok(Some(None));
             }
             let Some(integer) = value.as_integer() else { return Ok(None) };
@@ -178,19 +184,19 @@ impl<'a> Section<'a> {
     }
 
     /// An integer that cannot be zero, as its bounds say.
-    pub(super) fn count(&self, key: &Key) -> Option<At<NonZeroU32>> {
-        let At { value, span } = self.integer(key)?;
-        NonZeroU32::new(value).map(|value| At { value, span })
+    pub(super) fn count(&self, key: &Key) -> Option<Located<NonZeroU32>> {
+        let Located { value, span } = self.integer(key)?;
+        NonZeroU32::new(value).map(|value| Located { value, span })
     }
 
     /// The same, or `None` for `"off"`.
-    pub(super) fn count_or_off(&self, key: &Key) -> Option<At<Option<NonZeroU32>>> {
-        let At { value, span } = self.integer_or_off(key)?;
-        Some(At { value: value.and_then(NonZeroU32::new), span })
+    pub(super) fn count_or_off(&self, key: &Key) -> Option<Located<Option<NonZeroU32>>> {
+        let Located { value, span } = self.integer_or_off(key)?;
+        Some(Located { value: value.and_then(NonZeroU32::new), span })
     }
 
     /// One of the words; each with what it means.
-    pub(super) fn choice<T: Copy>(&self, key: &Key, words: &[(&str, T)]) -> Option<At<T>> {
+    pub(super) fn choice<T: Copy>(&self, key: &Key, words: &[(&str, T)]) -> Option<Located<T>> {
         self.read(key, "a string", |value| {
             let Some(text) = value.as_str() else { return Ok(None) };
             let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| Some(*meaning));
@@ -205,25 +211,25 @@ impl<'a> Section<'a> {
     }
 
     /// A duration, or `None` for `"off"`.
-    pub(super) fn duration_or_off(&self, key: &Key) -> Option<At<Option<Duration>>> {
+    pub(super) fn duration_or_off(&self, key: &Key) -> Option<Located<Option<Duration>>> {
         let Kind::Duration(min, max, off) = key.kind else { return None };
         self.unit(key, "a duration such as \"30s\"", off, |text| units::duration(text, &(min..=max)))
     }
 
     /// A size in bytes, or `None` for `"off"`.
-    pub(super) fn size_or_off(&self, key: &Key) -> Option<At<Option<u64>>> {
+    pub(super) fn size_or_off(&self, key: &Key) -> Option<Located<Option<u64>>> {
         let Kind::Size(min, max, off) = key.kind else { return None };
         self.unit(key, "a size such as \"64KiB\"", off, |text| units::size(text, &(min..=max)))
     }
 
     /// A rate, or `None` for `"off"`.
-    pub(super) fn rate_or_off(&self, key: &Key) -> Option<At<Option<Rate>>> {
+    pub(super) fn rate_or_off(&self, key: &Key) -> Option<Located<Option<Rate>>> {
         let Kind::Rate(max, off) = key.kind else { return None };
         self.unit(key, "a rate such as \"50/s\"", off, |text| units::rate(text, max))
     }
 
     /// A list of strings, each with its place; those that are no strings are left out and noted.
-    pub(super) fn texts(&self, key: &Key, count_max: usize) -> Option<At<Vec<At<String>>>> {
+    pub(super) fn texts(&self, key: &Key, count_max: usize) -> Option<Located<Vec<Located<String>>>> {
         let list = self.read(key, "a list of strings", |value| {
             let read = |item: &Spanned<DeValue<'_>>| {
                 let text = item.get_ref().as_str().map(str::to_owned);
@@ -235,15 +241,15 @@ impl<'a> Section<'a> {
         let mut texts = Vec::new();
         for (span, item) in list.value.into_iter().take(count_max) {
             match item {
-                Ok(value) => texts.push(At { value, span }),
+                Ok(value) => texts.push(Located { value, span }),
                 Err(found) => self.wrong_type(key.name, "a list of strings", span, found),
             }
         }
-        Some(At { value: texts, span: list.span })
+        Some(Located { value: texts, span: list.span })
     }
 
     /// A table of strings with the places of names and values, in the order of the file.
-    pub(super) fn table(&self, key: &Key, count_max: usize) -> Vec<(At<String>, At<String>)> {
+    pub(super) fn table(&self, key: &Key, count_max: usize) -> Vec<(Located<String>, Located<String>)> {
         let Some((span, value)) = self.raw(key.name) else { return Vec::new() };
         let Some(table) = value.as_table() else {
             self.wrong_type(key.name, "a table", span, type_name(value));
@@ -254,8 +260,8 @@ impl<'a> Section<'a> {
         for (name, value) in table {
             match value.get_ref().as_str() {
                 Some(text) => {
-                    let name = At { value: name.get_ref().to_string(), span: name.span() };
-                    pairs.push((name, At { value: text.to_owned(), span: value.span() }));
+                    let name = Located { value: name.get_ref().to_string(), span: name.span() };
+                    pairs.push((name, Located { value: text.to_owned(), span: value.span() }));
                 }
                 None => self.wrong_type(name.get_ref(), "a string", value.span(), type_name(value.get_ref())),
             }
@@ -270,12 +276,12 @@ impl<'a> Section<'a> {
         &self,
         key: &Key,
         form: &str,
-        off: Off,
+        off: AllowsOff,
         convert: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<At<Option<T>>> {
+    ) -> Option<Located<Option<T>>> {
         self.read(key, form, |value| match value.as_str() {
             None => Ok(None),
-            Some("off") if off == Off::Allowed => Ok(Some(None)),
+            Some("off") if off == AllowsOff::Allowed => Ok(Some(None)),
             Some(text) => convert(text).map(|value| Some(Some(value))),
         })
     }
@@ -286,29 +292,30 @@ impl<'a> Section<'a> {
         key: &Key,
         form: &str,
         convert: impl Fn(&DeValue<'_>) -> Result<Option<T>, String>,
-    ) -> Option<At<T>> {
+    ) -> Option<Located<T>> {
         let Some((span, value)) = self.raw(key.name) else {
             return match key.default {
                 // A default goes the way of a written value, so that the table of keys cannot say one thing and the
                 // reader do another. That none of them is faulty is tested.
-                Absent::Value(text) => {
+                Default::Value(text) => {
                     let value = DeValue::parse(text).ok().and_then(|value| convert(value.get_ref()).ok())??;
-                    Some(At { value, span: self.span.clone() })
+                    Some(Located { value, span: self.span.clone() })
                 }
-                Absent::Required => {
+                Default::Required => {
                     self.missing(key);
                     None
                 }
-                Absent::Derived(_) | Absent::Nothing => None,
+                Default::Derived(_) | Default::Nothing => None,
             };
         };
         match convert(value) {
-            Ok(Some(value)) => return Some(At { value, span }),
+            Ok(Some(value)) => return Some(Located { value, span }),
             Ok(None) => self.wrong_type(key.name, form, span, type_name(value)),
             Err(label) => {
                 let value = value.as_str().map_or_else(|| "this number".to_owned(), quote);
-                self.faults
-                    .push(Fault::error(span, format!("{value} cannot be the value of `{}`", key.name)).label(label));
+                self.diagnostics.push(
+                    Diagnostic::error(span, format!("{value} cannot be the value of `{}`", key.name)).label(label),
+                );
             }
         }
         None
@@ -316,8 +323,8 @@ impl<'a> Section<'a> {
 
     /// Notes that a key is absent that may not be.
     pub(super) fn missing(&self, key: &Key) {
-        self.faults.push(
-            Fault::error(self.span.clone(), format!("`{}` is missing", key.name))
+        self.diagnostics.push(
+            Diagnostic::error(self.span.clone(), format!("`{}` is missing", key.name))
                 .label(format!("{} needs `{}`", self.title, key.name))
                 .help(key.doc),
         );
@@ -328,23 +335,28 @@ impl<'a> Section<'a> {
     }
 
     fn wrong_type(&self, name: &str, form: &str, span: Span, found: &str) {
-        self.faults.push(
-            Fault::error(span, format!("`{}` must be {form}", name.escape_debug())).label(format!("this is {found}")),
+        self.diagnostics.push(
+            Diagnostic::error(span, format!("`{}` must be {form}", name.escape_debug()))
+                .label(format!("this is {found}")),
         );
     }
 
     /// A section that is written in another form than its own.
     fn wrong_section(&self, name: &str, form: &str, span: Span, found: &DeValue<'_>) {
-        let fault =
-            Fault::error(span, format!("`{name}` must be {form}")).label(format!("this is {}", type_name(found)));
-        let written = suggest::section(name).unwrap_or_default();
-        self.faults.push(if written.is_empty() { fault } else { fault.help(format!("write `{written}`")) });
+        let diagnostic =
+            Diagnostic::error(span, format!("`{name}` must be {form}")).label(format!("this is {}", type_name(found)));
+        let written = suggestion::section(name).unwrap_or_default();
+        self.diagnostics.push(if written.is_empty() {
+            diagnostic
+        } else {
+            diagnostic.help(format!("write `{written}`"))
+        });
     }
 
     fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
         if count > count_max {
-            self.faults.push(
-                Fault::error(span, format!("too many in `{name}`"))
+            self.diagnostics.push(
+                Diagnostic::error(span, format!("too many in `{name}`"))
                     .label(format!("{count}, and at most {count_max} may be")),
             );
         }
@@ -355,13 +367,13 @@ impl<'a> Section<'a> {
         let known = known_keys(self.name);
         for name in table.keys().filter(|name| !known.contains(name.get_ref().as_ref())) {
             let text = name.get_ref().as_ref();
-            let fault = Fault::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
-            let later = LATER.iter().find(|(section, key, _)| *section == self.name && *key == text);
-            self.faults.push(if let Some((_, _, instead)) = later {
-                fault.label("it comes in a later version").help(*instead)
+            let diagnostic = Diagnostic::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
+            let later = UNSUPPORTED_YET.iter().find(|(section, key, _)| *section == self.name && *key == text);
+            self.diagnostics.push(if let Some((_, _, instead)) = later {
+                diagnostic.label("it comes in a later version").help(*instead)
             } else {
                 let known: Vec<_> = known.iter().copied().collect();
-                fault.label("not a key of this section").help(suggest::help_for_key(self.name, text, &known))
+                diagnostic.label("not a key of this section").help(suggestion::help_for_key(self.name, text, &known))
             });
         }
     }
@@ -390,11 +402,11 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 /// Reads TOML; every fault of syntax is noted. Without any the document is whole.
-pub(super) fn parse<'a>(text: &'a str, faults: &Faults) -> Option<Spanned<DeTable<'a>>> {
+pub(super) fn parse<'a>(text: &'a str, diagnostics: &Diagnostics) -> Option<Spanned<DeTable<'a>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        faults.push(Fault::error(span, format!("not TOML: {}", error.message())));
+        diagnostics.push(Diagnostic::error(span, format!("not TOML: {}", error.message())));
     }
     errors.is_empty().then_some(document)
 }

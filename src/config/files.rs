@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::diagnostic::{Fault, quote};
-use super::file::{At, Section};
+use super::diagnostic::{Diagnostic, quote};
+use super::file::{Located, Section};
 use super::keys::Key;
 
 /// The largest file that is read: far more than any key, chain, key set or configuration needs.
@@ -88,22 +88,22 @@ impl Files for Disk {
 const CREDENTIAL: &str = "credential:";
 
 /// Files, and the folder that relative paths start from.
-pub(super) struct Folder<'a> {
+pub(super) struct FileLoader<'a> {
     pub(super) base: &'a Path,
     pub(super) files: &'a dyn Files,
     /// A credential was left unchecked, so that there is no configuration without any fault.
     pub(super) unchecked: Cell<bool>,
 }
 
-impl Folder<'_> {
+impl FileLoader<'_> {
     /// Reads the file that this key names; what goes wrong is noted at the key's value.
-    pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<At<Content>> {
+    pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
         let written = section.text(key)?;
         let is_credential = written.starts_with(CREDENTIAL);
         if is_credential && self.files.credentials().is_none() && !self.files.needs_credentials() {
             self.unchecked.set(true);
-            section.faults.push(
-                Fault::warning(written.span.clone(), format!("{} is not checked", quote(&written)))
+            section.diagnostics.push(
+                Diagnostic::warning(written.span.clone(), format!("{} is not checked", quote(&written)))
                     .label("$CREDENTIALS_DIRECTORY is not set, as it is in the systemd unit")
                     .help("name the folder that has its file: check --credentials DIR"),
             );
@@ -113,22 +113,22 @@ impl Folder<'_> {
             Ok(path) => path,
             Err(label) => {
                 let message = format!("{} names no file", quote(&written));
-                section.faults.push(Fault::error(written.span, message).label(label));
+                section.diagnostics.push(Diagnostic::error(written.span, message).label(label));
                 return None;
             }
         };
         match self.files.read(&path) {
-            Ok(content) => Some(At { value: content, span: written.span }),
+            Ok(content) => Some(Located { value: content, span: written.span }),
             Err(error) => {
-                let fault = Fault::error(written.span.clone(), format!("cannot read {}", quote(&written)))
+                let diagnostic = Diagnostic::error(written.span.clone(), format!("cannot read {}", quote(&written)))
                     .label(error.to_string());
                 // The full path is told where it says more than what stands at the caret. It is relative if the
                 // configuration's own path is.
                 let resolved = std::path::absolute(&path).unwrap_or(path).display().to_string();
-                section.faults.push(if resolved == *written {
-                    fault
+                section.diagnostics.push(if resolved == *written {
+                    diagnostic
                 } else {
-                    fault.help(format!("the full path is {resolved}"))
+                    diagnostic.help(format!("the full path is {resolved}"))
                 });
                 None
             }
@@ -136,14 +136,14 @@ impl Folder<'_> {
     }
 
     /// The same for a file that holds a secret, which may not be open to every user of the machine.
-    pub(super) fn read_secret(&self, section: &Section<'_>, key: &Key) -> Option<At<Content>> {
+    pub(super) fn read_secret(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
         let content = self.read(section, key)?;
         let rights_of_others = content.mode & 0o007;
         if rights_of_others == 0 {
             return Some(content);
         }
-        section.faults.push(
-            Fault::error(content.span, format!("the file of `{}` is open to everyone", key.name))
+        section.diagnostics.push(
+            Diagnostic::error(content.span, format!("the file of `{}` is open to everyone", key.name))
                 .label(format!("readable by everyone: its mode is {:04o}", content.value.mode & 0o7777))
                 .help("take the rights of others away: chmod o= FILE"),
         );

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use self::Absent::{Derived, Nothing, Required, Value};
-use self::Kind::{Choice, File, Flag, Integer, Rate, Size, Table, Tables, Text, Texts};
-use self::Off::{Allowed, Refused};
+use self::AllowsOff::{Allowed, Refused};
+use self::Default::{Derived, Nothing, Required, Value};
+use self::Kind::{Choice, File, Flag, Integer, Rate, Size, StringList, Table, TableArray, Text};
 use super::units::{show_duration, show_size};
 
 /// One key of the file.
@@ -18,7 +18,7 @@ pub struct Key {
     /// What it takes.
     pub kind: Kind,
     /// What holds when it is absent.
-    pub default: Absent,
+    pub default: Default,
     /// What it means, in one sentence.
     pub doc: &'static str,
 }
@@ -29,7 +29,7 @@ pub enum Kind {
     /// A string.
     Text,
     /// A list of strings.
-    Texts,
+    StringList,
     /// The path of a file.
     File,
     /// One of these strings.
@@ -37,22 +37,22 @@ pub enum Kind {
     /// `true` or `false`.
     Flag,
     /// A whole number.
-    Integer(u32, u32, Off),
+    Integer(u32, u32, AllowsOff),
     /// A duration such as `"30s"`.
-    Duration(Duration, Duration, Off),
+    Duration(Duration, Duration, AllowsOff),
     /// A size such as `"64KiB"`.
-    Size(u64, u64, Off),
+    Size(u64, u64, AllowsOff),
     /// A rate such as `"50/s"`; the number is the largest count.
-    Rate(u32, Off),
+    Rate(u32, AllowsOff),
     /// A table whose keys are the operator's, with strings as values.
     Table,
     /// A list of tables.
-    Tables,
+    TableArray,
 }
 
 /// Whether `"off"` is a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Off {
+pub enum AllowsOff {
     /// It is.
     Allowed,
     /// It is not.
@@ -61,7 +61,7 @@ pub enum Off {
 
 /// What holds when a key is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absent {
+pub enum Default {
     /// It may not be absent.
     Required,
     /// This value, in TOML.
@@ -76,7 +76,7 @@ impl Key {
     /// The bounds in words: `1s to 1h`, `"json", "text"`. Empty where the kind has none.
     #[must_use]
     pub fn bounds(&self) -> String {
-        let or_off = |off, text: String| if off == Off::Allowed { format!("{text}, or \"off\"") } else { text };
+        let or_off = |off, text: String| if off == AllowsOff::Allowed { format!("{text}, or \"off\"") } else { text };
         match self.kind {
             Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "),
             Kind::Flag => "true or false".to_owned(),
@@ -84,7 +84,7 @@ impl Key {
             Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
             Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
             Kind::Rate(max, off) => or_off(off, format!("1 to {max} each s, m or h")),
-            Kind::Text | Kind::Texts | Kind::File | Kind::Table | Kind::Tables => String::new(),
+            Kind::Text | Kind::StringList | Kind::File | Kind::Table | Kind::TableArray => String::new(),
         }
     }
 }
@@ -110,7 +110,7 @@ pub const SECTIONS: &[SectionForm] = &[
 ];
 
 /// Keys and sections that the design knows and this version does not: section, key, what to do instead.
-pub(super) const LATER: &[(&str, &str, &str)] = &[
+pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[
     ("", "admin", "leave the section out"),
     ("auth", "jwks_url", "put the key set into a file and name it with `jwks_file`"),
     ("upstream", "balance", "leave the key out"),
@@ -182,7 +182,7 @@ keys! {
 
     ADDRESS = "listener" "address", Text, Required,
         "The IP address and port to listen on.";
-    CERTIFICATES = "listener" "certificates", Tables, Required,
+    CERTIFICATES = "listener" "certificates", TableArray, Required,
         "Certificate chains and their keys; the client's SNI picks one, and without a match the first is used.";
     CHAIN = "listener.certificates" "chain", File, Required,
         "The certificate and its intermediates, in PEM, the certificate first.";
@@ -197,9 +197,9 @@ keys! {
 
     ISSUER = "auth" "issuer", Text, Nothing,
         "What the claim `iss` of a token must be.";
-    AUDIENCE = "auth" "audience", Texts, Nothing,
+    AUDIENCE = "auth" "audience", StringList, Nothing,
         "The claim `aud` of a token must hold one of these.";
-    ALGORITHMS = "auth" "algorithms", Texts, Required,
+    ALGORITHMS = "auth" "algorithms", StringList, Required,
         "The signature algorithms that tokens may use: HS256, HS384 and HS512 with a secret, and with public keys RS256, \
          RS384, RS512, PS256, PS384, PS512, ES256, ES384 and Ed25519, which is EdDSA.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
@@ -208,7 +208,7 @@ keys! {
         "One public key in PEM that verifies tokens, or a certificate, of which only the key is read.";
     SECRET_FILE = "auth" "secret_file", File, Nothing,
         "A secret shared with the issuer; others may not have the right to read the file.";
-    TOKEN_FROM = "auth" "token_from", Texts, Value("[\"header\"]"),
+    TOKEN_FROM = "auth" "token_from", StringList, Value("[\"header\"]"),
         "Where a request may carry its token, in order: header, cookie:NAME, query:NAME, subprotocol:NAME, \
          subprotocol_prefix:TEXT.";
     TOKEN_MAX_SIZE = "auth" "token_max_size", Size(256, 64 << 10, Refused), Value("\"8KiB\""),
@@ -216,7 +216,7 @@ keys! {
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "How far the clocks of the issuer and of this machine may differ.";
 
-    SERVERS = "upstream" "servers", Texts, Required,
+    SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "What is put before the path of every request.";
@@ -242,19 +242,19 @@ keys! {
         "What the upstream sees as `Host`; absent: what the client sent.";
     AUTH = "route" "auth", Text, Required,
         "The section [auth.NAME] whose tokens open the route; `auth = \"none\"` opens it to everybody.";
-    ORIGINS = "route" "origins", Texts, Nothing,
+    ORIGINS = "route" "origins", StringList, Nothing,
         "The web origins that may use the route; absent: all.";
     MISSING_ORIGIN = "route" "missing_origin", Choice(&["allow", "refuse"]), Value("\"allow\""),
         "What happens to a request without `Origin`, as clients that are no browsers send it.";
-    ALLOW_ADDRESSES = "route" "allow_addresses", Texts, Value("[]"),
+    ALLOW_ADDRESSES = "route" "allow_addresses", StringList, Value("[]"),
         "The client addresses and networks that may use the route; empty: all.";
-    DENY_ADDRESSES = "route" "deny_addresses", Texts, Value("[]"),
+    DENY_ADDRESSES = "route" "deny_addresses", StringList, Value("[]"),
         "The client addresses and networks that may not, even if they are allowed above.";
     REQUIRE = "route" "require", Table, Value("{}"),
         "What claims of the token must be; {name} stands for what the path has there.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "Which claims the upstream is told, each in which header; who has one that no header can carry is refused.";
-    PASS_HEADERS = "route" "pass_headers", Texts, Value("[]"),
+    PASS_HEADERS = "route" "pass_headers", StringList, Value("[]"),
         "Headers of a client that the upstream sees although they are removed otherwise.";
 
     MESSAGE_RATE = "route.limits" "message_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::diagnostic::{Fault, Span};
-use super::file::{At, Read, Section};
+use super::diagnostic::{Diagnostic, Span};
+use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::quota::{Quota, Rate};
@@ -52,10 +52,10 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
 /// A rate and the burst that goes with it; `None` for a rate that is off.
 pub(super) fn quota(
     section: &Section<'_>,
-    rate: &At<Option<Rate>>,
+    rate: &Located<Option<Rate>>,
     burst_key: &Key,
     rate_key: &Key,
-) -> Read<Option<Quota>> {
+) -> Parsed<Option<Quota>> {
     let written = section.key_span(burst_key);
     let burst = section.count(burst_key);
     let Some(rate) = rate.value else {
@@ -71,14 +71,14 @@ pub(super) fn quota(
 /// Notes a key that does nothing without a rate; false if it is there.
 fn needs_rate(section: &Section<'_>, key: &Key, rate_key: &Key) -> bool {
     let Some(span) = section.key_span(key) else { return true };
-    section.faults.push(
-        Fault::error(span, format!("`{}` does nothing without `{}`", key.name, rate_key.name))
+    section.diagnostics.push(
+        Diagnostic::error(span, format!("`{}` does nothing without `{}`", key.name, rate_key.name))
             .label(format!("there is no `{}` here", rate_key.name)),
     );
     false
 }
 
-fn messages(section: &Section<'_>, open: bool) -> Read<Option<MessageQuota>> {
+fn messages(section: &Section<'_>, open: bool) -> Parsed<Option<MessageQuota>> {
     let rate = section.rate_or_off(&keys::MESSAGE_RATE);
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
     let key = section.choice(&keys::RATE_KEY, &keys_of_rate);
@@ -99,8 +99,8 @@ fn messages(section: &Section<'_>, open: bool) -> Read<Option<MessageQuota>> {
 }
 
 fn no_subject(section: &Section<'_>, key: &str, span: Span) {
-    section.faults.push(
-        Fault::error(span, format!("`{key}` counts by subject, and a route with `auth = \"none\"` has none"))
+    section.diagnostics.push(
+        Diagnostic::error(span, format!("`{key}` counts by subject, and a route with `auth = \"none\"` has none"))
             .label("there is no token, so no subject")
             .help("count by address: clients of an open route have nothing else in common"),
     );
@@ -114,8 +114,8 @@ fn sizes(section: &Section<'_>) -> (Option<u64>, Option<u64>) {
     }
     let Some(frame_max) = section.size_or_off(&keys::FRAME_MAX_SIZE) else { return (message_max, None) };
     if frame_max.value > message_max && message_max.is_some() {
-        section.faults.push(
-            Fault::error(frame_max.span, "`frame_max_size` is larger than `message_max_size`")
+        section.diagnostics.push(
+            Diagnostic::error(frame_max.span, "`frame_max_size` is larger than `message_max_size`")
                 .label("no frame is larger than its message"),
         );
         return (message_max, None);
@@ -124,21 +124,25 @@ fn sizes(section: &Section<'_>) -> (Option<u64>, Option<u64>) {
 }
 
 /// A count that has no default.
-fn optional_count(section: &Section<'_>, key: &Key) -> Read<Option<NonZeroU32>> {
+fn optional_count(section: &Section<'_>, key: &Key) -> Parsed<Option<NonZeroU32>> {
     if section.key_span(key).is_none() {
         return Some(None);
     }
     section.count(key).map(|count| Some(count.value))
 }
 
-fn warn_of_late_ping(section: &Section<'_>, idle_timeout: &At<Option<Duration>>, ping_interval: &At<Option<Duration>>) {
+fn warn_of_late_ping(
+    section: &Section<'_>,
+    idle_timeout: &Located<Option<Duration>>,
+    ping_interval: &Located<Option<Duration>>,
+) {
     // A default is not the operator's doing, so only a written interval is worth a warning.
     let written = section.key_span(&keys::PING_INTERVAL).is_some();
     if let (true, Some(idle), Some(ping)) = (written, idle_timeout.value, ping_interval.value)
         && ping > idle
     {
-        section.faults.push(
-            Fault::warning(ping_interval.span.clone(), "`ping_interval` is longer than `idle_timeout`")
+        section.diagnostics.push(
+            Diagnostic::warning(ping_interval.span.clone(), "`ping_interval` is longer than `idle_timeout`")
                 .label("a silent session ends before its first ping"),
         );
     }

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use super::diagnostic::{Faults, Report};
-use super::files::{Disk, Files, Folder};
+use super::diagnostic::{Diagnostics, Report};
+use super::files::{Disk, FileLoader, Files};
 use super::model::Config;
-use super::{file, validate};
+use super::{assemble, file};
 
 /// Reads the configuration in this file. Relative paths in it are relative to the folder that it stands in.
 ///
@@ -55,12 +55,12 @@ pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Re
 }
 
 fn parse_all(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Checked {
-    let faults = Faults::default();
-    let folder = Folder { base, files, unchecked: Cell::new(false) };
-    let config = file::parse(text, &faults)
-        .and_then(|document| validate::read(&file::Section::root(document.get_ref(), &faults), &folder));
+    let diagnostics = Diagnostics::default();
+    let folder = FileLoader { base, files, unchecked: Cell::new(false) };
+    let config = file::parse(text, &diagnostics)
+        .and_then(|document| assemble::read(&file::Section::root(document.get_ref(), &diagnostics), &folder));
 
-    let report = Report::new(file_name, text, faults.take());
+    let report = Report::new(file_name, text, diagnostics.take());
     match config {
         Some(config) if !report.has_errors() => {
             Checked { config: Some(Config { warnings: report.clone(), ..config }), report }

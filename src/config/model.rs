@@ -17,22 +17,22 @@ use crate::policy::route::Route;
 #[derive(Debug)]
 pub struct Config {
     /// What holds for the process.
-    pub server: Server,
+    pub server: ProcessConfig,
     /// How it logs.
-    pub log: Log,
+    pub log: LogConfig,
     /// Where it listens; at least one, in the order of the file.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerConfig>,
     /// What it serves; at least one, in the order of the file. Their upstreams are places in `upstreams`.
     pub routes: Vec<Route>,
     /// Where sessions go, in the order of the file.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamConfig>,
     /// What is allowed but likely not meant.
     pub warnings: Report,
 }
 
 /// What holds for the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ProcessConfig {
     /// Threads that carry sessions.
     pub workers: NonZeroUsize,
     /// Sessions at once.
@@ -71,7 +71,7 @@ pub struct MaxSessions {
 
 /// How the process logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// How a line is written.
     pub format: LogFormat,
     /// The least important lines that are written.
@@ -106,7 +106,7 @@ pub enum LogFormat {
 
 /// One address to listen on.
 #[derive(Debug, Clone)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// The address. No other listener has it; port 0 lets the system choose.
     pub address: SocketAddr,
     /// At least one. The first serves clients that name no host, or one that no certificate has.
@@ -142,7 +142,7 @@ impl Certificate {
 
 /// A group of servers that do the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// Its name in logs and metrics.
     pub name: Arc<str>,
     /// At least one, each once.

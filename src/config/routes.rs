@@ -10,15 +10,15 @@ use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::auth::{self, Auth};
-use super::common::{self, Named, Seen};
-use super::diagnostic::{Fault, Span, quote};
-use super::file::{At, Read, Section};
+use super::common::{self, Duplicates, NamedSection};
+use super::diagnostic::{Diagnostic, Span, quote};
+use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
-use super::model::Upstream;
-use super::{claims, limits, suggest};
+use super::model::UpstreamConfig;
+use super::{claims, limits, suggestion};
 use crate::policy::address::Addresses;
-use crate::policy::claims::name_as_read;
-use crate::policy::header_names::Class;
+use crate::policy::claims::canonical_header_name;
+use crate::policy::header_names::HeaderClass;
 use crate::policy::host::HostPattern;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
@@ -33,14 +33,14 @@ const PASS_HEADERS_MAX: usize = 64;
 /// Reads every route, and holds them against each other and against what they refer to.
 pub(super) fn read_all(
     root: &Section<'_>,
-    auths: &[Named<Auth>],
-    upstreams: &[Named<Option<Upstream>>],
+    auths: &[NamedSection<Auth>],
+    upstreams: &[NamedSection<Option<UpstreamConfig>>],
 ) -> Option<Vec<Route>> {
     let sections = root.children("route", "route", ROUTES_MAX);
     if root.lacks("route") {
-        root.faults.push(Fault::of_file("there is no route").help("add a [[route]] section"));
+        root.diagnostics.push(Diagnostic::of_file("there is no route").help("add a [[route]] section"));
     }
-    let mut names = Seen::default();
+    let mut names = Duplicates::default();
     let mut used = vec![false; upstreams.len()];
     let mut patterns: Vec<Pattern> = Vec::new();
     let mut read = Vec::new();
@@ -68,11 +68,11 @@ enum Access<'a> {
 
 /// A route as far as it could be read: every key is looked at before any ends the reading.
 struct Parts<'a> {
-    name: Option<At<String>>,
+    name: Option<Located<String>>,
     host: Option<HostPattern>,
-    path: Option<At<PathPattern>>,
+    path: Option<Located<PathPattern>>,
     upstream: Option<UpstreamId>,
-    upstream_host: Read<Option<HeaderValue>>,
+    upstream_host: Parsed<Option<HeaderValue>>,
     access: Access<'a>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
@@ -84,9 +84,9 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn read(
         section: &Section<'_>,
-        auths: &'a [Named<Auth>],
-        upstreams: &[Named<Option<Upstream>>],
-        names: &mut Seen<String>,
+        auths: &'a [NamedSection<Auth>],
+        upstreams: &[NamedSection<Option<UpstreamConfig>>],
+        names: &mut Duplicates<String>,
     ) -> Self {
         let name = name(section, names);
         let access = access(section, auths);
@@ -116,7 +116,7 @@ impl<'a> Parts<'a> {
 
     fn finish(self) -> Option<Route> {
         let auth = match self.access {
-            Access::Open => route::Auth::Open,
+            Access::Open => route::Auth::None,
             Access::Token(auth) => route::Auth::Token(auth.verifier()?),
             Access::Unknown => return None,
         };
@@ -138,7 +138,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn name(section: &Section<'_>, names: &mut Seen<String>) -> Option<At<String>> {
+fn name(section: &Section<'_>, names: &mut Duplicates<String>) -> Option<Located<String>> {
     let name = section.text(&keys::NAME)?;
     common::name(section, &name, &name.span)?;
     names.note(section, &name, "route", &name);
@@ -153,15 +153,15 @@ fn host(section: &Section<'_>) -> Option<HostPattern> {
 }
 
 /// A string that the policy reads.
-fn parsed<T: FromStr<Err: ToString>>(section: &Section<'_>, key: &Key, what: &str) -> Option<At<T>> {
+fn parsed<T: FromStr<Err: ToString>>(section: &Section<'_>, key: &Key, what: &str) -> Option<Located<T>> {
     let text = section.text(key)?;
-    parse(section, &text, what).map(|value| At { value, span: text.span })
+    parse(section, &text, what).map(|value| Located { value, span: text.span })
 }
 
-fn parse<T: FromStr<Err: ToString>>(section: &Section<'_>, text: &At<String>, what: &str) -> Option<T> {
+fn parse<T: FromStr<Err: ToString>>(section: &Section<'_>, text: &Located<String>, what: &str) -> Option<T> {
     let note = |error: T::Err| {
         let message = format!("{} is not {what}", quote(text));
-        section.faults.push(Fault::error(text.span.clone(), message).label(error.to_string()));
+        section.diagnostics.push(Diagnostic::error(text.span.clone(), message).label(error.to_string()));
     };
     text.parse().map_err(note).ok()
 }
@@ -171,8 +171,8 @@ fn warn_of_foreign_patterns(section: &Section<'_>) {
     let Some(path) = section.text(&keys::PATH) else { return };
     for segment in path.split('/') {
         let Some(help) = foreign_pattern(segment) else { continue };
-        section.faults.push(
-            Fault::warning(path.span.clone(), format!("{} matches nothing but this text", quote(segment)))
+        section.diagnostics.push(
+            Diagnostic::warning(path.span.clone(), format!("{} matches nothing but this text", quote(segment)))
                 .label("this segment is literal")
                 .help(help),
         );
@@ -204,7 +204,7 @@ fn foreign_pattern(segment: &str) -> Option<String> {
     is_expression.then(|| "write {name} for any one segment, or {*name} at the end for the rest".to_owned())
 }
 
-fn upstream(section: &Section<'_>, upstreams: &[Named<Option<Upstream>>]) -> Option<UpstreamId> {
+fn upstream(section: &Section<'_>, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<UpstreamId> {
     let text = section.text(&keys::UPSTREAM)?;
     let found = upstreams.iter().position(|upstream| upstream.name == text.value);
     if found.is_none() {
@@ -214,15 +214,15 @@ fn upstream(section: &Section<'_>, upstreams: &[Named<Option<Upstream>>]) -> Opt
     found.map(UpstreamId)
 }
 
-fn note_unknown(section: &Section<'_>, text: &At<String>, kind: &str, known: &[&str]) {
-    section.faults.push(
-        Fault::error(text.span.clone(), format!("unknown {kind} {}", quote(text)))
+fn note_unknown(section: &Section<'_>, text: &Located<String>, kind: &str, known: &[&str]) {
+    section.diagnostics.push(
+        Diagnostic::error(text.span.clone(), format!("unknown {kind} {}", quote(text)))
             .label(format!("there is no section [{kind}.NAME] of this name"))
-            .help(suggest::help(text, known)),
+            .help(suggestion::help(text, known)),
     );
 }
 
-fn upstream_host(section: &Section<'_>) -> Read<Option<HeaderValue>> {
+fn upstream_host(section: &Section<'_>) -> Parsed<Option<HeaderValue>> {
     if section.key_span(&keys::UPSTREAM_HOST).is_none() {
         return Some(None);
     }
@@ -230,15 +230,15 @@ fn upstream_host(section: &Section<'_>) -> Read<Option<HeaderValue>> {
     let authority = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
     let value = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     if value.is_none() {
-        section.faults.push(
-            Fault::error(text.span.clone(), format!("{} is not a host", quote(&text)))
+        section.diagnostics.push(
+            Diagnostic::error(text.span.clone(), format!("{} is not a host", quote(&text)))
                 .label("expected a host, or a host and a port"),
         );
     }
     value.map(Some)
 }
 
-fn access<'a>(section: &Section<'_>, auths: &'a [Named<Auth>]) -> Access<'a> {
+fn access<'a>(section: &Section<'_>, auths: &'a [NamedSection<Auth>]) -> Access<'a> {
     let Some(text) = section.text(&keys::AUTH) else { return Access::Unknown };
     if text.value == auth::NONE {
         return Access::Open;
@@ -259,8 +259,8 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     if section.key_span(&keys::ORIGINS).is_none() {
         // RFC 6455 section 10.2: a browser sends the cookies of a host along with whatever page asks for the session.
         if matches!(access, Access::Token(auth) if auth.cookie) {
-            section.faults.push(
-                Fault::error(section.span(), "a route whose token may come from a cookie must list its `origins`")
+            section.diagnostics.push(
+                Diagnostic::error(section.span(), "a route whose token may come from a cookie must list its `origins`")
                     .label("any web page could open sessions in the name of its visitors")
                     .help("list the origins of your pages: origins = [\"https://chat.example.com\"]"),
             );
@@ -269,8 +269,8 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     }
     let texts = section.texts(&keys::ORIGINS, ORIGINS_MAX)?;
     if section.is_empty_list(&keys::ORIGINS) {
-        section.faults.push(
-            Fault::error(texts.span, "`origins` is empty")
+        section.diagnostics.push(
+            Diagnostic::error(texts.span, "`origins` is empty")
                 .label("no browser could open a session")
                 .help("leave the key out to admit every origin"),
         );
@@ -280,9 +280,12 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
         let pattern = parse::<OriginPattern>(section, text, "an origin")?;
         // RFC 6455 section 10.2 again: the cookies come along, whoever made the page.
         if pattern.is_anyone() && matches!(access, Access::Token(auth) if auth.cookie) {
-            section.faults.push(
-                Fault::warning(text.span.clone(), format!("the origin {} beside a token from a cookie", quote(text)))
-                    .label("any page or file can have this origin, and open sessions in the name of its visitors"),
+            section.diagnostics.push(
+                Diagnostic::warning(
+                    text.span.clone(),
+                    format!("the origin {} beside a token from a cookie", quote(text)),
+                )
+                .label("any page or file can have this origin, and open sessions in the name of its visitors"),
             );
         }
         Some(pattern)
@@ -294,31 +297,31 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
 /// `claims` is absent where it is faulty.
 fn pass_headers(section: &Section<'_>, claims: Option<&claims::Rules>) -> Option<Vec<HeaderName>> {
     let texts = section.texts(&keys::PASS_HEADERS, PASS_HEADERS_MAX)?;
-    let mut seen = Seen::default();
-    let read = |text: &At<String>| {
-        let fault = |label: &str| {
+    let mut seen = Duplicates::default();
+    let read = |text: &Located<String>| {
+        let diagnostic = |label: &str| {
             let message = format!("the header {} cannot be passed", quote(text));
-            section.faults.push(Fault::error(text.span.clone(), message).label(label));
+            section.diagnostics.push(Diagnostic::error(text.span.clone(), message).label(label));
             None
         };
-        let Ok(name) = HeaderName::try_from(text.value.as_str()) else { return fault("not the name of a header") };
-        let read = name_as_read(&name);
-        if claims.is_some_and(|claims| claims.forward.iter().any(|(_, header)| name_as_read(header) == read)) {
-            return fault("`forward_claims` writes this header");
+        let Ok(name) = HeaderName::try_from(text.value.as_str()) else { return diagnostic("not the name of a header") };
+        let read = canonical_header_name(&name);
+        if claims.is_some_and(|claims| claims.forward.iter().any(|(_, header)| canonical_header_name(header) == read)) {
+            return diagnostic("`forward_claims` writes this header");
         }
-        match Class::of(&read) {
-            Class::HopByHop => return fault("this header concerns one connection, and goes no further"),
-            Class::Written => return fault("tollgate writes this header itself"),
-            Class::Plain if name == AUTHORIZATION => {
-                return fault("this header can carry the token, and passes only where it does not");
+        match HeaderClass::of(&read) {
+            HeaderClass::HopByHop => return diagnostic("this header concerns one connection, and goes no further"),
+            HeaderClass::Written => return diagnostic("tollgate writes this header itself"),
+            HeaderClass::Plain if name == AUTHORIZATION => {
+                return diagnostic("this header can carry the token, and passes only where it does not");
             }
-            Class::Plain => section.faults.push(
-                Fault::warning(text.span.clone(), format!("the header {} is passed anyway", quote(text)))
+            HeaderClass::Plain => section.diagnostics.push(
+                Diagnostic::warning(text.span.clone(), format!("the header {} is passed anyway", quote(text)))
                     .label("only headers that are removed otherwise need to be listed"),
             ),
-            Class::Trusted => {}
+            HeaderClass::Trusted => {}
         }
-        seen.note(section, &At { value: name.to_string(), span: text.span.clone() }, "header", text);
+        seen.note(section, &Located { value: name.to_string(), span: text.span.clone() }, "header", text);
         Some(name)
     };
     let names: Vec<_> = texts.value.iter().map(read).collect();
@@ -333,10 +336,10 @@ fn addresses(section: &Section<'_>) -> Option<Addresses> {
 
 fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
     let texts = section.texts(key, ADDRESSES_MAX)?;
-    let read = |text: &At<String>| {
+    let read = |text: &Located<String>| {
         let note = |(label, help): (&str, String)| {
             let message = format!("{} is not an address or network", quote(text));
-            section.faults.push(Fault::error(text.span.clone(), message).label(label).help(help));
+            section.diagnostics.push(Diagnostic::error(text.span.clone(), message).label(label).help(help));
         };
         network(text).map_err(note).ok()
     };
@@ -379,8 +382,8 @@ fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pa
     let (Some(host), Some(path)) = (&parts.host, &parts.path) else { return };
     let route = parts.name.as_ref().map_or_else(String::new, |name| name.value.clone());
     if let Some(earlier) = patterns.iter().find(|earlier| earlier.host == *host && earlier.path.same_shape(path)) {
-        section.faults.push(
-            Fault::error(path.span.clone(), "this route can never match")
+        section.diagnostics.push(
+            Diagnostic::error(path.span.clone(), "this route can never match")
                 .label(format!("route {} has the same host and path", quote(&earlier.route)))
                 .related(earlier.span.clone(), "it stands here"),
         );
@@ -389,13 +392,18 @@ fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pa
     patterns.push(Pattern { host: host.clone(), path: path.value.clone(), route, span: path.span.clone() });
 }
 
-fn warn_of_unused(root: &Section<'_>, auths: &[Named<Auth>], upstreams: &[Named<Option<Upstream>>], used: &[bool]) {
+fn warn_of_unused(
+    root: &Section<'_>,
+    auths: &[NamedSection<Auth>],
+    upstreams: &[NamedSection<Option<UpstreamConfig>>],
+    used: &[bool],
+) {
     let unused_auths = auths.iter().filter(|auth| !auth.value.used.get()).map(|auth| ("auth", &auth.name, &auth.span));
     let unused_upstreams = upstreams.iter().zip(used).filter(|(_, used)| !**used).map(|(upstream, _)| upstream);
     let unused_upstreams = unused_upstreams.map(|upstream| ("upstream", &upstream.name, &upstream.span));
     for (kind, name, span) in unused_auths.chain(unused_upstreams) {
         let message = format!("no route uses {kind} {}", quote(name));
-        root.faults.push(Fault::warning(span.clone(), message).label("never used"));
+        root.diagnostics.push(Diagnostic::warning(span.clone(), message).label("never used"));
     }
 }
 

@@ -4,11 +4,11 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::common::{Named, Seen, name as check_name};
-use super::diagnostic::{Fault, quote};
-use super::file::{At, Section};
+use super::common::{Duplicates, NamedSection, name as check_name};
+use super::diagnostic::{Diagnostic, quote};
+use super::file::{Located, Section};
 use super::keys;
-use super::model::{ServerAddress, Upstream};
+use super::model::{ServerAddress, UpstreamConfig};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SERVERS_MAX: usize = 256;
@@ -17,16 +17,16 @@ const SERVERS_MAX: usize = 256;
 const UNIX_PATH_MAX: usize = 107;
 
 /// Every upstream, in the order of the file.
-pub(super) fn read_all(root: &Section<'_>) -> Vec<Named<Option<Upstream>>> {
+pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
     let sections = root.named("upstream", UPSTREAMS_MAX);
-    let read = |(name, section): (At<&str>, Section<'_>)| {
+    let read = |(name, section): (Located<&str>, Section<'_>)| {
         let upstream = read(&name, &section);
-        Named { name: name.value.to_owned(), span: name.span, value: upstream }
+        NamedSection { name: name.value.to_owned(), span: name.span, value: upstream }
     };
     sections.into_iter().map(read).collect()
 }
 
-fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
+fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
     let servers = servers(section);
     let base_path = base_path(section);
@@ -35,7 +35,7 @@ fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
-    Some(Upstream {
+    Some(UpstreamConfig {
         name: Arc::from(name.value),
         servers: servers?,
         base_path: base_path?,
@@ -49,19 +49,21 @@ fn read(name: &At<&str>, section: &Section<'_>) -> Option<Upstream> {
 fn servers(section: &Section<'_>) -> Option<Vec<ServerAddress>> {
     let texts = section.texts(&keys::SERVERS, SERVERS_MAX)?;
     if section.is_empty_list(&keys::SERVERS) {
-        section.faults.push(Fault::error(texts.span, "an upstream needs a server").label("the list is empty"));
+        section
+            .diagnostics
+            .push(Diagnostic::error(texts.span, "an upstream needs a server").label("the list is empty"));
         return None;
     }
-    let mut seen = Seen::default();
+    let mut seen = Duplicates::default();
     let mut servers = Vec::new();
     for text in &texts.value {
         match server(text) {
             Ok(address) => {
-                seen.note(section, &At { value: address.clone(), span: text.span.clone() }, "server", text);
+                seen.note(section, &Located { value: address.clone(), span: text.span.clone() }, "server", text);
                 servers.push(address);
             }
-            Err((label, help)) => section.faults.push(
-                Fault::error(text.span.clone(), format!("{} is not the address of a server", quote(text)))
+            Err((label, help)) => section.diagnostics.push(
+                Diagnostic::error(text.span.clone(), format!("{} is not the address of a server", quote(text)))
                     .label(label)
                     .help(help),
             ),
@@ -148,7 +150,9 @@ fn base_path(section: &Section<'_>) -> Option<String> {
         None
     };
     let Some(label) = wrong else { return Some(text.value) };
-    section.faults.push(Fault::error(text.span.clone(), format!("{} is not a base path", quote(&text))).label(label));
+    section
+        .diagnostics
+        .push(Diagnostic::error(text.span.clone(), format!("{} is not a base path", quote(&text))).label(label));
     None
 }
 

@@ -21,19 +21,19 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
-use super::listener_config::Door;
 use super::request_stream::RequestStream;
-use super::upgrade::{self, Opened};
+use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
-use crate::relay::{About, Joined, Relay};
+use crate::relay::{Prefixed, Relay, SessionMeta};
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
-use crate::runtime::guard::Place;
-use crate::runtime::handshakes::{Leaving, Permit};
+use crate::runtime::guard::PendingConnection;
 use crate::runtime::lifecycle::Lifecycle;
-use crate::telemetry::refusals::Refused;
+use crate::runtime::pending_limit::{ClosingPermit, PendingPermit};
+use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
@@ -53,29 +53,29 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// handshake and the request's head have until the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
-    door: &Door,
+    config: &ConnectionConfig,
     stream: TcpStream,
     client: IpAddr,
-    place: Place,
+    pending: PendingConnection,
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
-    let Place { entry, seat } = place;
-    let entering = async {
+    let PendingConnection { slot, guard } = pending;
+    let accepting = async {
         let permit = tokio::select! {
-            permit = entry.enter() => permit,
+            permit = slot.acquire() => permit,
             // A client that left while it waited gives its place to wait back.
             () = peer_closed(&stream) => None,
         };
         let permit = permit.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
-        Ok::<_, io::Error>((permit, ClientStream::accept(&door.tls, stream).await?))
+        Ok::<_, io::Error>((permit, ClientStream::accept(&config.tls, stream).await?))
     };
     let handshake = tokio::select! {
-        () = gateway.process.lifecycle.cut_off() => return None,
+        () = gateway.process.lifecycle.aborted() => return None,
         () = after_drain(&gateway.process.lifecycle) => return None,
-        handshake = tokio::time::timeout_at(deadline.into(), entering) => handshake,
+        handshake = tokio::time::timeout_at(deadline.into(), accepting) => handshake,
     };
     let (permit, stream) = match handshake {
-        Ok(Ok(entered)) => entered,
+        Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             tracing::debug!(client = gateway.process.sessions.identities().address(client), %error, "TLS handshake failed");
             return None;
@@ -89,23 +89,24 @@ pub async fn serve(
         }
     };
     let left = deadline.saturating_duration_since(clock::now());
-    let (stream, early, taken) = tokio::select! {
-        () = gateway.process.lifecycle.cut_off() => return None,
-        request = take_request(gateway, door, stream, client, permit, left) => request,
+    let (stream, read_ahead, outcome) = tokio::select! {
+        () = gateway.process.lifecycle.aborted() => return None,
+        request = take_request(gateway, config, stream, client, permit, left) => request,
     };
-    let Opened { admission, session, upstream, early: upstream_early, server, request_id, asked } = match taken {
-        Taken::Opened(opened) => *opened,
-        Taken::Refused(leaving) => {
-            linger(stream, leaving).await;
-            return None;
-        }
-    };
+    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, request_id, summary } =
+        match outcome {
+            RequestOutcome::Upgraded(opened) => *opened,
+            RequestOutcome::Rejected(closing) => {
+                linger(stream, closing).await;
+                return None;
+            }
+        };
     // What was read early is copied out, since it keeps hyper's whole buffer alive.
-    let client_side = Joined(stream, early.to_vec());
-    let upstream_side = Joined(upstream, upstream_early.to_vec());
-    let about = About { client, server, request_id, asked };
+    let client_side = Prefixed(stream, read_ahead.to_vec());
+    let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
+    let meta = SessionMeta { client, server, request_id, summary };
     let process = Arc::clone(&gateway.process);
-    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, about, process, seat))
+    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, meta, process, guard))
 }
 
 /// Becomes ready when the client has closed its direction, whatever it sent before.
@@ -117,94 +118,100 @@ async fn peer_closed(stream: &TcpStream) {
 }
 
 /// What became of a connection's request.
-enum Taken {
+enum RequestOutcome {
     /// It got a session.
-    Opened(Box<Opened>),
+    Upgraded(Box<OpenedSession>),
     /// It got none; with its place among those that leave, if it has one.
-    Refused(Option<Leaving>),
+    Rejected(Option<ClosingPermit>),
 }
 
 /// What the answer to a request leaves for the connection.
 #[derive(Default)]
-struct Progress {
+struct RequestProgress {
     /// The place up to the end of the request head.
-    permit: Option<Permit>,
-    opened: Option<Opened>,
-    leaving: Option<Leaving>,
+    permit: Option<PendingPermit>,
+    opened: Option<OpenedSession>,
+    closing: Option<ClosingPermit>,
 }
 
 /// Reads one request and answers it. What comes back is the stream, what the client sent behind its request, and the
 /// session if it got one.
 async fn take_request(
     gateway: &Gateway,
-    door: &Door,
+    config: &ConnectionConfig,
     stream: ClientStream,
     client: IpAddr,
-    permit: Permit,
+    permit: PendingPermit,
     head_timeout: Duration,
-) -> (ClientStream, Bytes, Taken) {
-    let progress = Mutex::new(Progress { permit: Some(permit), ..Progress::default() });
-    let (asked, hurries, answered) = (AtomicBool::new(false), AtomicBool::new(false), Notify::new());
-    let service = service_fn(|request: Request<Incoming>| -> Answering<'_> {
-        asked.store(true, Ordering::Relaxed);
+) -> (ClientStream, Bytes, RequestOutcome) {
+    let progress = Mutex::new(RequestProgress { permit: Some(permit), ..RequestProgress::default() });
+    let (head_was_read, closes_at_once, response_ready) =
+        (AtomicBool::new(false), AtomicBool::new(false), Notify::new());
+    let service = service_fn(|request: Request<Incoming>| -> ResponseFuture<'_> {
+        head_was_read.store(true, Ordering::Relaxed);
         // The head is read. A request that is admitted counts as a session in this same step, and one that is refused
         // takes a place to leave.
         lock(&progress).permit = None;
-        let (progress, hurries, answered) = (&progress, &hurries, &answered);
+        let (progress, closes_at_once, response_ready) = (&progress, &closes_at_once, &response_ready);
         Box::pin(async move {
             let (response, opened) = upgrade::answer(gateway, client, &request).await;
-            let leaving = if opened.is_none() { door.handshakes.leave(client) } else { None };
-            hurries.store(opened.is_none() && leaving.is_none(), Ordering::Relaxed);
-            *lock(progress) = Progress { permit: None, opened, leaving };
-            answered.notify_one();
+            let closing = if opened.is_none() { config.pending_limit.closing(client) } else { None };
+            closes_at_once.store(opened.is_none() && closing.is_none(), Ordering::Relaxed);
+            *lock(progress) = RequestProgress { permit: None, opened, closing };
+            response_ready.notify_one();
             Ok(response)
         })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
-        .max_buf_size(door.head_max_bytes)
-        .max_headers(door.head_max_headers)
-        .serve_connection(TokioIo::new(RequestStream::new(stream, &asked, ClientStream::is_peer_closed)), service);
+        .max_buf_size(config.head_max_bytes)
+        .max_headers(config.head_max_headers)
+        .serve_connection(
+            TokioIo::new(RequestStream::new(stream, &head_was_read, ClientStream::is_peer_closed)),
+            service,
+        );
     let serving = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(served) => Poll::Ready(Some(served)),
         // Without a place to leave the client gets of its refusal what the kernel takes at once.
-        Poll::Pending if hurries.load(Ordering::Relaxed) => Poll::Ready(None),
+        Poll::Pending if closes_at_once.load(Ordering::Relaxed) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
-    let taken = tokio::select! {
+    let completed = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                refuse_head(gateway, client, &error);
+                reject_head(gateway, client, &error);
             }
             true
         }
         () = async {
             after_drain(&gateway.process.lifecycle).await;
-            if asked.load(Ordering::Relaxed) {
+            if head_was_read.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
         } => false,
-        () = async { answered.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
+        () = async { response_ready.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let Progress { permit, opened, leaving } = progress.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let RequestProgress { permit, opened, closing } = progress.into_inner().unwrap_or_else(PoisonError::into_inner);
     drop(permit);
-    let taken = match opened {
-        Some(opened) if taken => Taken::Opened(Box::new(opened)),
+    let outcome = match opened {
+        Some(opened) if completed => RequestOutcome::Upgraded(Box::new(opened)),
         Some(opened) => {
             upgrade::log_answer_not_taken(gateway, client, &opened);
             drop(opened);
-            Taken::Refused(door.handshakes.leave(client))
+            RequestOutcome::Rejected(config.pending_limit.closing(client))
         }
-        None if leaving.is_none() && !hurries.load(Ordering::Relaxed) => Taken::Refused(door.handshakes.leave(client)),
-        None => Taken::Refused(leaving),
+        None if closing.is_none() && !closes_at_once.load(Ordering::Relaxed) => {
+            RequestOutcome::Rejected(config.pending_limit.closing(client))
+        }
+        None => RequestOutcome::Rejected(closing),
     };
-    let (stream, early) = io.into_inner().into_parts(read_buf);
-    (stream, early, taken)
+    let (stream, read_ahead) = io.into_inner().into_parts(read_buf);
+    (stream, read_ahead, outcome)
 }
 
-fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+fn lock(progress: &Mutex<RequestProgress>) -> MutexGuard<'_, RequestProgress> {
     progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -216,7 +223,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// What is no request was answered by hyper, or not at all; here it is logged.
-fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
         // A head that was begun is charged, whether or not its end comes.
         if error.is_incomplete_message() || error.is_timeout() {
@@ -230,16 +237,16 @@ fn refuse_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));
-    let refused = Refused { detail: Some(&detail), ..Refused::new(rejection, request_id, client) };
-    gateway.refusals.log(&refused, gateway.process.sessions.identities(), clock::now());
+    let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
+    gateway.rejections.log(&event, gateway.process.sessions.identities(), clock::now());
 }
 
-type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
+type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
 
 /// Lets a client read its refusal before the connection closes. Without a place to leave the connection closes at once, and
 /// the client may see a reset instead if it sent more than its request.
-async fn linger(mut stream: ClientStream, leaving: Option<Leaving>) {
-    let leaves = leaving.is_some();
+async fn linger(mut stream: ClientStream, closing: Option<ClosingPermit>) {
+    let has_permit = closing.is_some();
     let mut reading = pin!(async {
         stream.shutdown().await?;
         let (mut ignored, mut total) = ([0; 1024], 0);
@@ -254,7 +261,7 @@ async fn linger(mut stream: ClientStream, leaving: Option<Leaving>) {
         io::Result::Ok(())
     });
     // Whatever goes wrong now, the client has had its answer.
-    if leaves {
+    if has_permit {
         let _ = timeout(LINGER, reading).await;
     } else {
         poll_fn(|cx| {

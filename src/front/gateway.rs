@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::policy::admission::Policy;
 use crate::relay::Process;
-use crate::telemetry::refusals::Refusals;
+use crate::telemetry::rejections::RejectionLog;
 use crate::upstream::Pool;
 
 /// What all connections share.
@@ -15,7 +15,7 @@ pub struct Gateway {
     /// Where they go; a route's upstream is a place in it.
     pub pools: Vec<Pool>,
     /// The log of refusals.
-    pub refusals: Refusals,
+    pub rejections: RejectionLog,
     /// The phase of the process, and the log of sessions.
     pub process: Arc<Process>,
     /// What a browser gets that asks for `/` without wanting a WebSocket; only the demo has one.

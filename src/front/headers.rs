@@ -9,15 +9,15 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::policy::admission::Admission;
-use crate::policy::claims::name_as_read;
+use crate::policy::claims::canonical_header_name;
 use crate::policy::credential;
-use crate::policy::header_names::Class;
+use crate::policy::header_names::HeaderClass;
 use crate::policy::route::Auth;
 use crate::ws::handshake::{self, Opening};
 
 /// Headers of an answer that hold for everything at the origin, over more than the connection. The origin is Tollgate's:
 /// an upstream knows neither what else is served there nor how.
-const OF_THE_ORIGIN: [&str; 8] = [
+const ORIGIN_WIDE: [&str; 8] = [
     "alt-svc",
     "clear-site-data",
     "expect-ct",
@@ -30,7 +30,7 @@ const OF_THE_ORIGIN: [&str; 8] = [
 
 /// What an upstream is told of a request beside what the client sent.
 #[derive(Debug)]
-pub struct Via<'a> {
+pub struct UpstreamHeaders<'a> {
     /// The client's address.
     pub address: IpAddr,
     /// The id of this request.
@@ -45,7 +45,12 @@ pub struct Via<'a> {
 
 /// The headers of the request to the upstream, written anew: first the client's are thinned out, then ours are added,
 /// so that nothing a client names in `Connection` can take away what we say.
-pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admission, via: &Via<'_>) -> HeaderMap {
+pub fn to_upstream(
+    client: &HeaderMap,
+    opening: &Opening<'_>,
+    admission: &Admission,
+    added: &UpstreamHeaders<'_>,
+) -> HeaderMap {
     let route = admission.route();
     // An empty port is the default port, and is left out (RFC 3986 section 6.2.3).
     let authority = opening.authority.strip_suffix(':').unwrap_or(opening.authority);
@@ -53,13 +58,13 @@ pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admiss
     if let Auth::Token(verifier) = &route.auth {
         credential::strip_headers(&verifier.sources, &mut headers);
     }
-    let of_claims: Vec<String> = route.forward_claims.iter().map(|(_, claim)| name_as_read(claim)).collect();
+    let of_claims: Vec<String> = route.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
     retain(&mut headers, |name| {
-        let read = name_as_read(name);
-        let passes = match Class::of(&read) {
-            Class::Plain => true,
-            Class::Trusted => route.pass_headers.contains(name),
-            Class::Written | Class::HopByHop => false,
+        let read = canonical_header_name(name);
+        let passes = match HeaderClass::of(&read) {
+            HeaderClass::Plain => true,
+            HeaderClass::Trusted => route.pass_headers.contains(name),
+            HeaderClass::Written | HeaderClass::HopByHop => false,
         };
         passes && !of_claims.contains(&read)
     });
@@ -69,18 +74,18 @@ pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admiss
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
     let host = route.upstream_host.clone().or_else(|| HeaderValue::from_str(authority).ok());
     insert(&mut headers, &HOST, host);
-    insert(&mut headers, &SEC_WEBSOCKET_KEY, HeaderValue::from_str(via.key).ok());
-    insert_list(&mut headers, &SEC_WEBSOCKET_PROTOCOL, via.protocols);
-    insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, via.extensions);
+    insert(&mut headers, &SEC_WEBSOCKET_KEY, HeaderValue::from_str(added.key).ok());
+    insert_list(&mut headers, &SEC_WEBSOCKET_PROTOCOL, added.protocols);
+    insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, added.extensions);
 
-    let address = via.address.to_canonical();
+    let address = added.address.to_canonical();
     let forwarded = format!("for={};host={};proto=https", forwarded_node(address), quoted(authority));
     insert(&mut headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
     let named = |name| HeaderName::from_static(name);
     insert(&mut headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
     insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
     insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
-    insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(via.request_id).ok());
+    insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(added.request_id).ok());
     for (name, value) in admission.claim_headers() {
         headers.insert(name.clone(), value.clone());
     }
@@ -90,9 +95,7 @@ pub fn to_upstream(client: &HeaderMap, opening: &Opening<'_>, admission: &Admiss
 /// The headers of an upstream's 101 that are for the client. The handshake's own are written by us.
 pub fn to_client(upstream: &HeaderMap) -> HeaderMap {
     let mut headers = end_to_end(upstream);
-    retain(&mut headers, |name| {
-        !name.as_str().starts_with("sec-websocket-") && !OF_THE_ORIGIN.contains(&name.as_str())
-    });
+    retain(&mut headers, |name| !name.as_str().starts_with("sec-websocket-") && !ORIGIN_WIDE.contains(&name.as_str()));
     headers
 }
 
@@ -121,12 +124,12 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
             kept.remove(name);
         }
     }
-    retain(&mut kept, |name| Class::of(&name_as_read(name)) != Class::HopByHop);
+    retain(&mut kept, |name| HeaderClass::of(&canonical_header_name(name)) != HeaderClass::HopByHop);
     kept
 }
 
-fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
-    let dropped: Vec<HeaderName> = headers.keys().filter(|name| !keep(name)).cloned().collect();
+fn retain(headers: &mut HeaderMap, run_pacer: impl Fn(&HeaderName) -> bool) {
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| !run_pacer(name)).cloned().collect();
     for name in dropped {
         headers.remove(name);
     }
@@ -194,7 +197,7 @@ mod tests {
 
     #[test]
     fn an_answer_says_nothing_of_the_whole_origin() {
-        let mut lines: Vec<_> = OF_THE_ORIGIN.iter().map(|name| (*name, "x")).collect();
+        let mut lines: Vec<_> = ORIGIN_WIDE.iter().map(|name| (*name, "x")).collect();
         lines.push(("set-cookie", "a=b"));
         for kept in [to_client(&headers(&lines)), to_refused_client(StatusCode::FORBIDDEN, &headers(&lines))] {
             assert_eq!(kept, headers(&[("set-cookie", "a=b")]));
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_refusal_keeps_what_would_do() {
-        let asked = headers(&[
+        let summary = headers(&[
             ("connection", "Upgrade, close, keep-alive, sec-websocket-version"),
             ("upgrade", "websocket"),
             ("sec-websocket-version", "13, 8"),
@@ -217,9 +220,9 @@ mod tests {
         let always = [("retry-after", "7"), ("www-authenticate", "Basic"), ("allow", "GET")];
         let with = |more: &[(&'static str, &'static str)]| headers(&[&always, more].concat());
         let version = ("sec-websocket-version", "13, 8");
-        assert_eq!(to_refused_client(StatusCode::BAD_REQUEST, &asked), with(&[version]));
+        assert_eq!(to_refused_client(StatusCode::BAD_REQUEST, &summary), with(&[version]));
         let upgrade = [version, ("upgrade", "websocket"), ("connection", "Upgrade")];
-        assert_eq!(to_refused_client(StatusCode::UPGRADE_REQUIRED, &asked), with(&upgrade));
+        assert_eq!(to_refused_client(StatusCode::UPGRADE_REQUIRED, &summary), with(&upgrade));
         let bare = to_refused_client(StatusCode::UPGRADE_REQUIRED, &headers(&[("retry-after", "7")]));
         assert_eq!(bare, headers(&[("retry-after", "7")]));
     }

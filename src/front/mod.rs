@@ -1,6 +1,6 @@
 //! A connection from its accept to its session: the TLS handshake, one request, its answer.
 
-pub mod listener_config;
+pub mod connection_config;
 pub mod gateway;
 pub mod headers;
 mod request_stream;

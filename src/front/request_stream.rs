@@ -29,7 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) struct RequestStream<'a, S> {
     stream: S,
     /// Whether hyper has given out the request. Up to then it gets what it asks for.
-    asked: &'a AtomicBool,
+    summary: &'a AtomicBool,
     head: Head,
     behind: Vec<u8>,
     /// Whether the client has closed its direction, which no read shows while bytes before that are unread.
@@ -52,10 +52,10 @@ enum Head {
 }
 
 impl<'a, S> RequestStream<'a, S> {
-    pub(super) fn new(stream: S, asked: &'a AtomicBool, is_closed: fn(&S) -> bool) -> Self {
+    pub(super) fn new(stream: S, summary: &'a AtomicBool, is_closed: fn(&S) -> bool) -> Self {
         Self {
             stream,
-            asked,
+            summary,
             head: Head::Blank,
             behind: Vec::new(),
             is_closed,
@@ -121,7 +121,7 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.asked.load(Ordering::Relaxed) {
+        if this.summary.load(Ordering::Relaxed) {
             return this.poll_end(cx);
         }
         if !this.behind.is_empty() {
@@ -168,8 +168,8 @@ mod tests {
     /// What hyper gets of these bytes up to the moment in which it has the request, with a read for each so many bytes; and
     /// what is kept behind it.
     fn split(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<u8>) {
-        let asked = AtomicBool::new(false);
-        let mut stream = RequestStream::new(bytes, &asked, |_| false);
+        let summary = AtomicBool::new(false);
+        let mut stream = RequestStream::new(bytes, &summary, |_| false);
         let mut got = Vec::new();
         while stream.head != Head::Ended {
             let mut part = vec![0; step];
@@ -178,7 +178,7 @@ mod tests {
             assert!(!buf.filled().is_empty(), "the stream ends within the head");
             got.extend_from_slice(buf.filled());
         }
-        asked.store(true, Ordering::Relaxed);
+        summary.store(true, Ordering::Relaxed);
         let mut none = [0; 64];
         let mut buf = ReadBuf::new(&mut none);
         // The end of the stream is seen although there is something unread.
@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn what_is_no_end_to_hyper_is_given_to_it() {
-        let asked = AtomicBool::new(false);
+        let summary = AtomicBool::new(false);
         let bytes = b"GET / HTTP/1.1\r\n\r\nmore";
-        let mut stream = RequestStream::new(&bytes[..], &asked, |_| false);
+        let mut stream = RequestStream::new(&bytes[..], &summary, |_| false);
         let (mut got, mut part) = (Vec::new(), [0; 100]);
         for _ in 0..2 {
             let mut buf = ReadBuf::new(&mut part);
@@ -221,13 +221,13 @@ mod tests {
     fn what_is_kept_is_bounded_and_a_client_that_left_is_noticed_all_the_same() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let asked = AtomicBool::new(true);
+        let summary = AtomicBool::new(true);
         let bytes = vec![b'x'; 1 << 20];
         let (mut none, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
-        let mut stream = RequestStream::new(&bytes[..], &asked, |_| false);
+        let mut stream = RequestStream::new(&bytes[..], &summary, |_| false);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
         assert_eq!(stream.behind.len(), BEHIND_MAX_BYTES);
-        let mut stream = RequestStream::new(&bytes[..], &asked, |_| true);
+        let mut stream = RequestStream::new(&bytes[..], &summary, |_| true);
         let mut buf = ReadBuf::new(&mut none);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_ready() && buf.filled().is_empty());
     }

@@ -14,24 +14,24 @@ use http_body_util::{Empty, Full};
 use hyper::body::{Bytes, Incoming};
 
 use super::gateway::Gateway;
-use super::headers::{self, Via};
-use crate::policy::admission::{Admission, Facts};
+use super::headers::{self, UpstreamHeaders};
+use crate::policy::admission::{Admission, RequestFacts};
 use crate::policy::credential;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::route::Auth;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Phase;
-use crate::session::{Session, Terms};
-use crate::telemetry::refusals::Refused;
-use crate::telemetry::request::{Asked, KeptAsked, RequestId};
-use crate::upstream::open::Answered;
+use crate::session::{Session, SessionConfig};
+use crate::telemetry::rejections::RejectionEvent;
+use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
+use crate::upstream::open::UpstreamResponse;
 use crate::upstream::{AskError, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
 
 /// A session whose 101 is on its way.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedSession {
     /// The leave to relay.
     pub admission: Admission,
     /// The session, from its first byte on.
@@ -39,13 +39,13 @@ pub struct Opened {
     /// The upstream's end of it.
     pub upstream: UpstreamStream,
     /// What the upstream sent behind its 101.
-    pub early: Bytes,
+    pub read_ahead: Bytes,
     /// The server, as the configuration has it.
     pub server: Arc<str>,
     /// The id of the request.
     pub request_id: RequestId,
     /// What it asked for.
-    pub asked: KeptAsked,
+    pub summary: OwnedRequestSummary,
 }
 
 /// Answers a request: with a session if it may have one.
@@ -53,65 +53,65 @@ pub async fn answer(
     gateway: &Gateway,
     client: IpAddr,
     request: &Request<Incoming>,
-) -> (Response<Full<Bytes>>, Option<Opened>) {
-    if let Some(page) = gateway.page.as_deref().filter(|_| asks_for_page(request)) {
+) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
+    if let Some(page) = gateway.page.as_deref().filter(|_| requests_page(request)) {
         return (page_response(page), None);
     }
     let request_id = RequestId(u128::from_be_bytes(random()));
-    let asked = asked(request);
-    match upgrade(gateway, client, request, request_id, asked).await {
+    let summary = summary(request);
+    match upgrade(gateway, client, request, request_id, summary).await {
         Ok((response, opened)) => (response, Some(opened)),
-        Err(refusal) => {
-            let refused = Refused {
-                rejection: refusal.rejected.rejection,
+        Err(response) => {
+            let refused = RejectionEvent {
+                rejection: response.rejected.rejection,
                 request_id,
                 client,
-                asked,
-                route: refusal.rejected.route.as_deref(),
-                subject: refusal.rejected.subject.as_deref(),
-                claim: refusal.rejected.claim.as_deref(),
-                upstream: refusal.upstream.as_deref(),
-                server: refusal.server.as_deref(),
-                detail: refusal.detail.as_deref(),
+                summary,
+                route: response.rejected.route.as_deref(),
+                subject: response.rejected.subject.as_deref(),
+                claim: response.rejected.claim.as_deref(),
+                upstream: response.upstream.as_deref(),
+                server: response.server.as_deref(),
+                detail: response.detail.as_deref(),
             };
-            gateway.refusals.log(&refused, gateway.process.sessions.identities(), clock::now());
-            (refusal.into_response(), None)
+            gateway.rejections.log(&refused, gateway.process.sessions.identities(), clock::now());
+            (response.into_response(), None)
         }
     }
 }
 
 /// The parts of a request that the log shows. Its host is that of its target, if that is absolute, as it is for the policy.
-fn asked(request: &Request<Incoming>) -> Asked<'_> {
+fn summary(request: &Request<Incoming>) -> RequestSummary<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
     // A name and a password before the host are a client's secret, and make no host.
     let host = host.map(|host| host.rsplit('@').next().unwrap_or(host));
-    Asked::new(host, Some(request.uri().path()), header(ORIGIN))
+    RequestSummary::new(host, Some(request.uri().path()), header(ORIGIN))
 }
 
 /// An admitted request that waits for its upstream. If it is dropped before that has answered, the client has left, or the
 /// process cuts off what is still open; the log gets its line all the same.
-struct Waiting<'a> {
+struct PendingRequest<'a> {
     gateway: &'a Gateway,
     client: IpAddr,
     request_id: RequestId,
-    asked: Asked<'a>,
+    summary: RequestSummary<'a>,
     admission: &'a Admission,
     upstream: &'a str,
     answered: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         if self.answered {
             return;
         }
-        let cut = self.gateway.process.lifecycle.phase() == Phase::Cut;
-        let refused = Refused {
-            rejection: if cut { Rejection::Draining } else { Rejection::ClientGone },
+        let aborted = self.gateway.process.lifecycle.phase() == Phase::Aborted;
+        let refused = RejectionEvent {
+            rejection: if aborted { Rejection::Draining } else { Rejection::ClientGone },
             request_id: self.request_id,
             client: self.client,
-            asked: self.asked,
+            summary: self.summary,
             route: Some(&self.admission.route().name),
             subject: self.admission.subject(),
             claim: None,
@@ -119,17 +119,17 @@ impl Drop for Waiting<'_> {
             server: None,
             detail: Some("no answer of the upstream yet"),
         };
-        self.gateway.refusals.log(&refused, self.gateway.process.sessions.identities(), clock::now());
+        self.gateway.rejections.log(&refused, self.gateway.process.sessions.identities(), clock::now());
     }
 }
 
 /// Logs a session that ended before it began: the client did not take its 101 in time.
-pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &Opened) {
-    let refused = Refused {
+pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+    let refused = RejectionEvent {
         rejection: Rejection::ClientGone,
         request_id: opened.request_id,
         client,
-        asked: opened.asked.asked(),
+        summary: opened.summary.summary(),
         route: Some(&opened.admission.route().name),
         subject: opened.admission.subject(),
         claim: None,
@@ -137,7 +137,7 @@ pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &Opened) 
         server: Some(&opened.server),
         detail: Some("the client did not take the 101 in time"),
     };
-    gateway.refusals.log(&refused, gateway.process.sessions.identities(), clock::now());
+    gateway.rejections.log(&refused, gateway.process.sessions.identities(), clock::now());
 }
 
 async fn upgrade(
@@ -145,69 +145,78 @@ async fn upgrade(
     client: IpAddr,
     request: &Request<Incoming>,
     request_id: RequestId,
-    asked: Asked<'_>,
-) -> Result<(Response<Full<Bytes>>, Opened), Refusal> {
+    summary: RequestSummary<'_>,
+) -> Result<(Response<Full<Bytes>>, OpenedSession), RejectedUpgrade> {
     // (a) What it asks. The address is charged first, whatever that is.
     gateway.policy.charge(client, clock::now())?;
     let (uri, headers) = (request.uri(), request.headers());
     let opening = Opening::parse(request.method(), uri, request.version(), headers).map_err(Rejection::Opening)?;
 
     // (b) Whether it may.
-    let facts = Facts { opening: &opening, headers, address: client };
+    let facts = RequestFacts { opening: &opening, headers, address: client };
     let admission = gateway.policy.admit(&facts, clock::both())?;
-    let refuse = |rejection| {
+    let reject = |rejection| {
         let route = Some(Arc::clone(&admission.route().name));
-        Refusal::from(Rejected { route, subject: admission.subject().map(Arc::from), ..Rejected::from(rejection) })
+        RejectedUpgrade::from(Rejected {
+            route,
+            subject: admission.subject().map(Arc::from),
+            ..Rejected::from(rejection)
+        })
     };
 
     // (c) What the upstream is asked.
     let route = admission.route();
-    let pool = gateway.pools.get(route.upstream.0).ok_or_else(|| refuse(Rejection::Unreachable))?;
-    let refuse = |rejection| Refusal { upstream: Some(Arc::clone(&pool.upstream().name)), ..refuse(rejection) };
+    let pool = gateway.pools.get(route.upstream.0).ok_or_else(|| reject(Rejection::Unreachable))?;
+    let reject = |rejection| RejectedUpgrade { upstream: Some(Arc::clone(&pool.upstream().name)), ..reject(rejection) };
     let (protocols, marker) = match &route.auth {
         Auth::Token(verifier) => credential::strip_protocols(&verifier.sources, &opening.protocols),
-        Auth::Open => (opening.protocols.clone(), None),
+        Auth::None => (opening.protocols.clone(), None),
     };
     let extensions = if route.limits.allow_compression() { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
-    let via =
-        Via { address: client, request_id: &request_id.to_string(), key: &key, protocols: &protocols, extensions };
+    let added = UpstreamHeaders {
+        address: client,
+        request_id: &request_id.to_string(),
+        key: &key,
+        protocols: &protocols,
+        extensions,
+    };
     let mut upstream_request = Request::new(Empty::new());
     *upstream_request.uri_mut() = target(&pool.upstream().base_path, &opening, &route.auth)
-        .ok_or_else(|| refuse(Rejection::Opening(OpeningError::Target)))?;
-    *upstream_request.headers_mut() = headers::to_upstream(headers, &opening, &admission, &via);
+        .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
+    *upstream_request.headers_mut() = headers::to_upstream(headers, &opening, &admission, &added);
 
     // (d) What it answers.
-    let mut waiting = Waiting {
+    let mut pending = PendingRequest {
         gateway,
         client,
         request_id,
-        asked,
+        summary,
         admission: &admission,
         upstream: &pool.upstream().name,
         answered: false,
     };
     let answered = pool.ask(&admission, upstream_request).await;
-    waiting.answered = true;
-    drop(waiting);
+    pending.answered = true;
+    drop(pending);
     let (answered, server) = answered.map_err(|AskError { rejection, server, detail }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
-        Refusal { server, detail, ..refuse(rejection) }
+        RejectedUpgrade { server, detail, ..reject(rejection) }
     })?;
-    let fail = |rejection| Refusal { server: Some(Arc::clone(&server)), ..refuse(rejection) };
-    let (head, stream, early) = match answered {
-        Answered::Switched { head, stream, early } => (head, stream, early),
-        Answered::Refused(response) => {
+    let reject_of_server = |rejection| RejectedUpgrade { server: Some(Arc::clone(&server)), ..reject(rejection) };
+    let (head, stream, read_ahead) = match answered {
+        UpstreamResponse::Switched { head, stream, read_ahead } => (head, stream, read_ahead),
+        UpstreamResponse::NotSwitched(response) => {
             let rejection = Rejection::UpstreamStatus(response.status());
-            return Err(Refusal { response: Some(response), ..fail(rejection) });
+            return Err(RejectedUpgrade { response: Some(response), ..reject_of_server(rejection) });
         }
     };
     let answer = Answer::parse(head.status(), head.version(), head.headers(), &key, &protocols, extensions)
-        .map_err(|error| fail(Rejection::Answer(error)))?;
+        .map_err(|error| reject_of_server(Rejection::Answer(error)))?;
 
     // (e) The 101.
-    let response = switching(&opening, &answer, marker, head.headers());
-    let terms = Terms {
+    let response = switching_protocols(&opening, &answer, marker, head.headers());
+    let terms = SessionConfig {
         limits: Arc::clone(&route.limits),
         messages: admission.messages().cloned(),
         expires: admission.expires(),
@@ -215,8 +224,8 @@ async fn upgrade(
         ping_tag: random(),
     };
     let session = Session::new(terms, clock::now());
-    let asked = asked.keep();
-    let opened = Opened { session, upstream: stream, early, server, request_id, asked, admission };
+    let summary = summary.keep();
+    let opened = OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, admission };
     Ok((response, opened))
 }
 
@@ -224,13 +233,13 @@ async fn upgrade(
 fn target(base_path: &str, opening: &Opening<'_>, auth: &Auth) -> Option<Uri> {
     let query = match auth {
         Auth::Token(verifier) => credential::strip_query(&verifier.sources, opening.query),
-        Auth::Open => opening.query.map(str::to_owned),
+        Auth::None => opening.query.map(str::to_owned),
     };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     format!("{base_path}{}{query}", opening.path).parse().ok()
 }
 
-fn switching(
+fn switching_protocols(
     opening: &Opening<'_>,
     answer: &Answer<'_>,
     marker: Option<&str>,
@@ -258,7 +267,7 @@ fn switching(
 
 /// A request that gets no session.
 #[derive(Debug)]
-struct Refusal {
+struct RejectedUpgrade {
     rejected: Rejected,
     /// The upstream, if it was one that was asked.
     upstream: Option<Arc<str>>,
@@ -270,13 +279,13 @@ struct Refusal {
     response: Option<Response<Bytes>>,
 }
 
-impl<T: Into<Rejected>> From<T> for Refusal {
+impl<T: Into<Rejected>> From<T> for RejectedUpgrade {
     fn from(rejected: T) -> Self {
         Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None }
     }
 }
 
-impl Refusal {
+impl RejectedUpgrade {
     /// One request a connection: what follows a refusal on the same connection is nothing that a client needs, and
     /// what is never read cannot be smuggled.
     fn into_response(self) -> Response<Full<Bytes>> {
@@ -293,18 +302,18 @@ impl Refusal {
             *response.headers_mut() = headers::to_refused_client(head.status, &head.headers);
             return response;
         }
-        let refusal = self.rejected.rejection.refusal();
-        let mut response = Response::new(Full::from(refusal.body));
-        *response.status_mut() = refusal.status;
+        let error = self.rejected.rejection.response();
+        let mut response = Response::new(Full::from(error.body));
+        *response.status_mut() = error.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if let Some(seconds) = refusal.retry_after_secs {
+        if let Some(seconds) = error.retry_after_secs {
             headers.insert(RETRY_AFTER, seconds.into());
         }
-        if refusal.status == StatusCode::UNAUTHORIZED {
+        if error.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(self.rejected.rejection)));
         }
-        if refusal.status == StatusCode::UPGRADE_REQUIRED {
+        if error.status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
@@ -321,7 +330,7 @@ fn challenge(rejection: Rejection) -> &'static str {
     }
 }
 
-fn asks_for_page(request: &Request<Incoming>) -> bool {
+fn requests_page(request: &Request<Incoming>) -> bool {
     request.method() == Method::GET && request.uri().path() == "/" && !request.headers().contains_key(UPGRADE)
 }
 

@@ -24,7 +24,7 @@ use crate::ws::handshake::Opening;
 
 /// One reading of both clocks: the one for spans, and the one that tokens go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
+pub struct Clocks {
     /// Monotonic time.
     pub instant: Instant,
     /// Time since the Unix epoch.
@@ -33,7 +33,7 @@ pub struct Now {
 
 /// What is known of a request when it asks for a session.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub struct RequestFacts<'a> {
     /// Its opening handshake.
     pub opening: &'a Opening<'a>,
     /// Its headers.
@@ -205,7 +205,7 @@ impl Policy {
     ///
     /// # Errors
     /// The first rule that the request does not meet.
-    pub fn admit(&self, facts: &Facts<'_>, now: Now) -> Result<Admission, Rejected> {
+    pub fn admit(&self, facts: &RequestFacts<'_>, now: Clocks) -> Result<Admission, Rejected> {
         let opening = facts.opening;
         let host = request_host(opening.authority).ok_or(Rejection::Host)?;
         let path = Path::parse(opening.path).map_err(Rejection::Path)?;
@@ -281,7 +281,7 @@ impl Policy {
     }
 }
 
-fn authenticate(route: &Route, facts: &Facts<'_>, unix_now: Duration) -> Result<Option<Claims>, Rejection> {
+fn authenticate(route: &Route, facts: &RequestFacts<'_>, unix_now: Duration) -> Result<Option<Claims>, Rejection> {
     let Auth::Token(verifier) = &route.auth else { return Ok(None) };
     let opening = facts.opening;
     let token = credential::find(&verifier.sources, facts.headers, opening.query, &opening.protocols)
@@ -307,7 +307,7 @@ fn claim_headers<'a>(
 }
 
 /// When the token's time is over, with the leeway that let it in. A time beyond what the clock can hold never comes.
-fn deadline(claims: &Claims, route: &Route, now: Now) -> Option<Instant> {
+fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
     let Auth::Token(verifier) = &route.auth else { return None };
     let left = claims.expires().saturating_add(verifier.leeway).saturating_sub(now.unix);
     now.instant.checked_add(left)

@@ -56,12 +56,12 @@ impl fmt::Debug for Claims {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
     claim: String,
-    value: Vec<Piece>,
+    value: Vec<TemplatePart>,
 }
 
 /// A part of a required value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
+enum TemplatePart {
     Text(String),
     Placeholder(String),
 }
@@ -98,7 +98,7 @@ impl Requirement {
         if claim.is_empty() {
             return Err(RequirementError::EmptyClaim);
         }
-        Ok(Self { claim: claim.to_owned(), value: pieces(value)? })
+        Ok(Self { claim: claim.to_owned(), value: template_parts(value)? })
     }
 
     /// The name of the claim.
@@ -109,8 +109,8 @@ impl Requirement {
     /// The placeholders that it needs.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.value.iter().filter_map(|piece| match piece {
-            Piece::Placeholder(name) => Some(name.as_str()),
-            Piece::Text(_) => None,
+            TemplatePart::Placeholder(name) => Some(name.as_str()),
+            TemplatePart::Text(_) => None,
         })
     }
 
@@ -132,9 +132,9 @@ impl Requirement {
     }
 
     fn fill<'a>(&'a self, params: &'a Params) -> Option<String> {
-        let filled = |piece: &'a Piece| match piece {
-            Piece::Text(text) => Some(text.as_str()),
-            Piece::Placeholder(name) => params.get(name),
+        let filled = |piece: &'a TemplatePart| match piece {
+            TemplatePart::Text(header_text) => Some(header_text.as_str()),
+            TemplatePart::Placeholder(name) => params.get(name),
         };
         self.value.iter().map(filled).collect()
     }
@@ -159,8 +159,8 @@ pub fn forward(
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Unforwardable> {
     let mut headers = Vec::new();
     for (claim, name) in rules {
-        let Some(value) = claims.get(claim).filter(|value| says_something(value)) else { continue };
-        let value = text(value).and_then(|text| header_value(&text)).ok_or(Unforwardable)?;
+        let Some(value) = claims.get(claim).filter(|value| has_value(value)) else { continue };
+        let value = header_text(value).and_then(|header_text| header_value(&header_text)).ok_or(Unforwardable)?;
         headers.push((name.clone(), value));
     }
     Ok(headers)
@@ -168,44 +168,48 @@ pub fn forward(
 
 /// The name of a header as an upstream may read it: many keep headers as variables of an environment (RFC 3875 section
 /// 4.1.18), where names that differ only in what is no letter or digit are the same.
-pub fn name_as_read(name: &HeaderName) -> String {
+pub fn canonical_header_name(name: &HeaderName) -> String {
     let read = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(read).collect()
 }
 
-fn says_something(value: &Claim) -> bool {
+fn has_value(value: &Claim) -> bool {
     match value {
         Claim::Null => false,
-        Claim::Text(text) => !text.is_empty(),
+        Claim::Text(header_text) => !header_text.is_empty(),
         Claim::List(values) => !values.is_empty(),
         Claim::Bool(_) | Claim::Number(_) | Claim::Nested | Claim::Malformed => true,
     }
 }
 
-fn pieces(value: &str) -> Result<Vec<Piece>, RequirementError> {
-    let mut pieces = Vec::new();
+fn template_parts(value: &str) -> Result<Vec<TemplatePart>, RequirementError> {
+    let mut template_parts = Vec::new();
     let mut rest = value;
-    while let Some((text, after)) = rest.split_once('{') {
+    while let Some((header_text, after)) = rest.split_once('{') {
         let (name, after) = after.split_once('}').ok_or(RequirementError::UnbalancedBraces)?;
         let is_name = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
         if name.is_empty() || !name.chars().all(is_name) {
             return Err(RequirementError::PlaceholderName);
         }
-        pieces.push(text_piece(text)?);
-        pieces.push(Piece::Placeholder(name.to_owned()));
+        template_parts.push(text_part(header_text)?);
+        template_parts.push(TemplatePart::Placeholder(name.to_owned()));
         rest = after;
     }
-    pieces.push(text_piece(rest)?);
-    pieces.retain(|piece| *piece != Piece::Text(String::new()));
-    Ok(pieces)
+    template_parts.push(text_part(rest)?);
+    template_parts.retain(|piece| *piece != TemplatePart::Text(String::new()));
+    Ok(template_parts)
 }
 
-fn text_piece(text: &str) -> Result<Piece, RequirementError> {
-    if text.contains('}') { Err(RequirementError::UnbalancedBraces) } else { Ok(Piece::Text(text.to_owned())) }
+fn text_part(header_text: &str) -> Result<TemplatePart, RequirementError> {
+    if header_text.contains('}') {
+        Err(RequirementError::UnbalancedBraces)
+    } else {
+        Ok(TemplatePart::Text(header_text.to_owned()))
+    }
 }
 
 /// A claim as the text of a header, if it can be one.
-fn text(value: &Claim) -> Option<Cow<'_, str>> {
+fn header_text(value: &Claim) -> Option<Cow<'_, str>> {
     match value {
         Claim::List(values) => {
             // An element with a comma in it would reach the upstream as two.
@@ -216,12 +220,14 @@ fn text(value: &Claim) -> Option<Cow<'_, str>> {
     }
 }
 
-fn header_value(text: &str) -> Option<HeaderValue> {
-    let fits = !text.is_empty() && text.len() <= MAX_FORWARD_BYTES && text.trim_matches(' ') == text;
-    if !fits || !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+fn header_value(header_text: &str) -> Option<HeaderValue> {
+    let fits = !header_text.is_empty()
+        && header_text.len() <= MAX_FORWARD_BYTES
+        && header_text.trim_matches(' ') == header_text;
+    if !fits || !header_text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return None;
     }
-    let mut value = HeaderValue::from_str(text).ok()?;
+    let mut value = HeaderValue::from_str(header_text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }

@@ -1,6 +1,6 @@
 //! Which headers of a client an upstream may see, by their names.
 //!
-//! A name is judged as an upstream may read it, see [`name_as_read`](super::claims::name_as_read).
+//! A name is judged as an upstream may read it, see [`canonical_header_name`](super::claims::canonical_header_name).
 
 /// Headers that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
 /// `HTTP2-Settings` would ask for another upgrade (RFC 9113 section 3.1).
@@ -158,7 +158,7 @@ const TRUSTED_PREFIXES: [&str; 40] = [
 
 /// What a name says of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub enum HeaderClass {
     /// It concerns one connection only.
     HopByHop,
     /// Tollgate writes it into every request to an upstream.
@@ -169,8 +169,8 @@ pub enum Class {
     Plain,
 }
 
-impl Class {
-    /// The class of a name, as [`name_as_read`](super::claims::name_as_read) gives it.
+impl HeaderClass {
+    /// The class of a name, as [`canonical_header_name`](super::claims::canonical_header_name) gives it.
     pub fn of(read: &str) -> Self {
         let bare = read.strip_prefix("x-").unwrap_or(read);
         if HOP_BY_HOP.contains(&read) {
@@ -189,22 +189,35 @@ impl Class {
 mod tests {
     use http::HeaderName;
 
-    use super::super::claims::name_as_read;
+    use super::super::claims::canonical_header_name;
     use super::*;
 
     #[test]
     fn names_are_judged_as_an_upstream_may_read_them() {
         let table = [
-            (Class::Trusted, &["X-Original-URL", "x_original_url", "X.HTTP~Method_Override", "Proxy", "Expect"][..]),
-            (Class::Trusted, &["CF_Connecting_IPv6", "X-Real-IP", "X-Forwarded-User", "X_Forwarded", "Client-IP"]),
-            (Class::Written, &["Host", "X-Forwarded_For", "X.Request.Id", "Sec_WebSocket_Key", "Sec-WebSocket-Later"]),
-            (Class::HopByHop, &["TE", "Keep_Alive", "Connection", "Proxy-Authorization"]),
-            (Class::Plain, &["Cookie", "User-Agent", "Origin", "Authorization", "X-Requested-With", "X-Api-Key"]),
-            (Class::Plain, &["X-CSRF-Token", "Proxy-X", "X-Client-Id", "X-Hostname", "Traceparent", "Expected"]),
+            (
+                HeaderClass::Trusted,
+                &["X-Original-URL", "x_original_url", "X.HTTP~Method_Override", "Proxy", "Expect"][..],
+            ),
+            (
+                HeaderClass::Trusted,
+                &["CF_Connecting_IPv6", "X-Real-IP", "X-Forwarded-User", "X_Forwarded", "Client-IP"],
+            ),
+            (
+                HeaderClass::Written,
+                &["Host", "X-Forwarded_For", "X.Request.Id", "Sec_WebSocket_Key", "Sec-WebSocket-Later"],
+            ),
+            (HeaderClass::HopByHop, &["TE", "Keep_Alive", "Connection", "Proxy-Authorization"]),
+            (HeaderClass::Plain, &["Cookie", "User-Agent", "Origin", "Authorization", "X-Requested-With", "X-Api-Key"]),
+            (HeaderClass::Plain, &["X-CSRF-Token", "Proxy-X", "X-Client-Id", "X-Hostname", "Traceparent", "Expected"]),
         ];
         for (class, names) in table {
             for name in names {
-                assert_eq!(Class::of(&name_as_read(&name.parse::<HeaderName>().unwrap())), class, "{name}");
+                assert_eq!(
+                    HeaderClass::of(&canonical_header_name(&name.parse::<HeaderName>().unwrap())),
+                    class,
+                    "{name}"
+                );
             }
         }
     }
@@ -238,27 +251,35 @@ mod tests {
     #[test]
     fn a_name_is_meant_with_and_without_its_x() {
         for name in BELIEVED.split_whitespace() {
-            assert_eq!(Class::of(&name_as_read(&name.parse::<HeaderName>().unwrap())), Class::Trusted, "{name}");
+            assert_eq!(
+                HeaderClass::of(&canonical_header_name(&name.parse::<HeaderName>().unwrap())),
+                HeaderClass::Trusted,
+                "{name}"
+            );
         }
         for name in TRUSTED.iter().chain(&TRUSTED_PREFIXES) {
             // `Host` and `Forwarded` are written anew, and so is what begins as they do.
-            let bare = Class::of(name);
-            assert!(matches!(bare, Class::Trusted | Class::Written), "{name}");
-            assert_eq!(Class::of(&format!("x-{name}")), Class::Trusted, "x-{name}");
+            let bare = HeaderClass::of(name);
+            assert!(matches!(bare, HeaderClass::Trusted | HeaderClass::Written), "{name}");
+            assert_eq!(HeaderClass::of(&format!("x-{name}")), HeaderClass::Trusted, "x-{name}");
         }
     }
 
     #[test]
     fn ordinary_headers_pass() {
         for name in ORDINARY.split_whitespace() {
-            assert_eq!(Class::of(&name_as_read(&name.parse::<HeaderName>().unwrap())), Class::Plain, "{name}");
+            assert_eq!(
+                HeaderClass::of(&canonical_header_name(&name.parse::<HeaderName>().unwrap())),
+                HeaderClass::Plain,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_tables_hold_names_as_they_are_read() {
         for name in [&HOP_BY_HOP[..], &WRITTEN, &TRUSTED, &TRUSTED_PREFIXES, &[WRITTEN_PREFIX]].concat() {
-            assert_eq!(name_as_read(&name.parse::<HeaderName>().unwrap()), name);
+            assert_eq!(canonical_header_name(&name.parse::<HeaderName>().unwrap()), name);
             assert!(name == WRITTEN_PREFIX || WRITTEN.contains(&name) || !name.starts_with("x-"), "{name}");
         }
     }

@@ -8,7 +8,7 @@ pub mod address;
 pub mod credential;
 pub mod key;
 pub mod members;
-pub mod verified;
+pub mod token_cache;
 pub mod token;
 pub mod claims;
 pub mod header_names;

@@ -57,10 +57,10 @@ pub enum MissingOrigin {
 /// matter, and `*.` before a domain matches its subdomains at any depth, but not the domain itself. Of any other scheme,
 /// such as `chrome-extension://` or `capacitor://`, what follows is compared byte by byte; it may be empty, as in `file://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginPattern(Pattern);
+pub struct OriginPattern(PatternKind);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Pattern {
+enum PatternKind {
     This(Value),
     /// The host is the domain.
     Subdomains(Origin),
@@ -72,17 +72,17 @@ impl OriginPattern {
     #[must_use]
     pub fn is_anyone(&self) -> bool {
         match &self.0 {
-            Pattern::This(Value::Null) => true,
-            Pattern::This(Value::Origin(origin)) => origin.scheme == "file",
-            Pattern::Subdomains(_) => false,
+            PatternKind::This(Value::Null) => true,
+            PatternKind::This(Value::Origin(origin)) => origin.scheme == "file",
+            PatternKind::Subdomains(_) => false,
         }
     }
 
     fn matches(&self, value: &Value) -> bool {
         match (&self.0, value) {
-            (Pattern::This(this), value) => this == value,
-            (Pattern::Subdomains(_), Value::Null) => false,
-            (Pattern::Subdomains(domain), Value::Origin(origin)) => {
+            (PatternKind::This(this), value) => this == value,
+            (PatternKind::Subdomains(_), Value::Null) => false,
+            (PatternKind::Subdomains(domain), Value::Origin(origin)) => {
                 (&origin.scheme, origin.port) == (&domain.scheme, domain.port)
                     && is_subdomain(&origin.host, &domain.host)
             }
@@ -95,7 +95,7 @@ impl FromStr for OriginPattern {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == NULL {
-            return Ok(Self(Pattern::This(Value::Null)));
+            return Ok(Self(PatternKind::This(Value::Null)));
         }
         if text == "*" {
             return Err(OriginPatternError::Every);
@@ -113,9 +113,9 @@ impl FromStr for OriginPattern {
             return Err(OriginPatternError::Path(format!("{scheme}://{authority}").into()));
         }
         match domain {
-            Some(_) if origin.is_name() => Ok(Self(Pattern::Subdomains(origin))),
+            Some(_) if origin.is_name() => Ok(Self(PatternKind::Subdomains(origin))),
             Some(_) => Err(OriginPatternError::Wildcard),
-            None => Ok(Self(Pattern::This(Value::Origin(origin)))),
+            None => Ok(Self(PatternKind::This(Value::Origin(origin)))),
         }
     }
 }

@@ -14,12 +14,12 @@ use super::path::{self, Path, PathError};
 /// for `rest`. Every other segment is a literal, which is decoded as a request's path is, and compared by its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
-    pieces: Vec<Piece>,
+    segments: Vec<SegmentPattern>,
 }
 
 /// What one segment of a path must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
+enum SegmentPattern {
     Literal(Box<str>),
     One(Arc<str>),
     Rest(Arc<str>),
@@ -28,7 +28,7 @@ enum Piece {
 impl PathPattern {
     /// The names of the placeholders, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.pieces.iter().filter_map(Piece::name)
+        self.segments.iter().filter_map(SegmentPattern::name)
     }
 
     /// Whether both patterns match exactly the same paths, whatever their placeholders are called.
@@ -42,16 +42,16 @@ impl PathPattern {
     pub fn matches(&self, path: &Path) -> Option<Params> {
         let mut segments = path.segments();
         let mut values = Vec::new();
-        for piece in &self.pieces {
-            if let Piece::Rest(name) = piece {
+        for piece in &self.segments {
+            if let SegmentPattern::Rest(name) = piece {
                 values.push((Arc::clone(name), segments.join("/")));
                 return Some(Params::new(values));
             }
             let (segment, left) = segments.split_first()?;
             segments = left;
             match piece {
-                Piece::One(name) if !segment.is_empty() => values.push((Arc::clone(name), segment.clone())),
-                Piece::Literal(literal) if **literal == **segment => {}
+                SegmentPattern::One(name) if !segment.is_empty() => values.push((Arc::clone(name), segment.clone())),
+                SegmentPattern::Literal(literal) if **literal == **segment => {}
                 _ => return None,
             }
         }
@@ -61,14 +61,14 @@ impl PathPattern {
     /// By what each segment matches, not by the names. A pattern that ends stands before one that goes on, which
     /// [`Routes`](super::route::Routes) relies on.
     pub(super) fn order(&self, other: &Self) -> Ordering {
-        fn key(piece: &Piece) -> (u8, &str) {
+        fn key(piece: &SegmentPattern) -> (u8, &str) {
             match piece {
-                Piece::Literal(literal) => (0, literal),
-                Piece::One(_) => (1, ""),
-                Piece::Rest(_) => (2, ""),
+                SegmentPattern::Literal(literal) => (0, literal),
+                SegmentPattern::One(_) => (1, ""),
+                SegmentPattern::Rest(_) => (2, ""),
             }
         }
-        self.pieces.iter().map(key).cmp(other.pieces.iter().map(key))
+        self.segments.iter().map(key).cmp(other.segments.iter().map(key))
     }
 }
 
@@ -76,24 +76,24 @@ impl FromStr for PathPattern {
     type Err = PathPatternError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut segments: Vec<SegmentPattern> = Vec::new();
         for segment in path::split(text).map_err(PathPatternError::Path)? {
-            if let Some(Piece::Rest(name)) = pieces.last() {
+            if let Some(SegmentPattern::Rest(name)) = segments.last() {
                 return Err(PathPatternError::RestNotLast(Arc::clone(name)));
             }
-            let piece: Piece = segment.parse()?;
+            let piece: SegmentPattern = segment.parse()?;
             match piece.name() {
-                Some(name) if pieces.iter().any(|earlier| earlier.name() == Some(name)) => {
+                Some(name) if segments.iter().any(|earlier| earlier.name() == Some(name)) => {
                     return Err(PathPatternError::NameTwice(name.into()));
                 }
-                _ => pieces.push(piece),
+                _ => segments.push(piece),
             }
         }
-        Ok(Self { pieces })
+        Ok(Self { segments })
     }
 }
 
-impl Piece {
+impl SegmentPattern {
     fn name(&self) -> Option<&str> {
         match self {
             Self::Literal(_) => None,
@@ -102,7 +102,7 @@ impl Piece {
     }
 }
 
-impl FromStr for Piece {
+impl FromStr for SegmentPattern {
     type Err = PathPatternError;
 
     fn from_str(segment: &str) -> Result<Self, Self::Err> {

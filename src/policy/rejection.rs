@@ -86,7 +86,7 @@ impl From<Rejection> for Rejected {
 
 /// What a client learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// The status of the response.
     pub status: StatusCode,
     /// Its body: one sentence that gives away nothing about the inside of a token or an upstream.
@@ -103,9 +103,9 @@ const CLIENT_GONE: u16 = 499;
 
 impl Rejection {
     /// What the client learns of it.
-    pub fn refusal(self) -> Refusal {
-        let say = |status, body| Refusal { status, body, retry_after_secs: None };
-        let later = |status, body, secs| Refusal { status, body, retry_after_secs: Some(secs) };
+    pub fn response(self) -> ErrorResponse {
+        let say = |status, body| ErrorResponse { status, body, retry_after_secs: None };
+        let later = |status, body, secs| ErrorResponse { status, body, retry_after_secs: Some(secs) };
         match self {
             Self::Head { too_large: true } => say(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ""),
             Self::Head { too_large: false } => say(StatusCode::BAD_REQUEST, ""),

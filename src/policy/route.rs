@@ -93,7 +93,7 @@ pub struct UpstreamId(pub usize);
 #[derive(Debug, Clone)]
 pub enum Auth {
     /// Everybody: the operator wrote `auth = "none"`.
-    Open,
+    None,
     /// The bearer of a token that this verifier accepts.
     Token(Arc<Verifier>),
 }

@@ -18,7 +18,7 @@ use super::claims::Claims;
 use super::credential::TokenSource;
 use super::key::{self, KeySet};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
-use super::verified::{TokenHash, Verified};
+use super::token_cache::{TokenCache, TokenHash};
 
 /// What one `[auth.<name>]` section asks of a token.
 pub struct Verifier {
@@ -33,7 +33,7 @@ pub struct Verifier {
     /// The longest token that is looked at.
     pub max_bytes: usize,
     wanted: Wanted,
-    verified: Verified,
+    token_cache: TokenCache,
 }
 
 /// What a verifier is made of.
@@ -148,7 +148,7 @@ impl Verifier {
         let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
         let wanted = Wanted::new(checked, claims.iter().map(String::as_str).chain(KEPT));
         let leeway = leeway.min(MAX_LEEWAY);
-        Self { sources, keys, algorithms, issuer, audience, leeway, max_bytes, wanted, verified: Verified::new() }
+        Self { sources, keys, algorithms, issuer, audience, leeway, max_bytes, wanted, token_cache: TokenCache::new() }
     }
 
     /// Checks the token at `now`, counted from the Unix epoch. A token that held before is not verified again, but its
@@ -161,7 +161,7 @@ impl Verifier {
             return Err(TokenError::TooLong);
         }
         let hash = TokenHash::of(token);
-        if let Some(members) = self.verified.get(&hash) {
+        if let Some(members) = self.token_cache.get(&hash) {
             return self.check_claims(members, now);
         }
         let payload = self.verify_signature(token)?;
@@ -172,7 +172,7 @@ impl Verifier {
         let members = Arc::new(members);
         let claims = self.check_claims(Arc::clone(&members), now)?;
         let ends = claims.expires().saturating_add(self.leeway);
-        self.verified.insert(hash, members, ends, now);
+        self.token_cache.insert(hash, members, ends, now);
         Ok(claims)
     }
 

@@ -23,13 +23,13 @@ impl Budget {
 }
 
 /// What came of trying to read a side.
-pub(super) enum Pumped {
+pub(super) enum ReadOutcome {
     /// There is nothing to read, and this task wakes when there is.
-    Asleep,
+    Pending,
     /// It is not to be read for now.
-    Held,
+    Paused,
     /// Something was done.
-    Moved,
+    Progress,
     /// The session is over.
     Ended(Outcome),
 }

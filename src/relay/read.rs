@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::Relay;
-use super::budget::{Budget, Pumped};
-use super::port::Stream;
+use super::budget::{Budget, ReadOutcome};
+use super::peer_io::Stream;
 use crate::runtime::clock;
-use crate::session::{Action, Outcome, Side, Step};
+use crate::session::{Action, Outcome, Side, Verdict};
 
 /// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
 const READ_BYTES: usize = 64 * 1024;
@@ -26,49 +26,49 @@ thread_local! {
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Reads once from a side, if the other side can take it, and does what the session says.
-    pub(super) fn pump(&mut self, from: Side, cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Pumped {
-        if self.port(from).is_read_closed() {
-            return Pumped::Held;
+    pub(super) fn read_side(&mut self, from: Side, cx: &mut Context<'_>, now: Instant, budget: &Budget) -> ReadOutcome {
+        if self.peer(from).is_read_closed() {
+            return ReadOutcome::Paused;
         }
-        if self.session.waiting(from) || self.port(from.other()).is_blocked() {
+        if self.session.waiting(from) || self.peer(from.other()).is_blocked() {
             return self.watch(from, cx, now);
         }
-        let port = self.port(from);
-        if std::mem::take(&mut port.judge_kept) {
-            let kept = std::mem::take(&mut port.kept);
-            return match self.judge(from, &kept, cx, now, budget) {
-                Judged::Ended(outcome) => Pumped::Ended(outcome),
-                Judged::UpTo(judged, again) => {
-                    self.port(from).keep_on(kept, judged, again);
-                    Pumped::Moved
+        let peer = self.peer(from);
+        if std::mem::take(&mut peer.reprocess) {
+            let unprocessed = std::mem::take(&mut peer.unprocessed);
+            return match self.process(from, &unprocessed, cx, now, budget) {
+                Processed::Ended(outcome) => ReadOutcome::Ended(outcome),
+                Processed::UpTo(processed, again) => {
+                    self.peer(from).keep_rest(unprocessed, processed, again);
+                    ReadOutcome::Progress
                 }
             };
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let port = self.port(from);
-            let kept = port.kept.len();
-            let read = port.poll_read(cx, scratch);
-            let key_updates = port.take_key_updates();
+            let peer = self.peer(from);
+            let unprocessed = peer.unprocessed.len();
+            let read = peer.poll_read(cx, scratch);
+            let key_updates = peer.take_key_updates();
             if key_updates > 0 {
                 self.session.count_key_updates(key_updates, now);
             }
             match read {
                 // The session judges key updates at once.
-                Poll::Pending if key_updates > 0 => Pumped::Moved,
-                Poll::Pending => Pumped::Asleep,
-                Poll::Ready(Ok(len)) if len > kept => {
+                Poll::Pending if key_updates > 0 => ReadOutcome::Progress,
+                Poll::Pending => ReadOutcome::Pending,
+                Poll::Ready(Ok(len)) if len > unprocessed => {
                     let bytes = scratch.get(..len).unwrap_or_default();
-                    match self.judge(from, bytes, cx, now, budget) {
-                        Judged::Ended(outcome) => Pumped::Ended(outcome),
-                        Judged::UpTo(judged, again) => {
-                            self.port(from).keep(bytes.get(judged..).unwrap_or_default(), again);
-                            Pumped::Moved
+                    match self.process(from, bytes, cx, now, budget) {
+                        Processed::Ended(outcome) => ReadOutcome::Ended(outcome),
+                        Processed::UpTo(processed, again) => {
+                            self.peer(from).keep(bytes.get(processed..).unwrap_or_default(), again);
+                            ReadOutcome::Progress
                         }
                     }
                 }
                 Poll::Ready(read) => {
                     self.end_input(from, read.err().as_ref(), now);
-                    Pumped::Moved
+                    ReadOutcome::Progress
                 }
             }
         })
@@ -79,19 +79,19 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn end_input(&mut self, from: Side, error: Option<&io::Error>, now: Instant) {
         let orderly = error.is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
         if orderly && self.session.may_end_input(from) {
-            self.port(from).close_read();
+            self.peer(from).close_read();
             if from == Side::Client {
                 self.lease.release_client();
             }
         } else {
-            self.lose(from, error.is_none(), now);
+            self.disconnect(from, error.is_none(), now);
         }
     }
 
     /// Nothing more comes from a side, and nothing can be sent to it. A client that is gone counts as a session no more.
-    fn lose(&mut self, side: Side, in_order: bool, now: Instant) {
-        self.port(side).end(in_order);
-        self.session.gone(side, now);
+    fn disconnect(&mut self, side: Side, in_order: bool, now: Instant) {
+        self.peer(side).end(in_order);
+        self.session.on_disconnected(side, now);
         if side == Side::Client {
             self.lease.release_client();
         }
@@ -100,14 +100,14 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Looks whether a client has closed that is not read, because it exceeded its rate or the upstream takes nothing. Then
     /// it counts as a session no more. One that is gone for good ends its session, since nothing is owed to it; one that
     /// has closed its direction alone may still have sent a Close, and gets what it sent passed on.
-    fn watch(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> Pumped {
-        if from == Side::Upstream || self.port(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
-            return Pumped::Held;
+    fn watch(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> ReadOutcome {
+        if from == Side::Upstream || self.peer(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
+            return ReadOutcome::Paused;
         }
-        let state = self.port(from).socket_state();
+        let state = self.peer(from).socket_state();
         if state.disconnected {
-            self.lose(from, false, now);
-            return Pumped::Moved;
+            self.disconnect(from, false, now);
+            return ReadOutcome::Progress;
         }
         if state.peer_closed {
             self.lease.release_client();
@@ -116,18 +116,18 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.session.ping(from);
                 let at = clock::after(now, PROBE_INTERVAL);
                 self.watch_at = Some(at);
-                self.seat.timer.set(at, now, cx.waker());
-                return Pumped::Moved;
+                self.guard.timer.set(at, now, cx.waker());
+                return ReadOutcome::Progress;
             }
         }
         // It sent more, so the next event of the stream is known already and wakes nobody.
         let at = clock::after(now, WATCH_INTERVAL);
         self.watch_at = Some(at);
-        self.seat.timer.set(at, now, cx.waker());
-        Pumped::Held
+        self.guard.timer.set(at, now, cx.waker());
+        ReadOutcome::Paused
     }
 
-    fn judge(&mut self, from: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Judged {
+    fn process(&mut self, from: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant, budget: &Budget) -> Processed {
         let to = from.other();
         let (mut sent, mut at, mut frames) = (0, 0, 0);
         let again = loop {
@@ -139,31 +139,31 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 break true;
             }
             match self.session.receive(from, bytes.get(at..).unwrap_or_default(), now) {
-                Step::Forward(n) => at += n,
-                Step::Discard(n) => {
+                Verdict::Forward(n) => at += n,
+                Verdict::Discard(n) => {
                     self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
                     at += n;
                     sent = at;
                 }
-                Step::More => break false,
-                Step::Wait => break true,
+                Verdict::More => break false,
+                Verdict::Wait => break true,
             }
-            while let Some(action) = self.session.next_action(now) {
+            while let Some(action) = self.session.poll_action(now) {
                 self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
                 sent = at;
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
-                    Action::End(outcome) => return Judged::Ended(outcome),
+                    Action::End(outcome) => return Processed::Ended(outcome),
                 }
             }
         };
         self.send(to, bytes.get(sent..at).unwrap_or_default(), cx, now);
-        Judged::UpTo(at, again)
+        Processed::UpTo(at, again)
     }
 }
 
 /// How far bytes were judged.
-enum Judged {
+enum Processed {
     /// So many of them; whether the rest can be judged without more.
     UpTo(usize, bool),
     /// The session is over.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::read::FRAMES_PER_CLOCK;
 use super::*;
 use crate::policy::address::Addresses;
-use crate::policy::admission::{Facts, Policy};
+use crate::policy::admission::{Policy, RequestFacts};
 use crate::policy::host::HostPattern;
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
@@ -20,9 +20,9 @@ use crate::policy::route::{Auth, Route, Routes, UpstreamId};
 use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::timers::Timers;
-use crate::session::{Counts, Terms};
+use crate::session::{SessionConfig, SessionStats};
 use crate::telemetry::identity::Identities;
-use crate::telemetry::request::Asked;
+use crate::telemetry::request::RequestSummary;
 use crate::telemetry::sessions::Sessions;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
@@ -138,11 +138,11 @@ fn limits() -> Limits {
 fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let expires = Some(now + SHORT);
     let limits = Arc::new(limits());
-    let terms = Terms { limits, messages: None, expires, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: None, expires, compressed: false, ping_tag: *b"test" };
     relay_with(terms, client_side, upstream_side, now)
 }
 
-fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
+fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let limits = Arc::clone(&terms.limits);
     let route = Route {
         name: "all".into(),
@@ -150,7 +150,7 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
         path: "/{*rest}".parse().unwrap(),
         upstream: UpstreamId(0),
         upstream_host: None,
-        auth: Auth::Open,
+        auth: Auth::None,
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -173,12 +173,17 @@ fn relay_with(terms: Terms, client_side: Peer, upstream_side: Peer, now: Instant
         origin: None,
     };
     let client = Ipv4Addr::LOCALHOST.into();
-    let facts = Facts { opening: &opening, headers: &HeaderMap::new(), address: client };
+    let facts = RequestFacts { opening: &opening, headers: &HeaderMap::new(), address: client };
     let lease = policy.admit(&facts, clock::both()).unwrap().into_lease();
-    let about = About { client, server: "server".into(), request_id: RequestId(1), asked: Asked::default().keep() };
-    let (client_side, upstream_side) = (Joined(client_side, Vec::new()), Joined(upstream_side, Vec::new()));
-    let seat = Seat::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
-    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, about, process, seat)
+    let meta = SessionMeta {
+        client,
+        server: "server".into(),
+        request_id: RequestId(1),
+        summary: RequestSummary::default().keep(),
+    };
+    let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
+    let guard = ConnectionGuard::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, meta, process, guard)
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn a_poll_whose_time_is_over_judges_a_bounded_number_of_frames() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for polls in 1..=50 {
             assert!(relay.poll_session(&mut cx, over).is_pending());
-            let Counts { client, upstream, .. } = relay.session.counts();
+            let SessionStats { client, upstream, .. } = relay.session.counts();
             let frames_max = (polls * FRAMES_PER_CLOCK) as u64;
             // A poll judges something, or nothing would ever pass.
             assert!((polls as u64..=frames_max).contains(&upstream.messages), "{polls}: {}", upstream.messages);
@@ -227,11 +232,11 @@ fn a_delay_is_as_long_as_the_rate_says() {
     let limits = Arc::new(Limits { messages: Some(messages), ..limits() });
     let before = clock::now();
     let bucket = Some(Arc::new(Bucket::new(quota, before)));
-    let terms = Terms { limits, messages: bucket, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: bucket, expires: None, compressed: false, ping_tag: *b"test" };
     let two = [0x82, 0x80, 0, 0, 0, 0].repeat(2);
     let mut relay = relay_with(terms, Peer::new(two, Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent), before);
     assert!(Pin::new(&mut relay).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
-    let timer = &mut relay.seat.timer;
+    let timer = &mut relay.guard.timer;
     assert!(!timer.pass(before + Duration::from_millis(49)), "too soon");
     assert!(timer.pass(clock::now() + interval), "too late");
 }
@@ -252,15 +257,15 @@ fn the_server_closes_first() {
                 assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{what}: over, though the client holds on");
                 assert!(clock::now() < start + PATIENCE, "{what}");
             }
-            relay.seat.timer.is_set()
+            relay.guard.timer.is_set()
         };
         assert!(poll_until("the client is told the end", &|| client_told.get()));
         if closes {
-            assert!(!told.get() || clock::now() >= start + SERVER_FIRST, "we closed first");
+            assert!(!told.get() || clock::now() >= start + SERVER_CLOSES_FIRST, "we closed first");
             then.set(Then::Ends);
         }
         assert!(poll_until("the server is told the end, whatever the client does", &|| told.get()));
-        assert!(closes || clock::now() >= start + SERVER_FIRST, "the server had no time to close first");
+        assert!(closes || clock::now() >= start + SERVER_CLOSES_FIRST, "the server had no time to close first");
     }
 }
 
@@ -273,8 +278,8 @@ fn a_session_is_no_larger_than_it_was() {
         of::<Sealer>(112),
         of::<TcpStream>(24 + DEBUG),
         of::<ClientStream>(352 + DEBUG),
-        of::<Port<ClientStream>>(448 + DEBUG),
-        of::<Port<UpstreamStream>>(128 + DEBUG),
+        of::<PeerIo<ClientStream>>(448 + DEBUG),
+        of::<PeerIo<UpstreamStream>>(128 + DEBUG),
         // The whole of it: with what its task takes it has to fit into 1,536 bytes, the allocator's next step.
         of::<Relay<ClientStream, UpstreamStream>>(1408 + 2 * DEBUG),
     ];

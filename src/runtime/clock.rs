@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::BUILT;
-use crate::policy::admission::Now;
+use crate::policy::admission::Clocks;
 
 /// Monotonic time.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -17,8 +17,8 @@ pub fn after(time: Instant, span: Duration) -> Instant {
 }
 
 /// Both clocks. While the wall clock cannot be right it is at the end of time, so that every token counts as expired.
-pub fn both() -> Now {
-    Now { instant: now(), unix: unix().unwrap_or(Duration::MAX) }
+pub fn both() -> Clocks {
+    Clocks { instant: now(), unix: unix().unwrap_or(Duration::MAX) }
 }
 
 /// The time since the Unix epoch; `None` if it is before this version was made, and so cannot be right.

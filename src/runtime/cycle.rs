@@ -87,7 +87,7 @@ pub struct Ticket(u64);
 
 impl Ticket {
     /// Wakes the task when it is its turn in a cycle; at once where there is no worker.
-    pub fn wake_in_turn(&mut self, waker: &Waker) {
+    pub fn wake_in_order(&mut self, waker: &Waker) {
         CYCLE.with_borrow_mut(|cycle| {
             if self.0 >= cycle.called {
                 return;
@@ -172,7 +172,7 @@ impl Allowance {
         if may {
             self.used += 1;
         } else {
-            self.ticket.wake_in_turn(waker);
+            self.ticket.wake_in_order(waker);
         }
         may
     }
@@ -253,7 +253,7 @@ mod tests {
                 let mut ticket = Ticket::default();
                 tokio::spawn(poll_fn::<(), _>(move |cx| {
                     polls.fetch_add(1, Ordering::Relaxed);
-                    ticket.wake_in_turn(cx.waker());
+                    ticket.wake_in_order(cx.waker());
                     Poll::Pending
                 }));
             }
@@ -287,7 +287,7 @@ mod tests {
                 tokio::spawn(poll_fn::<(), _>(move |cx| {
                     order.lock().unwrap().push(number);
                     started.lock().unwrap().push(cx.waker().clone());
-                    ticket.wake_in_turn(cx.waker());
+                    ticket.wake_in_order(cx.waker());
                     Poll::Pending
                 }));
             }
@@ -304,8 +304,8 @@ mod tests {
                 }
                 let polled = order.lock().unwrap().clone();
                 for number in 0..2 {
-                    let turns = polled.iter().filter(|polled| **polled == number).count();
-                    assert!((1..=3).contains(&turns), "{round}: {polled:?}");
+                    let handshake_pacing = polled.iter().filter(|polled| **polled == number).count();
+                    assert!((1..=3).contains(&handshake_pacing), "{round}: {polled:?}");
                 }
                 assert!(CYCLE.with_borrow(|cycle| cycle.queue.len()) <= 3, "no task is in the queue twice");
             }

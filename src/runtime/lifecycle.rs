@@ -21,7 +21,7 @@ pub enum Phase {
     /// It takes none, and asks its sessions to end.
     Draining,
     /// Whatever is still open is cut off.
-    Cut,
+    Aborted,
 }
 
 /// The phases of the process, for everybody to see.
@@ -29,15 +29,15 @@ pub enum Phase {
 pub struct Lifecycle {
     phase: AtomicU8,
     drain: CancellationToken,
-    cut: CancellationToken,
+    abort: CancellationToken,
     drain_timeout: Duration,
     sessions: AtomicUsize,
     /// When the drain started.
     drain_started: OnceLock<Instant>,
     /// How many sessions have been given their turn to close.
-    turns: AtomicU32,
+    close_slots: AtomicU32,
     /// Microseconds from one turn to the next.
-    turn_interval_us: AtomicU32,
+    close_interval_us: AtomicU32,
 }
 
 impl Lifecycle {
@@ -46,12 +46,12 @@ impl Lifecycle {
         Self {
             phase: AtomicU8::new(Phase::Serving as u8),
             drain: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            abort: CancellationToken::new(),
             drain_timeout,
             sessions: AtomicUsize::new(0),
             drain_started: OnceLock::new(),
-            turns: AtomicU32::new(0),
-            turn_interval_us: AtomicU32::new(0),
+            close_slots: AtomicU32::new(0),
+            close_interval_us: AtomicU32::new(0),
         }
     }
 
@@ -60,16 +60,16 @@ impl Lifecycle {
         self.drain_started.get_or_init(|| now);
         let sessions = u32::try_from(self.sessions().max(1)).unwrap_or(u32::MAX);
         let interval = CLOSE_INTERVAL.min(self.drain_timeout.mul_f64(SPREAD) / sessions);
-        self.turn_interval_us.store(u32::try_from(interval.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.close_interval_us.store(u32::try_from(interval.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.phase.store(Phase::Draining as u8, Ordering::Release);
         self.drain.cancel();
     }
 
     /// Whatever is still open is cut off.
-    pub fn cut(&self) {
-        self.phase.store(Phase::Cut as u8, Ordering::Release);
+    pub fn abort(&self) {
+        self.phase.store(Phase::Aborted as u8, Ordering::Release);
         self.drain.cancel();
-        self.cut.cancel();
+        self.abort.cancel();
     }
 
     /// Becomes ready when the drain starts.
@@ -78,8 +78,8 @@ impl Lifecycle {
     }
 
     /// Becomes ready when what is open is to be cut off.
-    pub async fn cut_off(&self) {
-        self.cut.cancelled().await;
+    pub async fn aborted(&self) {
+        self.abort.cancelled().await;
     }
 
     /// The phase now. It costs next to nothing to ask.
@@ -87,7 +87,7 @@ impl Lifecycle {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Serving,
             1 => Phase::Draining,
-            _ => Phase::Cut,
+            _ => Phase::Aborted,
         }
     }
 
@@ -95,18 +95,18 @@ impl Lifecycle {
     pub async fn after(&self, phase: Phase) -> Phase {
         match phase {
             Phase::Serving => self.drain.cancelled().await,
-            Phase::Draining => self.cut.cancelled().await,
-            Phase::Cut => std::future::pending().await,
+            Phase::Draining => self.abort.cancelled().await,
+            Phase::Aborted => std::future::pending().await,
         }
         self.phase()
     }
 
     /// When the session that asks is to close: each gets a turn of its own, counted from the start of the drain. A session
     /// that begins after that gets one as well, for which there is still time to close.
-    pub fn take_turn(&self, now: Instant) -> Instant {
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        let interval = Duration::from_micros(self.turn_interval_us.load(Ordering::Relaxed).into());
-        let after_start = interval.saturating_mul(turn).min(self.drain_timeout.mul_f64(SPREAD));
+    pub fn next_close_slot(&self, now: Instant) -> Instant {
+        let slot = self.close_slots.fetch_add(1, Ordering::Relaxed);
+        let interval = Duration::from_micros(self.close_interval_us.load(Ordering::Relaxed).into());
+        let after_start = interval.saturating_mul(slot).min(self.drain_timeout.mul_f64(SPREAD));
         let started = self.drain_started.get().copied().unwrap_or(now);
         started.checked_add(after_start).map_or(now, |at| at.max(now))
     }
@@ -151,8 +151,8 @@ mod tests {
         assert_eq!(lifecycle.phase(), Phase::Serving);
         lifecycle.start_drain(Instant::now());
         assert_eq!(lifecycle.phase(), Phase::Draining);
-        lifecycle.cut();
-        assert_eq!(lifecycle.phase(), Phase::Cut);
+        lifecycle.abort();
+        assert_eq!(lifecycle.phase(), Phase::Aborted);
     }
 
     #[test]
@@ -167,9 +167,9 @@ mod tests {
             (1, 1_000, 749),
         ] {
             let lifecycle = draining(Duration::from_secs(timeout), sessions, start);
-            let turns: Vec<_> = (0..sessions).map(|_| lifecycle.take_turn(start) - start).collect();
-            assert!(turns.is_sorted() && turns[0] == Duration::ZERO);
-            let millis = turns.last().unwrap().as_millis();
+            let close_slots: Vec<_> = (0..sessions).map(|_| lifecycle.next_close_slot(start) - start).collect();
+            assert!(close_slots.is_sorted() && close_slots[0] == Duration::ZERO);
+            let millis = close_slots.last().unwrap().as_millis();
             assert!(millis.abs_diff(last) <= 1, "{timeout} s, {sessions} sessions: {millis} ms");
         }
     }
@@ -178,15 +178,15 @@ mod tests {
     fn a_session_that_begins_during_the_drain_closes_within_it() {
         let start = Instant::now();
         let lifecycle = draining(30 * SECOND, 10_000, start);
-        (0..10_000).for_each(|_| _ = lifecycle.take_turn(start));
+        (0..10_000).for_each(|_| _ = lifecycle.next_close_slot(start));
         let last = start + (30 * SECOND).mul_f64(SPREAD);
         for late in [0, 1, 10, 22] {
-            assert_eq!(lifecycle.take_turn(start + late * SECOND), last, "{late} s late");
+            assert_eq!(lifecycle.next_close_slot(start + late * SECOND), last, "{late} s late");
         }
         // Where no time is left it closes at once.
         for late in [23, 29] {
             let now = start + late * SECOND;
-            assert_eq!(lifecycle.take_turn(now), now, "{late} s late");
+            assert_eq!(lifecycle.next_close_slot(now), now, "{late} s late");
         }
     }
 
@@ -194,6 +194,6 @@ mod tests {
     fn without_a_timeout_all_close_at_once() {
         let start = Instant::now();
         let lifecycle = draining(Duration::ZERO, 3, start);
-        assert_eq!([lifecycle.take_turn(start), lifecycle.take_turn(start)], [start, start]);
+        assert_eq!([lifecycle.next_close_slot(start), lifecycle.next_close_slot(start)], [start, start]);
     }
 }

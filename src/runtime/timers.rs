@@ -94,22 +94,22 @@ impl fmt::Debug for Timers {
 #[derive(Debug)]
 pub struct Timer {
     timers: Arc<Timers>,
-    entry: Option<usize>,
+    slot: Option<usize>,
     due_at: Option<Instant>,
 }
 
 impl Timer {
     /// Nothing is due.
     pub fn new(timers: Arc<Timers>) -> Self {
-        Self { timers, entry: None, due_at: None }
+        Self { timers, slot: None, due_at: None }
     }
 
     /// Whether what was set is due; then it is set no more.
     pub fn pass(&mut self, now: Instant) -> bool {
         let Some(at) = self.due_at.filter(|at| *at <= now) else { return false };
         self.due_at = None;
-        if let Some(entry) = self.entry {
-            self.timers.lock().due.remove(&(at, entry));
+        if let Some(slot) = self.slot {
+            self.timers.lock().due.remove(&(at, slot));
         }
         true
     }
@@ -127,25 +127,25 @@ impl Timer {
         }
         let at = self.timers.round(at, now);
         let mut list = self.timers.lock();
-        let entry = *self.entry.get_or_insert_with(|| list.enter(waker.clone()));
+        let slot = *self.slot.get_or_insert_with(|| list.enter(waker.clone()));
         if let Some(before) = self.due_at.replace(at) {
-            list.due.remove(&(before, entry));
+            list.due.remove(&(before, slot));
         }
         if list.first().is_none_or(|first| at < first) {
             self.timers.sooner.notify_one();
         }
-        list.due.insert((at, entry));
+        list.due.insert((at, slot));
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let Some(entry) = self.entry else { return };
+        let Some(slot) = self.slot else { return };
         let mut list = self.timers.lock();
         if let Some(at) = self.due_at {
-            list.due.remove(&(at, entry));
+            list.due.remove(&(at, slot));
         }
-        let waker = list.leave(entry);
+        let waker = list.leave(slot);
         // Its drop may be the end of its task.
         drop(list);
         drop(waker);
@@ -163,19 +163,19 @@ struct List {
 
 impl List {
     fn enter(&mut self, waker: Waker) -> usize {
-        let entry = self.free.pop().unwrap_or_else(|| {
+        let slot = self.free.pop().unwrap_or_else(|| {
             self.wakers.push(None);
             self.wakers.len() - 1
         });
-        if let Some(place) = self.wakers.get_mut(entry) {
+        if let Some(place) = self.wakers.get_mut(slot) {
             *place = Some(waker);
         }
-        entry
+        slot
     }
 
-    fn leave(&mut self, entry: usize) -> Option<Waker> {
-        self.free.push(entry);
-        self.wakers.get_mut(entry).and_then(Option::take)
+    fn leave(&mut self, slot: usize) -> Option<Waker> {
+        self.free.push(slot);
+        self.wakers.get_mut(slot).and_then(Option::take)
     }
 
     fn first(&self) -> Option<Instant> {
@@ -186,7 +186,7 @@ impl List {
     fn take_due(&mut self, now: Instant) -> Vec<Waker> {
         let later = self.due.split_off(&(now, usize::MAX));
         let due = std::mem::replace(&mut self.due, later);
-        due.iter().filter_map(|(_, entry)| self.wakers.get(*entry)?.clone()).collect()
+        due.iter().filter_map(|(_, slot)| self.wakers.get(*slot)?.clone()).collect()
     }
 
     fn all(&self) -> Vec<Waker> {

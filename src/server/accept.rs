@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::socket::{Accepted, Listener};
-use super::worker::{Desk, Post};
+use super::worker::{WorkerContext, WorkerHandle};
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::tasks::Tasks;
@@ -26,31 +26,31 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Serves the listeners that come. Once the drain has started it waits for the connections that are left and says so on
 /// `end`; its listeners go on until the process is cut off, so that newcomers get a 503 for as long as any worker drains.
-pub async fn carry(post: Post, mut listeners: mpsc::Receiver<Listener>, end: oneshot::Sender<()>) {
+pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>, end: oneshot::Sender<()>) {
     let accepting = Tasks::default();
     loop {
         tokio::select! {
             biased;
-            () = post.gateway().process.lifecycle.draining() => break,
-            Some(listener) = listeners.recv() => accepting.start(serve(listener, post.clone())),
+            () = context.gateway().process.lifecycle.draining() => break,
+            Some(listener) = listeners.recv() => accepting.start(serve(listener, context.clone())),
         }
     }
     listeners.close();
     while let Some(listener) = listeners.recv().await {
-        accepting.start(serve(listener, post.clone()));
+        accepting.start(serve(listener, context.clone()));
     }
-    post.tasks().end().await;
+    context.tasks().end().await;
     // A receiver that is gone waits no more.
     let _ = end.send(());
-    post.gateway().process.lifecycle.cut_off().await;
+    context.gateway().process.lifecycle.aborted().await;
 }
 
 /// Accepts at this worker, or until the listener moves on. Once the drain has started the listener stays, and what it accepts
 /// is not waited for.
-async fn serve(mut listener: Listener, mut worker: Post) {
+async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
-            Some(Ok(accepted)) => worker.begin(accepted, Arc::clone(&listener.door)),
+            Some(Ok(accepted)) => worker.spawn_connection(accepted, Arc::clone(&listener.config)),
             Some(Err(error)) => tracing::error!(%error, "a connection could not be watched"),
             None => {}
         }
@@ -74,15 +74,18 @@ async fn serve(mut listener: Listener, mut worker: Post) {
 /// Accepts for this worker until a connection comes that is for another. While every place is taken only one more is
 /// accepted, which waits for the first that gets free: the others wait in the kernel's queue. So listeners that nobody
 /// comes to keep no place from the others.
-async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Accepted<std::net::TcpStream>) {
+async fn accept_all<'a>(
+    listener: &Listener,
+    worker: &'a WorkerContext,
+) -> (&'a WorkerHandle, Accepted<std::net::TcpStream>) {
     let (mut pause, mut in_a_row, mut watched) = (PAUSE_MIN, 0, None);
     loop {
         match accept(listener, worker, &mut watched).await {
             Ok(accepted) => {
                 pause = PAUSE_MIN;
-                match (accepted, worker.with_fewer()) {
+                match (accepted, worker.less_loaded_peer()) {
                     (None, _) => {}
-                    (Some(accepted), None) => worker.begin(accepted, Arc::clone(&listener.door)),
+                    (Some(accepted), None) => worker.spawn_connection(accepted, Arc::clone(&listener.config)),
                     (Some(accepted), Some(other)) => match accepted.try_map(TcpStream::into_std) {
                         Ok(accepted) => return (other, accepted),
                         Err(error) => tracing::error!(%error, "a connection could not be moved"),
@@ -107,7 +110,7 @@ async fn accept_all<'a>(listener: &Listener, worker: &'a Post) -> (&'a Desk, Acc
 /// from the first call on, for as long as `watched` lives.
 async fn accept(
     listener: &Listener,
-    worker: &Post,
+    worker: &WorkerContext,
     watched: &mut Option<TcpListener>,
 ) -> io::Result<Option<Accepted<TcpStream>>> {
     let watched = match watched {
@@ -117,12 +120,12 @@ async fn accept(
     };
     let (stream, address) = watched.accept().await?;
     let client = address.ip();
-    let entry = listener.handshakes.enter(client).await;
-    if entry.is_none() {
+    let slot = listener.pending_limit.acquire(client).await;
+    if slot.is_none() {
         let gateway = worker.gateway();
-        gateway.refusals.log_turned_away(client, gateway.process.sessions.identities(), clock::now());
+        gateway.rejections.log_connection_closed(client, gateway.process.sessions.identities(), clock::now());
     }
-    Ok(entry.map(|entry| Accepted { stream, client, entry }))
+    Ok(slot.map(|slot| Accepted { stream, client, slot }))
 }
 
 /// A client that left before it was accepted says nothing about the next one.

@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::error::ServeError;
 use super::worker;
 use crate::config::{Config, MaxSessions};
-use crate::runtime::handshakes::Handshakes;
+use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::Pool;
 
 /// Descriptors beside those of connections, listeners and workers: logs, key files, and some to spare.
@@ -30,7 +30,7 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     // Each pending request counts as a session, so that there are never more of them.
     let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
     let count = OTHER_DESCRIPTORS
-        + Handshakes::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
+        + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + worker::DESCRIPTORS * config.server.workers.get()
         + extra.min(config.server.max_sessions.count as usize);

@@ -11,19 +11,19 @@ use super::accept;
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
 use super::socket::{self, Listener};
-use super::worker::{Crew, Worker};
+use super::worker::{Worker, WorkerPool};
 use crate::config::{Certificate, Config};
+use crate::front::connection_config::ConnectionConfig;
 use crate::front::gateway::Gateway;
-use crate::front::listener_config::Door;
 use crate::policy::admission::Policy;
 use crate::policy::route::Routes;
 use crate::relay::Process;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
-use crate::runtime::handshakes::Handshakes;
 use crate::runtime::lifecycle::Lifecycle;
+use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
-use crate::telemetry::refusals::Refusals;
+use crate::telemetry::rejections::RejectionLog;
 use crate::telemetry::sessions::Sessions;
 use crate::tls;
 use crate::upstream::Pool;
@@ -48,22 +48,22 @@ impl Server {
     /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
     pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
-        let handshakes = Handshakes::new(config.server.max_handshakes, config.server.handshakes_per_address);
-        let handshakes = Arc::new(handshakes);
+        let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
+        let pending_limit = Arc::new(pending_limit);
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for entry in &config.listeners {
-            let bound = socket::bind(entry.address).map_err(|error| ServeError::Bind(entry.address, error))?;
+        for slot in &config.listeners {
+            let bound = socket::bind(slot.address).map_err(|error| ServeError::Bind(slot.address, error))?;
             addresses.push(bound.local_addr().map_err(ServeError::System)?);
-            let door = Door {
-                tls: tls::config::server_config(&entry.certificates, config.server.record_layer)
+            let config = ConnectionConfig {
+                tls: tls::config::server_config(&slot.certificates, config.server.record_layer)
                     .map_err(ServeError::Tls)?,
-                handshake_timeout: entry.handshake_timeout,
-                head_max_bytes: entry.head_max_bytes,
-                head_max_headers: entry.head_max_headers,
-                handshakes: Arc::clone(&handshakes),
+                handshake_timeout: slot.handshake_timeout,
+                head_max_bytes: slot.head_max_bytes,
+                head_max_headers: slot.head_max_headers,
+                pending_limit: Arc::clone(&pending_limit),
             };
-            let handshakes = Arc::clone(&handshakes);
-            listeners.push(Listener { socket: bound, door: Arc::new(door), handshakes, accepted: None });
+            let pending_limit = Arc::clone(&pending_limit);
+            listeners.push(Listener { socket: bound, config: Arc::new(config), pending_limit, accepted: None });
         }
         let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
         let identities = Identities::new(&config.log, random());
@@ -78,7 +78,7 @@ impl Server {
                 lifecycle: Lifecycle::new(config.server.drain_timeout),
                 sessions: Sessions::new(config.log.session_start, identities),
             }),
-            refusals: Refusals::new(clock::now()),
+            rejections: RejectionLog::new(clock::now()),
             page,
         };
         let workers = config.server.workers.get();
@@ -97,18 +97,18 @@ impl Server {
     /// If the system gives no thread or event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
-        let (crew, inboxes) = Crew::new(self.workers, self.listeners.len());
-        let crew = Arc::new(crew);
+        let (pool, commands) = WorkerPool::new(self.workers, self.listeners.len());
+        let pool = Arc::new(pool);
         let workers = (0..)
-            .zip(inboxes)
-            .map(|(number, inbox)| {
-                Worker::start(number, inbox, Arc::clone(&crew), Arc::clone(&self.gateway), accept::carry)
+            .zip(commands)
+            .map(|(number, commands)| {
+                Worker::start(number, commands, Arc::clone(&pool), Arc::clone(&self.gateway), accept::run)
             })
             .collect::<io::Result<Vec<_>>>()
             .map_err(ServeError::System)?;
         for listener in self.listeners {
             // No worker ends before the drain.
-            let _ = crew.idlest().map(|desk| desk.send(listener));
+            let _ = pool.least_loaded().map(|worker| worker.send(listener));
         }
         let serving = async {
             // A sender that is gone will say nothing more, which is a word, too.
@@ -122,20 +122,20 @@ impl Server {
         runtime.block_on(async {
             tokio::select! {
                 () = serving => {}
-                () = report_left_out(&self.gateway.refusals) => {}
+                () = report_left_out(&self.gateway.rejections) => {}
                 () = tls::config::watch_expiry(self.certificates) => {}
             }
         });
-        self.gateway.refusals.report();
+        self.gateway.rejections.report();
         Ok(())
     }
 }
 
 /// Says regularly how many lines about refusals were left out, whether or not another refusal follows. It never ends.
-async fn report_left_out(refusals: &Refusals) {
+async fn report_left_out(rejections: &RejectionLog) {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
-        refusals.report();
+        rejections.report();
     }
 }
 
@@ -146,18 +146,18 @@ async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Rec
             worker.end().await;
         }
     };
-    let cutting = async {
+    let aborting = async {
         tokio::select! {
             () = tokio::time::sleep(lifecycle.drain_timeout()) => {}
             Some(()) = stop.recv() => {}
         }
-        lifecycle.cut();
+        lifecycle.abort();
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = ending => {}
-        () = cutting => {}
+        () = aborting => {}
     }
     // The workers go on for newcomers until now.
-    lifecycle.cut();
+    lifecycle.abort();
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::front::listener_config::Door;
-use crate::runtime::handshakes::{Entry, Handshakes};
+use crate::front::connection_config::ConnectionConfig;
+use crate::runtime::pending_limit::{PendingLimit, PendingSlot};
 
 /// How many connections the kernel may hold ready; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -36,9 +36,9 @@ pub struct Listener {
     /// The socket, which belongs to no runtime.
     pub socket: std::net::TcpListener,
     /// What the listener says of its connections.
-    pub door: Arc<Door>,
+    pub config: Arc<ConnectionConfig>,
     /// The room for those that are no sessions yet.
-    pub handshakes: Arc<Handshakes>,
+    pub pending_limit: Arc<PendingLimit>,
     /// What was accepted last, if it is for the worker that the listener moves to.
     pub accepted: Option<Accepted<std::net::TcpStream>>,
 }
@@ -51,7 +51,7 @@ pub struct Accepted<S> {
     /// Where it comes from.
     pub client: IpAddr,
     /// Its place among those that are no sessions yet, or its wait for one.
-    pub entry: Entry,
+    pub slot: PendingSlot,
 }
 
 impl<S> Accepted<S> {
@@ -60,6 +60,6 @@ impl<S> Accepted<S> {
     /// # Errors
     /// If `form` fails.
     pub fn try_map<T>(self, form: impl FnOnce(S) -> io::Result<T>) -> io::Result<Accepted<T>> {
-        Ok(Accepted { stream: form(self.stream)?, client: self.client, entry: self.entry })
+        Ok(Accepted { stream: form(self.stream)?, client: self.client, slot: self.slot })
     }
 }

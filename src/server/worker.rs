@@ -11,14 +11,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::socket::{Accepted, Listener};
 use crate::front::connection;
+use crate::front::connection_config::ConnectionConfig;
 use crate::front::gateway::Gateway;
-use crate::front::listener_config::Door;
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
-use crate::runtime::guard::{Place, Seat};
+use crate::runtime::guard::{ConnectionGuard, PendingConnection};
+use crate::runtime::handshake_pacing;
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::runtime::timers::Timers;
-use crate::runtime::turns;
 
 /// How many names of servers a worker may look up at once; further ones wait. Each name is looked up once at a time, and a name
 /// server that does not answer holds a thread of the resolver for some ten seconds.
@@ -38,49 +38,49 @@ const MORE_MAX: usize = 16;
 
 /// All workers, as each knows the others.
 #[derive(Debug)]
-pub struct Crew(Vec<Desk>);
+pub struct WorkerPool(Vec<WorkerHandle>);
 
 /// Where listeners that are for a worker go, and how many connections it carries.
 #[derive(Debug)]
-pub struct Desk {
+pub struct WorkerHandle {
     listeners: mpsc::Sender<Listener>,
     connections: Arc<AtomicUsize>,
 }
 
 /// The worker's own side of its desk.
 #[derive(Debug)]
-pub struct Inbox {
+pub struct WorkerCommands {
     listeners: mpsc::Receiver<Listener>,
     connections: Arc<AtomicUsize>,
 }
 
-impl Crew {
+impl WorkerPool {
     /// So many workers for so many listeners.
-    pub fn new(workers: usize, listeners: usize) -> (Self, Vec<Inbox>) {
-        let desks = (0..workers).map(|_| {
+    pub fn new(workers: usize, listeners: usize) -> (Self, Vec<WorkerCommands>) {
+        let workers = (0..workers).map(|_| {
             // All of them may be for one worker, so there is always room.
             let (sender, receiver) = mpsc::channel(listeners.max(1));
             let connections = Arc::default();
-            let desk = Desk { listeners: sender, connections: Arc::clone(&connections) };
-            (desk, Inbox { listeners: receiver, connections })
+            let worker = WorkerHandle { listeners: sender, connections: Arc::clone(&connections) };
+            (worker, WorkerCommands { listeners: receiver, connections })
         });
-        let (desks, inboxes) = desks.unzip();
-        (Self(desks), inboxes)
+        let (workers, commands) = workers.unzip();
+        (Self(workers), commands)
     }
 
     /// The same, if a worker with so many connections of its own has enough more for a listener to move there.
-    fn with_fewer(&self, own: usize) -> Option<&Desk> {
-        self.idlest().filter(|desk| has_more(own, desk.connections.load(Ordering::Relaxed)))
+    fn less_loaded_peer(&self, own: usize) -> Option<&WorkerHandle> {
+        self.least_loaded().filter(|worker| has_more(own, worker.connections.load(Ordering::Relaxed)))
     }
 
     /// The one that has the fewest connections, of those that take listeners.
-    pub fn idlest(&self) -> Option<&Desk> {
-        let taking = self.0.iter().filter(|desk| !desk.listeners.is_closed());
-        taking.min_by_key(|desk| desk.connections.load(Ordering::Relaxed))
+    pub fn least_loaded(&self) -> Option<&WorkerHandle> {
+        let taking = self.0.iter().filter(|worker| !worker.listeners.is_closed());
+        taking.min_by_key(|worker| worker.connections.load(Ordering::Relaxed))
     }
 }
 
-impl Desk {
+impl WorkerHandle {
     /// Lets the worker have a listener.
     ///
     /// # Errors
@@ -95,17 +95,17 @@ impl Desk {
 pub struct Worker(oneshot::Receiver<()>);
 
 impl Worker {
-    /// Starts the thread, on which `carry` serves the listeners that come and tells by its sender when all connections have
+    /// Starts the thread, on which `run` serves the listeners that come and tells by its sender when all connections have
     /// ended that there were when the drain started.
     ///
     /// # Errors
     /// If the system gives no thread or no event queue.
     pub fn start<F>(
         number: usize,
-        inbox: Inbox,
-        crew: Arc<Crew>,
+        commands: WorkerCommands,
+        pool: Arc<WorkerPool>,
         gateway: Arc<Gateway>,
-        carry: impl FnOnce(Post, mpsc::Receiver<Listener>, oneshot::Sender<()>) -> F + Send + 'static,
+        run: impl FnOnce(WorkerContext, mpsc::Receiver<Listener>, oneshot::Sender<()>) -> F + Send + 'static,
     ) -> io::Result<Self>
     where
         F: Future<Output = ()> + Send,
@@ -123,13 +123,14 @@ impl Worker {
         };
         let (end, ended) = oneshot::channel();
         start_thread(&format!("worker-{number}"), runtime, async move {
-            let Inbox { listeners, connections } = inbox;
+            let WorkerCommands { listeners, connections } = commands;
             let timers = Arc::new(Timers::new());
-            let post = Post { connections, crew, gateway, timers, tasks: Tasks::default(), is_draining: false };
+            let context =
+                WorkerContext { connections, pool, gateway, timers, tasks: Tasks::default(), is_draining: false };
             tokio::select! {
-                () = carry(post.clone(), listeners, end) => {}
-                () = post.timers.run(&post.gateway.process.lifecycle) => {}
-                () = turns::keep() => {}
+                () = run(context.clone(), listeners, end) => {}
+                () = context.timers.run(&context.gateway.process.lifecycle) => {}
+                () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
             }
         })?;
@@ -145,16 +146,16 @@ impl Worker {
 
 /// A worker, as the listeners that are there know it.
 #[derive(Debug, Clone)]
-pub struct Post {
+pub struct WorkerContext {
     connections: Arc<AtomicUsize>,
-    crew: Arc<Crew>,
+    pool: Arc<WorkerPool>,
     gateway: Arc<Gateway>,
     timers: Arc<Timers>,
     tasks: Tasks,
     is_draining: bool,
 }
 
-impl Post {
+impl WorkerContext {
     /// Whether what begins here is not waited for.
     pub fn is_draining(&self) -> bool {
         self.is_draining
@@ -176,21 +177,21 @@ impl Post {
     }
 
     /// The worker that has the fewest connections, if this one has more.
-    pub fn with_fewer(&self) -> Option<&Desk> {
-        self.crew.with_fewer(self.connections.load(Ordering::Relaxed))
+    pub fn less_loaded_peer(&self) -> Option<&WorkerHandle> {
+        self.pool.less_loaded_peer(self.connections.load(Ordering::Relaxed))
     }
 
     /// Begins to carry a connection.
-    pub fn begin(&self, accepted: Accepted<TcpStream>, door: Arc<Door>) {
-        let Accepted { stream, client, entry } = accepted;
-        let seat = Seat::new(&self.timers, &self.connections);
+    pub fn spawn_connection(&self, accepted: Accepted<TcpStream>, config: Arc<ConnectionConfig>) {
+        let Accepted { stream, client, slot } = accepted;
+        let guard = ConnectionGuard::new(&self.timers, &self.connections);
         let (gateway, sessions) = (Arc::clone(&self.gateway), self.tasks.clone());
-        let deadline = clock::after(clock::now(), door.handshake_timeout);
+        let deadline = clock::after(clock::now(), config.handshake_timeout);
         self.tasks.start(async move {
-            let place = Place { entry, seat };
+            let pending = PendingConnection { slot, guard };
             // A session is a task of its own: in this one it would keep the room that its handshakes needed.
-            let steps = Box::pin(connection::serve(&gateway, &door, stream, client, place, deadline));
-            if let Some(relay) = turns::in_turn(steps).await {
+            let steps = Box::pin(connection::serve(&gateway, &config, stream, client, pending, deadline));
+            if let Some(relay) = handshake_pacing::paced(steps).await {
                 sessions.start(relay);
             }
         });
@@ -206,13 +207,14 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::runtime::guard::Counted;
+    use crate::runtime::guard::LoadGuard;
 
     /// So many connections come, and each but the last ones ends at some time; how often listeners move, and that the
     /// workers are never further apart than they may be when a connection comes.
     fn moves(workers: usize, at_once: usize, total: usize) -> usize {
-        let (crew, inboxes) = Crew::new(workers, 1);
-        let carried = || inboxes.iter().map(|inbox| inbox.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let (pool, commands) = WorkerPool::new(workers, 1);
+        let carried =
+            || commands.iter().map(|commands| commands.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
         let mut order = VecDeque::new();
         let (mut here, mut moves, mut seed) = (0, 0, 1_u32);
         for _ in 0..total {
@@ -221,18 +223,18 @@ mod tests {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 drop(order.remove((seed >> 16) as usize % at_once.div_ceil(2)).unwrap());
             }
-            if let Some(there) = number_of(&crew, crew.with_fewer(carried()[here])) {
+            if let Some(there) = number_of(&pool, pool.less_loaded_peer(carried()[here])) {
                 (here, moves) = (there, moves + 1);
             }
             let (now, fewest) = (carried()[here], carried().into_iter().min().unwrap());
             assert!(now <= fewest + (fewest / MORE_SHARE).min(MORE_MAX), "{workers} workers: {:?}", carried());
-            order.push_back(Counted::new(&inboxes[here].connections));
+            order.push_back(LoadGuard::new(&commands[here].connections));
         }
         moves
     }
 
-    fn number_of(crew: &Crew, chosen: Option<&Desk>) -> Option<usize> {
-        crew.0.iter().position(|desk| chosen.is_some_and(|chosen| std::ptr::eq(desk, chosen)))
+    fn number_of(pool: &WorkerPool, chosen: Option<&WorkerHandle>) -> Option<usize> {
+        pool.0.iter().position(|worker| chosen.is_some_and(|chosen| std::ptr::eq(worker, chosen)))
     }
 
     #[test]
@@ -253,20 +255,20 @@ mod tests {
             (&[5, 9, 3, 4], 2, None),
         ];
         for &(counts, here, expected) in table {
-            let (crew, mut inboxes) = Crew::new(counts.len(), 1);
-            for (inbox, count) in inboxes.iter().zip(counts) {
-                inbox.connections.store(*count, Ordering::Relaxed);
+            let (pool, mut commands) = WorkerPool::new(counts.len(), 1);
+            for (commands, count) in commands.iter().zip(counts) {
+                commands.connections.store(*count, Ordering::Relaxed);
             }
-            assert_eq!(number_of(&crew, crew.with_fewer(counts[here])), expected, "{counts:?} from {here}");
+            assert_eq!(number_of(&pool, pool.less_loaded_peer(counts[here])), expected, "{counts:?} from {here}");
             // One that takes no listeners any more is passed over.
             let Some(there) = expected else { continue };
-            inboxes[there].listeners.close();
+            commands[there].listeners.close();
             let next = (0..counts.len()).filter(|worker| *worker != there).min_by_key(|worker| counts[*worker]);
-            assert_eq!(number_of(&crew, crew.idlest()), next, "{counts:?} without {there}");
+            assert_eq!(number_of(&pool, pool.least_loaded()), next, "{counts:?} without {there}");
         }
-        let (crew, inboxes) = Crew::new(2, 1);
-        drop(inboxes);
-        assert!(crew.idlest().is_none() && crew.with_fewer(100).is_none());
+        let (pool, commands) = WorkerPool::new(2, 1);
+        drop(commands);
+        assert!(pool.least_loaded().is_none() && pool.less_loaded_peer(100).is_none());
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use super::Session;
-use super::outcome::{By, Cause};
+use super::outcome::{CloseReason, ClosedBy};
 use super::peer::Input;
 use super::side::Side;
 
 impl Session {
-    /// When [`Session::pass_deadline`] is to be called next.
+    /// When [`Session::handle_timeout`] is to be called next.
     pub fn deadline(&self) -> Option<Instant> {
         if self.ended {
             return None;
@@ -17,7 +17,7 @@ impl Session {
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
         for side in Side::BOTH {
             add(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout)));
-            add(self.peer(side).deaf_until.filter(|_| self.peer(side).input == Input::Open));
+            add(self.peer(side).write_closed_until.filter(|_| self.peer(side).input == Input::Open));
         }
         if self.close_by.is_some() {
             add(self.close_by);
@@ -33,18 +33,18 @@ impl Session {
 
     /// Whether [`Session::deadline`] may be earlier than it was when this was asked last. Most of what passes puts it off or
     /// leaves it where it is, so that whoever keeps a timer need not look at it after every frame.
-    pub fn hastened(&mut self) -> bool {
-        std::mem::take(&mut self.hastened)
+    pub fn deadline_changed(&mut self) -> bool {
+        std::mem::take(&mut self.deadline_changed)
     }
 
-    /// Whether [`Session::pass_deadline`] would end the session because this side was silent or took no bytes.
+    /// Whether [`Session::handle_timeout`] would end the session because this side was silent or took no bytes.
     pub fn is_overdue(&self, side: Side, now: Instant) -> bool {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let stalled = self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout));
         due(stalled) || (self.close_by.is_none() && (due(self.idle_at()) || self.is_pong_overdue(side, now)))
     }
 
-    /// Whether [`Session::pass_deadline`] would end the session because this side has not answered a ping.
+    /// Whether [`Session::handle_timeout`] would end the session because this side has not answered a ping.
     pub fn is_pong_overdue(&self, side: Side, now: Instant) -> bool {
         let pinged = self.close_by.is_none() && self.peer(side).pinged.is_some();
         pinged && self.heartbeat_at(side).is_some_and(|at| at <= now)
@@ -52,35 +52,35 @@ impl Session {
 
     /// Has a side pinged whatever the heartbeats are, since only an answer of its kernel shows whether it is there.
     pub fn ping(&mut self, side: Side) {
-        self.hastened = true;
-        self.peer_mut(side).ping_waits = true;
+        self.deadline_changed = true;
+        self.peer_mut(side).ping_due = true;
     }
 
     /// Gives a side the time for its pong once more, because the ping has not reached it yet.
     pub fn extend_pong(&mut self, side: Side, now: Instant) {
-        self.hastened = true;
+        self.deadline_changed = true;
         let peer = self.peer_mut(side);
         peer.pinged = peer.pinged.map(|_| now);
     }
 
     /// Does what is due by now.
-    pub fn pass_deadline(&mut self, now: Instant) {
-        self.hastened = true;
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.deadline_changed = true;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.wait_until) {
             self.wait_until = None;
-            self.client.heard(now);
+            self.client.on_activity(now);
             self.data_passed = now;
         }
         for side in Side::BOTH {
-            if self.peer(side).input == Input::Open && due(self.peer(side).deaf_until) {
-                self.gone(side, now);
+            if self.peer(side).input == Input::Open && due(self.peer(side).write_closed_until) {
+                self.on_disconnected(side, now);
             }
             if due(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout))) {
                 let peer = self.peer_mut(side);
-                peer.input = Input::Gone;
+                peer.input = Input::Disconnected;
                 peer.drop_output();
-                self.end(By::Tollgate, Cause::WriteStall(side), now);
+                self.end(ClosedBy::Tollgate, CloseReason::WriteStall(side), now);
             }
         }
         if self.close_by.is_some() {
@@ -88,20 +88,20 @@ impl Session {
                 self.close_now();
             }
         } else if due(self.expires) {
-            self.end(By::Tollgate, Cause::TokenExpired, now);
+            self.end(ClosedBy::Tollgate, CloseReason::TokenExpired, now);
         } else if due(self.drain_at) {
-            self.end(By::Tollgate, Cause::Drain, now);
+            self.end(ClosedBy::Tollgate, CloseReason::Drain, now);
         } else if due(self.idle_at()) {
-            self.end(By::Tollgate, Cause::IdleTimeout, now);
+            self.end(ClosedBy::Tollgate, CloseReason::IdleTimeout, now);
         } else {
             for side in Side::BOTH {
                 if !due(self.heartbeat_at(side)) {
                     continue;
                 }
                 if self.peer(side).pinged.is_some() {
-                    self.end(By::Tollgate, Cause::NoPong(side), now);
+                    self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now);
                 } else {
-                    self.peer_mut(side).ping_waits = true;
+                    self.peer_mut(side).ping_due = true;
                 }
             }
         }
@@ -123,12 +123,12 @@ impl Session {
             Side::Upstream => self.limits.upstream_ping_interval?,
         };
         let unread = other.blocked_since.is_some() || self.waiting(side);
-        if unread || peer.ping_waits || peer.blocked_since.is_some() || peer.is_deaf() {
+        if unread || peer.ping_due || peer.blocked_since.is_some() || peer.is_write_closed() {
             return None;
         }
         match peer.pinged {
             Some(pinged) => pinged.checked_add(self.limits.pong_timeout),
-            None => peer.heard_at.checked_add(interval),
+            None => peer.last_activity.checked_add(interval),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::ws::violation::Violation;
 
 /// Who ended the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum By {
+pub enum ClosedBy {
     /// The client.
     Client,
     /// The upstream.
@@ -15,7 +15,7 @@ pub enum By {
     Tollgate,
 }
 
-impl From<Side> for By {
+impl From<Side> for ClosedBy {
     fn from(side: Side) -> Self {
         match side {
             Side::Client => Self::Client,
@@ -24,7 +24,7 @@ impl From<Side> for By {
     }
 }
 
-impl By {
+impl ClosedBy {
     /// Its name in logs.
     pub fn label(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl By {
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum CloseReason {
     /// A side sent a Close.
     Closed,
     /// A side broke a rule of the protocol or of its route's sizes.
@@ -55,14 +55,14 @@ pub enum Cause {
     /// The process goes away.
     Drain,
     /// A side went away without a Close.
-    Gone(Side),
+    Disconnected(Side),
     /// A side took none of the bytes that waited for it.
     WriteStall(Side),
     /// The process could not wait any longer for the closing handshake.
-    Cut,
+    Aborted,
 }
 
-impl Cause {
+impl CloseReason {
     /// The code of the Close that tells of it; of a close that a side sent itself this is not used.
     pub fn close_code(self) -> CloseCode {
         match self {
@@ -72,17 +72,17 @@ impl Cause {
             Self::IdleTimeout
             | Self::NoPong(_)
             | Self::Drain
-            | Self::Cut
-            | Self::Gone(Side::Client)
+            | Self::Aborted
+            | Self::Disconnected(Side::Client)
             | Self::WriteStall(Side::Client) => CloseCode::GOING_AWAY,
-            Self::Gone(Side::Upstream) | Self::WriteStall(Side::Upstream) => CloseCode::BAD_GATEWAY,
+            Self::Disconnected(Side::Upstream) | Self::WriteStall(Side::Upstream) => CloseCode::BAD_GATEWAY,
         }
     }
 
     /// The reason in that Close.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Closed | Self::Cut => "",
+            Self::Closed | Self::Aborted => "",
             Self::Violation(_, violation) => violation.label(),
             Self::MessageRate => "message rate exceeded",
             Self::OverheadRate => "frame rate exceeded",
@@ -90,8 +90,8 @@ impl Cause {
             Self::IdleTimeout => "idle timeout",
             Self::NoPong(_) => "no pong",
             Self::Drain => "going away",
-            Self::Gone(Side::Client) => "client went away",
-            Self::Gone(Side::Upstream) => "upstream went away",
+            Self::Disconnected(Side::Client) => "client went away",
+            Self::Disconnected(Side::Upstream) => "upstream went away",
             Self::WriteStall(Side::Client) => "client does not read",
             Self::WriteStall(Side::Upstream) => "upstream does not read",
         }
@@ -110,11 +110,11 @@ impl Cause {
             Self::NoPong(Side::Client) => "client_no_pong",
             Self::NoPong(Side::Upstream) => "upstream_no_pong",
             Self::Drain => "drain",
-            Self::Gone(Side::Client) => "client_gone",
-            Self::Gone(Side::Upstream) => "upstream_gone",
+            Self::Disconnected(Side::Client) => "client_gone",
+            Self::Disconnected(Side::Upstream) => "upstream_gone",
             Self::WriteStall(Side::Client) => "client_write_stall",
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
-            Self::Cut => "cut",
+            Self::Aborted => "cut",
         }
     }
 }
@@ -123,16 +123,16 @@ impl Cause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// Who ended it.
-    pub by: By,
+    pub by: ClosedBy,
     /// The code of the Close that ended it, if there was one and it had one.
     pub code: Option<CloseCode>,
     /// Why.
-    pub cause: Cause,
+    pub cause: CloseReason,
 }
 
 /// What passed in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Passed {
+pub struct DirectionStats {
     /// Messages, whether or not they are whole yet.
     pub messages: u64,
     /// Bytes of frames, headers and control frames included.
@@ -141,17 +141,17 @@ pub struct Passed {
 
 /// What passed in both directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct SessionStats {
     /// From the client.
-    pub client: Passed,
+    pub client: DirectionStats,
     /// From the upstream.
-    pub upstream: Passed,
+    pub upstream: DirectionStats,
     /// How often the client exceeded its message rate.
     pub throttled: u64,
 }
 
-impl Counts {
-    pub(super) fn of(&mut self, from: Side) -> &mut Passed {
+impl SessionStats {
+    pub(super) fn of(&mut self, from: Side) -> &mut DirectionStats {
         match from {
             Side::Client => &mut self.client,
             Side::Upstream => &mut self.upstream,

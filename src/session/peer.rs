@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::outcome::Cause;
+use super::outcome::CloseReason;
 use crate::ws::inspector::Inspector;
 
 /// What is still expected from a side.
@@ -15,7 +15,7 @@ pub(super) enum Input {
     /// Nothing that could be understood: it broke a rule.
     Broken,
     /// Nothing at all, and nothing can be sent to it.
-    Gone,
+    Disconnected,
 }
 
 /// One side.
@@ -27,23 +27,23 @@ pub(super) struct Peer {
     /// What it may still send.
     pub input: Input,
     /// The message that it is sending is passed on to nobody.
-    pub skipping: bool,
+    pub discarding_message: bool,
     /// A frame that it sends has been passed on in part.
     pub mid_frame: bool,
     /// It has been sent a Close, its peer's or ours.
     pub close_sent: bool,
     /// The Close that it is to get from us: why, or as the other side closed.
-    pub close_waits: Option<Cause>,
+    pub pending_close: Option<CloseReason>,
     /// It is to be pinged.
-    pub ping_waits: bool,
+    pub ping_due: bool,
     /// When it was pinged, if it was not heard since.
     pub pinged: Option<Instant>,
     /// When it was last heard.
-    pub heard_at: Instant,
+    pub last_activity: Instant,
     /// Since when it takes none of the bytes that wait for it.
     pub blocked_since: Option<Instant>,
     /// Nothing can be sent to it any more; until then what it sent before may still come.
-    pub deaf_until: Option<Instant>,
+    pub write_closed_until: Option<Instant>,
 }
 
 impl Peer {
@@ -51,38 +51,38 @@ impl Peer {
         Self {
             inspector,
             input: Input::Open,
-            skipping: false,
+            discarding_message: false,
             mid_frame: false,
             close_sent: false,
-            close_waits: None,
-            ping_waits: false,
+            pending_close: None,
+            ping_due: false,
             pinged: None,
-            heard_at: now,
+            last_activity: now,
             blocked_since: None,
-            deaf_until: None,
+            write_closed_until: None,
         }
     }
 
     /// Any byte from a side proves that it lives, whether or not it is the pong.
-    pub fn heard(&mut self, now: Instant) {
-        self.heard_at = now;
+    pub fn on_activity(&mut self, now: Instant) {
+        self.last_activity = now;
         self.pinged = None;
     }
 
     /// Whether nothing can be sent to it.
-    pub fn is_deaf(&self) -> bool {
-        self.deaf_until.is_some() || self.input == Input::Gone
+    pub fn is_write_closed(&self) -> bool {
+        self.write_closed_until.is_some() || self.input == Input::Disconnected
     }
 
     /// Whether nothing may be passed on to it: it has been sent a Close, or nothing can be sent.
-    pub fn is_told(&self) -> bool {
-        self.close_sent || self.is_deaf()
+    pub fn output_closed(&self) -> bool {
+        self.close_sent || self.is_write_closed()
     }
 
     /// Forgets what it was to be sent.
     pub fn drop_output(&mut self) {
-        self.close_waits = None;
-        self.ping_waits = false;
+        self.pending_close = None;
+        self.ping_due = false;
         self.blocked_since = None;
     }
 }

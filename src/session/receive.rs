@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::outcome::{By, Cause, Outcome};
+use super::outcome::{CloseReason, ClosedBy, Outcome};
 use super::peer::Input;
 use super::side::Side;
-use super::{SMALL_FRAGMENT_BYTES, Session, Step};
+use super::{SMALL_FRAGMENT_BYTES, Session, Verdict};
 use crate::policy::limits::OnExcess;
 use crate::policy::quota::Exceeded;
 use crate::ws::close::Close;
@@ -15,21 +15,21 @@ use crate::ws::inspector::Next;
 
 impl Session {
     /// Judges the start of the bytes that came from a side.
-    pub fn receive(&mut self, from: Side, bytes: &[u8], now: Instant) -> Step {
+    pub fn receive(&mut self, from: Side, bytes: &[u8], now: Instant) -> Verdict {
         if bytes.is_empty() {
-            return Step::More;
+            return Verdict::More;
         }
         // Who was pinged may have had longer to answer than it may be silent from now on.
-        self.hastened |= self.peer(from).pinged.is_some();
+        self.deadline_changed |= self.peer(from).pinged.is_some();
         let peer = self.peer_mut(from);
-        peer.heard(now);
+        peer.on_activity(now);
         if peer.input != Input::Open {
-            return Step::Discard(bytes.len());
+            return Verdict::Discard(bytes.len());
         }
         self.judge(from, bytes, now).unwrap_or_else(|cause| {
             self.peer_mut(from).input = Input::Broken;
-            self.end(By::Tollgate, cause, now);
-            Step::Discard(bytes.len())
+            self.end(ClosedBy::Tollgate, cause, now);
+            Verdict::Discard(bytes.len())
         })
     }
 
@@ -38,14 +38,14 @@ impl Session {
         let exceeded = (0..count).any(|_| self.overhead.take(now).is_err());
         if exceeded && self.client.input == Input::Open {
             self.client.input = Input::Broken;
-            self.end(By::Tollgate, Cause::OverheadRate, now);
+            self.end(ClosedBy::Tollgate, CloseReason::OverheadRate, now);
         }
     }
 
-    fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let broken = |violation| Cause::Violation(from, violation);
+    fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
+        let broken = |violation| CloseReason::Violation(from, violation);
         match self.peer(from).inspector.look(bytes).map_err(broken)? {
-            Next::Incomplete => Ok(Step::More),
+            Next::Incomplete => Ok(Verdict::More),
             Next::Payload(n) => {
                 let payload = bytes.get(..n).unwrap_or(bytes);
                 self.peer_mut(from).inspector.payload(payload).map_err(broken)?;
@@ -56,17 +56,17 @@ impl Session {
         }
     }
 
-    fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let broken = |violation| Cause::Violation(from, violation);
+    fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
+        let broken = |violation| CloseReason::Violation(from, violation);
         let first = header.opcode != Opcode::Continuation;
-        if from == Side::Client && !self.upstream.is_told() {
+        if from == Side::Client && !self.upstream.output_closed() {
             if first && let Some(step) = self.count_message(now)? {
                 return Ok(step);
             }
             let small_fragment = !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES;
             let uncounted_nothing = first && header.payload_len == 0 && self.limits.messages.is_none();
             if small_fragment || uncounted_nothing {
-                self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
+                self.overhead.take(now).map_err(|_| CloseReason::OverheadRate)?;
             }
         }
         let payload = bytes.get(header.len..).unwrap_or_default();
@@ -76,7 +76,7 @@ impl Session {
         if here > 0 {
             peer.inspector.payload(payload.get(..here).unwrap_or_default()).map_err(broken)?;
         }
-        let skipped = self.peer(from).skipping || self.peer(from.other()).is_told();
+        let skipped = self.peer(from).discarding_message || self.peer(from.other()).output_closed();
         if first && !skipped {
             self.counts.of(from).messages += 1;
         }
@@ -84,9 +84,9 @@ impl Session {
     }
 
     /// Counts the message that begins here; a step if it may not pass now.
-    fn count_message(&mut self, now: Instant) -> Result<Option<Step>, Cause> {
-        self.client.skipping = false;
-        if std::mem::take(&mut self.place_taken) {
+    fn count_message(&mut self, now: Instant) -> Result<Option<Verdict>, CloseReason> {
+        self.client.discarding_message = false;
+        if std::mem::take(&mut self.reservation_held) {
             return Ok(None);
         }
         let (Some(bucket), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
@@ -97,11 +97,11 @@ impl Session {
         let Err(_) = bucket.take(now) else { return Ok(None) };
         self.counts.throttled += 1;
         match quota.on_excess {
-            OnExcess::Close => Err(Cause::MessageRate),
+            OnExcess::Close => Err(CloseReason::MessageRate),
             // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
             // the message may be the Close that all wait for.
             OnExcess::Delay | OnExcess::Drop => {
-                self.client.skipping = true;
+                self.client.discarding_message = true;
                 Ok(None)
             }
         }
@@ -109,43 +109,49 @@ impl Session {
 
     /// Lets the client wait for the place that its message has, or, where so many wait that there is none to be had, until
     /// it can ask again.
-    fn delay(&mut self, asked: Result<Instant, Exceeded>, now: Instant) -> Option<Step> {
-        let asks_again = std::mem::take(&mut self.asks_again);
+    fn delay(&mut self, asked: Result<Instant, Exceeded>, now: Instant) -> Option<Verdict> {
+        let reservation_retry = std::mem::take(&mut self.reservation_retry);
         let until = match asked {
             Ok(at) if at <= now => return None,
             Ok(at) => {
-                self.place_taken = true;
+                self.reservation_held = true;
                 at
             }
             Err(Exceeded { until }) => {
-                self.asks_again = true;
+                self.reservation_retry = true;
                 until
             }
         };
-        self.counts.throttled += u64::from(!asks_again);
+        self.counts.throttled += u64::from(!reservation_retry);
         self.wait_until = Some(until);
-        self.hastened = true;
-        Some(Step::Wait)
+        self.deadline_changed = true;
+        Some(Verdict::Wait)
     }
 
     /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
-    fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Step {
-        let muted = self.peer(from.other()).is_told();
+    fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
+        let output_closed = self.peer(from.other()).output_closed();
         let peer = self.peer_mut(from);
-        if peer.skipping || muted {
+        if peer.discarding_message || output_closed {
             peer.mid_frame = false;
-            return Step::Discard(n);
+            return Verdict::Discard(n);
         }
         peer.mid_frame = !peer.inspector.at_boundary();
         self.data_passed = now;
         self.counts.of(from).bytes += n as u64;
-        Step::Forward(n)
+        Verdict::Forward(n)
     }
 
-    fn judge_control(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Step, Cause> {
-        let muted = self.peer(from.other()).is_told();
-        if from == Side::Client && !muted && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
-            self.overhead.take(now).map_err(|_| Cause::OverheadRate)?;
+    fn judge_control(
+        &mut self,
+        from: Side,
+        header: &Header,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Verdict, CloseReason> {
+        let output_closed = self.peer(from.other()).output_closed();
+        if from == Side::Client && !output_closed && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
+            self.overhead.take(now).map_err(|_| CloseReason::OverheadRate)?;
         }
         let mut plain = [0; CONTROL_MAX_BYTES];
         let payload = bytes.get(header.len..).unwrap_or_default();
@@ -157,7 +163,7 @@ impl Session {
         let whole = header.len + len;
         let ours = match header.opcode {
             Opcode::Close => {
-                let close = Close::parse(plain).map_err(|violation| Cause::Violation(from, violation))?;
+                let close = Close::parse(plain).map_err(|violation| CloseReason::Violation(from, violation))?;
                 self.receive_close(from, close.code, now);
                 false
             }
@@ -165,9 +171,9 @@ impl Session {
             _ => false,
         };
         // If a Close of ours waits for the other side, this one is only the answer to its twin.
-        let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).close_waits.is_some());
-        if muted || ours {
-            return Ok(Step::Discard(whole));
+        let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).pending_close.is_some());
+        if output_closed || ours {
+            return Ok(Verdict::Discard(whole));
         }
         if header.opcode == Opcode::Close {
             self.peer_mut(from.other()).close_sent = true;
@@ -176,7 +182,7 @@ impl Session {
             self.pongs_owed = self.pongs_owed.saturating_add(1);
         }
         self.counts.of(from).bytes += whole as u64;
-        Ok(Step::Forward(whole))
+        Ok(Verdict::Forward(whole))
     }
 
     /// Whether the client sends what it was asked for: a pong for each ping, ours or the upstream's.
@@ -188,7 +194,7 @@ impl Session {
 
     fn receive_close(&mut self, from: Side, code: Option<CloseCode>, now: Instant) {
         self.peer_mut(from).input = Input::Closed;
-        self.outcome.get_or_insert(Outcome { by: By::from(from), code, cause: Cause::Closed });
+        self.outcome.get_or_insert(Outcome { by: ClosedBy::from(from), code, cause: CloseReason::Closed });
         self.start_closing(now);
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use aws_lc_rs::hmac;
 
-use crate::config::{Log, Shown};
+use crate::config::{LogConfig, Shown};
 
 /// What the log shows of subjects and client addresses.
 pub struct Identities {
@@ -18,7 +18,7 @@ pub struct Identities {
 
 impl Identities {
     /// As the configuration says, with random bytes for the key of the hashes.
-    pub fn new(config: &Log, key: [u8; 32]) -> Self {
+    pub fn new(config: &LogConfig, key: [u8; 32]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
         Self { subject: config.subject, address: config.address, key }
     }
@@ -60,7 +60,7 @@ impl fmt::Debug for Identities {
 mod tests {
     use super::*;
     fn identities(shown: Shown, key: u8) -> Identities {
-        let log = Log { subject: shown, address: shown, ..crate::telemetry::test_config() };
+        let log = LogConfig { subject: shown, address: shown, ..crate::telemetry::test_config() };
         Identities::new(&log, [key; 32])
     }
 

@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{Escaping, Form};
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 
 /// How many lines may wait to be written; some 5 MB. A log that nobody reads must not stop the sessions, so what is
 /// beyond that is lost.
@@ -20,7 +20,7 @@ const QUEUE_LINES: usize = 8192;
 
 /// Starts logging; does nothing if the process logs already. What is logged is written until the guard is dropped.
 #[must_use = "dropping the guard ends the log"]
-pub fn init(config: Log) -> WorkerGuard {
+pub fn init(config: LogConfig) -> WorkerGuard {
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
     let (writer, guard) = queue.finish(std::io::stderr());
     // The first one stays: another in the same process is a test's.
@@ -28,7 +28,7 @@ pub fn init(config: Log) -> WorkerGuard {
     guard
 }
 
-fn subscriber<W>(config: Log, writer: W, journal: bool) -> Dispatch
+fn subscriber<W>(config: LogConfig, writer: W, journal: bool) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -133,7 +133,7 @@ mod tests {
     /// What is logged meanwhile, line by line.
     pub(in crate::telemetry) fn logged(format: LogFormat, work: impl Fn()) -> Vec<String> {
         let sink = Sink::default();
-        let config = Log { format, ..crate::telemetry::test_config() };
+        let config = LogConfig { format, ..crate::telemetry::test_config() };
         tracing::dispatcher::with_default(&subscriber(config, sink.clone(), false), work);
         let bytes = std::mem::take(&mut *sink.0.lock().unwrap());
         String::from_utf8(bytes).unwrap().split_inclusive('\n').map(str::to_owned).collect()

@@ -14,16 +14,16 @@ impl fmt::Display for RequestId {
 
 /// The target and the origin of a request, as the log shows them: each part cut. The query is left out, since it may hold a token.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Asked<'a> {
+pub struct RequestSummary<'a> {
     host: Option<&'a str>,
     path: Option<&'a str>,
     origin: Option<&'a str>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> RequestSummary<'a> {
     /// Of these parts.
     pub fn new(host: Option<&'a str>, path: Option<&'a str>, origin: Option<&'a str>) -> Self {
-        Self { host: host.map(super::cut), path: path.map(super::cut), origin: origin.map(super::cut) }
+        Self { host: host.map(super::truncate), path: path.map(super::truncate), origin: origin.map(super::truncate) }
     }
 
     /// The host.
@@ -42,20 +42,20 @@ impl<'a> Asked<'a> {
     }
 
     /// The same, kept for as long as a session lasts.
-    pub fn keep(self) -> KeptAsked {
+    pub fn keep(self) -> OwnedRequestSummary {
         let text = |part: Option<&str>| part.map(Box::from);
-        KeptAsked(Box::new([text(self.host), text(self.path), text(self.origin)]))
+        OwnedRequestSummary(Box::new([text(self.host), text(self.path), text(self.origin)]))
     }
 }
 
 /// The target and the origin of a session's request, kept up to its end.
 #[derive(Debug)]
-pub struct KeptAsked(Box<[Option<Box<str>>; 3]>);
+pub struct OwnedRequestSummary(Box<[Option<Box<str>>; 3]>);
 
-impl KeptAsked {
+impl OwnedRequestSummary {
     /// To be shown.
-    pub fn asked(&self) -> Asked<'_> {
+    pub fn summary(&self) -> RequestSummary<'_> {
         let [host, path, origin] = self.0.each_ref().map(Option::as_deref);
-        Asked { host, path, origin }
+        RequestSummary { host, path, origin }
     }
 }

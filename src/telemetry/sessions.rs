@@ -8,12 +8,12 @@ use tracing::Level;
 
 use super::event::event;
 use super::identity::Identities;
-use super::request::{Asked, RequestId};
-use crate::session::{Counts, Outcome};
+use super::request::{RequestId, RequestSummary};
+use crate::session::{Outcome, SessionStats};
 
 /// The client and the upstream's server of a session.
 #[derive(Debug, Clone, Copy)]
-pub struct Parties<'a> {
+pub struct SessionSummary<'a> {
     /// The id of its request, which the upstream was told.
     pub request_id: RequestId,
     /// Its route.
@@ -25,7 +25,7 @@ pub struct Parties<'a> {
     /// The upstream's server.
     pub server: &'a str,
     /// What its request asked for.
-    pub asked: Asked<'a>,
+    pub summary: RequestSummary<'a>,
 }
 
 /// The log of sessions.
@@ -47,37 +47,37 @@ impl Sessions {
     }
 
     /// Writes the line at the start.
-    pub fn log_start(&self, parties: &Parties<'_>) {
+    pub fn log_start(&self, summary_of: &SessionSummary<'_>) {
         if tracing::level_filters::LevelFilter::current() < self.start_level {
             return;
         }
         event!(
             self.start_level,
-            request_id = parties.request_id.to_string(),
-            route = parties.route,
-            subject = self.identities.subject(parties.subject),
-            client = self.identities.address(parties.client),
-            server = parties.server,
-            host = parties.asked.host(),
-            path = parties.asked.path(),
-            origin = parties.asked.origin(),
+            request_id = summary_of.request_id.to_string(),
+            route = summary_of.route,
+            subject = self.identities.subject(summary_of.subject),
+            client = self.identities.address(summary_of.client),
+            server = summary_of.server,
+            host = summary_of.summary.host(),
+            path = summary_of.summary.path(),
+            origin = summary_of.summary.origin(),
             "session started"
         );
     }
 
     /// Writes the line at the end.
-    pub fn log_end(&self, parties: &Parties<'_>, age: Duration, outcome: Outcome, counts: &Counts) {
+    pub fn log_end(&self, summary_of: &SessionSummary<'_>, age: Duration, outcome: Outcome, counts: &SessionStats) {
         let Outcome { by, code, cause } = outcome;
-        let Counts { client, upstream, throttled } = counts;
+        let SessionStats { client, upstream, throttled } = counts;
         tracing::info!(
-            request_id = parties.request_id.to_string(),
-            route = parties.route,
-            subject = self.identities.subject(parties.subject),
-            client = self.identities.address(parties.client),
-            server = parties.server,
-            host = parties.asked.host(),
-            path = parties.asked.path(),
-            origin = parties.asked.origin(),
+            request_id = summary_of.request_id.to_string(),
+            route = summary_of.route,
+            subject = self.identities.subject(summary_of.subject),
+            client = self.identities.address(summary_of.client),
+            server = summary_of.server,
+            host = summary_of.summary.host(),
+            path = summary_of.summary.path(),
+            origin = summary_of.summary.origin(),
             age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             messages_in = client.messages,
             bytes_in = client.bytes,

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
-use super::sealed::{SealedStream, Unfinished};
+use super::sealed::{Leftover, SealedStream};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
@@ -44,9 +44,9 @@ pub(super) enum Protected {
 }
 
 /// Prepares a listener's settings for connections that leave rustls.
-pub(super) fn let_secrets_out(config: &mut ServerConfig) {
+pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
     config.enable_secret_extraction = true;
-    config.key_log = Arc::new(Capture);
+    config.key_log = Arc::new(SecretCapture);
 }
 
 /// Does the handshake.
@@ -62,18 +62,18 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
             received.receive(&mut stream).await?;
             continue;
         };
-        hear(&mut connection, part, &mut secrets, &stream)?;
+        feed(&mut connection, part, &mut secrets, &stream)?;
         if connection.is_handshaking() && connection.wants_write() {
-            stream.write_all(&say(&mut connection)?).await?;
+            stream.write_all(&drain_output(&mut connection)?).await?;
         }
     }
-    let last_words = say(&mut connection)?;
+    let final_flight = drain_output(&mut connection)?;
     if config.enable_secret_extraction && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
-        let unfinished = Unfinished { received: received.into_rest(), to_send: last_words };
-        return take_over(stream, connection, &secrets, unfinished).map(Protected::Own);
+        let leftover = Leftover { received: received.into_rest(), to_send: final_flight };
+        return take_over(stream, connection, &secrets, leftover).map(Protected::Own);
     }
-    stream.write_all(&last_words).await?;
-    hear(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
+    stream.write_all(&final_flight).await?;
+    feed(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls makes its stream only from a handshake, so it gets one that is over.
     let socket = Socket { stream, written: 0, read_ends: None, ticket: Ticket::default() };
     let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
@@ -81,7 +81,7 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
 }
 
 /// Gives rustls what was received.
-fn hear(
+fn feed(
     connection: &mut ServerConnection,
     mut bytes: &[u8],
     secrets: &mut Secrets,
@@ -98,7 +98,7 @@ fn hear(
         *secrets = CAPTURED.take().unwrap_or_default();
         if let Err(error) = heard {
             // What the client did wrong is told it if it can be told at once.
-            let _ = say(connection).and_then(|alert| stream.try_write(&alert));
+            let _ = drain_output(connection).and_then(|alert| stream.try_write(&alert));
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }
@@ -106,7 +106,7 @@ fn hear(
 }
 
 /// What rustls has to say.
-fn say(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
+fn drain_output(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
     let mut words = Vec::new();
     while connection.wants_write() {
         connection.write_tls(&mut words)?;
@@ -119,7 +119,7 @@ fn take_over(
     stream: TcpStream,
     connection: ServerConnection,
     secrets: &Secrets,
-    unfinished: Unfinished,
+    leftover: Leftover,
 ) -> io::Result<SealedStream> {
     let suite = connection.negotiated_cipher_suite().and_then(|suite| Suite::from_code(suite.suite().into()));
     let suite = suite.ok_or_else(|| io::Error::other("an unknown cipher suite was negotiated"))?;
@@ -137,7 +137,7 @@ fn take_over(
     let directions = direction(&secrets.client, &extracted.rx.1).zip(direction(&secrets.server, &extracted.tx.1));
     let (read, write) = directions.ok_or_else(|| io::Error::other("the traffic secrets are not the connection's"))?;
     let (opener, sealer) = (Opener::new(read, extracted.rx.0), Sealer::new(write, extracted.tx.0));
-    Ok(SealedStream::new(stream, opener, sealer, unfinished))
+    Ok(SealedStream::new(stream, opener, sealer, leftover))
 }
 
 /// What was received, and how far rustls has been given it.
@@ -197,9 +197,9 @@ thread_local! {
 
 /// Keeps the two secrets that [`rustls::ExtractedSecrets`] does not tell: only with them can keys be updated later.
 #[derive(Debug)]
-struct Capture;
+struct SecretCapture;
 
-impl KeyLog for Capture {
+impl KeyLog for SecretCapture {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         let Some(mut secrets) = CAPTURED.take() else { return };
         match label {
@@ -241,9 +241,9 @@ impl Socket {
     }
 
     /// Has the task go on with its read in another cycle, if it was ended although there may be more.
-    pub(super) fn go_on_in_turn(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn continue_in_order(&mut self, cx: &mut Context<'_>) {
         if self.is_read_over() {
-            self.ticket.wake_in_turn(cx.waker());
+            self.ticket.wake_in_order(cx.waker());
         }
     }
 

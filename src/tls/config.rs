@@ -25,7 +25,7 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName::new(certificates)));
+        .with_cert_resolver(Arc::new(SniResolver::new(certificates)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Tickets carry the session themselves under keys that rotate, so that nothing is kept for clients that left; one
     // is enough, since a client that comes back is given another.
@@ -35,14 +35,14 @@ pub fn server_config(
     // An opening handshake must not be replayable (RFC 8446 section 8).
     config.max_early_data_size = 0;
     if record_layer == RecordLayer::Own {
-        accept::let_secrets_out(&mut config);
+        accept::enable_secret_extraction(&mut config);
     }
     Ok(Arc::new(config))
 }
 
 /// Chooses the certificate by the name that the client asks for (RFC 6066 section 3): one that is valid, if there is one.
 #[derive(Debug)]
-struct ByName {
+struct SniResolver {
     /// All of them, in the order of the configuration. A client that asks for no name, or for one that no certificate has,
     /// gets the first that is valid.
     all: Vec<Candidate>,
@@ -60,7 +60,7 @@ struct Candidate {
     not_after: Duration,
 }
 
-impl ByName {
+impl SniResolver {
     fn new(certificates: &[Certificate]) -> Self {
         let mut exact: HashMap<String, Vec<usize>> = HashMap::new();
         let mut wildcard: HashMap<String, Vec<usize>> = HashMap::new();
@@ -95,7 +95,7 @@ impl ByName {
     }
 }
 
-impl ResolvesServerCert for ByName {
+impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.find(hello.server_name(), clock::both().unix).cloned()
     }

@@ -43,7 +43,7 @@ pub struct SealedStream {
     /// Records that the kernel has not taken: at most one batch, an alert, and at first the ticket.
     out: Vec<u8>,
     /// The kernel was not asked to take `out`, which waits for the first write to go with it.
-    out_is_fresh: bool,
+    flush_deferred: bool,
     /// How much of `out` the kernel has taken.
     out_taken: usize,
     written: u64,
@@ -51,7 +51,7 @@ pub struct SealedStream {
 
 /// What a handshake leaves to whoever takes the connection over.
 #[derive(Default)]
-pub struct Unfinished {
+pub struct Leftover {
     /// What was received behind the client's last message: less than [`RECORD_MAX`].
     pub received: Vec<u8>,
     /// Records that no one waits for: the ticket.
@@ -60,8 +60,8 @@ pub struct Unfinished {
 
 impl SealedStream {
     /// Takes over where the handshake ended.
-    pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer, unfinished: Unfinished) -> Self {
-        let Unfinished { received, to_send } = unfinished;
+    pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer, leftover: Leftover) -> Self {
+        let Leftover { received, to_send } = leftover;
         Self {
             stream,
             opener,
@@ -69,7 +69,7 @@ impl SealedStream {
             left_over: !received.is_empty(),
             received,
             plain: Vec::new(),
-            out_is_fresh: !to_send.is_empty(),
+            flush_deferred: !to_send.is_empty(),
             out: to_send,
             out_taken: 0,
             written: 0,
@@ -168,7 +168,7 @@ impl SealedStream {
                     at += len;
                 }
                 Err(violation) => {
-                    self.tell(violation, cx);
+                    self.send_alert(violation, cx);
                     break;
                 }
             }
@@ -177,7 +177,7 @@ impl SealedStream {
     }
 
     /// Tells the client what it did wrong. The violation itself is what the reader gets next.
-    fn tell(&mut self, violation: Violation, cx: &mut Context<'_>) {
+    fn send_alert(&mut self, violation: Violation, cx: &mut Context<'_>) {
         let Some(alert) = violation.alert() else { return self.sealer.close() };
         if self.queue(alert).is_ok() {
             // Should the alert not get out, there is nobody left to care.
@@ -194,7 +194,7 @@ impl SealedStream {
 
     /// Gives the kernel what waits for it, and keeps no memory for what does not.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.out_is_fresh = false;
+        self.flush_deferred = false;
         while let Some(rest) = self.out.get(self.out_taken..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -269,14 +269,14 @@ impl AsyncRead for SealedStream {
 impl AsyncWrite for SealedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         // While records wait no more are sealed, so that the writer learns that the client does not read.
-        if !self.out_is_fresh {
+        if !self.flush_deferred {
             ready!(self.poll_out(cx))?;
         }
         Poll::Ready(SEALING.with_borrow_mut(|area| self.send(cx, bytes, area)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out_is_fresh { Poll::Ready(Ok(())) } else { self.poll_out(cx) }
+        if self.flush_deferred { Poll::Ready(Ok(())) } else { self.poll_out(cx) }
     }
 
     /// Says that no more will come, and closes this half; the other may go on.
@@ -322,7 +322,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (opener, sealer) = (Opener::new(secret(1), 0), Sealer::new(secret(2), 0));
-        (SealedStream::new(stream, opener, sealer, Unfinished::default()), client, Sealer::new(secret(1), 0))
+        (SealedStream::new(stream, opener, sealer, Leftover::default()), client, Sealer::new(secret(1), 0))
     }
 
     fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {

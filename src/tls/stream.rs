@@ -79,7 +79,7 @@ impl AsyncRead for ClientStream {
                 stream.get_mut().0.begin_read();
                 let read = Pin::new(&mut *stream).poll_read(cx, buf);
                 if read.is_pending() {
-                    stream.get_mut().0.go_on_in_turn(cx);
+                    stream.get_mut().0.continue_in_order(cx);
                 }
                 read
             }

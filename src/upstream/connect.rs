@@ -12,11 +12,11 @@ use http_body_util::Empty;
 use hyper::body::Bytes;
 use tokio::sync::Semaphore;
 
-use super::open::{Answered, OpenError, open};
+use super::open::{OpenError, UpstreamResponse, open};
 use super::race::ATTEMPTS_AT_ONCE;
 use super::server::{Server, is_local};
 use super::stream::UpstreamStream;
-use crate::config::Upstream;
+use crate::config::UpstreamConfig;
 use crate::policy::admission::Admission;
 use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::rejection::Rejection;
@@ -30,9 +30,9 @@ const LINES: Quota = Quota {
 /// An upstream, and whose turn it is.
 #[derive(Debug)]
 pub struct Pool {
-    upstream: Upstream,
+    upstream: UpstreamConfig,
     servers: Vec<Server>,
-    turn: AtomicUsize,
+    next_server: AtomicUsize,
     /// `max_pending_requests` of them.
     pending: Semaphore,
     /// That no server takes a connection was logged, and none has taken one since.
@@ -55,11 +55,11 @@ pub struct AskError {
 
 impl Pool {
     /// It is the first server's turn, and nothing is known of any.
-    pub fn new(upstream: Upstream, clock: fn() -> Instant) -> Self {
+    pub fn new(upstream: UpstreamConfig, clock: fn() -> Instant) -> Self {
         let started = clock();
         Self {
             servers: upstream.servers.iter().cloned().map(Server::new).collect(),
-            turn: AtomicUsize::new(0),
+            next_server: AtomicUsize::new(0),
             pending: Semaphore::new(upstream.max_pending_requests as usize),
             down: AtomicBool::new(false),
             lines: Bucket::new(LINES, started),
@@ -70,13 +70,13 @@ impl Pool {
     }
 
     /// What the configuration says of it.
-    pub fn upstream(&self) -> &Upstream {
+    pub fn upstream(&self) -> &UpstreamConfig {
         &self.upstream
     }
 
     /// How many descriptors its pending requests may have beside one each: a name with several addresses may be tried at
     /// two of them at once.
-    pub fn extra_descriptors(upstream: &Upstream) -> usize {
+    pub fn extra_descriptors(upstream: &UpstreamConfig) -> usize {
         let races = upstream.servers.iter().any(Server::has_name);
         if races { (ATTEMPTS_AT_ONCE - 1).saturating_mul(upstream.max_pending_requests as usize) } else { 0 }
     }
@@ -91,7 +91,7 @@ impl Pool {
         &self,
         admission: &Admission,
         request: Request<Empty<Bytes>>,
-    ) -> Result<(Answered, Arc<str>), AskError> {
+    ) -> Result<(UpstreamResponse, Arc<str>), AskError> {
         let Ok(_pending) = self.pending.try_acquire() else {
             return Err(AskError { rejection: Rejection::UpstreamBusy, server: None, detail: String::new() });
         };
@@ -116,7 +116,7 @@ impl Pool {
     /// Connects to the server whose turn it is, or to the next one that takes the connection. Each is tried once, those
     /// that failed lately last.
     async fn connect(&self, _admission: &Admission) -> Result<(UpstreamStream, &Server), AskError> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
+        let first = self.next_server.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
         let (before, after) = self.servers.split_at_checked(first).unwrap_or_default();
         let mut failed = AskError { rejection: Rejection::Unreachable, server: None, detail: String::new() };
         let mut skipped = Vec::new();

@@ -44,7 +44,7 @@ type Connection = http1::Connection<TokioIo<UpstreamStream>, Empty<Bytes>>;
 
 /// What a server answered.
 #[derive(Debug)]
-pub enum Answered {
+pub enum UpstreamResponse {
     /// 101: from here on the connection carries what both ends agreed on.
     Switched {
         /// The head of the answer.
@@ -52,10 +52,10 @@ pub enum Answered {
         /// The connection.
         stream: UpstreamStream,
         /// What the server sent behind the head.
-        early: Bytes,
+        read_ahead: Bytes,
     },
     /// Any other status.
-    Refused(Response<Bytes>),
+    NotSwitched(Response<Bytes>),
 }
 
 /// Why a server that took the connection gave no answer.
@@ -84,15 +84,19 @@ pub async fn open(
     request: Request<Empty<Bytes>>,
     response_timeout: Duration,
     title_case_headers: bool,
-) -> Result<Answered, OpenError> {
+) -> Result<UpstreamResponse, OpenError> {
     let asking = ask(stream, request, title_case_headers);
     let (response, mut connection) = timeout(response_timeout, asking).await.map_err(|_| OpenError::Timeout)??;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let body_timeout = response_timeout.min(BODY_TIMEOUT);
-        return Ok(Answered::Refused(refused(&mut connection, response, body_timeout).await));
+        return Ok(UpstreamResponse::NotSwitched(not_switched(&mut connection, response, body_timeout).await));
     }
     let parts = connection.into_parts();
-    Ok(Answered::Switched { head: response.map(drop), stream: parts.io.into_inner(), early: parts.read_buf })
+    Ok(UpstreamResponse::Switched {
+        head: response.map(drop),
+        stream: parts.io.into_inner(),
+        read_ahead: parts.read_buf,
+    })
 }
 
 /// Sends the request and reads the head of the final answer; of a 101 the connection has nothing more to do then.
@@ -120,7 +124,11 @@ async fn ask(
 }
 
 /// A refusal with its body, or without it if that is too long, takes too long or breaks off: the status has come.
-async fn refused(connection: &mut Connection, response: Response<Incoming>, body_timeout: Duration) -> Response<Bytes> {
+async fn not_switched(
+    connection: &mut Connection,
+    response: Response<Incoming>,
+    body_timeout: Duration,
+) -> Response<Bytes> {
     let (mut head, body) = response.into_parts();
     let reading = timeout(body_timeout, drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()));
     let body = if let Ok(Ok(Ok(body))) = reading.await {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use tollgate::config::Config;
-use tollgate::config::keys::{Absent, KEYS, Key, Kind};
+use tollgate::config::keys::{Default, KEYS, Key, Kind};
 
 use super::{example, parse, with_line};
 
@@ -80,9 +80,9 @@ fn the_example_has_every_key_with_its_meaning() {
 
     for one in documented {
         let default = match one.key.default {
-            Absent::Required => "Required.".to_owned(),
-            Absent::Value(text) | Absent::Derived(text) => format!("Default: {text}."),
-            Absent::Nothing => "No default.".to_owned(),
+            Default::Required => "Required.".to_owned(),
+            Default::Value(text) | Default::Derived(text) => format!("Default: {text}."),
+            Default::Nothing => "No default.".to_owned(),
         };
         for part in [one.key.doc, &one.key.bounds(), &default] {
             assert!(one.comment.contains(part), "line {}: expected {part:?} in {:?}", one.line, one.comment);
@@ -101,18 +101,18 @@ fn the_documented_defaults_are_the_defaults() {
     let text = example();
     let plain = comparable(&parse(&text).unwrap());
     for one in documented(&text) {
-        if let Absent::Value(default) = one.key.default
+        if let Default::Value(default) = one.key.default
             && one.commented
         {
             assert_eq!(one.value, default, "line {}", one.line);
         }
-        let depends = matches!(one.key.default, Absent::Value(_) | Absent::Derived(_));
+        let depends = matches!(one.key.default, Default::Value(_) | Default::Derived(_));
         if one.commented && depends {
             let written = with_line(&text, one.line, &format!("{} = {}", one.key.name, one.value));
             let config = parse(&written).unwrap_or_else(|report| panic!("{}: {report}", one.key.name));
             assert_eq!(comparable(&config), plain, "{}", one.key.name);
         }
-        if let (Absent::Value(default), false) = (one.key.default, one.commented) {
+        if let (Default::Value(default), false) = (one.key.default, one.commented) {
             let burst = |line: &str| line.starts_with("upgrade_burst") || line.starts_with("message_burst");
             assert!(!text.lines().any(burst), "a burst without its rate would be a fault");
             let without = comparable(&parse(&with_line(&text, one.line, "")).unwrap());

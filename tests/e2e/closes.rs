@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
-use tollgate::session::{Cause, Side};
+use tollgate::session::{CloseReason, Side};
 use tollgate::ws::violation::Violation;
 
 use crate::support::PATIENCE;
@@ -66,11 +66,11 @@ impl Case {
 const BLOCKED: Duration = Duration::from_millis(100);
 
 /// What provokes each cause. Nothing may be left out here.
-fn cases(cause: Cause) -> Vec<Case> {
+fn cases(cause: CloseReason) -> Vec<Case> {
     match cause {
-        Cause::Closed => closed(),
-        Cause::Violation(side, violation) => violations(side, violation),
-        Cause::MessageRate => {
+        CloseReason::Closed => closed(),
+        CloseReason::Violation(side, violation) => violations(side, violation),
+        CloseReason::MessageRate => {
             let two_texts = |session: &mut Session, _: &Gate| {
                 session.client.send_text("one");
                 session.client.send_text("two");
@@ -78,28 +78,28 @@ fn cases(cause: Cause) -> Vec<Case> {
             let both = [Gets::Close(0, 1008, "message rate exceeded"), Gets::Close(1, 1008, "message rate exceeded")];
             vec![case(two_texts, both, "tollgate", Some(1008)).limits("message_rate = \"1/h\"")]
         }
-        Cause::OverheadRate => {
+        CloseReason::OverheadRate => {
             let three_pings = |session: &mut Session, _: &Gate| {
                 (0..3).for_each(|_| session.client.send_frame(Frame::new(PING, "")));
             };
             vec![ours(three_pings, 1008, "frame rate exceeded").limits("overhead_rate = \"1/h\"\noverhead_burst = 2")]
         }
-        Cause::TokenExpired => {
+        CloseReason::TokenExpired => {
             let exp = jsonwebtoken::get_current_timestamp() + 2;
             let request = Request::to("/room/blue").bearer(&token(&json!({ "exp": exp })));
             vec![Case { request, ..ours(|_, _| {}, 1008, "token expired") }]
         }
-        Cause::IdleTimeout => vec![ours(|_, _| {}, 1001, "idle timeout").limits("idle_timeout = \"100ms\"")],
-        Cause::NoPong(Side::Client) => {
+        CloseReason::IdleTimeout => vec![ours(|_, _| {}, 1001, "idle timeout").limits("idle_timeout = \"100ms\"")],
+        CloseReason::NoPong(Side::Client) => {
             vec![ours(|_, _| {}, 1001, "no pong").limits("ping_interval = \"100ms\"\npong_timeout = \"100ms\"")]
         }
-        Cause::NoPong(Side::Upstream) => vec![
+        CloseReason::NoPong(Side::Upstream) => vec![
             ours(|_, _| {}, 1001, "no pong").limits("upstream_ping_interval = \"100ms\"\npong_timeout = \"100ms\""),
         ],
-        Cause::Drain => vec![ours(|_, gate| gate.drain(), 1001, "going away")],
-        Cause::Gone(side) => gone(side),
+        CloseReason::Drain => vec![ours(|_, gate| gate.drain(), 1001, "going away")],
+        CloseReason::Disconnected(side) => gone(side),
         // Once it gave up the one side, the gate takes the rest of the other's flood, and throws it away.
-        Cause::WriteStall(Side::Client) => vec![
+        CloseReason::WriteStall(Side::Client) => vec![
             case(
                 |session, _| {
                     session.server.stream.set_write_timeout(Some(BLOCKED)).unwrap();
@@ -113,7 +113,7 @@ fn cases(cause: Cause) -> Vec<Case> {
             )
             .limits("write_timeout = \"1s\""),
         ],
-        Cause::WriteStall(Side::Upstream) => vec![
+        CloseReason::WriteStall(Side::Upstream) => vec![
             case(
                 |session, _| {
                     session.client.set_timeout(BLOCKED);
@@ -127,7 +127,7 @@ fn cases(cause: Cause) -> Vec<Case> {
             )
             .limits("write_timeout = \"1s\""),
         ],
-        Cause::Cut => vec![case(
+        CloseReason::Aborted => vec![case(
             |session, gate| {
                 gate.drain();
                 session.server.expect_close(1001);
@@ -285,7 +285,7 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
 }
 
 /// Runs all cases of these causes.
-fn check(causes: impl IntoIterator<Item = Cause>) {
+fn check(causes: impl IntoIterator<Item = CloseReason>) {
     let upstream = Upstream::bind();
     for cause in causes {
         for (number, case) in cases(cause).into_iter().enumerate() {
@@ -295,7 +295,7 @@ fn check(causes: impl IntoIterator<Item = Cause>) {
             let asked_id = session.asked.get("X-Request-Id").unwrap().to_owned();
             (case.play)(&mut session, &gate);
             // Who began answers last: one that broke a rule gets the answers to what it sent before.
-            let upstream_first = case.by != "upstream" && !matches!(cause, Cause::Violation(Side::Upstream, _));
+            let upstream_first = case.by != "upstream" && !matches!(cause, CloseReason::Violation(Side::Upstream, _));
             if upstream_first {
                 get(&format!("{what}: the upstream"), &mut session.server, case.server);
             }
@@ -311,7 +311,7 @@ fn check(causes: impl IntoIterator<Item = Cause>) {
             assert_eq!(line["code"].as_u64(), case.code.map(u64::from), "{what}: {line}");
             assert_eq!(line["request_id"], asked_id, "{what}: {line}");
             assert_eq!(line["server"], upstream.address().to_string(), "{what}: {line}");
-            if cause != Cause::Cut {
+            if cause != CloseReason::Aborted {
                 assert_eq!(line["cause"], cause.label(), "{what}: {line}");
             }
         }
@@ -351,7 +351,7 @@ fn expect_end<S: std::io::Read + Write>(what: &str, mut peer: Peer<S>, gets: Get
     }
 }
 
-fn violations_of(side: Side) -> impl Iterator<Item = Cause> {
+fn violations_of(side: Side) -> impl Iterator<Item = CloseReason> {
     every!(Violation {
         ReservedBit,
         ReservedOpcode,
@@ -371,7 +371,7 @@ fn violations_of(side: Side) -> impl Iterator<Item = Cause> {
         MessageTooBig,
     })
     .into_iter()
-    .map(move |violation| Cause::Violation(side, violation))
+    .map(move |violation| CloseReason::Violation(side, violation))
 }
 
 #[test]
@@ -387,18 +387,18 @@ fn violations_by_upstreams() {
 #[test]
 fn every_other_cause() {
     let sides = || Side::BOTH.into_iter();
-    check(every!(Cause {
+    check(every!(CloseReason {
         Closed,
-        Violation([Cause::Violation(Side::Client, Violation::NotMasked)]),
+        Violation([CloseReason::Violation(Side::Client, Violation::NotMasked)]),
         MessageRate,
         OverheadRate,
         TokenExpired,
         IdleTimeout,
-        NoPong(sides().map(Cause::NoPong)),
+        NoPong(sides().map(CloseReason::NoPong)),
         Drain,
-        Gone(sides().map(Cause::Gone)),
-        WriteStall(sides().map(Cause::WriteStall)),
-        Cut,
+        Disconnected(sides().map(CloseReason::Disconnected)),
+        WriteStall(sides().map(CloseReason::WriteStall)),
+        Aborted,
     }));
 }
 

@@ -164,8 +164,8 @@ fn places_are_given_back() {
     let request = Request::to("/room/blue").bearer(&good_token());
     for _ in 0..5 {
         let mut session = Session::open_with(&gate, &upstream, &request, &[]);
-        let refusal = Client::connect(&gate).ask(&request);
-        assert_eq!(refusal.head.status(), 503);
+        let response = Client::connect(&gate).ask(&request);
+        assert_eq!(response.head.status(), 503);
         session.server.stream.shutdown(Shutdown::Both).unwrap();
         session.client.expect_close(1014);
         session.client.send_frame(Frame::close(1014, ""));
@@ -182,7 +182,7 @@ fn places_are_given_back() {
         let mut server = upstream.accept();
         server.head();
         server.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
-        assert_eq!(client.refusal().head.status(), 403);
+        assert_eq!(client.response().head.status(), 403);
     }
 }
 

@@ -188,9 +188,9 @@ fn answers_say_nothing_of_the_whole_origin() {
     let mut server = upstream.accept();
     server.head();
     server.send(format!("HTTP/1.1 403 Forbidden\r\n{}\r\nContent-Length: 0\r\n\r\n", lines.join("\r\n")).as_bytes());
-    let refusal = client.refusal();
-    assert_eq!(refusal.head.status(), 403);
-    check(&refusal.head);
+    let response = client.response();
+    assert_eq!(response.head.status(), 403);
+    check(&response.head);
 }
 
 /// Wherever the token stood, the upstream does not see it, and sees all the rest.
@@ -245,8 +245,8 @@ fn tokens_are_taken_out() {
     let token = self::token(&json!({ "exp": 1 }));
     let all = room().bearer(&token).with(&format!("Cookie: session={token}"));
     for request in [all, Request::to(&format!("/room/blue?token={token}")), Request::to(&format!("/x?token={token}"))] {
-        let refusal = Client::connect(&gate).ask(&request);
-        assert!(!format!("{refusal:?}").contains(&token), "{refusal:?}");
+        let response = Client::connect(&gate).ask(&request);
+        assert!(!format!("{response:?}").contains(&token), "{response:?}");
     }
 }
 

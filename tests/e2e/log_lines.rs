@@ -82,7 +82,7 @@ fn an_upstream_that_fails_is_a_warning() {
     client.send(&Request::to("/open/").bytes());
     let mut server = upstream.accept();
     let asked = server.head();
-    client.refusal();
+    client.response();
     let line = gate.log.next("refused");
     check(&line, &[("level", json!("WARN")), ("cause", json!("upstream_timeout")), ("upstream", json!("main"))]);
     check(&line, &[("server", json!(upstream.address().to_string())), ("route", json!("open"))]);
@@ -138,9 +138,9 @@ fn clients_can_be_hashed_or_left_out() {
         let gate = setup(form).start(&upstream);
         Session::open_with(&gate, &upstream, &request, &[]).close();
         let ended = gate.log.next("session ended");
-        let refusal = refused(&gate, &other);
+        let response = refused(&gate, &other);
         for name in ["client", "subject"] {
-            assert_eq!(ended[name], refusal[name]);
+            assert_eq!(ended[name], response[name]);
             assert_eq!(ended[name].as_str().map(str::len), (form == "hash").then_some(16), "{ended}");
         }
         let text = gate.log.text();

@@ -112,10 +112,10 @@ fn nobody_comes_in_during_a_drain() {
     client.expect_close(1001);
     server.expect_close(1001);
     for _ in 0..20 {
-        let refusal = Client::connect(&gate).ask(&Request::to("/open/"));
-        assert_eq!(refusal.head.status(), 503, "{:?}", refusal.head);
-        assert!(refusal.head.get("Retry-After").is_some(), "{:?}", refusal.head);
-        assert_eq!(refusal.head.get("Connection"), Some("close"));
+        let response = Client::connect(&gate).ask(&Request::to("/open/"));
+        assert_eq!(response.head.status(), 503, "{:?}", response.head);
+        assert!(response.head.get("Retry-After").is_some(), "{:?}", response.head);
+        assert_eq!(response.head.get("Connection"), Some("close"));
         assert_eq!(gate.log.next("refused")["cause"], "draining");
     }
     // Newcomers that ask for nothing do not make the drain last.

@@ -198,14 +198,14 @@ fn bytes_behind_the_request() {
     server.head();
     server.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
     assert_eq!(server.rest(), (Vec::new(), End::Clean));
-    let refusal = client.refusal();
-    assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, "no"));
+    let response = client.response();
+    assert_eq!((response.head.status(), response.body.as_str()), (403, "no"));
 
     // A second request behind the first is no request.
     let second = Request::to("/open/second").bytes();
     let mut client = Client::connect(&gate);
     client.send(&[Request::to("/elsewhere").bytes(), second].concat());
-    assert_eq!(client.refusal().head.status(), 404);
+    assert_eq!(client.response().head.status(), 404);
     upstream.assert_untouched();
 }
 

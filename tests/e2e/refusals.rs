@@ -15,7 +15,7 @@ use crate::support::every::every;
 use crate::support::gate::Gate;
 use crate::support::pki::{good_token, token, token_with};
 use crate::support::request::Request;
-use crate::support::session::{Client, Refusal, Session};
+use crate::support::session::{Client, ErrorResponse, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::{Upstream, refusing, switching};
 use crate::support::wire::Head;
@@ -325,8 +325,8 @@ fn check(rejections: impl IntoIterator<Item = Rejection>) {
         for Case { request, play } in cases(rejection) {
             let what = format!("{rejection:?}: {request:?}");
             if let Play::Nothing = play {
-                let refusal = Client::connect(&gate).ask(&request);
-                check_refusal(&what, rejection, &refusal, &gate);
+                let response = Client::connect(&gate).ask(&request);
+                check_refusal(&what, rejection, &response, &gate);
                 upstream.assert_untouched();
                 on_plain += 1;
             } else {
@@ -405,7 +405,7 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
             let answer = answer(&server.head());
             server.send(&answer);
             drop(server);
-            let line = check_refusal(what, rejection, &client.refusal(), &gate);
+            let line = check_refusal(what, rejection, &client.response(), &gate);
             check_names(&line, upstream.address());
         }
     }
@@ -435,7 +435,7 @@ fn check_names(line: &Value, server: SocketAddr) {
 }
 
 /// Checks the answer and the line in the log, and gives the line.
-fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refusal, gate: &Gate) -> Value {
+fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }: &ErrorResponse, gate: &Gate) -> Value {
     let status = status(rejection);
     assert_eq!(head.status(), status, "{what}: {head:?}");
     let connection = head.fields.iter().filter(|(name, _)| name == "connection").map(|(_, value)| value.as_str());
@@ -453,7 +453,7 @@ fn check_refusal(what: &str, rejection: Rejection, Refusal { head, body }: &Refu
     } else {
         // hyper leaves the body of an answer to HEAD out.
         let is_head = what.contains("HEAD ");
-        assert_eq!(body, if is_head { "" } else { rejection.refusal().body }, "{what}");
+        assert_eq!(body, if is_head { "" } else { rejection.response().body }, "{what}");
         assert_eq!(head.get("Content-Type"), Some("text/plain; charset=utf-8"), "{what}");
         let challenge = match rejection {
             Rejection::NoToken | Rejection::TokenAmbiguous => Some("Bearer"),
@@ -589,15 +589,15 @@ fn malformed_claims_are_refused_where_they_are_asked_for() {
     for (members, asking, claim) in table {
         let bearer = token_with(members);
         Session::open_with(&gate, &upstream, &Request::to("/asks-nothing").bearer(&bearer), &[]).close();
-        let refusal = Client::connect(&gate).ask(&Request::to(&format!("/{asking}")).bearer(&bearer));
-        assert_eq!(refusal.head.status(), 403, "{members}");
+        let response = Client::connect(&gate).ask(&Request::to(&format!("/{asking}")).bearer(&bearer));
+        assert_eq!(response.head.status(), 403, "{members}");
         let line = gate.log.next("refused");
         assert_eq!((&line["cause"], &line["claim"]), (&json!("claims"), &json!(claim)), "{line}");
         upstream.assert_untouched();
     }
     for members in [r#""nick":"a","nick":"a""#, r#""nbf":1e400"#] {
-        let refusal = Client::connect(&gate).ask(&Request::to("/asks-nothing").bearer(&token_with(members)));
-        assert_eq!(refusal.head.status(), 401, "{members}");
+        let response = Client::connect(&gate).ask(&Request::to("/asks-nothing").bearer(&token_with(members)));
+        assert_eq!(response.head.status(), 401, "{members}");
     }
 }
 
@@ -626,8 +626,8 @@ fn long_tokens() {
     let gate = Setup::new().listener("head_max_size = \"64KiB\"").auth("token_max_size = \"32KiB\"").start(&upstream);
     let long = |bytes: usize| token(&json!({ "pad": "a".repeat(bytes) }));
     let session = Session::open_with(&gate, &upstream, &room().bearer(&long(20_000)), &[]);
-    let refusal = Client::connect(&gate).ask(&room().bearer(&long(25_000)));
-    assert_eq!(refusal.head.status(), 401);
+    let response = Client::connect(&gate).ask(&room().bearer(&long(25_000)));
+    assert_eq!(response.head.status(), 401);
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["rule"]), (&json!("token"), &json!("too_long")), "{line}");
     session.close();

@@ -35,16 +35,16 @@ fn the_body_of_an_upstream_is_bounded() {
     let others = ["Content-Security-Policy", "Content-Security-Policy-Report-Only", "Want-Digest"];
     let lines: String = about_it.iter().chain(&others).map(|name| format!("{name}: x\r\n")).collect();
     let _ = server.stream.write_all(&answer("403 Forbidden", &lines, &"x".repeat(1 << 20)));
-    let refusal = client.refusal();
-    assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, ""));
+    let response = client.response();
+    assert_eq!((response.head.status(), response.body.as_str()), (403, ""));
     // What the answer says of the body that was left out would be wrong of the empty one.
     for name in about_it {
-        assert_eq!(refusal.head.get(name), None, "{name}");
+        assert_eq!(response.head.get(name), None, "{name}");
     }
     for name in others {
-        assert_eq!(refusal.head.get(name), Some("x"), "{name}");
+        assert_eq!(response.head.get(name), Some("x"), "{name}");
     }
-    assert_eq!((refusal.head.get("Content-Length"), refusal.head.get("X-Kept")), (Some("0"), Some("yes")));
+    assert_eq!((response.head.get("Content-Length"), response.head.get("X-Kept")), (Some("0"), Some("yes")));
 }
 
 /// Answers in whatever form HTTP has for them are passed on, and what an upstream says on the way to its answer is not.
@@ -66,8 +66,8 @@ fn answers_of_upstreams_in_every_form() {
         server.head();
         server.send(answer);
         drop(server);
-        let refusal = client.refusal();
-        assert_eq!((refusal.head.status(), refusal.body.as_str()), (status, body), "{refusal:?}");
+        let response = client.response();
+        assert_eq!((response.head.status(), response.body.as_str()), (status, body), "{response:?}");
         assert_eq!(gate.log.next("refused")["status"], status);
     }
     let mut client = Client::connect(&gate);
@@ -166,9 +166,9 @@ fn every_request_is_charged() {
         (Request::to("/elsewhere"), 429),
     ];
     for (request, status) in table {
-        let refusal = Client::connect(&gate).ask(&request);
-        assert_eq!(refusal.head.status(), status, "{request:?}");
-        assert_eq!(refusal.head.get("Retry-After").is_some(), status == 429, "{request:?}");
+        let response = Client::connect(&gate).ask(&request);
+        assert_eq!(response.head.status(), status, "{request:?}");
+        assert_eq!(response.head.get("Retry-After").is_some(), status == 429, "{request:?}");
     }
     upstream.assert_untouched();
 }
@@ -223,8 +223,8 @@ fn heads_that_are_no_requests() {
         (Request::to("/open/").first_line("\x16\x03\x01"), 400),
     ];
     for (request, status) in table {
-        let refusal = Client::connect(&gate).ask(&request);
-        assert_eq!(refusal.head.status(), status, "{request:?}");
+        let response = Client::connect(&gate).ask(&request);
+        assert_eq!(response.head.status(), status, "{request:?}");
         let line = gate.log.next("refused");
         assert_eq!((&line["cause"], &line["status"]), (&"head".into(), &status.into()), "{request:?}");
         upstream.assert_untouched();

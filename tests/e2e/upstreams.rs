@@ -145,8 +145,8 @@ fn a_hung_upstream_delays_no_other_route() {
     }
     for _ in 0..3 {
         Session::open_with(&gate, &other, &Request::to("/other"), &[]).close();
-        let refusal = Client::connect(&gate).ask(&Request::to("/open/"));
-        assert_eq!((refusal.head.status(), refusal.head.get("Retry-After")), (503, Some("5")));
+        let response = Client::connect(&gate).ask(&Request::to("/open/"));
+        assert_eq!((response.head.status(), response.head.get("Retry-After")), (503, Some("5")));
     }
     drop(waiting);
 }
@@ -204,10 +204,10 @@ fn statuses_whose_body_does_not_end() {
     });
     let asked: Vec<(Client, Server)> = asked.collect();
     for ((mut client, server), (answer, status)) in asked.into_iter().zip(cases) {
-        let refusal = client.refusal();
-        assert_eq!((refusal.head.status(), refusal.body.as_str()), (*status, ""), "{answer:?}");
-        assert_eq!(refusal.head.get("X-Kept"), Some("yes"), "{answer:?}");
-        assert_eq!(refusal.head.get("Content-Type"), None, "{answer:?}");
+        let response = client.response();
+        assert_eq!((response.head.status(), response.body.as_str()), (*status, ""), "{answer:?}");
+        assert_eq!(response.head.get("X-Kept"), Some("yes"), "{answer:?}");
+        assert_eq!(response.head.get("Content-Type"), None, "{answer:?}");
         drop(server);
     }
     assert!(gate.log.all("refused").iter().all(|line| line["cause"] == "upstream_status"));
@@ -220,7 +220,7 @@ fn statuses_whose_body_does_not_end() {
     server.send(b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n");
     let chunk = [b"2000\r\n".as_slice(), &[b'a'; 0x2000], b"\r\n"].concat();
     while server.stream.write_all(&chunk).is_ok() {}
-    assert_eq!(client.refusal().head.status(), 403);
+    assert_eq!(client.response().head.status(), 403);
 }
 
 /// White space before a colon and line folding are what a proxy has to mend (RFC 9112 sections 5.1 and 5.2).
@@ -255,9 +255,9 @@ fn heads_that_a_proxy_mends() {
     let (mut server, _) = asked(&mut client);
     server
         .send(format!("HTTP/1.1 403 Forbidden\r\nContent-Length : 3\r\n{}\r\n\r\nno!", lines.join("\r\n")).as_bytes());
-    let refusal = client.refusal();
-    assert_eq!((refusal.head.status(), refusal.body.as_str()), (403, "no!"));
-    check(&refusal.head);
+    let response = client.response();
+    assert_eq!((response.head.status(), response.body.as_str()), (403, "no!"));
+    check(&response.head);
 }
 
 #[test]

@@ -222,18 +222,18 @@ pub fn config(data: &[u8]) {
             report
         }
     };
-    for fault in report.faults() {
-        let related = fault.related.as_ref().map(|(span, _)| span);
+    for diagnostic in report.diagnostics() {
+        let related = diagnostic.related.as_ref().map(|(span, _)| span);
         // Only what is not there at all has no place.
-        let Some(span) = fault.span.as_ref() else {
-            assert!(fault.message.starts_with("there is no "), "{fault:?} has no place");
+        let Some(span) = diagnostic.span.as_ref() else {
+            assert!(diagnostic.message.starts_with("there is no "), "{diagnostic:?} has no place");
             continue;
         };
         for span in [span].into_iter().chain(related) {
-            assert!(text.get(span.clone()).is_some(), "{fault:?} is not in the text");
+            assert!(text.get(span.clone()).is_some(), "{diagnostic:?} is not in the text");
         }
     }
-    assert_eq!(report.lines().count(), report.faults().len().min(50), "what is shown is bounded");
+    assert_eq!(report.lines().count(), report.diagnostics().len().min(50), "what is shown is bounded");
     let shown = report.to_string();
     assert!(shown.is_empty() == report.is_empty());
     assert!(!shown.contains("a defect of tollgate"), "{shown}");

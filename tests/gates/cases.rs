@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tollgate::policy::limits::OnExcess;
 use tollgate::record::{Content, ContentType, Opened, Opener, Sealer, Suite, TrafficSecret};
-use tollgate::session::{Session, Side, Step};
+use tollgate::session::{Session, Side, Verdict};
 
 use super::harness::relay::{Relay, Setup};
 use super::harness::wire::{BINARY, FIN, PING, TEXT, frame};
@@ -58,11 +58,11 @@ fn session() -> (Session, Instant) {
 fn judge(session: &mut Session, from: Side, mut bytes: &[u8], now: Instant) {
     loop {
         match session.receive(from, bytes, now) {
-            Step::Forward(n) => bytes = &bytes[n..],
-            Step::More => return,
+            Verdict::Forward(n) => bytes = &bytes[n..],
+            Verdict::More => return,
             other => panic!("{other:?} where everything passes"),
         }
-        if let Some(action) = session.next_action(now) {
+        if let Some(action) = session.poll_action(now) {
             panic!("{action:?} where everything passes");
         }
     }

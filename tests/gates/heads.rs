@@ -12,8 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tollgate::config::{self, Content, Files};
-use tollgate::front::headers::{self, Via};
-use tollgate::policy::admission::{Facts, Now, Policy};
+use tollgate::front::headers::{self, UpstreamHeaders};
+use tollgate::policy::admission::{Clocks, Policy, RequestFacts};
 use tollgate::policy::credential;
 use tollgate::policy::route::{Auth, Routes};
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
@@ -92,24 +92,24 @@ impl Head {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             headers.append(name, HeaderValue::from_str(&value).unwrap());
         }
-        let now = Now { instant: tollgate::runtime::clock::now(), unix: Duration::from_secs(1_800_000_000) };
+        let now = Clocks { instant: tollgate::runtime::clock::now(), unix: Duration::from_secs(1_800_000_000) };
         let address = IpAddr::from([192, 0, 2, 1]);
         Box::new(move || take(&policy, black_box(&uri), black_box(&headers), address, now))
     }
 }
 
 /// What a request costs, whether it is refused or not.
-fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Now) {
+fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
     policy.charge(address, now.instant).expect("there is no quota");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
-    let facts = Facts { opening: &opening, headers, address };
+    let facts = RequestFacts { opening: &opening, headers, address };
     let admission = policy.admit(&facts, now).expect("it passes");
     let Auth::Token(verifier) = &admission.route().auth else { panic!("the route asks for a token") };
     let (protocols, _) = credential::strip_protocols(&verifier.sources, &opening.protocols);
     black_box(credential::strip_query(&verifier.sources, opening.query));
     let extensions = &opening.extensions;
-    let via = Via { address, request_id: "0", key: "0", protocols: &protocols, extensions };
-    black_box(headers::to_upstream(headers, &opening, &admission, &via));
+    let added = UpstreamHeaders { address, request_id: "0", key: "0", protocols: &protocols, extensions };
+    black_box(headers::to_upstream(headers, &opening, &admission, &added));
 }
 
 /// Items with this between them, as many as fit.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Bucket, Quota, Rate};
-use tollgate::session::{Action, KEPT_MAX_BYTES, Outcome, Session, Side, Step, Terms};
+use tollgate::session::{Action, KEPT_MAX_BYTES, Outcome, Session, SessionConfig, Side, Verdict};
 
 use super::wire::{self, Frame};
 
@@ -78,7 +78,7 @@ pub struct Port {
     pub received: Vec<u8>,
     /// Which parts of that are frames of ours.
     pub ours: Vec<Range<usize>>,
-    pub gone: bool,
+    pub on_disconnected: bool,
     blocked_since: Option<Instant>,
     /// It was blocked for longer than the session allows, and so counts as gone.
     pub stalled: bool,
@@ -106,7 +106,7 @@ impl Relay {
         let messages = messages.or_else(|| Some(Arc::new(Bucket::new(limits.messages?.quota, now))));
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| now + after);
-        let terms = Terms { limits: Arc::new(limits), messages, expires, compressed, ping_tag: PING_TAG };
+        let terms = SessionConfig { limits: Arc::new(limits), messages, expires, compressed, ping_tag: PING_TAG };
         Self {
             session: Session::new(terms, now),
             now,
@@ -124,7 +124,7 @@ impl Relay {
 
     /// Writing to a side has failed.
     pub fn deafen(&mut self, side: Side) {
-        self.call(|session, now| session.deaf(side, now));
+        self.call(|session, now| session.on_write_closed(side, now));
     }
 
     pub fn port(&self, side: Side) -> &Port {
@@ -166,7 +166,7 @@ impl Relay {
     /// Bytes come from a side.
     pub fn arrive(&mut self, from: Side, bytes: &[u8]) {
         let port = self.port_mut(from);
-        if !port.gone && !bytes.is_empty() {
+        if !port.on_disconnected && !bytes.is_empty() {
             port.inbox.extend_from_slice(bytes);
             port.hungry = false;
             self.steps_left += STEPS_A_BYTE * bytes.len() + STEPS_A_CALL;
@@ -177,12 +177,12 @@ impl Relay {
     /// A side's stream ends.
     pub fn lose(&mut self, side: Side) {
         let port = self.port_mut(side);
-        if !port.gone {
-            port.gone = true;
+        if !port.on_disconnected {
+            port.on_disconnected = true;
             port.blocked_since = None;
             port.inbox.clear();
             self.note_closing();
-            self.call(|session, now| session.gone(side, now));
+            self.call(|session, now| session.on_disconnected(side, now));
             self.pump();
         }
     }
@@ -191,15 +191,15 @@ impl Relay {
     pub fn block(&mut self, side: Side) {
         let now = self.now;
         let port = self.port_mut(side);
-        if !port.gone {
+        if !port.on_disconnected {
             port.blocked_since = Some(now);
-            self.call(|session, now| session.blocked(side, now));
+            self.call(|session, now| session.on_blocked(side, now));
         }
     }
 
     pub fn unblock(&mut self, side: Side) {
         if self.port_mut(side).blocked_since.take().is_some() {
-            self.call(|session, now| session.unblocked(side, now));
+            self.call(|session, now| session.on_unblocked(side, now));
             self.pump();
         }
     }
@@ -235,7 +235,7 @@ impl Relay {
             let port = self.port_mut(side);
             port.stalled |= port.blocked_since.is_some_and(|since| since + write_timeout <= now);
         }
-        self.call(Session::pass_deadline);
+        self.call(Session::handle_timeout);
         self.pump();
         let next = self.session.deadline();
         assert!(next.is_none_or(|next| next > self.now), "the deadline has passed and stays");
@@ -255,13 +255,13 @@ impl Relay {
     }
 
     fn take_actions(&mut self) {
-        while let Some(action) = self.session.next_action(self.now) {
+        while let Some(action) = self.session.poll_action(self.now) {
             self.count_step();
             match action {
                 Action::Send { to, frame } => {
                     let closes = frame.opcode() == tollgate::ws::frame::Opcode::Close;
                     let port = self.port_mut(to);
-                    assert!(!port.gone, "{frame:?} to a side that is gone");
+                    assert!(!port.on_disconnected, "{frame:?} to a side that is gone");
                     let start = port.received.len();
                     frame.encode((to == Side::Upstream).then_some(KEY), &mut port.received);
                     port.ours.push(start..port.received.len());
@@ -278,7 +278,7 @@ impl Relay {
             }
         }
         let deadline = self.session.deadline();
-        if self.session.hastened() {
+        if self.session.deadline_changed() {
             self.alarm = deadline;
         }
         let missed = deadline.is_some_and(|deadline| self.alarm.is_none_or(|alarm| alarm > deadline));
@@ -307,26 +307,26 @@ impl Relay {
         // Forwarded bytes come before what is sent because of them, so they are passed on before the actions are taken.
         let step = self.session.receive(from, &inbox, self.now);
         let taken = match step {
-            Step::Forward(n) | Step::Discard(n) => {
+            Verdict::Forward(n) | Verdict::Discard(n) => {
                 assert!(0 < n && n <= inbox.len(), "{step:?} of {} bytes", inbox.len());
                 n
             }
-            Step::More | Step::Wait => 0,
+            Verdict::More | Verdict::Wait => 0,
         };
-        if let Step::Forward(n) = step {
+        if let Verdict::Forward(n) = step {
             let to = self.port_mut(from.other());
-            if !to.gone {
+            if !to.on_disconnected {
                 to.received.extend_from_slice(&inbox[..n]);
             }
         }
         self.port_mut(from).inbox = inbox[taken..].to_vec();
         match step {
-            Step::More => {
+            Verdict::More => {
                 assert!(inbox.len() <= KEPT_MAX_BYTES, "{} bytes left with More", inbox.len());
                 self.port_mut(from).hungry = true;
             }
-            Step::Wait => assert!(self.session.waiting(from), "Wait without waiting"),
-            Step::Forward(_) | Step::Discard(_) => {}
+            Verdict::Wait => assert!(self.session.waiting(from), "Wait without waiting"),
+            Verdict::Forward(_) | Verdict::Discard(_) => {}
         }
         self.take_actions();
         taken > 0

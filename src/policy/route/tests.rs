@@ -16,7 +16,7 @@ fn route(name: &str, host: &str, path: &str) -> Route {
         path: path.parse().unwrap(),
         upstream: UpstreamId(0),
         upstream_host: None,
-        auth: Auth::Open,
+        auth: Auth::None,
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),

@@ -54,22 +54,22 @@ impl Client {
     }
 
     /// Sends a request and reads the answer, with its body up to the end.
-    pub fn ask(&mut self, request: &Request) -> Refusal {
+    pub fn ask(&mut self, request: &Request) -> ErrorResponse {
         self.send(&request.bytes());
-        self.refusal()
+        self.response()
     }
 
     /// Reads an answer that is no 101, with its body up to the end.
-    pub fn refusal(&mut self) -> Refusal {
+    pub fn response(&mut self) -> ErrorResponse {
         let head = self.head();
         let (body, _) = self.rest();
-        Refusal { body: String::from_utf8(body).expect("a body is text"), head }
+        ErrorResponse { body: String::from_utf8(body).expect("a body is text"), head }
     }
 }
 
 /// An answer that is no 101.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ErrorResponse {
     pub head: Head,
     pub body: String,
 }

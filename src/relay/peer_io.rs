@@ -98,11 +98,11 @@ impl Stream for UpstreamStream {
 /// One side.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
-pub(super) struct Port<S: ?Sized> {
+pub(super) struct PeerIo<S: ?Sized> {
     /// Bytes that were read and not yet judged: a part of a frame's head, or all that a client sent beyond its rate.
-    pub kept: Vec<u8>,
+    pub unprocessed: Vec<u8>,
     /// What is kept can be judged without reading more.
-    pub judge_kept: bool,
+    pub reprocess: bool,
     /// Bytes that the stream has not taken yet; while there are any the other side is not read.
     out: Vec<u8>,
     /// How many bytes the stream has taken.
@@ -114,7 +114,7 @@ pub(super) struct Port<S: ?Sized> {
     /// Nothing more is read or written: its stream ended or failed.
     pub ended: bool,
     /// Nothing more is written, since that failed; what came before that is still read.
-    deaf: bool,
+    write_closed: bool,
     /// Nothing more is read, since the side ended its direction after its Close; what is for it is still written.
     read_closed: bool,
     /// How many bytes the side's kernel had acknowledged when it was pinged behind others, or when that was last looked at.
@@ -138,33 +138,33 @@ enum Closing {
 
 /// Whether a side takes what is sent to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(super) enum Backpressure {
     /// It took everything, and had done so before.
-    Free,
+    Clear,
     /// It took everything for the first time since it was blocked.
-    Freed,
+    Cleared,
     /// It left something, but took something, too.
-    Slow,
+    Progressing,
     /// It took nothing since it was last asked.
-    Stuck,
+    Stalled,
     /// Its stream failed.
     Failed,
 }
 
-impl<S> Port<S> {
+impl<S> PeerIo<S> {
     /// `early` is what was read behind the handshake.
     pub fn new(stream: S, early: Vec<u8>) -> Self {
-        let judge_kept = !early.is_empty();
+        let reprocess = !early.is_empty();
         Self {
-            kept: early,
-            judge_kept,
+            unprocessed: early,
+            reprocess,
             out: Vec::new(),
             taken: 0,
             // The last of the handshake may still be held by the stream.
             unflushed: true,
             blocked_at: None,
             ended: false,
-            deaf: false,
+            write_closed: false,
             read_closed: false,
             acknowledged: None,
             discarded: 0,
@@ -174,13 +174,13 @@ impl<S> Port<S> {
     }
 }
 
-impl<S: Stream + ?Sized> Port<S> {
+impl<S: Stream + ?Sized> PeerIo<S> {
     /// Whether bytes wait for this side.
     pub fn is_blocked(&self) -> bool {
         self.blocked_at.is_some() || !self.out.is_empty()
     }
 
-    /// Whether [`Port::flush`] has something to do, or to tell.
+    /// Whether [`PeerIo::flush`] has something to do, or to tell.
     #[inline]
     pub fn has_to_flush(&self) -> bool {
         self.unflushed || self.is_blocked()
@@ -189,7 +189,7 @@ impl<S: Stream + ?Sized> Port<S> {
     /// Reads behind what is kept; the length of both together.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buf = ReadBuf::new(scratch);
-        buf.put_slice(&self.kept);
+        buf.put_slice(&self.unprocessed);
         Pin::new(&mut self.stream).poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
     }
 
@@ -201,8 +201,8 @@ impl<S: Stream + ?Sized> Port<S> {
     /// Nothing more is read: the side ended its direction, and may still read what is for it.
     pub fn close_read(&mut self) {
         self.read_closed = true;
-        self.kept = Vec::new();
-        self.judge_kept = false;
+        self.unprocessed = Vec::new();
+        self.reprocess = false;
     }
 
     /// How many TLS key updates came since this was called last.
@@ -249,26 +249,26 @@ impl<S: Stream + ?Sized> Port<S> {
     }
 
     /// Keeps what could not be judged of bytes that were read. An idle session has no memory for bytes that it does not have.
-    pub fn keep(&mut self, rest: &[u8], judge_again: bool) {
-        self.judge_kept = judge_again;
+    pub fn keep(&mut self, rest: &[u8], reprocess: bool) {
+        self.reprocess = reprocess;
         if rest.is_empty() {
-            self.kept = Vec::new();
+            self.unprocessed = Vec::new();
         } else {
-            self.kept.clear();
-            self.kept.extend_from_slice(rest);
+            self.unprocessed.clear();
+            self.unprocessed.extend_from_slice(rest);
         }
     }
 
     /// Keeps what is left of bytes that were kept before, without another allocation.
-    pub fn keep_on(&mut self, mut kept: Vec<u8>, judged: usize, judge_again: bool) {
-        self.judge_kept = judge_again;
-        kept.drain(..judged.min(kept.len()));
-        self.kept = if kept.is_empty() { Vec::new() } else { kept };
+    pub fn keep_rest(&mut self, mut unprocessed: Vec<u8>, processed: usize, reprocess: bool) {
+        self.reprocess = reprocess;
+        unprocessed.drain(..processed.min(unprocessed.len()));
+        self.unprocessed = if unprocessed.is_empty() { Vec::new() } else { unprocessed };
     }
 
     /// Writes as much as the stream takes, and keeps the rest in order.
     pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
-        if self.deaf || self.ended {
+        if self.write_closed || self.ended {
             return Ok(());
         }
         if self.out.is_empty() {
@@ -289,15 +289,15 @@ impl<S: Stream + ?Sized> Port<S> {
     }
 
     /// Gives the stream what waits for it, and the kernel what the stream holds.
-    pub fn flush(&mut self, cx: &mut Context<'_>) -> Flow {
+    pub fn flush(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let flushed = self.poll_flush(cx);
         let progress = self.taken.wrapping_add(self.stream.written());
         match flushed {
-            Poll::Ready(Ok(())) if self.blocked_at.take().is_some() => Flow::Freed,
-            Poll::Ready(Ok(())) => Flow::Free,
-            Poll::Ready(Err(_)) => Flow::Failed,
-            Poll::Pending if self.blocked_at.replace(progress) == Some(progress) => Flow::Stuck,
-            Poll::Pending => Flow::Slow,
+            Poll::Ready(Ok(())) if self.blocked_at.take().is_some() => Backpressure::Cleared,
+            Poll::Ready(Ok(())) => Backpressure::Clear,
+            Poll::Ready(Err(_)) => Backpressure::Failed,
+            Poll::Pending if self.blocked_at.replace(progress) == Some(progress) => Backpressure::Stalled,
+            Poll::Pending => Backpressure::Progressing,
         }
     }
 
@@ -307,8 +307,8 @@ impl<S: Stream + ?Sized> Port<S> {
     }
 
     /// Gives up writing: what waits is dropped, and what comes later, too.
-    pub fn deafen(&mut self) {
-        self.deaf = true;
+    pub fn close_write(&mut self) {
+        self.write_closed = true;
         self.out = Vec::new();
         self.unflushed = false;
         self.blocked_at = None;
@@ -317,20 +317,20 @@ impl<S: Stream + ?Sized> Port<S> {
     /// Gives up the stream: nothing is read from it any more, nor written, but for our own end if the other end said so in
     /// order (RFC 8446 section 6.1) and lacks nothing of what was sent to it.
     pub fn end(&mut self, in_order: bool) {
-        let lacks_nothing = self.out.is_empty() && !self.unflushed && !self.deaf;
-        self.deafen();
+        let lacks_nothing = self.out.is_empty() && !self.unflushed && !self.write_closed;
+        self.close_write();
         self.ended = true;
         self.closing = if in_order && lacks_nothing { Closing::Sending } else { Closing::Done };
-        self.kept = Vec::new();
-        self.judge_kept = false;
+        self.unprocessed = Vec::new();
+        self.reprocess = false;
     }
 
     /// Sends what is left, says that no more will come, and waits for the other end to say the same; in the other order
     /// where the other end goes first.
-    pub fn poll_close(&mut self, cx: &mut Context<'_>, other_goes_first: bool, ticket: &mut Ticket) -> Poll<()> {
+    pub fn poll_close(&mut self, cx: &mut Context<'_>, other_closes_first: bool, ticket: &mut Ticket) -> Poll<()> {
         loop {
             let step = match self.closing {
-                Closing::Sending if other_goes_first => {
+                Closing::Sending if other_closes_first => {
                     ready!(self.poll_close_second(cx, ticket)).map(|()| Closing::Done)
                 }
                 Closing::Sending => ready!(self.poll_shutdown(cx)).map(|()| Closing::Waiting),
@@ -374,7 +374,7 @@ impl<S: Stream + ?Sized> Port<S> {
         while self.discarded < DISCARD_MAX_BYTES {
             // One read a poll: it may be of many small records.
             if std::mem::replace(&mut has_read, true) {
-                ticket.wake_in_turn(cx.waker());
+                ticket.wake_in_order(cx.waker());
                 return Poll::Pending;
             }
             let mut buf = ReadBuf::new(&mut ignored);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use crate::runtime::handshakes::Handshakes;
+use crate::runtime::pending_limit::PendingLimit;
 
 /// What a listener says of its connections.
 #[derive(Debug)]
-pub struct Door {
+pub struct ConnectionConfig {
     /// TLS's settings.
     pub tls: Arc<ServerConfig>,
     /// How long the TLS handshake and the request head may take together.
@@ -19,5 +19,5 @@ pub struct Door {
     /// The most header fields in it.
     pub head_max_headers: usize,
     /// The places for connections that leave after a refusal.
-    pub handshakes: Arc<Handshakes>,
+    pub pending_limit: Arc<PendingLimit>,
 }

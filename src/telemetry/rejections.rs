@@ -9,7 +9,7 @@ use tracing::Level;
 
 use super::event::event;
 use super::identity::Identities;
-use super::request::{Asked, RequestId};
+use super::request::{RequestId, RequestSummary};
 use crate::policy::quota::{Bucket, Quota, Rate};
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
@@ -22,14 +22,14 @@ const LINES: Quota = Quota {
 
 /// The log of refusals.
 #[derive(Debug)]
-pub struct Refusals {
+pub struct RejectionLog {
     lines: Bucket,
     left_out: AtomicU64,
 }
 
 /// A request that got no session.
 #[derive(Debug)]
-pub struct Refused<'a> {
+pub struct RejectionEvent<'a> {
     /// Why.
     pub rejection: Rejection,
     /// Its id, which the upstream was told if it was asked.
@@ -37,7 +37,7 @@ pub struct Refused<'a> {
     /// Where it came from.
     pub client: IpAddr,
     /// Its target and its origin.
-    pub asked: Asked<'a>,
+    pub summary: RequestSummary<'a>,
     /// Its route, if it came so far.
     pub route: Option<&'a str>,
     /// The token's subject, if the token holds.
@@ -52,14 +52,14 @@ pub struct Refused<'a> {
     pub detail: Option<&'a str>,
 }
 
-impl Refused<'_> {
+impl RejectionEvent<'_> {
     /// A refusal of which nothing else is known.
     pub fn new(rejection: Rejection, request_id: RequestId, client: IpAddr) -> Self {
         Self {
             rejection,
             request_id,
             client,
-            asked: Asked::default(),
+            summary: RequestSummary::default(),
             route: None,
             subject: None,
             claim: None,
@@ -70,14 +70,14 @@ impl Refused<'_> {
     }
 }
 
-impl Refusals {
+impl RejectionLog {
     /// Nothing logged yet.
     pub fn new(now: Instant) -> Self {
         Self { lines: Bucket::new(LINES, now), left_out: AtomicU64::new(0) }
     }
 
     /// Logs a refusal, or counts it if there were too many.
-    pub fn log(&self, refused: &Refused<'_>, identities: &Identities, now: Instant) {
+    pub fn log(&self, refused: &RejectionEvent<'_>, identities: &Identities, now: Instant) {
         let level = level(refused.rejection);
         // A line that is not written anyway is not one that is left out.
         if tracing::level_filters::LevelFilter::current() < level || !self.may_write(now) {
@@ -88,25 +88,25 @@ impl Refusals {
             level,
             request_id = refused.request_id.to_string(),
             client = identities.address(refused.client),
-            status = refused.rejection.refusal().status.as_u16(),
+            status = refused.rejection.response().status.as_u16(),
             cause = refused.rejection.label(),
             rule = refused.rejection.detail(),
             route = refused.route,
-            host = refused.asked.host(),
-            path = refused.asked.path(),
-            origin = refused.asked.origin(),
+            host = refused.summary.host(),
+            path = refused.summary.path(),
+            origin = refused.summary.origin(),
             subject = identities.subject(refused.subject),
             claim = refused.claim,
             upstream = refused.upstream,
             server = refused.server,
-            detail = refused.detail.map(super::cut),
+            detail = refused.detail.map(super::truncate),
             left_out = (left_out > 0).then_some(left_out),
             "refused"
         );
     }
 
     /// Logs a connection that was closed unheard, since too many others of its address, or of all, wait for a place.
-    pub fn log_turned_away(&self, client: IpAddr, identities: &Identities, now: Instant) {
+    pub fn log_connection_closed(&self, client: IpAddr, identities: &Identities, now: Instant) {
         if self.may_write(now) {
             tracing::warn!(
                 client = identities.address(client),
@@ -172,9 +172,9 @@ mod tests {
     use crate::telemetry::log::logged;
     use crate::telemetry::test_config;
 
-    fn refuse(refusals: &Refusals, rejection: Rejection, now: Instant) {
-        let refused = Refused::new(rejection, RequestId(1), "192.0.2.7".parse().unwrap());
-        refusals.log(&refused, &Identities::new(&test_config(), [0; 32]), now);
+    fn refuse(rejections: &RejectionLog, rejection: Rejection, now: Instant) {
+        let refused = RejectionEvent::new(rejection, RequestId(1), "192.0.2.7".parse().unwrap());
+        rejections.log(&refused, &Identities::new(&test_config(), [0; 32]), now);
     }
 
     fn events(work: impl Fn()) -> Vec<Value> {
@@ -191,17 +191,17 @@ mod tests {
     fn what_is_left_out_is_reported_without_a_further_refusal() {
         let now = crate::runtime::clock::now();
         let found = events(|| {
-            let refusals = Refusals::new(now);
-            (0..600).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
-            refusals.report();
-            refusals.report();
+            let rejections = RejectionLog::new(now);
+            (0..600).for_each(|_| refuse(&rejections, Rejection::NoRoute, now));
+            rejections.report();
+            rejections.report();
         });
         assert_eq!(counts(&found), (500, vec![100]));
         let found = events(|| {
-            let refusals = Refusals::new(now);
-            (0..600).for_each(|_| refuse(&refusals, Rejection::NoRoute, now));
-            refuse(&refusals, Rejection::NoRoute, now + Duration::from_secs(1));
-            refusals.report();
+            let rejections = RejectionLog::new(now);
+            (0..600).for_each(|_| refuse(&rejections, Rejection::NoRoute, now));
+            refuse(&rejections, Rejection::NoRoute, now + Duration::from_secs(1));
+            rejections.report();
         });
         assert_eq!(counts(&found), (501, vec![100]), "a further refusal says it as well");
     }
@@ -210,10 +210,10 @@ mod tests {
     fn a_line_below_the_level_takes_no_room() {
         let now = crate::runtime::clock::now();
         let found = events(|| {
-            let refusals = Refusals::new(now);
-            (0..10_000).for_each(|_| refuse(&refusals, Rejection::Opening(OpeningError::NotUpgrade), now));
-            refuse(&refusals, Rejection::NoRoute, now);
-            refusals.report();
+            let rejections = RejectionLog::new(now);
+            (0..10_000).for_each(|_| refuse(&rejections, Rejection::Opening(OpeningError::NotUpgrade), now));
+            refuse(&rejections, Rejection::NoRoute, now);
+            rejections.report();
         });
         assert_eq!(counts(&found), (1, vec![]));
     }

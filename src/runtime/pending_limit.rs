@@ -13,54 +13,54 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::policy::address::AddressKey;
 
 /// One address may have one in so many of the places to wait, so that it does not keep others from waiting either.
-const WAITING_SHARE: u32 = 4;
+const QUEUED_SHARE: u32 = 4;
 
 /// The places of all listeners together.
 #[derive(Debug)]
-pub struct Handshakes {
-    places: Arc<Semaphore>,
+pub struct PendingLimit {
+    permits: Arc<Semaphore>,
     /// As many may wait for the share of their address as there are places.
-    waiting: Arc<Semaphore>,
+    queued: Arc<Semaphore>,
     /// As many may read their refusal as there are places, and the same share of one address.
-    leaving: Arc<Semaphore>,
-    shares: Option<Arc<Shares>>,
-    waiting_shares: Option<Arc<Shares>>,
-    leaving_shares: Option<Arc<Shares>>,
+    closing: Arc<Semaphore>,
+    shares: Option<Arc<AddressShares>>,
+    queued_shares: Option<Arc<AddressShares>>,
+    closing_shares: Option<Arc<AddressShares>>,
 }
 
 /// One of the places; dropping it gives it back.
 #[derive(Debug)]
-pub struct Permit {
-    _place: OwnedSemaphorePermit,
-    _share: Option<Box<Share>>,
+pub struct PendingPermit {
+    _permit: OwnedSemaphorePermit,
+    _share: Option<Box<AddressShare>>,
 }
 
 /// A connection that was accepted, with a place or on its way to one.
 #[derive(Debug)]
-pub enum Entry {
+pub enum PendingSlot {
     /// It has its place.
-    Entered(Permit),
+    Acquired(PendingPermit),
     /// Its address has as many places as it may have.
-    Waiting(Waiting),
+    QueuedConnection(QueuedConnection),
 }
 
 /// A connection that waits for the share of its address; dropping it gives up.
 #[derive(Debug)]
-pub struct Waiting {
-    share: Box<Share>,
-    places: Arc<Semaphore>,
+pub struct QueuedConnection {
+    share: Box<AddressShare>,
+    permits: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
-    _waiting_share: Option<Box<Share>>,
+    _queued_share: Option<Box<AddressShare>>,
 }
 
 /// A place among the connections that read their refusal; dropping it gives it back.
 #[derive(Debug)]
-pub struct Leaving {
-    _place: OwnedSemaphorePermit,
-    _share: Option<Box<Share>>,
+pub struct ClosingPermit {
+    _permit: OwnedSemaphorePermit,
+    _share: Option<Box<AddressShare>>,
 }
 
-impl Handshakes {
+impl PendingLimit {
     /// How many descriptors its connections may have: those that have a place, leave, and wait.
     pub fn descriptors(max: u32, per_address: Option<NonZeroU32>) -> usize {
         let kinds = if per_address.is_some() { 3 } else { 2 };
@@ -69,16 +69,16 @@ impl Handshakes {
 
     /// All `max` places are free, of which one client address may have `per_address`.
     pub fn new(max: u32, per_address: Option<NonZeroU32>) -> Self {
-        let places = || Arc::new(Semaphore::new(max as usize));
-        let shares = |max| Arc::new(Shares { max, by_address: Mutex::default() });
-        let waiting = NonZeroU32::new(max / WAITING_SHARE).unwrap_or(NonZeroU32::MIN);
+        let permits = || Arc::new(Semaphore::new(max as usize));
+        let shares = |max| Arc::new(AddressShares { max, by_address: Mutex::default() });
+        let queued = NonZeroU32::new(max / QUEUED_SHARE).unwrap_or(NonZeroU32::MIN);
         Self {
-            places: places(),
-            waiting: places(),
-            leaving: places(),
+            permits: permits(),
+            queued: permits(),
+            closing: permits(),
             shares: per_address.map(shares),
-            waiting_shares: per_address.map(|_| shares(waiting)),
-            leaving_shares: per_address.map(shares),
+            queued_shares: per_address.map(|_| shares(queued)),
+            closing_shares: per_address.map(shares),
         }
     }
 
@@ -87,53 +87,53 @@ impl Handshakes {
     ///
     /// It waits, since the clients behind one NAT or load balancer come all at once after an outage: a reset would
     /// make them come again, and a wait costs one descriptor within a limit. `handshake_timeout` includes the wait.
-    pub async fn enter(&self, client: IpAddr) -> Option<Entry> {
+    pub async fn acquire(&self, client: IpAddr) -> Option<PendingSlot> {
         let share = match &self.shares {
             Some(shares) => {
-                let mut share = Box::new(Shares::join(shares, client.into()));
+                let mut share = Box::new(AddressShares::join(shares, client.into()));
                 if !share.try_take() {
-                    let waiting_share = take_share(self.waiting_shares.as_ref(), client).ok()?;
-                    let waiting = Arc::clone(&self.waiting).try_acquire_owned().ok()?;
-                    let places = Arc::clone(&self.places);
-                    let waiting = Waiting { share, places, _permit: waiting, _waiting_share: waiting_share };
-                    return Some(Entry::Waiting(waiting));
+                    let queued_share = take_share(self.queued_shares.as_ref(), client).ok()?;
+                    let queued = Arc::clone(&self.queued).try_acquire_owned().ok()?;
+                    let permits = Arc::clone(&self.permits);
+                    let queued = QueuedConnection { share, permits, _permit: queued, _queued_share: queued_share };
+                    return Some(PendingSlot::QueuedConnection(queued));
                 }
                 Some(share)
             }
             None => None,
         };
         // The semaphore is never closed.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        Some(Entry::Entered(Permit { _place: place, _share: share }))
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+        Some(PendingSlot::Acquired(PendingPermit { _permit: permit, _share: share }))
     }
 
     /// A place for a connection of this address that closes, if one is free.
-    pub fn leave(&self, client: IpAddr) -> Option<Leaving> {
-        let share = take_share(self.leaving_shares.as_ref(), client).ok()?;
-        let place = Arc::clone(&self.leaving).try_acquire_owned().ok()?;
-        Some(Leaving { _place: place, _share: share })
+    pub fn closing(&self, client: IpAddr) -> Option<ClosingPermit> {
+        let share = take_share(self.closing_shares.as_ref(), client).ok()?;
+        let permit = Arc::clone(&self.closing).try_acquire_owned().ok()?;
+        Some(ClosingPermit { _permit: permit, _share: share })
     }
 }
 
 /// As many of an address as may be are there already.
-struct ShareTaken;
+struct NoShare;
 
 /// Takes one of the places of an address, if addresses have a share.
-fn take_share(shares: Option<&Arc<Shares>>, client: IpAddr) -> Result<Option<Box<Share>>, ShareTaken> {
+fn take_share(shares: Option<&Arc<AddressShares>>, client: IpAddr) -> Result<Option<Box<AddressShare>>, NoShare> {
     let Some(shares) = shares else { return Ok(None) };
-    let mut share = Box::new(Shares::join(shares, client.into()));
-    if share.try_take() { Ok(Some(share)) } else { Err(ShareTaken) }
+    let mut share = Box::new(AddressShares::join(shares, client.into()));
+    if share.try_take() { Ok(Some(share)) } else { Err(NoShare) }
 }
 
-impl Entry {
+impl PendingSlot {
     /// Waits for the place, in the order in which the connections of the address came.
-    pub async fn enter(self) -> Option<Permit> {
+    pub async fn acquire(self) -> Option<PendingPermit> {
         match self {
-            Self::Entered(permit) => Some(permit),
-            Self::Waiting(Waiting { mut share, places, _permit, _waiting_share }) => {
+            Self::Acquired(permit) => Some(permit),
+            Self::QueuedConnection(QueuedConnection { mut share, permits, _permit, _queued_share }) => {
                 share.take().await;
-                let place = places.acquire_owned().await.ok()?;
-                Some(Permit { _place: place, _share: Some(share) })
+                let permit = permits.acquire_owned().await.ok()?;
+                Some(PendingPermit { _permit: permit, _share: Some(share) })
             }
         }
     }
@@ -141,7 +141,7 @@ impl Entry {
 
 /// The places of each client address.
 #[derive(Debug)]
-struct Shares {
+struct AddressShares {
     max: NonZeroU32,
     /// Addresses that have connections, with how many: those that have a place, or wait.
     by_address: Mutex<HashMap<AddressKey, (Arc<Semaphore>, usize)>>,
@@ -149,22 +149,22 @@ struct Shares {
 
 /// A connection's membership of its address, with or without one of the places of that.
 #[derive(Debug)]
-struct Share {
-    shares: Arc<Shares>,
+struct AddressShare {
+    shares: Arc<AddressShares>,
     key: AddressKey,
     of_address: Arc<Semaphore>,
     taken: Option<OwnedSemaphorePermit>,
 }
 
-impl Shares {
-    fn join(shares: &Arc<Self>, key: AddressKey) -> Share {
+impl AddressShares {
+    fn join(shares: &Arc<Self>, key: AddressKey) -> AddressShare {
         let mut by_address = shares.lock();
         let free = || (Arc::new(Semaphore::new(shares.max.get() as usize)), 0);
         let (of_address, members) = by_address.entry(key).or_insert_with(free);
         *members += 1;
         let of_address = Arc::clone(of_address);
         drop(by_address);
-        Share { shares: Arc::clone(shares), key, of_address, taken: None }
+        AddressShare { shares: Arc::clone(shares), key, of_address, taken: None }
     }
 
     /// The map is whole after every step, so a panic of another holder leaves nothing half done.
@@ -173,7 +173,7 @@ impl Shares {
     }
 }
 
-impl Share {
+impl AddressShare {
     /// Those that wait come first: a free permit is theirs already.
     fn try_take(&mut self) -> bool {
         self.taken = Arc::clone(&self.of_address).try_acquire_owned().ok();
@@ -185,7 +185,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for AddressShare {
     fn drop(&mut self) {
         let mut by_address = self.shares.lock();
         if let Some((_, members)) = by_address.get_mut(&self.key) {
@@ -212,60 +212,64 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    fn entry(handshakes: &Handshakes, client: IpAddr) -> Option<Entry> {
-        match poll(pin!(handshakes.enter(client))) {
-            Poll::Ready(entry) => entry,
+    fn slot(pending_limit: &PendingLimit, client: IpAddr) -> Option<PendingSlot> {
+        match poll(pin!(pending_limit.acquire(client))) {
+            Poll::Ready(slot) => slot,
             Poll::Pending => panic!("it waits in the way of others"),
         }
     }
 
-    fn entered(handshakes: &Handshakes, client: IpAddr) -> Permit {
-        match entry(handshakes, client) {
-            Some(Entry::Entered(permit)) => permit,
+    fn entered(pending_limit: &PendingLimit, client: IpAddr) -> PendingPermit {
+        match slot(pending_limit, client) {
+            Some(PendingSlot::Acquired(permit)) => permit,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn an_address_waits_beyond_its_share_and_delays_no_other() {
-        let handshakes = Handshakes::new(16, NonZeroU32::new(2));
-        let mut held: Vec<Permit> = (0..2).map(|_| entered(&handshakes, A)).collect();
-        let mut waiting: Vec<_> = (0..4)
-            .map(|_| match entry(&handshakes, A) {
-                Some(Entry::Waiting(waiting)) => Box::pin(Entry::Waiting(waiting).enter()),
+        let pending_limit = PendingLimit::new(16, NonZeroU32::new(2));
+        let mut held: Vec<PendingPermit> = (0..2).map(|_| entered(&pending_limit, A)).collect();
+        let mut queued: Vec<_> = (0..4)
+            .map(|_| match slot(&pending_limit, A) {
+                Some(PendingSlot::QueuedConnection(queued)) => {
+                    Box::pin(PendingSlot::QueuedConnection(queued).acquire())
+                }
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert!(entry(&handshakes, A).is_none(), "as many wait as may");
-        assert!(waiting.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
+        assert!(slot(&pending_limit, A).is_none(), "as many wait as may");
+        assert!(queued.iter_mut().all(|queued| poll(queued.as_mut()).is_pending()));
         // Another address has its own share at once, and room to wait.
-        let of_b: Vec<Permit> = (0..2).map(|_| entered(&handshakes, B)).collect();
-        assert!(matches!(entry(&handshakes, B), Some(Entry::Waiting(_))));
+        let of_b: Vec<PendingPermit> = (0..2).map(|_| entered(&pending_limit, B)).collect();
+        assert!(matches!(slot(&pending_limit, B), Some(PendingSlot::QueuedConnection(_))));
         // The first in line gets what becomes free, and nobody who comes later.
         held.pop();
-        assert!(entry(&handshakes, A).is_none(), "the line is still full");
-        let Poll::Ready(Some(first)) = poll(waiting[0].as_mut()) else { panic!("it is its turn") };
-        assert!(poll(waiting[1].as_mut()).is_pending());
-        drop(waiting.remove(0));
+        assert!(slot(&pending_limit, A).is_none(), "the line is still full");
+        let Poll::Ready(Some(first)) = poll(queued[0].as_mut()) else { panic!("it is its turn") };
+        assert!(poll(queued[1].as_mut()).is_pending());
+        drop(queued.remove(0));
         // One that gives up gives its place in the line back.
-        waiting.pop();
-        let Some(Entry::Waiting(_)) = entry(&handshakes, A) else { panic!("there is room to wait again") };
-        drop((held, waiting, of_b, first));
-        assert!(handshakes.shares.as_ref().unwrap().lock().is_empty());
+        queued.pop();
+        let Some(PendingSlot::QueuedConnection(_)) = slot(&pending_limit, A) else {
+            panic!("there is room to wait again")
+        };
+        drop((held, queued, of_b, first));
+        assert!(pending_limit.shares.as_ref().unwrap().lock().is_empty());
     }
 
     #[test]
     fn those_that_leave_are_limited_without_a_wait() {
-        let handshakes = Handshakes::new(3, NonZeroU32::new(2));
-        let of_a = [handshakes.leave(A), handshakes.leave(A)];
+        let pending_limit = PendingLimit::new(3, NonZeroU32::new(2));
+        let of_a = [pending_limit.closing(A), pending_limit.closing(A)];
         assert!(of_a.iter().all(Option::is_some));
-        assert!(handshakes.leave(A).is_none(), "the share of one address");
-        let of_b = handshakes.leave(B);
+        assert!(pending_limit.closing(A).is_none(), "the share of one address");
+        let of_b = pending_limit.closing(B);
         assert!(of_b.is_some());
-        assert!(handshakes.leave(B).is_none(), "the places of all");
+        assert!(pending_limit.closing(B).is_none(), "the places of all");
         drop(of_a);
-        assert!(handshakes.leave(A).is_some() && handshakes.leave(B).is_some());
+        assert!(pending_limit.closing(A).is_some() && pending_limit.closing(B).is_some());
         drop(of_b);
-        assert!(handshakes.leaving_shares.as_ref().unwrap().lock().is_empty());
+        assert!(pending_limit.closing_shares.as_ref().unwrap().lock().is_empty());
     }
 }

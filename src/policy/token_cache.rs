@@ -44,15 +44,15 @@ impl TokenHash {
 }
 
 /// The tokens. When there is no room for another one, the half goes that was not used since it was a half.
-pub struct Verified(Mutex<Tokens>);
+pub struct TokenCache(Mutex<Tokens>);
 
 struct Tokens {
     /// The tokens that were used last, and those of the half before.
-    young: HashMap<TokenHash, Token>,
-    old: HashMap<TokenHash, Token>,
+    current: HashMap<TokenHash, Token>,
+    previous: HashMap<TokenHash, Token>,
     /// How much memory the young take.
-    young_bytes: usize,
-    young_max_bytes: usize,
+    current_bytes: usize,
+    generation_max_bytes: usize,
     sweep_at: Duration,
 }
 
@@ -63,18 +63,18 @@ struct Token {
     ends: Duration,
 }
 
-impl Verified {
+impl TokenCache {
     /// None yet.
     pub fn new() -> Self {
-        Self::with_room(MEMORY_MAX_BYTES)
+        Self::with_capacity(MEMORY_MAX_BYTES)
     }
 
-    fn with_room(max_bytes: usize) -> Self {
+    fn with_capacity(max_bytes: usize) -> Self {
         Self(Mutex::new(Tokens {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            young_bytes: 0,
-            young_max_bytes: max_bytes / 2,
+            current: HashMap::new(),
+            previous: HashMap::new(),
+            current_bytes: 0,
+            generation_max_bytes: max_bytes / 2,
             sweep_at: Duration::ZERO,
         }))
     }
@@ -82,10 +82,10 @@ impl Verified {
     /// The members of the payload of a token that was verified before.
     pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<Members>> {
         let (members, _gone) = self.with(|tokens| {
-            if let Some(token) = tokens.young.get(hash) {
+            if let Some(token) = tokens.current.get(hash) {
                 return Some((Arc::clone(&token.members), HashMap::new()));
             }
-            let token = tokens.old.remove(hash)?;
+            let token = tokens.previous.remove(hash)?;
             let members = Arc::clone(&token.members);
             Some((members, tokens.insert(*hash, token)))
         })?;
@@ -112,17 +112,17 @@ impl Tokens {
     /// Returns the half that made room, so that the caller frees it without the lock.
     fn insert(&mut self, hash: TokenHash, token: Token) -> HashMap<TokenHash, Token> {
         let mut gone = HashMap::new();
-        if token.bytes > self.young_max_bytes {
+        if token.bytes > self.generation_max_bytes {
             return gone;
         }
-        if self.young_bytes + token.bytes > self.young_max_bytes {
-            gone = mem::replace(&mut self.old, mem::take(&mut self.young));
-            self.young_bytes = 0;
+        if self.current_bytes + token.bytes > self.generation_max_bytes {
+            gone = mem::replace(&mut self.previous, mem::take(&mut self.current));
+            self.current_bytes = 0;
         }
-        self.young_bytes += token.bytes;
+        self.current_bytes += token.bytes;
         // Two workers may have verified the same token.
-        if let Some(same) = self.young.insert(hash, token) {
-            self.young_bytes -= same.bytes;
+        if let Some(same) = self.current.insert(hash, token) {
+            self.current_bytes -= same.bytes;
         }
         gone
     }
@@ -133,26 +133,26 @@ impl Tokens {
             return;
         }
         self.sweep_at = now.saturating_add(SWEEP_PAUSE);
-        for tokens in [&mut self.old, &mut self.young] {
+        for tokens in [&mut self.previous, &mut self.current] {
             tokens.retain(|_, token| now < token.ends);
             // The count assumes that a map has only the capacity that its tokens need.
             tokens.shrink_to_fit();
         }
-        self.young_bytes = self.young.values().map(|token| token.bytes).sum();
+        self.current_bytes = self.current.values().map(|token| token.bytes).sum();
     }
 }
 
-impl Default for Verified {
+impl Default for TokenCache {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// How many, not which.
-impl fmt::Debug for Verified {
+impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (young, old) = self.with(|tokens| (tokens.young.len(), tokens.old.len()));
-        f.debug_struct("Verified").field("young", &young).field("old", &old).finish()
+        let (current, previous) = self.with(|tokens| (tokens.current.len(), tokens.previous.len()));
+        f.debug_struct("Verified").field("young", &current).field("old", &previous).finish()
     }
 }
 
@@ -174,21 +174,21 @@ mod tests {
         TOKEN_BYTES + block(size_of::<Members>()) + members("", length).heap_bytes()
     }
 
-    fn insert(verified: &Verified, name: &str, length: usize, ends: Duration, now: Duration) {
-        verified.insert(TokenHash::of(name), Arc::new(members(name, length)), ends, now);
+    fn insert(token_cache: &TokenCache, name: &str, length: usize, ends: Duration, now: Duration) {
+        token_cache.insert(TokenHash::of(name), Arc::new(members(name, length)), ends, now);
     }
 
-    fn known(verified: &Verified, name: &str) -> bool {
-        let members = verified.get(&TokenHash::of(name));
+    fn known(token_cache: &TokenCache, name: &str) -> bool {
+        let members = token_cache.get(&TokenHash::of(name));
         let subject = members.as_ref().map(|members| members.get("sub").and_then(Claim::as_text).unwrap().trim_end());
         assert!(subject.is_none_or(|subject| subject == name));
         members.is_some()
     }
 
-    fn bytes(verified: &Verified) -> usize {
-        verified.with(|tokens| {
-            assert_eq!(tokens.young_bytes, tokens.young.values().map(|token| token.bytes).sum::<usize>());
-            tokens.young.values().chain(tokens.old.values()).map(|token| token.bytes).sum()
+    fn bytes(token_cache: &TokenCache) -> usize {
+        token_cache.with(|tokens| {
+            assert_eq!(tokens.current_bytes, tokens.current.values().map(|token| token.bytes).sum::<usize>());
+            tokens.current.values().chain(tokens.previous.values()).map(|token| token.bytes).sum()
         })
     }
 
@@ -203,57 +203,57 @@ mod tests {
     #[test]
     fn those_in_use_stay_and_the_others_make_room() {
         let size = size(16);
-        let verified = Verified::with_room(size * 8);
-        insert(&verified, "in use", 16, NOW + MINUTE, NOW);
-        insert(&verified, "unused", 16, NOW + MINUTE, NOW);
+        let token_cache = TokenCache::with_capacity(size * 8);
+        insert(&token_cache, "in use", 16, NOW + MINUTE, NOW);
+        insert(&token_cache, "unused", 16, NOW + MINUTE, NOW);
         for number in 0..1_000 {
-            insert(&verified, &number.to_string(), 16, NOW + MINUTE, NOW);
-            assert!(known(&verified, "in use") && known(&verified, &number.to_string()));
-            assert!(bytes(&verified) <= size * 8);
+            insert(&token_cache, &number.to_string(), 16, NOW + MINUTE, NOW);
+            assert!(known(&token_cache, "in use") && known(&token_cache, &number.to_string()));
+            assert!(bytes(&token_cache) <= size * 8);
         }
-        assert!(!known(&verified, "unused"));
-        assert!(!known(&verified, "1"));
+        assert!(!known(&token_cache, "unused"));
+        assert!(!known(&token_cache, "1"));
     }
 
     #[test]
     fn one_token_is_counted_once() {
-        let verified = Verified::new();
+        let token_cache = TokenCache::new();
         for _ in 0..3 {
-            insert(&verified, "a", 100, NOW + MINUTE, NOW);
+            insert(&token_cache, "a", 100, NOW + MINUTE, NOW);
         }
-        assert_eq!(bytes(&verified), size(100));
+        assert_eq!(bytes(&token_cache), size(100));
     }
 
     #[test]
     fn memory_is_bounded_for_tokens_of_any_size() {
-        let verified = Verified::with_room(100_000);
+        let token_cache = TokenCache::with_capacity(100_000);
         for number in 0..2_000 {
-            insert(&verified, &number.to_string(), number * 7919 % 8192, NOW + MINUTE, NOW);
-            assert!(bytes(&verified) <= 100_000);
+            insert(&token_cache, &number.to_string(), number * 7919 % 8192, NOW + MINUTE, NOW);
+            assert!(bytes(&token_cache) <= 100_000);
         }
         // One that is larger than a half is not kept, and drives nothing out.
-        let before = bytes(&verified);
-        insert(&verified, "huge", 50_000, NOW + MINUTE, NOW);
-        assert!(!known(&verified, "huge") && bytes(&verified) == before);
+        let before = bytes(&token_cache);
+        insert(&token_cache, "huge", 50_000, NOW + MINUTE, NOW);
+        assert!(!known(&token_cache, "huge") && bytes(&token_cache) == before);
     }
 
     #[test]
     fn what_has_expired_goes() {
-        let verified = Verified::new();
-        insert(&verified, "short", 16, NOW + MINUTE / 2, NOW);
-        insert(&verified, "long", 16, NOW + 3 * MINUTE, NOW);
+        let token_cache = TokenCache::new();
+        insert(&token_cache, "short", 16, NOW + MINUTE / 2, NOW);
+        insert(&token_cache, "long", 16, NOW + 3 * MINUTE, NOW);
         // Not at once: the verifier asks the clock at every use.
-        insert(&verified, "other", 16, NOW + 3 * MINUTE, NOW + Duration::from_secs(59));
-        assert!(known(&verified, "short"));
-        insert(&verified, "another", 16, NOW + 3 * MINUTE, NOW + MINUTE);
-        assert!(!known(&verified, "short") && known(&verified, "long") && known(&verified, "other"));
-        assert_eq!(bytes(&verified), 3 * size(16));
+        insert(&token_cache, "other", 16, NOW + 3 * MINUTE, NOW + Duration::from_secs(59));
+        assert!(known(&token_cache, "short"));
+        insert(&token_cache, "another", 16, NOW + 3 * MINUTE, NOW + MINUTE);
+        assert!(!known(&token_cache, "short") && known(&token_cache, "long") && known(&token_cache, "other"));
+        assert_eq!(bytes(&token_cache), 3 * size(16));
     }
 
     #[test]
     fn nothing_of_a_token_is_printed() {
-        let verified = Verified::new();
-        insert(&verified, "ada", 16, NOW + MINUTE, NOW);
-        assert_eq!(format!("{verified:?}"), "Verified { young: 1, old: 0 }");
+        let token_cache = TokenCache::new();
+        insert(&token_cache, "ada", 16, NOW + MINUTE, NOW);
+        assert_eq!(format!("{token_cache:?}"), "Verified { young: 1, old: 0 }");
     }
 }

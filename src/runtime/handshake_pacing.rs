@@ -27,11 +27,11 @@ const SHARE: u32 = 4;
 const WEIGHT: u32 = 16;
 
 thread_local! {
-    static LINE: RefCell<Line> = const { RefCell::new(Line::new()) };
+    static PACER: RefCell<Pacer> = const { RefCell::new(Pacer::new()) };
 }
 
 /// Who waits for a step on this worker.
-struct Line {
+struct Pacer {
     /// The steps that are left at this turn.
     left: u32,
     /// What the steps of this turn have cost.
@@ -41,43 +41,43 @@ struct Line {
     /// The places of those that wait, in order.
     waiting: VecDeque<Waker>,
     /// How many places were given out, and how many of those were called.
-    given: u64,
-    called: u64,
+    next_ticket: u64,
+    now_serving: u64,
     /// Who begins the turns, while there are steps left.
-    resting: Option<Waker>,
+    waker: Option<Waker>,
 }
 
-impl Line {
+impl Pacer {
     const fn new() -> Self {
         Self {
             left: STEPS_MIN,
             spent: Duration::ZERO,
             step_cost: Duration::from_micros(100),
             waiting: VecDeque::new(),
-            given: 0,
-            called: 0,
-            resting: None,
+            next_ticket: 0,
+            now_serving: 0,
+            waker: None,
         }
     }
 
-    /// Whether a step may be taken now; if not, `place` is one in the line.
-    fn take_step(&mut self, place: &mut Option<u64>, waker: &Waker) -> bool {
-        match *place {
-            Some(own) if own < self.called => *place = None,
+    /// Whether a step may be taken now; if not, `ticket` is one in the line.
+    fn try_step(&mut self, ticket: &mut Option<u64>, waker: &Waker) -> bool {
+        match *ticket {
+            Some(own) if own < self.now_serving => *ticket = None,
             Some(_) => return false,
             None if self.left > 0 => self.left -= 1,
             None => {
-                *place = Some(self.given);
-                self.given += 1;
+                *ticket = Some(self.next_ticket);
+                self.next_ticket += 1;
                 self.waiting.push_back(waker.clone());
             }
         }
         if self.left == 0
-            && let Some(resting) = self.resting.take()
+            && let Some(waker) = self.waker.take()
         {
-            resting.wake();
+            waker.wake();
         }
-        place.is_none()
+        ticket.is_none()
     }
 
     /// What a step cost that was taken.
@@ -87,7 +87,7 @@ impl Line {
     }
 
     /// A new turn, after one that took so long, steps and all: calls the first of the line.
-    fn begin_turn(&mut self, last_took: Duration) {
+    fn begin_pass(&mut self, last_took: Duration) {
         let affordable = last_took.saturating_sub(self.spent) / SHARE;
         let steps = affordable.as_nanos() / self.step_cost.as_nanos().max(1);
         self.left = u32::try_from(steps).unwrap_or(STEPS_MAX).clamp(STEPS_MIN, STEPS_MAX);
@@ -95,51 +95,51 @@ impl Line {
             && let Some(waker) = self.waiting.pop_front()
         {
             self.left -= 1;
-            self.called += 1;
+            self.now_serving += 1;
             waker.wake();
         }
     }
 
     /// Whether there are steps left, so that the next turn can wait.
-    fn rest(&mut self, waker: &Waker) -> bool {
-        let rests = self.left > 0;
-        if rests {
-            self.resting = Some(waker.clone());
+    fn pause(&mut self, waker: &Waker) -> bool {
+        let pauses = self.left > 0;
+        if pauses {
+            self.waker = Some(waker.clone());
             // Who comes later comes to sessions that may have nothing to do any more.
             self.left = self.left.min(STEPS_MIN);
         } else {
             self.spent = Duration::ZERO;
         }
-        rests
+        pauses
     }
 }
 
 /// Does what a connection does before it is a session, each of its steps when there is one left for it.
-pub async fn in_turn<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
-    let mut place = None;
+pub async fn paced<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
+    let mut ticket = None;
     poll_fn(|cx| {
-        if !LINE.with_borrow_mut(|line| line.take_step(&mut place, cx.waker())) {
+        if !PACER.with_borrow_mut(|pacer| pacer.try_step(&mut ticket, cx.waker())) {
             return Poll::Pending;
         }
         let begun = clock::now();
         let polled = steps.as_mut().poll(cx);
-        LINE.with_borrow_mut(|line| line.count(clock::now().saturating_duration_since(begun)));
+        PACER.with_borrow_mut(|pacer| pacer.count(clock::now().saturating_duration_since(begun)));
         polled
     })
     .await
 }
 
 /// Begins the turns of this thread's worker, for as long as it is polled.
-pub async fn keep() {
+pub async fn run_pacer() {
     loop {
         poll_fn(|cx| {
-            let rests = LINE.with_borrow_mut(|line| line.rest(cx.waker()));
-            if rests { Poll::Pending } else { Poll::Ready(()) }
+            let pauses = PACER.with_borrow_mut(|pacer| pacer.pause(cx.waker()));
+            if pauses { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
         let begun = clock::now();
         cycle::next().await;
-        LINE.with_borrow_mut(|line| line.begin_turn(clock::now().saturating_duration_since(begun)));
+        PACER.with_borrow_mut(|pacer| pacer.begin_pass(clock::now().saturating_duration_since(begun)));
     }
 }
 
@@ -154,38 +154,38 @@ mod tests {
 
     #[test]
     fn each_turn_has_its_steps_and_the_line_its_order() {
-        let mut line = Line::new();
+        let mut pacer = Pacer::new();
         let waker = Waker::noop();
-        let mut places = [None; 7];
+        let mut tickets = [None; 7];
         let mut taken = Vec::new();
-        for turn in 0..4 {
-            for (who, place) in places.iter_mut().enumerate() {
+        for pass in 0..4 {
+            for (who, ticket) in tickets.iter_mut().enumerate() {
                 // Each takes one step, and asks more often than it is called.
-                if !taken.contains(&who) && line.take_step(place, waker) {
+                if !taken.contains(&who) && pacer.try_step(ticket, waker) {
                     taken.push(who);
                 }
             }
             let all = [2, 4, 6, 7];
-            assert_eq!(taken, (0..all[turn]).collect::<Vec<_>>(), "turn {turn}");
-            assert_eq!(line.rest(waker), turn == 3);
-            line.begin_turn(Duration::ZERO);
+            assert_eq!(taken, (0..all[pass]).collect::<Vec<_>>(), "turn {pass}");
+            assert_eq!(pacer.pause(waker), pass == 3);
+            pacer.begin_pass(Duration::ZERO);
         }
-        assert!(line.rest(waker) && line.waiting.is_empty());
+        assert!(pacer.pause(waker) && pacer.waiting.is_empty());
     }
 
     /// How many steps are taken at a turn, once turns follow each other in which sessions take so long and a step costs so
     /// much, and all that may take one do.
-    fn steps_a_turn(sessions: Duration, step: Duration) -> u32 {
-        let (mut line, waker, mut taken) = (Line::new(), Waker::noop(), 0);
+    fn steps_per_pass(sessions: Duration, step: Duration) -> u32 {
+        let (mut pacer, waker, mut taken) = (Pacer::new(), Waker::noop(), 0);
         for _ in 0..100 {
-            line.begin_turn(sessions + step * taken);
+            pacer.begin_pass(sessions + step * taken);
             taken = 0;
-            while line.left > 0 {
-                assert!(line.take_step(&mut None, waker));
+            while pacer.left > 0 {
+                assert!(pacer.try_step(&mut None, waker));
                 taken += 1;
             }
-            assert!(!line.rest(waker));
-            (0..taken).for_each(|_| line.count(step));
+            assert!(!pacer.pause(waker));
+            (0..taken).for_each(|_| pacer.count(step));
         }
         taken
     }
@@ -208,7 +208,7 @@ mod tests {
             (100_000, 700, 35),
         ] {
             assert_eq!(
-                steps_a_turn(micros(sessions), micros(step)),
+                steps_per_pass(micros(sessions), micros(step)),
                 steps,
                 "{sessions} us of sessions, {step} us a step"
             );
@@ -226,7 +226,7 @@ mod tests {
             let session = async {
                 for _ in 0..WAITING {
                     let taken = Arc::clone(&taken);
-                    tokio::spawn(in_turn(Box::pin(poll_fn::<(), _>(move |cx| {
+                    tokio::spawn(paced(Box::pin(poll_fn::<(), _>(move |cx| {
                         taken.fetch_add(1, Ordering::Relaxed);
                         cx.waker().wake_by_ref();
                         Poll::Pending
@@ -244,7 +244,7 @@ mod tests {
             tokio::select! {
                 biased;
                 () = cycle::Cycles::new().unwrap().run() => panic!("the cycles ended"),
-                () = keep() => panic!("the turns ended"),
+                () = run_pacer() => panic!("the turns ended"),
                 () = session => {}
             }
         });
@@ -253,39 +253,39 @@ mod tests {
 
     #[test]
     fn what_was_not_used_is_not_kept() {
-        let (mut line, waker) = (Line::new(), Waker::noop());
-        line.begin_turn(Duration::from_secs(1));
-        assert_eq!(line.left, STEPS_MAX);
-        assert!(line.rest(waker));
-        assert_eq!(line.left, STEPS_MIN);
+        let (mut pacer, waker) = (Pacer::new(), Waker::noop());
+        pacer.begin_pass(Duration::from_secs(1));
+        assert_eq!(pacer.left, STEPS_MAX);
+        assert!(pacer.pause(waker));
+        assert_eq!(pacer.left, STEPS_MIN);
     }
 
     #[test]
     fn who_comes_later_does_not_get_the_step_of_who_was_called() {
-        let mut line = Line::new();
+        let mut pacer = Pacer::new();
         let waker = Waker::noop();
         let (mut first, mut late) = ([None; 4], None);
-        let steps = first.iter_mut().map(|place| line.take_step(place, waker)).collect::<Vec<_>>();
+        let steps = first.iter_mut().map(|ticket| pacer.try_step(ticket, waker)).collect::<Vec<_>>();
         assert_eq!(steps, [true, true, false, false]);
-        line.begin_turn(Duration::ZERO);
-        assert!(!line.take_step(&mut late, waker));
-        assert!(line.take_step(&mut first[3], waker) && line.take_step(&mut first[2], waker));
-        line.begin_turn(Duration::ZERO);
-        assert!(line.take_step(&mut late, waker));
+        pacer.begin_pass(Duration::ZERO);
+        assert!(!pacer.try_step(&mut late, waker));
+        assert!(pacer.try_step(&mut first[3], waker) && pacer.try_step(&mut first[2], waker));
+        pacer.begin_pass(Duration::ZERO);
+        assert!(pacer.try_step(&mut late, waker));
     }
 
     #[test]
     fn who_went_away_keeps_nobody() {
-        let mut line = Line::new();
+        let mut pacer = Pacer::new();
         let waker = Waker::noop();
-        let mut places = [None; 20];
-        for place in &mut places {
-            line.take_step(place, waker);
+        let mut tickets = [None; 20];
+        for ticket in &mut tickets {
+            pacer.try_step(ticket, waker);
         }
         // All that wait but the last are gone, and their places are called all the same.
         for _ in 0..9 {
-            line.begin_turn(Duration::ZERO);
+            pacer.begin_pass(Duration::ZERO);
         }
-        assert!(line.take_step(&mut places[19], waker));
+        assert!(pacer.try_step(&mut tickets[19], waker));
     }
 }
