@@ -8,9 +8,9 @@ use tikv_jemallocator::Jemalloc;
 use tollgate::cli::args::{self, Command};
 use tollgate::cli::{check, demo, run, token};
 
-/// What thousands of sessions took goes back to the system when they end, which it does not with glibc: there a few bytes
-/// that live on keep whole pages, and so did the room that a hibernating session has given up. By a feature of the crate it
-/// is the allocator of the linked C code, too: the ciphers' state is a third of what a session takes.
+/// jemalloc returns the memory of ended and hibernating sessions to the system. glibc's allocator does not: a few live
+/// bytes keep whole pages allocated. A feature of the crate makes jemalloc the allocator of the linked C code, too: the
+/// state of the ciphers is a third of the memory of a session.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -1,25 +1,27 @@
-//! TLS 1.3's record layer (RFC 8446 section 5) for a connection whose handshake is over.
+//! The TLS 1.3 record layer (RFC 8446 section 5) of a connection after its handshake.
 //!
-//! **Bytes and sequence numbers in, bytes out: nothing here knows of a socket, a clock or the handshake.**
+//! **Bytes and sequence numbers in, bytes out: this module does not use a socket, a clock or the handshake.**
 //!
-//! Why it exists. rustls keeps 4 KiB a connection for ever, reads 4 KiB at a time and allocates for every record; a proxy
-//! holds many connections that are idle and moves many records that are small. Here a connection owns its two traffic
-//! secrets, two sequence numbers and two AEAD contexts; records are opened where they were read to, and sealed from where
-//! they were read to straight into what is sent. Such a state could also be written down and given to another process.
+//! Purpose: rustls keeps 4 KiB per connection at all times, reads 4 KiB at a time and allocates for every record. A
+//! proxy holds many idle connections and forwards many small records. Here a connection owns two traffic secrets, two
+//! sequence numbers and two AEAD contexts. Records are opened in the buffer that they were read into. Plaintext is
+//! sealed from the buffer that it was read into, directly into the output. Such a state could also be serialized and
+//! passed to another process.
 //!
-//! What it relies on. The handshake is rustls's, and so is everything that decides with whom one speaks. The AEADs and
-//! HKDF are aws-lc's. The traffic secrets and both sequence numbers are right, and nothing else seals with them: a nonce
-//! that is used twice gives the key away. Each nonce comes from `keys::Direction`, which gives none out twice.
+//! Assumptions: rustls does the handshake and everything that authenticates the peer. aws-lc provides the AEADs and
+//! HKDF. The traffic secrets and both sequence numbers are correct, and nothing else seals with them, because a
+//! repeated nonce gives the key away. Each nonce comes from `keys::Direction`, which never returns one twice.
 //!
-//! What it does. [`Sealer`] cuts into records of at most 2^14 bytes and changes its key before the AEAD's limit; it
-//! never pads. [`Opener`] takes one record at a time, and says of everything that a peer may not send which rule that
-//! breaks ([`Violation`]) and which alert tells the peer. A peer may change its key as often as it likes while it sends
-//! data, and may have [`IDLE_RECORDS_MAX`] records in a row that carry none.
+//! Behavior: [`Sealer`] splits plaintext into records of at most 2^14 bytes and updates its key before the AEAD's
+//! limit. It never pads. [`Opener`] takes one record at a time. For everything that a peer must not send it returns the
+//! broken rule ([`Violation`]), which names the alert to send. A peer may update its key any number of times while it
+//! sends data, as long as the caller takes the count of its updates ([`Opener::take_key_updates`]). It may send at most
+//! [`IDLE_RECORDS_MAX`] records in a row without data.
 //!
-//! What it does not do. No handshake message but `KeyUpdate`: a client has no other to send, since it was not offered
-//! post-handshake authentication. No TLS 1.2, no early data, no record size limit (RFC 8449), no exporters. Secrets are
-//! overwritten when they are dropped, but a value that was moved may have left a copy on the stack. A client's `KeyUpdate`
-//! that asks for ours is answered with the next record of ours, as section 4.6.3 has it, not at once.
+//! Not supported: handshake messages other than `KeyUpdate`, since a client has no other to send without an offer of
+//! post-handshake authentication; TLS 1.2, early data, record size limits (RFC 8449) and exporters. Secrets are
+//! zeroized on drop, but a moved value may have left a copy on the stack. A client's `KeyUpdate` that requests ours is
+//! answered before our next record, as section 4.6.3 requires, and not at once.
 
 pub mod wire;
 pub mod keys;

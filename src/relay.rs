@@ -121,24 +121,24 @@ impl<C, U> Relay<C, U> {
             lease,
             process,
         };
-        relay.process.sessions.log_start(&relay.summary_of());
+        relay.process.sessions.log_start(&relay.summary());
         relay
     }
 
-    fn summary_of(&self) -> SessionSummary<'_> {
+    fn summary(&self) -> SessionSummary<'_> {
         SessionSummary {
             request_id: self.meta.request_id,
             route: &self.lease.route().name,
             subject: self.lease.subject(),
             client: self.meta.client,
             server: &self.meta.server,
-            summary: self.meta.summary.summary(),
+            request: self.meta.summary.summary(),
         }
     }
 
     fn log(&self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.started);
-        self.process.sessions.log_end(&self.summary_of(), age, outcome, &self.session.counts());
+        self.process.sessions.log_end(&self.summary(), age, outcome, &self.session.counts());
     }
 }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::policy::limits::Limits;
-use crate::policy::quota::Bucket;
+use crate::policy::quota::{Count, Limiter, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::{Inspector, Rules};
@@ -72,7 +72,7 @@ pub struct SessionConfig {
     /// The route's bounds.
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
-    pub messages: Option<Arc<Bucket>>,
+    pub messages: Option<Arc<Limiter>>,
     /// When the token runs out.
     pub expires: Option<Instant>,
     /// Whether permessage-deflate was negotiated.
@@ -86,8 +86,8 @@ pub struct SessionConfig {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub struct Session {
     limits: Arc<Limits>,
-    messages: Option<Arc<Bucket>>,
-    overhead: Bucket,
+    messages: Option<Arc<Limiter>>,
+    overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
     expires: Option<Instant>,
@@ -136,7 +136,7 @@ impl Session {
             ..from_client
         };
         Self {
-            overhead: Bucket::new(limits.overhead, now),
+            overhead: LocalLimiter::new(limits.overhead, Count::default()),
             client: Peer::new(Inspector::new(from_client), now),
             upstream: Peer::new(Inspector::new(from_upstream), now),
             limits,
@@ -309,9 +309,9 @@ impl Session {
         // Who waited for its rate is read again, so that its Close is seen; the message that waited does not pass early.
         self.wait_until = None;
         if std::mem::take(&mut self.reservation_held)
-            && let Some(bucket) = &self.messages
+            && let Some(messages) = &self.messages
         {
-            bucket.give_back();
+            messages.refund();
         }
     }
 

@@ -1,7 +1,7 @@
-//! The configuration as operators meet it: files that load, files that do not, each with what is said about it, and texts
-//! without sense. `example` holds the example in the repository against the table of keys. `UPDATE_GOLDEN=1` writes what is said anew.
+//! The configuration: valid files load, invalid files give their pinned diagnostics, and random text causes no panic.
+//! `example` compares `config/example.toml` with the table of keys. `UPDATE_GOLDEN=1` rewrites the pinned diagnostics.
 
-#![expect(clippy::disallowed_methods, reason = "certificates made now are held against the time now")]
+#![expect(clippy::disallowed_methods, reason = "certificates created now are checked against the current time")]
 
 #[path = "config/example.rs"]
 mod example;
@@ -33,7 +33,7 @@ fn parse_as(file_name: &str, text: &str) -> Result<Config, Report> {
     config::parse(text, Path::new(file_name), fixtures::folder(), &Fixtures { credentials: None })
 }
 
-/// The files of this machine, but its own credentials, so that no test depends on where it runs.
+/// The file system, with a credentials directory of its own, so that no test depends on the environment.
 struct Fixtures {
     credentials: Option<PathBuf>,
 }
@@ -50,7 +50,8 @@ impl Files for Fixtures {
     }
 }
 
-/// The configurations in a folder, in order; a folder without any would test nothing.
+/// Returns the configurations in a directory, sorted by name. Panics if there are none, since the test would check
+/// nothing.
 fn cases(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(folder);
     let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -60,9 +61,9 @@ fn cases(folder: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// One address has a share of the handshakes unless the file says otherwise.
+/// One address may have a sixteenth of `max_handshakes`, at least 16, unless the file sets `handshakes_per_address`.
 #[test]
-fn the_share_of_one_address_follows_the_handshakes() {
+fn the_share_of_one_address_follows_max_handshakes() {
     let share = |lines: &str| {
         let text = example().replace("[server]\n", &format!("[server]\n{lines}\n"));
         parse(&text).unwrap_or_else(|report| panic!("{report}")).server.handshakes_per_address.map(NonZeroU32::get)
@@ -85,9 +86,10 @@ fn valid_files_load() {
     }
 }
 
-/// Each value goes to the field of its name; those of `everything.toml` are all different from their defaults.
+/// Each value reaches the field of its key. The values in `everything.toml` differ from the defaults, except
+/// `max_handshakes`.
 #[test]
-fn values_arrive_where_they_belong() {
+fn values_reach_the_fields_of_their_keys() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/everything.toml");
     let config = parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"));
     let seconds = Duration::from_secs;
@@ -208,7 +210,7 @@ fn default_limits() -> Limits {
 }
 
 #[test]
-fn faults_are_shown_as_pinned() {
+fn diagnostics_match_the_pinned_text() {
     let mut differing = Vec::new();
     for path in cases("invalid") {
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -217,7 +219,7 @@ fn faults_are_shown_as_pinned() {
             Err(report) => report.to_string(),
         };
         let said = said.replace(&fixtures::folder().display().to_string(), "$DIR");
-        assert!(!said.contains("SECRET"), "the content of a file is shown: {said}");
+        assert!(!said.contains("SECRET"), "the report shows the content of a file: {said}");
         let golden = path.with_extension("stderr");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&golden, &said).unwrap();
@@ -225,7 +227,7 @@ fn faults_are_shown_as_pinned() {
             differing.push(format!("{}:\n{said}", golden.display()));
         }
     }
-    assert!(differing.is_empty(), "not as pinned; UPDATE_GOLDEN=1 writes anew:\n{}", differing.join("\n"));
+    assert!(differing.is_empty(), "not the pinned text; UPDATE_GOLDEN=1 rewrites it:\n{}", differing.join("\n"));
 }
 
 #[test]
@@ -238,19 +240,19 @@ fn every_pinned_text_has_its_file() {
     }
 }
 
-/// The text of `config/example.toml`.
+/// Returns the text of `config/example.toml`.
 fn example() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml")).unwrap()
 }
 
-/// The example with one line replaced.
+/// Returns the text with one line replaced.
 fn with_line(text: &str, line: usize, replacement: &str) -> String {
     let lines = text.lines().enumerate();
     lines.map(|(number, written)| if number == line { replacement } else { written }.to_owned() + "\n").collect()
 }
 
 #[test]
-fn a_file_that_cannot_be_read_gives_one_line() {
+fn an_unreadable_file_is_reported_in_one_line() {
     let folder = fixtures::new_folder();
     let load = |name: &str| config::load(&folder.join(name)).unwrap_err().to_string();
     let said = load("absent.toml");
@@ -267,7 +269,7 @@ fn a_file_that_cannot_be_read_gives_one_line() {
 }
 
 #[test]
-fn load_takes_relative_paths_from_the_folder_of_the_file() {
+fn load_resolves_relative_paths_against_the_directory_of_the_file() {
     let path = fixtures::folder().join("tollgate.toml");
     fs::write(&path, example()).unwrap();
     let config = config::load(&path).unwrap_or_else(|report| panic!("{report}"));
@@ -276,14 +278,14 @@ fn load_takes_relative_paths_from_the_folder_of_the_file() {
     assert!(certificate.not_after > SystemTime::now());
 }
 
-/// A configuration with this certificate and key.
+/// Returns the example with another certificate and key.
 fn with_certificate(chain: &str, key: &str) -> String {
     let names = ("\"fullchain.pem\"", "\"privkey.pem\"");
     example().replace(names.0, &format!("{chain:?}")).replace(names.1, &format!("{key:?}"))
 }
 
 #[test]
-fn every_kind_of_key_in_every_form() {
+fn every_kind_of_key_loads_in_every_format() {
     for (chain, key) in [
         ("rsa", "rsa-key"),
         ("rsa", "rsa-old-key"),
@@ -303,7 +305,7 @@ fn every_kind_of_key_in_every_form() {
 }
 
 #[test]
-fn credentials_come_from_their_folder() {
+fn credentials_are_read_from_the_credentials_directory() {
     let text =
         with_certificate("credential:cert.pem", "credential:key.pem").replace("jwks.json", "credential:jwks.json");
     let files = Fixtures { credentials: Some(fixtures::folder().to_owned()) };
@@ -325,7 +327,7 @@ fn a_public_key_may_be_in_a_certificate() {
     }
 }
 
-/// The fixtures on a machine whose clock is at this time.
+/// The fixtures, with the clock at this time.
 struct AtTime(SystemTime);
 
 impl Files for AtTime {
@@ -341,7 +343,7 @@ impl Files for AtTime {
 }
 
 #[test]
-fn a_clock_that_cannot_be_right_is_a_warning_and_judges_no_certificate() {
+fn a_wrong_clock_is_a_warning_and_skips_the_validity_of_certificates() {
     let second = Duration::from_secs(1);
     let load = |chain: &str, now: SystemTime| {
         let text = with_certificate(chain, "privkey.pem");
@@ -359,8 +361,9 @@ fn a_clock_that_cannot_be_right_is_a_warning_and_judges_no_certificate() {
             assert_eq!(
                 config.warnings.to_string(),
                 format!(
-                    "warning: tollgate.toml: the clock of this machine is {date}, before this version of tollgate was made \
-                     (until it is set every token is refused as expired, and certificates are not held against it)\n"
+                    "warning: tollgate.toml: the clock of this machine is {date}, earlier than this version of tollgate \
+                     (until it is set, every token is rejected as expired, and the validity of certificates is not \
+                     checked)\n"
                 )
             );
         }
@@ -370,9 +373,9 @@ fn a_clock_that_cannot_be_right_is_a_warning_and_judges_no_certificate() {
     assert!(said.contains("the certificate is not valid before 2999"), "{said}");
 }
 
-/// `year.pem` is valid from the start of 2030 to that of 2031.
+/// `year.pem` is valid from the start of 2030 to the start of 2031.
 #[test]
-fn certificates_that_expire_soon_are_warned_of() {
+fn certificates_that_expire_soon_cause_a_warning() {
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_924_992_000);
     let (hour, day) = (Duration::from_hours(1), Duration::from_hours(24));
     let text = with_certificate("year.pem", "privkey.pem");
@@ -396,7 +399,7 @@ fn certificates_that_expire_soon_are_warned_of() {
             Some(expected) => assert!(said.starts_with("warning: ") && said.contains(expected), "{expected}: {said}"),
         }
     }
-    // Without another certificate there is nothing to serve then.
+    // It is the only certificate, so an invalid one is an error.
     for (now, expected) in [
         (end + hour, "the certificate expired at 2031-01-01T00:00:00Z"),
         (end - 400 * day, "the certificate is not valid before 2030-01-01T00:00:00Z"),
@@ -407,7 +410,7 @@ fn certificates_that_expire_soon_are_warned_of() {
     }
 }
 
-/// No files at all, so that texts without sense touch no disk.
+/// A source without files, so that random text causes no disk access.
 struct Nothing;
 
 impl Files for Nothing {
@@ -422,17 +425,17 @@ impl Files for Nothing {
     }
 }
 
-/// Reads a text, shows what is said about it, and holds on to nothing else: it must not panic.
+/// Parses a text and renders its report, of which the length must be bounded. Neither may panic.
 fn survives(text: &str) {
     if let Err(report) = config::parse(text, Path::new("x"), Path::new(""), &Nothing) {
         assert!(report.has_errors());
         let shown = report.to_string();
-        assert!(shown.chars().count() < 50 * 4000, "it floods");
+        assert!(shown.chars().count() < 50 * 4000, "the report is too long");
         report.lines().for_each(drop);
     }
 }
 
-/// A value of any type for any key, or something that is no value.
+/// Generates a value of any type for any key, or text that is not a value.
 fn some_value() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("true".to_owned()),

@@ -1,6 +1,6 @@
-//! The fuzz targets without a fuzzer: the seeds of the corpus, and some thousand mutations of each.
+//! Runs the fuzz targets without a fuzzer: on the seeds of the corpus, and on 10,000 mutations per target.
 //!
-//! `TOLLGATE_SEED` chooses other mutations, `TOLLGATE_SEEDS` how many.
+//! `TOLLGATE_SEED` selects other mutations, `TOLLGATE_SEEDS` their number.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -14,12 +14,12 @@ use std::path::Path;
 
 use checks::harness::random::{Random, number_from_env};
 
-/// How many mutations a test makes of the seeds of a target by default.
+/// The default number of mutations per target.
 const MUTATIONS: u64 = 10_000;
-/// A mutation does not let an input grow beyond this.
+/// Limit on the length of a mutated input.
 const LEN_MAX: usize = 4_096;
 
-/// What mutations like to insert: edges of lengths, and what separates things.
+/// The byte strings that mutations insert: edge values of lengths, and separators.
 const TOKENS: [&[u8]; 20] = [
     b"\0", b"\xff", b"\x7e", b"\x7f", b"\x80", b"\x81", b"\x88\0", b"\x8a", b"\n", b"\r\n", b"\"", b"{", b"}", b"/",
     b"%2f", b"%", b".", b",", b";", b"=",
@@ -61,7 +61,7 @@ fn mutate(random: &mut Random, seeds: &[&Vec<u8>]) -> Vec<u8> {
 
 fn replay(target: &str, check: fn(&[u8])) {
     let seeds = seeds(target);
-    assert!(seeds.len() >= 8, "{target} has lost its seeds");
+    assert!(seeds.len() >= 8, "seeds of {target} are missing");
     let run = |name: &str, bytes: &[u8]| {
         if let Err(panic) = catch_unwind(|| check(bytes)) {
             eprintln!("{target} fails for {name}: {}", bytes.escape_ascii());
@@ -115,9 +115,9 @@ fn record() {
     replay("record", checks::record);
 }
 
-/// Seeds that are all refused at the door would test the door only.
+/// If all seeds were rejected early, the code behind the first checks would never run.
 #[test]
-fn some_seeds_are_good() {
+fn some_seeds_are_accepted() {
     let passing = |target, check: fn(&[u8]) -> bool| {
         let good = seeds(target).into_iter().filter(|(_, bytes)| check(bytes));
         good.map(|(name, _)| name).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! Properties of the policy ring that hold for every input: paths, routes, hosts and origins.
+//! Property tests of the policy: paths, routes, hosts, origins and the request quota.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -39,7 +39,7 @@ proptest! {
         let Ok(path) = Path::parse(&raw) else { return Ok(()) };
         prop_assert!(raw.len() <= PATH_MAX_BYTES && path.segments().len() <= PATH_MAX_SEGMENTS);
         prop_assert_eq!(path.segments().len(), raw.matches('/').count());
-        // Decoding further, as an upstream behind one more decoder would, finds nothing that was not there.
+        // Decoding again, like an upstream behind another decoder, yields no new separators, dots or controls.
         let mut layers: Vec<Vec<u8>> = path.segments().iter().map(|segment| segment.clone().into_bytes()).collect();
         for _layer in 0..3 {
             for (place, segment) in layers.iter().enumerate() {
@@ -53,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn encoding_an_accepted_path_again_changes_nothing(raw in tricky_path(), every_byte: bool) {
+    fn an_accepted_path_survives_encoding(raw in tricky_path(), every_byte: bool) {
         let Ok(path) = Path::parse(&raw) else { return Ok(()) };
         let encoded: Vec<_> = path.segments().iter().map(|segment| encode(segment, every_byte)).collect();
         let encoded = format!("/{}", encoded.join("/"));
@@ -63,7 +63,7 @@ proptest! {
     }
 
     #[test]
-    fn a_host_is_stable_and_plain(text in tricky_host()) {
+    fn normalising_a_request_host_is_idempotent(text in tricky_host()) {
         let Some(host) = request_host(&text) else { return Ok(()) };
         prop_assert_eq!(request_host(&host), Some(host.clone()));
         prop_assert_eq!(request_host(&format!("{}:8443", host.to_uppercase())), Some(host.clone()));
@@ -106,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn routes_are_shadowed_where_they_match_the_same(a in model(), b in model(), requests in vec(request(), 64)) {
+    fn shadowed_routes_match_the_same_requests(a in model(), b in model(), requests in vec(request(), 64)) {
         let parse = |model: &Model| (model.host_pattern(), model.path_text().parse::<PathPattern>().unwrap());
         let ((host_a, path_a), (host_b, path_b)) = (parse(&a), parse(&b));
         let same = shadowed((&host_a, &path_a), (&host_b, &path_b));
@@ -118,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn only_the_origin_itself_or_a_subdomain_passes(
+    fn only_the_origin_itself_or_a_subdomain_is_admitted(
         wildcard: bool,
         secure: bool,
         scheme in mostly(&["https", "http"], &["HTTPS", "wss", "app", ""]),
@@ -150,7 +150,7 @@ proptest! {
     }
 }
 
-/// Paths made of what path checks have fallen for.
+/// Paths made of texts that have defeated path checks elsewhere.
 fn tricky_path() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         3 => select(vec!["/", "/", "/", "a", "b", "é", ";", ".", "..", "%25", "%"]).prop_map(String::from),
@@ -163,7 +163,7 @@ fn tricky_path() -> impl Strategy<Value = String> {
     vec(part, 0..12).prop_map(|parts| format!("/{}", parts.concat()))
 }
 
-/// Mostly one of the plain values, so that often only one part of several is odd.
+/// Mostly returns a plain value, so that often only one of several parts is odd.
 fn mostly(plain: &'static [&'static str], odd: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     prop_oneof![4 => select(plain), 1 => select(odd)]
 }
@@ -176,7 +176,7 @@ fn tricky_host() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What a decoder makes of a segment that keeps what it does not understand.
+/// Decodes a segment like a decoder that keeps malformed escapes.
 fn decode_leniently(segment: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::new();
     let mut rest = segment;
@@ -201,7 +201,7 @@ fn encode(segment: &str, every_byte: bool) -> String {
         .collect()
 }
 
-/// A route as the naive lookup knows it.
+/// A route of the naive lookup.
 #[derive(Debug, Clone, PartialEq)]
 struct Model {
     host: Host,
@@ -241,7 +241,7 @@ impl Model {
         self.serves(host) && length_matches && all_match
     }
 
-    /// The greater, the more specific.
+    /// Returns the rank of the route: the greater, the more specific.
     fn rank(&self) -> (u8, usize, Vec<u8>) {
         let (kind, length) = match self.host {
             Host::Any => (0, 0),
@@ -252,7 +252,7 @@ impl Model {
         (kind, length, segments.chain([u8::from(!self.rest)]).collect())
     }
 
-    /// What it matches, without the names.
+    /// Returns the path pattern without the names of placeholders.
     fn shape(&self) -> (Vec<Option<&'static str>>, bool) {
         let literal = |segment: &Segment| match segment {
             Segment::Literal(literal) => Some(*literal),
@@ -301,7 +301,7 @@ fn model() -> impl Strategy<Value = Model> {
     })
 }
 
-/// Routes of which no two match exactly the same requests, as the configuration's reader ensures.
+/// Routes of which no two match exactly the same requests, as the validation of the configuration ensures.
 fn models() -> impl Strategy<Value = Vec<Model>> {
     vec(model(), 1..24).prop_map(|models| {
         let mut kept: Vec<Model> = Vec::new();
@@ -365,9 +365,9 @@ fn route(model: &Model) -> Route {
     }
 }
 
-/// One /48 holds as many /64s as there are quotas. A flood of it leaves clients elsewhere what they had before.
+/// A /48 contains as many /64s as there are quotas. A flood from one does not use up the quotas of other clients.
 #[test]
-fn a_flood_of_one_48_leaves_others_their_quota() {
+fn a_flood_from_one_48_does_not_use_up_other_quotas() {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(60) };
     let quota = Quota { rate, burst: NonZeroU32::MIN };
     let policy = Policy::new(routes(&[], false), Some(quota), NonZeroU32::MIN);
@@ -376,8 +376,8 @@ fn a_flood_of_one_48_leaves_others_their_quota() {
     let prefix = |text: &str| text.parse::<Ipv6Addr>().unwrap().to_bits();
     let flood = prefix("2001:db8:bad::");
     let flooded = (0..1_u128 << 16).filter(|subnet| passes(flood | subnet << 64)).count();
-    assert!((1 << 15..=(1 << 15) + 1).contains(&flooded), "{flooded}: half of the quotas, and one for the rest");
-    // Each of these is in a /48 of its own, and then some are in one.
+    assert!((1 << 15..=(1 << 15) + 1).contains(&flooded), "{flooded}: half of the quotas, and one shared quota");
+    // Other addresses: each in a separate /48, then all in one /48, then IPv4 addresses.
     let others = prefix("2001:db9::");
     assert_eq!((0..5_000_u128).filter(|site| passes(others | site << 80)).count(), 5_000);
     let neighbours = prefix("2001:dba::");

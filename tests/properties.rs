@@ -1,9 +1,9 @@
-//! Properties of `ws` that hold for every input, and what another implementation says about the same bytes.
+//! Properties of `ws` that hold for every input, and a comparison with tungstenite on the same bytes.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
 #[path = "harness/wire.rs"]
-#[allow(dead_code)] // The other half of it is for the tests of whole sessions.
+#[allow(dead_code)] // The rest of it is used by the tests of whole sessions.
 mod wire;
 
 use std::io::{self, Cursor, Read, Write};
@@ -22,7 +22,8 @@ use tollgate::ws::violation::Violation;
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
-/// The largest frame and message in the comparison with tungstenite, which makes room for a frame when it reads its header.
+/// The largest frame and message in the comparison with tungstenite, which allocates memory for a frame when it reads
+/// its header.
 const MAX_BYTES: u64 = 1 << 16;
 
 const RULES: Rules = Rules {
@@ -37,7 +38,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn a_header_reads_as_it_was_written(header in header(), rest in vec(any::<u8>(), 0..20)) {
+    fn an_encoded_header_decodes_to_the_same(header in header(), rest in vec(any::<u8>(), 0..20)) {
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
         let header = Header { len: bytes.len(), ..header };
@@ -50,7 +51,7 @@ proptest! {
     }
 
     #[test]
-    fn a_header_writes_as_it_was_read(bytes in header_bytes()) {
+    fn a_decoded_header_encodes_to_the_same_bytes(bytes in header_bytes()) {
         if let Ok(Some(header)) = Header::decode(&bytes) {
             let mut written = Vec::new();
             header.encode(&mut written);
@@ -59,7 +60,7 @@ proptest! {
     }
 
     #[test]
-    fn more_bytes_never_change_what_a_header_is(bytes in header_bytes()) {
+    fn further_bytes_never_change_the_result_of_decoding(bytes in header_bytes()) {
         let whole = Header::decode(&bytes);
         for cut in 0..bytes.len() {
             match Header::decode(&bytes[..cut]) {
@@ -70,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn masking_twice_is_nothing_and_pieces_are_the_whole(
+    fn masking_twice_is_the_identity_and_pieces_can_be_masked_separately(
         payload in vec(any::<u8>(), 0..100),
         key: [u8; 4],
         cut: Index,
@@ -88,7 +89,7 @@ proptest! {
     }
 
     #[test]
-    fn a_close_reads_as_it_was_written(code: u16, reason in ".{0,60}") {
+    fn an_encoded_close_parses_to_its_code_and_reason(code: u16, reason in ".{0,60}") {
         let frame = ControlFrame::close(CloseCode(code), &reason);
         let cut = match Close::parse(frame.payload()) {
             Ok(close) => {
@@ -106,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn a_close_payload_is_read_as_the_rfc_says(payload in vec(any::<u8>(), 0..20)) {
+    fn a_close_payload_is_parsed_as_the_rfc_requires(payload in vec(any::<u8>(), 0..20)) {
         let expected = match payload.len() {
             0 => Ok(None),
             1 => Err(Violation::ShortClose),
@@ -130,7 +131,7 @@ proptest! {
         for piece in pieces(&text, &cuts) {
             failed = utf8.push(piece).is_err();
             end += piece.len();
-            // It is refused as soon as it cannot become UTF-8 any more, and not before.
+            // The text is rejected with the first piece after which it cannot become UTF-8, and not earlier.
             let hopeless = std::str::from_utf8(&text[..end]).is_err_and(|error| error.error_len().is_some());
             prop_assert_eq!(failed, hopeless);
             if failed {
@@ -141,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn an_inspector_sees_the_same_however_the_bytes_are_cut(
+    fn inspection_does_not_depend_on_how_the_bytes_are_split(
         stream in stream(),
         cuts in vec(any::<Index>(), 0..10),
         compressed: bool,
@@ -166,7 +167,7 @@ proptest! {
     }
 
     #[test]
-    fn an_opening_handshake_is_read_or_refused(
+    fn a_parsed_opening_handshake_is_well_formed(
         method in select(vec![Method::GET, Method::GET, Method::GET, Method::POST]),
         uri in select(vec!["/", "/a?b", "*", "http://h/x", "h:1", "ws://h", "ftp://h/"]),
         version in select(vec![Version::HTTP_11, Version::HTTP_11, Version::HTTP_10, Version::HTTP_2]),
@@ -195,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn an_answer_stays_within_the_offer(
+    fn a_parsed_answer_matches_the_offer(
         random: [u8; 16],
         status in select(vec![101_u16, 101, 101, 200]),
         right_accept: bool,
@@ -270,7 +271,7 @@ fn opcode() -> impl Strategy<Value = Opcode> {
     select(vec![Continuation, Text, Binary, Close, Ping, Pong])
 }
 
-/// Any header that can be on the wire, and whose length is not filled in.
+/// Any header that is valid on the wire, with its field `len` not filled in.
 fn header() -> impl Strategy<Value = Header> {
     let long = prop_oneof![0..300_u64, 65_000..66_000_u64, 0..=i64::MAX as u64];
     (opcode(), any::<bool>(), 0..8_u8, any::<Option<[u8; 4]>>(), long, 0..=125_u64).prop_map(
@@ -282,7 +283,7 @@ fn header() -> impl Strategy<Value = Header> {
     )
 }
 
-/// Bytes that are a header more often than not.
+/// Bytes that form a header more often than not.
 fn header_bytes() -> impl Strategy<Value = Vec<u8>> {
     let edges = select(vec![0, 125, 126, 65_535, 65_536, u64::MAX / 2, u64::MAX / 2 + 1]);
     let length =
@@ -313,7 +314,7 @@ fn text_or_not() -> impl Strategy<Value = Vec<u8>> {
     vec(part, 0..4).prop_map(|parts| parts.concat())
 }
 
-/// A whole frame that a client could send, or that is wrong in one way.
+/// A whole frame that a client could send, or one with a fault.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         4 => text_or_not(),
@@ -322,7 +323,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         1 => (select(vec![999_u16, 1000, 1005, 1014, 3000]), ".{0,5}")
             .prop_map(|(code, reason)| wire::close_payload(code, &reason)),
     ];
-    // Opcodes and their FIN as they mostly are, and then anything.
+    // Mostly the usual opcodes and FIN bits, and sometimes any byte.
     let first = prop_oneof![
         8 => select(vec![0x81_u8, 0x82, 0x01, 0x02, 0x80, 0x00, 0x89, 0x8a]),
         1 => Just(0x88),
@@ -332,7 +333,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     (first, key, payload).prop_map(|(first, key, payload)| wire::frame(first, key, &payload))
 }
 
-/// Frames, cut off somewhere and with some bytes changed, or nothing but noise.
+/// Frames with some bytes changed and sometimes truncated, or random bytes.
 fn stream() -> impl Strategy<Value = Vec<u8>> {
     let changes = vec((any::<Index>(), any::<u8>()), 0..3);
     let changed = (vec(frame(), 0..6), changes, any::<Index>()).prop_map(|(frames, changes, cut)| {
@@ -358,14 +359,14 @@ fn pieces<'a>(bytes: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
-/// A message, or a control frame.
+/// A message or a control frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     opcode: Opcode,
     payload: Vec<u8>,
 }
 
-/// What an inspector saw in a stream, up to a Close.
+/// The result of inspecting a stream up to a Close.
 struct Inspected {
     messages: Vec<Seen>,
     violation: Option<Violation>,
@@ -445,7 +446,7 @@ fn inspect_kept(
     }
 }
 
-/// A stream to read from, and nowhere to write to.
+/// A stream to read from; its writes are discarded.
 struct Input<'a>(Cursor<&'a [u8]>);
 
 impl Read for Input<'_> {
@@ -464,10 +465,10 @@ impl Write for Input<'_> {
     }
 }
 
-/// What tungstenite, as a server, saw in a stream.
+/// The result of reading a stream with tungstenite as a server.
 struct Oracle {
     messages: Vec<Seen>,
-    /// It failed the connection for something other than its end.
+    /// Whether tungstenite failed the connection, and not because the stream ended.
     refused: bool,
 }
 
@@ -498,13 +499,13 @@ fn oracle(stream: &[u8]) -> Oracle {
     }
 }
 
-/// Whether both see the same messages, and refuse the same streams. They may differ in this:
+/// Checks that tungstenite and Tollgate see the same messages and reject the same streams, with these differences:
 ///
-/// - tungstenite takes a length that would have fitted a shorter form; section 5.2 asks for the shortest. Of a control frame
-///   any longer form is a long control frame.
-/// - tungstenite takes any close code and answers a bad one with 1002; it also takes 1014 for bad.
-/// - tungstenite judges a frame, and a text, when it is whole; we judge what is there, so at the end of the stream we may
-///   have refused what it still waits for.
+/// - tungstenite accepts a length that fits a shorter form; section 5.2 requires the shortest. In a control frame
+///   Tollgate treats any longer form as a long control frame.
+/// - tungstenite accepts any close code and answers an invalid one with 1002. It also treats 1014 as invalid.
+/// - tungstenite judges a frame or a text when it is complete. Tollgate judges the bytes that have arrived, so at the
+///   end of the stream it may have rejected a frame that tungstenite still waits for.
 fn compare(stream: &[u8]) -> Result<(), TestCaseError> {
     let ours = inspect(RULES, [stream]);
     let theirs = oracle(stream);
@@ -524,23 +525,23 @@ fn compare(stream: &[u8]) -> Result<(), TestCaseError> {
         _ => prop_assert_eq!(&ours.messages, &theirs.messages),
     }
     match (ours.violation, theirs.refused) {
-        (None, refused) => prop_assert!(!refused, "tungstenite refuses what we take"),
+        (None, refused) => prop_assert!(!refused, "only tungstenite rejects the stream"),
         (Some(_), true) => {}
         (Some(violation), false) => {
-            prop_assert!(is_cut(stream), "we refuse what tungstenite takes: {violation:?}");
+            prop_assert!(is_cut(stream), "only Tollgate rejects the stream: {violation:?}");
         }
     }
     Ok(())
 }
 
-/// A case that random bytes find seldom.
+/// Random bytes rarely reach this case.
 #[test]
-fn a_control_frame_with_a_length_in_a_longer_form() {
+fn tungstenite_differs_only_as_documented_about_longer_lengths_of_control_frames() {
     compare(&[0x89, 0xfe, 0, 0, 0, 0, 0, 0]).unwrap();
     compare(&[0x89, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
 }
 
-/// Whether a stream ends in the midst of a frame or of a message, as far as frames can be told from each other.
+/// Whether a stream ends within a frame or a message, as far as it can be split into frames.
 fn is_cut(stream: &[u8]) -> bool {
     let frames = wire::split(stream);
     let whole: usize = frames.iter().filter(|frame| frame.whole).map(|frame| frame.bytes.len()).sum();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use harness::relay::{PING_TAG, Relay, Setup, quota};
 use harness::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT};
 use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
-use tollgate::policy::quota::Bucket;
+use tollgate::policy::quota::Limiter;
 use tollgate::session::Side::{self, Client, Upstream};
 use tollgate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 use tollgate::ws::code::CloseCode;
@@ -659,10 +659,10 @@ fn a_dropped_message_keeps_the_rules_or_ends_the_session() {
 }
 
 #[test]
-fn sessions_that_share_a_bucket_share_its_rate() {
+fn sessions_that_share_a_limiter_share_its_rate() {
     let start = Instant::now();
-    let bucket = Arc::new(Bucket::new(quota(1, 3), start));
-    let setup = Setup { messages: Some(bucket), ..lenient().rate(1, 3, Drop) };
+    let limiter = Arc::new(Limiter::new(quota(1, 3)));
+    let setup = Setup { messages: Some(limiter), ..lenient().rate(1, 3, Drop) };
     let (mut a, mut b) = (Relay::new(setup.clone(), start), Relay::new(setup, start));
     for _ in 0..2 {
         apply(&mut a, &text(Client, "x"));
@@ -673,10 +673,10 @@ fn sessions_that_share_a_bucket_share_its_rate() {
 }
 
 #[test]
-fn those_who_wait_for_a_shared_bucket_are_served_in_turn() {
+fn sessions_that_wait_for_a_shared_quota_are_served_in_order() {
     let start = Instant::now();
-    let bucket = Arc::new(Bucket::new(quota(1, 1), start));
-    let setup = Setup { messages: Some(bucket), ..lenient().rate(1, 1, Delay) };
+    let limiter = Arc::new(Limiter::new(quota(1, 1)));
+    let setup = Setup { messages: Some(limiter), ..lenient().rate(1, 1, Delay) };
     let mut relays = [Relay::new(setup.clone(), start), Relay::new(setup, start)];
     for relay in &mut relays {
         apply(relay, &text(Client, "1"));
@@ -1022,8 +1022,8 @@ fn the_first_reason_to_end_is_the_one_that_counts() {
 #[test]
 fn a_client_that_leaves_while_it_waits_gives_its_place_back() {
     let start = Instant::now();
-    let bucket = Arc::new(Bucket::new(quota(1, 1), start));
-    let setup = || Setup { messages: Some(Arc::clone(&bucket)), ..lenient().rate(1, 1, Delay) };
+    let limiter = Arc::new(Limiter::new(quota(1, 1)));
+    let setup = || Setup { messages: Some(Arc::clone(&limiter)), ..lenient().rate(1, 1, Delay) };
     for _ in 0..100 {
         let mut relay = Relay::new(setup(), start);
         for event in [text(Client, "a"), text(Client, "b"), Gone(Client)] {
@@ -1031,7 +1031,7 @@ fn a_client_that_leaves_while_it_waits_gives_its_place_back() {
         }
     }
     // The first message passed, and the next one is due a second later, not a hundred.
-    assert_eq!(bucket.take_or_wait(start), Ok(start + Duration::from_millis(SECOND)));
+    assert_eq!(limiter.reserve(start), Ok(start + Duration::from_millis(SECOND)));
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! A simulation: two random ends of a session, polite or evil, against the session, in virtual time.
+//! A simulation: a session between two random ends, well-behaved or malicious, in virtual time.
 //!
-//! Every run follows from its seed. `TOLLGATE_SEED=7` replays one run, `TOLLGATE_SEEDS=1000000` makes that many.
+//! Every run is determined by its seed. `TOLLGATE_SEED=7` replays one run, `TOLLGATE_SEEDS=1000000` makes that many.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -17,14 +17,14 @@ use harness::wire::{self, CLOSE, PONG};
 use tollgate::policy::limits::{Limits, OnExcess};
 use tollgate::session::{Outcome, Side};
 
-/// How many runs each test makes by default.
+/// The default number of runs of each test.
 const SEEDS: u64 = 6_000;
-/// How often something happens in a run before it is brought to an end.
+/// The maximum number of events in a run before it is finished.
 const EVENTS_MAX: usize = 120;
-/// The longest time for which a thread does not look at its sessions.
+/// The longest time for which a thread does not handle its sessions.
 const OVERSLEEP_MAX: Duration = Duration::from_secs(2);
 
-/// Runs every seed and names the one that fails.
+/// Runs every seed, and prints the seed of a failing run.
 fn for_each_seed(mut run: impl FnMut(u64)) {
     let seeds = match number_from_env("TOLLGATE_SEED") {
         Some(seed) => seed..seed + 1,
@@ -85,14 +85,14 @@ struct World {
     relay: Relay,
     ends: [Endpoint; 2],
     limits: Limits,
-    /// Since when the session has a reason to end that the ends can see.
+    /// When a reason to end the session became visible to the ends.
     closing_since: Option<Instant>,
 }
 
 impl World {
     fn new(mut random: Random, setup: Setup, habits: [Habits; 2]) -> Self {
         let limits = setup.limits.clone();
-        // Seeds do not reach into the clock: only differences of times are ever looked at.
+        // The start time does not affect a run: only differences of times matter.
         let relay = Relay::new(setup, Instant::now());
         let ends = [Endpoint::new(Side::Client, habits[0]), Endpoint::new(Side::Upstream, habits[1])];
         random.next();
@@ -103,7 +103,7 @@ impl World {
         &mut self.ends[usize::from(side == Side::Upstream)]
     }
 
-    /// Lets the ends read what they received.
+    /// Lets both ends read and answer what they received.
     fn react(&mut self) {
         for end in &mut self.ends {
             if !self.relay.is_blocked(end.side) && !self.relay.port(end.side).on_disconnected {
@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    /// Something happens.
+    /// Makes one random event happen.
     fn happen(&mut self) {
         let side = self.random.pick(&Side::BOTH);
         match self.random.below(100) {
@@ -157,7 +157,7 @@ impl World {
         }
     }
 
-    /// Gives the session a reason to end, if it has none yet, and lets time pass until it has.
+    /// Gives the session a reason to end unless it has one, and advances the time until it has ended.
     fn finish(&mut self) -> Outcome {
         if self.relay.outcome.is_none() {
             if self.random.chance(50) {
@@ -171,7 +171,7 @@ impl World {
         }
         while self.relay.outcome.is_none() {
             self.react();
-            assert!(self.relay.pass_to_deadline(), "the session has nothing to wait for and does not end");
+            assert!(self.relay.pass_to_deadline(), "the session has no deadline and does not end");
         }
         self.react();
         let outcome = self.relay.outcome.expect("the loop ends with an outcome");
@@ -182,8 +182,8 @@ impl World {
         outcome
     }
 
-    /// Who can have had a Close has had one. That nothing follows it, and that all frames are well formed, the decoders
-    /// have seen to.
+    /// Checks that every end that could receive a Close has received one. The decoders have checked that nothing
+    /// follows it and that all frames are well-formed.
     fn check_closes(&self) {
         for end in &self.ends {
             let port = self.relay.port(end.side);
@@ -200,8 +200,8 @@ impl World {
         }
     }
 
-    /// What was passed on is what was sent: byte for byte, in order, without our pongs and without dropped messages, up to
-    /// some point. Gives the frames beyond that point.
+    /// Checks that the forwarded bytes are a prefix of the sent ones, without answers to the session's pings and
+    /// without dropped messages. Returns the sent frames beyond that prefix.
     fn check_forwarded(&self, from: Side) -> Vec<wire::Sent<'_>> {
         let forwarded = self.relay.forwarded(from.other());
         let drops =
@@ -228,9 +228,9 @@ impl World {
                 dropping = true;
             }
         }
-        assert!(rest.is_empty(), "nobody sent {rest:02x?}");
+        assert!(rest.is_empty(), "no end sent {rest:02x?}");
         for frame in wire::split(&forwarded) {
-            assert!(!is_our_pong(&frame), "a pong of ours was passed on");
+            assert!(!is_our_pong(&frame), "an answer to a ping of the session was forwarded");
         }
         beyond
     }
@@ -245,7 +245,7 @@ fn is_our_pong(frame: &wire::Sent<'_>) -> bool {
 }
 
 #[test]
-fn whatever_happens_the_invariants_hold() {
+fn invariants_hold_in_random_sessions() {
     let mut causes = BTreeMap::<&str, u32>::new();
     for_each_seed(|seed| {
         let mut random = Random::new(seed);
@@ -268,13 +268,13 @@ fn whatever_happens_the_invariants_hold() {
     });
     if is_default_run() {
         println!("{causes:?}");
-        // All there are, but for the cut, which is no matter of the session's.
+        // Every cause except `Aborted`, which only the relay uses.
         assert_eq!(causes.len(), 14, "the simulation does not reach every cause any more: {causes:?}");
     }
 }
 
 #[test]
-fn between_polite_ends_nothing_is_lost() {
+fn nothing_is_lost_between_well_behaved_ends() {
     let mut messages = 0;
     for_each_seed(|seed| {
         let mut random = Random::new(seed);
@@ -337,7 +337,7 @@ fn between_polite_ends_nothing_is_lost() {
 }
 
 #[test]
-fn how_the_bytes_are_cut_does_not_matter() {
+fn the_outcome_does_not_depend_on_how_input_is_split() {
     for_each_seed(|seed| {
         let mut random = Random::new(seed);
         let setup = random_limits(&mut random);
@@ -345,9 +345,9 @@ fn how_the_bytes_are_cut_does_not_matter() {
         let whole = feed(&setup, &segments, |bytes| bytes.len());
         let single = feed(&setup, &segments, |_| 1);
         let cut = feed(&setup, &segments, |bytes| 1 + random.below(bytes.len()));
-        // The rest of a frame may be found to be no UTF-8 when its start has been passed on: only then does it matter how
-        // much of it came at once, to its receiver, and to its sender, since a receiver who cannot be told to close has
-        // no last answers.
+        // The rest of a frame may turn out to be invalid UTF-8 after its start has been forwarded. Only then the split
+        // matters: to the receiver, and also to the sender, since a receiver that cannot get a Close sends no last
+        // answers.
         let last_is_cut = single.frames(Side::Upstream).last().is_some_and(|frame| !frame.is_whole());
         let may_be_broken_text = setup.limits.check_utf8 && last_is_cut;
         for other in [single, cut] {
@@ -365,7 +365,7 @@ fn how_the_bytes_are_cut_does_not_matter() {
     });
 }
 
-/// What two ends say by turns.
+/// Returns what the two ends send, in random order.
 fn random_segments(random: &mut Random, compressed: bool) -> Vec<(Side, Vec<u8>)> {
     let mut ends = Side::BOTH.map(|side| Endpoint::new(side, random_habits(random, compressed)));
     let mut segments = Vec::new();
@@ -380,7 +380,7 @@ fn random_segments(random: &mut Random, compressed: bool) -> Vec<(Side, Vec<u8>)
     segments
 }
 
-/// Feeds the segments in pieces, while time stands still, and ends the session.
+/// Feeds the segments in pieces at one point in time, and ends the session.
 fn feed(setup: &Setup, segments: &[(Side, Vec<u8>)], mut piece: impl FnMut(&[u8]) -> usize) -> Relay {
     let mut relay = Relay::new(setup.clone(), Instant::now());
     for (side, bytes) in segments {

@@ -1,4 +1,5 @@
-//! Invariants of the source: what must not stand where. The rules are data, and all breaches are told at once.
+//! Invariants of the source: names that must not occur in certain files, and the import graph. All breaches are
+//! reported together.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -7,18 +8,18 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Words that must not stand in some files.
+/// Words that must not occur in certain files.
 struct Rule {
-    /// What is forbidden, and why.
+    /// The rule and its reason, which a breach reports.
     reason: &'static str,
-    /// Beginnings of paths below `src/`.
+    /// Prefixes of paths below `src/`.
     within: &'static [&'static str],
-    /// Beginnings of paths that the rule does not hold for; each with its reason beside it.
+    /// Prefixes of paths that are exempt; a comment gives the reason for each.
     except: &'static [&'static str],
-    /// Code without comments and literals is searched for them. Where one starts or ends like a name, it stands for a
-    /// whole name.
+    /// The words, which are searched for in code without comments and literals. A word that starts or ends with a name
+    /// character matches whole names only.
     words: &'static [&'static str],
-    /// Words that make it harmless if they stand right before it.
+    /// Words that permit a match if they directly precede it.
     unless_after: &'static [&'static str],
 }
 
@@ -27,7 +28,7 @@ const PURE: &[&str] = &["ws/", "policy/", "session.rs", "session/", "record.rs",
 
 const RULES: &[Rule] = &[
     Rule {
-        reason: "I1: the pure rings do no input or output, so that they can be tested without any",
+        reason: "I1: the pure modules do no input or output, so that they can be tested without any",
         within: PURE,
         except: &[],
         words: &[
@@ -59,90 +60,91 @@ const RULES: &[Rule] = &[
         unless_after: &[],
     },
     Rule {
-        reason: "I1: the pure rings take the time as an argument, so that tests can let it pass",
+        reason: "I1: the pure modules take the time as an argument, so that tests control it",
         within: PURE,
         except: &[],
         words: &["Instant::now", "SystemTime::now", "elapsed", "sleep"],
         unless_after: &[],
     },
     Rule {
-        reason: "I6: the core returns facts, and the shell logs them",
+        reason: "I6: the pure modules return facts, and the outer modules log them",
         within: PURE,
         except: &[],
         words: &["tracing", "tracing_subscriber", "log"],
         unless_after: &[],
     },
     Rule {
-        reason: "the seam: how a client's bytes are protected is known where TLS is, and nowhere else",
+        reason: "only `tls` knows how the bytes of a client are protected",
         within: EVERYWHERE,
         except: &["tls/"],
         words: &["tokio_rustls", "crate::record"],
         unless_after: &[],
     },
     Rule {
-        reason: "I2: only the configuration's reader knows the form of its file",
+        reason: "I2: only `config` knows the format of the configuration file",
         within: EVERYWHERE,
         except: &["config/"],
         words: &["toml"],
         unless_after: &[],
     },
     Rule {
-        reason: "I3: one place spawns tasks, so that none escapes the drain",
+        reason: "I3: only `runtime::tasks` spawns tasks, so that the drain covers all of them",
         within: EVERYWHERE,
-        // This file is that place; the upstream of the demonstration is no part of the proxy, and dies with it.
+        // The first file is `runtime::tasks` itself. The upstream of the demo is not a part of the proxy and ends with
+        // it.
         except: &["runtime/tasks.rs", "cli/demo"],
         words: &["spawn", "spawn_local", "spawn_blocking", "spawn_on", "spawn_local_on", "JoinSet"],
         unless_after: &[],
     },
     Rule {
-        reason: "I4: an admission has one maker",
+        reason: "I4: only `policy::admission` makes an `Admission`",
         within: EVERYWHERE,
         except: &["policy/admission.rs"],
         words: &["Admission {"],
         unless_after: &["struct", "impl", "for", "->"],
     },
     Rule {
-        reason: "memory safety is left to the compiler and to the libraries",
+        reason: "memory safety is left to the compiler and the libraries",
         within: EVERYWHERE,
-        // It asks the kernel what no well-kept crate asks in a safe function.
+        // It makes an ioctl that no maintained crate wraps in a safe function.
         except: &["runtime/socket_state.rs"],
         words: &["unsafe"],
         unless_after: &[],
     },
     Rule {
-        reason: "what came from outside must not be able to end the process",
+        reason: "input from outside must not be able to end the process",
         within: EVERYWHERE,
-        // A command of a person at a terminal may give up.
+        // A command that a user runs in a terminal may panic.
         except: &["cli/"],
         words: &[".unwrap()", ".unwrap_err()", ".expect(", ".expect_err(", "unimplemented!", "unwrap_unchecked"],
         unless_after: &[],
     },
     Rule {
-        reason: "what is not finished is not committed",
+        reason: "unfinished code is not committed",
         within: EVERYWHERE,
         except: &[],
         words: &["todo!", "dbg!"],
         unless_after: &[],
     },
     Rule {
-        reason: "what there is to say goes to the log",
+        reason: "output goes to the log",
         within: EVERYWHERE,
-        // Commands answer whoever called them.
+        // Subcommands print their results.
         except: &["cli/"],
         words: &["println!", "print!", "eprintln!", "eprint!"],
         unless_after: &[],
     },
 ];
 
-/// Beyond this a file does more than one thing. Tests of their own file are not counted.
+/// The maximum number of lines of a file: a longer one does more than one thing. Test files are exempt.
 const LINES_MAX: usize = 450;
 
-/// A file of the source.
+/// A source file.
 struct Source {
-    /// Below `src/`, with slashes.
+    /// The path below `src/`, with slashes.
     path: String,
     text: String,
-    /// The text with every comment, literal and test made blank.
+    /// The text with comments, literals and tests blanked out.
     code: String,
 }
 
@@ -176,11 +178,11 @@ fn the_source_keeps_its_invariants() {
     let mut breaches = String::new();
     for Source { path, text, code } in sources().iter().filter(|source| !is_test_file(&source.path)) {
         if !text.starts_with("//!") {
-            writeln!(breaches, "src/{path}:1: a file says first what it is for: it begins with `//!`").unwrap();
+            writeln!(breaches, "src/{path}:1: a file starts with its purpose: a `//!` comment").unwrap();
         }
         let lines = text.lines().count();
         if lines > LINES_MAX {
-            writeln!(breaches, "src/{path}:{lines}: a file has at most {LINES_MAX} lines").unwrap();
+            writeln!(breaches, "src/{path}:{lines}: the file has more than {LINES_MAX} lines").unwrap();
         }
         for rule in RULES {
             for (line, word) in find_breaches(rule, path, code) {
@@ -215,7 +217,7 @@ fn stands_in(text: &str, word: &str, unless_after: &[&str]) -> bool {
     })
 }
 
-/// Makes comments and the inside of literals blank, so that what is left is code on the same lines.
+/// Blanks out comments and literals. The remaining code stays on its lines.
 fn without_literals(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());
@@ -235,7 +237,7 @@ fn without_literals(text: &str) -> String {
     code
 }
 
-/// Where the comment or literal that starts here ends.
+/// Returns the end of the comment or literal that starts at `at`, if one does.
 fn end_of_literal(chars: &[char], at: usize) -> Option<usize> {
     let starts_with =
         |at: usize, text: &str| text.chars().enumerate().all(|(place, c)| chars.get(at + place) == Some(&c));
@@ -266,7 +268,7 @@ fn end_of_literal(chars: &[char], at: usize) -> Option<usize> {
     }
     match chars[at] {
         '"' => Some(end_of_quotes(chars, at, '"')),
-        // A quote is a character unless it begins a lifetime, which no further quote ends.
+        // A single quote starts a character literal unless it starts a lifetime, which has no closing quote.
         '\'' if chars.get(at + 1) == Some(&'\\') || chars.get(at + 2) == Some(&'\'') => {
             Some(end_of_quotes(chars, at, '\''))
         }
@@ -282,7 +284,7 @@ fn end_of_quotes(chars: &[char], start: usize, quote: char) -> usize {
     (at + 1).min(chars.len())
 }
 
-/// Makes every item behind `#[cfg(test)]` blank.
+/// Removes every item after `#[cfg(test)]`, except for its line breaks.
 fn without_tests(code: &str) -> String {
     const MARK: &str = "#[cfg(test)]";
     let Some(start) = code.find(MARK) else { return code.to_owned() };
@@ -304,23 +306,23 @@ fn without_tests(code: &str) -> String {
     format!("{}{blank}{}", &code[..start], without_tests(rest))
 }
 
-/// The modules in the order of `src/lib.rs`: one imports only those before it.
+/// Returns the modules in the order of `src/lib.rs`: each may import only those before it.
 fn order() -> Vec<String> {
     let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let order: Vec<String> =
         lib.lines().filter_map(|line| Some(line.strip_prefix("pub mod ")?.strip_suffix(';')?.into())).collect();
-    assert!(order.len() > 5, "src/lib.rs lists its modules one a line");
+    assert!(order.len() > 5, "src/lib.rs lists its modules one per line");
     order
 }
 
-/// The path of the module that a file is: `ws::frame` for `ws/frame.rs`, `ws` for `ws/mod.rs`, nothing for `lib.rs`.
+/// Returns the path of a file's module: `ws::frame` for `ws/frame.rs`, `ws` for `ws/mod.rs`, empty for `lib.rs`.
 fn module_of(path: &str) -> Vec<&str> {
     let path = path.strip_suffix(".rs").unwrap_or(path);
     let path = path.strip_suffix("/mod").unwrap_or(path);
     if matches!(path, "lib" | "main") { Vec::new() } else { path.split('/').collect() }
 }
 
-/// Every path in a file that may name another module, without its braces: from `use` items, and inline.
+/// Returns every path in a file that may name another module, with braces expanded: from `use` items and inline.
 fn paths_in(code: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     let in_name = |c: char| c.is_alphanumeric() || c == '_';
@@ -329,7 +331,7 @@ fn paths_in(code: &str) -> Vec<Vec<String>> {
         let head = &rest[..at];
         let start =
             head.rfind(|c: char| !in_name(c)).map_or(0, |at| at + head[at..].chars().next().unwrap().len_utf8());
-        // The rest of a path whose beginning was read.
+        // Skips the rest of a path that has been read already.
         if start < at && !head[..start].ends_with("::") {
             read_tree(&rest[start..], &mut Vec::new(), &mut paths);
         }
@@ -338,14 +340,14 @@ fn paths_in(code: &str) -> Vec<Vec<String>> {
     paths
 }
 
-/// Reads one tree of a `use` item, or one path of an expression; what is left of the text.
+/// Reads one tree of a `use` item, or one path of an expression. Returns the rest of the text.
 fn read_tree<'a>(text: &'a str, before: &mut Vec<String>, paths: &mut Vec<Vec<String>>) -> &'a str {
     let in_name = |c: char| c.is_alphanumeric() || c == '_';
     let text = text.trim_start();
     if let Some(mut group) = text.strip_prefix('{') {
         loop {
             group = read_tree(group, before, paths).trim_start();
-            // `as name` and what is no path at all.
+            // Skips `as name` and anything that is not a path.
             let end = group.find([',', '}']).unwrap_or(group.len());
             match group[end..].chars().next() {
                 Some(',') => group = group[end + 1..].trim_start(),
@@ -373,7 +375,7 @@ fn read_tree<'a>(text: &'a str, before: &mut Vec<String>, paths: &mut Vec<Vec<St
     rest
 }
 
-/// The file that a path names, if it is another one of this crate.
+/// Returns the file that a path names, if it is another file of this crate.
 fn file_of(path: &[String], from: &str, files: &BTreeMap<Vec<&str>, &str>) -> Option<String> {
     let own = module_of(from);
     let mut at: Vec<&str> = match path.first()?.as_str() {
@@ -403,7 +405,7 @@ fn file_of(path: &[String], from: &str, files: &BTreeMap<Vec<&str>, &str>) -> Op
     (*file != from && *file != "lib.rs").then(|| (*file).to_owned())
 }
 
-/// Which files each file imports, of those that are no tests.
+/// Returns the files that each file imports, without test files.
 fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let sources = || sources.iter().filter(|source| !is_test_file(&source.path));
     let files: BTreeMap<Vec<&str>, &str> = sources()
@@ -416,7 +418,7 @@ fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     sources().map(|source| (source.path.clone(), edges(source))).collect()
 }
 
-/// The breaches of a graph: every import of a module that comes later in the order, and every cycle.
+/// Returns the breaches of a graph: every import of a module that comes later in the order, and every cycle.
 fn breaches_of(imports: &BTreeMap<String, BTreeSet<String>>, order: &[String]) -> String {
     let mut breaches = String::new();
     let place = |file: &str| order.iter().position(|module| Some(module.as_str()) == module_of(file).first().copied());
@@ -429,7 +431,7 @@ fn breaches_of(imports: &BTreeMap<String, BTreeSet<String>>, order: &[String]) -
             }
         }
     }
-    // A file that imports nothing that is left is in no cycle, nor is one that nothing imports.
+    // Repeatedly removes files that import no remaining file or that no remaining file imports: they are in no cycle.
     let mut left = imports.clone();
     loop {
         let ends: Vec<String> = left
@@ -459,7 +461,7 @@ fn imports_have_no_cycle_and_follow_the_order() {
     assert!(breaches.is_empty(), "\n{breaches}");
 }
 
-/// The graph is worth what is found in it: a planted cycle, an import against the order, and the forms of imports.
+/// The check finds planted cycles and imports against the order, in every form of import.
 #[test]
 fn planted_imports_are_found() {
     let source = |path: &str, code: &str| Source { path: path.into(), text: String::new(), code: code.into() };
@@ -471,7 +473,7 @@ fn planted_imports_are_found() {
         source("session.rs", ""),
         source("session/peer.rs", ""),
         source("relay.rs", ""),
-        source("relay/port.rs", ""),
+        source("relay/peer_io.rs", ""),
     ];
     let table: &[(&str, &str, &str, &str, &str)] = &[
         ("session.rs", "use crate::ws::frame::Header;", "ws/frame.rs", "", ""),
@@ -484,10 +486,10 @@ fn planted_imports_are_found() {
         ),
         (
             "ws/frame.rs",
-            "fn f() { crate::relay::port::new() }",
+            "fn f() { crate::relay::peer_io::new() }",
             "ws/frame.rs",
             "",
-            "imports src/relay/port.rs, whose module comes later",
+            "imports src/relay/peer_io.rs, whose module comes later",
         ),
         ("session/peer.rs", "use super::{Side, Session};", "session.rs", "use peer::Peer;", "is in a cycle"),
         ("session/peer.rs", "use super::Side;", "session.rs", "fn f() -> peer::Peer { }", "is in a cycle"),
@@ -519,9 +521,9 @@ fn planted_imports_are_found() {
     }
 }
 
-/// The rules are worth what the reading of the source is worth.
+/// The search for words ignores comments, literals and tests.
 #[test]
-fn words_are_found_in_code_and_nowhere_else() {
+fn words_are_found_in_code_only() {
     let table: &[(&str, &str, bool)] = &[
         ("let x = a.unwrap();", ".unwrap()", true),
         ("// a.unwrap()", ".unwrap()", false),
@@ -548,14 +550,14 @@ fn words_are_found_in_code_and_nowhere_else() {
     }
 }
 
-/// A rule for files that are not there any more holds nothing.
+/// A rule that names a missing file would check nothing.
 #[test]
-fn every_rule_is_for_something() {
+fn every_rule_names_existing_files() {
     let sources = sources();
     let there = |beginning: &str| sources.iter().any(|source| source.path.starts_with(beginning));
     for rule in RULES {
         for beginning in rule.within.iter().chain(rule.except) {
-            assert!(there(beginning), "{beginning} is not there: {}", rule.reason);
+            assert!(there(beginning), "{beginning} does not exist: {}", rule.reason);
         }
     }
 }

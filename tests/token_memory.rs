@@ -1,6 +1,6 @@
-//! The memory of verified tokens is bounded in bytes that were really allocated, whatever claims the tokens have.
+//! Tests that the cache of verified tokens stays within its limit in allocated bytes, for tokens of any shape.
 //!
-//! The allocator counts for the whole process, so this is one test, alone in its binary.
+//! The allocator counts for the whole process, so this binary contains only one test.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -21,9 +21,10 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW: Duration = Duration::from_secs(1_800_000_000);
-/// Enough tokens of one shape to fill the memory if much is kept of each; those that leave little behind are all alike.
+/// The maximum number of tokens of one shape: enough to fill the cache if much of each token is kept. More tokens of
+/// which little is kept would show nothing new.
 const TOKENS_MAX: usize = 2_500;
-/// The room that base64url leaves in a token of 8 KiB for its claims, less the claims that every token has.
+/// The size of the claims in a token of 8 KiB, after base64url, without the claims that every token has.
 const CLAIMS_MAX_BYTES: usize = 8192 / 4 * 3 - 250;
 
 fn allocated() -> usize {
@@ -31,7 +32,7 @@ fn allocated() -> usize {
     stats.bytes_allocated - stats.bytes_deallocated
 }
 
-/// As many of the text as fit, with commas between.
+/// Repeats a text, separated by commas, up to the size limit.
 fn filled(text: &str) -> String {
     let mut all = text.to_owned();
     while all.len() + text.len() < CLAIMS_MAX_BYTES {
@@ -47,8 +48,8 @@ fn token(number: usize, members: &str) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
-/// Verifies tokens of one shape until the memory is full, which is when verifying another one frees some, or until there
-/// were so many. How many there were, and the most bytes that they took.
+/// Verifies tokens of one shape until the cache is full, which shows when another token frees memory, or until
+/// `tokens_max`. Returns the number of tokens and the maximum number of bytes allocated.
 fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
     let verifier = Verifier::new(VerifierParts {
         keys: KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap(),
@@ -78,7 +79,7 @@ fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
 }
 
 #[test]
-fn verified_tokens_take_16_mib_at_most() {
+fn cached_tokens_take_at_most_16_mib() {
     let names: Vec<String> = (0..700).map(|number| format!("c{number}")).collect();
     let many = |value: &str| {
         let all: Vec<String> = names.iter().map(|name| format!(r#""{name}":{value}"#)).collect();
@@ -107,7 +108,7 @@ fn verified_tokens_take_16_mib_at_most() {
     for (name, members, asked) in shapes {
         let (tokens, bytes) = fill(&members, &asked, TOKENS_MAX);
         println!("{name}: {tokens} tokens, {bytes} bytes");
-        // Had the bound driven tokens out far too early that would be no memory at all.
+        // The cache must not evict tokens long before it reaches its limit.
         assert!(bytes > MEMORY_MAX_BYTES / 2 || tokens == TOKENS_MAX, "{name}");
     }
 
@@ -121,7 +122,7 @@ fn verified_tokens_take_16_mib_at_most() {
     assert!((12_000..100_000).contains(&tokens), "{tokens}");
 }
 
-/// As many of these members as fit.
+/// Joins as many members as fit.
 fn filled_to(members: Vec<String>) -> String {
     let mut all = String::new();
     for member in members {

@@ -1,8 +1,8 @@
-//! Signatures that others made and broke: Project Wycheproof and the cookbook of RFC 7520.
+//! Third-party test vectors of signatures and keys: Project Wycheproof and the cookbook of RFC 7520.
 //!
-//! The vectors lie beside the checkout, not in it. A clone without them says that it skipped them, and passes. Every
-//! vector on which we differ stands in a list with its reason; a difference that is not listed fails, and so does a
-//! listed one that is none.
+//! The vectors are kept outside the checkout. Without them the tests print that they are skipped, and pass. Every
+//! vector on which Tollgate differs is listed with its reason. An unlisted difference fails the test, and so does a
+//! listed vector that does not differ.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierParts};
 
-/// Where we refuse a signature that Wycheproof takes, or the other way round.
+/// The vectors of signatures that Wycheproof accepts and Tollgate rejects, or the reverse.
 const SIGNATURE_DIFFERENCES: &[(u64, &str)] = &[
     (346, PS384_WITH_A_PS256_KEY),
     (347, NO_ES512),
@@ -25,42 +25,42 @@ const SIGNATURE_DIFFERENCES: &[(u64, &str)] = &[
     (373, STRAY_CHARACTER),
 ];
 
-/// The same for the key sets.
+/// The same for the vectors of key sets.
 const KEY_DIFFERENCES: &[(u64, &str)] = &[
     (
         1,
-        "a set of public keys and secrets is taken: each key is pinned to its own algorithms, so none can stand in \
-         for another; such sets exist while an operator moves from one to the other",
+        "a set of public keys and secrets is accepted: each key is pinned to its own algorithms, so none can be used \
+         in place of another; such sets exist while an operator migrates from one kind to the other",
     ),
     (
         4,
-        "the second key of that `kid` is not base64url (its last character has bits to spare), so it is skipped and \
-         the name is the first key's alone; two usable keys of one `kid` are refused, as the unit tests show",
+        "the second key with that `kid` is not base64url (its last character has spare bits), so it is skipped and \
+         only the first key has the `kid`; two usable keys with the same `kid` are rejected, as the unit tests show",
     ),
-    (7, "the weakness of ROCA keys (CVE-2017-15361) is not looked for: the operator chooses the keys"),
+    (7, "the weakness of ROCA keys (CVE-2017-15361) is not checked: the operator selects the keys"),
 ];
 
-const PS384_WITH_A_PS256_KEY: &str = "the token says PS384, its key `alg: PS256`: our keys are pinned to their `alg`";
+const PS384_WITH_A_PS256_KEY: &str = "the token names PS384, its key has `alg: PS256`: keys are pinned to their `alg`";
 const NO_ES512: &str = "P-521 is not supported";
-const NOT_PADDED: &str = "meant to have a padding, but the vector has none: byte for byte it is the valid vector 357";
-const STRAY_CHARACTER: &str = "a `?` in the base64url is skipped by the authors' library; RFC 7515 section 2 has none";
+const NOT_PADDED: &str = "meant to have padding, but the vector is byte for byte the valid vector 357";
+const STRAY_CHARACTER: &str = "the authors' library skips a `?` in base64url; RFC 7515 section 2 does not allow it";
 
 #[test]
-fn wycheproof_signatures() {
+fn wycheproof_signatures_differ_only_as_listed() {
     let Some(vectors) = read("wycheproof/json_web_signature_test.json") else { return };
     let tried = wycheproof(&vectors, SIGNATURE_DIFFERENCES, |group| json!({ "keys": [public_key(group)] }));
     assert_eq!(tried, 401);
 }
 
 #[test]
-fn wycheproof_key_sets() {
+fn wycheproof_key_sets_differ_only_as_listed() {
     let Some(vectors) = read("wycheproof/json_web_key_test.json") else { return };
     let tried = wycheproof(&vectors, KEY_DIFFERENCES, |group| public_key(group).clone());
     assert_eq!(tried, 26);
 }
 
 #[test]
-fn rfc_7520_signatures() {
+fn rfc_7520_signatures_have_the_expected_outcome() {
     let Some(folder) = folder("jose-cookbook/jws") else { return };
     let es512 = "the key set: has no usable key; of the first: EC P-521 (ES512) is not supported; use P-256 or P-384";
     let expected = [
@@ -68,9 +68,9 @@ fn rfc_7520_signatures() {
         ("4_2", Ok("It’s a dangerous business")),
         ("4_3", Err(es512)),
         ("4_4", Ok("It’s a dangerous business")),
-        // The payload is not in the token, so the signature is not that of what is.
+        // The payload is detached, so the signature does not match the empty payload of the token.
         ("4_5", Err("Signature")),
-        // These have no compact form, the only one that a JWT takes (RFC 7519 section 1).
+        // These have no compact form, the only form of a JWT (RFC 7519 section 1).
         ("4_6", Err("no compact form")),
         ("4_7", Err("no compact form")),
         ("4_8", Err("no compact form")),
@@ -84,7 +84,7 @@ fn rfc_7520_signatures() {
         let outcome = match vector["output"]["compact"].as_str() {
             None => Err("no compact form".to_owned()),
             Some(token) => {
-                // The cookbook shows the keys whole; a verifier has the public half.
+                // The cookbook contains private keys; a verifier has only the public part.
                 let mut key = vector["input"]["key"].clone();
                 key.as_object_mut().unwrap().remove("d");
                 verify(&json!({ "keys": [key] }), token)
@@ -98,7 +98,7 @@ fn rfc_7520_signatures() {
 }
 
 #[test]
-fn rfc_7520_keys() {
+fn rfc_7520_keys_have_the_expected_outcome() {
     let Some(folder) = folder("jose-cookbook/jwk") else { return };
     let private = || Err("holds a private key; give the public key".to_owned());
     let none_usable = |reason: &str| Err(format!("has no usable key; of the first: {reason}"));
@@ -117,7 +117,7 @@ fn rfc_7520_keys() {
     }
 }
 
-/// Runs every vector, and returns how many there were. A key set that cannot be used refuses every token.
+/// Runs every vector and returns their number. An unusable key set rejects every token.
 fn wycheproof(vectors: &Value, differences: &[(u64, &str)], set_of: impl Fn(&Value) -> Value) -> usize {
     let mut tried = 0;
     let mut differing = BTreeMap::new();
@@ -133,13 +133,13 @@ fn wycheproof(vectors: &Value, differences: &[(u64, &str)], set_of: impl Fn(&Val
         }
     }
     for (id, reason) in differences {
-        assert!(differing.remove(id).is_some(), "vector {id} no longer differs: {reason}");
+        assert!(differing.remove(id).is_some(), "vector {id} does not differ: {reason}");
     }
     assert!(differing.is_empty(), "{differing:#?}");
     tried
 }
 
-/// What a verifier has: the public key; for a shared secret, the secret.
+/// Returns the key of the verifier: the public key, or the shared secret.
 fn public_key(group: &Value) -> &Value {
     group.get("public").unwrap_or(&group["private"])
 }
@@ -168,7 +168,7 @@ fn folder(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {name} is not beside the checkout");
+    println!("skipped: {name} does not exist next to the checkout");
     None
 }
 

@@ -1,4 +1,4 @@
-//! The arguments of each subcommand, and the exit codes.
+//! The command-line arguments of each subcommand, and their parser.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-/// The exit code for arguments that make no sense (`EX_USAGE` of `sysexits.h`).
+/// The exit code for invalid arguments (`EX_USAGE` of `sysexits.h`).
 pub const EXIT_USAGE: u8 = 64;
 
 /// A TLS-terminating WebSocket reverse proxy.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Arguments {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -21,17 +21,17 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve until SIGTERM or SIGINT; a second one cuts the drain short
+    /// Serve until SIGTERM or SIGINT; a second signal ends the drain at once
     Run(ConfigFile),
-    /// Tell everything that is wrong with a configuration
+    /// Report every error and warning in a configuration
     Check(Check),
-    /// Try Tollgate out: makes all it needs, and prints commands that work
+    /// Serve a self-contained demo, and print commands that connect to it
     Demo(Demo),
-    /// Print a signed token for trying things out
+    /// Print a signed token for tests
     Token(Token),
 }
 
-/// Where the configuration is.
+/// The path of the configuration.
 #[derive(Debug, Args)]
 pub struct ConfigFile {
     /// The configuration file
@@ -42,18 +42,18 @@ pub struct ConfigFile {
 /// The arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Where the configuration is.
+    /// The path of the configuration.
     #[command(flatten)]
     pub file: ConfigFile,
-    /// The folder that has the files of `credential:NAME`, for a check outside the systemd unit
+    /// The directory with the files of `credential:NAME`, for a check outside the systemd unit
     #[arg(long, value_name = "DIR")]
     pub credentials: Option<PathBuf>,
 }
 
-/// What the demo is told.
+/// The arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// The port on localhost; 0 for any that is free
+    /// The port on localhost; 0 for any free port
     #[arg(long, default_value_t = 8443)]
     pub port: u16,
     /// Print one line of JSON once it is ready, for scripts
@@ -61,7 +61,7 @@ pub struct Demo {
     pub json: bool,
 }
 
-/// What a token is made of.
+/// The arguments of `token`.
 #[derive(Debug, Args)]
 pub struct Token {
     /// The private key in PEM (PKCS#8, PKCS#1 or SEC 1), or for HS256, HS384 and HS512 the file with the secret
@@ -79,13 +79,13 @@ pub struct Token {
     /// The claim "aud"
     #[arg(long, value_name = "TEXT")]
     pub audience: Option<String>,
-    /// How long the token holds, such as 30s, 15m or 8h
+    /// How long the token is valid, such as 30s, 15m or 8h
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     pub expires: Duration,
-    /// The key's id
+    /// The key id, in the header parameter "kid"
     #[arg(long, value_name = "TEXT")]
     pub kid: Option<String>,
-    /// A further claim; a value that is JSON is taken as such, anything else as text
+    /// An additional claim; a value that is JSON is used as JSON, any other value as text
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
     pub claims: Vec<(String, serde_json::Value)>,
 }
@@ -93,10 +93,10 @@ pub struct Token {
 /// Reads the arguments of the process.
 ///
 /// # Errors
-/// The exit code, once the error, the help or the version has been printed.
+/// Returns the exit code after it has printed the error, the help or the version.
 pub fn parse() -> Result<Arguments, ExitCode> {
     Arguments::try_parse().map_err(|error| {
-        // Whether or not anybody reads it, the exit code tells.
+        // The exit code reports the outcome even if the message cannot be printed.
         let _ = error.print();
         if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
     })

@@ -1,4 +1,4 @@
-//! `tollgate check`: tells everything that is wrong with a configuration, and what is worth a look.
+//! `tollgate check`: reports every error and warning in a configuration.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::server::descriptors::check_descriptors;
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
 
-/// Reads the configuration in this file. Faults and warnings go to standard error, a summary to standard output. The
-/// exit code is 0, or 78 if the configuration cannot be used.
+/// Checks the configuration in a file. Errors and warnings go to standard error, a summary to standard output. The exit
+/// code is 0, 78 if the configuration cannot be used, or 1 if the output cannot be written.
 pub fn run(arguments: &Check) -> ExitCode {
     let files = Outside { credentials: arguments.credentials.clone().or_else(|| Disk.credentials()) };
     let code = check(&arguments.file.config, &files, &mut io::stdout().lock(), &mut io::stderr().lock());
-    // A reader that has gone away misses the text; the exit code still tells.
+    // If the output cannot be written, for instance because the pipe is closed, the exit code still reports a failure.
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// The files of this machine, seen from outside the systemd unit: there the credentials may be elsewhere, or out of reach.
+/// The file system as seen outside the systemd unit, where the credentials may be in another directory or unavailable.
 struct Outside {
     credentials: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl Files for Outside {
     }
 }
 
-/// The same with other places to write to; gives the exit code.
+/// Checks the configuration in a file, writes to `out` and `err`, and returns the exit code.
 fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     let Checked { config, report } = config::check(path, files);
     write!(err, "{report}")?;
@@ -50,16 +50,16 @@ fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Wr
         return Ok(EXIT_CONFIG);
     }
     let Some(config) = config else {
-        writeln!(out, "{}: ok, but for the credentials, which were not checked", path.display())?;
+        writeln!(out, "{}: ok, except for the credentials, which were not checked", path.display())?;
         return Ok(0);
     };
     say(path, &config, out, err)?;
     Ok(0)
 }
 
-/// Says what is worth a look in a configuration that can be used, and what it holds.
+/// Writes warnings about a usable configuration to `err`, and its summary to `out`.
 fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
-    // The limit of the service may be another one, so that this is no error.
+    // The service may run under another limit, so this is not an error.
     let descriptors = match check_descriptors(config) {
         Ok(fitting) if fitting.get() >= config.server.max_sessions.count => None,
         Ok(fitting) => Some(format!("max_sessions would be lowered to {fitting} by the limit of file descriptors")),
@@ -68,14 +68,14 @@ fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write)
     if let Some(descriptors) = descriptors {
         writeln!(
             err,
-            "warning: {}: {descriptors} (this is the limit here; it may be another one for the service)",
+            "warning: {}: {descriptors} (this is the limit here; the service may have another one)",
             path.display()
         )?;
     }
     for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::None)) {
         writeln!(
             err,
-            "warning: {}: route \"{}\" is open to everybody: it has auth = \"none\"",
+            "warning: {}: route \"{}\" is open to every client: it has auth = \"none\"",
             path.display(),
             route.name
         )?;
@@ -83,7 +83,7 @@ fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write)
     write!(out, "{}", summary(path, config))
 }
 
-/// The line for a valid configuration: its file and the numbers of its sections.
+/// Returns the summary of a valid configuration: its path and the numbers of its sections.
 fn summary(path: &Path, config: &Config) -> String {
     format!(
         "{}: ok ({}, {}, {})\n",
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_that_is_not_there() {
+    fn a_missing_file_cannot_be_used() {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = check(Path::new("/nonexistent/tollgate.toml"), &Disk, &mut out, &mut err).unwrap();
         assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_counts_and_a_warning_names_what_is_open() {
+    fn the_summary_counts_sections_and_a_warning_names_open_routes() {
         let files = InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
         let text = r#"
             listener = [{ address = "[::1]:0", certificates = [{ chain = "cert.pem", key = "key.pem" }] }]
@@ -143,7 +143,7 @@ mod tests {
         let config = config::parse(text, path, Path::new(""), &files).unwrap();
         say(path, &config, &mut out, &mut err).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n");
-        let open = "warning: tollgate.toml: route \"open\" is open to everybody: it has auth = \"none\"\n";
+        let open = "warning: tollgate.toml: route \"open\" is open to every client: it has auth = \"none\"\n";
         assert!(String::from_utf8(err).unwrap().ends_with(open));
     }
 

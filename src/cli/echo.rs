@@ -1,4 +1,4 @@
-//! The demo's upstream: a WebSocket server on loopback that sends every message back.
+//! The upstream of the demo: a WebSocket server on loopback that echoes every message.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -21,15 +21,15 @@ use crate::runtime::tasks::{Tasks, start_thread};
 use crate::ws::frame::{Header, Opcode, apply_mask};
 use crate::ws::handshake::{self, Opening};
 
-/// How many connections it serves at once.
+/// Maximum number of concurrent connections.
 const CONNECTIONS_MAX: usize = 1024;
-/// The largest frame that it sends back; Tollgate's own limit for the demo is smaller.
+/// Maximum size of a frame's payload; the limit in the demo's configuration is smaller.
 const FRAME_MAX_BYTES: usize = 1024 * 1024;
 
-/// Starts it on a thread of its own, for as long as the process lives, on a port that the system chooses.
+/// Starts the server on a thread that runs until the process ends. The kernel chooses the port.
 ///
 /// # Errors
-/// If the system gives no port, thread or event queue.
+/// If the system cannot provide a port, a thread or an event queue.
 pub fn start() -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
@@ -43,7 +43,7 @@ async fn accept(listener: TcpListener) {
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else { continue };
         tasks.start(async move {
-            // A connection that fails is of no interest beyond itself.
+            // An error concerns only its connection.
             let _ = serve(stream).await;
             drop(permit);
         });
@@ -77,7 +77,7 @@ fn answer(request: &Request<Incoming>) -> Response<Empty<Bytes>> {
     response
 }
 
-/// Sends every frame back unmasked, a Ping as a Pong, and ends after a Close.
+/// Sends every frame back unmasked, except that it answers a Ping with a Pong and drops a Pong. Returns after a Close.
 async fn echo(mut stream: TcpStream, mut buffer: Vec<u8>) -> io::Result<()> {
     let broken = |_| io::Error::from(io::ErrorKind::InvalidData);
     loop {

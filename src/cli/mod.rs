@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one module per subcommand.
 
 pub mod args;
 pub mod run;

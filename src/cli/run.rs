@@ -1,4 +1,4 @@
-//! `tollgate run`: serves until it is told to stop, and tells systemd how it is.
+//! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,12 +17,13 @@ use crate::telemetry::log;
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 pub const EXIT_CONFIG: u8 = 78;
 
-/// Serves what this file says. The exit code is 0 after a drain, 1 if serving failed, 78 if the file cannot be used.
+/// Serves with the configuration in a file. The exit code is 0 after a drain, 1 if serving failed, 78 if the
+/// configuration cannot be used.
 pub fn run(path: &Path) -> ExitCode {
     let config = match config::load(path) {
         Ok(config) => config,
         Err(report) => {
-            // Nothing is known of the log that the file asks for.
+            // The settings of the log are part of the configuration that failed to load.
             let level = log::stderr_prefix(tracing::Level::ERROR);
             report.to_string().lines().for_each(|line| eprintln!("{level}{line}"));
             return ExitCode::from(EXIT_CONFIG);
@@ -48,7 +49,7 @@ pub fn run(path: &Path) -> ExitCode {
 
 fn serve(config: Config) -> Result<(), ServeError> {
     for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::None)) {
-        tracing::warn!(route = %route.name, "this route is open to everybody: it has auth = \"none\"");
+        tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
     let stop = stop_signals().map_err(ServeError::System)?;
     let server = Server::bind(config, None)?;
@@ -65,10 +66,10 @@ fn serve(config: Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// A word for each SIGTERM and SIGINT.
+/// Returns a channel that receives one message for each SIGTERM and SIGINT.
 ///
 /// # Errors
-/// If the system gives no thread or no signal handler.
+/// If the system cannot provide a thread, an event queue or a signal handler.
 pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -83,8 +84,8 @@ pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
             let ignored = tokio::select! {
                 _ = terminate.recv() => None,
                 _ = interrupt.recv() => None,
-                // By default these would end the process without a drain, which nobody who sends them wants. SIGPIPE is
-                // ignored by Rust's runtime from the start.
+                // The default action of these signals ends the process without a drain, which their sender does not
+                // intend. Rust's runtime ignores SIGPIPE from the start.
                 _ = hangup.recv() => Some("SIGHUP is ignored: a change of the configuration needs a restart"),
                 _ = user1.recv() => Some("SIGUSR1 is ignored"),
                 _ = user2.recv() => Some("SIGUSR2 is ignored"),
@@ -102,9 +103,9 @@ pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
     Ok(receiver)
 }
 
-/// Outside systemd there is nobody to tell, and a failure to tell is no reason to stop.
+/// Notifies systemd. Has no effect outside systemd; a failure is logged and does not stop the process.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot tell systemd");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }

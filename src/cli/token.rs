@@ -1,4 +1,4 @@
-//! `tollgate token`: prints a signed token for trying things out.
+//! `tollgate token`: prints a signed token for tests.
 
 mod signer;
 
@@ -30,11 +30,11 @@ pub fn run(token: &Token) -> ExitCode {
 /// Signs a token.
 ///
 /// # Errors
-/// If the algorithm is unknown, the key cannot be read or does not fit it, or the clock cannot be right.
+/// If the algorithm is unknown, the key cannot be read or does not fit the algorithm, or the clock cannot be right.
 pub fn mint(token: &Token) -> Result<String, Box<dyn Error>> {
     let file = std::fs::read(&token.key).map_err(|error| format!("{}: {error}", token.key.display()))?;
     let signer = Signer::new(&token.algorithm, &file).map_err(|error| {
-        // An unknown algorithm is no fault of the file.
+        // The file is not the cause of an unknown algorithm.
         if error.is_about_file() { format!("{} {error}", token.key.display()) } else { error.to_string() }
     })?;
     let mut header = json!({ "typ": "JWT", "alg": token.algorithm });
@@ -48,7 +48,7 @@ pub fn mint(token: &Token) -> Result<String, Box<dyn Error>> {
 }
 
 fn claims(token: &Token) -> Result<Map<String, Value>, Box<dyn Error>> {
-    let now = clock::unix().ok_or("the clock of this machine is before this version of tollgate was made")?.as_secs();
+    let now = clock::unix().ok_or("the clock of this machine is earlier than this version of tollgate")?.as_secs();
     let mut claims = Map::new();
     claims.insert("iat".to_owned(), now.into());
     claims.insert("exp".to_owned(), now.saturating_add(token.expires.as_secs()).into());
@@ -57,7 +57,7 @@ fn claims(token: &Token) -> Result<Map<String, Value>, Box<dyn Error>> {
             claims.insert(name.to_owned(), value.as_str().into());
         }
     }
-    // A claim that is given by hand outweighs the others, so that wrong tokens can be made, too.
+    // An explicit claim overrides the others, so that invalid tokens can be created as well.
     claims.extend(token.claims.iter().cloned());
     Ok(claims)
 }

@@ -1,4 +1,5 @@
-//! From the sections of a file to a [`Config`]: the process, its log, its listeners, and what the parts are to each other.
+//! Assembles a [`Config`] from the sections of a file; reads the sections of the process, the log and the listeners
+//! itself.
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -16,15 +17,15 @@ use super::model::{Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, Pr
 use super::{auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
 
-/// Bounds on how often something may stand in a file.
+/// Maximum numbers of listeners, and of certificates per listener.
 const LISTENERS_MAX: usize = 64;
 const CERTIFICATES_MAX: usize = 64;
 
-/// Which part of `max_handshakes` one address has by default, and at least how many.
+/// The default of `handshakes_per_address` is `max_handshakes` divided by this, but at least [`ADDRESS_SHARE_MIN`].
 const ADDRESS_SHARE: u32 = 16;
 const ADDRESS_SHARE_MIN: u32 = 16;
 
-/// Reads everything; `None` means that at least one fault was noted.
+/// Reads the whole configuration. `None` means that an error was reported, or that a credential was left unchecked.
 pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config> {
     warn_of_clock(root, folder.files.now());
     let server = server(&root.child("server"));
@@ -50,8 +51,8 @@ fn warn_of_clock(root: &Section<'_>, now: SystemTime) {
         return;
     }
     let date = DateTime::from_system_time(now).map_or("before 1970".to_owned(), |date| format!("at {date}"));
-    let message = format!("the clock of this machine is {date}, before this version of tollgate was made");
-    let help = "until it is set every token is refused as expired, and certificates are not held against it";
+    let message = format!("the clock of this machine is {date}, earlier than this version of tollgate");
+    let help = "until it is set, every token is rejected as expired, and the validity of certificates is not checked";
     root.diagnostics.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::of_file(message).help(help) });
 }
 
@@ -67,7 +68,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
     let layers = [("own", RecordLayer::Own), ("rustls", RecordLayer::Rustls)];
     let record_layer = section.choice(&keys::RECORD_LAYER, &layers);
 
-    // Where the number of cores cannot be told there is still one.
+    // If the number of cores is unknown, there is one worker.
     let workers = NonZeroUsize::new(usize::try_from(workers?.value).ok()?)
         .unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     Some(ProcessConfig {
@@ -131,7 +132,8 @@ fn listeners(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Vec<Listener
     Some(listeners)
 }
 
-/// One certificate that has expired is no reason to refuse the clients of the others. If none is valid no client is served.
+/// Reports an error if no certificate is valid now. A single expired certificate must not affect the clients of the
+/// others.
 fn note_invalid_certificates(root: &Section<'_>, listeners: &[ListenerConfig], now: SystemTime) {
     let mut certificates = listeners.iter().flat_map(|listener| &listener.certificates).peekable();
     if files::can_be_right(now)
@@ -139,8 +141,8 @@ fn note_invalid_certificates(root: &Section<'_>, listeners: &[ListenerConfig], n
         && certificates.all(|certificate| !certificate.is_valid(now))
     {
         root.diagnostics.push(
-            Diagnostic::of_file("no certificate is valid now, so that no client could connect")
-                .help("renew them, and look at the clock of this machine"),
+            Diagnostic::of_file("no certificate is valid now, so no client could connect")
+                .help("renew the certificates, and check the clock of this machine"),
         );
     }
 }
@@ -167,7 +169,7 @@ fn listener(
     let head_max_headers = section.integer(&keys::HEAD_MAX_HEADERS);
 
     let address = address?;
-    // Port 0 is another port each time.
+    // With port 0 every listener gets a port of its own.
     if address.port() != 0 {
         seen.note(section, &address, "address", &address.to_string());
     }
@@ -188,7 +190,7 @@ fn address(section: &Section<'_>) -> Option<Located<SocketAddr>> {
     let diagnostic = Diagnostic::error(text.span.clone(), format!("{} is not an address to listen on", quote(&text)))
         .label("expected an IP address and a port");
     section.diagnostics.push(if text.starts_with("systemd:") {
-        diagnostic.help("inherited sockets come in a later version: write the address and port themselves")
+        diagnostic.help("inherited sockets are not supported by this version: write the address and port instead")
     } else if let Some(port) = text.strip_prefix(':') {
         diagnostic.help(format!("for every address of this machine write \"[::]:{port}\" or \"0.0.0.0:{port}\""))
     } else {

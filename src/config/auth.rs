@@ -1,4 +1,4 @@
-//! The `[auth.NAME]` sections.
+//! Reads the `[auth.NAME]` sections.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ const ALGORITHMS_MAX: usize = 16;
 const AUDIENCES_MAX: usize = 64;
 const SOURCES_MAX: usize = 16;
 
-/// The name that opens a route, and so cannot be a section's.
+/// The value of a route's `auth` that requires no token. A section cannot have this name.
 pub(super) const NONE: &str = "none";
 
 const ALGORITHMS: [&str; 13] = [
@@ -30,26 +30,28 @@ const ALGORITHMS: [&str; 13] = [
     "EdDSA",
 ];
 
-/// What routes need to know of an `[auth.NAME]` section.
+/// An `[auth.NAME]` section, as routes use it.
 pub(super) struct Auth {
-    /// The parts of the verifier; `None` if the section is faulty, and that was noted, or once it is made.
+    /// The parts of the verifier. `None` after an error in the section, which was reported, and once the verifier is
+    /// built.
     parts: RefCell<Option<VerifierParts>>,
     verifier: OnceCell<Option<Arc<Verifier>>>,
-    /// The claims that routes ask for.
+    /// The claims that routes use.
     claims: RefCell<BTreeSet<String>>,
-    /// Whether it takes tokens from cookies.
+    /// Whether a token may come from a cookie.
     pub(super) cookie: bool,
-    /// Set once a route uses it.
+    /// Whether a route uses the section.
     pub(super) used: Cell<bool>,
 }
 
 impl Auth {
-    /// Notes a claim that a route asks for.
+    /// Records a claim that a route uses.
     pub(super) fn ask(&self, claim: &str) {
         self.claims.borrow_mut().insert(claim.to_owned());
     }
 
-    /// The verifier that the routes share, once all of them have asked for their claims; `None` if the section is faulty.
+    /// Returns the verifier that the routes share; `None` if the section has an error. The verifier knows the claims
+    /// that were recorded before the first call.
     pub(super) fn verifier(&self) -> Option<Arc<Verifier>> {
         let make = || {
             let claims = self.claims.take().into_iter().collect();
@@ -59,7 +61,8 @@ impl Auth {
     }
 }
 
-/// Every section, in the order of the file. `head_max_bytes` is the largest request head of any listener, if it is known.
+/// Reads every section, in the order of the file. `head_max_bytes` is the largest request head that any listener
+/// accepts, if known.
 pub(super) fn read_all(
     root: &Section<'_>,
     folder: &FileLoader<'_>,
@@ -107,7 +110,7 @@ fn parts(
     })
 }
 
-/// Every source of a token is part of the request head.
+/// Reads `token_max_size`. Warns if it exceeds every request head: each token source is a part of the head.
 fn max_bytes(section: &Section<'_>, head_max_bytes: Option<usize>) -> Option<usize> {
     let size = section.size_or_off(&keys::TOKEN_MAX_SIZE)?;
     let max_bytes = usize::try_from(size.value?).ok()?;
@@ -116,7 +119,7 @@ fn max_bytes(section: &Section<'_>, head_max_bytes: Option<usize>) -> Option<usi
     {
         section.diagnostics.push(
             Diagnostic::warning(span, "`token_max_size` is larger than any request head")
-                .label(format!("no listener takes a head of more than {}", show_size(head_max_bytes as u64)))
+                .label(format!("no listener accepts a head of more than {}", show_size(head_max_bytes as u64)))
                 .help("raise `head_max_size` of a listener"),
         );
     }
@@ -127,7 +130,7 @@ fn check_name(name: &Located<&str>, section: &Section<'_>) -> Option<()> {
     if name.value == NONE {
         section.diagnostics.push(
             Diagnostic::error(name.span.clone(), "\"none\" cannot be the name of an [auth] section")
-                .label("`auth = \"none\"` opens a route to everybody"),
+                .label("`auth = \"none\"` opens a route to every client"),
         );
         return None;
     }
@@ -138,20 +141,20 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
     let texts = section.texts(&keys::TOKEN_FROM, SOURCES_MAX)?;
     if texts.value.is_empty() && section.is_empty_list(&keys::TOKEN_FROM) {
         section.diagnostics.push(
-            Diagnostic::error(texts.span, "a token has to stand somewhere")
+            Diagnostic::error(texts.span, "a token needs a source")
                 .label("the list is empty")
-                .help("leave the key out to take tokens from `Authorization: Bearer`"),
+                .help("leave the key out to read tokens from `Authorization: Bearer`"),
         );
         return None;
     }
     let mut sources = Vec::new();
     for text in &texts.value {
         let diagnostic = |label: String| {
-            Diagnostic::error(text.span.clone(), format!("{} is not a place for a token", quote(text))).label(label)
+            Diagnostic::error(text.span.clone(), format!("{} cannot be a token source", quote(text))).label(label)
         };
         match text.parse::<TokenSource>() {
             Ok(source) if sources.contains(&source) => {
-                section.diagnostics.push(diagnostic("it stands twice".to_owned()));
+                section.diagnostics.push(diagnostic("duplicate".to_owned()));
             }
             Ok(source) => sources.push(source),
             Err(error) => section.diagnostics.push(diagnostic(error.to_string())),
@@ -177,10 +180,10 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
         section.diagnostics.push(
             Diagnostic::error(text.span.clone(), format!("unknown algorithm {}", quote(text)))
                 .label("not an algorithm that tollgate verifies")
-                .help(format!("there is {}", suggestion::list(&ALGORITHMS))),
+                .help(format!("expected one of {}", suggestion::list(&ALGORITHMS))),
         );
     }
-    // RFC 8725 section 3.1: with both kinds a public key could be taken for a shared secret.
+    // RFC 8725 section 3.1: with both kinds, a public key could be mistaken for a shared secret.
     if found.iter().any(|one| is_shared(*one)) && !found.iter().all(|one| is_shared(*one)) {
         section.diagnostics.push(
             Diagnostic::error(texts.span, "algorithms with a shared secret and with public keys cannot be mixed")
@@ -209,12 +212,12 @@ fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[
     let named: Vec<_> = kinds.iter().filter(|(key, _)| section.key_span(key).is_some()).collect();
     let [(key, reader)] = named.as_slice() else {
         if named.is_empty() && section.has("jwks_url") {
-            // That is a fault already, and its help says what to do.
+            // `jwks_url` was already reported as an unsupported key.
             return None;
         }
         section.diagnostics.push(
             match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-                Some(second) => Diagnostic::error(second, "more than one source of keys").label("this is one too many"),
+                Some(second) => Diagnostic::error(second, "more than one source of keys").label("only one is allowed"),
                 None => Diagnostic::error(section.span(), "no source of keys")
                     .label(format!("{} needs a file that verifies tokens", section.title())),
             }
@@ -232,7 +235,7 @@ fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[
             ("public keys do not verify HS256, HS384 or HS512", "name the shared secret with `secret_file`")
         };
         section.diagnostics.push(
-            Diagnostic::error(section.key_span(key)?, format!("`{}` does not go with `algorithms`", key.name))
+            Diagnostic::error(section.key_span(key)?, format!("`{}` does not match `algorithms`", key.name))
                 .label(label)
                 .help(help),
         );
@@ -253,7 +256,7 @@ fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[
 
 fn issuer(section: &Section<'_>) -> Parsed<Option<String>> {
     if section.key_span(&keys::ISSUER).is_none() {
-        warn(section, "`issuer` is not checked", "a token of any issuer that has the key is taken");
+        warn(section, "`issuer` is not checked", "a token of any issuer that has the key is accepted");
         return Some(None);
     }
     let text = section.text(&keys::ISSUER)?;
@@ -268,14 +271,14 @@ fn issuer(section: &Section<'_>) -> Parsed<Option<String>> {
 
 fn audience(section: &Section<'_>) -> Option<Vec<String>> {
     if section.key_span(&keys::AUDIENCE).is_none() {
-        warn(section, "`audience` is not checked", "a token that was made for another service is taken");
+        warn(section, "`audience` is not checked", "a token that was issued for another service is accepted");
         return Some(Vec::new());
     }
     let texts = section.texts(&keys::AUDIENCE, AUDIENCES_MAX)?;
     if texts.value.is_empty() || texts.value.iter().any(|text| text.is_empty()) {
         section.diagnostics.push(
             Diagnostic::error(texts.span, "`audience` is empty")
-                .label("leave the key out to take tokens for any audience"),
+                .label("leave the key out to accept tokens for any audience"),
         );
         return None;
     }
@@ -286,5 +289,5 @@ fn warn(section: &Section<'_>, what: &str, label: &str) {
     let message = format!("{what} in {}", section.title());
     section
         .diagnostics
-        .push(Diagnostic::warning(section.span(), message).label(label).help("RFC 8725 section 3.8 and 3.9"));
+        .push(Diagnostic::warning(section.span(), message).label(label).help("see RFC 8725 sections 3.8 and 3.9"));
 }

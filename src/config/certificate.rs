@@ -1,4 +1,4 @@
-//! Certificates: reads a chain and its key, and sees to it that clients will take them.
+//! Reads a certificate chain and its key, and checks that clients will accept them.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,9 +19,9 @@ use super::files::{self, Content, FileLoader};
 use super::keys::{CHAIN, KEY, Key};
 use super::model::Certificate;
 
-/// The most certificates in a chain. A chain has two or three; whoever names a bundle of roots is told.
+/// Maximum number of certificates in a chain. A chain has two or three; a bundle of roots is reported as an error.
 const CHAIN_MAX: usize = 16;
-/// How long before its end a certificate is warned of. An ACME client renews one weeks before.
+/// How long before its expiry a certificate causes a warning. An ACME client renews it weeks before.
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// Reads one entry of `certificates`.
@@ -33,7 +33,7 @@ pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Cer
         section.diagnostics.push(Diagnostic::error(at.span.clone(), message).label(label));
     };
 
-    // Both files are looked at before either ends the reading, so that both are told.
+    // Both files are read before an error in either returns, so that errors in both are reported.
     let leaf = chain.as_ref().and_then(|chain| {
         let read = parse_chain(&chain.bytes).and_then(|certificates| {
             let leaf = Leaf::read(certificates.first().ok_or("it holds no certificate")?)?;
@@ -41,7 +41,7 @@ pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Cer
         });
         read.map_err(|label| note(&CHAIN, chain, label)).ok()
     });
-    // Whether or not its key can be read.
+    // The validity is checked even if the key cannot be read.
     if let (Some(chain), Some((_, leaf))) = (&chain, &leaf) {
         warn_of_validity(section, chain, &leaf.validity, folder.files.now());
     }
@@ -64,7 +64,7 @@ pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Cer
     Some(Certificate { names: leaf.names, key: Arc::new(certified), not_before, not_after })
 }
 
-/// Warns of a certificate that clients refuse now, or will soon. A clock that is wrong says nothing about it.
+/// Warns of a certificate that clients reject now, or will reject soon. Does nothing if the clock cannot be right.
 fn warn_of_validity(section: &Section<'_>, chain: &Located<Content>, validity: &Validity, now: SystemTime) {
     if !files::can_be_right(now) {
         return;
@@ -72,12 +72,12 @@ fn warn_of_validity(section: &Section<'_>, chain: &Located<Content>, validity: &
     let warning = |message: String| Diagnostic::warning(chain.span.clone(), message);
     if now < validity.not_before.to_system_time() {
         let message = format!("the certificate is not valid before {}", validity.not_before);
-        section.diagnostics.push(warning(message).label("clients refuse it until then").urgent());
+        section.diagnostics.push(warning(message).label("clients reject it until then").urgent());
         return;
     }
     let Ok(left) = validity.not_after.to_system_time().duration_since(now) else {
         let message = format!("the certificate expired at {}", validity.not_after);
-        section.diagnostics.push(warning(message).label("clients refuse it").urgent());
+        section.diagnostics.push(warning(message).label("clients reject it").urgent());
         return;
     };
     if left < EXPIRES_SOON {
@@ -100,14 +100,14 @@ fn parse_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     match chain.len() {
         0 => Err("it holds no certificate in PEM (`BEGIN CERTIFICATE`)".to_owned()),
         1..=CHAIN_MAX => Ok(chain),
-        count => Err(format!("it holds {count} certificates, and at most {CHAIN_MAX} may be")),
+        count => Err(format!("it holds {count} certificates; the maximum is {CHAIN_MAX}")),
     }
 }
 
 fn parse_key(file: &[u8]) -> Result<Arc<dyn rustls::sign::SigningKey>, String> {
     let key = PrivateKeyDer::from_pem_slice(file).map_err(|error| match error {
         pem::Error::NoItemsFound if contains(file, b"BEGIN ENCRYPTED PRIVATE KEY") => {
-            "the key is encrypted: give it without a passphrase".to_owned()
+            "the key is encrypted: store it without a passphrase".to_owned()
         }
         pem::Error::NoItemsFound => {
             "it holds no private key in PEM (`BEGIN PRIVATE KEY`, `BEGIN RSA PRIVATE KEY`, `BEGIN EC PRIVATE KEY`)"
@@ -115,11 +115,10 @@ fn parse_key(file: &[u8]) -> Result<Arc<dyn rustls::sign::SigningKey>, String> {
         }
         error => explain(&error),
     })?;
-    any_supported_type(&key)
-        .map_err(|_| "not a key that can be used: expected RSA, ECDSA P-256 or P-384, or Ed25519".to_owned())
+    any_supported_type(&key).map_err(|_| "unsupported key: expected RSA, ECDSA P-256 or P-384, or Ed25519".to_owned())
 }
 
-/// The errors of the PEM reader quote the file, so its own words are not shown.
+/// Describes an error of the PEM reader, whose own message is not shown because it quotes the file.
 fn explain(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { .. } => "it is not PEM: an `END` line is missing",
@@ -134,7 +133,7 @@ fn contains(file: &[u8], text: &[u8]) -> bool {
     file.windows(text.len()).any(|window| window == text)
 }
 
-/// What is read out of the first certificate.
+/// The names and the validity of the first certificate.
 struct Leaf {
     names: Vec<String>,
     validity: Validity,
@@ -143,7 +142,7 @@ struct Leaf {
 impl Leaf {
     fn read(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let parsed = x509_cert::Certificate::from_der(certificate)
-            .map_err(|_| "the first certificate is not X.509 as RFC 5280 has it".to_owned())?;
+            .map_err(|_| "the first certificate is not a valid X.509 certificate (RFC 5280)".to_owned())?;
         let parsed = parsed.tbs_certificate();
         let validity = *parsed.validity();
         let alternative = parsed
@@ -153,7 +152,7 @@ impl Leaf {
         if !alternative.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
             return Err(
                 "the certificate names no host: it has no DNS name or IP address as subject alternative name, \
-                        and clients do not look at its common name"
+                        and clients ignore its common name"
                     .to_owned(),
             );
         }

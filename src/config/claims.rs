@@ -1,4 +1,4 @@
-//! What a route does with the claims of a token: `require` and `forward_claims`.
+//! Reads the keys of a route that use the claims of a token: `require` and `forward_claims`.
 
 use http::header::HeaderName;
 
@@ -13,7 +13,7 @@ use crate::policy::pattern::PathPattern;
 const REQUIREMENTS_MAX: usize = 32;
 const FORWARDED_MAX: usize = 32;
 
-/// Headers that say how a message is sent, to whom and with what rights. Tollgate sets or passes them, so no claim can.
+/// Headers that control framing, routing and authorization. Tollgate sets or forwards them, so a claim cannot use them.
 const RESERVED: [&str; 18] = [
     "authorization",
     "connection",
@@ -36,21 +36,21 @@ const RESERVED: [&str; 18] = [
 ];
 const RESERVED_PREFIXES: [&str; 2] = ["sec-websocket-", "x-forwarded-"];
 
-/// What a route asks of claims and does with them.
+/// The claims that a route requires and forwards.
 pub(super) struct Rules {
     pub(super) require: Vec<Requirement>,
     pub(super) forward: Vec<(String, HeaderName)>,
 }
 
 impl Rules {
-    /// The claims that are read.
+    /// Returns the names of the claims that the route uses.
     pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
         let required = self.require.iter().map(Requirement::claim);
         required.chain(self.forward.iter().map(|(claim, _)| claim.as_str()))
     }
 }
 
-/// `path` is absent where it is faulty; `open` says that the route asks for no token.
+/// Reads both keys. `path` is `None` if it has an error; `open` is whether the route requires no token.
 pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool) -> Option<Rules> {
     if open {
         note_without_token(section, &keys::REQUIRE);
@@ -73,7 +73,7 @@ pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool
 fn note_without_token(section: &Section<'_>, key: &Key) {
     if let Some(span) = section.key_span(key) {
         section.diagnostics.push(
-            Diagnostic::error(span, format!("`{}` needs a token, and this route has `auth = \"none\"`", key.name))
+            Diagnostic::error(span, format!("`{}` needs a token, but this route has `auth = \"none\"`", key.name))
                 .label("there are no claims"),
         );
     }
@@ -127,7 +127,7 @@ fn forwarded(
     let read = canonical_header_name(&name);
     let reserved = RESERVED.contains(&read.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| read.starts_with(prefix));
     if reserved {
-        return diagnostic("this header is not for claims: its value is part of the protocol, or tollgate's own");
+        return diagnostic("this header is reserved: it is part of the protocol, or tollgate sets it");
     }
     seen.note(section, &Located { value: name.to_string(), span: header.span.clone() }, "header", header);
     Some((claim.value.clone(), name))

@@ -1,22 +1,22 @@
-//! Rules that sections of several kinds share: names, and values that may stand only once.
+//! Rules that several kinds of sections share: names, and values that must be unique.
 
 use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 
-/// The longest name of a section or route, in bytes: it stands in every log line and metric.
+/// Maximum length of the name of a section or route, in bytes: the name appears in log lines.
 const NAME_MAX: usize = 64;
 
 /// A section that others refer to by name.
 pub(super) struct NamedSection<T> {
     pub(super) name: String,
     pub(super) span: Span,
-    /// `None`: the section is faulty, and that was noted.
+    /// The section as it was read. If this is an `Option`, `None` means that an error was reported.
     pub(super) value: T,
 }
 
-/// Which values were there already, and where: for what may stand only once in a file.
+/// The values seen before and their spans, for values that must be unique in a file.
 pub(super) struct Duplicates<T>(BTreeMap<T, Span>);
 
 impl<T> Default for Duplicates<T> {
@@ -26,13 +26,13 @@ impl<T> Default for Duplicates<T> {
 }
 
 impl<T: Ord + Clone> Duplicates<T> {
-    /// Notes a fault if the value was there before.
+    /// Records a value, and reports an error if it was recorded before.
     pub(super) fn note(&mut self, section: &Section<'_>, at: &Located<T>, what: &str, shown: &str) {
         if let Some(first) = self.0.get(&at.value) {
             section.diagnostics.push(
-                Diagnostic::error(at.span.clone(), format!("the {what} {} stands twice", quote(shown)))
-                    .label("this is one too many")
-                    .related(first.clone(), "the first one"),
+                Diagnostic::error(at.span.clone(), format!("duplicate {what} {}", quote(shown)))
+                    .label("second occurrence")
+                    .related(first.clone(), "first occurrence"),
             );
         } else {
             self.0.insert(at.value.clone(), at.span.clone());
@@ -40,7 +40,7 @@ impl<T: Ord + Clone> Duplicates<T> {
     }
 }
 
-/// Checks a name that goes into logs and metrics.
+/// Checks a name that appears in logs.
 pub(super) fn name(section: &Section<'_>, name: &str, span: &Span) -> Option<()> {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(valid) {

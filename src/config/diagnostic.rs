@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and how it is shown: `file:line:column`, the line, a caret and a label.
+//! The errors and warnings of a configuration, rendered with `file:line:column`, the line, a caret and a label.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -7,21 +7,22 @@ use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str};
 
-/// A place in the configuration's text, in bytes.
+/// A range of the configuration's text, in bytes.
 pub type Span = Range<usize>;
 
-/// How many faults are shown; the rest is only counted, since whoever has fifty to mend runs `check` again anyway.
+/// Maximum number of diagnostics that are shown. Further ones are only counted: after fifty fixes an operator runs
+/// `check` again anyway.
 const FAULTS_SHOWN_MAX: usize = 50;
 
-/// How much of a source line is shown from the start of a fault on, in characters: a line may be as long as the file.
-/// What stands before it is cut by the renderer, which has to see it to count columns.
+/// How much of a source line is shown from the start of the span, in characters: a line may be as long as the file. The
+/// renderer cuts the text before the span, which it needs to count columns.
 const SOURCE_AFTER_MAX: usize = 80;
 
 /// How much of a value is quoted in a message, in characters.
 const QUOTE_MAX: usize = 60;
 
-/// Everything that one reading of a configuration found. `Display` shows the errors first, then the warnings, each in
-/// the order of the file, as plain text without colours.
+/// The diagnostics of one configuration. `Display` shows the errors first, then the urgent warnings, then the others,
+/// each in the order of the file, as plain text without colours.
 #[derive(Debug, Clone)]
 pub struct Report {
     file: String,
@@ -30,37 +31,38 @@ pub struct Report {
 }
 
 impl Report {
-    /// `text` is what the spans of the faults point into.
+    /// Creates a report. The spans of the diagnostics are ranges of `text`.
     pub(super) fn new(file: &Path, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics
             .sort_by_key(|diagnostic| (diagnostic.severity, diagnostic.span.as_ref().map_or(0, |span| span.start)));
         Self { file: file.display().to_string(), text: text.to_owned(), diagnostics }
     }
 
-    /// A fault of the file as a whole.
+    /// Creates a report of one error that concerns the whole file.
     pub(super) fn of_file(file: &Path, message: String) -> Self {
         Self::new(file, "", vec![Diagnostic::of_file(message)])
     }
 
-    /// Whether a fault makes the configuration unusable.
+    /// Whether an error makes the configuration unusable.
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
-    /// Whether there is nothing to tell.
+    /// Whether there are no diagnostics.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.diagnostics.is_empty()
     }
 
-    /// The faults, errors first.
+    /// Returns the diagnostics, errors first.
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }
 
-    /// Each fault as one line, `file:line:column: warning: message`, for logs; at most fifty, as with `Display`.
+    /// Returns each diagnostic as one line for the log, `file:line:column: warning: message`; at most fifty, as
+    /// `Display`.
     pub fn lines(&self) -> impl Iterator<Item = (Severity, String)> + '_ {
         self.diagnostics.iter().take(FAULTS_SHOWN_MAX).map(|diagnostic| {
             let Diagnostic { severity, message, .. } = diagnostic;
@@ -98,7 +100,7 @@ impl Report {
         Renderer::plain().render(&[group])
     }
 
-    /// Adds a place, its line and the caret.
+    /// Adds a position, its line and the caret.
     fn point<'a>(&'a self, group: Group<'a>, kind: AnnotationKind, span: &Span, label: &'a str) -> Group<'a> {
         let place = Place::of(&self.text, span);
         let mut annotation = kind.span(place.marked);
@@ -128,14 +130,14 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-/// Whether a fault makes the configuration unusable.
+/// The severity of a diagnostic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It does.
+    /// The configuration is unusable.
     Error,
-    /// It does not, but clients will fail because of it.
+    /// The configuration is usable, but clients will fail because of it.
     Urgent,
-    /// It does not, but it is worth a look.
+    /// The configuration is usable, but the operator should look at it.
     Warning,
 }
 
@@ -148,41 +150,41 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One thing that is wrong.
+/// One error or warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether it makes the configuration unusable.
+    /// Its severity.
     pub severity: Severity,
-    /// Where it stands; absent: the file as a whole.
+    /// The text that it refers to; `None`: the whole file.
     pub span: Option<Span>,
-    /// What is wrong, as a sentence without full stop.
+    /// The message, without a full stop.
     pub message: String,
-    /// What to say at the caret; may be empty.
+    /// The label at the caret; may be empty.
     pub label: String,
-    /// Another place that belongs to it, and what to say there.
+    /// A related span and its label.
     pub related: Option<(Span, String)>,
-    /// What to do about it.
+    /// How to fix it.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A fault that makes the configuration unusable.
+    /// Creates an error.
     pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
         let (severity, label) = (Severity::Error, String::new());
         Self { severity, span: Some(span), message: message.into(), label, related: None, help: None }
     }
 
-    /// A fault that stands nowhere, since it is about what is not there.
+    /// Creates an error without a span, for something that the file does not contain.
     pub(super) fn of_file(message: impl Into<String>) -> Self {
         Self { span: None, ..Self::error(0..0, message) }
     }
 
-    /// Something that is allowed but likely not meant.
+    /// Creates a warning, for something that is allowed but probably unintended.
     pub(super) fn warning(span: Span, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(span, message) }
     }
 
-    /// A warning that the log shows as an error.
+    /// Makes it a warning that the log shows as an error.
     pub(super) fn urgent(self) -> Self {
         Self { severity: Severity::Urgent, ..self }
     }
@@ -203,7 +205,7 @@ impl Diagnostic {
     }
 }
 
-/// Where the readers put the faults that they find, so that none of them has to stop at the first.
+/// Collects the diagnostics of the readers, so that a reader need not stop at its first error.
 #[derive(Debug, Default)]
 pub(super) struct Diagnostics(RefCell<Vec<Diagnostic>>);
 
@@ -217,7 +219,7 @@ impl Diagnostics {
     }
 }
 
-/// A value as it is quoted in a message: escaped, and cut where it is long.
+/// Quotes a value for a message: escapes it, and truncates a long one.
 pub(super) fn quote(value: &str) -> String {
     let mut shown: String = value.chars().take(QUOTE_MAX).flat_map(char::escape_debug).collect();
     if value.chars().nth(QUOTE_MAX).is_some() {
@@ -226,15 +228,15 @@ pub(super) fn quote(value: &str) -> String {
     format!("\"{shown}\"")
 }
 
-/// Where a span stands and what of its line is shown.
+/// The position of a span, and the part of its line that is shown.
 struct Place<'a> {
-    /// From 1.
+    /// Counted from 1.
     line: usize,
-    /// In characters, from 1.
+    /// In characters, counted from 1.
     column: usize,
     /// The part of the line that is shown.
     source: &'a str,
-    /// What the caret marks, in bytes of `source`.
+    /// The range that the caret marks, in bytes of `source`.
     marked: Range<usize>,
 }
 
@@ -257,7 +259,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The nearest index at or before this one where a character starts or the text ends.
+/// Returns the last index up to this one at which a character starts or the text ends.
 fn char_boundary(text: &str, index: usize) -> usize {
     (0..=index.min(text.len())).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
 }
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_around_the_fault() {
+    fn a_long_line_is_cut_around_the_span() {
         let text = format!("{}X{}", "ä".repeat(10_000), "b".repeat(10_000));
         let shown = Report::new(Path::new("x"), &text, vec![Diagnostic::error(20_000..30_000, "wrong").label("here")])
             .to_string();
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_beyond_the_text_do_no_harm() {
+    fn spans_beyond_the_text_are_clamped() {
         for span in [0..0, 3..3, 100..200, 2..usize::MAX] {
             let place = Place::of("aé\nb", &span);
             assert!(place.source.get(place.marked).is_some());
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fifty_faults_are_shown() {
+    fn only_fifty_diagnostics_are_shown() {
         let diagnostics = (0..60).map(|_| Diagnostic::error(0..1, "wrong")).collect();
         let shown = Report::new(Path::new("x.toml"), "a = 1", diagnostics).to_string();
         assert_eq!(shown.matches("error: wrong").count(), 50);

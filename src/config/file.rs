@@ -1,4 +1,5 @@
-//! The file as written: sections that hand out typed values with their places, note every fault and go on.
+//! The parsed TOML file: sections that return typed values with their spans, and report every error instead of stopping
+//! at the first.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -13,10 +14,10 @@ use super::keys::{AllowsOff, Default, KEYS, Key, Kind, SECTIONS, UNSUPPORTED_YET
 use super::{suggestion, units};
 use crate::policy::quota::Rate;
 
-/// The result of a reader: `None` means that it pushed a diagnostic, so that there is no value.
+/// The result of a reader. `None` means that the reader pushed a diagnostic.
 pub(super) type Parsed<T> = Option<T>;
 
-/// A value and where it stands. A default stands where its section does.
+/// A value and its span. A default has the span of its section.
 #[derive(Debug, Clone)]
 pub(super) struct Located<T> {
     pub(super) value: T,
@@ -30,27 +31,27 @@ impl<T> Deref for Located<T> {
     }
 }
 
-/// One table of the file. A getter gives `None` where the key is absent without a default, and where its value is
-/// faulty; the fault is then noted.
+/// One table of the file. A getter returns `None` if the key is absent and has no default, or if its value is invalid.
+/// It reports an invalid value and the absence of a required key.
 pub(super) struct Section<'a> {
     /// Its name in [`KEYS`].
     name: &'static str,
-    /// How messages call it: `[upstream.chat]`.
+    /// Its name in messages, such as `[upstream.chat]`.
     title: String,
-    /// Its header, or the table itself if that is inline.
+    /// The span of its header, or of the table itself if it is inline.
     span: Span,
-    /// Absent: the section is not in the file, and every key has its default.
+    /// `None` if the section is not in the file: every key has its default.
     table: Option<&'a DeTable<'a>>,
     pub(super) diagnostics: &'a Diagnostics,
 }
 
 impl<'a> Section<'a> {
-    /// The file itself.
+    /// Returns the root section: the file itself.
     pub(super) fn root(table: &'a DeTable<'a>, diagnostics: &'a Diagnostics) -> Self {
         Self::new("", "the file".to_owned(), 0..0, Some(table), diagnostics)
     }
 
-    /// Every key that [`KEYS`] does not know is a fault at once.
+    /// Creates a section, and reports every key in it that is not in [`KEYS`].
     fn new(
         name: &'static str,
         title: String,
@@ -63,7 +64,7 @@ impl<'a> Section<'a> {
         section
     }
 
-    /// A section that may stand once in this one; if it does not, every key of it has its default.
+    /// Returns a subsection that may appear once. If it is absent, every key of it has its default.
     pub(super) fn child(&self, name: &'static str) -> Section<'a> {
         let key = name.rsplit('.').next().unwrap_or(name);
         let title = format!("[{name}]");
@@ -77,7 +78,7 @@ impl<'a> Section<'a> {
         Self::new(name, title, span, table, self.diagnostics)
     }
 
-    /// The sections that may stand many times in this one, `[[name]]` or a list of inline tables.
+    /// Returns the subsections that may appear several times: `[[name]]`, or a list of inline tables.
     pub(super) fn children(&self, key: &str, name: &'static str, count_max: usize) -> Vec<Section<'a>> {
         let Some((span, value)) = self.raw(key) else { return Vec::new() };
         let Some(items) = value.as_array() else {
@@ -98,7 +99,7 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// The sections `[name.NAME]` with their names, in the order of the file.
+    /// Returns the sections `[name.NAME]` with their names, in the order of the file.
     pub(super) fn named(&self, name: &'static str, count_max: usize) -> Vec<(Located<&'a str>, Section<'a>)> {
         let Some((span, value)) = self.raw(name) else { return Vec::new() };
         let Some(table) = value.as_table() else {
@@ -125,17 +126,17 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// How messages call the section.
+    /// Returns the name of the section in messages.
     pub(super) fn title(&self) -> &str {
         &self.title
     }
 
-    /// Where the section's header stands.
+    /// Returns the span of the section's header.
     pub(super) fn span(&self) -> Span {
         self.span.clone()
     }
 
-    /// Where the key itself stands, if it does.
+    /// Returns the span of the key itself, if the section has it.
     pub(super) fn key_span(&self, key: &Key) -> Option<Span> {
         self.table?.get_key_value(key.name).map(|(name, _)| name.span())
     }
@@ -145,12 +146,12 @@ impl<'a> Section<'a> {
         self.raw(name).is_some()
     }
 
-    /// Whether none of these sections are there.
+    /// Whether there is no section of this name: the key is absent, or an empty list.
     pub(super) fn lacks(&self, name: &str) -> bool {
         self.raw(name).is_none_or(|(_, value)| value.as_array().is_some_and(|items| items.is_empty()))
     }
 
-    /// Whether the key is written and its value is `[]`.
+    /// Whether the key is present with the value `[]`.
     pub(super) fn is_empty_list(&self, key: &Key) -> bool {
         self.raw(key.name).and_then(|(_, value)| value.as_array()).is_some_and(|items| items.is_empty())
     }
@@ -163,13 +164,13 @@ impl<'a> Section<'a> {
         self.read(key, "true or false", |value| Ok(value.as_bool()))
     }
 
-    /// A number that cannot be off.
+    /// Reads a number that cannot be `"off"`.
     pub(super) fn integer(&self, key: &Key) -> Option<Located<u32>> {
         let Located { value, span } = self.integer_or_off(key)?;
         Some(Located { value: value?, span })
     }
 
-    /// A number, or `None` for `"off"`.
+    /// Reads a number. Its value is `None` for `"off"`.
     fn integer_or_off(&self, key: &Key) -> Option<Located<Option<u32>>> {
         let Kind::Integer(min, max, off) = key.kind else { return None };
         self.read(key, "a whole number", |value| {
@@ -183,19 +184,19 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// An integer that cannot be zero, as its bounds say.
+    /// Reads a number whose bounds exclude zero.
     pub(super) fn count(&self, key: &Key) -> Option<Located<NonZeroU32>> {
         let Located { value, span } = self.integer(key)?;
         NonZeroU32::new(value).map(|value| Located { value, span })
     }
 
-    /// The same, or `None` for `"off"`.
+    /// Reads a number whose bounds exclude zero. Its value is `None` for `"off"`.
     pub(super) fn count_or_off(&self, key: &Key) -> Option<Located<Option<NonZeroU32>>> {
         let Located { value, span } = self.integer_or_off(key)?;
         Some(Located { value: value.and_then(NonZeroU32::new), span })
     }
 
-    /// One of the words; each with what it means.
+    /// Reads one of `words`, and returns the value that belongs to it.
     pub(super) fn choice<T: Copy>(&self, key: &Key, words: &[(&str, T)]) -> Option<Located<T>> {
         self.read(key, "a string", |value| {
             let Some(text) = value.as_str() else { return Ok(None) };
@@ -205,30 +206,30 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A duration that cannot be off.
+    /// Reads a duration that cannot be `"off"`.
     pub(super) fn duration(&self, key: &Key) -> Option<Duration> {
         self.duration_or_off(key)?.value
     }
 
-    /// A duration, or `None` for `"off"`.
+    /// Reads a duration. Its value is `None` for `"off"`.
     pub(super) fn duration_or_off(&self, key: &Key) -> Option<Located<Option<Duration>>> {
         let Kind::Duration(min, max, off) = key.kind else { return None };
         self.unit(key, "a duration such as \"30s\"", off, |text| units::duration(text, &(min..=max)))
     }
 
-    /// A size in bytes, or `None` for `"off"`.
+    /// Reads a size in bytes. Its value is `None` for `"off"`.
     pub(super) fn size_or_off(&self, key: &Key) -> Option<Located<Option<u64>>> {
         let Kind::Size(min, max, off) = key.kind else { return None };
         self.unit(key, "a size such as \"64KiB\"", off, |text| units::size(text, &(min..=max)))
     }
 
-    /// A rate, or `None` for `"off"`.
+    /// Reads a rate. Its value is `None` for `"off"`.
     pub(super) fn rate_or_off(&self, key: &Key) -> Option<Located<Option<Rate>>> {
         let Kind::Rate(max, off) = key.kind else { return None };
         self.unit(key, "a rate such as \"50/s\"", off, |text| units::rate(text, max))
     }
 
-    /// A list of strings, each with its place; those that are no strings are left out and noted.
+    /// Reads a list of strings, each with its span. Items that are not strings are reported and skipped.
     pub(super) fn texts(&self, key: &Key, count_max: usize) -> Option<Located<Vec<Located<String>>>> {
         let list = self.read(key, "a list of strings", |value| {
             let read = |item: &Spanned<DeValue<'_>>| {
@@ -248,7 +249,7 @@ impl<'a> Section<'a> {
         Some(Located { value: texts, span: list.span })
     }
 
-    /// A table of strings with the places of names and values, in the order of the file.
+    /// Reads a table of strings with the spans of names and values, in the order of the file.
     pub(super) fn table(&self, key: &Key, count_max: usize) -> Vec<(Located<String>, Located<String>)> {
         let Some((span, value)) = self.raw(key.name) else { return Vec::new() };
         let Some(table) = value.as_table() else {
@@ -271,7 +272,7 @@ impl<'a> Section<'a> {
         pairs
     }
 
-    /// A value that is a string with a unit, or `"off"`.
+    /// Reads a string with a unit, or `"off"`.
     fn unit<T>(
         &self,
         key: &Key,
@@ -286,7 +287,8 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// `convert` gives `None` for a value of another type, which `form` then names.
+    /// Reads a value. `convert` returns `None` for a value of the wrong type; `form` names the expected one in the
+    /// message.
     fn read<T>(
         &self,
         key: &Key,
@@ -295,8 +297,8 @@ impl<'a> Section<'a> {
     ) -> Option<Located<T>> {
         let Some((span, value)) = self.raw(key.name) else {
             return match key.default {
-                // A default goes the way of a written value, so that the table of keys cannot say one thing and the
-                // reader do another. That none of them is faulty is tested.
+                // A default is parsed like a value in the file, so that the table of keys and the reader cannot
+                // disagree. A test checks that every default is valid.
                 Default::Value(text) => {
                     let value = DeValue::parse(text).ok().and_then(|value| convert(value.get_ref()).ok())??;
                     Some(Located { value, span: self.span.clone() })
@@ -321,7 +323,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// Notes that a key is absent that may not be.
+    /// Reports that a required key is absent.
     pub(super) fn missing(&self, key: &Key) {
         self.diagnostics.push(
             Diagnostic::error(self.span.clone(), format!("`{}` is missing", key.name))
@@ -341,7 +343,7 @@ impl<'a> Section<'a> {
         );
     }
 
-    /// A section that is written in another form than its own.
+    /// Reports a section that is written in the wrong form.
     fn wrong_section(&self, name: &str, form: &str, span: Span, found: &DeValue<'_>) {
         let diagnostic =
             Diagnostic::error(span, format!("`{name}` must be {form}")).label(format!("this is {}", type_name(found)));
@@ -356,8 +358,8 @@ impl<'a> Section<'a> {
     fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
         if count > count_max {
             self.diagnostics.push(
-                Diagnostic::error(span, format!("too many in `{name}`"))
-                    .label(format!("{count}, and at most {count_max} may be")),
+                Diagnostic::error(span, format!("too many entries in `{name}`"))
+                    .label(format!("{count} entries; the maximum is {count_max}")),
             );
         }
     }
@@ -370,7 +372,7 @@ impl<'a> Section<'a> {
             let diagnostic = Diagnostic::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
             let later = UNSUPPORTED_YET.iter().find(|(section, key, _)| *section == self.name && *key == text);
             self.diagnostics.push(if let Some((_, _, instead)) = later {
-                diagnostic.label("it comes in a later version").help(*instead)
+                diagnostic.label("not supported by this version").help(*instead)
             } else {
                 let known: Vec<_> = known.iter().copied().collect();
                 diagnostic.label("not a key of this section").help(suggestion::help_for_key(self.name, text, &known))
@@ -379,7 +381,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The keys and sections that may stand in this section.
+/// Returns the keys and subsections that a section may have.
 fn known_keys(section: &str) -> BTreeSet<&'static str> {
     let keys = KEYS.iter().filter(|key| key.section == section).map(|key| key.name);
     let children = SECTIONS.iter().filter_map(|form| match form.name.rsplit_once('.') {
@@ -401,7 +403,7 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Reads TOML; every fault of syntax is noted. Without any the document is whole.
+/// Parses TOML and reports every syntax error. Returns the document only if there is no error.
 pub(super) fn parse<'a>(text: &'a str, diagnostics: &Diagnostics) -> Option<Spanned<DeTable<'a>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {

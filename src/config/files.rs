@@ -1,4 +1,4 @@
-//! What a configuration takes from outside its text: the files that it names, credentials, and the date.
+//! The inputs of a configuration outside its text: the files that it names, credentials, and the time.
 
 use std::cell::Cell;
 use std::env;
@@ -12,43 +12,43 @@ use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::keys::Key;
 
-/// The largest file that is read: far more than any key, chain, key set or configuration needs.
+/// Maximum size of a file: far more than any key, chain, key set or configuration needs.
 pub(super) const FILE_MAX_BYTES: u64 = 1 << 20;
 
-/// When this version was made, to the month, counted from the Unix epoch: 2026-11-01. A clock before it is wrong: it was
-/// not set, or the machine has none that goes on while it is off.
+/// The month in which this version was built, as time since the Unix epoch: 2026-11-01. A clock that shows an earlier
+/// time is wrong: it was not set, or the machine has no clock that runs while it is powered off.
 pub const BUILT: Duration = Duration::from_secs(1_793_491_200);
 
-/// Whether a clock can be right.
+/// Whether a clock that shows this time can be right.
 pub(super) fn can_be_right(now: SystemTime) -> bool {
     now.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since >= BUILT)
 }
 
-/// Where the files of a configuration come from. Tests that must not touch a disk give their own.
+/// The source of the files that a configuration names. Tests that must not touch a disk provide their own.
 pub trait Files {
     /// Reads a whole file.
     ///
     /// # Errors
-    /// What the system says, or `FileTooLarge` beyond 1 MiB.
+    /// Returns the error of the system, or `FileTooLarge` beyond 1 MiB.
     fn read(&self, path: &Path) -> io::Result<Content>;
 
-    /// The folder of the service's credentials, if it has any: `$CREDENTIALS_DIRECTORY`.
+    /// Returns the directory of the service's credentials, if it has one: `$CREDENTIALS_DIRECTORY`.
     fn credentials(&self) -> Option<PathBuf>;
 
-    /// Whether a credential is needed though there is no folder of credentials. If not it is left unchecked.
+    /// Whether a credential is an error if there is no credentials directory. Otherwise it is left unchecked.
     fn needs_credentials(&self) -> bool {
         true
     }
 
-    /// The time that certificates are held against.
+    /// Returns the time against which certificates are checked.
     fn now(&self) -> SystemTime;
 }
 
-/// A file as it was read.
+/// The content of a file.
 pub struct Content {
-    /// All its bytes; never shown.
+    /// All its bytes, which are never shown: `Debug` omits them.
     pub bytes: Vec<u8>,
-    /// Its permission bits, as in `chmod`.
+    /// Its mode (`st_mode`), which includes the permission bits of `chmod`.
     pub mode: u32,
 }
 
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Content {
     }
 }
 
-/// The files of this machine.
+/// The file system of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Disk;
 
@@ -78,25 +78,25 @@ impl Files for Disk {
         env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "certificates are held against the time at which they are read")]
+    #[expect(clippy::disallowed_methods, reason = "certificates are checked against the time at which they are read")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
 }
 
-/// What the name of a credential begins with.
+/// The prefix of a credential's name.
 const CREDENTIAL: &str = "credential:";
 
-/// Files, and the folder that relative paths start from.
+/// The files, and the directory against which relative paths are resolved.
 pub(super) struct FileLoader<'a> {
     pub(super) base: &'a Path,
     pub(super) files: &'a dyn Files,
-    /// A credential was left unchecked, so that there is no configuration without any fault.
+    /// Whether a credential was left unchecked. There is then no configuration, even without an error.
     pub(super) unchecked: Cell<bool>,
 }
 
 impl FileLoader<'_> {
-    /// Reads the file that this key names; what goes wrong is noted at the key's value.
+    /// Reads the file that this key names. Errors are reported at the key's value.
     pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
         let written = section.text(key)?;
         let is_credential = written.starts_with(CREDENTIAL);
@@ -105,14 +105,14 @@ impl FileLoader<'_> {
             section.diagnostics.push(
                 Diagnostic::warning(written.span.clone(), format!("{} is not checked", quote(&written)))
                     .label("$CREDENTIALS_DIRECTORY is not set, as it is in the systemd unit")
-                    .help("name the folder that has its file: check --credentials DIR"),
+                    .help("name the directory of its file: check --credentials DIR"),
             );
             return None;
         }
         let path = match self.resolve(&written) {
             Ok(path) => path,
             Err(label) => {
-                let message = format!("{} names no file", quote(&written));
+                let message = format!("{} does not name a file", quote(&written));
                 section.diagnostics.push(Diagnostic::error(written.span, message).label(label));
                 return None;
             }
@@ -122,8 +122,8 @@ impl FileLoader<'_> {
             Err(error) => {
                 let diagnostic = Diagnostic::error(written.span.clone(), format!("cannot read {}", quote(&written)))
                     .label(error.to_string());
-                // The full path is told where it says more than what stands at the caret. It is relative if the
-                // configuration's own path is.
+                // The full path is shown if it differs from the text at the caret. `path` is relative if the path of
+                // the configuration is relative.
                 let resolved = std::path::absolute(&path).unwrap_or(path).display().to_string();
                 section.diagnostics.push(if resolved == *written {
                     diagnostic
@@ -135,7 +135,7 @@ impl FileLoader<'_> {
         }
     }
 
-    /// The same for a file that holds a secret, which may not be open to every user of the machine.
+    /// Reads a file that holds a secret, to which other users of the machine must have no access.
     pub(super) fn read_secret(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
         let content = self.read(section, key)?;
         let rights_of_others = content.mode & 0o007;
@@ -143,14 +143,14 @@ impl FileLoader<'_> {
             return Some(content);
         }
         section.diagnostics.push(
-            Diagnostic::error(content.span, format!("the file of `{}` is open to everyone", key.name))
-                .label(format!("readable by everyone: its mode is {:04o}", content.value.mode & 0o7777))
-                .help("take the rights of others away: chmod o= FILE"),
+            Diagnostic::error(content.span, format!("the file of `{}` is accessible to other users", key.name))
+                .label(format!("others have access: its mode is {:04o}", content.value.mode & 0o7777))
+                .help("remove the access of others: chmod o= FILE"),
         );
         None
     }
 
-    /// `credential:NAME` is a credential that systemd hands over; everything else is a path.
+    /// Resolves `credential:NAME` to a credential that systemd passes to the service, and anything else to a path.
     fn resolve(&self, written: &str) -> Result<PathBuf, String> {
         let Some(name) = written.strip_prefix(CREDENTIAL) else {
             return if written.is_empty() { Err("the path is empty".to_owned()) } else { Ok(self.base.join(written)) };
@@ -159,7 +159,7 @@ impl FileLoader<'_> {
             return Err("expected `credential:NAME`, with the name that LoadCredential= gives".to_owned());
         }
         let folder = self.files.credentials().ok_or(
-            "$CREDENTIALS_DIRECTORY is not set: credentials are there only in a systemd unit with LoadCredential=",
+            "$CREDENTIALS_DIRECTORY is not set: credentials exist only in a systemd unit with LoadCredential=",
         )?;
         Ok(folder.join(name))
     }

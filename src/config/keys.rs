@@ -1,5 +1,5 @@
-//! Every key of the file: where it stands, what it takes, its default and its bounds. The readers take all of that from
-//! here, and a test holds `config/example.toml` against it.
+//! The table of configuration keys: the section, kind, bounds, default and description of each key. The readers use
+//! this table, and a test compares `config/example.toml` with it.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use self::Default::{Derived, Nothing, Required, Value};
 use self::Kind::{Choice, File, Flag, Integer, Rate, Size, StringList, Table, TableArray, Text};
 use super::units::{show_duration, show_size};
 
-/// One key of the file.
+/// One configuration key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// The section that it stands in: a name of [`SECTIONS`].
+    /// Its section: a name in [`SECTIONS`], or `listener.certificates`.
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,
-    /// What it takes.
+    /// The kind of its value.
     pub kind: Kind,
-    /// What holds when it is absent.
+    /// Its default.
     pub default: Default,
-    /// What it means, in one sentence.
+    /// Its description, for `config/example.toml` and for help texts.
     pub doc: &'static str,
 }
 
-/// What a key takes. Bounds are inclusive; `off` says that the string `"off"` is a value, too.
+/// The kind of a value. Bounds are inclusive; [`AllowsOff`] is whether the string `"off"` is a value, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A string.
@@ -44,7 +44,7 @@ pub enum Kind {
     Size(u64, u64, AllowsOff),
     /// A rate such as `"50/s"`; the number is the largest count.
     Rate(u32, AllowsOff),
-    /// A table whose keys are the operator's, with strings as values.
+    /// A table of strings whose keys the operator chooses.
     Table,
     /// A list of tables.
     TableArray,
@@ -53,27 +53,27 @@ pub enum Kind {
 /// Whether `"off"` is a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllowsOff {
-    /// It is.
+    /// `"off"` is a value.
     Allowed,
-    /// It is not.
+    /// `"off"` is not a value.
     Refused,
 }
 
-/// What holds when a key is absent.
+/// The default of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Default {
-    /// It may not be absent.
+    /// The key is required.
     Required,
     /// This value, in TOML.
     Value(&'static str),
-    /// A value that depends on another key, in words.
+    /// A value that depends on another key, described in words.
     Derived(&'static str),
-    /// Nothing.
+    /// The key is optional and has no default.
     Nothing,
 }
 
 impl Key {
-    /// The bounds in words: `1s to 1h`, `"json", "text"`. Empty where the kind has none.
+    /// Returns the bounds in words: `1s to 1h`, `"json", "text"`. Empty for a kind without bounds.
     #[must_use]
     pub fn bounds(&self) -> String {
         let or_off = |off, text: String| if off == AllowsOff::Allowed { format!("{text}, or \"off\"") } else { text };
@@ -83,7 +83,7 @@ impl Key {
             Kind::Integer(min, max, off) => or_off(off, format!("{min} to {max}")),
             Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
             Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
-            Kind::Rate(max, off) => or_off(off, format!("1 to {max} each s, m or h")),
+            Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
             Kind::Text | Kind::StringList | Kind::File | Kind::Table | Kind::TableArray => String::new(),
         }
     }
@@ -92,13 +92,13 @@ impl Key {
 /// A section of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SectionForm {
-    /// Its name, with the section that it stands in.
+    /// Its name, with the name of its parent section.
     pub name: &'static str,
-    /// How it is written.
+    /// Its header as written in the file.
     pub written: &'static str,
 }
 
-/// Every section. `""` is the file itself.
+/// Every section.
 pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "server", written: "[server]" },
     SectionForm { name: "log", written: "[log]" },
@@ -109,14 +109,14 @@ pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "route.limits", written: "[route.limits]" },
 ];
 
-/// Keys and sections that the design knows and this version does not: section, key, what to do instead.
+/// Planned keys and sections that this version does not support: section (`""` is the file itself), key, help text.
 pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[
     ("", "admin", "leave the section out"),
     ("auth", "jwks_url", "put the key set into a file and name it with `jwks_file`"),
     ("upstream", "balance", "leave the key out"),
 ];
 
-/// The largest count of a rate, and the largest burst: far beyond what one client sends.
+/// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
 
 const MS_100: Duration = Duration::from_millis(100);
@@ -124,17 +124,17 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
-/// A number that can not be `"off"`.
+/// Returns the kind of a number that cannot be `"off"`.
 const fn number(min: u32, max: u32) -> Kind {
     Integer(min, max, Refused)
 }
 
-/// A duration that can not be `"off"`.
+/// Returns the kind of a duration that cannot be `"off"`.
 const fn span(min: Duration, max: Duration) -> Kind {
     Kind::Duration(min, max, Refused)
 }
 
-/// Makes one constant a key, and the list of them all.
+/// Defines a constant for each key, and the list of all keys.
 macro_rules! keys {
     ($($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*) => {
         $(
@@ -150,149 +150,153 @@ macro_rules! keys {
 
 keys! {
     WORKERS = "server" "workers", number(0, 1024), Value("0"),
-        "Threads that carry sessions; 0 is one a core.";
+        "Number of worker threads; 0 is one per core.";
     MAX_SESSIONS = "server" "max_sessions", number(1, 10_000_000), Value("10000"),
-        "Sessions at once, over all listeners; one more is answered with 503.";
+        "Maximum number of concurrent sessions over all listeners; requests beyond it are answered with 503.";
     MAX_HANDSHAKES = "server" "max_handshakes", number(1, COUNT_MAX), Value("1024"),
-        "Connections at once that are no sessions yet.";
+        "Maximum number of connections in the TLS handshake or waiting for their request head.";
     HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed),
         Derived("a sixteenth of max_handshakes, at least 16"),
-        "Connections of one client address at once that are no sessions yet; further ones wait for their turn.";
+        "Share of `max_handshakes` for one client address; further connections are queued.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
-        "How many requests one client address may make, whatever they ask for; beyond it the answer is 429.";
+        "Rate limit on the requests of one client address, upgrades or not; a request beyond it gets a 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
-        "How many of these requests may come at once.";
+        "Number of these requests that may arrive at once.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
-        "How long open sessions may go on after the signal to stop.";
+        "Maximum duration of the drain after the stop signal; sessions that are still open are then cut off.";
     HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),
-        "Whether a request that matches no route of its host is matched against the routes of wider hosts.";
+        "Whether a request that matches no route of its host is matched against the routes of less specific hosts.";
     RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
-        "What protects a TLS 1.3 connection after its handshake; TLS 1.2 always stays with rustls.";
+        "The record layer of TLS 1.3 connections after their handshake; TLS 1.2 always uses rustls.";
 
     FORMAT = "log" "format", Choice(&["json", "text"]), Value("\"json\""),
-        "How a line of the log is written.";
+        "The format of log lines.";
     LEVEL = "log" "level", Choice(&["error", "warn", "info", "debug", "trace"]), Value("\"info\""),
-        "The least important lines that are logged.";
+        "The least severe level that is logged.";
     SESSION_START = "log" "session_start", Choice(&["error", "warn", "info", "debug", "trace"]), Value("\"debug\""),
-        "The level of the line that a session writes when it starts.";
+        "The level of the line \"session started\".";
     LOG_SUBJECT = "log" "subject", Choice(&["plain", "hash", "omit"]), Value("\"plain\""),
-        "How token subjects are logged: plain, as a hash with a key that each process makes anew, or not at all.";
+        "How token subjects are logged: in plain text, hashed under a random key of the process, or not at all.";
     LOG_ADDRESS = "log" "address", Choice(&["plain", "hash", "omit"]), Value("\"plain\""),
-        "How client addresses are logged: plain, as a hash with a key that each process makes anew, or not at all.";
+        "How client addresses are logged: in plain text, hashed under a random key of the process, or not at all.";
 
     ADDRESS = "listener" "address", Text, Required,
         "The IP address and port to listen on.";
     CERTIFICATES = "listener" "certificates", TableArray, Required,
-        "Certificate chains and their keys; the client's SNI picks one, and without a match the first is used.";
+        "Certificate chains and their keys. SNI selects one; without a match the first valid one is used.";
     CHAIN = "listener.certificates" "chain", File, Required,
-        "The certificate and its intermediates, in PEM, the certificate first.";
+        "The certificate, followed by its intermediates, in PEM.";
     KEY = "listener.certificates" "key", File, Required,
-        "The private key of the certificate, in PEM; others may not have the right to read it.";
+        "The private key of the certificate, in PEM; the mode of the file must give others no access.";
     HANDSHAKE_TIMEOUT = "listener" "handshake_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
-        "How long a client may take for the TLS handshake and the request head together.";
+        "Timeout for the TLS handshake and the request head together.";
     HEAD_MAX_SIZE = "listener" "head_max_size", Size(8 << 10, 64 << 10, Refused), Value("\"16KiB\""),
-        "The largest request head.";
+        "Maximum size of a request head.";
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
-        "The most header fields in a request head.";
+        "Maximum number of header fields in a request head.";
 
     ISSUER = "auth" "issuer", Text, Nothing,
-        "What the claim `iss` of a token must be.";
+        "The required value of the claim `iss`.";
     AUDIENCE = "auth" "audience", StringList, Nothing,
-        "The claim `aud` of a token must hold one of these.";
+        "The accepted audiences: the claim `aud` must contain one of them.";
     ALGORITHMS = "auth" "algorithms", StringList, Required,
-        "The signature algorithms that tokens may use: HS256, HS384 and HS512 with a secret, and with public keys RS256, \
-         RS384, RS512, PS256, PS384, PS512, ES256, ES384 and Ed25519, which is EdDSA.";
+        "The accepted signature algorithms: HS256, HS384 and HS512 with a secret; RS256, RS384, RS512, PS256, PS384, \
+         PS512, ES256, ES384 and Ed25519 (the same as EdDSA) with public keys.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
-        "A JSON Web Key set with the public keys that verify tokens.";
+        "A JSON Web Key Set with the public keys that verify tokens.";
     PUBLIC_KEY_FILE = "auth" "public_key_file", File, Nothing,
-        "One public key in PEM that verifies tokens, or a certificate, of which only the key is read.";
+        "A public key in PEM that verifies tokens, or a certificate, of which only the key is used.";
     SECRET_FILE = "auth" "secret_file", File, Nothing,
-        "A secret shared with the issuer; others may not have the right to read the file.";
+        "A secret shared with the issuer; the mode of the file must give others no access.";
     TOKEN_FROM = "auth" "token_from", StringList, Value("[\"header\"]"),
-        "Where a request may carry its token, in order: header, cookie:NAME, query:NAME, subprotocol:NAME, \
-         subprotocol_prefix:TEXT.";
+        "The sources of the token, in the order in which they are tried: header, cookie:NAME, query:NAME, \
+         subprotocol:NAME, subprotocol_prefix:TEXT.";
     TOKEN_MAX_SIZE = "auth" "token_max_size", Size(256, 64 << 10, Refused), Value("\"8KiB\""),
-        "The longest token; a longer one is answered with 401. It must fit the listener's `head_max_size`.";
+        "Maximum size of a token; a longer one is answered with 401. It must fit into the listener's \
+         `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
-        "How far the clocks of the issuer and of this machine may differ.";
+        "Accepted difference between the clocks of the issuer and of this machine.";
 
     SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
-        "What is put before the path of every request.";
+        "A prefix for the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
-        "How long the look-up of a server's name and an attempt to connect to one of its addresses may each take; then the \
-         next server is tried, each once.";
+        "Timeout for the look-up of a server's name, and for each attempt to connect to one of its addresses; then \
+         the next server is tried, each once.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
-        "How long a server may take to answer an upgrade.";
+        "Timeout for a server's response to an opening handshake.";
     MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
-        "Upgrades that wait for its servers at once, each of which counts as a session; one more is answered with 503.";
+        "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
+         beyond it are answered with 503.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
-        "Whether its servers get header names as in `Sec-Websocket-Key`; absent: in lower case.";
+        "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 
     NAME = "route" "name", Text, Required,
-        "The name in logs and metrics.";
+        "The name in logs.";
     HOST = "route" "host", Text, Nothing,
         "The host that the route serves, `*.domain` for all subdomains; absent: every host.";
     PATH = "route" "path", Text, Required,
-        "The path that the route serves: {name} stands for one segment, {*name} for the rest, which may be empty.";
+        "The path that the route serves: {name} matches one segment, {*name} matches the rest, which may be empty.";
     UPSTREAM = "route" "upstream", Text, Required,
-        "The section [upstream.NAME] that its sessions go to.";
+        "The section [upstream.NAME] that serves its sessions.";
     UPSTREAM_HOST = "route" "upstream_host", Text, Nothing,
-        "What the upstream sees as `Host`; absent: what the client sent.";
+        "The value of `Host` that the upstream receives; absent: the value that the client sent.";
     AUTH = "route" "auth", Text, Required,
-        "The section [auth.NAME] whose tokens open the route; `auth = \"none\"` opens it to everybody.";
+        "The section [auth.NAME] that verifies the tokens of the route; `auth = \"none\"` requires no token.";
     ORIGINS = "route" "origins", StringList, Nothing,
-        "The web origins that may use the route; absent: all.";
+        "The accepted web origins; absent: all.";
     MISSING_ORIGIN = "route" "missing_origin", Choice(&["allow", "refuse"]), Value("\"allow\""),
-        "What happens to a request without `Origin`, as clients that are no browsers send it.";
+        "Whether to allow or refuse requests without `Origin`, as sent by clients other than browsers.";
     ALLOW_ADDRESSES = "route" "allow_addresses", StringList, Value("[]"),
-        "The client addresses and networks that may use the route; empty: all.";
+        "The accepted client addresses and networks; empty: all.";
     DENY_ADDRESSES = "route" "deny_addresses", StringList, Value("[]"),
-        "The client addresses and networks that may not, even if they are allowed above.";
+        "The rejected client addresses and networks; they take precedence over `allow_addresses`.";
     REQUIRE = "route" "require", Table, Value("{}"),
-        "What claims of the token must be; {name} stands for what the path has there.";
+        "The required values of token claims; {name} is replaced by the text that this placeholder matched.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
-        "Which claims the upstream is told, each in which header; who has one that no header can carry is refused.";
+        "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
+         is rejected.";
     PASS_HEADERS = "route" "pass_headers", StringList, Value("[]"),
-        "Headers of a client that the upstream sees although they are removed otherwise.";
+        "Client headers to forward although they are removed by default.";
 
     MESSAGE_RATE = "route.limits" "message_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
-        "How many messages a client may send.";
+        "Rate limit on the messages of a client.";
     MESSAGE_BURST = "route.limits" "message_burst", number(1, COUNT_MAX), Derived("the count of message_rate"),
-        "How many of these messages may come at once.";
+        "Number of these messages that may arrive at once.";
     RATE_KEY = "route.limits" "rate_key", Choice(&["session", "subject", "address"]), Value("\"session\""),
-        "What shares one `message_rate`: each session alone, all of a token subject, or all of a client address.";
+        "The scope of `message_rate`: one session, all sessions of a token subject, or all of a client address.";
     ON_EXCESS = "route.limits" "on_excess", Choice(&["close", "delay", "drop"]), Value("\"close\""),
-        "Beyond `message_rate`: close the session, delay it unread, or drop messages, which keeps compression off.";
+        "Action beyond `message_rate`: close the session, delay reading from the client, or drop messages, which \
+         disables compression.";
     MESSAGE_MAX_SIZE = "route.limits" "message_max_size", Size(1, 1 << 40, Refused), Value("\"1MiB\""),
-        "The largest message from a client, over all its fragments.";
+        "Maximum size of a message from a client, over all its fragments.";
     FRAME_MAX_SIZE = "route.limits" "frame_max_size", Size(1, 1 << 40, Refused), Derived("message_max_size"),
-        "The largest frame from a client.";
+        "Maximum size of a frame from a client.";
     UPSTREAM_MESSAGE_MAX_SIZE = "route.limits" "upstream_message_max_size", Size(1, 1 << 40, Allowed), Value("\"off\""),
-        "The largest message from an upstream.";
+        "Maximum size of a message from an upstream.";
     OVERHEAD_RATE = "route.limits" "overhead_rate", Rate(COUNT_MAX, Refused), Value("\"100/s\""),
-        "Control frames and small inner fragments of a client and, without `message_rate`, empty messages.";
+        "Rate limit on control frames, small inner fragments and, without `message_rate`, empty messages.";
     OVERHEAD_BURST = "route.limits" "overhead_burst", number(1, COUNT_MAX), Value("200"),
-        "How many of these frames may come at once.";
+        "Number of these frames that may arrive at once.";
     SESSIONS_PER_SUBJECT = "route.limits" "sessions_per_subject", number(1, COUNT_MAX), Nothing,
-        "Sessions of one token subject at once.";
+        "Maximum number of concurrent sessions of one token subject.";
     SESSIONS_PER_ADDRESS = "route.limits" "sessions_per_address", number(1, COUNT_MAX), Nothing,
-        "Sessions of one client address at once.";
+        "Maximum number of concurrent sessions of one client address.";
     IDLE_TIMEOUT = "route.limits" "idle_timeout", Kind::Duration(MS_100, Duration::from_hours(7 * 24), Allowed),
         Value("\"off\""),
-        "How long a session may pass no message either way before it is closed.";
+        "How long a session may be without a message in either direction before it is closed.";
     PING_INTERVAL = "route.limits" "ping_interval", Kind::Duration(MS_100, HOUR, Allowed), Value("\"30s\""),
-        "After how much silence a client is pinged.";
+        "How long a client may be silent before it is pinged.";
     UPSTREAM_PING_INTERVAL = "route.limits" "upstream_ping_interval", Kind::Duration(MS_100, HOUR, Allowed),
         Value("\"off\""),
-        "After how much silence an upstream is pinged.";
+        "How long an upstream may be silent before it is pinged.";
     PONG_TIMEOUT = "route.limits" "pong_timeout", span(MS_100, HOUR), Value("\"10s\""),
-        "How long a side that was pinged may stay silent.";
+        "How long a client or an upstream may stay silent after it was pinged.";
     CLOSE_TIMEOUT = "route.limits" "close_timeout", span(MS_100, MINUTE), Value("\"5s\""),
-        "How long the closing handshake may take.";
+        "Timeout for the closing handshake.";
     WRITE_TIMEOUT = "route.limits" "write_timeout", span(MS_100, HOUR), Value("\"30s\""),
-        "How long a side may take none of the bytes that wait for it.";
+        "How long a client or an upstream may accept none of the bytes that are queued for it.";
     CHECK_UTF8 = "route.limits" "check_utf8", Flag, Value("false"),
-        "Whether text messages from a client must be UTF-8; it keeps compression off.";
+        "Whether text messages from a client must be valid UTF-8; this disables compression.";
 }

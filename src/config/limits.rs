@@ -1,4 +1,4 @@
-//! The `[route.limits]` section, and quotas wherever they stand.
+//! Reads the `[route.limits]` section, and the quotas of other sections.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::keys::{self, Key};
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::quota::{Quota, Rate};
 
-/// Reads the limits of a route; `open` says that the route asks for no token, so that its sessions have no subject.
+/// Reads the limits of a route. `open` is whether the route requires no token, so that its sessions have no subject.
 pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
     let messages = messages(section, open);
     let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
@@ -49,7 +49,7 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
     })
 }
 
-/// A rate and the burst that goes with it; `None` for a rate that is off.
+/// Combines a rate with its burst, which is by default the count of the rate. The quota is `None` if the rate is off.
 pub(super) fn quota(
     section: &Section<'_>,
     rate: &Located<Option<Rate>>,
@@ -68,11 +68,11 @@ pub(super) fn quota(
     }
 }
 
-/// Notes a key that does nothing without a rate; false if it is there.
+/// Reports a key that has no effect without a rate. Returns whether the key is absent.
 fn needs_rate(section: &Section<'_>, key: &Key, rate_key: &Key) -> bool {
     let Some(span) = section.key_span(key) else { return true };
     section.diagnostics.push(
-        Diagnostic::error(span, format!("`{}` does nothing without `{}`", key.name, rate_key.name))
+        Diagnostic::error(span, format!("`{}` has no effect without `{}`", key.name, rate_key.name))
             .label(format!("there is no `{}` here", rate_key.name)),
     );
     false
@@ -100,13 +100,16 @@ fn messages(section: &Section<'_>, open: bool) -> Parsed<Option<MessageQuota>> {
 
 fn no_subject(section: &Section<'_>, key: &str, span: Span) {
     section.diagnostics.push(
-        Diagnostic::error(span, format!("`{key}` counts by subject, and a route with `auth = \"none\"` has none"))
-            .label("there is no token, so no subject")
-            .help("count by address: clients of an open route have nothing else in common"),
+        Diagnostic::error(
+            span,
+            format!("`{key}` counts by subject, but a route with `auth = \"none\"` has no subjects"),
+        )
+        .label("there is no token, so no subject")
+        .help("count by address: clients of an open route have nothing else in common"),
     );
 }
 
-/// The largest message, and the largest frame.
+/// Reads the maximum size of a message and that of a frame.
 fn sizes(section: &Section<'_>) -> (Option<u64>, Option<u64>) {
     let message_max = section.size_or_off(&keys::MESSAGE_MAX_SIZE).and_then(|size| size.value);
     if section.key_span(&keys::FRAME_MAX_SIZE).is_none() {
@@ -123,7 +126,7 @@ fn sizes(section: &Section<'_>) -> (Option<u64>, Option<u64>) {
     (message_max, frame_max.value)
 }
 
-/// A count that has no default.
+/// Reads a count without a default.
 fn optional_count(section: &Section<'_>, key: &Key) -> Parsed<Option<NonZeroU32>> {
     if section.key_span(key).is_none() {
         return Some(None);
@@ -136,7 +139,7 @@ fn warn_of_late_ping(
     idle_timeout: &Located<Option<Duration>>,
     ping_interval: &Located<Option<Duration>>,
 ) {
-    // A default is not the operator's doing, so only a written interval is worth a warning.
+    // The operator did not choose the default, so only an interval in the file is worth a warning.
     let written = section.key_span(&keys::PING_INTERVAL).is_some();
     if let (true, Some(idle), Some(ping)) = (written, idle_timeout.value, ping_interval.value)
         && ping > idle

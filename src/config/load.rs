@@ -1,4 +1,4 @@
-//! Reads a configuration: a file, the files that it names, and what is wrong with either.
+//! Loads a configuration file and the files that it names, and reports the errors in them.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -8,10 +8,10 @@ use super::files::{Disk, FileLoader, Files};
 use super::model::Config;
 use super::{assemble, file};
 
-/// Reads the configuration in this file. Relative paths in it are relative to the folder that it stands in.
+/// Loads the configuration from a file. Relative paths in it are resolved against the directory of the file.
 ///
 /// # Errors
-/// Everything that is wrong with it, not just the first fault; warnings, too.
+/// Returns every error in the configuration, not just the first, and its warnings.
 pub fn load(path: &Path) -> Result<Config, Report> {
     let Checked { config, report } = check(path, &Disk);
     config.ok_or(report)
@@ -20,13 +20,13 @@ pub fn load(path: &Path) -> Result<Config, Report> {
 /// The result of reading a configuration.
 #[derive(Debug)]
 pub struct Checked {
-    /// The configuration, if it can be used. It is absent, too, if credentials were left unchecked.
+    /// The configuration. `None` if it has an error, or if a credential was left unchecked.
     pub config: Option<Config>,
-    /// Faults and warnings.
+    /// The errors and warnings.
     pub report: Report,
 }
 
-/// Reads the configuration in this file, and takes from these files what it names.
+/// Checks the configuration in a file. `files` provides the files that it names.
 pub fn check(path: &Path, files: &dyn Files) -> Checked {
     match read(path, files) {
         Ok(checked) => checked,
@@ -44,11 +44,11 @@ fn read(path: &Path, files: &dyn Files) -> Result<Checked, Report> {
     Ok(parse_all(&text, path, base, files))
 }
 
-/// Reads a configuration from its text. `file_name` stands in what is reported; `base` is the folder that relative paths
-/// start from, and `files` gives what they name.
+/// Parses a configuration from its text. `file_name` appears in the report, `base` is the directory against which
+/// relative paths are resolved, and `files` provides the files that they name.
 ///
 /// # Errors
-/// Everything that is wrong with it, not just the first fault; warnings, too.
+/// Returns every error in the configuration, not just the first, and its warnings.
 pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Result<Config, Report> {
     let Checked { config, report } = parse_all(text, file_name, base, files);
     config.ok_or(report)
@@ -67,7 +67,8 @@ fn parse_all(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Ch
         }
         _ if report.has_errors() || folder.unchecked.get() => Checked { config: None, report },
         _ => {
-            let message = "it was refused without a reason, which is a defect of tollgate".to_owned();
+            let message =
+                "internal error: the configuration was rejected without a diagnostic; please report this".to_owned();
             Checked { config: None, report: Report::of_file(file_name, message) }
         }
     }

@@ -1,7 +1,7 @@
-//! The configuration: the only code that knows TOML. It gives the rest narrow types that cannot hold a bad value.
+//! The configuration: parses the TOML file into types that cannot hold an invalid value. No other module uses `toml`.
 //!
-//! The way of a file: [`load`] reads it, `file` takes it apart into sections with places, `assemble` and its helpers turn
-//! the sections into the types below, `diagnostic` shows what was wrong.
+//! [`load`] reads the file, `file` splits it into sections with source spans, `assemble` and its helpers turn the
+//! sections into the types below, and `diagnostic` renders errors and warnings.
 
 mod auth;
 mod certificate;

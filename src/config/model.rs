@@ -1,4 +1,4 @@
-//! A checked configuration: plain types that cannot hold a bad value.
+//! The checked configuration: types that cannot hold an invalid value.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,163 +13,163 @@ use super::diagnostic::Report;
 use crate::policy::quota::Quota;
 use crate::policy::route::Route;
 
-/// A whole configuration, checked.
+/// A complete, checked configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// What holds for the process.
+    /// The settings of the process.
     pub server: ProcessConfig,
-    /// How it logs.
+    /// The settings of the log.
     pub log: LogConfig,
-    /// Where it listens; at least one, in the order of the file.
+    /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
-    /// What it serves; at least one, in the order of the file. Their upstreams are places in `upstreams`.
+    /// The routes: at least one, in the order of the file. Their upstream ids are indices into `upstreams`.
     pub routes: Vec<Route>,
-    /// Where sessions go, in the order of the file.
+    /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
-    /// What is allowed but likely not meant.
+    /// The warnings; the report has no errors.
     pub warnings: Report,
 }
 
-/// What holds for the process.
+/// The settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessConfig {
-    /// Threads that carry sessions.
+    /// Number of worker threads.
     pub workers: NonZeroUsize,
-    /// Sessions at once.
+    /// Maximum number of concurrent sessions.
     pub max_sessions: MaxSessions,
-    /// Connections at once that are no sessions yet.
+    /// Maximum number of connections whose request head has not been read.
     pub max_handshakes: u32,
-    /// The same of one client address; `None`: all of them.
+    /// The same limit for one client address; `None`: only `max_handshakes` applies.
     pub handshakes_per_address: Option<NonZeroU32>,
-    /// Requests that one client address may make; `None`: as many as it likes.
+    /// Quota for the requests of one client address; `None`: unlimited.
     pub upgrade_quota: Option<Quota>,
-    /// How long open sessions may go on after the signal to stop.
+    /// Maximum duration of the drain after the stop signal.
     pub drain_timeout: Duration,
-    /// Whether a request that matches no route of its host is matched against the routes of wider hosts.
+    /// Whether a request that matches no route of its host is matched against the routes of less specific hosts.
     pub host_fall_through: bool,
-    /// What protects TLS 1.3 connections after their handshake.
+    /// The record layer of TLS 1.3 connections after their handshake.
     pub record_layer: RecordLayer,
 }
 
-/// What protects a TLS 1.3 connection after its handshake.
+/// The record layer of a TLS 1.3 connection after its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordLayer {
     /// [`crate::record`].
     Own,
-    /// rustls, which did the handshake.
+    /// rustls, which also performs the handshake.
     Rustls,
 }
 
-/// How many sessions there may be at once.
+/// The limit of concurrent sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaxSessions {
-    /// The number, at least 1.
+    /// Maximum number of sessions, at least 1.
     pub count: u32,
-    /// Whether the operator wrote it: too few file descriptors are then an error, and else lower the number.
+    /// Whether the file sets it. If it does, too few file descriptors are an error; otherwise they lower the limit.
     pub explicit: bool,
 }
 
-/// How the process logs.
+/// The settings of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How a line is written.
+    /// The format of a line.
     pub format: LogFormat,
-    /// The least important lines that are written.
+    /// The least severe level that is logged.
     pub level: tracing::Level,
     /// The level of the line "session started".
     pub session_start: tracing::Level,
-    /// How subjects of tokens are shown.
+    /// How token subjects are logged.
     pub subject: Shown,
-    /// How addresses of clients are shown.
+    /// How client addresses are logged.
     pub address: Shown,
 }
 
-/// How the log shows what identifies a client.
+/// How a value that identifies a client is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
-    /// As it is.
+    /// In plain text.
     Plain,
-    /// As a hash under a key of this process.
+    /// As a hash under a random key of the process.
     Hash,
     /// Not at all.
     Omit,
 }
 
-/// How a line of the log is written.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for human readers.
     Text,
 }
 
-/// One address to listen on.
+/// The settings of one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
-    /// The address. No other listener has it; port 0 lets the system choose.
+    /// The address to listen on, unique among the listeners unless its port is 0, which lets the kernel choose a port.
     pub address: SocketAddr,
-    /// At least one. The first serves clients that name no host, or one that no certificate has.
+    /// At least one. The first valid one serves clients without SNI, or with a host name that no certificate has.
     pub certificates: Vec<Certificate>,
-    /// How long the TLS handshake and the request head may take together.
+    /// Timeout for the TLS handshake and the request head together.
     pub handshake_timeout: Duration,
-    /// The largest request head: 8 KiB to 64 KiB.
+    /// Maximum size of a request head: 8 KiB to 64 KiB.
     pub head_max_bytes: usize,
-    /// The most header fields in a request head: 8 to 256.
+    /// Maximum number of header fields in a request head: 8 to 256.
     pub head_max_headers: usize,
 }
 
 /// A certificate chain and its key.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// The DNS names that it is for, in lower case; `*.example.com` for any one label. Empty if it is for IP addresses
-    /// only.
+    /// Its DNS names, in lower case. The `*` in `*.example.com` matches one label. Empty if the certificate has only IP
+    /// addresses.
     pub names: Vec<String>,
-    /// The chain, the certificate itself first, and the private key, which belong together.
+    /// The chain, leaf first, and the private key that matches it.
     pub key: Arc<CertifiedKey>,
-    /// The first moment at which it is valid.
+    /// The start of its validity, inclusive.
     pub not_before: SystemTime,
-    /// The last moment at which it is valid.
+    /// The end of its validity, inclusive.
     pub not_after: SystemTime,
 }
 
 impl Certificate {
-    /// Whether it is valid at this time.
+    /// Whether the certificate is valid at this time.
     pub fn is_valid(&self, now: SystemTime) -> bool {
         (self.not_before..=self.not_after).contains(&now)
     }
 }
 
-/// A group of servers that do the same.
+/// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Its name in logs and metrics.
+    /// Its name in logs.
     pub name: Arc<str>,
-    /// At least one, each once.
+    /// At least one, without duplicates.
     pub servers: Vec<ServerAddress>,
-    /// What is put before the path of every request: empty, or with a slash at the start and none at the end.
+    /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
     pub base_path: String,
-    /// How long the look-up of a name and the attempt to connect to an address may each take.
+    /// Timeout for the look-up of a name, and for each connection attempt.
     pub connect_timeout: Duration,
-    /// How long a server may take to answer an upgrade.
+    /// Timeout for a server's response to an opening handshake.
     pub response_timeout: Duration,
-    /// Upgrades that wait for its servers at once, at least 1.
+    /// Maximum number of opening handshakes that wait for its servers, at least 1.
     pub max_pending_requests: u32,
-    /// Whether its servers get header names in title case.
+    /// Whether header names are sent to its servers in title case.
     pub title_case_headers: bool,
 }
 
-/// Where a server is. `Display` is its name in logs and metrics, the same as in the file.
+/// The address of a server. `Display` writes the form of the file, which is also its name in logs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServerAddress {
-    /// By TCP.
+    /// A TCP address.
     Tcp {
         /// An IP address, IPv6 without brackets, or a host name in lower case.
         host: String,
-        /// At least 1.
+        /// The port, at least 1.
         port: u16,
     },
-    /// By a Unix socket, with an absolute path that fits an address.
+    /// The absolute path of a Unix socket, short enough for a socket address.
     Unix(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! The `[[route]]` sections.
+//! Reads the `[[route]]` sections.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -30,7 +30,7 @@ const ORIGINS_MAX: usize = 256;
 const ADDRESSES_MAX: usize = 1024;
 const PASS_HEADERS_MAX: usize = 64;
 
-/// Reads every route, and holds them against each other and against what they refer to.
+/// Reads every route, checks the routes against each other, and resolves their references to other sections.
 pub(super) fn read_all(
     root: &Section<'_>,
     auths: &[NamedSection<Auth>],
@@ -53,20 +53,20 @@ pub(super) fn read_all(
         read.push(parts);
     }
     warn_of_unused(root, auths, upstreams, &used);
-    // A verifier keeps the claims that any of its routes asks for, so it is made after all of them were read.
+    // A verifier keeps the claims that any of its routes uses, so it is built after all routes are read.
     let routes: Vec<Option<Route>> = read.into_iter().map(Parts::finish).collect();
     routes.into_iter().collect()
 }
 
-/// Who may use a route, as far as it could be read.
+/// The authentication of a route, as its key `auth` names it.
 enum Access<'a> {
     Open,
     Token(&'a Auth),
-    /// The key is missing or faulty, so that nothing can be said about what depends on it.
+    /// The key is missing or invalid, so the keys that depend on it are not checked against it.
     Unknown,
 }
 
-/// A route as far as it could be read: every key is looked at before any ends the reading.
+/// The keys of a route, each of which may be invalid. All of them are read before an invalid one discards the route.
 struct Parts<'a> {
     name: Option<Located<String>>,
     host: Option<HostPattern>,
@@ -152,7 +152,7 @@ fn host(section: &Section<'_>) -> Option<HostPattern> {
     parsed(section, &keys::HOST, "a host").map(|host| host.value)
 }
 
-/// A string that the policy reads.
+/// Reads a string and parses it with the `FromStr` of the policy type.
 fn parsed<T: FromStr<Err: ToString>>(section: &Section<'_>, key: &Key, what: &str) -> Option<Located<T>> {
     let text = section.text(key)?;
     parse(section, &text, what).map(|value| Located { value, span: text.span })
@@ -166,20 +166,20 @@ fn parse<T: FromStr<Err: ToString>>(section: &Section<'_>, text: &Located<String
     text.parse().map_err(note).ok()
 }
 
-/// Other routers have other signs for what varies in a path. Here they are literal text, so that no request would match.
+/// Warns of placeholders in the syntax of other routers: here they are literal text, so no request would match.
 fn warn_of_foreign_patterns(section: &Section<'_>) {
     let Some(path) = section.text(&keys::PATH) else { return };
     for segment in path.split('/') {
         let Some(help) = foreign_pattern(segment) else { continue };
         section.diagnostics.push(
-            Diagnostic::warning(path.span.clone(), format!("{} matches nothing but this text", quote(segment)))
+            Diagnostic::warning(path.span.clone(), format!("{} matches only this text", quote(segment)))
                 .label("this segment is literal")
                 .help(help),
         );
     }
 }
 
-/// What to write instead of a segment that elsewhere stands for a placeholder or an expression.
+/// Returns the help text for a segment that other routers read as a placeholder or an expression.
 fn foreign_pattern(segment: &str) -> Option<String> {
     if segment.starts_with('{') {
         return None;
@@ -192,7 +192,7 @@ fn foreign_pattern(segment: &str) -> Option<String> {
     // `<int:room>` has the type before the name.
     let bracketed = inner.map(|inner| inner.rsplit(':').next().unwrap_or(inner));
     let bracketed = bracketed.or_else(|| segment.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')));
-    // `:room?` may be left out, `:room+` and `:room*` are several segments, and an expression may follow the name.
+    // `:room?` is optional, `:room+` and `:room*` match several segments, and an expression may follow the name.
     let prefixed = segment.strip_prefix([':', '$']).map(|rest| rest.trim_end_matches(['?', '+', '*']));
     let prefixed = prefixed.map(|rest| rest.split('(').next().unwrap_or(rest));
     if let Some(name) = bracketed.or(prefixed).filter(|name| is_name(name)) {
@@ -244,7 +244,7 @@ fn access<'a>(section: &Section<'_>, auths: &'a [NamedSection<Auth>]) -> Access<
         return Access::Open;
     }
     let Some(found) = auths.iter().find(|auth| auth.name == text.value) else {
-        // `none` opens the route, so it is not what a wrong name is taken for.
+        // `none` requires no token, so it is never suggested for a wrong name.
         let known: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
         note_unknown(section, &text, "auth", &known);
         return Access::Unknown;
@@ -257,7 +257,7 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     let choices = [("allow", MissingOrigin::Allow), ("refuse", MissingOrigin::Refuse)];
     let missing = section.choice(&keys::MISSING_ORIGIN, &choices);
     if section.key_span(&keys::ORIGINS).is_none() {
-        // RFC 6455 section 10.2: a browser sends the cookies of a host along with whatever page asks for the session.
+        // RFC 6455 section 10.2: a browser sends the cookies of a host with a handshake from any page.
         if matches!(access, Access::Token(auth) if auth.cookie) {
             section.diagnostics.push(
                 Diagnostic::error(section.span(), "a route whose token may come from a cookie must list its `origins`")
@@ -278,12 +278,12 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     }
     let read = |text| {
         let pattern = parse::<OriginPattern>(section, text, "an origin")?;
-        // RFC 6455 section 10.2 again: the cookies come along, whoever made the page.
+        // RFC 6455 section 10.2: a browser sends the cookies with a handshake from any page of this origin, too.
         if pattern.is_anyone() && matches!(access, Access::Token(auth) if auth.cookie) {
             section.diagnostics.push(
                 Diagnostic::warning(
                     text.span.clone(),
-                    format!("the origin {} beside a token from a cookie", quote(text)),
+                    format!("the origin {} is unsafe with a token from a cookie", quote(text)),
                 )
                 .label("any page or file can have this origin, and open sessions in the name of its visitors"),
             );
@@ -294,7 +294,7 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     Some(Origins::new(Some(patterns.into_iter().collect::<Option<_>>()?), missing?.value))
 }
 
-/// `claims` is absent where it is faulty.
+/// Reads `pass_headers`. `claims` is `None` if it has an error.
 fn pass_headers(section: &Section<'_>, claims: Option<&claims::Rules>) -> Option<Vec<HeaderName>> {
     let texts = section.texts(&keys::PASS_HEADERS, PASS_HEADERS_MAX)?;
     let mut seen = Duplicates::default();
@@ -310,14 +310,14 @@ fn pass_headers(section: &Section<'_>, claims: Option<&claims::Rules>) -> Option
             return diagnostic("`forward_claims` writes this header");
         }
         match HeaderClass::of(&read) {
-            HeaderClass::HopByHop => return diagnostic("this header concerns one connection, and goes no further"),
+            HeaderClass::HopByHop => return diagnostic("this header is hop-by-hop and is never forwarded"),
             HeaderClass::Written => return diagnostic("tollgate writes this header itself"),
             HeaderClass::Plain if name == AUTHORIZATION => {
-                return diagnostic("this header can carry the token, and passes only where it does not");
+                return diagnostic("this header can carry the token, and is forwarded only where it does not");
             }
             HeaderClass::Plain => section.diagnostics.push(
-                Diagnostic::warning(text.span.clone(), format!("the header {} is passed anyway", quote(text)))
-                    .label("only headers that are removed otherwise need to be listed"),
+                Diagnostic::warning(text.span.clone(), format!("the header {} is passed by default", quote(text)))
+                    .label("only headers that are removed by default need to be listed"),
             ),
             HeaderClass::Trusted => {}
         }
@@ -347,7 +347,7 @@ fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
     networks.into_iter().collect()
 }
 
-/// The error is what to say at the caret, and what to do.
+/// Parses an address or a network. The error is the label at the caret and the help text.
 fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
         (
@@ -360,7 +360,7 @@ fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
     {
         return Err((
             "an IPv4 address in IPv6 form",
-            "write the IPv4 address: clients are compared as that".to_owned(),
+            "write the IPv4 address: client addresses are compared in IPv4 form".to_owned(),
         ));
     }
     if network.trunc() != network {
@@ -369,7 +369,7 @@ fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
     Ok(network)
 }
 
-/// What an earlier route matches.
+/// The host and the path of an earlier route.
 struct Pattern {
     host: HostPattern,
     path: PathPattern,
@@ -377,7 +377,7 @@ struct Pattern {
     span: Span,
 }
 
-/// Of two routes that match the same requests one would never be asked.
+/// Reports a route that matches the same requests as an earlier one: one of the two would never be used.
 fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pattern>) {
     let (Some(host), Some(path)) = (&parts.host, &parts.path) else { return };
     let route = parts.name.as_ref().map_or_else(String::new, |name| name.value.clone());
@@ -385,7 +385,7 @@ fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pa
         section.diagnostics.push(
             Diagnostic::error(path.span.clone(), "this route can never match")
                 .label(format!("route {} has the same host and path", quote(&earlier.route)))
-                .related(earlier.span.clone(), "it stands here"),
+                .related(earlier.span.clone(), "the other route"),
         );
         return;
     }
@@ -412,7 +412,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_of_other_routers() {
+    fn placeholders_of_other_routers_are_recognized() {
         let table = [
             (
                 &[":room", "$room", "<room>", "<int:room>", "[room]", ":room?", ":room*", ":room(\\d+)"][..],

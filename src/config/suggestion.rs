@@ -1,13 +1,13 @@
-//! "Did you mean": the known name that is nearest to a mistyped one.
+//! Suggestions for a mistyped name: the closest known name, or the section to which the name belongs.
 
 use super::keys::{KEYS, SECTIONS};
 
-/// How the section of this name is written in the file.
+/// Returns the header of a section as it is written in the file, such as `[[route]]`.
 pub(super) fn section(name: &str) -> Option<&'static str> {
     SECTIONS.iter().find(|form| form.name == name).map(|form| form.written)
 }
 
-/// What to say about a name that is unknown here, but is known elsewhere.
+/// Returns a hint for a name that is unknown in its section but known in another one.
 fn elsewhere(name: &str) -> Option<String> {
     let nested = SECTIONS.iter().find(|form| form.name.rsplit_once('.').is_some_and(|(_, last)| last == name));
     if let Some((form, (parent, _))) = nested.and_then(|form| Some((form, form.name.rsplit_once('.')?))) {
@@ -19,8 +19,8 @@ fn elsewhere(name: &str) -> Option<String> {
     (!found.is_empty()).then(|| format!("`{name}` is a key of {}", list(&found)))
 }
 
-/// What to say about an unknown key of a section: the nearest known one, where else it is known, or all that are known here.
-/// A section is shown as it is written.
+/// Returns the help text for an unknown key: the closest known key, the sections that have the key, or else every known
+/// key of this section. A section is shown as it is written in the file.
 pub(super) fn help_for_key(of: &str, name: &str, known: &[&'static str]) -> String {
     let near = nearest(name, known.iter().copied()).map(|near| {
         let full = if of.is_empty() { near.to_owned() } else { format!("{of}.{near}") };
@@ -33,9 +33,9 @@ pub(super) fn help_for_key(of: &str, name: &str, known: &[&'static str]) -> Stri
     }
 }
 
-/// The candidate with the fewest edits from `name`, if they are few enough for a typing error.
+/// Returns the candidate with the smallest edit distance from `name`, if it is small enough for a typing error.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Names are short. A long one is no typing error, and comparing it would cost.
+    // Known names are short: a long name is not a typing error, and comparing it is expensive.
     if name.len() > 64 {
         return None;
     }
@@ -47,16 +47,16 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// What to say about an unknown name: the nearest known one, or all of them.
+/// Returns the help text for an unknown name: the closest known name, or else every known name.
 pub(super) fn help(name: &str, candidates: &[&str]) -> String {
     match nearest(name, candidates.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if candidates.is_empty() => "there is none of this kind".to_owned(),
-        None => format!("there is {}", list(candidates)),
+        None if candidates.is_empty() => "none of this kind is defined".to_owned(),
+        None => format!("expected one of {}", list(candidates)),
     }
 }
 
-/// Names as a list that does not flood: `a`, `b` and 3 more.
+/// Formats a list of names, of which it shows at most 20: `a`, `b` and 3 more.
 pub(super) fn list(names: &[&str]) -> String {
     const SHOWN_MAX: usize = 20;
     let shown: Vec<String> = names.iter().take(SHOWN_MAX).map(|name| format!("`{name}`")).collect();
@@ -66,7 +66,7 @@ pub(super) fn list(names: &[&str]) -> String {
     }
 }
 
-/// The Levenshtein distance, row by row.
+/// Returns the Levenshtein distance, computed row by row.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (line, from) in a.chars().enumerate() {

@@ -1,4 +1,4 @@
-//! Durations, sizes and rates as operators write them: `"30s"`, `"64KiB"`, `"50/s"`.
+//! Parses and formats durations, sizes and rates: `"30s"`, `"64KiB"`, `"50/s"`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ const DURATIONS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const PERIODS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 
-/// Reads a duration within inclusive bounds. The error says what is wrong with the text, to stand at a caret.
+/// Parses a duration within inclusive bounds. The error is the label at the caret.
 pub(super) fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, String> {
     const FORM: &str = "expected a whole number and a unit (ms, s, m, h, d), as in \"30s\"";
     let duration = Duration::from_millis(scaled(text, &DURATIONS, FORM)?);
@@ -20,7 +20,7 @@ pub(super) fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<
     Err(format!("must be between {} and {}", show_duration(*bounds.start()), show_duration(*bounds.end())))
 }
 
-/// Reads a size in bytes within inclusive bounds.
+/// Parses a size within inclusive bounds, in bytes.
 pub(super) fn size(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, String> {
     const FORM: &str = "expected a whole number and a binary unit (B, KiB, MiB, GiB), as in \"64KiB\"";
     let bytes = scaled(text, &SIZES, FORM)?;
@@ -30,7 +30,7 @@ pub(super) fn size(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, Stri
     Err(format!("must be between {} and {}", show_size(*bounds.start()), show_size(*bounds.end())))
 }
 
-/// Reads a rate whose count is at least 1 and at most `count_max`.
+/// Parses a rate whose count is at least 1 and at most `count_max`.
 pub(super) fn rate(text: &str, count_max: u32) -> Result<Rate, String> {
     const FORM: &str = "expected a whole number and a period (s, m, h), as in \"50/s\"";
     let (count, period) = text.split_once('/').ok_or(FORM)?;
@@ -41,13 +41,13 @@ pub(super) fn rate(text: &str, count_max: u32) -> Result<Rate, String> {
     Ok(Rate { count: count.ok_or_else(bounds)?, period: Duration::from_secs(*seconds) })
 }
 
-/// A duration in the largest unit that gives a whole number.
+/// Formats a duration in the largest unit that gives a whole number.
 pub(super) fn show_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 { "0s".to_owned() } else { show(millis, &DURATIONS) }
 }
 
-/// A size in the largest unit that gives a whole number.
+/// Formats a size in the largest unit that gives a whole number.
 pub(super) fn show_size(bytes: u64) -> String {
     show(bytes, &SIZES)
 }
@@ -69,8 +69,8 @@ fn scaled(text: &str, units: &[(&str, u64)], form: &str) -> Result<u64, String> 
         .ok_or_else(|| "the number is too large".into())
 }
 
-/// Digits only: `from_str` would take a sign, too. The inner `None` is a number too large.
-#[expect(clippy::option_option, reason = "no number and too large a number are two different faults")]
+/// Parses a number of digits only: `from_str` would accept a sign. The inner `None` is a number that is too large.
+#[expect(clippy::option_option, reason = "not a number and too large a number are different errors")]
 fn number(digits: &str) -> Option<Option<u64>> {
     let valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     valid.then(|| digits.parse().ok())
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_reads_back() {
+    fn values_show_in_the_largest_whole_unit() {
         assert_eq!(show_duration(Duration::ZERO), "0s");
         assert_eq!(show_duration(Duration::from_millis(1500)), "1500ms");
         assert_eq!(show_duration(Duration::from_secs(120)), "2m");

@@ -1,4 +1,4 @@
-//! The `[upstream.NAME]` sections.
+//! Reads the `[upstream.NAME]` sections.
 
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use super::model::{ServerAddress, UpstreamConfig};
 const UPSTREAMS_MAX: usize = 1024;
 const SERVERS_MAX: usize = 256;
 
-/// The longest path that fits the address of a Unix socket on Linux, less its final NUL.
+/// Maximum length of a Unix socket path on Linux, in bytes, without the terminating NUL.
 const UNIX_PATH_MAX: usize = 107;
 
-/// Every upstream, in the order of the file.
+/// Reads every upstream, in the order of the file.
 pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
     let sections = root.named("upstream", UPSTREAMS_MAX);
     let read = |(name, section): (Located<&str>, Section<'_>)| {
@@ -72,7 +72,7 @@ fn servers(section: &Section<'_>) -> Option<Vec<ServerAddress>> {
     Some(servers)
 }
 
-/// Reads `IP:port`, `name:port` or `unix:/path`. The error is what to say at the caret, and what to do.
+/// Parses `IP:port`, `name:port` or `unix:/path`. The error is the label at the caret and the help text.
 fn server(text: &str) -> Result<ServerAddress, (&'static str, String)> {
     const FORM: &str = "write it as in \"127.0.0.1:9001\", \"[::1]:9001\", \"backend.internal:9001\" or \
                         \"unix:/run/app.sock\"";
@@ -83,8 +83,7 @@ fn server(text: &str) -> Result<ServerAddress, (&'static str, String)> {
         return Err(match scheme {
             "wss" | "https" => (
                 "TLS towards servers is not supported",
-                "tollgate speaks plain ws:// to servers: write host and port of a plain one, as in \"127.0.0.1:9001\""
-                    .to_owned(),
+                "tollgate speaks plain ws:// to servers: write a host and a port, as in \"127.0.0.1:9001\"".to_owned(),
             ),
             _ => {
                 let host = rest.split('/').next().unwrap_or_default();
@@ -102,7 +101,7 @@ fn server(text: &str) -> Result<ServerAddress, (&'static str, String)> {
         return Ok(ServerAddress::Tcp { host: ip.to_string(), port });
     }
     if host.contains(':') {
-        return Err(("an IPv6 address stands in brackets", FORM.to_owned()));
+        return Err(("an IPv6 address must be in brackets", FORM.to_owned()));
     }
     if !is_host_name(host) {
         return Err(("neither an IP address nor a host name", FORM.to_owned()));
@@ -115,13 +114,13 @@ fn unix(path: &str) -> Result<ServerAddress, (&'static str, String)> {
         return Err(("the path must be absolute", "write it as in \"unix:/run/app.sock\"".to_owned()));
     }
     if path.len() > UNIX_PATH_MAX || path.contains('\0') {
-        let help = format!("the system takes at most {UNIX_PATH_MAX} bytes, and none that is zero");
+        let help = format!("the path may have at most {UNIX_PATH_MAX} bytes and no NUL byte");
         return Err(("not the path of a Unix socket", help));
     }
     Ok(ServerAddress::Unix(PathBuf::from(path)))
 }
 
-/// IPv4 addresses have the same form, but what looks like one must be one.
+/// Whether this is a host name or an IPv4 address. A host of only digits and dots must be a valid IPv4 address.
 fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -141,11 +140,11 @@ fn base_path(section: &Section<'_>) -> Option<String> {
     } else if !text.starts_with('/') {
         Some("must start with a slash")
     } else if text.ends_with('/') {
-        Some("must not end with a slash: the path of the request brings one")
+        Some("must not end with a slash: the path of the request starts with one")
     } else if text.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
         Some("must have no segments that are empty, `.` or `..`")
     } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}%".contains(&byte)) {
-        Some("must hold only characters that may stand in a path, and no escapes")
+        Some("must contain only characters that are valid in a path, without percent-encoding")
     } else {
         None
     };
@@ -161,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_show_as_they_are_written() {
+    fn servers_display_as_written() {
         for text in ["127.0.0.1:9001", "[::1]:9001", "backend.internal:9001", "a_b:1", "unix:/run/app.sock"] {
             assert_eq!(server(text).unwrap().to_string(), text);
         }
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server() {
+    fn invalid_server_addresses_are_rejected() {
         for text in [
             "",
             ":",

@@ -1,4 +1,4 @@
-//! What of a client's headers an upstream sees, what of an upstream's answer a client sees, and what we add.
+//! Filters the headers between client and upstream, and adds those that Tollgate writes.
 
 use std::net::IpAddr;
 
@@ -15,8 +15,8 @@ use crate::policy::header_names::HeaderClass;
 use crate::policy::route::Auth;
 use crate::ws::handshake::{self, Opening};
 
-/// Headers of an answer that hold for everything at the origin, over more than the connection. The origin is Tollgate's:
-/// an upstream knows neither what else is served there nor how.
+/// Response headers that apply to the whole origin, beyond this connection. The origin is Tollgate's: an upstream does
+/// not know what else is served there, nor how.
 const ORIGIN_WIDE: [&str; 8] = [
     "alt-svc",
     "clear-site-data",
@@ -28,7 +28,7 @@ const ORIGIN_WIDE: [&str; 8] = [
     "strict-transport-security",
 ];
 
-/// What an upstream is told of a request beside what the client sent.
+/// Values that Tollgate adds to the request to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHeaders<'a> {
     /// The client's address.
@@ -37,14 +37,14 @@ pub struct UpstreamHeaders<'a> {
     pub request_id: &'a str,
     /// Our own `Sec-WebSocket-Key`.
     pub key: &'a str,
-    /// The subprotocols that are left of the client's offer.
+    /// The subprotocols of the client's offer that are passed on.
     pub protocols: &'a [&'a str],
-    /// The extensions that are left of the client's offer.
+    /// The extensions of the client's offer that are passed on.
     pub extensions: &'a [&'a str],
 }
 
-/// The headers of the request to the upstream, written anew: first the client's are thinned out, then ours are added,
-/// so that nothing a client names in `Connection` can take away what we say.
+/// Returns the headers of the request to the upstream. The client's are filtered before Tollgate's are added, so that a
+/// client cannot remove Tollgate's by naming them in `Connection`.
 pub fn to_upstream(
     client: &HeaderMap,
     opening: &Opening<'_>,
@@ -52,7 +52,7 @@ pub fn to_upstream(
     added: &UpstreamHeaders<'_>,
 ) -> HeaderMap {
     let route = admission.route();
-    // An empty port is the default port, and is left out (RFC 3986 section 6.2.3).
+    // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
     let authority = opening.authority.strip_suffix(':').unwrap_or(opening.authority);
     let mut headers = end_to_end(client);
     if let Auth::Token(verifier) = &route.auth {
@@ -92,15 +92,15 @@ pub fn to_upstream(
     headers
 }
 
-/// The headers of an upstream's 101 that are for the client. The handshake's own are written by us.
+/// Returns the headers of an upstream's 101 that the client gets. Tollgate writes those of the handshake itself.
 pub fn to_client(upstream: &HeaderMap) -> HeaderMap {
     let mut headers = end_to_end(upstream);
     retain(&mut headers, |name| !name.as_str().starts_with("sec-websocket-") && !ORIGIN_WIDE.contains(&name.as_str()));
     headers
 }
 
-/// The headers of any other answer of an upstream that are for the client: also what the refusal says of the protocols
-/// and versions that would do, see RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
+/// Returns the headers of any other response of an upstream that the client gets. They include the protocols and
+/// versions that the upstream would accept (RFC 9110 section 15.5.22 and RFC 6455 section 4.4).
 pub fn to_refused_client(status: StatusCode, upstream: &HeaderMap) -> HeaderMap {
     let mut headers = to_client(upstream);
     for version in upstream.get_all(SEC_WEBSOCKET_VERSION) {
@@ -115,10 +115,10 @@ pub fn to_refused_client(status: StatusCode, upstream: &HeaderMap) -> HeaderMap 
     headers
 }
 
-/// Without what concerns only the connection that it came over.
+/// Returns the headers without those that concern only the connection over which they were received.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    // A look-up for each name, so that many names and many headers do not multiply.
+    // One lookup per name, so that the cost is not the product of names and headers.
     for name in handshake::tokens(headers, &CONNECTION) {
         if let Ok(name) = HeaderName::from_bytes(name) {
             kept.remove(name);
@@ -128,8 +128,8 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-fn retain(headers: &mut HeaderMap, run_pacer: impl Fn(&HeaderName) -> bool) {
-    let dropped: Vec<HeaderName> = headers.keys().filter(|name| !run_pacer(name)).cloned().collect();
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| !keep(name)).cloned().collect();
     for name in dropped {
         headers.remove(name);
     }
@@ -147,7 +147,7 @@ fn insert_list(headers: &mut HeaderMap, name: &HeaderName, items: &[&str]) {
     }
 }
 
-/// RFC 7239 section 6: an IPv6 address stands in brackets and quotes.
+/// Formats a node. An IPv6 address is put in brackets and quotes (RFC 7239 section 6).
 fn forwarded_node(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -155,7 +155,7 @@ fn forwarded_node(address: IpAddr) -> String {
     }
 }
 
-/// A quoted string (RFC 9110 section 5.6.4). A checked authority holds neither quotes nor backslashes.
+/// Returns a quoted string (RFC 9110 section 5.6.4). A validated authority contains neither quotes nor backslashes.
 fn quoted(authority: &str) -> String {
     format!("\"{authority}\"")
 }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_headers_go_no_further() {
+    fn hop_by_hop_headers_are_removed() {
         let kept = end_to_end(&headers(&[
             ("connection", "upgrade, X-Named"),
             ("upgrade", "websocket"),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_cookies_but_not_its_handshake() {
+    fn a_response_keeps_cookies_but_not_handshake_headers() {
         let kept = to_client(&headers(&[
             ("connection", "upgrade"),
             ("sec-websocket-accept", "x"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_nothing_of_the_whole_origin() {
+    fn origin_wide_response_headers_are_removed() {
         let mut lines: Vec<_> = ORIGIN_WIDE.iter().map(|name| (*name, "x")).collect();
         lines.push(("set-cookie", "a=b"));
         for kept in [to_client(&headers(&lines)), to_refused_client(StatusCode::FORBIDDEN, &headers(&lines))] {
@@ -205,8 +205,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_keeps_what_would_do() {
-        let summary = headers(&[
+    fn a_rejection_keeps_the_accepted_protocols_and_versions() {
+        let upgrade_headers = headers(&[
             ("connection", "Upgrade, close, keep-alive, sec-websocket-version"),
             ("upgrade", "websocket"),
             ("sec-websocket-version", "13, 8"),
@@ -220,15 +220,15 @@ mod tests {
         let always = [("retry-after", "7"), ("www-authenticate", "Basic"), ("allow", "GET")];
         let with = |more: &[(&'static str, &'static str)]| headers(&[&always, more].concat());
         let version = ("sec-websocket-version", "13, 8");
-        assert_eq!(to_refused_client(StatusCode::BAD_REQUEST, &summary), with(&[version]));
+        assert_eq!(to_refused_client(StatusCode::BAD_REQUEST, &upgrade_headers), with(&[version]));
         let upgrade = [version, ("upgrade", "websocket"), ("connection", "Upgrade")];
-        assert_eq!(to_refused_client(StatusCode::UPGRADE_REQUIRED, &summary), with(&upgrade));
+        assert_eq!(to_refused_client(StatusCode::UPGRADE_REQUIRED, &upgrade_headers), with(&upgrade));
         let bare = to_refused_client(StatusCode::UPGRADE_REQUIRED, &headers(&[("retry-after", "7")]));
         assert_eq!(bare, headers(&[("retry-after", "7")]));
     }
 
     #[test]
-    fn connection_takes_away_what_it_names_in_any_case() {
+    fn headers_named_in_connection_are_removed_in_any_case() {
         let kept = end_to_end(&headers(&[
             ("connection", "X-A,, x-b ,\t,X_C, not a name, upgrade"),
             ("connection", "x-d"),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes() {
+    fn ipv6_nodes_are_bracketed_and_quoted() {
         assert_eq!(forwarded_node("192.0.2.1".parse().unwrap()), "192.0.2.1");
         assert_eq!(forwarded_node("2001:db8::1".parse().unwrap()), "\"[2001:db8::1]\"");
     }

@@ -1,4 +1,4 @@
-//! A client's stream while its request is read and answered.
+//! The client's stream while hyper reads and answers its request.
 
 use std::future::Future;
 use std::io;
@@ -13,36 +13,38 @@ use tokio::time::{Sleep, sleep};
 
 use crate::runtime::cycle::Allowance;
 
-/// How much is read ahead of a request that is not answered yet. RFC 6455 section 4.1 lets a client send nothing then, but
-/// some do; what is beyond stays in the kernel.
+/// Limit on the bytes read behind a request that is not answered yet. RFC 6455 section 4.1 forbids clients to send any,
+/// but some do. Further bytes stay in the kernel.
 const BEHIND_MAX_BYTES: usize = 16 * 1024;
 
-/// How many reads there are in a cycle of the worker. One of many small records may take a quarter of a millisecond.
+/// Reads per cycle of the worker. A read of many small records may take a quarter of a millisecond.
 const READS: u32 = 2;
-/// How often a client that sent more than that is looked at, so that it holds nothing for long after it left.
+/// How often a client that sent more than `BEHIND_MAX_BYTES` is checked for a disconnect, so that its session slot is
+/// freed soon after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Keeps what a client sends behind its request from hyper. hyper looks for the end of a stream only while it has nothing
-/// unread itself, so that otherwise a client that sent something early and left would keep its session's slot until the
-/// upstream has answered.
+/// A stream that withholds from hyper the bytes that a client sends behind its request. hyper detects the end of a
+/// stream only while its own buffer is empty. Otherwise a client that sent bytes early and disconnected would count as
+/// a session until the upstream has answered.
 #[derive(Debug)]
 pub(super) struct RequestStream<'a, S> {
     stream: S,
-    /// Whether hyper has given out the request. Up to then it gets what it asks for.
-    summary: &'a AtomicBool,
+    /// Whether hyper has passed the request to the service. Until then hyper's reads are served.
+    head_was_read: &'a AtomicBool,
     head: Head,
     behind: Vec<u8>,
-    /// Whether the client has closed its direction, which no read shows while bytes before that are unread.
+    /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
+    /// unread.
     is_closed: fn(&S) -> bool,
-    /// When the client is looked at again that sent more than is kept.
+    /// The next check of a client that sent more than `BEHIND_MAX_BYTES`.
     look: Option<Pin<Box<Sleep>>>,
     reads: Allowance,
 }
 
-/// How far the head of the request has come.
+/// The position of the reader in the request head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Head {
-    /// Only empty lines yet, which are ignored (RFC 9112 section 2.2).
+    /// Before the request line. Empty lines are ignored (RFC 9112 section 2.2).
     Blank,
     /// Within a line.
     InLine,
@@ -52,10 +54,10 @@ enum Head {
 }
 
 impl<'a, S> RequestStream<'a, S> {
-    pub(super) fn new(stream: S, summary: &'a AtomicBool, is_closed: fn(&S) -> bool) -> Self {
+    pub(super) fn new(stream: S, head_was_read: &'a AtomicBool, is_closed: fn(&S) -> bool) -> Self {
         Self {
             stream,
-            summary,
+            head_was_read,
             head: Head::Blank,
             behind: Vec::new(),
             is_closed,
@@ -64,7 +66,7 @@ impl<'a, S> RequestStream<'a, S> {
         }
     }
 
-    /// The stream, and what came behind the request. `unread` is what hyper has of it.
+    /// Returns the stream and the bytes behind the request. `unread` are those of them that hyper has read.
     pub(super) fn into_parts(self, unread: Bytes) -> (S, Bytes) {
         if self.behind.is_empty() {
             return (self.stream, unread);
@@ -74,7 +76,7 @@ impl<'a, S> RequestStream<'a, S> {
 }
 
 impl Head {
-    /// Reads on; where the head ends in these bytes, if it does.
+    /// Reads further bytes. Returns the offset at which the head ends in them, if it does.
     fn read(&mut self, bytes: &[u8]) -> Option<usize> {
         if *self == Self::Ended {
             return None;
@@ -95,7 +97,7 @@ impl Head {
 }
 
 impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
-    /// Reads nothing for hyper, until the stream ends.
+    /// Waits until the stream ends, and keeps the bytes that the client sends until then. hyper reads none of them.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0; 1024];
         while self.behind.len() < BEHIND_MAX_BYTES {
@@ -121,11 +123,11 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.summary.load(Ordering::Relaxed) {
+        if this.head_was_read.load(Ordering::Relaxed) {
             return this.poll_end(cx);
         }
         if !this.behind.is_empty() {
-            // hyper did not take this empty line for the end of the head.
+            // hyper did not treat this empty line as the end of the head, so it gets the kept bytes.
             let len = this.behind.len().min(buf.remaining());
             buf.put_slice(this.behind.get(..len).unwrap_or_default());
             this.behind.drain(..len);
@@ -165,11 +167,10 @@ mod tests {
 
     use super::*;
 
-    /// What hyper gets of these bytes up to the moment in which it has the request, with a read for each so many bytes; and
-    /// what is kept behind it.
+    /// Returns the bytes that hyper gets up to the end of the head, in reads of `step` bytes, and those kept behind it.
     fn split(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<u8>) {
-        let summary = AtomicBool::new(false);
-        let mut stream = RequestStream::new(bytes, &summary, |_| false);
+        let head_was_read = AtomicBool::new(false);
+        let mut stream = RequestStream::new(bytes, &head_was_read, |_| false);
         let mut got = Vec::new();
         while stream.head != Head::Ended {
             let mut part = vec![0; step];
@@ -178,17 +179,17 @@ mod tests {
             assert!(!buf.filled().is_empty(), "the stream ends within the head");
             got.extend_from_slice(buf.filled());
         }
-        summary.store(true, Ordering::Relaxed);
+        head_was_read.store(true, Ordering::Relaxed);
         let mut none = [0; 64];
         let mut buf = ReadBuf::new(&mut none);
-        // The end of the stream is seen although there is something unread.
+        // The end of the stream is detected although bytes are kept.
         assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
         assert!(buf.filled().is_empty());
         (got, stream.into_parts(Bytes::new()).1.to_vec())
     }
 
     #[test]
-    fn what_comes_behind_a_head_is_kept() {
+    fn bytes_behind_the_head_are_kept() {
         for (head, behind) in [
             ("GET / HTTP/1.1\r\nA: b\r\n\r\n", ""),
             ("GET / HTTP/1.1\r\nA: b\r\n\r\n", "\r\n\r\nmore"),
@@ -204,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_end_to_hyper_is_given_to_it() {
-        let summary = AtomicBool::new(false);
+    fn kept_bytes_are_passed_on_if_hyper_reads_on() {
+        let head_was_read = AtomicBool::new(false);
         let bytes = b"GET / HTTP/1.1\r\n\r\nmore";
-        let mut stream = RequestStream::new(&bytes[..], &summary, |_| false);
+        let mut stream = RequestStream::new(&bytes[..], &head_was_read, |_| false);
         let (mut got, mut part) = (Vec::new(), [0; 100]);
         for _ in 0..2 {
             let mut buf = ReadBuf::new(&mut part);
@@ -218,16 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_a_client_that_left_is_noticed_all_the_same() {
+    fn kept_bytes_are_limited_and_a_disconnect_beyond_the_limit_is_detected() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let summary = AtomicBool::new(true);
+        let head_was_read = AtomicBool::new(true);
         let bytes = vec![b'x'; 1 << 20];
         let (mut none, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
-        let mut stream = RequestStream::new(&bytes[..], &summary, |_| false);
+        let mut stream = RequestStream::new(&bytes[..], &head_was_read, |_| false);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
         assert_eq!(stream.behind.len(), BEHIND_MAX_BYTES);
-        let mut stream = RequestStream::new(&bytes[..], &summary, |_| true);
+        let mut stream = RequestStream::new(&bytes[..], &head_was_read, |_| true);
         let mut buf = ReadBuf::new(&mut none);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_ready() && buf.filled().is_empty());
     }

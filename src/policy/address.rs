@@ -1,27 +1,27 @@
-//! Which client addresses may open a session, and how addresses are grouped for counting.
+//! The client addresses that a route admits, and the groups in which addresses are counted.
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// The addresses that a route admits.
+/// The client addresses that a route admits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// Empty: every address.
+    /// Empty: all addresses.
     allow: Vec<IpNet>,
     deny: Vec<IpNet>,
 }
 
 impl Addresses {
-    /// With an empty `allow` every address that `deny` does not name passes; `deny` outweighs `allow`. A network of
-    /// IPv4 addresses in IPv6 form counts as the IPv4 network.
+    /// Creates the two lists. `deny` outweighs `allow`. An empty `allow` admits every address outside `deny`. An
+    /// IPv4-mapped IPv6 network counts as the IPv4 network.
     #[must_use]
     pub fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
         let canonical = |nets: Vec<IpNet>| nets.into_iter().map(to_canonical).collect();
         Self { allow: canonical(allow), deny: canonical(deny) }
     }
 
-    /// Whether a client with this address may pass. An IPv4 address in IPv6 form counts as the IPv4 address.
+    /// Whether a client with this address is admitted. An IPv4-mapped IPv6 address counts as the IPv4 address.
     #[must_use]
     pub fn allow(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -30,8 +30,8 @@ impl Addresses {
     }
 }
 
-/// Addresses are compared in canonical form, so a network written in mapped form (`::ffff:10.0.0.0/104`) would match
-/// nothing, and a `deny` of it would let everything through.
+/// Converts an IPv4-mapped network (`::ffff:10.0.0.0/104`) to its IPv4 network. Addresses are compared in canonical
+/// form, so the mapped network would match nothing, and a `deny` of it would reject no client.
 fn to_canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let v4 = v6.addr().to_ipv4_mapped();
@@ -42,8 +42,8 @@ fn to_canonical(net: IpNet) -> IpNet {
     }
 }
 
-/// What counts as one client when addresses are counted: an IPv4 address, or the /64 of an IPv6 address, since whoever
-/// has one address of a /64 has them all.
+/// The key by which client addresses are counted: an IPv4 address, or the /64 of an IPv6 address, since a host can use
+/// every address of its /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressKey(IpAddr);
 
@@ -57,14 +57,14 @@ impl From<IpAddr> for AddressKey {
 }
 
 impl AddressKey {
-    /// The /48 that an IPv6 address is in.
+    /// Returns the /48 of an IPv6 address, `None` for an IPv4 address.
     pub(super) fn ipv6_48(&self) -> Option<u64> {
         let IpAddr::V6(v6) = self.0 else { return None };
         u64::try_from(u128::from(v6) >> 80).ok()
     }
 }
 
-/// The bits of `::ffff:0:0/96`, in which IPv4 addresses stand in IPv6 form (RFC 4291 section 2.5.5.2).
+/// The prefix length of `::ffff:0:0/96`, the IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2).
 const MAPPED_PREFIX_BITS: u8 = 96;
 
 #[cfg(test)]
@@ -87,12 +87,12 @@ mod tests {
     }
 
     #[test]
-    fn without_lists_every_address_passes() {
+    fn without_lists_every_address_is_admitted() {
         check(&Addresses::default(), &[("192.0.2.1", true), ("2001:db8::1", true), ("::ffff:192.0.2.1", true)]);
     }
 
     #[test]
-    fn an_allow_list_admits_only_what_it_names() {
+    fn an_allow_list_admits_only_its_networks() {
         let listed = addresses(&["10.0.0.0/8", "2001:db8::/32"], &[]);
         check(
             &listed,
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn deny_outweighs_allow() {
-        // The narrower network does not win, nor does the one that stands first: a denied address stays out.
+        // Neither the narrower network nor the first one wins: a denied address is rejected.
         check(&addresses(&["10.0.0.0/8"], &["10.1.0.0/16"]), &[("10.1.2.3", false), ("10.2.0.1", true)]);
         check(&addresses(&["10.1.2.3/32"], &["10.0.0.0/8"]), &[("10.1.2.3", false)]);
     }
@@ -139,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_addresses_count_by_their_64() {
+    fn ipv6_addresses_are_counted_by_64() {
         assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff:ffff:ffff:ffff"));
         assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
     }
 
     #[test]
-    fn ipv6_addresses_have_their_48() {
+    fn only_ipv6_addresses_have_a_48() {
         assert_eq!(key("2001:db8:7:1::1").ipv6_48(), Some(0x2001_0db8_0007));
         assert_eq!(key("2001:db8:7:ffff::").ipv6_48(), key("2001:db8:7::").ipv6_48());
         assert_ne!(key("2001:db8:7::").ipv6_48(), key("2001:db8:8::").ipv6_48());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_addresses_count_each_for_itself() {
+    fn ipv4_addresses_are_counted_one_by_one() {
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
         assert_ne!(key("0.0.0.1"), key("::1"));
     }

@@ -12,14 +12,16 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::address::AddressKey;
 use super::claims::{self, Claims};
+use super::counts::{Counts, Grouped, KeyedLimiter};
 use super::credential;
 use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
 use super::pattern::Params;
-use super::quota::{Bucket, Buckets, Grouped, Quota, Slot, Slots};
+use super::quota::{Limiter, Quota};
 use super::rejection::{Rejected, Rejection};
 use super::route::{Auth, Route, Routes};
+use super::slots::{Slot, Slots};
 use crate::ws::handshake::Opening;
 
 /// One reading of both clocks: the one for spans, and the one that tokens go by.
@@ -48,7 +50,7 @@ pub struct Admission {
     lease: Lease,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
     expires: Option<Instant>,
-    messages: Option<Arc<Bucket>>,
+    messages: Option<Arc<Limiter>>,
 }
 
 /// What a session has of its admission for as long as it lasts. It holds what it counts against: dropping it gives that
@@ -104,7 +106,7 @@ impl Admission {
     }
 
     /// The quota that the client's messages count against, if the route has one.
-    pub fn messages(&self) -> Option<&Arc<Bucket>> {
+    pub fn messages(&self) -> Option<&Arc<Limiter>> {
         self.messages.as_ref()
     }
 
@@ -119,8 +121,8 @@ impl Admission {
 pub struct Policy {
     routes: Routes,
     /// By route name; only routes that count messages by a key that sessions share.
-    messages: HashMap<Arc<str>, Buckets<MessageKey>>,
-    upgrades: Option<Buckets<AddressKey>>,
+    messages: HashMap<Arc<str>, Counts<MessageKey>>,
+    upgrades: Option<KeyedLimiter<AddressKey>>,
     max_sessions: NonZeroU32,
     sessions: Slots<()>,
     by_address: Slots<RouteAddress>,
@@ -169,13 +171,13 @@ impl Policy {
     /// Nobody is in yet. `upgrades` is the quota of requests of one client address.
     pub fn new(routes: Routes, upgrades: Option<Quota>, max_sessions: NonZeroU32) -> Self {
         let shared = |route: &Route| {
-            let messages = route.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
-            Some((Arc::clone(&route.name), Buckets::new(messages.quota)))
+            route.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
+            Some((Arc::clone(&route.name), Counts::new()))
         };
         Self {
             messages: routes.iter().filter_map(|route| shared(route)).collect(),
             routes,
-            upgrades: upgrades.map(Buckets::new),
+            upgrades: upgrades.map(|quota| KeyedLimiter::over(Arc::default(), quota)),
             max_sessions,
             sessions: Slots::new(),
             by_address: Slots::new(),
@@ -241,7 +243,7 @@ impl Policy {
 
     fn count_upgrade(&self, address: IpAddr, now: Instant) -> Result<(), Rejection> {
         let Some(upgrades) = &self.upgrades else { return Ok(()) };
-        upgrades.get(&AddressKey::from(address), now).take(now).map_err(|exceeded| {
+        upgrades.check(&AddressKey::from(address), now).map_err(|exceeded| {
             let wait = exceeded.until.saturating_duration_since(now);
             Rejection::UpgradeRate { retry_after_secs: wait.as_secs().saturating_add(1) }
         })
@@ -270,14 +272,15 @@ impl Policy {
         subject: Option<&str>,
         address: IpAddr,
         now: Instant,
-    ) -> Option<Arc<Bucket>> {
+    ) -> Option<Arc<Limiter>> {
         let messages = route.limits.messages?;
         let key = match (messages.key, subject) {
-            (RateKey::Session, _) => return Some(Arc::new(Bucket::new(messages.quota, now))),
+            (RateKey::Session, _) => return Some(Arc::new(Limiter::new(messages.quota))),
             (RateKey::Subject, Some(subject)) => MessageKey::of_subject(subject),
             (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(address.into()),
         };
-        self.messages.get(&route.name).map(|buckets| buckets.get(&key, now))
+        let counts = self.messages.get(&route.name)?;
+        Some(Arc::new(Limiter::over(counts.get(&key, now), messages.quota)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a verified token says, what a route requires of it, and what of it the upstream is told.
+//! The claims of a verified token: what a route requires of them, and which ones the upstream receives as headers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 use super::members::{Claim, Members};
 use super::pattern::Params;
 
-/// The claims of a verified token. Only the verifier makes them, so to have them is to have checked them.
+/// The claims of a verified token. Only the verifier creates them, so they are proof that the token was checked.
 #[derive(Clone, PartialEq)]
 pub struct Claims {
     members: Arc<Members>,
@@ -22,29 +22,30 @@ impl Claims {
         Self { members, expires }
     }
 
-    /// `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty; at most
-    /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is refused. Numbers and
+    /// Returns `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty. It has at most
+    /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is rejected. Numbers and
     /// booleans, which some issuers use against the RFC, count as their JSON text, as they do in a [`Requirement`]: the
-    /// number `1` and the string `"1"` are one subject. Null, arrays, objects and an empty string are no subject.
+    /// number `1` and the string `"1"` are the same subject. Null, arrays, objects and an empty string are not
+    /// subjects.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.members.get("sub")?.scalar_text().filter(|subject| !subject.is_empty())
     }
 
-    /// `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
+    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
     #[must_use]
     pub fn expires(&self) -> Duration {
         self.expires
     }
 
-    /// The claim of this name; else, for `realm.role`, the member `role` of the object `realm`. Only the claims that the
-    /// verifier was made for are there.
+    /// Returns the claim of this name or else, for `realm.role`, the member `role` of the object `realm`. Only the
+    /// claims that the verifier keeps can be found.
     fn get(&self, name: &str) -> Option<&Claim> {
         self.members.get(name)
     }
 }
 
-/// Names only: the values are about a person.
+/// Shows names only: the values are personal data.
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Claims ")?;
@@ -66,14 +67,14 @@ enum TemplatePart {
     Placeholder(String),
 }
 
-/// Why a requirement cannot be used.
+/// Why a requirement is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequirementError {
     /// The claim has no name.
     EmptyClaim,
     /// A `{` without `}`, or a `}` without `{`.
     UnbalancedBraces,
-    /// The placeholder has no name, or one with other characters than letters, digits, `_` and `-`.
+    /// The placeholder has no name, or a name with characters other than letters, digits, `_` and `-`.
     PlaceholderName,
 }
 
@@ -90,10 +91,10 @@ impl fmt::Display for RequirementError {
 impl std::error::Error for RequirementError {}
 
 impl Requirement {
-    /// `value` may hold placeholders of the route's path: `{room}`.
+    /// Parses a requirement. `value` may contain placeholders of the route's path: `{room}`.
     ///
     /// # Errors
-    /// The claim needs a name and the value well-formed placeholders; there is no way to write a literal brace.
+    /// If the claim has no name, or a placeholder of the value is malformed. A literal brace cannot be written.
     pub fn new(claim: &str, value: &str) -> Result<Self, RequirementError> {
         if claim.is_empty() {
             return Err(RequirementError::EmptyClaim);
@@ -101,12 +102,12 @@ impl Requirement {
         Ok(Self { claim: claim.to_owned(), value: template_parts(value)? })
     }
 
-    /// The name of the claim.
+    /// Returns the name of the claim.
     pub fn claim(&self) -> &str {
         &self.claim
     }
 
-    /// The placeholders that it needs.
+    /// Returns the names of the placeholders in the value.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.value.iter().filter_map(|piece| match piece {
             TemplatePart::Placeholder(name) => Some(name.as_str()),
@@ -114,9 +115,10 @@ impl Requirement {
         })
     }
 
-    /// Whether the claims meet it: the claim is the value, or an array with the value in it. Numbers and booleans
-    /// count as their JSON text. `scope` and `scp` may be a string of words with spaces between, of which one must be
-    /// the value (RFC 8693 section 4.2). A placeholder that the path did not fill is never met.
+    /// Whether the claims meet the requirement: the claim equals the value, or is an array that contains it. Numbers
+    /// and booleans count as their JSON text. `scope` and `scp` may be a string of space-separated words, of which one
+    /// must equal the value (RFC 8693 section 4.2). A requirement with a placeholder that the path did not fill is
+    /// never met.
     #[must_use]
     pub fn met_by(&self, claims: &Claims, params: &Params) -> bool {
         let Some((wanted, claim)) = self.fill(params).zip(claims.get(&self.claim)) else {
@@ -140,19 +142,19 @@ impl Requirement {
     }
 }
 
-/// A claim that the upstream is to be told of cannot stand in a header.
+/// A claim that the route forwards cannot be written as a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unforwardable;
 
-/// The headers that tell the upstream the claims. A claim that says nothing gives none: it is missing, `null`, or an empty
-/// string or array.
+/// Returns the headers that carry claims to the upstream. A claim that is missing, `null`, or an empty string or array
+/// adds no header.
 ///
-/// Strings go as they are, numbers and booleans as JSON text, an array of strings joined with commas. A value must be
-/// visible ASCII, with spaces at most within, and at most [`MAX_FORWARD_BYTES`] long: so it cannot end the header and
-/// begin another. Whoever sends the request upstream must first take out these headers as the client sent them.
+/// Strings are sent unchanged, numbers and booleans as JSON text, an array of strings joined with commas. A value must
+/// be visible ASCII, with spaces only between other characters, and at most [`MAX_FORWARD_BYTES`] long, so that it
+/// cannot end the header and begin another. The caller must first remove these headers from the client's request.
 ///
 /// # Errors
-/// If a claim says something else. To leave it out would make the client look like one of whom less is known.
+/// If a claim has any other value. Without its header the client would look like one whose token lacks the claim.
 pub fn forward(
     claims: &Claims,
     rules: &[(String, HeaderName)],
@@ -166,8 +168,8 @@ pub fn forward(
     Ok(headers)
 }
 
-/// The name of a header as an upstream may read it: many keep headers as variables of an environment (RFC 3875 section
-/// 4.1.18), where names that differ only in what is no letter or digit are the same.
+/// Returns a header name as an upstream may read it. Many upstreams map headers to environment variables (RFC 3875
+/// section 4.1.18), where names that differ only in characters other than letters and digits are the same.
 pub fn canonical_header_name(name: &HeaderName) -> String {
     let read = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
     name.as_str().chars().map(read).collect()
@@ -208,11 +210,11 @@ fn text_part(header_text: &str) -> Result<TemplatePart, RequirementError> {
     }
 }
 
-/// A claim as the text of a header, if it can be one.
+/// Returns the text of a claim in a header, if it has one.
 fn header_text(value: &Claim) -> Option<Cow<'_, str>> {
     match value {
         Claim::List(values) => {
-            // An element with a comma in it would reach the upstream as two.
+            // The upstream would read an element that contains a comma as two.
             let words = values.iter().map(|value| value.as_text().filter(|word| !word.contains(',')));
             Some(words.collect::<Option<Vec<_>>>()?.join(",").into())
         }
@@ -232,10 +234,10 @@ fn header_value(header_text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The longest value of a header that carries a claim.
+/// The maximum length of a header value that carries a claim.
 pub const MAX_FORWARD_BYTES: usize = 1024;
 
-/// The claims whose string is a list of words: RFC 8693 section 4.2, and what some issuers call it.
+/// The claims whose string is a list of words: `scope` (RFC 8693 section 4.2), and the name that some issuers give it.
 const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
 
 #[cfg(test)]

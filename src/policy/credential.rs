@@ -1,7 +1,7 @@
-//! Where a request carries its token, and how the token is taken out before the upstream sees the request.
+//! Finds the token of a request, and removes every token source before the request goes to the upstream.
 //!
-//! Finding and taking out use the same matching, so that what was found is always taken out. No name is matched
-//! more loosely than an upstream could read it, and none more strictly.
+//! Finding and removing match names in the same way, so a token that is found is always removed. Names match exactly as
+//! an upstream could read them: neither more loosely nor more strictly.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderValue};
 
-/// One place in which a client may put its token.
+/// A part of the request that may carry the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
     /// `Authorization: Bearer <token>` (RFC 6750 section 2.1). Written `header`.
@@ -24,21 +24,21 @@ pub enum TokenSource {
     Query(String),
     /// The entry of `Sec-WebSocket-Protocol` that follows the entry of this name. Written `subprotocol:<name>`.
     Subprotocol(String),
-    /// The rest of the entry of `Sec-WebSocket-Protocol` that starts with this: the token itself, or its base64url as
-    /// Kubernetes has it. Written `subprotocol_prefix:<text>`.
+    /// The rest of the entry of `Sec-WebSocket-Protocol` that starts with this text: the token itself, or its base64url
+    /// as in Kubernetes. Written `subprotocol_prefix:<text>`.
     SubprotocolPrefix(String),
 }
 
-/// Why a token source cannot be used.
+/// Why a token source is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenSourceError {
-    /// Not one of the five kinds.
+    /// The kind is not one of the five.
     UnknownKind,
-    /// The kind needs a name, or `header` has one.
+    /// The name is missing, or `header` has a name.
     Name,
-    /// A cookie or a subprotocol is named by a token (RFC 9110 section 5.6.2), and so starts a prefix.
+    /// The name of a cookie or subprotocol, or the prefix of a subprotocol, is not a token (RFC 9110 section 5.6.2).
     NameNotToken,
-    /// The name of a query parameter has a space, `&`, `=`, `#`, `%`, `+`, or something that is not ASCII.
+    /// The name of a query parameter contains a space, a control character, `&`, `=`, `#`, `%`, `+`, or non-ASCII text.
     NameNotQuery,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for TokenSourceError {
                  `subprotocol_prefix:<text>`"
             }
             Self::NameNotToken => "the name must be letters, digits and characters of !#$%&'*+-.^_`|~",
-            Self::NameNotQuery => "the name of a query parameter is written decoded, without space, &, =, #, % and +",
+            Self::NameNotQuery => "the name of a query parameter is written decoded, without space, &, =, #, % or +",
         })
     }
 }
@@ -83,17 +83,17 @@ impl FromStr for TokenSource {
     }
 }
 
-/// One source carries tokens that differ, or `Authorization` occurs twice or has more than one token.
+/// One source carries different tokens, or `Authorization` occurs twice or contains more than one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ambiguous;
 
-/// The token of the first source that carries one. Equal candidates in one source are one: browsers send a cookie twice
-/// that is set for a domain and for its parent.
+/// Returns the token of the first source that carries one. Equal candidates in one source count as one: browsers send a
+/// cookie twice if it is set for a domain and for its parent.
 ///
 /// # Errors
-/// If the candidates in one source differ, which ends the search: the client and we could each mean another one (RFC 6750
-/// section 2 allows one method only). `Authorization` is no list (RFC 9110 section 11.6.2), so two lines of it are always
-/// an error.
+/// If the candidates in one source differ, which ends the search: the client and Tollgate could each mean a different
+/// one (RFC 6750 section 2 allows only one method). `Authorization` is not a list (RFC 9110 section 11.6.2), so a
+/// second field line is always an error.
 pub fn find<'a>(
     sources: &[TokenSource],
     headers: &'a HeaderMap,
@@ -128,8 +128,8 @@ pub fn find<'a>(
     Ok(None)
 }
 
-/// Takes every configured source out of the headers, used or not: `Authorization` whole, of `Cookie` only the pair.
-/// The other cookies stay as they came, in their order.
+/// Removes every configured source from the headers, used or not: the whole of `Authorization`, and only the matching
+/// pair of `Cookie`. The other cookies keep their values and their order.
 pub fn strip_headers(sources: &[TokenSource], headers: &mut HeaderMap) {
     if sources.contains(&TokenSource::Header) {
         headers.remove(AUTHORIZATION);
@@ -159,7 +159,8 @@ pub fn strip_headers(sources: &[TokenSource], headers: &mut HeaderMap) {
     }
 }
 
-/// The query without the parameters that are token sources; `None` if nothing is left. The others stay as they came.
+/// Returns the query without the parameters that are token sources; `None` if no other parameter is left. The others
+/// are unchanged.
 #[must_use]
 pub fn strip_query(sources: &[TokenSource], query: Option<&str>) -> Option<String> {
     let is_source = |part: &str| {
@@ -169,9 +170,9 @@ pub fn strip_query(sources: &[TokenSource], query: Option<&str>) -> Option<Strin
     (!kept.is_empty()).then_some(kept)
 }
 
-/// The subprotocols without the marker and its token, and the marker if one was taken out: if the upstream then picks
-/// no subprotocol the client is answered with the marker, since browsers fail a connection whose offer is ignored. Of
-/// `subprotocol_prefix` the whole entry is the marker: a browser accepts only one of the entries that it sent.
+/// Returns the subprotocols without the marker and its token, and the marker if one was removed. If the upstream
+/// selects no subprotocol, the response to the client names the marker, since browsers fail a connection whose offer is
+/// ignored. For `subprotocol_prefix` the whole entry is the marker: a browser accepts only an entry that it sent.
 #[must_use]
 pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (Vec<&'a str>, Option<&'a str>) {
     let is_marker = |protocol: &str| {
@@ -187,7 +188,7 @@ pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (V
     let mut first_marker = None;
     let mut follows_marker = false;
     for &protocol in protocols {
-        // A marker after a marker could be the token of one and the marker of the next: both go, and what follows.
+        // A marker that follows a marker could be its token or a marker itself: both and the next entry are removed.
         let marker = is_marker(protocol);
         if marker || has_prefix(protocol) {
             first_marker.get_or_insert(protocol);
@@ -199,7 +200,8 @@ pub fn strip_protocols<'a>(sources: &[TokenSource], protocols: &[&'a str]) -> (V
     (kept, first_marker)
 }
 
-/// The one candidate of a source. Equal ones are one, and an empty one is none; an empty one beside another differs.
+/// Returns the only candidate of a source. Equal candidates count as one. An empty candidate does not count as a token,
+/// but differs from one that is not empty.
 fn single<'a>(mut candidates: impl Iterator<Item = Cow<'a, str>>) -> Result<Option<Cow<'a, str>>, Ambiguous> {
     let Some(first) = candidates.next() else { return Ok(None) };
     if candidates.any(|other| other != first) {
@@ -208,7 +210,8 @@ fn single<'a>(mut candidates: impl Iterator<Item = Cow<'a, str>>) -> Result<Opti
     Ok(Some(first).filter(|token| !token.is_empty()))
 }
 
-/// RFC 6750 section 2.1: one line, the scheme `Bearer` in any case (RFC 9110 section 11.1), one token after it.
+/// Returns the token of `Authorization` (RFC 6750 section 2.1): one field line, the scheme `Bearer` in any case (RFC
+/// 9110 section 11.1), and one token.
 fn in_authorization(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Ambiguous> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let line = match (lines.next(), lines.next()) {
@@ -229,21 +232,23 @@ fn in_authorization(headers: &HeaderMap) -> Result<Option<Cow<'_, str>>, Ambiguo
     }
 }
 
-/// The value of a cookie pair of this name. White space around name and value does not count (RFC 6265 section 5.2).
+/// Returns the value of a cookie pair with this name. White space around name and value is ignored (RFC 6265 section
+/// 5.2).
 fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let equals = pair.iter().position(|&byte| byte == b'=')?;
     let (key, value) = pair.split_at_checked(equals)?;
     (key.trim_ascii() == name.as_bytes()).then(|| value.strip_prefix(b"=").unwrap_or(value).trim_ascii())
 }
 
-/// A cookie's value without the quotes that may surround it (RFC 6265 section 4.1.1). The RFC defines no escapes, so `%` and
-/// `\` mean themselves.
+/// Returns a cookie's value without the quotes that may surround it (RFC 6265 section 4.1.1). The RFC defines no
+/// escapes, so `%` and `\` are literal.
 fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// The rest of an entry with a prefix: a token, which has dots, or the base64url of one, which has none. Spare bits in its
-/// last character do not count (RFC 4648 section 3.5), as for Kubernetes; the token within is strict.
+/// Returns the token after the prefix of an entry: as it is if it contains dots, otherwise decoded from base64url.
+/// Spare bits in the last character are ignored (RFC 4648 section 3.5), as in Kubernetes; the decoded token is still
+/// parsed strictly.
 fn bare(rest: &str) -> Cow<'_, str> {
     if rest.contains('.') {
         return rest.into();
@@ -252,15 +257,15 @@ fn bare(rest: &str) -> Cow<'_, str> {
     decoded.map_or(rest.into(), Cow::Owned)
 }
 
-/// The value of a query parameter of this name, as it was sent. The name may be percent-encoded: `%74oken` is `token` to
-/// an upstream, and so it must be to us.
+/// Returns the value of a query parameter with this name, as it was sent. The name may be percent-encoded: an upstream
+/// reads `%74oken` as `token`, so this does, too.
 fn query_value<'a>(part: &'a str, name: &str) -> Option<&'a str> {
     let (key, value) = part.split_once('=').unwrap_or((part, ""));
     percent_decoded(key.as_bytes()).eq(name.bytes()).then_some(value)
 }
 
-/// The value of a query parameter, decoded once, as its name is: `%2E` is a dot (RFC 3986 section 6.2.2.2). A `+` is no
-/// space. A value that decodes to other bytes than UTF-8 stays as it was sent, and fails as a token.
+/// Decodes the value of a query parameter once, as its name is: `%2E` is a dot (RFC 3986 section 6.2.2.2). A `+` is not
+/// a space. A value that does not decode to UTF-8 is returned as it was sent, and fails as a token.
 fn decoded(value: &str) -> Cow<'_, str> {
     if !value.contains('%') {
         return value.into();
@@ -268,7 +273,7 @@ fn decoded(value: &str) -> Cow<'_, str> {
     String::from_utf8(percent_decoded(value.as_bytes()).collect()).map_or(value.into(), Cow::Owned)
 }
 
-/// RFC 3986 section 2.1; a `%` without two hexadecimal digits stands for itself.
+/// Decodes percent-encoding (RFC 3986 section 2.1). A `%` without two hexadecimal digits is literal.
 fn percent_decoded(mut bytes: &[u8]) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let (&first, rest) = bytes.split_first()?;

@@ -1,9 +1,10 @@
-//! Which headers of a client an upstream may see, by their names.
+//! Classifies request headers by name: which ones of a client an upstream may see.
 //!
-//! A name is judged as an upstream may read it, see [`canonical_header_name`](super::claims::canonical_header_name).
+//! Names are compared as an upstream may read them, see
+//! [`canonical_header_name`](super::claims::canonical_header_name).
 
-/// Headers that concern one connection only (RFC 9110 section 7.6.1), beside those that `Connection` names.
-/// `HTTP2-Settings` would ask for another upgrade (RFC 9113 section 3.1).
+/// Headers that concern one connection only (RFC 9110 section 7.6.1), in addition to those that `Connection` lists.
+/// `HTTP2-Settings` would request another upgrade (RFC 9113 section 3.1).
 const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "content-length",
@@ -18,17 +19,17 @@ const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Headers of the request to the upstream that Tollgate writes, beside those that carry claims.
+/// Headers that Tollgate writes into the request to the upstream, in addition to those that carry claims.
 const WRITTEN: [&str; 6] =
     ["host", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
-/// And the opening handshake's.
+/// The prefix of the headers of the opening handshake, which Tollgate writes, too.
 const WRITTEN_PREFIX: &str = "sec-websocket-";
 
-/// Headers that a proxy in front of an upstream sets and that the upstream therefore may believe: the client's address,
-/// its identity, the host, path and method that it asked for. A client's own word on these counts for nothing, and a path
-/// or method of this kind is not the one that was judged.
+/// Headers that a proxy in front of an upstream usually sets, so that the upstream may trust them: the client's
+/// address, its identity, the host, path and method of the request. A client must not set them, and a path or method in
+/// such a header is not the one that the policy checked.
 ///
-/// These and [`TRUSTED_PREFIXES`] are without the `x-` that many of them have: each name is meant with it and without it.
+/// These and [`TRUSTED_PREFIXES`] omit the `x-` with which many of them begin: each name matches with and without it.
 const TRUSTED: [&str; 73] = [
     // The client's address.
     "ali-cdn-real-ip",
@@ -81,7 +82,7 @@ const TRUSTED: [&str; 73] = [
     "eppn",
     "sm-user",
     "sso-user",
-    // Whether it came over TLS, and with which certificate (RFC 9440).
+    // Whether the request arrived over TLS, and the client certificate (RFC 9440).
     "clientcert",
     "forward-proto",
     "front-end-https",
@@ -89,7 +90,7 @@ const TRUSTED: [&str; 73] = [
     "scheme",
     "tls-client-cert",
     "url-scheme",
-    // Another host, path or method, or the part of the path that was taken off.
+    // Another host, path or method, or the part of the path that a proxy removed.
     "base-url",
     "host",
     "host-override",
@@ -104,16 +105,16 @@ const TRUSTED: [&str; 73] = [
     "uri",
     "url",
     "vhost",
-    // A proxy for the upstream's own requests (CVE-2016-5385), and an answer before the real one.
+    // A proxy for the upstream's own requests (CVE-2016-5385), and a request for an interim response.
     "expect",
     "proxy",
-    // Files that a proxy sends in place of the upstream.
+    // Files that a proxy sends instead of the upstream.
     "sendfile-type",
 ];
 
-/// And everything that begins so.
+/// The prefixes of further headers of this kind, without `x-`.
 const TRUSTED_PREFIXES: [&str; 40] = [
-    // `WebSphere`'s `$WSRA`, `$WSRU` and others.
+    // `$WSRA`, `$WSRU` and others of `WebSphere`.
     "-ws",
     "accel-",
     "akamai-",
@@ -156,21 +157,21 @@ const TRUSTED_PREFIXES: [&str; 40] = [
     "wl-proxy-",
 ];
 
-/// What a name says of a header.
+/// The class of a request header, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeaderClass {
-    /// It concerns one connection only.
+    /// A header that concerns one connection only.
     HopByHop,
-    /// Tollgate writes it into every request to an upstream.
+    /// A header that Tollgate writes into every request to an upstream.
     Written,
-    /// An upstream may believe it because a proxy usually sets it.
+    /// A header that an upstream may trust because a proxy usually sets it.
     Trusted,
-    /// Anything else.
+    /// Any other header.
     Plain,
 }
 
 impl HeaderClass {
-    /// The class of a name, as [`canonical_header_name`](super::claims::canonical_header_name) gives it.
+    /// Returns the class of a name in the form of [`canonical_header_name`](super::claims::canonical_header_name).
     pub fn of(read: &str) -> Self {
         let bare = read.strip_prefix("x-").unwrap_or(read);
         if HOP_BY_HOP.contains(&read) {
@@ -193,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_judged_as_an_upstream_may_read_them() {
+    fn names_are_compared_as_an_upstream_may_read_them() {
         let table = [
             (
                 HeaderClass::Trusted,
@@ -222,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Each of these is what some proxy, gateway or framework sets or believes.
+    /// Headers that some proxy, gateway or framework sets or trusts.
     const BELIEVED: &str = "
         X-Credential-Identifier SM-User SM_USER Eppn X-Auth-User X-SSO-User X-TLS-Client-Cert X-ClientCert X-Client-Dn
         X-Client-Verify X-Endpoint-API-UserInfo X-Consumer-Username X-Consumer-Custom-ID OIDC_CLAIM_email OIDC-Sub
@@ -235,7 +236,7 @@ mod tests {
         Forwarded-For Forwarded-Proto X-Proxy X-Expect X-SSL-Client-Cert SSL-Client-Verify HTTP-Client-IP Real-IP
     ";
 
-    /// Each of these is the application's own, or says nothing that an upstream believes because of a proxy.
+    /// Headers of applications, or without a fact that an upstream trusts because a proxy sets it.
     const ORDINARY: &str = "
         X-Requested-With X-CSRF-Token X-XSRF-Token X-Api-Key Api-Key X-API-Version X-Client-Version X-Client-Name
         X-Client-Id X-Client-Info X-User-Agent X-Device-Id X-Session-Id X-Session-Token X-Tenant-Id X-Correlation-Id
@@ -249,7 +250,7 @@ mod tests {
     ";
 
     #[test]
-    fn a_name_is_meant_with_and_without_its_x() {
+    fn trusted_names_match_with_and_without_x() {
         for name in BELIEVED.split_whitespace() {
             assert_eq!(
                 HeaderClass::of(&canonical_header_name(&name.parse::<HeaderName>().unwrap())),
@@ -258,7 +259,7 @@ mod tests {
             );
         }
         for name in TRUSTED.iter().chain(&TRUSTED_PREFIXES) {
-            // `Host` and `Forwarded` are written anew, and so is what begins as they do.
+            // `Host` and `Forwarded` without `x-` are written by Tollgate.
             let bare = HeaderClass::of(name);
             assert!(matches!(bare, HeaderClass::Trusted | HeaderClass::Written), "{name}");
             assert_eq!(HeaderClass::of(&format!("x-{name}")), HeaderClass::Trusted, "x-{name}");
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_headers_pass() {
+    fn ordinary_headers_are_plain() {
         for name in ORDINARY.split_whitespace() {
             assert_eq!(
                 HeaderClass::of(&canonical_header_name(&name.parse::<HeaderName>().unwrap())),
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_hold_names_as_they_are_read() {
+    fn the_tables_contain_canonical_names() {
         for name in [&HOP_BY_HOP[..], &WRITTEN, &TRUSTED, &TRUSTED_PREFIXES, &[WRITTEN_PREFIX]].concat() {
             assert_eq!(canonical_header_name(&name.parse::<HeaderName>().unwrap()), name);
             assert!(name == WRITTEN_PREFIX || WRITTEN.contains(&name) || !name.starts_with("x-"), "{name}");

@@ -1,15 +1,16 @@
-//! Hosts: what a request asks for, what a route serves, and the one grammar for both.
+//! Parses the hosts of requests and the host patterns of routes by one grammar.
 
 use std::cmp::{Ordering, Reverse};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// The host of a request's `Host` header or `:authority` (RFC 9110 section 7.2), as routes compare it: in lower case,
-/// without port and without one trailing dot; an IPv6 address in brackets and in its canonical form.
+/// Returns the host of a request's `Host` header or `:authority` (RFC 9110 section 7.2), as routes compare it: in lower
+/// case, without port and without one trailing dot; an IPv6 address in brackets and in its canonical form.
 ///
-/// `None` for whatever is not one host name or address with at most a port from 1 to 65535: user information, lists,
-/// spaces, controls, escapes, text that is not ASCII. An empty port is the default one (RFC 3986 section 3.2.3).
+/// Returns `None` unless the text is one host name or address, optionally with a port from 1 to 65535. User
+/// information, lists, spaces, controls, escapes and text that is not ASCII are rejected. An empty port is the default
+/// port (RFC 3986 section 3.2.3).
 #[must_use]
 pub fn request_host(authority: &str) -> Option<String> {
     let (host, port) = split_port(authority);
@@ -19,19 +20,19 @@ pub fn request_host(authority: &str) -> Option<String> {
     parse_host(without_root_dot(host)).ok()
 }
 
-/// Which hosts a route serves.
+/// The hosts that a route serves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// Every host.
     Any,
-    /// This host, in lower case, without port. An IPv6 address stands in brackets.
+    /// This host, in lower case, without port. An IPv6 address has brackets.
     Exact(Box<str>),
     /// Every subdomain of this domain (`*.example.com`), at any depth, but not the domain itself.
     Subdomains(Box<str>),
 }
 
 impl HostPattern {
-    /// Whether it matches a host, as [`request_host`] gives it.
+    /// Whether the pattern matches a host in the form of [`request_host`].
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         match self {
@@ -57,7 +58,7 @@ impl FromStr for HostPattern {
     type Err = HostPatternError;
 
     /// Reads `chat.example.com`, `*.example.com`, `192.0.2.1` or `[2001:db8::1]`, in any case. One trailing dot is
-    /// dropped. [`HostPattern::Any`] has no text.
+    /// dropped. [`HostPattern::Any`] has no text form.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "*" {
             return Err(HostPatternError::Every);
@@ -94,24 +95,24 @@ impl FromStr for HostPattern {
     }
 }
 
-/// Why a host pattern cannot be used.
+/// Why a host pattern is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPatternError {
-    /// It is `*`.
+    /// The pattern is `*`.
     Every,
-    /// It has a scheme; this is its host.
+    /// The pattern has a scheme; this is its host.
     Scheme(Box<str>),
-    /// It has a path; this is its host.
+    /// The pattern has a path; this is its host.
     Path(Box<str>),
-    /// It has a port; this is its host.
+    /// The pattern has a port; this is its host.
     Port(Box<str>),
-    /// It is an IPv6 address without brackets.
+    /// The pattern is an IPv6 address without brackets.
     Brackets(Ipv6Addr),
-    /// It has a `*` elsewhere than as its first label.
+    /// The pattern has a `*` in a position other than the whole first label.
     Wildcard,
-    /// It has a `*` before an address.
+    /// The pattern has a `*` before an address.
     AddressWildcard,
-    /// It is no host.
+    /// The pattern is not a host.
     Host(HostError),
 }
 
@@ -122,7 +123,7 @@ impl fmt::Display for HostPatternError {
             Self::Scheme(host) => write!(f, "a host has no scheme: write `{host}`"),
             Self::Path(host) => write!(f, "a host has no path: write `{host}`"),
             Self::Port(host) => write!(f, "a host has no port: write `{host}`"),
-            Self::Brackets(address) => write!(f, "an IPv6 address stands in brackets: write `[{address}]`"),
+            Self::Brackets(address) => write!(f, "an IPv6 address needs brackets: write `[{address}]`"),
             Self::Wildcard => f.write_str("`*` stands for whole labels at the start, as in `*.example.com`"),
             Self::AddressWildcard => f.write_str("an address has no subdomains: write it without `*.`"),
             Self::Host(error) => error.fmt(f),
@@ -132,9 +133,9 @@ impl fmt::Display for HostPatternError {
 
 impl std::error::Error for HostPatternError {}
 
-/// Reads a host name or address as it stands in a URI, without port or trailing dot. This is stricter than RFC 3986
-/// section 3.2.2, which lets a host be nearly any text: host names as DNS and TLS know them, with `_` since container
-/// networks use it, and addresses in the one form in which every reader takes them for the same address.
+/// Parses a host name or address in the form of a URI, without port or trailing dot. This is stricter than RFC 3986
+/// section 3.2.2, which allows nearly any text as a host. It accepts host names as in DNS and TLS, with `_` since
+/// container networks use it, and addresses in the one form that every parser reads as the same address.
 pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     if text.is_empty() {
         return Err(HostError::Empty);
@@ -163,7 +164,8 @@ pub(super) fn parse_host(text: &str) -> Result<String, HostError> {
     Ok(host)
 }
 
-/// Browsers and resolvers take such a name for an IPv4 address in one of its odd forms: `127.1`, `0x7f.0.0.1`.
+/// Whether the last label is a number. Browsers and resolvers read such a name as an IPv4 address in a legacy form:
+/// `127.1`, `0x7f.0.0.1`.
 fn ends_in_number(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or(host);
     match last.strip_prefix("0x") {
@@ -172,20 +174,20 @@ fn ends_in_number(host: &str) -> bool {
     }
 }
 
-/// Why a text is no host.
+/// Why a text is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostError {
-    /// It is empty.
+    /// The text is empty.
     Empty,
-    /// It has more than 253 bytes, or a label of more than 63 (RFC 1035 section 2.3.4).
+    /// The text has more than 253 bytes, or a label of more than 63 (RFC 1035 section 2.3.4).
     TooLong,
-    /// It has an empty label.
+    /// A label is empty.
     EmptyLabel,
-    /// It has a character that no host name has.
+    /// The text contains this character, which is not allowed in host names.
     Character(char),
-    /// It is not ASCII: on the wire such names stand in their `xn--` form (RFC 5891 section 4.4).
+    /// The text is not ASCII: on the wire such names have their `xn--` form (RFC 5891 section 4.4).
     NotAscii,
-    /// It looks like an address, but is none in its usual form.
+    /// The text looks like an address, but is not one in the usual form.
     Address,
 }
 
@@ -196,17 +198,17 @@ impl fmt::Display for HostError {
             Self::TooLong => {
                 write!(f, "a host has at most {HOST_MAX_BYTES} bytes, and each label at most {LABEL_MAX_BYTES}")
             }
-            Self::EmptyLabel => f.write_str("a host has no dot at an end, and no two dots in a row"),
-            Self::Character(c) => write!(f, "a host has no {c:?}"),
-            Self::NotAscii => f.write_str("a host is ASCII: write the `xn--` form of the name"),
-            Self::Address => f.write_str("this is no address: write one such as `192.0.2.1` or `[2001:db8::1]`"),
+            Self::EmptyLabel => f.write_str("a host must not begin or end with a dot, or contain two dots in a row"),
+            Self::Character(c) => write!(f, "a host must not contain {c:?}"),
+            Self::NotAscii => f.write_str("a host must be ASCII: write the `xn--` form of the name"),
+            Self::Address => f.write_str("this is not an address: write it as in `192.0.2.1` or `[2001:db8::1]`"),
         }
     }
 }
 
 impl std::error::Error for HostError {}
 
-/// Splits an authority at its port; within brackets a colon belongs to the address.
+/// Splits an authority into host and port. A colon within brackets is part of the address.
 pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') && host.contains('[') == host.ends_with(']') => (host, Some(port)),
@@ -214,28 +216,29 @@ pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A port from 1 to 65535, in decimal digits without a leading zero.
+/// Parses a port from 1 to 65535, in decimal digits without a leading zero.
 pub(super) fn parse_port(text: &str) -> Option<u16> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     text.parse().ok().filter(|_| plain)
 }
 
-/// Whether a host is a subdomain of a domain, at any depth, both as [`parse_host`] gives them. An address is none.
+/// Whether a host is a subdomain of a domain, at any depth, both in the form of [`parse_host`]. An address is not a
+/// subdomain.
 pub(super) fn is_subdomain(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|labels| labels.ends_with('.')) && !is_address(host)
 }
 
-/// Whether a host, as [`parse_host`] gives it, is an address rather than a name.
+/// Whether a host in the form of [`parse_host`] is an address rather than a name.
 pub(super) fn is_address(host: &str) -> bool {
     host.starts_with('[') || ends_in_number(host)
 }
 
-/// The text before the first of some delimiters, or all of it.
+/// Returns the text before the first delimiter, or all of it.
 pub(super) fn before<'a>(text: &'a str, delimiters: &[char]) -> &'a str {
     text.split(delimiters).next().unwrap_or(text)
 }
 
-/// A name with a dot at its end is the same name, absolute (RFC 1034 section 3.1).
+/// Removes one trailing dot: a name with it is the same name, absolute (RFC 1034 section 3.1).
 fn without_root_dot(host: &str) -> &str {
     host.strip_suffix('.').filter(|name| !name.ends_with(']')).unwrap_or(host)
 }
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_hosts() {
+    fn exact_hosts_are_normalised() {
         check("chat.example.com", exact("chat.example.com"));
         check("Chat.EXAMPLE.com.", exact("chat.example.com"));
         check("localhost", exact("localhost"));
@@ -270,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_before_a_domain() {
+    fn a_wildcard_may_precede_a_domain() {
         check("*.example.com", Ok(HostPattern::Subdomains("example.com".into())));
         check("*.Example.com.", Ok(HostPattern::Subdomains("example.com".into())));
         check("*.com", Ok(HostPattern::Subdomains("com".into())));
     }
 
     #[test]
-    fn faults_that_say_what_to_write() {
+    fn errors_suggest_the_correct_text() {
         refuse("*", "leave `host` out to serve every host");
         refuse("chat.example.com:443", "a host has no port: write `chat.example.com`");
         refuse("chat.example.com:", "a host has no port: write `chat.example.com`");
@@ -285,21 +288,21 @@ mod tests {
         refuse("*.example.com:443", "a host has no port: write `*.example.com`");
         refuse("https://chat.example.com:443/ws", "a host has no scheme: write `chat.example.com`");
         refuse("chat.example.com/ws", "a host has no path: write `chat.example.com`");
-        refuse("2001:db8:0::1", "an IPv6 address stands in brackets: write `[2001:db8::1]`");
+        refuse("2001:db8:0::1", "an IPv6 address needs brackets: write `[2001:db8::1]`");
         refuse("*.192.0.2.1", "an address has no subdomains: write it without `*.`");
-        refuse("user@example.com", "a host has no '@'");
-        refuse("bücher.example", "a host is ASCII: write the `xn--` form of the name");
+        refuse("user@example.com", "a host must not contain '@'");
+        refuse("bücher.example", "a host must be ASCII: write the `xn--` form of the name");
     }
 
     #[test]
-    fn wildcards_elsewhere() {
+    fn wildcards_elsewhere_are_rejected() {
         for pattern in ["a*.example.com", "*a.example.com", "chat.*.com", "*.*.com", "**.com", "*.", "example.*"] {
             check(pattern, Err(HostPatternError::Wildcard));
         }
     }
 
     #[test]
-    fn texts_that_are_no_host() {
+    fn texts_that_are_not_hosts_are_rejected() {
         let longest = format!("{}b", "aa.".repeat(84));
         let too_long = format!("{longest}b");
         check(&longest, exact(&longest));
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_requests() {
+    fn request_hosts_are_normalised() {
         let cases = [
             ("chat.example.com", "chat.example.com"),
             ("CHAT.example.COM:443", "chat.example.com"),
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities_that_name_no_host() {
+    fn malformed_authorities_have_no_host() {
         let refused = [
             "",
             ":443",

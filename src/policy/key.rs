@@ -1,7 +1,7 @@
 //! The keys that verify tokens, each pinned to its algorithms (RFC 8725 section 3.1).
 //!
-//! An algorithm belongs to a key, never to a token: a token that names another algorithm than its key's is refused
-//! before any cryptography runs. So a public key can never be taken for an HMAC secret, nor P-384 for P-256.
+//! An algorithm belongs to a key, never to a token: a token with an algorithm other than its key's is rejected before
+//! any cryptography runs. A public key can therefore never be used as an HMAC secret, nor a P-384 key for P-256.
 
 mod error;
 mod pem;
@@ -30,22 +30,23 @@ pub struct KeySet {
     keys: Vec<Key>,
 }
 
-/// The algorithm of this name (RFC 7518 section 3.1, RFC 8037 section 3.1). `Ed25519` (RFC 9864 section 2.2) is `EdDSA`
-/// with the only curve of the latter that is supported.
+/// Returns the algorithm of this name (RFC 7518 section 3.1, RFC 8037 section 3.1). `Ed25519` (RFC 9864 section 2.2) is
+/// `EdDSA` with its only supported curve.
 pub fn algorithm(name: &str) -> Option<Algorithm> {
     if name == "Ed25519" { Some(Algorithm::EdDSA) } else { name.parse().ok() }
 }
 
-/// The secret that a file holds: all of it, less one line end.
+/// Returns the secret in a file: all bytes except one trailing line end.
 pub fn secret_in(file: &[u8]) -> &[u8] {
     file.strip_suffix(b"\n").map_or(file, |rest| rest.strip_suffix(b"\r").unwrap_or(rest))
 }
 
 impl KeySet {
-    /// A shared secret for HS256, HS384 or HS512: [`secret_in`] the file.
+    /// Creates a set from a shared secret for HS256, HS384 or HS512: [`secret_in`] the file.
     ///
     /// # Errors
-    /// The secret must be at least as long as the hash of every listed HMAC algorithm, and not a PEM file.
+    /// If the secret is shorter than the hash of a listed HMAC algorithm, or a PEM file, or no listed algorithm is
+    /// HMAC.
     pub fn from_secret(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         let secret = secret_in(file);
         if secret.is_empty() {
@@ -58,12 +59,12 @@ impl KeySet {
         Key::from_secret(None, hmac, secret).map(Self::of)
     }
 
-    /// One public key in PEM: RSA, EC P-256 or P-384, Ed25519, as `PUBLIC KEY` (X.509), as `RSA PUBLIC KEY` (PKCS #1) or
-    /// in a `CERTIFICATE`. Of a certificate only the key is read: not its validity, issuer, names or usages, since the
-    /// operator vouches for the file.
+    /// Creates a set from one public key in PEM: RSA, EC P-256 or P-384, Ed25519, as `PUBLIC KEY` (X.509), as
+    /// `RSA PUBLIC KEY` (PKCS #1) or in a `CERTIFICATE`. Only the key of a certificate is read, not its validity,
+    /// issuer, names or usages, since the operator vouches for the file.
     ///
     /// # Errors
-    /// The file must hold just that one block, and a listed algorithm must fit the key.
+    /// If the file does not contain exactly one such block, or no listed algorithm fits the key.
     pub fn from_public_pem(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         if file.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
@@ -83,18 +84,18 @@ impl KeySet {
         .map(Self::of)
     }
 
-    /// A JWK set (RFC 7517 section 5). Keys that are not for verifying, of unknown type or too weak are skipped, as
-    /// the RFC asks, so that a provider may add kinds of keys that we do not know.
+    /// Creates a set from a JWK set (RFC 7517 section 5). Keys that are not for verifying, of unknown type or too weak
+    /// are skipped, as the RFC asks, so that a provider may add kinds of keys that Tollgate does not support.
     ///
     /// # Errors
-    /// A private key fails the whole set, as do two different usable keys that share a `kid` and an algorithm, too many
-    /// keys, and none that is usable.
+    /// If a key is private, two different usable keys share a `kid` and an algorithm, there are too many keys, or no
+    /// key is usable.
     pub fn from_jwks(file: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         if file.trim_ascii().is_empty() {
             return Err(KeyError::Empty);
         }
         let set: JwkSet<'_> = serde_json::from_slice(file).map_err(|error| match error.classify() {
-            // serde's own message may quote the file, which may hold a secret.
+            // The message of serde may quote the file, which may contain a secret.
             serde_json::error::Category::Data => KeyError::NotKeySet,
             _ => KeyError::NotJson { line: error.line(), column: error.column() },
         })?;
@@ -125,9 +126,9 @@ impl KeySet {
         Self { keys: vec![key] }
     }
 
-    /// The keys that may have signed a token with this `kid`. The keys of that name alone, if there are any, of which at
-    /// most one fits an algorithm: a token that names its key gets no second chance. Otherwise the nameless keys; and for
-    /// a token without `kid`, all.
+    /// Returns the keys that may have signed a token with this `kid`. If keys have that `kid`, only they are returned,
+    /// and at most one of them fits an algorithm: a token that names its key is not checked with any other key.
+    /// Otherwise the keys without `kid` are returned; and for a token without `kid`, all keys.
     pub(super) fn candidates(&self, kid: Option<&str>) -> impl Iterator<Item = &Key> {
         let is_named = move |key: &Key| kid.is_some() && key.kid.as_deref() == kid;
         let any_named = self.keys.iter().any(is_named);
@@ -140,7 +141,7 @@ impl KeySet {
     }
 }
 
-/// Adds a key to a set: one that is there already under the same name adds its algorithms to that.
+/// Adds a key to a set. If the set has the same key with the same `kid`, the algorithms are added to that key.
 fn add(keys: &mut Vec<Key>, key: Key) -> Result<(), KeyError> {
     let shared = |other: &Key| other.algorithms.iter().any(|&algorithm| key.fits(algorithm));
     let mut same = None;
@@ -164,13 +165,13 @@ fn add(keys: &mut Vec<Key>, key: Key) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// One key with the algorithms that it is for.
+/// One key and the algorithms that it is pinned to.
 pub(super) struct Key {
     kid: Option<String>,
-    /// Never empty, and all of one family.
+    /// Not empty, and all of one family.
     algorithms: Vec<Algorithm>,
     decoding: DecodingKey,
-    /// What a check with it costs, compared with those that cost least.
+    /// The cost of a signature check, relative to that of the cheapest keys.
     cost: usize,
 }
 
@@ -184,7 +185,7 @@ impl Key {
         if !for_verifying {
             return Err(KeyError::NotForVerifying);
         }
-        // A name that we do not know (ES512, RSA-OAEP, A256GCM) fits nothing.
+        // An unknown name (ES512, RSA-OAEP, A256GCM) fits no listed algorithm.
         let own = jwk.alg.map(|name| algorithm(&name).ok_or(KeyError::NoFittingAlgorithm)).transpose()?;
         match (jwk.kty.as_str(), jwk.crv.as_deref()) {
             ("RSA", _) => {
@@ -206,7 +207,8 @@ impl Key {
             ("oct", _) => {
                 let secret = decode(jwk.k)?;
                 let mut hmac = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
-                // A set may hold secrets of different lengths: each is for what it is long enough for.
+                // A set may contain secrets of different lengths: each is pinned to the algorithms that it is long
+                // enough for.
                 let min_bytes = hmac.iter().copied().map(hash_bytes).min().unwrap_or_default();
                 if secret.len() < min_bytes {
                     return Err(KeyError::SecretTooShort { min_bytes });
@@ -226,7 +228,8 @@ impl Key {
         Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret), cost: 1 })
     }
 
-    /// From a public key in PKCS #1 or X.509 form; kept in the first, which the library reads at once.
+    /// Creates a key from an RSA public key in PKCS #1 or X.509 form. The key is kept in PKCS #1, as `DecodingKey`
+    /// requires.
     fn from_rsa_der(
         kid: Option<String>,
         listed: &[Algorithm],
@@ -243,7 +246,7 @@ impl Key {
         Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()), cost })
     }
 
-    /// From an uncompressed point (SEC 1 section 2.3.3), whose length tells the curve.
+    /// Creates a key from an uncompressed point (SEC 1 section 2.3.3), whose length determines the curve.
     fn from_point(
         kid: Option<String>,
         listed: &[Algorithm],
@@ -256,7 +259,7 @@ impl Key {
             133 => return Err(KeyError::P521),
             _ => return Err(KeyError::UnsupportedType),
         };
-        // Other curves have points of this length too; only those of ours pass.
+        // Other curves have points of this length, too; only points of the supported curve are accepted.
         crypto::ParsedPublicKey::new(curve, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == pinned)?;
         let cost = if pinned == Algorithm::ES384 { 2 } else { 1 };
@@ -274,7 +277,7 @@ impl Key {
         Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point), cost: 1 })
     }
 
-    /// From a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
+    /// Creates a key from a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
     fn from_spki(listed: &[Algorithm], der: &[u8]) -> Result<Self, KeyError> {
         let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| KeyError::UnsupportedType)?;
         let bits = info.subject_public_key.as_bytes().ok_or(KeyError::Malformed)?;
@@ -286,24 +289,25 @@ impl Key {
         }
     }
 
-    /// Whether the key is for this algorithm.
+    /// Whether the key is pinned to this algorithm.
     pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
 
-    /// What a check with it costs, in the unit of [`MAX_KEYS_COST`](super::token::MAX_KEYS_COST).
+    /// Returns the cost of a signature check, in the unit of [`MAX_KEYS_COST`](super::token::MAX_KEYS_COST).
     pub(super) fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Whether both are the same key, whatever they are called.
+    /// Whether both are the same key, regardless of `kid`.
     fn is_same(&self, other: &Self) -> bool {
         let family = |key: &Self| key.algorithms.first().map(|algorithm| algorithm.family());
         let bytes = |key: &Self| key.decoding.try_get_as_bytes().map(<[u8]>::to_vec).ok();
         family(self) == family(other) && bytes(self).is_some() && bytes(self) == bytes(other)
     }
 
-    /// Whether `signature`, in base64url, is this key's over `message`. An algorithm that is not the key's never is.
+    /// Whether `signature`, in base64url, is a signature of this key over `message`. Always false for an algorithm that
+    /// the key is not pinned to.
     pub(super) fn verify(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
         self.fits(algorithm)
             && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.decoding, algorithm).unwrap_or(false)
@@ -316,14 +320,15 @@ impl fmt::Debug for Key {
     }
 }
 
-/// RFC 7517 section 5. The keys are read one by one, so that one of an unknown shape does not spoil the rest.
+/// A JWK set (RFC 7517 section 5). Each key is parsed separately, so that one of an unknown shape does not fail the
+/// others.
 #[derive(Deserialize)]
 struct JwkSet<'a> {
     #[serde(borrow)]
     keys: Vec<&'a RawValue>,
 }
 
-/// The members of a JWK that we know (RFC 7517 section 4, RFC 7518 section 6, RFC 8037 section 2).
+/// The members of a JWK that are read (RFC 7517 section 4, RFC 7518 section 6, RFC 8037 section 2).
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -338,11 +343,11 @@ struct Jwk {
     x: Option<String>,
     y: Option<String>,
     k: Option<String>,
-    /// Marks a private key; what it is does not matter.
+    /// Present in a private key; its value is not read.
     d: Option<IgnoredAny>,
 }
 
-/// The listed algorithms that fit the type of a key: with an `alg` of its own, only that one.
+/// Returns the listed algorithms that fit the type of a key. If the key has an `alg`, only that one can fit.
 fn fitting(
     listed: &[Algorithm],
     own: Option<Algorithm>,
@@ -360,7 +365,7 @@ fn decode(member: Option<String>) -> Result<Vec<u8>, KeyError> {
     URL_SAFE_NO_PAD.decode(member.ok_or(KeyError::Malformed)?).map_err(|_| KeyError::Malformed)
 }
 
-/// The output of the algorithm's hash, which is the least that an HMAC key may have (RFC 7518 section 3.2).
+/// Returns the output size of the algorithm's hash: the minimum size of an HMAC key (RFC 7518 section 3.2).
 fn hash_bytes(algorithm: Algorithm) -> usize {
     match algorithm {
         Algorithm::HS384 => 48,
@@ -372,7 +377,7 @@ fn hash_bytes(algorithm: Algorithm) -> usize {
 const MIN_HASH_BYTES: usize = 32;
 const RSA_MIN_BITS: u32 = 2048;
 const RSA_MAX_BITS: u32 = 8192;
-/// A check with a larger RSA key costs more than one with an EC key on P-256.
+/// A signature check with a larger RSA key costs more than one with an EC key on P-256.
 const RSA_CHEAP_BITS: u32 = 4096;
 /// `rsaEncryption` (RFC 3279 section 2.3.1).
 const RSA_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");

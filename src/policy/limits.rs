@@ -1,80 +1,81 @@
-//! The bounds of a session, as its route sets them.
+//! The limits of a session, as its route sets them.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::quota::Quota;
 
-/// What messages are counted by.
+/// The key by which messages are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateKey {
     /// Each session has a quota of its own.
     Session,
-    /// All sessions of one token subject share one; a session without a subject counts by its address.
+    /// All sessions of one token subject share a quota; a session without a subject is counted by its address.
     Subject,
-    /// All sessions of one client address share one.
+    /// All sessions of one client address share a quota.
     Address,
 }
 
-/// What happens to a message beyond the quota.
+/// The treatment of a message that exceeds the quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExcess {
-    /// The session ends with 1008.
+    /// The session is closed with code 1008.
     Close,
-    /// The client is not read until the quota allows the message.
+    /// Reading from the client stops until the quota allows the message.
     Delay,
     /// The whole message is discarded.
     Drop,
 }
 
-/// How many messages a client may send.
+/// The quota of messages from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageQuota {
-    /// How many.
+    /// The quota.
     pub quota: Quota,
-    /// Counted by what.
+    /// The key by which messages are counted.
     pub key: RateKey,
-    /// And beyond it.
+    /// The treatment of messages that exceed the quota.
     pub on_excess: OnExcess,
 }
 
-/// The bounds of a session.
+/// The limits of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages a client may send; `None`: as many as it likes.
+    /// The quota of messages from the client; `None`: unlimited.
     pub messages: Option<MessageQuota>,
-    /// Control frames and small inner fragments a client may send, and where messages are not counted empty ones: what
-    /// costs work and carries next to nothing.
+    /// The quota of control frames and small inner fragments from the client and, without a quota of messages, of empty
+    /// messages: they cost work and carry almost no data.
     pub overhead: Quota,
-    /// Bytes of a client's message, over all its fragments, as declared on the wire (compressed if it is compressed).
+    /// The maximum number of bytes of a message from the client, over all its fragments, as declared on the wire
+    /// (compressed if it is compressed).
     pub message_max_bytes: u64,
-    /// Bytes of one frame's payload from a client.
+    /// The maximum number of payload bytes of one frame from the client.
     pub frame_max_bytes: u64,
-    /// Bytes of an upstream's message; `None`: any.
+    /// The maximum number of bytes of a message from the upstream; `None`: unlimited.
     pub upstream_message_max_bytes: Option<u64>,
-    /// Sessions of one token subject at once.
+    /// The maximum number of concurrent sessions of one token subject.
     pub sessions_per_subject: Option<NonZeroU32>,
-    /// Sessions of one client address at once.
+    /// The maximum number of concurrent sessions of one client address.
     pub sessions_per_address: Option<NonZeroU32>,
-    /// How long a session may pass no data frame either way; `None`: for ever.
+    /// How long a session may last without a data frame in either direction; `None`: unlimited.
     pub idle_timeout: Option<Duration>,
-    /// After how much silence a client is pinged; `None`: never.
+    /// How long a client may be silent before it is pinged; `None`: it is never pinged.
     pub ping_interval: Option<Duration>,
-    /// After how much silence an upstream is pinged; `None`: never.
+    /// How long an upstream may be silent before it is pinged; `None`: it is never pinged.
     pub upstream_ping_interval: Option<Duration>,
-    /// How long a pinged side may stay silent.
+    /// How long a side may stay silent after a ping.
     pub pong_timeout: Duration,
     /// How long the closing handshake may take.
     pub close_timeout: Duration,
-    /// How long a side may take none of the bytes that wait for it.
+    /// How long a side may accept none of the bytes queued for it.
     pub write_timeout: Duration,
-    /// Whether text messages from a client must be UTF-8 (RFC 6455 section 8.1). It keeps compression off.
+    /// Whether text messages from a client must be UTF-8 (RFC 6455 section 8.1). Disables compression.
     pub check_utf8: bool,
 }
 
 impl Limits {
-    /// Whether messages may be compressed (RFC 7692). Not where text is checked, which would have to be inflated, and not
-    /// where messages are dropped: the next one is compressed against those before it.
+    /// Whether messages may be compressed (RFC 7692). False if text is checked, since it would have to be decompressed,
+    /// and if messages are dropped, since later messages are compressed with reference to earlier ones.
     pub fn allow_compression(&self) -> bool {
         !self.check_utf8 && self.messages.is_none_or(|messages| messages.on_excess != OnExcess::Drop)
     }

@@ -1,7 +1,7 @@
-//! Reads the members of a JSON object by name: of a token's header, and of its claims.
+//! Reads members of a JSON object by name: of a token's header, and of its claims.
 //!
-//! Only the members that are asked for are read. Every other value must be JSON by its syntax alone, so a lone surrogate
-//! or a number beyond any range in it refuses nothing. Names are compared decoded.
+//! Only requested members are parsed. Every other value need only be JSON by its syntax, so a lone surrogate or a
+//! number out of range in it is not an error. Names are compared decoded.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,19 +15,19 @@ use serde_json::value::RawValue;
 /// Why an object cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ObjectError {
-    /// The text is not a JSON object, is nested too deep, or a value that is judged cannot be represented.
+    /// The text is not a JSON object, is nested too deep, or a required value cannot be represented.
     Malformed,
-    /// A name occurs twice.
+    /// A name occurs more than once.
     Duplicate,
 }
 
-/// The members of a JSON object, ordered by name; the values as they were written.
+/// The members of a JSON object, ordered by name, with the JSON text of each value.
 pub(super) struct Object<'a> {
     members: Vec<(Cow<'a, [u8]>, &'a str)>,
 }
 
 impl<'a> Object<'a> {
-    /// Reads a whole text. Its length bounds the work, which is linear but for the sorting of the names.
+    /// Parses a whole text. The work is linear in its length, except for the sorting of the names.
     pub(super) fn parse(json: &'a [u8]) -> Result<Self, ObjectError> {
         let json = str::from_utf8(json).map_err(|_| ObjectError::Malformed)?;
         if is_too_deep(json) {
@@ -44,7 +44,7 @@ impl<'a> Object<'a> {
         Ok(object)
     }
 
-    /// The JSON text of a member.
+    /// Returns the JSON text of a member.
     pub(super) fn get(&self, name: &str) -> Result<Option<&'a str>, ObjectError> {
         let start = self.members.partition_point(|(member, _)| **member < *name.as_bytes());
         let mut named = self.members.iter().skip(start).take_while(|(member, _)| **member == *name.as_bytes());
@@ -79,7 +79,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
     }
 }
 
-/// A member's name as bytes: as text a name with a lone surrogate would be an error.
+/// A member's name as bytes, since a name with a lone surrogate cannot be decoded as text.
 struct Name<'a>(Cow<'a, [u8]>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
@@ -106,8 +106,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     }
 }
 
-/// Whether arrays and objects are nested deeper than [`DEPTH_MAX`]. Values that are not asked for are skipped without
-/// recursion, so the JSON reader itself sets them no limit.
+/// Whether arrays and objects are nested deeper than [`DEPTH_MAX`]. The JSON parser skips values without recursion, so
+/// it does not limit their depth.
 fn is_too_deep(json: &str) -> bool {
     let mut depth = 0_usize;
     let (mut in_string, mut escaped) = (false, false);
@@ -128,27 +128,27 @@ fn is_too_deep(json: &str) -> bool {
     false
 }
 
-/// How deep arrays and objects may be nested in each other.
+/// The maximum depth of nested arrays and objects.
 const DEPTH_MAX: usize = 127;
 
-/// A claim, as far as anything reads it.
+/// The value of a claim, as far as it is used.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Claim {
     Null,
     Bool(bool),
-    /// As it was written: two numbers that round to the same float stay different.
+    /// The JSON text: two numbers that round to the same float stay different.
     Number(Box<str>),
     Text(Box<str>),
     List(Box<[Claim]>),
-    /// An object or, within a list, another list: nothing reads what is in it.
+    /// An object or, within a list, another list. Its contents are not used.
     Nested,
-    /// It is there but says nothing certain: a string with a lone surrogate, a number beyond any range, a list with one of
-    /// these, or a member that its object has twice.
+    /// A value that cannot be represented: a string with a lone surrogate, a number out of range, a list with one of
+    /// these, or a member whose name occurs more than once.
     Malformed,
 }
 
 impl Claim {
-    /// Reads JSON text.
+    /// Parses JSON text.
     fn parse(json: &str) -> Self {
         let claim = if json.starts_with('[') { Self::list(json) } else { Self::scalar(json) };
         claim.unwrap_or(Self::Malformed)
@@ -177,7 +177,7 @@ impl Claim {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// The text of a claim that is a string, a number or a boolean: of the latter two their JSON text.
+    /// Returns the text of a string, and the JSON text of a number or a boolean.
     pub(super) fn scalar_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) | Self::Number(text) => Some(text),
@@ -187,7 +187,7 @@ impl Claim {
         }
     }
 
-    /// The memory behind it.
+    /// Returns the size of the heap memory that the value owns.
     fn heap_bytes(&self) -> usize {
         match self {
             Self::Number(text) | Self::Text(text) => block(text.len()),
@@ -199,13 +199,13 @@ impl Claim {
     }
 }
 
-/// What a block of memory takes: the size class of jemalloc (`man jemalloc`, "size classes").
+/// Returns the size of an allocation: the size class of jemalloc (`man jemalloc`, "size classes").
 pub(super) fn block(bytes: usize) -> usize {
     match bytes {
         0 => 0,
         1..=8 => 8,
         9..=128 => bytes.next_multiple_of(16),
-        // Four classes between one power of two and the next.
+        // There are four classes between one power of two and the next.
         _ => bytes.next_multiple_of(bytes.checked_next_power_of_two().unwrap_or(bytes) / 8),
     }
 }
@@ -221,8 +221,8 @@ struct WantedName {
 }
 
 impl Wanted {
-    /// `judged`: names whose value, if it cannot be represented, refuses the token. `kept`: names whose value is kept as
-    /// [`Claim::Malformed`] then, for who asks for it to refuse.
+    /// Creates the list. A `judged` claim that cannot be represented is an error. A claim that is only `kept` becomes
+    /// [`Claim::Malformed`] instead, and the routes that use it reject the request.
     pub(super) fn new<'a>(judged: impl IntoIterator<Item = &'a str>, kept: impl IntoIterator<Item = &'a str>) -> Self {
         let mut names: BTreeMap<&str, bool> = kept.into_iter().map(|name| (name, false)).collect();
         names.extend(judged.into_iter().map(|name| (name, true)));
@@ -230,14 +230,14 @@ impl Wanted {
     }
 }
 
-/// The claims of one token that are kept, ordered by the name that asks for them.
+/// The kept claims of one token, ordered by requested name.
 #[derive(PartialEq)]
 pub(super) struct Members(Box<[(Arc<str>, Claim)]>);
 
 impl Members {
-    /// Reads the wanted claims of a payload. The claim of the whole name comes first; else, for `realm.role`, it is
-    /// the member `role` of the object `realm`: collision-resistant names are often URLs and so have dots (RFC 7519
-    /// section 4.2).
+    /// Reads the wanted claims of a payload. A claim with the whole name takes precedence: collision-resistant names
+    /// are often URLs and contain dots (RFC 7519 section 4.2). Otherwise `realm.role` is the member `role` of the
+    /// object `realm`.
     pub(super) fn parse(payload: &[u8], wanted: &Wanted) -> Result<Self, ObjectError> {
         let object = Object::parse(payload)?;
         let mut found = Vec::new();
@@ -275,20 +275,21 @@ impl Members {
         self.0.iter().map(|(name, _)| &**name)
     }
 
-    /// The memory that they take.
+    /// Returns the size of the heap memory that the claims own.
     pub(super) fn heap_bytes(&self) -> usize {
         let claims: usize = self.0.iter().map(|(_, claim)| claim.heap_bytes()).sum();
         block(self.0.len() * size_of::<(Arc<str>, Claim)>()) + claims
     }
 }
 
-/// Names, and the path below an object at which each looks.
+/// Names, and the path of each below an object.
 type Paths<'a> = Vec<(&'a WantedName, &'a str)>;
 
-/// Names, and the text of the member that each is; `None` if it is ambiguous which.
+/// Names, and the JSON text of the member of each; `None` if the member is ambiguous.
 type Found<'a> = Vec<(&'a WantedName, Option<&'a str>)>;
 
-/// Looks for the ends of paths in a value; each object on the way is read once. The depth of the JSON bounds the recursion.
+/// Follows paths into a value and adds the members at their ends to `found`. Each object on the way is parsed once. The
+/// depth of the JSON bounds the recursion.
 fn find_within<'a>(json: &'a str, paths: &Paths<'a>, found: &mut Found<'a>) {
     if !json.starts_with('{') {
         return;

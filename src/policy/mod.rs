@@ -1,4 +1,4 @@
-//! May this request pass, and on what terms: pure decisions over facts, with time as an argument.
+//! Decides whether a request is admitted and under which limits, without I/O: facts and time are arguments.
 
 pub mod path;
 pub mod pattern;
@@ -13,6 +13,8 @@ pub mod token;
 pub mod claims;
 pub mod header_names;
 pub mod quota;
+pub mod counts;
+pub mod slots;
 pub mod limits;
 pub mod rejection;
 pub mod route;

@@ -1,7 +1,7 @@
-//! Which web origins may open a session (RFC 6455 section 10.2, RFC 6454).
+//! The web origins that may open a session (RFC 6455 section 10.2, RFC 6454).
 //!
-//! A browser lets any page open a WebSocket to any host, with that host's cookies, and names the page's origin in the
-//! handshake. Checking it is what stands between a stranger's page and a visitor's session.
+//! A browser lets any page open a WebSocket to any host, with that host's cookies, and sends the page's origin in the
+//! opening handshake. Only the check of that origin keeps a foreign page from using a visitor's session.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,17 +16,18 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// `patterns` is `None` where the route lists no origins: then every origin passes. With an empty list none does.
+    /// Creates the origin check. `patterns` is `None` if the route lists no origins: every origin is admitted. An empty
+    /// list admits no origin.
     #[must_use]
     pub fn new(patterns: Option<Vec<OriginPattern>>, missing: MissingOrigin) -> Self {
         Self { patterns, missing }
     }
 
-    /// Whether a request with this `Origin` header value (None: no such header) may pass.
+    /// Whether a request with this `Origin` header value is admitted (`None`: the request has no such header).
     ///
-    /// A value is one origin as RFC 6454 section 6.1 serialises it, or `null`. Where origins are listed any other value
-    /// is refused: an empty one, a list, one with a path or user information. Where none are listed the value is not
-    /// read. A request with several such headers has no one origin; the caller refuses it.
+    /// A value is one origin as serialised by RFC 6454 section 6.1, or `null`. If the route lists origins, any other
+    /// value is rejected: an empty one, a list, one with a path or user information. If it lists none, the value is not
+    /// read. The caller rejects a request with several such headers.
     #[must_use]
     pub fn allow(&self, origin: Option<&[u8]>) -> bool {
         let Some(origin) = origin else { return self.missing == MissingOrigin::Allow };
@@ -35,40 +36,41 @@ impl Origins {
         patterns.iter().any(|pattern| pattern.matches(&value))
     }
 
-    /// Whether every origin passes, because the route lists none.
+    /// Whether every origin is admitted, because the route lists none.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.patterns.is_none()
     }
 }
 
-/// What to do with a request that carries no `Origin`: clients that are no browsers send none.
+/// The decision on a request without `Origin`, which only browsers reliably send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingOrigin {
-    /// Let it pass.
+    /// The request is admitted.
     Allow,
-    /// Refuse it.
+    /// The request is rejected.
     Refuse,
 }
 
 /// One allowed origin: `https://chat.example.com`, `https://*.example.com`, `http://localhost:3000` or `null`.
 ///
-/// Scheme, host and port must all be equal. Of `http` and `https` the default port may be left out, case does not
-/// matter, and `*.` before a domain matches its subdomains at any depth, but not the domain itself. Of any other scheme,
-/// such as `chrome-extension://` or `capacitor://`, what follows is compared byte by byte; it may be empty, as in `file://`.
+/// Scheme, host and port must all be equal. For `http` and `https` the default port may be omitted, case is ignored,
+/// and `*.` before a domain matches its subdomains at any depth, but not the domain itself. For any other scheme, such
+/// as `chrome-extension://` or `capacitor://`, the text after the scheme is compared byte by byte. It may be empty, as
+/// in `file://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginPattern(PatternKind);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum PatternKind {
     This(Value),
-    /// The host is the domain.
+    /// The subdomains of the host of this origin.
     Subdomains(Origin),
 }
 
 impl OriginPattern {
-    /// Whether the origin says nothing of who wrote the page: any page can send `null` from a sandboxed frame, and every
-    /// file that a visitor opens sends `null` or `file://`.
+    /// Whether the origin does not identify the author of a page: any page can send `null` from a sandboxed frame, and
+    /// every local file that a visitor opens sends `null` or `file://`.
     #[must_use]
     pub fn is_anyone(&self) -> bool {
         match &self.0 {
@@ -120,10 +122,10 @@ impl FromStr for OriginPattern {
     }
 }
 
-/// What an `Origin` header can say.
+/// The value of an `Origin` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
-    /// An opaque origin, such as that of a sandboxed frame or a local file. All of them look alike.
+    /// An opaque origin, such as that of a sandboxed frame or a local file. All opaque origins have this value.
     Null,
     Origin(Origin),
 }
@@ -139,14 +141,14 @@ impl Value {
     }
 }
 
-/// Scheme, host and port, in the form in which equal origins are equal (RFC 6454 section 4).
+/// Scheme, host and port, normalised so that equal origins compare equal (RFC 6454 section 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     /// In lower case.
     scheme: String,
-    /// For a scheme without a default port all that follows the scheme.
+    /// The host. For a scheme without a default port, the whole text after the scheme.
     host: String,
-    /// The default port stands here like any other; `None` for a scheme that has none.
+    /// The port, even if it is the default port; `None` for a scheme without a default port.
     port: Option<u16>,
 }
 
@@ -170,7 +172,7 @@ impl Origin {
         Ok(Self { scheme, host, port: Some(port) })
     }
 
-    /// Whether the host is one that can have subdomains.
+    /// Whether the host can have subdomains.
     fn is_name(&self) -> bool {
         self.port.is_some() && !is_address(&self.host)
     }
@@ -184,7 +186,7 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// The host of a scheme of which nothing is known: an identifier, perhaps with a port, or nothing.
+/// Parses the text after an unknown scheme: an identifier, optionally with a port, or an empty text.
 fn parse_opaque(text: &str) -> Result<String, HostError> {
     if text.len() > OPAQUE_MAX_BYTES {
         return Err(HostError::TooLong);
@@ -196,24 +198,25 @@ fn parse_opaque(text: &str) -> Result<String, HostError> {
     }
 }
 
-/// Why an origin pattern cannot be used.
+/// Why an origin pattern is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginPatternError {
-    /// It is `*`.
+    /// The pattern is `*`.
     Every,
-    /// It has no scheme; this is what stands before its path.
+    /// The pattern has no scheme; this is the text before its path.
     NoScheme(Box<str>),
-    /// Its scheme is none (RFC 3986 section 3.1).
+    /// The scheme is malformed (RFC 3986 section 3.1).
     Scheme,
-    /// It has a path, if only a slash, or a query; this is the origin before it.
+    /// The pattern has a path, even if only a slash, or a query; this is the origin before it.
     Path(Box<str>),
-    /// It has a user's name or password; this is the origin without.
+    /// The pattern has a user name or password; this is the origin without it.
     UserInfo(Box<str>),
-    /// It has a `*` elsewhere than as the first label of an `http` or `https` origin, or before an address.
+    /// The pattern has a `*` in a position other than the whole first label of an `http` or `https` origin, or before
+    /// an address.
     Wildcard,
-    /// Its port is none.
+    /// The port is malformed.
     Port,
-    /// Its host is none.
+    /// The host is malformed.
     Host(HostError),
 }
 
@@ -224,7 +227,7 @@ impl fmt::Display for OriginPatternError {
             Self::NoScheme(host) => write!(f, "an origin starts with a scheme: write `https://{host}`"),
             Self::Scheme => f.write_str("a scheme is a letter followed by letters, digits, `+`, `-` and `.`"),
             Self::Path(origin) => write!(f, "an origin has no path: write `{origin}`"),
-            Self::UserInfo(origin) => write!(f, "an origin names no user: write `{origin}`"),
+            Self::UserInfo(origin) => write!(f, "an origin has no user information: write `{origin}`"),
             Self::Wildcard => f.write_str("`*` stands for whole labels before a domain, as in `https://*.example.com`"),
             Self::Port => f.write_str("a port is a number from 1 to 65535"),
             Self::Host(error) => error.fmt(f),
@@ -234,13 +237,13 @@ impl fmt::Display for OriginPatternError {
 
 impl std::error::Error for OriginPatternError {}
 
-/// How an opaque origin is serialised (RFC 6454 section 6.1).
+/// The serialisation of an opaque origin (RFC 6454 section 6.1).
 const NULL: &str = "null";
 
-/// What ends the authority of a URI (RFC 3986 section 3.2).
+/// The characters that end the authority of a URI (RFC 3986 section 3.2).
 const PATH_STARTS: [char; 3] = ['/', '?', '#'];
 
-/// The bound of a host name, since these stand where one would.
+/// The maximum length of the text after an unknown scheme: that of a host name.
 const OPAQUE_MAX_BYTES: usize = 253;
 
 #[cfg(test)]

@@ -1,40 +1,41 @@
-//! The path of a request target, decoded and normalised, or refused.
+//! Decodes the path of a request target, and rejects ambiguous paths.
 //!
-//! A route is chosen by the decoded path, but the upstream gets the path as the client wrote it and decodes it by its
-//! own rules. So whatever two readers could take for two different paths is refused here rather than repaired.
+//! A route is selected by the decoded path, but the upstream receives the path as the client sent it and decodes it by
+//! its own rules. A path that two parsers could read as two different paths is therefore rejected, not repaired.
 
 use std::fmt;
 
-/// A request path that every party on the way reads in the same way: decoded once, without `.`, `..`, empty segments
-/// in the middle, encoded slashes or controls.
+/// A request path that Tollgate and every upstream read in the same way: decoded once, without `.`, `..`, empty
+/// segments in the middle, encoded slashes or controls.
 ///
-/// A trailing slash is significant: it is an empty last segment, so `/ws/` is not `/ws`. The decoded text is only for
-/// choosing a route and filling its placeholders; it must not be written into a request.
+/// A trailing slash is significant: it is an empty last segment, so `/ws/` is not `/ws`. The decoded text is used only
+/// to select a route and to fill its placeholders; it must not be written into a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
     segments: Vec<String>,
 }
 
 impl Path {
-    /// Reads the path part of a request target (RFC 3986 section 3.3, without query), at most [`PATH_MAX_BYTES`] long
-    /// and of at most [`PATH_MAX_SEGMENTS`] segments.
+    /// Parses the path of a request target (RFC 3986 section 3.3, without query), of at most [`PATH_MAX_BYTES`] and at
+    /// most [`PATH_MAX_SEGMENTS`] segments.
     ///
     /// # Errors
     ///
-    /// The first rule that the path breaks; a path that breaks several may be reported for any one of them.
+    /// A rule that the path breaks; if it breaks several, any one of them.
     pub fn parse(path: &str) -> Result<Self, PathError> {
         let segments = split(path)?.into_iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Self { segments })
     }
 
-    /// The decoded segments; `/` alone has one empty segment. Only the last can be empty, and none holds a `/`.
+    /// Returns the decoded segments; `/` alone has one empty segment. Only the last can be empty, and none contains a
+    /// `/`.
     #[must_use]
     pub fn segments(&self) -> &[String] {
         &self.segments
     }
 }
 
-/// The segments as written, of a path or of a path pattern. Each has yet to pass [`decode`].
+/// Splits a path or a path pattern into its encoded segments. Each must still be checked by [`decode`].
 pub(super) fn split(path: &str) -> Result<Vec<&str>, PathError> {
     let Some(relative) = path.strip_prefix('/') else { return Err(PathError::NotAbsolute) };
     if path.len() > PATH_MAX_BYTES {
@@ -53,7 +54,7 @@ pub(super) fn split(path: &str) -> Result<Vec<&str>, PathError> {
     }
 }
 
-/// Decodes one segment, once, and refuses it if it could be read in two ways.
+/// Decodes one segment, once, and rejects it if it is ambiguous.
 pub(super) fn decode(segment: &str) -> Result<String, PathError> {
     let text = String::from_utf8(unescape(segment)?).map_err(|_| PathError::NotUtf8)?;
     if text.contains('/') {
@@ -95,9 +96,9 @@ fn is_dots(text: &str) -> bool {
     matches!(text, "." | "..")
 }
 
-/// Whether text that was decoded once holds an escape that a further decoding would turn into a part of the path's
-/// structure. An escaped `%` counts, and so do letters and digits, which no encoder escapes: either could complete an
-/// escape in the next layer, such as `%2f` from `%%32f`.
+/// Whether text that was decoded once contains an escape that another decoding would turn into a part of the path's
+/// structure. Escapes of `%`, letters and digits count, too: no encoder escapes letters and digits, and each of these
+/// could complete an escape in the next layer, such as `%2f` from `%%32f`.
 fn changes_when_decoded_again(text: &[u8]) -> bool {
     text.windows(3).any(|window| match *window {
         [b'%', high, low] => hex_pair(high, low).is_some_and(|byte| {
@@ -112,46 +113,47 @@ fn hex_pair(high: u8, low: u8) -> Option<u8> {
     u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
-/// Why a path is refused: it could mean one thing to the policy and another to the upstream.
+/// Why a path is rejected: the policy and the upstream could read it differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathError {
-    /// It does not start with `/` (RFC 9112 section 3.2.1): `*`, or a target in a form that upstreams resolve each in
-    /// their own way.
+    /// The path does not start with `/` (RFC 9112 section 3.2.1): it is `*`, or a target in a form that upstreams
+    /// resolve differently.
     NotAbsolute,
-    /// It has more than [`PATH_MAX_BYTES`]: an upstream may cut it where we do not.
+    /// The path has more than [`PATH_MAX_BYTES`]: an upstream may truncate it.
     TooLong,
-    /// It has more than [`PATH_MAX_SEGMENTS`] segments, which no route of ours can name.
+    /// The path has more than [`PATH_MAX_SEGMENTS`] segments, the limit of a route's pattern.
     TooManySegments,
-    /// It holds a raw `?`, `#` or space: each ends the path for whoever reads a URI (RFC 3986 section 3.3) or a request
-    /// line (RFC 9112 section 3), and is a part of the name for whoever does not look.
+    /// The path contains a raw `?`, `#` or space: each ends the path for a parser of URIs (RFC 3986 section 3.3) or of
+    /// request lines (RFC 9112 section 3), and is a part of the name for a parser that does not check.
     Delimiter,
-    /// A `%` is not followed by two hexadecimal digits (RFC 3986 section 2.1): some readers keep it as it stands, some
-    /// drop it, some know forms of their own such as `%u002f`.
+    /// A `%` is not followed by two hexadecimal digits (RFC 3986 section 2.1): some decoders keep it, some drop it,
+    /// some decode non-standard forms such as `%u002f`.
     BadEscape,
-    /// A segment holds `%2F`: a slash of the name to us, a separator to an upstream that decodes before it splits.
+    /// A segment contains `%2F`: a part of the name here, a separator for an upstream that decodes before it splits.
     EncodedSlash,
-    /// It holds `\` or `%5C`, which some upstreams take for `/`.
+    /// The path contains `\` or `%5C`, which some upstreams read as `/`.
     Backslash,
-    /// It holds a NUL or another control character, raw or encoded: upstreams cut the path there, or drop it.
+    /// The path contains a NUL or another control character, raw or encoded: some upstreams truncate the path there, or
+    /// drop the character.
     Control,
-    /// It is not UTF-8 once decoded: overlong forms of `/` and `.` are `/` and `.` to a lenient decoder, and text in
-    /// another charset has no one reading.
+    /// The decoded path is not UTF-8: a lenient decoder reads overlong forms of `/` and `.` as `/` and `.`, and text in
+    /// another charset is ambiguous.
     NotUtf8,
     /// A segment is `.` or `..`, raw or encoded (RFC 3986 section 5.2.4): an upstream that resolves it serves a path
-    /// that the policy never saw.
+    /// that the policy did not check.
     DotSegment,
-    /// A segment is `.` or `..` followed by a `;`: upstreams that cut parameters off (RFC 3986 section 3.3) resolve
-    /// what is left.
+    /// A segment is `.` or `..` followed by a `;`: upstreams that remove parameters (RFC 3986 section 3.3) resolve the
+    /// rest.
     DotParameter,
     /// A segment other than the last is empty (`//`): upstreams that merge slashes serve another path.
     EmptySegment,
-    /// A segment still holds an escape after decoding, of a separator, a dot, a `;`, a `%`, a control, a letter or a
-    /// digit, such as `%252f`: an upstream behind one more decoder sees another path.
+    /// A decoded segment still contains an escape of a separator, a dot, a `;`, a `%`, a control, a letter or a digit,
+    /// such as `%252f`: an upstream behind another decoder sees another path.
     EncodedTwice,
 }
 
 impl PathError {
-    /// A fixed word for logs.
+    /// Returns the name of the rule in logs.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -178,26 +180,26 @@ impl fmt::Display for PathError {
             Self::NotAbsolute => f.write_str("a path starts with `/`"),
             Self::TooLong => write!(f, "a path has at most {PATH_MAX_BYTES} bytes"),
             Self::TooManySegments => write!(f, "a path has at most {PATH_MAX_SEGMENTS} segments"),
-            Self::Delimiter => f.write_str("a path holds no `?`, `#` or space"),
-            Self::BadEscape => f.write_str("two hexadecimal digits follow a `%`: write `%25` for the character itself"),
-            Self::EncodedSlash => f.write_str("a segment of a path holds no encoded slash"),
-            Self::Backslash => f.write_str("a path holds no backslash, raw or encoded"),
-            Self::Control => f.write_str("a path holds no control characters, raw or encoded"),
-            Self::NotUtf8 => f.write_str("a path is UTF-8 once it is decoded"),
+            Self::Delimiter => f.write_str("a path must not contain `?`, `#` or a space"),
+            Self::BadEscape => f.write_str("a `%` needs two hexadecimal digits: write `%25` for the character itself"),
+            Self::EncodedSlash => f.write_str("a segment of a path must not contain an encoded slash"),
+            Self::Backslash => f.write_str("a path must not contain a backslash, raw or encoded"),
+            Self::Control => f.write_str("a path must not contain control characters, raw or encoded"),
+            Self::NotUtf8 => f.write_str("a decoded path must be UTF-8"),
             Self::DotSegment => f.write_str("no segment of a path is `.` or `..`, raw or encoded"),
             Self::DotParameter => f.write_str("no segment of a path is `.` or `..` with parameters"),
             Self::EmptySegment => f.write_str("only the last segment of a path may be empty: `//` is not allowed"),
-            Self::EncodedTwice => f.write_str("a path is not encoded twice"),
+            Self::EncodedTwice => f.write_str("a path must not be encoded twice"),
         }
     }
 }
 
 impl std::error::Error for PathError {}
 
-/// The longest path in bytes, as written. Servers commonly bound a whole request line at 8 KiB.
+/// The maximum length of an encoded path in bytes. Servers commonly limit a whole request line to 8 KiB.
 pub const PATH_MAX_BYTES: usize = 4096;
 
-/// The most segments of a path, an empty last one included.
+/// The maximum number of segments in a path, including an empty last one.
 pub const PATH_MAX_SEGMENTS: usize = 64;
 
 #[cfg(test)]
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_paths() {
+    fn plain_paths_are_accepted() {
         check("/", &[""]);
         check("/ws", &["ws"]);
         check("/ws/lobby", &["ws", "lobby"]);
@@ -240,54 +242,54 @@ mod tests {
     }
 
     #[test]
-    fn dots_that_are_no_dot_segments_pass() {
+    fn dots_within_names_are_accepted() {
         check("/.well-known/...", &[".well-known", "..."]);
         check("/..a/a../a..b/a%2e", &["..a", "a..", "a..b", "a."]);
     }
 
     #[test]
-    fn parameters_of_names_pass() {
+    fn parameters_of_names_are_accepted() {
         check("/ws;v=1/;/...;a", &["ws;v=1", ";", "...;a"]);
     }
 
     #[test]
-    fn not_absolute() {
+    fn paths_without_a_leading_slash_are_rejected() {
         refuse(&["", "*", "ws", "%2Fws", "http://a/b", "?", "\\ws"], PathError::NotAbsolute);
     }
 
     #[test]
-    fn delimiters() {
+    fn delimiters_are_rejected() {
         refuse(&["/?", "/ws?token=a", "/ws#a", "/a b", "/ HTTP/1.1", "/a? /../b"], PathError::Delimiter);
     }
 
     #[test]
-    fn bad_escapes() {
+    fn malformed_escapes_are_rejected() {
         refuse(&["/%", "/%2", "/a%/b", "/%2/f", "/%zz", "/%u002f", "/%+2", "/%%32f", "/%é1"], PathError::BadEscape);
     }
 
     #[test]
-    fn encoded_slashes() {
+    fn encoded_slashes_are_rejected() {
         refuse(&["/a%2Fb", "/a%2fb", "/%2f", "/..%2f..%2fetc"], PathError::EncodedSlash);
     }
 
     #[test]
-    fn backslashes() {
+    fn backslashes_are_rejected() {
         refuse(&["/a\\b", "/a%5Cb", "/a%5cb", "/..\\", "/\\\\evil.example"], PathError::Backslash);
     }
 
     #[test]
-    fn controls() {
+    fn controls_are_rejected() {
         refuse(&["/a%00", "/%00", "/a%0d%0aX-Evil:%20b", "/a\n", "/a\tb", "/%7f", "/%C2%85"], PathError::Control);
     }
 
     #[test]
-    fn text_that_is_not_utf8() {
+    fn invalid_utf8_is_rejected() {
         // The last three are overlong forms of `/` and `.`, and a surrogate.
         refuse(&["/%ff", "/%e9", "/%c3", "/%c0%af", "/%c0%ae%c0%ae", "/%ed%a0%80"], PathError::NotUtf8);
     }
 
     #[test]
-    fn dot_segments() {
+    fn dot_segments_are_rejected() {
         refuse(
             &["/.", "/..", "/./", "/../ws", "/ws/..", "/ws/../admin", "/%2e", "/.%2e", "/%2E.", "/%2e%2E/admin"],
             PathError::DotSegment,
@@ -295,17 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn dot_segments_with_parameters() {
+    fn dot_segments_with_parameters_are_rejected() {
         refuse(&["/..;", "/.;", "/ws/..;/admin", "/..;a=b/c", "/%2e%2e%3bx", "/..;;"], PathError::DotParameter);
     }
 
     #[test]
-    fn empty_segments() {
+    fn empty_segments_are_rejected() {
         refuse(&["//", "//ws", "/ws//", "/ws//lobby", "///", "//evil.example/ws"], PathError::EmptySegment);
     }
 
     #[test]
-    fn paths_that_are_encoded_twice() {
+    fn double_encoding_is_rejected() {
         refuse(
             &[
                 "/a%252fb",

@@ -1,4 +1,4 @@
-//! Patterns of paths: `/ws/{room}`, and the values that a path gives to the placeholders.
+//! Matches paths against patterns such as `/ws/{room}`, and returns the values of the placeholders.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,15 +9,16 @@ use super::path::{self, Path, PathError};
 
 /// A path with placeholders: `/ws/{room}`, `/files/{*rest}`.
 ///
-/// `{name}` matches exactly one segment that is not empty. `{*name}`, which can only stand last, matches the segments
-/// that are left, even none: `/files/{*rest}` matches `/files`, `/files/` and `/files/a/b`, with `""`, `""` and `a/b`
-/// for `rest`. Every other segment is a literal, which is decoded as a request's path is, and compared by its bytes.
+/// `{name}` matches exactly one segment that is not empty. `{*name}`, which must be last, matches the remaining
+/// segments, even if there are none: `/files/{*rest}` matches `/files`, `/files/` and `/files/a/b`, with `""`, `""` and
+/// `a/b` for `rest`. Every other segment is a literal, which is decoded like the path of a request and compared byte by
+/// byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     segments: Vec<SegmentPattern>,
 }
 
-/// What one segment of a path must be.
+/// The pattern of one segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum SegmentPattern {
     Literal(Box<str>),
@@ -26,18 +27,18 @@ enum SegmentPattern {
 }
 
 impl PathPattern {
-    /// The names of the placeholders, in order.
+    /// Returns the names of the placeholders, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(SegmentPattern::name)
     }
 
-    /// Whether both patterns match exactly the same paths, whatever their placeholders are called.
+    /// Whether both patterns match exactly the same paths, regardless of the names of placeholders.
     #[must_use]
     pub fn same_shape(&self, other: &Self) -> bool {
         self.order(other) == Ordering::Equal
     }
 
-    /// What a path gives to the placeholders; `None` if the path does not match.
+    /// Returns the values of the placeholders in a path; `None` if the path does not match.
     #[must_use]
     pub fn matches(&self, path: &Path) -> Option<Params> {
         let mut segments = path.segments();
@@ -58,8 +59,9 @@ impl PathPattern {
         segments.is_empty().then(|| Params::new(values))
     }
 
-    /// By what each segment matches, not by the names. A pattern that ends stands before one that goes on, which
-    /// [`Routes`](super::route::Routes) relies on.
+    /// Compares patterns segment by segment, regardless of the names of placeholders: a literal sorts before `{name}`,
+    /// and that before `{*name}`. A pattern sorts before its extensions, which [`Routes`](super::route::Routes) relies
+    /// on.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         fn key(piece: &SegmentPattern) -> (u8, &str) {
             match piece {
@@ -106,7 +108,7 @@ impl FromStr for SegmentPattern {
     type Err = PathPatternError;
 
     fn from_str(segment: &str) -> Result<Self, Self::Err> {
-        // Elsewhere these match anything. Taken as they stand they would make a route that nobody ever reaches.
+        // Other software reads these as wildcards. As literals they would make a route that no client requests.
         if matches!(segment, "*" | "**") {
             return Err(PathPatternError::Star);
         }
@@ -124,10 +126,10 @@ impl FromStr for SegmentPattern {
     }
 }
 
-/// Why a path pattern cannot be used.
+/// Why a path pattern is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathPatternError {
-    /// No request could have such a path.
+    /// The path would be rejected in a request.
     Path(PathError),
     /// A segment is `*` or `**`.
     Star,
@@ -137,7 +139,7 @@ pub enum PathPatternError {
     Name(Arc<str>),
     /// Two placeholders have this name.
     NameTwice(Arc<str>),
-    /// A segment follows the placeholder of this name, which takes all that is left.
+    /// A segment follows the placeholder of this name, which matches the rest of the path.
     RestNotLast(Arc<str>),
 }
 
@@ -158,21 +160,21 @@ impl fmt::Display for PathPatternError {
 
 impl std::error::Error for PathPatternError {}
 
-/// The values that a path gave to the placeholders of its route's pattern.
+/// The values of the placeholders of a route's pattern, taken from a request's path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Params {
     values: Vec<(Arc<str>, String)>,
 }
 
 impl Params {
-    /// Each placeholder's name, once, and its decoded value.
+    /// Creates the values from the name of each placeholder, without duplicates, and its decoded value.
     #[must_use]
     pub fn new(values: Vec<(Arc<str>, String)>) -> Self {
         Self { values }
     }
 
-    /// The value of one placeholder: decoded text that a client chose. That of `{name}` is never empty and holds no `/`;
-    /// that of `{*name}` may be empty, and a `/` in it stood between two segments.
+    /// Returns the value of a placeholder: decoded text that the client chose. The value of `{name}` is not empty and
+    /// contains no `/`. The value of `{*name}` may be empty, and each `/` in it separates two segments.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(known, _value)| **known == *name).map(|(_name, value)| value.as_str())

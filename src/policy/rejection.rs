@@ -1,4 +1,4 @@
-//! Every way in which a request is refused, and the one table that says how.
+//! Every reason for which a request is rejected, and the response to each.
 
 use std::sync::Arc;
 
@@ -8,73 +8,74 @@ use super::path::PathError;
 use super::token::TokenError;
 use crate::ws::handshake::{AnswerError, OpeningError};
 
-/// Why a request got no session.
+/// Why a request was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// What came is no HTTP request, or its head is larger than the listener takes (RFC 6585 section 5).
+    /// The request is not HTTP, or its head exceeds the listener's limit (RFC 6585 section 5).
     Head {
-        /// The latter.
+        /// Whether the head exceeds the limit.
         too_large: bool,
     },
-    /// The opening handshake is malformed, or is none.
+    /// The opening handshake is missing or malformed.
     Opening(OpeningError),
-    /// The Host names no host.
+    /// The authority of the request is not a host.
     Host,
-    /// The path could mean one thing here and another at the upstream.
+    /// The policy and the upstream could read the path differently.
     Path(PathError),
-    /// No route for this host and path.
+    /// No route matches this host and path.
     NoRoute,
     /// The route does not admit this client address.
     Address,
-    /// The client address makes requests too fast, whatever they ask for.
+    /// The client address exceeds its quota of requests, in which every request counts.
     UpgradeRate {
-        /// Seconds until one more may pass.
+        /// Seconds until the quota allows another request.
         retry_after_secs: u64,
     },
     /// The route does not admit this origin.
     Origin,
-    /// No token where the route asks for one.
+    /// The request has no token, and the route requires one.
     NoToken,
-    /// The request carries tokens that differ where it may carry one.
+    /// One token source of the request contains more than one token.
     TokenAmbiguous,
-    /// The token does not hold.
+    /// The token is invalid.
     Token(TokenError),
-    /// The claims are not those that the route requires, or one that it forwards cannot stand in a header.
+    /// The claims do not meet a requirement of the route, or a forwarded claim cannot be written as a header.
     Claims,
-    /// The client address has as many sessions as it may have.
+    /// The client address has reached its limit of sessions.
     AddressSessions,
-    /// The token's subject has as many sessions as it may have.
+    /// The token's subject has reached its limit of sessions.
     SubjectSessions,
-    /// As many sessions as the process may have.
+    /// The process has reached its limit of sessions.
     Full,
-    /// The process is going away.
+    /// The process is shutting down.
     Draining,
-    /// As many requests as may wait for the upstream already do.
+    /// The upstream has reached its limit of pending requests.
     UpstreamBusy,
-    /// No server of the upstream took the connection, or the one that did broke it off.
+    /// No server of the upstream accepted the connection, or the connection broke before the response.
     Unreachable,
-    /// The upstream's answer is not HTTP, or its head is too large.
+    /// The upstream's response is not HTTP, or its head is too large.
     UpstreamMalformed,
-    /// The upstream did not connect or answer in time.
+    /// The upstream did not accept the connection or respond in time.
     UpstreamTimeout,
-    /// The upstream's answer opens no WebSocket.
+    /// The upstream's 101 response does not complete the opening handshake.
     Answer(AnswerError),
-    /// The upstream itself refused, with this status.
+    /// The upstream rejected the request with this status.
     UpstreamStatus(StatusCode),
-    /// The client left before it had its answer; no response is sent.
+    /// The client disconnected or stopped reading before it received its response; no error response is sent.
     ClientGone,
 }
 
-/// A rejection, and what was known of the request by then. The log shows that; the client does not learn it.
+/// A rejection, with the facts about the request that were known by then. The facts are logged, and not sent to the
+/// client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Why.
+    /// The reason.
     pub rejection: Rejection,
-    /// The name of the route, if one was found.
+    /// The name of the route, if one matched.
     pub route: Option<Arc<str>>,
-    /// The token's subject, if the token holds.
+    /// The token's subject, if the token is valid.
     pub subject: Option<Arc<str>>,
-    /// The name of the claim that is not as the route requires, or that no header can carry; never its value.
+    /// The name of the claim that does not meet a requirement, or that cannot be written as a header; never its value.
     pub claim: Option<Box<str>>,
 }
 
@@ -84,25 +85,25 @@ impl From<Rejection> for Rejected {
     }
 }
 
-/// What a client learns.
+/// The response to a rejected request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorResponse {
-    /// The status of the response.
+    /// The status code.
     pub status: StatusCode,
-    /// Its body: one sentence that gives away nothing about the inside of a token or an upstream.
+    /// The body: empty, or one sentence that reveals no detail of a token or an upstream.
     pub body: &'static str,
     /// `Retry-After`, in seconds.
     pub retry_after_secs: Option<u64>,
 }
 
-/// Why a client waits before it comes back when there is no better guess: sessions end when they end.
+/// The default `Retry-After`, where the wait cannot be predicted: a session may end at any time.
 const RETRY_AFTER_SECS: u64 = 5;
 
-/// The status that logs have for a client that left. nginx's, and known from there; it is registered nowhere.
+/// The logged status of a client that disconnected: nginx's 499, which is not registered with IANA.
 const CLIENT_GONE: u16 = 499;
 
 impl Rejection {
-    /// What the client learns of it.
+    /// Returns the response to the client.
     pub fn response(self) -> ErrorResponse {
         let say = |status, body| ErrorResponse { status, body, retry_after_secs: None };
         let later = |status, body, secs| ErrorResponse { status, body, retry_after_secs: Some(secs) };
@@ -138,7 +139,7 @@ impl Rejection {
         }
     }
 
-    /// Its name in logs and as a metric label: one of a fixed set.
+    /// Returns the name in logs and metric labels, from a fixed set.
     pub fn label(self) -> &'static str {
         match self {
             Self::Head { .. } => "head",
@@ -169,7 +170,7 @@ impl Rejection {
         }
     }
 
-    /// The rule within it that was broken, for the log.
+    /// Returns the name of the broken rule within this reason, for the log.
     pub fn detail(self) -> Option<&'static str> {
         match self {
             Self::Opening(error) => Some(error.label()),

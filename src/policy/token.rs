@@ -1,10 +1,10 @@
-//! Verifies a JSON Web Token (RFC 7519, best practice RFC 8725).
+//! Verifies JSON Web Tokens (RFC 7519, best practice RFC 8725).
 //!
-//! The order is what keeps it safe: bound the length, read the header, choose the key by what the *operator* listed,
-//! verify the signature, and only then look at a claim. Of the header only `alg`, `kid`, `crit` and `b64` are looked
-//! at: a key or an address of a key in it (`jwk`, `jku`, `x5c`, `x5u`) is the sender's word for itself (RFC 8725
-//! section 3.10). `typ` is not looked at either, since issuers disagree about it: tokens of different kinds are kept
-//! apart by issuer, audience and key (RFC 8725 section 3.12).
+//! The order of the steps keeps this safe: check the length, parse the header, select the key by the algorithms that
+//! the *operator* listed, verify the signature, and only then read claims. Only `alg`, `kid`, `crit` and `b64` of the
+//! header are read: a key or the address of a key in it (`jwk`, `jku`, `x5c`, `x5u`) is chosen by the sender (RFC 8725
+//! section 3.10). `typ` is not read either, since issuers disagree about it: tokens of different kinds are
+//! distinguished by issuer, audience and key (RFC 8725 section 3.12).
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,76 +20,77 @@ use super::key::{self, KeySet};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
 
-/// What one `[auth.<name>]` section asks of a token.
+/// Verifies tokens by the rules of one `[auth.<name>]` section.
 pub struct Verifier {
-    /// Where the token may stand, in order.
+    /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
     keys: KeySet,
     algorithms: Vec<Algorithm>,
     issuer: Option<String>,
     audience: Vec<String>,
-    /// How far clocks may differ, for `exp` and `nbf`.
+    /// The tolerated difference of clocks, for `exp` and `nbf`.
     pub leeway: Duration,
-    /// The longest token that is looked at.
+    /// The maximum length of a token.
     pub max_bytes: usize,
     wanted: Wanted,
     token_cache: TokenCache,
 }
 
-/// What a verifier is made of.
+/// The settings of a [`Verifier`].
 #[derive(Debug)]
 pub struct VerifierParts {
     /// The keys.
     pub keys: KeySet,
     /// The algorithms that the section allows.
     pub algorithms: Vec<Algorithm>,
-    /// `iss` must be this.
+    /// The required value of `iss`.
     pub issuer: Option<String>,
-    /// `aud` must hold one of these; empty: `aud` is not looked at.
+    /// `aud` must contain one of these; if empty, `aud` is not checked.
     pub audience: Vec<String>,
-    /// How far clocks may differ, for `exp` and `nbf`; at most [`MAX_LEEWAY`], which a longer one is cut to.
+    /// The tolerated difference of clocks, for `exp` and `nbf`; limited to [`MAX_LEEWAY`].
     pub leeway: Duration,
-    /// Where the token may stand, in order.
+    /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
-    /// The longest token that is looked at.
+    /// The maximum length of a token.
     pub max_bytes: usize,
-    /// The claims that routes require or forward. No other claim of a token is kept, but for those of [`KEPT`].
+    /// The claims that routes require or forward. Only these and the claims of [`KEPT`] are kept.
     pub claims: Vec<String>,
 }
 
-/// Why a token was refused: for the log. The client learns only that it was.
+/// Why a token was rejected. The reason is logged, and not sent to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// Longer than [`VerifierParts::max_bytes`].
+    /// The token is longer than [`VerifierParts::max_bytes`].
     TooLong,
-    /// Not three parts with dots between (RFC 7515 section 7.1).
+    /// The token is not three parts separated by dots (RFC 7515 section 7.1).
     NotCompact,
-    /// A part is not base64url, or padded, or its last character has bits to spare (RFC 7515 section 2).
+    /// A part is not base64url, or is padded, or its last character has non-zero spare bits (RFC 7515 section 2).
     Base64,
     /// The header is not a JSON object, `alg` is missing, or a member has the wrong type (RFC 7515 section 4).
     HeaderMalformed,
-    /// The header names a member twice (RFC 7515 section 4).
+    /// The header contains a member name twice (RFC 7515 section 4).
     HeaderDuplicate,
-    /// The header has `crit`: it asks for an extension, and we know none (RFC 7515 section 4.1.11).
+    /// The header has `crit`: it requires an extension, and none is supported (RFC 7515 section 4.1.11).
     Critical,
-    /// The header has a `b64` other than true: an extension that we do not know (RFC 7797 section 3).
+    /// The header has a `b64` other than true: an unsupported extension (RFC 7797 section 3).
     UnencodedPayload,
-    /// `alg` is none, or one that we do not know (RFC 7518 section 3.1, RFC 8725 section 3.2).
+    /// `alg` is `none`, or an unknown algorithm (RFC 7518 section 3.1, RFC 8725 section 3.2).
     AlgorithmUnknown,
-    /// `alg` is not listed for the section, or not for the key (RFC 8725 section 3.1).
+    /// `alg` is not listed for the section, or the key is not pinned to it (RFC 8725 section 3.1).
     AlgorithmNotAllowed,
-    /// No key goes by the token's `kid` (RFC 7515 section 4.1.4).
+    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4).
     KeyUnknown,
-    /// The token names no key of the set, and none of those that were tried within [`MAX_KEYS_COST`] signed it.
+    /// The token names no key of the set, and none of the keys tried within [`MAX_KEYS_COST`] signed it.
     KeyAmbiguous,
-    /// The signature is not the key's (RFC 7515 section 5.2).
+    /// The signature is invalid (RFC 7515 section 5.2).
     Signature,
-    /// The payload is not a JSON object (RFC 7519 section 7.2), or a claim that the section itself checks holds a lone
-    /// surrogate or a number beyond any range. Of any other claim that is for the routes that ask for it.
+    /// The payload is not a JSON object (RFC 7519 section 7.2), or a claim that the section itself checks contains a
+    /// lone surrogate or a number out of range. Such a value in any other claim affects only the routes that use the
+    /// claim.
     ClaimsMalformed,
-    /// The payload names a claim twice (RFC 7519 section 4).
+    /// The payload contains a claim name twice (RFC 7519 section 4).
     ClaimsDuplicate,
-    /// `exp` is missing; the RFC leaves it optional, we do not (RFC 7519 section 4.1.4).
+    /// `exp` is missing; Tollgate requires it, although it is optional in RFC 7519 section 4.1.4.
     ExpiresMissing,
     /// `exp` is not a number of seconds (RFC 7519 sections 2 and 4.1.4).
     ExpiresMalformed,
@@ -101,14 +102,15 @@ pub enum TokenError {
     NotYetValid,
     /// `iss` is not the section's issuer (RFC 7519 section 4.1.1, RFC 8725 section 3.8).
     Issuer,
-    /// `aud` names none of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
+    /// `aud` contains no value of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
     Audience,
-    /// The text of `sub` is longer than [`MAX_SUBJECT_BYTES`] (the bound is ours; RFC 7519 section 4.1.2 sets none).
+    /// The text of `sub` is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets no
+    /// limit.
     SubjectTooLong,
 }
 
 impl TokenError {
-    /// The rule's name in logs.
+    /// Returns the name of the rule in logs.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -139,7 +141,7 @@ impl TokenError {
 }
 
 impl Verifier {
-    /// Puts a verifier together.
+    /// Creates a verifier with an empty cache.
     #[must_use]
     pub fn new(parts: VerifierParts) -> Self {
         let VerifierParts { keys, algorithms, issuer, audience, leeway, sources, max_bytes, claims } = parts;
@@ -151,11 +153,11 @@ impl Verifier {
         Self { sources, keys, algorithms, issuer, audience, leeway, max_bytes, wanted, token_cache: TokenCache::new() }
     }
 
-    /// Checks the token at `now`, counted from the Unix epoch. A token that held before is not verified again, but its
-    /// claims are checked every time.
+    /// Verifies a token at `now`, counted from the Unix epoch. The signature of a cached token is not verified again,
+    /// but its claims are checked every time.
     ///
     /// # Errors
-    /// The first rule that the token breaks; rules about the claims come after the signature.
+    /// The first rule that the token breaks. Claims are checked after the signature.
     pub fn verify(&self, token: &str, now: Duration) -> Result<Claims, TokenError> {
         if token.len() > self.max_bytes {
             return Err(TokenError::TooLong);
@@ -176,10 +178,10 @@ impl Verifier {
         Ok(claims)
     }
 
-    /// The payload of a token, once its signature has been verified; what the payload says is not looked at.
+    /// Verifies the signature of a token and returns its payload, which is not parsed.
     ///
     /// # Errors
-    /// The first rule about form, header, key and signature that the token breaks.
+    /// The first rule about the form, header, key or signature that the token breaks.
     #[doc(hidden)]
     pub fn verify_signature(&self, token: &str) -> Result<Vec<u8>, TokenError> {
         if token.len() > self.max_bytes {
@@ -190,7 +192,7 @@ impl Verifier {
         if payload.contains('.') {
             return Err(TokenError::NotCompact);
         }
-        // All three parts must be well formed before the library sees one, so that it and we agree on the bytes.
+        // All three parts must be well-formed before jsonwebtoken decodes one, so that both decode the same bytes.
         let header = Header::parse(&decode(header)?)?;
         let payload = decode(payload)?;
         decode(signature)?;
@@ -230,7 +232,7 @@ impl Verifier {
         Ok(Claims::new(members, expires))
     }
 
-    /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 gives no rule for it.
+    /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
     fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
         let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
@@ -264,7 +266,8 @@ impl Verifier {
         Ok(())
     }
 
-    /// RFC 7519 section 4.1.3: a string, or an array of nothing but strings.
+    /// Whether `aud` contains a value of the audience. It is a string, or an array of strings only (RFC 7519 section
+    /// 4.1.3).
     fn is_audience(&self, claim: &Claim) -> bool {
         let ours = |value: &Claim| value.as_text().is_some_and(|name| self.audience.iter().any(|own| own == name));
         match claim {
@@ -287,7 +290,7 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// What the JOSE header says that we look at.
+/// The members of the JOSE header that select the key.
 struct Header {
     algorithm: Algorithm,
     kid: Option<String>,
@@ -320,8 +323,8 @@ fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Base64)
 }
 
-/// A `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, perhaps with a fraction. `None` for what is
-/// not a number, lies before the epoch, or is out of range.
+/// Parses a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. Returns
+/// `None` if the value is not a number, is before the epoch, or is out of range.
 fn numeric_date(value: &Claim) -> Option<Duration> {
     let Claim::Number(text) = value else { return None };
     match text.parse::<u64>() {
@@ -330,19 +333,19 @@ fn numeric_date(value: &Claim) -> Option<Duration> {
     }
 }
 
-/// The claims that are kept whether or not a route asks for them: those that are registered (RFC 7519 section 4.1), and
-/// `sid` (`OpenID` Connect Front-Channel Logout section 3).
+/// The claims that are kept even if no route uses them: the registered claims (RFC 7519 section 4.1), and `sid`
+/// (`OpenID` Connect Front-Channel Logout section 3).
 pub const KEPT: [&str; 8] = ["sub", "iss", "aud", "exp", "nbf", "iat", "jti", "sid"];
 
-/// The longest leeway: beyond five minutes a clock is broken, not late.
+/// The maximum leeway. A clock that is off by more than five minutes is broken.
 pub const MAX_LEEWAY: Duration = Duration::from_mins(5);
 
-/// The longest `sub`. `OpenID` Connect Core section 2 allows 255 ASCII characters.
+/// The maximum length of `sub`. `OpenID` Connect Core section 2 allows 255 ASCII characters.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 
-/// The most that the signature checks of one token cost: without a `kid` every key of its algorithm could have signed it.
-/// A check with most keys costs 1, and with a key on P-384 or an RSA key above 4096 bits 2. So eight keys are tried, or
-/// four of the expensive ones; a token of a later key needs a `kid`.
+/// The maximum total cost of the signature checks of one token: without a `kid`, any key of its algorithm could have
+/// signed it. A check costs 2 with a key on P-384 or an RSA key above 4096 bits, and 1 with any other key. At most
+/// eight keys are therefore tried, or four expensive ones; a token signed by a later key needs a `kid`.
 pub const MAX_KEYS_COST: usize = 8;
 
 #[cfg(test)]

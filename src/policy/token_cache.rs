@@ -1,13 +1,14 @@
-//! The tokens that one verifier has verified, so that a client that comes back with the same token, as all do at once after
-//! an outage, costs a hash and not another signature.
+//! Caches the verified tokens of one verifier: a client that reconnects with the same token, as all clients do at once
+//! after an outage, costs a hash instead of another signature check.
 //!
-//! An entry holds the SHA-256 of a token and those of its claims that are read, never the token itself. It says that the
-//! signature holds, and no more: `exp` and `nbf` are held against the clock at every use, and issuer and audience are looked
-//! at again. A refused token leaves no entry, so that nobody without a token that holds can fill the memory. The memory is
-//! part of its verifier and goes with it: no key vouches for a token after the key itself is gone.
+//! An entry contains the SHA-256 of a token and its kept claims, never the token itself. It proves only that the
+//! signature is valid: `exp` and `nbf` are checked against the clock at every use, and issuer and audience are checked
+//! again. A rejected token is not cached, so a client without a valid token cannot fill the memory. The cache is part
+//! of its verifier and is dropped with it: no entry outlives the keys that verified it.
 //!
-//! Two tokens with one hash would be a collision of SHA-256. How long a look-up takes tells nothing about other tokens: it
-//! depends on hashes, which nobody can choose, and on whether this very token came before, which only who has it can ask.
+//! Two tokens with the same hash would be a collision of SHA-256. The time of a look-up reveals nothing about other
+//! tokens: it depends on hashes, which a client cannot choose, and on whether this token is cached, which only its
+//! holder can test.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,21 +20,21 @@ use aws_lc_rs::digest;
 
 use super::members::{Members, block};
 
-/// The most memory that the tokens of one verifier take. That is room for some 14,000 tokens of ten kept claims, as
-/// `tests/token_memory.rs` measures, and no room that is not used is kept.
+/// The maximum memory of the cached tokens of one verifier: enough for about 14,000 tokens of ten kept claims, as
+/// `tests/token_memory.rs` measures. Memory is allocated only as tokens need it.
 pub const MEMORY_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// What a token takes beside its claims: its place in a map, of which seven sixteenths are in use when the map has just
-/// grown, and half of one more while the map moves into a larger one; and the counters of the `Arc`.
+/// The memory of a token in addition to its claims: its slot in a map, of which seven sixteenths are in use when the
+/// map has just grown, and half as much again while the map moves into a larger one; and the counters of the `Arc`.
 const TOKEN_BYTES: usize = (size_of::<(TokenHash, Token)>() + 1) * 16 / 7 * 3 / 2 + size_of::<[usize; 2]>() * 2;
-/// How often those that have expired are looked for.
+/// The minimum time between two sweeps for expired tokens.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
-/// What stands for a token: its SHA-256.
+/// The key of a token in the cache: its SHA-256.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; digest::SHA256_OUTPUT_LEN]);
 
 impl TokenHash {
-    /// The hash of a whole token, its signature included.
+    /// Hashes a whole token, including its signature.
     pub fn of(token: &str) -> Self {
         let mut hash = [0; digest::SHA256_OUTPUT_LEN];
         for (to, from) in hash.iter_mut().zip(digest::digest(&digest::SHA256, token.as_bytes()).as_ref()) {
@@ -43,14 +44,16 @@ impl TokenHash {
     }
 }
 
-/// The tokens. When there is no room for another one, the half goes that was not used since it was a half.
+/// A cache of two generations. When the current one is full it becomes the previous one, and the old previous one is
+/// dropped. A previous token that is used moves to the current generation.
 pub struct TokenCache(Mutex<Tokens>);
 
 struct Tokens {
-    /// The tokens that were used last, and those of the half before.
+    /// The tokens that were added or used since the generation began.
     current: HashMap<TokenHash, Token>,
+    /// The other tokens of the generation before.
     previous: HashMap<TokenHash, Token>,
-    /// How much memory the young take.
+    /// The memory of the current generation.
     current_bytes: usize,
     generation_max_bytes: usize,
     sweep_at: Duration,
@@ -59,12 +62,12 @@ struct Tokens {
 struct Token {
     members: Arc<Members>,
     bytes: usize,
-    /// When it is of no use any more, counted from the Unix epoch.
+    /// The time at which the token expires, with the leeway, counted from the Unix epoch.
     ends: Duration,
 }
 
 impl TokenCache {
-    /// None yet.
+    /// Creates an empty cache.
     pub fn new() -> Self {
         Self::with_capacity(MEMORY_MAX_BYTES)
     }
@@ -79,7 +82,7 @@ impl TokenCache {
         }))
     }
 
-    /// The members of the payload of a token that was verified before.
+    /// Returns the kept claims of a token that was verified before.
     pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<Members>> {
         let (members, _gone) = self.with(|tokens| {
             if let Some(token) = tokens.current.get(hash) {
@@ -92,7 +95,7 @@ impl TokenCache {
         Some(members)
     }
 
-    /// Remembers a token that holds `now`: the members of its payload, and when it ends.
+    /// Adds a token that is valid at `now`, with its kept claims and the time at which it expires.
     pub(super) fn insert(&self, hash: TokenHash, members: Arc<Members>, ends: Duration, now: Duration) {
         let bytes = TOKEN_BYTES + block(size_of::<Members>()) + members.heap_bytes();
         let gone = self.with(|tokens| {
@@ -102,14 +105,14 @@ impl TokenCache {
         drop(gone);
     }
 
-    /// The maps are whole after every step, so a panic of another holder leaves nothing half done.
+    /// Runs `act` with the lock held. The maps are consistent after every step, so a poisoned lock is usable.
     fn with<T>(&self, act: impl FnOnce(&mut Tokens) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Tokens {
-    /// Returns the half that made room, so that the caller frees it without the lock.
+    /// Returns the generation that was dropped, so that the caller frees it after it releases the lock.
     fn insert(&mut self, hash: TokenHash, token: Token) -> HashMap<TokenHash, Token> {
         let mut gone = HashMap::new();
         if token.bytes > self.generation_max_bytes {
@@ -127,7 +130,7 @@ impl Tokens {
         gone
     }
 
-    /// Drops those that have expired, at most once in a while: all others wait meanwhile.
+    /// Removes expired tokens, at most once per [`SWEEP_PAUSE`]: other users of the cache wait for the lock meanwhile.
     fn sweep(&mut self, now: Duration) {
         if now < self.sweep_at {
             return;
@@ -135,7 +138,7 @@ impl Tokens {
         self.sweep_at = now.saturating_add(SWEEP_PAUSE);
         for tokens in [&mut self.previous, &mut self.current] {
             tokens.retain(|_, token| now < token.ends);
-            // The count assumes that a map has only the capacity that its tokens need.
+            // `TOKEN_BYTES` assumes that a map has only the capacity that its tokens need.
             tokens.shrink_to_fit();
         }
         self.current_bytes = self.current.values().map(|token| token.bytes).sum();
@@ -148,11 +151,11 @@ impl Default for TokenCache {
     }
 }
 
-/// How many, not which.
+/// Shows the number of tokens only.
 impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (current, previous) = self.with(|tokens| (tokens.current.len(), tokens.previous.len()));
-        f.debug_struct("Verified").field("young", &current).field("old", &previous).finish()
+        f.debug_struct("TokenCache").field("current", &current).field("previous", &previous).finish()
     }
 }
 
@@ -164,7 +167,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1_800_000_000);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A subject of 8 bytes, and another claim of this length.
+    /// A subject of 8 bytes, and another claim of `length` bytes.
     fn members(name: &str, length: usize) -> Members {
         let payload = format!(r#"{{"sub":"{name:8}","pad":"{}"}}"#, "x".repeat(length));
         Members::parse(payload.as_bytes(), &Wanted::new(["sub", "pad"], [])).unwrap()
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_of_every_byte() {
+    fn the_hash_covers_every_byte() {
         assert_eq!(TokenHash::of("a.b.c"), TokenHash::of("a.b.c"));
         for other in ["a.b.C", "a.b.c ", "a.b.", ""] {
             assert_ne!(TokenHash::of("a.b.c"), TokenHash::of(other));
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn those_in_use_stay_and_the_others_make_room() {
+    fn used_tokens_stay_and_unused_tokens_are_evicted() {
         let size = size(16);
         let token_cache = TokenCache::with_capacity(size * 8);
         insert(&token_cache, "in use", 16, NOW + MINUTE, NOW);
@@ -231,18 +234,18 @@ mod tests {
             insert(&token_cache, &number.to_string(), number * 7919 % 8192, NOW + MINUTE, NOW);
             assert!(bytes(&token_cache) <= 100_000);
         }
-        // One that is larger than a half is not kept, and drives nothing out.
+        // A token that is larger than a generation is not cached, and evicts no other.
         let before = bytes(&token_cache);
         insert(&token_cache, "huge", 50_000, NOW + MINUTE, NOW);
         assert!(!known(&token_cache, "huge") && bytes(&token_cache) == before);
     }
 
     #[test]
-    fn what_has_expired_goes() {
+    fn expired_tokens_are_swept() {
         let token_cache = TokenCache::new();
         insert(&token_cache, "short", 16, NOW + MINUTE / 2, NOW);
         insert(&token_cache, "long", 16, NOW + 3 * MINUTE, NOW);
-        // Not at once: the verifier asks the clock at every use.
+        // The sweep is not due yet. The verifier checks `exp` at every use.
         insert(&token_cache, "other", 16, NOW + 3 * MINUTE, NOW + Duration::from_secs(59));
         assert!(known(&token_cache, "short"));
         insert(&token_cache, "another", 16, NOW + 3 * MINUTE, NOW + MINUTE);
@@ -251,9 +254,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_token_is_printed() {
+    fn debug_shows_numbers_only() {
         let token_cache = TokenCache::new();
         insert(&token_cache, "ada", 16, NOW + MINUTE, NOW);
-        assert_eq!(format!("{token_cache:?}"), "Verified { young: 1, old: 0 }");
+        assert_eq!(format!("{token_cache:?}"), "TokenCache { current: 1, previous: 0 }");
     }
 }

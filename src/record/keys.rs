@@ -1,4 +1,4 @@
-//! What protects one direction: its suite, its traffic secret, and the key and the nonces that come from them.
+//! The key schedule of one direction: its suite, its traffic secret, and the key and the nonces derived from them.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf::{self, Prk};
 use zeroize::{Zeroize, Zeroizing};
 
-/// The longest traffic secret: the output of SHA-384.
+/// The length of the longest traffic secret, the output of SHA-384.
 const SECRET_MAX: usize = 48;
-/// The longest key of an AEAD.
+/// The length of the longest AEAD key.
 const KEY_MAX: usize = 32;
 
-/// What all labels begin with (RFC 8446 section 7.1).
+/// The prefix of all labels (RFC 8446 section 7.1).
 const LABEL_PREFIX: &[u8] = b"tls13 ";
 
 /// A cipher suite of TLS 1.3 (RFC 8446 appendix B.4).
@@ -27,10 +27,10 @@ pub enum Suite {
 }
 
 impl Suite {
-    /// All of them.
+    /// All suites.
     pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
 
-    /// The suite with this number, if it is one of the three.
+    /// Returns the suite with this IANA code, if it is one of the three.
     pub fn from_code(code: u16) -> Option<Self> {
         match code {
             0x1301 => Some(Self::Aes128Gcm),
@@ -40,7 +40,7 @@ impl Suite {
         }
     }
 
-    /// The length of its traffic secrets.
+    /// Returns the length of its traffic secrets in bytes.
     pub fn secret_len(self) -> usize {
         match self {
             Self::Aes128Gcm | Self::ChaCha20Poly1305 => 32,
@@ -48,9 +48,9 @@ impl Suite {
         }
     }
 
-    /// How many records one key may seal, as rustls has it: 2^24 for AES-GCM (RFC 8446 section 5.5, and
-    /// draft-irtf-cfrg-aead-limits-08 section 5.1.1 with full records and an attacker's chance of 2^-60). ChaCha20-Poly1305
-    /// has no such limit, so it is the sequence number's end, with some to spare.
+    /// Returns the number of records that one key may seal, as in rustls: 2^24 for AES-GCM (RFC 8446 section 5.5, and
+    /// draft-irtf-cfrg-aead-limits-08 section 5.1.1 with full records and an attacker advantage of 2^-60).
+    /// ChaCha20-Poly1305 does not have such a limit, so the last sequence number is used, with a margin.
     pub fn records_max(self) -> u64 {
         match self {
             Self::Aes128Gcm | Self::Aes256Gcm => 1 << 24,
@@ -74,14 +74,14 @@ impl Suite {
     }
 }
 
-/// A traffic secret (RFC 8446 section 7.1) and the suite that it is for. It is overwritten when it is dropped.
+/// A traffic secret (RFC 8446 section 7.1) and its suite. It is zeroized on drop.
 pub struct TrafficSecret {
     suite: Suite,
     bytes: [u8; SECRET_MAX],
 }
 
 impl TrafficSecret {
-    /// A secret of this suite; `None` if it has not the length that the suite's hash gives.
+    /// Returns a secret of this suite, or `None` if its length is not the output length of the suite's hash.
     pub fn new(suite: Suite, secret: &[u8]) -> Option<Self> {
         if secret.len() != suite.secret_len() {
             return None;
@@ -91,8 +91,7 @@ impl TrafficSecret {
         Some(Self { suite, bytes })
     }
 
-    /// Whether this key and this initialization vector come from this secret. The comparison takes as long for every
-    /// answer.
+    /// Whether this key and this initialization vector are derived from this secret. Each is compared in constant time.
     pub fn gives(&self, key: &[u8], iv: &[u8]) -> bool {
         let (mut own_key, mut own_iv) = (Zeroizing::new([0; KEY_MAX]), Zeroizing::new([0; aead::NONCE_LEN]));
         let Some(own_key) = own_key.get_mut(..self.suite.aead().key_len()) else { return false };
@@ -102,7 +101,7 @@ impl TrafficSecret {
             && aws_lc_rs::constant_time::verify_slices_are_equal(&*own_iv, iv).is_ok()
     }
 
-    /// The secret after a key update (section 7.2).
+    /// Returns the secret after a key update (section 7.2).
     fn next(&self) -> Result<Self, Unspecified> {
         let mut next = Self { suite: self.suite, bytes: [0; SECRET_MAX] };
         let out = next.bytes.get_mut(..self.suite.secret_len()).ok_or(Unspecified)?;
@@ -110,7 +109,7 @@ impl TrafficSecret {
         Ok(next)
     }
 
-    /// HKDF-Expand-Label with an empty context (section 7.1).
+    /// Fills `out` by HKDF-Expand-Label with an empty context (section 7.1).
     fn expand(&self, label: &[u8], out: &mut [u8]) -> Result<(), Unspecified> {
         let secret = self.bytes.get(..self.suite.secret_len()).ok_or(Unspecified)?;
         let len = u16::try_from(out.len()).map_err(|_| Unspecified)?.to_be_bytes();
@@ -132,7 +131,7 @@ impl fmt::Debug for TrafficSecret {
     }
 }
 
-/// How long an output of HKDF is.
+/// The length of an HKDF output.
 struct Len(usize);
 
 impl hkdf::KeyType for Len {
@@ -141,12 +140,12 @@ impl hkdf::KeyType for Len {
     }
 }
 
-/// One direction: a secret and the number of its next record. It gives each nonce out once, whatever becomes of it.
+/// One direction: a secret and the number of its next record. Each nonce is returned only once, even if its use fails.
 pub(super) struct Direction {
     secret: TrafficSecret,
-    /// Of the next record under this secret (section 5.3).
+    /// The sequence number of the next record under this secret (section 5.3).
     sequence: u64,
-    /// What is derived from the secret; absent until it is needed.
+    /// The key and the initialization vector derived from the secret; `None` until they are needed.
     context: Option<Context>,
 }
 
@@ -160,10 +159,10 @@ impl Direction {
         Self { secret, sequence, context: None }
     }
 
-    /// The key and the nonce of the next record (section 5.3).
+    /// Returns the key and the nonce of the next record (section 5.3).
     ///
     /// # Errors
-    /// If no sequence number is left. A sequence number may not wrap.
+    /// If no sequence number is left, since it must not wrap, or if the derivation of the key fails.
     pub(super) fn next(&mut self) -> Result<(&LessSafeKey, Nonce), Unspecified> {
         let sequence = self.sequence;
         self.sequence = sequence.checked_add(1).ok_or(Unspecified)?;
@@ -178,7 +177,7 @@ impl Direction {
         Ok((&context.key, Nonce::assume_unique_for_key(nonce)))
     }
 
-    /// Goes on to the next secret, from the sequence number 0 (section 7.2).
+    /// Switches to the next secret, with the sequence number 0 (section 7.2).
     pub(super) fn update(&mut self) -> Result<(), Unspecified> {
         self.secret = self.secret.next()?;
         self.context = None;
@@ -186,12 +185,12 @@ impl Direction {
         Ok(())
     }
 
-    /// Whether this key may seal one record more and no other, so that it must be the one that ends it.
+    /// Whether this key may seal at most one more record, which must then be the `KeyUpdate`.
     pub(super) fn is_at_limit(&self) -> bool {
         self.sequence >= self.secret.suite.records_max() - 1
     }
 
-    /// Drops what can be derived again.
+    /// Drops the key and the initialization vector, which can be derived again.
     pub(super) fn hibernate(&mut self) {
         self.context = None;
     }

@@ -1,4 +1,4 @@
-//! The way in: from records to plaintext.
+//! The receiving half of the record layer: opens records into plaintext.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,17 +11,17 @@ use super::wire::{
     OUTER_TYPE, PLAINTEXT_MAX,
 };
 
-/// Opens what is received. It holds no bytes but those of a `KeyUpdate` that came in parts.
+/// The receiving half of a connection. It buffers only the bytes of a fragmented `KeyUpdate`.
 #[derive(Debug)]
 pub struct Opener {
     direction: Direction,
     state: State,
-    /// How many records without application data came in a row.
+    /// The number of records in a row without application data.
     idle: u8,
-    /// The first bytes of a handshake message whose rest is to come in the next record.
+    /// The first bytes of a handshake message that continues in the next record.
     started: [u8; KEY_UPDATE_LEN],
     started_len: u8,
-    /// Key updates since they were counted last.
+    /// The number of key updates since [`Opener::take_key_updates`] was last called.
     key_updates: u8,
 }
 
@@ -32,69 +32,70 @@ enum State {
     Failed(Violation),
 }
 
-/// One record.
+/// One opened record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// Its length with its header: the next one begins there.
+    /// Its length including the header. The next record starts there.
     pub len: usize,
-    /// What it carried.
+    /// Its content.
     pub content: Content,
 }
 
-/// What a record carried.
+/// The content of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// Application data, at least one byte: where it is in the buffer.
+    /// Application data, at least one byte: its range in the buffer.
     Data(Range<usize>),
-    /// Nothing that matters to the caller.
+    /// Nothing that concerns the caller.
     Nothing,
-    /// The peer asks for a new key of ours: [`super::Sealer::update_key`] (section 4.6.3).
+    /// The peer requests an update of our key: call [`super::Sealer::update_key`] (section 4.6.3).
     KeyUpdateRequested,
-    /// `close_notify`: the peer sends no more, and what comes nevertheless is ignored (section 6.1). We may go on sending.
+    /// `close_notify`: the peer sends no more data, and any bytes after it are ignored (section 6.1). Our direction
+    /// stays open.
     Closed,
 }
 
-/// How a peer broke a rule, or why it gave up. Sections are of RFC 8446.
+/// A rule that a peer broke, or the alert with which it ended the connection. Sections are of RFC 8446.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
-    /// The record is not of the type of all that are protected (sections 5 and 5.2).
+    /// The record does not have the type of protected records (sections 5 and 5.2).
     NotProtected,
-    /// The header names a length over 2^14 + 256 (section 5.2).
+    /// The header announces more than 2^14 + 256 bytes (section 5.2).
     RecordTooLong,
-    /// The record holds more than 2^14 bytes and a type (sections 5.1 and 5.4).
+    /// The plaintext is longer than 2^14 bytes and a content type (sections 5.1 and 5.4).
     PlaintextTooLong,
-    /// The record was changed, replayed, put elsewhere, or sealed with another key (section 5.2).
+    /// The record was modified, replayed, reordered, or sealed with another key (section 5.2).
     NotAuthentic,
-    /// The record is nothing but padding (section 5.4).
+    /// The record contains only padding (section 5.4).
     NoContentType,
-    /// The record's content has a type that it may not have after the handshake, such as `change_cipher_spec` (section 5).
+    /// The record has a content type that is not allowed after the handshake, such as `change_cipher_spec` (section 5).
     ContentType,
-    /// The record holds nothing, but its type is not application data (section 5.1).
+    /// An alert or handshake record is empty (section 5.1).
     Empty,
-    /// Another record came between the parts of a handshake message (section 5.1).
+    /// A record of another type came between the fragments of a handshake message (section 5.1).
     Interleaved,
-    /// More followed in the record of a `KeyUpdate`, after which the key is another (section 5.1).
+    /// Bytes follow a `KeyUpdate` in its record, so that they would span the key change (section 5.1).
     AcrossKeyChange,
     /// A handshake message other than `KeyUpdate` (section 4.6).
     HandshakeMessage,
-    /// A `KeyUpdate` of a wrong length (section 4.6.3).
+    /// A `KeyUpdate` of the wrong length (section 4.6.3).
     KeyUpdateLength,
-    /// A `KeyUpdate` that neither asks for another nor does not (section 4.6.3).
+    /// A `KeyUpdate` whose `request_update` is neither 0 nor 1 (section 4.6.3).
     KeyUpdateValue,
-    /// An alert that is not exactly one record (sections 5.1 and 6).
+    /// A record that does not contain exactly one alert (sections 5.1 and 6).
     AlertLength,
     /// More than [`IDLE_RECORDS_MAX`] records in a row without application data.
     TooManyIdle,
-    /// More than [`KEY_UPDATES_MAX`] key updates that nobody counted against a quota.
+    /// More than [`KEY_UPDATES_MAX`] key updates since the caller last took their count.
     TooManyKeyUpdates,
-    /// No sequence number is left, or the library failed.
+    /// No sequence number is left, or the cryptographic library failed.
     Failed,
-    /// No rule: the peer sent this alert, which says why it ends the connection (section 6.2).
+    /// Not a broken rule: the peer ended the connection with this alert (section 6.2).
     Alerted(u8),
 }
 
 impl Violation {
-    /// What tells the peer. A peer's own alert is not answered (section 6.2).
+    /// Returns the alert to send to the peer. An alert of the peer is not answered (section 6.2).
     pub fn alert(self) -> Option<Alert> {
         match self {
             Self::NotProtected
@@ -121,17 +122,17 @@ impl fmt::Display for Violation {
         f.write_str(match self {
             Self::NotProtected => "a TLS record is not protected",
             Self::RecordTooLong => "a TLS record is too long",
-            Self::PlaintextTooLong => "a TLS record holds too much",
+            Self::PlaintextTooLong => "the plaintext of a TLS record is too long",
             Self::NotAuthentic => "a TLS record is not authentic",
-            Self::NoContentType => "a TLS record is nothing but padding",
-            Self::ContentType => "a TLS record is of a type that does not fit here",
-            Self::Empty => "a TLS record that may not be empty is",
+            Self::NoContentType => "a TLS record contains only padding",
+            Self::ContentType => "a TLS record has an unexpected content type",
+            Self::Empty => "a TLS alert or handshake record is empty",
             Self::Interleaved => "a TLS handshake message was interrupted",
-            Self::AcrossKeyChange => "a TLS handshake message spans a change of keys",
-            Self::HandshakeMessage => "a TLS handshake message does not fit here",
-            Self::KeyUpdateLength => "a TLS key update has a wrong length",
-            Self::KeyUpdateValue => "a TLS key update has a wrong value",
-            Self::AlertLength => "a TLS alert has a wrong length",
+            Self::AcrossKeyChange => "a TLS handshake message spans a key change",
+            Self::HandshakeMessage => "a TLS handshake message is unexpected",
+            Self::KeyUpdateLength => "a TLS key update has the wrong length",
+            Self::KeyUpdateValue => "a TLS key update has an invalid value",
+            Self::AlertLength => "a TLS alert has the wrong length",
             Self::TooManyIdle => "too many TLS records without data",
             Self::TooManyKeyUpdates => "too many TLS key updates",
             Self::Failed => "the TLS record layer failed",
@@ -143,13 +144,13 @@ impl fmt::Display for Violation {
 impl std::error::Error for Violation {}
 
 impl Opener {
-    /// Goes on where another left off: `sequence` is the number of the next record under this secret.
+    /// Returns the receiving half for this secret, under which the next record has the number `sequence`.
     pub fn new(secret: TrafficSecret, sequence: u64) -> Self {
         let direction = Direction::new(secret, sequence);
         Self { direction, state: State::Open, idle: 0, started: [0; KEY_UPDATE_LEN], started_len: 0, key_updates: 0 }
     }
 
-    /// Whether nothing more comes: in order, or because of this.
+    /// Returns how the direction ended: with `close_notify` or with a violation. Returns `None` while it is open.
     pub fn ended(&self) -> Option<Result<(), Violation>> {
         match self.state {
             State::Open => None,
@@ -158,11 +159,12 @@ impl Opener {
         }
     }
 
-    /// Opens the record that `buffer` begins with, in place. `None` means that its end is still to come: ask again with
-    /// more, and with the same bytes before it. After [`Content::Closed`] everything is ignored and `Closed` once more.
+    /// Opens the record at the start of `buffer`, in place. Returns `None` if the record is incomplete: call again with
+    /// the same bytes and more behind them. After [`Content::Closed`] all bytes are ignored and the result is `Closed`
+    /// again.
     ///
     /// # Errors
-    /// If the peer broke a rule, or gave up; then and ever after.
+    /// If the peer broke a rule or sent an error alert. Every later call returns the same error.
     pub fn open(&mut self, buffer: &mut [u8]) -> Result<Option<Opened>, Violation> {
         match self.state {
             State::Open => {}
@@ -178,25 +180,25 @@ impl Opener {
         opened
     }
 
-    /// How many key updates came since [`Opener::take_key_updates`] was called last.
+    /// Returns the number of key updates since [`Opener::take_key_updates`] was last called.
     pub fn key_updates(&self) -> u8 {
         self.key_updates
     }
 
-    /// How many key updates came since this was called last. Each costs as much as 25 records, so the caller charges them
-    /// to a quota; [`KEY_UPDATES_MAX`] bounds what a peer gets for nothing.
+    /// Returns the number of key updates since the last call. Each costs as much as 25 records, so the caller charges
+    /// them to a quota. [`KEY_UPDATES_MAX`] bounds those that are not charged.
     pub fn take_key_updates(&mut self) -> u8 {
         std::mem::take(&mut self.key_updates)
     }
 
-    /// Drops what can be derived again from the secret. The next record costs some microseconds more.
+    /// Drops the state that can be derived again from the secret. The next record takes some microseconds longer.
     pub fn hibernate(&mut self) {
         self.direction.hibernate();
     }
 
     fn open_next(&mut self, buffer: &mut [u8]) -> Result<Option<Opened>, Violation> {
         let Some((header, rest)) = buffer.split_first_chunk_mut::<HEADER_LEN>() else {
-            // A peer that does not speak TLS any more may never send a whole header.
+            // A peer that has stopped speaking TLS may never send a whole header.
             return if matches!(buffer.first(), None | Some(&OUTER_TYPE)) {
                 Ok(None)
             } else {
@@ -205,7 +207,7 @@ impl Opener {
         };
         let [outer_type, _, _, high, low] = *header;
         let body_len = usize::from(u16::from_be_bytes([high, low]));
-        // Both are known before the rest has come, and are not worth waiting for.
+        // The header is enough for both checks, so do not wait for the body.
         if outer_type != OUTER_TYPE {
             return Err(Violation::NotProtected);
         }
@@ -218,7 +220,7 @@ impl Opener {
         if inner.len() > PLAINTEXT_MAX + 1 {
             return Err(Violation::PlaintextTooLong);
         }
-        // The type is the last byte that is not zero; what follows is padding (section 5.4).
+        // The content type is the last non-zero byte; the bytes after it are padding (section 5.4).
         let end = inner.iter().rposition(|&byte| byte != 0).ok_or(Violation::NoContentType)?;
         let (content, padding) = inner.split_at(end);
         let content_type = padding.first().copied().unwrap_or_default();
@@ -250,7 +252,7 @@ impl Opener {
         }
     }
 
-    /// The level means nothing any more: all alerts but two are errors (section 6).
+    /// Handles an alert. Its level is ignored: all alerts except two are errors (section 6).
     fn take_alert(description: u8) -> Result<Content, Violation> {
         const CLOSE_NOTIFY: u8 = Alert::CloseNotify as u8;
         const USER_CANCELED: u8 = Alert::UserCanceled as u8;
@@ -261,7 +263,7 @@ impl Opener {
         }
     }
 
-    /// Adds to a handshake message, which may come in parts but must end where its record does (section 5.1).
+    /// Appends to a handshake message, which may be fragmented but must end where its record ends (section 5.1).
     fn take_handshake(&mut self, part: &[u8]) -> Result<Content, Violation> {
         let before = usize::from(self.started_len);
         for (to, from) in self.started.iter_mut().skip(before).zip(part) {
@@ -269,7 +271,7 @@ impl Opener {
         }
         let len = before + part.len();
         let so_far = self.started.get(..len).unwrap_or(&self.started);
-        // Type, length and value of the one message that there may be, as far as they have come.
+        // Type, length and value of the only message that is allowed, as far as received.
         let (kind, rest) = so_far.split_first().map_or((KEY_UPDATE, so_far), |(kind, rest)| (*kind, rest));
         if kind != KEY_UPDATE {
             return Err(Violation::HandshakeMessage);

@@ -1,4 +1,4 @@
-//! The way out: from plaintext to records.
+//! The sending half of the record layer: seals plaintext into records.
 
 use aws_lc_rs::aead::Aad;
 
@@ -7,54 +7,55 @@ use super::wire::{
     Alert, ContentType, HEADER_LEN, KEY_UPDATE, KEY_UPDATE_LEN, OUTER_TYPE, OVERHEAD, PLAINTEXT_MAX, TAG_LEN,
 };
 
-/// `KeyUpdate` with `update_not_requested`: the peer need not change its own key.
+/// A `KeyUpdate` with `update_not_requested`: the peer does not have to update its own key.
 const UPDATE_NOT_REQUESTED: [u8; KEY_UPDATE_LEN] = [KEY_UPDATE, 0, 0, 1, 0];
 
-/// Seals what is sent. It holds no bytes.
+/// The sending half of a connection. It does not buffer.
 #[derive(Debug)]
 pub struct Sealer {
     direction: Direction,
-    /// A `KeyUpdate` goes before the next record.
+    /// Whether a `KeyUpdate` must precede the next record.
     update_due: bool,
-    /// An alert was sealed: nothing may follow it (section 6).
+    /// Whether nothing more may be sealed: an alert was sealed (section 6), or [`Sealer::close`] was called.
     closed: bool,
 }
 
-/// How far a call of [`Sealer::seal`] came.
+/// The progress of one call of [`Sealer::seal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
-    /// How many bytes of plaintext were taken.
+    /// The number of bytes of plaintext taken.
     pub taken: usize,
-    /// How many bytes of records were written. Each of them must be sent, in order, or the connection is lost.
+    /// The number of bytes of records written. All of them must be sent, in order, or the connection is lost.
     pub written: usize,
 }
 
-/// Why nothing more can be sealed.
+/// The reason why nothing more can be sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SealError {
-    /// An alert was sealed before, so that nothing may follow (section 6.1).
+    /// The direction is closed: an alert was sealed, after which nothing may follow (section 6.1), or [`Sealer::close`]
+    /// was called.
     Closed,
-    /// No sequence number is left, or the library failed.
+    /// No sequence number is left, the cryptographic library failed, or the buffer was too small for an alert.
     Failed,
 }
 
 impl Sealer {
-    /// The most that [`Sealer::seal`] writes for so many bytes of plaintext.
+    /// Returns the most bytes that [`Sealer::seal`] writes for `plaintext_len` bytes of plaintext.
     pub const fn sealed_max(plaintext_len: usize) -> usize {
-        // A key may come to its end within, and then its KeyUpdate has a record of its own.
+        // The key may reach its limit in between; its `KeyUpdate` is then a record of its own.
         plaintext_len + plaintext_len.div_ceil(PLAINTEXT_MAX) * OVERHEAD + KEY_UPDATE_LEN + OVERHEAD
     }
 
-    /// Goes on where another left off: `sequence` is the number of the next record under this secret.
+    /// Returns the sending half for this secret, under which the next record has the number `sequence`.
     pub fn new(secret: TrafficSecret, sequence: u64) -> Self {
         Self { direction: Direction::new(secret, sequence), update_due: false, closed: false }
     }
 
-    /// Seals as much plaintext as `out` has room for, in records as large as possible, with a `KeyUpdate` before them if
-    /// one is due. Nothing is sealed of an empty plaintext.
+    /// Seals as much of the plaintext as fits into `out`, in records as large as possible. A `KeyUpdate` precedes them
+    /// if one is due. An empty plaintext seals nothing.
     ///
     /// # Errors
-    /// If nothing more can be sealed; `out` then holds nothing of use.
+    /// If nothing more can be sealed. The content of `out` must then be discarded.
     pub fn seal(&mut self, content: ContentType, plaintext: &[u8], out: &mut [u8]) -> Result<Sealed, SealError> {
         if self.closed {
             return Err(SealError::Closed);
@@ -78,8 +79,8 @@ impl Sealer {
         Ok(Sealed { taken, written })
     }
 
-    /// Seals an alert, the last record of this direction. How many bytes were written to `out`, which must have room for
-    /// [`Sealer::sealed_max`] of 2.
+    /// Seals an alert, the last record of this direction. Returns the number of bytes written to `out`, which must hold
+    /// [`Sealer::sealed_max`] of 2 bytes.
     ///
     /// # Errors
     /// If nothing more can be sealed, or `out` is too small.
@@ -89,28 +90,29 @@ impl Sealer {
         if sealed.taken == alert.encode().len() { Ok(sealed.written) } else { Err(SealError::Failed) }
     }
 
-    /// Changes the key before the next record: what a peer's request asks for (section 4.6.3). However often it is called
-    /// before that, the key changes once.
+    /// Updates the key before the next record, as a request of the peer requires (section 4.6.3). Repeated calls before
+    /// that record cause a single update.
     pub fn update_key(&mut self) {
         self.update_due = true;
     }
 
-    /// Seals nothing more: after a fatal alert of the peer (section 6.2), or when records were lost on their way.
+    /// Closes the direction without an alert: after a fatal alert of the peer (section 6.2), or if records could not be
+    /// sent.
     pub fn close(&mut self) {
         self.closed = true;
     }
 
-    /// Whether nothing more is sealed.
+    /// Whether the direction is closed.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Drops what can be derived again from the secret. The next record costs some microseconds more.
+    /// Drops the state that can be derived again from the secret. The next record takes some microseconds longer.
     pub fn hibernate(&mut self) {
         self.direction.hibernate();
     }
 
-    /// Seals one record, if there is room for it. Its length.
+    /// Seals one record and returns its length, or returns `None` if the record does not fit into `out`.
     fn seal_one(&mut self, content: ContentType, plaintext: &[u8], out: &mut [u8]) -> Result<Option<usize>, SealError> {
         let len = plaintext.len() + OVERHEAD;
         let body_len = u16::try_from(len - HEADER_LEN).map_err(|_| SealError::Failed)?.to_be_bytes();

@@ -1,28 +1,29 @@
-//! The only place that reads the clocks; everything else is told the time.
+//! Reads the clocks. All other code takes the time from here or as an argument.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::BUILT;
 use crate::policy::admission::Clocks;
 
-/// Monotonic time.
-#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+/// Returns the monotonic time.
+#[expect(clippy::disallowed_methods, reason = "the only function that reads this clock")]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The time so long after another one, or as far as the clock goes.
+/// Returns `time + span`. A span that overflows `Instant` is halved until it fits.
 pub fn after(time: Instant, span: Duration) -> Instant {
     time.checked_add(span).unwrap_or_else(|| after(time, span / 2))
 }
 
-/// Both clocks. While the wall clock cannot be right it is at the end of time, so that every token counts as expired.
+/// Reads both clocks. A wall clock that cannot be right reads as `Duration::MAX`, so that every token counts as
+/// expired.
 pub fn both() -> Clocks {
     Clocks { instant: now(), unix: unix().unwrap_or(Duration::MAX) }
 }
 
-/// The time since the Unix epoch; `None` if it is before this version was made, and so cannot be right.
-#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+/// Returns the time since the Unix epoch; `None` if it is before this version was built and so cannot be right.
+#[expect(clippy::disallowed_methods, reason = "the only function that reads this clock")]
 pub fn unix() -> Option<Duration> {
     credible(SystemTime::now())
 }
@@ -36,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_before_the_build_is_not_believed() {
+    fn a_clock_before_the_build_is_rejected() {
         let second = Duration::from_secs(1);
         let at = |unix| credible(SystemTime::UNIX_EPOCH + unix);
         assert_eq!(credible(SystemTime::UNIX_EPOCH - second), None);
@@ -49,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn no_span_goes_beyond_the_end_of_the_clock() {
+    fn spans_that_overflow_the_clock_are_shortened() {
         let start = now();
         assert_eq!(after(start, Duration::from_secs(1)), start + Duration::from_secs(1));
         let last = after(start, Duration::MAX);
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn this_version_was_made_before_now() {
+    fn this_version_was_built_before_now() {
         assert!(unix().is_some());
     }
 }

@@ -1,14 +1,16 @@
-//! Cycles of a worker: a task that has more to do goes on only after the I/O driver was polled.
+//! Cycles of a worker: a task with more to do resumes only after the I/O driver was polled.
 //!
-//! A task that wakes itself keeps the run queue from getting empty, and tokio polls its I/O driver only when the queue is
-//! empty or after `event_interval` tasks. Meanwhile no other session learns that it has something to read. A task that
-//! waits for a cycle is not in the run queue: the driver itself reports the event that wakes it. Each cycle wakes one of the
-//! tasks that have more to do, first in, first out, and the sessions whose events the driver reports run beside it. So a
-//! session with little to do waits for one poll of one that has much, however many of those there are.
+//! A cycle is one pass of the event loop.
 //!
-//! This depends on one documented property alone: the readiness of a socket, once cleared (`UnixStream::try_io`), is set
-//! by the I/O driver and by nothing else. `tokio::task::yield_now` promises less: a task that yields may run again before
-//! the driver is polled.
+//! A task that wakes itself keeps the run queue from becoming empty, and tokio polls its I/O driver only when the queue
+//! is empty or after `event_interval` tasks. Until then no other session learns that it has bytes to read. A task that
+//! waits for a cycle is not in the run queue: the driver itself reports the event that wakes it. Each cycle wakes one
+//! of the queued tasks, first in, first out, and the sessions whose events the driver reports run in the same pass. So
+//! a session with little to do waits for one poll of a busy one, however many busy ones there are.
+//!
+//! This depends on one documented property: the readiness of a socket, once cleared (`UnixStream::try_io`), is set only
+//! by the I/O driver. `tokio::task::yield_now` guarantees less: a task that yields may run again before the driver is
+//! polled.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,7 +22,7 @@ use std::task::{Poll, Waker};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// Descriptors that the cycles of a worker take: both ends of a socket pair.
+/// Descriptors that the cycles of a worker use: both ends of a socket pair.
 pub const DESCRIPTORS: usize = 2;
 
 thread_local! {
@@ -28,18 +30,18 @@ thread_local! {
 }
 
 struct Cycle {
-    /// Each byte is an event that the driver reports. Absent on a thread without a worker.
+    /// Each byte sent is an event that the driver reports. `None` on a thread without a worker.
     sender: Option<std::os::unix::net::UnixStream>,
-    /// There is a byte that the driver has not reported.
+    /// A byte was sent that the driver has not reported.
     signalled: bool,
-    /// The tasks that go on in the next cycle.
+    /// Tasks that resume in the next cycle.
     next: Vec<Waker>,
-    /// The tasks that have more to do, no more than the worker has.
+    /// Tasks with more to do, first in, first out; at most one entry per [`Ticket`].
     queue: VecDeque<Waker>,
-    /// The ticket of the next task that enters the queue, and that of the first one in it. Zero is none.
+    /// The number of the next ticket, and that of the first task in the queue. Zero is not a ticket.
     given: u64,
     called: u64,
-    /// How many cycles have begun, modulo 2^32.
+    /// Number of cycles that have begun, modulo 2^32.
     number: u32,
 }
 
@@ -56,15 +58,15 @@ impl Cycle {
         }
     }
 
-    /// Lets another cycle begin. False where there is no worker.
+    /// Requests another cycle. Returns false if none can begin, as on a thread without a worker.
     fn signal(&mut self) -> bool {
         let Some(mut sender) = self.sender.as_ref() else { return false };
-        // One event a cycle is enough, and its byte is read before the next one is sent.
+        // One byte per cycle is enough. It is read before the next one is sent.
         self.signalled = self.signalled || sender.write_all(&[0]).is_ok();
         self.signalled
     }
 
-    /// Begins a cycle; the tasks to wake.
+    /// Begins a cycle and returns the tasks to wake.
     fn begin(&mut self) -> Vec<Waker> {
         self.signalled = false;
         self.number = self.number.wrapping_add(1);
@@ -81,12 +83,12 @@ impl Cycle {
     }
 }
 
-/// The place of a task that has more to do. A task that is woken by something else meanwhile keeps it.
+/// A task's position in the queue. The task keeps it if another event wakes it first.
 #[derive(Debug, Default)]
 pub struct Ticket(u64);
 
 impl Ticket {
-    /// Wakes the task when it is its turn in a cycle; at once where there is no worker.
+    /// Queues the task, unless it is queued already. Without a worker the task is woken at once.
     pub fn wake_in_order(&mut self, waker: &Waker) {
         CYCLE.with_borrow_mut(|cycle| {
             if self.0 >= cycle.called {
@@ -110,10 +112,10 @@ pub struct Cycles {
 }
 
 impl Cycles {
-    /// Needs the context of the worker's runtime.
+    /// Creates the socket pair. Must be called in the context of the worker's runtime.
     ///
     /// # Errors
-    /// If the system gives no socket pair.
+    /// If the socket pair cannot be created or registered with the runtime.
     pub fn new() -> io::Result<Self> {
         let (sender, receiver) = std::os::unix::net::UnixStream::pair()?;
         sender.set_nonblocking(true)?;
@@ -121,25 +123,25 @@ impl Cycles {
         Ok(Self { sender, receiver: UnixStream::from_std(receiver)? })
     }
 
-    /// Runs the cycles on the thread that polls this, until its runtime ends.
+    /// Runs the cycles of the current thread until its runtime shuts down.
     pub async fn run(self) {
         let Self { sender, receiver } = self;
         CYCLE.with_borrow_mut(|cycle| cycle.sender = Some(sender));
         let _stop = Stop;
-        // An error means that the runtime has no driver any more.
+        // An error means that the runtime's driver has shut down.
         while receiver.readable().await.is_ok() {
             // There is at most one byte.
             let _ = receiver.try_read(&mut [0; 2]);
             let cleared: io::Result<()> = receiver.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
             drop(cleared);
             let waiting = CYCLE.with_borrow_mut(Cycle::begin);
-            // Not under the borrow: a waker may be the last reference to a task that waits itself.
+            // Wake outside the borrow: a waker may be the last reference to a task, whose destructor then runs here.
             waiting.into_iter().for_each(Waker::wake);
         }
     }
 }
 
-/// Wakes every task that still waits when the cycles end.
+/// Wakes all waiting tasks when the cycles end.
 struct Stop;
 
 impl Drop for Stop {
@@ -152,7 +154,7 @@ impl Drop for Stop {
     }
 }
 
-/// Counts what a task does in one cycle of its worker.
+/// Limits what a task does in one cycle of its worker.
 #[derive(Debug, Default)]
 pub struct Allowance {
     cycle: u32,
@@ -161,8 +163,8 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Takes one of the `max` that there are in a cycle. If none is left the task is woken when it is its turn. Without a
-    /// worker there is no limit.
+    /// Takes one of `max` units per cycle. If none is left, returns false and queues the task for a later cycle.
+    /// Without a worker there is no limit.
     pub fn take(&mut self, max: u32, waker: &Waker) -> bool {
         let Some(number) = CYCLE.with_borrow(|cycle| cycle.sender.as_ref().map(|_| cycle.number)) else { return true };
         if self.cycle != number {
@@ -178,7 +180,7 @@ impl Allowance {
     }
 }
 
-/// Becomes ready in the next cycle of this thread's worker.
+/// Waits for the next cycle of this thread's worker. Returns at once without a worker.
 pub async fn next() {
     let mut begun = None;
     poll_fn(|cx| {
@@ -203,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// The widest interval: only an empty run queue makes tokio poll its driver.
+    /// Returns a runtime with the longest `event_interval`: tokio polls its driver only when the run queue is empty.
     fn runtime() -> Runtime {
         Builder::new_current_thread().enable_all().event_interval(u32::MAX).build().unwrap()
     }
@@ -211,7 +213,7 @@ mod tests {
     fn block_on(test: impl Future<Output = ()>) {
         runtime().block_on(async {
             tokio::select! {
-                // The cycles run before anything waits for one, as in a worker.
+                // The cycles start before any task waits for one, as in a worker.
                 biased;
                 () = Cycles::new().unwrap().run() => panic!("the cycles ended"),
                 () = test => {}
@@ -226,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn the_driver_was_polled_before_a_task_goes_on() {
+    fn the_driver_is_polled_before_a_task_resumes() {
         block_on(async {
             let (mut sender, receiver) = pair();
             next().await;
             for round in 0..100 {
                 sender.write_all(b"x").unwrap();
                 let mut byte = [0; 2];
-                // The socket has the byte, and tokio does not know of it before its driver is polled.
+                // The byte is in the socket, but tokio does not observe it before its driver is polled.
                 assert!(receiver.try_read(&mut byte).is_err(), "{round}");
                 next().await;
                 assert_eq!(receiver.try_read(&mut byte).ok(), Some(1), "{round}");
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_tasks_keep_no_event_from_a_light_one() {
+    fn busy_tasks_do_not_delay_an_event_of_a_light_one() {
         const BUSY: usize = 16;
         const ROUNDS: usize = 50;
         let polls = Arc::new(AtomicUsize::new(0));
@@ -258,25 +260,25 @@ mod tests {
                 }));
             }
             let (mut sender, mut receiver) = pair();
-            // Each busy task has begun.
+            // Wait until each busy task has started.
             while polls.load(Ordering::Relaxed) < BUSY {
                 next().await;
             }
             for _ in 0..ROUNDS {
                 let before = polls.load(Ordering::Relaxed);
                 sender.write_all(b"x").unwrap();
-                // The buffer has more room than there are bytes, which clears the readiness.
+                // A read shorter than the buffer clears the readiness.
                 assert_eq!(receiver.read(&mut [0; 2]).await.unwrap(), 1);
                 let polled = polls.load(Ordering::Relaxed) - before;
-                // One poll while the event was not known, and one beside it, however many there are.
+                // One poll before the driver reports the event, and one in the same pass, however many tasks are busy.
                 assert!(polled <= 2, "{polled} polls of busy tasks before the light one got its byte");
             }
         });
-        assert!(polls.load(Ordering::Relaxed) >= ROUNDS, "the busy tasks went on");
+        assert!(polls.load(Ordering::Relaxed) >= ROUNDS, "the busy tasks made progress");
     }
 
     #[test]
-    fn busy_tasks_take_turns_and_one_that_is_woken_otherwise_keeps_its_place() {
+    fn busy_tasks_share_cycles_fairly_and_are_queued_at_most_once() {
         block_on(async {
             let order = Arc::new(std::sync::Mutex::new(Vec::new()));
             let mut wakers: Vec<Waker> = Vec::new();
@@ -297,15 +299,15 @@ mod tests {
             wakers.append(&mut started.lock().unwrap());
             for round in 0..20 {
                 order.lock().unwrap().clear();
-                // Woken ten times over, the last task is polled once more for each, and gets no turn more.
+                // The extra wake-up polls the last task once more, but does not queue it again.
                 wakers[2].wake_by_ref();
                 while order.lock().unwrap().len() < 7 {
                     next().await;
                 }
                 let polled = order.lock().unwrap().clone();
                 for number in 0..2 {
-                    let handshake_pacing = polled.iter().filter(|polled| **polled == number).count();
-                    assert!((1..=3).contains(&handshake_pacing), "{round}: {polled:?}");
+                    let polls = polled.iter().filter(|polled| **polled == number).count();
+                    assert!((1..=3).contains(&polls), "{round}: {polled:?}");
                 }
                 assert!(CYCLE.with_borrow(|cycle| cycle.queue.len()) <= 3, "no task is in the queue twice");
             }
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowance_is_whole_again_in_the_next_cycle() {
+    fn an_allowance_is_restored_in_the_next_cycle() {
         block_on(async {
             let mut allowance = Allowance::default();
             for cycle in 0..3 {
@@ -327,11 +329,11 @@ mod tests {
             }
         });
         let mut allowance = Allowance::default();
-        assert!((0..10).all(|_| allowance.take(4, Waker::noop())), "there is no worker here");
+        assert!((0..10).all(|_| allowance.take(4, Waker::noop())), "no limit without a worker");
     }
 
     #[test]
-    fn without_a_worker_a_task_goes_on_at_once() {
+    fn without_a_worker_a_task_resumes_at_once() {
         runtime().block_on(next());
     }
 }

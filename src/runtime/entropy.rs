@@ -2,10 +2,10 @@
 
 use aws_lc_rs::rand;
 
-/// Random bytes for keys, masks and ids.
+/// Returns random bytes for keys, masks and ids. Aborts the process if the system provides none.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // A system without random bytes can do nothing here safely, TLS least of all.
+    // Nothing here is safe without random bytes, TLS least of all.
     rand::fill(&mut bytes).unwrap_or_else(|_| std::process::abort());
     bytes
 }

@@ -1,13 +1,15 @@
-//! Turns: how a worker keeps those that come in from holding up those that are in.
+//! Paces handshakes, so that new connections do not delay established sessions.
 //!
-//! A connection that becomes a session costs about as much as twenty messages, most of it in one piece, for the TLS
-//! handshake. After an outage thousands come at once, and all of them are ready before the next message is. So what
-//! connections do before they are sessions is done in turns: a few at each turn of the worker, which between two of them
-//! asks the kernel what has come and lets the sessions have it. Who finds no turn left waits in line.
+//! A connection that becomes a session costs about as much as twenty messages, most of it in one uninterrupted step of
+//! the TLS handshake. After an outage thousands of clients connect at once, and all of their handshakes are ready
+//! before the next message is. So each pass of the event loop runs a small budget of handshake steps; between passes
+//! the worker polls its I/O driver and runs established sessions. A handshake that finds the budget spent is queued,
+//! first in, first out. A step is one poll of a connection that is not a session yet.
 //!
-//! Nobody waits for ever: each turn of the worker takes the first of the line, however busy the sessions are, and more of them
-//! the longer the sessions took, so that a worker that is wholly busy with sessions still spends a share of its time on
-//! those that come. A client's `handshake_timeout` goes on meanwhile, and is looked at when its turn comes.
+//! Every handshake makes progress: each pass wakes the first of the queue, however busy the sessions are. The budget
+//! grows with the time that the sessions took, so that a worker that is fully busy with sessions still spends a share
+//! of its time on handshakes. A client's `handshake_timeout` includes the time in the queue, but is checked only when a
+//! step runs.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,32 +20,32 @@ use std::time::Duration;
 
 use super::{clock, cycle};
 
-/// The fewest and the most steps that there are at a turn of a worker.
+/// The smallest and the largest step budget of a pass.
 const STEPS_MIN: u32 = 2;
 const STEPS_MAX: u32 = 64;
-/// What part of the sessions' time in a turn the steps of the next one may take.
+/// The steps of a pass may take this part of the time that sessions took in the previous one: one in `SHARE`.
 const SHARE: u32 = 4;
-/// How much a step counts in the average of what steps cost.
+/// A step counts for this part of the average cost of a step: one in `WEIGHT`.
 const WEIGHT: u32 = 16;
 
 thread_local! {
     static PACER: RefCell<Pacer> = const { RefCell::new(Pacer::new()) };
 }
 
-/// Who waits for a step on this worker.
+/// The step budget and the queue of handshakes of one worker.
 struct Pacer {
-    /// The steps that are left at this turn.
+    /// Steps left in this pass.
     left: u32,
-    /// What the steps of this turn have cost.
+    /// Time spent on the steps of this pass.
     spent: Duration,
-    /// What a step costs, on average of the last ones: most cost little, but one of a handshake signs.
+    /// Average cost of the latest steps: most are cheap, but one per handshake signs.
     step_cost: Duration,
-    /// The places of those that wait, in order.
+    /// Queued handshakes, in the order of their tickets.
     waiting: VecDeque<Waker>,
-    /// How many places were given out, and how many of those were called.
+    /// How many tickets were issued, and how many of those were called.
     next_ticket: u64,
     now_serving: u64,
-    /// Who begins the turns, while there are steps left.
+    /// Wakes [`run_pacer`], which waits while steps are left.
     waker: Option<Waker>,
 }
 
@@ -60,7 +62,7 @@ impl Pacer {
         }
     }
 
-    /// Whether a step may be taken now; if not, `ticket` is one in the line.
+    /// Whether a step may run now; if not, `ticket` is in the queue.
     fn try_step(&mut self, ticket: &mut Option<u64>, waker: &Waker) -> bool {
         match *ticket {
             Some(own) if own < self.now_serving => *ticket = None,
@@ -80,13 +82,13 @@ impl Pacer {
         ticket.is_none()
     }
 
-    /// What a step cost that was taken.
+    /// Records the cost of a step that has run.
     fn count(&mut self, cost: Duration) {
         self.spent = self.spent.saturating_add(cost);
         self.step_cost = self.step_cost.saturating_mul(WEIGHT - 1).saturating_add(cost) / WEIGHT;
     }
 
-    /// A new turn, after one that took so long, steps and all: calls the first of the line.
+    /// Begins a pass and calls the first tickets in the queue. The previous pass took `last_took`, including its steps.
     fn begin_pass(&mut self, last_took: Duration) {
         let affordable = last_took.saturating_sub(self.spent) / SHARE;
         let steps = affordable.as_nanos() / self.step_cost.as_nanos().max(1);
@@ -100,12 +102,12 @@ impl Pacer {
         }
     }
 
-    /// Whether there are steps left, so that the next turn can wait.
+    /// Whether steps are left, so that the next pass can wait.
     fn pause(&mut self, waker: &Waker) -> bool {
         let pauses = self.left > 0;
         if pauses {
             self.waker = Some(waker.clone());
-            // Who comes later comes to sessions that may have nothing to do any more.
+            // Do not carry unused budget over: when the next handshake arrives the sessions may be idle.
             self.left = self.left.min(STEPS_MIN);
         } else {
             self.spent = Duration::ZERO;
@@ -114,7 +116,7 @@ impl Pacer {
     }
 }
 
-/// Does what a connection does before it is a session, each of its steps when there is one left for it.
+/// Runs a connection up to its session. Each poll is one step and waits for the budget.
 pub async fn paced<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
     let mut ticket = None;
     poll_fn(|cx| {
@@ -129,7 +131,7 @@ pub async fn paced<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
     .await
 }
 
-/// Begins the turns of this thread's worker, for as long as it is polled.
+/// Begins the passes of this thread's worker. Never returns.
 pub async fn run_pacer() {
     loop {
         poll_fn(|cx| {
@@ -153,28 +155,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_turn_has_its_steps_and_the_line_its_order() {
+    fn each_pass_runs_its_budget_in_fifo_order() {
         let mut pacer = Pacer::new();
         let waker = Waker::noop();
         let mut tickets = [None; 7];
         let mut taken = Vec::new();
         for pass in 0..4 {
             for (who, ticket) in tickets.iter_mut().enumerate() {
-                // Each takes one step, and asks more often than it is called.
+                // Each handshake takes one step, and is polled more often than it is called.
                 if !taken.contains(&who) && pacer.try_step(ticket, waker) {
                     taken.push(who);
                 }
             }
             let all = [2, 4, 6, 7];
-            assert_eq!(taken, (0..all[pass]).collect::<Vec<_>>(), "turn {pass}");
+            assert_eq!(taken, (0..all[pass]).collect::<Vec<_>>(), "pass {pass}");
             assert_eq!(pacer.pause(waker), pass == 3);
             pacer.begin_pass(Duration::ZERO);
         }
         assert!(pacer.pause(waker) && pacer.waiting.is_empty());
     }
 
-    /// How many steps are taken at a turn, once turns follow each other in which sessions take so long and a step costs so
-    /// much, and all that may take one do.
+    /// Returns how many steps run in a pass once the average has settled, if sessions take `sessions` in each pass, a
+    /// step takes `step`, and the budget is always spent.
     fn steps_per_pass(sessions: Duration, step: Duration) -> u32 {
         let (mut pacer, waker, mut taken) = (Pacer::new(), Waker::noop(), 0);
         for _ in 0..100 {
@@ -191,16 +193,16 @@ mod tests {
     }
 
     #[test]
-    fn steps_take_their_share_of_the_sessions_time_and_no_more() {
+    fn the_budget_is_a_share_of_the_sessions_time_within_its_bounds() {
         let micros = Duration::from_micros;
         for (sessions, step, steps) in [
-            // Sessions do next to nothing: a storm does not feed itself, whatever its steps cost.
+            // Sessions are nearly idle: a handshake storm does not raise its own budget, whatever its steps cost.
             (0, 20, 2),
             (0, 100, 2),
             (0, 700, 2),
             (0, 5_000, 2),
             (1_000, 100, 2),
-            // They take all there is: a quarter of that.
+            // Sessions keep the worker busy: steps get a quarter of their time, within the bounds.
             (10_000, 100, 25),
             (10_000, 700, 3),
             (10_000, 5_000, 2),
@@ -215,9 +217,9 @@ mod tests {
         }
     }
 
-    /// On a real runtime: between two events of a session no more steps are taken than two turns have, however many wait.
+    /// Between two events of a session at most the budgets of two passes run, however many handshakes are queued.
     #[test]
-    fn steps_hold_up_no_session_on_a_real_runtime() {
+    fn steps_do_not_delay_a_session_on_a_real_runtime() {
         const WAITING: usize = 500;
         const EVENTS: usize = 40;
         let taken = Arc::new(AtomicUsize::new(0));
@@ -244,15 +246,15 @@ mod tests {
             tokio::select! {
                 biased;
                 () = cycle::Cycles::new().unwrap().run() => panic!("the cycles ended"),
-                () = run_pacer() => panic!("the turns ended"),
+                () = run_pacer() => panic!("the pacer ended"),
                 () = session => {}
             }
         });
-        assert!(taken.load(Ordering::Relaxed) >= EVENTS, "those that come in get their steps");
+        assert!(taken.load(Ordering::Relaxed) >= EVENTS, "the handshakes made progress");
     }
 
     #[test]
-    fn what_was_not_used_is_not_kept() {
+    fn unused_budget_is_not_carried_over() {
         let (mut pacer, waker) = (Pacer::new(), Waker::noop());
         pacer.begin_pass(Duration::from_secs(1));
         assert_eq!(pacer.left, STEPS_MAX);
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_later_does_not_get_the_step_of_who_was_called() {
+    fn a_new_handshake_does_not_take_the_step_of_a_called_one() {
         let mut pacer = Pacer::new();
         let waker = Waker::noop();
         let (mut first, mut late) = ([None; 4], None);
@@ -275,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn who_went_away_keeps_nobody() {
+    fn disconnected_waiters_do_not_block_others() {
         let mut pacer = Pacer::new();
         let waker = Waker::noop();
         let mut tickets = [None; 20];
         for ticket in &mut tickets {
             pacer.try_step(ticket, waker);
         }
-        // All that wait but the last are gone, and their places are called all the same.
+        // All waiters but the last have disconnected, but their tickets are still called.
         for _ in 0..9 {
             pacer.begin_pass(Duration::ZERO);
         }

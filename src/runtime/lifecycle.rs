@@ -1,4 +1,4 @@
-//! Serving, draining, cut: what the whole process is told, and how the ends of its sessions are spread over the drain.
+//! The phases of the process (serving, draining, aborted), and the times at which sessions close during the drain.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// Sessions are closed no faster than one in this time, so that their clients do not all come back at once; unless
-/// there are too many of them for the time there is.
+/// Time between the closes of two sessions during the drain, so that their clients do not all reconnect at once. It is
+/// shorter if the drain timeout is too short for the number of sessions.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
-/// Which part of the drain's time closes are spread over; the rest is for the last ones' closing handshakes.
+/// Part of the drain timeout over which closes are spread. The rest is for the closing handshakes of the last sessions.
 const SPREAD: f64 = 0.75;
 
-/// A phase of the process. One follows the other.
+/// A phase of the process. Phases follow each other in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// It takes connections.
+    /// New sessions are admitted.
     Serving,
-    /// It takes none, and asks its sessions to end.
+    /// New requests are rejected, and open sessions are asked to close.
     Draining,
-    /// Whatever is still open is cut off.
+    /// Connections that are still open are cut off.
     Aborted,
 }
 
-/// The phases of the process, for everybody to see.
+/// The phase of the process, shared by all workers.
 #[derive(Debug)]
 pub struct Lifecycle {
     phase: AtomicU8,
@@ -34,14 +34,14 @@ pub struct Lifecycle {
     sessions: AtomicUsize,
     /// When the drain started.
     drain_started: OnceLock<Instant>,
-    /// How many sessions have been given their turn to close.
+    /// Number of close slots handed out.
     close_slots: AtomicU32,
-    /// Microseconds from one turn to the next.
+    /// Microseconds between two close slots.
     close_interval_us: AtomicU32,
 }
 
 impl Lifecycle {
-    /// Serving.
+    /// Creates a lifecycle in the serving phase.
     pub fn new(drain_timeout: Duration) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Serving as u8),
@@ -55,7 +55,7 @@ impl Lifecycle {
         }
     }
 
-    /// From now on sessions are asked to end, one after another.
+    /// Starts the drain: sessions are asked to close, one after another.
     pub fn start_drain(&self, now: Instant) {
         self.drain_started.get_or_init(|| now);
         let sessions = u32::try_from(self.sessions().max(1)).unwrap_or(u32::MAX);
@@ -65,24 +65,24 @@ impl Lifecycle {
         self.drain.cancel();
     }
 
-    /// Whatever is still open is cut off.
+    /// Cuts off all connections that are still open.
     pub fn abort(&self) {
         self.phase.store(Phase::Aborted as u8, Ordering::Release);
         self.drain.cancel();
         self.abort.cancel();
     }
 
-    /// Becomes ready when the drain starts.
+    /// Waits until the drain starts.
     pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Becomes ready when what is open is to be cut off.
+    /// Waits until open connections are to be cut off.
     pub async fn aborted(&self) {
         self.abort.cancelled().await;
     }
 
-    /// The phase now. It costs next to nothing to ask.
+    /// Returns the current phase, at the cost of one atomic load.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Serving,
@@ -91,7 +91,7 @@ impl Lifecycle {
         }
     }
 
-    /// Becomes ready when this phase is over, with the one that is then.
+    /// Waits until `phase` is over and returns the phase that the process is in then.
     pub async fn after(&self, phase: Phase) -> Phase {
         match phase {
             Phase::Serving => self.drain.cancelled().await,
@@ -101,8 +101,8 @@ impl Lifecycle {
         self.phase()
     }
 
-    /// When the session that asks is to close: each gets a turn of its own, counted from the start of the drain. A session
-    /// that begins after that gets one as well, for which there is still time to close.
+    /// Returns when the calling session is to close. Each session gets the next slot, counted from the start of the
+    /// drain. A session that begins during the drain also gets a slot within it.
     pub fn next_close_slot(&self, now: Instant) -> Instant {
         let slot = self.close_slots.fetch_add(1, Ordering::Relaxed);
         let interval = Duration::from_micros(self.close_interval_us.load(Ordering::Relaxed).into());
@@ -111,22 +111,22 @@ impl Lifecycle {
         started.checked_add(after_start).map_or(now, |at| at.max(now))
     }
 
-    /// How many sessions are open.
+    /// Returns the number of open sessions.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// How long a drain may take.
+    /// Returns how long the drain may take.
     pub fn drain_timeout(&self) -> Duration {
         self.drain_timeout
     }
 
-    /// A session begins.
+    /// Counts a session that begins.
     pub fn open_session(&self) {
         self.sessions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A session is over.
+    /// Counts a session that has ended.
     pub fn close_session(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
@@ -159,10 +159,10 @@ mod tests {
     fn closes_are_spread_over_three_quarters_of_the_drain_and_no_further() {
         let start = Instant::now();
         for (timeout, sessions, last) in [
-            // One in ten milliseconds, as long as that is fast enough.
+            // One every 10 ms, if that is fast enough.
             (30, 1, 0),
             (30, 100, 990),
-            // Else as far apart as the time allows.
+            // Otherwise as far apart as the drain timeout allows.
             (30, 10_000, 22_498),
             (1, 1_000, 749),
         ] {
@@ -183,7 +183,7 @@ mod tests {
         for late in [0, 1, 10, 22] {
             assert_eq!(lifecycle.next_close_slot(start + late * SECOND), last, "{late} s late");
         }
-        // Where no time is left it closes at once.
+        // A session that begins after the last slot closes at once.
         for late in [23, 29] {
             let now = start + late * SECOND;
             assert_eq!(lifecycle.next_close_slot(now), now, "{late} s late");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_timeout_all_close_at_once() {
+    fn with_a_drain_timeout_of_zero_all_sessions_close_at_once() {
         let start = Instant::now();
         let lifecycle = draining(Duration::ZERO, 3, start);
         assert_eq!([lifecycle.next_close_slot(start), lifecycle.next_close_slot(start)], [start, start]);

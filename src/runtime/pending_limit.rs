@@ -1,7 +1,7 @@
-//! Limits connections that have not read their request head, and those that close after a refusal.
+//! Limits pending connections, whose request head is not read yet, and those that close after a rejection.
 //!
-//! A connection has a place up to the end of its request head, and then gives it back: an admitted request counts as a
-//! session, and a refused one takes a place among those that leave, if one is free.
+//! A connection holds a permit until its request head is read and then releases it: an admitted request counts as a
+//! session, and a rejected one takes a closing permit, if one is free.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,39 +12,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::policy::address::AddressKey;
 
-/// One address may have one in so many of the places to wait, so that it does not keep others from waiting either.
+/// One address may take this part of the queue, one in `QUEUED_SHARE`, so that others can still queue.
 const QUEUED_SHARE: u32 = 4;
 
-/// The places of all listeners together.
+/// The limits on pending, queued and closing connections of all listeners together.
 #[derive(Debug)]
 pub struct PendingLimit {
     permits: Arc<Semaphore>,
-    /// As many may wait for the share of their address as there are places.
+    /// For connections queued for the share of their address; as many as `permits`.
     queued: Arc<Semaphore>,
-    /// As many may read their refusal as there are places, and the same share of one address.
+    /// For closing connections; as many as `permits`, with the same share per address.
     closing: Arc<Semaphore>,
     shares: Option<Arc<AddressShares>>,
     queued_shares: Option<Arc<AddressShares>>,
     closing_shares: Option<Arc<AddressShares>>,
 }
 
-/// One of the places; dropping it gives it back.
+/// A permit to be pending; released when dropped.
 #[derive(Debug)]
 pub struct PendingPermit {
     _permit: OwnedSemaphorePermit,
     _share: Option<Box<AddressShare>>,
 }
 
-/// A connection that was accepted, with a place or on its way to one.
+/// The permit of an accepted connection, or its position in the queue for one.
 #[derive(Debug)]
 pub enum PendingSlot {
-    /// It has its place.
+    /// The connection has its permit.
     Acquired(PendingPermit),
-    /// Its address has as many places as it may have.
+    /// The share of its address is exhausted, so the connection is queued.
     QueuedConnection(QueuedConnection),
 }
 
-/// A connection that waits for the share of its address; dropping it gives up.
+/// A connection that waits for the share of its address; leaves the queue when dropped.
 #[derive(Debug)]
 pub struct QueuedConnection {
     share: Box<AddressShare>,
@@ -53,7 +53,7 @@ pub struct QueuedConnection {
     _queued_share: Option<Box<AddressShare>>,
 }
 
-/// A place among the connections that read their refusal; dropping it gives it back.
+/// A permit to stay open until the client has read its rejection; released when dropped.
 #[derive(Debug)]
 pub struct ClosingPermit {
     _permit: OwnedSemaphorePermit,
@@ -61,13 +61,13 @@ pub struct ClosingPermit {
 }
 
 impl PendingLimit {
-    /// How many descriptors its connections may have: those that have a place, leave, and wait.
+    /// Returns how many descriptors pending, closing and queued connections may use.
     pub fn descriptors(max: u32, per_address: Option<NonZeroU32>) -> usize {
         let kinds = if per_address.is_some() { 3 } else { 2 };
         (max as usize).saturating_mul(kinds)
     }
 
-    /// All `max` places are free, of which one client address may have `per_address`.
+    /// Creates limits of `max` connections each. One client address may have `per_address` of those pending or closing.
     pub fn new(max: u32, per_address: Option<NonZeroU32>) -> Self {
         let permits = || Arc::new(Semaphore::new(max as usize));
         let shares = |max| Arc::new(AddressShares { max, by_address: Mutex::default() });
@@ -82,11 +82,12 @@ impl PendingLimit {
         }
     }
 
-    /// Waits for a place for a connection that was accepted. If its address has as many as it may have, the connection
-    /// waits by itself, so that it delays no other address; `None` if too many do.
+    /// Waits for the permit of an accepted connection. If the share of its address is exhausted, returns its position
+    /// in the queue at once, so that it delays no other address; `None` if the queue is full.
     ///
-    /// It waits, since the clients behind one NAT or load balancer come all at once after an outage: a reset would
-    /// make them come again, and a wait costs one descriptor within a limit. `handshake_timeout` includes the wait.
+    /// Connections are queued because all clients behind one NAT or load balancer reconnect at once after an outage: a
+    /// reset would make them retry, and waiting costs one descriptor within a limit. `handshake_timeout` includes the
+    /// wait.
     pub async fn acquire(&self, client: IpAddr) -> Option<PendingSlot> {
         let share = match &self.shares {
             Some(shares) => {
@@ -107,7 +108,7 @@ impl PendingLimit {
         Some(PendingSlot::Acquired(PendingPermit { _permit: permit, _share: share }))
     }
 
-    /// A place for a connection of this address that closes, if one is free.
+    /// Returns a permit for a closing connection of this address, if one is free.
     pub fn closing(&self, client: IpAddr) -> Option<ClosingPermit> {
         let share = take_share(self.closing_shares.as_ref(), client).ok()?;
         let permit = Arc::clone(&self.closing).try_acquire_owned().ok()?;
@@ -115,10 +116,10 @@ impl PendingLimit {
     }
 }
 
-/// As many of an address as may be are there already.
+/// The share of an address is exhausted.
 struct NoShare;
 
-/// Takes one of the places of an address, if addresses have a share.
+/// Takes one unit of an address's share. Returns `Ok(None)` if addresses have no share of their own.
 fn take_share(shares: Option<&Arc<AddressShares>>, client: IpAddr) -> Result<Option<Box<AddressShare>>, NoShare> {
     let Some(shares) = shares else { return Ok(None) };
     let mut share = Box::new(AddressShares::join(shares, client.into()));
@@ -126,7 +127,7 @@ fn take_share(shares: Option<&Arc<AddressShares>>, client: IpAddr) -> Result<Opt
 }
 
 impl PendingSlot {
-    /// Waits for the place, in the order in which the connections of the address came.
+    /// Waits for the permit. The connections of an address get theirs first in, first out.
     pub async fn acquire(self) -> Option<PendingPermit> {
         match self {
             Self::Acquired(permit) => Some(permit),
@@ -139,15 +140,15 @@ impl PendingSlot {
     }
 }
 
-/// The places of each client address.
+/// The share of each client address.
 #[derive(Debug)]
 struct AddressShares {
     max: NonZeroU32,
-    /// Addresses that have connections, with how many: those that have a place, or wait.
+    /// For each address with connections: its free units, and how many connections hold one or wait for one.
     by_address: Mutex<HashMap<AddressKey, (Arc<Semaphore>, usize)>>,
 }
 
-/// A connection's membership of its address, with or without one of the places of that.
+/// A connection counted under its address, with or without a unit of the address's share.
 #[derive(Debug)]
 struct AddressShare {
     shares: Arc<AddressShares>,
@@ -167,14 +168,14 @@ impl AddressShares {
         AddressShare { shares: Arc::clone(shares), key, of_address, taken: None }
     }
 
-    /// The map is whole after every step, so a panic of another holder leaves nothing half done.
+    /// Every change leaves the map consistent, so a panic of another holder does no harm.
     fn lock(&self) -> MutexGuard<'_, HashMap<AddressKey, (Arc<Semaphore>, usize)>> {
         self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AddressShare {
-    /// Those that wait come first: a free permit is theirs already.
+    /// Takes a unit if one is free. A released unit goes to a waiting connection first.
     fn try_take(&mut self) -> bool {
         self.taken = Arc::clone(&self.of_address).try_acquire_owned().ok();
         self.taken.is_some()
@@ -215,7 +216,7 @@ mod tests {
     fn slot(pending_limit: &PendingLimit, client: IpAddr) -> Option<PendingSlot> {
         match poll(pin!(pending_limit.acquire(client))) {
             Poll::Ready(slot) => slot,
-            Poll::Pending => panic!("it waits in the way of others"),
+            Poll::Pending => panic!("it delays other addresses"),
         }
     }
 
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_waits_beyond_its_share_and_delays_no_other() {
+    fn an_address_beyond_its_share_is_queued_and_delays_no_other() {
         let pending_limit = PendingLimit::new(16, NonZeroU32::new(2));
         let mut held: Vec<PendingPermit> = (0..2).map(|_| entered(&pending_limit, A)).collect();
         let mut queued: Vec<_> = (0..4)
@@ -238,35 +239,35 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert!(slot(&pending_limit, A).is_none(), "as many wait as may");
+        assert!(slot(&pending_limit, A).is_none(), "the queue share of the address is full");
         assert!(queued.iter_mut().all(|queued| poll(queued.as_mut()).is_pending()));
-        // Another address has its own share at once, and room to wait.
+        // Another address has its own share, and its own share of the queue.
         let of_b: Vec<PendingPermit> = (0..2).map(|_| entered(&pending_limit, B)).collect();
         assert!(matches!(slot(&pending_limit, B), Some(PendingSlot::QueuedConnection(_))));
-        // The first in line gets what becomes free, and nobody who comes later.
+        // A released unit goes to the first in the queue, not to a new connection.
         held.pop();
-        assert!(slot(&pending_limit, A).is_none(), "the line is still full");
-        let Poll::Ready(Some(first)) = poll(queued[0].as_mut()) else { panic!("it is its turn") };
+        assert!(slot(&pending_limit, A).is_none(), "the queue is still full");
+        let Poll::Ready(Some(first)) = poll(queued[0].as_mut()) else { panic!("it is the first in the queue") };
         assert!(poll(queued[1].as_mut()).is_pending());
         drop(queued.remove(0));
-        // One that gives up gives its place in the line back.
+        // A dropped waiter frees its position in the queue.
         queued.pop();
         let Some(PendingSlot::QueuedConnection(_)) = slot(&pending_limit, A) else {
-            panic!("there is room to wait again")
+            panic!("the queue has a free position again")
         };
         drop((held, queued, of_b, first));
         assert!(pending_limit.shares.as_ref().unwrap().lock().is_empty());
     }
 
     #[test]
-    fn those_that_leave_are_limited_without_a_wait() {
+    fn closing_connections_are_limited_without_a_queue() {
         let pending_limit = PendingLimit::new(3, NonZeroU32::new(2));
         let of_a = [pending_limit.closing(A), pending_limit.closing(A)];
         assert!(of_a.iter().all(Option::is_some));
         assert!(pending_limit.closing(A).is_none(), "the share of one address");
         let of_b = pending_limit.closing(B);
         assert!(of_b.is_some());
-        assert!(pending_limit.closing(B).is_none(), "the places of all");
+        assert!(pending_limit.closing(B).is_none(), "the limit for all addresses");
         drop(of_a);
         assert!(pending_limit.closing(A).is_some() && pending_limit.closing(B).is_some());
         drop(of_b);

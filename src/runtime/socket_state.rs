@@ -1,29 +1,31 @@
-//! The kernel's view of a socket, where tokio's is older or says less: unread bytes, room, a disconnect, unacknowledged bytes.
+//! Reads the state of a socket from the kernel, where tokio's view is older or less detailed.
+//!
+//! It covers unread bytes, writability, a disconnect and unacknowledged bytes.
 
 use std::os::fd::BorrowedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl;
 
-/// The state of a socket in the kernel at this moment. tokio learns of it when its driver is polled next.
+/// The current state of a socket in the kernel. tokio observes it only when its I/O driver is polled next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of poll(2), in any combination with the others")]
 pub struct SocketState {
-    /// There are unread bytes, or the end of the stream is unread.
+    /// Bytes or the end of the stream are unread.
     pub readable: bool,
-    /// The socket takes bytes.
+    /// The send buffer accepts bytes.
     pub writable: bool,
-    /// The peer has closed its direction or is gone, whether or not bytes before that are unread.
+    /// The peer has shut down its sending direction, or the connection is lost, even if earlier bytes are unread.
     pub peer_closed: bool,
-    /// The connection is gone in both directions, as after a reset.
+    /// The connection is closed in both directions, as after a reset.
     pub disconnected: bool,
 }
 
 impl SocketState {
-    /// Asks the kernel, without waiting: one system call.
+    /// Reads the state with one system call, without waiting.
     pub fn of(socket: BorrowedFd<'_>) -> Self {
         let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
-        // If the kernel cannot say it, nothing is known.
+        // If `poll` fails, all flags are clear.
         let answered = poll(&mut asked, Some(&Timespec::default())).unwrap_or_default();
         let [asked] = asked;
         let flags = if answered == 0 { PollFlags::empty() } else { asked.revents() };
@@ -36,17 +38,17 @@ impl SocketState {
     }
 }
 
-/// How many of the bytes that were written to a socket the peer's kernel has not acknowledged: `SIOCOUTQ` of tcp(7). Over a
-/// Unix socket it is the memory of what the peer has not read, which is more than its bytes (unix(7)). Zero if the kernel
-/// cannot say it.
-#[expect(unsafe_code, reason = "no crate that is well kept wraps this request in a safe function")]
+/// Returns how many bytes written to a socket the peer's kernel has not acknowledged: `SIOCOUTQ` of tcp(7). For a Unix
+/// socket it returns the memory of the bytes that the peer has not read, which is more than their number (unix(7)).
+/// Returns zero if the request fails.
+#[expect(unsafe_code, reason = "no maintained crate wraps this request in a safe function")]
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u64 {
-    /// `TIOCOUTQ` by another name; the value of every architecture that has `asm-generic/ioctls.h`.
+    /// An alias of `TIOCOUTQ`. This is its value on every architecture that uses `asm-generic/ioctls.h`.
     const SIOCOUTQ: ioctl::Opcode = 0x5411;
-    // SAFETY: the kernel answers this request on a stream socket by writing one `int` to the address that it is given, which
-    // is what `Getter` with this type provides. Any other descriptor answers with an error and writes nothing or an `int`.
+    // SAFETY: for a stream socket the kernel writes one `int` to the given address, for which `Getter` with this type
+    // provides the memory. For any other descriptor the request fails, and the kernel writes nothing or one `int`.
     let request = unsafe { ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new() };
-    // SAFETY: as above; the request changes no memory but that `int`, and the descriptor is open while it is borrowed.
+    // SAFETY: as above. The request changes only that `int`, and the descriptor is open while it is borrowed.
     let bytes = unsafe { ioctl::ioctl(socket, request) }.unwrap_or_default();
     u64::try_from(bytes).unwrap_or_default()
 }
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_with_unread_bytes_is_readable_and_one_whose_peer_closed_is_known() {
+    fn unread_bytes_and_a_half_close_behind_them_are_both_reported() {
         let (near, mut far) = pair();
         assert_eq!(SocketState::of(near.as_fd()), SocketState { writable: true, ..SocketState::default() });
         far.write_all(b"x").unwrap();
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_a_disconnect_and_an_end_of_one_direction_is_none() {
+    fn a_reset_is_reported_as_a_disconnect() {
         let (near, far) = pair();
         socket2::SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(far);
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_a_full_peer_does_not_take_are_unacknowledged() {
+    fn bytes_that_the_peer_cannot_buffer_are_unacknowledged() {
         let (mut near, mut far) = pair();
         assert_eq!(unacknowledged_bytes(near.as_fd()), 0);
         near.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! Threads and tasks: the one place that makes either, so that none escapes the drain.
+//! Starts threads and tasks. No other module does, so that none escapes the drain.
 
 use std::future::Future;
 use std::io;
@@ -7,26 +7,26 @@ use std::thread;
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
-/// Starts a thread that runs a future to its end: the one place that makes threads.
+/// Starts a thread that runs a future to completion.
 ///
 /// # Errors
-/// If the system gives no thread.
+/// If the thread cannot be started.
 pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(future))?;
     Ok(())
 }
 
-/// Tasks that are waited for: the one place that spawns, so that none escapes the drain.
+/// A set of tasks that can be waited for.
 #[derive(Debug, Default, Clone)]
 pub struct Tasks(TaskTracker);
 
 impl Tasks {
-    /// Starts a task on this thread's runtime. A panic in it ends it alone.
+    /// Spawns a task on this thread's runtime. A panic ends only that task.
     pub fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
     }
 
-    /// Waits until all tasks have ended, and those that they started.
+    /// Waits until all tasks have ended, including those that they started here.
     pub async fn end(&self) {
         self.0.close();
         self.0.wait().await;

@@ -1,8 +1,9 @@
-//! Accepts connections, on one worker at a time: on the one that has the fewest.
+//! Accepts the connections of a listener on one worker at a time, the least loaded one.
 //!
-//! A listener is at a worker, which accepts what comes and carries it. Once another worker has fewer connections the
-//! listener moves there, and what was accepted last goes with it. So no more than one worker wakes for a connection, and
-//! where there are many most are accepted where they stay. Where there are few, listeners move for every other one.
+//! A listener belongs to one worker, which accepts its connections and serves them. Once another worker has enough
+//! fewer connections, the listener moves there together with the connection accepted last. So only one worker wakes for
+//! each connection. With many connections most are served by the worker that accepted them; with few, the listener
+//! moves for every second one.
 
 use std::io;
 use std::sync::Arc;
@@ -18,14 +19,15 @@ use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::tasks::Tasks;
 
-/// How many are accepted in a row before the worker's sessions get their turn.
+/// Connections accepted in a row before the worker's sessions run.
 const IN_A_ROW: usize = 16;
-/// The first and the longest pause when the system has no room for another connection.
+/// The first and the longest pause after an error of the system, such as a lack of descriptors.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Serves the listeners that come. Once the drain has started it waits for the connections that are left and says so on
-/// `end`; its listeners go on until the process is cut off, so that newcomers get a 503 for as long as any worker drains.
+/// Serves the listeners that this worker receives. Once the drain has started, waits for the open connections to end
+/// and then signals `end`. Its listeners accept until the process is aborted, so that new connections get a 503 while
+/// any worker drains.
 pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>, end: oneshot::Sender<()>) {
     let accepting = Tasks::default();
     loop {
@@ -40,18 +42,18 @@ pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>
         accepting.start(serve(listener, context.clone()));
     }
     context.tasks().end().await;
-    // A receiver that is gone waits no more.
+    // If the receiver was dropped, no task waits for the signal.
     let _ = end.send(());
     context.gateway().process.lifecycle.aborted().await;
 }
 
-/// Accepts at this worker, or until the listener moves on. Once the drain has started the listener stays, and what it accepts
-/// is not waited for.
+/// Accepts on this worker until the listener moves to another one. Once the drain has started the listener stays, and
+/// the drain does not wait for the connections that it accepts.
 async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
             Some(Ok(accepted)) => worker.spawn_connection(accepted, Arc::clone(&listener.config)),
-            Some(Err(error)) => tracing::error!(%error, "a connection could not be watched"),
+            Some(Err(error)) => tracing::error!(%error, "cannot register a connection with the event loop"),
             None => {}
         }
         let (next, accepted) = tokio::select! {
@@ -65,15 +67,15 @@ async fn serve(mut listener: Listener, mut worker: WorkerContext) {
         listener.accepted = Some(accepted);
         match next.send(listener) {
             Ok(()) => return,
-            // It has ended, so what comes stays here.
+            // That worker takes no more listeners, so this one keeps it.
             Err(back) => listener = back,
         }
     }
 }
 
-/// Accepts for this worker until a connection comes that is for another. While every place is taken only one more is
-/// accepted, which waits for the first that gets free: the others wait in the kernel's queue. So listeners that nobody
-/// comes to keep no place from the others.
+/// Accepts for this worker until a connection is to move to another one. While no permit is free only one more
+/// connection is accepted, which waits for the next permit; the others stay in the kernel's queue. So a listener
+/// without clients holds no permit that others could use.
 async fn accept_all<'a>(
     listener: &Listener,
     worker: &'a WorkerContext,
@@ -88,7 +90,7 @@ async fn accept_all<'a>(
                     (Some(accepted), None) => worker.spawn_connection(accepted, Arc::clone(&listener.config)),
                     (Some(accepted), Some(other)) => match accepted.try_map(TcpStream::into_std) {
                         Ok(accepted) => return (other, accepted),
-                        Err(error) => tracing::error!(%error, "a connection could not be moved"),
+                        Err(error) => tracing::error!(%error, "cannot move a connection to another worker"),
                     },
                 }
             }
@@ -106,8 +108,9 @@ async fn accept_all<'a>(
     }
 }
 
-/// Accepts one connection and waits for a place for it, unless its address has its share of them. The socket is watched
-/// from the first call on, for as long as `watched` lives.
+/// Accepts one connection and waits for its permit, unless the share of its address is exhausted. Returns `None` for a
+/// connection that was closed because the queue is full. `watched` keeps the listener registered with the event loop
+/// from the first call on.
 async fn accept(
     listener: &Listener,
     worker: &WorkerContext,
@@ -115,7 +118,7 @@ async fn accept(
 ) -> io::Result<Option<Accepted<TcpStream>>> {
     let watched = match watched {
         Some(watched) => watched,
-        // Of a clone, so that the listener is not lost should the system have no room to watch it.
+        // Register a clone, so that the listener is not lost if that fails.
         None => watched.insert(TcpListener::from_std(listener.socket.try_clone()?)?),
     };
     let (stream, address) = watched.accept().await?;
@@ -128,7 +131,7 @@ async fn accept(
     Ok(slot.map(|slot| Accepted { stream, client, slot }))
 }
 
-/// A client that left before it was accepted says nothing about the next one.
+/// Whether the error concerns only one connection, as of a client that disconnected before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | NotConnected)
@@ -140,9 +143,9 @@ mod tests {
 
     use super::*;
 
-    /// An error of the socket itself comes again at once, so that accepting pauses (accept(2)).
+    /// An error of the listening socket or the system would recur at once, so accepting pauses (accept(2)).
     #[test]
-    fn errors_of_one_connection_are_passed_over_and_others_are_not() {
+    fn only_errors_of_one_connection_do_not_pause_accepting() {
         for errno in [Errno::CONNABORTED, Errno::CONNRESET, Errno::INTR] {
             assert!(is_of_one_connection(&errno.into()), "{errno}");
         }

@@ -1,4 +1,4 @@
-//! Holds the number of sessions against the number of file descriptors.
+//! Checks `max_sessions` against the limit on file descriptors.
 
 use std::num::NonZeroU32;
 
@@ -10,24 +10,26 @@ use crate::config::{Config, MaxSessions};
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::Pool;
 
-/// Descriptors beside those of connections, listeners and workers: logs, key files, and some to spare.
+/// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
 const OTHER_DESCRIPTORS: usize = 64;
-/// Of a listener: its socket, a clone while it is watched, another while it moves, and a connection that waits for a place.
+/// Descriptors of a listener: its socket, a clone registered with the event loop, another clone while it moves, and a
+/// connection that waits for a permit.
 const LISTENER_DESCRIPTORS: usize = 4;
 
-/// Holds `max_sessions` against the descriptors that this process could have, as [`Server::bind`](super::serve::Server::bind) does, and changes
-/// nothing. The number of sessions that fit.
+/// Checks `max_sessions` against the highest descriptor limit of this process, as
+/// [`Server::bind`](super::serve::Server::bind) does, but does not raise the limit. Returns the number of sessions that
+/// fit.
 ///
 /// # Errors
-/// If the number that the operator wrote does not fit.
+/// If the number in the configuration does not fit, or no session fits.
 pub fn check_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     fit(config.server.max_sessions, other_descriptors(config), limit)
 }
 
-/// What is needed beside two descriptors a session.
+/// Returns the number of descriptors needed besides two per session.
 pub(super) fn other_descriptors(config: &Config) -> u64 {
-    // Each pending request counts as a session, so that there are never more of them.
+    // Each pending request counts as a session, so `max_sessions` bounds their number.
     let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
     let count = OTHER_DESCRIPTORS
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
@@ -37,13 +39,13 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     count as u64
 }
 
-/// Raises the limit of descriptors as far as it goes, and holds the number of sessions against it: each needs two, beside
-/// these others.
+/// Raises the descriptor limit to its maximum and checks the number of sessions against it: each session needs two,
+/// besides `others`.
 pub(super) fn fit_descriptors(max_sessions: MaxSessions, others: u64) -> Result<NonZeroU32, ServeError> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, ..limit };
-        // A sandbox may forbid it; then what there is has to do.
+        // A sandbox may forbid it; then the current limit applies.
         match setrlimit(Resource::Nofile, raised) {
             Ok(()) => limit = raised,
             Err(error) => tracing::warn!(%error, "cannot raise the descriptor limit"),
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_fit_the_descriptors() {
+    fn sessions_are_limited_by_the_descriptors() {
         let fit = |count, explicit, limit| fit(MaxSessions { count, explicit }, 328, limit).ok().map(NonZeroU32::get);
         assert_eq!(fit(1000, true, 2328), Some(1000));
         assert_eq!(fit(1000, true, 2327), None);

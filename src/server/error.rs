@@ -1,26 +1,26 @@
-//! Why serving cannot begin.
+//! The error of a server that cannot start.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-/// Why serving could not begin or go on.
+/// An error that prevents the server from starting.
 #[derive(Debug)]
 pub enum ServeError {
     /// An address could not be bound.
     Bind(SocketAddr, io::Error),
-    /// The system lets the process have too few descriptors for the sessions that the configuration asks for.
+    /// The descriptor limit is too low for the configured number of sessions.
     Descriptors {
         /// `max_sessions`.
         sessions: u32,
-        /// What that needs.
+        /// The number of descriptors that they need.
         needed: u64,
-        /// What there is, once raised as far as it goes.
+        /// The descriptor limit, once raised to its maximum.
         limit: u64,
     },
     /// TLS could not be set up.
     Tls(rustls::Error),
-    /// The system gave no thread, event queue or descriptor.
+    /// The system did not provide a thread, an event queue or a descriptor.
     System(io::Error),
 }
 
@@ -42,7 +42,7 @@ impl fmt::Display for ServeError {
 impl std::error::Error for ServeError {}
 
 impl ServeError {
-    /// Whether the configuration has to change, or what the system allows: a second try would fail, too.
+    /// Whether the configuration or a limit of the system has to change. A retry would fail, too.
     pub fn is_of_configuration(&self) -> bool {
         matches!(self, Self::Descriptors { .. })
     }

@@ -51,15 +51,15 @@ impl Server {
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
         let pending_limit = Arc::new(pending_limit);
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for slot in &config.listeners {
-            let bound = socket::bind(slot.address).map_err(|error| ServeError::Bind(slot.address, error))?;
+        for listener in &config.listeners {
+            let bound = socket::bind(listener.address).map_err(|error| ServeError::Bind(listener.address, error))?;
             addresses.push(bound.local_addr().map_err(ServeError::System)?);
             let config = ConnectionConfig {
-                tls: tls::config::server_config(&slot.certificates, config.server.record_layer)
+                tls: tls::config::server_config(&listener.certificates, config.server.record_layer)
                     .map_err(ServeError::Tls)?,
-                handshake_timeout: slot.handshake_timeout,
-                head_max_bytes: slot.head_max_bytes,
-                head_max_headers: slot.head_max_headers,
+                handshake_timeout: listener.handshake_timeout,
+                head_max_bytes: listener.head_max_bytes,
+                head_max_headers: listener.head_max_headers,
                 pending_limit: Arc::clone(&pending_limit),
             };
             let pending_limit = Arc::clone(&pending_limit);
@@ -78,7 +78,7 @@ impl Server {
                 lifecycle: Lifecycle::new(config.server.drain_timeout),
                 sessions: Sessions::new(config.log.session_start, identities),
             }),
-            rejections: RejectionLog::new(clock::now()),
+            rejections: RejectionLog::new(),
             page,
         };
         let workers = config.server.workers.get();

@@ -1,4 +1,4 @@
-//! Listening sockets, and the connections that were accepted from them.
+//! Listening sockets and the connections accepted from them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,13 +9,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::front::connection_config::ConnectionConfig;
 use crate::runtime::pending_limit::{PendingLimit, PendingSlot};
 
-/// How many connections the kernel may hold ready; it cuts this to its own limit.
+/// The length of the kernel's accept queue. The kernel caps it at its own limit.
 const BACKLOG: i32 = 4096;
 
-/// Binds an address. An IPv6 address is for IPv6 alone, so that `0.0.0.0` and `[::]` can stand side by side.
+/// Binds a listening socket. One for IPv6 accepts only IPv6, so that `0.0.0.0` and `[::]` can be bound at the same
+/// time.
 ///
 /// # Errors
-/// If the address is taken, not ours, or not allowed.
+/// If the address is in use, not local, or not permitted.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -23,39 +24,39 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
-    // Frames are written whole, so there is nothing to wait for. What is accepted here inherits it.
+    // Frames are written whole, so Nagle's algorithm would only delay them. Accepted sockets inherit the option.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// A bound address, and what was accepted there for the worker that is to have it.
+/// A bound listener, and the connection that moves to another worker with it.
 #[derive(Debug)]
 pub struct Listener {
-    /// The socket, which belongs to no runtime.
+    /// The socket, not registered with a runtime.
     pub socket: std::net::TcpListener,
-    /// What the listener says of its connections.
+    /// The configuration of its connections.
     pub config: Arc<ConnectionConfig>,
-    /// The room for those that are no sessions yet.
+    /// The limit on pending connections, shared by all listeners.
     pub pending_limit: Arc<PendingLimit>,
-    /// What was accepted last, if it is for the worker that the listener moves to.
+    /// The connection accepted last, if the worker that the listener moves to is to serve it.
     pub accepted: Option<Accepted<std::net::TcpStream>>,
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Accepted<S> {
     /// Its socket.
     pub stream: S,
-    /// Where it comes from.
+    /// The client's address.
     pub client: IpAddr,
-    /// Its place among those that are no sessions yet, or its wait for one.
+    /// Its permit to be pending, or its position in the queue for one.
     pub slot: PendingSlot,
 }
 
 impl<S> Accepted<S> {
-    /// The same with another form of its socket.
+    /// Converts the socket.
     ///
     /// # Errors
     /// If `form` fails.

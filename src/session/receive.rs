@@ -7,7 +7,7 @@ use super::peer::Input;
 use super::side::Side;
 use super::{SMALL_FRAGMENT_BYTES, Session, Verdict};
 use crate::policy::limits::OnExcess;
-use crate::policy::quota::Exceeded;
+use crate::policy::quota::NotUntil;
 use crate::ws::close::Close;
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, Header, Opcode, apply_mask};
@@ -35,11 +35,15 @@ impl Session {
 
     /// Charges TLS key updates of the client, which cost as much as a dozen frames, to the quota of control frames.
     pub fn count_key_updates(&mut self, count: u8, now: Instant) {
-        let exceeded = (0..count).any(|_| self.overhead.take(now).is_err());
+        let exceeded = (0..count).any(|_| self.count_overhead(now).is_err());
         if exceeded && self.client.input == Input::Open {
             self.client.input = Input::Broken;
             self.end(ClosedBy::Tollgate, CloseReason::OverheadRate, now);
         }
+    }
+
+    fn count_overhead(&self, now: Instant) -> Result<(), CloseReason> {
+        self.overhead.check(now).map_err(|_| CloseReason::OverheadRate)
     }
 
     fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
@@ -66,7 +70,7 @@ impl Session {
             let small_fragment = !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES;
             let uncounted_nothing = first && header.payload_len == 0 && self.limits.messages.is_none();
             if small_fragment || uncounted_nothing {
-                self.overhead.take(now).map_err(|_| CloseReason::OverheadRate)?;
+                self.count_overhead(now)?;
             }
         }
         let payload = bytes.get(header.len..).unwrap_or_default();
@@ -89,12 +93,12 @@ impl Session {
         if std::mem::take(&mut self.reservation_held) {
             return Ok(None);
         }
-        let (Some(bucket), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
+        let (Some(messages), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
         if quota.on_excess == OnExcess::Delay && self.close_by.is_none() {
-            let asked = bucket.take_or_wait(now);
+            let asked = messages.reserve(now);
             return Ok(self.delay(asked, now));
         }
-        let Err(_) = bucket.take(now) else { return Ok(None) };
+        let Err(_) = messages.check(now) else { return Ok(None) };
         self.counts.throttled += 1;
         match quota.on_excess {
             OnExcess::Close => Err(CloseReason::MessageRate),
@@ -109,7 +113,7 @@ impl Session {
 
     /// Lets the client wait for the place that its message has, or, where so many wait that there is none to be had, until
     /// it can ask again.
-    fn delay(&mut self, asked: Result<Instant, Exceeded>, now: Instant) -> Option<Verdict> {
+    fn delay(&mut self, asked: Result<Instant, NotUntil>, now: Instant) -> Option<Verdict> {
         let reservation_retry = std::mem::take(&mut self.reservation_retry);
         let until = match asked {
             Ok(at) if at <= now => return None,
@@ -117,7 +121,7 @@ impl Session {
                 self.reservation_held = true;
                 at
             }
-            Err(Exceeded { until }) => {
+            Err(NotUntil { until }) => {
                 self.reservation_retry = true;
                 until
             }
@@ -151,7 +155,7 @@ impl Session {
     ) -> Result<Verdict, CloseReason> {
         let output_closed = self.peer(from.other()).output_closed();
         if from == Side::Client && !output_closed && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
-            self.overhead.take(now).map_err(|_| CloseReason::OverheadRate)?;
+            self.count_overhead(now)?;
         }
         let mut plain = [0; CONTROL_MAX_BYTES];
         let payload = bytes.get(header.len..).unwrap_or_default();

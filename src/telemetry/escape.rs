@@ -1,11 +1,11 @@
-//! Escapes what a terminal, a pager or a reader of lines would act on instead of showing it.
+//! Escapes characters on which a terminal, a pager or a line reader would act instead of showing them.
 //!
-//! Clients choose paths, hosts, origins and subjects. Every line of the log passes here, so that no field of it can be
-//! forgotten.
+//! Clients choose paths, hosts, origins and subjects. Every log line is escaped here as a whole, so that no field can
+//! be missed.
 
 use std::fmt::{self, Write};
 
-/// How a character is escaped.
+/// The syntax of an escaped character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// As in a JSON string (RFC 8259 section 7).
@@ -14,17 +14,17 @@ pub enum Form {
     Text,
 }
 
-/// Passes the text of one line on with its characters escaped. The line feed at its end stays.
+/// A writer that escapes the characters of one line. The line feed at the end of the line stays.
 #[derive(Debug)]
 pub struct Escaping<W> {
     inner: W,
     form: Form,
-    /// A line feed was written, which is the end of the line unless more follows.
+    /// A line feed was written. It ends the line unless more text follows.
     line_feed: bool,
 }
 
 impl<W: Write> Escaping<W> {
-    /// A line without text.
+    /// Begins an empty line.
     pub fn new(inner: W, form: Form) -> Self {
         Self { inner, form, line_feed: false }
     }
@@ -32,7 +32,7 @@ impl<W: Write> Escaping<W> {
     /// Ends the line.
     ///
     /// # Errors
-    /// What the writer behind says.
+    /// If the inner writer fails.
     pub fn finish(mut self) -> fmt::Result {
         if self.line_feed { self.inner.write_char('\n') } else { Ok(()) }
     }
@@ -41,7 +41,7 @@ impl<W: Write> Escaping<W> {
         match self.form {
             Form::Text => write!(self.inner, "{}", c.escape_unicode()),
             Form::Json => {
-                // Characters beyond the first plane are a pair of surrogates.
+                // Characters outside the basic plane are written as a surrogate pair.
                 let mut units = [0; 2];
                 c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(self.inner, "\\u{unit:04x}"))
             }
@@ -75,14 +75,14 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Whether a character is not shown but acted on: it moves the cursor, ends a line, turns the direction of the text
-/// around it, or is invisible.
+/// Whether a character acts on the display instead of being shown: it moves the cursor, ends a line, changes the
+/// direction of the text around it, or is invisible.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
             '\u{ad}' | '\u{61c}' | '\u{180e}'
-            // Zero width, and left-to-right and right-to-left marks.
+            // Zero-width characters, and left-to-right and right-to-left marks.
             | '\u{200b}'..='\u{200f}'
             // Line and paragraph separators, and bidirectional embeddings and overrides.
             | '\u{2028}'..='\u{202e}'
@@ -90,7 +90,7 @@ pub fn is_unsafe(c: char) -> bool {
             | '\u{2060}'..='\u{206f}'
             // Byte order mark, interlinear annotations, noncharacters.
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}'
-            // Tags, which spell text that is not shown.
+            // Tags, which encode invisible text.
             | '\u{e0000}'..='\u{e007f}')
 }
 
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_one_line_feed() {
+    fn only_the_line_feed_at_the_end_of_a_line_is_kept() {
         for (pieces, expected) in [
             (&["a", "\n"][..], "a\n"),
             (&["a\n", "b\n", "", "\n"], "a\\u{a}b\\u{a}\n"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_four_digits_and_pairs() {
+    fn json_escapes_have_four_digits_and_surrogate_pairs() {
         assert_eq!(escaped(Form::Json, &["\u{7f}\u{2028}\u{e0041}\n"]), "\\u007f\\u2028\\udb40\\udc41\n");
     }
 }

@@ -1,6 +1,6 @@
-//! Writes an event whose level is known only when it is written.
+//! Logs an event whose level is known only at run time.
 
-/// Writes an event whose level is known only now.
+/// Logs an event at a computed level. The macros of `tracing` require a constant one.
 macro_rules! event {
     ($level:expr, $($arguments:tt)*) => {
         match $level {

@@ -1,4 +1,4 @@
-//! How the log shows who a client is: plainly, as a hash, or not at all.
+//! Formats the identity of clients for the log: plain, hashed or omitted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,28 +7,28 @@ use aws_lc_rs::hmac;
 
 use crate::config::{LogConfig, Shown};
 
-/// What the log shows of subjects and client addresses.
+/// The form in which the log shows subjects and client addresses.
 pub struct Identities {
     subject: Shown,
     address: Shown,
-    /// Made anew for each process, so that a hash cannot be compared with one of another process, nor be found by trying
-    /// all addresses.
+    /// Random for each process, so that hashes of different processes cannot be compared, and an address cannot be
+    /// found by hashing all addresses.
     key: hmac::Key,
 }
 
 impl Identities {
-    /// As the configuration says, with random bytes for the key of the hashes.
+    /// Takes the forms from the configuration. `key` must be random: it keys the hashes.
     pub fn new(config: &LogConfig, key: [u8; 32]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
         Self { subject: config.subject, address: config.address, key }
     }
 
-    /// A token's subject; `None` if there is none to show.
+    /// Returns a token's subject in its configured form; `None` if it is absent or omitted.
     pub fn subject(&self, subject: Option<&str>) -> Option<String> {
         self.show(self.subject, subject?)
     }
 
-    /// A client's address; `None` if it is not to be shown.
+    /// Returns a client's address in its configured form; `None` if it is omitted.
     pub fn address(&self, address: IpAddr) -> Option<String> {
         self.show(self.address, &address.to_string())
     }
@@ -37,7 +37,7 @@ impl Identities {
         match shown {
             Shown::Plain => Some(text.to_owned()),
             Shown::Omit => None,
-            // 64 bits of it are enough to tell a million clients apart.
+            // 64 bits of the hash are enough to distinguish a million clients.
             Shown::Hash => {
                 let hash = hmac::sign(&self.key, text.as_bytes());
                 let first = hash.as_ref().first_chunk().copied().unwrap_or_default();
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_forms() {
+    fn identities_are_plain_hashed_or_omitted() {
         let address: IpAddr = "192.0.2.7".parse().unwrap();
         let plain = identities(Shown::Plain, 1);
         assert_eq!(plain.subject(Some("ann")).as_deref(), Some("ann"));
@@ -75,9 +75,9 @@ mod tests {
         let hashed = identities(Shown::Hash, 1);
         let ann = hashed.subject(Some("ann")).unwrap();
         assert_eq!(ann.len(), 16);
-        assert_eq!(hashed.subject(Some("ann")).unwrap(), ann, "one client is one hash");
+        assert_eq!(hashed.subject(Some("ann")).unwrap(), ann, "the hash of a subject is stable");
         assert_ne!(hashed.subject(Some("bob")).unwrap(), ann);
-        assert_ne!(identities(Shown::Hash, 2).subject(Some("ann")).unwrap(), ann, "of this process alone");
+        assert_ne!(identities(Shown::Hash, 2).subject(Some("ann")).unwrap(), ann, "hashes are keyed per process");
         assert_eq!(hashed.subject(None), None);
     }
 }

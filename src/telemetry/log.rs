@@ -1,4 +1,4 @@
-//! Sets up the log: JSON or text, one event a line on standard error, with the journal's levels under systemd.
+//! Sets up the log: JSON or text on standard error, one event per line, with the journal's levels under systemd.
 
 use std::fmt;
 use std::fs::File;
@@ -14,16 +14,16 @@ use tracing_subscriber::registry::LookupSpan;
 use super::escape::{Escaping, Form};
 use crate::config::{LogConfig, LogFormat};
 
-/// How many lines may wait to be written; some 5 MB. A log that nobody reads must not stop the sessions, so what is
-/// beyond that is lost.
+/// Lines that may be queued for writing: about 5 MB. A log that is not read must not block the sessions, so further
+/// lines are lost.
 const QUEUE_LINES: usize = 8192;
 
-/// Starts logging; does nothing if the process logs already. What is logged is written until the guard is dropped.
-#[must_use = "dropping the guard ends the log"]
+/// Starts logging, unless the process logs already. Lines are written until the guard is dropped.
+#[must_use = "the log ends when the guard is dropped"]
 pub fn init(config: LogConfig) -> WorkerGuard {
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
     let (writer, guard) = queue.finish(std::io::stderr());
-    // The first one stays: another in the same process is a test's.
+    // The first dispatcher stays. Only tests set another one in the same process.
     let _ = tracing::dispatcher::set_global_default(subscriber(config, writer, is_journal()));
     guard
 }
@@ -32,8 +32,8 @@ fn subscriber<W>(config: LogConfig, writer: W, journal: bool) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // A line that nobody takes is lost: to complain of that where it could not be written would be a panic, and the end
-    // of a session or of the drain.
+    // A line that cannot be written is lost. Reporting that on standard error, which may be broken as well, could panic
+    // and end a session or the drain.
     let builder = tracing_subscriber::fmt()
         .with_max_level(config.level)
         .with_writer(writer)
@@ -52,20 +52,20 @@ where
     }
 }
 
-/// What comes before a line of this level that is written to standard error without the log.
+/// Returns the prefix for a line of this level that is written to standard error without the log.
 pub fn stderr_prefix(level: Level) -> &'static str {
     if is_journal() { journal_level(level) } else { "" }
 }
 
-/// Whether standard error goes to the journal. systemd names the device and the inode of that stream in this variable, and
-/// children inherit it, whatever their own standard error is (systemd.exec(5)).
+/// Whether standard error is connected to the journal. systemd puts the device and inode of that stream into
+/// `JOURNAL_STREAM`, which child processes inherit even if their standard error is another stream (systemd.exec(5)).
 fn is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let own = std::io::stderr().as_fd().try_clone_to_owned().and_then(|own| File::from(own).metadata());
     own.is_ok_and(|own| stream == format!("{}:{}", own.dev(), own.ino()))
 }
 
-/// Escapes each line, and puts the journal's level before it (sd-daemon(3)).
+/// Escapes each line and prefixes it with the journal's level (sd-daemon(3)).
 struct Line<F> {
     inner: F,
     form: Form,
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// What is logged meanwhile, line by line.
+    /// Returns the lines that `work` logs.
     pub(in crate::telemetry) fn logged(format: LogFormat, work: impl Fn()) -> Vec<String> {
         let sink = Sink::default();
         let config = LogConfig { format, ..crate::telemetry::test_config() };
@@ -139,9 +139,9 @@ mod tests {
         String::from_utf8(bytes).unwrap().split_inclusive('\n').map(str::to_owned).collect()
     }
 
-    /// Every character of the first plane and the tags of another, in every way in which a text can be in a line.
+    /// Covers every character of the basic plane and the tags, in every position that a text can have in a line.
     #[test]
-    fn no_character_reaches_a_terminal_as_a_command() {
+    fn no_unsafe_character_is_logged_unescaped() {
         let all: Vec<char> = (0..=0xffff).chain(0xe0000..=0xe007f).filter_map(char::from_u32).collect();
         for chunk in all.chunks(64) {
             let text: String = chunk.iter().collect();
@@ -149,20 +149,20 @@ mod tests {
             for format in [LogFormat::Json, LogFormat::Text] {
                 let lines = logged(format, work);
                 let [line] = lines.as_slice() else { panic!("{format:?}: one line for {:?}: {lines:?}", chunk[0]) };
-                let inner = line.strip_suffix('\n').expect("a line has an end");
+                let inner = line.strip_suffix('\n').expect("a line ends with a line feed");
                 let raw = inner.chars().find(|c| is_unsafe(*c));
                 assert_eq!(raw, None, "{format:?}: {line:?}");
             }
-            let event: Value = serde_json::from_str(&logged(LogFormat::Json, work)[0]).expect("JSON stays JSON");
+            let event: Value = serde_json::from_str(&logged(LogFormat::Json, work)[0]).expect("valid JSON");
             for name in ["field", "display", "message"] {
-                assert_eq!(event[name], text, "{name}: a reader of JSON gets what was sent");
+                assert_eq!(event[name], text, "{name}: the JSON value is the original text");
             }
         }
     }
 
-    /// The characters that must not come through, by the standards that name them.
+    /// Lists the characters that must be escaped, independently of the table in `is_unsafe`.
     #[test]
-    fn commands_of_terminals_and_bidirectional_controls_are_unsafe() {
+    fn terminal_and_bidirectional_controls_are_unsafe() {
         let controls = (0..0x20).chain(0x7f..0xa0);
         let bidirectional = [0x61c, 0x200e, 0x200f].into_iter().chain(0x202a..=0x202e).chain(0x2066..=0x2069);
         for number in controls.chain(bidirectional).chain([0x2028, 0x2029, 0xfeff]) {

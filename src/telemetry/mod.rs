@@ -1,4 +1,4 @@
-//! What operators see of what happens.
+//! The log of sessions and rejections.
 
 mod event;
 pub mod escape;
@@ -8,14 +8,14 @@ pub mod request;
 pub mod rejections;
 pub mod sessions;
 
-/// How much of what a client sent is shown in a line.
+/// Limit on the host, path, origin and detail of a log line.
 const TEXT_MAX_BYTES: usize = 256;
 
 fn truncate(text: &str) -> &str {
     text.get(..text.floor_char_boundary(TEXT_MAX_BYTES)).unwrap_or(text)
 }
 
-/// The defaults of the configuration.
+/// Returns the default log configuration.
 #[cfg(test)]
 pub(crate) fn test_config() -> crate::config::LogConfig {
     crate::config::LogConfig {

@@ -1,4 +1,4 @@
-//! One line for each refusal, but no more lines than a disk can bear.
+//! Logs rejected requests, one line each, at a limited rate so that the log does not fill the disk.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -10,50 +10,50 @@ use tracing::Level;
 use super::event::event;
 use super::identity::Identities;
 use super::request::{RequestId, RequestSummary};
-use crate::policy::quota::{Bucket, Quota, Rate};
+use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
 
-/// At most 50 lines a second in the long run, 500 at once: some 20 KB a second under attack.
+/// At most 50 lines per second on average, and bursts of 500: about 20 KB per second under attack.
 const LINES: Quota = Quota {
     rate: Rate { count: NonZeroU32::MIN.saturating_add(49), period: Duration::from_secs(1) },
     burst: NonZeroU32::MIN.saturating_add(499),
 };
 
-/// The log of refusals.
+/// The log of rejections.
 #[derive(Debug)]
 pub struct RejectionLog {
-    lines: Bucket,
+    lines: Limiter,
     left_out: AtomicU64,
 }
 
-/// A request that got no session.
+/// A request that was rejected.
 #[derive(Debug)]
 pub struct RejectionEvent<'a> {
-    /// Why.
+    /// The reason.
     pub rejection: Rejection,
-    /// Its id, which the upstream was told if it was asked.
+    /// The request id, which the upstream received as `X-Request-ID` if the request was sent to it.
     pub request_id: RequestId,
-    /// Where it came from.
+    /// The client's address.
     pub client: IpAddr,
-    /// Its target and its origin.
+    /// The target and the origin of the request.
     pub summary: RequestSummary<'a>,
-    /// Its route, if it came so far.
+    /// The route, if one was found.
     pub route: Option<&'a str>,
-    /// The token's subject, if the token holds.
+    /// The token's subject, if the token is valid.
     pub subject: Option<&'a str>,
-    /// The name of the claim that is not as the route requires, or that no header can carry.
+    /// The name of the claim that fails the route's requirement, or that cannot be sent as a header.
     pub claim: Option<&'a str>,
-    /// The upstream, if it was one that was asked.
+    /// The upstream that the request waited for or that caused the rejection.
     pub upstream: Option<&'a str>,
-    /// The upstream's server, if it answered or should have.
+    /// The upstream's server that was tried last or that responded.
     pub server: Option<&'a str>,
     /// Further text, such as an error of the upstream.
     pub detail: Option<&'a str>,
 }
 
 impl RejectionEvent<'_> {
-    /// A refusal of which nothing else is known.
+    /// Creates an event without the optional fields.
     pub fn new(rejection: Rejection, request_id: RequestId, client: IpAddr) -> Self {
         Self {
             rejection,
@@ -71,15 +71,15 @@ impl RejectionEvent<'_> {
 }
 
 impl RejectionLog {
-    /// Nothing logged yet.
-    pub fn new(now: Instant) -> Self {
-        Self { lines: Bucket::new(LINES, now), left_out: AtomicU64::new(0) }
+    /// Creates a log whose quota is unused.
+    pub fn new() -> Self {
+        Self { lines: Limiter::new(LINES), left_out: AtomicU64::new(0) }
     }
 
-    /// Logs a refusal, or counts it if there were too many.
+    /// Logs a rejection, or counts it as left out if the quota is exceeded.
     pub fn log(&self, refused: &RejectionEvent<'_>, identities: &Identities, now: Instant) {
         let level = level(refused.rejection);
-        // A line that is not written anyway is not one that is left out.
+        // A line below the log level is not counted as left out.
         if tracing::level_filters::LevelFilter::current() < level || !self.may_write(now) {
             return;
         }
@@ -105,7 +105,8 @@ impl RejectionLog {
         );
     }
 
-    /// Logs a connection that was closed unheard, since too many others of its address, or of all, wait for a place.
+    /// Logs a connection that was closed before its handshake because too many connections, of its address or in total,
+    /// are queued.
     pub fn log_connection_closed(&self, client: IpAddr, identities: &Identities, now: Instant) {
         if self.may_write(now) {
             tracing::warn!(
@@ -115,14 +116,14 @@ impl RejectionLog {
         }
     }
 
-    /// Whether there is room for one more line; else it is counted.
+    /// Whether the quota allows one more line; if not, counts it as left out.
     fn may_write(&self, now: Instant) -> bool {
-        let may = self.lines.take(now).is_ok();
+        let may = self.lines.check(now).is_ok();
         self.left_out.fetch_add(u64::from(!may), Ordering::Relaxed);
         may
     }
 
-    /// Logs how many lines were left out, if any were and no line has said so. To be called every few seconds.
+    /// Logs how many lines were left out since this was last logged, if any. To be called every few seconds.
     pub fn report(&self) {
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
         if left_out > 0 {
@@ -131,8 +132,14 @@ impl RejectionLog {
     }
 }
 
-/// A refusal that Tollgate or an upstream is to blame for is a warning. One that a health check or a scanner gets for a
-/// request that is no upgrade is of no interest by default.
+impl Default for RejectionLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Returns the level of a rejection. One caused by Tollgate or an upstream is a warning. A request that is not an
+/// upgrade comes from a health check or a scanner and is not logged by default.
 fn level(rejection: Rejection) -> Level {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
@@ -181,36 +188,36 @@ mod tests {
         logged(LogFormat::Json, work).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// How many lines each of these has.
+    /// Returns the number of "refused" lines and the values of `left_out`.
     fn counts(events: &[Value]) -> (usize, Vec<u64>) {
         let refused = events.iter().filter(|event| event["message"] == "refused").count();
         (refused, events.iter().filter_map(|event| event["left_out"].as_u64()).collect())
     }
 
     #[test]
-    fn what_is_left_out_is_reported_without_a_further_refusal() {
+    fn left_out_lines_are_reported_once_with_or_without_a_further_rejection() {
         let now = crate::runtime::clock::now();
         let found = events(|| {
-            let rejections = RejectionLog::new(now);
+            let rejections = RejectionLog::new();
             (0..600).for_each(|_| refuse(&rejections, Rejection::NoRoute, now));
             rejections.report();
             rejections.report();
         });
         assert_eq!(counts(&found), (500, vec![100]));
         let found = events(|| {
-            let rejections = RejectionLog::new(now);
+            let rejections = RejectionLog::new();
             (0..600).for_each(|_| refuse(&rejections, Rejection::NoRoute, now));
             refuse(&rejections, Rejection::NoRoute, now + Duration::from_secs(1));
             rejections.report();
         });
-        assert_eq!(counts(&found), (501, vec![100]), "a further refusal says it as well");
+        assert_eq!(counts(&found), (501, vec![100]), "a further rejection reports the count as well");
     }
 
     #[test]
-    fn a_line_below_the_level_takes_no_room() {
+    fn a_line_below_the_log_level_does_not_use_the_quota() {
         let now = crate::runtime::clock::now();
         let found = events(|| {
-            let rejections = RejectionLog::new(now);
+            let rejections = RejectionLog::new();
             (0..10_000).for_each(|_| refuse(&rejections, Rejection::Opening(OpeningError::NotUpgrade), now));
             refuse(&rejections, Rejection::NoRoute, now);
             rejections.report();

@@ -1,8 +1,8 @@
-//! What the log shows of a request: its id, its target and its origin.
+//! The parts of a request that the log shows: its id, its target and its origin.
 
 use std::fmt;
 
-/// Names one request in our log and, as a header, in the upstream's.
+/// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestId(pub u128);
 
@@ -12,7 +12,8 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The target and the origin of a request, as the log shows them: each part cut. The query is left out, since it may hold a token.
+/// The target and the origin of a request as the log shows them, each part truncated. The query is omitted because it
+/// may contain a token.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequestSummary<'a> {
     host: Option<&'a str>,
@@ -21,39 +22,39 @@ pub struct RequestSummary<'a> {
 }
 
 impl<'a> RequestSummary<'a> {
-    /// Of these parts.
+    /// Truncates each part.
     pub fn new(host: Option<&'a str>, path: Option<&'a str>, origin: Option<&'a str>) -> Self {
         Self { host: host.map(super::truncate), path: path.map(super::truncate), origin: origin.map(super::truncate) }
     }
 
-    /// The host.
+    /// Returns the host.
     pub fn host(self) -> Option<&'a str> {
         self.host
     }
 
-    /// The path.
+    /// Returns the path.
     pub fn path(self) -> Option<&'a str> {
         self.path
     }
 
-    /// The `Origin`.
+    /// Returns the `Origin`.
     pub fn origin(self) -> Option<&'a str> {
         self.origin
     }
 
-    /// The same, kept for as long as a session lasts.
+    /// Returns an owned copy, for a session's lifetime.
     pub fn keep(self) -> OwnedRequestSummary {
         let text = |part: Option<&str>| part.map(Box::from);
         OwnedRequestSummary(Box::new([text(self.host), text(self.path), text(self.origin)]))
     }
 }
 
-/// The target and the origin of a session's request, kept up to its end.
+/// The target and the origin of a session's request, kept until the session ends.
 #[derive(Debug)]
 pub struct OwnedRequestSummary(Box<[Option<Box<str>>; 3]>);
 
 impl OwnedRequestSummary {
-    /// To be shown.
+    /// Borrows the summary.
     pub fn summary(&self) -> RequestSummary<'_> {
         let [host, path, origin] = self.0.each_ref().map(Option::as_deref);
         RequestSummary { host, path, origin }

@@ -1,5 +1,4 @@
-//! A line when a session starts, and one when it ends, which answers who, where, how long, how much, and who closed it and
-//! why.
+//! Logs the start and the end of each session: client, route, server, age, volume, and which side closed it and why.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,9 +13,9 @@ use crate::session::{Outcome, SessionStats};
 /// The client and the upstream's server of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionSummary<'a> {
-    /// The id of its request, which the upstream was told.
+    /// The request id, which the upstream received as `X-Request-ID`.
     pub request_id: RequestId,
-    /// Its route.
+    /// The name of its route.
     pub route: &'a str,
     /// The token's subject.
     pub subject: Option<&'a str>,
@@ -24,8 +23,8 @@ pub struct SessionSummary<'a> {
     pub client: IpAddr,
     /// The upstream's server.
     pub server: &'a str,
-    /// What its request asked for.
-    pub summary: RequestSummary<'a>,
+    /// The target and the origin of its request.
+    pub request: RequestSummary<'a>,
 }
 
 /// The log of sessions.
@@ -36,48 +35,48 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// A log whose lines at the start of sessions have this level.
+    /// Creates a log that writes "session started" lines at `start_level`.
     pub fn new(start_level: Level, identities: Identities) -> Self {
         Self { start_level, identities }
     }
 
-    /// How it shows clients.
+    /// Returns the form in which the log shows clients.
     pub fn identities(&self) -> &Identities {
         &self.identities
     }
 
-    /// Writes the line at the start.
-    pub fn log_start(&self, summary_of: &SessionSummary<'_>) {
+    /// Logs the start of a session.
+    pub fn log_start(&self, session: &SessionSummary<'_>) {
         if tracing::level_filters::LevelFilter::current() < self.start_level {
             return;
         }
         event!(
             self.start_level,
-            request_id = summary_of.request_id.to_string(),
-            route = summary_of.route,
-            subject = self.identities.subject(summary_of.subject),
-            client = self.identities.address(summary_of.client),
-            server = summary_of.server,
-            host = summary_of.summary.host(),
-            path = summary_of.summary.path(),
-            origin = summary_of.summary.origin(),
+            request_id = session.request_id.to_string(),
+            route = session.route,
+            subject = self.identities.subject(session.subject),
+            client = self.identities.address(session.client),
+            server = session.server,
+            host = session.request.host(),
+            path = session.request.path(),
+            origin = session.request.origin(),
             "session started"
         );
     }
 
-    /// Writes the line at the end.
-    pub fn log_end(&self, summary_of: &SessionSummary<'_>, age: Duration, outcome: Outcome, counts: &SessionStats) {
+    /// Logs the end of a session.
+    pub fn log_end(&self, session: &SessionSummary<'_>, age: Duration, outcome: Outcome, counts: &SessionStats) {
         let Outcome { by, code, cause } = outcome;
         let SessionStats { client, upstream, throttled } = counts;
         tracing::info!(
-            request_id = summary_of.request_id.to_string(),
-            route = summary_of.route,
-            subject = self.identities.subject(summary_of.subject),
-            client = self.identities.address(summary_of.client),
-            server = summary_of.server,
-            host = summary_of.summary.host(),
-            path = summary_of.summary.path(),
-            origin = summary_of.summary.origin(),
+            request_id = session.request_id.to_string(),
+            route = session.route,
+            subject = self.identities.subject(session.subject),
+            client = self.identities.address(session.client),
+            server = session.server,
+            host = session.request.host(),
+            path = session.request.path(),
+            origin = session.request.origin(),
             age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             messages_in = client.messages,
             bytes_in = client.bytes,

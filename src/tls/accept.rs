@@ -1,8 +1,8 @@
-//! The TLS handshake. rustls does it; what is here sees to it that the connection can leave rustls right after.
+//! The TLS handshake: rustls runs it, and a TLS 1.3 connection can leave rustls right after it.
 //!
-//! rustls drops what it has read and not opened when its secrets are taken out, so it is given one record at a time: what
-//! follows the client's `Finished`, mostly the request, is left for our own record layer. And what rustls says after that,
-//! its ticket, goes out together with the first answer, which saves a packet.
+//! When its secrets are extracted, rustls drops the bytes that it has read but not opened. It is therefore given one
+//! record at a time: the bytes after the client's `Finished`, mostly the request, are left for our own record layer.
+//! The ticket that rustls issues after the handshake is sent together with the first answer, which saves a packet.
 
 use std::cell::Cell;
 use std::fmt;
@@ -25,34 +25,35 @@ use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
 
-/// How many bytes of a session's output rustls may hold back; the relay counts on it as a part of its bound.
+/// Limit on the output of a session that rustls buffers. The relay counts on it as a part of its own limit.
 const BUFFER_MAX_BYTES: usize = 32 * 1024;
-/// How long one read of a session may go on receiving. tokio-rustls receives until the reader's buffer is full, which with
-/// small records and key updates would hold up the other sessions of the thread.
+/// Limit on the duration of one read of a session. tokio-rustls receives until the reader's buffer is full, which with
+/// small records and key updates would delay the other sessions of the thread.
 const READ_BUDGET: Duration = Duration::from_micros(250);
-/// How much is received at once. A client's hello has 0.3 to 2 KiB, and its last words with a request about 1.
+/// Limit on one receive. A `ClientHello` has 0.3 to 2 KiB. The client's last handshake messages with a request have
+/// about 1 KiB.
 const RECEIVE_BYTES: usize = 4096;
 
-/// What protects a connection after its handshake.
+/// The TLS state of a connection after its handshake.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one, which costs a box less")]
+#[expect(clippy::large_enum_variant, reason = "nearly all connections have the large variant, which saves a box")]
 pub(super) enum Protected {
     /// Our own record layer.
     Own(SealedStream),
-    /// rustls, because it is TLS 1.2 or the settings say so; its state is several times as large.
+    /// rustls, for TLS 1.2 or if the configuration selects it. Its state is several times as large.
     Rustls(Box<TlsStream<Socket>>),
 }
 
-/// Prepares a listener's settings for connections that leave rustls.
+/// Configures a listener for connections that leave rustls.
 pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
     config.enable_secret_extraction = true;
     config.key_log = Arc::new(SecretCapture);
 }
 
-/// Does the handshake.
+/// Runs the handshake.
 ///
 /// # Errors
-/// If the client breaks off, or the two cannot agree.
+/// If the client disconnects, or the handshake fails.
 pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<Protected> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
@@ -74,13 +75,13 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
     }
     stream.write_all(&final_flight).await?;
     feed(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
-    // tokio-rustls makes its stream only from a handshake, so it gets one that is over.
+    // tokio-rustls builds its stream only from a handshake, so it is given one that is complete.
     let socket = Socket { stream, written: 0, read_ends: None, ticket: Ticket::default() };
     let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
     Ok(Protected::Rustls(Box::new(stream)))
 }
 
-/// Gives rustls what was received.
+/// Passes received bytes to rustls.
 fn feed(
     connection: &mut ServerConnection,
     mut bytes: &[u8],
@@ -89,15 +90,15 @@ fn feed(
 ) -> io::Result<()> {
     while !bytes.is_empty() {
         if connection.read_tls(&mut bytes)? == 0 {
-            // The client has said that it says no more.
+            // The client has sent `close_notify`.
             break;
         }
-        // Within this call rustls serves this connection and no other, so what it logs is this connection's.
+        // During this call rustls processes only this connection, so the secrets that it logs belong to it.
         CAPTURED.set(Some(mem::take(secrets)));
         let heard = connection.process_new_packets();
         *secrets = CAPTURED.take().unwrap_or_default();
         if let Err(error) = heard {
-            // What the client did wrong is told it if it can be told at once.
+            // Send the alert only if the socket takes it at once.
             let _ = drain_output(connection).and_then(|alert| stream.try_write(&alert));
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
@@ -105,7 +106,7 @@ fn feed(
     Ok(())
 }
 
-/// What rustls has to say.
+/// Returns the pending output of rustls.
 fn drain_output(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
     let mut words = Vec::new();
     while connection.wants_write() {
@@ -114,7 +115,7 @@ fn drain_output(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
     Ok(words)
 }
 
-/// Takes the connection from rustls, which has done with it.
+/// Takes the connection over from rustls after the handshake.
 fn take_over(
     stream: TcpStream,
     connection: ServerConnection,
@@ -131,20 +132,20 @@ fn take_over(
         else {
             return None;
         };
-        // A secret that is not the one in use would be another connection's, and must never be used.
+        // A secret that does not match the key in use would belong to another connection, and must never be used.
         TrafficSecret::new(suite, secret).filter(|secret| secret.gives(key.as_ref(), iv.as_ref()))
     };
     let directions = direction(&secrets.client, &extracted.rx.1).zip(direction(&secrets.server, &extracted.tx.1));
-    let (read, write) = directions.ok_or_else(|| io::Error::other("the traffic secrets are not the connection's"))?;
+    let (read, write) = directions.ok_or_else(|| io::Error::other("the traffic secrets do not match the keys"))?;
     let (opener, sealer) = (Opener::new(read, extracted.rx.0), Sealer::new(write, extracted.tx.0));
     Ok(SealedStream::new(stream, opener, sealer, leftover))
 }
 
-/// What was received, and how far rustls has been given it.
+/// The received bytes, which are passed to rustls one record at a time.
 struct Received {
     bytes: Vec<u8>,
     taken: usize,
-    /// How much is still to be given of the record that was begun.
+    /// Bytes of the current record that have not been taken.
     record_left: usize,
 }
 
@@ -153,7 +154,7 @@ impl Received {
         Self { bytes: Vec::with_capacity(RECEIVE_BYTES), taken: 0, record_left: 0 }
     }
 
-    /// Receives once. All but a part of a header has been taken, so there is room.
+    /// Receives once. At most a part of a header is left in the buffer, so it has free capacity.
     async fn receive(&mut self, stream: &mut TcpStream) -> io::Result<()> {
         self.bytes.drain(..self.taken);
         self.taken = 0;
@@ -163,7 +164,7 @@ impl Received {
         }
     }
 
-    /// What is there of one record.
+    /// Returns the next received bytes, at most to the end of their record.
     fn take(&mut self) -> Option<&[u8]> {
         let rest = self.bytes.get(self.taken..)?;
         if self.record_left == 0 {
@@ -176,14 +177,14 @@ impl Received {
         Some(part)
     }
 
-    /// What follows the handshake.
+    /// Returns the bytes that were received after the handshake.
     fn into_rest(mut self) -> Vec<u8> {
         self.bytes.drain(..self.taken);
         self.bytes
     }
 }
 
-/// The traffic secrets of a connection.
+/// The application traffic secrets of a connection.
 #[derive(Default)]
 struct Secrets {
     client: Zeroizing<Vec<u8>>,
@@ -191,11 +192,11 @@ struct Secrets {
 }
 
 thread_local! {
-    /// The secrets of the connection whose handshake this thread is at; nothing outside of that.
+    /// The secrets of the connection that [`feed`] is processing on this thread; `None` outside of it.
     static CAPTURED: Cell<Option<Secrets>> = const { Cell::new(None) };
 }
 
-/// Keeps the two secrets that [`rustls::ExtractedSecrets`] does not tell: only with them can keys be updated later.
+/// A key log that keeps the two secrets missing from [`rustls::ExtractedSecrets`]. Later key updates need them.
 #[derive(Debug)]
 struct SecretCapture;
 
@@ -215,12 +216,12 @@ impl KeyLog for SecretCapture {
     }
 }
 
-/// A socket that counts what the kernel takes, since rustls buffers, so that its own writes do not show whether a client
-/// reads.
+/// A socket that counts the bytes that the kernel takes. rustls buffers, so writes to rustls do not show whether a
+/// client reads.
 pub(super) struct Socket {
     stream: TcpStream,
     pub(super) written: u64,
-    /// When the read that is going on receives no more. Absent: it may go on.
+    /// The end of the current read. `None`: the read is not limited.
     read_ends: Option<Instant>,
     ticket: Ticket,
 }
@@ -235,12 +236,12 @@ impl AsyncRead for Socket {
 }
 
 impl Socket {
-    /// Begins a read of a session.
+    /// Begins a read of a session, which lasts at most [`READ_BUDGET`].
     pub(super) fn begin_read(&mut self) {
         self.read_ends = Some(clock::after(clock::now(), READ_BUDGET));
     }
 
-    /// Has the task go on with its read in another cycle, if it was ended although there may be more.
+    /// Wakes the task to continue its read in a later cycle, if the read was ended by [`READ_BUDGET`].
     pub(super) fn continue_in_order(&mut self, cx: &mut Context<'_>) {
         if self.is_read_over() {
             self.ticket.wake_in_order(cx.waker());
@@ -251,7 +252,7 @@ impl Socket {
         self.read_ends.is_some_and(|end| clock::now() >= end)
     }
 
-    /// The socket itself.
+    /// Returns the underlying socket.
     pub(super) fn get_ref(&self) -> &TcpStream {
         &self.stream
     }
@@ -270,7 +271,7 @@ impl AsyncWrite for Socket {
         self.count(result)
     }
 
-    /// Several records at once.
+    /// Writes several records at once.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -304,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rustls_is_given_records_and_never_what_follows_the_last() {
+    fn bytes_for_rustls_never_cross_the_end_of_a_record() {
         let records = [&[22, 3, 1, 0, 3, 1, 2, 3][..], &[20, 3, 3, 0, 0], &[23, 3, 3, 0, 1, 9]].concat();
         let ends = [8, 13, 19];
         for step in 1..=records.len() {

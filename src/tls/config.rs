@@ -1,4 +1,4 @@
-//! The TLS settings of a listener, and the choice of a certificate.
+//! The TLS configuration of a listener, and the selection of a certificate.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::accept;
 use crate::config::{Certificate, RecordLayer};
 use crate::runtime::clock;
 
-/// The settings of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
+/// Returns the TLS configuration of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
 ///
 /// # Errors
-/// If the system gives no random bytes for the ticket keys, or the library refuses its own defaults.
+/// If the system provides no random bytes for the ticket keys, or rustls rejects its own defaults.
 pub fn server_config(
     certificates: &[Certificate],
     record_layer: RecordLayer,
@@ -27,8 +27,8 @@ pub fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SniResolver::new(certificates)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Tickets carry the session themselves under keys that rotate, so that nothing is kept for clients that left; one
-    // is enough, since a client that comes back is given another.
+    // Tickets contain the TLS session, encrypted with keys that rotate, so nothing is stored for disconnected clients.
+    // One ticket is enough, since a client that resumes gets another.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -40,19 +40,20 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// Chooses the certificate by the name that the client asks for (RFC 6066 section 3): one that is valid, if there is one.
+/// The certificates of a listener. A client gets one for the name that it requests (RFC 6066 section 3), preferably a
+/// valid one.
 #[derive(Debug)]
 struct SniResolver {
-    /// All of them, in the order of the configuration. A client that asks for no name, or for one that no certificate has,
-    /// gets the first that is valid.
+    /// All certificates, in the order of the configuration. A client that requests no name, or a name that no
+    /// certificate has, gets the first valid one.
     all: Vec<Candidate>,
-    /// Places in `all`.
+    /// Indices into `all`, by name.
     exact: HashMap<String, Vec<usize>>,
-    /// By the domain behind `*.`; such a name stands for exactly one more label (RFC 6125 section 6.4.3).
+    /// Indices into `all`, by the domain after `*.`. The wildcard matches exactly one label (RFC 6125 section 6.4.3).
     wildcard: HashMap<String, Vec<usize>>,
 }
 
-/// A certificate, and when it is valid, in time since the Unix epoch.
+/// A certificate and its validity period, as time since the Unix epoch.
 #[derive(Debug)]
 struct Candidate {
     key: Arc<CertifiedKey>,
@@ -82,8 +83,9 @@ impl SniResolver {
         Self { all: certificates.iter().map(candidate).collect(), exact, wildcard }
     }
 
-    /// The certificate for a name at this time since the Unix epoch: the first that is valid, of those with this very name
-    /// before those with a wildcard. If none of them is valid it is the first: it says more than one for another name.
+    /// Returns the certificate for a name at this time since the Unix epoch: the first valid one, with exact names
+    /// before wildcards. If no certificate for the name is valid, returns the first of them: to a client, an expired
+    /// certificate is a clearer error than one for another name.
     fn find(&self, name: Option<&str>, now: Duration) -> Option<&Arc<CertifiedKey>> {
         let name = name.map(str::to_ascii_lowercase).unwrap_or_default();
         let exact = self.exact.get(&name).into_iter().flatten();
@@ -101,11 +103,11 @@ impl ResolvesServerCert for SniResolver {
     }
 }
 
-/// How long the clock is not looked at: it may be set meanwhile.
+/// The longest time between two readings of the clock, which may be set in between.
 const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_hours(1);
 
-/// Logs an error for each certificate that expires from now on, and never ends. Certificates that have expired before were
-/// found when the configuration was read.
+/// Logs an error for each certificate that expires from now on. Never returns. Certificates that have already expired
+/// were reported when the configuration was read.
 pub async fn watch_expiry(certificates: Vec<Certificate>) {
     let mut left: Vec<(Duration, Vec<String>)> = Vec::new();
     let now = clock::both().unix;
@@ -116,7 +118,7 @@ pub async fn watch_expiry(certificates: Vec<Certificate>) {
         }
     }
     while let Some(next) = left.iter().map(|(not_after, _)| *not_after).min() {
-        // A certificate is valid in its last second, too.
+        // A certificate is still valid at `not_after`.
         let until = next.saturating_add(Duration::from_millis(1)).saturating_sub(clock::both().unix);
         tokio::time::sleep(until.min(EXPIRY_CHECK_INTERVAL)).await;
         let now = clock::both().unix;

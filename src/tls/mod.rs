@@ -1,4 +1,4 @@
-//! TLS towards clients: settings and certificates, the handshake, and the stream after it.
+//! TLS for client connections: configuration and certificates, the handshake, and the stream after it.
 
 mod sealed;
 mod accept;

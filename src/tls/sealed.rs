@@ -1,7 +1,7 @@
-//! A socket under our own record layer: what a client's connection is once rustls has done its TLS 1.3 handshake.
+//! A client's TLS 1.3 connection under our own record layer, after rustls has completed the handshake.
 //!
-//! It owns no buffer while nothing waits. What is received is opened where the reader wanted it, many records a `recv`;
-//! what is sent is sealed from the writer's bytes into a buffer of the thread, one `send` for all of a write.
+//! An idle stream does not own a buffer. Received records are opened in the reader's buffer, many per `recv`. A write
+//! is sealed from the writer's bytes into a buffer of the thread and sent with one `send`.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,51 +15,52 @@ use tokio::net::TcpStream;
 
 use crate::record::{Alert, Content, ContentType, Opened, Opener, RECORD_MAX, SealError, Sealed, Sealer, Violation};
 
-/// How many records one read opens at most, and how many key updates among them. A record costs up to a microsecond and a
-/// key update seven, so a read of many small ones would hold up the other sessions of the thread.
+/// Limits on the records that one read opens, and on the key updates among them. A record costs up to a microsecond and
+/// a key update seven, so a read of many small records would delay the other sessions of the thread.
 const RECORDS_AT_ONCE: usize = 256;
 const KEY_UPDATES_AT_ONCE: u8 = 8;
-/// The most plaintext that one write seals; a stream that does not take its records at once keeps no more than those.
+/// The plaintext that one write seals, in bytes; without a `KeyUpdate` up to five more fit. If the kernel does not take
+/// the records at once, the stream keeps no more than those.
 const BATCH_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// Where records are opened for a reader that has no room for one: the reader of the request head.
+    /// The buffer for a reader whose own is too small for a record: the reader of the request head.
     static OPENING: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECORD_MAX].into_boxed_slice());
     static SEALING: RefCell<Box<[u8]>> = RefCell::new(vec![0; Sealer::sealed_max(BATCH_BYTES)].into_boxed_slice());
 }
 
-/// The stream. Its end is an error if the client did not announce it (RFC 8446 section 6.1).
+/// The stream. An end without `close_notify` is an error (RFC 8446 section 6.1).
 pub struct SealedStream {
     stream: TcpStream,
     opener: Opener,
     sealer: Sealer,
-    /// Received and not opened yet: the beginning of a record, and before it those whole ones that a read left over. No
-    /// longer than the longest area that a reader gave.
+    /// Received bytes that have not been opened: whole records that a read left over, then the start of a record. No
+    /// longer than the longest buffer that a reader passed.
     received: Vec<u8>,
-    /// Whole records may be among it, so it is opened before more is received.
+    /// Whether `received` may contain whole records, which are opened before more is received.
     left_over: bool,
-    /// What was opened for a reader that had less room: less than [`RECORD_MAX`].
+    /// Opened bytes that did not fit into the reader's buffer: less than [`RECORD_MAX`].
     plain: Vec<u8>,
     /// Records that the kernel has not taken: at most one batch, an alert, and at first the ticket.
     out: Vec<u8>,
-    /// The kernel was not asked to take `out`, which waits for the first write to go with it.
+    /// Whether `out` waits for the first write, to be sent together with it.
     flush_deferred: bool,
-    /// How much of `out` the kernel has taken.
+    /// Bytes of `out` that the kernel has taken.
     out_taken: usize,
     written: u64,
 }
 
-/// What a handshake leaves to whoever takes the connection over.
+/// The bytes that a handshake leaves for the stream after it.
 #[derive(Default)]
 pub struct Leftover {
-    /// What was received behind the client's last message: less than [`RECORD_MAX`].
+    /// Bytes received after the client's last handshake message: less than [`RECORD_MAX`].
     pub received: Vec<u8>,
-    /// Records that no one waits for: the ticket.
+    /// Records that are not urgent: the ticket.
     pub to_send: Vec<u8>,
 }
 
 impl SealedStream {
-    /// Takes over where the handshake ended.
+    /// Takes over a connection after its handshake.
     pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer, leftover: Leftover) -> Self {
         let Leftover { received, to_send } = leftover;
         Self {
@@ -76,34 +77,35 @@ impl SealedStream {
         }
     }
 
-    /// How many bytes the kernel has taken so far.
+    /// Returns the number of bytes that the kernel has taken.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// Whether records wait that the kernel has not taken.
+    /// Whether there are records that the kernel has not taken.
     pub fn holds_back(&self) -> bool {
         !self.out.is_empty()
     }
 
-    /// Drops what can be made again, for a connection that is idle; its next record costs some microseconds more.
+    /// Drops the state that can be derived again, for an idle connection. Its next record takes some microseconds
+    /// longer.
     pub fn hibernate(&mut self) {
         self.opener.hibernate();
         self.sealer.hibernate();
     }
 
-    /// How many key updates came since this was called last.
+    /// Returns the number of key updates since the last call.
     pub fn take_key_updates(&mut self) -> u8 {
         self.opener.take_key_updates()
     }
 
-    /// The socket below.
+    /// Returns the underlying socket.
     pub fn socket(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// Receives until there is plaintext, which is then at the start of `area`: how much. `area` has room for a record.
-    /// Nothing is the end.
+    /// Receives until there is plaintext, and returns its length. The plaintext is at the start of `area`, which must
+    /// be long enough for a record. A length of 0 is the end of the stream.
     fn poll_receive(&mut self, cx: &mut Context<'_>, area: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             match self.opener.ended() {
@@ -111,14 +113,14 @@ impl SealedStream {
                 Some(Ok(())) => return Poll::Ready(Ok(0)),
                 Some(Err(violation)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation))),
             }
-            // What an earlier read with a larger area left over may be longer than this one.
+            // The bytes left over by an earlier read with a larger buffer may not fit into this one.
             let held = self.received.len().min(area.len());
             let (front, room) = area.split_at_mut(held);
             front.copy_from_slice(self.received.get(..held).unwrap_or_default());
             let mut room = ReadBuf::new(room);
             if !mem::take(&mut self.left_over) {
-                // One that brings less than there is room for is the last until the kernel says that there is more, so
-                // that no call is made to learn that there is nothing.
+                // A `recv` that does not fill the buffer is the last one until the kernel reports the socket as
+                // readable again. This saves the `recv` that would only return `EAGAIN`.
                 ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
                 if room.filled().is_empty() {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -129,7 +131,7 @@ impl SealedStream {
             let opened = self.open(cx, area.get_mut(..held + received).unwrap_or_default());
             self.left_over |= !beyond.is_empty();
             self.received.extend_from_slice(&beyond);
-            // The rest of many records would keep the room of them all, for as long as the session is silent.
+            // Otherwise the rest of many records would keep the capacity of them all while the session is idle.
             self.received.shrink_to(self.received.len() * 2);
             if opened > 0 {
                 return Poll::Ready(Ok(opened));
@@ -137,7 +139,8 @@ impl SealedStream {
         }
     }
 
-    /// Opens whole records, as many as one read may, moves their plaintext together at the start, and keeps the rest.
+    /// Opens whole records, up to the limits of one read, moves their plaintext to the start of `records`, and keeps
+    /// the rest. Returns the length of the plaintext.
     fn open(&mut self, cx: &mut Context<'_>, records: &mut [u8]) -> usize {
         let (mut at, mut plain, mut count) = (0, 0, 0);
         let key_updates_max = self.opener.key_updates().saturating_add(KEY_UPDATES_AT_ONCE);
@@ -176,11 +179,11 @@ impl SealedStream {
         plain
     }
 
-    /// Tells the client what it did wrong. The violation itself is what the reader gets next.
+    /// Sends the alert for a violation. The next read returns the violation itself.
     fn send_alert(&mut self, violation: Violation, cx: &mut Context<'_>) {
         let Some(alert) = violation.alert() else { return self.sealer.close() };
         if self.queue(alert).is_ok() {
-            // Should the alert not get out, there is nobody left to care.
+            // The connection has failed anyway, so an error in sending the alert is ignored.
             let _ = self.poll_out(cx);
         }
     }
@@ -192,7 +195,7 @@ impl SealedStream {
         Ok(())
     }
 
-    /// Gives the kernel what waits for it, and keeps no memory for what does not.
+    /// Writes the pending records to the kernel, and frees their buffer once all are taken.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.flush_deferred = false;
         while let Some(rest) = self.out.get(self.out_taken..).filter(|rest| !rest.is_empty()) {
@@ -209,7 +212,8 @@ impl SealedStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Seals a batch and sends it. How much was taken, whether or not the kernel took it.
+    /// Seals a batch and sends it. Returns the length of the sealed plaintext, whether or not the kernel took its
+    /// records.
     fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8], area: &mut [u8]) -> io::Result<usize> {
         let Sealed { taken, written } =
             self.sealer.seal(ContentType::ApplicationData, bytes, area).map_err(|error| match error {
@@ -228,7 +232,7 @@ impl SealedStream {
         let sent = match Pin::new(&mut self.stream).poll_write(cx, records) {
             Poll::Ready(Ok(sent)) => sent,
             Poll::Ready(Err(error)) => {
-                // These records are lost, so one behind them would not open.
+                // These records are lost, so the client could not open any later one.
                 self.sealer.close();
                 return Err(error);
             }
@@ -268,7 +272,7 @@ impl AsyncRead for SealedStream {
 
 impl AsyncWrite for SealedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // While records wait no more are sealed, so that the writer learns that the client does not read.
+        // Seal no more while records are pending, so that the writer notices a client that does not read.
         if !self.flush_deferred {
             ready!(self.poll_out(cx))?;
         }
@@ -279,7 +283,7 @@ impl AsyncWrite for SealedStream {
         if self.flush_deferred { Poll::Ready(Ok(())) } else { self.poll_out(cx) }
     }
 
-    /// Says that no more will come, and closes this half; the other may go on.
+    /// Sends `close_notify` and closes the sending half. The receiving half stays open.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.sealer.is_closed() && self.queue(Alert::CloseNotify).is_err() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -290,7 +294,7 @@ impl AsyncWrite for SealedStream {
 }
 
 impl fmt::Debug for SealedStream {
-    /// Without the bytes, which are the client's.
+    /// Omits the buffered bytes, which are data of the client.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealedStream")
             .field("stream", &self.stream)
@@ -316,7 +320,7 @@ mod tests {
         TrafficSecret::new(Suite::Aes128Gcm, &[byte; 32]).unwrap()
     }
 
-    /// A stream, and the client's end of its socket with what seals for it.
+    /// Returns a stream, the client's end of its socket, and the client's sealer.
     async fn pair() -> (SealedStream, TcpStream, Sealer) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -336,7 +340,7 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
     }
 
-    /// One read; how many bytes it gave, and how many key updates it took.
+    /// Reads once. Returns the number of bytes read and the number of key updates.
     async fn read(stream: &mut SealedStream, area: &mut [u8]) -> (usize, u8) {
         let n = poll_fn(|cx| {
             let mut buf = ReadBuf::new(area);
@@ -355,7 +359,7 @@ mod tests {
             let records: Vec<u8> = sent.iter().flat_map(|byte| record(&mut sealer, &[*byte])).collect();
             client.write_all(&records).await.unwrap();
             let (mut received, mut area) = (Vec::new(), vec![0; 64 * 1024]);
-            // A later read may have less room than what an earlier one left over takes.
+            // A later read may have a smaller buffer than the bytes that an earlier one left over need.
             for area_len in [64 * 1024, 64 * 1024, RECORD_MAX].into_iter().chain(std::iter::repeat(1024)) {
                 if received.len() == sent.len() {
                     break;
@@ -367,7 +371,7 @@ mod tests {
             }
             assert_eq!(received, sent);
             assert!(stream.received.capacity() == 0 && stream.plain.capacity() == 0, "an idle stream owns no buffer");
-            // Neither does one that ends within a record.
+            // A stream that stops within a record keeps only the bytes of that record.
             let records: Vec<u8> = (0..1_000).flat_map(|_| record(&mut sealer, b"x")).collect();
             client.write_all(&[&records[..], &record(&mut sealer, b"x")[..3]].concat()).await.unwrap();
             let mut received = 0;
@@ -400,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn key_updates_that_nobody_counts_end_the_stream() {
+    fn key_updates_that_are_not_counted_end_the_stream() {
         block_on(async {
             let (mut stream, mut client, mut sealer) = pair().await;
             for number in 0..=crate::record::KEY_UPDATES_MAX {

@@ -1,4 +1,4 @@
-//! The stream of a client after its TLS handshake, whatever protects it.
+//! The stream of a client after its TLS handshake, under our own record layer or under rustls.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -13,20 +13,20 @@ use tokio::net::TcpStream;
 use super::accept::{self, Protected};
 use crate::runtime::socket_state::SocketState;
 
-/// A client's connection after its TLS handshake: bytes in, bytes out. Nothing else tells how they are protected.
+/// A client's connection after its TLS handshake: a byte stream that hides how its bytes are protected.
 #[derive(Debug)]
 pub struct ClientStream(Protected);
 
 impl ClientStream {
-    /// Does the TLS handshake.
+    /// Runs the TLS handshake.
     ///
     /// # Errors
-    /// If the client breaks off, or the two cannot agree.
+    /// If the client disconnects, or the handshake fails.
     pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Self> {
         accept::accept(config, stream).await.map(Self)
     }
 
-    /// How many bytes the kernel has taken since the handshake, or at rustls since the connection began.
+    /// Returns the number of bytes that the kernel has taken since the handshake.
     pub fn written(&self) -> u64 {
         match &self.0 {
             Protected::Own(stream) => stream.written(),
@@ -34,7 +34,8 @@ impl ClientStream {
         }
     }
 
-    /// Whether bytes were taken that the kernel has not; of rustls's it is not known before it is asked to flush.
+    /// Whether the stream may hold bytes that the kernel has not taken. This is always true for rustls, where only a
+    /// flush shows it.
     pub fn holds_back(&self) -> bool {
         match &self.0 {
             Protected::Own(stream) => stream.holds_back(),
@@ -42,7 +43,7 @@ impl ClientStream {
         }
     }
 
-    /// How many key updates came since this was called last. rustls does not say.
+    /// Returns the number of key updates since the last call. rustls does not report them, so it is 0 there.
     pub fn take_key_updates(&mut self) -> u8 {
         match &mut self.0 {
             Protected::Own(stream) => stream.take_key_updates(),
@@ -50,12 +51,12 @@ impl ClientStream {
         }
     }
 
-    /// Whether the client has closed its direction or is gone, which no read shows while bytes before it are unread.
+    /// Whether the client has closed its direction or disconnected. A read reports this only after all bytes before it.
     pub fn is_peer_closed(&self) -> bool {
         SocketState::of(self.socket().as_fd()).peer_closed
     }
 
-    /// The socket below.
+    /// Returns the underlying socket.
     pub fn socket(&self) -> &TcpStream {
         match &self.0 {
             Protected::Own(stream) => stream.socket(),
@@ -63,7 +64,7 @@ impl ClientStream {
         }
     }
 
-    /// Drops what can be made again, for a connection that is idle.
+    /// Drops the state that can be derived again, for an idle connection.
     pub fn hibernate(&mut self) {
         if let Protected::Own(stream) = &mut self.0 {
             stream.hibernate();

@@ -18,7 +18,7 @@ use super::server::{Server, is_local};
 use super::stream::UpstreamStream;
 use crate::config::UpstreamConfig;
 use crate::policy::admission::Admission;
-use crate::policy::quota::{Bucket, Quota, Rate};
+use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::rejection::Rejection;
 
 /// How often an upstream's servers may fail and recover in the log: at most 1 line a second in the long run, 10 at once.
@@ -37,7 +37,7 @@ pub struct Pool {
     pending: Semaphore,
     /// That no server takes a connection was logged, and none has taken one since.
     down: AtomicBool,
-    lines: Bucket,
+    lines: Limiter,
     clock: fn() -> Instant,
     started: Instant,
 }
@@ -62,7 +62,7 @@ impl Pool {
             next_server: AtomicUsize::new(0),
             pending: Semaphore::new(upstream.max_pending_requests as usize),
             down: AtomicBool::new(false),
-            lines: Bucket::new(LINES, started),
+            lines: Limiter::new(LINES),
             upstream,
             clock,
             started,
@@ -173,7 +173,7 @@ impl Pool {
     }
 
     fn may_log(&self) -> bool {
-        self.lines.take((self.clock)()).is_ok()
+        self.lines.check((self.clock)()).is_ok()
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! Upstreams: which server a session goes to, and how it is reached.
+//! Upstreams: the selection of a server for a session, and the connection to it.
 
 pub mod connect;
 pub mod open;

@@ -1,4 +1,4 @@
-//! The opening handshake with a server: sends the request, reads the answer's head, and takes the connection back.
+//! The opening handshake with a server: sends the request, reads the head of the response, and returns the connection.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -15,17 +15,17 @@ use tokio::time::timeout;
 
 use super::stream::UpstreamStream;
 
-/// How much of an answer's head is read.
+/// The maximum size of the head of a response.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
-/// How many header fields an answer may have.
+/// The maximum number of header fields in a response.
 const HEAD_MAX_HEADERS: usize = 128;
-/// How much of a refusal's body is passed on; of a longer one nothing is.
+/// The maximum size of the body of a response other than 101. A longer body is dropped entirely.
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// How long such a body may take, unless `response_timeout` is shorter; then nothing of it is passed on. A server that
-/// refuses may leave its connection open without saying where the body ends.
+/// How long such a body may take, unless `response_timeout` is shorter. A body that takes longer is dropped entirely: a
+/// server may send one without a length and leave the connection open.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Headers about the body itself (RFC 9110 section 8, RFC 6266, RFC 9530); all others are about the answer.
+/// Headers that describe the body (RFC 9110 section 8, RFC 6266, RFC 9530). All others describe the response.
 const ABOUT_BODY: [&str; 11] = [
     "content-length",
     "content-encoding",
@@ -42,30 +42,30 @@ const ABOUT_BODY: [&str; 11] = [
 
 type Connection = http1::Connection<TokioIo<UpstreamStream>, Empty<Bytes>>;
 
-/// What a server answered.
+/// The response of a server.
 #[derive(Debug)]
 pub enum UpstreamResponse {
-    /// 101: from here on the connection carries what both ends agreed on.
+    /// 101: the connection now carries the new protocol.
     Switched {
-        /// The head of the answer.
+        /// The head of the response.
         head: Response<()>,
         /// The connection.
         stream: UpstreamStream,
-        /// What the server sent behind the head.
+        /// The bytes that the server sent after the head.
         read_ahead: Bytes,
     },
     /// Any other status.
     NotSwitched(Response<Bytes>),
 }
 
-/// Why a server that took the connection gave no answer.
+/// Why a server that accepted the connection returned no response.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The head did not come in time.
+    /// The head was not received in time.
     Timeout,
-    /// The server's answer is not HTTP, or its head is too large.
+    /// The response is not HTTP, or its head is too large.
     Malformed(hyper::Error),
-    /// The connection broke before the head was there.
+    /// The connection broke before the head was received.
     Broken(io::Error),
 }
 
@@ -75,10 +75,10 @@ impl From<hyper::Error> for OpenError {
     }
 }
 
-/// Asks a server to switch protocols. The head of its answer has `response_timeout`.
+/// Sends a request to switch protocols. The head of the response must be received within `response_timeout`.
 ///
 /// # Errors
-/// If the head does not come in time, the connection breaks, or what comes is not HTTP or too large.
+/// If the head is not received in time, the connection breaks, or the response is not HTTP or has too large a head.
 pub async fn open(
     stream: UpstreamStream,
     request: Request<Empty<Bytes>>,
@@ -99,7 +99,7 @@ pub async fn open(
     })
 }
 
-/// Sends the request and reads the head of the final answer; of a 101 the connection has nothing more to do then.
+/// Sends the request and reads the head of the final response. After a 101, hyper is done with the connection.
 async fn ask(
     stream: UpstreamStream,
     request: Request<Empty<Bytes>>,
@@ -109,8 +109,8 @@ async fn ask(
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEAD_MAX_HEADERS)
         .title_case_headers(title_case_headers)
-        // A proxy removes white space before a colon of a response (RFC 9112 section 5.1), and replaces line folding by
-        // spaces (section 5.2); hyper does both. Any other malformed line makes the whole answer malformed.
+        // A proxy removes white space before a colon of a response (RFC 9112 section 5.1), and replaces line folding
+        // with spaces (section 5.2); hyper does both. Any other malformed line makes the whole response malformed.
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
         .handshake(TokioIo::new(stream))
@@ -123,7 +123,8 @@ async fn ask(
     Ok((response, connection))
 }
 
-/// A refusal with its body, or without it if that is too long, takes too long or breaks off: the status has come.
+/// Returns a response other than 101. Its body is dropped if it is too long, takes too long or is incomplete: the
+/// status was received.
 async fn not_switched(
     connection: &mut Connection,
     response: Response<Incoming>,
@@ -134,7 +135,7 @@ async fn not_switched(
     let body = if let Ok(Ok(Ok(body))) = reading.await {
         body.to_bytes()
     } else {
-        // What the head says of the body that is left out would be wrong of an empty one.
+        // Headers that describe the dropped body would be wrong for an empty one.
         for name in ABOUT_BODY {
             head.headers.remove(name);
         }
@@ -143,8 +144,8 @@ async fn not_switched(
     Response::from_parts(head, body)
 }
 
-/// Runs the connection until `future` is ready. The connection's own end is no error: what it read before may be just
-/// what `future` waits for.
+/// Runs the connection until `future` is ready. The end of the connection alone is not an error: `future` may complete
+/// with what was read before.
 async fn drive<F: Future>(connection: &mut Connection, future: F) -> io::Result<F::Output> {
     let mut future = pin!(future);
     let mut ended = false;

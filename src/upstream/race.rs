@@ -1,4 +1,4 @@
-//! Connects to one of several addresses of a name (RFC 8305): the next one starts while the last one is still silent.
+//! Connects to one of several addresses of a name (RFC 8305): the next attempt starts while the last one is pending.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// How many addresses of a name are tried; a name that has more loses the last ones.
+/// The maximum number of addresses of a name that are tried; further ones are ignored.
 pub(super) const ADDRESSES_MAX: usize = 8;
-/// How long an attempt goes on alone (RFC 8305 section 5 recommends this value).
+/// The delay before the next attempt starts while one is pending (RFC 8305 section 5 recommends this value).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How many attempts of one request run at once. Each has a descriptor, and the descriptor count includes them.
+/// The maximum number of concurrent attempts of one request. Each has a descriptor, which the descriptor count
+/// includes.
 pub const ATTEMPTS_AT_ONCE: usize = 2;
 
-/// The order in which addresses are tried: the families take turns, beginning with that of the first address, and each family
-/// keeps the resolver's order (RFC 8305 section 4).
+/// Returns the order in which addresses are tried: the families alternate, beginning with that of the first address,
+/// and each family keeps the resolver's order (RFC 8305 section 4).
 fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut own, mut other) = (Vec::new(), Vec::new());
@@ -39,12 +40,12 @@ fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     order
 }
 
-/// When which address is tried. The time is an argument.
+/// The schedule of attempts. Time is an argument.
 #[derive(Debug)]
 struct Schedule {
     left: std::vec::IntoIter<SocketAddr>,
     under_way: usize,
-    /// The earliest time of the next attempt while another one is under way.
+    /// The earliest time of the next attempt while another one is pending.
     next_at: Instant,
 }
 
@@ -53,7 +54,7 @@ impl Schedule {
         Self { left: order.into_iter(), under_way: 0, next_at: now }
     }
 
-    /// The address to start with now, if it is time for one.
+    /// Returns the address of the attempt to start now, if one is due.
     fn start(&mut self, now: Instant) -> Option<SocketAddr> {
         let due = self.under_way == 0 || (self.under_way < ATTEMPTS_AT_ONCE && now >= self.next_at);
         if !due {
@@ -65,13 +66,13 @@ impl Schedule {
         Some(address)
     }
 
-    /// An attempt failed, so that the next one starts at once.
+    /// Records that an attempt failed, so that the next one starts at once.
     fn fail(&mut self, now: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
         self.next_at = now;
     }
 
-    /// When [`Schedule::start`] has the next address, unless an attempt fails before.
+    /// Returns the time at which [`Schedule::start`] returns the next address, unless an attempt fails before.
     fn next_at(&self) -> Option<Instant> {
         let waits = self.left.len() > 0 && self.under_way < ATTEMPTS_AT_ONCE;
         waits.then_some(self.next_at)
@@ -80,10 +81,10 @@ impl Schedule {
 
 type Attempt = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
-/// Connects to the first of these addresses that takes the connection. Each attempt has `connect_timeout`.
+/// Connects to the first of these addresses that accepts the connection. Each attempt has `connect_timeout`.
 ///
 /// # Errors
-/// That of the last attempt, if all failed; of the kind `TimedOut` if that took no connection in time.
+/// The error of the last attempt that failed, if all did. Its kind is `TimedOut` if that attempt timed out.
 pub async fn connect(
     addresses: &[SocketAddr],
     connect_timeout: Duration,
@@ -142,9 +143,9 @@ async fn attempt(address: SocketAddr, connect_timeout: Duration) -> io::Result<T
     }
 }
 
-/// The error of a server that swallows what it gets.
+/// Returns the error of a server that does not answer the attempt to connect.
 pub(super) fn no_connection_in_time() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
+    io::Error::new(io::ErrorKind::TimedOut, "connecting timed out")
 }
 
 #[cfg(test)]
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn families_alternate() {
         let cases: &[(&[&str], &[&str])] = &[
             (&[], &[]),
             (&[V4[0]], &[V4[0]]),
@@ -176,7 +177,7 @@ mod tests {
         for (given, expected) in cases {
             assert_eq!(interleave(&addresses(given)), addresses(expected), "{given:?}");
         }
-        // Of more than the limit both families are still there.
+        // Beyond the limit, both families are kept.
         let many: Vec<SocketAddr> = (1..=40).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
         let many = [addresses(&V6), many].concat();
         let order = interleave(&many);
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(order.iter().filter(|address| address.is_ipv6()).count(), 4);
     }
 
-    /// What happens at a time: an address starts, or an attempt fails.
+    /// An event or an expectation at a time in milliseconds.
     enum Step {
         Starts(u64, usize),
         Nothing(u64),
@@ -198,13 +199,13 @@ mod tests {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let tables: &[&[Step]] = &[
-            // Silent ones.
+            // The addresses do not answer.
             &[Starts(0, 0), Nothing(249), NextAt(Some(250)), Starts(250, 1), NextAt(None), Nothing(5_000)],
-            // The first one of them fails at its timeout.
+            // The first attempt times out.
             &[Starts(0, 0), Starts(250, 1), Fails(2_000), Starts(2_000, 2), NextAt(None)],
-            // Refused at once.
+            // The connections are refused at once.
             &[Starts(0, 0), Fails(1), Starts(1, 1), Fails(2), Starts(2, 2), Fails(3), Nothing(3), NextAt(None)],
-            // Refused while another one is silent.
+            // A connection is refused while another attempt is pending.
             &[Starts(0, 0), Starts(250, 1), Fails(260), NextAt(Some(260)), Starts(260, 2), Nothing(900)],
         ];
         for (table, steps) in tables.iter().enumerate() {
@@ -221,7 +222,8 @@ mod tests {
         }
     }
 
-    /// A listener that takes no further connection, so that SYNs are swallowed, and what fills it.
+    /// Returns a listener with a full queue, so that the kernel drops further SYNs, and the sockets that fill the
+    /// queue.
     fn swallowing() -> (Socket, Vec<Socket>, SocketAddr) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -235,7 +237,7 @@ mod tests {
             if connected.is_err() {
                 return (listener, waiting, address.as_socket().unwrap());
             }
-            assert!(waiting.len() < 16, "the queue does not fill");
+            assert!(waiting.len() < 16, "the queue is not full");
         }
     }
 
@@ -243,9 +245,10 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
 
-    /// The live address is reached long before the silent ones have run out of time, and however short that is.
+    /// The live address is reached long before the attempts at silent addresses time out, and even if the timeout is
+    /// short.
     #[test]
-    fn a_silent_address_keeps_no_other_from_its_turn() {
+    fn a_silent_address_does_not_block_others() {
         let (_listener, _waiting, silent) = swallowing();
         let live = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let live_address = live.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! A connection to an upstream's server, over TCP or a Unix socket.
+//! The connection to a server of an upstream, over TCP or a Unix socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The connection.
+/// A connection to a server.
 #[derive(Debug)]
 pub enum UpstreamStream {
     /// Over TCP.
@@ -18,7 +18,7 @@ pub enum UpstreamStream {
 }
 
 impl UpstreamStream {
-    /// The socket, for what only the kernel knows of it.
+    /// Returns the socket, for queries that only the kernel can answer.
     pub fn socket(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
@@ -29,7 +29,7 @@ impl UpstreamStream {
     /// Becomes ready when the socket may have something to read, the end of the stream included.
     ///
     /// # Errors
-    /// If the runtime is gone.
+    /// If the runtime has shut down.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
@@ -38,7 +38,7 @@ impl UpstreamStream {
     }
 }
 
-/// Calls the same method on whichever stream it is.
+/// Calls a method on the TCP or Unix stream.
 macro_rules! delegate {
     ($self:expr, $method:ident ( $($argument:expr),* )) => {
         match $self.get_mut() {

@@ -3,20 +3,20 @@
 use super::code::CloseCode;
 use super::violation::Violation;
 
-/// What the payload of a Close frame says.
+/// The parsed payload of a Close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Close<'a> {
-    /// The code, if there is a payload at all.
+    /// The close code; `None` if the payload is empty.
     pub code: Option<CloseCode>,
-    /// The reason, for people; empty if there is none.
+    /// The reason, for a human reader; it may be empty.
     pub reason: &'a str,
 }
 
 impl<'a> Close<'a> {
-    /// Reads the unmasked payload.
+    /// Parses an unmasked payload.
     ///
     /// # Errors
-    /// A payload of one byte, a code that must not be on the wire, and a reason that is not UTF-8 are violations.
+    /// If the payload is a single byte, the code must not be sent, or the reason is not UTF-8.
     pub fn parse(payload: &'a [u8]) -> Result<Self, Violation> {
         match payload {
             [] => Ok(Self { code: None, reason: "" }),
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads() {
+    fn payloads_are_parsed_or_rejected() {
         let close = |code, reason| Ok(Close { code: Some(CloseCode(code)), reason });
         let table: &[(&[u8], Result<Close<'_>, Violation>)] = &[
             (b"", Ok(Close { code: None, reason: "" })),
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_that_must_not_be_sent() {
+    fn only_registered_codes_and_private_ranges_may_be_sent() {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
             assert!(!CloseCode(code).may_be_sent(), "{code}");
         }

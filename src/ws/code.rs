@@ -2,28 +2,29 @@
 
 use std::fmt;
 
-/// The status code of a Close frame. Any `u16` can be one; [`CloseCode::may_be_sent`] tells which may be on the wire.
+/// The status code of a Close frame. It can hold any `u16`; [`CloseCode::may_be_sent`] checks whether it may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// The purpose of the connection is fulfilled.
+    /// A normal closure: the purpose of the connection has been fulfilled.
     pub const NORMAL: Self = Self(1000);
-    /// An end goes away: drain, idle timeout, no pong, or a client that vanished.
+    /// An endpoint is going away: drain, idle timeout, no pong, or a client that disconnected or does not read.
     pub const GOING_AWAY: Self = Self(1001);
-    /// A rule of the protocol was broken.
+    /// A protocol error.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// Text that is not UTF-8.
+    /// A text message or a close reason that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
-    /// A policy was violated: rate exceeded, token expired.
+    /// A policy violation: rate exceeded, token expired.
     pub const POLICY_VIOLATION: Self = Self(1008);
-    /// A message is too big.
+    /// A frame or a message that is too big.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
-    /// The upstream went away without a close (registered with IANA by the authors of RFC 6455 as "Bad Gateway").
+    /// The upstream disconnected without a Close or does not read (registered with IANA by the authors of RFC 6455 as
+    /// "Bad Gateway").
     pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// Whether an endpoint may put this code into a Close frame: the codes that section 7.4.1 and the IANA registry
-    /// define for the wire, and the ranges of section 7.4.2 for libraries, frameworks and applications.
+    /// Whether an endpoint may send this code in a Close frame: the codes that section 7.4.1 and the IANA registry
+    /// define for that, and the ranges of section 7.4.2 for libraries, frameworks and applications.
     pub fn may_be_sent(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }

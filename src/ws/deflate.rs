@@ -1,13 +1,13 @@
-//! permessage-deflate (RFC 7692), as far as the opening handshake goes: whether an answer fits what was offered.
+//! Negotiation of permessage-deflate (RFC 7692): whether an upstream's answer matches the client's offers.
 
-/// The name by which it is negotiated.
+/// The name of the extension.
 pub const NAME: &str = "permessage-deflate";
 
-/// What may stand around a name or a value (RFC 9110 section 5.6.3).
+/// The optional whitespace around a name or a value (RFC 9110 section 5.6.3).
 const BLANKS: [char; 2] = [' ', '\t'];
 
-/// Whether this is what a server may accept, parameters included, where these were the offers (section 7.1). Frames are
-/// passed on as they are, so it is the client that has to live with the parameters.
+/// Whether a server may answer these offers with this extension, parameters included (section 7.1). Frames are
+/// forwarded as they are, so the parameters bind the client.
 pub fn fits(accepted: &str, offers: &[&str]) -> bool {
     let offered = |name| offers.iter().flat_map(|offer| parameters(offer)).any(|(offered, _)| offered == name);
     let mut seen = Vec::new();
@@ -18,7 +18,7 @@ pub fn fits(accepted: &str, offers: &[&str]) -> bool {
             let fits = match name {
                 "server_no_context_takeover" | "client_no_context_takeover" => value.is_none(),
                 "server_max_window_bits" => value.is_some_and(is_window),
-                // Section 7.1.2.2: only a client that offers it can be told to.
+                // Section 7.1.2.2: a server may send it only to a client that offered it.
                 "client_max_window_bits" => value.is_some_and(is_window) && offered(name),
                 _ => false,
             };
@@ -26,8 +26,8 @@ pub fn fits(accepted: &str, offers: &[&str]) -> bool {
         })
 }
 
-/// The parameters behind the name. A value may stand in quotes (RFC 6455 section 9.1); none that is known has any sign
-/// in it that would need them.
+/// Returns the parameters after the name. A value may be quoted (RFC 6455 section 9.1). The quotes are only stripped:
+/// no known value contains a character that requires them.
 fn parameters(extension: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     extension.split(';').skip(1).map(|parameter| match parameter.split_once('=') {
         Some((name, value)) => {
@@ -39,7 +39,7 @@ fn parameters(extension: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     })
 }
 
-/// Section 7.1.2: a decimal number from 8 to 15 without leading zeros.
+/// Whether this is a window size: a decimal number from 8 to 15 without leading zeros (section 7.1.2).
 fn is_window(bits: &str) -> bool {
     matches!(bits, "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15")
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_held_against_the_offers() {
+    fn answers_are_checked_against_the_offers() {
         let plain: &[&str] = &["permessage-deflate"];
         let windows: &[&str] = &["permessage-deflate; x=1", "permessage-deflate; client_max_window_bits"];
         let table: &[(&str, &[&str], bool)] = &[

@@ -1,14 +1,14 @@
-//! Frame headers as they stand on the wire (RFC 6455 section 5.2), masking, and control frames of our own.
+//! The wire format of frames: headers (RFC 6455 section 5.2), masking, and the control frames that Tollgate sends.
 
 use super::code::CloseCode;
 use super::violation::Violation;
 
-/// The longest header: two bytes, eight of length, four of mask.
+/// The longest header: two bytes, eight of extended length, four of masking key.
 pub const HEADER_MAX_BYTES: usize = 14;
 /// The longest payload of a control frame (section 5.5).
 pub const CONTROL_MAX_BYTES: usize = 125;
 
-/// What a frame is. The reserved opcodes have no variant: they are violations.
+/// The opcode of a frame. The reserved opcodes have no variant: they are violations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
     /// A further fragment of a message.
@@ -17,11 +17,11 @@ pub enum Opcode {
     Text,
     /// The first or only fragment of a binary message.
     Binary,
-    /// The close.
+    /// A Close frame.
     Close,
-    /// The ping.
+    /// A Ping frame.
     Ping,
-    /// The pong.
+    /// A Pong frame.
     Pong,
 }
 
@@ -62,22 +62,22 @@ pub struct Header {
     pub fin: bool,
     /// The reserved bits: RSV1 is 4, RSV2 is 2, RSV3 is 1.
     pub rsv: u8,
-    /// What the frame is.
+    /// The opcode.
     pub opcode: Opcode,
     /// The masking key, if the payload is masked.
     pub mask: Option<[u8; 4]>,
-    /// Bytes of payload that follow; below 2^63.
+    /// The length of the payload in bytes; below 2^63.
     pub payload_len: u64,
-    /// Bytes of this header: 2 to 14.
+    /// The length of this header in bytes: 2 to 14.
     pub len: usize,
 }
 
 impl Header {
-    /// Reads a header from the start of `bytes`; `None` if it is not all there yet.
+    /// Decodes the header at the start of `bytes`. Returns `None` if it is incomplete.
     ///
     /// # Errors
-    /// What can be told from the header alone, whoever sent it: reserved opcodes, lengths in the wrong form, and
-    /// control frames that are long or fragmented.
+    /// If the header breaks a rule that holds for clients and servers alike: reserved opcodes, lengths in the wrong
+    /// form, and control frames that are too long or fragmented.
     #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
@@ -124,7 +124,7 @@ impl Header {
         Ok(Some(Self { fin, rsv: (first >> 4) & 0x7, opcode, mask, payload_len, len }))
     }
 
-    /// Appends the header in its shortest form; `len` is not looked at.
+    /// Appends the header to `out` in its shortest form. The field `len` is ignored.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.fin) << 7 | (self.rsv & 0x7) << 4 | self.opcode.encode());
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
@@ -143,9 +143,9 @@ impl Header {
     }
 }
 
-/// Masks or unmasks (section 5.3) a piece of payload that starts `offset` bytes into its frame's payload.
+/// Masks or unmasks a piece of payload that starts `offset` bytes into the payload of its frame (section 5.3).
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: u64) {
-    // The piece may start anywhere in the key, so the key is turned until its first byte belongs to the first byte.
+    // The piece may start at any byte of the key, so rotate the key to start at the first byte of the piece.
     let mut key = key;
     key.rotate_left((offset % 4) as usize);
     for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
@@ -153,7 +153,7 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: u64) {
     }
 }
 
-/// A control frame that Tollgate itself sends. Masking is left to the sender, since it needs fresh random bytes.
+/// A control frame that Tollgate itself sends. The caller supplies the masking key, since it must be fresh and random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlFrame {
     opcode: Opcode,
@@ -162,10 +162,10 @@ pub struct ControlFrame {
 }
 
 impl ControlFrame {
-    /// Our own payloads are short: a close code with a short reason, or eight bytes of a ping.
+    /// Our own payloads are short: a close code with a short reason, or the eight bytes of a ping.
     const PAYLOAD_MAX_BYTES: usize = 48;
 
-    /// A Close with a code and a reason, which is cut to what fits.
+    /// Returns a Close with a code and a reason, which is truncated to fit.
     pub fn close(code: CloseCode, reason: &str) -> Self {
         let mut frame = Self { opcode: Opcode::Close, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
         frame.push(&code.0.to_be_bytes());
@@ -173,7 +173,7 @@ impl ControlFrame {
         frame
     }
 
-    /// A Ping with a payload by which its pong is known.
+    /// Returns a Ping whose payload identifies the pong that answers it.
     pub fn ping(payload: [u8; 8]) -> Self {
         let mut frame = Self { opcode: Opcode::Ping, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
         frame.push(&payload);
@@ -187,17 +187,17 @@ impl ControlFrame {
         self.len += len;
     }
 
-    /// What kind of control frame it is.
+    /// Returns the opcode.
     pub fn opcode(&self) -> Opcode {
         self.opcode
     }
 
-    /// The unmasked payload.
+    /// Returns the unmasked payload.
     pub fn payload(&self) -> &[u8] {
         &self.payload[..self.len]
     }
 
-    /// Appends the frame, masked for an upstream, unmasked for a client (section 5.1).
+    /// Appends the frame to `out`: masked for an upstream, unmasked for a client (section 5.1).
     pub fn encode(&self, mask: Option<[u8; 4]>, out: &mut Vec<u8>) {
         Header { fin: true, rsv: 0, opcode: self.opcode, mask, payload_len: self.len as u64, len: 0 }.encode(out);
         let start = out.len();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn headers() {
+    fn headers_are_decoded_or_rejected() {
         let ok = |header| Ok(Some(header));
         let table: &[(&[u8], Result<Option<Header>, Violation>)] = &[
             (b"", Ok(None)),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn masking_in_pieces_is_masking_whole() {
+    fn masking_in_pieces_equals_masking_at_once() {
         let key = [0x37, 0xfa, 0x21, 0x3d];
         // The example of section 5.7.
         let mut hello = *b"\x7f\x9f\x4d\x51\x58";
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn control_frames_of_our_own() {
+    fn control_frames_are_encoded_and_long_reasons_truncated() {
         let mut out = Vec::new();
         ControlFrame::close(CloseCode::GOING_AWAY, "drain").encode(None, &mut out);
         assert_eq!(out, b"\x88\x07\x03\xe9drain");

@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 section 4): what a client asks, and whether an upstream's answer fits it.
+//! The opening handshake (RFC 6455 section 4): parses a client's request, and checks an upstream's answer against it.
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -14,72 +14,72 @@ use super::deflate;
 
 /// The version of the protocol that RFC 6455 defines.
 pub const VERSION: &str = "13";
-/// Section 1.3: what is hashed together with the key.
+/// The GUID that is appended to the key before hashing (section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The most subprotocols that a request may offer. Each is compared with those before it.
+/// Limit on the subprotocols that a request offers. Each is compared with those before it.
 pub const PROTOCOLS_MAX: usize = 64;
-/// The most extensions that a request may offer, of all names together.
+/// Limit on the extensions that a request offers, of all names together.
 pub const EXTENSIONS_MAX: usize = 32;
-/// The most names in the `Connection` of a request. Each names a header that goes no further.
+/// Limit on the names in the `Connection` of a request. Each names a header that is not forwarded.
 pub const CONNECTION_NAMES_MAX: usize = 64;
 
-/// Base64 with padding, in which the last character may have spare bits: RFC 4648 section 3.5 leaves it to the decoder
-/// whether to refuse them, and RFC 6455 section 4.1 itself has a key with such bits.
+/// Base64 with padding that accepts non-zero trailing bits in the last character. RFC 4648 section 3.5 leaves it to the
+/// decoder whether to reject them, and RFC 6455 section 4.1 itself has a key with such bits.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
 /// A well-formed request to open a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening<'a> {
-    /// The host that the client means, with its port if it gave one: as sent, not yet checked.
+    /// The requested host, with its port if the client sent one. It is as sent, not validated.
     pub authority: &'a str,
     /// The path of the request target, as sent.
     pub path: &'a str,
     /// The query of the request target, as sent.
     pub query: Option<&'a str>,
-    /// `Sec-WebSocket-Key`, as sent.
+    /// The value of `Sec-WebSocket-Key`, as sent.
     pub key: &'a str,
-    /// The subprotocols on offer, in the client's order.
+    /// The offered subprotocols, in the client's order.
     pub protocols: Vec<&'a str>,
-    /// The offers of permessage-deflate, each with its parameters, in the client's order. It is the only extension that is
-    /// passed on: of any other the reserved bits' meaning would be unknown.
+    /// The offers of permessage-deflate, each with its parameters, in the client's order. Other extensions are not
+    /// forwarded, since the meaning of their reserved bits is unknown.
     pub extensions: Vec<&'a str>,
     /// The value of `Origin`.
     pub origin: Option<&'a [u8]>,
 }
 
-/// Why a request does not open a WebSocket; one variant a rule.
+/// The reason why a request does not open a WebSocket; one variant per rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OpeningError {
-    /// No `Upgrade: websocket` with `Connection: upgrade` (section 4.2.1 items 3 and 4), or HTTP/1.0, in which
-    /// `Upgrade` means nothing (RFC 9110 section 7.8).
+    /// No `Upgrade: websocket` with `Connection: upgrade` (section 4.2.1 items 3 and 4), or a version other than
+    /// HTTP/1.1; in HTTP/1.0 `Upgrade` is ignored (RFC 9110 section 7.8).
     NotUpgrade,
-    /// `Sec-WebSocket-Version` is not there once with the value 13 (section 4.2.1 item 6).
+    /// Not exactly one `Sec-WebSocket-Version`, or a value other than 13 (section 4.2.1 item 6).
     Version,
     /// A method other than GET (section 4.2.1 item 1).
     Method,
-    /// A request with a body: `Content-Length` above zero or any `Transfer-Encoding`. An upgrade has none, and a body
-    /// that two parties delimit differently smuggles requests (RFC 9112 section 11.2).
+    /// A request with a body: a `Content-Length` other than 0 or any `Transfer-Encoding`. An opening handshake does not
+    /// have a body, and a body that two parties delimit differently allows request smuggling (RFC 9112 section 11.2).
     Body,
-    /// Not exactly one `Host` (RFC 9112 section 3.2).
+    /// Not exactly one `Host`, in visible ASCII (RFC 9112 section 3.2).
     Host,
-    /// A request target that is neither a path nor an absolute URI (RFC 9112 section 3.2).
+    /// A request target that is neither a path nor an absolute URI of HTTP or WebSocket (RFC 9112 section 3.2).
     Target,
-    /// `Sec-WebSocket-Key` is not there once with 16 bytes in base64 (section 4.2.1 item 5).
+    /// Not exactly one `Sec-WebSocket-Key`, or a value that is not 16 bytes in base64 (section 4.2.1 item 5).
     Key,
-    /// `Sec-WebSocket-Protocol` is no list of tokens that differ (section 4.1 item 10).
+    /// `Sec-WebSocket-Protocol` is not a list of distinct tokens (section 4.1 item 10).
     Protocol,
-    /// `Sec-WebSocket-Extensions` is not in the form of section 9.1.
+    /// `Sec-WebSocket-Extensions` does not have the form of section 9.1.
     Extensions,
     /// More than one `Origin` (RFC 6454 section 7.3).
     Origin,
     /// More than [`PROTOCOLS_MAX`] subprotocols, [`EXTENSIONS_MAX`] extensions or [`CONNECTION_NAMES_MAX`] names in
-    /// `Connection` (a limit of our own: this work comes before it is known who asks).
+    /// `Connection` (a limit of our own: lists are parsed before the client is authenticated).
     TooManyItems,
 }
 
 impl OpeningError {
-    /// Its name in logs.
+    /// Returns its name in logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::NotUpgrade => "not_upgrade",
@@ -98,10 +98,11 @@ impl OpeningError {
 }
 
 impl<'a> Opening<'a> {
-    /// Reads the head of a request, in a time that is linear in its size.
+    /// Parses the head of a request, in time linear in its size.
     ///
     /// # Errors
-    /// The first rule that is broken, in the order of the variants; a list is read up to its limit.
+    /// Returns the first broken rule in the order of the variants. [`OpeningError::TooManyItems`] may come earlier,
+    /// since a list is read only up to its limit.
     pub fn parse(
         method: &Method,
         uri: &'a Uri,
@@ -123,7 +124,7 @@ impl<'a> Opening<'a> {
             return Err(OpeningError::Body);
         }
         let host = once(headers, &HOST).ok_or(OpeningError::Host)?;
-        // In absolute form the target's authority wins over Host (RFC 9112 section 3.2.2).
+        // In absolute form the authority of the target replaces `Host` (RFC 9112 section 3.2.2).
         let authority = match (uri.scheme_str(), uri.authority()) {
             (None, None) => host,
             (Some("http" | "https" | "ws" | "wss"), Some(authority)) => authority.as_str(),
@@ -151,33 +152,33 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// What an upstream agreed to.
+/// The subprotocol and the extension that an upstream accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer<'a> {
-    /// The subprotocol that it picked.
+    /// The selected subprotocol.
     pub protocol: Option<&'a str>,
-    /// The extension that it accepted, with its parameters.
+    /// The accepted extension, with its parameters.
     pub extension: Option<&'a str>,
 }
 
-/// Why an upstream's answer does not open a WebSocket; one variant a rule of section 4.1 of RFC 6455.
+/// The reason why an upstream's answer does not open a WebSocket; one variant per rule of RFC 6455 section 4.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnswerError {
-    /// Any status other than 101: nothing else switches protocols.
+    /// A status other than 101, the only one that switches protocols.
     Status,
-    /// No `Upgrade: websocket` with `Connection: upgrade`, or HTTP/1.0, in which `Upgrade` means nothing (RFC 9110 section
-    /// 7.8).
+    /// No `Upgrade: websocket` with `Connection: upgrade`, or a version other than HTTP/1.1; in HTTP/1.0 `Upgrade` is
+    /// ignored (RFC 9110 section 7.8).
     NotUpgrade,
-    /// `Sec-WebSocket-Accept` is not the one that belongs to the key.
+    /// Not exactly one `Sec-WebSocket-Accept`, or a value that does not match the key.
     Accept,
-    /// A subprotocol that was not on offer, or more than one.
+    /// A subprotocol that was not offered, or more than one.
     Protocol,
-    /// An extension that was not on offer, more than one, or parameters that do not fit the offer (RFC 7692 section 7.1).
+    /// An extension that was not offered, more than one, or parameters that do not match (RFC 7692 section 7.1).
     Extension,
 }
 
 impl AnswerError {
-    /// Its name in logs.
+    /// Returns its name in logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Status => "status",
@@ -190,11 +191,11 @@ impl AnswerError {
 }
 
 impl<'a> Answer<'a> {
-    /// Reads the head of the answer to a request that carried `key` and offered these subprotocols, and permessage-deflate
-    /// in these ways.
+    /// Parses the head of the answer to a request that sent `key`, offered the subprotocols `offered`, and made the
+    /// offers `extensions_offered` of permessage-deflate.
     ///
     /// # Errors
-    /// The first rule that is broken, in the order of the variants.
+    /// Returns the first broken rule in the order of the variants.
     pub fn parse(
         status: StatusCode,
         version: Version,
@@ -215,7 +216,7 @@ impl<'a> Answer<'a> {
         }
         let protocol = match at_most_once(headers, &SEC_WEBSOCKET_PROTOCOL) {
             Ok(None) => None,
-            // Some servers write the line with nothing in it where they picked none.
+            // Some servers send an empty value if they select no subprotocol.
             Ok(Some(value)) if value.is_empty() => None,
             Ok(Some(value)) => {
                 let picked = value.to_str().ok().filter(|picked| offered.contains(picked));
@@ -233,7 +234,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The `Sec-WebSocket-Accept` that belongs to a key (section 4.2.2 item 5.4).
+/// Returns the `Sec-WebSocket-Accept` for a key (section 4.2.2 item 5.4).
 pub fn accept(key: &str) -> String {
     let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key.as_bytes());
@@ -241,25 +242,27 @@ pub fn accept(key: &str) -> String {
     STANDARD.encode(context.finish())
 }
 
-/// A `Sec-WebSocket-Key` from 16 random bytes (section 4.1 item 7).
+/// Returns the `Sec-WebSocket-Key` for 16 random bytes (section 4.1 item 7).
 pub fn key(random: [u8; 16]) -> String {
     STANDARD.encode(random)
 }
 
-/// The non-empty items of a header that is a list of tokens, such as `Connection` and `Upgrade` (RFC 9110 sections 7.6.1
-/// and 7.8), over all its lines. It knows no quoted strings: every comma separates, and an item may be no token.
+/// Returns the non-empty items of a header that is a list of tokens, such as `Connection` and `Upgrade` (RFC 9110
+/// sections 7.6.1 and 7.8), over all its lines. Quotes have no meaning: every comma separates. Items are not checked to
+/// be tokens.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let items = headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
-/// Whether a list of tokens has this one, in any case.
+/// Whether a list of tokens contains this one, ignoring case.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The non-empty items of a header whose items may have quoted strings in them, over all its lines (RFC 9110 section
-/// 5.6.1); `None` for a line that is not visible ASCII. Nothing is read beyond the item that is asked for.
+/// Returns the non-empty items of a header whose items may contain quoted strings, over all its lines (RFC 9110 section
+/// 5.6.1); `None` for a line that is not visible ASCII. The iterator is lazy: it reads nothing beyond the item
+/// requested.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> {
     headers.get_all(name).into_iter().flat_map(|line| {
         let (line, unreadable) = match line.to_str() {
@@ -271,7 +274,7 @@ fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = O
     })
 }
 
-/// Splits at the commas that are not inside a quoted string (RFC 9110 section 5.6.4).
+/// Splits at the commas outside quoted strings (RFC 9110 section 5.6.4).
 fn split_outside_quotes(line: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     let comma = move |c: char| {
@@ -283,7 +286,7 @@ fn split_outside_quotes(line: &str) -> impl Iterator<Item = &str> {
     line.split(comma).map(|item| item.trim_matches([' ', '\t']))
 }
 
-/// A header that may stand once stands more than once.
+/// The error for a header that appears more than once but may appear only once.
 struct Repeated;
 
 fn at_most_once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a http::HeaderValue>, Repeated> {
@@ -292,7 +295,7 @@ fn at_most_once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<
     if lines.next().is_some() { Err(Repeated) } else { Ok(first) }
 }
 
-/// The value of a header that must stand exactly once.
+/// Returns the value of a header that must appear exactly once, in visible ASCII.
 fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     at_most_once(headers, name).ok().flatten()?.to_str().ok()
 }
@@ -300,7 +303,7 @@ fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 fn protocols(headers: &HeaderMap) -> Result<Vec<&str>, OpeningError> {
     let mut protocols = Vec::new();
     for item in list(headers, &SEC_WEBSOCKET_PROTOCOL) {
-        // The limit comes first: it bounds how many an item is compared with.
+        // Check the limit first: it bounds the comparisons per item.
         if protocols.len() >= PROTOCOLS_MAX {
             return Err(OpeningError::TooManyItems);
         }
@@ -321,12 +324,12 @@ fn extensions<E: Copy>(headers: &HeaderMap, malformed: E, too_many: E) -> Result
     Ok(extensions)
 }
 
-/// The name of an extension on offer: what stands before its parameters.
+/// Returns the name of an offered extension: the part before its parameters.
 fn extension_name(offer: &str) -> &str {
     offer.split_once(';').map_or(offer, |(name, _)| name).trim_matches([' ', '\t'])
 }
 
-/// RFC 9110 section 5.6.2.
+/// Whether this is a token (RFC 9110 section 5.6.2).
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

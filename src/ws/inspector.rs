@@ -1,63 +1,65 @@
-//! The rules of one direction: which frames may come next, and how big they may be (RFC 6455 section 5).
+//! The inspector: checks the frames of one direction for their order, size and text (RFC 6455 section 5).
 
 use super::frame::{Header, Opcode, apply_mask};
 use super::utf8::Utf8;
 use super::violation::Violation;
 
-/// What the sender of this direction must keep to.
+/// The rules for the sender of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// A client masks every frame, a server none (section 5.1).
+    /// Whether frames must be masked: a client masks every frame, and a server must not mask any (section 5.1).
     pub masked: bool,
-    /// RSV1 marks the first frame of a compressed message (RFC 7692 section 6), where that was negotiated.
+    /// Whether compression was negotiated. RSV1 then marks the first frame of a compressed message (RFC 7692 section
+    /// 6).
     pub compressed: bool,
-    /// Bytes of one frame's payload.
+    /// The largest payload of a frame.
     pub frame_max_bytes: u64,
-    /// Bytes of one message, over all its fragments.
+    /// The largest message, summed over its fragments.
     pub message_max_bytes: u64,
-    /// Whether text is checked to be UTF-8. Text that is marked as compressed cannot be.
+    /// Whether text must be UTF-8. Text that is marked as compressed is not checked, since it is not inflated.
     pub check_utf8: bool,
 }
 
-/// What stands at the start of the bytes that came.
+/// The first item of the received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing that can be judged yet: a part of a header, or a control frame that is not whole.
+    /// Too few bytes to judge: none, a part of a header, or a part of a control frame.
     Incomplete,
-    /// This many bytes of the payload of the data frame under way.
+    /// This many bytes of payload of the current data frame.
     Payload(usize),
-    /// The header of a data frame, which keeps the rules. [`Inspector::begin`] takes it.
+    /// The header of a valid data frame, to be passed to [`Inspector::begin`].
     Data(Header),
-    /// A whole control frame, which keeps the rules.
+    /// The header of a valid control frame, which has been received as a whole.
     Control(Header),
 }
 
-/// Follows one direction of a connection. Looking changes nothing, so that a frame can be judged again later.
+/// The state of one direction of a connection. [`Inspector::look`] does not change it, so a frame can be judged again
+/// later.
 #[derive(Debug)]
 pub struct Inspector {
     rules: Rules,
-    /// Bytes still to come of the payload of the data frame under way.
+    /// Bytes of payload left in the current data frame.
     remaining: u64,
-    /// Bytes of the message under way that were announced so far; `None` between messages.
+    /// The size of the current message according to its headers up to now; `None` between messages.
     message: Option<u64>,
-    /// What is known of the text under way, if it is checked.
+    /// The UTF-8 state of the current text, if it is checked.
     text: Option<Utf8>,
-    /// The key of the frame under way, turned so that it begins with the next byte's.
+    /// The masking key of the current frame; in a checked text it is rotated to start at the next byte of payload.
     mask: [u8; 4],
-    /// Whether the frame under way ends its message.
+    /// Whether the current frame ends its message.
     fin: bool,
 }
 
 impl Inspector {
-    /// Stands at the start of a connection.
+    /// Returns the state at the start of a connection.
     pub fn new(rules: Rules) -> Self {
         Self { rules, remaining: 0, message: None, text: None, mask: [0; 4], fin: true }
     }
 
-    /// Takes the header of a data frame that [`Inspector::look`] found.
+    /// Begins the data frame whose header [`Inspector::look`] returned.
     ///
     /// # Errors
-    /// If it is an empty last fragment and leaves a text that is checked with half a character.
+    /// If it is an empty last fragment, and the checked text ends within a character.
     #[inline]
     pub fn begin(&mut self, header: &Header) -> Result<(), Violation> {
         if header.opcode == Opcode::Text && self.rules.check_utf8 && header.rsv == 0 {
@@ -70,10 +72,10 @@ impl Inspector {
         if self.remaining == 0 { self.end_frame() } else { Ok(()) }
     }
 
-    /// Takes payload of the data frame under way, no more than [`Next::Payload`] told.
+    /// Consumes payload of the current data frame, at most as much as [`Next::Payload`] returned.
     ///
     /// # Errors
-    /// If a text that is checked is not UTF-8: at the latest with its last byte.
+    /// If a checked text is not UTF-8. The error comes with its last byte at the latest.
     #[inline]
     pub fn payload(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         let taken = (bytes.len() as u64).min(self.remaining);
@@ -99,10 +101,10 @@ impl Inspector {
         self.text.take().map_or(Ok(()), |mut text| text.end()).map_err(|_| Violation::TextNotUtf8)
     }
 
-    /// Tells what stands at the start of `bytes`.
+    /// Returns the first item of `bytes`.
     ///
     /// # Errors
-    /// A header that breaks a rule; nothing of its frame has been passed on then.
+    /// If a header breaks a rule. No part of its frame has been forwarded by then.
     #[inline]
     pub fn look(&self, bytes: &[u8]) -> Result<Next, Violation> {
         if self.remaining > 0 {
@@ -114,17 +116,17 @@ impl Inspector {
         if !header.opcode.is_control() {
             return Ok(Next::Data(header));
         }
-        // A control frame is short, so its length fits any usize.
+        // A control frame is short, so the sum cannot overflow.
         let whole = header.len as u64 + header.payload_len <= bytes.len() as u64;
         Ok(if whole { Next::Control(header) } else { Next::Incomplete })
     }
 
-    /// Whether no data frame is under way, so that a control frame may stand here.
+    /// Whether no data frame is in progress, so that a control frame may be inserted here.
     pub fn at_boundary(&self) -> bool {
         self.remaining == 0
     }
 
-    /// Whether a fragmented message is under way.
+    /// Whether a message is in progress.
     pub fn in_message(&self) -> bool {
         self.message.is_some()
     }
@@ -163,7 +165,7 @@ mod tests {
     const RULES: Rules =
         Rules { masked: false, compressed: false, frame_max_bytes: 10, message_max_bytes: 15, check_utf8: true };
 
-    /// Feeds everything and gives the first violation with the number of bytes that were taken before it.
+    /// Feeds all bytes. Returns the number of bytes consumed, and the first violation.
     fn feed(rules: Rules, mut bytes: &[u8]) -> (usize, Option<Violation>) {
         let mut inspector = Inspector::new(rules);
         let all = bytes.len();
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences() {
+    fn sequences_of_frames_are_checked() {
         let compressed = Rules { compressed: true, ..RULES };
         let masked = Rules { masked: true, ..RULES };
         let table: &[(Rules, &[u8], (usize, Option<Violation>))] = &[

@@ -1,4 +1,4 @@
-//! RFC 6455 as pure code: the opening handshake, frame headers, one direction's rules, and close codes.
+//! The WebSocket protocol (RFC 6455) without I/O: opening handshake, frames, the rules of one direction, close codes.
 
 pub mod handshake;
 pub mod deflate;

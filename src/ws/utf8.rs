@@ -1,23 +1,23 @@
-//! UTF-8 over pieces: whether a text that arrives in parts is valid so far (RFC 6455 section 8.1).
+//! Incremental UTF-8 validation of a text that arrives in pieces (RFC 6455 section 8.1).
 
-/// What is known of a text whose end has not come yet.
+/// The validation state of a text that is still incomplete.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Utf8 {
-    /// The start of a character whose rest has not come yet.
+    /// The first bytes of a character that is still incomplete.
     begun: [u8; 4],
-    /// How many bytes of it there are: 0 to 3.
+    /// The number of bytes in `begun`: 0 to 3.
     len: usize,
 }
 
-/// The text so far cannot become UTF-8 any more.
+/// The error for a text that is not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotUtf8;
 
 impl Utf8 {
-    /// Takes the next piece.
+    /// Validates the next piece.
     ///
     /// # Errors
-    /// As soon as a byte has come that no valid text can hold there.
+    /// If the piece contains a byte that is invalid at its position.
     pub fn push(&mut self, mut piece: &[u8]) -> Result<(), NotUtf8> {
         while self.len > 0 {
             let Some((byte, rest)) = piece.split_first() else { return Ok(()) };
@@ -39,10 +39,10 @@ impl Utf8 {
         Ok(())
     }
 
-    /// Says that the text is over.
+    /// Ends the text.
     ///
     /// # Errors
-    /// If its last character is not whole.
+    /// If its last character is incomplete.
     pub fn end(&mut self) -> Result<(), NotUtf8> {
         if std::mem::take(&mut self.len) == 0 { Ok(()) } else { Err(NotUtf8) }
     }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_the_standard_library_wherever_it_is_cut() {
+    fn any_split_agrees_with_the_standard_library() {
         let texts: &[&[u8]] = &[
             b"",
             b"plain",

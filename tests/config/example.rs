@@ -1,5 +1,5 @@
-//! `config/example.toml` against the table of keys: every key stands in it with its meaning, bounds and default, and the
-//! reader does what it says.
+//! Compares `config/example.toml` with the table of keys: it documents every key with description, bounds and default,
+//! and the reader behaves as documented.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,18 @@ use tollgate::config::keys::{Default, KEYS, Key, Kind};
 
 use super::{example, parse, with_line};
 
-/// One key of the example: its place, its value, and the comment above it.
+/// One key of the example: its line, its value, and the comment above it.
 #[derive(Debug)]
 struct Documented {
     line: usize,
     key: &'static Key,
-    /// Whether the line stands behind `# `.
+    /// Whether the line is commented out with `# `.
     commented: bool,
     value: String,
     comment: String,
 }
 
-/// Takes the example apart. A line `# key = value` counts as a key, so every such line must be one.
+/// Parses the example. A line `# key = value` counts as a key, so every such line must name one.
 fn documented(text: &str) -> Vec<Documented> {
     let mut section = "";
     let mut comment = String::new();
@@ -55,7 +55,7 @@ fn documented(text: &str) -> Vec<Documented> {
     keys
 }
 
-/// Everything of a configuration but what the default and the written default may differ in.
+/// Formats a configuration without the one field that differs between a default and the same value in the file.
 fn comparable(config: &Config) -> String {
     let Config { server, log, listeners, routes, upstreams, .. } = config;
     let mut server = server.clone();
@@ -70,7 +70,7 @@ fn the_example_loads_without_a_warning() {
 }
 
 #[test]
-fn the_example_has_every_key_with_its_meaning() {
+fn the_example_documents_every_key() {
     let text = example();
     let documented = documented(&text);
     let inline: Vec<&Key> = KEYS.iter().filter(|key| key.section == "listener.certificates").collect();
@@ -114,7 +114,7 @@ fn the_documented_defaults_are_the_defaults() {
         }
         if let (Default::Value(default), false) = (one.key.default, one.commented) {
             let burst = |line: &str| line.starts_with("upgrade_burst") || line.starts_with("message_burst");
-            assert!(!text.lines().any(burst), "a burst without its rate would be a fault");
+            assert!(!text.lines().any(burst), "a burst without its rate would be an error");
             let without = comparable(&parse(&with_line(&text, one.line, "")).unwrap());
             let written = with_line(&text, one.line, &format!("{} = {default}", one.key.name));
             assert_eq!(comparable(&parse(&written).unwrap()), without, "{}", one.key.name);
@@ -122,7 +122,7 @@ fn the_documented_defaults_are_the_defaults() {
     }
 }
 
-/// What is said about the example with another value for one of its keys.
+/// Returns the diagnostics of the example with another value for one of its keys.
 fn said_about(text: &str, one: &Documented, value: &str) -> String {
     let written = with_line(text, one.line, &format!("{} = {value}", one.key.name));
     parse(&written).map_or_else(|report| report.to_string(), |config| config.warnings.to_string())
@@ -132,7 +132,7 @@ fn said_about(text: &str, one: &Documented, value: &str) -> String {
 fn every_key_is_read() {
     let text = example();
     for one in documented(&text) {
-        // Of the sources of keys there may be one.
+        // Only one source of keys is allowed.
         let other = one.key.section == "auth" && matches!(one.key.kind, Kind::File) && one.commented;
         let text = if other { text.replace("\njwks_file", "\n#jwks_file") } else { text.clone() };
         let said = said_about(&text, &one, "1979-05-27");
@@ -149,7 +149,7 @@ fn every_key_is_read() {
 }
 
 #[test]
-fn bounds_are_kept_and_are_inclusive() {
+fn bounds_are_enforced_and_inclusive() {
     let text = example();
     for one in documented(&text) {
         let (below, lowest, highest, above) = match one.key.kind {
@@ -160,7 +160,7 @@ fn bounds_are_kept_and_are_inclusive() {
             Kind::Duration(min, max, _) => {
                 let shown = |millis: u128| format!("\"{millis}ms\"");
                 let (min, max) = (min.as_millis(), max.as_millis());
-                // No duration is shorter than none.
+                // No duration is shorter than zero, so the maximum is exceeded twice.
                 let below = if min == 0 { max + 1 } else { min - 1 };
                 (shown(below), shown(min), shown(max), shown(max + 1))
             }
@@ -186,7 +186,7 @@ fn bounds_are_kept_and_are_inclusive() {
 }
 
 #[test]
-fn off_is_a_value_where_it_is_documented() {
+fn off_is_accepted_only_where_it_is_documented() {
     let text = example();
     for one in documented(&text) {
         if matches!(one.key.kind, Kind::Integer(..) | Kind::Duration(..) | Kind::Size(..) | Kind::Rate(..)) {
@@ -198,7 +198,7 @@ fn off_is_a_value_where_it_is_documented() {
 }
 
 #[test]
-fn the_words_of_a_choice_are_all_that_it_takes() {
+fn a_choice_accepts_only_its_words() {
     let text = example();
     for one in documented(&text) {
         let Kind::Choice(words) = one.key.kind else { continue };

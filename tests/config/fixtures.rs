@@ -1,4 +1,4 @@
-//! The files that the configurations of the tests name: certificates, keys and secrets, made anew for each run.
+//! Creates the files that the test configurations name: certificates, keys and secrets, new for each run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
-/// A new folder for one test.
+/// Creates a directory for one test.
 pub fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -19,7 +19,7 @@ pub fn new_folder() -> PathBuf {
     path
 }
 
-/// The folder that has every file that the configurations name.
+/// Returns the directory with every file that the configurations name, and creates it on the first call.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -84,7 +84,7 @@ fn fill(folder: &Path) {
     write(folder, "not-jwks.json", "[]", 0o644);
 }
 
-/// A certificate and a key of each kind that is taken, in each form of PEM: `rsa.pem` and `rsa-key.pem`, and so on.
+/// Writes a certificate and a key of each supported kind, in each PEM format: `rsa.pem`, `rsa-key.pem` and so on.
 fn all_kinds_of_keys(folder: &Path) {
     let kinds = [
         ("rsa", &rcgen::PKCS_RSA_SHA256),
@@ -108,7 +108,7 @@ fn all_kinds_of_keys(folder: &Path) {
     }
 }
 
-/// The key inside a PKCS#8 key: PKCS#1 for RSA, SEC1 for elliptic curves.
+/// Returns the key inside a PKCS#8 key: PKCS#1 for RSA, SEC1 for elliptic curves.
 fn inside_pkcs8(der: &[u8]) -> Vec<u8> {
     use x509_cert::der::asn1::OctetStringRef;
     use x509_cert::der::{Decode, Reader, SliceReader};
@@ -125,7 +125,7 @@ fn inside_pkcs8(der: &[u8]) -> Vec<u8> {
     inside.unwrap()
 }
 
-/// The public half of a P-256 key as a JWK set.
+/// Returns the public key of a P-256 key pair as a JWK set.
 fn key_set(key: &KeyPair) -> String {
     let raw = key.public_key_raw();
     let coordinate = |range| URL_SAFE_NO_PAD.encode(&raw[range]);

@@ -1,4 +1,4 @@
-//! Clients and upstreams that want to cost more than they pay: what they cost is looked up in the child's memory.
+//! Abusive clients and upstreams: bounds the resident memory of the child process while they attack it.
 
 use std::thread;
 use std::time::Duration;
@@ -12,34 +12,34 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::{BINARY, CONTINUATION, Frame, PING};
 
-/// Memory that a debug build may need for a while, whatever happens: buffers of a worker, of the allocator, of TLS.
+/// Memory that a debug build may use temporarily in any case: buffers of workers, of the allocator and of TLS.
 const SLACK_KIB: u64 = 8 * 1024;
 
-/// Runs the abuse, and bounds by how much the memory of the gate grew, at the most.
+/// Runs `abuse` and checks that the peak memory of the proxy stays within [`SLACK_KIB`] of its memory before.
 fn measure(what: &str, gate: &Gate, abuse: impl FnOnce()) {
     let (before, _) = gate.rss_kib();
     abuse();
     let (after, peak) = gate.rss_kib();
-    eprintln!("{what}: {before} KiB before, {after} KiB after, {peak} KiB at the most");
-    assert!(peak < before + SLACK_KIB, "{what}: {before} KiB before, {peak} KiB at the most");
+    eprintln!("{what}: {before} KiB before, {after} KiB after, peak {peak} KiB");
+    assert!(peak < before + SLACK_KIB, "{what}: {before} KiB before, peak {peak} KiB");
 }
 
-/// A frame's header that promises this many bytes.
+/// Returns a masked binary frame header that announces `len` bytes of payload.
 fn promise(len: u64) -> Vec<u8> {
     [&[0x82, 0xff][..], &len.to_be_bytes(), &[0; 4]].concat()
 }
 
 #[test]
-fn an_offer_of_too_many_bytes_is_refused_at_its_header() {
+fn an_oversized_frame_is_rejected_at_its_header() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("message_max_size = \"1024GiB\"").start(&upstream);
-    measure("offers", &gate, || {
+    measure("oversized frames", &gate, || {
         for len in [i64::MAX as u64, 1 << 62, (1 << 40) + 1] {
             let mut session = Session::open(&gate, &upstream);
             session.client.send(&promise(len));
             assert_eq!(session.expect_closed(1009, "frame too big"), []);
         }
-        // What is within the limit passes, and is no promise of ours to keep it.
+        // A frame within the limit passes, and nothing is allocated for the announced length.
         let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
         client.send(&promise(1 << 40));
         client.send(&vec![7; 100_000]);
@@ -48,7 +48,7 @@ fn an_offer_of_too_many_bytes_is_refused_at_its_header() {
 }
 
 #[test]
-fn a_hundred_thousand_fragments() {
+fn fragments_cost_no_memory_and_count_as_overhead() {
     const FRAGMENTS: usize = 100_000;
     let upstream = Upstream::bind();
     let limits = "overhead_rate = \"1000000/s\"\noverhead_burst = 1000000";
@@ -57,10 +57,10 @@ fn a_hundred_thousand_fragments() {
     let mut bytes = Frame::text("a").unfinished().masked().bytes();
     (0..FRAGMENTS).for_each(|_| bytes.extend(Frame::new(CONTINUATION, "b").unfinished().masked().bytes()));
     bytes.extend(Frame::new(CONTINUATION, "c").masked().bytes());
-    measure("fragments that are allowed", &gate, || {
+    measure("fragments within the rate", &gate, || {
         thread::scope(|scope| {
             scope.spawn(|| session.client.send(&bytes));
-            assert!(session.server.take(bytes.len()) == bytes, "they pass as they are");
+            assert!(session.server.take(bytes.len()) == bytes, "fragments pass unchanged");
         });
     });
     session.close();
@@ -68,15 +68,15 @@ fn a_hundred_thousand_fragments() {
 
     let gate = Setup::new().start(&upstream);
     let mut session = Session::open(&gate, &upstream);
-    measure("fragments that are not", &gate, || {
+    measure("fragments beyond the rate", &gate, || {
         session.client.send(&bytes);
         let passed = session.expect_closed(1008, "frame rate exceeded").len();
-        assert!((200..2000).contains(&passed), "the burst, and what the rate gives back meanwhile: {passed}");
+        assert!((200..2000).contains(&passed), "the burst plus the refill in between: {passed}");
     });
 }
 
 #[test]
-fn a_thousand_pings() {
+fn pings_beyond_the_overhead_rate_end_the_session() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let mut session = Session::open(&gate, &upstream);
@@ -89,15 +89,15 @@ fn a_thousand_pings() {
     });
 }
 
-/// Half a frame costs no more than its bytes; and who sends the rest later is still understood.
+/// A partial frame costs no more memory than its bytes, and its rest is still accepted later.
 #[test]
-fn frames_that_are_held() {
+fn partial_frames_cost_only_their_bytes() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let text = Frame::text("held").masked().bytes();
     let ping = Frame::new(PING, [7; 125]).masked().bytes();
     let mut held = Vec::new();
-    measure("held frames", &gate, || {
+    measure("partial frames", &gate, || {
         for n in 0..24 {
             let mut session = Session::open(&gate, &upstream);
             let (frame, at) = if n % 2 == 0 { (&text, 1 + n % text.len()) } else { (&ping, 130) };
@@ -115,12 +115,12 @@ fn frames_that_are_held() {
 const BLOCKED: Duration = Duration::from_millis(200);
 
 #[test]
-fn a_slow_reader_with_a_fast_upstream() {
+fn memory_is_bounded_when_the_client_does_not_read() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("write_timeout = \"2s\"\nclose_timeout = \"100ms\"").start(&upstream);
     let Session { client, mut server, .. } = Session::open(&gate, &upstream);
     server.stream.set_write_timeout(Some(BLOCKED)).unwrap();
-    measure("a slow reader", &gate, || {
+    measure("a client that does not read", &gate, || {
         eprintln!("the upstream sent {} KiB", server.flood().0 / 1024);
         let line = gate.log.next("session ended");
         assert_eq!((&line["cause"], &line["code"]), (&json!("client_write_stall"), &json!(1001)), "{line}");
@@ -129,12 +129,12 @@ fn a_slow_reader_with_a_fast_upstream() {
 }
 
 #[test]
-fn a_slow_upstream_with_a_fast_client() {
+fn memory_is_bounded_when_the_upstream_does_not_read() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("write_timeout = \"2s\"\nclose_timeout = \"100ms\"").start(&upstream);
     let Session { mut client, server, .. } = Session::open(&gate, &upstream);
     client.set_timeout(BLOCKED);
-    measure("a slow upstream", &gate, || {
+    measure("an upstream that does not read", &gate, || {
         eprintln!("the client sent {} KiB", client.flood().0 / 1024);
         let line = gate.log.next("session ended");
         assert_eq!((&line["cause"], &line["code"]), (&json!("upstream_write_stall"), &json!(1014)), "{line}");
@@ -142,9 +142,9 @@ fn a_slow_upstream_with_a_fast_client() {
     drop(server);
 }
 
-/// A reader that is slow, but reads, loses nothing and is not cut off.
+/// A slow reader receives every byte, and its session is not ended.
 #[test]
-fn a_reader_that_catches_up() {
+fn a_slow_reader_that_catches_up_loses_nothing() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("message_max_size = \"1GiB\"").start(&upstream);
     let mut session = Session::open(&gate, &upstream);
@@ -159,7 +159,7 @@ fn a_reader_that_catches_up() {
     });
     session.server.send(&rest);
     assert_eq!(session.client.take(rest.len()), rest);
-    // What waits for a slow reader is not lost when the upstream closes and goes, and neither is the Close.
+    // Bytes queued for a slow reader survive when the upstream sends a Close and disconnects, and so does the Close.
     let (sent, rest) = session.server.flood();
     let (mut server, left) = (session.server, rest.len());
     thread::scope(|scope| {

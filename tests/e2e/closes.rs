@@ -1,4 +1,4 @@
-//! Every way in which a session ends (DESIGN section 5): what each of the two ends is told, and the line in the log.
+//! Every close reason of a session (DESIGN section 5): the Close that each end receives, and the log line.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -19,30 +19,30 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::{BINARY, CLOSE, CONTINUATION, End, Frame, PING, Peer};
 
-/// A session that ends.
+/// One way to end a session, with the expected results.
 struct Case {
     setup: Setup,
     request: Request,
-    /// What makes it end.
+    /// Provokes the end.
     play: Box<dyn Fn(&mut Session, &Gate)>,
-    /// What each end gets.
+    /// What each end is expected to receive.
     client: Gets,
     server: Gets,
-    /// What the log says.
+    /// The expected fields of the log line.
     by: &'static str,
     code: Option<u16>,
 }
 
-/// What an end gets.
+/// What an end receives.
 #[derive(Debug, Clone, Copy)]
 enum Gets {
-    /// This many frames that are no control frames, and a Close with this code and reason; it answers that.
+    /// This many data frames, then a Close with this code and reason, which the end answers.
     Close(usize, u16, &'static str),
-    /// A Close without code.
+    /// A Close without a code.
     EmptyClose,
-    /// The end without a Close.
+    /// The end of the stream without a Close.
     Cut,
-    /// It is not there any more.
+    /// Nothing: the end has disconnected.
     Absent,
 }
 
@@ -51,7 +51,7 @@ fn case(play: impl Fn(&mut Session, &Gate) + 'static, gets: [Gets; 2], by: &'sta
     Case { setup: Setup::new(), request: Request::to("/open/"), play: Box::new(play), client, server, by, code }
 }
 
-/// Both ends get the same Close from us.
+/// Expects the same Close at both ends, sent by the proxy.
 fn ours(play: impl Fn(&mut Session, &Gate) + 'static, code: u16, reason: &'static str) -> Case {
     case(play, [Gets::Close(0, code, reason); 2], "tollgate", Some(code))
 }
@@ -62,10 +62,10 @@ impl Case {
     }
 }
 
-/// How long nothing is taken until a flood counts as blocked.
+/// Write timeout after which a flood counts as blocked.
 const BLOCKED: Duration = Duration::from_millis(100);
 
-/// What provokes each cause. Nothing may be left out here.
+/// Returns the cases that provoke `cause`. The match is exhaustive, so that every cause has its cases.
 fn cases(cause: CloseReason) -> Vec<Case> {
     match cause {
         CloseReason::Closed => closed(),
@@ -98,7 +98,7 @@ fn cases(cause: CloseReason) -> Vec<Case> {
         ],
         CloseReason::Drain => vec![ours(|_, gate| gate.drain(), 1001, "going away")],
         CloseReason::Disconnected(side) => gone(side),
-        // Once it gave up the one side, the gate takes the rest of the other's flood, and throws it away.
+        // After it has given up one side, the proxy reads and discards the rest of the other side's flood.
         CloseReason::WriteStall(Side::Client) => vec![
             case(
                 |session, _| {
@@ -136,13 +136,13 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             },
             [Gets::Cut; 2],
             "tollgate",
-            // The reason why it was closed stands; that it was cut short is not told.
+            // The log keeps the code of the close; the abort after it is not logged.
             Some(1001),
         )],
     }
 }
 
-/// A close that an end sends reaches the other unchanged, and so does the answer.
+/// A Close of one end reaches the other end unchanged, and so does the answering Close.
 fn closed() -> Vec<Case> {
     let client = |frame: Frame| move |session: &mut Session, _: &Gate| session.client.send_frame(frame.clone());
     let server = |frame: Frame| move |session: &mut Session, _: &Gate| session.server.send_frame(frame.clone());
@@ -168,7 +168,7 @@ fn gone(side: Side) -> Vec<Case> {
                 "client",
                 Some(1001),
             ),
-            // TLS's goodbye alone says nothing about the WebSocket.
+            // A close_notify alone is not a closing handshake of the WebSocket.
             case(
                 |session, _| {
                     session.client.stream.conn.send_close_notify();
@@ -178,7 +178,7 @@ fn gone(side: Side) -> Vec<Case> {
                 "client",
                 Some(1001),
             ),
-            // Inside a frame no Close can be sent, so that the upstream learns of it by the end alone.
+            // No Close can be sent inside a frame, so the upstream only sees the end of the stream.
             case(
                 move |session, _| {
                     session.client.send(&half_a_masked_frame);
@@ -232,9 +232,9 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
             [&[0x82, masked | 0x7f, 0, 0, 0, 0, 0, 0, 0xff, 0xff][..], &[0; 40]].concat(),
         ],
         Violation::LengthOver63Bits => vec![[&[0x82, masked | 0x7f, 0x80][..], &[0; 40]].concat()],
-        // Text is checked on its way to the upstream alone.
+        // Only text from the client is checked.
         Violation::TextNotUtf8 if side == Side::Upstream => vec![],
-        // Each of these is a violation for one side, and the rule for the other.
+        // Each of these is a violation on one side and required on the other.
         Violation::NotMasked | Violation::Masked if (violation == Violation::NotMasked) != (side == Side::Client) => {
             vec![]
         }
@@ -261,7 +261,7 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
             vec![[bytes(small.unfinished()), bytes(rest)].concat()]
         }
     };
-    // What came before the offence has been passed on; of the offence itself nothing is.
+    // Frames before the violation have been forwarded; nothing of the violating frame is.
     let before = usize::from(matches!(violation, Violation::InterruptedMessage | Violation::MessageTooBig));
     let limits = match violation {
         Violation::TextNotUtf8 => "check_utf8 = true",
@@ -284,7 +284,7 @@ fn violations(side: Side, violation: Violation) -> Vec<Case> {
     offences.into_iter().map(|offence| case(offend(offence), gets, "tollgate", Some(code)).limits(limits)).collect()
 }
 
-/// Runs all cases of these causes.
+/// Runs all cases of `causes`.
 fn check(causes: impl IntoIterator<Item = CloseReason>) {
     let upstream = Upstream::bind();
     for cause in causes {
@@ -294,7 +294,7 @@ fn check(causes: impl IntoIterator<Item = CloseReason>) {
             let mut session = Session::open_with(&gate, &upstream, &case.request, &[]);
             let asked_id = session.asked.get("X-Request-Id").unwrap().to_owned();
             (case.play)(&mut session, &gate);
-            // Who began answers last: one that broke a rule gets the answers to what it sent before.
+            // The end that caused the close answers last: one that broke a rule still gets answers to earlier messages.
             let upstream_first = case.by != "upstream" && !matches!(cause, CloseReason::Violation(Side::Upstream, _));
             if upstream_first {
                 get(&format!("{what}: the upstream"), &mut session.server, case.server);
@@ -340,11 +340,11 @@ fn get<S: std::io::Read + Write>(what: &str, peer: &mut Peer<S>, gets: Gets) {
         }
         _ => assert_eq!((code, frames.len()), (None, 0), "{what}"),
     }
-    // Who closed first reads the answer here, and what it answers to that finds nobody any more.
+    // The end that closed first reads the answer here, and its own reply may find the connection closed.
     let _ = peer.try_send_frame(Frame { mask: None, ..close });
 }
 
-/// Who got a Close gets nothing else before the end, and the end in order. Then it ends the connection, too.
+/// Checks that nothing follows a Close except a clean end of the stream, and closes this end.
 fn expect_end<S: std::io::Read + Write>(what: &str, mut peer: Peer<S>, gets: Gets) {
     if let Gets::Close(..) | Gets::EmptyClose = gets {
         assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{what}");
@@ -375,17 +375,17 @@ fn violations_of(side: Side) -> impl Iterator<Item = CloseReason> {
 }
 
 #[test]
-fn violations_by_clients() {
+fn client_violations_close_both_ends() {
     check(violations_of(Side::Client));
 }
 
 #[test]
-fn violations_by_upstreams() {
+fn upstream_violations_close_both_ends() {
     check(violations_of(Side::Upstream));
 }
 
 #[test]
-fn every_other_cause() {
+fn every_other_cause_ends_the_session_as_specified() {
     let sides = || Side::BOTH.into_iter();
     check(every!(CloseReason {
         Closed,
@@ -402,9 +402,9 @@ fn every_other_cause() {
     }));
 }
 
-/// A text that turns wrong when a part of its frame has been passed on: inside a frame the upstream can get no Close.
+/// The text becomes invalid after a part of its frame has been forwarded, and no Close can be sent inside a frame.
 #[test]
-fn text_that_turns_wrong_inside_a_frame() {
+fn invalid_utf8_inside_a_forwarded_frame_ends_the_upstream_without_a_close() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("check_utf8 = true").start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);

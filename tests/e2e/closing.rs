@@ -1,4 +1,4 @@
-//! The closing handshake between ends that do not play by the book, and the heartbeat.
+//! The closing handshake with ends that deviate from it, the heartbeat, and the release of limits.
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -26,9 +26,9 @@ fn expect_ended(gate: &Gate, by: &str, code: u16) {
     assert_eq!((&line["by"], &line["code"], &line["cause"]), (&json!(by), &json!(code), &json!("closed")), "{line}");
 }
 
-/// As many servers do: it closes, and does not wait for the answer.
+/// Many servers send their Close and disconnect without waiting for the answer.
 #[test]
-fn an_upstream_that_closes_and_goes() {
+fn an_upstream_may_disconnect_after_its_close() {
     let (upstream, gate) = stage();
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
     server.send_text("last words");
@@ -43,7 +43,7 @@ fn an_upstream_that_closes_and_goes() {
 }
 
 #[test]
-fn a_client_that_closes_and_goes() {
+fn a_client_may_disconnect_after_its_close() {
     let (upstream, gate) = stage();
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
     client.send_text("last words");
@@ -57,9 +57,9 @@ fn a_client_that_closes_and_goes() {
     expect_ended(&gate, "client", 4000);
 }
 
-/// Who closed gets an answer, from us if need be.
+/// A Close is always answered, by the proxy if the other end does not.
 #[test]
-fn an_upstream_that_goes_instead_of_answering() {
+fn a_close_is_answered_if_the_upstream_disconnects() {
     let (upstream, gate) = stage();
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
     client.send_frame(Frame::close(4000, "bye"));
@@ -72,7 +72,7 @@ fn an_upstream_that_goes_instead_of_answering() {
 }
 
 #[test]
-fn ends_that_never_answer() {
+fn close_timeout_ends_an_unanswered_closing_handshake() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("close_timeout = \"200ms\"").start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -85,9 +85,9 @@ fn ends_that_never_answer() {
     expect_ended(&gate, "client", 4000);
 }
 
-/// What is on its way when a Close crosses it still arrives; what comes behind a Close does not.
+/// Data in flight when a Close crosses it still arrives; data after a Close does not.
 #[test]
-fn closes_that_cross_data() {
+fn data_that_crosses_a_close_arrives() {
     let (upstream, gate) = stage();
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
     let text = Frame::text("on its way").bytes();
@@ -108,13 +108,13 @@ fn closes_that_cross_data() {
 }
 
 #[test]
-fn closes_that_cross_each_other() {
+fn crossing_closes_end_both_sides_cleanly() {
     let (upstream, gate) = stage();
     for _ in 0..20 {
         let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
         client.send_frame(Frame::close(4001, ""));
         server.send_frame(Frame::close(4002, ""));
-        // Each gets the other's, or, if that came too late, the answer to its own: one Close, and the end.
+        // Each end gets the other's Close or, if that came too late, the answer to its own: one Close, then the end.
         for frame in [client.frame(), server.frame()] {
             assert_eq!(frame.opcode, CLOSE, "{frame:?}");
         }
@@ -123,9 +123,9 @@ fn closes_that_cross_each_other() {
     }
 }
 
-/// A client that answers its pings lives, and its pongs are for us; pongs that nobody asked for pass.
+/// Answers to the proxy's pings keep the session alive and are not forwarded; unsolicited pongs are.
 #[test]
-fn a_heartbeat() {
+fn answers_to_pings_are_consumed_and_unsolicited_pongs_forwarded() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("ping_interval = \"100ms\"\nupstream_ping_interval = \"100ms\"").start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -133,7 +133,7 @@ fn a_heartbeat() {
         for frame in [client.frame(), server.frame()] {
             assert_eq!(frame.opcode, PING, "{frame:?}");
         }
-        // Any byte proves that an end lives; the next ping comes only when it is silent again.
+        // Any byte proves that an end is alive; the next ping is sent only after it has been silent again.
         client.send_frame(Frame::new(PONG, "of my own"));
         server.send_frame(Frame::new(PONG, "of my own"));
         for frame in [client.frame(), server.frame()] {
@@ -152,9 +152,9 @@ fn a_heartbeat() {
     }
 }
 
-/// What a session counted against is given back when it is over.
+/// A session releases every limit that it counted against when it ends.
 #[test]
-fn places_are_given_back() {
+fn session_limits_are_released_when_a_session_ends() {
     let upstream = Upstream::bind();
     let gate = Setup::new()
         .server("max_sessions = 1")
@@ -169,13 +169,13 @@ fn places_are_given_back() {
         session.server.stream.shutdown(Shutdown::Both).unwrap();
         session.client.expect_close(1014);
         session.client.send_frame(Frame::close(1014, ""));
-        // The place is free once the gate has seen that the client's end is closed, too.
+        // The slot is free once the proxy has seen the client close the connection, too.
         assert_eq!(session.client.expect_end(), End::Clean);
         drop(session);
         while Client::connect(&gate).ask(&Request::to("/room/red").bearer(&good_token())).head.status() == 503 {}
         assert_eq!(gate.log.next("session ended")["cause"], "upstream_gone");
     }
-    // A refusal behind the counting gives back, too: by the upstream, or by a token.
+    // A rejection by the upstream, after the session was counted, releases the limits, too.
     for _ in 0..3 {
         let mut client = Client::connect(&gate);
         client.send(&request.bytes());
@@ -186,47 +186,47 @@ fn places_are_given_back() {
     }
 }
 
-/// Connections that ask for nothing take the places for handshakes and no others, and leave them when their time is over.
+/// Silent connections use up `max_handshakes` only, and release their permits at `handshake_timeout`.
 #[test]
-fn places_for_handshakes() {
+fn silent_connections_use_only_handshake_permits() {
     const TIMEOUT: Duration = Duration::from_millis(500);
     let upstream = Upstream::bind();
     let limits = "max_sessions = 2\nmax_handshakes = 1";
     let gate = Setup::new().server(limits).listener("handshake_timeout = \"500ms\"").start(&upstream);
     let start = Instant::now();
     let idle = Client::connect(&gate);
-    // This one waits until the time of the other is over, though there is room for sessions.
+    // This one waits until the idle connection times out, although sessions are below their limit.
     let first = Session::open(&gate, &upstream);
     assert!(start.elapsed() >= TIMEOUT, "{:?}", start.elapsed());
-    // A session needs no place for handshakes any more.
+    // A session no longer holds a handshake permit.
     let second = Session::open(&gate, &upstream);
     assert_eq!(Client::connect(&gate).ask(&Request::to("/open/")).head.status(), 503);
     drop((idle, first, second));
 }
 
-/// A listener that nobody comes to keeps no place from the others.
+/// A listener without connections reserves no permits.
 #[test]
-fn listeners_share_the_places_for_handshakes() {
+fn listeners_share_the_handshake_permits() {
     let upstream = Upstream::bind();
     let more = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
                 certificates = [{ chain = \"chain-0.pem\", key = \"key-0.pem\" }]\n";
     let limits = "max_sessions = 1\nmax_handshakes = 1";
     let mut gate = Setup::new().server(limits).more(&more.repeat(2)).start(&upstream);
-    // The last one, before anybody has come to the two others.
+    // Uses the last listener first, before any connection to the two others.
     gate.go_to_next_listener();
     gate.go_to_next_listener();
     assert_eq!(Client::connect(&gate).ask(&Request::to("/elsewhere")).head.status(), 404);
 }
 
-/// One address cannot take all of the places, and one that is a session does not count among them. Beyond its share it waits,
-/// and other addresses do not.
+/// One address cannot use all handshake permits, and its sessions do not count. Connections beyond its share wait,
+/// those of other addresses do not.
 #[test]
-fn handshakes_of_one_address() {
+fn handshakes_per_address_does_not_block_other_addresses() {
     let upstream = Upstream::bind();
     let gate = Setup::new().server("handshakes_per_address = 2").start(&upstream);
     let open = |_| {
         let mut session = Session::open(&gate, &upstream);
-        // What passes proves that the session has begun, and with that given its place back.
+        // The message proves that the session has started and has released its permit.
         session.client.send_text("here");
         session.server.expect_text("here");
         session
@@ -236,24 +236,23 @@ fn handshakes_of_one_address() {
     let waiting = TcpStream::connect(gate.address()).unwrap();
     let other = Client::connect_from(&gate, [127, 0, 0, 2]);
     Session::open_over(other, &upstream, &Request::to("/open/"), &[]).close();
-    // The places are free again as soon as the gate has seen that the clients are gone.
+    // The permits are free again once the proxy has seen the clients disconnect.
     drop(idle);
     let client = Client::handshake(waiting, plain_client_config(), "chat.example.com");
     Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
     drop(sessions);
 }
 
-/// Connections that ask for nothing fill the share of their address, and the line of those that wait for it; a client of
-/// another address is served meanwhile.
+/// Silent connections fill the share of their address and its queue. A client with another address is served meanwhile.
 #[test]
-fn silent_connections_of_one_address_delay_no_other() {
+fn silent_connections_of_one_address_do_not_delay_others() {
     let upstream = Upstream::bind();
     let gate = Setup::new().listener("handshake_timeout = \"5m\"").start(&upstream);
-    // max_handshakes is 32, so that the share is 16, and 32 may wait.
+    // The share of an address is 16. Of the others 8 wait, a quarter of `max_handshakes`, and the rest are closed.
     let silent: Vec<TcpStream> = (0..16 + 32).map(|_| TcpStream::connect(gate.address()).unwrap()).collect();
     let mut beyond = TcpStream::connect(gate.address()).unwrap();
     beyond.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(beyond.read(&mut [0]).unwrap(), 0, "the line is full");
+    assert_eq!(beyond.read(&mut [0]).unwrap(), 0, "the queue is full");
     for _ in 0..3 {
         let other = Client::connect_from(&gate, [127, 0, 0, 2]);
         Session::open_over(other, &upstream, &Request::to("/open/"), &[]).close();
@@ -261,9 +260,9 @@ fn silent_connections_of_one_address_delay_no_other() {
     drop(silent);
 }
 
-/// Clients that have their refusal and do not close hold no place, and each gets its answer.
+/// Rejected clients that do not close hold no handshake permit, and each gets its response.
 #[test]
-fn refused_clients_hold_no_place() {
+fn rejected_clients_hold_no_handshake_permit() {
     let upstream = Upstream::bind();
     let gate = Setup::new().server("max_handshakes = 1").start(&upstream);
     let mut refused = Vec::new();

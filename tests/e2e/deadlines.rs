@@ -1,5 +1,5 @@
-//! Deadlines are judged by what has arrived, not by what the gate has had time to read; and clients that are slow, paused or
-//! gone get no more and no less time than they are due.
+//! Deadlines take into account what has arrived, not only what the proxy has had time to read. Clients that are slow,
+//! delayed or disconnected get exactly the configured time.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -20,11 +20,12 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::{CLOSE, End, Frame, PING, PONG};
 
-/// Stops the gate for so long, as a paused machine or a throttled control group does; `meanwhile` happens at its start.
+/// Stops the proxy for `time`, as a paused machine or a throttled control group does. `meanwhile` runs while it is
+/// stopped.
 fn pause(gate: &Gate, time: Duration, meanwhile: impl FnOnce()) {
     gate.stop();
     meanwhile();
-    // The pause is the condition that is tested, and nothing waits for its end.
+    // The pause itself is under test: there is no event to wait for.
     sleep(time);
     gate.signal(Signal::CONT);
 }
@@ -34,7 +35,7 @@ fn ended_because(gate: &Gate) -> Value {
 }
 
 #[test]
-fn data_that_arrived_while_the_process_was_paused_keeps_sessions() {
+fn data_that_arrived_during_a_pause_counts() {
     let upstream = Upstream::bind();
     for layer in ["own", "rustls"] {
         let server = format!("workers = 1\nrecord_layer = \"{layer}\"");
@@ -42,7 +43,7 @@ fn data_that_arrived_while_the_process_was_paused_keeps_sessions() {
         let mut sessions: Vec<_> = (0..5).map(|_| Session::open(&gate, &upstream)).collect();
         pause(&gate, Duration::from_millis(2500), || {
             for (number, session) in sessions.iter_mut().enumerate() {
-                // Either direction counts.
+                // Data in either direction counts as activity.
                 if number % 2 == 0 { session.client.send_text("in time") } else { session.server.send_text("in time") }
             }
         });
@@ -59,7 +60,7 @@ fn data_that_arrived_while_the_process_was_paused_keeps_sessions() {
 }
 
 #[test]
-fn a_pong_that_arrived_while_the_process_was_paused_counts() {
+fn a_pong_that_arrived_during_a_pause_counts() {
     let upstream = Upstream::bind();
     let limits = "ping_interval = \"500ms\"\nupstream_ping_interval = \"500ms\"\npong_timeout = \"2s\"";
     let gate = Setup::new().server("workers = 1").limits(limits).start(&upstream);
@@ -84,10 +85,10 @@ fn a_pong_that_arrived_while_the_process_was_paused_counts() {
     }
 }
 
-/// The ping lies behind megabytes that the kernel holds for a client on a slow link. As long as the client takes some of
-/// them it lives; once it takes none it has the usual time.
+/// The ping is queued in the kernel behind megabytes for a client on a slow link. While the client acknowledges some of
+/// them it counts as alive; after that the usual `pong_timeout` applies.
 #[test]
-fn a_ping_behind_bytes_that_a_slow_client_still_takes() {
+fn pong_timeout_starts_when_a_slow_client_stops_reading() {
     const MESSAGE_BYTES: usize = 3 << 20;
     let upstream = Upstream::bind();
     let limits = "ping_interval = \"1s\"\npong_timeout = \"1s\"\nwrite_timeout = \"1m\"\nclose_timeout = \"200ms\"";
@@ -98,18 +99,18 @@ fn a_ping_behind_bytes_that_a_slow_client_still_takes() {
     let client = Client::handshake(TcpStream::from(socket), pki::plain_client_config(), "chat.example.com");
     let Session { mut client, mut server, .. } = Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
     server.send_frame(Frame::new(2, vec![7; MESSAGE_BYTES]));
-    // Some 4 s for all of it, in steps that are short beside the second that a pong may take.
+    // Takes about 4 s in total, in steps that are short compared to the `pong_timeout` of 1 s.
     let mut taken = 0;
     let mut read = Vec::new();
     while taken < MESSAGE_BYTES {
         let mut chunk = vec![0; 16 << 10];
-        let n = client.stream.read(&mut chunk).expect("the session lives");
+        let n = client.stream.read(&mut chunk).expect("the session is alive");
         assert!(n > 0, "the session ended after {taken} bytes");
         taken += n;
         read.extend_from_slice(&chunk[..n]);
         sleep(Duration::from_millis(20));
     }
-    // Behind the message is the ping, which the client sees only now.
+    // The ping follows the message, so the client receives it only now.
     let mut behind = read.split_off(10 + MESSAGE_BYTES);
     while behind.len() < 10 {
         let mut chunk = [0; 64];
@@ -121,16 +122,16 @@ fn a_ping_behind_bytes_that_a_slow_client_still_takes() {
     client.send_frame(Frame::new(PONG, &behind[2..10]));
     client.send_text("alive");
     server.expect_text("alive");
-    // A client that takes nothing more is silent for the ordinary time.
+    // A client that reads nothing more gets the usual timeout.
     assert_eq!(server.expect_close(1001), "no pong");
     server.send_frame(Frame::close(1001, ""));
     let line = gate.log.next("session ended");
     assert_eq!(line["cause"], json!("client_no_pong"), "{line}");
 }
 
-/// RFC 6455 section 7.1.1 and RFC 8446 section 6.1: an end of one direction is no end of the other.
+/// The end of one direction does not end the other (RFC 6455 section 7.1.1, RFC 8446 section 6.1).
 #[test]
-fn an_end_that_closes_its_direction_after_its_close_gets_the_answer() {
+fn an_end_that_half_closes_after_its_close_gets_the_answer() {
     let upstream = Upstream::bind();
     for layer in ["own", "rustls"] {
         let gate = Setup::new().server(&format!("record_layer = \"{layer}\"")).start(&upstream);
@@ -153,7 +154,7 @@ fn an_end_that_closes_its_direction_after_its_close_gets_the_answer() {
             }
             server.expect_text("last words");
             assert_eq!(server.expect_close(4000), "bye");
-            // The end of the client's direction has certainly come when this has passed.
+            // Once this has passed, the end of the client's direction has arrived, too.
             server.send_text("an answer");
             client.expect_text("an answer");
             server.send_frame(Frame::close(4000, "bye"));
@@ -163,7 +164,7 @@ fn an_end_that_closes_its_direction_after_its_close_gets_the_answer() {
             let line = gate.log.next("session ended");
             assert_eq!((&line["by"], &line["cause"]), (&json!("client"), &json!("closed")), "{line}");
         }
-        // The same from the other side.
+        // The same for the upstream.
         let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
         server.send_frame(Frame::close(4001, ""));
         server.stream.shutdown(Shutdown::Write).unwrap();
@@ -176,9 +177,9 @@ fn an_end_that_closes_its_direction_after_its_close_gets_the_answer() {
     }
 }
 
-/// Its place and its quota are free at once, and not when its message would have been due.
+/// The session ends and releases its limits at once, not when its delayed message would have been due.
 #[test]
-fn a_client_that_leaves_while_it_waits_for_its_rate() {
+fn a_delayed_client_that_disconnects_ends_its_session_at_once() {
     let upstream = Upstream::bind();
     let limits = "message_rate = \"1/h\"\nmessage_burst = 1\non_excess = \"delay\"\nping_interval = \"off\"";
     let gate = Setup::new().limits(limits).start(&upstream);
@@ -187,7 +188,7 @@ fn a_client_that_leaves_while_it_waits_for_its_rate() {
         client.send_text("passes");
         client.send_text("waits");
         server.expect_text("passes");
-        // More than one read takes, so that the end is behind bytes that nobody reads; and less than the kernel does.
+        // More than one read takes, so that the end is behind unread bytes, and less than the kernel buffers.
         client.send_frame(Frame::new(2, vec![1; behind]));
         match leaves {
             "close_notify" => {
@@ -209,9 +210,9 @@ fn a_client_that_leaves_while_it_waits_for_its_rate() {
     }
 }
 
-/// A client that only closed its direction is no client that left: all that it sent passes, at its rate.
+/// A client that half-closes is still connected: everything that it sent passes, at its rate.
 #[test]
-fn a_client_that_closes_its_direction_while_it_waits_loses_nothing() {
+fn a_delayed_client_that_half_closes_loses_nothing() {
     let upstream = Upstream::bind();
     let limits = "message_rate = \"10/s\"\nmessage_burst = 2\non_excess = \"delay\"";
     for layer in ["own", "rustls"] {
@@ -230,20 +231,20 @@ fn a_client_that_closes_its_direction_while_it_waits_loses_nothing() {
     }
 }
 
-/// The place of a client is free when it left, whatever its upstream takes or answers.
+/// Checks that a client releases its slot in `sessions_per_address` when it disconnects, regardless of the upstream.
 fn check_place_is_free_after(leave: impl FnOnce(Client)) {
     let upstream = Upstream::bind();
     let limits = "sessions_per_address = 1\nwrite_timeout = \"1h\"";
     let gate = Setup::new().limits(limits).start(&upstream);
     let Session { client, server, .. } = Session::open(&gate, &upstream);
     leave(client);
-    // Whoever is admitted from now on gets a 502.
+    // From now on an admitted request gets a 502.
     upstream.hang_up_on_all();
     let end = Instant::now() + PATIENCE;
     loop {
         match Client::connect(&gate).ask(&Request::to("/open/")).head.status() {
             502 => break,
-            429 => assert!(Instant::now() < end, "the place is not free"),
+            429 => assert!(Instant::now() < end, "the slot is not free"),
             other => panic!("{other}"),
         }
     }
@@ -251,7 +252,7 @@ fn check_place_is_free_after(leave: impl FnOnce(Client)) {
 }
 
 #[test]
-fn a_client_that_left_behind_an_upstream_that_takes_nothing_holds_no_place() {
+fn a_disconnected_client_releases_its_slot_while_the_upstream_does_not_read() {
     check_place_is_free_after(|mut client| {
         client.set_timeout(Duration::from_millis(300));
         client.flood();
@@ -260,11 +261,11 @@ fn a_client_that_left_behind_an_upstream_that_takes_nothing_holds_no_place() {
 }
 
 #[test]
-fn a_client_that_closed_and_left_holds_no_place_while_its_upstream_does_not_answer() {
+fn a_closed_client_releases_its_slot_while_the_upstream_does_not_answer() {
     check_place_is_free_after(|mut client| client.send_frame(Frame::close(1000, "")));
 }
 
-/// A key update costs as much as a dozen frames and passes nothing, so it counts as a control frame does.
+/// A key update costs as much as a dozen frames and carries no data, so it counts as overhead like a control frame.
 #[test]
 fn key_updates_are_metered() {
     let upstream = Upstream::bind();
@@ -281,7 +282,7 @@ fn key_updates_are_metered() {
     server.send_frame(Frame::close(1008, ""));
     assert_eq!(client.expect_close(1008), "frame rate exceeded");
     assert_eq!(ended_because(&gate), json!("overhead_rate"));
-    // Without any data between them, too.
+    // The same without data in between.
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
     for _ in 0..6 {
         client.stream.conn.refresh_traffic_keys().unwrap();
@@ -292,7 +293,7 @@ fn key_updates_are_metered() {
     assert_eq!(client.expect_close(1008), "frame rate exceeded");
 }
 
-/// Outside a session nothing is counted, and so there are few.
+/// Before a session starts there is no quota to count key updates against, so their number is limited.
 #[test]
 fn key_updates_before_the_request_are_bounded() {
     let upstream = Upstream::bind();
@@ -303,7 +304,7 @@ fn key_updates_before_the_request_are_bounded() {
         client.stream.conn.refresh_traffic_keys().unwrap();
         client.stream.write_all(&[*byte])
     });
-    // What the gate refuses may be noticed by either call.
+    // Either the write or the read may find the closed connection.
     if sent.is_ok() {
         assert_eq!(client.rest().1, End::Cut);
     }

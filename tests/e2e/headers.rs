@@ -1,4 +1,4 @@
-//! What an upstream sees of a request: what the client said, less what is not for it, and what the gate says of the client.
+//! The request that an upstream receives: the client's headers without those reserved for the proxy, plus the proxy's.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,11 +11,11 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::Head;
 
-/// The request that the upstream sees: its first line, and its fields in order, without those that are random, which are
-/// checked here.
+/// Returns the first line and the sorted fields of a request at the upstream, without the key and the request id, which
+/// are random and are checked here.
 fn seen(asked: &Head) -> (String, Vec<(&str, &str)>) {
     let key = asked.get("Sec-WebSocket-Key").expect("a key");
-    assert!(key != KEY && key.len() == KEY.len(), "the upstream gets a key of our own: {key}");
+    assert!(key != KEY && key.len() == KEY.len(), "the proxy sends a key of its own: {key}");
     let id = asked.get("X-Request-Id").expect("an id");
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     let fields = asked.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -24,7 +24,7 @@ fn seen(asked: &Head) -> (String, Vec<(&str, &str)>) {
     (asked.first_line.clone(), fields)
 }
 
-/// What every upstream sees.
+/// Returns the fields that every upstream receives, with `also` added.
 fn told<'a>(host: &'a str, also: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let mut fields = vec![
         ("connection", "Upgrade"),
@@ -42,7 +42,7 @@ fn told<'a>(host: &'a str, also: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str
 }
 
 #[test]
-fn the_whole_head() {
+fn other_headers_and_the_target_pass_unchanged() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let request = Request::to("/open/a%20b/?x=1&&y=%2f#").with("User-Agent: e2e").with("Cookie: a=b; c=d");
@@ -53,7 +53,7 @@ fn the_whole_head() {
 }
 
 #[test]
-fn hop_by_hop_headers_go_no_further() {
+fn hop_by_hop_headers_are_removed() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let request = [
@@ -74,9 +74,9 @@ fn hop_by_hop_headers_go_no_further() {
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &[("x-end", "kept")]));
 }
 
-/// What tells the upstream who a client is comes from us alone, however a client writes it.
+/// Headers that identify the client are set by the proxy only, however a client spells them.
 #[test]
-fn spoofs_are_replaced() {
+fn spoofed_headers_are_removed() {
     let upstream = Upstream::bind();
     let gate = Setup::new().listener("head_max_headers = 128").start(&upstream);
     let request = [
@@ -131,13 +131,13 @@ fn spoofs_are_replaced() {
     .fold(Request::to("/room/blue").bearer(&good_token()), Request::with);
     let session = Session::open_with(&gate, &upstream, &request, &[]);
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &[("x-user-id", "ada")]));
-    // A token without the claim lets the client's own word through no more.
+    // The client's header is removed even if the token lacks the claim.
     let request = Request::to("/room/blue").bearer(&token(&json!({ "sub": null }))).with("X-User-Id: root");
     let session = Session::open_with(&gate, &upstream, &request, &[]);
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &[]));
 }
 
-/// A header that a route lists passes under the name written there, and under no other.
+/// A header in `pass_headers` passes under exactly the listed name.
 #[test]
 fn listed_headers_pass() {
     let upstream = Upstream::bind();
@@ -161,9 +161,9 @@ fn listed_headers_pass() {
     assert_eq!(seen(&session.asked).1, told("chat.example.com", &passed));
 }
 
-/// An upstream speaks for itself and not for the whole origin, which is Tollgate's.
+/// An upstream must not set headers that affect the whole origin, which other routes share.
 #[test]
-fn answers_say_nothing_of_the_whole_origin() {
+fn origin_wide_response_headers_are_removed() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let lines = [
@@ -193,9 +193,9 @@ fn answers_say_nothing_of_the_whole_origin() {
     check(&response.head);
 }
 
-/// Wherever the token stood, the upstream does not see it, and sees all the rest.
+/// The token is removed from every source, and the rest of the request passes.
 #[test]
-fn tokens_are_taken_out() {
+fn tokens_are_removed_from_the_request() {
     let upstream = Upstream::bind();
     let sources = "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol:bearer\", \
                    \"subprotocol_prefix:base64url.bearer.\"]";
@@ -206,7 +206,7 @@ fn tokens_are_taken_out() {
     let encoded = URL_SAFE_NO_PAD.encode(&token);
     let escaped = token.replace('.', "%2E");
     let room = || Request::to("/room/blue?a=1");
-    // The request; the line that the upstream sees, and the fields beside the usual.
+    // The request, the target at the upstream, and the fields beyond the usual ones.
     let table: [(Request, &str, &[(&str, &str)]); 11] = [
         (room().bearer(&token), "/room/blue?a=1", &[]),
         (room().with(&format!("Authorization: bEaReR  {token}")), "/room/blue?a=1", &[]),
@@ -241,7 +241,7 @@ fn tokens_are_taken_out() {
         let also = [fields, &[("x-user-id", "ada")]].concat();
         assert_eq!(seen, told("chat.example.com", &also), "{request:?}");
     }
-    // Also of requests that are refused nothing is logged; the gate looks for tokens in its log when it is dropped.
+    // Tokens of rejected requests are not logged either: `Gate` searches the log for tokens when it is dropped.
     let token = self::token(&json!({ "exp": 1 }));
     let all = room().bearer(&token).with(&format!("Cookie: session={token}"));
     for request in [all, Request::to(&format!("/room/blue?token={token}")), Request::to(&format!("/x?token={token}"))] {
@@ -263,7 +263,7 @@ fn claims_are_forwarded() {
 }
 
 #[test]
-fn host_and_path_as_the_upstream_wants_them() {
+fn upstream_host_and_base_path_are_applied() {
     let upstream = Upstream::bind();
     let gate =
         Setup::new().upstream("path = \"/base/v1\"").route("upstream_host = \"chat.internal:8080\"").start(&upstream);

@@ -1,4 +1,4 @@
-//! What the log says of each session and each refusal: who, where, why, and nothing secret.
+//! The log lines of sessions and rejections: client, route and cause, and no secrets.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::{Upstream, refusing};
 
-/// Asks for something that is refused; the line.
+/// Sends a request that is rejected, and returns its log line.
 fn refused(gate: &Gate, request: &Request) -> Value {
     Client::connect(gate).ask(request);
     gate.log.next("refused")
@@ -24,7 +24,7 @@ fn check(line: &Value, expected: &[(&str, Value)]) {
 }
 
 #[test]
-fn a_refusal_says_who_and_where() {
+fn a_rejection_logs_its_client_route_and_cause() {
     let upstream = Upstream::bind();
     let gate = Setup::new().route("origins = [\"https://chat.example.com\"]").start(&upstream);
     let here = [("client", json!("127.0.0.1")), ("host", json!("chat.example.com")), ("level", json!("INFO"))];
@@ -44,7 +44,7 @@ fn a_refusal_says_who_and_where() {
     let line = refused(&gate, &room().bearer(&token(&json!({ "exp": 1 }))));
     check(&line, &[("cause", json!("token")), ("rule", json!("expired")), ("route", json!("room"))]);
 
-    // The name of the claim, and no value.
+    // The name of the claim is logged, not its value.
     let line = refused(&gate, &room().bearer(&token(&json!({ "room": "classified" }))));
     let claims = [("cause", json!("claims")), ("route", json!("room")), ("subject", json!("ada"))];
     check(&line, &here);
@@ -57,7 +57,7 @@ fn a_refusal_says_who_and_where() {
 }
 
 #[test]
-fn long_texts_are_cut() {
+fn long_values_are_truncated() {
     let upstream = Upstream::bind();
     let gate = Setup::new().route("origins = [\"https://chat.example.com\"]").start(&upstream);
     let long = "x".repeat(1000);
@@ -67,9 +67,9 @@ fn long_texts_are_cut() {
     }
 }
 
-/// What Tollgate or an upstream is to blame for is a warning, with the upstream's name.
+/// A failure of Tollgate or of an upstream is logged as a warning, with the name of the upstream.
 #[test]
-fn an_upstream_that_fails_is_a_warning() {
+fn upstream_failures_are_logged_as_warnings() {
     let (_taken, address) = refusing();
     let gate = Gate::start(Setup::new().to(address));
     let line = refused(&gate, &Request::to("/room/blue").bearer(&good_token()));
@@ -86,12 +86,12 @@ fn an_upstream_that_fails_is_a_warning() {
     let line = gate.log.next("refused");
     check(&line, &[("level", json!("WARN")), ("cause", json!("upstream_timeout")), ("upstream", json!("main"))]);
     check(&line, &[("server", json!(upstream.address().to_string())), ("route", json!("open"))]);
-    assert_eq!(line["request_id"].as_str(), asked.get("X-Request-Id"), "the upstream was told the same");
+    assert_eq!(line["request_id"].as_str(), asked.get("X-Request-Id"), "the upstream got the same id");
 }
 
-/// Health checks and scanners ask without an upgrade all day.
+/// Health checks and scanners send requests without an upgrade all the time.
 #[test]
-fn a_request_that_is_no_upgrade_is_logged_at_debug() {
+fn a_request_without_an_upgrade_is_logged_at_debug() {
     let upstream = Upstream::bind();
     let plain = || Request::to("/open/").without("Upgrade");
     let gate = Setup::new().start(&upstream);
@@ -104,7 +104,7 @@ fn a_request_that_is_no_upgrade_is_logged_at_debug() {
 }
 
 #[test]
-fn a_session_has_a_line_at_its_start_and_at_its_end() {
+fn session_start_and_end_are_logged() {
     let upstream = Upstream::bind();
     let gate = Setup::new().log("level = \"info\"\nsession_start = \"info\"").start(&upstream);
     let request = Request::to("/room/blue?q=1").bearer(&good_token()).with("Origin: https://chat.example.com");
@@ -120,16 +120,16 @@ fn a_session_has_a_line_at_its_start_and_at_its_end() {
         check(line, &[("host", json!("chat.example.com")), ("path", json!("/room/blue"))]);
         check(line, &[("origin", json!("https://chat.example.com"))]);
     }
-    // By default the first one is for debugging.
+    // By default "session started" is logged at debug level.
     let gate = Setup::new().log("level = \"info\"").start(&upstream);
     Session::open(&gate, &upstream).close();
     gate.log.next("session ended");
     assert!(gate.log.all("session started").is_empty());
 }
 
-/// One client is one hash, at its sessions and at its refusals, in one process.
+/// A client has the same hash in the lines of its sessions and of its rejections, within one process.
 #[test]
-fn clients_can_be_hashed_or_left_out() {
+fn client_identities_can_be_hashed_or_omitted() {
     let upstream = Upstream::bind();
     let setup = |form| Setup::new().log(&format!("subject = \"{form}\"\naddress = \"{form}\""));
     let request = Request::to("/room/blue").bearer(&good_token());
@@ -148,9 +148,9 @@ fn clients_can_be_hashed_or_left_out() {
     }
 }
 
-/// A client that leaves while the upstream is asked leaves a trace.
+/// A client that disconnects while its request waits for the upstream is logged.
 #[test]
-fn a_client_that_leaves_before_its_answer_is_logged() {
+fn a_client_that_disconnects_before_its_response_is_logged() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let mut client = Client::connect(&gate);
@@ -163,9 +163,9 @@ fn a_client_that_leaves_before_its_answer_is_logged() {
     check(&line, &[("cause", json!("client_gone")), ("route", json!("open")), ("upstream", json!("main"))]);
 }
 
-/// Whatever a client writes into its request, no command of a terminal and no further line comes out.
+/// A request can put neither terminal escape sequences nor line breaks into the log.
 #[test]
-fn what_clients_write_is_escaped() {
+fn control_characters_in_requests_are_escaped() {
     let upstream = Upstream::bind();
     for format in ["json", "text"] {
         let gate = Gate::launch(Setup::new().to(upstream.address()).log(&format!("format = \"{format}\"")));
@@ -176,7 +176,7 @@ fn what_clients_write_is_escaped() {
         gate.set_address(&json!({ "address": format!("127.0.0.1:{port}") }));
         let odd = "/a\u{9b}31m\u{202e}b\u{2028}c\u{85}d\u{feff}";
         Client::connect(&gate).ask(&Request::to(odd).with("Origin: https://\u{9b}2J\u{2067}"));
-        let line = gate.log.wait_for("the refusal", |line| line.contains("refused"));
+        let line = gate.log.wait_for("the rejection", |line| line.contains("refused"));
         let raw = line.chars().find(|c| c.is_control() || "\u{202e}\u{2028}\u{2067}\u{feff}".contains(*c));
         assert_eq!(raw, None, "{line:?}");
     }

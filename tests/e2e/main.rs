@@ -1,5 +1,5 @@
-//! The real binary, end to end: each test starts it as a child process, and plays the client and the upstream itself, so
-//! that both ends can be wrong in every way. One file a topic; `support` is the stage.
+//! End-to-end tests of the binary. Each test starts it as a child process and acts as both client and upstream, so that
+//! either end can misbehave in any way. There is one file per topic; `support` holds the shared parts.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 

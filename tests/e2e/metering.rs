@@ -1,4 +1,4 @@
-//! Quotas of messages and of overhead, and what happens beyond them.
+//! Message and overhead quotas, and the handling of what exceeds them.
 
 use std::thread;
 
@@ -11,9 +11,9 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::{CONTINUATION, Frame, PING};
 
-/// The burst passes whole, and the first message beyond it ends the session.
+/// The whole burst passes, and the first message beyond it ends the session.
 #[test]
-fn close_beyond_the_rate() {
+fn excess_messages_close_the_session() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("message_rate = \"1/h\"\nmessage_burst = 5").start(&upstream);
     let mut session = Session::open(&gate, &upstream);
@@ -28,9 +28,9 @@ fn close_beyond_the_rate() {
     assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(5), &json!(1)), "{line}");
 }
 
-/// A message that is too early waits, and nothing is lost or overtaken.
+/// A message beyond the rate is delayed; no message is lost or reordered.
 #[test]
-fn delay_beyond_the_rate() {
+fn excess_messages_are_delayed() {
     let upstream = Upstream::bind();
     let limits = "message_rate = \"20/s\"\nmessage_burst = 1\non_excess = \"delay\"";
     let gate = Setup::new().limits(limits).start(&upstream);
@@ -41,19 +41,19 @@ fn delay_beyond_the_rate() {
     for n in 0..8 {
         session.server.expect_text(&n.to_string());
     }
-    // The other direction is not held up.
+    // The other direction is not delayed.
     session.server.send_text("free");
     session.client.expect_text("free");
     session.close();
     let line = gate.log.next("session ended");
     assert_eq!((&line["messages_in"], &line["cause"]), (&json!(8), &json!("closed")), "{line}");
-    // Seven of them came too early, if the machine was not busy with something else between them.
+    // Seven of them exceed the rate, unless the machine was busy in between.
     assert!(line["throttled"].as_u64().unwrap() >= 1, "{line}");
     assert!(line["age_ms"].as_u64().unwrap() >= 7 * 50 - 5, "{line}");
 }
 
-/// The wait is that of the rate and not much longer: seven messages at 20/s are through before two at 1/s, whatever else the
-/// machine does meanwhile.
+/// A delay lasts about as long as the rate requires: seven messages at 20/s pass before two at 1/s, however busy the
+/// machine is.
 #[test]
 fn a_delay_ends_when_the_rate_allows() {
     let upstream = Upstream::bind();
@@ -76,9 +76,9 @@ fn a_delay_ends_when_the_rate_allows() {
     assert_eq!([ended(), ended()], ["open", "slow"]);
 }
 
-/// A message beyond the quota vanishes whole, with all its fragments; control frames between them do not.
+/// A message beyond the quota is dropped with all its fragments; control frames between them pass.
 #[test]
-fn drop_beyond_the_rate() {
+fn excess_messages_are_dropped_whole() {
     let upstream = Upstream::bind();
     let limits = "message_rate = \"1/h\"\nmessage_burst = 2\non_excess = \"drop\"";
     let gate = Setup::new().limits(limits).start(&upstream);
@@ -99,9 +99,9 @@ fn drop_beyond_the_rate() {
     assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(2), &json!(2)), "{line}");
 }
 
-/// Two sessions of one subject share a quota, and a session of another has its own.
+/// Sessions of one subject share a quota; a session of another subject has its own.
 #[test]
-fn a_quota_shared_by_subject() {
+fn sessions_of_a_subject_share_a_quota() {
     let upstream = Upstream::bind();
     let limits = "message_rate = \"1/h\"\nmessage_burst = 2\nrate_key = \"subject\"";
     let gate = Setup::new().room_limits(limits).start(&upstream);
@@ -118,14 +118,14 @@ fn a_quota_shared_by_subject() {
     first.expect_closed(1008, "message rate exceeded");
     other.client.send_text("two");
     other.server.expect_text("two");
-    // A new session brings no new quota.
+    // A new session does not reset the quota.
     let mut third = open("ada");
     third.client.send_text("three");
     third.expect_closed(1008, "message rate exceeded");
 }
 
 #[test]
-fn a_quota_shared_by_address() {
+fn sessions_of_an_address_share_a_quota() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("message_rate = \"1/h\"\nrate_key = \"address\"").start(&upstream);
     let (mut first, mut second) = (Session::open(&gate, &upstream), Session::open(&gate, &upstream));
@@ -135,7 +135,7 @@ fn a_quota_shared_by_address() {
     second.expect_closed(1008, "message rate exceeded");
 }
 
-/// Small fragments cost more than they carry, large ones do not; the last of a message is free.
+/// Small fragments count as overhead; large ones and the last fragment of a message do not.
 #[test]
 fn small_fragments_are_overhead() {
     let upstream = Upstream::bind();

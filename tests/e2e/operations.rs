@@ -1,4 +1,4 @@
-//! The process: how it starts, how it fails to, how it stops, and what it tells systemd meanwhile.
+//! The process: start, startup errors and exit codes, drain, signals, log destinations, and notifications to systemd.
 
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
@@ -18,7 +18,7 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::{Frame, PING};
 
-/// Both ends of a session get 1001, and answer it.
+/// Completes the closing handshake of a drain at both ends of a session.
 fn go_away(session: &mut Session) {
     assert_eq!(session.client.frame().close_payload(), (Some(1001), "going away".to_owned()));
     assert_eq!(session.server.frame().close_payload(), (Some(1001), "going away".to_owned()));
@@ -28,7 +28,7 @@ fn go_away(session: &mut Session) {
     session.server.expect_clean_end();
 }
 
-/// Drains the process and takes part in the closing handshakes of its sessions, until it ends.
+/// Drains the process, answers the Close of every session, and waits for the exit.
 fn drain(gate: &mut Gate, sessions: Vec<Session>) {
     gate.drain();
     thread::scope(|scope| {
@@ -39,9 +39,9 @@ fn drain(gate: &mut Gate, sessions: Vec<Session>) {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
-/// Both ends of every session get 1001, one session after the other, and then the process ends.
+/// Both ends of every session get 1001, one session after another, and then the process exits.
 #[test]
-fn a_signal_drains() {
+fn sigterm_drains() {
     const SESSIONS: u32 = 20;
     let upstream = Upstream::bind();
     let mut gate = Setup::new().start(&upstream);
@@ -55,16 +55,16 @@ fn a_signal_drains() {
         times.push(millis(&line));
     }
     assert_eq!(times.len(), SESSIONS as usize);
-    // One in ten milliseconds, so that their clients do not all come back at once.
+    // One session closes every 10 ms, so that clients do not all reconnect at once.
     times.sort_by(f64::total_cmp);
     let spread = times[times.len() - 1] - times[0];
     assert!(spread >= f64::from(SESSIONS - 4) * 10.0, "{times:?}");
 }
 
-/// Closes are spread over a small part of the drain's time, where there are few sessions: ten times as far apart they would
-/// not be over when the drain is, and the last would be cut off.
+/// With few sessions the closes take a small part of `drain_timeout`. At ten times the interval they would exceed it,
+/// and the last sessions would be aborted.
 #[test]
-fn few_sessions_do_not_take_the_whole_drain() {
+fn few_sessions_close_well_before_drain_timeout() {
     const SESSIONS: usize = 60;
     let upstream = Upstream::bind();
     let mut gate = Setup::new().server("max_sessions = 60\ndrain_timeout = \"5s\"").start(&upstream);
@@ -74,16 +74,16 @@ fn few_sessions_do_not_take_the_whole_drain() {
     assert_eq!(lines.iter().filter(|line| line["cause"] == "drain").count(), SESSIONS, "{lines:?}");
 }
 
-/// When a line was written, in milliseconds of its day.
+/// Returns the timestamp of a log line in milliseconds since midnight.
 fn millis(line: &Value) -> f64 {
     let timestamp = line["timestamp"].as_str().unwrap();
     let time = timestamp.split_once('T').unwrap().1.trim_end_matches('Z');
     time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap()) * 1000.0
 }
 
-/// A session that is inside a frame ends behind it, each way.
+/// A session that is inside a frame gets its Close after that frame, in both directions.
 #[test]
-fn a_drain_waits_for_frames() {
+fn a_drain_waits_for_the_end_of_frames() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().start(&upstream);
     let mut session = Session::open(&gate, &upstream);
@@ -102,9 +102,9 @@ fn a_drain_waits_for_frames() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
-/// Clients that connect during the drain get a 503 until its end, whichever worker has something left.
+/// Clients that connect during a drain get a 503 until its end, whichever worker still has sessions.
 #[test]
-fn nobody_comes_in_during_a_drain() {
+fn new_connections_get_503_during_a_drain() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().server("workers = 3").start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -118,7 +118,7 @@ fn nobody_comes_in_during_a_drain() {
         assert_eq!(response.head.get("Connection"), Some("close"));
         assert_eq!(gate.log.next("refused")["cause"], "draining");
     }
-    // Newcomers that ask for nothing do not make the drain last.
+    // New connections that send no request do not prolong the drain.
     let waiting = (Client::connect(&gate), TcpStream::connect(gate.address()).unwrap());
     client.send_frame(Frame::close(1001, ""));
     server.send_frame(Frame::close(1001, ""));
@@ -129,7 +129,7 @@ fn nobody_comes_in_during_a_drain() {
 }
 
 #[test]
-fn a_second_signal_cuts() {
+fn a_second_signal_aborts_all_sessions() {
     const SESSIONS: usize = 30;
     let upstream = Upstream::bind();
     let mut gate = Setup::new().start(&upstream);
@@ -138,7 +138,7 @@ fn a_second_signal_cuts() {
     gate.drain();
     gate.signal(Signal::TERM);
     assert_eq!(gate.wait_exit().code(), Some(0));
-    // Whose turn had come was closed, but nobody answered; the others were cut before.
+    // Some sessions had already been sent their Close, unanswered; the others were aborted before that.
     let lines = gate.log.all("session ended");
     assert_eq!(lines.len(), SESSIONS);
     assert!(lines.iter().any(|line| line["cause"] == "cut" && line["code"].is_null()), "{lines:?}");
@@ -150,7 +150,7 @@ fn a_second_signal_cuts() {
 }
 
 #[test]
-fn the_drain_has_an_end() {
+fn drain_timeout_ends_the_drain() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().server("drain_timeout = \"300ms\"").start(&upstream);
     let mut session = Session::open(&gate, &upstream);
@@ -160,12 +160,12 @@ fn the_drain_has_an_end() {
     gate.drain();
     session.client.expect_close(1001);
     assert_eq!(gate.wait_exit().code(), Some(0));
-    assert!(session.server.rest().0.is_empty(), "inside a frame there is no Close");
+    assert!(session.server.rest().0.is_empty(), "no Close is sent inside a frame");
 }
 
-/// A connection that asks for nothing does not hold up the end longer than a drain may take.
+/// A connection that sends no request does not delay the exit beyond `drain_timeout`.
 #[test]
-fn idle_connections_do_not_hold_up_a_drain() {
+fn idle_connections_do_not_outlast_the_drain() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().server("drain_timeout = \"200ms\"").start(&upstream);
     let client = Client::connect(&gate);
@@ -175,7 +175,7 @@ fn idle_connections_do_not_hold_up_a_drain() {
     drop((client, stream));
 }
 
-/// Runs the binary to its end: exit code, standard output, standard error.
+/// Runs the binary to its end. Returns its exit code, standard output and standard error.
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = command(None, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -183,7 +183,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn bad_arguments() {
+fn bad_arguments_exit_with_64() {
     for arguments in [&[][..], &["fly"], &["run", "--port", "1"], &["run", "--config"], &["run", "check"]] {
         let (code, out, err) = run(arguments);
         assert_eq!((code, out.as_str()), (Some(64), ""), "{arguments:?}");
@@ -196,7 +196,7 @@ fn bad_arguments() {
 }
 
 #[test]
-fn bad_configuration() {
+fn a_bad_configuration_exits_with_78() {
     let folder = Folder::new();
     let file = folder.write("tollgate.toml", "[server]\nmax_sessions = 0\n");
     let file = file.to_str().unwrap();
@@ -213,7 +213,7 @@ fn bad_configuration() {
 }
 
 #[test]
-fn a_port_in_use() {
+fn a_port_in_use_exits_with_1() {
     let upstream = Upstream::bind();
     let address = upstream.address();
     let mut gate = Gate::launch(Setup::new().to(address).listener(&format!("address = \"{address}\"")));
@@ -223,10 +223,10 @@ fn a_port_in_use() {
 }
 
 #[test]
-fn too_few_descriptors_for_the_sessions() {
+fn too_few_descriptors_exit_with_78() {
     let setup = || Setup::new().to("127.0.0.1:1").before("ulimit -n 300");
     let mut gate = Gate::launch(setup().server("max_sessions = 1000"));
-    // A restart would end the same way.
+    // 78, since a restart would fail in the same way.
     assert_eq!(gate.wait_exit().code(), Some(78));
     let error = gate.log.next("tollgate failed")["error"].to_string();
     assert!(error.contains("max_sessions = 1000") && error.contains("limit is 300"), "{error}");
@@ -235,9 +235,9 @@ fn too_few_descriptors_for_the_sessions() {
     Gate::start(setup().server("max_sessions = 20\nmax_handshakes = 20"));
 }
 
-/// What it asks for is enough, however many threads carry the connections.
+/// The number of descriptors in the error message is sufficient, however many workers there are.
 #[test]
-fn descriptors_are_counted() {
+fn the_required_descriptors_are_sufficient() {
     let upstream = Upstream::bind();
     let setup = |limit: &str| {
         let server = "workers = 30\nmax_sessions = 1\nmax_handshakes = 1";
@@ -258,16 +258,16 @@ fn sessions_are_spread_over_the_workers() {
     let sessions: Vec<Session> = (0..2 * WORKERS).map(|_| Session::open(&gate, &upstream)).collect();
     let mut watched = gate.watched();
     watched.sort_unstable();
-    // Of two sessions four sockets and the worker's own for its cycles, beside what every thread has that waits for events; at
-    // one worker the listener, too.
+    // Each worker watches the four sockets of two sessions and one of its own for its cycles, beyond the descriptors
+    // that every thread with an event loop watches. One worker watches the listener, too.
     let busiest = watched[watched.len() - WORKERS..].iter().map(|count| count - watched[0]).collect::<Vec<_>>();
     assert_eq!(busiest, [5, 5, 5, 6], "{watched:?}");
     sessions.into_iter().for_each(Session::close);
 }
 
-/// Without descriptors nobody can be accepted, and as soon as there are some again, those who waited are.
+/// Without free descriptors no connection can be accepted. Waiting connections are accepted as soon as some are free.
 #[test]
-fn descriptors_that_run_out() {
+fn accepting_resumes_when_descriptors_are_free() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let session = Session::open(&gate, &upstream);
@@ -282,14 +282,14 @@ fn descriptors_that_run_out() {
 }
 
 #[test]
-fn systemd_is_told() {
+fn systemd_is_notified() {
     let folder = Folder::new();
     let path = folder.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let heard = || {
         let mut bytes = [0; 1024];
-        let n = socket.recv(&mut bytes).expect("a word to systemd");
+        let n = socket.recv(&mut bytes).expect("a notification to systemd");
         String::from_utf8(bytes[..n].to_vec()).unwrap()
     };
     let upstream = Upstream::bind();
@@ -297,7 +297,7 @@ fn systemd_is_told() {
     let mut gate = setup.before("export JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2)").start_in_journal(&upstream);
     let ready = heard();
     assert!(ready.lines().any(|line| line == "READY=1"), "{ready:?}");
-    // Whoever hears READY can come at once.
+    // After READY=1 a client can connect at once.
     let mut session = Session::open(&gate, &upstream);
     session.client.send_frame(Frame::new(PING, ""));
     session.server.frame();
@@ -308,7 +308,7 @@ fn systemd_is_told() {
     drop(session);
     assert_eq!(gate.wait_exit().code(), Some(0));
 
-    // The journal reads the level from the start of a line.
+    // The journal reads the level from the prefix of a line.
     for line in gate.log.text().lines() {
         let (prefix, event) = line.split_at(3);
         let event: serde_json::Value = serde_json::from_str(event).expect("JSON behind the prefix");
@@ -322,9 +322,9 @@ fn systemd_is_told() {
     }
 }
 
-/// A shell in the journal has the variable, too, and its children may write to a file.
+/// A shell whose output goes to the journal inherits JOURNAL_STREAM, too, but its children may write to a file.
 #[test]
-fn a_log_that_is_not_the_journals() {
+fn levels_are_not_prefixed_outside_the_journal() {
     let upstream = Upstream::bind();
     for stream in ["8:1", "", "8", ":", "$(stat -Lc %d:%i /proc/self/fd/1)", "$(stat -Lc %d /proc/self/fd/2):1"] {
         let before: &str = format!("export JOURNAL_STREAM={stream}").leak();
@@ -335,7 +335,7 @@ fn a_log_that_is_not_the_journals() {
 }
 
 #[test]
-fn a_log_for_people() {
+fn the_text_format_has_fields_and_no_colours() {
     let upstream = Upstream::bind();
     let gate = Gate::launch(Setup::new().to(upstream.address()).log("format = \"text\""));
     let line = gate.log.wait_for("the address", |line| line.contains("listening"));
@@ -343,9 +343,9 @@ fn a_log_for_people() {
     assert!(!line.contains('\x1b'), "no colours: {line}");
 }
 
-/// Whoever read the log is gone, or its disk is full: that is no reason to lose a session, or to stop in disorder.
+/// If the reader of the log has exited or its disk is full, sessions and the drain still work.
 #[test]
-fn a_log_that_nobody_takes() {
+fn a_closed_log_does_not_affect_sessions() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().log_until("listening").start(&upstream);
     assert!(gate.log.wait_for_end(), "the log is closed");
@@ -363,13 +363,13 @@ fn a_log_that_nobody_takes() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
-/// Whoever reads the log has stopped to, and its pipe is full: sessions and the drain go on without it.
+/// If the pipe of the log is full because its reader has stopped, sessions and the drain still work.
 #[test]
-fn a_log_that_is_stuck() {
+fn a_blocked_log_does_not_affect_sessions() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().log_stuck_after("listening").start(&upstream);
-    assert!(gate.log.wait_for_end(), "nobody reads the log");
-    // A pipe holds 64 KiB, which these lines fill.
+    assert!(gate.log.wait_for_end(), "the log is no longer read");
+    // These lines fill the pipe, which holds 64 KiB.
     for _ in 0..400 {
         let elsewhere = Request::to(&format!("/{}", "elsewhere/".repeat(25)));
         assert_eq!(Client::connect(&gate).ask(&elsewhere).head.status(), 404);
@@ -382,9 +382,9 @@ fn a_log_that_is_stuck() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
-/// Who connected and asks for nothing does not make the drain last.
+/// Connections without a complete request do not delay the end of a drain.
 #[test]
-fn connections_that_ask_for_nothing_do_not_hold_up_a_drain() {
+fn connections_without_a_request_do_not_delay_a_drain() {
     let upstream = Upstream::bind();
     let mut gate =
         Setup::new().server("drain_timeout = \"5m\"").listener("handshake_timeout = \"5m\"").start(&upstream);
@@ -396,9 +396,9 @@ fn connections_that_ask_for_nothing_do_not_hold_up_a_drain() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
-/// A session that is over does not last because the upstream ignores that, and sends on.
+/// An upstream that ignores the Close and keeps sending does not prolong the session.
 #[test]
-fn an_upstream_that_never_stops() {
+fn an_upstream_that_keeps_sending_after_a_close_is_disconnected() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("close_timeout = \"100ms\"").start(&upstream);
     let mut session = Session::open(&gate, &upstream);
@@ -406,11 +406,11 @@ fn an_upstream_that_never_stops() {
     session.server.expect_close(1000);
     let frame = || Frame::new(2, vec![0; 64 * 1024]);
     let sent = (0..100_000).take_while(|_| session.server.try_send_frame(frame()).is_ok()).count();
-    assert!(sent < 100_000, "the connection is cut");
+    assert!(sent < 100_000, "the connection is closed");
 }
 
 #[test]
-fn an_interrupt_drains_too() {
+fn sigint_drains() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().start(&upstream);
     gate.signal(Signal::INT);
@@ -418,7 +418,7 @@ fn an_interrupt_drains_too() {
     assert_eq!(gate.log.all("stopped").len(), 1);
 }
 
-/// None of these ends the process or its sessions, and the log says of each that it did nothing.
+/// None of these signals ends the process or its sessions, and each except SIGPIPE is logged as ignored.
 #[test]
 fn other_signals_are_ignored() {
     let upstream = Upstream::bind();
@@ -441,13 +441,13 @@ fn other_signals_are_ignored() {
     assert_eq!(gate.wait_exit().code(), Some(0));
 }
 
-/// What is checked outside the unit: exit code, standard output, standard error.
+/// Runs `check` outside the unit. Returns its exit code, standard output and standard error.
 fn check(config: &Path, more: &[&str]) -> (Option<i32>, String, String) {
     run(&[&["check", "--config", config.to_str().unwrap()], more].concat())
 }
 
 #[test]
-fn credentials_are_checked_outside_the_unit() {
+fn check_finds_credentials_outside_the_unit() {
     let folder = Folder::new();
     let leaf = Leaf::new(&["chat.example.com"]);
     folder.write("chain-0.pem", &leaf.chain_pem);
@@ -461,27 +461,27 @@ fn credentials_are_checked_outside_the_unit() {
     assert_eq!(code, Some(0), "{err}");
     assert!(err.contains("warning: \"credential:tls.key\" is not checked") && err.contains("--credentials"), "{err}");
     assert!(out.contains("not checked"), "{out}");
-    // With the folder of their files they are, as they are under systemd.
+    // With `--credentials` they are checked, as under systemd.
     let own = folder.path("").to_str().unwrap().to_owned();
     let (code, out, err) = check(&file, &["--credentials", &own]);
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("ok (1 listener") && !err.contains("not checked"), "{out}{err}");
-    assert!(err.contains("route \"open\" is open to everybody"), "{err}");
+    assert!(err.contains("route \"open\" is open to every client"), "{err}");
     let (code, _, err) = check(&file, &["--credentials", "/nonexistent"]);
     assert_eq!(code, Some(78), "{err}");
     assert!(err.contains("/nonexistent/tls.key"), "{err}");
-    // Whatever else is wrong is found without them.
+    // Other errors are found without credentials.
     let wrong = folder.write("wrong.toml", &text.replace("workers", "wrokers"));
     let (code, _, err) = check(&wrong, &[]);
     assert_eq!(code, Some(78), "{err}");
     assert!(err.contains("did you mean `workers`?"), "{err}");
-    // The service itself does not do without.
+    // `run` requires the credentials.
     let (code, _, err) = run(&["run", "--config", file.to_str().unwrap()]);
     assert_eq!(code, Some(78), "{err}");
 }
 
 #[test]
-fn a_check_counts_descriptors() {
+fn check_warns_of_too_few_descriptors() {
     let folder = Folder::new();
     let leaf = Leaf::new(&["chat.example.com"]);
     folder.write("chain-0.pem", &leaf.chain_pem);
@@ -498,16 +498,16 @@ fn a_check_counts_descriptors() {
         assert_eq!(err.contains("file descriptors"), !fits, "{err}");
         assert!(fits || (err.starts_with("warning: ") && err.contains("max_sessions = 1000")), "{err}");
     }
-    // Without a number of the operator `run` lowers the default.
+    // If `max_sessions` is not configured, `run` lowers the default.
     let file = folder.write("default.toml", &setup("1").toml(certificates).replace("max_sessions = 1\n", ""));
     let output = command(Some("ulimit -n 300"), &["check", "--config", file.to_str().unwrap()]).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && err.contains("max_sessions would be lowered to"), "{err}");
 }
 
-/// A faulty relative path is shown with all that is before it.
+/// The error for a relative path shows the absolute path.
 #[test]
-fn the_full_path_is_absolute() {
+fn errors_show_the_absolute_path() {
     let folder = Folder::new();
     folder.write(
         "tollgate.toml",
@@ -520,9 +520,9 @@ fn the_full_path_is_absolute() {
     assert!(err.contains(&expected), "{err}");
 }
 
-/// Warnings of the configuration are in the log, each with the word.
+/// Warnings about the configuration are logged, each marked as a warning.
 #[test]
-fn warnings_of_the_configuration_are_logged() {
+fn configuration_warnings_are_logged() {
     let upstream = Upstream::bind();
     let gate = Setup::new().more("[upstream.unused]\nservers = [\"127.0.0.1:1\"]").start(&upstream);
     let line = gate.log.wait_for("a warning", |line| line.contains("no route uses"));

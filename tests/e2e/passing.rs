@@ -1,4 +1,4 @@
-//! What passes, passes as it is: frames byte for byte, and what both ends agree on in their handshake.
+//! Forwarding: frames pass byte for byte, and extensions and subprotocols are negotiated end to end.
 
 use std::thread;
 
@@ -30,9 +30,9 @@ fn frames_pass_byte_for_byte() {
     }
 }
 
-/// However the bytes are cut on their way, they come out the same.
+/// The forwarded bytes do not depend on how the input is split into reads.
 #[test]
-fn frames_pass_in_whatever_pieces_they_come() {
+fn frames_pass_however_they_are_split() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -50,7 +50,7 @@ fn frames_pass_in_whatever_pieces_they_come() {
 }
 
 #[test]
-fn fragments_stay_fragments_with_control_frames_between() {
+fn fragments_and_control_frames_between_them_pass_unchanged() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -72,7 +72,7 @@ fn fragments_stay_fragments_with_control_frames_between() {
 }
 
 #[test]
-fn large_messages_stream_through() {
+fn large_messages_are_not_buffered() {
     const LEN: usize = 16 << 20;
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("message_max_size = \"16MiB\"").start(&upstream);
@@ -82,21 +82,21 @@ fn large_messages_stream_through() {
     let masked = Frame::new(BINARY, &payload).masked().bytes();
     thread::scope(|scope| {
         scope.spawn(|| client.send(&masked));
-        assert!(server.take(masked.len()) == masked, "what the upstream gets is what the client sent");
+        assert!(server.take(masked.len()) == masked, "the upstream receives what the client sent");
     });
     let plain = Frame::new(BINARY, &payload).bytes();
     thread::scope(|scope| {
         scope.spawn(|| server.send(&plain));
-        assert!(client.take(plain.len()) == plain, "what the client gets is what the upstream sent");
+        assert!(client.take(plain.len()) == plain, "the client receives what the upstream sent");
     });
     let (_, peak) = gate.rss_kib();
-    eprintln!("16 MiB messages: {before} KiB before, {peak} KiB at the most");
-    assert!(peak < before + 8 * 1024, "it keeps no message: {before} KiB before, {peak} KiB at the most");
+    eprintln!("16 MiB messages: {before} KiB before, peak {peak} KiB");
+    assert!(peak < before + 8 * 1024, "no message is buffered: {before} KiB before, peak {peak} KiB");
 }
 
-/// Text from an upstream is its own affair, even where a client's is checked.
+/// `check_utf8` checks text from clients only.
 #[test]
-fn text_of_upstreams_is_not_checked() {
+fn upstream_text_is_not_checked() {
     let upstream = Upstream::bind();
     let gate = Setup::new().limits("check_utf8 = true").start(&upstream);
     let Session { mut client, mut server, .. } = Session::open(&gate, &upstream);
@@ -126,14 +126,14 @@ fn compression_is_negotiated_end_to_end() {
 }
 
 #[test]
-fn an_extension_that_nobody_knows_is_not_offered() {
+fn unsupported_extensions_are_not_offered_upstream() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let request = Request::to("/open/").with("Sec-WebSocket-Extensions: x-unknown");
     let Session { asked, answer, .. } = Session::open_with(&gate, &upstream, &request, &[]);
     assert_eq!((asked.get("Sec-WebSocket-Extensions"), answer.get("Sec-WebSocket-Extensions")), (None, None));
 
-    // Text inside compressed messages could not be checked.
+    // With `check_utf8` compression is not offered: text in compressed messages could not be checked.
     let gate = Setup::new().limits("check_utf8 = true").start(&upstream);
     let request = Request::to("/open/").with("Sec-WebSocket-Extensions: permessage-deflate");
     let mut session = Session::open_with(&gate, &upstream, &request, &[]);
@@ -143,18 +143,18 @@ fn an_extension_that_nobody_knows_is_not_offered() {
 }
 
 #[test]
-fn subprotocols() {
+fn subprotocols_are_negotiated_without_the_token() {
     let token = good_token();
     let bearer = format!("bearer, {token}, chat, other");
     let only_bearer = format!("bearer, {token}");
     let only_within = format!("token.{token}");
     let within = format!("chat, {only_within}");
-    // What the client offers, what the upstream sees of it, what it picks, and what the client is told.
+    // The client's offer, the offer that the upstream sees, its choice, and the choice that the client sees.
     let table = [
         ("/open/", "a, b", Some("a, b"), Some("b"), Some("b")),
         ("/open/", "a", Some("a"), None, None),
         ("/room/blue", bearer.as_str(), Some("chat, other"), Some("chat"), Some("chat")),
-        // A browser gives up if none of what it offered is picked.
+        // A browser fails the connection if none of the offered subprotocols is chosen.
         ("/room/blue", bearer.as_str(), Some("chat, other"), None, Some("bearer")),
         ("/room/blue", only_bearer.as_str(), None, None, Some("bearer")),
         ("/room/blue", within.as_str(), Some("chat"), Some("chat"), Some("chat")),
@@ -174,9 +174,9 @@ fn subprotocols() {
     }
 }
 
-/// A client that does not wait for its 101 is heard after it, and not at all if there is none.
+/// Bytes that a client sends before its 101 are forwarded after the 101, and discarded if there is none.
 #[test]
-fn bytes_behind_the_request() {
+fn bytes_after_the_request_wait_for_the_101() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let early = [Frame::text("early").masked().bytes(), Frame::text("bird").masked().bytes()].concat();
@@ -186,7 +186,7 @@ fn bytes_behind_the_request() {
     client.send(&bytes);
     let mut server = upstream.accept();
     let asked = server.head();
-    // Nothing of it may come before the 101: the upstream would take it for a second request.
+    // None of them may arrive before the 101: the upstream would read them as a second request.
     server.expect_nothing_yet();
     server.send(&switching(&asked, &[]));
     assert_eq!(server.take(early.len()), early);
@@ -201,7 +201,7 @@ fn bytes_behind_the_request() {
     let response = client.response();
     assert_eq!((response.head.status(), response.body.as_str()), (403, "no"));
 
-    // A second request behind the first is no request.
+    // A second request on the same connection is ignored.
     let second = Request::to("/open/second").bytes();
     let mut client = Client::connect(&gate);
     client.send(&[Request::to("/elsewhere").bytes(), second].concat());
@@ -209,9 +209,9 @@ fn bytes_behind_the_request() {
     upstream.assert_untouched();
 }
 
-/// An upstream that greets at once is heard after its 101.
+/// Frames that the upstream sends together with its 101 are forwarded.
 #[test]
-fn bytes_behind_the_101() {
+fn bytes_after_the_101_are_forwarded() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let mut client = Client::connect(&gate);
@@ -225,9 +225,9 @@ fn bytes_behind_the_101() {
     assert_eq!(client.take(greeting.len()), greeting);
 }
 
-/// Neither end is ours: tungstenite speaks to tungstenite.
+/// Both ends are an independent implementation, tungstenite.
 #[test]
-fn tungstenite_at_both_ends() {
+fn tungstenite_works_at_both_ends() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let client = Client::connect(&gate).stream;
@@ -255,9 +255,9 @@ fn tungstenite_at_both_ends() {
     });
 }
 
-/// An upstream's messages reach a client that never says anything.
+/// Messages of the upstream reach a client that never sends any.
 #[test]
-fn one_way_streams() {
+fn one_way_streams_reach_a_silent_client() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let Session { client, mut server, .. } = Session::open(&gate, &upstream);

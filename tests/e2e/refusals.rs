@@ -1,5 +1,5 @@
-//! Every way in which a request gets no session (DESIGN section 5): what the client is answered, that the upstream never
-//! hears of it, and the one line in the log.
+//! Every rejection of a request (DESIGN section 5): the response, the single log line, and that the upstream is not
+//! contacted.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,31 +20,31 @@ use crate::support::setup::Setup;
 use crate::support::upstream::{Upstream, refusing, switching};
 use crate::support::wire::Head;
 
-/// A request that is refused, and what happens around it.
+/// A request that is rejected, and the circumstances.
 struct Case {
     request: Request,
     play: Play,
 }
 
-/// What happens around a request.
+/// The circumstances of a request.
 enum Play {
-    /// Nothing, and the upstream sees no connection.
+    /// The default setup; the upstream sees no connection.
     Nothing,
-    /// Nothing, but the gate is set up otherwise.
+    /// Another setup; the upstream sees no connection.
     SetUp(Setup),
-    /// The same request got a session before, which is still open.
+    /// Another setup, in which a session of the same request is already open.
     Again(Setup),
-    /// The gate is told to stop after the TLS handshake.
+    /// The proxy starts to drain after the TLS handshake.
     Draining,
-    /// No server listens.
+    /// No server listens at the upstream's address.
     Nowhere,
-    /// The server's queue of connections is full.
+    /// The backlog of the server is full.
     QueueFull,
-    /// The server accepts and answers nothing.
+    /// The server accepts the connection and sends no response.
     Silent,
-    /// The same, another request waits for it already, and no more may.
+    /// As `Silent`, while another request already uses up `max_pending_requests`.
     Pending,
-    /// The server answers this.
+    /// The server sends these bytes, made from the request.
     Answers(fn(&Head) -> Vec<u8>),
 }
 
@@ -64,7 +64,7 @@ fn room() -> Request {
     Request::to("/room/blue")
 }
 
-/// The table of the design.
+/// Returns the status from the table of the design.
 fn status(rejection: Rejection) -> u16 {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade | OpeningError::Version) => 426,
@@ -88,7 +88,7 @@ fn status(rejection: Rejection) -> u16 {
     }
 }
 
-/// What provokes each refusal. Nothing may be left out here.
+/// Returns the cases that provoke `rejection`. The match is exhaustive, so that every rejection is considered.
 fn cases(rejection: Rejection) -> Vec<Case> {
     let setup = Setup::new;
     match rejection {
@@ -115,7 +115,7 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         }
         Rejection::NoToken => plain([
             room(),
-            // The configuration says where a token may stand, and this is elsewhere.
+            // A token in a source that `token_from` does not list.
             Request::to(&format!("/room/blue?token={}", good_token())),
         ]),
         Rejection::TokenAmbiguous => {
@@ -128,7 +128,7 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             };
             let (good, other) = (good_token(), token(&json!({ "sub": "eve" })));
             let requests = [
-                // `Authorization` is no list.
+                // `Authorization` is not a list header.
                 room().bearer(&good).bearer(&good),
                 room().with(&format!("Cookie: session={good}; session={other}")),
                 room().with(&format!("Cookie: session={good}")).with("Cookie: session="),
@@ -138,7 +138,7 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             requests.map(|request| case(request, Play::SetUp(setup()))).into()
         }
         Rejection::Claims => {
-            // What the upstream is to be told cannot be left out as if it were not there.
+            // A claim that cannot be forwarded is rejected, not treated as absent.
             let mangled = [json!("zoë"), json!(" root"), json!({ "id": "ada" })];
             let mangled = mangled.map(|subject| room().bearer(&token(&json!({ "sub": subject }))));
             let other =
@@ -171,9 +171,10 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         .into(),
         Rejection::UpstreamBusy => vec![case(open(), Play::Pending)],
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
-        // hyper answers these by itself, in its own form: `heads_that_are_no_requests` has them.
+        // hyper answers these itself, in its own form: `malformed_heads_are_rejected` covers them.
         Rejection::Head { .. } => Vec::new(),
-        // There is nobody to read an answer: `a_client_that_leaves_before_its_answer` has it.
+        // No client is left to read a response:
+        // `a_client_that_disconnects_before_its_response_releases_its_limits` covers this.
         Rejection::ClientGone => Vec::new(),
     }
 }
@@ -225,7 +226,7 @@ fn opening_cases(error: OpeningError) -> Vec<Case> {
 fn path_cases(error: PathError) -> Vec<Case> {
     let to = |paths: &[&str]| plain(paths.iter().map(|path| Request::to(path)));
     match error {
-        // Without a slash at its start the target is refused before; hyper stops at a space, and takes `#` for the end.
+        // A target without a leading slash is rejected earlier; hyper stops at a space and takes `#` for the end.
         PathError::NotAbsolute | PathError::Delimiter => Vec::new(),
         PathError::TooLong => to(&[&format!("/open/{}", "a".repeat(PATH_MAX_BYTES))]),
         PathError::TooManySegments => to(&[&format!("/open/{}", "a/".repeat(PATH_MAX_SEGMENTS))]),
@@ -241,7 +242,7 @@ fn path_cases(error: PathError) -> Vec<Case> {
     }
 }
 
-/// One of each kind of fault in a token; the unit tests of tokens have all.
+/// Returns one case for each kind of invalid token; the unit tests of tokens cover all of them.
 fn token_cases(error: TokenError) -> Vec<Case> {
     let good = good_token();
     let bearer = match error {
@@ -266,16 +267,16 @@ fn token_cases(error: TokenError) -> Vec<Case> {
 fn answer_cases(error: AnswerError) -> Vec<Case> {
     let offering = open().with("Sec-WebSocket-Protocol: chat");
     let answers: Vec<fn(&Head) -> Vec<u8>> = match error {
-        // Any other status is passed on as it is.
+        // Any other status is forwarded unchanged.
         AnswerError::Status => vec![],
         AnswerError::NotUpgrade => vec![
             |asked| without(&switching(asked, &[]), "Upgrade: websocket\r\n"),
             |asked| without(&switching(asked, &[]), "Connection: Upgrade\r\n"),
-            // There is no Upgrade in HTTP/1.0.
+            // HTTP/1.0 has no Upgrade.
             |asked| [b"HTTP/1.0", &switching(asked, &[])[8..]].concat(),
         ],
         AnswerError::Accept => vec![
-            // The answer to the client's key, which the upstream was not told.
+            // The accept value for the client's key, which the upstream does not receive.
             |_| {
                 let key = Head { first_line: String::new(), fields: vec![key_field()] };
                 switching(&key, &[])
@@ -298,7 +299,7 @@ fn without(answer: &[u8], line: &str) -> Vec<u8> {
     String::from_utf8(answer.to_vec()).unwrap().replace(line, "").into_bytes()
 }
 
-const UPSTREAM_BODY: &str = "The upstream's own words.";
+const UPSTREAM_BODY: &str = "The upstream's own body.";
 
 fn upstream_status(status: u16) -> Play {
     Play::Answers(match status {
@@ -309,14 +310,14 @@ fn upstream_status(status: u16) -> Play {
     })
 }
 
-/// The bytes of an answer with a body.
+/// Returns the bytes of a response with a body.
 pub fn answer(status: &str, lines: &str, body: &str) -> Vec<u8> {
     let len = body.len();
     format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\nX-Kept: yes\r\nKeep-Alive: 5\r\n{lines}\r\n{body}")
         .into_bytes()
 }
 
-/// Runs all cases of these refusals.
+/// Runs all cases of `rejections`.
 fn check(rejections: impl IntoIterator<Item = Rejection>) {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
@@ -334,13 +335,13 @@ fn check(rejections: impl IntoIterator<Item = Rejection>) {
             }
         }
     }
-    assert_eq!(gate.log.all("refused").len(), on_plain, "one line for each refusal");
+    assert_eq!(gate.log.all("refused").len(), on_plain, "one line per rejection");
 }
 
 fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
     let upstream = Upstream::bind();
     match play {
-        Play::Nothing => unreachable!("it needs no gate of its own"),
+        Play::Nothing => unreachable!("runs on the shared proxy"),
         Play::SetUp(setup) => {
             let gate = setup.start(&upstream);
             check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
@@ -392,7 +393,7 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
             let asked = server.head();
             check_refusal(what, rejection, &Client::connect(&gate).ask(request), &gate);
             upstream.assert_untouched();
-            // The one that waited is not affected, and gives its place back with its answer.
+            // The pending request is not affected, and releases its slot with its response.
             server.send(&switching(&asked, &[]));
             assert_eq!(pending.head().status(), 101);
             Session::open_with(&gate, &upstream, request, &[]).close();
@@ -411,7 +412,7 @@ fn run(what: &str, rejection: Rejection, request: &Request, play: Play) {
     }
 }
 
-/// A listener that takes no further connection, and what fills it.
+/// Returns a listener whose backlog is full, and the sockets that fill it.
 pub fn full_queue() -> (Socket, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
@@ -426,15 +427,15 @@ pub fn full_queue() -> (Socket, Vec<Socket>) {
             return (listener, waiting);
         }
     }
-    panic!("the queue does not fill");
+    panic!("the backlog does not fill");
 }
 
-/// The line tells which of the servers it was.
+/// Checks that a log line names this server.
 fn check_names(line: &Value, server: SocketAddr) {
     assert_eq!(line["server"], server.to_string(), "{line}");
 }
 
-/// Checks the answer and the line in the log, and gives the line.
+/// Checks the response and the log line, and returns the line.
 fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }: &ErrorResponse, gate: &Gate) -> Value {
     let status = status(rejection);
     assert_eq!(head.status(), status, "{what}: {head:?}");
@@ -451,7 +452,7 @@ fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }:
         assert_eq!(head.get("Sec-WebSocket-Version"), upgrade.map(|_| "13"), "{what}");
         assert_eq!(connection.contains(&"Upgrade"), status == 426, "{what}: {head:?}");
     } else {
-        // hyper leaves the body of an answer to HEAD out.
+        // hyper omits the body of a response to HEAD.
         let is_head = what.contains("HEAD ");
         assert_eq!(body, if is_head { "" } else { rejection.response().body }, "{what}");
         assert_eq!(head.get("Content-Type"), Some("text/plain; charset=utf-8"), "{what}");
@@ -479,7 +480,7 @@ fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }:
 }
 
 #[test]
-fn malformed_handshakes() {
+fn malformed_handshakes_are_rejected() {
     let errors = every!(OpeningError {
         NotUpgrade,
         Version,
@@ -497,7 +498,7 @@ fn malformed_handshakes() {
 }
 
 #[test]
-fn ambiguous_paths() {
+fn ambiguous_paths_are_rejected() {
     let errors = every!(PathError {
         NotAbsolute,
         TooLong,
@@ -517,7 +518,7 @@ fn ambiguous_paths() {
 }
 
 #[test]
-fn tokens_that_do_not_hold() {
+fn invalid_tokens_are_rejected() {
     let errors = [
         TokenError::TooLong,
         TokenError::NotCompact,
@@ -533,14 +534,14 @@ fn tokens_that_do_not_hold() {
 }
 
 #[test]
-fn answers_of_upstreams_that_open_nothing() {
+fn invalid_upstream_handshakes_are_rejected() {
     let errors = every!(AnswerError { Status, NotUpgrade, Accept, Protocol, Extension });
     check(errors.into_iter().map(Rejection::Answer));
 }
 
-/// All that is left, with one of each of those above, so that the list has every variant.
+/// Covers the remaining rejections, and one of each kind above, so that the list names every variant.
 #[test]
-fn every_other_refusal() {
+fn every_other_rejection_has_its_response_and_log_line() {
     check(every!(Rejection {
         Head([true, false].map(|too_large| Rejection::Head { too_large })),
         Opening([Rejection::Opening(OpeningError::Key)]),
@@ -568,9 +569,9 @@ fn every_other_refusal() {
     }));
 }
 
-/// A claim that says nothing certain is the matter of the routes that ask for it, and of no other route of the section.
+/// A claim that cannot be represented is rejected only by the routes that use it, not by others with the same `[auth]`.
 #[test]
-fn malformed_claims_are_refused_where_they_are_asked_for() {
+fn malformed_claims_are_rejected_only_by_routes_that_use_them() {
     let upstream = Upstream::bind();
     let route = |name: &str, asks: &str| {
         format!("[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"main\"\nauth = \"users\"\n{asks}\n")
@@ -601,9 +602,9 @@ fn malformed_claims_are_refused_where_they_are_asked_for() {
     }
 }
 
-/// Some issuers number their users; each number is a subject, whether or not it is a string.
+/// Some issuers number their users: each number is a subject, as a JSON number or as a string.
 #[test]
-fn subjects_that_are_numbers() {
+fn numeric_subjects_are_distinct() {
     let upstream = Upstream::bind();
     let gate = Setup::new().room_limits("sessions_per_subject = 1").start(&upstream);
     let room = |subject: Value| Request::to("/room/blue").bearer(&token(&json!({ "sub": subject })));
@@ -619,9 +620,9 @@ fn subjects_that_are_numbers() {
     sessions.into_iter().for_each(Session::close);
 }
 
-/// A token may be as long as its section and the listener's request head allow.
+/// `token_max_size` and the `head_max_size` of the listener limit the length of a token.
 #[test]
-fn long_tokens() {
+fn token_max_size_limits_tokens() {
     let upstream = Upstream::bind();
     let gate = Setup::new().listener("head_max_size = \"64KiB\"").auth("token_max_size = \"32KiB\"").start(&upstream);
     let long = |bytes: usize| token(&json!({ "pad": "a".repeat(bytes) }));

@@ -1,4 +1,4 @@
-//! Requests at the edge of HTTP, and answers of upstreams in all its forms.
+//! Unusual and malformed HTTP: requests of clients, and every form of response of upstreams.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -10,16 +10,16 @@ use crate::support::setup::Setup;
 use crate::support::upstream::{Upstream, switching};
 use crate::support::wire::Peer;
 
-/// Of a refusal's body that is longer than an upstream's should be nothing is passed on.
+/// A rejection's body that exceeds the limit for upstreams is omitted entirely.
 #[test]
-fn the_body_of_an_upstream_is_bounded() {
+fn an_oversized_response_body_is_omitted() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let mut client = Client::connect(&gate);
     client.send(&Request::to("/open/").bytes());
     let mut server = upstream.accept();
     server.head();
-    // It may be cut off before it has said everything.
+    // The proxy may close the connection before all of it is written.
     let about_it = [
         "Content-Encoding",
         "Content-Type",
@@ -37,7 +37,7 @@ fn the_body_of_an_upstream_is_bounded() {
     let _ = server.stream.write_all(&answer("403 Forbidden", &lines, &"x".repeat(1 << 20)));
     let response = client.response();
     assert_eq!((response.head.status(), response.body.as_str()), (403, ""));
-    // What the answer says of the body that was left out would be wrong of the empty one.
+    // Headers that describe the omitted body would be wrong for the empty one.
     for name in about_it {
         assert_eq!(response.head.get(name), None, "{name}");
     }
@@ -47,9 +47,9 @@ fn the_body_of_an_upstream_is_bounded() {
     assert_eq!((response.head.get("Content-Length"), response.head.get("X-Kept")), (Some("0"), Some("yes")));
 }
 
-/// Answers in whatever form HTTP has for them are passed on, and what an upstream says on the way to its answer is not.
+/// Responses in every form of HTTP are forwarded; informational responses before them are not.
 #[test]
-fn answers_of_upstreams_in_every_form() {
+fn responses_in_every_form_are_forwarded() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let table: [(&[u8], u16, &str); 5] = [
@@ -79,9 +79,9 @@ fn answers_of_upstreams_in_every_form() {
     assert_eq!(client.head().status(), 101);
 }
 
-/// The answer to a request in absolute form: its authority wins over Host (RFC 9112 section 3.2.2).
+/// The authority of a target in absolute form overrides `Host` (RFC 9112 section 3.2.2).
 #[test]
-fn absolute_form() {
+fn the_authority_of_an_absolute_form_target_overrides_host() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let request = Request::to("/open/").first_line("GET wss://other.example/open/?a=b HTTP/1.1");
@@ -90,9 +90,9 @@ fn absolute_form() {
     assert_eq!(session.asked.get("Host"), Some("other.example"));
 }
 
-/// An empty port is the default one (RFC 3986 section 3.2.3), and the upstream gets the host without it.
+/// An empty port means the default port (RFC 3986 section 3.2.3), and the upstream gets the host without it.
 #[test]
-fn empty_ports() {
+fn an_empty_port_is_removed_from_the_host() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let open = || Request::to("/open/");
@@ -107,9 +107,9 @@ fn empty_ports() {
     }
 }
 
-/// RFC 6455 section 4.1 prints this key; what is hashed is the key as it was sent.
+/// RFC 6455 section 4.1 prints this key; the accept value is made from the key as it was sent.
 #[test]
-fn a_key_with_spare_bits() {
+fn a_key_with_nonzero_padding_bits_is_accepted() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let key = "AQIDBAUGBwgJCgsMDQ4PEC==";
@@ -122,10 +122,10 @@ fn a_key_with_spare_bits() {
     assert_eq!(answer.get("Sec-WebSocket-Accept"), Some(accept.as_str()));
 }
 
-/// Characters that RFC 3986 allows nowhere and some clients send raw in a query: what `http::Uri` takes is passed on as it
-/// came.
+/// Some clients send raw characters in a query that RFC 3986 does not allow. Those that `http::Uri` accepts pass
+/// unchanged.
 #[test]
-fn raw_characters_in_the_query() {
+fn raw_characters_in_the_query_pass_if_http_accepts_them() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     for (target, passes) in
@@ -144,7 +144,7 @@ fn raw_characters_in_the_query() {
     }
 }
 
-/// Each request costs its address one upgrade, whatever it is, and beyond the rate each is answered with 429.
+/// Each request counts against the `upgrade_rate` of its address, valid or not; beyond the rate each gets 429.
 #[test]
 fn every_request_is_charged() {
     let upstream = Upstream::bind();
@@ -158,7 +158,7 @@ fn every_request_is_charged() {
         (open().with("No colon"), 400),
         (open().with(&format!("X-Big: {}", "y".repeat(128 * 1024))), 431),
         (Request::to("/elsewhere"), 404),
-        // And now it is used up.
+        // The burst is used up.
         (open(), 429),
         (open().without("Upgrade"), 429),
         (open().first_line("POST /open/ HTTP/1.1"), 429),
@@ -173,7 +173,7 @@ fn every_request_is_charged() {
     upstream.assert_untouched();
 }
 
-/// A host with routes of its own is served by these alone, unless the operator wants otherwise.
+/// A host with routes of its own is served only by these unless `host_fall_through` is set.
 #[test]
 fn hosts_do_not_fall_through() {
     let upstream = Upstream::bind();
@@ -205,9 +205,9 @@ fn hosts_do_not_fall_through() {
     }
 }
 
-/// hyper answers by itself where there is no request to judge, and the upstream hears of none of that.
+/// hyper answers a head that it cannot parse, and the upstream is not contacted.
 #[test]
-fn heads_that_are_no_requests() {
+fn malformed_heads_are_rejected() {
     let upstream = Upstream::bind();
     let gate = Setup::new().listener("head_max_size = \"8KiB\"\nhead_max_headers = 16").start(&upstream);
     let many = (0..64).fold(Request::to("/open/"), |request, n| request.with(&format!("X-{n}: y")));
@@ -229,13 +229,13 @@ fn heads_that_are_no_requests() {
         assert_eq!((&line["cause"], &line["status"]), (&"head".into(), &status.into()), "{request:?}");
         upstream.assert_untouched();
     }
-    // What is above is not remembered against anybody.
+    // The rejections above do not count against the address.
     Session::open(&gate, &upstream).close();
 }
 
-/// A head that trickles in is cut off when the time for TLS handshake and head is over, wherever it stands.
+/// `handshake_timeout` covers the TLS handshake and the request head, however far they have got.
 #[test]
-fn slow_heads_and_slow_handshakes() {
+fn handshake_timeout_ends_slow_heads_and_handshakes() {
     let upstream = Upstream::bind();
     let gate = Setup::new().listener("handshake_timeout = \"300ms\"").start(&upstream);
     let mut slow_head = Client::connect(&gate);
@@ -252,9 +252,9 @@ fn slow_heads_and_slow_handshakes() {
     upstream.assert_untouched();
 }
 
-/// A client that leaves before its answer gives its slot back at once, also if it sent something behind its request.
+/// A client that disconnects before its response releases its slot at once, even if it sent bytes after its request.
 #[test]
-fn a_client_that_left_holds_no_slot() {
+fn a_disconnected_client_releases_its_slot() {
     let upstream = Upstream::bind();
     let setup = Setup::new().limits("sessions_per_address = 1").upstream("response_timeout = \"5m\"");
     let gate = setup.start(&upstream);

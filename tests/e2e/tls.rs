@@ -1,4 +1,4 @@
-//! TLS towards clients: versions, certificates, resumption, and what is no TLS at all.
+//! TLS towards clients: versions, ALPN, certificates, resumption, and bytes that are not TLS.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::support::upstream::Upstream;
 use crate::support::wire::Peer;
 
 #[test]
-fn both_versions_and_http_1_1_alone() {
+fn tls_1_2_and_1_3_negotiate_http_1_1_only() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     for (version, expected) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
@@ -32,7 +32,7 @@ fn both_versions_and_http_1_1_alone() {
             Session::open_over(client, &upstream, &Request::to("/open/"), &[]).close();
         }
     }
-    // Who speaks HTTP/2 alone is told why he finds nobody, in TLS 1.3 behind the server's hello.
+    // A client that offers only HTTP/2 gets the alert for it, in TLS 1.3 after the ServerHello.
     for version in [&TLS12, &TLS13] {
         let mut config = client_config(&[version]);
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -48,14 +48,14 @@ fn handshake_error(gate: &Gate, config: rustls::ClientConfig) -> String {
     loop {
         match tls.complete_io(&mut stream) {
             Ok(_) if tls.is_handshaking() => {}
-            Ok(_) => panic!("the handshake went well"),
+            Ok(_) => panic!("the handshake succeeded"),
             Err(error) => return error.to_string(),
         }
     }
 }
 
 #[test]
-fn the_name_chooses_the_certificate() {
+fn the_server_name_selects_the_certificate() {
     let leaves = [
         Leaf::new(&["first.example", "localhost", "127.0.0.1"]),
         Leaf::new(&["*.wild.example"]),
@@ -69,14 +69,14 @@ fn the_name_chooses_the_certificate() {
         ("A.Wild.Example", 1),
         ("exact.wild.example", 2),
         ("also.example", 2),
-        // An address is no name, so that the first is used.
+        // An address is not a server name, so the first certificate is used.
         ("127.0.0.1", 0),
     ];
     for (name, number) in table {
         let client = Client::connect_with(&gate, Arc::new(client_config(rustls::ALL_VERSIONS)), name);
         assert_eq!(client.stream.conn.peer_certificates().unwrap()[0], leaves[number].der, "{name}");
     }
-    // No certificate is for these, so that the first is shown, which a client that checks refuses.
+    // No certificate matches these, so the first is served, which a verifying client rejects.
     for name in ["a.b.wild.example", "wild.example", "unknown.example"] {
         let mut stream = TcpStream::connect(gate.address()).unwrap();
         let config = Arc::new(client_config(rustls::ALL_VERSIONS));
@@ -92,8 +92,8 @@ fn the_name_chooses_the_certificate() {
     }
 }
 
-/// A client that comes back needs no whole handshake, in either version, and can send nothing before it is over: an
-/// opening handshake could be replayed then.
+/// A returning client resumes its session in either version, but cannot send early data: an opening handshake in early
+/// data could be replayed.
 #[test]
 fn sessions_are_resumed_without_early_data() {
     let upstream = Upstream::bind();
@@ -108,18 +108,18 @@ fn sessions_are_resumed_without_early_data() {
             assert_eq!(client.stream.conn.handshake_kind(), Some(expected), "{version:?}");
             assert!(!client.stream.conn.is_early_data_accepted());
             assert!(client.stream.conn.early_data().is_none(), "the ticket allows no early data");
-            // Tickets of TLS 1.3 come behind the handshake: they are read together with the session.
+            // TLS 1.3 tickets follow the handshake, so they are read together with the session.
             let session = Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
             let tickets = if version == &TLS13 { 1 } else { 0 };
-            assert_eq!(session.client.stream.conn.tls13_tickets_received(), tickets, "one a connection is enough");
+            assert_eq!(session.client.stream.conn.tls13_tickets_received(), tickets, "one ticket per connection");
             session.close();
         }
     }
 }
 
-/// What is no TLS is told so and closed at once; it does not hold its place until the handshake's time is over.
+/// A connection that does not speak TLS is closed at once, with at most an alert, and not only at `handshake_timeout`.
 #[test]
-fn plain_http_on_the_tls_port() {
+fn connections_that_do_not_speak_tls_are_closed_at_once() {
     let upstream = Upstream::bind();
     let gate = Setup::new().listener("handshake_timeout = \"5m\"").start(&upstream);
     for bytes in [Request::to("/open/").bytes(), b"SSH-2.0-OpenSSH_9.9\r\n".to_vec(), vec![0; 1000]] {
@@ -132,7 +132,7 @@ fn plain_http_on_the_tls_port() {
     upstream.assert_untouched();
 }
 
-/// The certificate that a client gets who asks for this name and checks nothing.
+/// Returns the certificate that a client gets for this server name, without verifying it.
 fn shown_to(gate: &Gate, name: &'static str) -> Vec<u8> {
     let mut stream = TcpStream::connect(gate.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -142,11 +142,11 @@ fn shown_to(gate: &Gate, name: &'static str) -> Vec<u8> {
     let mut tls = rustls::ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();
     while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
     let seen = seen.0.lock().unwrap().clone();
-    assert!(!seen.is_empty(), "no certificate came");
+    assert!(!seen.is_empty(), "no certificate was received");
     seen
 }
 
-/// Keeps the certificate that it is shown, and refuses it.
+/// A verifier that records the certificate and rejects it.
 #[derive(Debug, Default)]
 struct Seen(Mutex<Vec<u8>>);
 
@@ -169,7 +169,7 @@ impl ServerCertVerifier for Seen {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        unreachable!("it was refused before")
+        unreachable!("the certificate was rejected before")
     }
 
     fn verify_tls13_signature(
@@ -178,7 +178,7 @@ impl ServerCertVerifier for Seen {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        unreachable!("it was refused before")
+        unreachable!("the certificate was rejected before")
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -186,7 +186,7 @@ impl ServerCertVerifier for Seen {
     }
 }
 
-/// A certificate that expired keeps nobody from the others, and is chosen only where there is no valid one.
+/// An expired certificate does not affect the others, and is served only if no valid one matches.
 #[test]
 fn an_expired_certificate_is_served_and_logged() {
     let leaves = [
@@ -203,10 +203,10 @@ fn an_expired_certificate_is_served_and_logged() {
         ("chat.example.com", 1),
         ("old.example", 0),
         ("renewed.example", 2),
-        // A wildcard that is valid is better than an expired certificate of the very name.
+        // A valid wildcard certificate takes precedence over an expired one for the exact name.
         ("a.wild.example", 2),
         ("b.wild.example", 2),
-        // For a name that none has, and for an address: the first that is valid.
+        // An unknown name and an address get the first valid certificate.
         ("unknown.example", 1),
         ("127.0.0.1", 1),
     ];
@@ -216,9 +216,9 @@ fn an_expired_certificate_is_served_and_logged() {
     Session::open(&gate, &upstream).close();
 }
 
-/// A listener whose certificates have all expired is served, too, as long as another has a valid one.
+/// A listener whose certificates have all expired still starts if another listener has a valid one.
 #[test]
-fn only_certificates_that_have_all_expired_keep_it_from_starting() {
+fn startup_fails_only_if_all_certificates_have_expired() {
     let old = || Leaf::expired(&["chat.example.com"]);
     let mut gate = Gate::launch(Setup::new().to("127.0.0.1:1").certificate(old()).certificate(old()));
     assert_eq!(gate.wait_exit().code(), Some(78));
@@ -236,11 +236,11 @@ fn only_certificates_that_have_all_expired_keep_it_from_starting() {
 }
 
 #[test]
-fn a_certificate_that_expires_meanwhile_is_logged() {
+fn a_certificate_that_expires_at_run_time_is_logged() {
     let upstream = Upstream::bind();
     let leaves = [Leaf::expiring(&["short.example"], 2), Leaf::new(&["chat.example.com"])];
     let gate = leaves.iter().fold(Setup::new(), |setup, leaf| setup.certificate(leaf.clone())).start(&upstream);
-    gate.log.wait_for("the end", |line| line.contains("\"ERROR\"") && line.contains("expired"));
-    // From then on the other one is the first that is valid.
+    gate.log.wait_for("the expiry", |line| line.contains("\"ERROR\"") && line.contains("expired"));
+    // From then on the other certificate is the first valid one.
     assert!(shown_to(&gate, "unknown.example") == leaves[1].der.to_vec());
 }

@@ -1,4 +1,4 @@
-//! Which server a session goes to, and how it is reached; and where clients come in.
+//! The choice of an upstream's server, its kinds of addresses, its failures, and the listeners.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener};
@@ -13,7 +13,7 @@ use crate::support::upstream::{Server, Upstream, over_unix, refusing, switching}
 use crate::support::wire::Head;
 
 #[test]
-fn servers_take_turns() {
+fn servers_are_used_round_robin() {
     let servers = [Upstream::bind(), Upstream::bind(), Upstream::bind()];
     let setup = servers.iter().fold(Setup::new(), |setup, server| setup.to(server.address()));
     let gate = Gate::start(setup);
@@ -25,9 +25,9 @@ fn servers_take_turns() {
     }
 }
 
-/// A server that refuses is passed over, whoever's turn it is.
+/// If a server refuses the connection, the next server is tried.
 #[test]
-fn the_next_server_takes_over() {
+fn the_next_server_is_tried_after_a_failure() {
     let (first, (_taken, gone)) = (Upstream::bind(), refusing());
     let gate = Gate::start(Setup::new().to(first.address()).to(gone));
     for _ in 0..4 {
@@ -36,9 +36,9 @@ fn the_next_server_takes_over() {
     }
 }
 
-/// A server that swallows what it gets keeps nobody from the others: each has its own time.
+/// A server that drops SYNs does not keep the next one from being tried: each has a `connect_timeout` of its own.
 #[test]
-fn a_silent_server_is_passed_over() {
+fn the_next_server_is_tried_after_connect_timeout() {
     let (swallowing, waiting) = full_queue();
     let (silent, second) = (swallowing.local_addr().unwrap().as_socket().unwrap(), Upstream::bind());
     let gate = Gate::start(Setup::new().upstream("connect_timeout = \"100ms\"").to(silent).to(second.address()));
@@ -50,7 +50,7 @@ fn a_silent_server_is_passed_over() {
 }
 
 #[test]
-fn unix_sockets() {
+fn an_upstream_on_a_unix_socket_works() {
     let folder = Folder::new();
     let path = folder.path("upstream.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -72,22 +72,22 @@ fn unix_sockets() {
 }
 
 #[test]
-fn names() {
+fn host_names_are_resolved() {
     let upstream = Upstream::bind();
     let server = format!("localhost:{}", upstream.address().port());
     let gate = Gate::start(Setup::new().to(&server));
     Session::open(&gate, &upstream).close();
     assert_eq!(gate.log.next("session ended")["server"], server);
 
-    // A name that means nothing (RFC 6761 section 6.4) is a server that is not there.
+    // A name that does not resolve (RFC 6761 section 6.4) counts as an unreachable server.
     let gate = Gate::start(Setup::new().to("nowhere.invalid:80"));
     assert_eq!(Client::connect(&gate).ask(&Request::to("/open/")).head.status(), 502);
 }
 
 #[test]
-fn listeners_for_ipv6() {
+fn an_ipv6_listener_works() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
-        eprintln!("there is no IPv6 here");
+        eprintln!("skipped: no IPv6 on this machine");
         return;
     }
     let upstream = Upstream::bind();
@@ -100,9 +100,9 @@ fn listeners_for_ipv6() {
     assert_eq!(gate.log.next("session ended")["client"], "::1");
 }
 
-/// Every listener says where it is, and all lead to the same routes.
+/// Every listener logs its address, and all serve the same routes.
 #[test]
-fn several_listeners() {
+fn all_listeners_serve_the_same_routes() {
     let upstream = Upstream::bind();
     let second = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
                   certificates = [{ chain = \"chain-0.pem\", key = \"key-0.pem\" }]";
@@ -112,7 +112,7 @@ fn several_listeners() {
     Session::open(&gate, &upstream).close();
 }
 
-/// A further upstream with a route of its own, `/other`.
+/// Returns the sections of a second upstream and its route `/other`.
 fn other_route(upstream: &Upstream) -> String {
     format!(
         "[upstream.other]\nservers = [\"{}\"]\n\
@@ -121,10 +121,10 @@ fn other_route(upstream: &Upstream) -> String {
     )
 }
 
-/// More requests than there are places for handshakes wait for a server that never answers; another route is served
-/// meanwhile, and so is what is refused.
+/// More requests than `max_handshakes` wait for a server that never answers. Meanwhile another route is served, and
+/// further requests are rejected.
 #[test]
-fn a_hung_upstream_delays_no_other_route() {
+fn a_hung_upstream_does_not_delay_other_routes() {
     const WAITING: usize = 40;
     let (hung, other) = (Upstream::bind(), Upstream::bind());
     let gate = Setup::new()
@@ -138,7 +138,7 @@ fn a_hung_upstream_delays_no_other_route() {
         client
     };
     let waiting: Vec<Client> = (0..WAITING).map(|_| ask()).collect();
-    // That the upstream has them all proves that all wait.
+    // All requests have arrived at the upstream, so all of them are pending.
     let mut asked: Vec<Server> = (0..WAITING).map(|_| hung.accept()).collect();
     for server in &mut asked {
         server.head();
@@ -151,9 +151,9 @@ fn a_hung_upstream_delays_no_other_route() {
     drop(waiting);
 }
 
-/// A client that leaves while its upstream is asked has its line in the log, and gives back what it held.
+/// A client that disconnects while its request is pending is logged and releases its limits.
 #[test]
-fn a_client_that_leaves_before_its_answer() {
+fn a_client_that_disconnects_before_its_response_releases_its_limits() {
     let upstream = Upstream::bind();
     let server = "max_sessions = 1\nmax_handshakes = 1";
     let gate = Setup::new().server(server).upstream("max_pending_requests = 1").start(&upstream);
@@ -172,9 +172,9 @@ fn a_client_that_leaves_before_its_answer() {
     assert_eq!(gate.log.all("refused").len(), 3);
 }
 
-/// A final status reaches the client though its body does not end: without the body, and without what the head says of that.
+/// A final status whose body does not end is forwarded without the body and the headers that describe it.
 #[test]
-fn statuses_whose_body_does_not_end() {
+fn a_status_is_forwarded_without_an_incomplete_body() {
     let cases: &[(&str, u16)] = &[
         ("HTTP/1.1 401 Unauthorized\r\nX-Kept: yes\r\n\r\n", 401),
         ("HTTP/1.1 401 Unauthorized\r\nX-Kept: yes\r\n\r\nthe beginning", 401),
@@ -193,7 +193,7 @@ fn statuses_whose_body_does_not_end() {
     ];
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    // All at once, since each of them takes the time that there is for a body.
+    // All at once, since each takes the whole timeout for a body.
     let asked = cases.iter().map(|(answer, _)| {
         let mut client = Client::connect(&gate);
         client.send(&Request::to("/open/").bytes());
@@ -212,7 +212,7 @@ fn statuses_whose_body_does_not_end() {
     }
     assert!(gate.log.all("refused").iter().all(|line| line["cause"] == "upstream_status"));
 
-    // One that never stops is cut by its size.
+    // A body that never ends is stopped at the size limit.
     let mut client = Client::connect(&gate);
     client.send(&Request::to("/open/").bytes());
     let mut server = upstream.accept();
@@ -223,9 +223,9 @@ fn statuses_whose_body_does_not_end() {
     assert_eq!(client.response().head.status(), 403);
 }
 
-/// White space before a colon and line folding are what a proxy has to mend (RFC 9112 sections 5.1 and 5.2).
+/// A proxy has to remove white space before a colon and line folding (RFC 9112 sections 5.1 and 5.2).
 #[test]
-fn heads_that_a_proxy_mends() {
+fn obsolete_header_syntax_is_normalized() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
     let lines = ["Server : x", "X-Tab\t: y", "X-Folded: one\r\n two\r\n\tthree", "X-Plain: z"];
@@ -240,7 +240,7 @@ fn heads_that_a_proxy_mends() {
     session.server.expect_text("through");
     session.close();
 
-    // The handshake's own headers, too, and a refusal.
+    // The same for the headers of the handshake itself, and for a rejection.
     let asked = |client: &mut Client| {
         client.send(&Request::to("/open/").bytes());
         let mut server = upstream.accept();
@@ -261,7 +261,7 @@ fn heads_that_a_proxy_mends() {
 }
 
 #[test]
-fn header_names_in_title_case() {
+fn title_case_headers_sets_the_case_of_names() {
     let upstream = Upstream::bind();
     for (setting, name) in [("true", "Sec-Websocket-Key: "), ("false", "sec-websocket-key: ")] {
         let gate = Setup::new().upstream(&format!("title_case_headers = {setting}")).start(&upstream);
@@ -278,9 +278,9 @@ fn header_names_in_title_case() {
     }
 }
 
-/// A server that takes no connection is one line, however many requests it fails; so is its recovery.
+/// A server that accepts no connection is logged once, however many requests fail, and so is its recovery.
 #[test]
-fn servers_that_fail_and_recover_are_in_the_log() {
+fn server_failure_and_recovery_are_logged_once() {
     let (socket, address) = refusing();
     let gate = Gate::start(Setup::new().to(address));
     for _ in 0..5 {
@@ -312,9 +312,9 @@ fn servers_that_fail_and_recover_are_in_the_log() {
     assert_eq!(gate.log.all("server recovered").len(), 1);
 }
 
-/// A server that swallows SYNs costs one request its `connect_timeout`, and not every second one.
+/// A server that drops SYNs delays one request by `connect_timeout`, not every second one.
 #[test]
-fn a_silent_server_is_skipped_for_a_while() {
+fn a_failed_server_is_skipped_for_a_while() {
     let (swallowing, waiting) = full_queue();
     let (silent, second) = (swallowing.local_addr().unwrap().as_socket().unwrap(), Upstream::bind());
     let setup = Setup::new().upstream("connect_timeout = \"100ms\"").log("level = \"debug\"");
@@ -324,7 +324,7 @@ fn a_silent_server_is_skipped_for_a_while() {
     }
     assert_eq!(gate.log.all("server failed").len(), 1);
     assert!(gate.log.all("no server of the upstream takes a connection").is_empty());
-    // It gets another try every five seconds, which these sessions may take.
+    // The server is tried again every 5 s, and these sessions may take longer than that.
     let again = gate.log.all("server failed again").len();
     assert!(again < 5, "tried {again} times again");
     drop(waiting);

@@ -1,6 +1,7 @@
-//! What must hold for any bytes, one function a fuzz target. Each panics where it does not.
+//! The properties that hold for any input, one function per fuzz target. A function panics if its property does not
+//! hold.
 
-// Each fuzz target uses one function, and its part of the harness.
+// Each fuzz target uses one function and a part of the harness.
 #![allow(dead_code)]
 
 #[path = "../harness/mod.rs"]
@@ -35,7 +36,7 @@ use tollgate::ws::handshake::{Answer, EXTENSIONS_MAX, Opening, PROTOCOLS_MAX, ac
 use tollgate::ws::inspector::{Inspector, Next, Rules};
 use tollgate::ws::violation::Violation;
 
-/// Frame headers, and the rules of one direction. The first byte chooses the rules.
+/// Checks frame headers, and the rules of one direction. The first byte selects the rules.
 pub fn frame(data: &[u8]) {
     if let Ok(Some(header)) = Header::decode(data) {
         let mut written = Vec::new();
@@ -60,7 +61,7 @@ pub fn frame(data: &[u8]) {
     }
 }
 
-/// How far an inspector gets with a stream in pieces: the frames it saw, and why it stopped.
+/// Inspects a stream in pieces. Returns the headers of its frames, and the violation that stopped the inspector.
 fn inspect(rules: Rules, stream: &[u8], piece: usize) -> (Vec<Header>, Option<Violation>) {
     let mut inspector = Inspector::new(rules);
     let mut headers = Vec::new();
@@ -92,8 +93,8 @@ fn inspect(rules: Rules, stream: &[u8], piece: usize) -> (Vec<Header>, Option<Vi
     (headers, None)
 }
 
-/// A whole session. The first two bytes choose its limits; then each byte is something that happens, with the bytes that
-/// come from a side behind it.
+/// Checks a whole session. The first two bytes select its limits. Every further byte is an event; the bytes that a side
+/// sends follow their event.
 pub fn session(data: &[u8]) {
     let [first, second, events @ ..] = data else { return };
     let bit = |byte: &u8, place: u8| byte >> place & 1 != 0;
@@ -139,16 +140,17 @@ pub fn session(data: &[u8]) {
     }
     relay.lose(Side::Client);
     relay.lose(Side::Upstream);
-    assert!(relay.outcome.is_some(), "without both ends there is nothing to wait for");
+    assert!(relay.outcome.is_some(), "the session has not ended although both sides are disconnected");
     for (side, arrived) in Side::BOTH.into_iter().zip(&arrived) {
-        // Decoding panics at the first frame that a peer would refuse.
+        // Decoding panics at the first frame that a peer would reject.
         relay.frames(side);
         let forwarded = relay.forwarded(side.other());
-        assert!(!all_passes || arrived.starts_with(&forwarded), "the {side:?} did not send what was passed on");
+        assert!(!all_passes || arrived.starts_with(&forwarded), "the {side:?} did not send the forwarded bytes");
     }
 }
 
-/// Both heads of an opening handshake: lines of a request, or of an answer if the text starts with a digit.
+/// Checks both heads of an opening handshake: the lines are a request, or an answer if the first starts with a status
+/// code.
 pub fn handshake(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let start = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
@@ -204,14 +206,15 @@ fn word_as_status(start: &str) -> Result<StatusCode, http::status::InvalidStatus
     StatusCode::from_bytes(start.split(' ').next().unwrap_or_default().as_bytes())
 }
 
-/// A configuration: it is taken or refused with faults that have a place in it, and what was refused can be shown.
+/// Checks that a configuration is accepted, or rejected with diagnostics whose spans are within it, and that the report
+/// can be displayed.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let report = match config::parse(text, FilePath::new("t.toml"), FilePath::new("/etc"), &Memory) {
         Ok(config) => {
             assert!(!config.listeners.is_empty() && !config.routes.is_empty());
             for route in &config.routes {
-                assert!(route.upstream.0 < config.upstreams.len(), "a route to nowhere");
+                assert!(route.upstream.0 < config.upstreams.len(), "the upstream of a route does not exist");
                 assert!(route.limits.frame_max_bytes <= route.limits.message_max_bytes);
             }
             assert!(!config.warnings.has_errors());
@@ -224,22 +227,22 @@ pub fn config(data: &[u8]) {
     };
     for diagnostic in report.diagnostics() {
         let related = diagnostic.related.as_ref().map(|(span, _)| span);
-        // Only what is not there at all has no place.
+        // Only a missing section does not have a span.
         let Some(span) = diagnostic.span.as_ref() else {
-            assert!(diagnostic.message.starts_with("there is no "), "{diagnostic:?} has no place");
+            assert!(diagnostic.message.starts_with("there is no "), "{diagnostic:?} does not have a span");
             continue;
         };
         for span in [span].into_iter().chain(related) {
-            assert!(text.get(span.clone()).is_some(), "{diagnostic:?} is not in the text");
+            assert!(text.get(span.clone()).is_some(), "the span of {diagnostic:?} is not within the text");
         }
     }
-    assert_eq!(report.lines().count(), report.diagnostics().len().min(50), "what is shown is bounded");
+    assert_eq!(report.lines().count(), report.diagnostics().len().min(50), "the report has at most 50 lines");
     let shown = report.to_string();
     assert!(shown.is_empty() == report.is_empty());
-    assert!(!shown.contains("a defect of tollgate"), "{shown}");
+    assert!(!shown.contains("internal error: "), "{shown}");
 }
 
-/// The files that configurations name, made once.
+/// The files that configurations refer to, in memory. The certificate is generated once.
 struct Memory;
 
 impl Files for Memory {
@@ -270,7 +273,7 @@ impl Files for Memory {
     }
 }
 
-/// Paths, patterns and hosts: the first line is a pattern, the second a path, the third a host.
+/// Checks paths, patterns and hosts: the first line is a pattern, the second a path, the rest a host.
 pub fn route(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.splitn(3, '\n');
@@ -303,18 +306,18 @@ pub fn route(data: &[u8]) {
     let _ = host.parse::<HostPattern>();
 }
 
-/// The key of the example in RFC 7515 appendix A.3, and a secret.
+/// The public key of the example in RFC 7515 appendix A.3, and a shared secret.
 const KEYS: &str = r#"{"keys":[
     {"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
     {"kty":"oct","kid":"s","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}
 ]}"#;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
-/// What the key of that example has signed, and nothing else: nobody who works on this has its other half.
+/// The signing input of that example, and the only one with an ES256 signature: a fuzzer cannot sign another.
 const SIGNED: &str = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 /// A second before those claims expire.
 const NOW: Duration = Duration::from_secs(1_300_819_379);
 
-/// A token: none passes that was not signed, for whom it was, and in time.
+/// Checks tokens: every token that is accepted was signed and expires.
 pub fn token(data: &[u8]) {
     static VERIFIER: OnceLock<Verifier> = OnceLock::new();
     let verifier = VERIFIER.get_or_init(|| {
@@ -333,7 +336,7 @@ pub fn token(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     token_sources(text);
     let at = [NOW, Duration::ZERO, Duration::MAX].map(|now| verifier.verify(text, now));
-    assert!(at[2].is_err(), "a token that never expires");
+    assert!(at[2].is_err(), "the token never expires");
     for claims in at.into_iter().flatten() {
         let (message, signature) = text.rsplit_once('.').expect("a token has parts");
         let signature = URL_SAFE_NO_PAD.decode(signature).expect("a signature is base64url");
@@ -344,7 +347,7 @@ pub fn token(data: &[u8]) {
     }
 }
 
-/// Text as a query and as a list of subprotocols: what is found as a token is taken out, and nothing of it is left to find.
+/// Checks text as a query and as a list of subprotocols: after a token is stripped, no token is found in the rest.
 fn token_sources(text: &str) {
     let sources = ["query:token", "subprotocol:bearer", "subprotocol_prefix:base64url.bearer."];
     let sources = sources.map(|source| source.parse().expect("a source"));
@@ -366,7 +369,7 @@ fn token_sources(text: &str) {
     assert_eq!(credential::find(&sources, &headers, None, &kept), Ok(None), "{protocols:?}");
 }
 
-/// How a token passes: for the test that the seeds of the corpus are not all refused.
+/// Whether a token is accepted, for the test that the corpus has seeds that are.
 pub fn is_admitted_token(data: &[u8]) -> bool {
     let algorithms = [Algorithm::ES256, Algorithm::HS256];
     let keys = KeySet::from_jwks(KEYS.as_bytes(), &algorithms).expect("the keys are good");
@@ -383,7 +386,7 @@ pub fn is_admitted_token(data: &[u8]) -> bool {
     std::str::from_utf8(data).is_ok_and(|text| Verifier::new(parts).verify(text, NOW).is_ok())
 }
 
-/// How a configuration passes, for the same.
+/// Whether a configuration is accepted, for the same test.
 pub fn is_good_config(data: &[u8]) -> bool {
     let read = |text: &str| config::parse(text, FilePath::new("t.toml"), FilePath::new("/etc"), &Memory).is_ok();
     std::str::from_utf8(data).is_ok_and(read)

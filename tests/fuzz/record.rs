@@ -1,4 +1,4 @@
-//! The record layer against a script of what a peer sends.
+//! The fuzz target of the record layer: a script decides which records a peer sends.
 
 #[path = "../record/oracle.rs"]
 mod oracle;
@@ -6,8 +6,8 @@ mod oracle;
 use oracle::Oracle;
 use tollgate::record::{Content, HEADER_LEN, Opened, Opener, PLAINTEXT_MAX, Suite, Violation};
 
-/// Records of every kind, whole and broken. The first byte chooses the suite; then come commands, each a byte, a length
-/// and so many bytes.
+/// Checks records of every kind, valid and broken. The first byte selects the suite. The rest are commands: a byte, a
+/// length, and that many bytes of argument.
 pub fn record(data: &[u8]) {
     let Some((&suite, mut script)) = data.split_first() else { return };
     let suite = Suite::ALL[usize::from(suite) % 3];
@@ -20,13 +20,13 @@ pub fn record(data: &[u8]) {
             0 => [argument, &[23]].concat(),
             1 => [argument, &[22]].concat(),
             2 => [argument, &[21]].concat(),
-            // Whatever is to stand within, and padding.
+            // Any inner plaintext, with padding.
             3 => [argument, &[0; 3]].concat(),
             4 => {
                 peer.update();
                 continue;
             }
-            // Bytes that are no record of the peer's.
+            // Bytes that are not a record of the peer.
             5 => {
                 wire.extend_from_slice(argument);
                 continue;
@@ -46,17 +46,17 @@ pub fn record(data: &[u8]) {
         wire.extend(peer.seal(&inner));
     }
     let whole = open(&Oracle::new(suite), &wire, wire.len().max(1));
-    // What opens is what was sealed, in order, from the start on.
+    // The opened data is a prefix of the sealed data.
     assert!(sealed.starts_with(&whole.0));
-    // A few pieces at a time would take a while with records at the limit.
+    // Small pieces would be slow with records at the limit.
     let pieces: &[usize] = if wire.len() > 4096 { &[4099] } else { &[1, 7, 64] };
     for &piece in pieces {
         assert_eq!(open(&Oracle::new(suite), &wire, piece), whole, "in pieces of {piece}");
     }
 }
 
-/// What an opener makes of a stream in pieces: the data, how often a key update was asked for, whether the stream was
-/// closed, and what was wrong.
+/// Opens a stream in pieces. Returns the data, the number of requested key updates, whether the stream was closed, and
+/// the violation.
 fn open(peer: &Oracle, wire: &[u8], piece: usize) -> (Vec<u8>, usize, bool, Option<Violation>) {
     let mut opener = Opener::new(peer.secret(), 0);
     let (mut data, mut requests, mut buffer) = (Vec::new(), 0, Vec::new());

@@ -1,4 +1,4 @@
-//! What the pure core and the record layer do for every message, as cases to be run over and over and counted.
+//! The work of the pure core and the record layer for each message, as cases whose repeated runs are counted.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use tollgate::session::{Session, Side, Verdict};
 use super::harness::relay::{Relay, Setup};
 use super::harness::wire::{BINARY, FIN, PING, TEXT, frame};
 
-/// How often a case can be run.
+/// The maximum number of runs of a case.
 pub const RUNS_MAX: usize = 64;
 
-/// A step, ready to be run [`RUNS_MAX`] times.
+/// A prepared case, which can be run [`RUNS_MAX`] times.
 pub type Run = Box<dyn FnMut()>;
 
-/// Names as in `ceilings.toml`, and what makes each ready.
+/// The cases: the name in `ceilings.toml`, and the function that prepares it.
 pub const CASES: [(&str, fn() -> Run); 11] = [
     ("client_binary_64", || receive(Side::Client, FIN | BINARY, 64, 1)),
     ("client_text_64", || receive(Side::Client, FIN | TEXT, 64, 1)),
@@ -31,7 +31,7 @@ pub const CASES: [(&str, fn() -> Run); 11] = [
     ("seal_16k", || seal(16 << 10)),
 ];
 
-/// One read that brings so many frames, judged as the relay does it.
+/// Prepares the processing of one read that holds `frames` frames, as the relay does it.
 fn receive(from: Side, first: u8, payload_len: usize, frames: usize) -> Run {
     let key = (from == Side::Client).then_some([0x5a, 0xa5, 0x0f, 0xf0]);
     let bytes = frame(first, key, &vec![b'x'; payload_len]).repeat(frames);
@@ -42,7 +42,7 @@ fn receive(from: Side, first: u8, payload_len: usize, frames: usize) -> Run {
     })
 }
 
-/// With all that users would have: messages are counted, text is checked, deadlines are kept.
+/// Returns a session with the usual features on: message quota, UTF-8 check, timeouts and pings.
 fn session() -> (Session, Instant) {
     let setup = Setup::lenient().rate(1_000_000, 1_000_000, OnExcess::Close).with(|limits| {
         limits.message_max_bytes = 16 << 20;
@@ -60,10 +60,10 @@ fn judge(session: &mut Session, from: Side, mut bytes: &[u8], now: Instant) {
         match session.receive(from, bytes, now) {
             Verdict::Forward(n) => bytes = &bytes[n..],
             Verdict::More => return,
-            other => panic!("{other:?} where everything passes"),
+            other => panic!("{other:?} where all input is forwarded"),
         }
         if let Some(action) = session.poll_action(now) {
-            panic!("{action:?} where everything passes");
+            panic!("{action:?} where all input is forwarded");
         }
     }
 }
@@ -90,11 +90,11 @@ fn seal(plaintext_len: usize) -> Run {
 
 fn sealed(sealer: &mut Sealer, plaintext: &[u8]) -> Vec<u8> {
     let mut out = vec![0; Sealer::sealed_max(plaintext.len())];
-    let written = sealer.seal(ContentType::ApplicationData, plaintext, &mut out).expect("it seals").written;
+    let written = sealer.seal(ContentType::ApplicationData, plaintext, &mut out).expect("the record is sealed").written;
     out.truncate(written);
     out
 }
 
 fn secret() -> TrafficSecret {
-    TrafficSecret::new(Suite::Aes128Gcm, &[7; 32]).expect("32 bytes are a secret")
+    TrafficSecret::new(Suite::Aes128Gcm, &[7; 32]).expect("a secret has 32 bytes")
 }

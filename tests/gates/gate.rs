@@ -1,4 +1,4 @@
-//! The whole gate in this process, between a client and an upstream that allocate nothing while messages pass.
+//! The whole proxy in this process, between a client and an upstream that allocate nothing while messages pass.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -19,12 +19,12 @@ use tollgate::ws::handshake::accept;
 
 use super::harness::wire::{BINARY, FIN, frame};
 
-/// How often each exchange takes place.
+/// The number of times that each exchange is made.
 pub const ROUNDS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(20);
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// Messages that are sent at once, and their echo.
+/// Messages that are sent together, and their echo.
 pub struct Exchange {
     pub name: &'static str,
     pub messages: usize,
@@ -32,7 +32,7 @@ pub struct Exchange {
     answer: Vec<u8>,
 }
 
-/// In the order in which they take place.
+/// Returns the exchanges, in the order in which they are made.
 pub fn exchanges() -> [Exchange; 4] {
     [
         Exchange::new("an echo of 64 B", 1, 64),
@@ -50,7 +50,7 @@ impl Exchange {
     }
 }
 
-/// A client with a session through the gate.
+/// A client with a session through the proxy to an echoing upstream.
 pub struct Echo {
     client: Client,
     upstream: JoinHandle<()>,
@@ -73,7 +73,7 @@ impl Echo {
         Self { client: Client::connect(address, made.cert.der().clone()), upstream, stop, server }
     }
 
-    /// Must be called [`ROUNDS`] times for each, in their order.
+    /// Sends the messages and receives their echo. Must be called [`ROUNDS`] times for each exchange, in their order.
     pub fn exchange(&mut self, exchange: &Exchange) {
         self.client.send(&exchange.question);
         self.client.receive(&exchange.answer);
@@ -87,7 +87,7 @@ impl Echo {
     }
 }
 
-/// As users have it: what costs something for each message is on.
+/// A realistic configuration, with every feature on that has a cost per message.
 const CONFIG: &str = r#"
 [server]
 workers = 1
@@ -136,7 +136,7 @@ impl Files for Certificate {
     }
 }
 
-/// The upstream: it knows what is asked, and answers as an echo would.
+/// Runs the upstream. It knows the messages in advance and answers with their echo.
 fn answer(listener: &TcpListener) {
     let mut socket = listener.accept().unwrap().0;
     socket.set_nodelay(true).unwrap();
@@ -153,11 +153,11 @@ fn answer(listener: &TcpListener) {
             socket.write_all(&exchange.answer).unwrap();
         }
     }
-    // Until the gate is told that the client went.
+    // Waits until the proxy has seen the client disconnect.
     let _ = socket.read_to_end(&mut Vec::new());
 }
 
-/// What comes up to the first empty line, after which nothing may come yet.
+/// Reads a head up to its empty line. Nothing may follow it yet.
 fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -169,7 +169,8 @@ fn read_head(stream: &mut impl Read) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// The client. rustls allocates for each record, so it leaves rustls as the gate's end does.
+/// The client. rustls allocates for each record, so the client takes over the record layer after the handshake, as the
+/// proxy does.
 struct Client {
     socket: TcpStream,
     opener: Opener,
@@ -231,7 +232,7 @@ impl Client {
     }
 }
 
-/// What rustls tells about its secrets, by their labels.
+/// The secrets that rustls logs, with their labels.
 #[derive(Debug, Default)]
 struct Secrets(Mutex<Vec<(String, Vec<u8>)>>);
 

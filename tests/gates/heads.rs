@@ -1,4 +1,5 @@
-//! The worst request heads of each kind, as cases: everything between the HTTP parser and the request to the upstream.
+//! The most expensive request heads of each kind, as cases: the work between the HTTP parser and the request to the
+//! upstream.
 
 use std::hint::black_box;
 use std::io;
@@ -20,12 +21,12 @@ use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
 
 use super::cases::Run;
 
-/// Sizes of a head: the default of `head_max_size`, and the largest that it can be.
+/// Sizes of a head: the default of `head_max_size` and its maximum.
 pub const SIZES: [(&str, usize); 2] = [("16k", 16 << 10), ("64k", 64 << 10)];
-/// The most headers that a listener can be told to take.
+/// The maximum of `head_max_headers`.
 const HEADERS_MAX: usize = 256;
 
-/// Kinds of heads. Each gives the query and the header lines that fill so many bytes.
+/// The kinds of heads. Each function returns a query and header lines of about this many bytes.
 pub const HEADS: [(&str, fn(usize) -> Head); 13] = [
     ("plain", |_| Head::default()),
     ("protocols", |bytes| Head::line("sec-websocket-protocol", filled(bytes, ",", letters))),
@@ -53,7 +54,7 @@ pub const HEADS: [(&str, fn(usize) -> Head); 13] = [
     }),
 ];
 
-/// The fields of one kind of head beside those that every opening handshake has.
+/// The query and headers of one kind of head, beyond those of every opening handshake.
 #[derive(Default)]
 pub struct Head {
     query: String,
@@ -65,13 +66,13 @@ impl Head {
         Self { query: String::new(), lines: vec![(name.to_owned(), value)] }
     }
 
-    /// So many lines, each filled up so that all have these bytes together.
+    /// Returns `count` lines, padded so that all of them together have `bytes` bytes.
     fn lines(count: usize, bytes: usize, name: fn(usize) -> String, value: fn(usize) -> String) -> Self {
         let line = |n| (name(n), format!("{:X<1$}", value(n), bytes / count - 8));
         Self { query: String::new(), lines: (0..count).map(line).collect() }
     }
 
-    /// The head, ready to be taken as often as needed.
+    /// Prepares the processing of the head, which can be run any number of times.
     pub fn run(self) -> Run {
         let config = config::parse(CONFIG, Path::new("tollgate.toml"), Path::new("/"), &Memory);
         let config = config.unwrap_or_else(|report| panic!("{report}"));
@@ -86,7 +87,7 @@ impl Head {
             ("authorization", &format!("Bearer {}", token())),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        // The last item of the list, so that all before it is read.
+        // `upgrade` comes last, so that everything before it is read.
         let connection = [("connection".to_owned(), "upgrade".to_owned())];
         for (name, value) in own.into_iter().chain(self.lines).chain(connection) {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
@@ -98,13 +99,13 @@ impl Head {
     }
 }
 
-/// What a request costs, whether it is refused or not.
+/// Does the work of one request, whether it is rejected or not.
 fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
-    policy.charge(address, now.instant).expect("there is no quota");
+    policy.charge(address, now.instant).expect("the rate is not exceeded");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
     let facts = RequestFacts { opening: &opening, headers, address };
-    let admission = policy.admit(&facts, now).expect("it passes");
-    let Auth::Token(verifier) = &admission.route().auth else { panic!("the route asks for a token") };
+    let admission = policy.admit(&facts, now).expect("the request is admitted");
+    let Auth::Token(verifier) = &admission.route().auth else { panic!("the route requires a token") };
     let (protocols, _) = credential::strip_protocols(&verifier.sources, &opening.protocols);
     black_box(credential::strip_query(&verifier.sources, opening.query));
     let extensions = &opening.extensions;
@@ -112,7 +113,7 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     black_box(headers::to_upstream(headers, &opening, &admission, &added));
 }
 
-/// Items with this between them, as many as fit.
+/// Returns as many items as fit into `bytes`, each followed by the separator.
 fn filled(bytes: usize, between: &str, item: fn(usize) -> String) -> String {
     let mut text = String::with_capacity(bytes);
     for n in 0.. {
@@ -123,10 +124,10 @@ fn filled(bytes: usize, between: &str, item: fn(usize) -> String) -> String {
         text += &item;
         text += between;
     }
-    unreachable!("a number for each item")
+    unreachable!("the numbers do not run out")
 }
 
-/// The shortest texts that differ: a, b, ..., aa, ba, ...
+/// Returns the `n`th of the shortest distinct texts: a, b, ..., aa, ba, ...
 fn letters(mut n: usize) -> String {
     let mut text = String::new();
     loop {
@@ -139,7 +140,7 @@ fn letters(mut n: usize) -> String {
     }
 }
 
-/// Every source that a token may come from, one of which has it, and as many headers for claims as there can be.
+/// Every kind of token source, of which the last one has the token, and as many forwarded claims as possible.
 const CONFIG: &str = r#"
 [server]
 upgrade_rate = "1000000/s"
@@ -178,7 +179,8 @@ fn token() -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
-/// What a listener needs; nothing listens. Made once, so that two runs differ in nothing but their number.
+/// A certificate, which the listener requires although nothing listens. It is fixed, so that two runs differ only in
+/// their number.
 const CHAIN: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBlDCCATugAwIBAgIUM7b0ZTmz9YDo8xtPoBRjW0JelHYwCgYIKoZIzj0EAwIw

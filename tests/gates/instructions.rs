@@ -1,4 +1,5 @@
-//! Runs one of the cases so many times, for callgrind to count: `instructions CASE RUNS`. tests/interop/instructions.py does.
+//! Runs a case a given number of times under callgrind: `instructions CASE RUNS`. tests/interop/instructions.py calls
+//! it.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -17,12 +18,12 @@ fn main() {
     let [name, runs] = &arguments[..] else { return println!("usage: instructions CASE RUNS") };
     let runs: usize = runs.parse().expect("a number");
     assert!(runs <= RUNS_MAX);
-    // Made ready for the same number each time, so that the difference of two numbers of runs is what the runs cost.
+    // The preparation does not depend on `runs`, so the difference of two totals is the cost of the runs alone.
     let mut run = prepare(name).expect("the name of a case");
     (0..runs).for_each(|_| run());
 }
 
-/// A case of `cases.rs`, or a head of `heads.rs` with its size, as in `cookies_16k`.
+/// Prepares a case of `cases.rs`, or a head of `heads.rs` with its size, as in `cookies_16k`.
 fn prepare(name: &str) -> Option<Run> {
     if let Some((_, prepare)) = CASES.into_iter().find(|(case, _)| *case == name) {
         return Some(prepare());

@@ -1,7 +1,8 @@
-//! Nothing is allocated for a message, neither by the pure parts nor by the whole gate between its two sockets. For a request
-//! head no more is allocated than in proportion to its size.
+//! Counts allocations. A message allocates nothing, neither in the pure core nor in the whole proxy between its two
+//! sockets. The allocations of a request head are at most proportional to its size.
 //!
-//! The allocator counts for the whole process, so this is one test, alone in its binary. It does not see what C allocates.
+//! The allocator counts for the whole process, so there is only one test in this binary. Allocations of C code are not
+//! counted.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -22,19 +23,19 @@ use heads::{HEADS, SIZES};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What is made once and kept is no message's: the buffers of a thread, the state of a cipher.
+/// Runs before counting starts: buffers of a thread and states of ciphers are allocated once and kept.
 const WARM_UP: usize = 8;
 
 #[test]
-fn what_is_allocated() {
+fn messages_allocate_nothing_and_heads_in_proportion() {
     assert_eq!(count(|| drop(black_box(vec![0_u8; 1]))), 1, "the allocator counts");
     a_message_allocates_nothing();
     a_head_allocates_in_proportion();
 }
 
-/// Where the size of a head is four times as large it may cost so many times as much.
+/// The maximum growth of a head's allocations when its size grows to four times as much.
 const GROWTH_MAX: usize = 5;
-/// Below this many allocations a head of 16 KiB counts as this many: lists grow up to their limits.
+/// A head of 16 KiB counts as at least this many allocations, since lists grow up to their limits.
 const HEAD_ALLOCATIONS: usize = 64;
 
 fn a_head_allocates_in_proportion() {
@@ -68,7 +69,7 @@ fn a_message_allocates_nothing() {
     }
     echo.end();
     found.retain(|(_, _, allocations)| *allocations > 0);
-    assert!(found.is_empty(), "what, messages, allocations: {found:#?}");
+    assert!(found.is_empty(), "case, messages, allocations: {found:#?}");
 }
 
 fn count(run: impl FnOnce()) -> usize {

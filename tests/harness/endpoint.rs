@@ -1,12 +1,11 @@
-//! An end of a session that says random things: what a peer may say, or what an evil one might.
+//! An end of a session that sends random frames, and malformed ones if [`Habits::evil`] is set.
 
 use tollgate::session::Side;
 
 use super::random::Random;
 use super::wire::{self, BINARY, CLOSE, CONTINUATION, Decoder, FIN, Frame, PING, PONG, RSV1, TEXT};
 
-/// Payloads as long as this lie on the edges of the forms of a length, of what a control frame holds, and of what is
-/// called a small fragment.
+/// Payload lengths at the boundaries of the length encodings, of control frames, and of small fragments.
 const EDGES: [usize; 7] = [0, 1, 125, 126, 127, 128, 129];
 const FAR_EDGES: [usize; 2] = [65_535, 65_536];
 const CLOSE_CODES: [u16; 6] = [1000, 1001, 1011, 1014, 3000, 4999];
@@ -15,13 +14,13 @@ const BAD_CLOSE_CODES: [u16; 8] = [0, 999, 1004, 1005, 1006, 1015, 2999, 5000];
 /// How an endpoint behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
-    /// It breaks rules.
+    /// Whether it breaks rules of the protocol.
     pub evil: bool,
     pub answers_pings: bool,
     pub answers_close: bool,
-    /// How often in 100 times it closes when it could say something else.
+    /// The probability, in percent, that it sends a Close instead of another frame.
     pub closes: usize,
-    /// It marks messages as compressed.
+    /// Whether it marks messages as compressed.
     pub compressed: bool,
 }
 
@@ -34,15 +33,15 @@ impl Habits {
 pub struct Endpoint {
     pub side: Side,
     pub habits: Habits,
-    /// What it has said and the relay has not seen yet: whole frames, unless it is evil.
+    /// Bytes that it has sent and the relay has not received yet: whole frames, unless `evil` is set.
     pub queue: Vec<u8>,
-    /// Everything of that which the relay has seen.
+    /// All bytes that the relay has received.
     pub arrived: Vec<u8>,
     pub decoder: Decoder,
     in_message: bool,
-    /// The message under way is text that is not marked as compressed.
+    /// Whether the current message is text that is not marked as compressed.
     in_text: bool,
-    /// The rest of a character of which the start has been sent.
+    /// The rest of a character whose first bytes have been sent.
     half_character: Vec<u8>,
     pub has_closed: bool,
 }
@@ -62,14 +61,14 @@ impl Endpoint {
         }
     }
 
-    /// Takes the first `len` bytes of what it has said.
+    /// Takes the first `len` bytes of the queue.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         let taken: Vec<u8> = self.queue.drain(..len.min(self.queue.len())).collect();
         self.arrived.extend_from_slice(&taken);
         taken
     }
 
-    /// Reads what it has received since, and answers it.
+    /// Reads the frames received since the last call, and answers pings and Closes.
     pub fn react(&mut self, received: &[u8], random: &mut Random) {
         while let Some(Frame { opcode, payload, .. }) = self.decoder.next(received) {
             match opcode {
@@ -83,7 +82,7 @@ impl Endpoint {
         }
     }
 
-    /// Says something more.
+    /// Queues a random frame, or malformed bytes if `evil` is set.
     pub fn speak(&mut self, random: &mut Random) {
         if self.habits.evil && random.chance(15) {
             return self.misbehave(random);
@@ -130,7 +129,7 @@ impl Endpoint {
         self.push(random, first, &payload);
     }
 
-    /// About `len` bytes of text, the last character cut in two if the message goes on.
+    /// Returns about `len` bytes of text. The last character may be split if the message continues.
     fn text(&mut self, random: &mut Random, len: usize, ends: bool) -> Vec<u8> {
         let mut text = std::mem::take(&mut self.half_character);
         text.extend((0..len).map(|_| b'a' + random.below(26) as u8));

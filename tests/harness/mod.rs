@@ -1,7 +1,7 @@
-//! What the tests of the pure core share: a relay in memory with virtual time, a decoder that knows the RFC and not our
-//! code, and a small source of random numbers.
+//! Shared parts of the tests of the pure core: a relay in memory with virtual time, a frame decoder that is independent
+//! of the crate, and a small random number generator.
 
-// Each test binary compiles its own copy and uses a part of it.
+// Each test binary compiles its own copy and uses only a part of it.
 #![allow(dead_code)]
 
 pub mod endpoint;

@@ -1,6 +1,6 @@
 //! Pseudo-random numbers from a seed, so that a failure can be replayed.
 
-/// SplitMix64: small, and good enough to choose between test cases.
+/// SplitMix64: small, and good enough to generate test cases.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -17,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `bound`, which is not zero.
+    /// Returns a number below `bound`, which must not be zero.
     pub fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 
-    /// True in `percent` of 100 cases.
+    /// Returns true with a probability of `percent`.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
@@ -40,7 +40,7 @@ impl Random {
     }
 }
 
-/// A number from the environment, for replaying or extending what a test does by default.
+/// Reads a number from the environment, to replay a test or to extend its default run.
 pub fn number_from_env(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))

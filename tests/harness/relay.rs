@@ -1,4 +1,4 @@
-//! A relay in memory: it drives a [`Session`] as the real one does, in virtual time.
+//! A relay in memory: it drives a [`Session`] like the real one, in virtual time.
 
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -6,30 +6,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
-use tollgate::policy::quota::{Bucket, Quota, Rate};
+use tollgate::policy::quota::{Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Outcome, Session, SessionConfig, Side, Verdict};
 
 use super::wire::{self, Frame};
 
-/// The bytes that mark our pings.
+/// The tag of the session's own pings.
 pub const PING_TAG: [u8; 4] = *b"tag!";
-/// The key that our frames to the upstream are masked with.
+/// The masking key of the session's own frames to the upstream.
 const KEY: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
-/// How many steps a call may lead to, beside some for each byte: what takes more goes round in circles.
+/// The maximum number of steps that a call may cause, beyond those per byte. More steps mean an endless loop.
 const STEPS_A_CALL: usize = 16;
 const STEPS_A_BYTE: usize = 4;
 
-/// What a session starts from; the bucket of the client's messages is made from the limits if it is not given.
+/// The configuration of a session. If `messages` is absent, the limiter is made from the limits.
 #[derive(Clone)]
 pub struct Setup {
     pub limits: Limits,
-    pub messages: Option<Arc<Bucket>>,
+    pub messages: Option<Arc<Limiter>>,
     pub expires_after: Option<Duration>,
     pub compressed: bool,
 }
 
 impl Setup {
-    /// Nothing is limited and nobody is pinged, but for what has no "never".
+    /// Returns a setup without limits and pings, except for timeouts that cannot be turned off.
     pub fn lenient() -> Self {
         let limits = Limits {
             messages: None,
@@ -67,20 +67,20 @@ pub fn quota(per_second: u32, burst: u32) -> Quota {
     Quota { rate: Rate { count, period: Duration::from_secs(1) }, burst }
 }
 
-/// One side as the relay knows it.
+/// The relay's state of one side.
 #[derive(Default)]
 pub struct Port {
-    /// Came from it and is not judged yet.
+    /// Bytes that it sent and the session has not processed yet.
     inbox: Vec<u8>,
-    /// What is in the inbox is too little to be judged.
+    /// Whether the session needs more bytes than the inbox holds.
     hungry: bool,
-    /// Everything that was sent to it.
+    /// All bytes that were sent to it.
     pub received: Vec<u8>,
-    /// Which parts of that are frames of ours.
+    /// The ranges of `received` that hold frames of the session's own.
     pub ours: Vec<Range<usize>>,
     pub on_disconnected: bool,
     blocked_since: Option<Instant>,
-    /// It was blocked for longer than the session allows, and so counts as gone.
+    /// Whether it was blocked for longer than `write_timeout` and so counts as disconnected.
     pub stalled: bool,
 }
 
@@ -89,11 +89,11 @@ pub struct Relay {
     pub now: Instant,
     pub outcome: Option<Outcome>,
     pub ended_at: Option<Instant>,
-    /// When the session had the first reason to end that can be seen from outside.
+    /// When the first reason to end the session became visible from outside.
     pub closing_since: Option<Instant>,
     client: Port,
     upstream: Port,
-    /// What a timer was set to last that is not looked at as long as the session does not ask for it.
+    /// The time of a timer that is only reset when the session reports that its deadline has changed.
     alarm: Option<Instant>,
     write_timeout: Duration,
     compressed: bool,
@@ -103,7 +103,7 @@ pub struct Relay {
 impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let Setup { limits, messages, expires_after, compressed } = setup;
-        let messages = messages.or_else(|| Some(Arc::new(Bucket::new(limits.messages?.quota, now))));
+        let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| now + after);
         let terms = SessionConfig { limits: Arc::new(limits), messages, expires, compressed, ping_tag: PING_TAG };
@@ -122,7 +122,7 @@ impl Relay {
         }
     }
 
-    /// Writing to a side has failed.
+    /// Reports that writing to a side has failed.
     pub fn deafen(&mut self, side: Side) {
         self.call(|session, now| session.on_write_closed(side, now));
     }
@@ -141,12 +141,12 @@ impl Relay {
         }
     }
 
-    /// The frames that a side received, the last one perhaps in part.
+    /// Returns the frames that a side received; the last one may be partial.
     pub fn frames(&self, side: Side) -> Vec<Frame> {
         wire::decode(&self.port(side).received, side == Side::Upstream, self.compressed)
     }
 
-    /// What a side received from the other side, without the frames of ours.
+    /// Returns the bytes that a side received from the other side, without frames of the session's own.
     pub fn forwarded(&self, to: Side) -> Vec<u8> {
         let Port { received, ours, .. } = self.port(to);
         let mut forwarded = Vec::with_capacity(received.len());
@@ -163,7 +163,7 @@ impl Relay {
         self.port(side).blocked_since.is_some()
     }
 
-    /// Bytes come from a side.
+    /// Receives bytes from a side.
     pub fn arrive(&mut self, from: Side, bytes: &[u8]) {
         let port = self.port_mut(from);
         if !port.on_disconnected && !bytes.is_empty() {
@@ -174,7 +174,7 @@ impl Relay {
         }
     }
 
-    /// A side's stream ends.
+    /// Ends the stream of a side.
     pub fn lose(&mut self, side: Side) {
         let port = self.port_mut(side);
         if !port.on_disconnected {
@@ -187,7 +187,7 @@ impl Relay {
         }
     }
 
-    /// A side takes no more bytes, or took some of those that wait and no more.
+    /// Reports that a side accepts no more bytes, or only some of the queued ones.
     pub fn block(&mut self, side: Side) {
         let now = self.now;
         let port = self.port_mut(side);
@@ -209,7 +209,7 @@ impl Relay {
         self.call(|session, _| session.drain_at(at));
     }
 
-    /// Lets time pass, stopping at each deadline on the way.
+    /// Advances the time and handles each deadline on the way.
     pub fn pass(&mut self, span: Duration) {
         let until = self.now + span;
         while self.session.deadline().is_some_and(|deadline| deadline <= until) {
@@ -218,7 +218,7 @@ impl Relay {
         self.now = until;
     }
 
-    /// Lets time pass without looking at the session, as a busy thread does.
+    /// Advances the time and handles deadlines only at the end, as a busy thread does.
     pub fn oversleep(&mut self, span: Duration) {
         self.now += span;
         if self.session.deadline().is_some_and(|deadline| deadline <= self.now) {
@@ -226,7 +226,7 @@ impl Relay {
         }
     }
 
-    /// Jumps to the next deadline; whether there is one.
+    /// Advances the time to the next deadline and handles it. Returns whether there was one.
     pub fn pass_to_deadline(&mut self) -> bool {
         let Some(deadline) = self.session.deadline() else { return false };
         self.now = self.now.max(deadline);
@@ -238,7 +238,7 @@ impl Relay {
         self.call(Session::handle_timeout);
         self.pump();
         let next = self.session.deadline();
-        assert!(next.is_none_or(|next| next > self.now), "the deadline has passed and stays");
+        assert!(next.is_none_or(|next| next > self.now), "a deadline that has passed was not cleared");
         true
     }
 
@@ -246,7 +246,7 @@ impl Relay {
         self.closing_since.get_or_insert(self.now);
     }
 
-    /// Calls the session and takes its actions, as its contract asks after every call.
+    /// Calls the session and takes its actions, as its contract requires after every call.
     fn call<T>(&mut self, call: impl FnOnce(&mut Session, Instant) -> T) -> T {
         self.steps_left += STEPS_A_CALL;
         let result = call(&mut self.session, self.now);
@@ -261,7 +261,7 @@ impl Relay {
                 Action::Send { to, frame } => {
                     let closes = frame.opcode() == tollgate::ws::frame::Opcode::Close;
                     let port = self.port_mut(to);
-                    assert!(!port.on_disconnected, "{frame:?} to a side that is gone");
+                    assert!(!port.on_disconnected, "{frame:?} to a side that is disconnected");
                     let start = port.received.len();
                     frame.encode((to == Side::Upstream).then_some(KEY), &mut port.received);
                     port.ours.push(start..port.received.len());
@@ -282,20 +282,20 @@ impl Relay {
             self.alarm = deadline;
         }
         let missed = deadline.is_some_and(|deadline| self.alarm.is_none_or(|alarm| alarm > deadline));
-        assert!(!missed, "the deadline came forward unnoticed");
+        assert!(!missed, "the deadline became earlier without notice");
     }
 
     fn count_step(&mut self) {
-        assert!(self.steps_left > 0, "the session goes round in circles");
+        assert!(self.steps_left > 0, "the session loops endlessly");
         self.steps_left -= 1;
     }
 
-    /// Reads from both sides until neither gets on.
+    /// Processes the input of both sides until neither makes progress.
     fn pump(&mut self) {
         while Side::BOTH.into_iter().any(|side| self.judge_next(side)) {}
     }
 
-    /// Lets the session judge the start of what came from a side, if it may be read now; whether it took any of it.
+    /// Lets the session process the first bytes of a side's inbox, if it may be read now. Returns whether it took any.
     fn judge_next(&mut self, from: Side) -> bool {
         let readable = !self.session.waiting(from) && !self.is_blocked(from.other()) && self.outcome.is_none();
         let port = self.port_mut(from);
@@ -304,7 +304,7 @@ impl Relay {
         }
         self.count_step();
         let inbox = std::mem::take(&mut self.port_mut(from).inbox);
-        // Forwarded bytes come before what is sent because of them, so they are passed on before the actions are taken.
+        // Forwarded bytes precede the frames sent because of them, so they are forwarded before the actions are taken.
         let step = self.session.receive(from, &inbox, self.now);
         let taken = match step {
             Verdict::Forward(n) | Verdict::Discard(n) => {

@@ -1,4 +1,4 @@
-//! Frames on the wire, written from RFC 6455 section 5 alone: a second opinion on what `tollgate::ws` reads and writes.
+//! Frames on the wire, from RFC 6455 section 5 only: an implementation independent of `tollgate::ws`.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
 
-/// The bit of a final fragment in a frame's first byte.
+/// The FIN bit in a frame's first byte.
 pub const FIN: u8 = 0x80;
-/// The first reserved bit in a frame's first byte.
+/// The RSV1 bit in a frame's first byte.
 pub const RSV1: u8 = 0x40;
 
-/// The header of a frame in its shortest form, and nothing else.
+/// Returns only the header of a frame, in its shortest form.
 pub fn header(first: u8, key: Option<[u8; 4]>, payload_len: u64) -> Vec<u8> {
     let masked = if key.is_some() { 0x80 } else { 0 };
     let mut bytes = vec![first];
@@ -31,14 +31,14 @@ pub fn header(first: u8, key: Option<[u8; 4]>, payload_len: u64) -> Vec<u8> {
     bytes
 }
 
-/// A whole frame.
+/// Returns a whole frame.
 pub fn frame(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, key, payload.len() as u64);
     bytes.extend(masked(payload, key));
     bytes
 }
 
-/// The payload of a Close frame.
+/// Returns the payload of a Close frame.
 pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()
 }
@@ -48,19 +48,19 @@ pub fn masked(payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
     payload.iter().enumerate().map(|(place, byte)| byte ^ key[place % 4]).collect()
 }
 
-/// A frame that was received, in whole or the first part of it.
+/// A received frame, whole or partial.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     pub fin: bool,
     pub rsv1: bool,
     pub opcode: u8,
-    /// The unmasked payload, as far as it came.
+    /// The unmasked payload received so far.
     pub payload: Vec<u8>,
-    /// How long the payload is to be.
+    /// The payload length in the header.
     pub payload_len: u64,
-    /// Where the frame starts in what was received.
+    /// The offset of the frame in the received bytes.
     pub start: usize,
-    /// Where it ends.
+    /// The offset of its end.
     pub end: usize,
 }
 
@@ -73,14 +73,14 @@ impl Frame {
         self.opcode >= CLOSE
     }
 
-    /// The code in a Close that has one.
+    /// Returns the code of a Close, if it has one.
     pub fn close_code(&self) -> Option<u16> {
         (self.opcode == CLOSE).then(|| self.payload.first_chunk().map(|code| u16::from_be_bytes(*code))).flatten()
     }
 }
 
-/// As the tables of the tests write it: `text hi`, `binary+ part` for a fragment that others follow, `close 1001 bye`,
-/// `text hel(3 of 5)` for a part of a frame.
+/// The notation of the test tables: `text hi`, `binary+ part` for a fragment that is not the last, `close 1001 bye`,
+/// `text hel(3 of 5)` for a partial frame.
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = ["continuation", "text", "binary", "?", "?", "?", "?", "?", "close", "ping", "pong"];
@@ -108,10 +108,10 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// Reads what one side receives, and panics where a peer would fail the connection.
+/// Decodes the bytes that one side receives, and panics where a peer would fail the connection.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    /// Whether the frames must be masked, or must not be.
+    /// Whether frames must be masked; otherwise they must not be.
     masked: bool,
     /// Whether RSV1 may mark the first frame of a message.
     compressed: bool,
@@ -125,7 +125,7 @@ impl Decoder {
         Self { masked, compressed, at: 0, in_message: false, closed: false }
     }
 
-    /// The next whole frame of `received`, which is the same as in the last call, or longer.
+    /// Returns the next whole frame. `received` holds all bytes since the first call, so it only grows.
     pub fn next(&mut self, received: &[u8]) -> Option<Frame> {
         let frame = self.read(received, false)?;
         self.at = frame.end;
@@ -145,7 +145,7 @@ impl Decoder {
         self.closed
     }
 
-    /// The next frame, or as much of it as there is, if its header is there.
+    /// Returns the next frame, whole or partial, if its header is complete.
     pub fn peek(&self, received: &[u8]) -> Option<Frame> {
         self.read(received, true)
     }
@@ -163,11 +163,7 @@ impl Decoder {
         if control {
             assert!(fin && second & 0x7f < 126, "a control frame that is fragmented or long");
         } else {
-            assert_eq!(
-                opcode == CONTINUATION,
-                self.in_message,
-                "a continuation where none belongs, or none where one does"
-            );
+            assert_eq!(opcode == CONTINUATION, self.in_message, "an unexpected or a missing continuation");
         }
         let (payload_len, mut at) = match second & 0x7f {
             126 => (u64::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
@@ -179,7 +175,7 @@ impl Decoder {
             126..65536 => 4,
             _ => 10,
         };
-        assert_eq!(at, shortest, "the form of length {payload_len}");
+        assert_eq!(at, shortest, "the encoding of length {payload_len}");
         assert!(payload_len < 1 << 63, "length {payload_len}");
         let key = if self.masked {
             let key = *bytes.get(at..)?.first_chunk::<4>()?;
@@ -203,7 +199,7 @@ impl Decoder {
     }
 }
 
-/// All whole frames, and the part of a frame at the end if its header is there.
+/// Returns all whole frames, and the partial frame at the end if its header is complete.
 pub fn decode(received: &[u8], masked: bool, compressed: bool) -> Vec<Frame> {
     let mut decoder = Decoder::new(masked, compressed);
     let mut frames: Vec<_> = std::iter::from_fn(|| decoder.next(received)).collect();
@@ -211,13 +207,13 @@ pub fn decode(received: &[u8], masked: bool, compressed: bool) -> Vec<Frame> {
     frames
 }
 
-/// A frame as it was sent, by nothing but its header: whether it keeps the rules is not looked at.
+/// A sent frame, found by its header only: it may break rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent<'a> {
     pub first: u8,
-    /// All of it that there is.
+    /// The bytes of the frame sent so far.
     pub bytes: &'a [u8],
-    /// The masked payload as far as it is there.
+    /// The masked payload sent so far.
     payload: &'a [u8],
     key: Option<[u8; 4]>,
     pub whole: bool,
@@ -228,7 +224,7 @@ impl Sent<'_> {
         self.first & 0x08 != 0
     }
 
-    /// Whether it begins a message.
+    /// Whether it starts a message.
     pub fn begins(&self) -> bool {
         !self.is_control() && self.first & 0x0f != CONTINUATION
     }
@@ -238,7 +234,7 @@ impl Sent<'_> {
     }
 }
 
-/// Cuts a stream into its frames by their headers alone; a last frame whose header is not whole is left out.
+/// Splits a stream into frames by their headers only. A last frame with an incomplete header is omitted.
 pub fn split(mut bytes: &[u8]) -> Vec<Sent<'_>> {
     let mut frames = Vec::new();
     while let Some((sent, rest)) = split_first(bytes) {

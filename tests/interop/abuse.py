@@ -1,4 +1,4 @@
-"""Clients that are slow, greedy or hostile: what each of them gets, and that nobody else notices."""
+"""Slow, greedy and hostile clients: the response or close code of each, and that other clients are not affected."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ def head(path="/echo", *extra, host="Host: localhost", first=None, key=f"Sec-Web
 
 
 def frame(opcode, payload=b"", fin=True, length=None, mask=True, reserved=0):
-    """A frame; `length` is what its header says, if that is not the truth."""
+    """Returns a frame. `length` overrides the payload length in its header."""
     length = len(payload) if length is None else length
     bits = 0x80 if mask else 0
     first = bytes([(0x80 if fin else 0) | reserved << 4 | opcode])
@@ -50,11 +50,11 @@ def frame(opcode, payload=b"", fin=True, length=None, mask=True, reserved=0):
         sized = first + bytes([bits | 127]) + struct.pack(">Q", length)
     if not mask:
         return sized + payload
-    return sized + b"\0\0\0\0" + payload  # a mask of zeros is a mask
+    return sized + b"\0\0\0\0" + payload  # a masking key of zeros is valid
 
 
 class Session:
-    """An open session, its frames as they are on the wire."""
+    """An open session whose frames are read and written as raw bytes."""
 
     def __init__(self, path="/echo", receive_buffer=None):
         plain = socket.socket()
@@ -97,13 +97,13 @@ class Session:
         self.socket.sendall(data)
 
     def send_much(self, data):
-        """Sends as much as the other end takes before it closes."""
+        """Sends as much as the other end accepts before it closes the connection."""
         with contextlib.suppress(OSError):
             self.socket.sendall(data)
 
     def frame(self):
         first, second = self._take(2)
-        equal(second & 0x80, 0)  # a server masks nothing
+        equal(second & 0x80, 0)  # a server does not mask frames
         length = second & 0x7F
         if length == 126:
             (length,) = struct.unpack(">H", self._take(2))
@@ -112,7 +112,7 @@ class Session:
         return first & 0x0F, self._take(length)
 
     def close_code(self):
-        """The code of the Close that ends the session, whatever comes before it; then the connection must end, too."""
+        """Skips frames up to a Close, answers it, waits for the end of the connection, and returns the code."""
         for _ in range(100_000):
             opcode, payload = self.frame()
             if opcode == CLOSE:
@@ -120,7 +120,7 @@ class Session:
                 self.send_much(frame(CLOSE, payload[:2]))
                 harness.read_all(self.socket, 10)
                 return code
-        raise AssertionError("no end to the frames")
+        raise AssertionError("no Close within 100,000 frames")
 
     def echoes(self, text):
         self.send(frame(TEXT, text))
@@ -128,7 +128,7 @@ class Session:
 
 
 def answer(request, seconds=10):
-    """The status that a request gets; None if the connection is closed without one."""
+    """Returns the status of the response, or None if the connection is closed without one."""
     with harness.raw(proxy.port, context) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(request)
@@ -150,14 +150,14 @@ def others_are_served():
 others_are_served()
 before_kib = proxy.memory_kib()
 
-# ---------------------------------------------------------------------------------------------- before there is a session
+# ---------------------------------------------------------------------------------------------- before a session starts
 
-with suite.check("a client that never begins the TLS handshake is closed at handshake_timeout"):
+with suite.check("a client that never starts the TLS handshake is disconnected at handshake_timeout"):
     with harness.raw(proxy.port) as connection:
         seconds = timed(lambda: harness.read_all(connection, 10))
         equal(HANDSHAKE_SECONDS - 0.5 < seconds < HANDSHAKE_SECONDS + 1.5, True)
 
-with suite.check("a client that sends its head byte by byte gets 408, or nothing, at handshake_timeout"):
+with suite.check("a client that sends its head byte by byte gets 408, or no response, at handshake_timeout"):
     with harness.raw(proxy.port, context) as connection:
         start = time.monotonic()
         data = b""
@@ -174,13 +174,13 @@ with suite.check("a client that sends its head byte by byte gets 408, or nothing
         equal(data == b"" or data.startswith(b"HTTP/1.1 408"), True)
         equal(HANDSHAKE_SECONDS - 0.5 < seconds < HANDSHAKE_SECONDS + 2, True)
 
-with suite.check("300 clients of other addresses that say nothing keep nobody out"):
+with suite.check("300 silent clients of other addresses do not block others"):
     silent = [harness.raw(proxy.port, source=f"127.0.1.{number % 8 + 1}") for number in range(300)]
     equal(timed(others_are_served) < 1, True)
     for connection in silent:
         connection.close()
 
-with suite.check("500 clients that connect and reset keep nobody out"):
+with suite.check("500 clients that connect and reset do not block others"):
     for _ in range(500):
         connection = harness.raw(proxy.port)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -192,14 +192,14 @@ refusals = {
     "200 header fields": (431, head("/echo", *(f"X-{number}: x" for number in range(200)))),
     "a body by Content-Length": (400, head("/echo", "Content-Length: 5") + b"hello"),
     "a body by Transfer-Encoding": (400, head("/echo", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n"),
-    "both": (400, head("/echo", "Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\n"),
+    "both body headers": (400, head("/echo", "Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\n"),
     "two Hosts": (400, head("/echo", "Host: elsewhere")),
     "a Host with a space": (400, head(host="Host: local host")),
     "a Host with a user": (400, head(host="Host: user@localhost")),
     "no Host": (400, head(host=None)),
     "an empty Host": (400, head(host="Host:")),
     "a space before the colon": (400, head("/echo", "X-Space : x")),
-    "a header that goes on in the next line": (400, head("/echo", "X-Folded: a\r\n b")),
+    "a folded header line": (400, head("/echo", "X-Folded: a\r\n b")),
     "a NUL in a header": (400, head("/echo", "X-Nul: a\0b")),
     "a bare CR in a header": (400, head("/echo", "X-Cr: a\rb")),
     "a space in the path": (400, head(first="GET /echo here HTTP/1.1")),
@@ -209,7 +209,7 @@ refusals = {
     "a key that is too short": (400, head(key="Sec-WebSocket-Key: c2hvcnQ=")),
     "two keys": (400, head("/echo", f"Sec-WebSocket-Key: {KEY}")),
     "a subprotocol twice": (400, head("/echo", "Sec-WebSocket-Protocol: chat, chat")),
-    "a subprotocol that is no token": (400, head("/echo", "Sec-WebSocket-Protocol: a b")),
+    "a subprotocol that is not a token": (400, head("/echo", "Sec-WebSocket-Protocol: a b")),
     "a path with ..": (400, head("/a/../echo")),
     "a path with an encoded ..": (400, head("/a/%2e%2e/echo")),
     "a path with .. and a parameter": (400, head("/a/..;x=1/echo")),
@@ -219,7 +219,7 @@ refusals = {
     "a path with a NUL": (400, head("/echo%00")),
     "a path with a backslash": (400, head("/a\\..\\echo")),
     "another upgrade": (426, head("/echo").replace(b"Upgrade: websocket", b"Upgrade: h2c")),
-    "something that is no HTTP": ((400, None), os.urandom(2000).replace(b"\n", b"\r") + b"\r\n\r\n"),
+    "random bytes instead of HTTP": ((400, None), os.urandom(2000).replace(b"\n", b"\r") + b"\r\n\r\n"),
 }
 for what, (wanted, request) in refusals.items():
     shown = " or ".join(map(str, wanted)) if isinstance(wanted, tuple) else wanted
@@ -227,7 +227,7 @@ for what, (wanted, request) in refusals.items():
         status = answer(request)
         equal(status in wanted if isinstance(wanted, tuple) else status, True if isinstance(wanted, tuple) else wanted)
 
-with suite.check("a request behind a refused one is not carried to the upstream"):
+with suite.check("a request after a rejected one is not forwarded"):
     with harness.raw(proxy.port, context) as connection:
         smuggled = head("/echo").replace(b"Version: 13", b"Version: 777")
         connection.sendall(smuggled + b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
@@ -237,7 +237,7 @@ with suite.check("a request behind a refused one is not carried to the upstream"
 
 # ------------------------------------------------------------------------------------------------------------ in a session
 
-with suite.check("half a frame keeps nobody out, and its other half is welcome"):
+with suite.check("half a frame does not block others, and its other half is accepted"):
     with Session() as session:
         whole = frame(TEXT, b"x" * 1000)
         session.send(whole[:500])
@@ -247,7 +247,7 @@ with suite.check("half a frame keeps nobody out, and its other half is welcome")
         session.send(whole[500:])
         equal(session.frame(), (TEXT, b"x" * 1000))
 
-with suite.check("a frame byte by byte arrives"):
+with suite.check("a frame sent byte by byte is forwarded"):
     with Session() as session:
         for byte in frame(TEXT, b"slow and steady"):
             session.send(bytes([byte]))
@@ -256,7 +256,7 @@ with suite.check("a frame byte by byte arrives"):
 
 floods = {
     "1,000 pings at once": frame(PING, b"x") * 1000,
-    "1,000 pongs that nobody asked for": frame(PONG, b"x") * 1000,
+    "1,000 unsolicited pongs": frame(PONG, b"x") * 1000,
     "100,000 fragments of one byte": frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", fin=False) * 99_999,
     "100,000 empty fragments": frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 99_999,
 }
@@ -267,20 +267,20 @@ for what, data in floods.items():
             equal(session.close_code(), 1008)
 
 violations = {
-    "a frame that declares 2^63-1 bytes": (1009, frame(BINARY, b"x", length=2**63 - 1)),
-    "a frame that declares 2^62 bytes": (1009, frame(BINARY, b"x", length=2**62)),
-    "a message of 1 MiB and a byte": (1009, frame(BINARY, b"x" * 1000, length=2**20 + 1)),
+    "a frame that announces 2^63-1 bytes": (1009, frame(BINARY, b"x", length=2**63 - 1)),
+    "a frame that announces 2^62 bytes": (1009, frame(BINARY, b"x", length=2**62)),
+    "a message of 1 MiB + 1 B": (1009, frame(BINARY, b"x" * 1000, length=2**20 + 1)),
     "a length with its highest bit set": (1002, frame(BINARY, b"x", length=2**63)),
-    "a length in more bytes than it needs": (1002, bytes([0x82, 0x80 | 126]) + struct.pack(">H", 5) + b"\0\0\0\0hello"),
+    "a length that is not minimally encoded": (1002, bytes([0x82, 0x80 | 126]) + struct.pack(">H", 5) + b"\0\0\0\0hello"),
     "a frame that is not masked": (1002, frame(TEXT, b"bare", mask=False)),
     "a reserved bit": (1002, frame(TEXT, b"x", reserved=1)),
     "a reserved opcode": (1002, frame(3, b"x")),
     "a reserved control opcode": (1002, frame(11, b"x")),
-    "a ping in fragments": (1002, frame(PING, b"x", fin=False)),
+    "a fragmented ping": (1002, frame(PING, b"x", fin=False)),
     "a ping of 126 bytes": (1002, frame(PING, b"x" * 126)),
-    "a continuation of nothing": (1002, frame(CONTINUATION, b"x")),
+    "a continuation without a message": (1002, frame(CONTINUATION, b"x")),
     "a message within a message": (1002, frame(TEXT, b"x", fin=False) + frame(TEXT, b"x")),
-    "a close with half a code": (1002, frame(CLOSE, b"\x03")),
+    "a close with a code of one byte": (1002, frame(CLOSE, b"\x03")),
     "a close with code 1005": (1002, frame(CLOSE, struct.pack(">H", 1005))),
     "a close with code 999": (1002, frame(CLOSE, struct.pack(">H", 999))),
 }
@@ -291,11 +291,11 @@ for what, (code, data) in violations.items():
             session.send(data)
             equal(session.close_code(), code)
 
-with suite.check("a client that answers no ping is closed with 1001"):
+with suite.check("a client that does not answer pings is closed with 1001"):
     with Session("/mute") as session:
         equal(timed(lambda: equal(session.close_code(), 1001)) < 5, True)
 
-with suite.check("a client that sends and never reads is ended at write_timeout, and its bytes are not piled up"):
+with suite.check("a client that never reads is disconnected at write_timeout, and its messages are not buffered"):
     with Session("/stalled", receive_buffer=16 * 1024) as session:
         session.socket.settimeout(10)
         message = frame(BINARY, b"x" * 2**20)
@@ -313,7 +313,7 @@ with suite.check("a client that sends and never reads is ended at write_timeout,
         equal(ended, True)
         equal(most_kib - start_kib < 8 * 1024, True)
 
-with suite.check("after all that the others are served, and memory is where it was"):
+with suite.check("after all of the above other clients are served, and memory has not grown"):
     others_are_served()
     time.sleep(1)
     after_kib = proxy.memory_kib()

@@ -1,10 +1,10 @@
-"""Autobahn's verdicts on RFC 6455, per case, against those that are pinned in autobahn/expected.json.
+"""Compares Autobahn's verdicts on RFC 6455, per case, with those pinned in autobahn/expected.json.
 
-Three runs at once: the fuzzing client through the proxy to npm `ws`; the same client straight to `ws`, so that a verdict
-can be laid to the proxy or to `ws`; and the fuzzing server behind the proxy, with `ws` as the client.
+Makes three runs at once: the fuzzing client through the proxy to npm `ws`; the same client directly to `ws`, so that a
+verdict can be attributed to the proxy or to `ws`; and the fuzzing server behind the proxy, with `ws` as the client.
 
     autobahn.py          compares
-    autobahn.py --pin    writes autobahn/expected.json anew, if nothing failed: for a new version of the suite or of `ws`
+    autobahn.py --pin    also rewrites autobahn/expected.json if no case failed, for a new version of the suite or of `ws`
 """
 
 import collections
@@ -18,13 +18,13 @@ CASES = "1.*,2.*,3.*,4.*,5.*,6.*,7.*,10.*"
 CASE_COUNT = 247
 RUN_SECONDS = 400
 EXPECTED = harness.HERE / "autobahn" / "expected.json"
-RANK = {"OK": 2, "INFORMATIONAL": 2, "NON-STRICT": 1}  # everything else is a failure
+RANK = {"OK": 2, "INFORMATIONAL": 2, "NON-STRICT": 1}  # every other verdict is a failure
 
 suite = harness.Suite("autobahn")
 python2 = harness.INTEROP / "autobahn" / "py2" / "bin" / "python"
 if not python2.exists():
-    suite.skip("the fuzzing client", "Autobahn needs a Python 2.7, and there is none")
-    suite.skip("the fuzzing server", "Autobahn needs a Python 2.7, and there is none")
+    suite.skip("the fuzzing client", "Autobahn needs Python 2.7, which is not installed")
+    suite.skip("the fuzzing server", "Autobahn needs Python 2.7, which is not installed")
     suite.finish()
 
 
@@ -33,7 +33,7 @@ def by_number(case):
 
 
 def verdicts(directory):
-    """Case -> "behavior/behaviorClose", in order."""
+    """Returns case -> "behavior/behaviorClose", in the order of the cases."""
     (cases,) = json.loads((directory / "index.json").read_text()).values()
     return {case: f'{cases[case]["behavior"]}/{cases[case]["behaviorClose"]}' for case in sorted(cases, key=by_number)}
 
@@ -95,7 +95,7 @@ runs = {
 end = time.monotonic() + RUN_SECONDS
 found = {}
 for name, process in runs.items():
-    with suite.check(f"{name}: all {CASE_COUNT} cases were run"):
+    with suite.check(f"{name}: all {CASE_COUNT} cases ran"):
         code = process.wait(end - time.monotonic())
         if code:
             raise AssertionError(f"exit code {code}: {process.output()[-2000:]}")
@@ -106,18 +106,18 @@ for name, process in runs.items():
 for name in ("client", "server"):
     with suite.check(f"{name}: no case failed, every close was clean"):
         harness.equal(failures(found[name]), [])
-with suite.check("client: through the proxy no verdict is weaker than without it"):
+with suite.check("client: no verdict is weaker than without the proxy"):
     harness.equal(weaker(found["client"], found["direct"]), [])
 
 if "--pin" in sys.argv and not suite.failed:
     EXPECTED.write_text(json.dumps({name: found[name] for name in ("client", "server")}, indent=1) + "\n")
 pinned = json.loads(EXPECTED.read_text())
 for name in ("client", "server"):
-    with suite.check(f"{name}: the verdicts are those that are pinned"):
+    with suite.check(f"{name}: the verdicts equal the pinned ones"):
         changed = {case: f"{found[name].get(case)}, pinned {verdict}" for case, verdict in pinned[name].items()
                    if found[name].get(case) != verdict}
         harness.equal(changed, {})
         harness.equal(len(pinned[name]), CASE_COUNT)
-with suite.check("the proxy is still there"):
+with suite.check("the proxy is still running"):
     harness.equal(proxy.alive(), True)
 suite.finish()

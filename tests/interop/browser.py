@@ -1,4 +1,4 @@
-"""Chromium on the page of `tollgate demo`."""
+"""Tests Chromium on the page of `tollgate demo`."""
 
 import shutil
 import ssl
@@ -17,7 +17,7 @@ screenshots.mkdir(parents=True, exist_ok=True)
 demo = harness.Demo(directory)
 port = int(demo.facts["page"].rsplit(":", 1)[1].strip("/"))
 
-# The browser trusts this one key, as it would after an import of the CA.
+# The browser trusts only this key, as it would after an import of the CA.
 (directory / "demo.pem").write_text(ssl.get_server_certificate(("127.0.0.1", port), timeout=10))
 spki = harness.run("sh", "-c", 'openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der '
                    "| openssl dgst -sha256 -binary | openssl base64", "sh", directory / "demo.pem").stdout.strip()
@@ -26,6 +26,6 @@ program = harness.Node("node/browser.js", directory)
 program.tell(**demo.facts, spki=spki, chromium=executable, screenshots=str(screenshots))
 program.run_checks(suite, seconds=180)
 
-with suite.check("demo: SIGTERM ends it with exit code 0"):
+with suite.check("demo: exits with 0 on SIGTERM"):
     harness.equal(demo.stop(), 0)
 suite.finish()

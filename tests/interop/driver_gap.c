@@ -1,8 +1,8 @@
-// How much processor time a thread spends between two polls of its I/O driver: preloaded, it measures each call of
-// epoll_wait and epoll_pwait, and writes what it finds into the file that DRIVER_GAP names. fairness.py reads it.
+// Measures the CPU time of a thread between two polls of its I/O driver. As a preloaded library it wraps epoll_wait and
+// epoll_pwait, and writes the results into the file named by DRIVER_GAP. fairness.py reads it.
 //
-// The file is `struct report`. The reader begins a new measurement by raising `generation`; a thread clears its part when it
-// next polls, and the gap that was under way then is not counted.
+// The file holds a `struct report`. The reader starts a new measurement by incrementing `generation`. A thread clears its
+// part at its next poll and does not count the gap that ends there.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -25,7 +25,7 @@ struct gaps {
     uint64_t generation;
     uint64_t polls;
     uint64_t max_ns;
-    uint32_t buckets[BUCKETS]; // the last has all that is longer
+    uint32_t buckets[BUCKETS]; // the last one also counts all longer gaps
 };
 
 struct report {

@@ -1,8 +1,8 @@
-"""The longest time of a worker's thread between two polls of its I/O driver, while four clients send as much as they can.
+"""Measures a worker's longest time between two polls of its I/O driver, while four clients send as much as they can.
 
-What arrives for any other session waits that long at least. It is the thread's own processor time, so that what else happens
-on the machine does not count. driver_gap.c, preloaded, measures it; tests/bench's load generator attacks, each case in its
-own way; tests/gates/ceilings.toml has the ceilings, in milliseconds.
+Data for any other session waits at least that long. The time is the CPU time of the thread, so that other load on the
+machine does not count. driver_gap.c, preloaded, measures it. The load generator of tests/bench attacks in one way per case.
+tests/gates/ceilings.toml has the ceilings, in milliseconds.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ import harness
 
 ATTACKERS = 4
 SECONDS = 2
-TRIES = 4  # the kernel's own work for a connection counts for the thread, and sometimes takes milliseconds
+TRIES = 4  # the kernel's work for a connection counts as CPU time of the thread and sometimes takes milliseconds
 PATIENCE_SECONDS = 30
 LAYERS = ("own", "rustls")
-# case: (kind of the load generator, what follows the attackers' path, and so which route it is)
+# case: (attack kind of the load generator, suffix of the attackers' path, which selects the route)
 CASES = {
     "tiny": ("tiny", ""),
     "bulk": ("bulk", ""),
@@ -36,7 +36,7 @@ CASES = {
     "to_client_tiny": ("from-tiny", ""),
     "to_client_bulk": ("from-bulk", ""),
 }
-# As driver_gap.c has them.
+# The layout of the file, as in driver_gap.c.
 REPORT, GAPS, THREADS, BUCKETS, BUCKET_MS = "QQ", "16sQQQ", 64, 8192, 0.01
 
 suite = harness.Suite("fairness")
@@ -53,7 +53,7 @@ def build_shim():
 
 
 class Watched:
-    """A proxy with one worker, and what driver_gap.c finds in it."""
+    """A proxy with one worker, and the measurements of driver_gap.c in it."""
 
     def __init__(self, layer):
         path = directory / f"gaps-{layer}"
@@ -70,13 +70,13 @@ class Watched:
             self.map = mmap.mmap(file.fileno(), 0)
 
     def reset(self):
-        """Forgets what was measured, and returns the number of the measurement that begins."""
+        """Starts a new measurement and returns its number."""
         generation = struct.unpack_from("Q", self.map)[0] + 1
         struct.pack_into("Q", self.map, 0, generation)
         return generation
 
     def gaps(self, generation):
-        """How often the worker polled, and p99 and the longest of what lay between, in milliseconds."""
+        """Returns the number of the worker's polls, and the p99 and maximum of the gaps between them in milliseconds."""
         header, own = struct.calcsize(REPORT), struct.calcsize(GAPS)
         for thread in range(min(THREADS, struct.unpack_from(REPORT, self.map)[1])):
             at = header + thread * (own + 4 * BUCKETS)
@@ -87,7 +87,7 @@ class Watched:
 
 
 def p99_ms(data, at, polls):
-    """The end of the bucket in which the gap lies that one in a hundred is longer than."""
+    """Returns the upper bound of the bucket that holds the 99th percentile."""
     longer = 0
     for index, count in reversed(list(enumerate(struct.unpack_from(f"{BUCKETS}I", data, at)))):
         longer += count
@@ -97,7 +97,7 @@ def p99_ms(data, at, polls):
 
 
 def sunk():
-    """Bytes that the upstream has taken so far."""
+    """Returns the number of bytes that the upstream's sinks have received so far."""
     with harness.raw(upstream_port) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         head = harness.read_some(connection, PATIENCE_SECONDS)
@@ -106,7 +106,7 @@ def sunk():
 
 
 def attack(watched, case):
-    """One run: the figures of Watched.gaps, and what the attackers came to."""
+    """Makes one run. Returns the result of Watched.gaps, the bytes that passed, and the report of the attackers."""
     kind, path = CASES[case]
     command = [str(load), "attack", "--attack", kind, "--attackers", str(ATTACKERS), "--url", watched.proxy.url("/"),
                "--ca", str(secrets.ca), *(["--attack-path", path] if path else [])]
@@ -130,11 +130,11 @@ def attack(watched, case):
 
 
 if not shutil.which("cc"):
-    suite.skip("everything", "there is no C compiler")
+    suite.skip("all cases", "no C compiler is installed")
     suite.finish()
 begun = time.monotonic()
 load, shim = harness.build_load_generator(), build_shim()
-suite.note(f"the load generator was built in {time.monotonic() - begun:.0f} s")
+suite.note(f"built the load generator in {time.monotonic() - begun:.0f} s")
 harness.equal(sorted(ceilings), sorted(CASES))
 upstream_port = harness.free_port()
 harness.Process("upstream", [load, "echo", "--listen", f"127.0.0.1:{upstream_port}"], directory)
@@ -146,9 +146,9 @@ for layer in LAYERS:
             for _ in range(TRIES):
                 (polls, p99, longest), passed, ended = attack(watched, case)
                 suite.note(f"{layer}, {case}: p99 {p99:.2f} ms, max {longest:.2f} ms, {polls} polls; "
-                           f"{passed / SECONDS / 1e6:.1f} MB/s passed, {ended['received'] / 1e6:.1f} MB came back, "
+                           f"{passed / SECONDS / 1e6:.1f} MB/s passed, {ended['received'] / 1e6:.1f} MB received, "
                            f"{ended['upgraded'] + ended['refused']} upgrades answered, "
-                           f"{ended['attackers_cut']} attackers cut")
+                           f"{ended['attackers_cut']} attackers disconnected")
                 least = min(least, longest)
                 if least <= ceiling:
                     break

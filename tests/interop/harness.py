@@ -1,10 +1,10 @@
-"""What the interop suites share: named checks, certificates, keys, tokens, backends, and the proxy itself.
+"""Shared parts of the interop suites: named checks, certificates, keys, tokens, backends, and the proxy itself.
 
 A suite is a program. It makes one `Suite`, runs checks under `with suite.check("name"):`, and ends with `suite.finish()`,
-which prints `NAME: N passed, M failed, K skipped` and exits. Whatever it started is ended by its own process id.
+which prints `NAME: N passed, M failed, K skipped` and exits. Every process that a suite started is ended by its process id.
 
-    TOLLGATE_BIN      the binary under test          (else target/release/tollgate of this checkout)
-    TOLLGATE_INTEROP  where tests/run installed things (else target/interop of this checkout)
+    TOLLGATE_BIN      the binary under test (default: target/release/tollgate of this checkout)
+    TOLLGATE_INTEROP  the directory into which tests/run installs (default: target/interop of this checkout)
 """
 
 import atexit
@@ -38,15 +38,15 @@ AUDIENCE = "chat"
 
 _cleanup = contextlib.ExitStack()
 atexit.register(_cleanup.close)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `timeout` sends it: let what we started be ended
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # sent by `timeout`: runs the cleanup of started processes
 
 
 class Skip(Exception):
-    """Raised in a check: it cannot be made here, and the summary says so."""
+    """Raised in a check that cannot run on this machine; the summary counts it as skipped."""
 
 
 class Suite:
-    """The checks of one suite, each of which passes, fails or is skipped, whatever became of those before."""
+    """The checks of one suite. Each passes, fails or is skipped, independently of the ones before."""
 
     def __init__(self, name):
         self.name = name
@@ -59,7 +59,7 @@ class Suite:
             yield
         except Skip as why:
             self.skip(name, why)
-        except Exception as error:  # noqa: BLE001: a check may fail in any way, and the next one is made all the same
+        except Exception as error:  # noqa: BLE001: a check may fail in any way, and the next one still runs
             place = traceback.extract_tb(error.__traceback__)
             print(*(f"        {step.filename}:{step.lineno} {step.line}" for step in place[1:]), sep="\n")
             self.fail(name, f"{type(error).__name__}: {error}")
@@ -79,7 +79,7 @@ class Suite:
         print(f"skipped {name}: {why}", flush=True)
 
     def note(self, text):
-        """Something worth knowing, which tests/run shows even where nothing failed."""
+        """Prints a note, which tests/run shows even if no check failed."""
         print(f"note    {text}", flush=True)
 
     def finish(self):
@@ -95,7 +95,7 @@ def equal(got, wanted):
 
 
 def work_dir(name):
-    """A fresh directory below target/interop/run, gone when the suite ends."""
+    """Creates a directory below target/interop/run and removes it when the suite ends, unless TOLLGATE_KEEP is set."""
     base = INTEROP / "run"
     base.mkdir(parents=True, exist_ok=True)
     path = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
@@ -105,7 +105,7 @@ def work_dir(name):
 
 
 def many_files():
-    """Lets this process and those it starts open as many files as the machine allows."""
+    """Raises the descriptor limit of this process and its children to the hard limit."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -117,14 +117,14 @@ def free_port():
 
 
 def accepts(port):
-    """Whether somebody listens on a port."""
+    """Returns whether a connection to a local port is accepted."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
 
 
 def run(*command, seconds=60, **options):
-    """Runs a command to its end and returns it; raises with what it printed if it fails or takes too long."""
+    """Runs a command to its end. Raises with the end of its output if it fails, or if it takes longer than `seconds`."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=seconds, **options)
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-800:]}{done.stderr[-800:]}")
@@ -132,7 +132,7 @@ def run(*command, seconds=60, **options):
 
 
 def build_load_generator():
-    """Builds the load generator where tests/bench/run.py has it, too, and returns its path."""
+    """Builds the load generator in the target directory of tests/bench/run.py, and returns its path."""
     home = TARGET / "bench/wsload"
     run("cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", ROOT / "tests/bench/wsload/Cargo.toml",
         "--target-dir", home, seconds=600)
@@ -143,7 +143,7 @@ def build_load_generator():
 
 
 class Secrets:
-    """A CA, leaves that it signed, and an ES256 key with its public half: all made for one suite."""
+    """A CA, certificates signed by it, and an ES256 key pair for tokens, all made for one suite."""
 
     def __init__(self, directory):
         self.dir = directory
@@ -153,7 +153,7 @@ class Secrets:
         self.public = self.dir / "token.pub.pem"
 
     def leaf(self, *names):
-        """A certificate for these names; returns how a listener's `certificates` name it."""
+        """Makes a certificate for these names, and returns its entry for a listener's `certificates`."""
         run(ROOT / "certs" / "make-dev", self.dir, *names)
         stem = names[0].replace("*", "_")
         return f'{{ chain = "{self.dir}/{stem}.pem", key = "{self.dir}/{stem}.key" }}'
@@ -165,20 +165,20 @@ class Secrets:
         return key
 
     def client_context(self):
-        """What a client needs to trust the proxy."""
+        """Returns an SSL context that trusts the CA."""
         context = ssl.create_default_context(cafile=str(self.ca))
         context.set_alpn_protocols(["http/1.1"])
         return context
 
     def token(self, subject="ada", expires="1h", issuer=ISSUER, audience=AUDIENCE, key=None, **claims):
-        """A token that `tollgate token` made."""
+        """Returns a token made by `tollgate token`."""
         extra = [part for name, value in claims.items() for part in ("--claim", f"{name}={value}")]
         done = run(BINARY, "token", "--key", key or self.key, "--algorithm", "ES256", "--subject", subject,
                    "--issuer", issuer, "--audience", audience, "--expires", expires, *extra)
         return done.stdout.strip()
 
     def foreign_token(self, headers=None, algorithm="ES256", key=None, **claims):
-        """A token of another library (PyJWT), and one that may be wrong in any way."""
+        """Returns a token made by another library, PyJWT, which may be invalid in any way."""
         import jwt
 
         payload = {"sub": "ada", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600, **claims}
@@ -190,7 +190,7 @@ class Secrets:
 
 
 class Process:
-    """A process that ends with the suite, its output in a file."""
+    """A process that is stopped when the suite ends. Its output goes to a file."""
 
     def __init__(self, name, command, directory, **options):
         self.name = name
@@ -204,7 +204,7 @@ class Process:
         _cleanup.callback(self.stop)
 
     def stop(self, seconds=STOP_SECONDS, signal_number=signal.SIGTERM):
-        """Asks it to end, and sees to it; returns its exit code."""
+        """Sends the signal, kills the process if it has not exited in time, and returns its exit code."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal_number)
             try:
@@ -221,7 +221,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def memory_kib(self):
-        """Resident memory, as /proc tells it."""
+        """Returns the resident memory from /proc."""
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
@@ -232,12 +232,12 @@ class Process:
 
 
 class Proxy(Process):
-    """`tollgate run` with a configuration in which `@PORT@` stands for a free port; ready once it is made."""
+    """`tollgate run`, with `@PORT@` in the configuration replaced by a free port. The constructor waits until it listens."""
 
     def __init__(self, config, directory, name="tollgate", **options):
         if not BINARY.exists():
             raise RuntimeError(f"{BINARY} is missing: cargo build --release")
-        for _ in range(5):  # between the look at a port and its use by the proxy somebody else may take it
+        for _ in range(5):  # another process may take the port before the proxy binds it
             self.port = free_port()
             file = directory / f"{name}.toml"
             file.write_text(config.replace("@PORT@", str(self.port)))
@@ -261,7 +261,7 @@ class Proxy(Process):
 
 
 class Lines:
-    """The lines that a process prints, each waited for at most so long."""
+    """The output lines of a process, read with a timeout for each line."""
 
     def __init__(self, stream):
         self._lines = queue.Queue(maxsize=10000)
@@ -280,7 +280,7 @@ class Lines:
 
 
 class Demo(Process):
-    """`tollgate demo`, with what it tells about itself in `facts`."""
+    """`tollgate demo`, with the JSON that it prints in `facts`."""
 
     def __init__(self, directory):
         super().__init__("demo", [BINARY, "demo", "--port", "0", "--json"], directory,
@@ -292,15 +292,15 @@ class Demo(Process):
 
 
 def node(name, script, directory, *arguments, **options):
-    """A program for Node that finds the packages of tests/run."""
+    """Starts a Node program with the packages that tests/run installed."""
     environment = {**os.environ, "NODE_PATH": str(INTEROP / "node" / "node_modules"),
-                   "TMPDIR": str(directory), "HOME": str(directory)}  # a browser keeps things in both
+                   "TMPDIR": str(directory), "HOME": str(directory)}  # a browser writes to both
     return Process(name, ["node", HERE / script, *arguments], directory, env=environment, **options)
 
 
 class Node:
-    """A program of tests/interop/node: it starts its servers, prints `{"port": N, ...}`, reads one line of facts that
-    the suite sends (where the proxy is, tokens), and then prints one `ok NAME` or `not ok NAME: why` for each check."""
+    """A program of tests/interop/node: it starts its servers, prints `{"port": N, ...}`, reads one line of JSON from the
+    suite (URL of the proxy, tokens), and then prints `ok NAME` or `not ok NAME: why` for each check."""
 
     def __init__(self, script, directory, *arguments):
         name = pathlib.Path(script).stem
@@ -316,7 +316,7 @@ class Node:
         self.process.popen.stdin.flush()
 
     def run_checks(self, suite, seconds=120):
-        """Collects its checks until it ends."""
+        """Records its checks in `suite` until the program ends."""
         end = time.monotonic() + seconds
         try:
             while (line := self.lines.next(end - time.monotonic())) is not None:
@@ -328,23 +328,23 @@ class Node:
                     print(f"        {line}", flush=True)
             code = self.process.wait(5)
             if code:
-                suite.fail(f"{self.process.name} ends well", f"exit code {code}: {self.process.output()[-2000:]}")
+                suite.fail(f"{self.process.name} exits with 0", f"exit code {code}: {self.process.output()[-2000:]}")
         except (TimeoutError, subprocess.TimeoutExpired) as error:
-            suite.fail(f"{self.process.name} ends in time", f"{error}\n{self.process.output()[-2000:]}")
+            suite.fail(f"{self.process.name} exits in time", f"{error}\n{self.process.output()[-2000:]}")
 
 
 # ------------------------------------------------------------------------------------------------------------ raw clients
 
 
 def raw(port, context=None, seconds=10, source="127.0.0.1"):
-    """A socket to the proxy, under TLS if a context is given."""
+    """Returns a socket connected to the proxy, with TLS if a context is given."""
     plain = socket.create_connection(("127.0.0.1", port), seconds, (source, 0))
     plain.settimeout(seconds)
     return context.wrap_socket(plain, server_hostname="localhost") if context else plain
 
 
 def read_all(connection, seconds):
-    """All that comes until the other end closes; raises if it has not after so long."""
+    """Reads until the other end closes the connection; raises if that takes longer than `seconds`."""
     data = b""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -360,7 +360,7 @@ def read_all(connection, seconds):
 
 
 def read_some(connection, seconds):
-    """What comes first, up to the end of a head; empty if the other end closes without a word."""
+    """Reads up to the end of a head; returns nothing if the other end closes the connection without sending."""
     data = b""
     connection.settimeout(seconds)
     with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
@@ -373,14 +373,14 @@ def read_some(connection, seconds):
 
 
 def listener(secrets, *certificates, **keys):
-    """The `[[listener]]` of a configuration, and nothing else of the server."""
+    """Returns the `[[listener]]` section of a configuration."""
     lines = [f"{name} = {value}" for name, value in keys.items()]
     chains = ", ".join(certificates or [f'{{ chain = "{secrets.dir}/localhost.pem", key = "{secrets.dir}/localhost.key" }}'])
     return "\n".join(['[[listener]]', 'address = "127.0.0.1:@PORT@"', f"certificates = [{chains}]", *lines, ""])
 
 
 def auth(secrets):
-    """An `[auth.users]` that takes the suite's tokens, from wherever a client may put one."""
+    """Returns an `[auth.users]` section that accepts the suite's tokens from every kind of source."""
     return f"""
 [auth.users]
 issuer = "{ISSUER}"
@@ -397,7 +397,7 @@ def upstream(name, port):
 
 
 def route(name, path, upstream_name, limits=None, **keys):
-    """A `[[route]]`, open unless `auth` is given. Values are TOML as they stand."""
+    """Returns a `[[route]]` section, without tokens unless `auth` is given. Values are literal TOML."""
     keys = {"auth": '"none"', **keys}
     lines = ["", "[[route]]", f'name = "{name}"', f'path = "{path}"', f'upstream = "{upstream_name}"']
     lines += [f"{key} = {value}" for key, value in keys.items()]

@@ -1,9 +1,9 @@
-"""Instructions that the pure core and the record layer execute for each frame, record or request head, by callgrind, held
-against tests/gates/ceilings.toml.
+"""Counts the instructions of the pure core and the record layer for each frame, record or request head with callgrind, and
+checks them against tests/gates/ceilings.toml.
 
-A case of tests/gates/cases.rs is run twice, more often the second time; the difference is what the runs cost, and nothing of
-what came before them. Only Rust's functions count: those of C and assembly (libc's, aws-lc's) are chosen by the CPU, and the
-price of a cipher is not ours. What they bring the sum to is a note.
+Each case of tests/gates/cases.rs runs twice with different numbers of runs. The difference is the cost of the runs without
+the preparation. Only Rust functions count: functions in C and assembly (libc, aws-lc) depend on the CPU, and the cost of a
+cipher is not under our control. A note gives the total with them.
 """
 
 import json
@@ -14,8 +14,8 @@ import tomllib
 import harness
 
 FEW, MANY = 16, 64
-GROWTH_MAX = 5  # of a head's cost, where its size is four times as large
-RUST = re.compile(r"_R|_ZN.*17h[0-9a-f]{16}E")  # the two manglings of rustc
+GROWTH_MAX = 5  # of the cost of a head of four times the size
+RUST = re.compile(r"_R|_ZN.*17h[0-9a-f]{16}E")  # the two mangling schemes of rustc
 
 suite = harness.Suite("instructions")
 directory = harness.work_dir("instructions")
@@ -23,7 +23,7 @@ ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text(
 
 
 def build():
-    """The program that runs the cases, built as the binary is."""
+    """Builds the program that runs the cases, with the profile of the binary, and returns its path."""
     built = harness.run("cargo", "build", "--release", "--bench", "instructions", "--message-format", "json",
                         cwd=harness.ROOT, seconds=900)
     for line in built.stdout.splitlines():
@@ -34,7 +34,7 @@ def build():
 
 
 def executed(program, case, runs):
-    """How many instructions of Rust and of everything a process executes that runs a case so often."""
+    """Returns the number of instructions, in Rust functions and in total, of a process that runs a case `runs` times."""
     report = directory / f"{case}-{runs}"
     harness.run("valgrind", "--tool=callgrind", f"--callgrind-out-file={report}", "--compress-strings=no", "--compress-pos=no",
                 "--demangle=no", program, case, runs, seconds=120)
@@ -44,7 +44,7 @@ def executed(program, case, runs):
         if line.startswith("fn="):
             function = line[3:]
         elif line.startswith("calls="):
-            of_callee = True  # the next line is the callee's cost, which stands at the callee
+            of_callee = True  # the next line repeats the cost of the callee, which is counted there
         elif line[:1].isdigit():
             cost = 0 if of_callee else int(line.split()[1])
             of_callee = False
@@ -54,7 +54,7 @@ def executed(program, case, runs):
 
 
 if not shutil.which("valgrind"):
-    suite.skip("everything", "valgrind is not installed")
+    suite.skip("all cases", "valgrind is not installed")
     suite.finish()
 program = build()
 costs = {}

@@ -1,5 +1,5 @@
-"""Key updates in the middle of a session, as OpenSSL's command line makes them: `K` in s_client changes its key and asks
-for another of ours, `k` only changes its own. With every suite of TLS 1.3, messages pass before, between and after."""
+"""Tests key updates within a session, made by `openssl s_client`: `K` updates its key and requests an update of the proxy's,
+`k` only updates its own. With every cipher suite of TLS 1.3, messages pass before, between and after the updates."""
 
 import re
 import shutil
@@ -19,17 +19,17 @@ port = int(re.search(r":(\d+)/", demo.facts["url"]).group(1))
 
 
 def masked(opcode, payload):
-    """A frame of a client, with a mask that changes nothing."""
+    """Returns a frame of a client, with a masking key of zeros."""
     return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
 
 
 def plain(opcode, payload):
-    """The same as the server sends it."""
+    """Returns the same frame as the server sends it, unmasked."""
     return bytes([0x80 | opcode, len(payload)]) + payload
 
 
 class Client:
-    """s_client with commands on: a line that it is given at once, and that begins with K or k, is one."""
+    """s_client with commands enabled: a line that starts with K or k and is read at once is a command."""
 
     def __init__(self, *options):
         command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-tls1_3",
@@ -45,7 +45,7 @@ class Client:
         self.popen.stdin.flush()
 
     def expect(self, wanted):
-        """Waits until this comes, behind all that was expected before."""
+        """Waits for this output, after everything that was expected before."""
         while (at := self.output.find(wanted, self.seen)) < 0:
             part = self.popen.stdout.read1(65536)
             if not part:
@@ -62,7 +62,7 @@ class Client:
 def session(cipher):
     client = Client("-ciphersuites", cipher)
     try:
-        # Only after this are lines commands, and what follows the handshake is ours.
+        # From here on s_client reads commands, and the output after this line belongs to the session.
         client.expect(b"Verify return code: 0 (ok)")
         client.send(
             f"GET /echo?token={demo.facts['token']} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: Upgrade\r\n"
@@ -87,11 +87,11 @@ def session(cipher):
 
 
 for cipher in SUITES:
-    with suite.check(f"{cipher}: messages before and after key updates of either kind"):
+    with suite.check(f"{cipher}: messages pass before and after key updates of either kind"):
         if not shutil.which("openssl"):
-            raise harness.Skip("there is no openssl")
+            raise harness.Skip("openssl is not installed")
         session(cipher)
 
-with suite.check("the demo lives"):
+with suite.check("the demo is still running"):
     equal(demo.alive(), True)
 suite.finish()

@@ -1,5 +1,6 @@
-"""As many sessions at once as descriptors allow, opened as fast as they come; each echoes 1 KiB and idles, then all close at
-once. Three times in a row, and the proxy's resident memory comes back to where it was after the first such round."""
+"""Opens as many concurrent sessions as descriptors allow, as fast as they are accepted. Each echoes 1 KiB and idles, then
+all close at once. After a warm-up round there are three more, and after each the resident memory of the proxy returns to
+its value after the warm-up."""
 
 import os
 import resource
@@ -15,13 +16,13 @@ SESSIONS = 9000
 ROUNDS = 3
 TALKS = 2
 BYTES = 1024
-OPENING = 512  # connections that are no sessions yet, at once
-HANDSHAKES = 900  # at most
-OTHER_DESCRIPTORS = 200  # of the proxy, beside two a session and two a handshake
+OPENING = 512  # concurrent connections without a session yet
+HANDSHAKES = 900  # max_handshakes, unless the descriptor limit requires less
+OTHER_DESCRIPTORS = 200  # of the proxy, beyond two per session and two per handshake
 STEP_SECONDS = 60
 IDLE_SECONDS = 2
-SETTLE_SECONDS = 30  # for memory to come back after the last close: the allocator gives back within 10 what it has no use for
-SESSION_MAX_KIB = 48  # resident, with its buffers: an alarm, no measurement
+SETTLE_SECONDS = 30  # for memory to be returned after the last close: the allocator returns unused memory within 10 s
+SESSION_MAX_KIB = 48  # resident, with its buffers: a coarse alarm, not a measurement
 LEFT_MAX = 0.10
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -29,7 +30,7 @@ MASK = os.urandom(4)
 
 
 class Session:
-    """A WebSocket client whose steps are generators: each yields what it waits for on its socket."""
+    """A WebSocket client whose steps are generators: each yields the socket event that it waits for."""
 
     def __init__(self, context, port, address):
         self.context, self.received = context, bytearray()
@@ -68,7 +69,7 @@ class Session:
         while len(self.received) < count:
             part = yield from self.until(self.socket.recv, 65536)
             if not part:
-                raise ConnectionError(f"ended by the proxy, after {bytes(self.received)!r}")
+                raise ConnectionError(f"closed by the proxy, after {bytes(self.received)!r}")
             self.received += part
 
     def receive(self, count):
@@ -92,7 +93,7 @@ def masked(data):
 
 
 def drive(sessions, step, at_once=SESSIONS):
-    """Takes one step with each session, so many at once; each step begins in its turn."""
+    """Runs one step of each session, at most `at_once` concurrently, in the order of the sessions."""
     waiting, poll, end = {}, select.epoll(), time.monotonic() + STEP_SECONDS
     todo = iter(sessions)
 
@@ -113,7 +114,7 @@ def drive(sessions, step, at_once=SESSIONS):
         for descriptor, _ in poll.poll(1):
             go_on(*waiting.pop(descriptor), True)
         if time.monotonic() > end:
-            raise TimeoutError(f"{len(waiting)} sessions got no further within {STEP_SECONDS} s")
+            raise TimeoutError(f"{len(waiting)} sessions made no progress within {STEP_SECONDS} s")
 
 
 suite = harness.Suite("load")
@@ -122,7 +123,7 @@ limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 handshakes = min(HANDSHAKES, limit // 20)
 sessions = min(SESSIONS, (limit - OTHER_DESCRIPTORS) // 2 - handshakes)
 if sessions < SESSIONS:
-    suite.note(f"{sessions:,} sessions, not {SESSIONS:,}: the limit is {limit:,} descriptors, and the proxy needs two for each")
+    suite.note(f"{sessions:,} sessions instead of {SESSIONS:,}: the limit is {limit:,} descriptors, two per session")
 directory = harness.work_dir("load")
 secrets = harness.Secrets(directory)
 context = secrets.client_context()
@@ -136,7 +137,7 @@ proxy = harness.Proxy("".join([
 
 
 def crowd(count, address):
-    """One round; returns how much memory the proxy had at each step, and how long the steps took."""
+    """Makes one round. Returns the memory of the proxy after each step, and the duration of each step."""
     begun, memory, seconds = time.monotonic(), {"before": proxy.memory_kib()}, {}
 
     def took(what):
@@ -164,7 +165,7 @@ def crowd(count, address):
 
 
 def settle(goal_kib):
-    """Waits for the proxy's memory to come down to this, and returns what it came to."""
+    """Waits until the proxy's memory has fallen to `goal_kib` or the time is up, and returns the memory."""
     end = time.monotonic() + SETTLE_SECONDS
     while (kib := proxy.memory_kib()) > goal_kib and time.monotonic() < end:
         time.sleep(0.1)
@@ -175,14 +176,14 @@ mib = lambda kib: f"{kib / 1024:.1f}"
 empty = proxy.memory_kib()
 with suite.check(f"{sessions:,} sessions to warm up"):
     crowd(sessions, "127.0.0.2")
-# All the time there is, so that nothing is among it that has yet to be given back.
+# A goal of 0 waits for the whole time, so that no memory is counted that would still be returned.
 began = settle(0)
 bound = began * (1 + LEFT_MAX)
-suite.note(f"resident memory is {mib(empty)} MiB without a session, and begins at {mib(began)} MiB, {SETTLE_SECONDS} s after a first round:"
-           " the tables that grew for it, and the allocator's own, stay")
+suite.note(f"resident memory is {mib(empty)} MiB at the start and {mib(began)} MiB {SETTLE_SECONDS} s after the warm-up:"
+           " grown tables and the allocator's own memory remain")
 for number in range(1, ROUNDS + 1):
-    with suite.check(f"round {number}: {sessions:,} sessions at once, each echoes {BYTES} bytes {TALKS} times, all close with 1000, "
-                     f"and resident memory comes back to within {LEFT_MAX:.0%} of where it began"):
+    with suite.check(f"round {number}: {sessions:,} concurrent sessions, each echoes {BYTES} bytes {TALKS} times, all close with 1000, "
+                     f"and resident memory returns to within {LEFT_MAX:.0%} of its initial value"):
         memory, seconds = crowd(sessions, f"127.0.0.{2 + number}")
         begun = time.monotonic()
         memory["at last"], seconds["at last"] = settle(bound), time.monotonic() - begun
@@ -191,5 +192,5 @@ for number in range(1, ROUNDS + 1):
                    + ", ".join(f"{took:.1f} {what}" for what, took in seconds.items()))
         equal(max(memory.values()) - memory["before"] < sessions * SESSION_MAX_KIB, True)
         if memory["at last"] > bound:
-            raise AssertionError(f"{mib(memory['at last'])} MiB are left, {memory['at last'] / began - 1:+.0%}")
+            raise AssertionError(f"{mib(memory['at last'])} MiB remain, {memory['at last'] / began - 1:+.0%}")
 suite.finish()

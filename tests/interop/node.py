@@ -1,4 +1,4 @@
-"""What npm offers, through the proxy: `ws` as client and backend, socket.io, graphql-ws."""
+"""Tests npm libraries through the proxy: `ws` as client and backend, socket.io, graphql-ws."""
 
 import harness
 

@@ -1,6 +1,6 @@
-"""The unit under a real systemd, in a container of its own network that debootstrap and systemd-nspawn make.
+"""Tests the unit under a real systemd, in a container with its own network, made by debootstrap and systemd-nspawn.
 
-It needs root, debootstrap and systemd-container, and half a minute once; so it runs only where TOLLGATE_NSPAWN=1 asks.
+It needs root, debootstrap and systemd-container, and half a minute for the first run, so it runs only if TOLLGATE_NSPAWN=1.
 """
 
 import pathlib
@@ -79,7 +79,7 @@ def in_its_network(*command, **options):
 
 
 class Session:
-    """An upgrade through `openssl s_client` in the container's network."""
+    """A session opened by `openssl s_client` in the container's network."""
 
     def __init__(self):
         self.client = subprocess.Popen(
@@ -104,27 +104,27 @@ with suite.check("the container boots"):
         time.sleep(0.2)
     equal(state in ("running", "degraded"), True)
 
-# The echo server runs outside the container, in its network; harness.node cannot be told so.
+# The echo server runs outside the container but in its network, which harness.node does not support.
 backend = harness.Process("echo", in_its_network("env", f"NODE_PATH={harness.INTEROP}/node/node_modules", "node", "-e", """
     const { WebSocketServer } = require('ws');
     new WebSocketServer({ host: '127.0.0.1', port: 9001 }).on('connection', (socket) => {
       socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
     });"""), directory)
 
-with suite.check("it starts, says that it is ready, and carries a session on port 443 with a key that only root can read"):
+with suite.check("the service becomes ready and serves a session on port 443 with a key that only root can read"):
     inside("systemctl", "start", "tollgate")
     equal(shown("ActiveState"), "active")
     time.sleep(1)  # for the echo server
     session = Session()
 
-with suite.check("it runs as nobody in particular, with one capability, and under the filter of system calls"):
+with suite.check("the service runs as a dynamic user with one capability and a system call filter"):
     status = pathlib.Path(f"/proc/{leader}/root/proc/{shown('MainPID')}/status").read_text()
     field = dict(re.findall(r"^(\w+):\s*(.*)$", status, re.M))
     equal(field["Uid"].split()[0] != "0", True)
     equal({field[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")}, {f"{1 << 10:016x}"})
     equal((field["NoNewPrivs"], field["Seccomp"]), ("1", "2"))
 
-with suite.check("`systemctl stop` drains: the session hears 1001, and the service ends with success"):
+with suite.check("`systemctl stop` drains: the session gets 1001, and the service ends with success"):
     inside("systemctl", "stop", "--no-block", "tollgate")
     rest = session.rest()
     equal(int.from_bytes(rest[rest.index(b"\x88"):][2:4], "big"), 1001)
@@ -134,14 +134,14 @@ with suite.check("`systemctl stop` drains: the session hears 1001, and the servi
         time.sleep(0.1)
     equal((shown("ActiveState"), shown("Result"), shown("ExecMainStatus")), ("inactive", "success", "0"))
 
-with suite.check("if it is killed it comes back"):
+with suite.check("the service is restarted after it was killed"):
     inside("systemctl", "start", "tollgate")
     inside("systemctl", "kill", "-s", "KILL", "tollgate")
     time.sleep(4)
     equal((shown("ActiveState"), shown("NRestarts")), ("active", "1"))
     Session().client.kill()
 
-with suite.check("with a bad configuration it fails with 78, says why in the journal, and is not tried again"):
+with suite.check("with a bad configuration the service fails with 78, logs the reason to the journal, and is not restarted"):
     inside("systemctl", "stop", "tollgate")
     (etc / "tollgate.toml").write_text(config + "nonsense = 1\n")
     inside("systemctl", "start", "tollgate", check=False)
@@ -151,6 +151,6 @@ with suite.check("with a bad configuration it fails with 78, says why in the jou
 
 backend.stop()
 if leader:
-    subprocess.run(["kill", "-s", "RTMIN+4", str(leader)], check=False)  # systemd's word for: power off
+    subprocess.run(["kill", "-s", "RTMIN+4", str(leader)], check=False)  # systemd powers off on this signal
     container.wait(30)
 suite.finish()

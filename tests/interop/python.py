@@ -1,4 +1,4 @@
-"""Two Python libraries, `websockets` and `aiohttp`, each as client and as backend, through the proxy."""
+"""Tests two Python libraries, `websockets` and `aiohttp`, each as client and as backend, through the proxy."""
 
 import asyncio
 import contextlib
@@ -24,16 +24,16 @@ suite = Suite("python")
 
 
 async def core(client, backend, url):
-    """What has to work between every client and every backend."""
+    """Checks that run between every client and every backend."""
     pair = f"{client.name} to {backend}"
 
-    with suite.check(f"{pair}: text, binary and empty messages come back as they went"):
+    with suite.check(f"{pair}: text, binary and empty messages are echoed unchanged"):
         async with client.connect(url("echo")) as session:
             for message in (TEXT, b"\x00\xff" * 500, "", b"", "x" * 125, "x" * 126, "x" * 65535, "x" * 65536):
                 await session.send(message)
                 equal(await session.recv(), message)
 
-    with suite.check(f"{pair}: 3 MiB come back as they went"):
+    with suite.check(f"{pair}: 3 MiB are echoed unchanged"):
         async with client.connect(url("echo"), compress=False) as session:
             await session.send(BIG)
             equal(await session.recv() == BIG, True)
@@ -44,13 +44,13 @@ async def core(client, backend, url):
                 await session.send(str(number))
             equal([await session.recv() for _ in range(200)], [str(number) for number in range(200)])
 
-    with suite.check(f"{pair}: permessage-deflate is negotiated between the ends"):
+    with suite.check(f"{pair}: permessage-deflate is negotiated end to end"):
         async with client.connect(url("echo")) as session:
             equal("permessage-deflate" in session.extensions, True)
             await session.send(COMPRESSIBLE)
             equal(await session.recv() == COMPRESSIBLE, True)
 
-    with suite.check(f"{pair}: no extension is invented where the client offers none"):
+    with suite.check(f"{pair}: no extension is negotiated if the client offers none"):
         async with client.connect(url("echo"), compress=False) as session:
             equal(session.extensions, "")
 
@@ -74,13 +74,13 @@ async def core(client, backend, url):
         async with client.connect(url(f"echo?case={case}")) as session:
             await session.send("close 4002 its own reasons")
             equal(await session.closed(), (4002, "its own reasons"))
-        await end_of(case)  # with the code of the client's answer, which is its own affair
+        await end_of(case)  # the code of the client's answer is up to the client
 
     with suite.check(f"{pair}: the subprotocol that the backend picks reaches the client"):
         async with client.connect(url("echo"), protocols=["chat.v2", "chat.v1"]) as session:
             equal(session.protocol, "chat.v1")
 
-    with suite.check(f"{pair}: path and query reach the backend, and that it was https"):
+    with suite.check(f"{pair}: path, query and X-Forwarded headers reach the backend"):
         async with client.connect(url("echo/a%20b?x=1&y=%C3%A4")) as session:
             await session.send("tell")
             seen = json.loads(await session.recv())
@@ -91,7 +91,7 @@ async def core(client, backend, url):
 
 
 async def fragments(client, url):
-    with suite.check("websockets: three fragments stay three"):
+    with suite.check("websockets: three fragments are forwarded as three"):
         async with client.connect(url("/fragments"), compress=False) as session:
             await session.send(["one ", "two ", "three"])
             # The library closes a fragmented message with an empty final fragment.
@@ -117,7 +117,7 @@ async def tokens(client, url, secrets):
         "subprotocol": {"protocols": ["bearer", token, "chat.v1"]},
     }
     for carrier, options in carriers.items():
-        with suite.check(f"{name}: a token in the {carrier} opens, and does not reach the backend"):
+        with suite.check(f"{name}: a token in the {carrier} is accepted, and does not reach the backend"):
             options = dict(options)
             target = url("/users/7/echo") + options.pop("query", "")
             async with client.connect(target, origin=ORIGIN, **options) as session:
@@ -134,7 +134,7 @@ async def tokens(client, url, secrets):
                 if carrier == "subprotocol":
                     equal((session.protocol, dict(headers)["sec-websocket-protocol"]), ("chat.v1", "chat.v1"))
 
-    with suite.check(f"{name}: where the backend picks no subprotocol the client hears `bearer`"):
+    with suite.check(f"{name}: if the backend picks no subprotocol the client gets `bearer`"):
         async with client.connect(url("/users/7/echo"), protocols=["bearer", token, "other"]) as session:
             equal(session.protocol, "bearer")
 
@@ -145,7 +145,7 @@ async def tokens(client, url, secrets):
             headers = json.loads(await session.recv())["headers"]
             equal([value for key, value in headers if key.replace("_", "-") == "x-user-id"], ["ada"])
 
-    with suite.check(f"{name}: a token of another library opens"):
+    with suite.check(f"{name}: a token made by another library is accepted"):
         theirs = secrets.foreign_token(room="7", scope="chat:read chat:write")
         async with client.connect(url("/users/7/echo"), protocols=["bearer", theirs]) as session:
             await session.send(TEXT)
@@ -170,7 +170,7 @@ async def refusals(client, url, secrets):
     public_pem_as_secret.write_bytes(b"a secret that an attacker chose, 32 bytes and more")
     bad = {
         "no token": None,
-        "a token that is none": "a.b.c",
+        "a malformed token": "a.b.c",
         "an expired token": secrets.foreign_token(**room, exp=int(time.time()) - 60),
         "a token without expiry": secrets.foreign_token(**room, exp=None),
         "a token that is not valid yet": secrets.foreign_token(**room, nbf=int(time.time()) + 600),
@@ -182,7 +182,7 @@ async def refusals(client, url, secrets):
                                                        good.split(".")[2]]),
     }
     for what, token in bad.items():
-        with suite.check(f"{name}: {what} is refused with 401"):
+        with suite.check(f"{name}: {what} is rejected with 401"):
             headers = {"Authorization": f"Bearer {token}"} if token else None
             answer = await refusal(client, url("/users/7/echo"), headers=headers)
             equal(answer.status, 401)
@@ -192,9 +192,9 @@ async def refusals(client, url, secrets):
     others = {
         "another origin": (403, "/users/7/echo", {"headers": bearer, "origin": "https://evil.example.test"}),
         "the origin with another port": (403, "/users/7/echo", {"headers": bearer, "origin": ORIGIN + ":8443"}),
-        "an origin that only begins so": (403, "/users/7/echo", {"headers": bearer, "origin": ORIGIN + ".evil.test"}),
+        "an origin with an allowed prefix": (403, "/users/7/echo", {"headers": bearer, "origin": ORIGIN + ".evil.test"}),
         "the origin null": (403, "/users/7/echo", {"headers": bearer, "origin": "null"}),
-        "a room that the token does not name": (403, "/users/8/echo", {"headers": bearer}),
+        "a room that the token is not for": (403, "/users/8/echo", {"headers": bearer}),
         "a token without the scope": (403, "/users/7/echo", {
             "headers": {"Authorization": "Bearer " + secrets.token("ada", room="7", scope="chat:writer")}}),
         "an unknown path": (404, "/nowhere", {}),
@@ -202,10 +202,10 @@ async def refusals(client, url, secrets):
         "an upstream that is silent": (504, "/silent", {}),
     }
     for what, (status, path, options) in others.items():
-        with suite.check(f"{name}: {what} is refused with {status}"):
+        with suite.check(f"{name}: {what} is rejected with {status}"):
             equal((await refusal(client, url(path), **options)).status, status)
 
-    with suite.check(f"{name}: the answer of an upstream that refuses is passed on"):
+    with suite.check(f"{name}: the response of an upstream that rejects the upgrade is forwarded"):
         answer = await refusal(client, url("/teapot"))
         equal(answer.status, 418)
         if answer.body is not None:
@@ -215,7 +215,7 @@ async def refusals(client, url, secrets):
 async def refusal(client, url, **options):
     try:
         async with client.connect(url, **options):
-            raise AssertionError("it was let in")
+            raise AssertionError("the upgrade was accepted")
     except Refused as answer:
         return answer
 
@@ -227,7 +227,7 @@ async def plain_http(context, url):
             "a plain GET": {},
             "WebSocket version 8": {**upgrade, "Sec-WebSocket-Version": "8"},
         }.items():
-            with suite.check(f"aiohttp: {what} is answered with 426 and what would have been right"):
+            with suite.check(f"aiohttp: {what} is answered with 426 and the supported protocol and version"):
                 async with session.get(url("/ws/echo"), ssl=context, headers=headers) as answer:
                     equal(answer.status, 426)
                     equal(answer.headers["Upgrade"].lower(), "websocket")
@@ -242,14 +242,14 @@ async def limits(client, url):
             await session.send("x" * 1024)
             equal(await session.recv(), "x" * 1024)
 
-    with suite.check(f"{name}: a message that is too big ends the session with 1009 at both ends"):
+    with suite.check(f"{name}: a message over the size limit ends the session with 1009 at both ends"):
         case = new_case()
         async with client.connect(url(f"/small/echo?case={case}"), compress=False) as session:
             await session.send("x" * 1025)
             equal((await session.closed())[0], 1009)
         equal((await end_of(case))[::2], (1009, 0))
 
-    with suite.check(f"{name}: a client that sends too many messages hears 1008, and only its burst has passed"):
+    with suite.check(f"{name}: a client that exceeds the message rate gets 1008, and only its burst has passed"):
         case = new_case()
         async with client.connect(url(f"/rate/echo?case={case}")) as session:
             with contextlib.suppress(ConnectionError, websockets.exceptions.ConnectionClosed):
@@ -258,7 +258,7 @@ async def limits(client, url):
             equal((await session.closed())[0], 1008)
         equal((await end_of(case))[::2], (1008, 10))
 
-    with suite.check(f"{name}: with on_excess = \"delay\" a client is slowed down and loses nothing"):
+    with suite.check(f"{name}: with on_excess = \"delay\" messages are delayed and none is lost"):
         async with client.connect(url("/delay/echo")) as session:
             start = time.monotonic()
             for number in range(30):
@@ -266,7 +266,7 @@ async def limits(client, url):
             equal([await session.recv() for _ in range(30)], [str(number) for number in range(30)])
             equal(0.7 < time.monotonic() - start < 5, True)  # 10 at once, 20 at 20/s
 
-    with suite.check(f"{name}: with on_excess = \"drop\" messages are dropped whole"):
+    with suite.check(f"{name}: with on_excess = \"drop\" excess messages are dropped"):
         async with client.connect(url("/drop/echo")) as session:
             for number in range(30):
                 await session.send(str(number))
@@ -286,7 +286,7 @@ async def limits(client, url):
 
 
 async def teapot(reader, writer):
-    """An upstream that refuses every upgrade."""
+    """An upstream that answers every request with 418."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
         writer.write(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 15\r\nContent-Type: text/plain\r\n\r\nshort and stout")
@@ -295,7 +295,7 @@ async def teapot(reader, writer):
 
 
 async def silent(reader, writer):
-    """An upstream that takes every request and answers none."""
+    """An upstream that reads every request and answers none."""
     with contextlib.suppress(OSError):
         await reader.read(-1)
         writer.close()
@@ -351,7 +351,7 @@ async def main():
         await fragments(clients[0], proxy.url)
         await plain_http(context, lambda path: proxy.url(path, "https"))
 
-        with suite.check("SIGTERM drains: open sessions hear 1001, and the exit code is 0"):
+        with suite.check("SIGTERM drains: open sessions get 1001, and the exit code is 0"):
             case = new_case()
             async with clients[0].connect(proxy.url(f"/ws/echo?case={case}")) as session:
                 await session.send("still here")
@@ -360,7 +360,7 @@ async def main():
                 equal((await session.closed())[0], 1001)
                 equal((await end_of(case))[0], 1001)
             equal(await stopped, 0)
-        with suite.check("no token in the log"):
+        with suite.check("the log contains no token"):
             equal("eyJ" in proxy.output(), False)
 
 

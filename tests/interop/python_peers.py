@@ -1,4 +1,4 @@
-"""Two Python libraries, `websockets` and `aiohttp`: clients that wear the same clothes, and backends that do the same."""
+"""Clients and backends in two Python libraries, `websockets` and `aiohttp`, with the same interface and behaviour."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,19 @@ import websockets.exceptions
 
 from harness import equal
 
-SECONDS = 10  # for any one wait
+SECONDS = 10  # timeout of each wait
 
 
 class Refused(Exception):
-    """The opening handshake was answered with something else than 101."""
+    """The opening handshake was answered with a status other than 101."""
 
     def __init__(self, status, headers, body=None):
-        super().__init__(f"refused with {status}")
+        super().__init__(f"rejected with {status}")
         self.status, self.headers, self.body = status, headers, body
 
 
 # ------------------------------------------------------------------------------------------------------------- clients
-# Both wear the same clothes: send, recv, ping, close(code, reason), closed() -> (code, reason), protocol, extensions.
+# Both have the same interface: send, recv, ping, close(code, reason), closed() -> (code, reason), protocol, extensions.
 
 
 class WebsocketsClient:
@@ -128,20 +128,20 @@ class AiohttpClient:
 
 
 # ------------------------------------------------------------------------------------------------------------ backends
-# Both do the same: pick chat.v1 if offered, and answer by the message.
-#   "tell"            what the opening handshake looked like here, as JSON
-#   "close CODE WHY"  close with that
-#   "ping"            ping the client; answer "ponged" once it answered
-#   "fragments"       "one two three" in three fragments
-#   "quiet"           nothing
-#   anything else     the same
-# Every session whose query holds `case=NUMBER` leaves a note of how it ended, and after how many messages.
+# Both behave alike: they pick chat.v1 if it is offered, and react to a message as follows.
+#   "tell"            send the received opening handshake as JSON
+#   "close CODE WHY"  close with this code and reason
+#   "ping"            ping the client, and send "ponged" after its pong
+#   "fragments"       send "one two three" in three fragments
+#   "quiet"           send nothing
+#   anything else     echo the message
+# A session with `case=NUMBER` in its query records its close code and reason and its number of messages.
 
 ends = {}
 
 
 def new_case():
-    """A number under which a check finds the end of its own session, and of no other."""
+    """Returns a number that identifies the session of one check in `ends`."""
     ends[str(len(ends))] = asyncio.Queue()
     return str(len(ends) - 1)
 
@@ -186,7 +186,7 @@ async def websockets_backend(connection):
 
 
 async def fragments_backend(connection):
-    """Says in how many fragments each message came."""
+    """Sends the list of fragments of each message."""
     with contextlib.suppress(websockets.exceptions.ConnectionClosed):
         while True:
             fragments = [fragment async for fragment in connection.recv_streaming()]
@@ -229,7 +229,7 @@ async def aiohttp_backend(request):
 
 @contextlib.asynccontextmanager
 async def backends():
-    """Yields the ports of both, and of the one that counts fragments."""
+    """Yields the ports of both backends and of the one that lists fragments."""
 
     def pick(_, offered):
         return "chat.v1" if "chat.v1" in offered else None

@@ -1,19 +1,21 @@
-"""Runs what README.md tells its readers to run.
+"""Runs the commands in README.md.
 
-What README.md has to keep to:
+README.md has to follow these rules:
 
-- Every block that is fenced as ```sh is run, in order, each by a `bash -euo pipefail` of its own: no variable lives on to
-  the next block. It must end well, within 120 seconds, and asks nothing.
-- It runs in a fresh copy of the checkout, in which `tollgate` is on the PATH and `cargo` builds the real checkout: nothing
-  is built twice. So a block may write files; the next ones find them.
+- Every block fenced as ```sh runs, in order, in a `bash -euo pipefail` of its own: variables do not carry over to the next
+  block. It must exit with 0 within 120 seconds, without input.
+- Blocks run in a fresh copy of the checkout, in which `tollgate` is on the PATH and `cargo` builds the original checkout, so
+  nothing is built twice. A block may write files for the blocks after it.
 - A block whose only line starts `demo` or `run` (`cargo run --release -- demo`, `tollgate run --config ...`) or a Python
-  script (`venv/bin/python service.py`) goes on in the background while the blocks after it are run; it must say within
-  30 seconds on which port it listens (`https://localhost:PORT`, `wss://localhost:PORT` or `ws://localhost:PORT`, or the port of
-  `address = "..."` in the file of --config accepts). It gets SIGTERM at the end, and must then end with 0, but for a script.
-- ```sh no-run is not run: what needs root, changes the machine, or takes long. `tests/run` must stand in such a block.
-- ```toml FILE and ```python FILE are written to FILE in the copy, for the blocks after it. A client (`client.py`) is run by a
-  block of its own.
-- Every other block is only looked at by people.
+  script (`venv/bin/python service.py`) keeps running in the background during the blocks after it. Within 30 seconds it must
+  print the port on which it listens (`https://localhost:PORT`, `wss://localhost:PORT` or `ws://localhost:PORT`), or accept
+  connections on the port of `address = "..."` in its --config file. It gets SIGTERM at the end, and must then exit with 0
+  unless it is a script.
+- Blocks fenced as ```sh no-run do not run: they need root, change the machine, or take long. `tests/run` must be in such a
+  block.
+- Blocks fenced as ```toml FILE and ```python FILE are written to FILE in the copy, for the blocks after it. A client
+  (`client.py`) needs a block of its own that runs it.
+- All other blocks are ignored.
 """
 
 import os
@@ -30,7 +32,7 @@ BLOCK_SECONDS = 120
 START_SECONDS = 30
 BACKGROUND = re.compile(r"^(exec )?((cargo run --release (--quiet )?--|(\./)?(target/release/)?tollgate) (demo|run)( |$)|venv/bin/python )")
 CARGO = """#!/bin/sh
-# In the copy, cargo works on the checkout itself.
+# In the copy, cargo builds the original checkout.
 case ${{1:--}} in -*) exec {cargo} "$@" ;; esac
 command=$1; shift
 exec {cargo} "$command" --manifest-path {manifest} "$@"
@@ -39,7 +41,7 @@ exec {cargo} "$command" --manifest-path {manifest} "$@"
 suite = harness.Suite("readme")
 readme = harness.ROOT / "README.md"
 if not readme.exists():
-    suite.skip("README.md", "there is none yet")
+    suite.skip("README.md", "README.md does not exist")
     suite.finish()
 
 blocks = re.findall(r"^```([^\n]*)\n(.*?)^```$", readme.read_text(), re.M | re.S)
@@ -72,7 +74,7 @@ def foreground(script):
         output, _ = shell.communicate(timeout=BLOCK_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(shell.pid, signal.SIGKILL)  # the shell's own group
-        raise AssertionError(f"no end after {BLOCK_SECONDS} s: {shell.communicate()[0][-1000:]}") from None
+        raise AssertionError(f"not finished after {BLOCK_SECONDS} s: {shell.communicate()[0][-1000:]}") from None
     print(*(f"        {line}" for line in output.splitlines()[-15:]), sep="\n")
     harness.equal(shell.returncode, 0)
 
@@ -114,12 +116,12 @@ for info, script in blocks:
                 foreground(script)
     elif kind == "sh" and rest != "no-run":
         suite.fail(title, f"unknown mark {rest!r} after ```sh")
-with suite.check("README.md has something to run"):
+with suite.check("README.md has blocks to run"):
     harness.equal(ran > 0, True)
 for process in reversed(background):
     if "python" in process.popen.args[-1]:
         process.stop(40)
         continue
-    with suite.check(f"{process.popen.args[-1]}: SIGTERM ends it with 0"):
+    with suite.check(f"{process.popen.args[-1]}: exits with 0 on SIGTERM"):
         harness.equal(process.stop(40), 0)
 suite.finish()

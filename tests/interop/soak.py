@@ -1,6 +1,6 @@
-"""Mixed traffic with faults for a long time: who talks gets every byte back, and nothing is left when all are gone.
+"""Mixed traffic with faults for a long time: every echo is complete, and all resources are released at the end.
 
-TOLLGATE_SOAK says for how many minutes.
+TOLLGATE_SOAK is the duration in minutes.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ CLIENTS = 60
 MESSAGE_MAX = 256 * 1024
 PATIENCE_SECONDS = 30
 SETTLE_SECONDS = 60
-GROWTH_MAX = 0.25  # of the memory after the first tenth of the time
+GROWTH_MAX = 0.25  # relative to the memory after the first tenth of the time
 
 suite = harness.Suite("soak")
-logging.getLogger("websockets").setLevel(logging.CRITICAL)  # the faults are ours
+logging.getLogger("websockets").setLevel(logging.CRITICAL)  # the faults are intended
 harness.many_files()
 directory = harness.work_dir("soak")
 secrets = harness.Secrets(directory)
 context = secrets.client_context()
 dice = random.Random(1)
-count = dict.fromkeys(["talked", "refused", "vanished", "stalled", "broke a rule", "left in the handshake", "lost its upstream",
+count = dict.fromkeys(["talked", "rejected", "vanished", "stalled", "broke a rule", "left the handshake", "lost its upstream",
                        "was throttled", "closed for its rate"], 0)
 
 
 def some_bytes():
-    """Sizes are heavy-tailed: most messages are short, and some are long."""
+    """Returns a message of random size. Sizes are heavy-tailed: most messages are short, and some are long."""
     return dice.randbytes(min(int(dice.paretovariate(0.6) * 20), MESSAGE_MAX))
 
 
 async def backend(connection):
-    """Echoes; below /dies it goes away in the midst of it."""
+    """Echoes messages; below /dies it aborts the connection after a few."""
     dies_after = dice.randrange(5) if connection.request.path.startswith("/dies") else None
     with contextlib.suppress(websockets.ConnectionClosed):
         async for message in connection:
@@ -59,11 +59,11 @@ async def talk():
         for _ in range(dice.randrange(1, 40)):
             messages = [some_bytes() for _ in range(dice.randrange(1, 6))]
             for message in messages:
-                # A text, a binary message, or one in fragments.
+                # A message in one frame, or in fragments.
                 await connection.send([message[:50], message[50:]] if dice.random() < 0.2 else message)
             for message in messages:
                 equal(await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS), message)
-            # Some are silent for longer than it takes to hibernate.
+            # Some pauses are longer than the time until a session hibernates.
             await asyncio.sleep(dice.choice([0, 0.05, 0.2, 6 if dice.random() < 0.1 else 0.5]))
     equal(connection.close_code, 1000)
     return "talked"
@@ -75,7 +75,7 @@ async def refused():
             raise AssertionError("admitted")
     except websockets.InvalidStatus as error:
         equal(error.response.status_code, 404)
-    return "refused"
+    return "rejected"
 
 
 async def vanish():
@@ -111,7 +111,7 @@ async def leave_in_the_handshake():
     writer.write(b"\x16\x03\x01\x02\0"[:dice.randrange(6)])
     await asyncio.sleep(dice.random())
     writer.transport.abort()
-    return "left in the handshake"
+    return "left the handshake"
 
 
 async def lose_the_upstream():
@@ -120,7 +120,7 @@ async def lose_the_upstream():
             for _ in range(8):
                 await connection.send(b"?")
                 await asyncio.wait_for(connection.recv(), PATIENCE_SECONDS)
-            raise AssertionError("the upstream lives")
+            raise AssertionError("the upstream did not disconnect")
         except websockets.ConnectionClosed:
             equal(connection.close_code, 1014)
     return "lost its upstream"
@@ -158,7 +158,7 @@ async def client(end):
 
 
 async def watch(begun, end):
-    """What the proxy's memory is at each tenth of the time, KiB."""
+    """Returns the memory of the proxy at each tenth of the time, in KiB."""
     memory = []
     for tenth in range(1, 11):
         await asyncio.sleep(begun + (end - begun) * tenth / 10 - time.monotonic())
@@ -178,7 +178,7 @@ async def soak(seconds):
 
 
 def settled():
-    """How many descriptors the proxy has once it has fewer no more."""
+    """Waits until the number of the proxy's descriptors is stable, and returns it."""
     counts, end = [], time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < end and not (len(counts) > 20 and min(counts[-20:]) == max(counts[-20:])):
         counts.append(len(os.listdir(f"/proc/{proxy.pid}/fd")))
@@ -196,10 +196,10 @@ proxy = harness.Proxy("".join([
     harness.route("slow", "/slow", "soak", {"message_rate": '"20/s"', "message_burst": 10, "on_excess": '"delay"'}),
     harness.route("strict", "/strict", "soak", {"message_rate": '"20/s"', "message_burst": 10, "on_excess": '"close"'}),
 ]), directory)
-with suite.check("a moment of it, to warm up"):
+with suite.check("a short run to warm up"):
     asyncio.run(soak(2))
 at_first = settled()
-with suite.check(f"{CLIENTS} clients for {MINUTES:g} minutes: who talks gets every byte back, and memory does not grow"):
+with suite.check(f"{CLIENTS} clients for {MINUTES:g} minutes: every echo is complete, and memory does not grow"):
     memory = asyncio.run(soak(MINUTES * 60))
     suite.note("sessions: " + ", ".join(f"{n:,} {what}" for what, n in count.items()))
     suite.note("resident memory at each tenth, MiB: " + ", ".join(f"{kib / 1024:.1f}" for kib in memory))
@@ -207,6 +207,6 @@ with suite.check(f"{CLIENTS} clients for {MINUTES:g} minutes: who talks gets eve
     equal(min(count.values()) > 0, True)
     if memory[-1] > memory[0] * (1 + GROWTH_MAX):
         raise AssertionError("memory grows")
-with suite.check("all descriptors come back"):
+with suite.check("all descriptors are closed again"):
     equal(settled(), at_first)
 suite.finish()

@@ -1,8 +1,9 @@
-"""System calls a message of the release binary under tests/bench's load, held against tests/gates/ceilings.toml.
+"""Counts the system calls per message of the release binary under the loads of tests/bench, and checks them against
+tests/gates/ceilings.toml.
 
-perf counts them at the kernel's tracepoints, which slows nobody. Where it cannot, strace does: it stops the proxy at each
-call, so more is ready whenever it looks, and the share of epoll_wait is lower than in truth. That only lets through what
-lies within it: a call too many for every message is seen either way. SYSCALLS_BY=strace asks for that.
+perf counts them at the kernel's tracepoints without slowing the proxy down. If perf is not available, strace counts them. It
+stops the proxy at each call, so more sockets are ready at each poll and the measured share of epoll_wait is too low. This
+can hide an excess up to that share; one additional call per message is still detected. SYSCALLS_BY=strace forces strace.
 """
 
 import collections
@@ -18,14 +19,14 @@ import tomllib
 
 import harness
 
-# key: (mode of the load generator, options, messages); the loads of tests/bench/run.py, made shorter
+# key: (mode of the load generator, options, messages); the loads of tests/bench/run.py with fewer messages
 LOADS = {
     "a": ("msgs", "--conns 100 --size 64", 40_000),
     "b": ("msgs", "--conns 100 --size 64 --window 32", 400_000),
     "d": ("msgs", "--conns 50 --size 16384", 10_000),
     "i": ("fanout", "--conns 1000 --size 256", 40_000),
 }
-# What perf tells apart, beside the sum; each event that it watches takes time to set up.
+# The calls that perf counts separately, besides the total. Each event takes time to set up.
 NAMED = ["epoll_*wait", "futex", "read", "readv", "recv*", "send*", "write", "writev"]
 TRIES = 3
 PATIENCE_SECONDS = 60
@@ -40,7 +41,7 @@ ceilings = tomllib.loads((harness.ROOT / "tests/gates/ceilings.toml").read_text(
 
 
 def perf_works():
-    """Whether perf is there, may use the tracepoints, and the kernel has them."""
+    """Returns whether perf is installed and can use the tracepoints."""
     if os.environ.get("SYSCALLS_BY") == "strace" or not shutil.which("perf"):
         return False
     probe = subprocess.run(["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "true"], capture_output=True, text=True)
@@ -49,10 +50,10 @@ def perf_works():
 
 @contextlib.contextmanager
 def counted_by_perf(pid, calls):
-    """Adds the calls that a process makes within the block to `calls`."""
+    """Adds the calls that a process makes within the block to `calls`, counted by perf."""
     report = directory / "perf"
     events = ["raw_syscalls:sys_enter", *(f"syscalls:sys_enter_{name}" for name in NAMED)]
-    # What perf runs is started when it counts, and its end is the end of the counting.
+    # perf starts the command when it counts, and stops counting when the command exits.
     command = ["perf", "stat", "-x,", "-o", report, "-e", ",".join(events), "-p", str(pid), "--", "cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as perf:
         perf.stdin.write(b"counting?\n")
@@ -68,12 +69,12 @@ def counted_by_perf(pid, calls):
 
 @contextlib.contextmanager
 def counted_by_strace(pid, calls):
-    """The same, with ptrace."""
+    """Adds the calls that a process makes within the block to `calls`, counted by strace."""
     report = directory / "strace"
     command = ["strace", "-f", "-c", "-U", "calls,name", "-o", report, "-p", str(pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         if "attached" not in (line := strace.stderr.readline()):
-            raise harness.Skip(f"neither perf nor strace can watch a process here: {line.strip()}")
+            raise harness.Skip(f"neither perf nor strace can trace a process here: {line.strip()}")
         try:
             yield
         finally:
@@ -83,7 +84,7 @@ def counted_by_strace(pid, calls):
 
 
 def start_proxy(upstream_port):
-    """As the bench has it, which is as users would."""
+    """Starts the proxy with the configuration of the bench, which is a realistic one."""
     values = {"CERT": directory / "localhost.pem", "KEY": directory / "localhost.key", "TOKEN_PUBLIC": secrets.public,
               "UPSTREAM": f"127.0.0.1:{upstream_port}", "AUTH": 'auth = "users"', "WORKERS": 2, "SESSIONS": 9000, "HANDSHAKES": 900,
               "METER": 'message_rate = "1000000/s"\nmessage_burst = 1000000\non_excess = "close"', "RECORD_LAYER": "own"}
@@ -94,7 +95,7 @@ def start_proxy(upstream_port):
 
 
 def count(counted, load, key):
-    """One run: its calls by name, each divided by the messages."""
+    """Makes one run, and returns its calls per message by name."""
     mode, options, messages = LOADS[key]
     command = [str(load), mode, *options.split(), "--messages", str(messages), *target]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as generator:
@@ -125,7 +126,7 @@ counted = counted_by_perf if perf_works() else counted_by_strace
 suite.note("counted by perf" if counted is counted_by_perf else "counted by strace")
 begun = time.monotonic()
 load = harness.build_load_generator()
-suite.note(f"the load generator was built in {time.monotonic() - begun:.0f} s")
+suite.note(f"built the load generator in {time.monotonic() - begun:.0f} s")
 upstream_port = harness.free_port()
 harness.Process("upstream", [load, "echo", "--listen", f"127.0.0.1:{upstream_port}"], directory)
 proxy = start_proxy(upstream_port)
@@ -133,16 +134,17 @@ token = secrets.token(issuer=f"{ORIGIN}/", audience="bench")
 target = ["--url", proxy.url(), "--ca", str(secrets.ca), "--header", f"Origin: {ORIGIN}", "--header", f"Authorization: Bearer {token}"]
 
 for key, ceiling in ceilings.items():
-    with suite.check(f"workload {key}: at most {ceiling} system calls a message"):
-        # What else happens on the machine makes the turns smaller, and so the share of epoll_wait larger: the least counts.
+    with suite.check(f"workload {key}: at most {ceiling} system calls per message"):
+        # Other load on the machine makes each poll return fewer events, and so increases the share of epoll_wait. The lowest
+        # result counts.
         least = float("inf")
         for _ in range(TRIES):
             calls = count(counted, load, key)
             total = sum(calls.values())
-            suite.note(f"{key}: {total:.3f} a message: " + ", ".join(f"{name} {n:.3f}" for name, n in calls.items() if n >= 0.001))
+            suite.note(f"{key}: {total:.3f} per message: " + ", ".join(f"{name} {n:.3f}" for name, n in calls.items() if n >= 0.001))
             least = min(least, total)
             if least <= ceiling:
                 break
         if not 0 < least <= ceiling:
-            raise AssertionError(f"{least:.3f} a message")
+            raise AssertionError(f"{least:.3f} per message")
 suite.finish()

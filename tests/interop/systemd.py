@@ -1,4 +1,4 @@
-"""The unit of systemd/, as systemd itself judges it; and that the binary keeps the unit's side of the bargain."""
+"""Checks the unit in systemd/ with systemd-analyze, and the behaviour of the binary that the unit relies on."""
 
 import os
 import re
@@ -17,7 +17,7 @@ directory = harness.work_dir("systemd")
 text = (harness.ROOT / "systemd" / "tollgate.service").read_text()
 setting = dict(re.findall(r"^(\w+)=(.*)$", text, re.M))
 unit = directory / "tollgate.service"
-unit.write_text(text.replace("/usr/local/bin/tollgate", str(harness.BINARY)))  # `verify` wants to find the binary
+unit.write_text(text.replace("/usr/local/bin/tollgate", str(harness.BINARY)))  # `verify` checks that the binary exists
 
 
 def analyze(*arguments):
@@ -26,7 +26,7 @@ def analyze(*arguments):
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
 
 
-with suite.check("systemd-analyze verify has not a word to say"):
+with suite.check("systemd-analyze verify reports nothing"):
     done = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
     equal((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
@@ -36,10 +36,10 @@ with suite.check(f"systemd-analyze security gives {EXPOSURE_MAX} or better"):
     suite.note(f"exposure {exposure}")
     equal(exposure <= EXPOSURE_MAX, True)
 
-with suite.check("the unit gives the drain the time that the configuration does"):
+with suite.check("the unit's stop timeout is longer than the default drain_timeout"):
     equal(int(setting["TimeoutStopSec"].removesuffix("s")) > 30, True)
 
-# ------------------------------------------------------------------------------------------- what the unit counts on
+# ------------------------------------------------------------------------------------------- what the unit relies on
 
 secrets = harness.Secrets(directory)
 backend = harness.Node("autobahn/echo.js", directory)
@@ -51,7 +51,7 @@ def exit_code(*arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-with suite.check("a bad argument ends it with 64, a bad configuration with 78: the unit does not try those again"):
+with suite.check("a bad argument exits with 64 and a bad configuration with 78: the unit does not restart after these"):
     equal(setting["RestartPreventExitStatus"].split(), ["64", "78"])
     bad = directory / "bad.toml"
     bad.write_text(harness.listener(secrets).replace("@PORT@", "0") + body + "nonsense = 1\n")
@@ -62,7 +62,7 @@ with suite.check("a bad argument ends it with 64, a bad configuration with 78: t
         equal(re.search(r"bad\.toml:\d+:\d+", said) is not None, True)
     equal(exit_code("run", "--config", directory / "missing.toml")[0], 78)
 
-with suite.check("a port that is taken ends it with 1: the unit tries that again"):
+with suite.check("a port in use exits with 1: the unit restarts after this"):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -70,7 +70,7 @@ with suite.check("a port that is taken ends it with 1: the unit tries that again
         file.write_text(harness.listener(secrets).replace("@PORT@", str(taken.getsockname()[1])) + body)
         equal(exit_code("run", "--config", file)[0], 1)
 
-with suite.check("more sessions than the unit's descriptors end it with 78, and check warns of them"):
+with suite.check("more sessions than the unit's descriptor limit allows exit with 78, and check warns of them"):
     file = directory / "many.toml"
     file.write_text("[server]\nmax_sessions = 9000000\n" + harness.listener(secrets).replace("@PORT@", "0") + body)
     limited = lambda command: subprocess.run(
@@ -80,7 +80,7 @@ with suite.check("more sessions than the unit's descriptors end it with 78, and 
     checked = limited("check")
     equal((checked.returncode, "warning: " in checked.stderr and "LimitNOFILE" in checked.stderr), (0, True))
 
-with suite.check("it says READY=1 and STOPPING=1, takes its chain and key as credentials, and ends with 0"):
+with suite.check("it sends READY=1 and STOPPING=1, reads its chain and key as credentials, and exits with 0"):
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700)
     shutil.move(secrets.dir / "localhost.key", credentials / "tls.key")

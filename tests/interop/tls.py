@@ -1,4 +1,4 @@
-"""The TLS of the listener, as OpenSSL's command line sees it."""
+"""Tests the TLS of the listener with `openssl s_client`."""
 
 import subprocess
 import threading
@@ -33,7 +33,7 @@ UPGRADE = (
 
 
 def s_client(*options, send=UPGRADE, until="HTTP/1.1 101", ca=True):
-    """Runs `openssl s_client`, sends the upgrade, and returns all it printed until `until` or the end."""
+    """Runs `openssl s_client`, sends the upgrade, and returns its output up to `until` or the end."""
     trust = ["-CAfile", secrets.ca, "-verify_return_error"] if ca else []
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{proxy.port}", *trust, *options]
     client = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -67,34 +67,34 @@ def holds(output, *wanted):
 
 def refused(output):
     if "HTTP/1.1 101" in output or not any(word in output for word in ("alert", "no protocols available")):
-        raise AssertionError(f"not refused: {output[-1500:]}")
+        raise AssertionError(f"not rejected: {output[-1500:]}")
 
 
 for version, option in {"1.2": "-tls1_2", "1.3": "-tls1_3"}.items():
-    with suite.check(f"TLS {version} carries an upgrade"):
+    with suite.check(f"TLS {version} is accepted"):
         output = s_client(option, "-servername", "localhost", "-alpn", "http/1.1")
         holds(output, f"TLSv{version}", "Verify return code: 0 (ok)", "ALPN protocol: http/1.1", "HTTP/1.1 101")
 
 for version, option in {"1.0": "-tls1", "1.1": "-tls1_1"}.items():
-    with suite.check(f"TLS {version} is refused"):
+    with suite.check(f"TLS {version} is rejected"):
         refused(s_client(option, "-cipher", WEAK, "-servername", "localhost"))
 
 for cipher in ("AES128-SHA", "ECDHE-ECDSA-AES128-SHA256", "ECDHE-ECDSA-AES256-SHA", "NULL"):
-    with suite.check(f"TLS 1.2 with {cipher} is refused"):
+    with suite.check(f"TLS 1.2 with {cipher} is rejected"):
         refused(s_client("-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0", "-servername", "localhost"))
 
-with suite.check("the key exchange is X25519 or a curve of NIST's, and forward secret"):
+with suite.check("the key exchange is X25519 or a NIST curve, with forward secrecy"):
     holds(s_client("-tls1_2", "-groups", "X25519:P-256", "-servername", "localhost"), "Server Temp Key: X25519", "HTTP/1.1 101")
     holds(s_client("-tls1_3", "-groups", "P-256", "-servername", "localhost"), "HTTP/1.1 101")
 
-with suite.check("ALPN: http/1.1 is picked though h2 is offered first"):
+with suite.check("ALPN: http/1.1 is selected although h2 is offered first"):
     holds(s_client("-alpn", "h2,http/1.1", "-servername", "localhost"), "ALPN protocol: http/1.1", "HTTP/1.1 101")
-with suite.check("ALPN: a client that speaks only h2 is refused"):
-    # rustls has the alert `no_application_protocol` ready, but tokio-rustls closes before it has written it.
+with suite.check("ALPN: a client that offers only h2 is rejected"):
+    # The alert `no_application_protocol` is sent only if the socket takes it at once; otherwise the connection just closes.
     output = s_client("-alpn", "h2", "-servername", "localhost")
     equal("ALPN protocol: h2" in output or "HTTP/1.1" in output, False)
     holds(output, "unexpected eof" if "alert" not in output else "no application protocol")
-with suite.check("ALPN: a client without it is served HTTP/1.1"):
+with suite.check("ALPN: a client without ALPN is served with HTTP/1.1"):
     holds(s_client("-servername", "localhost"), "No ALPN negotiated", "HTTP/1.1 101")
 
 for name, subject in {
@@ -105,8 +105,8 @@ for name, subject in {
         holds(s_client("-servername", name, "-verify_hostname", name), f"subject=CN = {subject}\n", "(ok)")
 for what, options in {
     "no SNI": ("-noservername",),
-    "an SNI that no certificate is for": ("-servername", "elsewhere.test"),
-    "a subdomain that the wildcard does not reach": ("-servername", "a.b.example.test"),
+    "an SNI without a certificate": ("-servername", "elsewhere.test"),
+    "a subdomain that the wildcard does not match": ("-servername", "a.b.example.test"),
 }.items():
     with suite.check(f"{what} gets the first certificate"):
         holds(s_client(*options), "subject=CN = localhost\n")
@@ -121,7 +121,7 @@ with suite.check("a TLS 1.3 session is not resumed for another name"):
     output = s_client("-tls1_3", "-servername", "chat.example.test", "-sess_in", directory / "session-1.3")
     holds(output, "New, TLSv1.3", "HTTP/1.1 101")
 
-with suite.check("early data is neither offered nor taken"):
+with suite.check("early data is neither offered nor accepted"):
     early = directory / "early"
     early.write_text(UPGRADE)
     ticket = directory / "session-1.3"
@@ -130,7 +130,7 @@ with suite.check("early data is neither offered nor taken"):
     output = s_client("-tls1_3", "-servername", "localhost", "-sess_in", ticket, "-early_data", early)
     equal("Early data was accepted" in output, False)
 
-with suite.check("what is no TLS is closed at once, and the next client is served"):
+with suite.check("a connection without TLS is closed at once, and the next client is served"):
     plain = harness.raw(proxy.port)
     plain.sendall(UPGRADE.encode())
     start = time.monotonic()

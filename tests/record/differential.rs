@@ -1,4 +1,4 @@
-//! Against rustls, which does the handshake with itself; then one end is taken over, the client's or the server's.
+//! Tests against rustls: it does the handshake with itself, then our record layer takes over the client or the server.
 
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -41,7 +41,7 @@ pub fn certificate() -> &'static (CertificateDer<'static>, PrivateKeyDer<'static
     })
 }
 
-/// Both ends after a handshake, and the secrets.
+/// Returns both ends after a handshake, and the traffic secrets.
 fn handshake(suite: Suite) -> (ClientConnection, ServerConnection, Arc<Secrets>) {
     let mut provider = default_provider();
     provider.cipher_suites = vec![match suite {
@@ -85,16 +85,16 @@ fn handshake(suite: Suite) -> (ClientConnection, ServerConnection, Arc<Secrets>)
     (client, server, secrets)
 }
 
-/// Our end and rustls's, connected by two queues of bytes.
+/// Our end and the end of rustls, connected in memory.
 struct Pair {
     opener: Opener,
     sealer: Sealer,
     rustls: Connection,
-    /// What is on its way to our end.
+    /// Records on the way to our end.
     to_us: Vec<u8>,
-    /// What rustls has got.
+    /// The plaintext that rustls has received.
     got: Vec<u8>,
-    /// What we have got.
+    /// The plaintext that our end has received.
     opened: Vec<u8>,
 }
 
@@ -117,7 +117,7 @@ impl Pair {
         Self { opener, sealer, rustls, to_us: Vec::new(), got: Vec::new(), opened: Vec::new() }
     }
 
-    /// Our end sends, and rustls reads it in pieces of this size.
+    /// Sends from our end. rustls reads the records in pieces of `cut` bytes.
     fn send(&mut self, plaintext: &[u8], cut: usize) {
         let mut records = vec![0; Sealer::sealed_max(plaintext.len())];
         let sealed = self.sealer.seal(ContentType::ApplicationData, plaintext, &mut records).unwrap();
@@ -126,13 +126,13 @@ impl Pair {
             while !piece.is_empty() {
                 self.rustls.read_tls(&mut piece).unwrap();
                 self.rustls.process_new_packets().unwrap();
-                // There is no more for now, which rustls calls an error.
+                // rustls returns an error when there is no more plaintext for now.
                 let _ = self.rustls.reader().read_to_end(&mut self.got);
             }
         }
     }
 
-    /// rustls sends.
+    /// Sends from rustls.
     fn receive(&mut self, plaintext: &[u8]) {
         self.rustls.writer().write_all(plaintext).unwrap();
         while self.rustls.wants_write() {
@@ -140,7 +140,8 @@ impl Pair {
         }
     }
 
-    /// Our end reads a piece, and opens what is whole.
+    /// Reads up to `cut` bytes at our end and opens the complete records. Returns whether the peer closed its
+    /// direction.
     fn open(&mut self, buffer: &mut Vec<u8>, cut: usize) -> Result<bool, Violation> {
         let rest = self.to_us.split_off(cut.min(self.to_us.len()));
         buffer.append(&mut self.to_us);
@@ -186,7 +187,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn as_rustls_does(
+    fn any_sequence_of_operations_interoperates_with_rustls(
         suite in select(&Suite::ALL[..]),
         ours in select(&[Role::Client, Role::Server][..]),
         operations in vec(operation(), 0..31),
@@ -225,14 +226,14 @@ proptest! {
         prop_assert_eq!(pair.got, [&sent[..], b"last"].concat());
     }
 
-    /// A record that was changed anywhere ends the connection, here as at rustls, and our alert is one that rustls knows.
+    /// A modified record ends the connection at our end, and our alert ends it at rustls.
     #[test]
-    fn a_changed_record_ends_both(suite in select(&Suite::ALL[..]), len in 1..100_usize, at: usize, bit in 0..8_u32) {
+    fn a_modified_record_ends_both(suite in select(&Suite::ALL[..]), len in 1..100_usize, at: usize, bit in 0..8_u32) {
         let mut pair = Pair::new(suite, Role::Server);
         pair.receive(&vec![1; len]);
         let at = at % pair.to_us.len();
         pair.to_us[at] ^= 1 << bit;
-        // A length that grew only waits for more.
+        // With a larger length in the header our end would wait for more bytes.
         pair.to_us.resize(pair.to_us.len() + (1 << 17), 0);
         let violation = pair.open(&mut Vec::new(), usize::MAX).unwrap_err();
         prop_assert!(pair.opened.is_empty());
@@ -245,7 +246,7 @@ proptest! {
 }
 
 #[test]
-fn our_close_notify_is_the_end_for_rustls() {
+fn rustls_accepts_our_close_notify_and_can_still_send() {
     for suite in Suite::ALL {
         for ours in [Role::Client, Role::Server] {
             let mut pair = Pair::new(suite, ours);
@@ -253,7 +254,7 @@ fn our_close_notify_is_the_end_for_rustls() {
             let written = pair.sealer.alert(Alert::CloseNotify, &mut out).unwrap();
             pair.rustls.read_tls(&mut &out[..written]).unwrap();
             assert!(pair.rustls.process_new_packets().unwrap().peer_has_closed());
-            // Half of the connection is closed, the other is not.
+            // Only one direction is closed.
             pair.receive(b"still");
             assert_eq!(pair.open(&mut Vec::new(), usize::MAX), Ok(false));
             assert_eq!(pair.opened, b"still");
@@ -262,8 +263,8 @@ fn our_close_notify_is_the_end_for_rustls() {
 }
 
 #[test]
-fn rustls_keeps_the_bound_too() {
-    // What rustls allows in a row, it may also get: the two have the same bound.
+fn key_updates_of_rustls_are_limited_in_a_row() {
+    // rustls itself accepts as many requested updates in a row.
     let mut pair = Pair::new(Suite::Aes128Gcm, Role::Server);
     let mut buffer = Vec::new();
     for _update in 0..tollgate::record::IDLE_RECORDS_MAX {
@@ -271,7 +272,7 @@ fn rustls_keeps_the_bound_too() {
         pair.receive(&[]);
         assert_eq!(pair.open(&mut buffer, usize::MAX), Ok(false));
     }
-    // One answer for all of them.
+    // One `KeyUpdate` answers all of them.
     pair.send(b"answer", 7);
     assert_eq!(pair.got, b"answer");
     pair.rustls.refresh_traffic_keys().unwrap();

@@ -1,5 +1,4 @@
-//! The record layer against the RFC's traces, against an oracle, against rustls in both roles, and against what no peer
-//! may send.
+//! Tests of the record layer: against the traces of RFC 8448, an oracle, rustls in both roles, and invalid records.
 
 mod differential;
 mod malformed;

@@ -1,4 +1,4 @@
-//! What no peer may send, each with the alert that answers it, and what every peer may.
+//! Records that a peer must not send, each with the alert that answers it, and records that it may send.
 
 use tollgate::record::{
     Alert, BODY_MAX, Content, IDLE_RECORDS_MAX, KEY_UPDATES_MAX, Opened, Opener, PLAINTEXT_MAX, RECORD_MAX, Suite,
@@ -13,7 +13,7 @@ const DATA: u8 = 23;
 const UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 const REQUEST: [u8; 5] = [24, 0, 0, 1, 1];
 
-/// Opens records until there is none, or one breaks a rule.
+/// Opens records until none is left, one closes the direction, or one breaks a rule.
 fn open_all(opener: &mut Opener, mut bytes: Vec<u8>) -> Result<Vec<Content>, Violation> {
     let (mut at, mut contents) = (0, Vec::new());
     while let Some(Opened { len, content }) = opener.open(&mut bytes[at..])? {
@@ -27,7 +27,7 @@ fn open_all(opener: &mut Opener, mut bytes: Vec<u8>) -> Result<Vec<Content>, Vio
     Ok(contents)
 }
 
-/// What `bytes` come to; a violation must be the same ever after.
+/// Checks the result for `bytes`. After a violation every later call must return it again.
 fn check(suite: Suite, bytes: Vec<u8>, expected: &Result<Vec<Content>, Violation>) {
     let mut opener = Opener::new(Oracle::new(suite).secret(), 0);
     assert_eq!(open_all(&mut opener, bytes), *expected, "{suite:?}");
@@ -41,19 +41,19 @@ type Case = (&'static str, fn(&mut Oracle) -> Vec<u8>, Violation, Option<Alert>)
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
-fn what_no_peer_may_send() {
+fn invalid_records_are_violations_with_an_alert() {
     use Alert::{BadRecordMac, DecodeError, IllegalParameter, RecordOverflow, UnexpectedMessage};
     let cases: &[Case] = &[
         ("a header over the limit", |_| vec![23, 3, 3, 0x41, 0x01], Violation::RecordTooLong, Some(RecordOverflow)),
         ("the longest header", |_| vec![23, 3, 3, 0xff, 0xff], Violation::RecordTooLong, Some(RecordOverflow)),
         (
-            "too much within",
+            "a plaintext over the limit",
             |o| o.record(DATA, &vec![1; PLAINTEXT_MAX + 1]),
             Violation::PlaintextTooLong,
             Some(RecordOverflow),
         ),
         (
-            "too much padding",
+            "padding over the limit",
             |o| o.seal(&[&[1, DATA][..], &vec![0; PLAINTEXT_MAX]].concat()),
             Violation::PlaintextTooLong,
             Some(RecordOverflow),
@@ -65,7 +65,7 @@ fn what_no_peer_may_send() {
             Violation::NotAuthentic,
             Some(BadRecordMac),
         ),
-        ("nothing within", |o| o.seal(&[]), Violation::NoContentType, Some(UnexpectedMessage)),
+        ("an empty inner plaintext", |o| o.seal(&[]), Violation::NoContentType, Some(UnexpectedMessage)),
         ("only padding", |o| o.seal(&[0; 100]), Violation::NoContentType, Some(UnexpectedMessage)),
         ("a bad tag", |o| flip(o.record(DATA, b"x"), usize::MAX), Violation::NotAuthentic, Some(BadRecordMac)),
         ("a bad byte", |o| flip(o.record(DATA, b"x"), 5), Violation::NotAuthentic, Some(BadRecordMac)),
@@ -80,7 +80,7 @@ fn what_no_peer_may_send() {
             Some(BadRecordMac),
         ),
         (
-            "a record left out",
+            "a skipped record",
             |o| {
                 o.sequence += 1;
                 o.record(DATA, b"x")
@@ -94,15 +94,15 @@ fn what_no_peer_may_send() {
             Violation::NotAuthentic,
             Some(BadRecordMac),
         ),
-        ("a bare change_cipher_spec", |_| vec![20, 3, 3, 0, 1, 1], Violation::NotProtected, Some(UnexpectedMessage)),
-        ("a bare alert", |_| vec![21, 3, 3, 0, 2, 1, 0], Violation::NotProtected, Some(UnexpectedMessage)),
+        ("a plain change_cipher_spec", |_| vec![20, 3, 3, 0, 1, 1], Violation::NotProtected, Some(UnexpectedMessage)),
+        ("a plain alert", |_| vec![21, 3, 3, 0, 2, 1, 0], Violation::NotProtected, Some(UnexpectedMessage)),
         (
-            "a bare handshake",
+            "a plain handshake message",
             |_| vec![22, 3, 3, 0, 5, 24, 0, 0, 1, 0],
             Violation::NotProtected,
             Some(UnexpectedMessage),
         ),
-        ("no TLS, and not even a header", |_| b"GET".to_vec(), Violation::NotProtected, Some(UnexpectedMessage)),
+        ("not TLS, shorter than a header", |_| b"GET".to_vec(), Violation::NotProtected, Some(UnexpectedMessage)),
         ("change_cipher_spec", |o| o.record(20, &[1]), Violation::ContentType, Some(UnexpectedMessage)),
         ("a heartbeat", |o| o.record(24, &[1]), Violation::ContentType, Some(UnexpectedMessage)),
         ("an unknown type", |o| o.record(255, &[]), Violation::ContentType, Some(UnexpectedMessage)),
@@ -122,7 +122,7 @@ fn what_no_peer_may_send() {
             Some(DecodeError),
         ),
         (
-            "a key update of another kind",
+            "a key update with an invalid value",
             |o| o.record(HANDSHAKE, &[24, 0, 0, 1, 2]),
             Violation::KeyUpdateValue,
             Some(IllegalParameter),
@@ -134,13 +134,13 @@ fn what_no_peer_may_send() {
             Some(UnexpectedMessage),
         ),
         (
-            "the start of another behind a key update",
+            "the start of a message after a key update",
             |o| o.record(HANDSHAKE, &[&UPDATE[..], &[24]].concat()),
             Violation::AcrossKeyChange,
             Some(UnexpectedMessage),
         ),
         (
-            "more behind the end of a key update in parts",
+            "bytes after a fragmented key update",
             |o| [o.record(HANDSHAKE, &UPDATE[..4]), o.record(HANDSHAKE, &[0, 24])].concat(),
             Violation::AcrossKeyChange,
             Some(UnexpectedMessage),
@@ -164,7 +164,7 @@ fn what_no_peer_may_send() {
             let mut bytes = make(&mut Oracle::new(suite));
             check(suite, bytes.clone(), &Err(*violation));
             assert_eq!(violation.alert(), *alert);
-            // The same with a good record before it.
+            // The same after a valid record.
             let mut oracle = Oracle::new(suite);
             let mut after = oracle.record(DATA, b"good");
             bytes = make(&mut oracle);
@@ -181,7 +181,7 @@ fn flip(mut record: Vec<u8>, at: usize) -> Vec<u8> {
 }
 
 #[test]
-fn every_alert() {
+fn an_alert_is_judged_by_its_description_alone() {
     for description in 0..=255 {
         for level in [0, 1, 2, 255] {
             let expected = match description {
@@ -197,11 +197,11 @@ fn every_alert() {
 }
 
 #[test]
-fn what_every_peer_may_send() {
+fn valid_records_are_accepted() {
     for suite in Suite::ALL {
         let mut oracle = Oracle::new(suite);
         let mut bytes = oracle.record(DATA, &vec![7; PLAINTEXT_MAX]);
-        // The longest padding leaves room for one byte.
+        // The longest padding leaves one byte of content.
         bytes.extend(oracle.seal(&[&[7, DATA][..], &vec![0; PLAINTEXT_MAX - 1]].concat()));
         bytes.extend(oracle.record(DATA, &[]));
         bytes.extend(oracle.seal(&[DATA, 0, 0, 0]));
@@ -214,7 +214,7 @@ fn what_every_peer_may_send() {
         oracle.update();
         bytes.extend(oracle.record(DATA, &[0, 0, 0]));
         bytes.extend(oracle.record(ALERT, &[1, 0]));
-        bytes.extend(b"what comes after close_notify is ignored");
+        bytes.extend(b"bytes after close_notify are ignored");
         let expected = [
             vec![Content::Data(5..5 + PLAINTEXT_MAX), Content::Data(5..6)],
             vec![Content::Nothing; 7],
@@ -225,7 +225,7 @@ fn what_every_peer_may_send() {
 }
 
 #[test]
-fn after_close_notify_everything_is_ignored() {
+fn bytes_after_close_notify_are_ignored() {
     let mut opener = Opener::new(Oracle::new(Suite::Aes128Gcm).secret(), 0);
     open_all(&mut opener, Oracle::new(Suite::Aes128Gcm).record(ALERT, &[1, 0])).unwrap();
     for bytes in [&b"junk"[..], &[23, 3, 3, 0xff, 0xff], &[]] {
@@ -235,7 +235,7 @@ fn after_close_notify_everything_is_ignored() {
 }
 
 #[test]
-fn the_run_without_data_is_bounded_and_not_the_sum() {
+fn records_without_data_are_limited_in_a_row_and_not_in_total() {
     type Make = fn(&mut Oracle) -> Vec<u8>;
     let kinds: [Make; 4] = [
         |o| o.record(DATA, &[]),
@@ -259,7 +259,7 @@ fn the_run_without_data_is_bounded_and_not_the_sum() {
                 assert!(open_all(&mut opener, make(&mut oracle)).is_ok());
             }
             assert!(open_all(&mut opener, oracle.record(DATA, b"x")).is_ok());
-            // A session charges these to its quota.
+            // A session charges key updates to its quota.
             assert!(opener.take_key_updates() <= IDLE_RECORDS_MAX);
         }
         for _record in 0..IDLE_RECORDS_MAX {
@@ -270,7 +270,7 @@ fn the_run_without_data_is_bounded_and_not_the_sum() {
 }
 
 #[test]
-fn key_updates_that_nobody_counts_are_bounded_whatever_lies_between() {
+fn key_updates_that_are_not_counted_are_limited_even_with_data_between() {
     let mut oracle = Oracle::new(Suite::Aes128Gcm);
     let mut opener = Opener::new(oracle.secret(), 0);
     let mut update = |opener: &mut Opener, message: &[u8]| {
@@ -292,14 +292,14 @@ fn key_updates_that_nobody_counts_are_bounded_whatever_lies_between() {
 }
 
 #[test]
-fn a_record_is_opened_when_it_is_whole_and_not_before() {
+fn a_record_opens_only_when_it_is_complete() {
     let mut record = Oracle::new(Suite::Aes128Gcm).record(DATA, b"whole");
     let mut opener = Opener::new(Oracle::new(Suite::Aes128Gcm).secret(), 0);
     for len in 0..record.len() {
         assert_eq!(opener.open(&mut record[..len]), Ok(None));
     }
     assert_eq!(opener.open(&mut record), Ok(Some(Opened { len: 27, content: Content::Data(5..10) })));
-    // The longest that may be waited for.
+    // The longest record that the opener waits for.
     assert_eq!(RECORD_MAX, 5 + BODY_MAX);
     let mut longest = vec![0; RECORD_MAX];
     longest[..5].copy_from_slice(&[23, 3, 3, 0x41, 0x00]);
@@ -308,7 +308,7 @@ fn a_record_is_opened_when_it_is_whole_and_not_before() {
 }
 
 #[test]
-fn the_last_sequence_number() {
+fn no_record_opens_after_the_last_sequence_number() {
     for suite in Suite::ALL {
         let mut oracle = Oracle::new(suite);
         oracle.sequence = u64::MAX - 1;

@@ -1,10 +1,10 @@
-//! The same record layer written a second time, as plainly as RFC 8446 puts it, so that the first can be wrong.
+//! The oracle: a second implementation of the record layer, close to the text of RFC 8446, to compare the first with.
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use tollgate::record::{Suite, TrafficSecret};
 
-/// A direction whose records the tests seal and open one by one, under numbers that they choose.
+/// One direction. Tests seal and open its records one by one, under sequence numbers that they choose.
 #[derive(Clone)]
 pub struct Oracle {
     suite: Suite,
@@ -13,7 +13,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// With the secret 0, 1, 2 and so on.
+    /// Returns a direction with the secret 0, 1, 2 and so on.
     pub fn new(suite: Suite) -> Self {
         Self::with(suite, &(0..suite.secret_len()).map(|n| u8::try_from(n).unwrap()).collect::<Vec<_>>())
     }
@@ -31,7 +31,7 @@ impl Oracle {
         let label = format!("tls13 {label}");
         let mut info = vec![0, u8::try_from(len).unwrap(), u8::try_from(label.len()).unwrap()];
         info.extend(label.as_bytes());
-        // No context, and the counter of HKDF's one block: nothing here is longer than the hash.
+        // An empty context, and the counter of the only HKDF block: no output here is longer than the hash.
         info.extend([0, 1]);
         hmac::sign(&hmac::Key::new(algorithm, &self.secret), &info).as_ref()[..len].to_vec()
     }
@@ -49,13 +49,13 @@ impl Oracle {
         (key, Nonce::try_assume_unique_for_key(&nonce).unwrap())
     }
 
-    /// Goes on to the next secret.
+    /// Switches to the next secret.
     pub fn update(&mut self) {
         self.secret = self.expand("traffic upd", self.secret.len());
         self.sequence = 0;
     }
 
-    /// Seals whatever is to stand within: content, type and padding.
+    /// Seals an inner plaintext: content, type and padding.
     pub fn seal(&mut self, inner: &[u8]) -> Vec<u8> {
         let len = u16::try_from(inner.len() + 16).unwrap().to_be_bytes();
         let header = [23, 3, 3, len[0], len[1]];
@@ -66,12 +66,13 @@ impl Oracle {
         [&header[..], &body].concat()
     }
 
-    /// Seals a content of a type.
+    /// Seals content of this type.
     pub fn record(&mut self, content_type: u8, content: &[u8]) -> Vec<u8> {
         self.seal(&[content, &[content_type]].concat())
     }
 
-    /// Takes the first record off `bytes` and opens it under the present secret and number: its content and type.
+    /// Removes the first record from `bytes` and opens it under the current secret and number. Returns its content and
+    /// type.
     pub fn open(&mut self, bytes: &mut Vec<u8>) -> (Vec<u8>, u8) {
         let len = usize::from(u16::from_be_bytes([bytes[3], bytes[4]]));
         let rest = bytes.split_off(5 + len);

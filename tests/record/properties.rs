@@ -1,4 +1,4 @@
-//! What holds for every sequence of operations, and for every input.
+//! Properties of the record layer that hold for every sequence of operations and for every input.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use super::oracle::Oracle;
 
 #[derive(Debug, Clone)]
 enum Operation {
-    /// So many bytes of plaintext, into a buffer with so much room.
+    /// Plaintext of this length, into a buffer of this length.
     Seal(usize, usize),
     Update,
     Hibernate,
@@ -27,8 +27,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    /// Every record opens under the number after the one before it, and under the next secret from 0: so no nonce came
-    /// twice under one key. No key seals more than it may.
+    /// Every record opens under the number after that of the previous record, starting at 0 under the next secret. So
+    /// no nonce is used twice with one key. No key seals more records than its limit.
     #[test]
     fn a_nonce_is_never_used_twice(
         suite in select(&Suite::ALL[..]),
@@ -83,9 +83,9 @@ proptest! {
         }
     }
 
-    /// What was sealed opens to the same, whatever the sizes, the cuts, the updates and the naps of both ends.
+    /// Sealed records open to the same plaintext, for any sizes, splits, key updates and hibernations of both ends.
     #[test]
-    fn what_was_sealed_opens(
+    fn sealed_records_open_to_the_same_plaintext(
         suite in select(&Suite::ALL[..]),
         before_limit in 1..10_u64,
         operations in vec(operation(), 0..20),
@@ -123,7 +123,7 @@ proptest! {
         prop_assert_eq!(sent, received);
     }
 
-    /// Nothing that comes in makes the opener panic, and what is not authentic never opens.
+    /// No input makes the opener panic, and a record that is not authentic never opens.
     #[test]
     fn junk_never_opens(suite in select(&Suite::ALL[..]), mut junk in vec(any::<u8>(), 0..600), header: bool) {
         let (_, mut opener) = pair(suite, 0);
@@ -145,7 +145,7 @@ fn pair(suite: Suite, sequence: u64) -> (Sealer, Opener) {
 #[test]
 fn a_sequence_number_never_wraps() {
     for suite in Suite::ALL {
-        // Not even the KeyUpdate that is due has a number any more.
+        // No number is left even for the `KeyUpdate` that is due.
         let mut sealer = Sealer::new(Oracle::new(suite).secret(), u64::MAX);
         for _try in 0..2 {
             let result = sealer.seal(ContentType::ApplicationData, b"x", &mut [0; 256]);
@@ -155,7 +155,7 @@ fn a_sequence_number_never_wraps() {
 }
 
 #[test]
-fn no_room_is_no_progress_and_no_number() {
+fn a_buffer_that_is_too_small_takes_no_plaintext_and_no_sequence_number() {
     let (mut sealer, mut opener) = pair(Suite::Aes128Gcm, 0);
     for room in 0..=22 {
         let result = sealer.seal(ContentType::ApplicationData, b"x", &mut vec![0; room]).unwrap();

@@ -1,4 +1,4 @@
-//! The stream that the proxy sees, over loopback: the handshake that leaves rustls, and what the stream does then.
+//! Tests of `ClientStream` over loopback: the handshake that leaves rustls, and the stream after it.
 
 use std::future::poll_fn;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -25,12 +25,12 @@ const SUITES: [SupportedCipherSuite; 4] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
     cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    // TLS 1.2, which stays with rustls.
+    // TLS 1.2 stays with rustls.
     cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
 ];
 const LAYERS: [RecordLayer; 2] = [RecordLayer::Own, RecordLayer::Rustls];
 
-/// What is echoed at most before a test counts as hung.
+/// The time after which a test counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn server(layer: RecordLayer) -> Arc<rustls::ServerConfig> {
@@ -50,7 +50,7 @@ fn client(suites: &[SupportedCipherSuite]) -> Arc<ClientConfig> {
     Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// A client as rustls has it, on a blocking socket, so that tests decide which bytes go when.
+/// A rustls client on a blocking socket, so that tests control which bytes are sent when.
 struct Client {
     tls: ClientConnection,
     socket: std::net::TcpStream,
@@ -67,7 +67,7 @@ impl Client {
         Self { tls, socket }
     }
 
-    /// What rustls wants to send.
+    /// Returns the pending output of rustls.
     fn outgoing(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.tls.wants_write() {
@@ -76,7 +76,8 @@ impl Client {
         bytes
     }
 
-    /// Does the handshake as far as the server's last word, and returns the client's, with this right behind it.
+    /// Runs the handshake up to the server's last message. Returns the client's last messages, with `plaintext` behind
+    /// them.
     fn handshake(&mut self, plaintext: &[u8]) -> Vec<u8> {
         while self.tls.is_handshaking() {
             let bytes = self.outgoing();
@@ -94,7 +95,7 @@ impl Client {
         self.socket.write_all(&bytes).unwrap();
     }
 
-    /// Reads so many bytes, or to the end.
+    /// Reads at least `len` bytes, or to the end of the stream.
     fn receive(&mut self, len: usize) -> Result<Vec<u8>, rustls::Error> {
         let mut plaintext = Vec::new();
         while plaintext.len() < len {
@@ -109,7 +110,7 @@ impl Client {
     }
 }
 
-/// Runs a server's side and a client's; the client's blocks, so it has a thread of its own.
+/// Runs the server's side and the client's side. The client's side blocks, so it has its own thread.
 fn run<S: Future<Output = ()>>(
     layer: RecordLayer,
     serve: impl FnOnce(ClientStream) -> S,
@@ -129,7 +130,7 @@ fn run<S: Future<Output = ()>>(
     });
 }
 
-/// Sends everything back until the client says that it is done, then the same.
+/// Echoes everything until the client sends `close_notify`, then sends one as well.
 async fn echo(mut stream: ClientStream, buffer_len: usize) {
     let mut buffer = vec![0; buffer_len];
     loop {
@@ -144,7 +145,7 @@ async fn echo(mut stream: ClientStream, buffer_len: usize) {
 }
 
 #[test]
-fn echoes_with_every_suite_layer_and_buffer() {
+fn echo_works_with_every_suite_layer_and_buffer_size() {
     for layer in LAYERS {
         for suite in SUITES {
             for buffer_len in [1, 512, 8192, 16_645, 65_536] {
@@ -174,7 +175,7 @@ fn echoes_with_every_suite_layer_and_buffer() {
 }
 
 #[test]
-fn what_comes_with_the_finished_is_not_lost() {
+fn data_sent_with_the_finished_is_not_lost() {
     for layer in LAYERS {
         for suite in SUITES {
             for cut in [1, 7, 100_000] {
@@ -184,7 +185,7 @@ fn what_comes_with_the_finished_is_not_lost() {
                     move |address| {
                         let mut client = Client::connect(&client(&[suite]), address);
                         let bytes = client.handshake(&vec![b'x'; 20_000]);
-                        // The first bytes one by one, so that every header comes in parts.
+                        // Send the first bytes one by one, so that every header arrives in parts.
                         let (first, rest) = bytes.split_at(bytes.len().min(if cut == 1 { 300 } else { bytes.len() }));
                         for piece in first.chunks(cut) {
                             client.socket.write_all(piece).unwrap();
@@ -210,7 +211,7 @@ fn handshakes_of_one_thread_may_interleave() {
         let driving = std::thread::spawn(move || {
             let config = client(&SUITES[..3]);
             let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(&config, address)).collect();
-            // All hellos, then all ends, so that every handshake is under way when the others are.
+            // First all hellos, then all last messages, so that all handshakes are in progress at the same time.
             for client in &mut clients {
                 let bytes = client.outgoing();
                 client.socket.write_all(&bytes).unwrap();
@@ -238,7 +239,7 @@ fn handshakes_of_one_thread_may_interleave() {
 }
 
 #[test]
-fn a_ticket_was_sent_before_the_connection_left_rustls() {
+fn the_ticket_of_a_connection_that_leaves_rustls_resumes_its_session() {
     let config = client(&SUITES[..1]);
     let layer = RecordLayer::Own;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -266,7 +267,7 @@ fn a_ticket_was_sent_before_the_connection_left_rustls() {
 }
 
 #[test]
-fn an_end_that_was_not_announced_is_an_error() {
+fn an_end_without_close_notify_is_an_error() {
     for layer in LAYERS {
         run(
             layer,
@@ -279,7 +280,7 @@ fn an_end_that_was_not_announced_is_an_error() {
                 let last = client.handshake(b"hello");
                 client.socket.write_all(&last).unwrap();
                 client.socket.shutdown(Shutdown::Write).unwrap();
-                // Closing with tickets unread would reset the connection.
+                // Closing a socket with unread tickets would reset the connection.
                 while client.socket.read(&mut [0; 1024]).unwrap() > 0 {}
             },
         );
@@ -311,9 +312,9 @@ fn one_half_may_close_before_the_other() {
     }
 }
 
-/// What the server says to a record that is not authentic.
+/// The cases are a record that is not authentic, one that is too long, and one that is not protected.
 #[test]
-fn a_broken_rule_is_answered_with_its_alert() {
+fn a_violation_is_answered_with_its_alert() {
     let cases: [(Vec<u8>, rustls::AlertDescription); 3] = [
         ([&[23, 3, 3, 0, 20][..], &[0; 20]].concat(), rustls::AlertDescription::BadRecordMac),
         (vec![23, 3, 3, 0xff, 0xff], rustls::AlertDescription::RecordOverflow),
@@ -323,7 +324,7 @@ fn a_broken_rule_is_answered_with_its_alert() {
         run(
             RecordLayer::Own,
             |mut stream| async move {
-                // What came before it counts.
+                // The data before the violation is delivered.
                 assert_eq!(stream.read(&mut vec![0; 65_536]).await.unwrap(), 5);
                 assert_eq!(stream.read(&mut [0; 64]).await.unwrap_err().kind(), ErrorKind::InvalidData);
                 assert_eq!(stream.read(&mut [0; 64]).await.unwrap_err().kind(), ErrorKind::InvalidData);
@@ -341,7 +342,7 @@ fn a_broken_rule_is_answered_with_its_alert() {
 }
 
 #[test]
-fn a_client_that_does_not_read_stops_the_writer() {
+fn a_client_that_does_not_read_blocks_the_writer() {
     const TOTAL: usize = 64 << 20;
     let (stuck, is_stuck) = std::sync::mpsc::sync_channel(1);
     run(
@@ -349,7 +350,7 @@ fn a_client_that_does_not_read_stops_the_writer() {
         move |mut stream| async move {
             let piece: Vec<u8> = (0..=u8::MAX).cycle().take(100_000).collect();
             let mut total = 0;
-            // Writes for as long as something is taken at once.
+            // Write until the stream does not take more at once.
             let blocked = poll_fn(|cx| {
                 while total < TOTAL {
                     match Pin::new(&mut stream).poll_write(cx, &piece[total % 256..]) {
@@ -363,7 +364,7 @@ fn a_client_that_does_not_read_stops_the_writer() {
             assert!(blocked);
             stuck.send(()).unwrap();
             let behind = total as u64 + (total as u64).div_ceil(1 << 14) * 22 - stream.written();
-            assert!(behind <= 65_536 + 4 * 22, "{behind} bytes wait");
+            assert!(behind <= 65_536 + 4 * 22, "{behind} bytes are buffered");
             stream.write_all(b"go").await.unwrap();
             stream.shutdown().await.unwrap();
             assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
@@ -372,7 +373,7 @@ fn a_client_that_does_not_read_stops_the_writer() {
             let mut client = Client::connect(&client(&SUITES[..3]), address);
             let last = client.handshake(b"");
             client.socket.write_all(&last).unwrap();
-            // Nothing is read before the writer is stuck.
+            // Read nothing until the writer is blocked.
             is_stuck.recv().unwrap();
             let all = client.receive(usize::MAX).unwrap();
             let (data, go) = all.split_at(all.len() - 2);
@@ -394,7 +395,7 @@ fn only_tls_1_3_leaves_rustls() {
                     let shown = format!("{stream:?}");
                     let leaves = layer == RecordLayer::Own && suite.tls13().is_some();
                     assert_eq!(shown.contains("SealedStream"), leaves);
-                    // Neither a secret nor a byte of the client's stands in a log by mistake.
+                    // `Debug` output may end up in a log, so it must not contain the client's data.
                     assert_eq!(stream.read(&mut [0; 2]).await.unwrap(), 2);
                     assert!(!leaves || !format!("{stream:?}").contains("120, 120"));
                 },

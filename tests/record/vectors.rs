@@ -1,5 +1,5 @@
-//! Known answers: RFC 8448 section 3, and for what it does not show (the other suites, a key update) the answers of
-//! Python's `hmac` and `cryptography`, which give the RFC's, too.
+//! Known answers: the trace of RFC 8448 section 3. It does not cover the other suites and key updates; their answers
+//! were computed with Python's `hmac` and `cryptography`, which also reproduce those of the RFC.
 
 use tollgate::record::{Content, ContentType, Opened, Opener, Sealed, Sealer, Suite, TrafficSecret};
 
@@ -44,19 +44,19 @@ fn seal(sealer: &mut Sealer, content: ContentType, plaintext: &[u8]) -> Vec<u8> 
 }
 
 #[test]
-fn the_rfcs_server_as_sealer() {
+fn the_sealer_reproduces_the_server_records_of_rfc_8448() {
     let mut sealer = Sealer::new(secret(SERVER_SECRET), 0);
     let data: Vec<u8> = (0..50).collect();
     assert_eq!(seal(&mut sealer, ContentType::Handshake, &hex(TICKET)), hex(TICKET_RECORD));
     assert_eq!(seal(&mut sealer, ContentType::ApplicationData, &data), hex(SERVER_DATA_RECORD));
-    // The RFC's alerts are of the level "warning", as ours.
+    // The alerts of the RFC have the level "warning", like ours.
     let mut out = [0; 64];
     let written = sealer.alert(tollgate::record::Alert::CloseNotify, &mut out).unwrap();
     assert_eq!(out[..written], hex(SERVER_CLOSE_RECORD));
 }
 
 #[test]
-fn the_rfcs_client_as_peer() {
+fn the_opener_opens_the_client_records_of_rfc_8448() {
     let mut opener = Opener::new(secret(CLIENT_SECRET), 0);
     let mut buffer = [hex(CLIENT_DATA_RECORD), hex(CLIENT_CLOSE_RECORD)].concat();
     assert_eq!(opener.open(&mut buffer), Ok(Some(Opened { len: 72, content: Content::Data(5..55) })));
@@ -65,7 +65,7 @@ fn the_rfcs_client_as_peer() {
 }
 
 #[test]
-fn a_secret_knows_its_key() {
+fn a_secret_matches_only_its_own_key_and_iv() {
     let secret = secret(SERVER_SECRET);
     assert!(secret.gives(&hex(SERVER_KEY), &hex(SERVER_IV)));
     assert!(!secret.gives(&hex(SERVER_KEY), &hex(SERVER_KEY)[..12]));
@@ -73,8 +73,8 @@ fn a_secret_knows_its_key() {
     assert!(!secret.gives(&[], &[]));
 }
 
-/// For each suite, with the secret 0, 1, 2 and so on, from record 0x010203: `one`, a `KeyUpdate` that asks for nothing, and
-/// `two` under the next secret.
+/// Three records for each suite, with the secret 0, 1, 2 and so on, starting at number 0x010203: the data `one`, a
+/// `KeyUpdate` without a request, and the data `two` under the next secret.
 const ANSWERS: [(Suite, [&str; 3]); 3] = [
     (
         Suite::Aes128Gcm,
@@ -103,7 +103,7 @@ const ANSWERS: [(Suite, [&str; 3]); 3] = [
 ];
 
 #[test]
-fn every_suite_and_its_next_secret() {
+fn every_suite_matches_the_known_answers_across_a_key_update() {
     for (suite, records) in ANSWERS {
         let bytes: Vec<u8> = (0..48).take(suite.secret_len()).collect();
         let mut sealer = Sealer::new(TrafficSecret::new(suite, &bytes).unwrap(), 0x01_0203);
@@ -125,19 +125,19 @@ fn every_suite_and_its_next_secret() {
 }
 
 #[test]
-fn nothing_secret_is_shown() {
+fn debug_output_does_not_contain_secrets() {
     let mut sealer = Sealer::new(secret(SERVER_SECRET), 0);
     let mut opener = Opener::new(secret(CLIENT_SECRET), 0);
     seal(&mut sealer, ContentType::ApplicationData, b"x");
     opener.open(&mut hex(CLIENT_DATA_RECORD)).unwrap();
     let shown = format!("{:?} {sealer:?} {opener:?}", secret(SERVER_SECRET));
-    // Numbers of three digits would be bytes; the one that is shown is a sequence number.
+    // The secret starts with the bytes 0xa1, 0x1a, 0xf9, which `Debug` would show as 161, 26, 249.
     assert!(!shown.contains("161") && !shown.contains("a11a") && !shown.contains("26, 249"), "{shown}");
     assert!(shown.contains("sequence: 1, awake: true"), "{shown}");
 }
 
 #[test]
-fn a_secret_of_another_length_is_none() {
+fn a_secret_of_the_wrong_length_is_rejected() {
     for suite in Suite::ALL {
         for len in [0, 1, 31, 33, 47, 49, 64] {
             assert!(len == suite.secret_len() || TrafficSecret::new(suite, &vec![7; len]).is_none());

@@ -1,4 +1,4 @@
-//! The private key of a file, in whatever form it is; or what the file holds instead.
+//! Reads the private key of a file in each supported format, or describes what the file holds instead.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub(super) enum Signer {
     Ed25519(Ed25519KeyPair),
 }
 
-/// Why there is no signer.
+/// The reason why no signer can be created.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SignerError {
     /// The name of the algorithm is unknown.
@@ -44,8 +44,8 @@ impl fmt::Display for SignerError {
         match self {
             Self::Algorithm(name) => write!(
                 f,
-                "unknown algorithm {name:?}: there is HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
-                 ES384, Ed25519 and EdDSA"
+                "unknown algorithm {name:?}: expected HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, \
+                 ES256, ES384, Ed25519 or EdDSA"
             ),
             Self::File(what) => f.write_str(what),
         }
@@ -55,7 +55,7 @@ impl fmt::Display for SignerError {
 impl std::error::Error for SignerError {}
 
 impl Signer {
-    /// The signer for an algorithm with the key of this file.
+    /// Creates a signer for an algorithm with the key in a file.
     pub(super) fn new(name: &str, file: &[u8]) -> Result<Self, SignerError> {
         let algorithm = key::algorithm(name).ok_or_else(|| SignerError::Algorithm(name.to_owned()))?;
         let wants = Wants { name, algorithm };
@@ -104,14 +104,14 @@ impl Signer {
         match secret.len() {
             0 => Err(SignerError::File("is empty".to_owned())),
             len if len < min_bytes => {
-                Err(wants.instead(&format!("{len} bytes, fewer than the {min_bytes} that {} takes", wants.name)))
+                Err(wants.instead(&format!("{len} bytes, fewer than the {min_bytes} that {} needs", wants.name)))
             }
             _ => Ok(Self::Hmac(Box::new(hmac::Key::new(algorithm, secret)))),
         }
     }
 
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, &'static str> {
-        let failed = |_| "the key does not sign";
+        let failed = |_| "the key cannot sign";
         let random = rand::SystemRandom::new();
         Ok(match self {
             Self::Hmac(key) => hmac::sign(key, message).as_ref().to_vec(),
@@ -147,9 +147,9 @@ fn ecdsa(algorithm: &'static EcdsaSigningAlgorithm, der: &[u8]) -> Option<Signer
     EcdsaKeyPair::from_private_key_der(algorithm, der).ok().map(Signer::Ecdsa)
 }
 
-/// What an algorithm signs with.
+/// The requested algorithm, which determines the expected key.
 struct Wants<'a> {
-    /// The algorithm as it was asked for.
+    /// The name of the algorithm as requested.
     name: &'a str,
     algorithm: Algorithm,
 }
@@ -167,7 +167,7 @@ impl Wants<'_> {
     }
 }
 
-/// What a private key is.
+/// The type of a private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     Rsa,
@@ -188,7 +188,7 @@ impl fmt::Display for Held {
         f.write_str(match self {
             Self::Rsa => "an RSA key, which signs with RS256, RS384, RS512, PS256, PS384 and PS512",
             Self::RsaPss => {
-                "an RSA key that is restricted to PSS, which is not supported (give one that `openssl genrsa` makes)"
+                "an RSA key that is restricted to PSS, which is not supported (use one from `openssl genrsa`)"
             }
             Self::P256 => "an EC key on P-256, which signs with ES256",
             Self::P384 => "an EC key on P-384, which signs with ES384",
@@ -196,15 +196,15 @@ impl fmt::Display for Held {
             Self::OtherCurve => "an EC key on an unsupported curve, or that cannot be read",
             Self::Ed25519 => "an Ed25519 key, which signs with Ed25519, the same as EdDSA",
             Self::Ed448 => "an Ed448 key, which is not supported",
-            Self::KeyExchange => "a key for key agreement (X25519, X448 or Diffie-Hellman), which signs nothing",
-            Self::Dsa => "a DSA key, which signs no tokens",
+            Self::KeyExchange => "a key for key agreement (X25519, X448 or Diffie-Hellman), which cannot sign",
+            Self::Dsa => "a DSA key, which cannot sign tokens",
             Self::Unknown => "a private key of an unknown type",
         })
     }
 }
 
 impl Held {
-    /// Which curve the key of an `ECPrivateKey` (RFC 5915) is on: the one of which it is read as a key.
+    /// Returns the curve of an `ECPrivateKey` (RFC 5915): the one for which it parses as a key.
     fn ec(der: &[u8]) -> Self {
         let curves: [(&'static EcdsaSigningAlgorithm, Self); 3] = [
             (&crypto::ECDSA_P256_SHA256_FIXED_SIGNING, Self::P256),
@@ -233,7 +233,8 @@ impl Held {
     }
 }
 
-/// The key within a `PrivateKeyInfo` (RFC 5208, RFC 5958), but of an EC key the whole: its curve may be outside.
+/// Returns the key inside a `PrivateKeyInfo` (RFC 5208, RFC 5958). For an EC key it returns the whole structure, since
+/// the curve may be named only outside the inner key.
 fn inside_pkcs8(der: &[u8]) -> Option<(Held, &[u8])> {
     let mut reader = SliceReader::new(der).ok()?;
     let read = reader.sequence(|reader| -> x509_cert::der::Result<_> {
@@ -250,15 +251,15 @@ fn inside_pkcs8(der: &[u8]) -> Option<(Held, &[u8])> {
     Some((held, if whole { der } else { key }))
 }
 
-/// The forms of private keys.
+/// The PEM formats of private keys.
 enum Label {
     Pkcs8,
     Pkcs1,
     Sec1,
 }
 
-/// The first private key of a PEM file. Other blocks before it are skipped: openssl writes `EC PARAMETERS`, and some files
-/// have a certificate and its key.
+/// Returns the first private key of a PEM file. Other blocks before it are skipped: openssl writes `EC PARAMETERS`, and
+/// some files hold a certificate and its key.
 fn private_pem(wants: &Wants<'_>, file: &[u8]) -> Result<(Label, Vec<u8>), SignerError> {
     let Some((first, _)) = blocks(file).next() else { return Err(wants.instead(&describe_text(file))) };
     let labels = |label: &str| match label {
@@ -269,7 +270,7 @@ fn private_pem(wants: &Wants<'_>, file: &[u8]) -> Result<(Label, Vec<u8>), Signe
     };
     let private = blocks(file).find_map(|(label, text)| Some((labels(label)?, text)));
     let Some((label, text)) = private else {
-        // A block that says more than the first, where there is one.
+        // A private key in an unsupported format explains the error better than the first block does.
         let closest = blocks(file).map(|(label, _)| label).find(|label| label.ends_with("PRIVATE KEY"));
         return Err(wants.instead(&describe(closest.unwrap_or(first))));
     };
@@ -281,7 +282,7 @@ fn private_pem(wants: &Wants<'_>, file: &[u8]) -> Result<(Label, Vec<u8>), Signe
     Ok((label, der))
 }
 
-/// The label of each PEM block, and what is in it.
+/// Returns the label and the content of each PEM block.
 fn blocks(file: &[u8]) -> impl Iterator<Item = (&str, &str)> {
     let text = match str::from_utf8(file) {
         Ok(text) => text,
@@ -311,7 +312,7 @@ fn describe(label: &str) -> String {
     }
 }
 
-/// A file without a PEM block.
+/// Describes a file without a PEM block.
 fn describe_text(file: &[u8]) -> String {
     let trimmed = file.trim_ascii();
     let is_text = str::from_utf8(file).is_ok_and(|text| !text.contains(|c: char| c.is_control() && !c.is_whitespace()));

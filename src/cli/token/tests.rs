@@ -1,3 +1,5 @@
+//! Tests of `tollgate token`: key formats, and errors for files that do not hold a matching key.
+
 use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +17,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
-/// The PKCS #1 or SEC 1 key in a PKCS #8 key.
+/// Returns the PKCS #1 or SEC 1 key inside a PKCS #8 key.
 fn inside(pkcs8: &[u8]) -> Vec<u8> {
     use x509_cert::der::asn1::OctetStringRef;
     use x509_cert::der::{AnyRef, Decode as _, Reader as _, SliceReader};
@@ -32,7 +34,7 @@ fn inside(pkcs8: &[u8]) -> Vec<u8> {
     read.unwrap()
 }
 
-/// A token of the command with this file's content for a key, or what the command says, less the file's name.
+/// Mints a token with a key file of this content. Returns the token, or the error without the name of the file.
 fn minted(algorithm: &str, file: &[u8]) -> Result<String, String> {
     let path =
         std::env::temp_dir().join(format!("tollgate-key-{}-{:?}", std::process::id(), std::thread::current().id()));
@@ -51,7 +53,7 @@ fn minted(algorithm: &str, file: &[u8]) -> Result<String, String> {
     minted.map_err(|error| error.to_string().replace(&format!("{} ", path.display()), ""))
 }
 
-/// What a gate with these keys says to a token.
+/// Checks that a verifier with these keys accepts a token.
 fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
     let verifier = Verifier::new(VerifierParts {
         keys,
@@ -69,7 +71,7 @@ fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
 }
 
 #[test]
-fn every_form_of_key_signs_what_a_gate_accepts() {
+fn every_key_format_signs_tokens_that_verify() {
     let rsa = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
     let kinds: [(_, &str, &[&str]); 4] = [
         (&PKCS_RSA_SHA256, "RSA PRIVATE KEY", &rsa),
@@ -105,7 +107,7 @@ fn every_form_of_key_signs_what_a_gate_accepts() {
 }
 
 #[test]
-fn other_files_are_named_for_what_they_are() {
+fn errors_describe_what_the_file_holds() {
     let pair = |kind| KeyPair::generate_for(kind).unwrap();
     let (p256, p384, rsa) = (pair(&PKCS_ECDSA_P256_SHA256), pair(&PKCS_ECDSA_P384_SHA384), pair(&PKCS_RSA_SHA256));
     let certificate = CertificateParams::new(vec![]).unwrap().self_signed(&p256).unwrap().pem();
@@ -120,7 +122,7 @@ fn other_files_are_named_for_what_they_are() {
         ("ES256", rsa.serialize_pem().into(), held(any_rsa)),
         ("ES256", pem("RSA PRIVATE KEY", &inside(&rsa.serialize_der())).into(), held(any_rsa)),
         ("ES256", pair(&PKCS_ED25519).serialize_pem().into(), held("an Ed25519 key, which signs with Ed25519, the same as EdDSA")),
-        ("ES256", pem("PRIVATE KEY", &dsa).into(), held("a DSA key, which signs no tokens")),
+        ("ES256", pem("PRIVATE KEY", &dsa).into(), held("a DSA key, which cannot sign tokens")),
         ("ES256", p256.public_key_pem().into(), held("a public key, which only verifies")),
         ("ES256", pem("RSA PUBLIC KEY", &[]).into(), held("a public key, which only verifies")),
         ("ES256", certificate.into(), held("a certificate, which has a public key in it and only verifies")),
@@ -152,14 +154,14 @@ fn other_files_are_named_for_what_they_are() {
         ("RS256", pem("RSA PRIVATE KEY", &[0]).into(), "holds an RSA key that cannot be read, or has less than 2048 or more than 8192 bits; RS256 signs with an RSA private key in PEM".to_owned()),
         ("HS256", p256.serialize_pem().into(), "holds a private key; HS256 signs with a shared secret".to_owned()),
         ("HS256", p256.public_key_pem().into(), "holds a public key, which only verifies; HS256 signs with a shared secret".to_owned()),
-        ("HS256", b"short\n".to_vec(), "holds 5 bytes, fewer than the 32 that HS256 takes; HS256 signs with a shared secret".to_owned()),
-        ("HS512", vec![b'x'; 63], "holds 63 bytes, fewer than the 64 that HS512 takes; HS512 signs with a shared secret".to_owned()),
+        ("HS256", b"short\n".to_vec(), "holds 5 bytes, fewer than the 32 that HS256 needs; HS256 signs with a shared secret".to_owned()),
+        ("HS512", vec![b'x'; 63], "holds 63 bytes, fewer than the 64 that HS512 needs; HS512 signs with a shared secret".to_owned()),
         ("HS256", b"\n".to_vec(), "is empty".to_owned()),
         (
             "ES512",
             p256.serialize_pem().into(),
-            "unknown algorithm \"ES512\": there is HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
-             ES384, Ed25519 and EdDSA".to_owned(),
+            "unknown algorithm \"ES512\": expected HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, \
+             ES256, ES384, Ed25519 or EdDSA".to_owned(),
         ),
     ];
     for (algorithm, file, expected) in cases {
@@ -167,9 +169,9 @@ fn other_files_are_named_for_what_they_are() {
     }
 }
 
-/// A token that the command signs with a file must hold for a gate that reads the same file.
+/// A token that the command signs with a secret file must verify against a secret read from the same file.
 #[test]
-fn a_line_end_is_no_part_of_a_secret() {
+fn a_trailing_newline_is_not_part_of_a_secret() {
     let path = std::env::temp_dir().join(format!("tollgate-secret-{}", std::process::id()));
     let minted = ["", "\n", "\r\n"].map(|end| {
         std::fs::write(&path, format!("0123456789abcdef0123456789abcdef{end}")).unwrap();
@@ -181,7 +183,7 @@ fn a_line_end_is_no_part_of_a_secret() {
             audience: None,
             expires: Duration::ZERO,
             kid: None,
-            // The clock may go on between one token and the next.
+            // The clock may advance between two tokens.
             claims: vec![("iat".to_owned(), 1.into()), ("exp".to_owned(), 2.into())],
         })
         .unwrap()

@@ -1,3 +1,5 @@
+//! Tests of `claims`: tables of subjects, requirements and forwarded headers.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -6,14 +8,14 @@ use serde_json::{Value, json};
 use super::super::members::Wanted;
 use super::*;
 
-/// The claims of a token, where these of them are asked for.
+/// The claims of a token for a verifier that keeps these names.
 fn asked(value: &Value, names: &[&str]) -> Claims {
     let members = Members::parse(value.to_string().as_bytes(), &Wanted::new(names.iter().copied(), [])).unwrap();
     Claims::new(Arc::new(members), Duration::from_secs(1))
 }
 
 fn claims(value: Value) -> Claims {
-    let Value::Object(members) = &value else { panic!("claims are an object") };
+    let Value::Object(members) = &value else { panic!("claims must be an object") };
     asked(&value, &members.keys().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -43,7 +45,7 @@ fn the_subject_is_the_text_of_a_scalar() {
     for (value, expected) in cases {
         let claims = claims(value.clone());
         assert_eq!(claims.subject(), expected, "{value}");
-        // A route that requires or forwards the subject reads it in the same way.
+        // Requirements and forwarded headers use the same text.
         if let Some(subject) = expected {
             assert!(Requirement::new("sub", subject).unwrap().met_by(&claims, &Params::default()), "{value}");
             let rules = [("sub".to_owned(), HeaderName::from_static("x-user"))];
@@ -53,7 +55,7 @@ fn the_subject_is_the_text_of_a_scalar() {
 }
 
 #[test]
-fn subjects_beyond_any_number_type_stay_apart() {
+fn subjects_beyond_any_number_type_stay_distinct() {
     let [one, two] = ["18446744073709551617", "18446744073709551618"].map(|number| {
         let members = Members::parse(format!(r#"{{"sub":{number}}}"#).as_bytes(), &Wanted::new(["sub"], [])).unwrap();
         Claims::new(Arc::new(members), Duration::ZERO)
@@ -68,7 +70,7 @@ fn debug_shows_names_only() {
 }
 
 #[test]
-fn requirements() {
+fn requirements_compare_the_text_of_claims() {
     let token = json!({
         "scope": "chat:read chat:write", "scp": ["a", "b c"], "room": "lobby", "level": 7, "ratio": 1.5,
         "big": u64::MAX,
@@ -138,7 +140,7 @@ fn placeholders_are_filled_from_the_path() {
         ("scope", "{room}", params(&[("room", "")]), false),
         ("team", "{color}/{room}/1", params(&[("room", "lobby"), ("color", "red")]), true),
         ("team", "{color}/{room}/{n}", params(&[("room", "lobby"), ("color", "red")]), false),
-        // What a path filled in is text: it is not read for placeholders again.
+        // A value from the path is not searched for placeholders.
         ("room", "{a}", params(&[("a", "{b}"), ("b", "lobby")]), false),
     ];
     for (claim, value, params, expected) in cases {
@@ -150,7 +152,7 @@ fn placeholders_are_filled_from_the_path() {
 }
 
 #[test]
-fn requirements_that_cannot_be() {
+fn malformed_requirements_are_rejected() {
     let cases = [
         ("", "x", RequirementError::EmptyClaim),
         ("a", "{room", RequirementError::UnbalancedBraces),
@@ -168,7 +170,7 @@ fn requirements_that_cannot_be() {
     }
 }
 
-/// The header that a claim becomes, if any.
+/// Returns the header of a claim, if it has one.
 fn forwarded(value: &Value) -> Result<Option<String>, Unforwardable> {
     let rules = [("c".to_owned(), HeaderName::from_static("x-c"))];
     let headers = forward(&claims(json!({"c": value})), &rules)?;
@@ -212,9 +214,9 @@ fn claims_become_headers() {
     assert_eq!(forwarded(&json!("x".repeat(1025))), Err(Unforwardable));
 }
 
-/// A claim that cannot be represented is not as if it were not there: who asks for it refuses.
+/// A claim that cannot be represented does not count as missing: a route that reads it rejects the request.
 #[test]
-fn a_malformed_claim_is_refused_where_it_is_asked_for() {
+fn a_malformed_claim_is_rejected_where_it_is_read() {
     for value in [r#""\ud800""#, "1e400", "[1, 1e400]", r#"["1", "\udc00"]"#] {
         let payload = format!(r#"{{"level": {value}, "o": {{"p": 1, "p": 1}}, "sub": "ada"}}"#);
         let wanted = Wanted::new(["sub"], ["level", "o.p"]);
@@ -229,7 +231,7 @@ fn a_malformed_claim_is_refused_where_it_is_asked_for() {
 }
 
 #[test]
-fn names_are_read_as_the_least_exact_upstream_would() {
+fn header_names_are_canonical() {
     for name in ["x-user-id", "X_User_Id", "x.user!id", "X|USER~ID"] {
         assert_eq!(canonical_header_name(&name.parse().unwrap()), "x-user-id");
     }
@@ -242,7 +244,7 @@ fn forwarding_follows_the_rules_in_order() {
     let claims = asked(&token, &["realm.role", "none", "sub", "bad"]);
     let rule = |claim: &str, header: &'static str| (claim.to_owned(), HeaderName::from_static(header));
     let rules = [rule("realm.role", "x-role"), rule("none", "x-none"), rule("sub", "x-user"), rule("bad", "x-bad")];
-    assert_eq!(forward(&claims, &rules), Err(Unforwardable), "one is too many");
+    assert_eq!(forward(&claims, &rules), Err(Unforwardable), "one claim is not forwardable");
     let headers = forward(&claims, &rules[..3]).unwrap();
     let text: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     assert_eq!(text, ["x-role: editor", "x-user: ada"]);
@@ -259,7 +261,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_is_read_or_refused(value in "[a-z{}]{0,12}") {
+    fn any_value_is_parsed_or_rejected(value in "[a-z{}]{0,12}") {
         if let Ok(requirement) = Requirement::new("c", &value) {
             prop_assert_eq!(value.matches('{').count(), requirement.names().count());
         }

@@ -1,3 +1,5 @@
+//! Tests of `credential`: tables of where tokens are found and of what is left after removal.
+
 use http::HeaderName;
 use proptest::prelude::*;
 
@@ -19,7 +21,7 @@ fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
 }
 
 #[test]
-fn sources_are_read() {
+fn sources_are_parsed() {
     let cases = [
         ("header", Ok(TokenSource::Header)),
         ("cookie:session", Ok(TokenSource::Cookie("session".into()))),
@@ -57,7 +59,7 @@ fn sources_are_read() {
     }
 }
 
-/// What is found, owned, so that it compares with literals.
+/// Calls `find` and copies the token, so that it compares with literals.
 fn found(sources: &[TokenSource], headers: &HeaderMap, query: Option<&str>, protocols: &[&str]) -> Outcome {
     find(sources, headers, query, protocols).map(|token| token.map(Cow::into_owned))
 }
@@ -69,7 +71,7 @@ fn outcome(expected: Result<Option<&str>, Ambiguous>) -> Outcome {
 }
 
 #[test]
-fn a_token_in_the_authorization_header() {
+fn a_token_is_found_in_the_authorization_header() {
     let cases: [(&[&[u8]], Option<&str>); 13] = [
         (&[b"Bearer abc"], Some("abc")),
         (&[b"bearer abc"], Some("abc")),
@@ -107,7 +109,7 @@ fn a_token_in_the_authorization_header() {
 }
 
 #[test]
-fn a_token_in_a_cookie() {
+fn a_token_is_found_in_a_cookie() {
     let cases: [(&[&[u8]], Option<&str>); 22] = [
         (&[b"session=abc"], Some("abc")),
         (&[b"session=\"abc\""], Some("abc")),
@@ -116,7 +118,7 @@ fn a_token_in_a_cookie() {
         (&[b"session=abc\""], Some("abc\"")),
         (&[b"session=\""], Some("\"")),
         (&[b"session=\"\""], None),
-        // Cookies have no escapes of their own.
+        // Cookie values have no escapes.
         (&[b"session=a%2Eb"], Some("a%2Eb")),
         (&[b"session=abc; session=abc"], Some("abc")),
         (&[b"session=abc; a=1", b"session=\"abc\"", b"session=abc"], Some("abc")),
@@ -152,7 +154,7 @@ fn a_token_in_a_cookie() {
     }
 }
 
-/// Query, token found, query for the upstream.
+/// The query, the token in it, and the query for the upstream.
 const QUERIES: [(&str, Option<&str>, Option<&str>); 28] = [
     ("token=abc", Some("abc"), None),
     ("a=1&token=abc&b=2", Some("abc"), Some("a=1&b=2")),
@@ -161,7 +163,7 @@ const QUERIES: [(&str, Option<&str>, Option<&str>); 28] = [
     ("token=a%2Eb", Some("a.b"), None),
     ("token=a%2eb%2Ec&x=%2E", Some("a.b.c"), Some("x=%2E")),
     ("token=%61%62%63", Some("abc"), None),
-    // Decoded once, and a plus is no space.
+    // Values are decoded once, and a plus is not a space.
     ("token=a%252Eb", Some("a%2Eb"), None),
     ("token=a+b%2Bc", Some("a+b+c"), None),
     ("token=a%zz%2", Some("a%zz%2"), None),
@@ -186,7 +188,7 @@ const QUERIES: [(&str, Option<&str>, Option<&str>); 28] = [
 ];
 
 #[test]
-fn a_token_in_the_query() {
+fn a_token_is_found_in_the_query_and_removed() {
     let sources = sources(&["query:token"]);
     for (query, token, rest) in QUERIES {
         assert_eq!(found(&sources, &HeaderMap::new(), Some(query), &[]), outcome(Ok(token)), "{query}");
@@ -201,7 +203,7 @@ fn a_token_in_the_query() {
 }
 
 #[test]
-fn a_token_among_the_subprotocols() {
+fn a_token_is_found_after_a_marker_and_removed() {
     type Case<'a> = (&'a [&'a str], Result<Option<&'a str>, Ambiguous>, &'a [&'a str], Option<&'a str>);
     let cases: [Case<'_>; 11] = [
         (&["bearer", "abc"], Ok(Some("abc")), &[], Some("bearer")),
@@ -224,9 +226,10 @@ fn a_token_among_the_subprotocols() {
 }
 
 #[test]
-fn a_token_within_a_subprotocol() {
+fn a_token_is_found_after_a_prefix_and_removed() {
     type Case<'a> = (&'a [&'a str], Result<Option<&'a str>, Ambiguous>, &'a [&'a str], Option<&'a str>);
-    // The base64url of `a.b.c`, with spare bits in its last character as `N`, and of a byte that is no text.
+    // `YS5iLmM` is the base64url of `a.b.c`, `YS5iLmN` the same with spare bits set. `_w` decodes to a byte that is not
+    // UTF-8.
     let cases: [Case<'_>; 12] = [
         (&["k8s.io.YS5iLmM"], Ok(Some("a.b.c")), &[], Some("k8s.io.YS5iLmM")),
         (
@@ -259,14 +262,14 @@ fn a_token_within_a_subprotocol() {
 }
 
 #[test]
-fn several_markers_all_go() {
+fn all_markers_are_removed() {
     let sources = sources(&["subprotocol:a", "header", "subprotocol:b"]);
     assert_eq!(strip_protocols(&sources, &["x", "b", "t1", "a", "t2", "y"]), (vec!["x", "y"], Some("b")));
     assert_eq!(strip_protocols(&sources, &["a", "b", "t", "y"]), (vec!["y"], Some("a")));
 }
 
 #[test]
-fn sources_come_in_order() {
+fn sources_are_tried_in_order() {
     let sources = sources(&["header", "cookie:session", "query:token", "subprotocol:bearer"]);
     let all = headers(&[("authorization", b"Bearer one"), ("cookie", b"session=two")]);
     let none = HeaderMap::new();
@@ -275,7 +278,7 @@ fn sources_come_in_order() {
     assert_eq!(found(&sources, &none, Some("token=three"), &["bearer", "four"]), outcome(Ok(Some("three"))));
     assert_eq!(found(&sources, &none, None, &["bearer", "four"]), outcome(Ok(Some("four"))));
     assert_eq!(found(&sources, &none, None, &[]), outcome(Ok(None)));
-    // What is no bearer token is no candidate; two candidates are one too many, and nothing else is tried.
+    // Another scheme is not a candidate. Two candidates are ambiguous, and no other source is tried.
     let basic = headers(&[("authorization", b"Basic YTpi")]);
     assert_eq!(found(&sources, &basic, Some("token=three"), &[]), outcome(Ok(Some("three"))));
     let twice = headers(&[("authorization", b"Bearer one"), ("authorization", b"Bearer one")]);
@@ -312,7 +315,7 @@ fn headers_are_stripped_of_every_source() {
 
 proptest! {
     #[test]
-    fn what_is_found_is_taken_out(query in "(([a-c%7416]|token|%74oken|=|&){0,12})") {
+    fn no_query_token_is_left_after_removal(query in "(([a-c%7416]|token|%74oken|=|&){0,12})") {
         let sources = sources(&["query:token"]);
         let rest = strip_query(&sources, Some(&query));
         let headers = HeaderMap::new();
@@ -322,7 +325,7 @@ proptest! {
     }
 
     #[test]
-    fn a_found_cookie_is_taken_out(line in "((session|a|=|;| |x){0,12})") {
+    fn no_cookie_token_is_left_after_removal(line in "((session|a|=|;| |x){0,12})") {
         let sources = sources(&["cookie:session"]);
         let mut headers = headers(&[]);
         headers.append(COOKIE, HeaderValue::from_str(&line).unwrap());
@@ -335,7 +338,7 @@ proptest! {
     }
 
     #[test]
-    fn no_token_stays_among_the_subprotocols(protocols in prop::collection::vec("(bearer|b2|t[0-9]|chat)", 0..8)) {
+    fn no_subprotocol_token_is_left_after_removal(protocols in prop::collection::vec("(bearer|b2|t[0-9]|chat)", 0..8)) {
         let sources = sources(&["subprotocol:bearer", "subprotocol:b2"]);
         let protocols: Vec<&str> = protocols.iter().map(String::as_str).collect();
         let headers = HeaderMap::new();

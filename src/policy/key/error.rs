@@ -1,41 +1,41 @@
-//! Why a key file cannot be used.
+//! The errors of key files.
 
 use std::fmt;
 
-/// The most keys that a set may have, used or not. Providers have two to five.
+/// The maximum number of keys in a set, used or not. Providers have two to five.
 pub const MAX_KEYS: usize = 64;
 
-/// Why a key file cannot be used. What it prints holds nothing of a key.
+/// Why a key file cannot be used. The message contains nothing of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyError {
-    /// The file holds nothing.
+    /// The file is empty.
     Empty,
-    /// A private key stands where a public one belongs: a proxy that only verifies must not be able to sign.
+    /// The file contains a private key instead of a public one: a proxy that only verifies must not be able to sign.
     PrivateKey,
-    /// A PEM file was given as the shared secret. Who knows the public key could then sign (RFC 8725 section 2.1).
+    /// The shared secret is a PEM file: any holder of the public key could then sign (RFC 8725 section 2.1).
     PemAsSecret,
     /// The secret is shorter than the hash of a listed algorithm (RFC 7518 section 3.2).
     SecretTooShort {
-        /// What the algorithm needs.
+        /// The size that the algorithm needs.
         min_bytes: usize,
     },
     /// The file has no PEM block (RFC 7468).
     NotPem,
-    /// The file has more than one PEM block, so which key is meant is anyone's guess.
+    /// The file has more than one PEM block, so the key is ambiguous.
     SeveralPemBlocks,
     /// The PEM block is something other than `PUBLIC KEY` (RFC 7468 section 13), `RSA PUBLIC KEY` or `CERTIFICATE`.
     NotPublicKeyPem,
     /// The key's encoding is broken, a member is missing, or the point is not on its curve.
     Malformed,
-    /// Neither RSA, EC P-256, EC P-384, Ed25519 nor a shared secret.
+    /// The key is neither RSA, EC P-256, EC P-384, Ed25519 nor a shared secret.
     UnsupportedType,
-    /// ES512 is not supported.
+    /// The key is on P-521: ES512 is not supported.
     P521,
-    /// RSA takes 2048 to 8192 bits (RFC 7518 sections 3.3 and 3.5 set the lower bound).
+    /// The size of the RSA key is not 2048 to 8192 bits (RFC 7518 sections 3.3 and 3.5 set the lower bound).
     RsaSize,
     /// No listed algorithm fits the type of the key or, in a set, its own `alg` (RFC 7517 section 4.4).
     NoFittingAlgorithm,
-    /// `use` or `key_ops` say that the key is not for verifying (RFC 7517 sections 4.2 and 4.3).
+    /// `use` or `key_ops` exclude verifying (RFC 7517 sections 4.2 and 4.3).
     NotForVerifying,
     /// The file is not JSON.
     NotJson {
@@ -48,9 +48,10 @@ pub enum KeyError {
     NotKeySet,
     /// The set has more than [`MAX_KEYS`] keys.
     TooManyKeys,
-    /// Two different usable keys of the set share a `kid` and an algorithm, so the two name neither (RFC 7517 section 4.5).
+    /// Two different usable keys of the set share a `kid` and an algorithm, so the `kid` identifies neither (RFC 7517
+    /// section 4.5).
     DuplicateKid(String),
-    /// No key of the set can be used; with the reason why the first cannot, if there is a first.
+    /// No key of the set is usable. Contains the reason for the first key, if the set is not empty.
     NoUsableKey(Option<Box<KeyError>>),
 }
 
@@ -69,7 +70,7 @@ impl fmt::Display for KeyError {
                 f.write_str("has no `BEGIN PUBLIC KEY`, `BEGIN RSA PUBLIC KEY` or `BEGIN CERTIFICATE` block")
             }
             Self::Malformed => f.write_str("the key is malformed"),
-            Self::UnsupportedType => f.write_str("is no key of a supported type: RSA, EC P-256, EC P-384 or Ed25519"),
+            Self::UnsupportedType => f.write_str("is not a supported key type: RSA, EC P-256, EC P-384 or Ed25519"),
             Self::P521 => f.write_str("EC P-521 (ES512) is not supported; use P-256 or P-384"),
             Self::RsaSize => f.write_str("RSA keys need 2048 to 8192 bits"),
             Self::NoFittingAlgorithm => f.write_str("none of `algorithms` fits the key"),

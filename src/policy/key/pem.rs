@@ -1,11 +1,11 @@
-//! The PEM block of a public key (RFC 7468).
+//! Finds the PEM block of a public key in a file (RFC 7468).
 
 use super::error::KeyError;
 
-/// A PEM block that may hold a public key.
+/// A PEM block that may contain a public key.
 pub(super) struct Pem {
     pub(super) label: PemLabel,
-    /// Its Base64, without white space.
+    /// The Base64 text, without white space.
     pub(super) text: Vec<u8>,
 }
 
@@ -17,7 +17,7 @@ pub(super) enum PemLabel {
 }
 
 impl Pem {
-    /// The one block of a file; text around it, as openssl writes it, does not count (RFC 7468 section 2).
+    /// Returns the only block of a file. Text around it, as openssl writes it, is ignored (RFC 7468 section 2).
     pub(super) fn public(file: &[u8]) -> Result<Self, KeyError> {
         let begin = find(file, PEM_BEGIN).ok_or(KeyError::NotPem)?;
         if find(file, PEM_PRIVATE).is_some() {
@@ -40,7 +40,7 @@ impl Pem {
     }
 }
 
-/// Whether there is a PEM block in a file.
+/// Whether a file contains a PEM block.
 pub(super) fn is_pem(file: &[u8]) -> bool {
     find(file, PEM_BEGIN).is_some()
 }

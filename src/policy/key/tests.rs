@@ -1,3 +1,5 @@
+//! Tests of `key`: which key files are accepted, and which algorithms each key is pinned to.
+
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256,
@@ -21,14 +23,14 @@ const ALL: [Algorithm; 12] = [
     Algorithm::EdDSA,
 ];
 
-/// The kid and the algorithms of every key.
+/// The `kid` and the algorithms of every key.
 fn pins(set: &Result<KeySet, KeyError>) -> Vec<(Option<&str>, &[Algorithm])> {
     let keys = &set.as_ref().unwrap().keys;
     keys.iter().map(|key| (key.kid.as_deref(), &key.algorithms[..])).collect()
 }
 
 fn refusal(set: Result<KeySet, KeyError>) -> KeyError {
-    set.expect_err("the file should be refused")
+    set.expect_err("the file should be rejected")
 }
 
 fn pair(kind: &'static rcgen::SignatureAlgorithm) -> KeyPair {
@@ -44,7 +46,7 @@ fn ec_jwk(curve: &str, pair: &KeyPair) -> Value {
     json!({"kty": "EC", "crv": curve, "x": text(x), "y": text(y)})
 }
 
-/// Not the product of two primes, but nobody can see that.
+/// The modulus is not a product of two primes, which the library does not check.
 fn rsa_jwk(bytes: usize) -> Value {
     json!({"kty": "RSA", "n": text(&vec![0xc3; bytes]), "e": "AQAB"})
 }
@@ -63,7 +65,7 @@ fn set_for(keys: &[Value], algorithms: &[Algorithm]) -> Result<KeySet, KeyError>
     KeySet::from_jwks(json!({ "keys": keys }).to_string().as_bytes(), algorithms)
 }
 
-/// Why a key is skipped, seen in a set where it is alone.
+/// Returns the reason why a key is skipped, from a set of that key alone.
 fn skipped(jwk: Value, algorithms: &[Algorithm]) -> KeyError {
     match refusal(set_for(&[jwk], algorithms)) {
         KeyError::NoUsableKey(Some(reason)) => *reason,
@@ -72,7 +74,7 @@ fn skipped(jwk: Value, algorithms: &[Algorithm]) -> KeyError {
 }
 
 #[test]
-fn a_secret_is_the_file_less_one_line_end() {
+fn one_trailing_line_end_is_not_part_of_a_secret() {
     let secret = [b'x'; 32];
     for (file, wanted) in [
         (&b""[..], &secret[..]),
@@ -89,7 +91,7 @@ fn a_secret_is_the_file_less_one_line_end() {
 }
 
 #[test]
-fn a_secret_has_the_length_of_the_hash_at_least() {
+fn a_secret_must_be_as_long_as_the_hash() {
     let cases: [(usize, &[Algorithm], Result<(), KeyError>); 8] = [
         (32, &[Algorithm::HS256], Ok(())),
         (31, &[Algorithm::HS256], Err(KeyError::SecretTooShort { min_bytes: 32 })),
@@ -109,7 +111,7 @@ fn a_secret_has_the_length_of_the_hash_at_least() {
 }
 
 #[test]
-fn a_pem_file_is_no_secret() {
+fn a_pem_file_is_rejected_as_a_secret() {
     for pem in [pair(&PKCS_ED25519).public_key_pem(), pair(&PKCS_ED25519).serialize_pem()] {
         assert_eq!(refusal(KeySet::from_secret(pem.as_bytes(), &ALL)), KeyError::PemAsSecret);
     }
@@ -138,7 +140,7 @@ fn a_public_key_is_pinned_to_what_fits_its_type() {
 }
 
 #[test]
-fn other_files_are_no_public_key() {
+fn files_without_one_supported_public_key_are_rejected() {
     let pair = pair(&PKCS_ECDSA_P256_SHA256);
     let (public, private) = (pair.public_key_pem(), pair.serialize_pem());
     let relabelled = |label: &str| public.replace("PUBLIC KEY", label);
@@ -192,7 +194,7 @@ fn a_public_key_may_be_in_pkcs_1_or_in_a_certificate() {
         let read = |pem: &str| KeySet::from_public_pem(pem.as_bytes(), &[algorithm]);
         let plain = read(&pair.public_key_pem()).unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["keys.example.com".to_owned()]).unwrap();
-        // Whether it is valid is not looked at.
+        // The validity is not checked.
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
         let certificate = params.self_signed(&pair).unwrap().pem();
         let with_text = format!("Certificate:\n  Data: x\n{certificate}");
@@ -222,7 +224,7 @@ fn ed25519_is_eddsa() {
 }
 
 #[test]
-fn keys_that_share_a_kid_are_told_apart_by_their_algorithms() {
+fn keys_with_the_same_kid_are_distinguished_by_algorithm() {
     use Algorithm::{ES256, ES384, PS256, RS256};
     let named = |key: Value| plus(key, json!({"kid": "k1"}));
     let (p256, p384) = (pair(&PKCS_ECDSA_P256_SHA256), pair(&PKCS_ECDSA_P384_SHA384));
@@ -245,20 +247,20 @@ fn keys_that_share_a_kid_are_told_apart_by_their_algorithms() {
     assert_eq!(refusal(set(&[rsa("RS256"), other_rsa("RS256")])), duplicate());
     assert_eq!(refusal(set(&[named(rsa_jwk(256)), other_rsa("RS256")])), duplicate());
     assert_eq!(refusal(set(&[p256.clone(), p384.clone(), other_p256.clone()])), duplicate());
-    // A key that no listed algorithm uses is no duplicate.
+    // A key without a listed algorithm is not a duplicate.
     assert!(set_for(&[rsa("RS256"), other_rsa("RS256"), p256.clone()], &[ES256]).is_ok());
 
-    // The same key again is the same key, and for what either entry says.
+    // An identical key is merged with the first one, with the algorithms of both.
     assert_eq!(pins(&set(&[p256.clone(), p256.clone()])), [(Some("k1"), &[ES256][..])]);
     let twice = set_for(&[rsa("RS256"), named(rsa_jwk(256)), rsa("PS256")], &[RS256, PS256]);
     assert_eq!(pins(&twice), [(Some("k1"), &[RS256, PS256][..])]);
     assert_eq!(refusal(set(&[rsa("RS256"), other_rsa("PS256"), named(rsa_jwk(256))])), duplicate());
-    // Under another name it stays what it is.
+    // With another `kid` it is a separate key.
     assert_eq!(pins(&set(&[p256.clone(), plus(p256, json!({"kid": "k2"}))])).len(), 2);
 }
 
 #[test]
-fn a_point_of_another_curve_is_refused() {
+fn a_point_of_another_curve_is_rejected() {
     // secp256k1 has points of the same length as P-256; this is its generator (SEC 2 section 2.4.1).
     let spki = "3056301006072a8648ce3d020106052b8104000a03420004\
         79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798\
@@ -294,7 +296,7 @@ fn a_set_pins_each_key() {
 }
 
 #[test]
-fn keys_that_are_skipped() {
+fn unusable_keys_are_skipped() {
     let p256 = ec_jwk("P-256", &pair(&PKCS_ECDSA_P256_SHA256));
     let p384 = ec_jwk("P-384", &pair(&PKCS_ECDSA_P384_SHA384));
     let off_curve = plus(p256.clone(), json!({"y": text(&[1; 32])}));
@@ -341,7 +343,7 @@ fn keys_that_are_skipped() {
     ];
     for (jwk, expected) in cases {
         let what = jwk.to_string();
-        // The others of the set are used all the same.
+        // The other keys of the set are used.
         assert_eq!(pins(&set(&[jwk.clone(), plus(p256.clone(), json!({"kid": "good"}))])).len(), 1, "{what}");
         assert_eq!(skipped(jwk, &ALL), expected, "{what}");
     }
@@ -350,11 +352,11 @@ fn keys_that_are_skipped() {
 }
 
 #[test]
-fn sets_that_are_refused() {
+fn invalid_sets_are_rejected() {
     let key = |kid: &str| json!({"kty": "oct", "k": text(&[7; 32]), "kid": kid});
     let other = json!({"kty": "oct", "k": text(&[8; 32]), "kid": "a"});
     assert_eq!(refusal(set(&[key("a"), key("b"), other])), KeyError::DuplicateKid("a".to_owned()));
-    // A key that is not used names nothing.
+    // An unusable key does not count as a duplicate.
     assert!(set(&[key("a"), plus(key("a"), json!({"use": "enc"}))]).is_ok());
     let nameless = json!({"kty": "oct", "k": text(&[7; 32])});
     assert!(set(&[nameless.clone(), nameless]).is_ok());
@@ -367,7 +369,7 @@ fn sets_that_are_refused() {
     assert_eq!(pins(&set(&many[..MAX_KEYS])).len(), MAX_KEYS);
 
     assert_eq!(refusal(set(&[])), KeyError::NoUsableKey(None));
-    // Members that are not looked at must be JSON by their syntax.
+    // Members that are not read need only be JSON by their syntax.
     let odd = r#"{"keys":[{"kty":"oct","k":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc","z":"\ud800","exp":1e400}]}"#;
     assert_eq!(pins(&KeySet::from_jwks(odd.as_bytes(), &[Algorithm::HS256])), [(None, &[Algorithm::HS256][..])]);
     let files: [(&[u8], KeyError); 8] = [
@@ -386,7 +388,7 @@ fn sets_that_are_refused() {
 }
 
 #[test]
-fn errors_read_well_and_tell_no_secret() {
+fn errors_and_debug_contain_no_secret() {
     let reasons = [
         (KeyError::PrivateKey, "holds a private key; give the public key"),
         (KeyError::SecretTooShort { min_bytes: 32 }, "the secret is too short; the algorithm needs 32 bytes"),
@@ -406,7 +408,7 @@ fn errors_read_well_and_tell_no_secret() {
 }
 
 #[test]
-fn a_key_verifies_nothing_but_its_own_algorithm() {
+fn a_key_verifies_only_its_own_algorithm() {
     let secret = [7; 64];
     let set = KeySet::from_secret(&secret, &[Algorithm::HS256]).unwrap();
     let sign = jsonwebtoken::EncodingKey::from_secret(&secret);

@@ -1,17 +1,19 @@
+//! Tests of `members`: which values are parsed, and what makes an object malformed.
+
 use super::*;
 
-/// The members of these names, each of them judged.
+/// Reads the members with these names, all of them `judged`.
 fn members(json: &str, names: &[&str]) -> Result<Members, ObjectError> {
     Members::parse(json.as_bytes(), &Wanted::new(names.iter().copied(), []))
 }
 
-/// The same, none of them judged.
+/// Reads the members with these names, all of them only `kept`.
 fn kept(json: &str, names: &[&str]) -> Members {
     Members::parse(json.as_bytes(), &Wanted::new([], names.iter().copied())).unwrap()
 }
 
 #[test]
-fn only_what_is_asked_for_is_judged() {
+fn only_requested_members_are_parsed() {
     let values = [
         r#""\ud800""#,
         r#""\udc00\ud800""#,
@@ -27,12 +29,12 @@ fn only_what_is_asked_for_is_judged() {
         assert_eq!(read.get("sub"), Some(&Claim::Text("ada".into())), "{json}");
         assert_eq!(read.get("realm.role"), Some(&Claim::Number("1".into())), "{json}");
         assert_eq!(read.names().collect::<Vec<_>>(), ["realm.role", "sub"]);
-        // An object is never read as a whole, so nothing in it is asked for.
+        // The contents of an object are never parsed.
         let expected = if value.starts_with('{') { Ok(()) } else { Err(ObjectError::Malformed) };
         for asked in ["x", "realm.y"] {
             assert_eq!(members(&json, &[asked]).map(drop), expected, "{asked} in {json}");
         }
-        // A claim that is not judged is kept as what it is, and refuses nothing.
+        // A claim that is only kept is not an error.
         let claim = if value.starts_with('{') { Claim::Nested } else { Claim::Malformed };
         for asked in ["x", "realm.y"] {
             assert_eq!(kept(&json, &[asked]).get(asked), Some(&claim), "{asked} in {json}");
@@ -42,7 +44,7 @@ fn only_what_is_asked_for_is_judged() {
 }
 
 #[test]
-fn values_that_are_not_asked_for_must_be_json_all_the_same() {
+fn other_values_must_be_json_by_syntax() {
     for value in ["", "x", "01", "1.", "+1", "\"\\x\"", "\"\\u12\"", "\"\u{1}\"", "[1,]", "{1:2}", "nul", "'a'", "1 2"]
     {
         assert_eq!(members(&format!(r#"{{"x": {value}}}"#), &[]).map(drop), Err(ObjectError::Malformed), "{value}");
@@ -57,16 +59,16 @@ fn nesting_is_bounded_everywhere() {
     for depth in [127, 128, 2000] {
         assert_eq!(members(&nested(depth), &[]).map(drop), Err(ObjectError::Malformed), "{depth}");
     }
-    // Brackets in a string nest nothing.
+    // Brackets in a string do not count.
     assert!(members(&format!(r#"{{"x": "\"{}\\"}}"#, "[{".repeat(500)), &[]).is_ok());
 }
 
 #[test]
-fn a_name_that_occurs_twice() {
+fn repeated_names_are_errors() {
     for json in [r#"{"a":1,"a":1}"#, r#"{"a":1,"b":2,"\u0061":3}"#, r#"{"\ud800":1,"\ud800":1}"#, r#"{"":1,"":2}"#] {
         assert_eq!(members(json, &[]).map(drop), Err(ObjectError::Duplicate), "{json}");
     }
-    // Below the top it concerns only who asks for a member of that name, or for one within it.
+    // Below the top level it affects only requests for a member of that name, or for one within it.
     let json = r#"{"realm": {"role": "user", "role": "admin", "id": 1, "a": {"b": 1}, "a": {"b": 1, "c": {"d": 1}}}}"#;
     assert!(members(json, &["realm.id", "realm.x"]).is_ok());
     for name in ["realm.role", "realm.a", "realm.a.b", "realm.a.c.d", "realm.a.x"] {
@@ -79,7 +81,7 @@ fn a_name_that_occurs_twice() {
 }
 
 #[test]
-fn names_with_dots() {
+fn the_whole_name_precedes_a_path() {
     let json = r#"{"a.b": 1, "a": {"b": 2, "c": {"d": 3, "e.f": 4}}, "a-b": 5, "g": {"c": 6}, "h": 7}"#;
     let names = ["a.b", "a.c.d", "a.c.e.f", "a-b", "a.c", "g.c", "g.c.x", "h.x", "h.", ".h", "a..b", "i"];
     let read = members(json, &names).unwrap();
@@ -127,7 +129,7 @@ fn blocks_have_the_size_of_their_class() {
 }
 
 #[test]
-fn values_are_kept_as_they_are_read() {
+fn values_keep_their_type_and_text() {
     let json = r#"{"a": [1, "x\n", true, null, [1], {}, 1.50], "b": 18446744073709551617, "c": -0, "d": 1E2}"#;
     let read = members(json, &["a", "b", "c", "d"]).unwrap();
     let number = |text: &str| Claim::Number(text.into());

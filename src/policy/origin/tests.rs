@@ -1,4 +1,4 @@
-//! Tests of `origin`: tables of what it takes and what it refuses.
+//! Tests of `origin`: tables of admitted and rejected origins, and of malformed patterns.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn refuse(pattern: &str, message: &str) {
 const SITE: &str = "https://example.com";
 
 #[test]
-fn an_equal_origin_passes() {
+fn an_equal_origin_is_admitted() {
     check(SITE, &["https://example.com"], &[]);
     check("http://localhost:3000", &["http://localhost:3000"], &["http://localhost", "http://localhost:3001"]);
     check("http://[::1]:3000", &["http://[::1]:3000", "http://[0::1]:3000"], &["http://[::2]:3000"]);
@@ -32,7 +32,7 @@ fn an_equal_origin_passes() {
 }
 
 #[test]
-fn the_origin_as_a_prefix_is_refused() {
+fn the_origin_as_a_prefix_is_rejected() {
     check(
         SITE,
         &[],
@@ -47,30 +47,30 @@ fn the_origin_as_a_prefix_is_refused() {
 }
 
 #[test]
-fn the_origin_as_a_suffix_is_refused() {
+fn the_origin_as_a_suffix_is_rejected() {
     check(SITE, &[], &["https://evilexample.com", "https://evil.com/https://example.com", "https://a.example.com"]);
 }
 
 #[test]
-fn user_information_is_refused() {
+fn user_information_is_rejected() {
     check(SITE, &[], &["https://example.com@evil.com", "https://user@example.com", "https://example.com:443@evil.com"]);
 }
 
 #[test]
-fn another_scheme_is_refused() {
+fn another_scheme_is_rejected() {
     check(SITE, &[], &["http://example.com", "http://example.com:443", "wss://example.com", "//example.com"]);
     check("http://example.com", &[], &["https://example.com", "https://example.com:80"]);
 }
 
 #[test]
-fn another_port_is_refused() {
+fn another_port_is_rejected() {
     check(SITE, &[], &["https://example.com:8443", "https://example.com:80", "https://example.com:4430"]);
     check(SITE, &[], &["https://example.com:", "https://example.com:0443", "https://example.com:65979"]);
     check("https://example.com:8443", &["https://example.com:8443"], &["https://example.com"]);
 }
 
 #[test]
-fn the_default_port_may_be_left_out() {
+fn the_default_port_may_be_omitted() {
     check(SITE, &["https://example.com:443"], &[]);
     check("https://example.com:443", &["https://example.com", "https://example.com:443"], &["http://example.com"]);
     check("http://example.com:80", &["http://example.com"], &["https://example.com"]);
@@ -78,20 +78,20 @@ fn the_default_port_may_be_left_out() {
 }
 
 #[test]
-fn null_passes_only_where_it_is_listed() {
+fn null_is_admitted_only_if_it_is_listed() {
     check(SITE, &[], &["null"]);
     check("https://*.example.com", &[], &["null"]);
     check("null", &["null"], &["NULL", "Null", "null ", "null://null", "https://null", "", SITE]);
 }
 
 #[test]
-fn case_does_not_matter() {
+fn case_is_ignored() {
     check(SITE, &["HTTPS://Example.COM"], &[]);
     check("HTTPS://EXAMPLE.com", &["https://example.com"], &[]);
 }
 
 #[test]
-fn a_trailing_slash_is_refused() {
+fn a_trailing_slash_is_rejected() {
     check(
         SITE,
         &[],
@@ -107,19 +107,19 @@ fn a_trailing_dot_is_another_origin() {
 }
 
 #[test]
-fn unicode_is_refused_and_punycode_compared_as_it_stands() {
-    // The first has a Cyrillic letter, the others a full stop of another script and a fullwidth letter.
+fn unicode_is_rejected_and_punycode_is_compared_literally() {
+    // The first has a Cyrillic letter, the second a full stop of another script, the third a fullwidth letter.
     check(SITE, &[], &["https://ex\u{430}mple.com", "https://example\u{3002}com", "https://\u{ff45}xample.com"]);
     check("https://xn--bcher-kva.example", &["https://xn--bcher-kva.example"], &["https://bücher.example"]);
 }
 
 #[test]
-fn an_empty_header_is_refused() {
+fn an_empty_header_is_rejected() {
     check(SITE, &[], &["", " "]);
 }
 
 #[test]
-fn two_origins_are_refused() {
+fn two_origins_are_rejected() {
     check(
         SITE,
         &[],
@@ -135,7 +135,7 @@ fn two_origins_are_refused() {
 }
 
 #[test]
-fn spaces_controls_and_bytes_that_are_no_text_are_refused() {
+fn spaces_controls_and_invalid_utf8_are_rejected() {
     check(
         SITE,
         &[],
@@ -192,7 +192,7 @@ fn other_schemes_may_have_no_host() {
 }
 
 #[test]
-fn origins_that_anyone_can_have() {
+fn null_and_file_origins_do_not_identify_a_page() {
     for (text, anyone) in [
         ("null", true),
         ("file://", true),
@@ -217,7 +217,7 @@ fn any_of_several_patterns_admits() {
 }
 
 #[test]
-fn a_missing_origin_passes_as_the_route_says() {
+fn the_route_decides_on_a_missing_origin() {
     for patterns in [None, Some(vec![]), Some(vec![SITE.parse().unwrap()])] {
         assert!(Origins::new(patterns.clone(), MissingOrigin::Allow).allow(None), "{patterns:?}");
         assert!(!Origins::new(patterns.clone(), MissingOrigin::Refuse).allow(None), "{patterns:?}");
@@ -225,7 +225,7 @@ fn a_missing_origin_passes_as_the_route_says() {
 }
 
 #[test]
-fn without_a_list_every_origin_passes() {
+fn without_a_list_every_origin_is_admitted() {
     let open = Origins::new(None, MissingOrigin::Refuse);
     assert!(open.is_open());
     for origin in ["https://evil.com", "null", "", "no origin at all"] {
@@ -241,19 +241,19 @@ fn an_empty_list_admits_no_origin() {
 }
 
 #[test]
-fn faults_that_say_what_to_write() {
+fn errors_suggest_the_correct_text() {
     refuse("*", "leave `origins` out to admit every origin");
     refuse("https://chat.example.com/", "an origin has no path: write `https://chat.example.com`");
     refuse("https://chat.example.com:8443/ws?a", "an origin has no path: write `https://chat.example.com:8443`");
     refuse("https://chat.example.com?a", "an origin has no path: write `https://chat.example.com`");
     refuse("chat.example.com", "an origin starts with a scheme: write `https://chat.example.com`");
     refuse("chat.example.com/ws", "an origin starts with a scheme: write `https://chat.example.com`");
-    refuse("https://me:secret@example.com", "an origin names no user: write `https://example.com`");
-    refuse("https://bücher.example", "a host is ASCII: write the `xn--` form of the name");
+    refuse("https://me:secret@example.com", "an origin has no user information: write `https://example.com`");
+    refuse("https://bücher.example", "a host must be ASCII: write the `xn--` form of the name");
 }
 
 #[test]
-fn patterns_that_cannot_be_used() {
+fn malformed_patterns_are_rejected() {
     let cases = [
         ("https://", OriginPatternError::Host(HostError::Empty)),
         ("http://", OriginPatternError::Host(HostError::Empty)),

@@ -1,4 +1,4 @@
-//! Tests of `pattern`: tables of what a pattern matches and of what is no pattern.
+//! Tests of `pattern`: tables of matches and of malformed patterns.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn pattern(text: &str) -> PathPattern {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// The values that the path gives the placeholders, in order; `None` if it does not match.
+/// Returns the values of the placeholders, in order; `None` if the path does not match.
 fn values(text: &str, path: &str) -> Option<Vec<String>> {
     let pattern = pattern(text);
     let params = pattern.matches(&Path::parse(path).unwrap())?;
@@ -21,7 +21,7 @@ fn check(text: &str, expected: &[(&str, Option<&[&str]>)]) {
 }
 
 #[test]
-fn literal_patterns() {
+fn literal_patterns_match_only_themselves() {
     check("/", &[("/", Some(&[])), ("/ws", None)]);
     check("/ws", &[("/ws", Some(&[])), ("/%77s", Some(&[])), ("/ws/", None), ("/WS", None), ("/", None)]);
     check("/ws/", &[("/ws/", Some(&[])), ("/ws", None), ("/ws/a", None)]);
@@ -52,7 +52,7 @@ fn a_name_matches_one_segment_that_is_not_empty() {
 }
 
 #[test]
-fn a_rest_matches_what_is_left_even_nothing() {
+fn a_rest_matches_any_number_of_remaining_segments() {
     check(
         "/files/{*rest}",
         &[
@@ -69,13 +69,13 @@ fn a_rest_matches_what_is_left_even_nothing() {
 }
 
 #[test]
-fn names_in_order() {
+fn names_are_returned_in_order() {
     assert_eq!(pattern("/a/{b}/c/{_D9}/{*e}").names().collect::<Vec<_>>(), ["b", "_D9", "e"]);
     assert_eq!(pattern("/a").names().count(), 0);
 }
 
 #[test]
-fn patterns_that_cannot_be_used() {
+fn malformed_patterns_are_rejected() {
     let cases = [
         ("", PathPatternError::Path(PathError::NotAbsolute)),
         ("ws/{room}", PathPatternError::Path(PathError::NotAbsolute)),
@@ -112,13 +112,13 @@ fn patterns_that_cannot_be_used() {
 }
 
 #[test]
-fn messages_show_the_braces() {
+fn messages_contain_the_braces() {
     let error = "/{*all}/ws".parse::<PathPattern>().unwrap_err();
     assert_eq!(error.to_string(), "`{*all}` takes the rest of the path, so nothing follows it");
 }
 
 #[test]
-fn shape_is_what_matches_not_what_it_is_called() {
+fn the_shape_ignores_the_names_of_placeholders() {
     assert!(pattern("/ws/{room}").same_shape(&pattern("/%77s/{id}")));
     assert!(pattern("/{*a}").same_shape(&pattern("/{*b}")));
     for (a, b) in [("/ws", "/ws/"), ("/{a}", "/{*a}"), ("/a", "/a/{*rest}"), ("/a/{b}", "/{b}/a"), ("/a", "/{a}")] {

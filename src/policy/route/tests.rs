@@ -1,4 +1,4 @@
-//! Tests of `route`: tables of what it takes and what it refuses.
+//! Tests of `route`: tables of requests and the routes that they match.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn route(name: &str, host: &str, path: &str) -> Route {
     }
 }
 
-/// Routes that are each named by their host and path.
+/// Routes whose names are their host and path.
 fn routes(patterns: &[(&str, &str)]) -> Routes {
     routes_that(patterns, false)
 }
@@ -74,7 +74,7 @@ fn a_route_of_the_same_host_and_shape_is_shadowed() {
 }
 
 #[test]
-fn hosts_outweigh_paths() {
+fn routes_are_ordered_by_host_first() {
     let routes = routes(&[
         ("", "/ws/lobby"),
         ("*.com", "/ws/lobby"),
@@ -104,7 +104,7 @@ fn hosts_outweigh_paths() {
 }
 
 #[test]
-fn the_most_specific_host_decides_and_falls_through_only_where_that_is_set() {
+fn wider_hosts_are_searched_only_with_fall_through() {
     let patterns = [
         ("", "/health"),
         ("*.com", "/com"),
@@ -113,7 +113,7 @@ fn the_most_specific_host_decides_and_falls_through_only_where_that_is_set() {
         ("a.example.com", "/chat"),
         ("a.example.com", "/chat/{*rest}"),
     ];
-    // Host and path, what is found, and what is found with `host_fall_through`.
+    // The host and the path, the route found, and the route found with `host_fall_through`.
     for (host, path, alone, through) in [
         ("a.example.com", "/chat", Some("a.example.com/chat"), Some("a.example.com/chat")),
         ("a.example.com", "/chat/x", Some("a.example.com/chat/{*rest}"), Some("a.example.com/chat/{*rest}")),
@@ -163,7 +163,7 @@ fn paths_are_ordered_segment_by_segment() {
 }
 
 #[test]
-fn a_lookup_gives_the_values() {
+fn a_lookup_returns_the_values() {
     let routes = routes(&[("", "/ws/{room}/{*rest}")]);
     let (_route, params) = routes.find("a.example", &Path::parse("/ws/a%20b/c/d").unwrap()).unwrap();
     assert_eq!((params.get("room"), params.get("rest"), params.get("other")), (Some("a b"), Some("c/d"), None));

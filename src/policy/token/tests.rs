@@ -1,3 +1,5 @@
+//! Tests of `token`: known attacks on verifiers, the checks of claims, and the use of the cache.
+
 use jsonwebtoken::EncodingKey;
 use proptest::prelude::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
@@ -10,7 +12,7 @@ const GOOD: &str = r#"{"sub":"ada","exp":1800000060,"iss":"https://id.example.co
 const MAX_BYTES: usize = 8192;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// A key with which a test signs, and how it is verified.
+/// A key pair: the key that signs, and the public key that verifies.
 struct Signer {
     algorithm: Algorithm,
     sign: EncodingKey,
@@ -70,13 +72,13 @@ fn hmac_token(header: &str, payload: &str) -> String {
     signed(header, payload, &EncodingKey::from_secret(SECRET), Algorithm::HS256)
 }
 
-/// What becomes of a payload whose header and signature are in order.
+/// Checks the outcome of a payload with a valid header and signature.
 fn check_payload(payload: &str, expected: Result<(), TokenError>) {
     let token = hmac_token(r#"{"alg":"HS256"}"#, payload);
     assert_eq!(hmac_verifier().verify(&token, NOW).map(drop), expected, "{payload}");
 }
 
-/// What becomes of a header whose signature and payload are in order.
+/// Checks the outcome of a header with a valid payload and signature.
 fn check_header(header: &str, expected: Result<(), TokenError>) {
     let token = hmac_token(header, GOOD);
     assert_eq!(hmac_verifier().verify(&token, NOW).map(drop), expected, "{header}");
@@ -156,7 +158,7 @@ fn attack_public_key_as_hmac_secret() {
         let forged = signed(r#"{"alg":"HS256"}"#, GOOD, &secret, Algorithm::HS256);
         let only = Verifier::new(parts(signer.keys(), &[algorithm]));
         assert_eq!(only.verify(&forged, NOW), Err(TokenError::AlgorithmNotAllowed));
-        // Even where the operator lists both, the public key is pinned to its own family.
+        // Even if the operator lists both, the public key is pinned to its own family.
         let both = [algorithm, Algorithm::HS256];
         let keys = KeySet::from_public_pem(signer.public_pem.as_bytes(), &both).unwrap();
         assert_eq!(Verifier::new(parts(keys, &both)).verify(&forged, NOW), Err(TokenError::AlgorithmNotAllowed));
@@ -169,13 +171,13 @@ fn attack_other_algorithm_of_the_same_family() {
     let verifier = Verifier::new(parts(rsa.keys(), &[Algorithm::RS256, Algorithm::PS256]));
     rsa.algorithm = Algorithm::PS256;
     assert_eq!(verifier.verify(&rsa.token(GOOD), NOW), Err(TokenError::AlgorithmNotAllowed));
-    // The header says RS256, the signature is PS256.
+    // The header names RS256, and the signature is PS256.
     let mixed = signed(r#"{"alg":"RS256"}"#, GOOD, &rsa.sign, Algorithm::PS256);
     assert_eq!(verifier.verify(&mixed, NOW), Err(TokenError::Signature));
 }
 
 #[test]
-fn an_algorithm_must_be_listed_for_the_section_too() {
+fn an_algorithm_must_also_be_listed_for_the_section() {
     let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
     for listed in [&[][..], &[Algorithm::HS384, Algorithm::ES256]] {
         let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
@@ -198,7 +200,7 @@ fn attack_embedded_key() {
         let header = format!(r#"{{"alg":"ES256",{member}}}"#);
         let forged = signed(&header, GOOD, &theirs.sign, Algorithm::ES256);
         assert_eq!(verifier.verify(&forged, NOW), Err(TokenError::Signature), "{member}");
-        // They are not looked at: a token of ours may carry them.
+        // These members are not read: a valid token may contain them.
         assert!(verifier.verify(&signed(&header, GOOD, &ours.sign, Algorithm::ES256), NOW).is_ok());
     }
 }
@@ -244,7 +246,7 @@ fn the_kid_chooses_the_key_without_fallback() {
 }
 
 #[test]
-fn a_token_without_kid_costs_a_bounded_number_of_keys() {
+fn a_token_without_kid_is_checked_with_a_bounded_number_of_keys() {
     let secrets: Vec<String> = (0..=MAX_KEYS_COST).map(|n| format!("secret number {n:02} of thirty-two b.")).collect();
     let keys: Vec<(Option<&str>, &[u8])> = secrets.iter().map(|secret| (None, secret.as_bytes())).collect();
     let sign = |secret: &str| {
@@ -254,7 +256,7 @@ fn a_token_without_kid_costs_a_bounded_number_of_keys() {
     assert!(verifier.verify(&sign(&secrets[MAX_KEYS_COST - 1]), NOW).is_ok());
     assert_eq!(verifier.verify(&sign(&secrets[MAX_KEYS_COST]), NOW), Err(TokenError::KeyAmbiguous));
     let verifier = Verifier::new(parts(jwks(&keys[..MAX_KEYS_COST]), &[Algorithm::HS256]));
-    assert_eq!(verifier.verify(&sign("nobody"), NOW), Err(TokenError::Signature));
+    assert_eq!(verifier.verify(&sign("no key of the set"), NOW), Err(TokenError::Signature));
 }
 
 #[test]
@@ -301,7 +303,7 @@ fn kid_and_alg_together_choose_the_key() {
 
 #[test]
 fn attack_crit_and_other_headers() {
-    // Members that are not looked at must be JSON by their syntax.
+    // Members that are not read need only be JSON by their syntax.
     check_header(r#"{"alg":"HS256","x":"\ud800","y":1e400,"\ud801":[{}]}"#, Ok(()));
     check_header(r#"{"alg":"HS256","x":"\q"}"#, Err(TokenError::HeaderMalformed));
     check_header(r#"{"alg":"HS256\ud800"}"#, Err(TokenError::HeaderMalformed));
@@ -399,7 +401,7 @@ fn attack_nbf() {
 }
 
 #[test]
-fn leeway_counts_on_both_sides_and_is_bounded() {
+fn leeway_applies_to_exp_and_nbf_and_is_bounded() {
     let token = hmac_token(r#"{"alg":"HS256"}"#, r#"{"exp":1800000000,"nbf":1799999000}"#);
     let at = |leeway: u64, now: u64| {
         let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
@@ -466,7 +468,7 @@ fn the_subject_is_bounded() {
 }
 
 #[test]
-fn the_text_of_a_subject_that_is_no_string_is_bounded() {
+fn the_text_of_a_scalar_subject_is_bounded() {
     check_payload(&with(&format!(r#""sub":{}"#, "1".repeat(256))), Ok(()));
     check_payload(&with(&format!(r#""sub":1.{}"#, "1".repeat(255))), Err(TokenError::SubjectTooLong));
     check_payload(&with(r#""sub":null"#), Ok(()));
@@ -474,7 +476,7 @@ fn the_text_of_a_subject_that_is_no_string_is_bounded() {
 }
 
 #[test]
-fn a_claim_that_the_section_does_not_check_is_not_judged() {
+fn malformed_values_matter_only_in_claims_that_the_section_checks() {
     for value in [r#""\ud800""#, "1e400", r#"["\udfff"]"#, r#"{"\ud800":1}"#, r#"{"a":1,"a":2}"#] {
         for name in ["name", "iat", "jti", "sid", "\\ud800"] {
             check_payload(&with(&format!(r#""{name}":{value}"#)), Ok(()));
@@ -483,7 +485,7 @@ fn a_claim_that_the_section_does_not_check_is_not_judged() {
     for name in ["sub", "nbf"] {
         check_payload(&with(&format!(r#""{name}":"\ud800""#)), Err(TokenError::ClaimsMalformed));
     }
-    // The same, where the section checks it, or only a route asks for it.
+    // The same values in claims that the section checks, or that only a route uses.
     let judged = |issuer: Option<&str>, audience: &[&str], claims: &[&str], member: &str| {
         let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
         let verifier = Verifier::new(VerifierParts {
@@ -512,14 +514,14 @@ fn a_claim_that_the_section_does_not_check_is_not_judged() {
 }
 
 #[test]
-fn a_clock_at_the_end_of_time_lets_nothing_in() {
+fn at_the_maximum_time_every_token_is_expired() {
     for leeway in [Duration::ZERO, MAX_LEEWAY] {
         for exp in ["1800000060", "18446744073709551615", "1.8446744073709550e19"] {
             let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
             let verifier = Verifier::new(VerifierParts { leeway, ..parts(keys, &[Algorithm::HS256]) });
             let token = hmac_token(r#"{"alg":"HS256"}"#, &with_exp(exp));
             assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
-            // Nor does a token that held before.
+            // A cached token is rejected, too.
             assert!(verifier.verify(&token, NOW).is_ok());
             assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
         }
@@ -539,7 +541,7 @@ fn the_length_of_a_token_is_bounded_by_the_section() {
 }
 
 #[test]
-fn claims_are_read_after_the_signature_only() {
+fn claims_are_read_only_after_the_signature() {
     let stranger = EncodingKey::from_secret(b"a secret that is not ours, but long");
     for payload in ["{", r#"{"exp":"x"}"#, r#"{"exp":1}"#, "{}"] {
         let token = signed(r#"{"alg":"HS256"}"#, payload, &stranger, Algorithm::HS256);
@@ -568,7 +570,7 @@ fn attack_psychic_signature() {
 
 #[test]
 fn attack_signature_in_der_form() {
-    // JWS takes r and s side by side (RFC 7518 section 3.4), never the DER form that TLS uses.
+    // JWS concatenates r and s (RFC 7518 section 3.4) and does not use the DER form of TLS.
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let keys = KeySet::from_public_pem(pair.public_key_pem().as_bytes(), &[Algorithm::ES256]).unwrap();
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(GOOD));
@@ -582,7 +584,7 @@ fn attack_signature_in_der_form() {
 fn attack_token_of_10_kib() {
     let huge = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(10 * 1024))));
     assert_eq!(hmac_verifier().verify(&huge, NOW), Err(TokenError::TooLong));
-    // The bound itself: with a payload of n bytes the base64 comes in fours, so come as near as that lets us.
+    // The limit itself. Base64 grows in steps of four characters, so this token only comes near it.
     let near = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(6000))));
     assert!(near.len() <= MAX_BYTES, "{}", near.len());
     assert!(hmac_verifier().verify(&near, NOW).is_ok());
@@ -626,8 +628,8 @@ fn attack_encoding() {
 
 #[test]
 fn attack_spare_bits_in_the_last_character() {
-    // A 32-byte signature has 43 characters, the last with two bits to spare: with those set it would be a second
-    // text of the same token, and slip past a list of revoked ones.
+    // A 32-byte signature has 43 characters, the last with two spare bits. With these set it would be a second text of
+    // the same token, which a list of revoked tokens would not match.
     let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
     let last = token.chars().next_back().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -638,7 +640,7 @@ fn attack_spare_bits_in_the_last_character() {
 }
 
 #[test]
-fn a_token_that_held_before_is_held_against_the_clock_again() {
+fn the_times_of_a_cached_token_are_checked_again() {
     let verifier = hmac_verifier();
     let payload = with(r#""nbf":1799999990"#);
     let token = hmac_token(r#"{"alg":"HS256"}"#, &payload);
@@ -651,7 +653,7 @@ fn a_token_that_held_before_is_held_against_the_clock_again() {
 }
 
 #[test]
-fn what_one_verifier_has_seen_is_no_proof_to_another() {
+fn verifiers_do_not_share_their_caches() {
     let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
     let other_key =
         Verifier::new(parts(KeySet::from_secret(&SECRET[1..], &[Algorithm::HS256]).unwrap(), &[Algorithm::HS256]));
@@ -660,14 +662,14 @@ fn what_one_verifier_has_seen_is_no_proof_to_another() {
 }
 
 #[test]
-fn debug_tells_no_secret() {
+fn debug_shows_no_secret() {
     let text = format!("{:?}", hmac_verifier());
     assert!(text.contains("HS256") && text.contains("id.example.com"), "{text}");
     assert!(!text.contains("0123456789abcdef") && !text.contains("48, 49, 50"), "{text}");
 }
 
 #[test]
-fn labels_are_the_variants_in_snake_case() {
+fn labels_are_the_names_of_variants_in_snake_case() {
     for error in [TokenError::TooLong, TokenError::Base64, TokenError::AlgorithmNotAllowed, TokenError::NotYetValid] {
         let snake: String = format!("{error:?}")
             .chars()
@@ -684,7 +686,7 @@ fn a_verifier_is_shared_between_threads() {
     shared::<Verifier>();
 }
 
-/// Tokens with times around [`NOW`] or without, some of another audience, some changed on the way.
+/// Tokens with times around [`NOW`] or without times, some with another audience, some with a changed character.
 fn token_or_nearly() -> impl Strategy<Value = String> {
     let times = (prop::option::of(-40_i64..40), prop::option::of(-40_i64..40));
     let changed = prop::option::of((any::<prop::sample::Index>(), "[A-Za-z0-9_.=-]"));
@@ -704,7 +706,7 @@ fn token_or_nearly() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn a_verifier_judges_as_one_that_has_seen_nothing(
+    fn the_cache_does_not_change_any_outcome(
         tokens in prop::collection::vec(token_or_nearly(), 1..4),
         uses in prop::collection::vec((any::<prop::sample::Index>(), -60_i64..60), 1..12),
         leeway in 0_u64..20,
@@ -722,13 +724,13 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_a_token(text in "\\PC{0,200}", dots in "[A-Za-z0-9_.-]{0,200}") {
+    fn arbitrary_text_is_rejected(text in "\\PC{0,200}", dots in "[A-Za-z0-9_.-]{0,200}") {
         prop_assert!(hmac_verifier().verify(&text, NOW).is_err());
         prop_assert!(hmac_verifier().verify(&dots, NOW).is_err());
     }
 
     #[test]
-    fn no_byte_of_a_token_may_change(place in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.=-]") {
+    fn a_token_with_any_changed_byte_is_rejected(place in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.=-]") {
         let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
         let place = place.index(token.len());
         let changed = format!("{}{to}{}", &token[..place], &token[place + 1..]);

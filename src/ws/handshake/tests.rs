@@ -1,10 +1,12 @@
+//! Tests of `handshake`: tables of requests and answers that it accepts and rejects.
+
 use http::{Request, Response};
 
 use super::*;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A good request, with these header lines in place of those of the same names, and these added.
+/// Returns a well-formed request in which `replaced` overrides the headers of the same names and `added` is appended.
 fn request(target: &str, replaced: &[(&str, &str)], added: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::get(target)
         .header("Host", "chat.example.com")
@@ -29,7 +31,7 @@ fn parse(request: &Request<()>) -> Result<Opening<'_>, OpeningError> {
 }
 
 #[test]
-fn requests_that_open() {
+fn well_formed_requests_are_parsed() {
     let plain = Opening {
         authority: "chat.example.com",
         path: "/ws",
@@ -63,7 +65,7 @@ fn requests_that_open() {
 }
 
 #[test]
-fn requests_that_do_not() {
+fn malformed_requests_are_rejected_with_the_broken_rule() {
     type Lines<'a> = &'a [(&'a str, &'a str)];
     let table: &[(Lines<'_>, Lines<'_>, OpeningError)] = &[
         (&[("Upgrade", "h2c")], &[], OpeningError::NotUpgrade),
@@ -103,9 +105,10 @@ fn requests_that_do_not() {
     assert_eq!(parse(&no_host), Err(OpeningError::Host));
 }
 
-/// RFC 6455 section 4.1 prints the first of these keys; RFC 4648 section 3.5 leaves their spare bits to the decoder.
+/// The first of these keys is from RFC 6455 section 4.1; RFC 4648 section 3.5 leaves their trailing bits to the
+/// decoder.
 #[test]
-fn keys_with_spare_bits_open_and_are_hashed_as_sent() {
+fn keys_with_trailing_bits_are_accepted_and_hashed_as_sent() {
     for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEP==", "/////////////////////x=="] {
         let request = request("/ws", &[("Sec-WebSocket-Key", key)], &[]);
         assert_eq!(parse(&request).map(|opening| opening.key), Ok(key));
@@ -118,7 +121,7 @@ fn keys_with_spare_bits_open_and_are_hashed_as_sent() {
     }
 }
 
-/// What makes a list of so many items, in one line and in lines of one item each.
+/// Returns two requests with a list of `count` items: all in one line, and one line per item.
 fn lists(name: &str, first: &str, count: usize, item: fn(usize) -> String) -> [Request<()>; 2] {
     let items: Vec<String> = std::iter::once(first.to_owned()).chain((1..count).map(item)).collect();
     let one = items.join(", ");
@@ -127,7 +130,7 @@ fn lists(name: &str, first: &str, count: usize, item: fn(usize) -> String) -> [R
 }
 
 #[test]
-fn lists_have_limits() {
+fn lists_over_their_limit_are_rejected() {
     let table: [(&str, &str, usize, fn(usize) -> String); 4] = [
         ("Sec-WebSocket-Protocol", "chat", PROTOCOLS_MAX, |n| format!("p{n}")),
         ("Sec-WebSocket-Extensions", "permessage-deflate", EXTENSIONS_MAX, |n| format!("x-{n}")),
@@ -144,14 +147,14 @@ fn lists_have_limits() {
             }
         }
     }
-    // Empty items are none (RFC 9110 section 5.6.1).
+    // Empty items do not count (RFC 9110 section 5.6.1).
     let commas = format!("chat{}", ", ,".repeat(5000));
     assert_eq!(parse(&request("/ws", &[], &[("Sec-WebSocket-Protocol", &commas)])).unwrap().protocols, ["chat"]);
 }
 
-/// `Connection` has no quoted strings (RFC 9110 section 7.6.1): quotes hide no names from the limit.
+/// `Connection` does not have quoted strings (RFC 9110 section 7.6.1), so quotes must not hide names from the limit.
 #[test]
-fn quotes_join_no_names() {
+fn quotes_do_not_hide_connection_names_from_the_limit() {
     let names = |count| (0..count).map(|n| format!("x{n}")).collect::<Vec<_>>().join(",");
     for count in [CONNECTION_NAMES_MAX, 9000] {
         for quoted in [format!("\"{}\"", names(count)), format!("\"\\\"{}", names(count))] {
@@ -161,15 +164,15 @@ fn quotes_join_no_names() {
     }
     let quoted = format!("\"{}\"", names(CONNECTION_NAMES_MAX - 1));
     assert!(parse(&request("/ws", &[("Connection", "Upgrade"), ("Connection", &quoted)], &[])).is_ok());
-    // The token is there, whatever stands around it; in quotes it is another.
+    // The commas inside the quotes separate, so the token is found; an item in quotes is not the token.
     assert!(parse(&request("/ws", &[("Connection", "\"a, upgrade, b\"")], &[])).is_ok());
     assert_eq!(parse(&request("/ws", &[("Connection", "\"upgrade\"")], &[])), Err(OpeningError::NotUpgrade));
 }
 
-/// Of a list that is too long nothing is read beyond its limit, so that a long one costs no more than a short one: not
-/// even what would be malformed.
+/// A list is not read beyond its limit, so that a long list costs no more than a short one. A malformed item beyond the
+/// limit goes unnoticed.
 #[test]
-fn a_list_is_read_up_to_its_limit() {
+fn a_list_is_read_only_up_to_its_limit() {
     let table = [("Sec-WebSocket-Protocol", PROTOCOLS_MAX), ("Sec-WebSocket-Extensions", EXTENSIONS_MAX)];
     for (name, max) in table {
         let items = |count: usize| (0..count).map(|n| format!("x{n}")).collect::<Vec<_>>().join(",");
@@ -181,12 +184,12 @@ fn a_list_is_read_up_to_its_limit() {
 }
 
 #[test]
-fn accept_is_the_example_of_section_1_3() {
+fn accept_matches_the_example_of_section_1_3() {
     assert_eq!(accept(KEY), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
 
 #[test]
-fn answers() {
+fn answers_are_checked_against_the_request() {
     type Lines<'a> = &'a [(&'a str, &'a str)];
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     const GOOD: Lines<'_> = &[("Upgrade", "WebSocket"), ("Connection", "upgrade"), ("Sec-WebSocket-Accept", ACCEPT)];

@@ -1,7 +1,7 @@
-//! All variants of an enum.
+//! A macro that lists every variant of an enum.
 
-/// A list of all variants of an enum, which does not compile if one is left out. A variant that holds something stands
-/// for each of the values in the list behind it.
+/// Lists all variants of an enum; it does not compile if one is missing. A variant with fields is followed by an
+/// expression that yields its values.
 macro_rules! every {
     ($enum:ident { $($variant:ident $(($values:expr))?),* $(,)? }) => {{
         let _exhaustive = |value: $enum| match value { $($enum::$variant { .. } => (),)* };

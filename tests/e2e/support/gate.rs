@@ -1,4 +1,4 @@
-//! The gate: the real binary as a child process.
+//! The proxy under test: the real binary as a child process.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -17,35 +17,35 @@ use super::log::Log;
 use super::pki::{self, Leaf};
 use super::setup::Setup;
 
-/// A running gate. It is killed when dropped; if the test failed, its log is printed then.
+/// A running proxy. Dropping it kills the process and, if the test failed, prints its log.
 pub struct Gate {
     child: Child,
     pub log: Log,
-    /// Its standard output, on which it says nothing, so that the end of that is its own.
+    /// Its standard output. Nothing is written to it, so its end means that the process has ended.
     output: Log,
     address: Option<SocketAddr>,
     _folder: Folder,
 }
 
 impl Gate {
-    /// Starts it, and waits until it listens.
+    /// Starts the proxy and waits until it listens.
     pub fn start(setup: Setup) -> Self {
         let mut gate = Self::launch(setup);
         gate.go_to_next_listener();
         gate
     }
 
-    /// From now on clients come in at the next listener.
+    /// Makes clients connect to the next listener from now on.
     pub fn go_to_next_listener(&mut self) {
         self.set_address(&self.log.next("listening"));
     }
 
-    /// Takes the address from the line that tells it.
+    /// Sets the address from a "listening" event.
     pub fn set_address(&mut self, listening: &Value) {
         self.address = Some(listening["address"].as_str().unwrap().parse().unwrap());
     }
 
-    /// Starts it, and waits for nothing: it may well fail.
+    /// Starts the proxy without waiting: it may fail to start.
     pub fn launch(setup: Setup) -> Self {
         let folder = Folder::new();
         let leaves = if setup.leaves.is_empty() {
@@ -69,9 +69,9 @@ impl Gate {
         Self { child, log, output, address: None, _folder: folder }
     }
 
-    /// Where it listens.
+    /// Returns the address of the current listener.
     pub fn address(&self) -> SocketAddr {
-        self.address.expect("it listens")
+        self.address.expect("the proxy listens")
     }
 
     fn pid(&self) -> Pid {
@@ -82,27 +82,27 @@ impl Gate {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Stops all its threads, as a paused machine does, and waits until they are.
+    /// Stops all threads of the process, as on a paused machine, and waits until they have stopped.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         let (_, status) = waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap().unwrap();
         assert!(status.stopped());
     }
 
-    /// Tells it to stop, and waits until it drains.
+    /// Sends SIGTERM and waits until the drain has started.
     pub fn drain(&self) {
         self.signal(Signal::TERM);
         self.log.next("draining");
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has exited by itself.
     pub fn wait_exit(&mut self) -> ExitStatus {
-        assert!(self.output.wait_for_end(), "the gate does not end");
+        assert!(self.output.wait_for_end(), "the proxy does not exit");
         assert!(self.log.wait_for_end(), "the log does not end");
         self.child.wait().unwrap()
     }
 
-    /// Its memory now, and at the most so far.
+    /// Returns the current and the peak resident memory.
     pub fn rss_kib(&self) -> (u64, u64) {
         let status = fs::read_to_string(self.proc("status")).unwrap();
         let field = |name| {
@@ -112,8 +112,8 @@ impl Gate {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    /// Lets it open no more descriptors than it has. What it inherited may have any number, so that it is the lowest free
-    /// one that counts.
+    /// Sets the descriptor limit so that the process can open no further ones. Inherited descriptors may have any
+    /// number, so the limit is the lowest free one.
     pub fn allow_no_more_descriptors(&self) {
         let open = |number: &u64| self.proc(&format!("fd/{number}")).symlink_metadata().is_ok();
         let free = (0..1 << 20).find(|number| !open(number));
@@ -121,13 +121,13 @@ impl Gate {
         prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
     }
 
-    /// How many descriptors each of its event queues watches.
+    /// Returns the number of descriptors that each epoll instance of the process watches.
     pub fn watched(&self) -> Vec<usize> {
         let queues: BTreeSet<String> = fs::read_dir(self.proc("fd"))
             .unwrap()
             .map(Result::unwrap)
             .filter(|entry| fs::read_link(entry.path()).is_ok_and(|kind| kind.ends_with("anon_inode:[eventpoll]")))
-            // A queue may have several descriptors.
+            // Several descriptors may refer to one epoll instance.
             .map(|entry| fs::read_to_string(self.proc("fdinfo").join(entry.file_name())).unwrap())
             .collect();
         queues.iter().map(|queue| queue.lines().filter(|line| line.starts_with("tfd:")).count()).collect()
@@ -140,20 +140,21 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.log.wait_for_end();
         let text = self.log.text();
         if std::thread::panicking() {
-            eprintln!("--- the gate's log\n{text}\n---");
+            eprintln!("--- the log of the proxy\n{text}\n---");
         } else {
             assert!(!text.contains(pki::TOKEN_START), "a token is in the log:\n{text}");
         }
     }
 }
 
-/// The binary with these arguments, and without what the test's own environment would tell it.
+/// Returns a command that runs the binary with these arguments, without the variables of the test's own environment
+/// that would affect it. `before` is a shell command to run first.
 pub fn command(before: Option<&str>, arguments: &[&str]) -> Command {
     let binary = env!("CARGO_BIN_EXE_tollgate");
     let mut command = match before {
@@ -171,7 +172,7 @@ pub fn command(before: Option<&str>, arguments: &[&str]) -> Command {
     command
 }
 
-/// A folder of its own, removed at the end unless the test failed.
+/// A temporary directory, removed when dropped unless the test failed.
 pub struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! What the child says on standard error, as it says it.
+//! The log of the child process, read from its standard error while it runs.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex};
@@ -7,22 +7,23 @@ use serde_json::Value;
 
 use super::PATIENCE;
 
-/// The lines so far, and whether the child has closed its end.
+/// The lines read so far.
 #[derive(Default)]
 struct Lines {
     all: Vec<String>,
+    /// Whether the stream has ended or is no longer read.
     ended: bool,
-    /// How many of them [`Log::next`] has passed over.
+    /// The number of lines that [`Log::next`] has consumed.
     passed: usize,
 }
 
-/// The log of a child.
+/// The log of a child process.
 #[derive(Clone, Default)]
 pub struct Log(Arc<(Mutex<Lines>, Condvar)>);
 
 impl Log {
-    /// Reads it on a thread of its own until the child ends, or until a line has this in it; then it is closed, or, if
-    /// `keep_open`, left open and unread.
+    /// Reads the stream on a thread of its own, to its end or up to a line that contains `until`. After that line the
+    /// stream is closed or, with `keep_open`, left open and unread.
     pub fn read(stderr: impl Read + Send + 'static, until: Option<&'static str>, keep_open: bool) -> Self {
         let log = Self::default();
         let shared = log.clone();
@@ -50,12 +51,12 @@ impl Log {
         self.0.1.notify_all();
     }
 
-    /// Everything so far.
+    /// Returns all lines so far.
     pub fn text(&self) -> String {
         self.0.0.lock().unwrap().all.join("\n")
     }
 
-    /// The next event with this message, after the last one that this gave.
+    /// Waits for the next event with this message, after the last event that this function returned.
     pub fn next(&self, message: &str) -> Value {
         let found = |line: &String| parse(line).filter(|event| event["message"] == message);
         let mut event = None;
@@ -75,13 +76,13 @@ impl Log {
         event.unwrap_or_else(|| panic!("the log has no further event {message:?}"))
     }
 
-    /// All events with this message so far.
+    /// Returns all events with this message so far.
     pub fn all(&self, message: &str) -> Vec<Value> {
         let lines = self.0.0.lock().unwrap();
         lines.all.iter().filter_map(|line| parse(line)).filter(|event| event["message"] == message).collect()
     }
 
-    /// Waits until some line fulfils this.
+    /// Waits for a line that satisfies `found`, and returns the first one.
     pub fn wait_for(&self, what: &str, found: impl Fn(&str) -> bool) -> String {
         let lines = self.0.0.lock().unwrap();
         let missing = |lines: &mut Lines| !lines.ended && !lines.all.iter().any(|line| found(line));
@@ -91,22 +92,22 @@ impl Log {
         line.unwrap_or_else(|| panic!("the log has no line with {what}"))
     }
 
-    /// How many lines fulfil this so far.
+    /// Returns the number of lines so far that satisfy `found`.
     pub fn count(&self, found: impl Fn(&str) -> bool) -> usize {
         self.0.0.lock().unwrap().all.iter().filter(|line| found(line)).count()
     }
 
-    /// Waits until the lines fulfil this.
+    /// Waits until the lines satisfy `done`.
     pub fn wait_until(&self, what: &str, done: impl Fn(&[String]) -> bool) {
         let lines = self.0.0.lock().unwrap();
         let missing = |lines: &mut Lines| !lines.ended && !done(&lines.all);
         let (lines, _) = self.0.1.wait_timeout_while(lines, PATIENCE, missing).unwrap();
         let done = done(&lines.all);
         drop(lines);
-        assert!(done, "the log does not come to {what}");
+        assert!(done, "the log does not contain {what}");
     }
 
-    /// Waits until the child has closed its end; whether it did.
+    /// Waits until the stream has ended or is no longer read. Returns whether it has.
     pub fn wait_for_end(&self) -> bool {
         let lines = self.0.0.lock().unwrap();
         self.0.1.wait_timeout_while(lines, PATIENCE, |lines| !lines.ended).unwrap().0.ended

@@ -1,4 +1,4 @@
-//! What the topics share: the gate as a child process, and the two ends of a session.
+//! Shared parts of the end-to-end tests: the proxy as a child process, and both ends of a session.
 
 pub mod every;
 pub mod gate;
@@ -12,6 +12,6 @@ pub mod wire;
 
 use std::time::Duration;
 
-/// How long anything may take that is sure to come. Far longer than it takes, since the machine may be busy: only a test
-/// that fails waits so long.
+/// Timeout for every expected event. It is much longer than any of them takes, since the machine may be busy: only a
+/// failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(30);

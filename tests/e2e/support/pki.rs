@@ -1,4 +1,4 @@
-//! Certificates and tokens: one authority and one issuer for the whole binary.
+//! Certificates and tokens, from one certificate authority and one issuer for the whole test binary.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 pub const ISSUER: &str = "https://id.example.com/";
 pub const AUDIENCE: &str = "e2e";
-/// What every token begins with: the start of a JSON object in base64url.
+/// The prefix of every token: the start of a JSON object in base64url.
 pub const TOKEN_START: &str = "eyJ";
 
 /// A certificate and its key.
@@ -27,12 +27,12 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// Signed by the authority that clients trust.
+    /// Returns a certificate signed by the authority that clients trust.
     pub fn new(names: &[&str]) -> Self {
         Self::with(names, |_| {})
     }
 
-    /// One that was valid long ago.
+    /// Returns a certificate that expired in 2001.
     pub fn expired(names: &[&str]) -> Self {
         Self::with(names, |params| {
             params.not_before = date_time_ymd(2000, 1, 1);
@@ -40,7 +40,7 @@ impl Leaf {
         })
     }
 
-    /// One that is valid for so many seconds more.
+    /// Returns a certificate that expires in `seconds`.
     pub fn expiring(names: &[&str], seconds: u64) -> Self {
         let end = Duration::from_secs(jsonwebtoken::get_current_timestamp() + seconds);
         Self::with(names, |params| params.not_after = date_time_ymd(1970, 1, 1) + end)
@@ -65,7 +65,7 @@ fn authority() -> &'static CertifiedIssuer<'static, KeyPair> {
     })
 }
 
-/// A client's settings: it trusts our authority alone, and speaks these versions.
+/// Returns a client configuration that trusts only this authority and offers these versions.
 pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority().der().clone()).unwrap();
@@ -76,7 +76,7 @@ pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> 
         .with_no_client_auth()
 }
 
-/// The settings of most clients.
+/// Returns the configuration of most clients, which offers all versions.
 pub fn plain_client_config() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     Arc::clone(CONFIG.get_or_init(|| Arc::new(client_config(rustls::ALL_VERSIONS))))
@@ -87,12 +87,12 @@ fn issuer() -> &'static KeyPair {
     KEY.get_or_init(|| KeyPair::generate().unwrap())
 }
 
-/// The key that verifies tokens.
+/// Returns the public key that verifies tokens.
 pub fn public_key_pem() -> String {
     issuer().public_key_pem()
 }
 
-/// A token that holds, for room "blue" and subject "ada", except for these claims; a claim that is null is left out.
+/// Returns a valid token for room "blue" and subject "ada", with these claims replaced or, if null, removed.
 pub fn token(claims: &Value) -> String {
     let exp = jsonwebtoken::get_current_timestamp() + 600;
     let mut all = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": exp, "sub": "ada", "room": "blue" });
@@ -103,7 +103,7 @@ pub fn token(claims: &Value) -> String {
     signed(&all.to_string())
 }
 
-/// A token that holds, with these members beside those that it must have: as they are written here.
+/// Returns a valid token whose payload also contains these members, as literal JSON.
 pub fn token_with(members: &str) -> String {
     let exp = jsonwebtoken::get_current_timestamp() + 600;
     signed(&format!(r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","exp":{exp},"sub":"ada","room":"blue",{members}}}"#))
@@ -117,7 +117,7 @@ fn signed(payload: &str) -> String {
     format!("{message}.{signature}")
 }
 
-/// A token that holds.
+/// Returns a valid token.
 pub fn good_token() -> String {
     token(&json!({}))
 }

@@ -1,10 +1,10 @@
-//! Requests as text, so that wrong ones can be written, too.
+//! Requests as text, so that malformed ones can be written, too.
 
-/// The example of RFC 6455 section 1.3, and the answer that belongs to it.
+/// The key of the example in RFC 6455 section 1.3, and its accept value below.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A request that is being written.
+/// A request under construction.
 #[derive(Debug, Clone)]
 pub struct Request {
     first_line: String,
@@ -12,7 +12,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// One that opens a WebSocket.
+    /// Returns a valid opening handshake for this target.
     pub fn to(target: &str) -> Self {
         let lines = [
             "Host: chat.example.com",
@@ -39,7 +39,7 @@ impl Request {
         self
     }
 
-    /// With this line in place of those of the same name.
+    /// Replaces all lines with the name of this one.
     pub fn replacing(self, line: &str) -> Self {
         let name = line.split(':').next().unwrap_or_default();
         self.without(name).with(line)

@@ -1,4 +1,4 @@
-//! The client, and sessions with both ends in the test's hands.
+//! The client's end of a connection, and sessions of which the test drives both ends.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -23,19 +23,19 @@ impl Client {
         Self::connect_with(gate, pki::plain_client_config(), "chat.example.com")
     }
 
-    /// The same from another address of the loopback network.
+    /// Connects from another address of the loopback network.
     pub fn connect_from(gate: &Gate, address: [u8; 4]) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
-        socket.connect(&gate.address().into()).expect("the gate accepts");
+        socket.connect(&gate.address().into()).expect("the proxy accepts");
         Self::handshake(socket.into(), pki::plain_client_config(), "chat.example.com")
     }
 
     pub fn connect_with(gate: &Gate, config: Arc<ClientConfig>, name: &'static str) -> Self {
-        Self::handshake(TcpStream::connect(gate.address()).expect("the gate accepts"), config, name)
+        Self::handshake(TcpStream::connect(gate.address()).expect("the proxy accepts"), config, name)
     }
 
-    /// Does the TLS handshake over a connection.
+    /// Does the TLS handshake on a connected stream.
     pub fn handshake(mut stream: TcpStream, config: Arc<ClientConfig>, name: &'static str) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -47,19 +47,19 @@ impl Client {
         Self::new(StreamOwned::new(tls, stream), true)
     }
 
-    /// How long it waits, both ways: rustls tries to read when it cannot write.
+    /// Sets both the read and the write timeout, since rustls tries to read when it cannot write.
     pub fn set_timeout(&self, timeout: Duration) {
         self.stream.sock.set_read_timeout(Some(timeout)).unwrap();
         self.stream.sock.set_write_timeout(Some(timeout)).unwrap();
     }
 
-    /// Sends a request and reads the answer, with its body up to the end.
+    /// Sends a request and reads the response, with its body up to the end of the stream.
     pub fn ask(&mut self, request: &Request) -> ErrorResponse {
         self.send(&request.bytes());
         self.response()
     }
 
-    /// Reads an answer that is no 101, with its body up to the end.
+    /// Reads a response other than a 101, with its body up to the end of the stream.
     pub fn response(&mut self) -> ErrorResponse {
         let head = self.head();
         let (body, _) = self.rest();
@@ -67,30 +67,30 @@ impl Client {
     }
 }
 
-/// An answer that is no 101.
+/// A response other than a 101.
 #[derive(Debug)]
 pub struct ErrorResponse {
     pub head: Head,
     pub body: String,
 }
 
-/// A session, both its ends, and what each was told.
+/// Both ends of a session, and the heads that they received.
 pub struct Session {
     pub client: Client,
     pub server: Server,
-    /// What the upstream was asked.
+    /// The request at the upstream.
     pub asked: Head,
-    /// What the client was answered.
+    /// The response at the client.
     pub answer: Head,
 }
 
 impl Session {
-    /// Opens one on the open route.
+    /// Opens a session on the route without tokens.
     pub fn open(gate: &Gate, upstream: &Upstream) -> Self {
         Self::open_with(gate, upstream, &Request::to("/open/"), &[])
     }
 
-    /// Opens one with this request, where the upstream adds these lines to its 101.
+    /// Opens a session with this request. The upstream adds `lines` to its 101.
     pub fn open_with(gate: &Gate, upstream: &Upstream, request: &Request, lines: &[&str]) -> Self {
         Self::open_over(Client::connect(gate), upstream, request, lines)
     }
@@ -105,8 +105,9 @@ impl Session {
         Self { client, server, asked, answer }
     }
 
-    /// Both ends get this Close from the gate, and answer it: the upstream first, since a client that went too far still
-    /// gets the upstream's answers to what it sent before. What else the upstream got is given back.
+    /// Checks that both ends get this Close from the proxy, and answers it: the upstream first, since a client that
+    /// broke a limit still gets the upstream's answers to earlier messages. Returns the frames that the upstream
+    /// received before.
     pub fn expect_closed(mut self, code: u16, reason: &str) -> Vec<Frame> {
         let mut before = Vec::new();
         let close = loop {
@@ -127,7 +128,7 @@ impl Session {
         before
     }
 
-    /// Ends it in order.
+    /// Closes the session with a complete closing handshake.
     pub fn close(mut self) {
         self.client.send_frame(Frame::close(1000, ""));
         self.server.expect_close(1000);

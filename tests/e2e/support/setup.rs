@@ -1,4 +1,4 @@
-//! The configuration of a gate, from small pieces.
+//! The configuration of the proxy under test, assembled from small parts.
 
 use std::fmt::{Display, Write as _};
 
@@ -6,8 +6,8 @@ use super::gate::Gate;
 use super::pki::{AUDIENCE, ISSUER, Leaf};
 use super::upstream::Upstream;
 
-/// What a gate is started with. The pieces are lines of TOML for their sections; a key that a piece sets replaces the
-/// default below. There are two routes: `/open/{*rest}`, and `/room/{room}` for tokens of that room.
+/// The configuration and the environment of a proxy. Each string holds lines of TOML for one section; a key set there
+/// replaces the default below. There are two routes: `/open/{*rest}`, and `/room/{room}` for tokens of that room.
 #[derive(Default)]
 pub struct Setup {
     pub server: String,
@@ -17,21 +17,21 @@ pub struct Setup {
     pub upstream: String,
     pub route: String,
     pub limits: String,
-    /// The limits of the second route alone.
+    /// Limits of the second route only.
     pub room_limits: String,
     /// Further sections.
     pub more: String,
     pub servers: Vec<String>,
     pub leaves: Vec<Leaf>,
     pub environment: Vec<(&'static str, String)>,
-    /// A shell command that is run before, such as one that sets a limit.
+    /// A shell command to run before the binary, such as one that sets a limit.
     pub before: Option<&'static str>,
-    /// The log is read until a line has this in it, and then closed.
+    /// The log is read up to a line that contains this text, and then closed unless `log_stays_open` is set.
     pub log_until: Option<&'static str>,
     pub log_stays_open: bool,
 }
 
-/// A method for each section that sets its piece.
+/// Defines a method for each section that appends lines to it.
 macro_rules! pieces {
     ($($section:ident)*) => {
         $(pub fn $section(self, lines: &str) -> Self {
@@ -47,7 +47,7 @@ impl Setup {
 
     pieces! { server log listener auth upstream route limits room_limits more }
 
-    /// With this server, as the configuration has it.
+    /// Adds a server to the upstream, in the notation of the configuration.
     pub fn to(mut self, server: impl Display) -> Self {
         self.servers.push(server.to_string());
         self
@@ -67,22 +67,22 @@ impl Setup {
         Self { before: Some(command), ..self }
     }
 
-    /// The log is read up to a line with this text, and then closed.
+    /// Closes the log after a line that contains this text.
     pub fn log_until(self, text: &'static str) -> Self {
         Self { log_until: Some(text), ..self }
     }
 
-    /// The log is read up to a line with this text, and then nobody reads it, but it stays open.
+    /// Stops reading the log after a line that contains this text, but leaves it open.
     pub fn log_stuck_after(self, text: &'static str) -> Self {
         Self { log_until: Some(text), log_stays_open: true, ..self }
     }
 
-    /// Starts it in front of this upstream.
+    /// Starts the proxy in front of this upstream.
     pub fn start(self, upstream: &Upstream) -> Gate {
         Gate::start(self.to(upstream.address()))
     }
 
-    /// The same for a gate whose log lines begin with the journal's levels.
+    /// Starts a proxy whose log lines begin with the level prefixes of the journal.
     pub fn start_in_journal(self, upstream: &Upstream) -> Gate {
         let mut gate = Gate::launch(self.to(upstream.address()));
         let line = gate.log.wait_for("listening", |line| line.contains("\"listening\""));
@@ -90,7 +90,7 @@ impl Setup {
         gate
     }
 
-    /// The file. `certificates` is the value of the listener's key.
+    /// Returns the text of the file. `certificates` is the value of the listener's key.
     pub fn toml(&self, certificates: &str) -> String {
         let mut text = String::new();
         let mut section = |title: &str, defaults: &[(&str, &str)], piece: &str| {
@@ -118,7 +118,7 @@ impl Setup {
         let open =
             [("name", "\"open\""), ("path", "\"/open/{*rest}\""), ("upstream", "\"main\""), ("auth", "\"none\"")];
         section("[[route]]", &open, &self.route);
-        // Longer than a test waits: where both ends do their part, or cannot, the gate does not wait for it either.
+        // Longer than a test waits: the proxy must not wait for the timeout if both ends answer, or cannot.
         let limits = [("close_timeout", "\"1m\"")];
         section("[route.limits]", &limits, &self.limits);
         let room = [

@@ -1,4 +1,4 @@
-//! An upstream that does what the test does: the test accepts, reads and answers by itself, one step after the other.
+//! An upstream that the test drives: it accepts, reads and answers step by step.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,13 +13,13 @@ use super::wire::{Head, Peer};
 /// The upstream's end of a connection.
 pub type Server<S = TcpStream> = Peer<S>;
 
-/// Where an upstream listens. The kernel completes connections, so the gate never waits for the test to accept.
+/// A listening upstream. The kernel completes connections, so the proxy never waits for the test to accept.
 pub struct Upstream(TcpListener);
 
 impl Upstream {
     pub fn bind() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // On Linux this bounds accept, too.
+        // On Linux this timeout applies to `accept`, too.
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
         Self(listener)
     }
@@ -28,21 +28,21 @@ impl Upstream {
         self.0.local_addr().unwrap()
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub fn accept(&self) -> Server {
-        let (stream, _) = self.0.accept().expect("the gate connects to its upstream");
+        let (stream, _) = self.0.accept().expect("the proxy connects to its upstream");
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Server::new(stream, false)
     }
 
-    /// From now on every connection is closed at once.
+    /// Closes every connection at once from now on.
     pub fn hang_up_on_all(&self) {
         let listener = self.0.try_clone().unwrap();
         std::thread::spawn(move || while listener.accept().is_ok() {});
     }
 
-    /// Nobody has connected beside those that were accepted.
+    /// Checks that there is no connection beyond those that were accepted.
     pub fn assert_untouched(&self) {
         self.0.set_nonblocking(true).unwrap();
         let accepted = self.0.accept();
@@ -58,7 +58,7 @@ impl Upstream {
     }
 }
 
-/// An address where nobody listens, and what keeps others from taking it.
+/// Returns an address that refuses connections, and the bound socket that reserves it.
 pub fn refusing() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -66,7 +66,7 @@ pub fn refusing() -> (Socket, SocketAddr) {
     (socket, address)
 }
 
-/// The 101 that belongs to a request, with these lines added.
+/// Returns the 101 for a request, with these lines added.
 pub fn switching(asked: &Head, lines: &[&str]) -> Vec<u8> {
     let accept = derive_accept_key(asked.get("Sec-WebSocket-Key").expect("a key").as_bytes());
     let lines: String = lines.iter().flat_map(|line| [*line, "\r\n"]).collect();
@@ -78,7 +78,7 @@ pub fn switching(asked: &Head, lines: &[&str]) -> Vec<u8> {
 }
 
 impl<S: Read + Write> Server<S> {
-    /// Reads the request and opens the session with these lines in the 101; the request.
+    /// Reads the request, opens the session with these lines in the 101, and returns the request.
     pub fn open(&mut self, lines: &[&str]) -> Head {
         let asked = self.head();
         self.send(&switching(&asked, lines));
@@ -86,7 +86,7 @@ impl<S: Read + Write> Server<S> {
     }
 }
 
-/// A connection over a Unix socket.
+/// Returns the upstream's end of a connection over a Unix socket.
 pub fn over_unix(stream: UnixStream) -> Server<UnixStream> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     Server::new(stream, false)

@@ -1,4 +1,4 @@
-//! One end of a session, as a test plays it: bytes on a stream, and frames by hand, so that wrong ones can be sent, too.
+//! One end of a session: bytes on a stream, and frames written by hand, so that malformed ones can be sent, too.
 
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -10,10 +10,10 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
 
-/// The mask of all frames that a test masks without thinking about it.
+/// The default masking key.
 pub const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A frame, its payload without mask.
+/// A frame, with its payload unmasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     pub fin: bool,
@@ -37,7 +37,7 @@ impl Frame {
         Self::new(CLOSE, [&code.to_be_bytes(), reason.as_bytes()].concat())
     }
 
-    /// A fragment that is not the last.
+    /// Clears FIN: the frame is a fragment and not the last one.
     pub fn unfinished(self) -> Self {
         Self { fin: false, ..self }
     }
@@ -71,7 +71,7 @@ impl Frame {
         bytes
     }
 
-    /// The code and the reason of a Close; no code if there is no payload.
+    /// Returns the code and the reason of a Close; the code is `None` if the payload is empty.
     pub fn close_payload(&self) -> (Option<u16>, String) {
         assert_eq!(self.opcode, CLOSE, "{self:?}");
         match self.payload.split_first_chunk::<2>() {
@@ -94,17 +94,17 @@ impl Head {
         let mut lines = text.trim_end_matches("\r\n").split("\r\n");
         let first_line = lines.next().unwrap_or_default().to_owned();
         let field = |line: &str| {
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no header: {line:?}"));
+            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("not a header: {line:?}"));
             (name.to_ascii_lowercase(), value.trim().to_owned())
         };
         Self { first_line, fields: lines.map(field).collect() }
     }
 
-    /// The value of a field that stands at most once.
+    /// Returns the value of a field that occurs at most once.
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut values = self.fields.iter().filter(|field| field.0 == name.to_ascii_lowercase());
         let value = values.next().map(|field| field.1.as_str());
-        assert!(values.next().is_none(), "{name} stands twice: {self:?}");
+        assert!(values.next().is_none(), "{name} occurs twice: {self:?}");
         value
     }
 
@@ -117,18 +117,18 @@ impl Head {
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// In order: on TLS with its own goodbye.
+    /// In order: on TLS after a close_notify.
     Clean,
-    /// Cut off.
+    /// By a reset, or on TLS without a close_notify.
     Cut,
 }
 
-/// One end. Whatever goes wrong, or does not come in time, fails the test.
+/// One end of a connection. Every error and timeout fails the test.
 pub struct Peer<S> {
     pub stream: S,
-    /// What was read beyond what was asked for.
+    /// Bytes that were read but not yet consumed.
     pending: Vec<u8>,
-    /// Whether its frames are masked if the test does not say otherwise: it is a client.
+    /// Whether frames are masked by default, as those of a client are.
     masks: bool,
 }
 
@@ -138,22 +138,22 @@ impl<S: Read + Write> Peer<S> {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).and_then(|()| self.stream.flush()).expect("the gate takes what is sent");
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush()).expect("the proxy accepts what is sent");
     }
 
     pub fn send_frame(&mut self, frame: Frame) {
-        self.try_send_frame(frame).expect("the gate takes what is sent");
+        self.try_send_frame(frame).expect("the proxy accepts what is sent");
     }
 
-    /// For an end that the gate may have left.
+    /// Sends a frame on a connection that the proxy may have closed.
     pub fn try_send_frame(&mut self, frame: Frame) -> io::Result<()> {
         let mask = frame.mask.or(self.masks.then_some(MASK));
         self.stream.write_all(&Frame { mask, ..frame }.bytes())?;
         self.stream.flush()
     }
 
-    /// Sends frames of 60 KiB until none is taken within the stream's write timeout: how many bytes were, and the rest of
-    /// the last frame.
+    /// Sends frames of 60 KiB until a write takes longer than the write timeout of the stream. Returns the number of
+    /// bytes sent and the rest of the last frame.
     pub fn flood(&mut self) -> (usize, Vec<u8>) {
         let frame = Frame { mask: self.masks.then_some(MASK), ..Frame::new(BINARY, vec![0x5a; 60 << 10]) }.bytes();
         let mut sent = 0;
@@ -162,7 +162,7 @@ impl<S: Read + Write> Peer<S> {
             match self.stream.write(rest) {
                 Ok(n) => sent += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return (sent, rest.to_vec()),
-                Err(error) => panic!("the gate has gone: {error}"),
+                Err(error) => panic!("the proxy has closed the connection: {error}"),
             }
         }
     }
@@ -171,7 +171,7 @@ impl<S: Read + Write> Peer<S> {
         self.send_frame(Frame::text(text));
     }
 
-    /// Reads a little more; `None` at the end of the stream.
+    /// Reads once; `Some` at the end of the stream.
     fn more(&mut self) -> Option<End> {
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
@@ -183,11 +183,11 @@ impl<S: Read + Write> Peer<S> {
             Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                 Some(End::Cut)
             }
-            Err(error) => panic!("nothing came in time: {error}; before: {:?}", printable(&self.pending)),
+            Err(error) => panic!("nothing received in time: {error}; before: {:?}", printable(&self.pending)),
         }
     }
 
-    /// Exactly this many bytes.
+    /// Reads exactly this many bytes.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         while self.pending.len() < len {
             if let Some(end) = self.more() {
@@ -198,7 +198,7 @@ impl<S: Read + Write> Peer<S> {
         std::mem::replace(&mut self.pending, rest)
     }
 
-    /// The head of a request or a response.
+    /// Reads the head of a request or a response.
     pub fn head(&mut self) -> Head {
         loop {
             if let Some(at) = self.pending.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -211,7 +211,7 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// Everything up to the end, and how that came.
+    /// Reads everything up to the end of the stream, and returns how it ended.
     pub fn rest(&mut self) -> (Vec<u8>, End) {
         loop {
             if let Some(end) = self.more() {
@@ -239,7 +239,7 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!((frame.opcode, frame.payload.as_slice()), (TEXT, text.as_bytes()), "{frame:?}");
     }
 
-    /// A Close with this code; its reason. Frames before it are passed over: they were under way.
+    /// Reads a Close with this code and returns its reason. Frames before it were in flight and are skipped.
     pub fn expect_close(&mut self, code: u16) -> String {
         loop {
             let frame = self.frame();
@@ -251,19 +251,19 @@ impl<S: Read + Write> Peer<S> {
         }
     }
 
-    /// The end of the stream, with nothing before it.
+    /// Checks that the stream ends with nothing before it.
     pub fn expect_end(&mut self) -> End {
         let (rest, end) = self.rest();
         assert!(rest.is_empty(), "before the end: {:?}", printable(&rest));
         end
     }
 
-    /// Nothing has been read beyond what was asked for. What is still on its way is not looked for.
+    /// Checks that no further bytes have been read. It does not look for bytes in flight.
     pub fn expect_nothing_yet(&self) {
         assert!(self.pending.is_empty(), "{:?}", printable(&self.pending));
     }
 
-    /// Nothing but the end in order.
+    /// Checks that the stream ends in order with nothing before it.
     pub fn expect_clean_end(&mut self) {
         assert_eq!(self.expect_end(), End::Clean);
     }

@@ -1,3 +1,5 @@
+//! The fuzz target for configurations.
+
 #![no_main]
 
 #[path = "../checks.rs"]

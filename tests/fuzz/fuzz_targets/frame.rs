@@ -1,3 +1,5 @@
+//! The fuzz target for frames.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,3 +1,5 @@
+//! The fuzz target for opening handshakes.
+
 #![no_main]
 
 #[path = "../checks.rs"]

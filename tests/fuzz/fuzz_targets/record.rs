@@ -1,3 +1,5 @@
+//! The fuzz target for TLS records.
+
 #![no_main]
 
 #[path = "../checks.rs"]

@@ -1,3 +1,5 @@
+//! The fuzz target for paths, patterns and hosts.
+
 #![no_main]
 
 #[path = "../checks.rs"]

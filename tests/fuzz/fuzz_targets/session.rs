@@ -1,3 +1,5 @@
+//! The fuzz target for sessions.
+
 #![no_main]
 
 #[path = "../checks.rs"]

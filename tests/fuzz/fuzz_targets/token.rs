@@ -1,3 +1,5 @@
+//! The fuzz target for tokens.
+
 #![no_main]
 
 #[path = "../checks.rs"]

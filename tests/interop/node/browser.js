@@ -1,4 +1,4 @@
-// Chromium on the demo page: the buttons that a person would press, and what it shows then.
+// Tests the demo page in Chromium: presses its buttons and checks what it shows.
 'use strict';
 const assert = require('assert/strict');
 const http = require('http');
@@ -22,8 +22,8 @@ async function main() {
   const browser = await chromium.launch({
     executablePath, headless: true, args: [...FLAGS, `--ignore-certificate-errors-spki-list=${spki}`],
   });
-  const faults = []; // what the browser itself complains about
-  const external = []; // what the page asked of others
+  const faults = []; // script errors and policy violations that the browser reports
+  const external = []; // requests to other hosts
 
   async function visit(target, options = {}) {
     const context = await browser.newContext(options);
@@ -38,7 +38,7 @@ async function main() {
   const state = (page, wanted) => page.locator(`#state[data-state="${wanted}"]`).waitFor();
   const text = (page, id) => page.locator(id).textContent();
 
-  await check('chromium: the demo page opens, with a policy that lets it load nothing else', async () => {
+  await check('chromium: the demo page loads, and its policy blocks all other content', async () => {
     const page = await visit(address);
     assert.equal(await page.title(), 'Tollgate demo');
     assert.equal(await text(page, '#url'), url);
@@ -48,7 +48,7 @@ async function main() {
     await page.screenshot({ path: `${screenshots}/demo-light.png` });
     await page.context().close();
   });
-  await check('chromium: with the token it gets in and hears its echo', async () => {
+  await check('chromium: with the token it connects and receives the echo', async () => {
     const page = await visit(address, { colorScheme: 'dark' });
     await page.click('#connect-token');
     await state(page, 'open');
@@ -65,7 +65,7 @@ async function main() {
     assert.equal(await text(page, '#close-code'), '1000');
     await page.context().close();
   });
-  await check('chromium: without the token it is refused', async () => {
+  await check('chromium: without the token it is rejected', async () => {
     const page = await visit(address);
     await page.click('#connect-no-token');
     await state(page, 'closed');
@@ -74,7 +74,7 @@ async function main() {
     assert.equal(await page.locator('#log li[data-event="open"]').count(), 0);
     await page.context().close();
   });
-  await check('chromium: a flood is stopped with 1008, which the page shows', async () => {
+  await check('chromium: a flood is closed with 1008, which the page shows', async () => {
     const page = await visit(address);
     await page.click('#connect-token');
     await state(page, 'open');
@@ -85,10 +85,10 @@ async function main() {
     assert.ok(Number(await text(page, '#received')) < 100);
     await page.screenshot({ path: `${screenshots}/demo-flood.png` });
     await page.click('#connect-token');
-    await state(page, 'open'); // and it may come back
+    await state(page, 'open'); // a new connection is accepted
     await page.context().close();
   });
-  await check('chromium: 30 messages at once are no flood', async () => {
+  await check('chromium: 30 messages at once are within the limit', async () => {
     const page = await visit(address);
     await page.click('#connect-token');
     await state(page, 'open');
@@ -96,7 +96,7 @@ async function main() {
     await page.locator('#received', { hasText: '30' }).waitFor();
     await page.context().close();
   });
-  await check('chromium: 32 KiB of binary from a page of the right origin', async () => {
+  await check('chromium: a binary message of 32 KiB is echoed to a page of an allowed origin', async () => {
     const page = await visit(address);
     const got = await page.evaluate(([where, secret]) => new Promise((resolve, reject) => {
       const socket = new WebSocket(where, ['bearer', secret]);
@@ -113,23 +113,23 @@ async function main() {
     assert.deepEqual(got, [true, 32 * 1024]);
     await page.context().close();
   });
-  await check('chromium: a page of another origin is refused, token or not', async () => {
+  await check('chromium: a page of another origin is rejected, with and without the token', async () => {
     const page = await visit(`http://127.0.0.1:${stranger.address().port}/`);
     for (const protocols of [['bearer', token], []]) {
       const code = await page.evaluate(([where, offer]) => new Promise((resolve, reject) => {
         const socket = new WebSocket(where, offer);
-        socket.onopen = () => reject(new Error('it was let in'));
+        socket.onopen = () => reject(new Error('the upgrade was accepted'));
         socket.onclose = (event) => resolve(event.code);
       }), [url, protocols]);
       assert.equal(code, 1006);
     }
     await page.context().close();
   });
-  await check('chromium: no script error, no breach of the policy, no request to anyone else', async () => {
+  await check('chromium: no script errors, policy violations or requests to other hosts', async () => {
     assert.deepEqual([faults, external], [[], []]);
   });
   await browser.close();
   process.exit(0);
 }
 
-main().catch((error) => { console.log(`not ok chromium runs to its end: ${error.message}`); process.exit(1); });
+main().catch((error) => { console.log(`not ok chromium runs to completion: ${error.message}`); process.exit(1); });

@@ -1,12 +1,12 @@
-// What the programs of this folder share. Each starts its servers, prints `{"port": N}`, reads one line of facts from the
-// suite (`base`, `ca`, tokens), and prints one line for each check: `ok NAME` or `not ok NAME: why`.
+// Shared parts of the programs in this directory. Each program starts its servers, prints `{"port": N}`, reads one line of
+// JSON from the suite (`base`, `ca`, tokens), and prints one line per check: `ok NAME` or `not ok NAME: why`.
 'use strict';
 const fs = require('fs');
 const readline = require('readline');
 
 const CHECK_MS = 20_000;
 
-/** Tells the suite where the servers are, and resolves with what it answers. */
+/** Sends the ports of the servers to the suite, and resolves with its answer. */
 async function facts(own) {
   console.log(JSON.stringify(own));
   for await (const line of readline.createInterface({ input: process.stdin })) {
@@ -14,16 +14,16 @@ async function facts(own) {
     if (told.ca) told.ca = fs.readFileSync(told.ca);
     return told;
   }
-  throw new Error('the suite said nothing');
+  throw new Error('the suite sent no facts');
 }
 
-/** Runs a check, which fails by throwing or by taking too long. */
+/** Runs a check, which fails if it throws or exceeds `CHECK_MS`. */
 async function check(name, body) {
   const start = Date.now();
   let timer;
   try {
     const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`no end after ${CHECK_MS} ms`)), CHECK_MS);
+      timer = setTimeout(() => reject(new Error(`not finished after ${CHECK_MS} ms`)), CHECK_MS);
     });
     await Promise.race([body(), late]);
     console.log(`ok ${name} (${((Date.now() - start) / 1000).toFixed(2)} s)`);
@@ -34,7 +34,7 @@ async function check(name, body) {
   }
 }
 
-/** Listens on a free port of the loopback. */
+/** Listens on a free loopback port, and resolves with it. */
 function listen(server) {
   return new Promise((resolve, reject) => {
     server.on('error', reject);

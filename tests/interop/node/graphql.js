@@ -1,4 +1,4 @@
-// A graphql-ws server behind the proxy, with its own client: the subprotocol graphql-transport-ws.
+// Tests a graphql-ws server behind the proxy with the graphql-ws client: the subprotocol graphql-transport-ws.
 'use strict';
 const assert = require('assert/strict');
 const http = require('http');
@@ -48,15 +48,15 @@ async function main() {
     for await (const value of source.iterate({ query })) values.push(value);
     return values;
   };
-  const failed = (promise) => promise.then(() => { throw new Error('it was let in'); }, (error) => error);
+  const failed = (promise) => promise.then(() => { throw new Error('the connection was accepted'); }, (error) => error);
 
-  await check('graphql-ws: a query', async () => {
+  await check('graphql-ws: a query is answered', async () => {
     const source = client();
     const [{ data }] = await collect(source, '{ greeting }');
     assert.equal(data.greeting, 'Grüße');
     await source.dispose();
   });
-  await check('graphql-ws: a subscription, to its end', async () => {
+  await check('graphql-ws: a subscription runs to its end', async () => {
     const source = client();
     const values = await collect(source, 'subscription { countdown(from: 5) }');
     assert.deepEqual(values.map(({ data }) => data.countdown), [5, 4, 3, 2, 1, 0]);
@@ -68,7 +68,7 @@ async function main() {
     all.forEach((values) => assert.equal(values.length, 3));
     await source.dispose();
   });
-  await check('graphql-ws: its own ping and pong', async () => {
+  await check('graphql-ws: pings of the library are answered', async () => {
     let pongs = 0;
     const source = client({ lazy: false, keepAlive: 100, on: { pong: () => { pongs += 1; } } });
     await new Promise((done) => { setTimeout(done, 700); });
@@ -79,11 +79,11 @@ async function main() {
     const error = await failed(collect(client({ connectionParams: { door: 'wrong' } }), '{ greeting }'));
     assert.deepEqual([error.code, error.reason], [4403, 'Forbidden']);
   });
-  await check('graphql-ws: no token, no session', async () => {
+  await check('graphql-ws: without a token no session is opened', async () => {
     const error = await failed(collect(client({}, {}), '{ greeting }'));
     assert.match(error.message, /401/);
   });
   process.exit(0);
 }
 
-main().catch((error) => { console.log(`not ok graphql-ws runs to its end: ${error.message}`); process.exit(1); });
+main().catch((error) => { console.log(`not ok graphql-ws runs to completion: ${error.message}`); process.exit(1); });

@@ -1,4 +1,4 @@
-// A socket.io server behind the proxy, with its own client; websocket transport only.
+// Tests a socket.io server behind the proxy with the socket.io client; WebSocket transport only.
 'use strict';
 const assert = require('assert/strict');
 const http = require('http');
@@ -26,7 +26,7 @@ async function main() {
     if (name !== 'connect_error') socket.once('connect_error', reject);
   });
 
-  await check('socket.io: an acknowledged event with text and binary parts', async () => {
+  await check('socket.io: an event with text and binary parts is acknowledged', async () => {
     const socket = connect();
     await event(socket, 'connect');
     const [text, data] = await new Promise((resolve) => {
@@ -36,7 +36,7 @@ async function main() {
     assert.deepEqual(Buffer.from(data), Buffer.from([0, 1, 255]));
     socket.close();
   });
-  await check('socket.io: a room with two members', async () => {
+  await check('socket.io: both members of a room receive its messages', async () => {
     const both = [connect(), connect()];
     await Promise.all(both.map((socket) => event(socket, 'connect')));
     await Promise.all(both.map((socket) => new Promise((done) => socket.emit('join', 'lobby', done))));
@@ -45,24 +45,24 @@ async function main() {
     assert.deepEqual(await Promise.all(said), ['hello', 'hello']);
     both.forEach((socket) => socket.close());
   });
-  await check('socket.io: its own heartbeat keeps a session for longer than its timeout', async () => {
+  await check('socket.io: the heartbeat of the library keeps a session alive beyond its timeout', async () => {
     const socket = connect();
     await event(socket, 'connect');
     await new Promise((done) => { setTimeout(done, 3000); });
     assert.ok(socket.connected);
     socket.close();
   });
-  await check('socket.io: the server ends a session', async () => {
+  await check('socket.io: the server disconnects a client', async () => {
     const socket = connect();
     await event(socket, 'connect');
     socket.emit('leave me');
     assert.equal(await event(socket, 'disconnect'), 'io server disconnect');
   });
-  await check('socket.io: no token, no session', async () => {
+  await check('socket.io: without a token no session is opened', async () => {
     const error = await event(connect({ extraHeaders: {} }), 'connect_error');
     assert.match(error.description?.message ?? error.message, /401/);
   });
   process.exit(0);
 }
 
-main().catch((error) => { console.log(`not ok socket.io runs to its end: ${error.message}`); process.exit(1); });
+main().catch((error) => { console.log(`not ok socket.io runs to completion: ${error.message}`); process.exit(1); });

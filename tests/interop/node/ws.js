@@ -1,4 +1,4 @@
-// npm `ws` as client and as backend, through the proxy.
+// Tests npm `ws` as client and as backend, through the proxy.
 'use strict';
 const assert = require('assert/strict');
 const http = require('http');
@@ -7,7 +7,7 @@ const { WebSocket, WebSocketServer } = require('ws');
 const { check, facts, listen } = require('./checks');
 
 const BIG = Buffer.alloc(3 * 2 ** 20, 'tollgate');
-const ends = new Map(); // how a session ended at the backend, by its path
+const ends = new Map(); // path -> code and reason of the session's close at the backend
 
 const server = http.createServer();
 const backend = new WebSocketServer({
@@ -57,7 +57,7 @@ async function main() {
   function refused(...rest) {
     return new Promise((resolve, reject) => {
       const socket = open(...rest);
-      socket.on('open', () => { socket.terminate(); reject(new Error('it was let in')); });
+      socket.on('open', () => { socket.terminate(); reject(new Error('the upgrade was accepted')); });
       socket.on('unexpected-response', (request, response) => { response.resume(); request.destroy(); resolve(response); });
       socket.on('error', reject);
     });
@@ -67,7 +67,7 @@ async function main() {
     const socket = await opened('/users/echo', ['bearer', short]);
     assert.equal((await closed(socket))[0], 1008);
   });
-  await check('ws: text, binary and empty messages come back as they went', async () => {
+  await check('ws: text, binary and empty messages are echoed unchanged', async () => {
     const socket = await opened('/ws/echo');
     for (const text of ['Grüße, 世界 🎉', '', 'x'.repeat(125), 'x'.repeat(126), 'x'.repeat(65536)]) {
       assert.equal(await ask(socket, text), text);
@@ -75,20 +75,20 @@ async function main() {
     assert.deepEqual(await ask(socket, Buffer.from([0, 255, 0])), Buffer.from([0, 255, 0]));
     socket.close();
   });
-  await check('ws: 3 MiB come back as they went, compressed or not', async () => {
+  await check('ws: 3 MiB are echoed unchanged, with and without compression', async () => {
     for (const perMessageDeflate of [true, false]) {
       const socket = await opened('/ws/echo', [], { perMessageDeflate });
       assert.ok((await ask(socket, BIG)).equals(BIG));
       socket.close();
     }
   });
-  await check('ws: permessage-deflate is negotiated between the ends', async () => {
+  await check('ws: permessage-deflate is negotiated end to end', async () => {
     const socket = await opened('/ws/echo', [], { perMessageDeflate: { serverNoContextTakeover: true, threshold: 0 } });
     assert.match(socket.extensions, /permessage-deflate/);
     for (const text of ['again and again', 'again and again']) assert.equal(await ask(socket, text), text);
     socket.close();
   });
-  await check('ws: a message in fragments, and a ping between them', async () => {
+  await check('ws: a ping between fragments is answered, and the message is echoed whole', async () => {
     const socket = await opened('/ws/echo', [], { perMessageDeflate: false });
     socket.send('one ', { fin: false });
     socket.ping('between');
@@ -115,18 +115,18 @@ async function main() {
     socket.send('close 4002 its own reasons');
     assert.deepEqual(await closed(socket), [4002, 'its own reasons']);
   });
-  await check('ws: a close without a code stays one', async () => {
+  await check('ws: a close without a code is forwarded without a code', async () => {
     const socket = await opened('/ws/echo?end=empty');
     socket.close();
     assert.equal((await closed(socket))[0], 1005);
     assert.deepEqual(await ends.get('/ws/echo?end=empty'), [1005, '']);
   });
-  await check('ws: a backend that goes away without a close is a 1014', async () => {
+  await check('ws: a backend that disconnects without a close ends the session with 1014', async () => {
     const socket = await opened('/ws/echo');
     socket.send('terminate');
     assert.equal((await closed(socket))[0], 1014);
   });
-  await check('ws: a client that goes away without a close is noticed', async () => {
+  await check('ws: a client that disconnects without a close ends the session at the backend', async () => {
     const socket = await opened('/ws/echo?end=gone');
     assert.equal(await ask(socket, 'x'), 'x');
     socket.terminate();
@@ -145,7 +145,7 @@ async function main() {
     subprotocol: ['/users/echo?a=1', ['bearer', token], {}],
   };
   for (const [carrier, where] of Object.entries(carriers)) {
-    await check(`ws: a token in the ${carrier} opens, and does not reach the backend`, async () => {
+    await check(`ws: a token in the ${carrier} is accepted, and does not reach the backend`, async () => {
       const socket = await opened(...where);
       const seen = await ask(socket, 'tell');
       assert.ok(!seen.includes(token), seen);
@@ -156,29 +156,29 @@ async function main() {
   }
   const refusals = {
     'no token': [401, '/users/echo', [], {}],
-    'a token that is none': [401, '/users/echo', ['bearer', 'a.b.c'], {}],
+    'a malformed token': [401, '/users/echo', ['bearer', 'a.b.c'], {}],
     'another origin': [403, '/users/echo', [], { headers: bearer, origin: 'https://evil.example.test' }],
     'an unknown path': [404, '/nowhere', [], {}],
     'WebSocket version 8': [426, '/users/echo', [], { headers: bearer, protocolVersion: 8 }],
   };
   for (const [what, [status, ...where]] of Object.entries(refusals)) {
-    await check(`ws: ${what} is refused with ${status}`, async () => {
+    await check(`ws: ${what} is rejected with ${status}`, async () => {
       assert.equal((await refused(...where)).statusCode, status);
     });
   }
-  await check('ws: the right origin is let in', async () => (await opened('/users/echo', [], { headers: bearer, origin })).close());
+  await check('ws: an allowed origin is accepted', async () => (await opened('/users/echo', [], { headers: bearer, origin })).close());
 
-  await check('ws: a message that is too big ends the session with 1009', async () => {
+  await check('ws: a message over the size limit ends the session with 1009', async () => {
     const socket = await opened('/small/echo', [], { perMessageDeflate: false });
     socket.send('x'.repeat(1025));
     assert.equal((await closed(socket))[0], 1009);
   });
-  await check('ws: fragments that are too big together end the session with 1009', async () => {
+  await check('ws: fragments that exceed the size limit together end the session with 1009', async () => {
     const socket = await opened('/small/echo', [], { perMessageDeflate: false });
     for (let i = 0; i < 5; i += 1) socket.send('x'.repeat(250), { fin: false });
     assert.equal((await closed(socket))[0], 1009);
   });
-  await check('ws: a client that sends too many messages hears 1008', async () => {
+  await check('ws: a client that exceeds the message rate gets 1008', async () => {
     const socket = await opened('/rate/echo');
     for (let i = 0; i < 30; i += 1) socket.send('x');
     assert.equal((await closed(socket))[0], 1008);
@@ -186,4 +186,4 @@ async function main() {
   process.exit(0);
 }
 
-main().catch((error) => { console.log(`not ok ws runs to its end: ${error.message}`); process.exit(1); });
+main().catch((error) => { console.log(`not ok ws runs to completion: ${error.message}`); process.exit(1); });

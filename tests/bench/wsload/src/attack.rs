@@ -1,7 +1,7 @@
-//! Clients that send as much as they can, each kind in its own way, beside those whose latency is measured.
+//! Attackers: clients that send as much as they can, in one of several ways, next to clients whose latency is measured.
 //!
-//! All of it keeps to the rules of WebSocket and TLS. Attackers are as many as told, and end when told, or after
-//! `TIME_MAX`. One whose connection ends opens another, after a pause.
+//! All attacks follow the rules of WebSocket and TLS. `--attackers` sets their number. They stop on request or after
+//! `TIME_MAX`. An attacker whose connection ends opens another one after a pause.
 
 use crate::client::{Conn, MASK, Target};
 use crate::net::Epoll;
@@ -14,40 +14,40 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const TIME_MAX: Duration = Duration::from_secs(120);
-/// How long a slot waits before it opens its next connection, unless it makes requests only.
+/// The pause of a slot before its next connection, unless it only makes requests.
 const PAUSE: Duration = Duration::from_millis(20);
-/// An answer that does not come within this time counts as an end.
+/// The timeout for a response, after which the connection counts as ended.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// How much is sealed at once.
+/// The number of bytes that are sealed together.
 const CHUNK: usize = 64 << 10;
 const BULK: usize = 64 << 10;
-/// The payload of the message that is sent in records of one byte.
+/// The payload length of the message that is sent in records of one byte.
 const LARGE: u64 = 1 << 20;
-/// Empty records between two that carry data.
+/// The number of empty records between two records with data.
 const EMPTY: usize = 16;
 const HEAD: usize = 16 << 10;
-/// nginx takes no longer line of a request.
+/// The longest header line of a request: nginx does not accept longer ones.
 const LINE: usize = 7 << 10;
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// Messages of one byte, many in a record.
+    /// Messages of one byte, many per record.
     Tiny,
     /// Binary messages of 64 KiB.
     Bulk,
     /// Text messages of 64 KiB, in characters of several bytes.
     Text,
-    /// One message of 1 MiB after another in records of one byte, and a KeyUpdate before each record.
+    /// Messages of 1 MiB in records of one byte, with a KeyUpdate before each record.
     Updates { requested: bool },
-    /// Messages of one byte, one in a record, each record padded to its longest.
+    /// Messages of one byte, one per record, each record padded to the maximum length.
     Padding,
-    /// Messages of one byte, one in a record, and empty records between.
+    /// Messages of one byte, one per record, with empty records in between.
     Empty,
-    /// Nothing is sent; the server is told to send messages of one byte.
+    /// The server sends messages of one byte; the client sends nothing else.
     FromTiny,
-    /// The same with messages of 64 KiB.
+    /// The server sends messages of 64 KiB.
     FromBulk,
-    /// One upgrade after another, each with a head full of subprotocols.
+    /// Upgrades in a row, each with a head full of subprotocols.
     Heads,
 }
 
@@ -72,7 +72,7 @@ impl std::str::FromStr for Kind {
 }
 
 impl Kind {
-    /// Where the upstream takes what comes and says nothing, unless it is to answer.
+    /// Returns the path: the upstream's sink, unless the attack needs answers.
     fn path(self) -> &'static str {
         match self {
             Self::FromTiny | Self::FromBulk | Self::Heads => "",
@@ -85,16 +85,16 @@ impl Kind {
     }
 }
 
-/// What became of the attackers' connections.
+/// Counts of the attackers' connections.
 #[derive(Default)]
 pub struct Attack {
-    /// Upgraded.
+    /// Connections that were upgraded.
     pub upgraded: u64,
-    /// Answered, but not upgraded.
+    /// Connections that got another response than a 101.
     pub refused: u64,
-    /// Ended by the other side, before or after that.
+    /// Connections that the other side ended, before or after the response.
     pub cut: u64,
-    /// Bytes that came to the upgraded, as TLS has them.
+    /// Bytes of TLS records received after the upgrade.
     pub received: u64,
 }
 
@@ -109,13 +109,13 @@ enum State {
     Firing(Box<Firing>),
 }
 
-/// Raises the niceness of the calling thread, so that it leaves the processor to those that are measured.
+/// Raises the nice value of the calling thread, so that the measured threads have priority.
 pub fn yield_to_others() {
-    // On Linux it is that of the thread.
+    // On Linux this sets the value of the thread only.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }
 
-/// Attacks until it is `over`; `ready` counts the slots that have once been upgraded.
+/// Attacks until `over` is set; `ready` counts the slots that have got a first response.
 pub fn run(o: &Opts, kind: Kind, ready: &AtomicUsize, over: &AtomicBool) -> Res<Attack> {
     yield_to_others();
     let (target, bodies) = (target(o, kind)?, Bodies::new(kind));
@@ -212,7 +212,7 @@ pub fn run(o: &Opts, kind: Kind, ready: &AtomicUsize, over: &AtomicBool) -> Res<
     Ok(attack)
 }
 
-/// The attackers' own path, below that of the others, and what their requests hold beside.
+/// Returns the target of the attackers: a path below that of the other clients, with additional headers for some kinds.
 fn target(o: &Opts, kind: Kind) -> Res<Target> {
     let mut headers = o.headers.clone();
     if kind == Kind::Heads {
@@ -224,7 +224,7 @@ fn target(o: &Opts, kind: Kind) -> Res<Target> {
     Ok(Target::new(&url, &headers)?)
 }
 
-/// Headers of so many bytes that name different subprotocols of one and two letters.
+/// Returns headers of up to `len` bytes that list distinct subprotocols of one and two characters.
 fn subprotocols(len: usize) -> Vec<String> {
     const ABC: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$&'*+-.^_`|~%";
     let one = ABC.iter().map(|&a| vec![a]);
@@ -247,7 +247,7 @@ fn subprotocols(len: usize) -> Vec<String> {
     lines
 }
 
-/// What is sent again and again, as it is before it is sealed.
+/// The plaintext that is sent repeatedly, and how it is split into records.
 struct Bodies {
     data: Vec<u8>,
     records: Vec<std::ops::Range<usize>>,
@@ -293,14 +293,14 @@ impl Bodies {
     }
 }
 
-/// An upgraded connection, whose records are made here. What comes in is read and not opened.
+/// An upgraded connection whose records are sealed here. Received records are read but not opened.
 struct Firing {
     tcp: std::net::TcpStream,
     sealer: Sealer,
     kind: Kind,
     out: Vec<u8>,
     at: usize,
-    left: u64, // of the large message
+    left: u64, // bytes left of the large message
     received: u64,
 }
 
@@ -321,19 +321,19 @@ impl Firing {
         };
         firing.fill(bodies)?;
         if !firing.sends() {
-            // Short enough for the buffer of a new socket.
+            // Short enough for the send buffer of a new socket.
             firing.tcp.write_all(&firing.out)?;
             firing.at = firing.out.len();
         }
         Ok(firing)
     }
 
-    /// Whether there is always more to send.
+    /// Whether the client sends without end.
     fn sends(&self) -> bool {
         !matches!(self.kind, Kind::FromTiny | Kind::FromBulk)
     }
 
-    /// One read and one write, so that attackers share the thread evenly.
+    /// Makes one read and one write, so that attackers share the thread evenly.
     fn turn(&mut self, buf: &mut [u8], bodies: &Bodies) -> io::Result<()> {
         match self.tcp.read(buf) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -391,7 +391,7 @@ impl Firing {
     }
 }
 
-/// Attacks alone: prints `ready` when every attacker has been answered once, goes on until a line comes, and ends.
+/// Runs the attack only: prints `ready` when every attacker has got a response, and stops when it reads a line.
 pub fn alone(o: &Opts) -> Res<()> {
     let kind = o.attack.parse::<Kind>()?;
     let (ready, over) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -402,7 +402,7 @@ pub fn alone(o: &Opts) -> Res<()> {
         }
         let waited = say("ready").and_then(|()| wait_line());
         over.store(true, Ordering::Relaxed);
-        let attack = attack.join().expect("the attack ends well")?;
+        let attack = attack.join().expect("the attack panicked")?;
         waited?;
         let Attack {
             upgraded,

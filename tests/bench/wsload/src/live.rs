@@ -1,4 +1,4 @@
-//! Paced traffic, measured alone and then beside noisy neighbours, stalled readers or a storm of handshakes.
+//! Paced traffic, measured alone and then next to noisy neighbours, stalled readers, a handshake storm or attackers.
 
 use crate::attack::{self, Attack};
 use crate::client::{Client, MASK, Target};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const TURN: usize = 64; // messages sent before the answers are looked at
+const TURN: usize = 64; // messages sent before answers are read
 const LATE: u64 = 60_000_000_000;
 const STREAM: &[u8] = b"flood 65536 100000";
 
@@ -16,7 +16,7 @@ pub fn run(o: &Opts) -> Res<()> {
     c.open(o.conns)?;
     let others = o.conns - o.noisy - o.stalled;
     echo_round(&mut c, o, &mut Run::new(), o.conns as u64)?;
-    // Wake for each message when it is due, not 50 µs later.
+    // Wakes up when each message is due, not up to 50 µs later.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     let mut alone = Run::new();
     let shorter = Opts {
@@ -35,7 +35,8 @@ pub fn run(o: &Opts) -> Res<()> {
         c.stall(id)?;
     }
     if o.stalled > 0 {
-        // Until the buffers of the system are full the stalled stream; what counts is what comes after.
+        // Until the buffers of the system are full the stalled connections still receive. Only the time after that
+        // counts.
         pace(&mut c, o, &mut Run::new(), others, 0.0)?;
     }
     let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
@@ -47,11 +48,11 @@ pub fn run(o: &Opts) -> Res<()> {
         let attack = kind.map(|kind| s.spawn(move || attack::run(o, kind, ready, over).map_err(|e| e.to_string())));
         let noise = pace(&mut c, o, &mut run, others, o.noisy_rate);
         over.store(true, Ordering::Relaxed);
-        let storm = storm.map(|s| s.join().expect("the storm ends well")).transpose();
+        let storm = storm.map(|s| s.join().expect("the storm panicked")).transpose();
         (
             noise,
             storm,
-            attack.map(|a| a.join().expect("the attack ends well")).transpose(),
+            attack.map(|a| a.join().expect("the attack panicked")).transpose(),
         )
     });
     let (noise, storm, attack, seconds) = (noise?, storm?, attack?, run.seconds());
@@ -94,12 +95,12 @@ pub fn run(o: &Opts) -> Res<()> {
     Ok(run.report(o.messages, o.size, &extra)?)
 }
 
-/// When the next message is due.
+/// The schedule of messages at a fixed rate.
 struct Pace {
     start: u64,
     rate: f64,
     sent: u64,
-    end: u64, // how many are sent at most
+    end: u64, // the maximum number of messages
 }
 
 impl Pace {
@@ -116,8 +117,8 @@ struct Noise {
     back: u64,
 }
 
-/// Sends `messages` over the first `others` connections, each counted from when it was due, and noise over those that
-/// follow: who is noisy and finds its connection full lets the message be.
+/// Sends `messages` over the first `others` connections, with latencies counted from when each was due, and noise over
+/// the following ones. A noisy message is skipped if its connection is blocked.
 fn pace(c: &mut Client, o: &Opts, run: &mut Run, others: usize, noisy_rate: f64) -> Res<Noise> {
     let data = payload(o.size);
     let frame = ws::frame(ws::BINARY, &data, Some(MASK));
@@ -153,7 +154,7 @@ fn pace(c: &mut Client, o: &Opts, run: &mut Run, others: usize, noisy_rate: f64)
                 let id = others + noise.sent as usize % o.noisy;
                 noise.sent += 1;
                 if !c.conns[id].over && !c.conns[id].blocked() {
-                    let _ = c.send(id, &frame, 1, due); // an end is found when it is read
+                    let _ = c.send(id, &frame, 1, due); // a closed connection is found by the next read
                 }
             }
         }
@@ -168,7 +169,7 @@ fn pace(c: &mut Client, o: &Opts, run: &mut Run, others: usize, noisy_rate: f64)
             Ok(())
         })?;
         if c.now() > limit {
-            return Err(format!("{} of {} messages came back", got, o.messages).into());
+            return Err(format!("{} of {} messages were echoed", got, o.messages).into());
         }
     }
     run.end();

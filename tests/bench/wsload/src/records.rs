@@ -1,4 +1,4 @@
-//! Client records of TLS 1.3 as rustls does not write them: any length, any padding, key updates at any place.
+//! TLS 1.3 records of a client that rustls does not write: any length, any padding, key updates anywhere.
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
@@ -8,11 +8,11 @@ use std::sync::Mutex;
 
 pub const HANDSHAKE: u8 = 22;
 pub const DATA: u8 = 23;
-/// The longest plaintext of a record, without the byte of its type.
+/// The maximum plaintext of a record, without the content type byte.
 pub const RECORD_MAX: usize = 1 << 14;
 const TAG_LEN: usize = 16;
 
-/// Seals with AES-128-GCM, the only suite of this program.
+/// Seals records with AES-128-GCM, the only cipher of this program.
 pub struct Sealer {
     secret: [u8; 32],
     key: LessSafeKey,
@@ -47,7 +47,7 @@ fn key(secret: &[u8; 32]) -> LessSafeKey {
 }
 
 impl Sealer {
-    /// `sequence` is the number of the next record under this secret.
+    /// Returns a sealer whose next record under this secret has the number `sequence`.
     pub fn new(secret: [u8; 32], sequence: u64) -> Self {
         Self {
             key: key(&secret),
@@ -58,7 +58,7 @@ impl Sealer {
         }
     }
 
-    /// Appends one record, with `padding` zeros behind its content.
+    /// Appends one record, with `padding` zeros after its content.
     pub fn seal(&mut self, content: u8, plain: &[u8], padding: usize, out: &mut Vec<u8>) -> io::Result<()> {
         self.inner.clear();
         self.inner.extend_from_slice(plain);
@@ -79,7 +79,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Appends a KeyUpdate, and goes on with the next key.
+    /// Appends a KeyUpdate and switches to the next key.
     pub fn update(&mut self, requested: bool, out: &mut Vec<u8>) -> io::Result<()> {
         self.seal(HANDSHAKE, &[24, 0, 0, 1, requested as u8], 0, out)?;
         *self = Self {
@@ -90,7 +90,7 @@ impl Sealer {
     }
 }
 
-/// Keeps the secret with which a client's first records are sealed. One for each connection.
+/// Records the first application traffic secret of a client. Each connection needs its own.
 #[derive(Debug, Default)]
 pub struct Secret(Mutex<Option<[u8; 32]>>);
 
@@ -114,9 +114,9 @@ impl KeyLog for Secret {
 mod tests {
     use super::*;
 
-    /// RFC 8448, section 3: the server's application traffic secret and the key and iv that it gives.
+    /// RFC 8448, section 3: the server's application traffic secret, and the key and iv derived from it.
     #[test]
-    fn keys_of_rfc_8448() {
+    fn keys_match_rfc_8448() {
         let secret = hex("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643");
         let secret: [u8; 32] = secret.try_into().unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Handshakes by the clock, and upgrades in a burst.
+//! Handshakes at a fixed rate, and bursts of upgrades.
 
 use crate::client::{Conn, Target};
 use crate::{Opts, Res, Run, client, client_config, net, say, wait_line};
@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-pub const GRACE: Duration = Duration::from_secs(5); // for handshakes under way when the storm is over
+pub const GRACE: Duration = Duration::from_secs(5); // for pending handshakes at the end of the storm
 const BURST: Duration = Duration::from_secs(30);
 const WARM: usize = 32;
-const PATIENCE: Duration = Duration::from_secs(20); // for newcomers
-const AGAIN: Duration = Duration::from_secs(1); // a client that hung, and was sent away, comes back
+const PATIENCE: Duration = Duration::from_secs(20); // for upgrades of `newcomers`
+const AGAIN: Duration = Duration::from_secs(1); // the pause before a rejected client connects again
 
 pub struct Storm {
     pub run: Run,
     pub failed: u64,
 }
 
-/// Connects, upgrades and closes, `rate` times a second whatever becomes of those before, until it is `over`. The time
-/// of each counts from when it was due. Those under way when it is over have `grace` left.
+/// Connects, upgrades and closes `rate` times per second, independently of pending connections, until `over` is set.
+/// The time of each counts from when it was due. Pending connections have `grace` left at the end.
 pub fn storm(
     target: &Target,
     config: &Arc<ClientConfig>,
@@ -75,7 +75,7 @@ pub fn storm(
     Ok(Storm { run, failed })
 }
 
-/// All at once, and all are to stay. The time of each counts from its own connect.
+/// Opens all connections at once and keeps them open. The time of each counts from its own connect.
 pub fn burst(o: &Opts) -> Res<()> {
     let mut c = client(o)?;
     c.open(WARM)?;
@@ -109,7 +109,7 @@ pub fn burst(o: &Opts) -> Res<()> {
     Ok(run.report(served, 0, &extra)?)
 }
 
-/// Upgrades by the clock: first alone, and then while `hang` other clients ask for an upstream that never answers.
+/// Makes upgrades at a fixed rate: first alone, and then while `hang` clients wait for an upstream that never answers.
 pub fn newcomers(o: &Opts) -> Res<()> {
     let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
     let dead = Target::new(&format!("{}dead", o.url), &o.headers)?;
@@ -120,14 +120,14 @@ pub fn newcomers(o: &Opts) -> Res<()> {
             let storm = s.spawn(|| storm(&target, &config, o.rate, PATIENCE, &over));
             std::thread::sleep(time);
             over.store(true, Ordering::Relaxed);
-            storm.join().expect("the newcomers end well")
+            storm.join().expect("the storm panicked")
         })
     };
     let alone = newcomers()?;
     let (hanging, refused, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|s| {
         let crowd = s.spawn(|| hang(&dead, &config, o.hang, (&hanging, &refused), &over));
-        // Until as many hang as do, or for as long as one of them is let in.
+        // Waits until all `hang` clients are waiting, for at most `GRACE`, since the proxy may reject some.
         let begun = Instant::now();
         while hanging.load(Ordering::Relaxed) < o.hang && begun.elapsed() < GRACE && !crowd.is_finished() {
             std::thread::sleep(Duration::from_millis(50));
@@ -135,7 +135,7 @@ pub fn newcomers(o: &Opts) -> Res<()> {
         let measured = say("ready").and_then(|()| wait_line()).and_then(|_| newcomers());
         let (hung, refused) = (hanging.load(Ordering::Relaxed), refused.load(Ordering::Relaxed));
         over.store(true, Ordering::Relaxed);
-        crowd.join().expect("the crowd ends well")?;
+        crowd.join().expect("the crowd panicked")?;
         let Storm { run, failed } = measured?;
         let ms = |r: &Run, q| r.hist.value_at_quantile(q) as f64 / 1e3;
         let extra = format!(
@@ -151,7 +151,7 @@ pub fn newcomers(o: &Opts) -> Res<()> {
     })
 }
 
-/// Keeps so many requests under way that are not answered; one that ends is made again, after a pause.
+/// Keeps `clients` unanswered requests pending. A request that ends is repeated after a pause.
 fn hang(
     target: &Target,
     config: &Arc<ClientConfig>,

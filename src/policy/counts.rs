@@ -1,0 +1,178 @@
+//! Counts of quotas by key: a bounded store that limiters of all snapshots share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use governor::RateLimiter;
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+
+use super::quota::{CallClock, Count, NotUntil, Quota, nanos_at, not_until};
+
+/// The most keys with a count of their own. A key takes about 150 bytes, so this is 10 MB at worst.
+pub const KEYS_MAX: usize = 65_536;
+/// The number of counts that further keys share: 0.5 MB at worst.
+const CELLS: u16 = 4_096;
+/// From half of the keys on, a group may have this share of them.
+const GROUP_SHARE: usize = 64;
+/// A sweep of fewer keys is not worth its time.
+const SWEEP_MIN: usize = 1_024;
+/// The shortest time between two sweeps. A sweep visits every key under the lock.
+const SWEEP_PAUSE_NANOS: u64 = 1_000_000_000;
+
+/// A key that quotas are counted by.
+pub trait Grouped {
+    /// The group of keys that one client can use, if there is such a group.
+    fn group(&self) -> Option<u64>;
+}
+
+/// One count for each key for as long as the count matters. The number of keys is bounded. There is at most one sweep a
+/// second, so a flood of keys costs neither memory nor much time.
+///
+/// From half of that number on, a group gets no further counts once it has a 64th of all. A key without a count of its own
+/// shares one of 4,096 cells, which a keyed hash of its group selects, or of the key if it has no group. So a flood of one
+/// group costs one cell, and each key of any other flood a 4,096th of the keys that come after it.
+#[derive(Debug)]
+pub struct Counts<K> {
+    inner: Mutex<CountMap<K>>,
+    max: usize,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct CountMap<K> {
+    by_key: HashMap<K, Arc<Count>>,
+    /// The number of keys of each group.
+    by_group: HashMap<u64, usize>,
+    /// Above this number of keys a new key causes a sweep.
+    sweep_above: usize,
+    swept: Option<u64>,
+    /// The cells that were used.
+    cells: HashMap<u16, Arc<Count>>,
+}
+
+impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
+    /// A store without keys.
+    pub fn new() -> Self {
+        let map = CountMap {
+            by_key: HashMap::new(),
+            by_group: HashMap::new(),
+            sweep_above: SWEEP_MIN,
+            swept: None,
+            cells: HashMap::new(),
+        };
+        Self { inner: Mutex::new(map), max: KEYS_MAX, hasher: RandomState::new() }
+    }
+
+    /// The count of a key.
+    pub fn get(&self, key: &K, now: Instant) -> Arc<Count> {
+        self.get_at(key, nanos_at(now))
+    }
+
+    /// The count of a key at a time in the scale of counts.
+    fn get_at(&self, key: &K, now: u64) -> Arc<Count> {
+        let mut map = self.lock();
+        if let Some(count) = map.by_key.get(key) {
+            return Arc::clone(count);
+        }
+        let group = key.group();
+        let rested = map.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_PAUSE_NANOS);
+        if rested && (map.by_key.len() >= map.sweep_above || self.is_full(&map, group)) {
+            map.sweep(now);
+        }
+        if self.is_full(&map, group) {
+            let hash = group.map_or_else(|| self.hasher.hash_one(key), |group| self.hasher.hash_one(group));
+            let cell = u16::try_from(hash % u64::from(CELLS)).unwrap_or_default();
+            return Arc::clone(map.cells.entry(cell).or_default());
+        }
+        let count = Arc::<Count>::default();
+        map.by_key.insert(key.clone(), Arc::clone(&count));
+        if let Some(group) = group {
+            *map.by_group.entry(group).or_default() += 1;
+        }
+        count
+    }
+
+    /// Whether a new key of this group gets no count of its own.
+    fn is_full(&self, map: &CountMap<K>, group: Option<u64>) -> bool {
+        let of_group = group.and_then(|group| map.by_group.get(&group)).copied().unwrap_or_default();
+        let len = map.by_key.len();
+        len >= self.max || len >= self.max / 2 && of_group >= (self.max / GROUP_SHARE).max(1)
+    }
+
+    /// The map is consistent after every step, so a panic of another holder does no harm.
+    fn lock(&self) -> MutexGuard<'_, CountMap<K>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq + Clone + Grouped> Default for Counts<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Hash + Eq + Grouped> CountMap<K> {
+    /// Drops every count that is whole and that no limiter holds.
+    fn sweep(&mut self, now: u64) {
+        let matters = |count: &Arc<Count>| Arc::strong_count(count) > 1 || !count.is_whole(now);
+        self.by_key.retain(|_, count| matters(count));
+        self.cells.retain(|_, count| matters(count));
+        self.by_group.clear();
+        for group in self.by_key.keys().filter_map(Grouped::group) {
+            *self.by_group.entry(group).or_default() += 1;
+        }
+        self.sweep_above = SWEEP_MIN.max(self.by_key.len().saturating_mul(2));
+        self.swept = Some(now);
+    }
+}
+
+/// The store of a keyed limiter.
+struct SharedCounts<K>(Arc<Counts<K>>);
+
+impl<K: Hash + Eq + Clone + Grouped> StateStore for SharedCounts<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let count = self.0.get_at(key, CallClock.now().as_u64());
+        count.measure_and_replace(&NotKeyed::NonKey, decide)
+    }
+}
+
+/// A quota of each key.
+pub struct KeyedLimiter<K: Hash + Eq + Clone + Grouped> {
+    governor: RateLimiter<K, SharedCounts<K>, CallClock, NoOpMiddleware<Nanos>>,
+}
+
+impl<K: Hash + Eq + Clone + Grouped> KeyedLimiter<K> {
+    /// A quota over counts that may have been used with another quota.
+    pub fn over(counts: Arc<Counts<K>>, quota: Quota) -> Self {
+        Self { governor: CallClock::limiter(quota, SharedCounts(counts)) }
+    }
+
+    /// Takes one cell of a key's quota.
+    ///
+    /// # Errors
+    /// If none is available; then nothing was taken.
+    pub fn check(&self, key: &K, now: Instant) -> Result<(), NotUntil> {
+        CallClock::set(now);
+        self.governor.check_key(key).map_err(|refused| not_until(&refused, now))
+    }
+}
+
+impl<K: Hash + Eq + Clone + Grouped> fmt::Debug for KeyedLimiter<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyedLimiter").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
