@@ -13,6 +13,8 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderValue};
 
+use crate::ws::grammar::{self, Encoded};
+
 /// A part of the request that may carry the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
@@ -273,25 +275,16 @@ fn decoded(value: &str) -> Cow<'_, str> {
     String::from_utf8(percent_decoded(value.as_bytes()).collect()).map_or(value.into(), Cow::Owned)
 }
 
-/// Decodes percent-encoding (RFC 3986 section 2.1). A `%` without two hexadecimal digits is literal.
-fn percent_decoded(mut bytes: &[u8]) -> impl Iterator<Item = u8> {
-    std::iter::from_fn(move || {
-        let (&first, rest) = bytes.split_first()?;
-        let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        if let (b'%', &[high, low, ref rest @ ..]) = (first, rest)
-            && let (Some(high), Some(low)) = (hex(high), hex(low))
-        {
-            bytes = rest;
-            return Some(high << 4 | low);
-        }
-        bytes = rest;
-        Some(first)
+/// Decodes percent-encoding. A `%` without two hexadecimal digits is literal.
+fn percent_decoded(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    grammar::percent_decoded(bytes).map(|part| match part {
+        Encoded::Literal(byte) | Encoded::Escaped(byte) => byte,
+        Encoded::BadEscape => b'%',
     })
 }
 
 fn token(name: &str) -> Result<String, TokenSourceError> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.bytes().all(is_token) { Ok(name.to_owned()) } else { Err(TokenSourceError::NameNotToken) }
+    if grammar::is_token(name) { Ok(name.to_owned()) } else { Err(TokenSourceError::NameNotToken) }
 }
 
 const LENIENT_URL_SAFE: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));

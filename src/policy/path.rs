@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::ws::grammar::{self, Encoded};
+
 /// A request path that Tollgate and every upstream read in the same way: decoded once, without `.`, `..`, empty
 /// segments in the middle, encoded slashes or controls.
 ///
@@ -79,17 +81,11 @@ pub(super) fn decode(segment: &str) -> Result<String, PathError> {
 }
 
 fn unescape(segment: &str) -> Result<Vec<u8>, PathError> {
-    let mut decoded = Vec::with_capacity(segment.len());
-    let mut bytes = segment.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let (Some(high), Some(low)) = (bytes.next(), bytes.next()) else { return Err(PathError::BadEscape) };
-        decoded.push(hex_pair(high, low).ok_or(PathError::BadEscape)?);
-    }
-    Ok(decoded)
+    let decoded = grammar::percent_decoded(segment.as_bytes()).map(|part| match part {
+        Encoded::Literal(byte) | Encoded::Escaped(byte) => Ok(byte),
+        Encoded::BadEscape => Err(PathError::BadEscape),
+    });
+    decoded.collect()
 }
 
 fn is_dots(text: &str) -> bool {
@@ -101,16 +97,11 @@ fn is_dots(text: &str) -> bool {
 /// could complete an escape in the next layer, such as `%2f` from `%%32f`.
 fn changes_when_decoded_again(text: &[u8]) -> bool {
     text.windows(3).any(|window| match *window {
-        [b'%', high, low] => hex_pair(high, low).is_some_and(|byte| {
+        [b'%', high, low] => grammar::hex_pair([high, low]).is_some_and(|byte| {
             matches!(byte, b'/' | b'\\' | b'.' | b';' | b'%') || byte.is_ascii_alphanumeric() || byte.is_ascii_control()
         }),
         _ => false,
     })
-}
-
-fn hex_pair(high: u8, low: u8) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
 /// Why a path is rejected: the policy and the upstream could read it differently.

@@ -11,6 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version};
 
 use super::deflate;
+use super::grammar::is_token;
 
 /// The version of the protocol that RFC 6455 defines.
 pub const VERSION: &str = "13";
@@ -327,11 +328,6 @@ fn extensions<E: Copy>(headers: &HeaderMap, malformed: E, too_many: E) -> Result
 /// Returns the name of an offered extension: the part before its parameters.
 fn extension_name(offer: &str) -> &str {
     offer.split_once(';').map_or(offer, |(name, _)| name).trim_matches([' ', '\t'])
-}
-
-/// Whether this is a token (RFC 9110 section 5.6.2).
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The WebSocket protocol (RFC 6455) without I/O: opening handshake, frames, the rules of one direction, close codes.
 
+pub mod grammar;
 pub mod handshake;
 pub mod deflate;
 pub mod frame;
