@@ -128,7 +128,7 @@ impl<C, U> Relay<C, U> {
     fn summary(&self) -> SessionSummary<'_> {
         SessionSummary {
             request_id: self.meta.request_id,
-            route: &self.lease.route().name,
+            route: self.lease.route().name(),
             subject: self.lease.subject(),
             client: self.meta.client,
             server: &self.meta.server,

@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
+use tollgate::balance::ServerAddress;
 use tollgate::config::{
-    self, Config, Content, Disk, Files, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Report,
-    ServerAddress, Shown,
+    self, Config, Content, Disk, Files, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Report, Shown,
 };
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
-use tollgate::policy::route::Auth;
+use tollgate::policy::route::RouteAction;
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
@@ -134,14 +134,17 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
 
     let [chat, feed, partners] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
-    let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.upstream.0));
-    assert_eq!(names, [("chat".into(), 0), ("feed".into(), 1), ("partners".into(), 1)]);
+    let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.action.clone()));
+    let proxy = |upstream: &str| RouteAction::Proxy { upstream: upstream.into() };
+    assert_eq!(names[0], ("chat".into(), proxy("chat")));
+    assert_eq!(names[1..], [("feed".into(), proxy("local")), ("partners".into(), proxy("local"))]);
     assert_eq!(chat.host, HostPattern::Exact("chat.example.com".into()));
     assert_eq!(feed.host, HostPattern::Subdomains("example.com".into()));
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    assert!(matches!(&chat.auth, Auth::Token(verifier) if verifier.sources.len() == 5 && verifier.max_bytes == 65_536));
+    let verifier = &config.verifiers[chat.auth.as_ref().unwrap()];
+    assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));

@@ -16,7 +16,7 @@ use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
 use tollgate::policy::quota::{Quota, Rate};
-use tollgate::policy::route::{Auth, Route, Routes, UpstreamId, shadowed};
+use tollgate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target, shadowed};
 
 proptest! {
     #[test]
@@ -79,10 +79,10 @@ proptest! {
         fall_through: bool,
     ) {
         let (a, b) = (routes(&models, fall_through), routes(&shuffled, fall_through));
-        prop_assert!(a.iter().map(|route| &route.name).eq(b.iter().map(|route| &route.name)));
+        prop_assert!(a.iter().map(|route| route.name()).eq(b.iter().map(|route| route.name())));
         for (host, path) in requests {
             let path = Path::parse(&path).unwrap();
-            let name = |routes: &Routes| routes.find(&host, &path).map(|(route, params)| (Arc::clone(&route.name), params));
+            let name = |routes: &Routes| routes.find(&host, &path).map(|(route, params)| (Arc::clone(route.name()), params));
             prop_assert_eq!(name(&a), name(&b));
         }
     }
@@ -95,7 +95,7 @@ proptest! {
     ) {
         let routes = routes(&models, fall_through);
         for (host, path) in requests {
-            let found = routes.find(&host, &Path::parse(&path).unwrap()).map(|(route, _params)| route.name.to_string());
+            let found = routes.find(&host, &Path::parse(&path).unwrap()).map(|(route, _params)| route.name().to_string());
             let segments: Vec<&str> = path.split('/').skip(1).collect();
             let host_rank = |model: &&Model| (model.rank().0, model.rank().1);
             let highest = models.iter().filter(|model| model.serves(&host)).map(|model| host_rank(&model)).max();
@@ -331,16 +331,16 @@ fn routes(models: &[Model], fall_through: bool) -> Routes {
     Routes::new(models.iter().map(route).collect(), fall_through)
 }
 
-fn route(model: &Model) -> Route {
+fn route(model: &Model) -> Arc<Route> {
     let second = Duration::from_secs(1);
     let overhead = Quota { rate: Rate { count: NonZeroU32::MIN, period: second }, burst: NonZeroU32::MIN };
-    Route {
+    let config = RouteConfig {
         name: model.name().into(),
         host: model.host_pattern(),
         path: model.path_text().parse().unwrap(),
-        upstream: UpstreamId(0),
+        action: RouteAction::Page("".into()),
         upstream_host: None,
-        auth: Auth::None,
+        auth: None,
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -362,7 +362,8 @@ fn route(model: &Model) -> Route {
             write_timeout: second,
             check_utf8: false,
         }),
-    }
+    };
+    Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })
 }
 
 /// A /48 contains as many /64s as there are quotas. A flood from one does not use up the quotas of other clients.
@@ -370,7 +371,7 @@ fn route(model: &Model) -> Route {
 fn a_flood_from_one_48_does_not_use_up_other_quotas() {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(60) };
     let quota = Quota { rate, burst: NonZeroU32::MIN };
-    let policy = Policy::new(routes(&[], false), Some(quota), NonZeroU32::MIN);
+    let policy = Policy::new(routes(&[], false), Some(quota), NonZeroU32::MIN, Arc::default());
     let now = tollgate::runtime::clock::now();
     let passes = |address: u128| policy.charge(Ipv6Addr::from_bits(address).into(), now).is_ok();
     let prefix = |text: &str| text.parse::<Ipv6Addr>().unwrap().to_bits();

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tollgate::policy::key::KeySet;
-use tollgate::policy::token::{Verifier, VerifierParts};
+use tollgate::policy::token::{Verifier, VerifierConfig};
 use tollgate::policy::token_cache::MEMORY_MAX_BYTES;
 
 #[global_allocator]
@@ -51,8 +51,8 @@ fn token(number: usize, members: &str) -> String {
 /// Verifies tokens of one shape until the cache is full, which shows when another token frees memory, or until
 /// `tokens_max`. Returns the number of tokens and the maximum number of bytes allocated.
 fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
-    let verifier = Verifier::new(VerifierParts {
-        keys: KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap(),
+    let verifier = Verifier::new(VerifierConfig {
+        keys: std::sync::Arc::new(KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap()),
         algorithms: vec![Algorithm::HS256],
         issuer: None,
         audience: Vec::new(),

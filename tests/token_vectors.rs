@@ -11,7 +11,7 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tollgate::policy::key::KeySet;
-use tollgate::policy::token::{Verifier, VerifierParts};
+use tollgate::policy::token::{Verifier, VerifierConfig};
 
 /// The vectors of signatures that Wycheproof accepts and Tollgate rejects, or the reverse.
 const SIGNATURE_DIFFERENCES: &[(u64, &str)] = &[
@@ -146,8 +146,8 @@ fn public_key(group: &Value) -> &Value {
 
 fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
     let keys = KeySet::from_jwks(set.to_string().as_bytes(), &ALL).map_err(|error| format!("the key set: {error}"))?;
-    let verifier = Verifier::new(VerifierParts {
-        keys,
+    let verifier = Verifier::new(VerifierConfig {
+        keys: std::sync::Arc::new(keys),
         algorithms: ALL.to_vec(),
         issuer: None,
         audience: vec![],

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use super::args::Check;
 use crate::config::{self, Checked, Config, Content, Disk, Files};
-use crate::policy::route::Auth;
 use crate::server::descriptors::check_descriptors;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
@@ -72,7 +71,7 @@ fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write)
             path.display()
         )?;
     }
-    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::None)) {
+    for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         writeln!(
             err,
             "warning: {}: route \"{}\" is open to every client: it has auth = \"none\"",

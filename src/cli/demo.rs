@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
@@ -18,6 +19,10 @@ use serde_json::json;
 use super::args::{Demo, Token};
 use super::{echo, run, token};
 use crate::config;
+use crate::policy::host::HostPattern;
+use crate::policy::origin::{MissingOrigin, Origins};
+use crate::policy::pattern::PathPattern;
+use crate::policy::route::{RouteAction, RouteConfig};
 use crate::runtime::entropy::random;
 use crate::server::serve::Server;
 use crate::telemetry::log;
@@ -47,12 +52,14 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let token = write_keys(&dir)?;
     let file = dir.write("tollgate.toml", &configuration(&addresses, port, echo))?;
 
-    let config = config::load(&file).map_err(|report| report.to_string())?;
+    let mut config = config::load(&file).map_err(|report| report.to_string())?;
     let _log = log::init(config.log);
     let url = format!("wss://localhost:{port}/echo");
     let page = PAGE.replace("{{TOKEN}}", &token).replace("{{URL}}", &url);
+    let page = config.routes.first().map(|echo| page_route(echo, page.into()));
+    config.routes.extend(page);
     let stop = run::stop_signals()?;
-    let server = Server::bind(config, Some(page))?;
+    let server = Server::bind(config)?;
     let ready = Ready { url, token, ca: dir.path("ca.pem"), page: format!("https://localhost:{port}/"), file };
     if demo.json {
         println!("{}", json!({ "url": ready.url, "token": ready.token, "ca": ready.ca, "page": ready.page }));
@@ -61,6 +68,21 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     }
     server.run(stop, |_| {})?;
     Ok(())
+}
+
+/// The route of the page that a browser gets for `/`.
+fn page_route(echo: &RouteConfig, page: Arc<str>) -> RouteConfig {
+    RouteConfig {
+        name: "page".into(),
+        host: HostPattern::Any,
+        path: PathPattern::root(),
+        action: RouteAction::Page(page),
+        auth: None,
+        origins: Origins::new(None, MissingOrigin::Allow),
+        require: Vec::new(),
+        forward_claims: Vec::new(),
+        ..echo.clone()
+    }
 }
 
 /// Returns the loopback addresses of IPv4 and, if it can be bound, IPv6, both with the same port.

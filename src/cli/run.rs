@@ -8,7 +8,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{self, Config, Severity};
-use crate::policy::route::Auth;
 use crate::runtime::tasks::start_thread;
 use crate::server::error::ServeError;
 use crate::server::serve::Server;
@@ -48,11 +47,11 @@ pub fn run(path: &Path) -> ExitCode {
 }
 
 fn serve(config: Config) -> Result<(), ServeError> {
-    for route in config.routes.iter().filter(|route| matches!(route.auth, Auth::None)) {
+    for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
     let stop = stop_signals().map_err(ServeError::System)?;
-    let server = Server::bind(config, None)?;
+    let server = Server::bind(config)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }

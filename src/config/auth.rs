@@ -1,6 +1,6 @@
 //! Reads the `[auth.NAME]` sections.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::suggestion;
 use super::units::show_size;
 use crate::policy::credential::TokenSource;
 use crate::policy::key::{self, KeySet};
-use crate::policy::token::{Verifier, VerifierParts};
+use crate::policy::token::VerifierConfig;
 
 const AUTHS_MAX: usize = 256;
 const ALGORITHMS_MAX: usize = 16;
@@ -32,10 +32,9 @@ const ALGORITHMS: [&str; 13] = [
 
 /// An `[auth.NAME]` section, as routes use it.
 pub(super) struct Auth {
-    /// The parts of the verifier. `None` after an error in the section, which was reported, and once the verifier is
-    /// built.
-    parts: RefCell<Option<VerifierParts>>,
-    verifier: OnceCell<Option<Arc<Verifier>>>,
+    name: Arc<str>,
+    /// The configuration of its verifier, without claims. `None` after an error in the section, which was reported.
+    verifier: Option<VerifierConfig>,
     /// The claims that routes use.
     claims: RefCell<BTreeSet<String>>,
     /// Whether a token may come from a cookie.
@@ -45,19 +44,22 @@ pub(super) struct Auth {
 }
 
 impl Auth {
+    /// The name by which routes refer to it; `None` if the section has an error.
+    pub(super) fn name(&self) -> Option<Arc<str>> {
+        self.verifier.as_ref().map(|_| Arc::clone(&self.name))
+    }
+
     /// Records a claim that a route uses.
     pub(super) fn ask(&self, claim: &str) {
         self.claims.borrow_mut().insert(claim.to_owned());
     }
 
-    /// Returns the verifier that the routes share; `None` if the section has an error. The verifier knows the claims
-    /// that were recorded before the first call.
-    pub(super) fn verifier(&self) -> Option<Arc<Verifier>> {
-        let make = || {
-            let claims = self.claims.take().into_iter().collect();
-            self.parts.take().map(|parts| Arc::new(Verifier::new(VerifierParts { claims, ..parts })))
-        };
-        self.verifier.get_or_init(make).clone()
+    /// The configuration of the verifier that its routes share, with the claims that they use. A section that no route
+    /// uses has none.
+    pub(super) fn into_verifier(self) -> Option<(Arc<str>, VerifierConfig)> {
+        let claims = self.claims.into_inner().into_iter().collect();
+        let verifier = self.verifier.filter(|_| self.used.get())?;
+        Some((self.name, VerifierConfig { claims, ..verifier }))
     }
 }
 
@@ -79,17 +81,17 @@ pub(super) fn read_all(
 fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, head_max_bytes: Option<usize>) -> Auth {
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
-    let parts = RefCell::new(parts(name, section, folder, sources, head_max_bytes));
-    Auth { parts, cookie, verifier: OnceCell::new(), claims: RefCell::default(), used: Cell::new(false) }
+    let verifier = verifier(name, section, folder, sources, head_max_bytes);
+    Auth { name: name.value.into(), verifier, cookie, claims: RefCell::default(), used: Cell::new(false) }
 }
 
-fn parts(
+fn verifier(
     name: &Located<&str>,
     section: &Section<'_>,
     folder: &FileLoader<'_>,
     sources: Option<Vec<TokenSource>>,
     head_max_bytes: Option<usize>,
-) -> Option<VerifierParts> {
+) -> Option<VerifierConfig> {
     let valid_name = check_name(name, section);
     let algorithms = algorithms(section);
     let keys = key_set(section, folder, algorithms.as_deref());
@@ -98,8 +100,8 @@ fn parts(
     let leeway = section.duration(&keys::LEEWAY);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
-    Some(VerifierParts {
-        keys: keys?,
+    Some(VerifierConfig {
+        keys: Arc::new(keys?),
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,

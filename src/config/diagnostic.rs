@@ -23,7 +23,7 @@ const QUOTE_MAX: usize = 60;
 
 /// The diagnostics of one configuration. `Display` shows the errors first, then the urgent warnings, then the others,
 /// each in the order of the file, as plain text without colours.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     file: String,
     text: String,

@@ -24,6 +24,5 @@ pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, check, load, parse};
 pub use self::model::{
-    Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, ServerAddress,
-    Shown, UpstreamConfig,
+    Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Shown,
 };

@@ -1,20 +1,21 @@
 //! The checked configuration: types that cannot hold an invalid value.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::sign::CertifiedKey;
 
 use super::diagnostic::Report;
+use crate::balance::UpstreamConfig;
 use crate::policy::quota::Quota;
-use crate::policy::route::Route;
+use crate::policy::route::RouteConfig;
+use crate::policy::token::VerifierConfig;
 
 /// A complete, checked configuration.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Config {
     /// The settings of the process.
     pub server: ProcessConfig,
@@ -22,8 +23,10 @@ pub struct Config {
     pub log: LogConfig,
     /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
-    /// The routes: at least one, in the order of the file. Their upstream ids are indices into `upstreams`.
-    pub routes: Vec<Route>,
+    /// Its routes; at least one, in the order of the file. Their upstreams and verifiers are in the fields below.
+    pub routes: Vec<RouteConfig>,
+    /// The verifiers of tokens that routes use, by the name of their `[auth]` section.
+    pub verifiers: BTreeMap<Arc<str>, VerifierConfig>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
     /// The warnings; the report has no errors.
@@ -105,7 +108,7 @@ pub enum LogFormat {
 }
 
 /// The settings of one listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// The address to listen on, unique among the listeners unless its port is 0, which lets the kernel choose a port.
     pub address: SocketAddr,
@@ -140,45 +143,11 @@ impl Certificate {
     }
 }
 
-/// A group of equivalent servers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamConfig {
-    /// Its name in logs.
-    pub name: Arc<str>,
-    /// At least one, without duplicates.
-    pub servers: Vec<ServerAddress>,
-    /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
-    pub base_path: String,
-    /// Timeout for the look-up of a name, and for each connection attempt.
-    pub connect_timeout: Duration,
-    /// Timeout for a server's response to an opening handshake.
-    pub response_timeout: Duration,
-    /// Maximum number of opening handshakes that wait for its servers, at least 1.
-    pub max_pending_requests: u32,
-    /// Whether header names are sent to its servers in title case.
-    pub title_case_headers: bool,
-}
-
-/// The address of a server. `Display` writes the form of the file, which is also its name in logs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ServerAddress {
-    /// A TCP address.
-    Tcp {
-        /// An IP address, IPv6 without brackets, or a host name in lower case.
-        host: String,
-        /// The port, at least 1.
-        port: u16,
-    },
-    /// The absolute path of a Unix socket, short enough for a socket address.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+/// Two certificates are equal if their chains are. The key belongs to the chain, so it is the same, too.
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
     }
 }
+
+impl Eq for Certificate {}

@@ -14,8 +14,8 @@ use super::common::{self, Duplicates, NamedSection};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
-use super::model::UpstreamConfig;
 use super::{claims, limits, suggestion};
+use crate::balance::UpstreamConfig;
 use crate::policy::address::Addresses;
 use crate::policy::claims::canonical_header_name;
 use crate::policy::header_names::HeaderClass;
@@ -23,7 +23,7 @@ use crate::policy::host::HostPattern;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use crate::policy::pattern::PathPattern;
-use crate::policy::route::{self, Route, UpstreamId};
+use crate::policy::route::{RouteAction, RouteConfig};
 
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
@@ -35,7 +35,7 @@ pub(super) fn read_all(
     root: &Section<'_>,
     auths: &[NamedSection<Auth>],
     upstreams: &[NamedSection<Option<UpstreamConfig>>],
-) -> Option<Vec<Route>> {
+) -> Option<Vec<RouteConfig>> {
     let sections = root.children("route", "route", ROUTES_MAX);
     if root.lacks("route") {
         root.diagnostics.push(Diagnostic::of_file("there is no route").help("add a [[route]] section"));
@@ -46,15 +46,14 @@ pub(super) fn read_all(
     let mut read = Vec::new();
     for section in &sections {
         let parts = Parts::read(section, auths, upstreams, &mut names);
-        if let Some(used) = parts.upstream.and_then(|id| used.get_mut(id.0)) {
+        if let Some(used) = parts.upstream.and_then(|upstream| used.get_mut(upstream)) {
             *used = true;
         }
         note_shadowed(section, &parts, &mut patterns);
         read.push(parts);
     }
     warn_of_unused(root, auths, upstreams, &used);
-    // A verifier keeps the claims that any of its routes uses, so it is built after all routes are read.
-    let routes: Vec<Option<Route>> = read.into_iter().map(Parts::finish).collect();
+    let routes: Vec<Option<RouteConfig>> = read.into_iter().map(|parts| parts.finish(upstreams)).collect();
     routes.into_iter().collect()
 }
 
@@ -71,7 +70,8 @@ struct Parts<'a> {
     name: Option<Located<String>>,
     host: Option<HostPattern>,
     path: Option<Located<PathPattern>>,
-    upstream: Option<UpstreamId>,
+    /// Its place among the upstreams of the file.
+    upstream: Option<usize>,
     upstream_host: Parsed<Option<HeaderValue>>,
     access: Access<'a>,
     origins: Option<Origins>,
@@ -114,18 +114,19 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn finish(self) -> Option<Route> {
+    fn finish(self, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<RouteConfig> {
         let auth = match self.access {
-            Access::Open => route::Auth::None,
-            Access::Token(auth) => route::Auth::Token(auth.verifier()?),
+            Access::Open => None,
+            Access::Token(auth) => Some(auth.name()?),
             Access::Unknown => return None,
         };
+        let upstream = upstreams.get(self.upstream?)?;
         let claims = self.claims?;
-        Some(Route {
+        Some(RouteConfig {
             name: Arc::from(self.name?.value),
             host: self.host?,
             path: self.path?.value,
-            upstream: self.upstream?,
+            action: RouteAction::Proxy { upstream: Arc::from(upstream.name.as_str()) },
             upstream_host: self.upstream_host?,
             auth,
             origins: self.origins?,
@@ -204,14 +205,14 @@ fn foreign_pattern(segment: &str) -> Option<String> {
     is_expression.then(|| "write {name} for any one segment, or {*name} at the end for the rest".to_owned())
 }
 
-fn upstream(section: &Section<'_>, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<UpstreamId> {
+fn upstream(section: &Section<'_>, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<usize> {
     let text = section.text(&keys::UPSTREAM)?;
     let found = upstreams.iter().position(|upstream| upstream.name == text.value);
     if found.is_none() {
         let known: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         note_unknown(section, &text, "upstream", &known);
     }
-    found.map(UpstreamId)
+    found
 }
 
 fn note_unknown(section: &Section<'_>, text: &Located<String>, kind: &str, known: &[&str]) {

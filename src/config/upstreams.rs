@@ -8,7 +8,7 @@ use super::common::{Duplicates, NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::keys;
-use super::model::{ServerAddress, UpstreamConfig};
+use crate::balance::{ServerAddress, UpstreamConfig};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SERVERS_MAX: usize = 256;

@@ -227,13 +227,13 @@ fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     if !error.is_parse() {
         // A head that was begun is charged, whether or not its end comes.
         if error.is_incomplete_message() || error.is_timeout() {
-            let _ = gateway.policy.charge(client, clock::now());
+            let _ = gateway.snapshot().policy().charge(client, clock::now());
         }
         let client = gateway.process.sessions.identities().address(client);
         return tracing::debug!(client, %error, "no request");
     }
     // It is too late for a 429 in its place, but it counts.
-    let _ = gateway.policy.charge(client, clock::now());
+    let _ = gateway.snapshot().policy().charge(client, clock::now());
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));

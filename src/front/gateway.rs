@@ -1,23 +1,46 @@
-//! What all connections share for as long as the process lives.
+//! The state that all connections share for as long as the process lives.
 
 use std::sync::Arc;
 
-use crate::policy::admission::Policy;
+use arc_swap::ArcSwap;
+
+use super::snapshot::Snapshot;
+use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::telemetry::rejections::RejectionLog;
-use crate::upstream::Pool;
+use crate::upstream::Connector;
 
-/// What all connections share.
+/// The state of the process: the snapshot in use, and what outlives every snapshot.
 #[derive(Debug)]
 pub struct Gateway {
-    /// Who may come in.
-    pub policy: Policy,
-    /// Where they go; a route's upstream is a place in it.
-    pub pools: Vec<Pool>,
-    /// The log of refusals.
-    pub rejections: RejectionLog,
+    snapshot: ArcSwap<Snapshot>,
+    /// The quotas and slots that are in use.
+    pub counters: Arc<Counters>,
+    /// The connections to servers.
+    pub connector: Connector,
     /// The phase of the process, and the log of sessions.
     pub process: Arc<Process>,
-    /// What a browser gets that asks for `/` without wanting a WebSocket; only the demo has one.
-    pub page: Option<String>,
+    /// The log of rejections.
+    pub rejections: RejectionLog,
+}
+
+impl Gateway {
+    /// Creates the state with its first snapshot, whose counters these are.
+    pub fn new(snapshot: Snapshot, counters: Arc<Counters>, connector: Connector, process: Arc<Process>) -> Self {
+        let snapshot = ArcSwap::from_pointee(snapshot);
+        Self { snapshot, counters, connector, process, rejections: RejectionLog::new() }
+    }
+
+    /// The snapshot in use. A request loads it once and uses it until its end.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Replaces the snapshot for all further requests, and drops the counters and addresses that it does not name.
+    pub fn replace(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        self.counters.retain(|route| snapshot.policy().routes().iter().any(|kept| **kept.name() == *route));
+        self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
+    }
 }

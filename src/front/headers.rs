@@ -12,8 +12,9 @@ use crate::policy::admission::Admission;
 use crate::policy::claims::canonical_header_name;
 use crate::policy::credential;
 use crate::policy::header_names::HeaderClass;
+use crate::policy::request::RequestFacts;
 use crate::policy::route::Auth;
-use crate::ws::handshake::{self, Opening};
+use crate::ws::handshake;
 
 /// Response headers that apply to the whole origin, beyond this connection. The origin is Tollgate's: an upstream does
 /// not know what else is served there, nor how.
@@ -31,8 +32,6 @@ const ORIGIN_WIDE: [&str; 8] = [
 /// Values that Tollgate adds to the request to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHeaders<'a> {
-    /// The client's address.
-    pub address: IpAddr,
     /// The id of this request.
     pub request_id: &'a str,
     /// Our own `Sec-WebSocket-Key`.
@@ -45,25 +44,21 @@ pub struct UpstreamHeaders<'a> {
 
 /// Returns the headers of the request to the upstream. The client's are filtered before Tollgate's are added, so that a
 /// client cannot remove Tollgate's by naming them in `Connection`.
-pub fn to_upstream(
-    client: &HeaderMap,
-    opening: &Opening<'_>,
-    admission: &Admission,
-    added: &UpstreamHeaders<'_>,
-) -> HeaderMap {
+pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &UpstreamHeaders<'_>) -> HeaderMap {
     let route = admission.route();
+    let config = &route.config;
     // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
-    let authority = opening.authority.strip_suffix(':').unwrap_or(opening.authority);
-    let mut headers = end_to_end(client);
+    let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
+    let mut headers = end_to_end(facts.headers);
     if let Auth::Token(verifier) = &route.auth {
-        credential::strip_headers(&verifier.sources, &mut headers);
+        credential::strip_headers(&verifier.config().sources, &mut headers);
     }
-    let of_claims: Vec<String> = route.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
+    let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
     retain(&mut headers, |name| {
         let read = canonical_header_name(name);
         let passes = match HeaderClass::of(&read) {
             HeaderClass::Plain => true,
-            HeaderClass::Trusted => route.pass_headers.contains(name),
+            HeaderClass::Trusted => config.pass_headers.contains(name),
             HeaderClass::Written | HeaderClass::HopByHop => false,
         };
         passes && !of_claims.contains(&read)
@@ -72,13 +67,13 @@ pub fn to_upstream(
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
-    let host = route.upstream_host.clone().or_else(|| HeaderValue::from_str(authority).ok());
+    let host = config.upstream_host.clone().or_else(|| HeaderValue::from_str(authority).ok());
     insert(&mut headers, &HOST, host);
     insert(&mut headers, &SEC_WEBSOCKET_KEY, HeaderValue::from_str(added.key).ok());
     insert_list(&mut headers, &SEC_WEBSOCKET_PROTOCOL, added.protocols);
     insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, added.extensions);
 
-    let address = added.address.to_canonical();
+    let address = facts.address.to_canonical();
     let forwarded = format!("for={};host={};proto=https", forwarded_node(address), quoted(authority));
     insert(&mut headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
     let named = |name| HeaderName::from_static(name);

@@ -1,8 +1,10 @@
 //! A connection from its accept to its session: the TLS handshake, one request, its answer.
 
 pub mod connection_config;
+pub mod snapshot;
 pub mod gateway;
 pub mod headers;
+mod response;
 mod request_stream;
 pub mod upgrade;
 pub mod connection;

@@ -1,18 +1,22 @@
-//! Decides on one request: the only maker of an [`Admission`], without which nothing reaches an upstream.
+//! Admission of one request, in stages: the only constructor of an [`Admission`], without which nothing reaches an
+//! upstream.
+//!
+//! [`Policy::begin`] makes the cheap decisions, [`Candidate::authenticate`] decides who the client is, and
+//! [`Authenticated::reserve`] takes the slots. Each stage is synchronous; the caller may do asynchronous work between them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
 use super::claims::{self, Claims};
-use super::counts::{Counts, Grouped, KeyedLimiter};
+use super::counters::{Counters, MessageKey, RouteAddress, RouteSubject};
+use super::counts::{Counts, KeyedLimiter};
 use super::credential;
 use super::host::request_host;
 use super::limits::RateKey;
@@ -20,11 +24,13 @@ use super::path::Path;
 use super::pattern::Params;
 use super::quota::{Limiter, Quota};
 use super::rejection::{Rejected, Rejection};
-use super::route::{Auth, Route, Routes};
-use super::slots::{Slot, Slots};
-use crate::ws::handshake::Opening;
+use super::request::{RequestFacts, RequestKind};
+use super::route::{Auth, Route, Routes, Target};
+use super::slots::Slot;
+use crate::balance::Pool;
+use crate::ws::handshake::OpeningError;
 
-/// One reading of both clocks: the one for spans, and the one that tokens go by.
+/// One reading of both clocks: the one for spans, and the one for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clocks {
     /// Monotonic time.
@@ -33,215 +39,44 @@ pub struct Clocks {
     pub unix: Duration,
 }
 
-/// What is known of a request when it asks for a session.
-#[derive(Debug)]
-pub struct RequestFacts<'a> {
-    /// Its opening handshake.
-    pub opening: &'a Opening<'a>,
-    /// Its headers.
-    pub headers: &'a HeaderMap,
-    /// The address it comes from.
-    pub address: IpAddr,
-}
-
-/// The leave to open an upstream and to relay.
-#[derive(Debug)]
-pub struct Admission {
-    lease: Lease,
-    claim_headers: Vec<(HeaderName, HeaderValue)>,
-    expires: Option<Instant>,
-    messages: Option<Arc<Limiter>>,
-}
-
-/// What a session has of its admission for as long as it lasts. It holds what it counts against: dropping it gives that
-/// back.
-#[derive(Debug)]
-pub struct Lease {
-    route: Arc<Route>,
-    subject: Option<Arc<str>>,
-    _session: Slot<()>,
-    client: Option<ClientSlots>,
-}
-
-/// What a session counts against of the limits of its client.
-type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>);
-
-impl Lease {
-    /// The route that it is for.
-    pub fn route(&self) -> &Arc<Route> {
-        &self.route
-    }
-
-    /// The token's subject.
-    pub fn subject(&self) -> Option<&str> {
-        self.subject.as_deref()
-    }
-
-    /// Gives back what counts against the limits of its address and of its subject, since the client is gone or its session
-    /// is over. The session itself still counts until this is dropped: it has its descriptors until then.
-    pub fn release_client(&mut self) {
-        self.client = None;
-    }
-}
-
-impl Admission {
-    /// The route that it is for.
-    pub fn route(&self) -> &Arc<Route> {
-        &self.lease.route
-    }
-
-    /// The token's subject.
-    pub fn subject(&self) -> Option<&str> {
-        self.lease.subject()
-    }
-
-    /// The headers that tell the upstream what the route forwards of the claims.
-    pub fn claim_headers(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.claim_headers
-    }
-
-    /// When the token runs out.
-    pub fn expires(&self) -> Option<Instant> {
-        self.expires
-    }
-
-    /// The quota that the client's messages count against, if the route has one.
-    pub fn messages(&self) -> Option<&Arc<Limiter>> {
-        self.messages.as_ref()
-    }
-
-    /// What is left of it once the session begins.
-    pub fn into_lease(self) -> Lease {
-        self.lease
-    }
-}
-
-/// Everything that a decision depends on beside the request and the time.
+/// The rules of one snapshot over the counters of the process.
 #[derive(Debug)]
 pub struct Policy {
     routes: Routes,
     /// By route name; only routes that count messages by a key that sessions share.
-    messages: HashMap<Arc<str>, Counts<MessageKey>>,
+    messages: HashMap<Arc<str>, Arc<Counts<MessageKey>>>,
     upgrades: Option<KeyedLimiter<AddressKey>>,
     max_sessions: NonZeroU32,
-    sessions: Slots<()>,
-    by_address: Slots<RouteAddress>,
-    by_subject: Slots<RouteSubject>,
-    draining: AtomicBool,
-}
-
-/// A client address at a route, by the route's name.
-type RouteAddress = (Arc<str>, AddressKey);
-/// A token's subject at a route, by the route's name.
-type RouteSubject = (Arc<str>, Arc<str>);
-
-/// Whose messages are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum MessageKey {
-    /// The SHA-256 of the subject: a subject may have kilobytes, and there may be many.
-    Subject([u8; SHA256_OUTPUT_LEN]),
-    Address(AddressKey),
-}
-
-impl MessageKey {
-    fn of_subject(subject: &str) -> Self {
-        let mut hash = [0; SHA256_OUTPUT_LEN];
-        hash.copy_from_slice(digest(&SHA256, subject.as_bytes()).as_ref());
-        Self::Subject(hash)
-    }
-}
-
-impl Grouped for AddressKey {
-    /// The /48 of an IPv6 address: one customer may have 65,536 of the /64s that are counted.
-    fn group(&self) -> Option<u64> {
-        self.ipv6_48()
-    }
-}
-
-impl Grouped for MessageKey {
-    fn group(&self) -> Option<u64> {
-        match self {
-            Self::Subject(_) => None,
-            Self::Address(address) => address.group(),
-        }
-    }
+    counters: Arc<Counters>,
 }
 
 impl Policy {
-    /// Nobody is in yet. `upgrades` is the quota of requests of one client address.
-    pub fn new(routes: Routes, upgrades: Option<Quota>, max_sessions: NonZeroU32) -> Self {
+    /// Creates the rules. `upgrades` is the quota of requests of one client address.
+    pub fn new(routes: Routes, upgrades: Option<Quota>, max_sessions: NonZeroU32, counters: Arc<Counters>) -> Self {
         let shared = |route: &Route| {
-            route.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
-            Some((Arc::clone(&route.name), Counts::new()))
+            route.config.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
+            Some((Arc::clone(route.name()), counters.messages(route.name())))
         };
         Self {
             messages: routes.iter().filter_map(|route| shared(route)).collect(),
             routes,
-            upgrades: upgrades.map(|quota| KeyedLimiter::over(Arc::default(), quota)),
+            upgrades: upgrades.map(|quota| KeyedLimiter::over(Arc::clone(counters.upgrades()), quota)),
             max_sessions,
-            sessions: Slots::new(),
-            by_address: Slots::new(),
-            by_subject: Slots::new(),
-            draining: AtomicBool::new(false),
+            counters,
         }
     }
 
-    /// From now on everybody is refused.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// The routes.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
     }
 
-    /// Charges an address for a request, whatever the request is. It comes before the request is parsed, so that the quota
-    /// bounds what parsing costs, too.
+    /// Charges an address for a request, whatever the request is. It precedes the parsing of the request, so that the quota
+    /// limits the cost of parsing, too.
     ///
     /// # Errors
-    /// If the process drains, or the address has used up its quota.
+    /// If the address has used up its quota.
     pub fn charge(&self, address: IpAddr, now: Instant) -> Result<(), Rejection> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Rejection::Draining);
-        }
-        self.count_upgrade(address, now)
-    }
-
-    /// Decides on a request whose address was charged, the cheapest refusal first.
-    ///
-    /// # Errors
-    /// The first rule that the request does not meet.
-    pub fn admit(&self, facts: &RequestFacts<'_>, now: Clocks) -> Result<Admission, Rejected> {
-        let opening = facts.opening;
-        let host = request_host(opening.authority).ok_or(Rejection::Host)?;
-        let path = Path::parse(opening.path).map_err(Rejection::Path)?;
-        let (route, params) = self.routes.find(&host, &path).ok_or(Rejection::NoRoute)?;
-        let reject = |rejection| Rejected { route: Some(Arc::clone(&route.name)), ..Rejected::from(rejection) };
-        if !route.addresses.allow(facts.address) {
-            return Err(reject(Rejection::Address));
-        }
-        if !route.origins.allow(opening.origin) {
-            return Err(reject(Rejection::Origin));
-        }
-        let session_slot = self.sessions.take((), self.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
-        let address_slot = self.take_address_slot(route, facts.address).map_err(reject)?;
-        let claims = authenticate(route, facts, now.unix).map_err(reject)?;
-        let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
-        let reject = |rejection| Rejected { subject: subject.clone(), ..reject(rejection) };
-        let claim_headers = match &claims {
-            Some(claims) => claim_headers(route, &params, claims)
-                .map_err(|claim| Rejected { claim: Some(claim.into()), ..reject(Rejection::Claims) })?,
-            None => Vec::new(),
-        };
-        let subject_slot = self.take_subject_slot(route, subject.clone()).map_err(reject)?;
-        let messages = self.message_bucket(route, subject.as_deref(), facts.address, now.instant);
-        let expires = claims.as_ref().and_then(|claims| deadline(claims, route, now));
-        let lease = Lease {
-            route: Arc::clone(route),
-            subject,
-            _session: session_slot,
-            client: Some((address_slot, subject_slot)),
-        };
-        Ok(Admission { lease, claim_headers, expires, messages })
-    }
-
-    fn count_upgrade(&self, address: IpAddr, now: Instant) -> Result<(), Rejection> {
         let Some(upgrades) = &self.upgrades else { return Ok(()) };
         upgrades.check(&AddressKey::from(address), now).map_err(|exceeded| {
             let wait = exceeded.until.saturating_duration_since(now);
@@ -249,69 +84,307 @@ impl Policy {
         })
     }
 
-    fn take_address_slot(&self, route: &Route, address: IpAddr) -> Result<Option<Slot<RouteAddress>>, Rejection> {
-        let Some(max) = route.limits.sessions_per_address else { return Ok(None) };
-        let key = (Arc::clone(&route.name), AddressKey::from(address));
-        self.by_address.take(key, max).map(Some).ok_or(Rejection::AddressSessions)
+    /// Makes the cheap decisions on a request whose address was charged, the cheapest first: host, path, route, address,
+    /// origin, and whether the limits of sessions are reached already.
+    ///
+    /// # Errors
+    /// The first rule that the request does not meet.
+    pub fn begin<'a>(&'a self, facts: &'a RequestFacts<'a>) -> Result<Candidate<'a>, Rejected> {
+        let host = request_host(facts.authority).ok_or(Rejection::Host)?;
+        let path = Path::parse(facts.path).map_err(Rejection::Path)?;
+        let (route, params) = self.routes.find(&host, &path).ok_or(Rejection::NoRoute)?;
+        let candidate = Candidate { policy: self, facts, route: Arc::clone(route), params, host };
+        candidate.check().map_err(|rejection| candidate.reject(rejection))?;
+        Ok(candidate)
     }
 
-    fn take_subject_slot(
-        &self,
-        route: &Route,
-        subject: Option<Arc<str>>,
-    ) -> Result<Option<Slot<RouteSubject>>, Rejection> {
-        let Some(max) = route.limits.sessions_per_subject else { return Ok(None) };
-        // A token without a subject cannot be told from another one, so all of them count as one.
-        let key = (Arc::clone(&route.name), subject.unwrap_or_default());
-        self.by_subject.take(key, max).map(Some).ok_or(Rejection::SubjectSessions)
+    /// All stages at once, for a request whose evidence is in its head.
+    ///
+    /// # Errors
+    /// The first rule that the request does not meet.
+    pub fn admit(&self, facts: &RequestFacts<'_>, now: Clocks) -> Result<Admission, Rejected> {
+        let candidate = self.begin(facts)?;
+        let evidence = candidate.evidence()?;
+        candidate.authenticate(&evidence, now)?.reserve(now)
+    }
+}
+
+/// A request that passed the cheap decisions.
+#[derive(Debug)]
+pub struct Candidate<'a> {
+    policy: &'a Policy,
+    facts: &'a RequestFacts<'a>,
+    route: Arc<Route>,
+    params: Params,
+    host: String,
+}
+
+/// What shows who a client is.
+#[derive(Debug)]
+pub enum Evidence<'a> {
+    /// Nothing: the route requires no authentication.
+    None,
+    /// A token.
+    Token(Cow<'a, str>),
+}
+
+impl<'a> Candidate<'a> {
+    /// The route of the request.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
-    fn message_bucket(
-        &self,
-        route: &Route,
-        subject: Option<&str>,
-        address: IpAddr,
-        now: Instant,
-    ) -> Option<Arc<Limiter>> {
-        let messages = route.limits.messages?;
-        let key = match (messages.key, subject) {
+    fn check(&self) -> Result<(), Rejection> {
+        let (config, counters) = (&self.route.config, &self.policy.counters);
+        match (self.facts.kind, &self.route.target) {
+            (RequestKind::WebSocket, Target::Pool(_)) | (RequestKind::Http, Target::Page(_)) => {}
+            (RequestKind::Http, Target::Pool(_)) => return Err(Rejection::Opening(OpeningError::NotUpgrade)),
+            (RequestKind::WebSocket, Target::Page(_)) => return Err(Rejection::NoRoute),
+        }
+        if !config.addresses.allow(self.facts.address) {
+            return Err(Rejection::Address);
+        }
+        if !config.origins.allow(self.facts.origin) {
+            return Err(Rejection::Origin);
+        }
+        // `reserve` decides. A look before the token is verified saves that work in most cases.
+        if counters.is_full(self.policy.max_sessions) {
+            return Err(Rejection::Full);
+        }
+        match config.limits.sessions_per_address {
+            Some(max) if counters.is_address_full(&config.name, self.facts.address, max) => {
+                Err(Rejection::AddressSessions)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds the evidence in the head of the request.
+    ///
+    /// # Errors
+    /// If there is none, or more than one that differ.
+    pub fn evidence(&self) -> Result<Evidence<'a>, Rejected> {
+        let Auth::Token(verifier) = &self.route.auth else { return Ok(Evidence::None) };
+        let facts = self.facts;
+        let found = credential::find(&verifier.config().sources, facts.headers, facts.query, facts.protocols);
+        let token = found.map_err(|credential::Ambiguous| self.reject(Rejection::TokenAmbiguous))?;
+        token.map(Evidence::Token).ok_or_else(|| self.reject(Rejection::NoToken))
+    }
+
+    /// Decides who the client is, and whether the route admits this client.
+    ///
+    /// # Errors
+    /// If the evidence is not valid, or the claims do not meet the route's conditions.
+    pub fn authenticate(self, evidence: &Evidence<'_>, now: Clocks) -> Result<Authenticated<'a>, Rejected> {
+        let claims = match (&self.route.auth, evidence) {
+            (Auth::None, _) => None,
+            (Auth::Token(_), Evidence::None) => return Err(self.reject(Rejection::NoToken)),
+            (Auth::Token(verifier), Evidence::Token(token)) => {
+                let claims = verifier.verify(token, now.unix);
+                Some(claims.map_err(|error| self.reject(Rejection::Token(error)))?)
+            }
+        };
+        let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
+        let claim_headers = match &claims {
+            Some(claims) => claim_headers(&self.route, &self.params, claims).map_err(|claim| Rejected {
+                claim: Some(claim.into()),
+                subject: subject.clone(),
+                ..self.reject(Rejection::Claims)
+            })?,
+            None => Vec::new(),
+        };
+        Ok(Authenticated { candidate: self, claims, subject, claim_headers })
+    }
+
+    fn reject(&self, rejection: Rejection) -> Rejected {
+        Rejected { route: Some(Arc::clone(self.route.name())), ..Rejected::from(rejection) }
+    }
+}
+
+/// A request of a client that the route admits.
+#[derive(Debug)]
+pub struct Authenticated<'a> {
+    candidate: Candidate<'a>,
+    claims: Option<Claims>,
+    subject: Option<Arc<str>>,
+    claim_headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Authenticated<'_> {
+    /// Takes the slots of the session, of its address and of its subject.
+    ///
+    /// # Errors
+    /// If one of these limits is reached, or the route opens no sessions; then no slot stays taken.
+    pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
+        let Candidate { policy, facts, route, .. } = &self.candidate;
+        let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
+        let reject = |rejection| Rejected { subject: self.subject.clone(), ..self.candidate.reject(rejection) };
+        let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
+        let pool = Arc::clone(pool);
+        let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
+        let address_slot = match limits.sessions_per_address {
+            Some(max) => {
+                let taken = counters.take_address(name, facts.address, max);
+                Some(taken.ok_or_else(|| reject(Rejection::AddressSessions))?)
+            }
+            None => None,
+        };
+        let subject_slot = match limits.sessions_per_subject {
+            Some(max) => {
+                // Tokens without a subject cannot be distinguished, so all of them count as one.
+                let subject = self.subject.clone().unwrap_or_default();
+                let taken = counters.take_subject(name, subject, max);
+                Some(taken.ok_or_else(|| reject(Rejection::SubjectSessions))?)
+            }
+            None => None,
+        };
+        let messages = self.message_limiter(now.instant);
+        let expires = self.claims.as_ref().and_then(|claims| deadline(claims, route, now));
+        let Self { candidate: Candidate { facts, route, params, host, .. }, claims, subject, claim_headers } = self;
+        let grant = Grant {
+            subject,
+            claims,
+            params,
+            host: host.into(),
+            origin: facts.origin.map(Box::from),
+            address: facts.address,
+        };
+        let lease =
+            Lease { route, grant: Box::new(grant), _session: session_slot, client: Some((address_slot, subject_slot)) };
+        Ok(Admission { lease, pool, claim_headers, expires, messages })
+    }
+
+    fn message_limiter(&self, now: Instant) -> Option<Arc<Limiter>> {
+        let Candidate { policy, facts, route, .. } = &self.candidate;
+        let messages = route.config.limits.messages?;
+        let key = match (messages.key, self.subject.as_deref()) {
             (RateKey::Session, _) => return Some(Arc::new(Limiter::new(messages.quota))),
             (RateKey::Subject, Some(subject)) => MessageKey::of_subject(subject),
-            (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(address.into()),
+            (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(facts.address.into()),
         };
-        let counts = self.messages.get(&route.name)?;
+        let counts = policy.messages.get(route.name())?;
         Some(Arc::new(Limiter::over(counts.get(&key, now), messages.quota)))
     }
 }
 
-fn authenticate(route: &Route, facts: &RequestFacts<'_>, unix_now: Duration) -> Result<Option<Claims>, Rejection> {
-    let Auth::Token(verifier) = &route.auth else { return Ok(None) };
-    let opening = facts.opening;
-    let token = credential::find(&verifier.sources, facts.headers, opening.query, &opening.protocols)
-        .map_err(|credential::Ambiguous| Rejection::TokenAmbiguous)?
-        .ok_or(Rejection::NoToken)?;
-    verifier.verify(&token, unix_now).map(Some).map_err(Rejection::Token)
+/// The permission to open a connection to a server of one pool, and to relay.
+#[derive(Debug)]
+pub struct Admission {
+    lease: Lease,
+    pool: Arc<Pool>,
+    claim_headers: Vec<(HeaderName, HeaderValue)>,
+    expires: Option<Instant>,
+    messages: Option<Arc<Limiter>>,
 }
 
-/// Holds the claims against what the route requires, and gives the headers for the upstream. The error is the name of the
-/// claim that is not as it must be.
+impl Admission {
+    /// The route of the request.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.lease.route
+    }
+
+    /// The pool that the request was admitted for.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The token's subject.
+    pub fn subject(&self) -> Option<&str> {
+        self.lease.subject()
+    }
+
+    /// The headers that carry the claims that the route forwards.
+    pub fn claim_headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.claim_headers
+    }
+
+    /// When the token expires.
+    pub fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// The quota of the client's messages, if the route has one.
+    pub fn messages(&self) -> Option<&Arc<Limiter>> {
+        self.messages.as_ref()
+    }
+
+    /// The part that the session keeps.
+    pub fn into_lease(self) -> Lease {
+        self.lease
+    }
+}
+
+/// The part of an admission that a session keeps until it ends. Dropping it returns the slots.
+#[derive(Debug)]
+pub struct Lease {
+    route: Arc<Route>,
+    grant: Box<Grant>,
+    _session: Slot<()>,
+    client: Option<ClientSlots>,
+}
+
+/// The facts that a session was admitted with. A later snapshot can check them again.
+#[derive(Debug)]
+pub struct Grant {
+    /// The token's subject.
+    pub subject: Option<Arc<str>>,
+    /// The claims of the token, if the route required one.
+    pub claims: Option<Claims>,
+    /// The values of the path's placeholders.
+    pub params: Params,
+    /// The host of the request, as routes compare it.
+    pub host: Box<str>,
+    /// The value of `Origin`.
+    pub origin: Option<Box<[u8]>>,
+    /// The client's address.
+    pub address: IpAddr,
+}
+
+/// The slots of a session at the limits of its client.
+type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>);
+
+impl Lease {
+    /// The route of the session.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The facts that the session was admitted with.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// The token's subject.
+    pub fn subject(&self) -> Option<&str> {
+        self.grant.subject.as_deref()
+    }
+
+    /// Returns the slots of the address and of the subject, because the client has disconnected or its session is over. The
+    /// session itself keeps its slot until this is dropped, since it has its descriptors until then.
+    pub fn release_client(&mut self) {
+        self.client = None;
+    }
+}
+
+/// Checks the claims against the conditions of the route, and returns the headers for the upstream. The error is the name
+/// of the claim that fails.
 fn claim_headers<'a>(
     route: &'a Route,
     params: &Params,
     claims: &Claims,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, &'a str> {
-    if let Some(unmet) = route.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
+    if let Some(unmet) = route.config.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
         return Err(unmet.claim());
     }
-    claims::forward(claims, &route.forward_claims).map_err(|_| {
+    claims::forward(claims, &route.config.forward_claims).map_err(|_| {
         let fails = |rule: &&(String, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
-        route.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim)
+        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim)
     })
 }
 
-/// When the token's time is over, with the leeway that let it in. A time beyond what the clock can hold never comes.
+/// When the token expires, with the leeway that admitted it. `None` for a time that no `Instant` can hold.
 fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
     let Auth::Token(verifier) = &route.auth else { return None };
-    let left = claims.expires().saturating_add(verifier.leeway).saturating_sub(now.unix);
+    let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);
     now.instant.checked_add(left)
 }

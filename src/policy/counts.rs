@@ -31,6 +31,12 @@ pub trait Grouped {
     fn group(&self) -> Option<u64>;
 }
 
+impl Grouped for Arc<str> {
+    fn group(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// One count for each key for as long as the count matters. The number of keys is bounded. There is at most one sweep a
 /// second, so a flood of keys costs neither memory nor much time.
 ///

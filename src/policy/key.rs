@@ -9,7 +9,7 @@ mod pem;
 use std::fmt;
 
 use aws_lc_rs::encoding::AsDer as _;
-use aws_lc_rs::{rsa, signature as crypto};
+use aws_lc_rs::{digest, rsa, signature as crypto};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
@@ -28,6 +28,37 @@ use self::pem::{Pem, PemLabel};
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<Key>,
+    fingerprint: Fingerprint,
+}
+
+/// Two sets are equal if they were created from the same file for the same algorithms.
+impl PartialEq for KeySet {
+    fn eq(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for KeySet {}
+
+/// The SHA-256 of the file and the algorithms of a set. It may be the hash of a secret, so `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fingerprint([u8; digest::SHA256_OUTPUT_LEN]);
+
+impl Fingerprint {
+    fn of(file: &[u8], algorithms: &[Algorithm]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(format!("{algorithms:?}\n").as_bytes());
+        context.update(file);
+        let mut hash = [0; digest::SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(context.finish().as_ref());
+        Self(hash)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint")
+    }
 }
 
 /// Returns the algorithm of this name (RFC 7518 section 3.1, RFC 8037 section 3.1). `Ed25519` (RFC 9864 section 2.2) is
@@ -56,7 +87,8 @@ impl KeySet {
             return Err(KeyError::PemAsSecret);
         }
         let hmac = fitting(algorithms, None, |algorithm| algorithm.family() == AlgorithmFamily::Hmac)?;
-        Key::from_secret(None, hmac, secret).map(Self::of)
+        let key = Key::from_secret(None, hmac, secret)?;
+        Ok(Self { keys: vec![key], fingerprint: Fingerprint::of(secret, algorithms) })
     }
 
     /// Creates a set from one public key in PEM: RSA, EC P-256 or P-384, Ed25519, as `PUBLIC KEY` (X.509), as
@@ -71,7 +103,7 @@ impl KeySet {
         }
         let Pem { label, text } = Pem::public(file)?;
         let der = STANDARD.decode(text);
-        match label {
+        let key = match label {
             PemLabel::PublicKey => Key::from_spki(algorithms, &der.map_err(|_| KeyError::UnsupportedType)?),
             PemLabel::RsaPublicKey => Key::from_rsa_der(None, algorithms, None, &der.map_err(|_| KeyError::Malformed)?),
             PemLabel::Certificate => {
@@ -80,8 +112,8 @@ impl KeySet {
                 let key = certificate.tbs_certificate().subject_public_key_info();
                 Key::from_spki(algorithms, &key.to_der().map_err(|_| KeyError::Malformed)?)
             }
-        }
-        .map(Self::of)
+        };
+        Ok(Self { keys: vec![key?], fingerprint: Fingerprint::of(file, algorithms) })
     }
 
     /// Creates a set from a JWK set (RFC 7517 section 5). Keys that are not for verifying, of unknown type or too weak
@@ -119,11 +151,7 @@ impl KeySet {
         if keys.is_empty() {
             return Err(KeyError::NoUsableKey(skipped.map(Box::new)));
         }
-        Ok(Self { keys })
-    }
-
-    fn of(key: Key) -> Self {
-        Self { keys: vec![key] }
+        Ok(Self { keys, fingerprint: Fingerprint::of(file, algorithms) })
     }
 
     /// Returns the keys that may have signed a token with this `kid`. If keys have that `kid`, only they are returned,

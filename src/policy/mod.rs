@@ -17,5 +17,7 @@ pub mod counts;
 pub mod slots;
 pub mod limits;
 pub mod rejection;
+pub mod request;
 pub mod route;
+pub mod counters;
 pub mod admission;

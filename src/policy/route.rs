@@ -12,6 +12,7 @@ use super::origin::Origins;
 use super::path::Path;
 use super::pattern::{Params, PathPattern};
 use super::token::Verifier;
+use crate::balance::Pool;
 
 /// All routes, ordered so that the first that matches is the most specific.
 ///
@@ -31,10 +32,10 @@ pub struct Routes {
 impl Routes {
     /// Orders the routes by how specific they are, whatever their order in the file.
     #[must_use]
-    pub fn new(routes: Vec<Route>, host_fall_through: bool) -> Self {
-        let mut routes: Vec<_> = routes.into_iter().map(Arc::new).collect();
+    pub fn new(mut routes: Vec<Arc<Route>>, host_fall_through: bool) -> Self {
         // The name decides between routes that match the same requests, so that even these have one order.
         routes.sort_by(|a, b| {
+            let (a, b) = (&a.config, &b.config);
             a.host.order(&b.host).then_with(|| a.path.order(&b.path)).then_with(|| a.name.cmp(&b.name))
         });
         Self { routes, host_fall_through }
@@ -43,11 +44,11 @@ impl Routes {
     /// The most specific route for a host, as [`request_host`](super::host::request_host) gives it, and a path.
     #[must_use]
     pub fn find(&self, host: &str, path: &Path) -> Option<(&Arc<Route>, Params)> {
-        let mut serving = self.routes.iter().filter(|route| route.host.matches(host)).peekable();
-        let most_specific = &serving.peek()?.host;
+        let mut serving = self.routes.iter().filter(|route| route.config.host.matches(host)).peekable();
+        let most_specific = &serving.peek()?.config.host;
         // Routes of one pattern stand together.
-        let mut asked = serving.take_while(|route| self.host_fall_through || route.host == *most_specific);
-        asked.find_map(|route| Some((route, route.path.matches(path)?)))
+        let mut asked = serving.take_while(|route| self.host_fall_through || route.config.host == *most_specific);
+        asked.find_map(|route| Some((route, route.config.path.matches(path)?)))
     }
 
     /// Every route, the most specific first.
@@ -56,46 +57,81 @@ impl Routes {
     }
 }
 
-/// One route: what it matches, whom it admits and on what terms.
-#[derive(Debug)]
-pub struct Route {
+/// The configuration of a route: plain data that two configurations are compared by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConfig {
     /// Its name in logs and labels.
     pub name: Arc<str>,
     /// The hosts that it serves.
     pub host: HostPattern,
     /// The paths that it serves.
     pub path: PathPattern,
-    /// Where its sessions go.
-    pub upstream: UpstreamId,
-    /// What the upstream sees as `Host`; absent: what the client sent.
+    /// What it does with an admitted request.
+    pub action: RouteAction,
+    /// The `Host` that the upstream receives; absent: the host that the client sent.
     pub upstream_host: Option<HeaderValue>,
-    /// Who may use it.
-    pub auth: Auth,
-    /// Which origins may use it.
+    /// The name of the `[auth]` section; absent: the route is open to every client (`auth = "none"`).
+    pub auth: Option<Arc<str>>,
+    /// The origins that may use it.
     pub origins: Origins,
-    /// Which client addresses may use it.
+    /// The client addresses that may use it.
     pub addresses: Addresses,
-    /// What the claims must say.
+    /// The conditions on the claims.
     pub require: Vec<Requirement>,
-    /// Which claims the upstream gets, each in which header.
+    /// The claims that the upstream receives, each with its header.
     pub forward_claims: Vec<(String, HeaderName)>,
-    /// Which headers of a client the upstream sees although they are removed otherwise.
+    /// The client headers that the upstream receives although they are removed by default.
     pub pass_headers: Vec<HeaderName>,
-    /// The bounds of its sessions.
+    /// The limits of its sessions.
     pub limits: Arc<Limits>,
 }
 
-/// The place of an upstream in the configuration's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct UpstreamId(pub usize);
+/// What a route does with an admitted request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteAction {
+    /// Upgrades are proxied to the upstream of this name.
+    Proxy {
+        /// The name of the `[upstream]` section.
+        upstream: Arc<str>,
+    },
+    /// `GET` is answered with this HTML page. Only the demo has such a route.
+    Page(Arc<str>),
+}
 
-/// Who may use a route.
+/// A route of a snapshot: its configuration with the objects that the configuration names.
+#[derive(Debug)]
+pub struct Route {
+    /// Its configuration.
+    pub config: RouteConfig,
+    /// How its clients authenticate.
+    pub auth: Auth,
+    /// Where its requests go.
+    pub target: Target,
+}
+
+/// How the clients of a route authenticate.
 #[derive(Debug, Clone)]
 pub enum Auth {
-    /// Everybody: the operator wrote `auth = "none"`.
+    /// Not at all: the operator wrote `auth = "none"`.
     None,
-    /// The bearer of a token that this verifier accepts.
+    /// With a token that this verifier accepts.
     Token(Arc<Verifier>),
+}
+
+/// Where the requests of a route go.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// To a server of this pool.
+    Pool(Arc<Pool>),
+    /// Nowhere: this page is the response.
+    Page(Arc<str>),
+}
+
+impl Route {
+    /// Its name in logs and labels.
+    pub fn name(&self) -> &Arc<str> {
+        &self.config.name
+    }
 }
 
 /// Whether both patterns match exactly the same requests, so that the later of the two can never match.

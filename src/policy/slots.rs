@@ -35,6 +35,11 @@ impl<K: Hash + Eq + Clone> Slots<K> {
         drop(taken);
         Some(Slot { taken: Arc::clone(&self.taken), key })
     }
+
+    /// The number of taken slots of a key.
+    pub fn count(&self, key: &K) -> u32 {
+        lock(&self.taken).get(key).copied().unwrap_or_default()
+    }
 }
 
 impl<K: Hash + Eq + Clone> Default for Slots<K> {

@@ -22,25 +22,16 @@ use super::token_cache::{TokenCache, TokenHash};
 
 /// Verifies tokens by the rules of one `[auth.<name>]` section.
 pub struct Verifier {
-    /// The sources of the token, in order.
-    pub sources: Vec<TokenSource>,
-    keys: KeySet,
-    algorithms: Vec<Algorithm>,
-    issuer: Option<String>,
-    audience: Vec<String>,
-    /// The tolerated difference of clocks, for `exp` and `nbf`.
-    pub leeway: Duration,
-    /// The maximum length of a token.
-    pub max_bytes: usize,
+    config: VerifierConfig,
     wanted: Wanted,
     token_cache: TokenCache,
 }
 
-/// The settings of a [`Verifier`].
-#[derive(Debug)]
-pub struct VerifierParts {
+/// The configuration of a [`Verifier`]: plain data that two configurations are compared by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifierConfig {
     /// The keys.
-    pub keys: KeySet,
+    pub keys: Arc<KeySet>,
     /// The algorithms that the section allows.
     pub algorithms: Vec<Algorithm>,
     /// The required value of `iss`.
@@ -60,7 +51,7 @@ pub struct VerifierParts {
 /// Why a token was rejected. The reason is logged, and not sent to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// The token is longer than [`VerifierParts::max_bytes`].
+    /// The token is longer than [`VerifierConfig::max_bytes`].
     TooLong,
     /// The token is not three parts separated by dots (RFC 7515 section 7.1).
     NotCompact,
@@ -143,14 +134,23 @@ impl TokenError {
 impl Verifier {
     /// Creates a verifier with an empty cache.
     #[must_use]
-    pub fn new(parts: VerifierParts) -> Self {
-        let VerifierParts { keys, algorithms, issuer, audience, leeway, sources, max_bytes, claims } = parts;
+    pub fn new(config: VerifierConfig) -> Self {
+        let has_audience = !config.audience.is_empty();
         let checked =
-            [("iss", issuer.is_some()), ("aud", !audience.is_empty()), ("sub", true), ("exp", true), ("nbf", true)];
+            [("iss", config.issuer.is_some()), ("aud", has_audience), ("sub", true), ("exp", true), ("nbf", true)];
         let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
-        let wanted = Wanted::new(checked, claims.iter().map(String::as_str).chain(KEPT));
-        let leeway = leeway.min(MAX_LEEWAY);
-        Self { sources, keys, algorithms, issuer, audience, leeway, max_bytes, wanted, token_cache: TokenCache::new() }
+        let wanted = Wanted::new(checked, config.claims.iter().map(String::as_str).chain(KEPT));
+        Self { config, wanted, token_cache: TokenCache::new() }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &VerifierConfig {
+        &self.config
+    }
+
+    /// The tolerated difference of clocks, at most [`MAX_LEEWAY`].
+    pub fn leeway(&self) -> Duration {
+        self.config.leeway.min(MAX_LEEWAY)
     }
 
     /// Verifies a token at `now`, counted from the Unix epoch. The signature of a cached token is not verified again,
@@ -159,7 +159,7 @@ impl Verifier {
     /// # Errors
     /// The first rule that the token breaks. Claims are checked after the signature.
     pub fn verify(&self, token: &str, now: Duration) -> Result<Claims, TokenError> {
-        if token.len() > self.max_bytes {
+        if token.len() > self.config.max_bytes {
             return Err(TokenError::TooLong);
         }
         let hash = TokenHash::of(token);
@@ -173,7 +173,7 @@ impl Verifier {
         })?;
         let members = Arc::new(members);
         let claims = self.check_claims(Arc::clone(&members), now)?;
-        let ends = claims.expires().saturating_add(self.leeway);
+        let ends = claims.expires().saturating_add(self.leeway());
         self.token_cache.insert(hash, members, ends, now);
         Ok(claims)
     }
@@ -184,7 +184,7 @@ impl Verifier {
     /// The first rule about the form, header, key or signature that the token breaks.
     #[doc(hidden)]
     pub fn verify_signature(&self, token: &str) -> Result<Vec<u8>, TokenError> {
-        if token.len() > self.max_bytes {
+        if token.len() > self.config.max_bytes {
             return Err(TokenError::TooLong);
         }
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotCompact)?;
@@ -202,10 +202,10 @@ impl Verifier {
 
     fn check_signature(&self, header: &Header, message: &str, signature: &str) -> Result<(), TokenError> {
         let algorithm = header.algorithm;
-        if !self.algorithms.contains(&algorithm) {
+        if !self.config.algorithms.contains(&algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        let mut candidates = self.keys.candidates(header.kid.as_deref()).peekable();
+        let mut candidates = self.config.keys.candidates(header.kid.as_deref()).peekable();
         if candidates.peek().is_none() {
             return Err(TokenError::KeyUnknown);
         }
@@ -236,12 +236,12 @@ impl Verifier {
     fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
         let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
-        if now >= expires.saturating_add(self.leeway) {
+        if now >= expires.saturating_add(self.leeway()) {
             return Err(TokenError::Expired);
         }
         if let Some(not_before) = claims.get("nbf") {
             let not_before = numeric_date(not_before).ok_or(TokenError::NotBeforeMalformed)?;
-            if now.saturating_add(self.leeway) < not_before {
+            if now.saturating_add(self.leeway()) < not_before {
                 return Err(TokenError::NotYetValid);
             }
         }
@@ -251,12 +251,12 @@ impl Verifier {
     /// Checks `iss`, `aud` and the length of `sub`.
     fn check_parties(&self, claims: &Members) -> Result<(), TokenError> {
         let text = |name| claims.get(name).and_then(Claim::as_text);
-        if let Some(issuer) = &self.issuer
+        if let Some(issuer) = &self.config.issuer
             && text("iss") != Some(issuer)
         {
             return Err(TokenError::Issuer);
         }
-        if !self.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
+        if !self.config.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
             return Err(TokenError::Audience);
         }
         let subject = claims.get("sub").and_then(Claim::scalar_text);
@@ -269,7 +269,8 @@ impl Verifier {
     /// Whether `aud` contains a value of the audience. It is a string, or an array of strings only (RFC 7519 section
     /// 4.1.3).
     fn is_audience(&self, claim: &Claim) -> bool {
-        let ours = |value: &Claim| value.as_text().is_some_and(|name| self.audience.iter().any(|own| own == name));
+        let ours =
+            |value: &Claim| value.as_text().is_some_and(|name| self.config.audience.iter().any(|own| own == name));
         match claim {
             Claim::List(values) => values.iter().all(|value| value.as_text().is_some()) && values.iter().any(ours),
             other => ours(other),
@@ -280,12 +281,12 @@ impl Verifier {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier")
-            .field("sources", &self.sources)
-            .field("keys", &self.keys)
-            .field("algorithms", &self.algorithms)
-            .field("issuer", &self.issuer)
-            .field("audience", &self.audience)
-            .field("leeway", &self.leeway)
+            .field("sources", &self.config.sources)
+            .field("keys", &self.config.keys)
+            .field("algorithms", &self.config.algorithms)
+            .field("issuer", &self.config.issuer)
+            .field("audience", &self.config.audience)
+            .field("leeway", &self.leeway())
             .finish_non_exhaustive()
     }
 }

@@ -10,13 +10,15 @@ use tokio::net::TcpStream;
 
 use super::read::FRAMES_PER_CLOCK;
 use super::*;
+use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
-use crate::policy::admission::{Policy, RequestFacts};
+use crate::policy::admission::Policy;
 use crate::policy::host::HostPattern;
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
-use crate::policy::route::{Auth, Route, Routes, UpstreamId};
+use crate::policy::request::RequestFacts;
+use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::timers::Timers;
@@ -144,13 +146,13 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
 
 fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let limits = Arc::clone(&terms.limits);
-    let route = Route {
+    let config = RouteConfig {
         name: "all".into(),
         host: HostPattern::Any,
         path: "/{*rest}".parse().unwrap(),
-        upstream: UpstreamId(0),
+        action: RouteAction::Proxy { upstream: "echo".into() },
         upstream_host: None,
-        auth: Auth::None,
+        auth: None,
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -158,7 +160,18 @@ fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now:
         pass_headers: Vec::new(),
         limits,
     };
-    let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN);
+    let upstream = UpstreamConfig {
+        name: "echo".into(),
+        servers: Vec::new(),
+        base_path: String::new(),
+        connect_timeout: SHORT,
+        response_timeout: SHORT,
+        max_pending_requests: 1,
+        title_case_headers: false,
+    };
+    let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
+    let route = Arc::new(Route { config, auth: Auth::None, target });
+    let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN, Arc::default());
     let process = Arc::new(Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
@@ -173,7 +186,8 @@ fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now:
         origin: None,
     };
     let client = Ipv4Addr::LOCALHOST.into();
-    let facts = RequestFacts { opening: &opening, headers: &HeaderMap::new(), address: client };
+    let headers = HeaderMap::new();
+    let facts = RequestFacts::of_opening(&opening, &headers, client);
     let lease = policy.admit(&facts, clock::both()).unwrap().into_lease();
     let meta = SessionMeta {
         client,

@@ -1,7 +1,7 @@
 //! The phases of the process (serving, draining, aborted), and the times at which sessions close during the drain.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Lifecycle {
     phase: AtomicU8,
+    is_admitting: AtomicBool,
     drain: CancellationToken,
     abort: CancellationToken,
     drain_timeout: Duration,
@@ -45,6 +46,7 @@ impl Lifecycle {
     pub fn new(drain_timeout: Duration) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Serving as u8),
+            is_admitting: AtomicBool::new(true),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             drain_timeout,
@@ -53,6 +55,16 @@ impl Lifecycle {
             close_slots: AtomicU32::new(0),
             close_interval_us: AtomicU32::new(0),
         }
+    }
+
+    /// Rejects all further requests. It precedes the drain, so that no session starts after the drain was announced.
+    pub fn stop_admitting(&self) {
+        self.is_admitting.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether requests are admitted.
+    pub fn is_admitting(&self) -> bool {
+        self.is_admitting.load(Ordering::Relaxed)
     }
 
     /// Starts the drain: sessions are asked to close, one after another.

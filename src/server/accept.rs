@@ -6,7 +6,6 @@
 //! moves for every second one.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -52,7 +51,7 @@ pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>
 async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
-            Some(Ok(accepted)) => worker.spawn_connection(accepted, Arc::clone(&listener.config)),
+            Some(Ok(accepted)) => worker.spawn_connection(accepted, listener.address),
             Some(Err(error)) => tracing::error!(%error, "cannot register a connection with the event loop"),
             None => {}
         }
@@ -87,7 +86,7 @@ async fn accept_all<'a>(
                 pause = PAUSE_MIN;
                 match (accepted, worker.less_loaded_peer()) {
                     (None, _) => {}
-                    (Some(accepted), None) => worker.spawn_connection(accepted, Arc::clone(&listener.config)),
+                    (Some(accepted), None) => worker.spawn_connection(accepted, listener.address),
                     (Some(accepted), Some(other)) => match accepted.try_map(TcpStream::into_std) {
                         Ok(accepted) => return (other, accepted),
                         Err(error) => tracing::error!(%error, "cannot move a connection to another worker"),

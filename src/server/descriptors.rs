@@ -8,7 +8,7 @@ use super::error::ServeError;
 use super::worker;
 use crate::config::{Config, MaxSessions};
 use crate::runtime::pending_limit::PendingLimit;
-use crate::upstream::Pool;
+use crate::upstream::connector::extra_descriptors;
 
 /// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
 const OTHER_DESCRIPTORS: usize = 64;
@@ -30,7 +30,7 @@ pub fn check_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
 /// Returns the number of descriptors needed besides two per session.
 pub(super) fn other_descriptors(config: &Config) -> u64 {
     // Each pending request counts as a session, so `max_sessions` bounds their number.
-    let extra: usize = config.upstreams.iter().map(Pool::extra_descriptors).fold(0, usize::saturating_add);
+    let extra: usize = config.upstreams.iter().map(extra_descriptors).fold(0, usize::saturating_add);
     let count = OTHER_DESCRIPTORS
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()

@@ -13,10 +13,8 @@ use super::error::ServeError;
 use super::socket::{self, Listener};
 use super::worker::{Worker, WorkerPool};
 use crate::config::{Certificate, Config};
-use crate::front::connection_config::ConnectionConfig;
 use crate::front::gateway::Gateway;
-use crate::policy::admission::Policy;
-use crate::policy::route::Routes;
+use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::relay::Process;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -26,7 +24,7 @@ use crate::telemetry::identity::Identities;
 use crate::telemetry::rejections::RejectionLog;
 use crate::telemetry::sessions::Sessions;
 use crate::tls;
-use crate::upstream::Pool;
+use crate::upstream::Connector;
 
 /// How often the log says how many lines about refusals were left out.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -42,47 +40,44 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds every listener. `page` is what a browser gets that asks for `/`.
+    /// Binds every listener.
     ///
     /// # Errors
     /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
-    pub fn bind(config: Config, page: Option<String>) -> Result<Self, ServeError> {
+    pub fn bind(config: Config) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
         let pending_limit = Arc::new(pending_limit);
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let bound = socket::bind(listener.address).map_err(|error| ServeError::Bind(listener.address, error))?;
-            addresses.push(bound.local_addr().map_err(ServeError::System)?);
-            let config = ConnectionConfig {
-                tls: tls::config::server_config(&listener.certificates, config.server.record_layer)
-                    .map_err(ServeError::Tls)?,
-                handshake_timeout: listener.handshake_timeout,
-                head_max_bytes: listener.head_max_bytes,
-                head_max_headers: listener.head_max_headers,
-                pending_limit: Arc::clone(&pending_limit),
-            };
+            let address = bound.local_addr().map_err(ServeError::System)?;
+            addresses.push(address);
             let pending_limit = Arc::clone(&pending_limit);
-            listeners.push(Listener { socket: bound, config: Arc::new(config), pending_limit, accepted: None });
+            listeners.push(Listener { socket: bound, address, pending_limit, accepted: None });
         }
-        let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
-        let identities = Identities::new(&config.log, random());
-        let gateway = Gateway {
-            policy: Policy::new(
-                Routes::new(config.routes, config.server.host_fall_through),
-                config.server.upgrade_quota,
-                max_sessions,
-            ),
-            pools: config.upstreams.into_iter().map(|upstream| Pool::new(upstream, clock::now)).collect(),
-            process: Arc::new(Process {
-                lifecycle: Lifecycle::new(config.server.drain_timeout),
-                sessions: Sessions::new(config.log.session_start, identities),
-            }),
-            rejections: RejectionLog::new(),
-            page,
+        let counters = Arc::default();
+        let context = SnapshotContext {
+            addresses: &addresses,
+            max_sessions,
+            pending_limit: &pending_limit,
+            counters: &counters,
+            now: clock::now(),
         };
-        let workers = config.server.workers.get();
-        Ok(Self { gateway: Arc::new(gateway), listeners, addresses, certificates, workers })
+        let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
+        let identities = Identities::new(&config.log, random());
+        let process = Arc::new(Process {
+            lifecycle: Lifecycle::new(config.server.drain_timeout),
+            sessions: Sessions::new(config.log.session_start, identities),
+        });
+        let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process));
+        let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
+        Ok(Self { gateway, listeners, addresses, certificates, workers: config.server.workers.get() })
+    }
+
+    /// The state that its connections share. It stays valid while the server runs.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
     }
 
     /// The addresses that it is bound to, in the order of the configuration.
@@ -111,10 +106,10 @@ impl Server {
             let _ = pool.least_loaded().map(|worker| worker.send(listener));
         }
         let serving = async {
-            // A sender that is gone will say nothing more, which is a word, too.
+            // A closed channel counts as a stop signal.
             stop.recv().await;
-            // Who hears of the drain can rely on it that nobody comes in any more.
-            self.gateway.policy.drain();
+            // No session starts after the drain is announced.
+            self.gateway.process.lifecycle.stop_admitting();
             draining(self.gateway.process.lifecycle.sessions());
             self.gateway.process.lifecycle.start_drain(clock::now());
             drain(&self.gateway.process.lifecycle, workers, &mut stop).await;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::front::connection_config::ConnectionConfig;
 use crate::runtime::pending_limit::{PendingLimit, PendingSlot};
 
 /// The length of the kernel's accept queue. The kernel caps it at its own limit.
@@ -36,8 +35,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 pub struct Listener {
     /// The socket, not registered with a runtime.
     pub socket: std::net::TcpListener,
-    /// The configuration of its connections.
-    pub config: Arc<ConnectionConfig>,
+    /// The address that it is bound to, by which snapshots know it.
+    pub address: SocketAddr,
     /// The limit on pending connections, shared by all listeners.
     pub pending_limit: Arc<PendingLimit>,
     /// The connection accepted last, if the worker that the listener moves to is to serve it.

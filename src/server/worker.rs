@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +12,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::socket::{Accepted, Listener};
 use crate::front::connection;
-use crate::front::connection_config::ConnectionConfig;
 use crate::front::gateway::Gateway;
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
@@ -182,14 +182,16 @@ impl WorkerContext {
     }
 
     /// Begins to carry a connection.
-    pub fn spawn_connection(&self, accepted: Accepted<TcpStream>, config: Arc<ConnectionConfig>) {
+    pub fn spawn_connection(&self, accepted: Accepted<TcpStream>, listener: SocketAddr) {
         let Accepted { stream, client, slot } = accepted;
+        // A connection that was accepted before its listener was removed closes.
+        let Some(config) = self.gateway.snapshot().connections(listener).cloned() else { return };
         let guard = ConnectionGuard::new(&self.timers, &self.connections);
         let (gateway, sessions) = (Arc::clone(&self.gateway), self.tasks.clone());
         let deadline = clock::after(clock::now(), config.handshake_timeout);
         self.tasks.start(async move {
             let pending = PendingConnection { slot, guard };
-            // A session is a task of its own: in this one it would keep the room that its handshakes needed.
+            // A session is a task of its own: in this one it would keep the memory that its handshakes needed.
             let steps = Box::pin(connection::serve(&gateway, &config, stream, client, pending, deadline));
             if let Some(relay) = handshake_pacing::paced(steps).await {
                 sessions.start(relay);

@@ -1,10 +1,10 @@
 //! Upstreams: the selection of a server for a session, and the connection to it.
 
-pub mod connect;
+pub mod connector;
 pub mod open;
 mod race;
-mod server;
+mod names;
 pub mod stream;
 
-pub use connect::{AskError, Pool};
+pub use connector::{AskError, Connector};
 pub use stream::UpstreamStream;

@@ -28,7 +28,8 @@ use tollgate::policy::key::KeySet;
 use tollgate::policy::limits::OnExcess;
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
-use tollgate::policy::token::{Verifier, VerifierParts};
+use tollgate::policy::route::RouteAction;
+use tollgate::policy::token::{Verifier, VerifierConfig};
 use tollgate::session::Side;
 use tollgate::ws::close::Close;
 use tollgate::ws::frame::{CONTROL_MAX_BYTES, HEADER_MAX_BYTES, Header};
@@ -214,7 +215,11 @@ pub fn config(data: &[u8]) {
         Ok(config) => {
             assert!(!config.listeners.is_empty() && !config.routes.is_empty());
             for route in &config.routes {
-                assert!(route.upstream.0 < config.upstreams.len(), "the upstream of a route does not exist");
+                let RouteAction::Proxy { upstream } = &route.action else { panic!("a file describes no page") };
+                let exists = config.upstreams.iter().any(|known| known.name == *upstream);
+                assert!(exists, "the upstream of a route does not exist");
+                let has_verifier = route.auth.as_ref().is_none_or(|auth| config.verifiers.contains_key(auth));
+                assert!(has_verifier, "the verifier of a route does not exist");
                 assert!(route.limits.frame_max_bytes <= route.limits.message_max_bytes);
             }
             assert!(!config.warnings.has_errors());
@@ -322,8 +327,8 @@ pub fn token(data: &[u8]) {
     static VERIFIER: OnceLock<Verifier> = OnceLock::new();
     let verifier = VERIFIER.get_or_init(|| {
         let algorithms = vec![Algorithm::ES256, Algorithm::HS256];
-        Verifier::new(VerifierParts {
-            keys: KeySet::from_jwks(KEYS.as_bytes(), &algorithms).expect("the keys are good"),
+        Verifier::new(VerifierConfig {
+            keys: KeySet::from_jwks(KEYS.as_bytes(), &algorithms).expect("the keys are good").into(),
             algorithms,
             issuer: Some("joe".to_owned()),
             audience: Vec::new(),
@@ -373,8 +378,8 @@ fn token_sources(text: &str) {
 pub fn is_admitted_token(data: &[u8]) -> bool {
     let algorithms = [Algorithm::ES256, Algorithm::HS256];
     let keys = KeySet::from_jwks(KEYS.as_bytes(), &algorithms).expect("the keys are good");
-    let parts = VerifierParts {
-        keys,
+    let parts = VerifierConfig {
+        keys: keys.into(),
         algorithms: algorithms.to_vec(),
         issuer: Some("joe".to_owned()),
         audience: Vec::new(),

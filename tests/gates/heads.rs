@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::hmac;
@@ -14,9 +15,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tollgate::config::{self, Content, Files};
 use tollgate::front::headers::{self, UpstreamHeaders};
-use tollgate::policy::admission::{Clocks, Policy, RequestFacts};
+use tollgate::front::snapshot::{Snapshot, SnapshotContext};
+use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
-use tollgate::policy::route::{Auth, Routes};
+use tollgate::policy::request::RequestFacts;
+use tollgate::policy::route::Auth;
+use tollgate::runtime::pending_limit::PendingLimit;
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
 
 use super::cases::Run;
@@ -76,7 +80,15 @@ impl Head {
     pub fn run(self) -> Run {
         let config = config::parse(CONFIG, Path::new("tollgate.toml"), Path::new("/"), &Memory);
         let config = config.unwrap_or_else(|report| panic!("{report}"));
-        let policy = Policy::new(Routes::new(config.routes, false), config.server.upgrade_quota, NonZeroU32::MIN);
+        let counters = Arc::default();
+        let context = SnapshotContext {
+            addresses: &[],
+            max_sessions: NonZeroU32::MIN,
+            pending_limit: &Arc::new(PendingLimit::new(1, None)),
+            counters: &counters,
+            now: tollgate::runtime::clock::now(),
+        };
+        let snapshot = Snapshot::new(&config, context).expect("no listener needs TLS");
         let uri: Uri = format!("/ws?{}", self.query).parse().unwrap();
         let mut headers = HeaderMap::new();
         let own = [
@@ -95,7 +107,7 @@ impl Head {
         }
         let now = Clocks { instant: tollgate::runtime::clock::now(), unix: Duration::from_secs(1_800_000_000) };
         let address = IpAddr::from([192, 0, 2, 1]);
-        Box::new(move || take(&policy, black_box(&uri), black_box(&headers), address, now))
+        Box::new(move || take(snapshot.policy(), black_box(&uri), black_box(&headers), address, now))
     }
 }
 
@@ -103,14 +115,14 @@ impl Head {
 fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
     policy.charge(address, now.instant).expect("the rate is not exceeded");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
-    let facts = RequestFacts { opening: &opening, headers, address };
+    let facts = RequestFacts::of_opening(&opening, headers, address);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
     let Auth::Token(verifier) = &admission.route().auth else { panic!("the route requires a token") };
-    let (protocols, _) = credential::strip_protocols(&verifier.sources, &opening.protocols);
-    black_box(credential::strip_query(&verifier.sources, opening.query));
+    let (protocols, _) = credential::strip_protocols(&verifier.config().sources, &opening.protocols);
+    black_box(credential::strip_query(&verifier.config().sources, opening.query));
     let extensions = &opening.extensions;
-    let added = UpstreamHeaders { address, request_id: "0", key: "0", protocols: &protocols, extensions };
-    black_box(headers::to_upstream(headers, &opening, &admission, &added));
+    let added = UpstreamHeaders { request_id: "0", key: "0", protocols: &protocols, extensions };
+    black_box(headers::to_upstream(&facts, &admission, &added));
 }
 
 /// Returns as many items as fit into `bytes`, each followed by the separator.

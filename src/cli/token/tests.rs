@@ -11,7 +11,7 @@ use rcgen::{
 
 use super::*;
 use crate::policy::key::{self, KeySet};
-use crate::policy::token::{Verifier, VerifierParts};
+use crate::policy::token::{Verifier, VerifierConfig};
 
 fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
@@ -55,8 +55,8 @@ fn minted(algorithm: &str, file: &[u8]) -> Result<String, String> {
 
 /// Checks that a verifier with these keys accepts a token.
 fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
-    let verifier = Verifier::new(VerifierParts {
-        keys,
+    let verifier = Verifier::new(VerifierConfig {
+        keys: std::sync::Arc::new(keys),
         algorithms: vec![algorithm],
         issuer: None,
         audience: vec![],

@@ -8,15 +8,15 @@ use super::super::origin::MissingOrigin;
 use super::super::quota::{Quota, Rate};
 use super::*;
 
-fn route(name: &str, host: &str, path: &str) -> Route {
+fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) };
-    Route {
+    let config = RouteConfig {
         name: name.into(),
         host: if host.is_empty() { HostPattern::Any } else { host.parse().unwrap() },
         path: path.parse().unwrap(),
-        upstream: UpstreamId(0),
+        action: RouteAction::Page("".into()),
         upstream_host: None,
-        auth: Auth::None,
+        auth: None,
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -38,7 +38,8 @@ fn route(name: &str, host: &str, path: &str) -> Route {
             write_timeout: Duration::from_secs(1),
             check_utf8: false,
         }),
-    }
+    };
+    Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })
 }
 
 /// Routes whose names are their host and path.
@@ -52,11 +53,11 @@ fn routes_that(patterns: &[(&str, &str)], fall_through: bool) -> Routes {
 }
 
 fn find(routes: &Routes, host: &str, path: &str) -> Option<String> {
-    routes.find(host, &Path::parse(path).unwrap()).map(|(route, _params)| route.name.to_string())
+    routes.find(host, &Path::parse(path).unwrap()).map(|(route, _params)| route.name().to_string())
 }
 
 fn names(routes: &Routes) -> Vec<&str> {
-    routes.iter().map(|route| &*route.name).collect()
+    routes.iter().map(|route| &**route.name()).collect()
 }
 
 fn pattern(text: &str) -> PathPattern {

@@ -51,9 +51,9 @@ fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) 
     format!("{message}.{signature}")
 }
 
-fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierParts {
-    VerifierParts {
-        keys,
+fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierConfig {
+    VerifierConfig {
+        keys: Arc::new(keys),
         algorithms: algorithms.to_vec(),
         issuer: Some("https://id.example.com/".to_owned()),
         audience: vec!["chat".to_owned(), "chat-admin".to_owned()],
@@ -405,7 +405,7 @@ fn leeway_applies_to_exp_and_nbf_and_is_bounded() {
     let token = hmac_token(r#"{"alg":"HS256"}"#, r#"{"exp":1800000000,"nbf":1799999000}"#);
     let at = |leeway: u64, now: u64| {
         let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-        let verifier = Verifier::new(VerifierParts {
+        let verifier = Verifier::new(VerifierConfig {
             issuer: None,
             audience: vec![],
             leeway: Duration::from_secs(leeway),
@@ -488,7 +488,7 @@ fn malformed_values_matter_only_in_claims_that_the_section_checks() {
     // The same values in claims that the section checks, or that only a route uses.
     let judged = |issuer: Option<&str>, audience: &[&str], claims: &[&str], member: &str| {
         let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-        let verifier = Verifier::new(VerifierParts {
+        let verifier = Verifier::new(VerifierConfig {
             issuer: issuer.map(str::to_owned),
             audience: audience.iter().map(|name| (*name).to_owned()).collect(),
             claims: claims.iter().map(|name| (*name).to_owned()).collect(),
@@ -518,7 +518,7 @@ fn at_the_maximum_time_every_token_is_expired() {
     for leeway in [Duration::ZERO, MAX_LEEWAY] {
         for exp in ["1800000060", "18446744073709551615", "1.8446744073709550e19"] {
             let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-            let verifier = Verifier::new(VerifierParts { leeway, ..parts(keys, &[Algorithm::HS256]) });
+            let verifier = Verifier::new(VerifierConfig { leeway, ..parts(keys, &[Algorithm::HS256]) });
             let token = hmac_token(r#"{"alg":"HS256"}"#, &with_exp(exp));
             assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
             // A cached token is rejected, too.
@@ -533,7 +533,7 @@ fn the_length_of_a_token_is_bounded_by_the_section() {
     let token = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(12_000))));
     let outcome = |max_bytes| {
         let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-        let verifier = Verifier::new(VerifierParts { max_bytes, ..parts(keys, &[Algorithm::HS256]) });
+        let verifier = Verifier::new(VerifierConfig { max_bytes, ..parts(keys, &[Algorithm::HS256]) });
         verifier.verify(&token, NOW).map(drop)
     };
     assert_eq!(outcome(token.len()), Ok(()));
@@ -714,7 +714,7 @@ proptest! {
         let fresh = || {
             let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
             let leeway = Duration::from_secs(leeway);
-            Verifier::new(VerifierParts { leeway, ..parts(keys, &[Algorithm::HS256]) })
+            Verifier::new(VerifierConfig { leeway, ..parts(keys, &[Algorithm::HS256]) })
         };
         let verifier = fresh();
         for (which, seconds) in uses {

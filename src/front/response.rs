@@ -1,0 +1,128 @@
+//! The responses that Tollgate itself sends: the 101, rejections, and the page of the demo.
+
+use std::sync::Arc;
+
+use http::header::{
+    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Bytes;
+
+use super::headers;
+use crate::policy::rejection::{Rejected, Rejection};
+use crate::ws::handshake::{self, Answer, Opening};
+
+/// A request that was rejected.
+#[derive(Debug)]
+pub(super) struct RejectedRequest {
+    pub(super) rejected: Rejected,
+    /// The name of the upstream, if the request was admitted for one.
+    pub(super) upstream: Option<Arc<str>>,
+    /// The upstream's server, if one accepted the connection.
+    pub(super) server: Option<Arc<str>>,
+    /// Further text for the log.
+    pub(super) detail: Option<String>,
+    /// The upstream's own response, if that is the reason.
+    pub(super) response: Option<Response<Bytes>>,
+}
+
+impl<T: Into<Rejected>> From<T> for RejectedRequest {
+    fn from(rejected: T) -> Self {
+        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None }
+    }
+}
+
+impl RejectedRequest {
+    /// The response, which closes the connection: a client needs no second request on it, and a request that is not read
+    /// cannot be smuggled.
+    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = match self.response {
+            Some(response) => {
+                let (head, body) = response.into_parts();
+                let mut response = Response::new(Full::new(body));
+                *response.status_mut() = head.status;
+                *response.headers_mut() = headers::to_refused_client(head.status, &head.headers);
+                response
+            }
+            None => error_response(self.rejected.rejection),
+        };
+        response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
+
+fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
+    let error = rejection.response();
+    let mut response = Response::new(Full::from(error.body));
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(seconds) = error.retry_after_secs {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(rejection)));
+    }
+    if error.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
+    }
+    response
+}
+
+/// The challenge (RFC 6750 section 3): without an error code if there was no token, and with one code for every invalid
+/// token.
+fn challenge(rejection: Rejection) -> &'static str {
+    match rejection {
+        Rejection::Token(_) => "Bearer error=\"invalid_token\"",
+        _ => "Bearer",
+    }
+}
+
+/// The 101 for the client.
+pub(super) fn switching_protocols(
+    opening: &Opening<'_>,
+    answer: &Answer<'_>,
+    marker: Option<&str>,
+    upstream: &HeaderMap,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    *headers = headers::to_client(upstream);
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let accept = handshake::accept(opening.key);
+    let values = [
+        (SEC_WEBSOCKET_ACCEPT, Some(accept.as_str())),
+        (SEC_WEBSOCKET_PROTOCOL, answer.protocol.or(marker)),
+        (SEC_WEBSOCKET_EXTENSIONS, answer.extension),
+    ];
+    for (name, value) in values {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// The page of a route, for a browser.
+pub(super) fn page(page: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(page.to_owned()));
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+             connect-src 'self' wss://localhost:*; frame-ancestors 'none'",
+        ),
+    );
+    response
+}

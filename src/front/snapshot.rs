@@ -1,0 +1,169 @@
+//! The configuration in use: immutable, and replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection_config::ConnectionConfig;
+use crate::balance::Pool;
+use crate::config::{Config, ListenerConfig, RecordLayer};
+use crate::policy::admission::Policy;
+use crate::policy::counters::Counters;
+use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
+use crate::policy::token::Verifier;
+use crate::runtime::pending_limit::PendingLimit;
+use crate::tls;
+
+/// Routes, verifiers, pools and the settings of listeners. Parts that are unchanged are the same objects as in the snapshot
+/// before, so that their caches, tickets and server state persist.
+#[derive(Debug)]
+pub struct Snapshot {
+    generation: u64,
+    policy: Policy,
+    pools: BTreeMap<Arc<str>, Arc<Pool>>,
+    verifiers: BTreeMap<Arc<str>, Arc<Verifier>>,
+    listeners: BTreeMap<SocketAddr, Listener>,
+    record_layer: RecordLayer,
+}
+
+#[derive(Debug)]
+struct Listener {
+    config: ListenerConfig,
+    connections: Arc<ConnectionConfig>,
+}
+
+/// The inputs of a snapshot beside the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotContext<'a> {
+    /// The address that each listener is bound to, in the order of the configuration.
+    pub addresses: &'a [SocketAddr],
+    /// `max_sessions`, as far as the file descriptors allow it.
+    pub max_sessions: NonZeroU32,
+    /// The limit of connections that have not read their request head.
+    pub pending_limit: &'a Arc<PendingLimit>,
+    /// The counters of the process.
+    pub counters: &'a Arc<Counters>,
+    /// The time at which new pools start.
+    pub now: Instant,
+}
+
+impl Snapshot {
+    /// Builds the first snapshot.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(config: &Config, context: SnapshotContext<'_>) -> Result<Self, rustls::Error> {
+        Self::build(config, context, None)
+    }
+
+    /// Builds the snapshot that follows this one.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn next(&self, config: &Config, context: SnapshotContext<'_>) -> Result<Self, rustls::Error> {
+        Self::build(config, context, Some(self))
+    }
+
+    /// The number of snapshots up to this one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The rules for requests.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The pools, by name.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.values()
+    }
+
+    /// The settings for connections of the listener that is bound to this address.
+    pub fn connections(&self, listener: SocketAddr) -> Option<&Arc<ConnectionConfig>> {
+        self.listeners.get(&listener).map(|listener| &listener.connections)
+    }
+
+    fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {
+        let SnapshotContext { addresses, max_sessions, pending_limit, counters, now } = context;
+        let mut pools = BTreeMap::new();
+        for upstream in &config.upstreams {
+            let kept =
+                before.and_then(|before| before.pools.get(&upstream.name)).filter(|pool| pool.config() == upstream);
+            let pool = kept.map_or_else(|| Arc::new(Pool::new(upstream.clone(), now)), Arc::clone);
+            pools.insert(Arc::clone(&upstream.name), pool);
+        }
+        let mut verifiers = BTreeMap::new();
+        for (name, verifier) in &config.verifiers {
+            let kept = before.and_then(|before| before.verifiers.get(name)).filter(|kept| kept.config() == verifier);
+            let verifier = kept.map_or_else(|| Arc::new(Verifier::new(verifier.clone())), Arc::clone);
+            verifiers.insert(Arc::clone(name), verifier);
+        }
+        let mut listeners = BTreeMap::new();
+        for (address, listener) in addresses.iter().zip(&config.listeners) {
+            let kept = before.filter(|before| before.record_layer == config.server.record_layer);
+            let kept = kept.and_then(|before| before.listeners.get(address)).filter(|kept| kept.config == *listener);
+            let connections = match kept {
+                Some(kept) => Arc::clone(&kept.connections),
+                None => Arc::new(ConnectionConfig {
+                    tls: tls::config::server_config(&listener.certificates, config.server.record_layer)?,
+                    handshake_timeout: listener.handshake_timeout,
+                    head_max_bytes: listener.head_max_bytes,
+                    head_max_headers: listener.head_max_headers,
+                    pending_limit: Arc::clone(pending_limit),
+                }),
+            };
+            listeners.insert(*address, Listener { config: listener.clone(), connections });
+        }
+        let routes = config.routes.iter().filter_map(|route| {
+            let new = Route { config: route.clone(), auth: auth(route, &verifiers)?, target: target(route, &pools)? };
+            let kept = before.and_then(|before| before.policy.routes().iter().find(|kept| is_same(kept, &new)));
+            Some(kept.map_or_else(|| Arc::new(new), Arc::clone))
+        });
+        let routes = Routes::new(routes.collect(), config.server.host_fall_through);
+        Ok(Self {
+            generation: before.map_or(1, |before| before.generation + 1),
+            policy: Policy::new(routes, config.server.upgrade_quota, max_sessions, Arc::clone(counters)),
+            pools,
+            verifiers,
+            listeners,
+            record_layer: config.server.record_layer,
+        })
+    }
+}
+
+/// How the clients of a route authenticate. `None` for a verifier that the configuration lacks; a checked one has it.
+fn auth(route: &RouteConfig, verifiers: &BTreeMap<Arc<str>, Arc<Verifier>>) -> Option<Auth> {
+    match &route.auth {
+        None => Some(Auth::None),
+        Some(name) => verifiers.get(name).map(|verifier| Auth::Token(Arc::clone(verifier))),
+    }
+}
+
+/// Where the requests of a route go. `None` for an upstream that the configuration lacks; a checked one has it.
+fn target(route: &RouteConfig, pools: &BTreeMap<Arc<str>, Arc<Pool>>) -> Option<Target> {
+    match &route.action {
+        RouteAction::Proxy { upstream } => pools.get(upstream).map(|pool| Target::Pool(Arc::clone(pool))),
+        RouteAction::Page(page) => Some(Target::Page(Arc::clone(page))),
+    }
+}
+
+/// Whether two routes have the same configuration and refer to the same objects.
+fn is_same(a: &Route, b: &Route) -> bool {
+    let same_auth = match (&a.auth, &b.auth) {
+        (Auth::None, Auth::None) => true,
+        (Auth::Token(a), Auth::Token(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    };
+    let same_target = match (&a.target, &b.target) {
+        (Target::Pool(a), Target::Pool(b)) => Arc::ptr_eq(a, b),
+        (Target::Page(_), Target::Page(_)) => true,
+        _ => false,
+    };
+    same_auth && same_target && a.config == b.config
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! Tests of `snapshot`: what a new snapshot keeps, and swaps while requests are admitted.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+
+use super::*;
+use crate::config::{Content, Files};
+use crate::front::gateway::Gateway;
+use crate::policy::admission::{Admission, Clocks};
+use crate::policy::rejection::{Rejected, Rejection};
+use crate::policy::request::{RequestFacts, RequestKind};
+use crate::relay::Process;
+use crate::runtime::clock;
+use crate::runtime::lifecycle::Lifecycle;
+use crate::telemetry::identity::Identities;
+use crate::telemetry::sessions::Sessions;
+use crate::upstream::Connector;
+
+/// A certificate with its key, and a secret for tokens.
+struct InMemory(rcgen::CertifiedKey<rcgen::KeyPair>);
+
+impl Files for InMemory {
+    fn read(&self, path: &Path) -> io::Result<Content> {
+        let text = match path.to_str() {
+            Some("chain.pem") => self.0.cert.pem(),
+            Some("key.pem") => self.0.signing_key.serialize_pem(),
+            Some("secret") => "a secret of thirty-two bytes ...".to_owned(),
+            Some("other") => "another secret of thirty-two b. ".to_owned(),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(Content { bytes: text.into_bytes(), mode: 0o600 })
+    }
+
+    fn credentials(&self) -> Option<PathBuf> {
+        None
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// The configuration of the tests, with these replacements.
+fn config(files: &InMemory, replacements: &[(&str, &str)]) -> Config {
+    let mut text = r#"
+        [server]
+        upgrade_rate = "3/h"
+        upgrade_burst = 3
+        [[listener]]
+        address = "127.0.0.1:443"
+        certificates = [{ chain = "chain.pem", key = "key.pem" }]
+        [auth.users]
+        secret_file = "secret"
+        algorithms = ["HS256"]
+        [upstream.blue]
+        servers = ["127.0.0.1:9001"]
+        [upstream.green]
+        servers = ["127.0.0.1:9002"]
+        [[route]]
+        name = "chat"
+        path = "/chat"
+        upstream = "blue"
+        auth = "none"
+        [route.limits]
+        sessions_per_address = 2
+        [[route]]
+        name = "feed"
+        path = "/feed"
+        upstream = "green"
+        auth = "users"
+    "#
+    .to_owned();
+    for (from, to) in replacements {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    crate::config::parse(&text, Path::new("tollgate.toml"), Path::new(""), files)
+        .unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn files() -> InMemory {
+    InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap())
+}
+
+/// A gateway with the first snapshot of a configuration.
+fn gateway(config: &Config) -> Gateway {
+    let counters = Arc::default();
+    let snapshot = build(None, config, &counters);
+    let process = Process {
+        lifecycle: Lifecycle::new(Duration::from_secs(1)),
+        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&config.log, [0; 32])),
+    };
+    Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process))
+}
+
+fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
+    let context = SnapshotContext {
+        addresses: &[config.listeners[0].address],
+        max_sessions: NonZeroU32::new(1_000).unwrap(),
+        pending_limit: &Arc::new(PendingLimit::new(1, None)),
+        counters,
+        now: clock::now(),
+    };
+    match before {
+        Some(before) => before.next(config, context).unwrap(),
+        None => Snapshot::new(config, context).unwrap(),
+    }
+}
+
+fn admit(snapshot: &Snapshot, path: &str, address: IpAddr) -> Result<Admission, Rejected> {
+    let facts = RequestFacts {
+        kind: RequestKind::WebSocket,
+        authority: "localhost",
+        path,
+        query: None,
+        origin: None,
+        headers: &HeaderMap::new(),
+        protocols: &[],
+        address,
+    };
+    snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) })
+}
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn route<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Route> {
+    snapshot.policy().routes().iter().find(|route| **route.name() == *name).unwrap()
+}
+
+#[test]
+fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
+    let (files, counters) = (files(), Arc::default());
+    let first = build(None, &config(&files, &[]), &counters);
+    let listener = "127.0.0.1:443".parse().unwrap();
+    // The replacement, and whether both pools, the verifier, both routes and the listener are kept.
+    let table: &[(&str, &str, [bool; 6])] = &[
+        ("[server]", "[server]", [true; 6]),
+        ("127.0.0.1:9001", "127.0.0.1:9003", [false, true, true, false, true, true]),
+        ("\"secret\"", "\"other\"", [true, true, false, true, false, true]),
+        ("sessions_per_address = 2", "sessions_per_address = 3", [true, true, true, false, true, true]),
+        ("upstream = \"blue\"", "upstream = \"green\"", [true, true, true, false, true, true]),
+        ("path = \"/feed\"", "path = \"/news\"", [true, true, true, true, false, true]),
+        ("[[listener]]", "[[listener]]\nhandshake_timeout = \"5s\"", [true, true, true, true, true, false]),
+        ("[server]", "[server]\nrecord_layer = \"rustls\"", [true, true, true, true, true, false]),
+    ];
+    for (from, to, expected) in table {
+        let next = build(Some(&first), &config(&files, &[(from, to)]), &counters);
+        let kept = [
+            Arc::ptr_eq(&first.pools["blue"], &next.pools["blue"]),
+            Arc::ptr_eq(&first.pools["green"], &next.pools["green"]),
+            Arc::ptr_eq(&first.verifiers["users"], &next.verifiers["users"]),
+            Arc::ptr_eq(route(&first, "chat"), route(&next, "chat")),
+            Arc::ptr_eq(route(&first, "feed"), route(&next, "feed")),
+            Arc::ptr_eq(first.connections(listener).unwrap(), next.connections(listener).unwrap()),
+        ];
+        assert_eq!(kept, *expected, "{from} -> {to}");
+        assert_eq!((first.generation(), next.generation()), (1, 2));
+    }
+}
+
+#[test]
+fn equal_files_give_equal_configurations() {
+    let files = files();
+    assert_eq!(config(&files, &[]), config(&files, &[]));
+    for (from, to) in [("\"secret\"", "\"other\""), ("/chat", "/talk"), ("3/h", "4/h"), ("9002", "9003")] {
+        assert_ne!(config(&files, &[]), config(&files, &[(from, to)]), "{from}");
+    }
+    assert_ne!(config(&files, &[]), config(&self::files(), &[]), "the certificate");
+}
+
+#[test]
+fn counters_outlive_a_snapshot() {
+    let (files, now) = (files(), clock::now());
+    let gateway = gateway(&config(&files, &[]));
+    let before = gateway.snapshot();
+    let held = admit(&before, "/chat", CLIENT).unwrap();
+    for _ in 0..3 {
+        before.policy().charge(CLIENT, now).unwrap();
+    }
+    // A larger burst grants the difference, and nothing of what was used comes back.
+    let larger = config(&files, &[("upgrade_burst = 3", "upgrade_burst = 5"), ("9001", "9003")]);
+    gateway.replace(build(Some(&before), &larger, &gateway.counters));
+    let after = gateway.snapshot();
+    assert!(after.policy().charge(CLIENT, now).is_ok() && after.policy().charge(CLIENT, now).is_ok());
+    assert!(matches!(after.policy().charge(CLIENT, now), Err(Rejection::UpgradeRate { .. })));
+    // The session of the old snapshot counts at the new one.
+    let second = admit(&after, "/chat", CLIENT).unwrap();
+    assert_eq!(admit(&after, "/chat", CLIENT).unwrap_err().rejection, Rejection::AddressSessions);
+    assert_eq!(gateway.counters.sessions(), 2);
+    drop(held);
+    assert!(admit(&after, "/chat", CLIENT).is_ok());
+    drop(second);
+    assert_eq!(gateway.counters.sessions(), 0);
+}
+
+/// Threads admit requests while the route moves from one upstream to the other and back. Each admission carries the pool of
+/// the snapshot that admitted it, and no slot is lost.
+#[test]
+fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
+    const THREADS: u8 = 4;
+    const SWAPS: usize = 300;
+    let files = files();
+    let configs = [config(&files, &[]), config(&files, &[("upstream = \"blue\"", "upstream = \"green\"")])];
+    let gateway = gateway(&configs[0]);
+    let (is_over, admitted) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 2]);
+    let generations = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    std::thread::scope(|scope| {
+        for thread in 1..=THREADS {
+            let (gateway, is_over, admitted, generations) = (&gateway, &is_over, &admitted, &generations);
+            scope.spawn(move || {
+                let client = IpAddr::from([192, 0, 2, thread]);
+                let mut held: Vec<Admission> = Vec::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let snapshot = gateway.snapshot();
+                    // Odd generations have the first configuration.
+                    let upstream = usize::from(snapshot.generation() % 2 == 0);
+                    // Another snapshot may replace this one now.
+                    std::thread::yield_now();
+                    match admit(&snapshot, "/chat", client) {
+                        Ok(admission) => {
+                            assert_eq!(&*admission.pool().config().name, ["blue", "green"][upstream]);
+                            admitted[upstream].fetch_add(1, Ordering::Relaxed);
+                            generations.lock().unwrap().insert(snapshot.generation());
+                            held.push(admission);
+                            assert!(held.len() <= 2, "the limit holds over all snapshots");
+                        }
+                        Err(rejected) => {
+                            assert_eq!(rejected.rejection, Rejection::AddressSessions);
+                            assert_eq!(held.len(), 2);
+                            held.remove(0);
+                        }
+                    }
+                }
+            });
+        }
+        for swap in 1..=SWAPS {
+            let before = gateway.snapshot();
+            gateway.replace(build(Some(&before), &configs[swap % 2], &gateway.counters));
+            // Wait until the snapshot has admitted a request, so that every swap happens under load.
+            while !generations.lock().unwrap().contains(&(swap as u64 + 1)) {
+                std::thread::yield_now();
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(admitted.iter().all(|admitted| admitted.load(Ordering::Relaxed) >= SWAPS / 2));
+    assert_eq!(gateway.counters.sessions(), 0);
+    assert_eq!(gateway.snapshot().generation(), SWAPS as u64 + 1);
+    assert!((1..=THREADS).all(|thread| {
+        let client = IpAddr::from([192, 0, 2, thread]);
+        let two = [0, 1].map(|_| admit(&gateway.snapshot(), "/chat", client).unwrap());
+        two.len() == 2
+    }));
+}

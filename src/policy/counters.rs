@@ -1,0 +1,111 @@
+//! Counters of clients and sessions. They are keyed by the operator's names and outlive every snapshot.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+
+use super::address::AddressKey;
+use super::counts::{Counts, Grouped};
+use super::slots::{Slot, Slots};
+
+/// The counters of the process.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests by client address.
+    upgrades: Arc<Counts<AddressKey>>,
+    /// Messages, by route name.
+    messages: Mutex<HashMap<Arc<str>, Arc<Counts<MessageKey>>>>,
+    sessions: Slots<()>,
+    by_address: Slots<RouteAddress>,
+    by_subject: Slots<RouteSubject>,
+}
+
+/// A client address at a route, by the route's name.
+pub type RouteAddress = (Arc<str>, AddressKey);
+/// A token's subject at a route, by the route's name.
+pub type RouteSubject = (Arc<str>, Arc<str>);
+
+/// The sessions whose messages are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MessageKey {
+    /// The SHA-256 of the subject: a subject may have kilobytes, and there may be many.
+    Subject([u8; SHA256_OUTPUT_LEN]),
+    /// The client address.
+    Address(AddressKey),
+}
+
+impl MessageKey {
+    /// The key of a subject.
+    pub fn of_subject(subject: &str) -> Self {
+        let mut hash = [0; SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest(&SHA256, subject.as_bytes()).as_ref());
+        Self::Subject(hash)
+    }
+}
+
+impl Grouped for AddressKey {
+    /// The /48 of an IPv6 address: one customer may have 65,536 of the /64s that are counted.
+    fn group(&self) -> Option<u64> {
+        self.ipv6_48()
+    }
+}
+
+impl Grouped for MessageKey {
+    fn group(&self) -> Option<u64> {
+        match self {
+            Self::Subject(_) => None,
+            Self::Address(address) => address.group(),
+        }
+    }
+}
+
+impl Counters {
+    /// The counts of requests by client address.
+    pub fn upgrades(&self) -> &Arc<Counts<AddressKey>> {
+        &self.upgrades
+    }
+
+    /// The counts of messages at the route of this name.
+    pub fn messages(&self, route: &Arc<str>) -> Arc<Counts<MessageKey>> {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(messages.entry(Arc::clone(route)).or_default())
+    }
+
+    /// Drops the counts of messages of routes for which `keep` returns false.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
+    }
+
+    /// The number of sessions.
+    pub fn sessions(&self) -> u32 {
+        self.sessions.count(&())
+    }
+
+    /// Whether there are `max` sessions.
+    pub fn is_full(&self, max: NonZeroU32) -> bool {
+        self.sessions() >= max.get()
+    }
+
+    /// Takes the slot of a session, if there are fewer than `max`.
+    pub fn take_session(&self, max: NonZeroU32) -> Option<Slot<()>> {
+        self.sessions.take((), max)
+    }
+
+    /// Whether an address has `max` sessions at a route.
+    pub fn is_address_full(&self, route: &Arc<str>, address: IpAddr, max: NonZeroU32) -> bool {
+        self.by_address.count(&(Arc::clone(route), address.into())) >= max.get()
+    }
+
+    /// Takes the slot of a session of an address at a route, if it has fewer than `max`.
+    pub fn take_address(&self, route: &Arc<str>, address: IpAddr, max: NonZeroU32) -> Option<Slot<RouteAddress>> {
+        self.by_address.take((Arc::clone(route), address.into()), max)
+    }
+
+    /// Takes the slot of a session of a subject at a route, if it has fewer than `max`.
+    pub fn take_subject(&self, route: &Arc<str>, subject: Arc<str>, max: NonZeroU32) -> Option<Slot<RouteSubject>> {
+        self.by_subject.take((Arc::clone(route), subject), max)
+    }
+}

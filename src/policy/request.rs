@@ -1,0 +1,76 @@
+//! The facts of a request that routing and admission read, independent of the protocol that carried it.
+
+use std::net::IpAddr;
+
+use http::header::{HOST, ORIGIN};
+use http::{HeaderMap, Uri};
+
+use crate::ws::handshake::Opening;
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestKind {
+    /// A WebSocket.
+    WebSocket,
+    /// A response: an ordinary HTTP request.
+    Http,
+}
+
+/// The facts of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestFacts<'a> {
+    /// What it asks for.
+    pub kind: RequestKind,
+    /// The host that the client names, with its port if there is one: as sent, not yet checked.
+    pub authority: &'a str,
+    /// The path of the request target, as sent.
+    pub path: &'a str,
+    /// The query of the request target, as sent.
+    pub query: Option<&'a str>,
+    /// The value of `Origin`.
+    pub origin: Option<&'a [u8]>,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// The subprotocols on offer, one of which may carry the token.
+    pub protocols: &'a [&'a str],
+    /// The client's address.
+    pub address: IpAddr,
+}
+
+impl<'a> RequestFacts<'a> {
+    /// The facts of an opening handshake.
+    pub fn of_opening(opening: &'a Opening<'_>, headers: &'a HeaderMap, address: IpAddr) -> Self {
+        Self {
+            kind: RequestKind::WebSocket,
+            authority: opening.authority,
+            path: opening.path,
+            query: opening.query,
+            origin: opening.origin,
+            headers,
+            protocols: &opening.protocols,
+            address,
+        }
+    }
+
+    /// The facts of an ordinary request. `None` if it has not exactly one `Host` (RFC 9112 section 3.2) or more than one
+    /// `Origin` (RFC 6454 section 7.3).
+    pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, address: IpAddr) -> Option<Self> {
+        let at_most_once = |name| {
+            let mut lines = headers.get_all(name).into_iter();
+            let first = lines.next();
+            lines.next().is_none().then_some(first)
+        };
+        let host = at_most_once(HOST)??.to_str().ok()?;
+        Some(Self {
+            kind: RequestKind::Http,
+            // In absolute form the authority of the target replaces Host (RFC 9112 section 3.2.2).
+            authority: uri.authority().map_or(host, |authority| authority.as_str()),
+            path: uri.path(),
+            query: uri.query(),
+            origin: at_most_once(ORIGIN)?.map(http::HeaderValue::as_bytes),
+            headers,
+            protocols: &[],
+            address,
+        })
+    }
+}
