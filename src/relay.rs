@@ -2,10 +2,11 @@
 
 mod budget;
 pub mod peer_io;
+mod commands;
 mod read;
+pub mod registry;
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,7 +16,7 @@ use crate::policy::admission::Lease;
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
 use crate::runtime::entropy::random;
-use crate::runtime::guard::ConnectionGuard;
+use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::session::{Action, CloseReason, Outcome, Session, Side};
 use crate::telemetry::request::{OwnedRequestSummary, RequestId};
@@ -23,6 +24,7 @@ use crate::telemetry::sessions::{SessionSummary, Sessions};
 use crate::ws::frame::{ControlFrame, Opcode};
 use budget::{Budget, ReadOutcome};
 use peer_io::{Backpressure, PeerIo, Stream};
+use registry::SessionGuard;
 
 /// How often a deadline that has passed is looked at again because the kernel has an event that tokio has not reported.
 const POSTPONED_MAX: u8 = 8;
@@ -48,8 +50,6 @@ pub struct Process {
 /// What the log says of a session beside how it went.
 #[derive(Debug)]
 pub struct SessionMeta {
-    /// The client's address.
-    pub client: IpAddr,
     /// The upstream's server.
     pub server: Arc<str>,
     /// The id of its request.
@@ -62,6 +62,15 @@ pub struct SessionMeta {
 #[derive(Debug)]
 pub struct Prefixed<S>(pub S, pub Vec<u8>);
 
+/// The guards of a relayed session.
+#[derive(Debug)]
+pub struct RelayGuards {
+    /// Its timer and its registration.
+    pub session: SessionGuard,
+    /// The load of its connection. Several sessions of one connection could share it.
+    pub connection: LoadGuard,
+}
+
 /// One session on its way: the future that moves both directions, and logs how it went when it is over.
 ///
 /// Only who was admitted gets one, and what the admission counts is given back when it is dropped.
@@ -70,7 +79,8 @@ pub struct Relay<C, U> {
     session: Session,
     client: PeerIo<C>,
     upstream: PeerIo<U>,
-    guard: ConnectionGuard,
+    guard: SessionGuard,
+    _load: LoadGuard,
     /// When the session hibernates, if nothing is read before. Absent: it does.
     hibernate_at: Option<Instant>,
     /// When a client that waits for its rate is looked at again.
@@ -100,8 +110,9 @@ impl<C, U> Relay<C, U> {
         upstream: Prefixed<U>,
         meta: SessionMeta,
         process: Arc<Process>,
-        guard: ConnectionGuard,
+        guards: RelayGuards,
     ) -> Self {
+        let RelayGuards { session: guard, connection: load } = guards;
         process.lifecycle.open_session();
         let now = clock::now();
         let relay = Self {
@@ -109,6 +120,7 @@ impl<C, U> Relay<C, U> {
             client: PeerIo::new(client.0, client.1),
             upstream: PeerIo::new(upstream.0, upstream.1),
             guard,
+            _load: load,
             hibernate_at: Some(clock::after(now, HIBERNATE_AFTER)),
             watch_at: None,
             postponed: 0,
@@ -130,7 +142,7 @@ impl<C, U> Relay<C, U> {
             request_id: self.meta.request_id,
             route: self.lease.route().name(),
             subject: self.lease.subject(),
-            client: self.meta.client,
+            client: self.lease.grant().address,
             server: &self.meta.server,
             request: self.meta.summary.summary(),
         }
@@ -157,6 +169,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         if relay.phase != relay.process.lifecycle.phase() && relay.follow_phase(now) == Phase::Aborted {
             return Poll::Ready(());
         }
+        relay.run_commands(cx, now);
         if relay.lingers_until.is_none() {
             let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
             relay.log(outcome, now);
@@ -247,12 +260,13 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             while let Some(action) = self.session.poll_action(now) {
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
+                    Action::SendMessage(message) => self.send(Side::Client, &message.encode(), cx, now),
                     Action::End(outcome) => return Some(outcome),
                 }
             }
-            let failed = Side::BOTH.map(|side| self.flush(side, cx, now));
-            // What a side can be told no longer may leave the session something to do.
-            if failed == [false, false] {
+            let changed = Side::BOTH.map(|side| self.flush(side, cx, now));
+            // Where nothing can be sent to a side any more, or it accepts bytes again, there may be another action.
+            if changed == [false, false] || !self.session.may_act() {
                 return None;
             }
         }
@@ -277,7 +291,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Whether nothing can be sent to that side any more, which is news.
+    /// Returns whether it changed for the session whether a side accepts bytes: it accepts them again, or never will.
     fn flush(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
         let backpressure = self.peer(side).flush(cx);
         match backpressure {
@@ -286,7 +300,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Backpressure::Progressing => self.session.on_blocked(side, now),
             Backpressure::Failed => self.close_write(side, now),
         }
-        backpressure == Backpressure::Failed
+        matches!(backpressure, Backpressure::Cleared | Backpressure::Failed)
     }
 
     /// Writing failed. What the side sent before that is still read: a server may have said all and closed.
@@ -338,7 +352,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if !self.session.deadline_changed() && self.guard.timer.is_set() {
             return;
         }
-        if let Some(at) = [self.session.deadline(), self.hibernate_at, self.watch_at].into_iter().flatten().min() {
+        if let Some(at) = [self.session.poll_timeout(), self.hibernate_at, self.watch_at].into_iter().flatten().min() {
             self.guard.timer.set(at, now, cx.waker());
         }
     }

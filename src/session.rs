@@ -9,29 +9,40 @@
 //! a side takes no bytes    -> blocked(side, now); takes them again -> unblocked(side, now)
 //! deadline() has passed    -> pass_deadline(now), once all that has arrived was given to receive()
 //! hastened()               -> deadline() may be earlier than it was
+//! an operator's command    -> close(), set_limits(), set_expiry(), send()
 //! after each of these      -> next_action(now) until None
 //! ```
 //!
 //! What [`Verdict::Forward`] and [`Action::Send`] tell goes to the other side, or to the side named, in the order told.
 
+mod commands;
 mod deadlines;
+mod outbox;
 mod outcome;
 mod peer;
 mod receive;
+mod rules;
 mod side;
+pub mod state;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::policy::limits::Limits;
+use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
-use crate::ws::inspector::{Inspector, Rules};
+use crate::ws::inspector::Inspector;
 
+use outbox::Outbox;
+pub use outbox::{CommandedClose, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
-use peer::{Input, Peer};
+pub use peer::Input;
+use peer::Peer;
+use rules::{on_excess, rules};
 pub use side::Side;
+
+pub use crate::ws::frame::Message;
 
 /// A fragment inside a message that carries less than this costs more to handle than it is worth, and is counted.
 const SMALL_FRAGMENT_BYTES: u64 = 128;
@@ -53,7 +64,7 @@ pub enum Verdict {
 pub const KEPT_MAX_BYTES: usize = 2 + 4 + CONTROL_MAX_BYTES - 1;
 
 /// What a session wants done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Send a control frame of our own, masked if it goes to the upstream.
     Send {
@@ -62,6 +73,8 @@ pub enum Action {
         /// This frame.
         frame: ControlFrame,
     },
+    /// Send a message of our own to the client.
+    SendMessage(Message),
     /// The session is over: send what waits to be sent, and close both streams.
     End(Outcome),
 }
@@ -87,6 +100,8 @@ pub struct SessionConfig {
 pub struct Session {
     limits: Arc<Limits>,
     messages: Option<Arc<Limiter>>,
+    /// The treatment of messages that exceed their quota.
+    on_excess: OnExcess,
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
@@ -104,11 +119,15 @@ pub struct Session {
     deadline_changed: bool,
     /// How it ends; set by the first reason there is.
     outcome: Option<Outcome>,
-    /// When the closing handshake must be over.
-    close_by: Option<Instant>,
+    /// When the closing handshake began.
+    closing_since: Option<Instant>,
     /// The closing handshake is over, or its time is.
     over: bool,
     ended: bool,
+    /// There may be an action.
+    action_due: bool,
+    /// The frames of an operator's commands, if there were any.
+    outbox: Option<Box<Outbox>>,
     ping_tag: [u8; 4],
     pings: u32,
     /// Pings that the client was sent and has not answered: so many pongs of its own are no overhead.
@@ -120,27 +139,14 @@ impl Session {
     /// Starts right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
         let SessionConfig { limits, messages, expires, compressed, ping_tag } = terms;
-        let from_client = Rules {
-            masked: true,
-            compressed,
-            frame_max_bytes: limits.frame_max_bytes,
-            message_max_bytes: limits.message_max_bytes,
-            check_utf8: limits.check_utf8,
-        };
-        let upstream_max_bytes = limits.upstream_message_max_bytes.unwrap_or(u64::MAX);
-        let from_upstream = Rules {
-            masked: false,
-            frame_max_bytes: upstream_max_bytes,
-            message_max_bytes: upstream_max_bytes,
-            check_utf8: false,
-            ..from_client
-        };
+        let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
-            client: Peer::new(Inspector::new(from_client), now),
-            upstream: Peer::new(Inspector::new(from_upstream), now),
+            client: Peer::new(inspector(Side::Client), now),
+            upstream: Peer::new(inspector(Side::Upstream), now),
+            on_excess: on_excess(&limits, compressed),
+            messages: messages.filter(|_| limits.messages.is_some()),
             limits,
-            messages,
             expires,
             drain_at: None,
             data_passed: now,
@@ -149,9 +155,11 @@ impl Session {
             reservation_retry: false,
             deadline_changed: true,
             outcome: None,
-            close_by: None,
+            closing_since: None,
             over: false,
             ended: false,
+            action_due: false,
+            outbox: None,
             ping_tag,
             pings: 0,
             pongs_owed: 0,
@@ -182,11 +190,10 @@ impl Session {
     /// Says that nothing can be sent to a side any more, while what it sent before may still come: its Close above all.
     pub fn on_write_closed(&mut self, side: Side, now: Instant) {
         self.deadline_changed = true;
-        let write_closed_until = now.checked_add(self.limits.close_timeout);
         let peer = self.peer_mut(side);
         if !peer.is_write_closed() {
             peer.drop_output();
-            peer.write_closed_until = write_closed_until;
+            peer.write_closed_since = Some(now);
         }
     }
 
@@ -256,7 +263,7 @@ impl Session {
     /// nobody closes there is nothing to do but to ping.
     #[inline]
     pub fn may_act(&self) -> bool {
-        self.outcome.is_some() || self.client.ping_due || self.upstream.ping_due
+        self.action_due
     }
 
     fn find_action(&mut self, now: Instant) -> Option<Action> {
@@ -264,6 +271,9 @@ impl Session {
             return None;
         }
         self.deadline_changed = true;
+        if let Some(message) = self.next_message() {
+            return Some(Action::SendMessage(message));
+        }
         for side in Side::BOTH {
             // Between the frames that come from the other side, and never after a Close.
             if self.peer(side.other()).mid_frame || self.peer(side).output_closed() || self.answers_come(side) {
@@ -272,7 +282,8 @@ impl Session {
             let peer = self.peer_mut(side);
             if let Some(cause) = peer.pending_close.take() {
                 peer.close_sent = true;
-                return Some(Action::Send { to: side, frame: self.close_for(cause) });
+                let (code, reason) = self.close_of(cause);
+                return Some(Action::Send { to: side, frame: ControlFrame::close(code, reason) });
             }
             if std::mem::take(&mut peer.ping_due) {
                 peer.pinged = Some(now);
@@ -281,7 +292,11 @@ impl Session {
                 return Some(Action::Send { to: side, frame: ControlFrame::ping(self.ping_payload()) });
             }
         }
-        let outcome = self.outcome.filter(|_| self.over || self.handshake_over())?;
+        let Some(outcome) = self.outcome.filter(|_| self.over || self.handshake_over()) else {
+            let pinging = self.client.ping_due || self.upstream.ping_due;
+            self.action_due = self.outcome.is_some() || pinging || self.outbox.is_some();
+            return None;
+        };
         self.ended = true;
         Some(Action::End(outcome))
     }
@@ -290,7 +305,7 @@ impl Session {
     /// a rule not before it had the answers to what it sent before.
     fn end(&mut self, by: ClosedBy, cause: CloseReason, now: Instant) {
         self.deadline_changed = true;
-        let code = cause.close_code();
+        let (code, _) = self.close_of(cause);
         self.outcome.get_or_insert(Outcome { by, code: Some(code), cause });
         for side in Side::BOTH {
             let peer = self.peer_mut(side);
@@ -303,11 +318,14 @@ impl Session {
 
     fn start_closing(&mut self, now: Instant) {
         self.deadline_changed = true;
-        if self.close_by.is_none() {
-            self.close_by = now.checked_add(self.limits.close_timeout);
-        }
+        self.action_due = true;
+        self.closing_since.get_or_insert(now);
         // Who waited for its rate is read again, so that its Close is seen; the message that waited does not pass early.
         self.wait_until = None;
+        self.refund_reservation();
+    }
+
+    fn refund_reservation(&mut self) {
         if std::mem::take(&mut self.reservation_held)
             && let Some(messages) = &self.messages
         {
@@ -326,12 +344,14 @@ impl Session {
         }
     }
 
-    fn close_for(&self, cause: CloseReason) -> ControlFrame {
-        if cause == CloseReason::Closed {
-            let code = self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL);
-            ControlFrame::close(code, "")
-        } else {
-            ControlFrame::close(cause.close_code(), cause.reason())
+    /// Returns the code and the reason of our Close.
+    fn close_of(&self, cause: CloseReason) -> (CloseCode, &str) {
+        match (cause, self.outbox.as_ref().and_then(|outbox| outbox.close.as_ref())) {
+            (CloseReason::Command, Some(close)) => (close.code, &close.reason),
+            (CloseReason::Closed, _) => {
+                (self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL), "")
+            }
+            _ => (cause.close_code(), cause.reason()),
         }
     }
 

@@ -2,7 +2,13 @@
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
+#[path = "session/commands.rs"]
+mod commands;
 mod harness;
+#[path = "session/messages.rs"]
+mod messages;
+#[path = "session/state.rs"]
+mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +18,9 @@ use harness::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TE
 use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
 use tollgate::policy::quota::Limiter;
 use tollgate::session::Side::{self, Client, Upstream};
-use tollgate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
+use tollgate::session::{Action, CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 use tollgate::ws::code::CloseCode;
+use tollgate::ws::frame::REASON_MAX_BYTES;
 use tollgate::ws::violation::Violation;
 
 /// Something that happens to a session.
@@ -29,9 +36,11 @@ enum Event {
     Pass(u64),
     /// The process goes away in so many milliseconds.
     Drain(u64),
+    /// An operator closes the session.
+    Command(CloseCode, &'static str),
 }
 
-use Event::{Block, Bytes, Deafen, Drain, Gone, Pass, Unblock};
+use Event::{Block, Bytes, Command, Deafen, Drain, Gone, Pass, Unblock};
 
 /// A frame as a side must send it: with a mask from the client, without from the upstream.
 fn from(side: Side, first: u8, payload: impl AsRef<[u8]>) -> Event {
@@ -84,6 +93,7 @@ fn apply(relay: &mut Relay, event: &Event) {
         Unblock(side) => relay.unblock(*side),
         Pass(ms) => relay.pass(Duration::from_millis(*ms)),
         Drain(ms) => relay.drain_in(Duration::from_millis(*ms)),
+        Command(code, reason) => relay.close(*code, reason),
     }
 }
 
@@ -338,9 +348,13 @@ fn case(cause: CloseReason) -> Case {
         CloseReason::WriteStall(side) => {
             let (code, reason, next) = match side {
                 Client => (1001, "client does not read", CloseReason::WriteStall(Upstream)),
-                Upstream => (1014, "upstream does not read", CloseReason::Aborted),
+                Upstream => (1014, "upstream does not read", CloseReason::Command),
             };
             case(lenient(), vec![Block(side), Pass(30 * SECOND)], code, reason, Some(next))
+        }
+        CloseReason::Command => {
+            let events = vec![Command(CloseCode(4001), "maintenance")];
+            case(lenient(), events, 4001, "maintenance", Some(CloseReason::Aborted))
         }
         // Nobody gets a Close of it; see `a_cut_needs_no_handshake`.
         CloseReason::Aborted => {
@@ -438,7 +452,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 13 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 14 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -448,13 +462,12 @@ fn labels_and_reasons_fit_where_they_stand() {
     while let Some(cause) = next {
         next = case(cause).next;
         labels.push(cause.label());
-        // A reason stands in a frame of ours, which holds 46 bytes of it.
-        assert!(cause.reason().len() <= 46, "{cause:?}");
+        assert!(cause.reason().len() <= REASON_MAX_BYTES, "{cause:?}");
         assert!(cause.label().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{cause:?}");
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 15, "{labels:?}");
+    assert_eq!(labels.len(), 16, "{labels:?}");
 }
 
 #[test]
@@ -462,7 +475,7 @@ fn a_cut_needs_no_handshake() {
     let mut relay = play(lenient(), &[text(Client, "hi")]);
     assert_eq!(Some(relay.session.abort(CloseReason::Aborted)), end(ClosedBy::Tollgate, None, CloseReason::Aborted));
     assert_eq!(relay.session.poll_action(relay.now), None);
-    assert_eq!(relay.session.deadline(), None);
+    assert_eq!(relay.session.poll_timeout(), None);
     // Who ended it before that stays named.
     let mut relay = play(lenient(), &[close(Client, 4000, "")]);
     assert_eq!(Some(relay.session.abort(CloseReason::Aborted)), end(ClosedBy::Client, 4000, CloseReason::Closed));
@@ -1036,7 +1049,7 @@ fn a_client_that_leaves_while_it_waits_gives_its_place_back() {
 
 #[test]
 fn there_is_no_deadline_only_where_nothing_can_happen() {
-    let none = |setup, events: &[Event]| play(setup, events).session.deadline().is_none();
+    let none = |setup, events: &[Event]| play(setup, events).session.poll_timeout().is_none();
     assert!(none(lenient(), &[]));
     assert!(none(lenient(), &[text(Client, "x"), text(Upstream, "x")]));
     assert!(none(lenient(), &[Block(Client), Unblock(Client)]));

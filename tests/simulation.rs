@@ -15,7 +15,9 @@ use harness::random::{Random, number_from_env};
 use harness::relay::{PING_TAG, Relay, Setup, quota};
 use harness::wire::{self, CLOSE, PONG};
 use tollgate::policy::limits::{Limits, OnExcess};
-use tollgate::session::{Outcome, Side};
+use tollgate::session::{CloseReason, Message, Outcome, Side};
+use tollgate::ws::code::CloseCode;
+use tollgate::ws::frame::REASON_MAX_BYTES;
 
 /// The default number of runs of each test.
 const SEEDS: u64 = 6_000;
@@ -84,16 +86,17 @@ struct World {
     random: Random,
     relay: Relay,
     ends: [Endpoint; 2],
-    limits: Limits,
+    /// The limits of the session, the current ones last.
+    limits: Vec<Limits>,
     /// When a reason to end the session became visible to the ends.
     closing_since: Option<Instant>,
 }
 
 impl World {
     fn new(mut random: Random, setup: Setup, habits: [Habits; 2]) -> Self {
-        let limits = setup.limits.clone();
+        let limits = vec![setup.limits.clone()];
         // The start time does not affect a run: only differences of times matter.
-        let relay = Relay::new(setup, Instant::now());
+        let relay = Relay::with_twin(setup, Instant::now());
         let ends = [Endpoint::new(Side::Client, habits[0]), Endpoint::new(Side::Upstream, habits[1])];
         random.next();
         Self { random, relay, ends, limits, closing_since: None }
@@ -122,8 +125,43 @@ impl World {
         }
     }
 
+    /// Lets an operator send a random command.
+    fn command(&mut self) {
+        match self.random.below(100) {
+            0..50 => {
+                let message = random_message(&mut self.random);
+                let _ = self.relay.send(message);
+            }
+            50..85 => {
+                let limits = random_limits(&mut self.random).limits;
+                self.set_limits(limits);
+            }
+            85..94 => {
+                let after = Duration::from_millis(self.random.pick(&[0, 10, 1_000, 30_000]));
+                let after = self.random.chance(50).then_some(after);
+                self.relay.set_expiry(after);
+            }
+            _ => {
+                let code = CloseCode(self.random.pick(&[1000, 1005, 1012, 4000, 65535]));
+                let reason = self.random.pick(&["", "maintenance", LONG_REASON]);
+                self.relay.close(code, reason);
+            }
+        }
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        self.limits.push(limits.clone());
+        self.relay.set_limits(limits);
+    }
+
     /// Makes one random event happen.
     fn happen(&mut self) {
+        if self.random.chance(15) {
+            self.relay.reimport();
+        }
+        if self.random.chance(8) {
+            return self.command();
+        }
         let side = self.random.pick(&Side::BOTH);
         match self.random.below(100) {
             0..40 => {
@@ -177,14 +215,15 @@ impl World {
         let outcome = self.relay.outcome.expect("the loop ends with an outcome");
         let ended_at = self.relay.ended_at.expect("there is an outcome");
         let took = self.closing_since.map_or(Duration::ZERO, |since| ended_at.saturating_duration_since(since));
-        let allowed = self.limits.close_timeout + self.limits.write_timeout + OVERSLEEP_MAX;
+        let longest = |timeout: fn(&Limits) -> Duration| self.limits.iter().map(timeout).max().unwrap_or_default();
+        let allowed = longest(|limits| limits.close_timeout) + longest(|limits| limits.write_timeout) + OVERSLEEP_MAX;
         assert!(took <= allowed, "closing took {took:?} of {allowed:?}");
         outcome
     }
 
     /// Checks that every end that could receive a Close has received one. The decoders have checked that nothing
     /// follows it and that all frames are well-formed.
-    fn check_closes(&self) {
+    fn check_closes(&self, outcome: Outcome) {
         for end in &self.ends {
             let port = self.relay.port(end.side);
             let frames = self.relay.frames(end.side);
@@ -197,15 +236,39 @@ impl World {
                 "no Close for the {:?}",
                 end.side
             );
+            for close in frames.iter().filter(|frame| frame.opcode == CLOSE) {
+                // A side that closes has a code of its own, and may break a rule afterwards.
+                if outcome.cause != CloseReason::Closed {
+                    assert_eq!(close.close_code(), outcome.code.map(|code| code.0), "{outcome:?}");
+                }
+                if outcome.cause == CloseReason::Command {
+                    let (code, reason) = self.relay.commanded.as_ref().expect("a command");
+                    let code = if code.may_be_sent() { *code } else { CloseCode::POLICY_VIOLATION };
+                    let reason = &reason[..reason.floor_char_boundary(REASON_MAX_BYTES)];
+                    assert_eq!(close.payload, wire::close_payload(code.0, reason));
+                }
+            }
         }
+    }
+
+    /// Checks that every message of the session's own was sent, unless the client could not receive it. The relay has
+    /// checked their order and place.
+    fn check_sent(&self) {
+        let Relay { queued, sent, .. } = &self.relay;
+        let port = self.relay.port(Side::Client);
+        assert!(
+            *sent == queued.len() || port.on_disconnected || port.stalled || !self.relay.client_is_between_messages(),
+            "{sent} of {} messages were sent",
+            queued.len()
+        );
     }
 
     /// Checks that the forwarded bytes are a prefix of the sent ones, without answers to the session's pings and
     /// without dropped messages. Returns the sent frames beyond that prefix.
     fn check_forwarded(&self, from: Side) -> Vec<wire::Sent<'_>> {
         let forwarded = self.relay.forwarded(from.other());
-        let drops =
-            from == Side::Client && self.limits.messages.is_some_and(|messages| messages.on_excess != OnExcess::Close);
+        let drops = |limits: &Limits| limits.messages.is_some_and(|messages| messages.on_excess != OnExcess::Close);
+        let drops = from == Side::Client && self.limits.iter().any(drops);
         let mut rest = &forwarded[..];
         let mut dropping = false;
         let sent = wire::split(&self.ends[usize::from(from == Side::Upstream)].arrived);
@@ -236,6 +299,17 @@ impl World {
     }
 }
 
+/// A reason that does not fit into a Close, and would be truncated inside a character.
+const LONG_REASON: &str = concat!(
+    "a reason that is longer than a control frame, which is at most 125 bytes of payload, has to be cut where ",
+    "a character ends: üüüüüüüüüüüü"
+);
+
+fn random_message(random: &mut Random) -> Message {
+    let len = random.pick(&[0, 1, 125, 126, 300, 65_536]);
+    if random.chance(50) { Message::from("x".repeat(len)) } else { Message::from(random.bytes(len)) }
+}
+
 fn length(frame: &wire::Frame) -> usize {
     frame.end - frame.start
 }
@@ -260,7 +334,8 @@ fn invariants_hold_in_random_sessions() {
             }
         }
         let outcome = world.finish();
-        world.check_closes();
+        world.check_closes(outcome);
+        world.check_sent();
         for side in Side::BOTH {
             world.check_forwarded(side);
         }
@@ -269,7 +344,7 @@ fn invariants_hold_in_random_sessions() {
     if is_default_run() {
         println!("{causes:?}");
         // Every cause except `Aborted`, which only the relay uses.
-        assert_eq!(causes.len(), 14, "the simulation does not reach every cause any more: {causes:?}");
+        assert_eq!(causes.len(), 15, "the simulation does not reach every cause any more: {causes:?}");
     }
 }
 
@@ -294,6 +369,24 @@ fn nothing_is_lost_between_well_behaved_ends() {
         let habits = [Habits::polite(setup.compressed); 2];
         let mut world = World::new(random, setup, habits);
         for _ in 0..EVENTS_MAX {
+            if world.random.chance(10) {
+                world.relay.reimport();
+            }
+            if world.random.chance(5) {
+                let message = random_message(&mut world.random);
+                let _ = world.relay.send(message);
+            }
+            if world.random.chance(2) {
+                // Another rate, or the same one.
+                let mut limits = world.limits[0].clone();
+                let quotas = [quota(1, 1), quota(7, 3), quota(50, 10)];
+                if let Some(messages) = &mut limits.messages
+                    && world.random.chance(80)
+                {
+                    messages.quota = world.random.pick(&quotas);
+                }
+                world.set_limits(limits);
+            }
             let side = world.random.pick(&Side::BOTH);
             match world.random.below(10) {
                 0..4 => world.ends[usize::from(side == Side::Upstream)].speak(&mut world.random),
@@ -320,6 +413,7 @@ fn nothing_is_lost_between_well_behaved_ends() {
             world.react();
         }
         assert_eq!(world.relay.outcome, None);
+        world.check_sent();
         for side in Side::BOTH {
             let lost = world.check_forwarded(side);
             assert!(lost.is_empty(), "lost from the {side:?}: {lost:?}");

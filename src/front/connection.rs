@@ -1,7 +1,7 @@
-//! One connection from its TLS handshake to its end: a request, a refusal or a session.
+//! One connection: the TLS handshake, one request, and its response. An upgraded connection continues as a session.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
@@ -19,124 +19,137 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
-use crate::relay::{Prefixed, Relay, SessionMeta};
+use crate::relay::registry::SessionContext;
+use crate::relay::{Prefixed, Relay, RelayGuards, SessionMeta};
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
 use crate::runtime::guard::PendingConnection;
 use crate::runtime::lifecycle::Lifecycle;
-use crate::runtime::pending_limit::{ClosingPermit, PendingPermit};
+use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
-/// How long a client that was refused may take to read that, and how much it may still send meanwhile: closing a
-/// socket with unread bytes would reset the connection and take the answer with it.
+/// The time for which a connection stays open after a rejection, and the bytes that the client may still send meanwhile.
+/// Closing a socket with unread bytes resets the connection, which may discard the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
-/// How long a client that has not asked yet may take to do so once the drain has started.
+/// The time that a client without a request has to send one after the drain has started.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
-/// How often a client that waits for its place is looked at that sends urgent data.
+/// The interval at which a queued connection is examined whose client sends urgent data.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a client may take to take its answer.
+/// The time that a client has to read its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection up to its refusal or its 101, or until the process is cut off. The wait for its place, its TLS
-/// handshake and the request's head have until the deadline.
+/// Serves a connection until it is upgraded or closed, or the process aborts. The wait for a pending permit, the TLS handshake
+/// and the request head share the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
+    sessions: &SessionContext,
     config: &ConnectionConfig,
     stream: TcpStream,
     client: IpAddr,
     pending: PendingConnection,
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
-    let PendingConnection { slot, guard } = pending;
-    let accepting = async {
-        let permit = tokio::select! {
-            permit = slot.acquire() => permit,
-            // A client that left while it waited gives its place to wait back.
-            () = peer_closed(&stream) => None,
-        };
-        let permit = permit.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
-        Ok::<_, io::Error>((permit, ClientStream::accept(&config.tls, stream).await?))
+    let PendingConnection { slot, load } = pending;
+    let lifecycle = &gateway.process.lifecycle;
+    let accepted = tokio::select! {
+        () = lifecycle.aborted() => return None,
+        () = after_drain(lifecycle) => return None,
+        accepted = timeout_at(deadline.into(), accept(slot, config, stream)) => accepted,
     };
-    let handshake = tokio::select! {
-        () = gateway.process.lifecycle.aborted() => return None,
-        () = after_drain(&gateway.process.lifecycle) => return None,
-        handshake = tokio::time::timeout_at(deadline.into(), accepting) => handshake,
-    };
-    let (permit, stream) = match handshake {
+    let identities = gateway.process.sessions.identities();
+    let (permit, stream) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
-            tracing::debug!(client = gateway.process.sessions.identities().address(client), %error, "TLS handshake failed");
+            tracing::debug!(client = identities.address(client), %error, "TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::debug!(
-                client = gateway.process.sessions.identities().address(client),
-                "TLS handshake took too long"
-            );
+            tracing::debug!(client = identities.address(client), "TLS handshake took too long");
             return None;
         }
     };
-    let left = deadline.saturating_duration_since(clock::now());
+    let head_timeout = deadline.saturating_duration_since(clock::now());
     let (stream, read_ahead, outcome) = tokio::select! {
-        () = gateway.process.lifecycle.aborted() => return None,
-        request = take_request(gateway, config, stream, client, permit, left) => request,
+        () = lifecycle.aborted() => return None,
+        served = serve_request(gateway, config, stream, client, permit, head_timeout) => served,
+    };
+    let opened = match outcome {
+        RequestOutcome::Upgraded(opened) => *opened,
+        RequestOutcome::Rejected(closing) => {
+            linger(stream, closing).await;
+            return None;
+        }
     };
     let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, request_id, summary } =
-        match outcome {
-            RequestOutcome::Upgraded(opened) => *opened,
-            RequestOutcome::Rejected(closing) => {
-                linger(stream, closing).await;
-                return None;
-            }
-        };
-    // What was read early is copied out, since it keeps hyper's whole buffer alive.
+        opened;
+    // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
-    let meta = SessionMeta { client, server, request_id, summary };
+    let meta = SessionMeta { server, request_id, summary };
     let process = Arc::clone(&gateway.process);
-    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, meta, process, guard))
+    let guards = RelayGuards { session: sessions.register(request_id), connection: load };
+    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, meta, process, guards))
 }
 
-/// Becomes ready when the client has closed its direction, whatever it sent before.
+/// Waits for a pending permit, and does the TLS handshake.
+async fn accept(
+    slot: PendingSlot,
+    config: &ConnectionConfig,
+    stream: TcpStream,
+) -> io::Result<(PendingPermit, ClientStream)> {
+    let permit = tokio::select! {
+        permit = slot.acquire() => permit,
+        // A client that disconnects while it is queued gives its position back.
+        () = peer_closed(&stream) => None,
+    };
+    let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
+    Ok((permit, ClientStream::accept(&config.tls, stream).await?))
+}
+
+/// Completes when the client has closed its direction, whatever it sent before.
 async fn peer_closed(stream: &TcpStream) {
-    // Interest in urgent data is told of the end as well. Urgent data itself means nothing here.
+    // Readiness for urgent data includes the end of the stream. Urgent data itself has no meaning here.
     while stream.ready(Interest::PRIORITY).await.is_ok_and(|ready| !ready.is_read_closed()) {
         sleep(WATCH_INTERVAL).await;
     }
 }
 
-/// What became of a connection's request.
+/// The outcome of the request of a connection.
 enum RequestOutcome {
-    /// It got a session.
+    /// The client has its 101.
     Upgraded(Box<OpenedSession>),
-    /// It got none; with its place among those that leave, if it has one.
+    /// The connection closes, with a permit to linger if one is free.
     Rejected(Option<ClosingPermit>),
 }
 
-/// What the answer to a request leaves for the connection.
-#[derive(Default)]
-struct RequestProgress {
-    /// The place up to the end of the request head.
-    permit: Option<PendingPermit>,
-    opened: Option<OpenedSession>,
-    closing: Option<ClosingPermit>,
+/// The progress of the request of a connection.
+enum RequestState {
+    /// Its head is being read; the connection is pending.
+    Reading { _permit: PendingPermit },
+    /// It waits for its response.
+    Processing,
+    /// Its 101 is being written.
+    Upgraded(Box<OpenedSession>),
+    /// Another response is being written. Without a permit only what the kernel accepts at once is written.
+    Rejected(Option<ClosingPermit>),
 }
 
-/// Reads one request and answers it. What comes back is the stream, what the client sent behind its request, and the
-/// session if it got one.
-async fn take_request(
+type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
+
+/// Reads one request and answers it. Returns the stream, the bytes that the client sent after its request, and the outcome.
+async fn serve_request(
     gateway: &Gateway,
     config: &ConnectionConfig,
     stream: ClientStream,
@@ -144,40 +157,36 @@ async fn take_request(
     permit: PendingPermit,
     head_timeout: Duration,
 ) -> (ClientStream, Bytes, RequestOutcome) {
-    let progress = Mutex::new(RequestProgress { permit: Some(permit), ..RequestProgress::default() });
-    let (head_was_read, closes_at_once, response_ready) =
-        (AtomicBool::new(false), AtomicBool::new(false), Notify::new());
+    let state = Mutex::new(RequestState::Reading { _permit: permit });
+    let (head_was_read, response_ready) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> ResponseFuture<'_> {
         head_was_read.store(true, Ordering::Relaxed);
-        // The head is read. A request that is admitted counts as a session in this same step, and one that is refused
-        // takes a place to leave.
-        lock(&progress).permit = None;
-        let (progress, closes_at_once, response_ready) = (&progress, &closes_at_once, &response_ready);
+        // An admitted request counts as a session from this step on, and a rejected one takes a closing permit.
+        *lock(&state) = RequestState::Processing;
+        let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
             let (response, opened) = upgrade::answer(gateway, client, &request).await;
-            let closing = if opened.is_none() { config.pending_limit.closing(client) } else { None };
-            closes_at_once.store(opened.is_none() && closing.is_none(), Ordering::Relaxed);
-            *lock(progress) = RequestProgress { permit: None, opened, closing };
+            *lock(state) = match opened {
+                Some(opened) => RequestState::Upgraded(Box::new(opened)),
+                None => RequestState::Rejected(config.pending_limit.closing(client)),
+            };
             response_ready.notify_one();
             Ok(response)
         })
     });
+    let stream = RequestStream::new(stream, &head_was_read, ClientStream::is_peer_closed);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(config.head_max_bytes)
         .max_headers(config.head_max_headers)
-        .serve_connection(
-            TokioIo::new(RequestStream::new(stream, &head_was_read, ClientStream::is_peer_closed)),
-            service,
-        );
+        .serve_connection(TokioIo::new(stream), service);
     let serving = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
         Poll::Ready(served) => Poll::Ready(Some(served)),
-        // Without a place to leave the client gets of its refusal what the kernel takes at once.
-        Poll::Pending if closes_at_once.load(Ordering::Relaxed) => Poll::Ready(None),
+        Poll::Pending if matches!(*lock(&state), RequestState::Rejected(None)) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
-    let completed = tokio::select! {
+    let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
                 reject_head(gateway, client, &error);
@@ -187,64 +196,62 @@ async fn take_request(
         () = async {
             after_drain(&gateway.process.lifecycle).await;
             if head_was_read.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         } => false,
         () = async { response_ready.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let RequestProgress { permit, opened, closing } = progress.into_inner().unwrap_or_else(PoisonError::into_inner);
-    drop(permit);
-    let outcome = match opened {
-        Some(opened) if completed => RequestOutcome::Upgraded(Box::new(opened)),
-        Some(opened) => {
-            upgrade::log_answer_not_taken(gateway, client, &opened);
-            drop(opened);
+    let outcome = match state.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        RequestState::Upgraded(opened) if was_written => RequestOutcome::Upgraded(opened),
+        RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
+        unfinished => {
+            if let RequestState::Upgraded(opened) = &unfinished {
+                upgrade::log_answer_not_taken(gateway, client, opened);
+            }
+            // Its permit or session ends before the closing permit is taken.
+            drop(unfinished);
             RequestOutcome::Rejected(config.pending_limit.closing(client))
         }
-        None if closing.is_none() && !closes_at_once.load(Ordering::Relaxed) => {
-            RequestOutcome::Rejected(config.pending_limit.closing(client))
-        }
-        None => RequestOutcome::Rejected(closing),
     };
     let (stream, read_ahead) = io.into_inner().into_parts(read_buf);
     (stream, read_ahead, outcome)
 }
 
-fn lock(progress: &Mutex<RequestProgress>) -> MutexGuard<'_, RequestProgress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<RequestState>) -> MutexGuard<'_, RequestState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Some clients connect long before they ask, or never do. When the drain starts they get this long to ask, and to be told
-/// that it is too late.
+/// Completes some time after the start of the drain. Until then clients that connected without a request may send one, and get
+/// a 503.
 async fn after_drain(lifecycle: &Lifecycle) {
     lifecycle.draining().await;
     sleep(DRAIN_GRACE).await;
 }
 
-/// What is no request was answered by hyper, or not at all; here it is logged.
+/// Logs and charges a head that hyper rejected, with a response of its own or without one.
 fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+    let identities = gateway.process.sessions.identities();
+    // A head that was begun is charged, whether or not it is complete. A 429 would come too late here.
+    let charge = || {
+        let _ = gateway.snapshot().policy().charge(client, clock::now());
+    };
     if !error.is_parse() {
-        // A head that was begun is charged, whether or not its end comes.
         if error.is_incomplete_message() || error.is_timeout() {
-            let _ = gateway.snapshot().policy().charge(client, clock::now());
+            charge();
         }
-        let client = gateway.process.sessions.identities().address(client);
-        return tracing::debug!(client, %error, "no request");
+        return tracing::debug!(client = identities.address(client), %error, "no request");
     }
-    // It is too late for a 429 in its place, but it counts.
-    let _ = gateway.snapshot().policy().charge(client, clock::now());
+    charge();
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
-    gateway.rejections.log(&event, gateway.process.sessions.identities(), clock::now());
+    gateway.rejections.log(&event, identities, clock::now());
 }
 
-type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
-
-/// Lets a client read its refusal before the connection closes. Without a place to leave the connection closes at once, and
-/// the client may see a reset instead if it sent more than its request.
+/// Lets a client read its response before the connection closes. Without a permit the connection closes at once, and a client
+/// that sent more than its request may see a reset instead.
 async fn linger(mut stream: ClientStream, closing: Option<ClosingPermit>) {
     let has_permit = closing.is_some();
     let mut reading = pin!(async {
@@ -260,7 +267,7 @@ async fn linger(mut stream: ClientStream, closing: Option<ClosingPermit>) {
         }
         io::Result::Ok(())
     });
-    // Whatever goes wrong now, the client has had its answer.
+    // An error has no consequence: the response was written.
     if has_permit {
         let _ = timeout(LINGER, reading).await;
     } else {

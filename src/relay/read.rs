@@ -153,6 +153,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 sent = at;
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
+                    Action::SendMessage(message) => self.send(Side::Client, &message.encode(), cx, now),
                     Action::End(outcome) => return Processed::Ended(outcome),
                 }
             }

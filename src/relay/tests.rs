@@ -1,6 +1,6 @@
 //! Tests of `relay` with streams in memory, for what no socket does reliably.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use http::HeaderMap;
 use tokio::net::TcpStream;
 
 use super::read::FRAMES_PER_CLOCK;
+use super::registry::{Command, SessionActivity, SessionContext};
 use super::*;
 use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
@@ -20,14 +21,15 @@ use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
 use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::record::{Opener, Sealer, TrafficSecret};
+use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::Lifecycle;
-use crate::runtime::timers::Timers;
-use crate::session::{SessionConfig, SessionStats};
+use crate::session::{Message, SessionConfig, SessionStats};
 use crate::telemetry::identity::Identities;
 use crate::telemetry::request::RequestSummary;
 use crate::telemetry::sessions::Sessions;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
+use crate::ws::code::CloseCode;
 use crate::ws::handshake::Opening;
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -35,9 +37,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A side that takes everything and has something to say.
 struct Peer {
-    says: Vec<u8>,
+    says: Rc<RefCell<Vec<u8>>>,
     then: Rc<Cell<Then>>,
     was_told_the_end: Rc<Cell<bool>>,
+    /// How many bytes it accepts.
+    accepts: Rc<Cell<usize>>,
+    /// The bytes that it accepted.
+    received: Rc<RefCell<Vec<u8>>>,
 }
 
 /// What a side does when it has said that.
@@ -50,24 +56,31 @@ enum Then {
 
 impl Peer {
     fn new(says: Vec<u8>, then: Then) -> Self {
-        Self { says, then: Rc::new(Cell::new(then)), was_told_the_end: Rc::default() }
+        Self {
+            says: Rc::new(RefCell::new(says)),
+            then: Rc::new(Cell::new(then)),
+            was_told_the_end: Rc::default(),
+            accepts: Rc::new(Cell::new(usize::MAX)),
+            received: Rc::default(),
+        }
     }
 }
 
 impl tokio::io::AsyncRead for Peer {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
         buf: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        let mut says = self.says.borrow_mut();
         match self.then.get() {
             Then::SaysItAgain => {
-                while buf.remaining() >= self.says.len() {
-                    buf.put_slice(&self.says);
+                while buf.remaining() >= says.len() {
+                    buf.put_slice(&says);
                 }
             }
-            Then::IsSilent if self.says.is_empty() => return Poll::Pending,
-            Then::IsSilent | Then::Ends => buf.put_slice(&std::mem::take(&mut self.says)),
+            Then::IsSilent if says.is_empty() => return Poll::Pending,
+            Then::IsSilent | Then::Ends => buf.put_slice(&std::mem::take(&mut *says)),
         }
         Poll::Ready(Ok(()))
     }
@@ -75,7 +88,12 @@ impl tokio::io::AsyncRead for Peer {
 
 impl tokio::io::AsyncWrite for Peer {
     fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
+        let len = bytes.len().min(self.accepts.get());
+        if len < bytes.len() {
+            self.accepts.set(self.accepts.get() - len);
+        }
+        self.received.borrow_mut().extend_from_slice(&bytes[..len]);
+        if len == 0 { Poll::Pending } else { Poll::Ready(Ok(len)) }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -145,6 +163,17 @@ fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Pe
 }
 
 fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
+    relay_in(&SessionContext::default(), terms, client_side, upstream_side, now)
+}
+
+/// The same, among the sessions of a worker.
+fn relay_in<C, U>(
+    worker: &SessionContext,
+    terms: SessionConfig,
+    client_side: C,
+    upstream_side: U,
+    now: Instant,
+) -> Relay<C, U> {
     let limits = Arc::clone(&terms.limits);
     let config = RouteConfig {
         name: "all".into(),
@@ -189,15 +218,12 @@ fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now:
     let headers = HeaderMap::new();
     let facts = RequestFacts::of_opening(&opening, &headers, client);
     let lease = policy.admit(&facts, clock::both()).unwrap().into_lease();
-    let meta = SessionMeta {
-        client,
-        server: "server".into(),
-        request_id: RequestId(1),
-        summary: RequestSummary::default().keep(),
-    };
+    let meta =
+        SessionMeta { server: "server".into(), request_id: RequestId(1), summary: RequestSummary::default().keep() };
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
-    let guard = ConnectionGuard::new(&Arc::new(Timers::new()), &Arc::new(std::sync::atomic::AtomicUsize::new(0)));
-    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, meta, process, guard)
+    let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let guards = RelayGuards { session: worker.register(RequestId(1)), connection };
+    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, meta, process, guards)
 }
 
 #[test]
@@ -236,6 +262,50 @@ fn a_poll_whose_time_is_over_judges_a_bounded_number_of_frames() {
     }
 }
 
+fn message(text: &str) -> Message {
+    Message::from(text.to_owned())
+}
+
+/// A relay between two silent sides without a deadline.
+fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
+    let limits = Arc::new(limits());
+    let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+    relay_with(terms, client_side, upstream_side, clock::now())
+}
+
+#[test]
+fn messages_of_our_own_are_sent_between_those_of_the_upstream() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let (client, upstream) = (Peer::new(Vec::new(), Then::IsSilent), Peer::new(b"\x01\x01a".into(), Then::IsSilent));
+    let (received, says) = (Rc::clone(&client.received), Rc::clone(&upstream.says));
+    let mut relay = quiet_relay(client, upstream);
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(relay.session.send(message("one")), Ok(()));
+    assert_eq!(relay.session.send(message("two")), Ok(()));
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(*received.borrow(), b"\x01\x01a");
+    *says.borrow_mut() = b"\x80\x01b\x82\x01c".into();
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(*received.borrow(), b"\x01\x01a\x80\x01b\x81\x03one\x81\x03two\x82\x01c");
+}
+
+#[test]
+fn messages_of_our_own_are_sent_when_a_blocked_client_accepts_bytes_again() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let (client, upstream) = (Peer::new(Vec::new(), Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent));
+    let (received, accepts) = (Rc::clone(&client.received), Rc::clone(&client.accepts));
+    let mut relay = quiet_relay(client, upstream);
+    accepts.set(2);
+    for text in ["one", "two", "three"] {
+        assert_eq!(relay.session.send(message(text)), Ok(()));
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+        assert_eq!(*received.borrow(), b"\x81\x03");
+    }
+    accepts.set(usize::MAX);
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(*received.borrow(), b"\x81\x03one\x81\x03two\x81\x05three");
+}
+
 /// A message that is too early wakes its session when the rate allows it, neither sooner nor later.
 #[test]
 fn a_delay_is_as_long_as_the_rate_says() {
@@ -253,6 +323,178 @@ fn a_delay_is_as_long_as_the_rate_says() {
     let timer = &mut relay.guard.timer;
     assert!(!timer.pass(before + Duration::from_millis(49)), "too soon");
     assert!(timer.pass(clock::now() + interval), "too late");
+}
+
+/// The states of a session in which a command must reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Throttled,
+    ClientBlocked,
+    UpstreamBlocked,
+    Hibernating,
+    Closing,
+    Lingering,
+}
+
+/// A relay whose session is in a state after its first poll, with its two sides.
+fn relay_in_state(
+    worker: &SessionContext,
+    state: State,
+    now: Instant,
+) -> (Relay<Peer, Peer>, [Rc<RefCell<Vec<u8>>>; 2]) {
+    let (text, close) = (vec![0x81, 1, b'x'], vec![0x88, 0]);
+    let (masked_text, masked_close) = (vec![0x81, 0x81, 0, 0, 0, 0, b'x'], vec![0x88, 0x80, 0, 0, 0, 0]);
+    let (from_client, from_upstream) = match state {
+        State::Idle | State::Hibernating => (Vec::new(), Vec::new()),
+        State::Throttled => (masked_text.repeat(2), Vec::new()),
+        State::ClientBlocked => (Vec::new(), text),
+        State::UpstreamBlocked => (masked_text, Vec::new()),
+        State::Closing => (Vec::new(), close),
+        State::Lingering => (masked_close, close),
+    };
+    let (client, upstream) = (Peer::new(from_client, Then::IsSilent), Peer::new(from_upstream, Then::IsSilent));
+    client.accepts.set(if state == State::ClientBlocked { 0 } else { usize::MAX });
+    upstream.accepts.set(if state == State::UpstreamBlocked { 0 } else { usize::MAX });
+    let received = [Rc::clone(&client.received), Rc::clone(&upstream.received)];
+    let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(3_600) };
+    let quota = Quota { rate, burst: NonZeroU32::MIN };
+    let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
+    let limits = Arc::new(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() });
+    let limiter = Some(Arc::new(Limiter::new(quota)));
+    let terms = SessionConfig { limits, messages: limiter, expires: None, compressed: false, ping_tag: *b"test" };
+    let mut relay = relay_in(worker, terms, client, upstream, now);
+    if state == State::Hibernating {
+        relay.hibernate_at = None;
+        relay.client.hibernate();
+    }
+    (relay, received)
+}
+
+#[test]
+fn a_command_reaches_a_session_in_every_state() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let reason = b"goodbye";
+    for (state, activity) in [
+        (State::Idle, SessionActivity::Open),
+        (State::Throttled, SessionActivity::Throttled),
+        (State::ClientBlocked, SessionActivity::Open),
+        (State::UpstreamBlocked, SessionActivity::Open),
+        (State::Hibernating, SessionActivity::Open),
+        (State::Closing, SessionActivity::Closing),
+        (State::Lingering, SessionActivity::Lingering),
+    ] {
+        let worker = SessionContext::default();
+        let (mut relay, received) = relay_in_state(&worker, state, clock::now());
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
+        let mut describe = || {
+            let (reply, mut replied) = tokio::sync::oneshot::channel();
+            worker.registry().deliver(RequestId(1), Command::Describe(reply)).unwrap();
+            assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
+            replied.try_recv().unwrap()
+        };
+        let info = describe();
+        assert_eq!((info.activity, &*info.route, &*info.server), (activity, "all", "server"), "{state:?}");
+        assert_eq!(info.stats.throttled, u64::from(state == State::Throttled), "{state:?}");
+        let close = Command::Close { code: CloseCode(4_001), reason: "goodbye".into() };
+        worker.registry().deliver(RequestId(1), close).unwrap();
+        let was_open = activity != SessionActivity::Closing && activity != SessionActivity::Lingering;
+        let expected = if was_open { SessionActivity::Closing } else { activity };
+        assert_eq!(describe().activity, expected, "{state:?}");
+        let has_reason = |received: &[u8]| received.windows(reason.len()).any(|window| window == reason);
+        // A blocked side gets its Close when it accepts bytes again. The upstream's is masked.
+        let client_was_told = has_reason(&received[0].borrow());
+        assert_eq!(client_was_told, was_open && state != State::ClientBlocked, "{state:?}");
+        let upstream_closes = received[1].borrow().windows(2).filter(|window| *window == [0x88, 0x80 | 9]).count();
+        assert_eq!(upstream_closes, usize::from(was_open && state != State::UpstreamBlocked), "{state:?}");
+        drop(relay);
+        assert!(worker.registry().ids().is_empty());
+    }
+}
+
+#[test]
+fn new_limits_and_messages_reach_a_throttled_session() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let worker = SessionContext::default();
+    let (mut relay, received) = relay_in_state(&worker, State::Throttled, clock::now());
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(relay.session.counts().client.messages, 1);
+    let message = Message::Text("hello".into());
+    worker.registry().deliver(RequestId(1), Command::Send(message)).unwrap();
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(*received[0].borrow(), b"\x81\x05hello");
+    // Without a rate the message that waited passes.
+    let unlimited = Command::SetLimits { limits: Arc::new(limits()), messages: None };
+    worker.registry().deliver(RequestId(1), unlimited).unwrap();
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    assert_eq!(relay.session.counts().client.messages, 2);
+    // An expiry that has passed ends the session.
+    worker.registry().deliver(RequestId(1), Command::SetExpiry(Some(clock::now()))).unwrap();
+    while !relay.session.is_closing() {
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+        relay.guard.timer.pass(clock::now());
+        relay.session.handle_timeout(clock::now());
+    }
+}
+
+impl Stream for tokio::io::DuplexStream {
+    fn written(&self) -> u64 {
+        0
+    }
+
+    fn holds_back(&self) -> bool {
+        false
+    }
+
+    fn written_to_kernel(&self, taken: u64) -> u64 {
+        taken
+    }
+
+    fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+
+    fn poll_read_ready(&self, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn take_key_updates(&mut self) -> u8 {
+        0
+    }
+
+    fn hibernate(&mut self) {}
+}
+
+/// On a runtime: a session that waits for bytes is woken by a command, closes both sides, and leaves its registry.
+#[test]
+fn a_command_wakes_a_session_on_a_runtime() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let worker = SessionContext::default();
+        let (mut client, client_side) = tokio::io::duplex(1_024);
+        let (mut upstream, upstream_side) = tokio::io::duplex(1_024);
+        let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
+        let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+        let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
+        let registry = Arc::clone(worker.registry());
+        let ends = async {
+            // The echo shows that the session waits for bytes.
+            client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
+            assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 7);
+            let close = Command::Close { code: CloseCode(4_001), reason: "bye".into() };
+            registry.deliver(RequestId(1), close).unwrap();
+            let mut frame = [0; 7];
+            client.read_exact(&mut frame).await.unwrap();
+            assert_eq!(frame, [0x88, 5, 0x0f, 0xa1, b'b', b'y', b'e']);
+            assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 11);
+            client.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x0f, 0xa1]).await.unwrap();
+            upstream.write_all(&[0x88, 2, 0x0f, 0xa1]).await.unwrap();
+            drop((client, upstream));
+        };
+        tokio::join!(relay, ends);
+        assert!(worker.registry().ids().is_empty());
+    });
 }
 
 #[test]

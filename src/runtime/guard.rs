@@ -4,30 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pending_limit::PendingSlot;
-use super::timers::{Timer, Timers};
 
-/// A connection's place among those that are no sessions yet, and its seat.
+/// The guards of a connection before its request.
 #[derive(Debug)]
 pub struct PendingConnection {
-    /// The place, up to the end of the request head.
+    /// Its slot among the pending connections, until its request head is read.
     pub slot: PendingSlot,
-    /// The seat, up to the end of the connection.
-    pub guard: ConnectionGuard,
-}
-
-/// A connection's place among those of its worker, until dropped, and its timer there.
-#[derive(Debug)]
-pub struct ConnectionGuard {
-    /// Wakes its session.
-    pub timer: Timer,
-    _load: LoadGuard,
-}
-
-impl ConnectionGuard {
-    /// A seat at the worker that has these timers, and whose connections are counted here.
-    pub fn new(timers: &Arc<Timers>, connections: &Arc<AtomicUsize>) -> Self {
-        Self { timer: Timer::new(Arc::clone(timers)), _load: LoadGuard::new(connections) }
-    }
+    /// Its share of the worker's load, until it ends.
+    pub load: LoadGuard,
 }
 
 /// Counts a connection of a worker until it is dropped.
@@ -35,7 +19,7 @@ impl ConnectionGuard {
 pub struct LoadGuard(Arc<AtomicUsize>);
 
 impl LoadGuard {
-    /// Counts it here.
+    /// Counts a connection here.
     pub fn new(connections: &Arc<AtomicUsize>) -> Self {
         connections.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(connections))

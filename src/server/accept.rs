@@ -12,8 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::pool::WorkerHandle;
 use super::socket::{Accepted, Listener};
-use super::worker::{WorkerContext, WorkerHandle};
+use super::worker::WorkerContext;
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::tasks::Tasks;

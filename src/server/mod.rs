@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod socket;
+pub mod pool;
 pub mod worker;
 pub mod accept;
 pub mod descriptors;

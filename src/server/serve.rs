@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use super::accept;
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::pool::WorkerPool;
 use super::socket::{self, Listener};
-use super::worker::{Worker, WorkerPool};
+use super::worker::Worker;
 use crate::config::{Certificate, Config};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
@@ -26,7 +27,7 @@ use crate::telemetry::sessions::Sessions;
 use crate::tls;
 use crate::upstream::Connector;
 
-/// How often the log says how many lines about refusals were left out.
+/// The interval at which the log reports how many lines about rejections were left out.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A server that is bound and about to serve.
@@ -92,12 +93,12 @@ impl Server {
     /// If the system gives no thread or event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
-        let (pool, commands) = WorkerPool::new(self.workers, self.listeners.len());
+        let (pool, receivers) = WorkerPool::new(self.workers, self.listeners.len());
         let pool = Arc::new(pool);
         let workers = (0..)
-            .zip(commands)
-            .map(|(number, commands)| {
-                Worker::start(number, commands, Arc::clone(&pool), Arc::clone(&self.gateway), accept::run)
+            .zip(receivers)
+            .map(|(number, receiver)| {
+                Worker::start(number, receiver, Arc::clone(&pool), Arc::clone(&self.gateway), accept::run)
             })
             .collect::<io::Result<Vec<_>>>()
             .map_err(ServeError::System)?;
@@ -126,7 +127,7 @@ impl Server {
     }
 }
 
-/// Says regularly how many lines about refusals were left out, whether or not another refusal follows. It never ends.
+/// Reports at intervals how many lines about rejections were left out. Never returns.
 async fn report_left_out(rejections: &RejectionLog) {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
@@ -134,7 +135,7 @@ async fn report_left_out(rejections: &RejectionLog) {
     }
 }
 
-/// Waits for the workers' connections to end, and cuts off those that do not.
+/// Waits for the connections of the workers to end, and aborts those that do not end in time.
 async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Receiver<()>) {
     let ending = async {
         for worker in workers {
@@ -153,6 +154,6 @@ async fn drain(lifecycle: &Lifecycle, workers: Vec<Worker>, stop: &mut mpsc::Rec
         () = ending => {}
         () = aborting => {}
     }
-    // The workers go on for newcomers until now.
+    // Until now the workers have answered new connections with 503.
     lifecycle.abort();
 }

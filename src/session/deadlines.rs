@@ -9,18 +9,18 @@ use super::side::Side;
 
 impl Session {
     /// When [`Session::handle_timeout`] is to be called next.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ended {
             return None;
         }
         let mut earliest = self.wait_until;
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
         for side in Side::BOTH {
-            add(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout)));
-            add(self.peer(side).write_closed_until.filter(|_| self.peer(side).input == Input::Open));
+            add(self.stalled_at(side));
+            add(self.last_words_at(side));
         }
-        if self.close_by.is_some() {
-            add(self.close_by);
+        if self.closing_since.is_some() {
+            add(self.close_by());
         } else {
             add(self.expires);
             add(self.drain_at);
@@ -31,7 +31,7 @@ impl Session {
         earliest
     }
 
-    /// Whether [`Session::deadline`] may be earlier than it was when this was asked last. Most of what passes puts it off or
+    /// Whether [`Session::poll_timeout`] may be earlier than it was when this was asked last. Most of what passes puts it off or
     /// leaves it where it is, so that whoever keeps a timer need not look at it after every frame.
     pub fn deadline_changed(&mut self) -> bool {
         std::mem::take(&mut self.deadline_changed)
@@ -40,19 +40,20 @@ impl Session {
     /// Whether [`Session::handle_timeout`] would end the session because this side was silent or took no bytes.
     pub fn is_overdue(&self, side: Side, now: Instant) -> bool {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let stalled = self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout));
-        due(stalled) || (self.close_by.is_none() && (due(self.idle_at()) || self.is_pong_overdue(side, now)))
+        due(self.stalled_at(side))
+            || (self.closing_since.is_none() && (due(self.idle_at()) || self.is_pong_overdue(side, now)))
     }
 
     /// Whether [`Session::handle_timeout`] would end the session because this side has not answered a ping.
     pub fn is_pong_overdue(&self, side: Side, now: Instant) -> bool {
-        let pinged = self.close_by.is_none() && self.peer(side).pinged.is_some();
+        let pinged = self.closing_since.is_none() && self.peer(side).pinged.is_some();
         pinged && self.heartbeat_at(side).is_some_and(|at| at <= now)
     }
 
     /// Has a side pinged whatever the heartbeats are, since only an answer of its kernel shows whether it is there.
     pub fn ping(&mut self, side: Side) {
         self.deadline_changed = true;
+        self.action_due = true;
         self.peer_mut(side).ping_due = true;
     }
 
@@ -68,23 +69,21 @@ impl Session {
         self.deadline_changed = true;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.wait_until) {
-            self.wait_until = None;
-            self.client.on_activity(now);
-            self.data_passed = now;
+            self.end_wait(now);
         }
         for side in Side::BOTH {
-            if self.peer(side).input == Input::Open && due(self.peer(side).write_closed_until) {
+            if due(self.last_words_at(side)) {
                 self.on_disconnected(side, now);
             }
-            if due(self.peer(side).blocked_since.and_then(|since| since.checked_add(self.limits.write_timeout))) {
+            if due(self.stalled_at(side)) {
                 let peer = self.peer_mut(side);
                 peer.input = Input::Disconnected;
                 peer.drop_output();
                 self.end(ClosedBy::Tollgate, CloseReason::WriteStall(side), now);
             }
         }
-        if self.close_by.is_some() {
-            if due(self.close_by) {
+        if self.closing_since.is_some() {
+            if due(self.close_by()) {
                 self.close_now();
             }
         } else if due(self.expires) {
@@ -101,10 +100,33 @@ impl Session {
                 if self.peer(side).pinged.is_some() {
                     self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now);
                 } else {
-                    self.peer_mut(side).ping_due = true;
+                    self.ping(side);
                 }
             }
         }
+    }
+
+    /// Ends the wait of the client for its rate. Its silence meant nothing while it was not read.
+    pub(super) fn end_wait(&mut self, now: Instant) {
+        self.wait_until = None;
+        self.client.on_activity(now);
+        self.data_passed = now;
+    }
+
+    /// When the closing handshake must be over.
+    fn close_by(&self) -> Option<Instant> {
+        self.closing_since?.checked_add(self.limits.close_timeout)
+    }
+
+    /// When a side must have taken some of the bytes that wait for it.
+    fn stalled_at(&self, side: Side) -> Option<Instant> {
+        self.peer(side).blocked_since?.checked_add(self.limits.write_timeout)
+    }
+
+    /// When a side to which nothing can be sent must have sent its last bytes.
+    fn last_words_at(&self, side: Side) -> Option<Instant> {
+        let peer = self.peer(side);
+        peer.write_closed_since.filter(|_| peer.input == Input::Open)?.checked_add(self.limits.close_timeout)
     }
 
     /// Who waits for its rate is not idle.

@@ -58,15 +58,17 @@ pub enum CloseReason {
     Disconnected(Side),
     /// A side took none of the bytes that waited for it.
     WriteStall(Side),
+    /// An operator ended the session.
+    Command,
     /// The process could not wait any longer for the closing handshake.
     Aborted,
 }
 
 impl CloseReason {
-    /// The code of the Close that tells of it; of a close that a side sent itself this is not used.
+    /// The code of the Close that tells of it. It is not used where a side or a command gave the code.
     pub fn close_code(self) -> CloseCode {
         match self {
-            Self::Closed => CloseCode::NORMAL,
+            Self::Closed | Self::Command => CloseCode::NORMAL,
             Self::Violation(_, violation) => violation.close_code(),
             Self::MessageRate | Self::OverheadRate | Self::TokenExpired => CloseCode::POLICY_VIOLATION,
             Self::IdleTimeout
@@ -82,7 +84,7 @@ impl CloseReason {
     /// The reason in that Close.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Closed | Self::Aborted => "",
+            Self::Closed | Self::Command | Self::Aborted => "",
             Self::Violation(_, violation) => violation.label(),
             Self::MessageRate => "message rate exceeded",
             Self::OverheadRate => "frame rate exceeded",
@@ -114,6 +116,7 @@ impl CloseReason {
             Self::Disconnected(Side::Upstream) => "upstream_gone",
             Self::WriteStall(Side::Client) => "client_write_stall",
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
+            Self::Command => "command",
             Self::Aborted => "cut",
         }
     }

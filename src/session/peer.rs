@@ -7,7 +7,7 @@ use crate::ws::inspector::Inspector;
 
 /// What is still expected from a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Input {
+pub enum Input {
     /// Frames.
     Open,
     /// Nothing: it sent its Close, after which nothing counts (RFC 6455 section 5.5.1).
@@ -42,8 +42,8 @@ pub(super) struct Peer {
     pub last_activity: Instant,
     /// Since when it takes none of the bytes that wait for it.
     pub blocked_since: Option<Instant>,
-    /// Nothing can be sent to it any more; until then what it sent before may still come.
-    pub write_closed_until: Option<Instant>,
+    /// Since when nothing can be sent to it; what it sent before may still come.
+    pub write_closed_since: Option<Instant>,
 }
 
 impl Peer {
@@ -59,7 +59,7 @@ impl Peer {
             pinged: None,
             last_activity: now,
             blocked_since: None,
-            write_closed_until: None,
+            write_closed_since: None,
         }
     }
 
@@ -71,7 +71,7 @@ impl Peer {
 
     /// Whether nothing can be sent to it.
     pub fn is_write_closed(&self) -> bool {
-        self.write_closed_until.is_some() || self.input == Input::Disconnected
+        self.write_closed_since.is_some() || self.input == Input::Disconnected
     }
 
     /// Whether nothing may be passed on to it: it has been sent a Close, or nothing can be sent.

@@ -68,7 +68,7 @@ impl Session {
                 return Ok(step);
             }
             let small_fragment = !first && !header.fin && header.payload_len < SMALL_FRAGMENT_BYTES;
-            let uncounted_nothing = first && header.payload_len == 0 && self.limits.messages.is_none();
+            let uncounted_nothing = first && header.payload_len == 0 && self.messages.is_none();
             if small_fragment || uncounted_nothing {
                 self.count_overhead(now)?;
             }
@@ -93,14 +93,14 @@ impl Session {
         if std::mem::take(&mut self.reservation_held) {
             return Ok(None);
         }
-        let (Some(messages), Some(quota)) = (&self.messages, self.limits.messages) else { return Ok(None) };
-        if quota.on_excess == OnExcess::Delay && self.close_by.is_none() {
+        let Some(messages) = &self.messages else { return Ok(None) };
+        if self.on_excess == OnExcess::Delay && self.closing_since.is_none() {
             let asked = messages.reserve(now);
             return Ok(self.delay(asked, now));
         }
         let Err(_) = messages.check(now) else { return Ok(None) };
         self.counts.throttled += 1;
-        match quota.on_excess {
+        match self.on_excess {
             OnExcess::Close => Err(CloseReason::MessageRate),
             // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
             // the message may be the Close that all wait for.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(pub u128);
 
 impl fmt::Display for RequestId {

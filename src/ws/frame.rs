@@ -1,4 +1,4 @@
-//! The wire format of frames: headers (RFC 6455 section 5.2), masking, and the control frames that Tollgate sends.
+//! The wire format of frames: headers (RFC 6455 section 5.2), masking, and the frames that Tollgate itself sends.
 
 use super::code::CloseCode;
 use super::violation::Violation;
@@ -7,6 +7,8 @@ use super::violation::Violation;
 pub const HEADER_MAX_BYTES: usize = 14;
 /// The longest payload of a control frame (section 5.5).
 pub const CONTROL_MAX_BYTES: usize = 125;
+/// The longest reason of a Close: it follows the two bytes of the code (section 5.5.1).
+pub const REASON_MAX_BYTES: usize = CONTROL_MAX_BYTES - 2;
 
 /// The opcode of a frame. The reserved opcodes have no variant: they are violations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,29 +155,31 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: u64) {
     }
 }
 
+/// Truncates the reason of a Close at a character boundary, so that it fits into a frame and is still UTF-8.
+pub fn truncate_reason(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_MAX_BYTES)]
+}
+
 /// A control frame that Tollgate itself sends. The caller supplies the masking key, since it must be fresh and random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlFrame {
     opcode: Opcode,
-    payload: [u8; Self::PAYLOAD_MAX_BYTES],
+    payload: [u8; CONTROL_MAX_BYTES],
     len: usize,
 }
 
 impl ControlFrame {
-    /// Our own payloads are short: a close code with a short reason, or the eight bytes of a ping.
-    const PAYLOAD_MAX_BYTES: usize = 48;
-
     /// Returns a Close with a code and a reason, which is truncated to fit.
     pub fn close(code: CloseCode, reason: &str) -> Self {
-        let mut frame = Self { opcode: Opcode::Close, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
+        let mut frame = Self { opcode: Opcode::Close, payload: [0; CONTROL_MAX_BYTES], len: 0 };
         frame.push(&code.0.to_be_bytes());
-        frame.push(&reason.as_bytes()[..reason.floor_char_boundary(Self::PAYLOAD_MAX_BYTES - 2)]);
+        frame.push(truncate_reason(reason).as_bytes());
         frame
     }
 
     /// Returns a Ping whose payload identifies the pong that answers it.
     pub fn ping(payload: [u8; 8]) -> Self {
-        let mut frame = Self { opcode: Opcode::Ping, payload: [0; Self::PAYLOAD_MAX_BYTES], len: 0 };
+        let mut frame = Self { opcode: Opcode::Ping, payload: [0; CONTROL_MAX_BYTES], len: 0 };
         frame.push(&payload);
         frame
     }
@@ -205,6 +209,62 @@ impl ControlFrame {
         if let Some(key) = mask {
             apply_mask(&mut out[start..], key, 0);
         }
+    }
+}
+
+/// A message that Tollgate itself sends to a client: one frame, unmasked (section 5.1) and not compressed, which a peer
+/// accepts where compression was negotiated, too (RFC 7692 section 6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// A text message.
+    Text(Box<str>),
+    /// A binary message.
+    Binary(Box<[u8]>),
+}
+
+impl Message {
+    /// Returns the payload.
+    pub fn payload(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Returns the header of the frame.
+    pub fn header(&self) -> Header {
+        let opcode = match self {
+            Self::Text(_) => Opcode::Text,
+            Self::Binary(_) => Opcode::Binary,
+        };
+        let payload_len = self.payload().len() as u64;
+        let len = match payload_len {
+            0..126 => 2,
+            126..65_536 => 4,
+            _ => 10,
+        };
+        Header { fin: true, rsv: 0, opcode, mask: None, payload_len, len }
+    }
+
+    /// Returns the frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let header = self.header();
+        let mut out = Vec::with_capacity(header.len + self.payload().len());
+        header.encode(&mut out);
+        out.extend_from_slice(self.payload());
+        out
+    }
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Vec<u8>> for Message {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Binary(bytes.into())
     }
 }
 
@@ -278,7 +338,28 @@ mod tests {
         out.clear();
         ControlFrame::ping(*b"12345678").encode(Some([1, 1, 1, 1]), &mut out);
         assert_eq!(out, b"\x89\x88\x01\x01\x01\x010325476\x39");
-        let cut = ControlFrame::close(CloseCode::NORMAL, &"ä".repeat(60));
-        assert!(std::str::from_utf8(&cut.payload()[2..]).is_ok());
+        let cut = ControlFrame::close(CloseCode::NORMAL, &"ä".repeat(70));
+        assert_eq!(cut.payload()[2..], *"ä".repeat(61).as_bytes());
+        let whole = ControlFrame::close(CloseCode::NORMAL, &"a".repeat(REASON_MAX_BYTES));
+        assert_eq!(whole.payload().len(), CONTROL_MAX_BYTES);
+    }
+
+    #[test]
+    fn messages_are_one_frame_with_the_shortest_header() {
+        let table: &[(Message, &[u8])] = &[
+            (Message::from(String::new()), b"\x81\x00"),
+            (Message::from("ä".to_owned()), b"\x81\x02"),
+            (Message::from(vec![7; 125]), b"\x82\x7d"),
+            (Message::from(vec![7; 126]), b"\x82\x7e\x00\x7e"),
+            (Message::from("a".repeat(65_535)), b"\x81\x7e\xff\xff"),
+            (Message::from(vec![7; 65_536]), b"\x82\x7f\0\0\0\0\0\x01\0\0"),
+        ];
+        for (message, expected) in table {
+            let bytes = message.encode();
+            let (header, payload) = bytes.split_at(expected.len());
+            assert_eq!(header, *expected);
+            assert_eq!(payload, message.payload());
+            assert_eq!(Header::decode(&bytes), Ok(Some(message.header())));
+        }
     }
 }

@@ -50,10 +50,55 @@ pub struct Inspector {
     fin: bool,
 }
 
+/// The state of an [`Inspector`] without its rules, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectorState {
+    /// Bytes of payload left in the current data frame.
+    pub remaining: u64,
+    /// The size of the current message according to its headers up to now; `None` between messages.
+    pub message: Option<u64>,
+    /// In a checked text: the first bytes of a character that is still incomplete, unmasked.
+    pub text: Option<Vec<u8>>,
+    /// The masking key of the current frame; in a checked text it starts at the next byte of payload.
+    pub mask: [u8; 4],
+    /// Whether the current frame ends its message.
+    pub fin: bool,
+}
+
 impl Inspector {
     /// Returns the state at the start of a connection.
     pub fn new(rules: Rules) -> Self {
         Self { rules, remaining: 0, message: None, text: None, mask: [0; 4], fin: true }
+    }
+
+    /// Returns the state, for [`Inspector::import`].
+    pub fn export(&self) -> InspectorState {
+        let Self { rules: _, remaining, message, text, mask, fin } = self;
+        let text = text.map(|text| text.begun().to_vec());
+        InspectorState { remaining: *remaining, message: *message, text, mask: *mask, fin: *fin }
+    }
+
+    /// Continues from an exported state.
+    pub fn import(rules: Rules, state: InspectorState) -> Self {
+        let InspectorState { remaining, message, text, mask, fin } = state;
+        let text = text.map(|begun| {
+            let mut text = Utf8::default();
+            // The start of a character is valid.
+            let _ = text.push(&begun);
+            text
+        });
+        Self { rules, remaining, message, text, mask, fin }
+    }
+
+    /// Returns the rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Changes the limits from the next header on. A message in progress is judged by the new limit at its next frame.
+    pub fn set_sizes(&mut self, frame_max_bytes: u64, message_max_bytes: u64) {
+        self.rules.frame_max_bytes = frame_max_bytes;
+        self.rules.message_max_bytes = message_max_bytes;
     }
 
     /// Begins the data frame whose header [`Inspector::look`] returned.

@@ -39,6 +39,12 @@ impl Utf8 {
         Ok(())
     }
 
+    /// Returns the first bytes of the character that is still incomplete. [`Utf8::push`] of them to a new value gives this
+    /// state.
+    pub fn begun(&self) -> &[u8] {
+        self.begun.get(..self.len).unwrap_or_default()
+    }
+
     /// Ends the text.
     ///
     /// # Errors
@@ -76,6 +82,11 @@ mod tests {
         for text in texts {
             for cut in 0..=text.len() {
                 assert_eq!(check(text, cut), std::str::from_utf8(text).is_ok(), "{text:02x?} cut at {cut}");
+                let (mut utf8, mut copy) = (Utf8::default(), Utf8::default());
+                if utf8.push(&text[..cut]).is_ok() {
+                    assert_eq!(copy.push(utf8.begun()), Ok(()));
+                    assert_eq!(copy.begun(), utf8.begun(), "{text:02x?} cut at {cut}");
+                }
             }
         }
     }

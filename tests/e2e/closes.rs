@@ -127,6 +127,8 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             )
             .limits("write_timeout = \"1s\""),
         ],
+        // No command can be sent from outside.
+        CloseReason::Command => vec![],
         CloseReason::Aborted => vec![case(
             |session, gate| {
                 gate.drain();
@@ -398,6 +400,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         Drain,
         Disconnected(sides().map(CloseReason::Disconnected)),
         WriteStall(sides().map(CloseReason::WriteStall)),
+        Command,
         Aborted,
     }));
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
-use tollgate::policy::quota::{Limiter, Quota, Rate};
-use tollgate::session::{Action, KEPT_MAX_BYTES, Outcome, Session, SessionConfig, Side, Verdict};
+use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
+use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
+use tollgate::ws::code::CloseCode;
 
 use super::wire::{self, Frame};
 
@@ -86,6 +87,16 @@ pub struct Port {
 
 pub struct Relay {
     pub session: Session,
+    /// A session that gets the same calls as `session` and is never exported. It must make the same decisions.
+    twin: Option<Box<Twin>>,
+    limits: Arc<Limits>,
+    messages: Option<Arc<Limiter>>,
+    /// The messages for the client that the session accepted.
+    pub queued: Vec<Message>,
+    /// The number of these messages that were sent.
+    pub sent: usize,
+    /// The arguments of the first command to close.
+    pub commanded: Option<(CloseCode, String)>,
     pub now: Instant,
     pub outcome: Option<Outcome>,
     pub ended_at: Option<Instant>,
@@ -100,15 +111,41 @@ pub struct Relay {
     steps_left: usize,
 }
 
+struct Twin {
+    session: Session,
+    messages: Option<Arc<Limiter>>,
+}
+
+/// The facts that a session shows to its caller besides its verdicts and actions.
+fn facts(session: &Session) -> impl PartialEq + std::fmt::Debug {
+    let sides = Side::BOTH.map(|side| {
+        (session.waiting(side), session.may_end_input(side), session.has_closed(side), session.is_disconnected(side))
+    });
+    (session.poll_timeout(), session.counts(), sides)
+}
+
 impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let Setup { limits, messages, expires_after, compressed } = setup;
         let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| now + after);
-        let terms = SessionConfig { limits: Arc::new(limits), messages, expires, compressed, ping_tag: PING_TAG };
+        let limits = Arc::new(limits);
+        let terms = SessionConfig {
+            limits: Arc::clone(&limits),
+            messages: messages.clone(),
+            expires,
+            compressed,
+            ping_tag: PING_TAG,
+        };
         Self {
             session: Session::new(terms, now),
+            twin: None,
+            limits,
+            messages,
+            queued: Vec::new(),
+            sent: 0,
+            commanded: None,
             now,
             outcome: None,
             ended_at: None,
@@ -120,6 +157,90 @@ impl Relay {
             compressed,
             steps_left: 0,
         }
+    }
+
+    /// Returns a relay that checks every decision against a twin of its session.
+    pub fn with_twin(setup: Setup, now: Instant) -> Self {
+        assert!(setup.messages.is_none(), "the twin needs a limiter of its own");
+        let twin = Self::new(setup.clone(), now);
+        let twin = Twin { session: twin.session, messages: twin.messages };
+        Self { twin: Some(Box::new(twin)), ..Self::new(setup, now) }
+    }
+
+    /// Exports the session and imports it again, with the count of its limiter.
+    pub fn reimport(&mut self) {
+        let (now, limits) = (self.now, &self.limits);
+        let terms = SessionConfig {
+            limits: Arc::clone(limits),
+            messages: None,
+            expires: None,
+            compressed: false,
+            ping_tag: [0; 4],
+        };
+        let state = std::mem::replace(&mut self.session, Session::new(terms, now)).export(now);
+        let again = Session::import(state.clone(), Arc::clone(limits), self.messages.clone(), now).export(now);
+        assert_eq!(again, state);
+        self.messages = self.messages.as_ref().zip(limits.messages).map(|(messages, quota)| {
+            let count = Count::import(messages.count().export(now), now);
+            Arc::new(Limiter::over(Arc::new(count), quota.quota))
+        });
+        self.session = Session::import(state, Arc::clone(limits), self.messages.clone(), now);
+        self.take_actions();
+    }
+
+    pub fn close(&mut self, code: CloseCode, reason: &str) {
+        self.commanded.get_or_insert((code, reason.to_owned()));
+        self.note_closing();
+        self.call(|session, now| session.close(code, reason, now));
+        self.pump();
+    }
+
+    /// Replaces the limits. The message quota is counted over the old count.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let (limits, old) = (Arc::new(limits), Arc::clone(&self.limits));
+        let limiter = |before: &Option<Arc<Limiter>>| {
+            let quota = limits.messages?.quota;
+            match before {
+                Some(before) if old.messages.is_some_and(|messages| messages.quota == quota) => {
+                    Some(Arc::clone(before))
+                }
+                Some(before) => Some(Arc::new(Limiter::over(Arc::clone(before.count()), quota))),
+                None => Some(Arc::new(Limiter::new(quota))),
+            }
+        };
+        self.messages = limiter(&self.messages);
+        self.session.set_limits(Arc::clone(&limits), self.messages.clone(), self.now);
+        if let Some(twin) = &mut self.twin {
+            twin.messages = limiter(&twin.messages);
+            twin.session.set_limits(Arc::clone(&limits), twin.messages.clone(), self.now);
+        }
+        self.write_timeout = limits.write_timeout;
+        self.limits = limits;
+        self.call(|_, _| ());
+        self.pump();
+    }
+
+    pub fn set_expiry(&mut self, after: Option<Duration>) {
+        let at = after.map(|after| self.now + after);
+        self.call(|session, _| session.set_expiry(at));
+    }
+
+    pub fn send(&mut self, message: Message) -> Result<(), SendError> {
+        self.steps_left += STEPS_A_CALL;
+        let queued = self.session.send(message.clone());
+        if let Some(twin) = &mut self.twin {
+            assert_eq!(twin.session.send(message.clone()), queued);
+        }
+        if queued.is_ok() {
+            self.queued.push(message);
+        }
+        self.take_actions();
+        queued
+    }
+
+    /// Whether the client received everything of the messages of the upstream that have begun.
+    pub fn client_is_between_messages(&self) -> bool {
+        wire::ends_between_messages(&self.client.received, false, self.compressed)
     }
 
     /// Reports that writing to a side has failed.
@@ -212,7 +333,7 @@ impl Relay {
     /// Advances the time and handles each deadline on the way.
     pub fn pass(&mut self, span: Duration) {
         let until = self.now + span;
-        while self.session.deadline().is_some_and(|deadline| deadline <= until) {
+        while self.session.poll_timeout().is_some_and(|deadline| deadline <= until) {
             self.pass_to_deadline();
         }
         self.now = until;
@@ -221,14 +342,14 @@ impl Relay {
     /// Advances the time and handles deadlines only at the end, as a busy thread does.
     pub fn oversleep(&mut self, span: Duration) {
         self.now += span;
-        if self.session.deadline().is_some_and(|deadline| deadline <= self.now) {
+        if self.session.poll_timeout().is_some_and(|deadline| deadline <= self.now) {
             self.pass_to_deadline();
         }
     }
 
     /// Advances the time to the next deadline and handles it. Returns whether there was one.
     pub fn pass_to_deadline(&mut self) -> bool {
-        let Some(deadline) = self.session.deadline() else { return false };
+        let Some(deadline) = self.session.poll_timeout() else { return false };
         self.now = self.now.max(deadline);
         for side in Side::BOTH {
             let (now, write_timeout) = (self.now, self.write_timeout);
@@ -237,7 +358,7 @@ impl Relay {
         }
         self.call(Session::handle_timeout);
         self.pump();
-        let next = self.session.deadline();
+        let next = self.session.poll_timeout();
         assert!(next.is_none_or(|next| next > self.now), "a deadline that has passed was not cleared");
         true
     }
@@ -247,15 +368,25 @@ impl Relay {
     }
 
     /// Calls the session and takes its actions, as its contract requires after every call.
-    fn call<T>(&mut self, call: impl FnOnce(&mut Session, Instant) -> T) -> T {
+    fn call(&mut self, call: impl Fn(&mut Session, Instant)) {
         self.steps_left += STEPS_A_CALL;
-        let result = call(&mut self.session, self.now);
+        call(&mut self.session, self.now);
+        if let Some(twin) = &mut self.twin {
+            call(&mut twin.session, self.now);
+        }
         self.take_actions();
-        result
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        let action = self.session.poll_action(self.now);
+        if let Some(twin) = &mut self.twin {
+            assert_eq!(twin.session.poll_action(self.now), action, "the action of the twin");
+        }
+        action
     }
 
     fn take_actions(&mut self) {
-        while let Some(action) = self.session.poll_action(self.now) {
+        while let Some(action) = self.poll_action() {
             self.count_step();
             match action {
                 Action::Send { to, frame } => {
@@ -269,15 +400,28 @@ impl Relay {
                         self.note_closing();
                     }
                 }
+                Action::SendMessage(message) => {
+                    assert_eq!(self.queued.get(self.sent), Some(&message), "messages are sent once and in order");
+                    self.sent += 1;
+                    assert!(self.client_is_between_messages(), "{message:?} inside a message");
+                    let (client, bytes) = (&mut self.client, message.encode());
+                    assert!(!client.on_disconnected, "{message:?} to a client that is disconnected");
+                    let start = client.received.len();
+                    client.received.extend_from_slice(&bytes);
+                    client.ours.push(start..client.received.len());
+                }
                 Action::End(outcome) => {
                     assert_eq!(self.outcome, None, "ended twice");
                     self.outcome = Some(outcome);
                     self.ended_at = Some(self.now);
-                    assert_eq!(self.session.deadline(), None, "a deadline after the end");
+                    assert_eq!(self.session.poll_timeout(), None, "a deadline after the end");
                 }
             }
         }
-        let deadline = self.session.deadline();
+        if let Some(twin) = &self.twin {
+            assert_eq!(facts(&twin.session), facts(&self.session), "the facts of the twin");
+        }
+        let deadline = self.session.poll_timeout();
         if self.session.deadline_changed() {
             self.alarm = deadline;
         }
@@ -306,6 +450,9 @@ impl Relay {
         let inbox = std::mem::take(&mut self.port_mut(from).inbox);
         // Forwarded bytes precede the frames sent because of them, so they are forwarded before the actions are taken.
         let step = self.session.receive(from, &inbox, self.now);
+        if let Some(twin) = &mut self.twin {
+            assert_eq!(twin.session.receive(from, &inbox, self.now), step, "the verdict of the twin");
+        }
         let taken = match step {
             Verdict::Forward(n) | Verdict::Discard(n) => {
                 assert!(0 < n && n <= inbox.len(), "{step:?} of {} bytes", inbox.len());

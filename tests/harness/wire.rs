@@ -141,6 +141,11 @@ impl Decoder {
         self.at == received.len()
     }
 
+    /// Whether `received` ends where a message ends, so that another one may follow.
+    pub fn is_between_messages(&self, received: &[u8]) -> bool {
+        self.at_boundary(received) && !self.in_message
+    }
+
     pub fn has_seen_close(&self) -> bool {
         self.closed
     }
@@ -205,6 +210,13 @@ pub fn decode(received: &[u8], masked: bool, compressed: bool) -> Vec<Frame> {
     let mut frames: Vec<_> = std::iter::from_fn(|| decoder.next(received)).collect();
     frames.extend(decoder.peek(received));
     frames
+}
+
+/// Whether the received bytes end where a message ends.
+pub fn ends_between_messages(received: &[u8], masked: bool, compressed: bool) -> bool {
+    let mut decoder = Decoder::new(masked, compressed);
+    while decoder.next(received).is_some() {}
+    decoder.is_between_messages(received)
 }
 
 /// A sent frame, found by its header only: it may break rules.

@@ -404,7 +404,10 @@ fn errors_and_debug_contain_no_secret() {
     }
     let secret = "correct horse battery staple, and then some";
     let set = KeySet::from_secret(secret.as_bytes(), &ALL[..1]).unwrap();
-    assert_eq!(format!("{set:?}"), "KeySet { keys: [Key { kid: None, algorithms: [HS256], .. }], fingerprint: Fingerprint }");
+    assert_eq!(
+        format!("{set:?}"),
+        "KeySet { keys: [Key { kid: None, algorithms: [HS256], .. }], fingerprint: Fingerprint }"
+    );
 }
 
 #[test]

@@ -1,0 +1,56 @@
+//! Executes the commands that were delivered to a session.
+
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
+
+use super::Relay;
+use super::peer_io::Stream;
+use super::registry::{Command, SessionActivity, SessionInfo};
+use crate::session::Side;
+
+impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
+    /// Executes all commands. The session acts on them in the same poll; a session that lingers only describes itself.
+    #[inline]
+    pub(super) fn run_commands(&mut self, cx: &Context<'_>, now: Instant) {
+        for command in self.guard.take_commands(cx.waker()) {
+            self.run_command(command, now);
+        }
+    }
+
+    fn run_command(&mut self, command: Command, now: Instant) {
+        let is_over = self.lingers_until.is_some();
+        match command {
+            // A receiver that waits no longer needs no description.
+            Command::Describe(reply) => drop(reply.send(self.describe(now))),
+            _ if is_over => {}
+            Command::Close { code, reason } => self.session.close(code, &reason, now),
+            Command::SetLimits { limits, messages } => self.session.set_limits(limits, messages, now),
+            Command::SetExpiry(expires) => self.session.set_expiry(expires),
+            // The sender is told nothing: a message to a session that closes is lost like one that is under way.
+            Command::Send(message) => drop(self.session.send(message)),
+        }
+    }
+
+    fn describe(&self, now: Instant) -> SessionInfo {
+        let grant = self.lease.grant();
+        let activity = if self.lingers_until.is_some() {
+            SessionActivity::Lingering
+        } else if self.session.is_closing() {
+            SessionActivity::Closing
+        } else if self.session.waiting(Side::Client) {
+            SessionActivity::Throttled
+        } else {
+            SessionActivity::Open
+        };
+        SessionInfo {
+            route: Arc::clone(self.lease.route().name()),
+            server: Arc::clone(&self.meta.server),
+            subject: grant.subject.clone(),
+            client: grant.address,
+            age: now.saturating_duration_since(self.started),
+            activity,
+            stats: self.session.counts(),
+        }
+    }
+}

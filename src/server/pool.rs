@@ -1,0 +1,269 @@
+//! The handles of all workers: the choice of the least loaded one, and commands to their sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::socket::Listener;
+use crate::relay::registry::{Command, NotDelivered};
+use crate::telemetry::request::RequestId;
+
+/// A worker may have this share of another worker's connections more than that worker, and at most this many more, before
+/// new connections go there. Moving a connection has a cost, so the difference must be worth it.
+const MORE_SHARE: usize = 8;
+const MORE_MAX: usize = 16;
+/// The most commands that wait for one worker.
+const COMMANDS_MAX: usize = 64;
+
+/// The handles of all workers.
+#[derive(Debug)]
+pub struct WorkerPool(Vec<WorkerHandle>);
+
+/// What other threads know of a worker: how it receives listeners and commands, and its number of connections.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    listeners: mpsc::Sender<Listener>,
+    commands: mpsc::Sender<WorkerCommand>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// The worker's own end of its handle.
+#[derive(Debug)]
+pub struct WorkerReceiver {
+    /// Listeners that move here.
+    pub listeners: mpsc::Receiver<Listener>,
+    /// Commands to its sessions.
+    pub commands: mpsc::Receiver<WorkerCommand>,
+    /// The number of its connections.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// A command to a worker.
+#[derive(Debug)]
+pub enum WorkerCommand {
+    /// Delivers a command to one of its sessions.
+    Session {
+        /// The id of the session.
+        id: RequestId,
+        /// The command.
+        command: Command,
+        /// Receives whether it was delivered.
+        reply: oneshot::Sender<Result<(), NotDelivered>>,
+    },
+    /// Lists the ids of its sessions.
+    List(oneshot::Sender<Vec<RequestId>>),
+}
+
+impl WorkerPool {
+    /// Creates the handles of `workers` workers for `listeners` listeners.
+    pub fn new(workers: usize, listeners: usize) -> (Self, Vec<WorkerReceiver>) {
+        let workers = (0..workers).map(|_| {
+            // One worker may receive all listeners, so the channel always has capacity.
+            let (listener_sender, listeners) = mpsc::channel(listeners.max(1));
+            let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
+            let connections = Arc::<AtomicUsize>::default();
+            let handle = WorkerHandle {
+                listeners: listener_sender,
+                commands: command_sender,
+                connections: Arc::clone(&connections),
+            };
+            (handle, WorkerReceiver { listeners, commands, connections })
+        });
+        let (workers, receivers) = workers.unzip();
+        (Self(workers), receivers)
+    }
+
+    /// Sends a command to the session with this id, whichever worker has it.
+    ///
+    /// # Errors
+    /// If no worker has the session, or too many commands wait for it. The command comes back.
+    pub async fn command(&self, id: RequestId, command: Command) -> Result<(), NotDelivered> {
+        let mut command = command;
+        for worker in &self.0 {
+            let (reply, replied) = oneshot::channel();
+            let Err(mpsc::error::SendError(unsent)) =
+                worker.commands.send(WorkerCommand::Session { id, command, reply }).await
+            else {
+                match replied.await {
+                    Ok(Err(NotDelivered::NoSession(back))) => command = back,
+                    Ok(delivered) => return delivered,
+                    // The worker ended with its sessions, this one among them or not.
+                    Err(_) => return Ok(()),
+                }
+                continue;
+            };
+            let WorkerCommand::Session { command: back, .. } = unsent else { return Ok(()) };
+            command = back;
+        }
+        Err(NotDelivered::NoSession(command))
+    }
+
+    /// Lists the ids of all sessions.
+    pub async fn sessions(&self) -> Vec<RequestId> {
+        let mut ids = Vec::new();
+        for worker in &self.0 {
+            let (reply, replied) = oneshot::channel();
+            if worker.commands.send(WorkerCommand::List(reply)).await.is_ok() {
+                ids.extend(replied.await.unwrap_or_default());
+            }
+        }
+        ids
+    }
+
+    /// Returns the least loaded worker if it has enough fewer connections than `own` for a listener to move there.
+    pub fn less_loaded_peer(&self, own: usize) -> Option<&WorkerHandle> {
+        self.least_loaded().filter(|worker| has_more(own, worker.connections.load(Ordering::Relaxed)))
+    }
+
+    /// Returns the worker with the fewest connections, of those that accept listeners.
+    pub fn least_loaded(&self) -> Option<&WorkerHandle> {
+        let accepting = self.0.iter().filter(|worker| !worker.listeners.is_closed());
+        accepting.min_by_key(|worker| worker.connections.load(Ordering::Relaxed))
+    }
+}
+
+impl WorkerHandle {
+    /// Moves a listener to the worker.
+    ///
+    /// # Errors
+    /// Returns the listener if the worker accepts no more listeners.
+    pub fn send(&self, listener: Listener) -> Result<(), Listener> {
+        self.listeners.try_send(listener).map_err(mpsc::error::TrySendError::into_inner)
+    }
+}
+
+fn has_more(own: usize, other: usize) -> bool {
+    own > other + (other / MORE_SHARE).min(MORE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::runtime::guard::LoadGuard;
+
+    /// Simulates `total` connections of which `at_once` are open, and returns how often the listener moved. The loads never
+    /// differ by more than allowed when a connection is accepted.
+    fn moves(workers: usize, at_once: usize, total: usize) -> usize {
+        let (pool, receivers) = WorkerPool::new(workers, 1);
+        let loads =
+            || receivers.iter().map(|receiver| receiver.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let mut order = VecDeque::new();
+        let (mut here, mut moves, mut seed) = (0, 0, 1_u32);
+        for _ in 0..total {
+            if order.len() == at_once {
+                // A connection of the older half ends.
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                drop(order.remove((seed >> 16) as usize % at_once.div_ceil(2)).unwrap());
+            }
+            if let Some(there) = number_of(&pool, pool.less_loaded_peer(loads()[here])) {
+                (here, moves) = (there, moves + 1);
+            }
+            let (now, fewest) = (loads()[here], loads().into_iter().min().unwrap());
+            assert!(now <= fewest + (fewest / MORE_SHARE).min(MORE_MAX), "{workers} workers: {:?}", loads());
+            order.push_back(LoadGuard::new(&receivers[here].connections));
+        }
+        moves
+    }
+
+    fn number_of(pool: &WorkerPool, chosen: Option<&WorkerHandle>) -> Option<usize> {
+        pool.0.iter().position(|worker| chosen.is_some_and(|chosen| std::ptr::eq(worker, chosen)))
+    }
+
+    #[test]
+    fn a_listener_moves_to_the_worker_with_the_fewest_connections() {
+        // The connections of each worker, the worker that has the listener, and the worker that it moves to.
+        let table: &[(&[usize], usize, Option<usize>)] = &[
+            (&[0], 0, None),
+            (&[0, 0], 0, None),
+            (&[1, 0], 0, Some(1)),
+            (&[0, 1], 0, None),
+            (&[9, 8], 0, None),
+            (&[10, 8], 0, Some(1)),
+            (&[176, 160], 0, None),
+            (&[177, 160], 0, Some(1)),
+            (&[1016, 1000], 0, None),
+            (&[1017, 1000], 0, Some(1)),
+            (&[5, 9, 3, 4], 1, Some(2)),
+            (&[5, 9, 3, 4], 2, None),
+        ];
+        for &(counts, here, expected) in table {
+            let (pool, mut receivers) = WorkerPool::new(counts.len(), 1);
+            for (receiver, count) in receivers.iter().zip(counts) {
+                receiver.connections.store(*count, Ordering::Relaxed);
+            }
+            assert_eq!(number_of(&pool, pool.less_loaded_peer(counts[here])), expected, "{counts:?} from {here}");
+            // A worker that accepts no more listeners is skipped.
+            let Some(there) = expected else { continue };
+            receivers[there].listeners.close();
+            let next = (0..counts.len()).filter(|worker| *worker != there).min_by_key(|worker| counts[*worker]);
+            assert_eq!(number_of(&pool, pool.least_loaded()), next, "{counts:?} without {there}");
+        }
+        let (pool, receivers) = WorkerPool::new(2, 1);
+        drop(receivers);
+        assert!(pool.least_loaded().is_none() && pool.less_loaded_peer(100).is_none());
+    }
+
+    #[test]
+    fn connections_spread_while_listeners_rarely_move() {
+        assert_eq!(moves(1, 100, 10_000), 0);
+        for workers in [2, 3, 16] {
+            // Connections that stay, connections that end, and few connections.
+            for (at_once, moves_max) in [(20_000, 5_000), (1_000, 5_000), (2 * workers, 20_000)] {
+                let moves = moves(workers, at_once, 20_000);
+                assert!(moves < moves_max, "{workers} workers, {at_once} at once: {moves} moves");
+            }
+        }
+    }
+
+    /// Runs a runtime on this thread until the future ends.
+    fn block_on<T>(future: impl std::future::Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_command_finds_the_worker_that_has_the_session() {
+        let (pool, receivers) = WorkerPool::new(3, 1);
+        let ids = [1, 2, 3].map(RequestId);
+        let workers = receivers.into_iter().zip(ids).map(|(mut receiver, own)| async move {
+            let mut delivered = 0;
+            while let Some(command) = receiver.commands.recv().await {
+                match command {
+                    WorkerCommand::List(reply) => reply.send(vec![own]).unwrap(),
+                    WorkerCommand::Session { id, reply, .. } if id == own => {
+                        delivered += 1;
+                        reply.send(Ok(())).unwrap();
+                    }
+                    WorkerCommand::Session { command, reply, .. } => {
+                        reply.send(Err(NotDelivered::NoSession(command))).unwrap();
+                    }
+                }
+            }
+            delivered
+        });
+        let [first, second, third] = <[_; 3]>::try_from(workers.collect::<Vec<_>>()).ok().unwrap();
+        let (delivered, ()) = block_on(async {
+            tokio::join!(async { tokio::join!(first, second, third) }, async {
+                assert_eq!(pool.sessions().await, ids);
+                assert!(pool.command(RequestId(2), Command::SetExpiry(None)).await.is_ok());
+                let unknown = pool.command(RequestId(4), Command::SetExpiry(None)).await;
+                assert!(matches!(unknown, Err(NotDelivered::NoSession(Command::SetExpiry(None)))));
+                drop(pool);
+            })
+        });
+        assert_eq!(delivered, (0, 1, 0));
+    }
+
+    #[test]
+    fn a_worker_that_ended_has_no_sessions() {
+        let (pool, receivers) = WorkerPool::new(2, 1);
+        drop(receivers);
+        block_on(async {
+            assert!(pool.sessions().await.is_empty());
+            let back = pool.command(RequestId(1), Command::SetExpiry(None)).await;
+            assert!(matches!(back, Err(NotDelivered::NoSession(Command::SetExpiry(None)))));
+        });
+    }
+}

@@ -1,0 +1,282 @@
+//! The state of a session as plain data, with which another process can continue it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Session;
+use super::outbox::{CommandedClose, Outbox};
+use super::outcome::{CloseReason, Outcome, SessionStats};
+use super::peer::{Input, Peer};
+use super::rules::{on_excess, rules};
+use super::side::Side;
+use crate::policy::limits::Limits;
+use crate::policy::quota::{Count, Limiter, LocalLimiter};
+use crate::ws::frame::Message;
+use crate::ws::inspector::{Inspector, InspectorState};
+
+/// A point in time as nanoseconds after the time of the export; negative if it is earlier. Times that are more than 292
+/// years away saturate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RelativeTime(pub i64);
+
+impl RelativeTime {
+    /// Measures a point in time from `now`.
+    pub fn since(at: Instant, now: Instant) -> Self {
+        let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        Self(match at.checked_duration_since(now) {
+            Some(after) => nanos(after),
+            None => -nanos(now.saturating_duration_since(at)),
+        })
+    }
+
+    /// Returns the point in time, or the one closest to it that an `Instant` can represent.
+    pub fn from(self, now: Instant) -> Instant {
+        let mut span = Duration::from_nanos(self.0.unsigned_abs());
+        loop {
+            let at = if self.0 < 0 { now.checked_sub(span) } else { now.checked_add(span) };
+            match at {
+                Some(at) => return at,
+                None => span /= 2,
+            }
+        }
+    }
+}
+
+/// The state of a session between two calls, when its actions have been taken.
+///
+/// It has no limits and no limiter: the importing process has its own. The caller also exports the count of the message
+/// limiter ([`Limiter::count`]), which contains the cell of a message that waits. The bytes that a session left with
+/// [`Verdict::More`](super::Verdict::More) or [`Verdict::Wait`](super::Verdict::Wait) are the caller's, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
+pub struct SessionState {
+    /// Whether permessage-deflate was negotiated.
+    pub compressed: bool,
+    /// Whether the text of the client is checked.
+    pub check_utf8: bool,
+    /// What was used of the overhead quota, as [`Count::export`] returns it.
+    pub overhead: i64,
+    /// The client.
+    pub client: PeerState,
+    /// The upstream.
+    pub upstream: PeerState,
+    /// When the token expires.
+    pub expires: Option<RelativeTime>,
+    /// When the session ends because the process drains.
+    pub drain_at: Option<RelativeTime>,
+    /// When data last passed in either direction.
+    pub data_passed: RelativeTime,
+    /// Until when the client is not read, because it exceeded its rate.
+    pub wait_until: Option<RelativeTime>,
+    /// Whether a cell of the message quota is reserved for the message that waits.
+    pub reservation_held: bool,
+    /// Whether the message that waits has no cell yet, and was counted as throttled.
+    pub reservation_retry: bool,
+    /// How the session ends, once there is a reason.
+    pub outcome: Option<Outcome>,
+    /// When the closing handshake began.
+    pub closing_since: Option<RelativeTime>,
+    /// Whether the closing handshake is over, or its time.
+    pub over: bool,
+    /// Whether the session has ended.
+    pub ended: bool,
+    /// The Close that a command asked for.
+    pub close: Option<CommandedClose>,
+    /// The messages that wait to be sent to the client, in their order.
+    pub messages: Vec<Message>,
+    /// The tag of the session's pings.
+    pub ping_tag: [u8; 4],
+    /// The number of pings sent.
+    pub pings: u32,
+    /// The number of pings sent to the client, ours and the upstream's, that it has not answered.
+    pub pongs_owed: u32,
+    /// What has passed.
+    pub counts: SessionStats,
+}
+
+/// The state of one side of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
+pub struct PeerState {
+    /// The frame and the message that it is sending.
+    pub inspector: InspectorState,
+    /// What it may still send.
+    pub input: Input,
+    /// Whether the message that it is sending is dropped.
+    pub discarding_message: bool,
+    /// Whether a part of a frame that it is sending has been forwarded.
+    pub mid_frame: bool,
+    /// Whether it has been sent a Close.
+    pub close_sent: bool,
+    /// The reason for the Close that it is to be sent.
+    pub pending_close: Option<CloseReason>,
+    /// Whether it is to be pinged.
+    pub ping_due: bool,
+    /// When it was pinged, if nothing was received from it since.
+    pub pinged: Option<RelativeTime>,
+    /// When something was last received from it.
+    pub last_activity: RelativeTime,
+    /// Since when it accepts none of the bytes that wait for it.
+    pub blocked_since: Option<RelativeTime>,
+    /// Since when nothing can be sent to it.
+    pub write_closed_since: Option<RelativeTime>,
+}
+
+impl PeerState {
+    fn export(peer: Peer, now: Instant) -> Self {
+        let Peer {
+            inspector,
+            input,
+            discarding_message,
+            mid_frame,
+            close_sent,
+            pending_close,
+            ping_due,
+            pinged,
+            last_activity,
+            blocked_since,
+            write_closed_since,
+        } = peer;
+        Self {
+            inspector: inspector.export(),
+            input,
+            discarding_message,
+            mid_frame,
+            close_sent,
+            pending_close,
+            ping_due,
+            pinged: relative(pinged, now),
+            last_activity: RelativeTime::since(last_activity, now),
+            blocked_since: relative(blocked_since, now),
+            write_closed_since: relative(write_closed_since, now),
+        }
+    }
+
+    fn import(self, inspector: impl FnOnce(InspectorState) -> Inspector, now: Instant) -> Peer {
+        let Self {
+            inspector: state,
+            input,
+            discarding_message,
+            mid_frame,
+            close_sent,
+            pending_close,
+            ping_due,
+            pinged,
+            last_activity,
+            blocked_since,
+            write_closed_since,
+        } = self;
+        Peer {
+            inspector: inspector(state),
+            input,
+            discarding_message,
+            mid_frame,
+            close_sent,
+            pending_close,
+            ping_due,
+            pinged: absolute(pinged, now),
+            last_activity: last_activity.from(now),
+            blocked_since: absolute(blocked_since, now),
+            write_closed_since: absolute(write_closed_since, now),
+        }
+    }
+}
+
+impl Session {
+    /// Returns the state as plain data.
+    pub fn export(self, now: Instant) -> SessionState {
+        let Self {
+            limits: _,
+            messages: _,
+            on_excess: _,
+            overhead,
+            client,
+            upstream,
+            expires,
+            drain_at,
+            data_passed,
+            wait_until,
+            reservation_held,
+            reservation_retry,
+            deadline_changed: _,
+            outcome,
+            closing_since,
+            over,
+            ended,
+            action_due: _,
+            outbox,
+            ping_tag,
+            pings,
+            pongs_owed,
+            counts,
+        } = self;
+        let rules = *client.inspector.rules();
+        let (close, messages) = outbox.map(|outbox| outbox.into_parts()).unwrap_or_default();
+        SessionState {
+            compressed: rules.compressed,
+            check_utf8: rules.check_utf8,
+            overhead: overhead.into_count().export(now),
+            client: PeerState::export(client, now),
+            upstream: PeerState::export(upstream, now),
+            expires: relative(expires, now),
+            drain_at: relative(drain_at, now),
+            data_passed: RelativeTime::since(data_passed, now),
+            wait_until: relative(wait_until, now),
+            reservation_held,
+            reservation_retry,
+            outcome,
+            closing_since: relative(closing_since, now),
+            over,
+            ended,
+            close,
+            messages,
+            ping_tag,
+            pings,
+            pongs_owed,
+            counts,
+        }
+    }
+
+    /// Continues an exported session. `limits` apply to what comes from now on, as with [`Session::set_limits`], and
+    /// `messages` is the limiter over the imported count.
+    pub fn import(state: SessionState, limits: Arc<Limits>, messages: Option<Arc<Limiter>>, now: Instant) -> Self {
+        let SessionState { compressed, check_utf8, overhead, client, upstream, .. } = state;
+        let peer = |side, state: PeerState| {
+            let rules = rules(side, &limits, compressed, check_utf8);
+            state.import(|state| Inspector::import(rules, state), now)
+        };
+        Self {
+            overhead: LocalLimiter::new(limits.overhead, Count::import(overhead, now)),
+            client: peer(Side::Client, client),
+            upstream: peer(Side::Upstream, upstream),
+            on_excess: on_excess(&limits, compressed),
+            messages: messages.filter(|_| limits.messages.is_some()),
+            limits,
+            expires: absolute(state.expires, now),
+            drain_at: absolute(state.drain_at, now),
+            data_passed: state.data_passed.from(now),
+            wait_until: absolute(state.wait_until, now),
+            reservation_held: state.reservation_held,
+            reservation_retry: state.reservation_retry,
+            deadline_changed: true,
+            outcome: state.outcome,
+            closing_since: absolute(state.closing_since, now),
+            over: state.over,
+            ended: state.ended,
+            action_due: true,
+            outbox: Outbox::from_parts(state.close, state.messages),
+            ping_tag: state.ping_tag,
+            pings: state.pings,
+            pongs_owed: state.pongs_owed,
+            counts: state.counts,
+        }
+    }
+}
+
+fn relative(at: Option<Instant>, now: Instant) -> Option<RelativeTime> {
+    at.map(|at| RelativeTime::since(at, now))
+}
+
+fn absolute(at: Option<RelativeTime>, now: Instant) -> Option<Instant> {
+    at.map(|at| at.from(now))
+}
