@@ -1,9 +1,9 @@
-//! Tollgate: a TLS-terminating WebSocket reverse proxy that decides who may come in, and meters what passes.
+//! Tollgate: a TLS-terminating WebSocket reverse proxy that admits clients by policy and meters their messages.
 //!
 //! # The modules
 //!
-//! Three rings. A module imports only modules above it in this list, and no two files import each other in a cycle;
-//! `tests/tidy.rs` holds both.
+//! The modules form three rings. A module imports only modules above it in this list, and no two files import each
+//! other in a cycle; `tests/tidy.rs` checks both rules.
 //!
 //! | module | ring | responsibility |
 //! | --- | --- | --- |
@@ -27,16 +27,18 @@
 //!
 //! # The path of a connection
 //!
-//! [`server::accept`] accepts it on the [`server::worker`] with the fewest connections. [`front::connection`] does the TLS
-//! handshake and reads one request. [`front::upgrade`] answers it in five steps: it parses the request
-//! ([`ws::handshake`]), admits it ([`policy::admission`]), writes the headers for the upstream ([`front::headers`]), gets
-//! the upstream's answer ([`upstream::open`]), and sends the 101. Then [`relay`] moves bytes as [`session::Session`] decides,
-//! woken by the sockets and by the worker's [`runtime::timers`]. The log gets one line at the end.
+//! [`server::accept`] accepts it on the [`server::worker`] with the fewest connections. [`front::connection`] does the
+//! TLS handshake and reads one request. [`front::upgrade`] answers it in five steps: it parses the request
+//! ([`ws::handshake`]), admits it ([`policy::admission`]), writes the headers for the upstream ([`front::headers`]),
+//! gets the response of the upstream ([`upstream::open`]), and sends the 101. Then [`relay`] moves bytes as
+//! [`session::Session`] decides, woken by the sockets and by the worker's [`runtime::timers`]. One log line is written
+//! at the end.
 //!
-//! An [`policy::admission::Admission`] has one constructor. Neither opening an upstream nor relaying is possible without one.
+//! [`policy::admission::Admission`] has one constructor. Without an admission neither a connection to an upstream nor a
+//! relay is possible.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::expect_used, clippy::unwrap_used))]
-// Test helpers take what reads best at their many calls.
+// Test helpers take the types that read best at their many call sites.
 #![cfg_attr(
     test,
     allow(

@@ -1,4 +1,4 @@
-//! Moves the bytes of one session: reads, asks the session, writes. All judgement is the session's.
+//! Relays the bytes of one session: reads, passes them to the session, writes. The session makes every decision.
 
 mod budget;
 pub mod peer_io;
@@ -26,39 +26,40 @@ use budget::{Budget, ReadOutcome};
 use peer_io::{Backpressure, PeerIo, Stream};
 use registry::SessionGuard;
 
-/// How often a deadline that has passed is looked at again because the kernel has an event that tokio has not reported.
+/// The maximum number of times that a passed deadline is postponed because the kernel has an event that tokio has not
+/// reported.
 const POSTPONED_MAX: u8 = 8;
-/// After how much silence a session drops its ciphers' state, a third of its memory; to make that again costs what a
-/// `send` does.
+/// The time without input after which a session drops the state of its ciphers, a third of its memory. Deriving it
+/// again costs as much as a `send`.
 const HIBERNATE_AFTER: Duration = Duration::from_secs(5);
-/// How long the last bytes of a session may take to reach both sides, and both sides to close their ends.
+/// The time in which the last bytes of a session must reach both sides, and both sides must close their ends.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long before that a server has to close first, as it must (RFC 6455 section 7.1.1). Who closes first keeps the port for
-/// a minute, and a proxy that did would have none left for a busy server. A server that waits for us instead keeps the
-/// session's place for so long.
+/// Grace period before [`LINGER`] for the server to close first, as it must (RFC 6455 section 7.1.1). The side that
+/// closes first holds the port for a minute, and a proxy that did would run out of ports for a busy server. If the
+/// server waits for us to close instead, the session keeps its slot for this time.
 const SERVER_CLOSES_FIRST: Duration = Duration::from_millis(100);
 
-/// What a session needs of the process.
+/// The parts of the process that sessions use.
 #[derive(Debug)]
 pub struct Process {
-    /// Serving, draining, cut.
+    /// The phase of the process.
     pub lifecycle: Lifecycle,
     /// The log of sessions.
     pub sessions: Sessions,
 }
 
-/// What the log says of a session beside how it went.
+/// The facts about a session that the log shows besides its outcome.
 #[derive(Debug)]
 pub struct SessionMeta {
-    /// The upstream's server.
+    /// The upstream's server, as the configuration names it.
     pub server: Arc<str>,
     /// The id of its request.
     pub request_id: RequestId,
-    /// What it asked for.
+    /// The request, for the log.
     pub summary: OwnedRequestSummary,
 }
 
-/// A stream, and what was read from it behind its handshake.
+/// A stream, and the bytes that were read from it after its handshake.
 #[derive(Debug)]
 pub struct Prefixed<S>(pub S, pub Vec<u8>);
 
@@ -67,13 +68,14 @@ pub struct Prefixed<S>(pub S, pub Vec<u8>);
 pub struct RelayGuards {
     /// Its timer and its registration.
     pub session: SessionGuard,
-    /// The load of its connection. Several sessions of one connection could share it.
+    /// The guard that counts its connection in the load of the worker. Several sessions of one connection could share
+    /// it.
     pub connection: LoadGuard,
 }
 
-/// One session on its way: the future that moves both directions, and logs how it went when it is over.
+/// A relayed session: a future that moves the bytes of both directions, and logs the outcome when the session is over.
 ///
-/// Only who was admitted gets one, and what the admission counts is given back when it is dropped.
+/// It requires the [`Lease`] of an admitted request. Dropping it releases the slots of that lease.
 #[derive(Debug)]
 pub struct Relay<C, U> {
     session: Session,
@@ -81,19 +83,19 @@ pub struct Relay<C, U> {
     upstream: PeerIo<U>,
     guard: SessionGuard,
     _load: LoadGuard,
-    /// When the session hibernates, if nothing is read before. Absent: it does.
+    /// The time at which the session hibernates, unless bytes are read before. `None` while it hibernates.
     hibernate_at: Option<Instant>,
-    /// When a client that waits for its rate is looked at again.
+    /// The time of the next disconnect check of a client that is not read.
     watch_at: Option<Instant>,
-    /// How often the deadline that has passed was postponed.
+    /// The number of times that the passed deadline was postponed.
     postponed: u8,
-    /// A client that closed its direction while it waited was pinged.
+    /// Whether the client was pinged because it had shut down its direction while it was throttled.
     probed: bool,
-    /// Its place among the sessions that have more to do.
+    /// Its position in the queue of tasks with more to do.
     ticket: Ticket,
-    /// The phase of the process that the session knows of.
+    /// The phase of the process that the session last acted on.
     phase: Phase,
-    /// The session is over, and both ends are being closed for so long.
+    /// The end of the time for closing both connections. `None` until the session is over.
     lingers_until: Option<Instant>,
     started: Instant,
     meta: SessionMeta,
@@ -102,7 +104,7 @@ pub struct Relay<C, U> {
 }
 
 impl<C, U> Relay<C, U> {
-    /// Begins right after the 101.
+    /// Creates the relay right after the 101, and logs the start of the session.
     pub fn new(
         lease: Lease,
         session: Session,
@@ -173,7 +175,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         if relay.lingers_until.is_none() {
             let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
             relay.log(outcome, now);
-            // What is left is to close two connections, which keeps no client from its next session.
+            // Only the two connections remain to be closed. That must not keep the client from its next session.
             relay.lease.release_client();
             relay.lingers_until = Some(clock::after(now, SERVER_CLOSES_FIRST.saturating_add(LINGER)));
         }
@@ -200,7 +202,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn poll_session(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Outcome> {
         let budget = Budget::new(now);
         let mut due = self.guard.timer.pass(now) || self.postponed > 0;
-        // A side with nothing more to read wakes this task when there is, so it is not asked twice.
+        // A side that returned `Pending` has registered our waker, so it is not read again in this poll.
         let mut pending = [false; 2];
         if let Some(outcome) = self.drive_output(cx, now) {
             return Poll::Ready(outcome);
@@ -230,7 +232,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             if progress && !budget.is_spent() {
                 continue;
             }
-            // All that has arrived was read before a deadline is judged, or as much as the budget allows.
+            // Bytes that have arrived are read before a deadline is handled, as far as the budget allows.
             if std::mem::take(&mut due) && self.handle_timeout(now) {
                 if let Some(outcome) = self.drive_output(cx, now) {
                     return Poll::Ready(outcome);
@@ -245,7 +247,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Does what the session wants, and sends what waits.
+    /// Executes the actions of the session, and flushes pending output.
     #[inline]
     fn drive_output(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Outcome> {
         if self.session.may_act() || self.client.has_to_flush() || self.upstream.has_to_flush() {
@@ -265,7 +267,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 }
             }
             let changed = Side::BOTH.map(|side| self.flush(side, cx, now));
-            // Where nothing can be sent to a side any more, or it accepts bytes again, there may be another action.
+            // A side that accepts bytes again, or can no longer be written, may cause another action.
             if changed == [false, false] || !self.session.may_act() {
                 return None;
             }
@@ -291,7 +293,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Returns whether it changed for the session whether a side accepts bytes: it accepts them again, or never will.
+    /// Flushes the output of a side. Returns whether this may cause an action of the session: the side accepts bytes
+    /// again, or writing failed.
     fn flush(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
         let backpressure = self.peer(side).flush(cx);
         match backpressure {
@@ -303,7 +306,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         matches!(backpressure, Backpressure::Cleared | Backpressure::Failed)
     }
 
-    /// Writing failed. What the side sent before that is still read: a server may have said all and closed.
+    /// Handles a failed write. Bytes that the side sent before are still read: a server may have sent everything and
+    /// closed.
     fn close_write(&mut self, side: Side, now: Instant) {
         self.peer(side).close_write();
         self.session.on_write_closed(side, now);
@@ -316,7 +320,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Does what is due; false if that is postponed because the kernel has an event that tokio has not reported.
+    /// Handles the passed deadlines. Returns false if that is postponed because the kernel has an event that tokio has
+    /// not reported.
     fn handle_timeout(&mut self, now: Instant) -> bool {
         if self.postponed < POSTPONED_MAX
             && Side::BOTH.into_iter().any(|side| self.session.is_overdue(side, now) && self.peer(side).has_event())
@@ -338,7 +343,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             self.hibernate_at = None;
             self.client.hibernate();
         }
-        // What waits for a side that was given up would keep the other one from being read, and its Close with it.
+        // Output that is pending for a disconnected side would keep the other side, and so its Close, from being read.
         for side in Side::BOTH {
             if self.session.is_disconnected(side) {
                 self.peer(side).end(false);
@@ -347,7 +352,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         true
     }
 
-    /// Sees to it that this task wakes for the session's next deadline, and its nap.
+    /// Sets the timer to the next deadline of the session, of its hibernation or of the check for a disconnect.
     fn arm_timer(&mut self, cx: &mut Context<'_>, now: Instant) {
         if !self.session.deadline_changed() && self.guard.timer.is_set() {
             return;

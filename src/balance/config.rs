@@ -1,4 +1,4 @@
-//! The configuration of an upstream: plain data that two configurations are compared by.
+//! The configuration of an upstream: plain data that can be compared.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct UpstreamConfig {
     /// Its name in logs.
     pub name: Arc<str>,
-    /// At least one, without duplicates.
+    /// Its servers: at least one, without duplicates.
     pub servers: Vec<ServerAddress>,
     /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
     pub base_path: String,
@@ -25,7 +25,7 @@ pub struct UpstreamConfig {
     pub title_case_headers: bool,
 }
 
-/// The address of a server. `Display` writes the form of the file, which is also its name in logs.
+/// The address of a server. `Display` writes the form used in the configuration file, which is also its name in logs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServerAddress {
     /// A TCP address.

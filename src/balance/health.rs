@@ -1,4 +1,4 @@
-//! Passive health of one server: whether it failed recently, and what the log has reported of that.
+//! The passive health of one server: whether it failed recently, and whether the log has reported it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 /// The time for which a server that accepted no connection is tried last. Then one request tries it again.
 pub const SKIP_FOR: Duration = Duration::from_secs(5);
 
-/// Whether a server failed lately.
+/// The passive health of a server.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// Until when it is passed over, in milliseconds of the pool's clock; 0: it is not.
+    /// The time until which the server is skipped, in milliseconds of the pool's clock; 0 if it is not skipped.
     skip_until_ms: AtomicU64,
-    /// Its last failure was logged, and no recovery since.
+    /// Whether a failure was logged, and no recovery since.
     failing: AtomicBool,
-    /// Requests that it failed since.
+    /// The number of failed requests since a recovery was last logged.
     failures: AtomicU64,
 }
 
 impl Health {
-    /// Whether to try it now. Of those that come after it was passed over for a while one gets to try; the others pass it
-    /// over until that one has an answer.
+    /// Whether to try the server now. When the time for which it is skipped is over, one request tries it. The others
+    /// skip it for another [`SKIP_FOR`], or until that request connects.
     pub fn is_due(&self, now_ms: u64) -> bool {
         let until = self.skip_until_ms.load(Ordering::Relaxed);
         until == 0
@@ -30,24 +30,26 @@ impl Health {
                     .is_ok())
     }
 
-    /// It took no connection.
+    /// Records that the server accepted no connection.
     pub fn skip(&self, now_ms: u64) {
         self.skip_until_ms.store(skip_until(now_ms), Ordering::Relaxed);
     }
 
-    /// It took one.
+    /// Records that the server accepted a connection.
     pub fn connected(&self) {
         self.skip_until_ms.store(0, Ordering::Relaxed);
     }
 
-    /// It failed a request. True if that is news, and `may_log` allows a line.
+    /// Records a failed request. Returns true if the failure is to be logged: none was logged since the last recovery,
+    /// and `may_log` allows a line.
     pub fn fail(&self, may_log: impl FnOnce() -> bool) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        // Without a line it stays unsaid, so that the next failure is news, too.
+        // If no line is allowed, the next failure is reported instead.
         !self.failing.load(Ordering::Relaxed) && may_log() && !self.failing.swap(true, Ordering::Relaxed)
     }
 
-    /// It answered a request. The number of those that it failed, if that is news, and `may_log` allows a line.
+    /// Records an answered request. Returns the number of failed requests if the recovery is to be logged: a failure
+    /// was logged, and `may_log` allows a line.
     pub fn recover(&self, may_log: impl FnOnce() -> bool) -> Option<u64> {
         let news = self.failing.load(Ordering::Relaxed) && may_log() && self.failing.swap(false, Ordering::Relaxed);
         news.then(|| self.failures.swap(0, Ordering::Relaxed))
@@ -67,15 +69,15 @@ mod tests {
     fn a_server_that_failed_is_tried_again_by_one_request() {
         let health = Health::default();
         let skip_ms = u64::try_from(SKIP_FOR.as_millis()).unwrap();
-        assert!(health.is_due(0) && health.is_due(0), "nothing is known of it");
+        assert!(health.is_due(0) && health.is_due(0), "it has not failed");
         health.skip(1_000);
         for now in [1_000, 1_000 + skip_ms - 1] {
             assert!(!health.is_due(now), "{now}");
         }
         let again = 1_000 + skip_ms;
-        assert!(health.is_due(again), "one tries it");
-        assert!(!health.is_due(again), "the others wait for that");
-        // The one that tried it never came back.
+        assert!(health.is_due(again), "one request tries it");
+        assert!(!health.is_due(again), "the others skip it");
+        // The request that tried it never completed.
         assert!(health.is_due(again + skip_ms) && !health.is_due(again + skip_ms));
         health.connected();
         assert!(health.is_due(again + skip_ms) && health.is_due(again + skip_ms));

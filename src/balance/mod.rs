@@ -1,4 +1,4 @@
-//! Pools of servers, without sockets and clock: which server a request tries, and what is known of each.
+//! Pools of servers, without sockets or a clock: the choice of a server for a request, and the health of each.
 
 pub mod config;
 pub mod health;

@@ -1,4 +1,4 @@
-//! The pool of an upstream: its servers, the order in which requests try them, and the limit of pending requests.
+//! The pool of an upstream: its servers, the order in which requests try them, and the limit on pending requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use super::health::Health;
 pub struct Pool {
     config: UpstreamConfig,
     servers: Vec<Server>,
-    /// The number of requests that have asked for a server.
+    /// The number of requests that have started a rotation.
     next_server: AtomicUsize,
     pending: AtomicU32,
-    /// The log reported that no server accepts a connection, and none has accepted one since.
+    /// Whether the log reported that no server accepts a connection, and none has accepted one since.
     down: AtomicBool,
     started: Instant,
 }
@@ -23,9 +23,9 @@ pub struct Pool {
 /// A server of a pool.
 #[derive(Debug)]
 pub struct Server {
-    /// Its address as the configuration has it.
+    /// Its address as the configuration file has it.
     pub name: Arc<str>,
-    /// The same, parsed.
+    /// Its address, parsed.
     pub address: ServerAddress,
     /// Whether it failed recently.
     pub health: Health,
@@ -36,7 +36,7 @@ pub struct Server {
 pub struct PendingRequest<'a>(&'a AtomicU32);
 
 impl Pool {
-    /// A pool whose servers have neither failed nor accepted a connection.
+    /// Creates a pool whose servers have neither failed nor accepted a connection.
     pub fn new(config: UpstreamConfig, now: Instant) -> Self {
         let server = |address: &ServerAddress| Server {
             name: address.to_string().into(),
@@ -53,12 +53,12 @@ impl Pool {
         }
     }
 
-    /// Its configuration.
+    /// Returns its configuration.
     pub fn config(&self) -> &UpstreamConfig {
         &self.config
     }
 
-    /// Its servers, in the order of the configuration.
+    /// Returns its servers, in the order of the configuration.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter()
     }
@@ -70,14 +70,14 @@ impl Pool {
         Some(PendingRequest(&self.pending))
     }
 
-    /// Every server once, in the order in which one request tries them: round robin.
+    /// Returns every server once, in the order in which one request tries them: round robin.
     pub fn rotation(&self) -> impl Iterator<Item = &Server> {
         let first = self.next_server.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
         let (before, after) = self.servers.split_at_checked(first).unwrap_or_default();
         after.iter().chain(before)
     }
 
-    /// A time in the scale of [`Health`]: milliseconds since the pool was created.
+    /// Converts a time to the scale of [`Health`]: milliseconds since the pool was created.
     pub fn millis_at(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
@@ -88,7 +88,8 @@ impl Pool {
         self.down.store(false, Ordering::Relaxed);
     }
 
-    /// Records that no server accepts a connection. True if the log has not reported it yet, and `may_log` allows a line.
+    /// Records that no server accepts a connection. Returns true if the log has not reported it yet, and `may_log`
+    /// allows a line.
     pub fn report_down(&self, may_log: impl FnOnce() -> bool) -> bool {
         !self.down.load(Ordering::Relaxed) && may_log() && !self.down.swap(true, Ordering::Relaxed)
     }

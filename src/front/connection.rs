@@ -39,19 +39,19 @@ use crate::telemetry::request::RequestId;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
-/// The time for which a connection stays open after a rejection, and the bytes that the client may still send meanwhile.
-/// Closing a socket with unread bytes resets the connection, which may discard the response.
+/// The time for which a connection stays open after a rejection, and the number of bytes that the client may still send
+/// meanwhile. Closing a socket with unread bytes resets the connection, which may discard the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
 /// The time that a client without a request has to send one after the drain has started.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
-/// The interval at which a queued connection is examined whose client sends urgent data.
+/// The interval at which a queued connection whose client sends urgent data is checked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that a client has to read its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection until it is upgraded or closed, or the process aborts. The wait for a pending permit, the TLS handshake
-/// and the request head share the deadline.
+/// Serves a connection until it is upgraded or closed, or the process aborts. The wait for a pending permit, the TLS
+/// handshake and the request head share the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
     sessions: &SessionContext,
@@ -111,14 +111,14 @@ async fn accept(
 ) -> io::Result<(PendingPermit, ClientStream)> {
     let permit = tokio::select! {
         permit = slot.acquire() => permit,
-        // A client that disconnects while it is queued gives its position back.
+        // A client that disconnects while it is queued gives up its position.
         () = peer_closed(&stream) => None,
     };
     let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
     Ok((permit, ClientStream::accept(&config.tls, stream).await?))
 }
 
-/// Completes when the client has closed its direction, whatever it sent before.
+/// Completes when the client has closed its direction, even if bytes that it sent before are unread.
 async fn peer_closed(stream: &TcpStream) {
     // Readiness for urgent data includes the end of the stream. Urgent data itself has no meaning here.
     while stream.ready(Interest::PRIORITY).await.is_ok_and(|ready| !ready.is_read_closed()) {
@@ -142,13 +142,14 @@ enum RequestState {
     Processing,
     /// Its 101 is being written.
     Upgraded(Box<OpenedSession>),
-    /// Another response is being written. Without a permit only what the kernel accepts at once is written.
+    /// Another response is being written. Without a permit, no more is written than the kernel takes at once.
     Rejected(Option<ClosingPermit>),
 }
 
 type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'a>>;
 
-/// Reads one request and answers it. Returns the stream, the bytes that the client sent after its request, and the outcome.
+/// Reads one request and answers it. Returns the stream, the bytes that the client sent after its request, and the
+/// outcome.
 async fn serve_request(
     gateway: &Gateway,
     config: &ConnectionConfig,
@@ -222,8 +223,8 @@ fn lock(state: &Mutex<RequestState>) -> MutexGuard<'_, RequestState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Completes some time after the start of the drain. Until then clients that connected without a request may send one, and get
-/// a 503.
+/// Completes some time after the start of the drain. Until then, clients that connected without a request may send one,
+/// and get a 503.
 async fn after_drain(lifecycle: &Lifecycle) {
     lifecycle.draining().await;
     sleep(DRAIN_GRACE).await;
@@ -232,7 +233,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
 fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     let identities = gateway.process.sessions.identities();
-    // A head that was begun is charged, whether or not it is complete. A 429 would come too late here.
+    // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
         let _ = gateway.snapshot().policy().charge(client, clock::now());
     };
@@ -250,8 +251,8 @@ fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     gateway.rejections.log(&event, identities, clock::now());
 }
 
-/// Lets a client read its response before the connection closes. Without a permit the connection closes at once, and a client
-/// that sent more than its request may see a reset instead.
+/// Lets a client read its response before the connection closes. Without a permit the connection closes at once, and a
+/// client that sent more than its request may see a reset instead.
 async fn linger(mut stream: ClientStream, closing: Option<ClosingPermit>) {
     let has_permit = closing.is_some();
     let mut reading = pin!(async {

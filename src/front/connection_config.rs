@@ -1,4 +1,4 @@
-//! What a listener sets for its connections.
+//! The settings of a listener for its connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use rustls::ServerConfig;
 
 use crate::runtime::pending_limit::PendingLimit;
 
-/// What a listener says of its connections.
+/// The settings of a listener for its connections.
 #[derive(Debug)]
 pub struct ConnectionConfig {
-    /// TLS's settings.
+    /// The TLS configuration.
     pub tls: Arc<ServerConfig>,
-    /// How long the TLS handshake and the request head may take together.
+    /// Timeout for the wait for a pending permit, the TLS handshake and the request head together.
     pub handshake_timeout: Duration,
-    /// The largest request head.
+    /// The maximum size of a request head, in bytes.
     pub head_max_bytes: usize,
-    /// The most header fields in it.
+    /// The maximum number of header fields in a request head.
     pub head_max_headers: usize,
-    /// The places for connections that leave after a refusal.
+    /// The limits on pending and closing connections, shared by all listeners.
     pub pending_limit: Arc<PendingLimit>,
 }

@@ -1,4 +1,4 @@
-//! A connection from its accept to its session: the TLS handshake, one request, its answer.
+//! A connection from its accept to its session: the TLS handshake, one request, and its response.
 
 pub mod connection_config;
 pub mod snapshot;

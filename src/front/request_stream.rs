@@ -19,8 +19,8 @@ const BEHIND_MAX_BYTES: usize = 16 * 1024;
 
 /// Reads per cycle of the worker. A read of many small records may take a quarter of a millisecond.
 const READS: u32 = 2;
-/// How often a client that sent more than `BEHIND_MAX_BYTES` is checked for a disconnect, so that its session slot is
-/// freed soon after.
+/// The interval at which a client that sent more than `BEHIND_MAX_BYTES` is checked for a disconnect, so that its
+/// session slot is freed soon after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A stream that withholds from hyper the bytes that a client sends behind its request. hyper detects the end of a

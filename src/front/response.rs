@@ -21,11 +21,11 @@ pub(super) struct RejectedRequest {
     pub(super) rejected: Rejected,
     /// The name of the upstream, if the request was admitted for one.
     pub(super) upstream: Option<Arc<str>>,
-    /// The upstream's server, if one accepted the connection.
+    /// The server of the upstream that was tried last, if any.
     pub(super) server: Option<Arc<str>>,
     /// Further text for the log.
     pub(super) detail: Option<String>,
-    /// The upstream's own response, if that is the reason.
+    /// The upstream's own response, if it is the reason for the rejection.
     pub(super) response: Option<Response<Bytes>>,
 }
 
@@ -36,8 +36,8 @@ impl<T: Into<Rejected>> From<T> for RejectedRequest {
 }
 
 impl RejectedRequest {
-    /// The response, which closes the connection: a client needs no second request on it, and a request that is not read
-    /// cannot be smuggled.
+    /// Returns the response, which closes the connection: a client does not need a second request on it, and a request
+    /// that is not read cannot be smuggled.
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = match self.response {
             Some(response) => {
@@ -74,8 +74,8 @@ fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
     response
 }
 
-/// The challenge (RFC 6750 section 3): without an error code if there was no token, and with one code for every invalid
-/// token.
+/// Returns the challenge (RFC 6750 section 3): without an error code if there was no token, and with one code for every
+/// invalid token.
 fn challenge(rejection: Rejection) -> &'static str {
     match rejection {
         Rejection::Token(_) => "Bearer error=\"invalid_token\"",
@@ -83,7 +83,7 @@ fn challenge(rejection: Rejection) -> &'static str {
     }
 }
 
-/// The 101 for the client.
+/// Returns the 101 for the client.
 pub(super) fn switching_protocols(
     opening: &Opening<'_>,
     answer: &Answer<'_>,
@@ -110,7 +110,7 @@ pub(super) fn switching_protocols(
     response
 }
 
-/// The page of a route, for a browser.
+/// Returns the response with the page of a route, for a browser.
 pub(super) fn page(page: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(page.to_owned()));
     let headers = response.headers_mut();

@@ -16,8 +16,8 @@ use crate::policy::token::Verifier;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::tls;
 
-/// Routes, verifiers, pools and the settings of listeners. Parts that are unchanged are the same objects as in the snapshot
-/// before, so that their caches, tickets and server state persist.
+/// Routes, verifiers, pools and the settings of listeners. Unchanged parts are the same objects as in the previous
+/// snapshot, so that their caches, tickets and server state persist.
 #[derive(Debug)]
 pub struct Snapshot {
     generation: u64,
@@ -34,14 +34,14 @@ struct Listener {
     connections: Arc<ConnectionConfig>,
 }
 
-/// The inputs of a snapshot beside the configuration.
+/// The inputs of a snapshot besides the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotContext<'a> {
     /// The address that each listener is bound to, in the order of the configuration.
     pub addresses: &'a [SocketAddr],
-    /// `max_sessions`, as far as the file descriptors allow it.
+    /// `max_sessions`, lowered to what the descriptor limit allows.
     pub max_sessions: NonZeroU32,
-    /// The limit of connections that have not read their request head.
+    /// The limit on connections whose request head is not read yet.
     pub pending_limit: &'a Arc<PendingLimit>,
     /// The counters of the process.
     pub counters: &'a Arc<Counters>,
@@ -66,22 +66,22 @@ impl Snapshot {
         Self::build(config, context, Some(self))
     }
 
-    /// The number of snapshots up to this one.
+    /// Returns the number of this snapshot, counted from 1.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The rules for requests.
+    /// Returns the rules for requests.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The pools, by name.
+    /// Returns the pools, ordered by name.
     pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.pools.values()
     }
 
-    /// The settings for connections of the listener that is bound to this address.
+    /// Returns the settings for connections of the listener that is bound to this address.
     pub fn connections(&self, listener: SocketAddr) -> Option<&Arc<ConnectionConfig>> {
         self.listeners.get(&listener).map(|listener| &listener.connections)
     }
@@ -134,7 +134,8 @@ impl Snapshot {
     }
 }
 
-/// How the clients of a route authenticate. `None` for a verifier that the configuration lacks; a checked one has it.
+/// Returns how the clients of a route authenticate; `None` if the configuration lacks the verifier. A checked
+/// configuration has it.
 fn auth(route: &RouteConfig, verifiers: &BTreeMap<Arc<str>, Arc<Verifier>>) -> Option<Auth> {
     match &route.auth {
         None => Some(Auth::None),
@@ -142,7 +143,8 @@ fn auth(route: &RouteConfig, verifiers: &BTreeMap<Arc<str>, Arc<Verifier>>) -> O
     }
 }
 
-/// Where the requests of a route go. `None` for an upstream that the configuration lacks; a checked one has it.
+/// Returns where the requests of a route go; `None` if the configuration lacks the upstream. A checked configuration
+/// has it.
 fn target(route: &RouteConfig, pools: &BTreeMap<Arc<str>, Arc<Pool>>) -> Option<Target> {
     match &route.action {
         RouteAction::Proxy { upstream } => pools.get(upstream).map(|pool| Target::Pool(Arc::clone(pool))),

@@ -28,7 +28,7 @@ use crate::upstream::open::UpstreamResponse;
 use crate::upstream::{AskError, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
 
-/// A session whose 101 is on its way.
+/// A session whose 101 is being sent.
 #[derive(Debug)]
 pub struct OpenedSession {
     /// The permission to relay.
@@ -47,7 +47,7 @@ pub struct OpenedSession {
     pub summary: OwnedRequestSummary,
 }
 
-/// The parts of a request that every line about it has.
+/// The parts of a request that every log line about it contains.
 #[derive(Clone, Copy)]
 struct Context<'a> {
     gateway: &'a Gateway,
@@ -66,7 +66,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Answers a request, with a session if it is admitted. The whole request uses one snapshot.
+/// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
 pub async fn answer(
     gateway: &Gateway,
     client: IpAddr,
@@ -91,7 +91,8 @@ pub async fn answer(
     }
 }
 
-/// The parts of a request that the log shows. The host is that of the target if the target is absolute, as in the policy.
+/// Returns the parts of a request that the log shows. The host is that of the target if the target is absolute, as in
+/// the policy.
 fn summary(request: &Request<Incoming>) -> RequestSummary<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
@@ -198,7 +199,7 @@ async fn upgrade(
     Ok((response, OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, admission }))
 }
 
-/// The target of the request to the upstream: path and query as the client sent them, without the token.
+/// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
 fn target(base_path: &str, facts: &RequestFacts<'_>, auth: &Auth) -> Option<Uri> {
     let query = match auth {
         Auth::Token(verifier) => credential::strip_query(&verifier.config().sources, facts.query),
@@ -208,8 +209,8 @@ fn target(base_path: &str, facts: &RequestFacts<'_>, auth: &Auth) -> Option<Uri>
     format!("{base_path}{}{query}", facts.path).parse().ok()
 }
 
-/// An admitted request that waits for its upstream. If it is dropped without an answer, the client has disconnected or the
-/// process aborts; the log gets its line in both cases.
+/// An admitted request that waits for its upstream. If it is dropped without a response, the client has disconnected or
+/// the process aborts; it is logged in both cases.
 struct PendingRequest<'a> {
     context: &'a Context<'a>,
     admission: &'a Admission,
@@ -227,7 +228,7 @@ impl Drop for PendingRequest<'_> {
             route: Some(self.admission.route().name()),
             subject: self.admission.subject(),
             upstream: Some(&self.admission.pool().config().name),
-            detail: Some("no answer of the upstream yet"),
+            detail: Some("no response of the upstream yet"),
             ..self.context.event(rejection)
         });
     }
@@ -240,7 +241,7 @@ pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSe
         route: Some(opened.admission.route().name()),
         subject: opened.admission.subject(),
         server: Some(&opened.server),
-        detail: Some("the client did not take the 101 in time"),
+        detail: Some("the client did not read the 101 in time"),
         ..context.event(Rejection::ClientGone)
     });
 }

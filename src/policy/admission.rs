@@ -1,8 +1,9 @@
-//! Admission of one request, in stages: the only constructor of an [`Admission`], without which nothing reaches an
+//! Admission of one request, in stages: the only constructor of an [`Admission`], without which no request reaches an
 //! upstream.
 //!
-//! [`Policy::begin`] makes the cheap decisions, [`Candidate::authenticate`] decides who the client is, and
-//! [`Authenticated::reserve`] takes the slots. Each stage is synchronous; the caller may do asynchronous work between them.
+//! [`Policy::begin`] makes the cheap decisions, [`Candidate::authenticate`] verifies the identity of the client, and
+//! [`Authenticated::reserve`] takes the slots. Each stage is synchronous; the caller may do asynchronous work between
+//! them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ use super::slots::Slot;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
 
-/// One reading of both clocks: the one for spans, and the one for tokens.
+/// One reading of both clocks: the monotonic one for deadlines, and the wall clock for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clocks {
     /// Monotonic time.
@@ -43,7 +44,7 @@ pub struct Clocks {
 #[derive(Debug)]
 pub struct Policy {
     routes: Routes,
-    /// By route name; only routes that count messages by a key that sessions share.
+    /// By route name, only for routes whose sessions share counts of messages.
     messages: HashMap<Arc<str>, Arc<Counts<MessageKey>>>,
     upgrades: Option<KeyedLimiter<AddressKey>>,
     max_sessions: NonZeroU32,
@@ -66,13 +67,13 @@ impl Policy {
         }
     }
 
-    /// The routes.
+    /// Returns the routes.
     pub fn routes(&self) -> &Routes {
         &self.routes
     }
 
-    /// Charges an address for a request, whatever the request is. It precedes the parsing of the request, so that the quota
-    /// limits the cost of parsing, too.
+    /// Charges an address for a request. This precedes the parsing of the request, so that the quota limits the cost of
+    /// parsing, too.
     ///
     /// # Errors
     /// If the address has used up its quota.
@@ -84,8 +85,8 @@ impl Policy {
         })
     }
 
-    /// Makes the cheap decisions on a request whose address was charged, the cheapest first: host, path, route, address,
-    /// origin, and whether the limits of sessions are reached already.
+    /// Makes the cheap decisions on a request whose address was charged, the cheapest first: host, path, route,
+    /// address, origin, and whether the limits of sessions are reached already.
     ///
     /// # Errors
     /// The first rule that the request does not meet.
@@ -98,7 +99,7 @@ impl Policy {
         Ok(candidate)
     }
 
-    /// All stages at once, for a request whose evidence is in its head.
+    /// Runs all stages, for a request whose evidence is in its head.
     ///
     /// # Errors
     /// The first rule that the request does not meet.
@@ -119,7 +120,7 @@ pub struct Candidate<'a> {
     host: String,
 }
 
-/// What shows who a client is.
+/// The evidence of a client's identity.
 #[derive(Debug)]
 pub enum Evidence<'a> {
     /// Nothing: the route requires no authentication.
@@ -129,7 +130,7 @@ pub enum Evidence<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// The route of the request.
+    /// Returns the route of the request.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }
@@ -147,7 +148,7 @@ impl<'a> Candidate<'a> {
         if !config.origins.allow(self.facts.origin) {
             return Err(Rejection::Origin);
         }
-        // `reserve` decides. A look before the token is verified saves that work in most cases.
+        // `reserve` decides. This earlier check saves the verification of the token in most cases.
         if counters.is_full(self.policy.max_sessions) {
             return Err(Rejection::Full);
         }
@@ -162,7 +163,7 @@ impl<'a> Candidate<'a> {
     /// Finds the evidence in the head of the request.
     ///
     /// # Errors
-    /// If there is none, or more than one that differ.
+    /// If the route requires a token and the request has none, or has several that differ.
     pub fn evidence(&self) -> Result<Evidence<'a>, Rejected> {
         let Auth::Token(verifier) = &self.route.auth else { return Ok(Evidence::None) };
         let facts = self.facts;
@@ -171,7 +172,7 @@ impl<'a> Candidate<'a> {
         token.map(Evidence::Token).ok_or_else(|| self.reject(Rejection::NoToken))
     }
 
-    /// Decides who the client is, and whether the route admits this client.
+    /// Verifies the identity of the client, and checks the conditions of the route on its claims.
     ///
     /// # Errors
     /// If the evidence is not valid, or the claims do not meet the route's conditions.
@@ -214,7 +215,7 @@ impl Authenticated<'_> {
     /// Takes the slots of the session, of its address and of its subject.
     ///
     /// # Errors
-    /// If one of these limits is reached, or the route opens no sessions; then no slot stays taken.
+    /// If one of these limits is reached, or the route does not lead to an upstream. No slot is taken then.
     pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
@@ -278,43 +279,43 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// The route of the request.
+    /// Returns the route of the request.
     pub fn route(&self) -> &Arc<Route> {
         &self.lease.route
     }
 
-    /// The pool that the request was admitted for.
+    /// Returns the pool that the request was admitted for.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
-    /// The token's subject.
+    /// Returns the token's subject.
     pub fn subject(&self) -> Option<&str> {
         self.lease.subject()
     }
 
-    /// The headers that carry the claims that the route forwards.
+    /// Returns the headers that carry the claims that the route forwards.
     pub fn claim_headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.claim_headers
     }
 
-    /// When the token expires.
+    /// Returns when the token expires.
     pub fn expires(&self) -> Option<Instant> {
         self.expires
     }
 
-    /// The quota of the client's messages, if the route has one.
+    /// Returns the limiter of the client's messages, if the route has a quota for them.
     pub fn messages(&self) -> Option<&Arc<Limiter>> {
         self.messages.as_ref()
     }
 
-    /// The part that the session keeps.
+    /// Returns the part that the session keeps.
     pub fn into_lease(self) -> Lease {
         self.lease
     }
 }
 
-/// The part of an admission that a session keeps until it ends. Dropping it returns the slots.
+/// The part of an admission that a session keeps until it ends. Dropping it releases the slots.
 #[derive(Debug)]
 pub struct Lease {
     route: Arc<Route>,
@@ -332,7 +333,7 @@ pub struct Grant {
     pub claims: Option<Claims>,
     /// The values of the path's placeholders.
     pub params: Params,
-    /// The host of the request, as routes compare it.
+    /// The host of the request, in the form that routes compare.
     pub host: Box<str>,
     /// The value of `Origin`.
     pub origin: Option<Box<[u8]>>,
@@ -340,34 +341,35 @@ pub struct Grant {
     pub address: IpAddr,
 }
 
-/// The slots of a session at the limits of its client.
+/// The slots that a session takes from the limits of its client.
 type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>);
 
 impl Lease {
-    /// The route of the session.
+    /// Returns the route of the session.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    /// The facts that the session was admitted with.
+    /// Returns the facts that the session was admitted with.
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
-    /// The token's subject.
+    /// Returns the token's subject.
     pub fn subject(&self) -> Option<&str> {
         self.grant.subject.as_deref()
     }
 
-    /// Returns the slots of the address and of the subject, because the client has disconnected or its session is over. The
-    /// session itself keeps its slot until this is dropped, since it has its descriptors until then.
+    /// Releases the slots of the address and of the subject, because the client has disconnected or its session is
+    /// over. The slot of the session itself is released when the lease is dropped, since the session has its
+    /// descriptors until then.
     pub fn release_client(&mut self) {
         self.client = None;
     }
 }
 
-/// Checks the claims against the conditions of the route, and returns the headers for the upstream. The error is the name
-/// of the claim that fails.
+/// Checks the claims against the conditions of the route, and returns the headers for the upstream. The error is the
+/// name of the claim that fails.
 fn claim_headers<'a>(
     route: &'a Route,
     params: &Params,
@@ -382,7 +384,8 @@ fn claim_headers<'a>(
     })
 }
 
-/// When the token expires, with the leeway that admitted it. `None` for a time that no `Instant` can hold.
+/// Returns when the token expires, including the leeway of its verification. `None` for a time that no `Instant` can
+/// represent.
 fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
     let Auth::Token(verifier) = &route.auth else { return None };
     let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);

@@ -14,9 +14,9 @@ use super::slots::{Slot, Slots};
 /// The counters of the process.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Requests by client address.
+    /// The counts of requests, by client address.
     upgrades: Arc<Counts<AddressKey>>,
-    /// Messages, by route name.
+    /// The counts of messages, by route name.
     messages: Mutex<HashMap<Arc<str>, Arc<Counts<MessageKey>>>>,
     sessions: Slots<()>,
     by_address: Slots<RouteAddress>,
@@ -31,14 +31,14 @@ pub type RouteSubject = (Arc<str>, Arc<str>);
 /// The sessions whose messages are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageKey {
-    /// The SHA-256 of the subject: a subject may have kilobytes, and there may be many.
+    /// The SHA-256 of the subject: a subject may be kilobytes long, and there may be many.
     Subject([u8; SHA256_OUTPUT_LEN]),
     /// The client address.
     Address(AddressKey),
 }
 
 impl MessageKey {
-    /// The key of a subject.
+    /// Returns the key of a subject.
     pub fn of_subject(subject: &str) -> Self {
         let mut hash = [0; SHA256_OUTPUT_LEN];
         hash.copy_from_slice(digest(&SHA256, subject.as_bytes()).as_ref());
@@ -47,7 +47,7 @@ impl MessageKey {
 }
 
 impl Grouped for AddressKey {
-    /// The /48 of an IPv6 address: one customer may have 65,536 of the /64s that are counted.
+    /// Returns the /48 of an IPv6 address: one customer may have 65,536 of the /64s that are counted.
     fn group(&self) -> Option<u64> {
         self.ipv6_48()
     }
@@ -63,12 +63,12 @@ impl Grouped for MessageKey {
 }
 
 impl Counters {
-    /// The counts of requests by client address.
+    /// Returns the counts of requests by client address.
     pub fn upgrades(&self) -> &Arc<Counts<AddressKey>> {
         &self.upgrades
     }
 
-    /// The counts of messages at the route of this name.
+    /// Returns the counts of messages at the route of this name.
     pub fn messages(&self, route: &Arc<str>) -> Arc<Counts<MessageKey>> {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(messages.entry(Arc::clone(route)).or_default())
@@ -79,7 +79,7 @@ impl Counters {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
     }
 
-    /// The number of sessions.
+    /// Returns the number of sessions.
     pub fn sessions(&self) -> u32 {
         self.sessions.count(&())
     }

@@ -14,20 +14,20 @@ use governor::state::{NotKeyed, StateStore};
 
 use super::quota::{CallClock, Count, NotUntil, Quota, nanos_at, not_until};
 
-/// The most keys with a count of their own. A key takes about 150 bytes, so this is 10 MB at worst.
+/// The maximum number of keys with a count of their own. A key takes about 150 bytes, so this is 10 MB at worst.
 pub const KEYS_MAX: usize = 65_536;
 /// The number of counts that further keys share: 0.5 MB at worst.
 const CELLS: u16 = 4_096;
-/// From half of the keys on, a group may have this share of them.
+/// Once half of the keys are in use, a group may have one in `GROUP_SHARE` of them.
 const GROUP_SHARE: usize = 64;
-/// A sweep of fewer keys is not worth its time.
+/// The minimum number of keys at which a sweep is worth its time.
 const SWEEP_MIN: usize = 1_024;
 /// The shortest time between two sweeps. A sweep visits every key under the lock.
 const SWEEP_PAUSE_NANOS: u64 = 1_000_000_000;
 
 /// A key that quotas are counted by.
 pub trait Grouped {
-    /// The group of keys that one client can use, if there is such a group.
+    /// Returns the group of keys that one client can use, if there is such a group.
     fn group(&self) -> Option<u64>;
 }
 
@@ -37,12 +37,12 @@ impl Grouped for Arc<str> {
     }
 }
 
-/// One count for each key for as long as the count matters. The number of keys is bounded. There is at most one sweep a
+/// One count for each key, for as long as it matters. The number of keys is bounded. There is at most one sweep per
 /// second, so a flood of keys costs neither memory nor much time.
 ///
-/// From half of that number on, a group gets no further counts once it has a 64th of all. A key without a count of its own
-/// shares one of 4,096 cells, which a keyed hash of its group selects, or of the key if it has no group. So a flood of one
-/// group costs one cell, and each key of any other flood a 4,096th of the keys that come after it.
+/// Once half of the keys are in use, a group gets no further counts beyond a 64th of all. A key without a count of its
+/// own shares one of 4,096 cells, which is selected by a keyed hash of its group, or of the key if it has no group. So
+/// a flood of one group uses one cell, and each key of any other flood affects a 4,096th of the keys after it.
 #[derive(Debug)]
 pub struct Counts<K> {
     inner: Mutex<CountMap<K>>,
@@ -55,15 +55,15 @@ struct CountMap<K> {
     by_key: HashMap<K, Arc<Count>>,
     /// The number of keys of each group.
     by_group: HashMap<u64, usize>,
-    /// Above this number of keys a new key causes a sweep.
+    /// From this number of keys on, a new key causes a sweep.
     sweep_above: usize,
     swept: Option<u64>,
-    /// The cells that were used.
+    /// The cells in use.
     cells: HashMap<u16, Arc<Count>>,
 }
 
 impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
-    /// A store without keys.
+    /// Creates a store without keys.
     pub fn new() -> Self {
         let map = CountMap {
             by_key: HashMap::new(),
@@ -75,12 +75,12 @@ impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
         Self { inner: Mutex::new(map), max: KEYS_MAX, hasher: RandomState::new() }
     }
 
-    /// The count of a key.
+    /// Returns the count of a key.
     pub fn get(&self, key: &K, now: Instant) -> Arc<Count> {
         self.get_at(key, nanos_at(now))
     }
 
-    /// The count of a key at a time in the scale of counts.
+    /// Returns the count of a key at a time in the scale of counts.
     fn get_at(&self, key: &K, now: u64) -> Arc<Count> {
         let mut map = self.lock();
         if let Some(count) = map.by_key.get(key) {
@@ -111,7 +111,7 @@ impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
         len >= self.max || len >= self.max / 2 && of_group >= (self.max / GROUP_SHARE).max(1)
     }
 
-    /// The map is consistent after every step, so a panic of another holder does no harm.
+    /// Locks the map. It is consistent after every step, so a panic of another holder does no harm.
     fn lock(&self) -> MutexGuard<'_, CountMap<K>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,7 +124,7 @@ impl<K: Hash + Eq + Clone + Grouped> Default for Counts<K> {
 }
 
 impl<K: Hash + Eq + Grouped> CountMap<K> {
-    /// Drops every count that is whole and that no limiter holds.
+    /// Drops every count that is fully replenished and that no limiter holds.
     fn sweep(&mut self, now: u64) {
         let matters = |count: &Arc<Count>| Arc::strong_count(count) > 1 || !count.is_whole(now);
         self.by_key.retain(|_, count| matters(count));
@@ -159,7 +159,7 @@ pub struct KeyedLimiter<K: Hash + Eq + Clone + Grouped> {
 }
 
 impl<K: Hash + Eq + Clone + Grouped> KeyedLimiter<K> {
-    /// A quota over counts that may have been used with another quota.
+    /// Creates a limiter over counts that may have been used with another quota.
     pub fn over(counts: Arc<Counts<K>>, quota: Quota) -> Self {
         Self { governor: CallClock::limiter(quota, SharedCounts(counts)) }
     }
@@ -167,7 +167,7 @@ impl<K: Hash + Eq + Clone + Grouped> KeyedLimiter<K> {
     /// Takes one cell of a key's quota.
     ///
     /// # Errors
-    /// If none is available; then nothing was taken.
+    /// If no cell is available. Nothing is taken then.
     pub fn check(&self, key: &K, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
         self.governor.check_key(key).map_err(|refused| not_until(&refused, now))

@@ -1,8 +1,8 @@
-//! Quotas: how many of something in how much time, counted by [governor] with the generic cell rate algorithm.
+//! Quotas: rates with a burst, counted by [governor] with the generic cell rate algorithm.
 //!
-//! governor asks a clock and keeps its state in the limiter. Here the time is an argument, and the state is a [`Count`] of
-//! its own: it outlives the quota that it is checked against, and it can be read and written. All counts of the process
-//! share one epoch, so any limiter can use any count.
+//! governor reads a clock and keeps its state in the limiter. Here the time is an argument, and the state is a
+//! [`Count`] of its own: it outlives the quota that it is checked against, and it can be exported and imported. All
+//! counts of the process share one epoch, so any limiter can use any count.
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,9 +17,11 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 
-/// How far ahead a cell can be reserved. It bounds what is lost when clients disconnect before their time.
+/// The maximum time ahead for which a cell can be reserved. It bounds the cells that go unused when clients disconnect
+/// before their time.
 pub(super) const WAIT_MAX: Duration = Duration::from_mins(1);
-/// The epoch of the process in the count's scale, in nanoseconds: 146 years. An instant before the epoch has a time, too.
+/// The epoch of the process in the scale of counts, in nanoseconds: 146 years. So an instant before the epoch can be
+/// represented, too.
 const EPOCH_NANOS: u64 = 1 << 62;
 /// The longest time in which an exhausted quota is replenished, 73 years: times in nanoseconds cannot overflow.
 const REPLENISH_MAX: Duration = Duration::from_nanos(1 << 61);
@@ -43,13 +45,13 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// The time in which one cell is replenished; at least a nanosecond.
+    /// Returns the time in which one cell is replenished, at least a nanosecond.
     fn interval(self) -> Duration {
         let interval = self.rate.period / self.rate.count.get();
         interval.clamp(Duration::from_nanos(1), REPLENISH_MAX / self.burst.get())
     }
 
-    /// The same for governor.
+    /// Converts the quota for governor.
     fn to_governor(self) -> governor::Quota {
         let quota = governor::Quota::with_period(self.interval());
         quota.unwrap_or(governor::Quota::per_second(self.rate.count)).allow_burst(self.burst)
@@ -63,23 +65,24 @@ pub struct NotUntil {
     pub until: Instant,
 }
 
-/// What was used of a quota: the theoretical arrival time of the next cell, in nanoseconds. Zero: nothing was used yet.
+/// The state of a quota: the theoretical arrival time of the next cell, in nanoseconds. Zero for an unused quota.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Whether a new count would do as well, because the quota is whole again.
+    /// Whether the quota is fully replenished, so that a new count would be equivalent.
     pub(super) fn is_whole(&self, now: u64) -> bool {
         self.0.load(Ordering::Relaxed) <= now
     }
 
-    /// The theoretical arrival time relative to `now`, in nanoseconds: the form in which another process can import it.
+    /// Returns the theoretical arrival time relative to `now`, in nanoseconds: the form in which another process can
+    /// import it.
     pub fn export(&self, now: Instant) -> i64 {
         let difference = i128::from(self.0.load(Ordering::Relaxed)) - i128::from(nanos_at(now));
         i64::try_from(difference).unwrap_or(i64::MIN)
     }
 
-    /// The count that another process exported.
+    /// Creates the count that another process exported.
     pub fn import(exported: i64, now: Instant) -> Self {
         Self(AtomicU64::new(nanos_at(now).saturating_add_signed(exported)))
     }
@@ -103,7 +106,7 @@ impl StateStore for Count {
     }
 }
 
-/// A count that several limiters may use.
+/// A count that several limiters may share.
 #[derive(Debug, Clone)]
 struct SharedCount(Arc<Count>);
 
@@ -118,7 +121,7 @@ impl StateStore for SharedCount {
     }
 }
 
-/// The clock that governor asks: it gives the time of the call that is under way.
+/// The clock for governor: it returns the time of the current call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallClock;
 
@@ -133,7 +136,7 @@ impl CallClock {
         CALL_TIME.set(nanos_at(now));
     }
 
-    /// A limiter whose times count from zero, as all counts do.
+    /// Creates a limiter whose times are measured from zero, as those of all counts are.
     pub(super) fn limiter<S: StateStore>(
         quota: Quota,
         store: S,
@@ -151,16 +154,16 @@ impl Clock for CallClock {
     }
 }
 
-/// A quota with a count that nothing else uses, without an allocation.
+/// A quota with a count of its own, without an allocation.
 pub struct LocalLimiter(RateLimiter<NotKeyed, Count, CallClock, NoOpMiddleware<Nanos>>);
 
 impl LocalLimiter {
-    /// A quota over this count.
+    /// Creates a limiter over this count.
     pub fn new(quota: Quota, count: Count) -> Self {
         Self(CallClock::limiter(quota, count))
     }
 
-    /// The count, for a limiter with another quota or of another process.
+    /// Returns the count, for a limiter with another quota or of another process.
     pub fn into_count(self) -> Count {
         self.0.into_state_store()
     }
@@ -168,7 +171,7 @@ impl LocalLimiter {
     /// Takes one cell.
     ///
     /// # Errors
-    /// If none is available; then nothing was taken.
+    /// If no cell is available. Nothing is taken then.
     pub fn check(&self, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
         self.0.check().map_err(|refused| not_until(&refused, now))
@@ -181,7 +184,7 @@ impl fmt::Debug for LocalLimiter {
     }
 }
 
-/// A quota with a count that other limiters may use.
+/// A quota with a count that other limiters may share.
 pub struct Limiter {
     governor: RateLimiter<NotKeyed, SharedCount, CallClock, NoOpMiddleware<Nanos>>,
     count: Arc<Count>,
@@ -189,18 +192,18 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A quota of which nothing was used yet.
+    /// Creates a limiter of an unused quota.
     pub fn new(quota: Quota) -> Self {
         Self::over(Arc::default(), quota)
     }
 
-    /// A quota over a count that may have been used with another quota.
+    /// Creates a limiter over a count that may have been used with another quota.
     pub fn over(count: Arc<Count>, quota: Quota) -> Self {
         let governor = CallClock::limiter(quota, SharedCount(Arc::clone(&count)));
         Self { governor, count, interval_nanos: nanos(quota.interval()) }
     }
 
-    /// The count.
+    /// Returns the count.
     pub fn count(&self) -> &Arc<Count> {
         &self.count
     }
@@ -208,19 +211,20 @@ impl Limiter {
     /// Takes one cell.
     ///
     /// # Errors
-    /// If none is available; then nothing was taken.
+    /// If no cell is available. Nothing is taken then.
     pub fn check(&self, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
         self.governor.check().map_err(|refused| not_until(&refused, now))
     }
 
     /// Takes one cell, which may be available only later: returns the instant from which it may be used without another
-    /// check. Callers that share a limiter get distinct instants in the order of their calls, and each wakes once. governor's
-    /// `until_ready` promises neither. A cell that is not used goes back by [`Limiter::refund`].
+    /// check. Callers that share a limiter get one cell each, in the order of their calls, and each wakes once.
+    /// governor's `until_ready` guarantees neither. A cell that is not used is given back by [`Limiter::refund`].
     ///
     /// # Errors
-    /// If the next cell is available only after a minute, and after one interval if that is longer. Then nothing was taken,
-    /// and the caller may try again at that time: so callers that find the quota reserved come back spread over time.
+    /// If the next cell is available only after more than a minute, or more than one interval if that is longer.
+    /// Nothing is taken then. The error contains the time, that far ahead, at which the caller may try again. So
+    /// callers that find the quota reserved retry spread over time.
     pub fn reserve(&self, now: Instant) -> Result<Instant, NotUntil> {
         let now_nanos = nanos_at(now);
         let ahead_nanos = self.interval_nanos.max(nanos(WAIT_MAX));
@@ -230,7 +234,7 @@ impl Limiter {
             let Err(refused) = self.governor.check() else {
                 return Ok(instant_at(at, now));
             };
-            // Another thread may take the cell meanwhile; then the next refusal names a later one.
+            // Another thread may take the cell meanwhile; the next error then has a later time.
             at = refused.earliest_possible().as_u64();
             if at.saturating_sub(now_nanos) > ahead_nanos {
                 return Err(NotUntil { until: instant_at(now_nanos.saturating_add(ahead_nanos), now) });
@@ -238,8 +242,8 @@ impl Limiter {
         }
     }
 
-    /// Returns one cell that was taken and not used. Reservations of others keep their instants, so the next cell may be
-    /// available at the same time as the last of them.
+    /// Refunds one cell that was taken and not used. Reservations of other callers keep their instants, so the next
+    /// cell may be available at the same time as the last of them.
     pub fn refund(&self) {
         let refund = |count: u64| Some(count.saturating_sub(self.interval_nanos));
         // The update is never rejected.
@@ -257,10 +261,10 @@ pub(super) fn not_until(refused: &governor::NotUntil<Nanos>, now: Instant) -> No
     NotUntil { until: instant_at(refused.earliest_possible().as_u64(), now) }
 }
 
-/// The instant that counts are measured from: the first one that was used.
+/// The epoch of all counts: the first instant that was used.
 static EPOCH: OnceLock<Instant> = OnceLock::new();
 
-/// An instant in the scale of counts.
+/// Converts an instant to the scale of counts.
 pub(super) fn nanos_at(now: Instant) -> u64 {
     let epoch = *EPOCH.get_or_init(|| now);
     match now.checked_duration_since(epoch) {
@@ -269,12 +273,13 @@ pub(super) fn nanos_at(now: Instant) -> u64 {
     }
 }
 
-/// The instant that a time in nanoseconds means; `now` for one that no `Instant` can hold.
+/// Converts a time in the scale of counts to an instant, at least `now`. Returns `now` if no `Instant` can represent
+/// it.
 fn instant_at(nanos: u64, now: Instant) -> Instant {
     now.checked_add(Duration::from_nanos(nanos.saturating_sub(nanos_at(now)))).unwrap_or(now)
 }
 
-/// At most [`REPLENISH_MAX`], so that sums of a few spans fit.
+/// Returns the nanoseconds of a span, at most [`REPLENISH_MAX`], so that sums of a few spans do not overflow.
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.min(REPLENISH_MAX).as_nanos()).unwrap_or(u64::MAX)
 }

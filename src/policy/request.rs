@@ -7,19 +7,19 @@ use http::{HeaderMap, Uri};
 
 use crate::ws::handshake::Opening;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestKind {
-    /// A WebSocket.
+    /// The opening handshake of a WebSocket.
     WebSocket,
-    /// A response: an ordinary HTTP request.
+    /// An ordinary HTTP request, which gets a response.
     Http,
 }
 
 /// The facts of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
-    /// What it asks for.
+    /// Its kind.
     pub kind: RequestKind,
     /// The host that the client names, with its port if there is one: as sent, not yet checked.
     pub authority: &'a str,
@@ -31,14 +31,14 @@ pub struct RequestFacts<'a> {
     pub origin: Option<&'a [u8]>,
     /// All headers.
     pub headers: &'a HeaderMap,
-    /// The subprotocols on offer, one of which may carry the token.
+    /// The offered subprotocols, one of which may carry the token.
     pub protocols: &'a [&'a str],
     /// The client's address.
     pub address: IpAddr,
 }
 
 impl<'a> RequestFacts<'a> {
-    /// The facts of an opening handshake.
+    /// Returns the facts of an opening handshake.
     pub fn of_opening(opening: &'a Opening<'_>, headers: &'a HeaderMap, address: IpAddr) -> Self {
         Self {
             kind: RequestKind::WebSocket,
@@ -52,8 +52,8 @@ impl<'a> RequestFacts<'a> {
         }
     }
 
-    /// The facts of an ordinary request. `None` if it has not exactly one `Host` (RFC 9112 section 3.2) or more than one
-    /// `Origin` (RFC 6454 section 7.3).
+    /// Returns the facts of an ordinary request; `None` if it does not have exactly one `Host` (RFC 9112 section 3.2),
+    /// or has more than one `Origin` (RFC 6454 section 7.3).
     pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, address: IpAddr) -> Option<Self> {
         let at_most_once = |name| {
             let mut lines = headers.get_all(name).into_iter();

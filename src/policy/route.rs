@@ -1,4 +1,4 @@
-//! Which route a request belongs to: host and path patterns, the most specific first.
+//! Finds the route of a request by host and path patterns, the most specific first.
 
 use std::sync::Arc;
 
@@ -16,13 +16,14 @@ use crate::balance::Pool;
 
 /// All routes, ordered so that the first that matches is the most specific.
 ///
-/// Hosts outweigh paths: an exact host stands before every wildcard, a wildcard of a longer domain before that of a
+/// Hosts outweigh paths: an exact host precedes every wildcard, a wildcard of a longer domain precedes that of a
 /// shorter one, and routes for any host come last. Among equal hosts the paths are compared segment by segment: a
-/// literal stands before `{name}`, and that before `{*rest}`. A pattern that ends stands before one that goes on there,
-/// since only `{*rest}` can match the same path: `/files` stands before `/files/{*rest}`.
+/// literal precedes `{name}`, which precedes `{*rest}`. A pattern that ends precedes one that continues there, since
+/// only `{*rest}` can match the same path: `/files` precedes `/files/{*rest}`.
 ///
-/// The most specific host pattern that matches a request's host decides: only routes of that pattern are asked, whatever
-/// their paths. With `host_fall_through` a request that none of them matches goes on to the routes of wider patterns.
+/// The most specific host pattern that matches a request's host decides: only routes with that pattern are searched,
+/// whatever their paths. With `host_fall_through`, a request that matches none of them continues to the routes with
+/// wider patterns.
 #[derive(Debug)]
 pub struct Routes {
     routes: Vec<Arc<Route>>,
@@ -30,7 +31,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Orders the routes by how specific they are, whatever their order in the file.
+    /// Orders the routes from the most to the least specific, independently of their order in the file.
     #[must_use]
     pub fn new(mut routes: Vec<Arc<Route>>, host_fall_through: bool) -> Self {
         // The name decides between routes that match the same requests, so that even these have one order.
@@ -41,23 +42,24 @@ impl Routes {
         Self { routes, host_fall_through }
     }
 
-    /// The most specific route for a host, as [`request_host`](super::host::request_host) gives it, and a path.
+    /// Returns the most specific route for a path and a host, as [`request_host`](super::host::request_host) returns
+    /// it, with the values of the path's placeholders.
     #[must_use]
     pub fn find(&self, host: &str, path: &Path) -> Option<(&Arc<Route>, Params)> {
         let mut serving = self.routes.iter().filter(|route| route.config.host.matches(host)).peekable();
         let most_specific = &serving.peek()?.config.host;
-        // Routes of one pattern stand together.
+        // Routes with the same host pattern are adjacent.
         let mut asked = serving.take_while(|route| self.host_fall_through || route.config.host == *most_specific);
         asked.find_map(|route| Some((route, route.config.path.matches(path)?)))
     }
 
-    /// Every route, the most specific first.
+    /// Returns all routes, the most specific first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
     }
 }
 
-/// The configuration of a route: plain data that two configurations are compared by.
+/// The configuration of a route: plain data that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteConfig {
     /// Its name in logs and labels.
@@ -66,11 +68,11 @@ pub struct RouteConfig {
     pub host: HostPattern,
     /// The paths that it serves.
     pub path: PathPattern,
-    /// What it does with an admitted request.
+    /// The action for an admitted request.
     pub action: RouteAction,
-    /// The `Host` that the upstream receives; absent: the host that the client sent.
+    /// The `Host` that the upstream receives; `None`: the host that the client sent.
     pub upstream_host: Option<HeaderValue>,
-    /// The name of the `[auth]` section; absent: the route is open to every client (`auth = "none"`).
+    /// The name of the `[auth]` section; `None`: the route is open to every client (`auth = "none"`).
     pub auth: Option<Arc<str>>,
     /// The origins that may use it.
     pub origins: Origins,
@@ -86,7 +88,7 @@ pub struct RouteConfig {
     pub limits: Arc<Limits>,
 }
 
-/// What a route does with an admitted request.
+/// The action of a route for an admitted request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
     /// Upgrades are proxied to the upstream of this name.
@@ -98,37 +100,37 @@ pub enum RouteAction {
     Page(Arc<str>),
 }
 
-/// A route of a snapshot: its configuration with the objects that the configuration names.
+/// A route of a snapshot: its configuration, and the objects that the configuration names.
 #[derive(Debug)]
 pub struct Route {
     /// Its configuration.
     pub config: RouteConfig,
-    /// How its clients authenticate.
+    /// The authentication of its clients.
     pub auth: Auth,
-    /// Where its requests go.
+    /// The target of its requests.
     pub target: Target,
 }
 
-/// How the clients of a route authenticate.
+/// The authentication of a route's clients.
 #[derive(Debug, Clone)]
 pub enum Auth {
-    /// Not at all: the operator wrote `auth = "none"`.
+    /// None: the operator wrote `auth = "none"`.
     None,
-    /// With a token that this verifier accepts.
+    /// A token that this verifier accepts.
     Token(Arc<Verifier>),
 }
 
-/// Where the requests of a route go.
+/// The target of a route's requests.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// To a server of this pool.
+    /// A server of this pool.
     Pool(Arc<Pool>),
-    /// Nowhere: this page is the response.
+    /// No server: this page is the response.
     Page(Arc<str>),
 }
 
 impl Route {
-    /// Its name in logs and labels.
+    /// Returns its name in logs and labels.
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
     }

@@ -1,17 +1,17 @@
-//! Slots: how many of something there are at once.
+//! Slots: limits on how many of something exist at once.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Counts how many of each key there are at once.
+/// The number of slots in use for each key.
 #[derive(Debug)]
 pub struct Slots<K> {
     taken: Arc<Mutex<HashMap<K, u32>>>,
 }
 
-/// One of a key's slots; dropping it gives it back.
+/// One of the slots of a key. Dropping it releases it.
 #[derive(Debug)]
 pub struct Slot<K: Hash + Eq> {
     taken: Arc<Mutex<HashMap<K, u32>>>,
@@ -19,7 +19,7 @@ pub struct Slot<K: Hash + Eq> {
 }
 
 impl<K: Hash + Eq + Clone> Slots<K> {
-    /// All free.
+    /// Creates slots that are all free.
     pub fn new() -> Self {
         Self { taken: Arc::new(Mutex::new(HashMap::new())) }
     }
@@ -36,7 +36,7 @@ impl<K: Hash + Eq + Clone> Slots<K> {
         Some(Slot { taken: Arc::clone(&self.taken), key })
     }
 
-    /// The number of taken slots of a key.
+    /// Returns the number of taken slots of a key.
     pub fn count(&self, key: &K) -> u32 {
         lock(&self.taken).get(key).copied().unwrap_or_default()
     }
@@ -60,7 +60,7 @@ impl<K: Hash + Eq> Drop for Slot<K> {
     }
 }
 
-/// The maps are whole after every step, so a panic of another holder leaves nothing half done.
+/// Locks a map. It is consistent after every step, so a panic of another holder does no harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

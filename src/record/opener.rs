@@ -270,9 +270,9 @@ impl Opener {
             *to = *from;
         }
         let len = before + part.len();
-        let so_far = self.started.get(..len).unwrap_or(&self.started);
+        let message = self.started.get(..len).unwrap_or(&self.started);
         // Type, length and value of the only message that is allowed, as far as received.
-        let (kind, rest) = so_far.split_first().map_or((KEY_UPDATE, so_far), |(kind, rest)| (*kind, rest));
+        let (kind, rest) = message.split_first().map_or((KEY_UPDATE, message), |(kind, rest)| (*kind, rest));
         if kind != KEY_UPDATE {
             return Err(Violation::HandshakeMessage);
         }

@@ -62,17 +62,17 @@ impl Sealer {
         }
         let (mut taken, mut written) = (0, 0);
         while taken < plaintext.len() {
-            let Some(room) = out.get_mut(written..) else { break };
+            let Some(free) = out.get_mut(written..) else { break };
             if self.update_due || self.direction.is_at_limit() {
-                let Some(len) = self.seal_one(ContentType::Handshake, &UPDATE_NOT_REQUESTED, room)? else { break };
+                let Some(len) = self.seal_one(ContentType::Handshake, &UPDATE_NOT_REQUESTED, free)? else { break };
                 self.direction.update().map_err(|_| SealError::Failed)?;
                 self.update_due = false;
                 written += len;
                 continue;
             }
-            let len = (plaintext.len() - taken).min(PLAINTEXT_MAX).min(room.len().saturating_sub(OVERHEAD));
+            let len = (plaintext.len() - taken).min(PLAINTEXT_MAX).min(free.len().saturating_sub(OVERHEAD));
             let Some(part) = plaintext.get(taken..taken + len).filter(|part| !part.is_empty()) else { break };
-            let Some(len) = self.seal_one(content, part, room)? else { break };
+            let Some(len) = self.seal_one(content, part, free)? else { break };
             taken += part.len();
             written += len;
         }

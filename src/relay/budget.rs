@@ -1,15 +1,15 @@
-//! How long one poll of a session may take, and what comes of one read in it.
+//! The time budget of one poll of a session, and the outcome of one read.
 
 use std::time::{Duration, Instant};
 
 use crate::runtime::clock;
 use crate::session::Outcome;
 
-/// How long one poll of a session may take before the other sessions of its thread get theirs. A poll ends after the read in
-/// which this has passed, so it may take one read longer.
+/// The time after which a poll of a session ends, so that the other sessions of its thread run. A poll ends after the
+/// read in which this time passes, so it may take one read longer.
 const POLL_BUDGET: Duration = Duration::from_micros(250);
 
-/// The time that one poll of a session may take.
+/// The time budget of one poll of a session.
 pub(super) struct Budget(Option<Instant>);
 
 impl Budget {
@@ -22,13 +22,13 @@ impl Budget {
     }
 }
 
-/// What came of trying to read a side.
+/// The outcome of an attempt to read a side.
 pub(super) enum ReadOutcome {
-    /// There is nothing to read, and this task wakes when there is.
+    /// Nothing can be read. The task is woken when that changes.
     Pending,
-    /// It is not to be read for now.
+    /// The side is not read for now.
     Paused,
-    /// Something was done.
+    /// Bytes were processed, or the state of the side changed.
     Progress,
     /// The session is over.
     Ended(Outcome),

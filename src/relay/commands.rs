@@ -21,13 +21,13 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn run_command(&mut self, command: Command, now: Instant) {
         let is_over = self.lingers_until.is_some();
         match command {
-            // A receiver that waits no longer needs no description.
+            // If the receiver was dropped, no description is needed.
             Command::Describe(reply) => drop(reply.send(self.describe(now))),
             _ if is_over => {}
             Command::Close { code, reason } => self.session.close(code, &reason, now),
             Command::SetLimits { limits, messages } => self.session.set_limits(limits, messages, now),
             Command::SetExpiry(expires) => self.session.set_expiry(expires),
-            // The sender is told nothing: a message to a session that closes is lost like one that is under way.
+            // The sender gets no error: a message to a closing session is lost like one in flight.
             Command::Send(message) => drop(self.session.send(message)),
         }
     }

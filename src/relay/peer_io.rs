@@ -1,4 +1,4 @@
-//! One side of a relayed session: its stream, and the few bytes that may wait on the way in or out.
+//! One side of a relayed session: its stream, and the few bytes that are buffered for reading and for writing.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -13,26 +13,26 @@ use crate::runtime::socket_state::{SocketState, unacknowledged_bytes};
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
-/// How much the other end may still send after a session is over before its connection is cut.
+/// Limit on the bytes that the other end may still send after a session is over. The connection is then closed.
 const DISCARD_MAX_BYTES: u32 = 256 * 1024;
-/// A read counts as no less than this towards that limit: one of a single byte may have cost several key updates.
+/// The least that one read counts towards that limit: a read of a single byte may have cost several key updates.
 const DISCARD_MIN_BYTES: u32 = 4096;
 
-/// A stream to one side, as the relay sees it.
+/// The operations of a stream that the relay uses.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// A number that grows whenever the kernel takes bytes that the stream held back.
+    /// Returns a number that grows whenever the kernel takes bytes that the stream held back.
     fn written(&self) -> u64;
-    /// Whether the stream may hold bytes that it has taken and the kernel has not.
+    /// Whether the stream may hold bytes that it has taken but the kernel has not.
     fn holds_back(&self) -> bool;
-    /// How many bytes the kernel has taken, of which the stream took `taken`.
+    /// Returns how many bytes the kernel has taken from the stream, which has taken `taken` bytes.
     fn written_to_kernel(&self, taken: u64) -> u64;
-    /// The socket; absent where there is none, as in tests.
+    /// Returns the socket; `None` for a stream without one, as in tests.
     fn socket(&self) -> Option<BorrowedFd<'_>>;
-    /// Becomes ready when the socket may have something to read, the end of the stream included.
+    /// Becomes ready when the socket may be readable. The end of the stream counts as readable.
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// How many TLS key updates came since this was called last.
+    /// Returns the number of TLS key updates since the last call.
     fn take_key_updates(&mut self) -> u8;
-    /// Drops what it can make again, since it is idle.
+    /// Drops the state that can be derived again, for an idle stream.
     fn hibernate(&mut self);
 }
 
@@ -75,7 +75,8 @@ impl Stream for UpstreamStream {
         false
     }
 
-    /// Of a Unix socket's queue only the memory is known, so what counts is whether it shrinks.
+    /// The kernel reports the memory of a Unix socket's queue, not its bytes. Subtracted from a constant, it shows
+    /// whether the queue shrinks.
     fn written_to_kernel(&self, taken: u64) -> u64 {
         if matches!(self, UpstreamStream::Unix(_)) { u64::MAX / 2 } else { taken }
     }
@@ -95,64 +96,66 @@ impl Stream for UpstreamStream {
     fn hibernate(&mut self) {}
 }
 
-/// One side.
+/// One side of a relayed session.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub(super) struct PeerIo<S: ?Sized> {
-    /// Bytes that were read and not yet judged: a part of a frame's head, or all that a client sent beyond its rate.
+    /// Bytes that were read but not processed: a part of a frame header or of a control frame, the bytes of a client
+    /// that exceeded its rate, or the rest after the budget of a poll.
     pub unprocessed: Vec<u8>,
-    /// What is kept can be judged without reading more.
+    /// Whether `unprocessed` can be processed without reading more.
     pub reprocess: bool,
-    /// Bytes that the stream has not taken yet; while there are any the other side is not read.
+    /// Bytes that the stream has not taken. While there are any, the other side is not read.
     out: Vec<u8>,
-    /// How many bytes the stream has taken.
+    /// The number of bytes that the stream has taken.
     taken: u64,
-    /// The stream may hold bytes that it has not given to the kernel.
+    /// Whether the stream may hold bytes that the kernel has not taken.
     unflushed: bool,
-    /// How far this side's output was when it was last found to be blocked.
+    /// The progress of this side's output when it was last found to be blocked.
     blocked_at: Option<u64>,
-    /// Nothing more is read or written: its stream ended or failed.
+    /// Whether nothing more is read or written, because the stream ended or failed.
     pub ended: bool,
-    /// Nothing more is written, since that failed; what came before that is still read.
+    /// Whether nothing more is written, because a write failed. Bytes that the side sent before are still read.
     write_closed: bool,
-    /// Nothing more is read, since the side ended its direction after its Close; what is for it is still written.
+    /// Whether nothing more is read, because the side shut down its direction after its Close. Output is still written.
     read_closed: bool,
-    /// How many bytes the side's kernel had acknowledged when it was pinged behind others, or when that was last looked at.
+    /// The number of bytes that the side's kernel had acknowledged when a ping was sent behind other bytes, or when
+    /// this was last checked.
     acknowledged: Option<NonZeroU64>,
-    /// How much was read only to be thrown away.
+    /// The number of bytes that were read and discarded after the session was over.
     discarded: u32,
     closing: Closing,
     stream: S,
 }
 
-/// How far the close of a stream is.
+/// The progress of closing a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
-    /// What waits is sent, and then the end of what we send.
+    /// Pending output is sent, and then our direction is shut down.
     Sending,
-    /// The other end may still send, until it has seen ours: closing a socket with unread bytes would reset the
-    /// connection and take our last bytes with it.
+    /// Input is discarded until the other end closes: closing a socket with unread bytes would reset the connection,
+    /// which may discard our last bytes.
     Waiting,
     Done,
 }
 
-/// Whether a side takes what is sent to it.
+/// Whether a side takes the bytes that are sent to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backpressure {
-    /// It took everything, and had done so before.
+    /// All output was taken, and none was pending before.
     Clear,
-    /// It took everything for the first time since it was blocked.
+    /// All output was taken, for the first time since the side was blocked.
     Cleared,
-    /// It left something, but took something, too.
+    /// Output is pending, and either the side was not blocked before, or some was taken since the last flush.
     Progressing,
-    /// It took nothing since it was last asked.
+    /// Output is pending, and none was taken since the last flush.
     Stalled,
-    /// Its stream failed.
+    /// The stream failed.
     Failed,
 }
 
 impl<S> PeerIo<S> {
-    /// `early` is what was read behind the handshake.
+    /// Creates a side. `early` are the bytes that were read after the handshake.
     pub fn new(stream: S, early: Vec<u8>) -> Self {
         let reprocess = !early.is_empty();
         Self {
@@ -160,7 +163,7 @@ impl<S> PeerIo<S> {
             reprocess,
             out: Vec::new(),
             taken: 0,
-            // The last of the handshake may still be held by the stream.
+            // The stream may still hold the last bytes of the handshake.
             unflushed: true,
             blocked_at: None,
             ended: false,
@@ -175,18 +178,19 @@ impl<S> PeerIo<S> {
 }
 
 impl<S: Stream + ?Sized> PeerIo<S> {
-    /// Whether bytes wait for this side.
+    /// Whether output is pending for this side.
     pub fn is_blocked(&self) -> bool {
         self.blocked_at.is_some() || !self.out.is_empty()
     }
 
-    /// Whether [`PeerIo::flush`] has something to do, or to tell.
+    /// Whether [`PeerIo::flush`] has output to flush or a change to report.
     #[inline]
     pub fn has_to_flush(&self) -> bool {
         self.unflushed || self.is_blocked()
     }
 
-    /// Reads behind what is kept; the length of both together.
+    /// Reads behind the unprocessed bytes, which are copied to the start of `scratch`. Returns the length of both
+    /// together.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buf = ReadBuf::new(scratch);
         buf.put_slice(&self.unprocessed);
@@ -198,43 +202,43 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         self.ended || self.read_closed
     }
 
-    /// Nothing more is read: the side ended its direction, and may still read what is for it.
+    /// Stops reading. The side has shut down its direction, but may still read its output.
     pub fn close_read(&mut self) {
         self.read_closed = true;
         self.unprocessed = Vec::new();
         self.reprocess = false;
     }
 
-    /// How many TLS key updates came since this was called last.
+    /// Returns the number of TLS key updates since the last call.
     pub fn take_key_updates(&mut self) -> u8 {
         self.stream.take_key_updates()
     }
 
-    /// Whether the kernel has an event of this side that tokio may not have reported yet: unread bytes, or room where bytes
-    /// wait.
+    /// Whether the kernel has an event of this side that tokio may not have reported: unread bytes, or free capacity of
+    /// the send buffer while output is pending.
     pub fn has_event(&self) -> bool {
         let state = self.socket_state();
         (state.readable && !self.is_read_closed()) || (state.writable && self.is_blocked())
     }
 
-    /// What the kernel knows of the socket.
+    /// Returns the state of the socket in the kernel.
     pub fn socket_state(&self) -> SocketState {
         self.stream.socket().map(SocketState::of).unwrap_or_default()
     }
 
-    /// Registers this task for the next event of the stream; false if it has one already.
+    /// Registers this task for the next read event of the stream. Returns false if the stream is ready already.
     pub fn watch(&self, cx: &mut Context<'_>) -> bool {
         self.stream.poll_read_ready(cx).is_pending()
     }
 
-    /// Remembers how much the side has acknowledged, if other bytes lie before the ping that is sent next.
+    /// Records how many bytes the side's kernel has acknowledged, if other bytes precede the ping that is sent next.
     pub fn note_ping(&mut self) {
         let (acknowledged, others_wait) = self.acknowledged_by_kernel();
         self.acknowledged = NonZeroU64::new(acknowledged).filter(|_| others_wait);
     }
 
-    /// Whether the ping lay behind other bytes and the side has taken some of those since the ping was sent, or since this
-    /// was asked last.
+    /// Whether other bytes preceded the ping, and the side's kernel has acknowledged some of them since the ping or
+    /// since the last call.
     pub fn takes_bytes_before_ping(&mut self) -> bool {
         let Some(before) = self.acknowledged else { return false };
         let (acknowledged, others_wait) = self.acknowledged_by_kernel();
@@ -242,13 +246,14 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         acknowledged > before.get()
     }
 
-    /// How many bytes the side's kernel has acknowledged, and whether there are some that it has not.
+    /// Returns how many bytes the side's kernel has acknowledged, and whether others are unacknowledged.
     fn acknowledged_by_kernel(&self) -> (u64, bool) {
         let unacknowledged = self.stream.socket().map_or(0, unacknowledged_bytes);
         (self.stream.written_to_kernel(self.taken).saturating_sub(unacknowledged), unacknowledged > 0)
     }
 
-    /// Keeps what could not be judged of bytes that were read. An idle session has no memory for bytes that it does not have.
+    /// Keeps the bytes of a read that could not be processed. If there are none, the buffer is freed, so that an idle
+    /// session does not own one.
     pub fn keep(&mut self, rest: &[u8], reprocess: bool) {
         self.reprocess = reprocess;
         if rest.is_empty() {
@@ -259,14 +264,14 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         }
     }
 
-    /// Keeps what is left of bytes that were kept before, without another allocation.
+    /// Keeps the rest of bytes that were kept before, without another allocation.
     pub fn keep_rest(&mut self, mut unprocessed: Vec<u8>, processed: usize, reprocess: bool) {
         self.reprocess = reprocess;
         unprocessed.drain(..processed.min(unprocessed.len()));
         self.unprocessed = if unprocessed.is_empty() { Vec::new() } else { unprocessed };
     }
 
-    /// Writes as much as the stream takes, and keeps the rest in order.
+    /// Writes as many bytes as the stream takes, and queues the rest.
     pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
         if self.write_closed || self.ended {
             return Ok(());
@@ -288,7 +293,7 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         Ok(())
     }
 
-    /// Gives the stream what waits for it, and the kernel what the stream holds.
+    /// Writes pending output to the stream, and flushes the stream to the kernel.
     pub fn flush(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let flushed = self.poll_flush(cx);
         let progress = self.taken.wrapping_add(self.stream.written());
@@ -301,12 +306,12 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         }
     }
 
-    /// Drops what the stream can make again.
+    /// Drops the state of the stream that can be derived again.
     pub fn hibernate(&mut self) {
         self.stream.hibernate();
     }
 
-    /// Gives up writing: what waits is dropped, and what comes later, too.
+    /// Stops writing. Pending and later output is dropped.
     pub fn close_write(&mut self) {
         self.write_closed = true;
         self.out = Vec::new();
@@ -314,8 +319,8 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         self.blocked_at = None;
     }
 
-    /// Gives up the stream: nothing is read from it any more, nor written, but for our own end if the other end said so in
-    /// order (RFC 8446 section 6.1) and lacks nothing of what was sent to it.
+    /// Stops reading and writing. Our direction is still shut down in order if the other end did so (RFC 8446 section
+    /// 6.1) and no output is pending or was dropped.
     pub fn end(&mut self, in_order: bool) {
         let lacks_nothing = self.out.is_empty() && !self.unflushed && !self.write_closed;
         self.close_write();
@@ -325,8 +330,8 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         self.reprocess = false;
     }
 
-    /// Sends what is left, says that no more will come, and waits for the other end to say the same; in the other order
-    /// where the other end goes first.
+    /// Sends pending output, shuts down our direction, and waits for the other end to do the same. If
+    /// `other_closes_first`, waits for the other end before our direction is shut down.
     pub fn poll_close(&mut self, cx: &mut Context<'_>, other_closes_first: bool, ticket: &mut Ticket) -> Poll<()> {
         loop {
             let step = match self.closing {
@@ -337,7 +342,7 @@ impl<S: Stream + ?Sized> PeerIo<S> {
                 Closing::Waiting => ready!(self.poll_end(cx, ticket)).map(|()| Closing::Done),
                 Closing::Done => return Poll::Ready(()),
             };
-            // Whatever goes wrong now, the session is over.
+            // An error has no further consequence: the session is over.
             self.closing = step.unwrap_or(Closing::Done);
         }
     }
@@ -372,7 +377,7 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         let mut ignored = [0; 4096];
         let mut has_read = false;
         while self.discarded < DISCARD_MAX_BYTES {
-            // One read a poll: it may be of many small records.
+            // One read per poll: it may consist of many small records.
             if std::mem::replace(&mut has_read, true) {
                 ticket.wake_in_order(cx.waker());
                 return Poll::Pending;

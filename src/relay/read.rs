@@ -1,4 +1,4 @@
-//! Reading: what comes from a side, how far it is judged in one poll, and how an end of it is taken.
+//! Reads from the sides of a session within the budget of a poll, and handles the end of their input.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,21 +11,22 @@ use super::peer_io::Stream;
 use crate::runtime::clock;
 use crate::session::{Action, Outcome, Side, Verdict};
 
-/// How much is read at once. The buffer belongs to the thread; a session owns bytes only while they cannot go on.
+/// The maximum size of one read. The buffer belongs to the thread. A session owns bytes only while they cannot be
+/// forwarded.
 const READ_BYTES: usize = 64 * 1024;
-/// How many frames are judged before the clock is read again; a frame costs about half a microsecond.
+/// The number of frames that are processed between two readings of the clock. A frame takes about half a microsecond.
 pub(super) const FRAMES_PER_CLOCK: usize = 64;
-/// How often the kernel is asked whether a client has closed whose bytes are not read because it exceeded its rate, where no
-/// event shows it.
+/// The interval at which a client that is not read is checked for a disconnect while no event would report it.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a client that closed its direction has to show, by a reset, that it closed the connection.
+/// The time after which a client that has shut down its direction and was pinged is checked for a reset, which shows
+/// that it has closed the connection.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
-    /// Reads once from a side, if the other side can take it, and does what the session says.
+    /// Reads once from a side, if the other side accepts bytes, and executes the verdicts of the session.
     pub(super) fn read_side(&mut self, from: Side, cx: &mut Context<'_>, now: Instant, budget: &Budget) -> ReadOutcome {
         if self.peer(from).is_read_closed() {
             return ReadOutcome::Paused;
@@ -53,7 +54,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.session.count_key_updates(key_updates, now);
             }
             match read {
-                // The session judges key updates at once.
+                // The session acts on key updates at once.
                 Poll::Pending if key_updates > 0 => ReadOutcome::Progress,
                 Poll::Pending => ReadOutcome::Pending,
                 Poll::Ready(Ok(len)) if len > unprocessed => {
@@ -74,8 +75,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         })
     }
 
-    /// Nothing more comes from a side. After its Close it may have ended only its own direction (RFC 8446 section 6.1), so
-    /// the answer to that Close is still sent.
+    /// Handles the end of the input from a side. After its Close a side may have shut down only its own direction (RFC
+    /// 8446 section 6.1), so the answer to that Close is still sent.
     fn end_input(&mut self, from: Side, error: Option<&io::Error>, now: Instant) {
         let orderly = error.is_none_or(|error| error.kind() == io::ErrorKind::UnexpectedEof);
         if orderly && self.session.may_end_input(from) {
@@ -88,7 +89,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Nothing more comes from a side, and nothing can be sent to it. A client that is gone counts as a session no more.
+    /// Handles a disconnect: the side is neither read nor written any more. The slots of a disconnected client are
+    /// released.
     fn disconnect(&mut self, side: Side, in_order: bool, now: Instant) {
         self.peer(side).end(in_order);
         self.session.on_disconnected(side, now);
@@ -97,9 +99,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    /// Looks whether a client has closed that is not read, because it exceeded its rate or the upstream takes nothing. Then
-    /// it counts as a session no more. One that is gone for good ends its session, since nothing is owed to it; one that
-    /// has closed its direction alone may still have sent a Close, and gets what it sent passed on.
+    /// Checks whether a client has closed that is not read, because it exceeded its rate or the upstream is blocked. If
+    /// so, its slots are released. A client that has disconnected ends its session, since nothing can be sent to it. A
+    /// client that has shut down only its direction may have sent a Close before, and its bytes are still forwarded.
     fn watch(&mut self, from: Side, cx: &mut Context<'_>, now: Instant) -> ReadOutcome {
         if from == Side::Upstream || self.peer(from).watch(cx) || self.watch_at.is_some_and(|at| now < at) {
             return ReadOutcome::Paused;
@@ -112,7 +114,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if state.peer_closed {
             self.lease.release_client();
             if self.session.waiting(from) && !std::mem::replace(&mut self.probed, true) {
-                // The kernel of a client that has closed the connection answers this with a reset.
+                // The kernel of a client that has closed the connection answers the ping with a reset.
                 self.session.ping(from);
                 let at = clock::after(now, PROBE_INTERVAL);
                 self.watch_at = Some(at);
@@ -120,7 +122,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 return ReadOutcome::Progress;
             }
         }
-        // It sent more, so the next event of the stream is known already and wakes nobody.
+        // The client has sent more bytes, so the stream is ready already and no event wakes this task.
         let at = clock::after(now, WATCH_INTERVAL);
         self.watch_at = Some(at);
         self.guard.timer.set(at, now, cx.waker());
@@ -163,9 +165,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 }
 
-/// How far bytes were judged.
+/// The progress of processing bytes.
 enum Processed {
-    /// So many of them; whether the rest can be judged without more.
+    /// The number of processed bytes, and whether the rest can be processed without reading more.
     UpTo(usize, bool),
     /// The session is over.
     Ended(Outcome),

@@ -1,4 +1,4 @@
-//! The sessions of one worker, by id. Other threads reach a session only through commands, which its worker delivers here.
+//! The sessions of one worker, by id. Other threads reach a session only by commands that its worker delivers here.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,13 +17,13 @@ use crate::session::{Message, SessionStats};
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
 
-/// The most commands that wait for one session. Its task takes all of them when it is polled next.
+/// The maximum number of pending commands of one session. Its task takes all of them when it is polled next.
 const COMMANDS_MAX: usize = 16;
 
 /// A command to one session.
 #[derive(Debug)]
 pub enum Command {
-    /// Closes both sides. A session that closes already is left as it is.
+    /// Closes both sides. It has no effect on a session that is already closing.
     Close {
         /// The code of both Closes.
         code: CloseCode,
@@ -45,7 +45,7 @@ pub enum Command {
     Describe(oneshot::Sender<SessionInfo>),
 }
 
-/// What a session is doing.
+/// The activity of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionActivity {
     /// It forwards messages.
@@ -71,18 +71,18 @@ pub struct SessionInfo {
     pub client: IpAddr,
     /// The time since its 101.
     pub age: Duration,
-    /// What it is doing.
+    /// Its activity.
     pub activity: SessionActivity,
-    /// What it has forwarded.
+    /// The messages and bytes that it has forwarded.
     pub stats: SessionStats,
 }
 
-/// Why a command was not delivered, with the command.
+/// The reason why a command was not delivered, with the command.
 #[derive(Debug)]
 pub enum NotDelivered {
     /// No session of this worker has the id.
     NoSession(Command),
-    /// The session has as many commands waiting as it may have.
+    /// The session has the maximum number of pending commands.
     Busy(Command),
 }
 
@@ -90,7 +90,7 @@ pub enum NotDelivered {
 #[derive(Default)]
 pub struct Registry {
     entries: Mutex<Slab<Entry>>,
-    /// Changes when a command is delivered, so that a session without commands finds that out by one load.
+    /// Changes when a command is delivered, so that a session checks for new commands with one load.
     delivered: AtomicU32,
 }
 
@@ -101,16 +101,16 @@ struct Entry {
 }
 
 impl Registry {
-    /// The ids of all sessions.
+    /// Returns the ids of all sessions.
     pub fn ids(&self) -> Vec<RequestId> {
         self.lock().iter().map(|(_, entry)| entry.id).collect()
     }
 
-    /// Delivers a command to the session with this id, and wakes it. The search is linear in the number of sessions: commands
-    /// are rare, and an index would cost every session memory.
+    /// Delivers a command to the session with this id, and wakes it. The search is linear in the number of sessions:
+    /// commands are rare, and an index would cost memory for every session.
     ///
     /// # Errors
-    /// If there is no such session, or too many commands wait for it. The command comes back.
+    /// If there is no such session, or it has too many pending commands. The error contains the command.
     pub fn deliver(&self, id: RequestId, command: Command) -> Result<(), NotDelivered> {
         let mut entries = self.lock();
         let Some((_, entry)) = entries.iter_mut().find(|(_, entry)| entry.id == id) else {
@@ -130,7 +130,7 @@ impl Registry {
 
     fn register(self: &Arc<Self>, id: RequestId) -> Registration {
         let key = self.lock().insert(Entry { id, waker: None, commands: Vec::new() });
-        // The first poll looks in any case, and registers its waker.
+        // The first poll always checks for commands, and registers its waker.
         let seen = self.delivered.load(Ordering::Relaxed).wrapping_sub(1);
         Registration { registry: Arc::clone(self), key, seen }
     }
@@ -152,7 +152,7 @@ impl fmt::Debug for Registry {
 struct Registration {
     registry: Arc<Registry>,
     key: usize,
-    /// The registry's `delivered` when the session last looked.
+    /// The registry's `delivered` when the session last checked for commands.
     seen: u32,
 }
 
@@ -177,7 +177,7 @@ impl Drop for Registration {
     }
 }
 
-/// What a worker provides to its sessions.
+/// The timers and the registry that a worker provides to its sessions.
 #[derive(Debug, Clone, Default)]
 pub struct SessionContext {
     timers: Arc<Timers>,
@@ -185,12 +185,12 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
-    /// The timers of the worker.
+    /// Returns the timers of the worker.
     pub fn timers(&self) -> &Arc<Timers> {
         &self.timers
     }
 
-    /// The sessions of the worker.
+    /// Returns the registry of the worker.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
@@ -201,7 +201,7 @@ impl SessionContext {
     }
 }
 
-/// The timer and the registration of one session, until it is dropped.
+/// The timer and the registration of one session. Dropping it removes both.
 #[derive(Debug)]
 pub struct SessionGuard {
     /// Wakes the session.
@@ -210,7 +210,8 @@ pub struct SessionGuard {
 }
 
 impl SessionGuard {
-    /// Takes the commands that were delivered since the last call. They wake the task of this waker from the first call on.
+    /// Returns the commands that were delivered since the last call. From the first call on, a delivered command wakes
+    /// the task of this waker.
     pub fn take_commands(&mut self, waker: &Waker) -> Vec<Command> {
         self.registration.take_commands(waker)
     }
@@ -240,7 +241,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&woken));
         let mut session = context.register(ID);
         let mut other = context.register(RequestId(8));
-        // Before the first poll there is nothing to wake.
+        // Before the first poll no waker is registered.
         context.registry().deliver(ID, Command::SetExpiry(None)).unwrap();
         assert_eq!(session.take_commands(&waker).len(), 1);
         assert!(other.take_commands(Waker::noop()).is_empty() && session.take_commands(&waker).is_empty());
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_bounded_and_come_back() {
+    fn pending_commands_are_limited_and_further_ones_are_returned() {
         let context = SessionContext::default();
         let mut session = context.register(ID);
         for _ in 0..COMMANDS_MAX {
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_session_leaves_nothing() {
+    fn a_dropped_session_is_removed_from_the_registry() {
         let (context, woken) = (SessionContext::default(), Arc::new(Woken::default()));
         for _ in 0..3 {
             let mut session = context.register(ID);

@@ -1,4 +1,4 @@
-//! Tests of `relay` with streams in memory, for what no socket does reliably.
+//! Tests of `relay` with in-memory streams, for conditions that sockets do not produce reliably.
 
 use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
@@ -35,18 +35,18 @@ use crate::ws::handshake::Opening;
 const SHORT: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A side that takes everything and has something to say.
+/// The in-memory stream of one side.
 struct Peer {
     says: Rc<RefCell<Vec<u8>>>,
     then: Rc<Cell<Then>>,
     was_told_the_end: Rc<Cell<bool>>,
-    /// How many bytes it accepts.
+    /// The number of bytes that it accepts.
     accepts: Rc<Cell<usize>>,
-    /// The bytes that it accepted.
+    /// The bytes that were written to it.
     received: Rc<RefCell<Vec<u8>>>,
 }
 
-/// What a side does when it has said that.
+/// The behaviour of a side once its bytes have been read.
 #[derive(Clone, Copy)]
 enum Then {
     IsSilent,
@@ -154,7 +154,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A relay between the two, whose token runs out soon.
+/// Returns a relay between the two sides whose token expires soon.
 fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let expires = Some(now + SHORT);
     let limits = Arc::new(limits());
@@ -166,7 +166,7 @@ fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now:
     relay_in(&SessionContext::default(), terms, client_side, upstream_side, now)
 }
 
-/// The same, among the sessions of a worker.
+/// Returns a relay whose session is registered with a worker.
 fn relay_in<C, U>(
     worker: &SessionContext,
     terms: SessionConfig,
@@ -227,21 +227,22 @@ fn relay_in<C, U>(
 }
 
 #[test]
-fn a_session_that_always_has_something_to_read_meets_its_deadlines() {
+fn a_session_that_always_has_bytes_to_read_meets_its_deadlines() {
     let start = clock::now();
     let frame = [&[0x82, 125][..], &[b'x'; 125]].concat();
     let mut relay = relay(Peer::new(Vec::new(), Then::IsSilent), Peer::new(frame, Then::SaysItAgain), start);
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    // The token runs out, neither side answers the Close, and the upstream goes on.
+    // The token expires, neither side answers the Close, and the upstream keeps sending.
     while relay.lingers_until.is_none() {
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
-        assert!(clock::now() < start + PATIENCE, "no deadline passes");
+        assert!(clock::now() < start + PATIENCE, "no deadline was handled");
     }
 }
 
-/// Whatever a side sends, a poll whose time is over ends after a bounded number of frames, and the next one goes on there.
+/// A poll whose budget is spent ends after a bounded number of frames, whichever sides send them, and the next poll
+/// continues there.
 #[test]
-fn a_poll_whose_time_is_over_judges_a_bounded_number_of_frames() {
+fn a_poll_with_a_spent_budget_processes_a_bounded_number_of_frames() {
     let start = clock::now();
     let over = start.checked_sub(Duration::from_secs(1)).unwrap();
     let tiny = vec![0x82, 1, b'x'];
@@ -255,7 +256,7 @@ fn a_poll_whose_time_is_over_judges_a_bounded_number_of_frames() {
             assert!(relay.poll_session(&mut cx, over).is_pending());
             let SessionStats { client, upstream, .. } = relay.session.counts();
             let frames_max = (polls * FRAMES_PER_CLOCK) as u64;
-            // A poll judges something, or nothing would ever pass.
+            // Each poll processes at least one frame, so that the session makes progress.
             assert!((polls as u64..=frames_max).contains(&upstream.messages), "{polls}: {}", upstream.messages);
             assert!(client.messages <= frames_max && (client.messages > 0) == both, "{polls}: {}", client.messages);
         }
@@ -266,7 +267,7 @@ fn message(text: &str) -> Message {
     Message::from(text.to_owned())
 }
 
-/// A relay between two silent sides without a deadline.
+/// Returns a relay between two silent sides, without a deadline.
 fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
     let limits = Arc::new(limits());
     let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
@@ -274,7 +275,7 @@ fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
 }
 
 #[test]
-fn messages_of_our_own_are_sent_between_those_of_the_upstream() {
+fn own_messages_are_sent_between_messages_of_the_upstream() {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let (client, upstream) = (Peer::new(Vec::new(), Then::IsSilent), Peer::new(b"\x01\x01a".into(), Then::IsSilent));
     let (received, says) = (Rc::clone(&client.received), Rc::clone(&upstream.says));
@@ -290,7 +291,7 @@ fn messages_of_our_own_are_sent_between_those_of_the_upstream() {
 }
 
 #[test]
-fn messages_of_our_own_are_sent_when_a_blocked_client_accepts_bytes_again() {
+fn own_messages_are_sent_when_a_blocked_client_accepts_bytes_again() {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let (client, upstream) = (Peer::new(Vec::new(), Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent));
     let (received, accepts) = (Rc::clone(&client.received), Rc::clone(&client.accepts));
@@ -306,9 +307,9 @@ fn messages_of_our_own_are_sent_when_a_blocked_client_accepts_bytes_again() {
     assert_eq!(*received.borrow(), b"\x81\x03one\x81\x03two\x81\x05three");
 }
 
-/// A message that is too early wakes its session when the rate allows it, neither sooner nor later.
+/// The timer of a session with a delayed message is set to the time at which the rate allows the message.
 #[test]
-fn a_delay_is_as_long_as_the_rate_says() {
+fn a_message_is_delayed_until_the_rate_allows_it() {
     let interval = Duration::from_millis(50);
     let rate = Rate { count: NonZeroU32::new(20).unwrap(), period: Duration::from_secs(1) };
     let quota = Quota { rate, burst: NonZeroU32::MIN };
@@ -337,7 +338,7 @@ enum State {
     Lingering,
 }
 
-/// A relay whose session is in a state after its first poll, with its two sides.
+/// Returns a relay whose session is in `state` after its first poll, and the bytes that each side has received.
 fn relay_in_state(
     worker: &SessionContext,
     state: State,
@@ -423,7 +424,7 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     worker.registry().deliver(RequestId(1), Command::Send(message)).unwrap();
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     assert_eq!(*received[0].borrow(), b"\x81\x05hello");
-    // Without a rate the message that waited passes.
+    // Without a quota the delayed message is forwarded.
     let unlimited = Command::SetLimits { limits: Arc::new(limits()), messages: None };
     worker.registry().deliver(RequestId(1), unlimited).unwrap();
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
@@ -465,7 +466,7 @@ impl Stream for tokio::io::DuplexStream {
     fn hibernate(&mut self) {}
 }
 
-/// On a runtime: a session that waits for bytes is woken by a command, closes both sides, and leaves its registry.
+/// A command wakes an idle session on a runtime. The session closes both sides and is removed from its registry.
 #[test]
 fn a_command_wakes_a_session_on_a_runtime() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -479,7 +480,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());
         let ends = async {
-            // The echo shows that the session waits for bytes.
+            // Once the message is forwarded, the session waits for further bytes.
             client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
             assert_eq!(upstream.read(&mut [0; 16]).await.unwrap(), 7);
             let close = Command::Close { code: CloseCode(4_001), reason: "bye".into() };
@@ -500,7 +501,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
 #[test]
 fn the_server_closes_first() {
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    // One that does so at once, and one that waits for us.
+    // A server that closes at once, and a server that waits for us to close.
     for closes in [true, false] {
         let start = clock::now();
         let client = Peer::new(vec![0x88, 0x80, 0, 0, 0, 0], Then::IsSilent);
@@ -510,23 +511,23 @@ fn the_server_closes_first() {
         let mut relay = relay(client, upstream, start);
         let mut poll_until = |what: &str, done: &dyn Fn() -> bool| {
             while !done() {
-                assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{what}: over, though the client holds on");
+                assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{what}: over, although the client is open");
                 assert!(clock::now() < start + PATIENCE, "{what}");
             }
             relay.guard.timer.is_set()
         };
-        assert!(poll_until("the client is told the end", &|| client_told.get()));
+        assert!(poll_until("our direction to the client is shut down", &|| client_told.get()));
         if closes {
             assert!(!told.get() || clock::now() >= start + SERVER_CLOSES_FIRST, "we closed first");
             then.set(Then::Ends);
         }
-        assert!(poll_until("the server is told the end, whatever the client does", &|| told.get()));
+        assert!(poll_until("our direction to the server is shut down, although the client is open", &|| told.get()));
         assert!(closes || clock::now() >= start + SERVER_CLOSES_FIRST, "the server had no time to close first");
     }
 }
 
 #[test]
-fn a_session_is_no_larger_than_it_was() {
+fn the_sizes_of_session_types_are_limited() {
     let sizes = [
         of::<Session>(512),
         of::<TrafficSecret>(49),
@@ -536,14 +537,15 @@ fn a_session_is_no_larger_than_it_was() {
         of::<ClientStream>(352 + DEBUG),
         of::<PeerIo<ClientStream>>(448 + DEBUG),
         of::<PeerIo<UpstreamStream>>(128 + DEBUG),
-        // The whole of it: with what its task takes it has to fit into 1,536 bytes, the allocator's next step.
+        // The whole relay. Together with the overhead of its task it must fit into 1,536 bytes, the next size class of
+        // the allocator.
         of::<Relay<ClientStream, UpstreamStream>>(1408 + 2 * DEBUG),
     ];
     let larger: Vec<_> = sizes.into_iter().filter(|(_, bytes, bytes_max)| bytes > bytes_max).collect();
     assert!(larger.is_empty(), "type, bytes, at most: {larger:#?}");
 }
 
-/// A socket remembers its selector where assertions are on.
+/// With debug assertions, a socket also stores the id of its selector.
 const DEBUG: usize = if cfg!(debug_assertions) { 8 } else { 0 };
 
 fn of<T>(bytes_max: usize) -> (&'static str, usize, usize) {

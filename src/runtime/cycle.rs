@@ -170,13 +170,13 @@ impl Allowance {
         if self.cycle != number {
             (self.cycle, self.used) = (number, 0);
         }
-        let may = self.used < max;
-        if may {
+        let is_allowed = self.used < max;
+        if is_allowed {
             self.used += 1;
         } else {
             self.ticket.wake_in_order(waker);
         }
-        may
+        is_allowed
     }
 }
 

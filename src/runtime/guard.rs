@@ -1,4 +1,4 @@
-//! Guards of a connection: they count it for as long as they live.
+//! Guards that count a connection for as long as they exist.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ pub struct PendingConnection {
 pub struct LoadGuard(Arc<AtomicUsize>);
 
 impl LoadGuard {
-    /// Counts a connection here.
+    /// Counts a connection in `connections`.
     pub fn new(connections: &Arc<AtomicUsize>) -> Self {
         connections.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(connections))

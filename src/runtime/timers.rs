@@ -1,8 +1,8 @@
-//! The timers of a worker's sessions: one list of what is due when, and one sleep for all of it.
+//! The timers of a worker's sessions: one ordered list of deadlines, and one sleep of tokio's for all of them.
 //!
-//! A session has a [`Timer`] and not a sleep of tokio's, which takes more memory and must be asked at every turn. Here
-//! asking is a comparison; the list is touched when a deadline is set or passes, which no frame makes happen: a deadline
-//! that a frame puts off is left where it is, and found to lie later when it passes.
+//! A session has a [`Timer`] instead of a sleep of tokio's, which takes more memory and must be polled each time.
+//! Checking a timer is one comparison. The list changes only when a deadline is set or passes, never because of a
+//! frame: a deadline that a frame postpones stays in the list, and the session sets the later one when it passes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,29 +16,29 @@ use tokio::time::sleep_until;
 use super::clock;
 use super::lifecycle::Lifecycle;
 
-/// Deadlines that are far away may pass this much later, so that many sessions wake at once.
+/// Far deadlines may pass this much later, so that many sessions wake at once.
 const COARSE: Duration = Duration::from_millis(250);
-/// How far away is far: what is nearer is somebody's rate or the end of a handshake.
+/// The time from which a deadline counts as far. Nearer deadlines are those of rates or of the end of a handshake.
 const FAR: Duration = Duration::from_secs(2);
-/// A deadline further away than a century is never met. It may be a token's `exp`, and one near the end of the clock would
-/// overflow in the arithmetic of tokio's timers.
+/// A deadline further away than this, a century, is ignored. It may be the `exp` of a token, and a deadline near the
+/// end of the clock would overflow in the arithmetic of tokio's timers.
 const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// The timers of one worker. Other threads have none in it, so its lock is always free.
+/// The timers of one worker. No other thread uses them, so the lock is always free.
 pub struct Timers {
     list: Mutex<List>,
-    /// Told when something is due before all that was known.
+    /// Notified when a deadline is set that precedes all others.
     sooner: Notify,
     epoch: Instant,
 }
 
 impl Timers {
-    /// None yet.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self { list: Mutex::new(List::default()), sooner: Notify::new(), epoch: clock::now() }
     }
 
-    /// Wakes every session when its deadline passes, and all of them when the process drains or is cut off. It never ends.
+    /// Wakes each session when its deadline passes, and all sessions when the process drains or aborts. Never returns.
     pub async fn run(&self, lifecycle: &Lifecycle) {
         let mut phase = lifecycle.phase();
         loop {
@@ -57,12 +57,12 @@ impl Timers {
                     self.lock().all()
                 }
             };
-            // Not under the lock: a session that ends when it is woken takes its timer out.
+            // Not under the lock: a session that ends when it is woken removes its timer.
             woken.iter().for_each(Waker::wake_by_ref);
         }
     }
 
-    /// Far deadlines are put to the next of a few points in time.
+    /// Rounds a far deadline up to a multiple of [`COARSE`] after the epoch.
     fn round(&self, at: Instant, now: Instant) -> Instant {
         if at.saturating_duration_since(now) < FAR {
             return at;
@@ -73,7 +73,7 @@ impl Timers {
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
-        // The list is whole after every step.
+        // The list is consistent after every step.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,7 +90,7 @@ impl fmt::Debug for Timers {
     }
 }
 
-/// The timer of one session. It is taken out of the list when it is dropped.
+/// The timer of one session. Dropping it removes it from the list.
 #[derive(Debug)]
 pub struct Timer {
     timers: Arc<Timers>,
@@ -99,12 +99,12 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Nothing is due.
+    /// Creates a timer that is not set.
     pub fn new(timers: Arc<Timers>) -> Self {
         Self { timers, slot: None, due_at: None }
     }
 
-    /// Whether what was set is due; then it is set no more.
+    /// Whether the deadline has passed. If it has, the timer is no longer set.
     pub fn pass(&mut self, now: Instant) -> bool {
         let Some(at) = self.due_at.filter(|at| *at <= now) else { return false };
         self.due_at = None;
@@ -114,13 +114,13 @@ impl Timer {
         true
     }
 
-    /// Whether something is set.
+    /// Whether a deadline is set.
     pub fn is_set(&self) -> bool {
         self.due_at.is_some()
     }
 
-    /// Wakes a task then, or somewhat later; or before that, if it was set to before that. A time more than a century away
-    /// never comes.
+    /// Sets the deadline at which a task is woken; a far one may pass somewhat later. An earlier deadline that is
+    /// already set stays. A deadline more than a century away is ignored.
     pub fn set(&mut self, at: Instant, now: Instant, waker: &Waker) {
         if at.saturating_duration_since(now) > NEVER || self.due_at.is_some_and(|due_at| due_at <= at) {
             return;
@@ -146,16 +146,16 @@ impl Drop for Timer {
             list.due.remove(&(at, slot));
         }
         let waker = list.leave(slot);
-        // Its drop may be the end of its task.
+        // Not under the lock: dropping the waker may drop its task.
         drop(list);
         drop(waker);
     }
 }
 
-/// Who is to be woken, and when.
+/// The wakers of all timers, and their deadlines.
 #[derive(Default)]
 struct List {
-    /// By entry; an entry that is empty is free.
+    /// By slot. An empty slot is free.
     wakers: Vec<Option<Waker>>,
     free: Vec<usize>,
     due: BTreeSet<(Instant, usize)>,
@@ -182,7 +182,7 @@ impl List {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Those whose time has come.
+    /// Removes the deadlines that have passed, and returns their wakers.
     fn take_due(&mut self, now: Instant) -> Vec<Waker> {
         let later = self.due.split_off(&(now, usize::MAX));
         let due = std::mem::replace(&mut self.due, later);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wakes_when_it_is_due() {
+    fn each_timer_wakes_its_task_when_it_is_due() {
         let (timers, woken) = (Arc::new(Timers::new()), Arc::new(Woken::default()));
         let (waker, start) = (Waker::from(Arc::clone(&woken)), timers.epoch);
         let at = |millis| start + Duration::from_millis(millis);
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!((wake_due(&timers, at(9)), first.pass(at(9)), second.pass(at(9))), (0, false, false));
         assert_eq!((wake_due(&timers, at(10)), first.pass(at(10)), second.pass(at(10))), (1, false, true));
         assert!(!second.pass(at(10)), "it passed already");
-        // What is put off stays, what is brought forward moves.
+        // A later deadline does not replace the one that is set; an earlier one does.
         first.set(at(30), start, &waker);
         first.set(at(15), start, &waker);
         assert_eq!((wake_due(&timers, at(15)), first.pass(at(15))), (1, true));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn who_polls_before_it_is_woken_is_not_woken() {
+    fn a_task_that_observes_its_deadline_first_is_not_woken() {
         let (timers, waker) = (Arc::new(Timers::new()), Waker::from(Arc::new(Woken::default())));
         let mut timer = Timer::new(Arc::clone(&timers));
         timer.set(timers.epoch, timers.epoch, &waker);
@@ -263,10 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_beyond_a_century_never_comes_and_overflows_nothing() {
+    fn a_deadline_beyond_a_century_is_ignored_without_overflow() {
         let timers = Arc::new(Timers::new());
         let (start, waker) = (timers.epoch, Waker::from(Arc::new(Woken::default())));
-        // The last instants that the clock can name.
+        // The last instants that the clock can represent.
         let mut last = start;
         for shift in (0..64).rev() {
             let seconds = last.checked_add(Duration::from_secs(1 << shift));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_is_dropped_leaves_nothing() {
+    fn a_dropped_timer_is_removed_and_its_slot_is_reused() {
         let (timers, woken) = (Arc::new(Timers::new()), Arc::new(Woken::default()));
         for _ in 0..3 {
             let mut timer = Timer::new(Arc::clone(&timers));

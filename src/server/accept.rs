@@ -1,9 +1,9 @@
 //! Accepts the connections of a listener on one worker at a time, the least loaded one.
 //!
-//! A listener belongs to one worker, which accepts its connections and serves them. Once another worker has enough
-//! fewer connections, the listener moves there together with the connection accepted last. So only one worker wakes for
-//! each connection. With many connections most are served by the worker that accepted them; with few, the listener
-//! moves for every second one.
+//! A listener belongs to one worker, which accepts its connections and serves them. Once another worker has
+//! sufficiently fewer connections, the listener moves there together with the connection accepted last. So only one
+//! worker wakes for each connection. With many connections most are served by the worker that accepted them; with few,
+//! the listener moves for every second one.
 
 use std::io;
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn serve(mut listener: Listener, mut worker: WorkerContext) {
         listener.accepted = Some(accepted);
         match next.send(listener) {
             Ok(()) => return,
-            // That worker takes no more listeners, so this one keeps it.
+            // That worker accepts no more listeners, so this one keeps it.
             Err(back) => listener = back,
         }
     }

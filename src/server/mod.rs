@@ -1,4 +1,4 @@
-//! Binds, starts the workers, accepts, and drains.
+//! The server: binds listeners, starts workers, accepts connections, and drains.
 
 pub mod error;
 pub mod socket;

@@ -9,18 +9,19 @@ use super::socket::Listener;
 use crate::relay::registry::{Command, NotDelivered};
 use crate::telemetry::request::RequestId;
 
-/// A worker may have this share of another worker's connections more than that worker, and at most this many more, before
-/// new connections go there. Moving a connection has a cost, so the difference must be worth it.
+/// New connections go to the least loaded worker once this worker has more connections by over one in `MORE_SHARE` of
+/// the other worker's, or by over `MORE_MAX`. Moving a connection has a cost, so the difference must be worth it.
 const MORE_SHARE: usize = 8;
 const MORE_MAX: usize = 16;
-/// The most commands that wait for one worker.
+/// The maximum number of pending commands of one worker.
 const COMMANDS_MAX: usize = 64;
 
 /// The handles of all workers.
 #[derive(Debug)]
 pub struct WorkerPool(Vec<WorkerHandle>);
 
-/// What other threads know of a worker: how it receives listeners and commands, and its number of connections.
+/// The part of a worker that other threads use: the channels for its listeners and commands, and its number of
+/// connections.
 #[derive(Debug)]
 pub struct WorkerHandle {
     listeners: mpsc::Sender<Listener>,
@@ -74,10 +75,10 @@ impl WorkerPool {
         (Self(workers), receivers)
     }
 
-    /// Sends a command to the session with this id, whichever worker has it.
+    /// Sends a command to the session with this id, on any worker.
     ///
     /// # Errors
-    /// If no worker has the session, or too many commands wait for it. The command comes back.
+    /// If no worker has the session, or the session has too many pending commands. The error contains the command.
     pub async fn command(&self, id: RequestId, command: Command) -> Result<(), NotDelivered> {
         let mut command = command;
         for worker in &self.0 {
@@ -88,7 +89,7 @@ impl WorkerPool {
                 match replied.await {
                     Ok(Err(NotDelivered::NoSession(back))) => command = back,
                     Ok(delivered) => return delivered,
-                    // The worker ended with its sessions, this one among them or not.
+                    // The worker and its sessions have ended, possibly with this session among them.
                     Err(_) => return Ok(()),
                 }
                 continue;
@@ -111,7 +112,8 @@ impl WorkerPool {
         ids
     }
 
-    /// Returns the least loaded worker if it has enough fewer connections than `own` for a listener to move there.
+    /// Returns the least loaded worker if it has sufficiently fewer connections than `own` for a listener to move
+    /// there.
     pub fn less_loaded_peer(&self, own: usize) -> Option<&WorkerHandle> {
         self.least_loaded().filter(|worker| has_more(own, worker.connections.load(Ordering::Relaxed)))
     }
@@ -144,8 +146,8 @@ mod tests {
     use super::*;
     use crate::runtime::guard::LoadGuard;
 
-    /// Simulates `total` connections of which `at_once` are open, and returns how often the listener moved. The loads never
-    /// differ by more than allowed when a connection is accepted.
+    /// Simulates `total` connections of which `at_once` are open, and returns how often the listener moved. The loads
+    /// never differ by more than allowed when a connection is accepted.
     fn moves(workers: usize, at_once: usize, total: usize) -> usize {
         let (pool, receivers) = WorkerPool::new(workers, 1);
         let loads =
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_finds_the_worker_that_has_the_session() {
+    fn a_command_is_delivered_by_the_worker_that_has_the_session() {
         let (pool, receivers) = WorkerPool::new(3, 1);
         let ids = [1, 2, 3].map(RequestId);
         let workers = receivers.into_iter().zip(ids).map(|(mut receiver, own)| async move {

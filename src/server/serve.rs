@@ -44,7 +44,7 @@ impl Server {
     /// Binds every listener.
     ///
     /// # Errors
-    /// If an address cannot be bound, or the system's limits do not allow what the configuration asks for.
+    /// If an address cannot be bound, the descriptor limit is too low for the configuration, or TLS cannot be set up.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
@@ -76,21 +76,21 @@ impl Server {
         Ok(Self { gateway, listeners, addresses, certificates, workers: config.server.workers.get() })
     }
 
-    /// The state that its connections share. It stays valid while the server runs.
+    /// Returns the state that its connections share. It stays valid while the server runs.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
     }
 
-    /// The addresses that it is bound to, in the order of the configuration.
+    /// Returns the addresses that it is bound to, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Serves until told to stop. The first word on `stop` starts the drain, the second cuts it short. `draining` is
-    /// called when the drain starts, with the number of sessions.
+    /// Serves until the drain has ended. The first signal on `stop` starts the drain, and the second one aborts it.
+    /// `draining` is called with the number of sessions when the drain starts.
     ///
     /// # Errors
-    /// If the system gives no thread or event queue.
+    /// If the system does not provide a thread or an event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let (pool, receivers) = WorkerPool::new(self.workers, self.listeners.len());

@@ -21,24 +21,24 @@ use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::handshake_pacing;
 use crate::runtime::tasks::{Tasks, start_thread};
 
-/// The names of servers that a worker may look up at once; further look-ups wait. There is one look-up per name at a time, and
-/// one that the name server does not answer occupies a resolver thread for about ten seconds.
+/// The maximum number of concurrent look-ups of a worker; further look-ups wait. There is one look-up per name at a
+/// time. If the name server does not answer, a look-up occupies a resolver thread for about ten seconds.
 const LOOKUPS: usize = 32;
-/// The descriptors of a worker beside those of its connections: its event queue and its waker, its cycles, its look-ups, and a
-/// connection that gets no closing permit and closes in the same step.
+/// The descriptors of a worker besides those of its connections: its event queue and its waker, its cycles, its
+/// look-ups, and a connection that gets no closing permit and closes in the same step.
 pub const DESCRIPTORS: usize = 5 + cycle::DESCRIPTORS + LOOKUPS;
-/// The number of tasks in a row after which the I/O driver is polled, even if more are ready. A task with more to do than one
-/// poll waits for the next [`cycle`], so this matters only if more tasks than this are ready at once: with the budget of a
-/// poll and one read each, it limits the time between two polls of the driver to about 10 ms. A lower value costs more calls
-/// of `epoll_wait`.
+/// The number of tasks in a row after which the I/O driver is polled, even if more are ready. A task with more to do
+/// than one poll waits for the next [`cycle`], so this matters only if more tasks than this are ready at once: with the
+/// budget of a poll and one read each, it limits the time between two polls of the driver to about 10 ms. A lower value
+/// costs more calls of `epoll_wait`.
 const EVENT_INTERVAL: u32 = 32;
 /// The thread of a worker.
 #[derive(Debug)]
 pub struct Worker(oneshot::Receiver<()>);
 
 impl Worker {
-    /// Starts the thread. `run` serves the listeners that the worker receives, and signals by its sender when the connections
-    /// that were open at the start of the drain have ended.
+    /// Starts the thread. `run` serves the listeners that the worker receives, and signals by its sender when the
+    /// connections that were open at the start of the drain have ended.
     ///
     /// # Errors
     /// If the system cannot provide a thread or an event queue.
@@ -52,8 +52,8 @@ impl Worker {
     where
         F: Future<Output = ()> + Send,
     {
-        // Beside its own thread, a runtime has threads for blocking work, here for look-ups. Their default limit of 512 would
-        // be reached if the resolver does not answer.
+        // Besides its own thread, a runtime has threads for blocking work, here for look-ups. Their default limit of
+        // 512 would be reached if the resolver does not answer.
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(LOOKUPS)
@@ -86,10 +86,10 @@ impl Worker {
     }
 }
 
-/// Executes commands for as long as it is polled.
+/// Executes commands. Never returns, even if the channel is closed.
 async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, sessions: &Registry) {
     while let Some(command) = commands.recv().await {
-        // A sender that waits no longer needs no reply.
+        // If the sender no longer waits, the reply is dropped.
         match command {
             WorkerCommand::Session { id, command, reply } => drop(reply.send(sessions.deliver(id, command))),
             WorkerCommand::List(reply) => drop(reply.send(sessions.ids())),
@@ -98,7 +98,7 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, sessions: &
     std::future::pending::<()>().await;
 }
 
-/// A worker as its own listeners use it.
+/// The view of a worker that its own listeners use.
 #[derive(Debug, Clone)]
 pub struct WorkerContext {
     connections: Arc<AtomicUsize>,
@@ -115,28 +115,28 @@ impl WorkerContext {
         self.is_draining
     }
 
-    /// The same worker for connections that are accepted during the drain: they get a 503, and the drain does not wait for
-    /// them.
+    /// Returns the same worker for connections that are accepted during the drain: they get a 503, and the drain does
+    /// not wait for them.
     pub fn draining(&self) -> Self {
         Self { tasks: Tasks::default(), is_draining: true, ..self.clone() }
     }
 
-    /// The tasks of the worker's connections.
+    /// Returns the tasks of the worker's connections.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 
-    /// What the worker provides to its sessions.
+    /// Returns the timers and the registry of the worker's sessions.
     pub fn sessions(&self) -> &SessionContext {
         &self.sessions
     }
 
-    /// The state that all connections share.
+    /// Returns the state that all connections share.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }
 
-    /// Returns the least loaded worker if it has enough fewer connections than this one.
+    /// Returns the least loaded worker if it has sufficiently fewer connections than this one.
     pub fn less_loaded_peer(&self) -> Option<&WorkerHandle> {
         self.pool.less_loaded_peer(self.connections.load(Ordering::Relaxed))
     }

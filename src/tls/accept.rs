@@ -95,9 +95,9 @@ fn feed(
         }
         // During this call rustls processes only this connection, so the secrets that it logs belong to it.
         CAPTURED.set(Some(mem::take(secrets)));
-        let heard = connection.process_new_packets();
+        let processed = connection.process_new_packets();
         *secrets = CAPTURED.take().unwrap_or_default();
-        if let Err(error) = heard {
+        if let Err(error) = processed {
             // Send the alert only if the socket takes it at once.
             let _ = drain_output(connection).and_then(|alert| stream.try_write(&alert));
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -108,11 +108,11 @@ fn feed(
 
 /// Returns the pending output of rustls.
 fn drain_output(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
-    let mut words = Vec::new();
+    let mut output = Vec::new();
     while connection.wants_write() {
-        connection.write_tls(&mut words)?;
+        connection.write_tls(&mut output)?;
     }
-    Ok(words)
+    Ok(output)
 }
 
 /// Takes the connection over from rustls after the handshake.
@@ -310,10 +310,10 @@ mod tests {
         let ends = [8, 13, 19];
         for step in 1..=records.len() {
             let (mut received, mut given) = (Received::new(), Vec::new());
-            for came in records.chunks(step) {
+            for chunk in records.chunks(step) {
                 received.bytes.drain(..received.taken);
                 received.taken = 0;
-                received.bytes.extend_from_slice(came);
+                received.bytes.extend_from_slice(chunk);
                 while let Some(part) = received.take() {
                     let start = given.len();
                     given.extend_from_slice(part);

@@ -1,4 +1,4 @@
-//! Asks one of an upstream's servers, with failover to the next one.
+//! Opens a WebSocket to one of an upstream's servers, with failover to the next one.
 
 use std::fmt::Display;
 use std::io;
@@ -25,7 +25,8 @@ use crate::policy::counts::KeyedLimiter;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::rejection::Rejection;
 
-/// The lines about failures and recoveries of one upstream's servers: 1 a second in the long run, 10 at once.
+/// Quota of the log lines about failures and recoveries of one upstream's servers: 1 per second in the long run, 10 at
+/// once.
 const LINES: Quota = Quota {
     rate: Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
     burst: NonZeroU32::MIN.saturating_add(9),
@@ -37,31 +38,31 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Connector {
     names: Names,
-    /// By upstream.
+    /// The quotas of log lines, by upstream.
     lines: KeyedLimiter<Arc<str>>,
     clock: fn() -> Instant,
 }
 
-/// Why no server answered.
+/// The reason why no server sent a response.
 #[derive(Debug)]
 pub struct AskError {
     /// The rejection of the request.
     pub rejection: Rejection,
     /// The last server that was tried, if there was one.
     pub server: Option<Arc<str>>,
-    /// What that server did, for the log.
+    /// The error of that server, for the log.
     pub detail: String,
 }
 
-/// The number of descriptors that the pending requests of an upstream may use beside one each: a name with several
-/// addresses may be tried at two of them at once.
+/// Returns the number of descriptors that the pending requests of an upstream may use besides one each: two addresses
+/// of a name may be tried at once.
 pub fn extra_descriptors(upstream: &UpstreamConfig) -> usize {
     let races = upstream.servers.iter().any(ServerAddress::has_name);
     if races { (ATTEMPTS_AT_ONCE - 1).saturating_mul(upstream.max_pending_requests as usize) } else { 0 }
 }
 
 impl Connector {
-    /// A connector that knows no addresses yet.
+    /// Creates a connector that knows no addresses yet.
     pub fn new(clock: fn() -> Instant) -> Self {
         Self { names: Names::default(), lines: KeyedLimiter::over(Arc::default(), LINES), clock }
     }
@@ -71,12 +72,12 @@ impl Connector {
         self.names.retain(keep);
     }
 
-    /// Asks a server of the pool that the request was admitted for: the next one in turn, or the first after it that
-    /// accepts the connection. Returns its response and its name.
+    /// Sends the request to a server of the pool that it was admitted for: the next one in round-robin order, or the
+    /// first after it that accepts the connection. Returns the response and the name of the server.
     ///
     /// # Errors
-    /// If `max_pending_requests` requests are pending, no server accepts the connection in time, or the one that does gives
-    /// no valid response in time.
+    /// If `max_pending_requests` requests are pending, no server accepts the connection in time, or the one that does
+    /// sends no valid response in time.
     pub async fn ask(
         &self,
         admission: &Admission,
@@ -97,7 +98,7 @@ impl Connector {
                 }
                 return Ok((response, Arc::clone(name)));
             }
-            Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no answer in time".to_owned()),
+            Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no response in time".to_owned()),
             Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
             Err(OpenError::Broken(error)) => (Rejection::Unreachable, error.to_string()),
         };
@@ -105,8 +106,8 @@ impl Connector {
         Err(AskError { rejection, server: Some(Arc::clone(name)), detail: error })
     }
 
-    /// Connects to the next server in turn, or to the first after it that accepts the connection. Each is tried once;
-    /// those that failed recently are tried last.
+    /// Connects to the next server in round-robin order, or to the first after it that accepts the connection. Each is
+    /// tried once; those that failed recently are tried last.
     async fn connect<'a>(&self, pool: &'a Pool) -> Result<(UpstreamStream, &'a Server), AskError> {
         let mut failed = AskError { rejection: Rejection::Unreachable, server: None, detail: String::new() };
         let mut skipped = Vec::new();
@@ -128,7 +129,7 @@ impl Connector {
         }
         if pool.report_down(|| self.may_log(pool)) {
             let upstream = &pool.config().name;
-            tracing::error!(%upstream, error = failed.detail, "no server of the upstream takes a connection");
+            tracing::error!(%upstream, error = failed.detail, "no server of the upstream accepts a connection");
         }
         Err(failed)
     }
@@ -142,7 +143,7 @@ impl Connector {
             Err(error) => {
                 let timed_out = error.kind() == io::ErrorKind::TimedOut;
                 let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
-                // A local error is not the server's: another request may well reach it.
+                // A local error is not caused by the server, which another request may well reach.
                 if !is_local(&error) {
                     server.health.skip(pool.millis_at((self.clock)()));
                 }

@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use super::race;
 use crate::balance::health::SKIP_FOR;
 
-/// The time for which the addresses of a name are used again. The system's resolver returns no time to live. This avoids
-/// a look-up for each session, and follows a change within the time that a restart of a server takes.
+/// The time for which the addresses of a name are used again. The system's resolver returns no time to live. This
+/// avoids a look-up for each session, and follows a change within the time that a restart of a server takes.
 const RESOLVED_FOR: Duration = Duration::from_secs(1);
-/// The most addresses of a look-up that are kept. Fewer are tried, of both families.
+/// The maximum number of addresses of a look-up that are kept. Fewer are tried, of both families.
 const LOOK_UP_MAX: usize = 64;
 
 /// The names of all servers, each with a port.
@@ -28,7 +28,7 @@ const LOOK_UP_MAX: usize = 64;
 pub(super) struct Names(std::sync::Mutex<HashMap<Arc<str>, Arc<Name>>>);
 
 impl Names {
-    /// The state of a server's name. There are as many as the configuration has servers.
+    /// Returns the state of a server's name. There are at most as many as the configuration has servers.
     pub(super) fn get(&self, server: &Arc<str>) -> Arc<Name> {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(names.entry(Arc::clone(server)).or_default())
@@ -50,7 +50,7 @@ pub(super) struct Name {
 
 impl Name {
     /// Connects to one of its addresses. The look-up has half of `connect_timeout`, so that time is left for addresses
-    /// that are known from before; each attempt to connect has `connect_timeout`.
+    /// that are known from earlier look-ups; each attempt to connect has `connect_timeout`.
     ///
     /// # Errors
     /// If no address is known or none accepts the connection in time.
@@ -71,7 +71,7 @@ impl Name {
     }
 
     /// Returns the addresses. All requests share one look-up: it continues for the next request when the request that
-    /// started it times out, so a resolver that does not answer blocks one thread per name and not one per request.
+    /// started it times out. So a resolver that does not answer blocks one thread per name and not one per request.
     async fn look_up(&self, host: &str, port: u16, clock: fn() -> Instant) -> io::Result<Vec<SocketAddr>> {
         let mut lookups = self.lookups.lock().await;
         if let Some((since, addresses)) = &lookups.resolved
@@ -152,13 +152,13 @@ impl fmt::Display for LookUpTimeout {
 
 impl std::error::Error for LookUpTimeout {}
 
-/// The address that accepted a connection when the first one did not, and since when it is tried first. So a dead address
-/// delays one request in [`SKIP_FOR`].
+/// The address that accepted a connection when the first one did not, and since when it is tried first. So a dead
+/// address delays one request per [`SKIP_FOR`].
 #[derive(Debug, Default)]
 struct Preferred(std::sync::Mutex<Option<(SocketAddr, Instant)>>);
 
 impl Preferred {
-    /// Moves it to the front if it is recent.
+    /// Moves the preferred address to the front if it is recent.
     fn apply(&self, addresses: &mut [SocketAddr], now: Instant) {
         let preferred = self.lock().filter(|(_, since)| now.saturating_duration_since(*since) < SKIP_FOR);
         if let Some((preferred, _)) = preferred {
@@ -184,7 +184,7 @@ impl Preferred {
 mod tests {
     use super::*;
 
-    /// A look-up that takes longer than the request that began it goes on for the next one.
+    /// A look-up that takes longer than the request that began it continues for the next one.
     #[test]
     fn a_look_up_outlasts_its_request() {
         use std::task::{Context, Poll, Waker};
@@ -202,7 +202,7 @@ mod tests {
         answer.send(addresses.clone()).unwrap();
         assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses));
         assert!(name.lookups.try_lock().unwrap().looking.is_none());
-        assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses), "used again");
+        assert!(matches!(poll(), Poll::Ready(Ok(found)) if found == addresses), "the result is used again");
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         name.lookups.try_lock().unwrap().looking = Some((began, Box::pin(async move { Ok(ended) })));
         let mut look_up = std::pin::pin!(name.look_up("127.0.0.1", 1, || Instant::now() + RESOLVED_FOR));
         let polled = look_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        // The resolver is asked again; an address needs none.
+        // The name is looked up again. An IP address needs no resolver.
         assert!(!matches!(polled, Poll::Ready(Ok(ref found)) if *found == old), "{polled:?}");
     }
 
@@ -242,10 +242,10 @@ mod tests {
             addresses
         };
         preferred.note(&order, Some(order[0]), start);
-        assert_eq!(applied(start), order, "the first one is as good as ever");
+        assert_eq!(applied(start), order, "the first address stays first");
         preferred.note(&order, Some(order[1]), start);
         assert_eq!(applied(start), [order[1], order[0], order[2]]);
-        // That it comes first now does not make it last longer.
+        // A connection to an address that comes first already does not prolong its preference.
         preferred.note(&applied(start), Some(order[1]), start + SKIP_FOR / 2);
         assert_eq!(applied(start + SKIP_FOR), order);
     }

@@ -21,7 +21,7 @@ const HEAD_MAX_BYTES: usize = 32 * 1024;
 const HEAD_MAX_HEADERS: usize = 128;
 /// The maximum size of the body of a response other than 101. A longer body is dropped entirely.
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// How long such a body may take, unless `response_timeout` is shorter. A body that takes longer is dropped entirely: a
+/// Timeout for such a body, unless `response_timeout` is shorter. A body that takes longer is dropped entirely: a
 /// server may send one without a length and leave the connection open.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -58,7 +58,7 @@ pub enum UpstreamResponse {
     NotSwitched(Response<Bytes>),
 }
 
-/// Why a server that accepted the connection returned no response.
+/// The reason why a server that accepted the connection returned no response.
 #[derive(Debug)]
 pub enum OpenError {
     /// The head was not received in time.

@@ -26,7 +26,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Becomes ready when the socket may have something to read, the end of the stream included.
+    /// Becomes ready when the socket may be readable. The end of the stream counts as readable.
     ///
     /// # Errors
     /// If the runtime has shut down.

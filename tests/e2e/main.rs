@@ -16,5 +16,6 @@ mod log_lines;
 mod metering;
 mod abuse;
 mod operations;
+mod snapshots;
 mod upstreams;
 mod tls;

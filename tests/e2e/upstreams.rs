@@ -294,7 +294,7 @@ fn server_failure_and_recovery_are_logged_once() {
         (&"WARN".into(), &"main".into(), &server.clone().into())
     );
     assert!(failed["error"].as_str().is_some_and(|error| error.contains("refused")), "{failed}");
-    let down = gate.log.all("no server of the upstream takes a connection");
+    let down = gate.log.all("no server of the upstream accepts a connection");
     let [down] = down.as_slice() else { panic!("{down:?}") };
     assert_eq!((&down["level"], &down["upstream"]), (&"ERROR".into(), &"main".into()));
 
@@ -323,7 +323,7 @@ fn a_failed_server_is_skipped_for_a_while() {
         Session::open(&gate, &second).close();
     }
     assert_eq!(gate.log.all("server failed").len(), 1);
-    assert!(gate.log.all("no server of the upstream takes a connection").is_empty());
+    assert!(gate.log.all("no server of the upstream accepts a connection").is_empty());
     // The server is tried again every 5 s, and these sessions may take longer than that.
     let again = gate.log.all("server failed again").len();
     assert!(again < 5, "tried {again} times again");

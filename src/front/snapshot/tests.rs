@@ -1,4 +1,4 @@
-//! Tests of `snapshot`: what a new snapshot keeps, and swaps while requests are admitted.
+//! Tests of `snapshot`: the parts that a new snapshot keeps, and swaps while requests are admitted.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,7 +21,7 @@ use crate::telemetry::identity::Identities;
 use crate::telemetry::sessions::Sessions;
 use crate::upstream::Connector;
 
-/// A certificate with its key, and a secret for tokens.
+/// In-memory files: a certificate with its key, and two secrets for tokens.
 struct InMemory(rcgen::CertifiedKey<rcgen::KeyPair>);
 
 impl Files for InMemory {
@@ -45,7 +45,7 @@ impl Files for InMemory {
     }
 }
 
-/// The configuration of the tests, with these replacements.
+/// Returns the configuration of the tests with these replacements.
 fn config(files: &InMemory, replacements: &[(&str, &str)]) -> Config {
     let mut text = r#"
         [server]
@@ -87,7 +87,7 @@ fn files() -> InMemory {
     InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap())
 }
 
-/// A gateway with the first snapshot of a configuration.
+/// Returns a gateway with the first snapshot of a configuration.
 fn gateway(config: &Config) -> Gateway {
     let counters = Arc::default();
     let snapshot = build(None, config, &counters);
@@ -182,13 +182,13 @@ fn counters_outlive_a_snapshot() {
     for _ in 0..3 {
         before.policy().charge(CLIENT, now).unwrap();
     }
-    // A larger burst grants the difference, and nothing of what was used comes back.
+    // A larger burst grants only the difference: used cells are not returned.
     let larger = config(&files, &[("upgrade_burst = 3", "upgrade_burst = 5"), ("9001", "9003")]);
     gateway.replace(build(Some(&before), &larger, &gateway.counters));
     let after = gateway.snapshot();
     assert!(after.policy().charge(CLIENT, now).is_ok() && after.policy().charge(CLIENT, now).is_ok());
     assert!(matches!(after.policy().charge(CLIENT, now), Err(Rejection::UpgradeRate { .. })));
-    // The session of the old snapshot counts at the new one.
+    // A session of the old snapshot counts towards the limit of the new one.
     let second = admit(&after, "/chat", CLIENT).unwrap();
     assert_eq!(admit(&after, "/chat", CLIENT).unwrap_err().rejection, Rejection::AddressSessions);
     assert_eq!(gateway.counters.sessions(), 2);
@@ -198,8 +198,8 @@ fn counters_outlive_a_snapshot() {
     assert_eq!(gateway.counters.sessions(), 0);
 }
 
-/// Threads admit requests while the route moves from one upstream to the other and back. Each admission carries the pool of
-/// the snapshot that admitted it, and no slot is lost.
+/// Threads admit requests while the route moves from one upstream to the other and back. Each admission carries the
+/// pool of the snapshot that admitted it, and no slot is lost.
 #[test]
 fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
     const THREADS: u8 = 4;

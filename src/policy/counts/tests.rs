@@ -33,7 +33,7 @@ fn keys_are_bounded_and_swept() {
     // Both counts are in use, so another key gets a cell, which it may share.
     assert!(limiter.check(&"c", start).is_ok());
     assert!(limiter.check(&"c", start).is_err());
-    // Two seconds later every count is whole, and only one that a session holds is kept.
+    // Two seconds later every count is fully replenished, and only one that a session holds is kept.
     let later = start + Duration::from_secs(2);
     let held = counts.get(&"a", later);
     counts.get(&"e", later);
@@ -55,7 +55,7 @@ fn a_full_map_is_swept_once_a_second() {
     for key in ["a", "b", "c"] {
         assert!(limiter.check(&key, start).is_ok());
     }
-    // All counts are whole again, but the third key has just caused a sweep.
+    // All counts are replenished, but the third key has just caused a sweep.
     let soon = start + Duration::from_nanos(SWEEP_PAUSE_NANOS) / 2;
     counts.get(&"c", soon);
     assert!(known("a") && known("b") && !known("c"));
@@ -71,7 +71,7 @@ fn passed(limiter: &KeyedLimiter<(Option<u64>, u64)>, keys: u64, grouped: bool, 
 
 /// An IPv6 /48 has as many /64s as there are counts. Every other key still gets a count of its own.
 #[test]
-fn a_flood_of_one_group_costs_others_nothing() {
+fn a_flood_of_one_group_does_not_affect_other_keys() {
     let start = Instant::now();
     let (counts, limiter) = keyed(Counts::<(Option<u64>, u64)>::new(), quota(1, 1));
     for key in 0..2 * KEYS_MAX as u64 {
@@ -87,7 +87,7 @@ fn a_flood_of_one_group_costs_others_nothing() {
     assert!(limiter.check(&(Some(7), u64::MAX), later).is_ok());
 }
 
-/// A group in a map that other keys fill has counts of its own up to its share.
+/// A group has counts of its own up to its share of a map that other keys fill.
 #[test]
 fn a_group_keeps_its_share_of_a_half_full_map() {
     let start = Instant::now();
@@ -101,7 +101,7 @@ fn a_group_keeps_its_share_of_a_half_full_map() {
     assert_eq!(counts.lock().by_group.get(&7), Some(&4));
 }
 
-/// With the map full of keys without a group, each further key takes a 4,096th of the cells.
+/// If the map is full of keys without a group, each further key uses one of 4,096 cells.
 #[test]
 fn keys_beyond_the_map_share_many_cells() {
     let start = Instant::now();
@@ -109,11 +109,11 @@ fn keys_beyond_the_map_share_many_cells() {
     for key in 0..KEYS_MAX as u64 {
         assert!(limiter.check(&(None, u64::MAX - key), start).is_ok());
     }
-    // Each cell passes one: of 1,024 keys in 4,096 cells 905 are expected to be the first in theirs, with a standard
-    // deviation of 9.
+    // Each cell admits one key: of 1,024 keys in 4,096 cells 905 are expected to be the first in theirs, with a
+    // standard deviation of 9.
     let passed = passed(&limiter, 1_024, false, start);
     assert!((840..=970).contains(&passed), "{passed}");
-    // A flood of any size leaves no more than the cells behind.
+    // A flood of any size adds no more than the cells.
     for key in 0..100_000 {
         counts.get(&(None, 10_000_000 + key), start);
     }

@@ -28,7 +28,7 @@ fn an_earlier_time_gains_nothing() {
     let limiter = Limiter::new(quota(1, 1));
     assert_eq!(limiter.check(start + Duration::from_secs(5)), Ok(()));
     assert_eq!(limiter.check(start), Err(NotUntil { until: start + Duration::from_secs(6) }));
-    // A time before the epoch of the process is a time like any other.
+    // A time before the epoch of the process is valid, too.
     let before = start.checked_sub(Duration::from_secs(3_600)).unwrap();
     let limiter = Limiter::new(quota(1, 1));
     assert_eq!((limiter.check(before), limiter.check(start)), (Ok(()), Ok(())));
@@ -47,7 +47,7 @@ fn reservations_are_distinct_and_in_order() {
         for index in 1..=500 {
             assert_eq!(limiter.reserve(start), Ok(start + step * index), "burst {burst}");
         }
-        // A later call gets a later instant, and takes no reserved cell.
+        // A later call gets a later instant, and does not take a reserved cell.
         let later = start + step * 250 + step / 2;
         assert!(limiter.check(later).is_err());
         assert_eq!(limiter.reserve(later), Ok(start + step * 501));
@@ -94,7 +94,7 @@ fn reservations_are_bounded() {
 
 const THREADS: usize = 4;
 
-/// The results of four threads that start together.
+/// Returns the results of four threads that start together.
 pub(crate) fn on_threads<T: Send>(run: impl Fn() -> T + Sync) -> Vec<T> {
     let barrier = std::sync::Barrier::new(THREADS);
     let each = || {
@@ -125,10 +125,10 @@ fn a_quota_is_replaced_over_its_count() {
     let start = Instant::now();
     let limiter = Limiter::new(quota(1, 10));
     (0..10).for_each(|_| limiter.check(start).unwrap());
-    // The new quota has the same rate and half the burst: what was used counts.
+    // The new quota has the same rate and half the burst: the cells that were used count.
     let smaller = Limiter::over(Arc::clone(limiter.count()), quota(1, 5));
     assert_eq!(smaller.check(start), Err(NotUntil { until: start + Duration::from_secs(6) }));
-    // A limiter of the old quota that a session still holds counts on.
+    // A limiter of the old quota that a session still holds shares the count.
     let later = start + Duration::from_secs(6);
     limiter.check(later).unwrap();
     assert!(smaller.check(later).is_err());
@@ -137,7 +137,7 @@ fn a_quota_is_replaced_over_its_count() {
 }
 
 #[test]
-fn a_count_that_is_exported_and_imported_decides_the_same() {
+fn an_imported_count_decides_like_the_exported_one() {
     let start = Instant::now();
     let limiter = Limiter::new(quota(10, 3));
     let fresh = Count::import(limiter.count().export(start), start);
@@ -152,7 +152,7 @@ fn a_count_that_is_exported_and_imported_decides_the_same() {
 }
 
 #[test]
-fn quotas_of_any_size_overflow_nothing() {
+fn quotas_of_any_size_do_not_overflow() {
     let start = Instant::now();
     for period in [Duration::from_nanos(1), Duration::MAX] {
         for (count, burst) in [(1, 1), (1, u32::MAX), (u32::MAX, 1), (u32::MAX, u32::MAX)] {

@@ -42,7 +42,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
     Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })
 }
 
-/// Routes whose names are their host and path.
+/// Returns routes whose names are their host and path.
 fn routes(patterns: &[(&str, &str)]) -> Routes {
     routes_that(patterns, false)
 }
@@ -164,7 +164,7 @@ fn paths_are_ordered_segment_by_segment() {
 }
 
 #[test]
-fn a_lookup_returns_the_values() {
+fn a_lookup_returns_the_placeholder_values() {
     let routes = routes(&[("", "/ws/{room}/{*rest}")]);
     let (_route, params) = routes.find("a.example", &Path::parse("/ws/a%20b/c/d").unwrap()).unwrap();
     assert_eq!((params.get("room"), params.get("rest"), params.get("other")), (Some("a b"), Some("c/d"), None));

@@ -17,7 +17,7 @@ fn threads_never_hold_more_slots_than_there_are() {
                 mine.push(slot);
             }
             if round % 3 == 0 && !mine.is_empty() {
-                // It is counted out before it is given back, so that the count is never too high.
+                // Decrement before the release, so that the count is never too high.
                 held.fetch_sub(1, Ordering::SeqCst);
                 mine.pop();
             }
@@ -32,7 +32,7 @@ fn threads_never_hold_more_slots_than_there_are() {
 }
 
 #[test]
-fn slots_come_back() {
+fn a_dropped_slot_is_free_again() {
     let slots = Slots::new();
     let max = NonZeroU32::new(2).unwrap();
     let first = slots.take("k", max);
