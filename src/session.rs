@@ -1,19 +1,21 @@
 //! One proxied WebSocket from the 101 to its end: both directions, the closing handshake, heartbeats and deadlines.
 //!
-//! A `Session` touches no socket and no clock. **After every call, take its actions until there are none.** The loop of
-//! whoever owns the sockets is:
+//! A `Session` touches no socket and no clock. **After every call, take its actions until there are none.** The owner of the
+//! sockets calls it as follows:
 //!
 //! ```text
-//! bytes came from a side   -> receive(side, bytes, now), again with the rest, until it says More or Wait
-//! a side's stream ended    -> gone(side, now); it can no longer be written -> deaf(side, now)
-//! a side takes no bytes    -> blocked(side, now); takes them again -> unblocked(side, now)
-//! deadline() has passed    -> pass_deadline(now), once all that has arrived was given to receive()
-//! hastened()               -> deadline() may be earlier than it was
+//! bytes come from a side   -> receive(side, bytes, now), again with the rest, until it returns More or Wait
+//! a side's stream ends     -> on_disconnected(side, now)
+//! a write to a side fails  -> on_write_closed(side, now)
+//! a side accepts no bytes  -> on_blocked(side, now); accepts them again -> on_unblocked(side, now)
+//! deadline() has passed    -> handle_timeout(now), once all that has arrived was given to receive()
+//! deadline_changed()       -> deadline() may be earlier than it was
 //! an operator's command    -> close(), set_limits(), set_expiry(), send()
-//! after each of these      -> next_action(now) until None
+//! after each of these      -> poll_action(now) until None
 //! ```
 //!
-//! What [`Verdict::Forward`] and [`Action::Send`] tell goes to the other side, or to the side named, in the order told.
+//! The bytes of [`Verdict::Forward`] go to the other side, the frame of [`Action::Send`] to the side that it names, and
+//! [`Action::SendMessage`] to the client, in the order in which they are returned.
 
 mod commands;
 mod deadlines;
@@ -124,7 +126,7 @@ pub struct Session {
     /// The closing handshake is over, or its time is.
     over: bool,
     ended: bool,
-    /// There may be an action.
+    /// Whether there may be an action.
     action_due: bool,
     /// The frames of an operator's commands, if there were any.
     outbox: Option<Box<Outbox>>,
@@ -259,8 +261,8 @@ impl Session {
         if self.may_act() { self.find_action(now) } else { None }
     }
 
-    /// Whether [`Session::poll_action`] may have one. It is asked after every frame, so it is told by a look: as long as
-    /// nobody closes there is nothing to do but to ping.
+    /// Whether [`Session::poll_action`] may return one. It is asked after every frame, so it reads a flag: until the session
+    /// closes there are only pings and messages of our own.
     #[inline]
     pub fn may_act(&self) -> bool {
         self.action_due

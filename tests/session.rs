@@ -34,7 +34,7 @@ enum Event {
     Unblock(Side),
     /// So many milliseconds pass.
     Pass(u64),
-    /// The process goes away in so many milliseconds.
+    /// The process drains this session in this many milliseconds.
     Drain(u64),
     /// An operator closes the session.
     Command(CloseCode, &'static str),

@@ -237,8 +237,8 @@ impl Session {
         }
     }
 
-    /// Continues an exported session. `limits` apply to what comes from now on, as with [`Session::set_limits`], and
-    /// `messages` is the limiter over the imported count.
+    /// Continues an exported session. `messages` is the limiter over the imported count. The limits may be other ones than
+    /// before: they apply as with [`Session::set_limits`], except that a message that waits keeps its reservation.
     pub fn import(state: SessionState, limits: Arc<Limits>, messages: Option<Arc<Limiter>>, now: Instant) -> Self {
         let SessionState { compressed, check_utf8, overhead, client, upstream, .. } = state;
         let peer = |side, state: PeerState| {
