@@ -233,6 +233,18 @@ fn a_message_that_waits_is_judged_again_by_the_new_quota() {
 }
 
 #[test]
+fn the_time_for_which_a_client_was_not_read_does_not_count_as_idle_after_a_change() {
+    let mut relay = delayed();
+    relay.block(Upstream);
+    relay.pass(Duration::from_millis(900));
+    relay.set_limits(lenient().with(|limits| limits.idle_timeout = Some(Duration::from_millis(500))).limits);
+    relay.pass(Duration::from_millis(499));
+    assert!(shown(&relay, Client).is_empty());
+    relay.pass(Duration::from_millis(1));
+    assert_eq!(shown(&relay, Client), ["close 1001 idle timeout"]);
+}
+
+#[test]
 fn a_message_that_waits_may_be_dropped_or_end_the_session_under_the_new_quota() {
     let mut relay = delayed();
     relay.set_limits(lenient().rate(1, 3, Drop).limits);
