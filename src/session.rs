@@ -1,21 +1,21 @@
 //! One proxied WebSocket from the 101 to its end: both directions, the closing handshake, heartbeats and deadlines.
 //!
-//! A `Session` touches no socket and no clock. **After every call, take its actions until there are none.** The owner of the
-//! sockets calls it as follows:
+//! A `Session` uses neither sockets nor a clock. **After every call, take its actions until there are none.** The owner
+//! of the sockets calls it as follows:
 //!
 //! ```text
-//! bytes come from a side   -> receive(side, bytes, now), again with the rest, until it returns More or Wait
+//! a side sends bytes       -> receive(side, bytes, now), again with the rest, until it returns More or Wait
 //! a side's stream ends     -> on_disconnected(side, now)
 //! a write to a side fails  -> on_write_closed(side, now)
 //! a side accepts no bytes  -> on_blocked(side, now); accepts them again -> on_unblocked(side, now)
-//! deadline() has passed    -> handle_timeout(now), once all that has arrived was given to receive()
-//! deadline_changed()       -> deadline() may be earlier than it was
+//! poll_timeout() is due    -> handle_timeout(now), after all received bytes were passed to receive()
+//! deadline_changed()       -> poll_timeout() may be earlier than before
 //! an operator's command    -> close(), set_limits(), set_expiry(), send()
 //! after each of these      -> poll_action(now) until None
 //! ```
 //!
-//! The bytes of [`Verdict::Forward`] go to the other side, the frame of [`Action::Send`] to the side that it names, and
-//! [`Action::SendMessage`] to the client, in the order in which they are returned.
+//! The bytes of [`Verdict::Forward`] are sent to the other side, the frame of [`Action::Send`] to the side that it
+//! names, and the message of [`Action::SendMessage`] to the client, in the order in which they are returned.
 
 mod commands;
 mod deadlines;
@@ -46,53 +46,54 @@ pub use side::Side;
 
 pub use crate::ws::frame::Message;
 
-/// A fragment inside a message that carries less than this costs more to handle than it is worth, and is counted.
+/// A fragment with a smaller payload costs more to process than it is worth. It counts as overhead unless it is the
+/// first or the last of its message.
 const SMALL_FRAGMENT_BYTES: u64 = 128;
 
-/// What to do with the start of the bytes that came.
+/// The decision on the first of the received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Pass this many bytes on as they are.
+    /// Forward this many bytes unchanged.
     Forward(usize),
-    /// Pass this many bytes on to nobody.
+    /// Drop this many bytes.
     Discard(usize),
-    /// Keep the bytes, at most [`KEPT_MAX_BYTES`], and come again when there are more.
+    /// Keep the bytes, at most [`KEPT_MAX_BYTES`], and call `receive` again with them and the following bytes.
     More,
-    /// Keep the bytes and read no more from this side until [`Session::waiting`] says so.
+    /// Keep the bytes and read no more from this side while [`Session::waiting`] returns true.
     Wait,
 }
 
-/// How many bytes a session may leave with [`Verdict::More`]: a control frame of which one byte is missing.
+/// The maximum number of bytes to keep after [`Verdict::More`]: a control frame without its last byte.
 pub const KEPT_MAX_BYTES: usize = 2 + 4 + CONTROL_MAX_BYTES - 1;
 
-/// What a session wants done.
+/// A request of a session to its caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Send a control frame of our own, masked if it goes to the upstream.
     Send {
-        /// To this side.
+        /// The receiver.
         to: Side,
-        /// This frame.
+        /// The frame.
         frame: ControlFrame,
     },
     /// Send a message of our own to the client.
     SendMessage(Message),
-    /// The session is over: send what waits to be sent, and close both streams.
+    /// The session has ended: flush the queued output and close both streams.
     End(Outcome),
 }
 
-/// What a session starts from.
+/// The configuration of a session.
 #[derive(Debug)]
 pub struct SessionConfig {
-    /// The route's bounds.
+    /// The limits of the route.
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
     pub messages: Option<Arc<Limiter>>,
-    /// When the token runs out.
+    /// When the token expires.
     pub expires: Option<Instant>,
     /// Whether permessage-deflate was negotiated.
     pub compressed: bool,
-    /// Marks the pings of this session, so that their pongs are known.
+    /// The tag of the session's own pings, by which their pongs are recognized.
     pub ping_tag: [u8; 4],
 }
 
@@ -111,34 +112,34 @@ pub struct Session {
     drain_at: Option<Instant>,
     /// When data last passed either way.
     data_passed: Instant,
-    /// Until when the client is not read, because it exceeded its rate.
+    /// Until when the client is not read because it exceeded its rate.
     wait_until: Option<Instant>,
-    /// The message that waits has its place in the quota.
+    /// Whether a cell of the message quota is reserved for the message that waits.
     reservation_held: bool,
-    /// The message that waits has none yet, and was counted as throttled.
+    /// Whether the message that waits has no cell yet and was counted as throttled.
     reservation_retry: bool,
-    /// Something may have brought the deadline forward.
+    /// Whether the deadline may have become earlier.
     deadline_changed: bool,
-    /// How it ends; set by the first reason there is.
+    /// How the session ends. The first reason sets it.
     outcome: Option<Outcome>,
     /// When the closing handshake began.
     closing_since: Option<Instant>,
-    /// The closing handshake is over, or its time is.
+    /// Whether the closing handshake has timed out.
     over: bool,
     ended: bool,
-    /// Whether there may be an action.
+    /// Whether an action may be due.
     action_due: bool,
-    /// The frames of an operator's commands, if there were any.
+    /// The queued frames of an operator's commands, if any.
     outbox: Option<Box<Outbox>>,
     ping_tag: [u8; 4],
     pings: u32,
-    /// Pings that the client was sent and has not answered: so many pongs of its own are no overhead.
+    /// The number of pings sent to the client that it has not answered. As many of its pongs do not count as overhead.
     pongs_owed: u32,
     counts: SessionStats,
 }
 
 impl Session {
-    /// Starts right after the 101.
+    /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
         let SessionConfig { limits, messages, expires, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
@@ -169,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Says that nothing more comes from a side and nothing more can be sent to it.
+    /// Records that a side has disconnected: nothing more can be received from it or sent to it.
     pub fn on_disconnected(&mut self, side: Side, now: Instant) {
         self.deadline_changed = true;
         let peer = self.peer_mut(side);
@@ -182,14 +183,14 @@ impl Session {
             self.end(ClosedBy::from(side), CloseReason::Disconnected(side), now);
             return;
         }
-        // It went instead of answering the other side's Close, so that side gets its answer from us.
+        // It disconnected instead of answering a Close, so the other side is sent a Close of ours.
         let other = self.peer_mut(side.other());
         if !other.output_closed() {
             other.pending_close.get_or_insert(CloseReason::Closed);
         }
     }
 
-    /// Says that nothing can be sent to a side any more, while what it sent before may still come: its Close above all.
+    /// Records that a write to a side has failed. Bytes that it sent before, above all its Close, may still arrive.
     pub fn on_write_closed(&mut self, side: Side, now: Instant) {
         self.deadline_changed = true;
         let peer = self.peer_mut(side);
@@ -199,52 +200,52 @@ impl Session {
         }
     }
 
-    /// Says that bytes wait for a side that takes none; again whenever it took some of them.
+    /// Records that a side accepts none of the bytes queued for it. Call it again whenever the side has accepted some.
     pub fn on_blocked(&mut self, to: Side, now: Instant) {
         self.deadline_changed = true;
         self.peer_mut(to).blocked_since = Some(now);
     }
 
-    /// Says that nothing waits for a side any more.
+    /// Records that no bytes are queued for a side any more.
     pub fn on_unblocked(&mut self, to: Side, now: Instant) {
         self.deadline_changed = true;
         let peer = self.peer_mut(to);
         if peer.blocked_since.take().is_some() {
-            // Our ping may have been among what it did not take, so the time for its pong starts again.
+            // Our ping may have been among the queued bytes, so its pong timeout restarts.
             peer.pinged = peer.pinged.map(|_| now);
-            // While one side takes nothing the other is not read, so its silence meant nothing.
+            // The other side was not read while this one was blocked, so its silence does not count.
             self.peer_mut(to.other()).on_activity(now);
         }
     }
 
-    /// Ends the session at this time because the process goes away.
+    /// Ends the session at this time because the process drains.
     pub fn drain_at(&mut self, at: Instant) {
         self.deadline_changed = true;
         self.drain_at = Some(at);
     }
 
-    /// Whether the end of what a side sends is no loss, because its Close came before: what is for it may still be sent.
+    /// Whether the input of a side may end because its Close was received. Bytes may still be sent to it.
     pub fn may_end_input(&self, side: Side) -> bool {
         self.peer(side).input == Input::Closed
     }
 
-    /// Whether a side is not to be read for now because it exceeded its rate.
+    /// Whether a side must not be read for now because it exceeded its rate.
     pub fn waiting(&self, side: Side) -> bool {
         side == Side::Client && self.wait_until.is_some()
     }
 
-    /// What passed so far.
+    /// Returns the messages and bytes forwarded until now.
     pub fn counts(&self) -> SessionStats {
         self.counts
     }
 
-    /// Whether both Closes have passed at that side, so that only the connection is left to be closed.
+    /// Whether a side has sent and has been sent a Close, so that only its connection remains to be closed.
     pub fn has_closed(&self, side: Side) -> bool {
         let peer = self.peer(side);
         peer.close_sent && peer.input == Input::Closed
     }
 
-    /// Whether nothing comes from a side and nothing can be sent to it any more, because it went or was given up.
+    /// Whether a side has disconnected or was given up: nothing can be received from it or sent to it any more.
     pub fn is_disconnected(&self, side: Side) -> bool {
         self.peer(side).input == Input::Disconnected
     }
@@ -255,14 +256,14 @@ impl Session {
         *self.outcome.get_or_insert(Outcome { by: ClosedBy::Tollgate, code: None, cause })
     }
 
-    /// The next thing to do.
+    /// Returns the next action.
     #[inline]
     pub fn poll_action(&mut self, now: Instant) -> Option<Action> {
         if self.may_act() { self.find_action(now) } else { None }
     }
 
-    /// Whether [`Session::poll_action`] may return one. It is asked after every frame, so it reads a flag: until the session
-    /// closes there are only pings and messages of our own.
+    /// Whether [`Session::poll_action`] may return an action. It is called after every frame, so it only reads a flag:
+    /// until the session closes, pings and messages of our own are the only actions.
     #[inline]
     pub fn may_act(&self) -> bool {
         self.action_due
@@ -277,7 +278,7 @@ impl Session {
             return Some(Action::SendMessage(message));
         }
         for side in Side::BOTH {
-            // Between the frames that come from the other side, and never after a Close.
+            // A frame of ours is sent only between frames of the other side, and never after a Close.
             if self.peer(side.other()).mid_frame || self.peer(side).output_closed() || self.answers_come(side) {
                 continue;
             }
@@ -303,8 +304,8 @@ impl Session {
         Some(Action::End(outcome))
     }
 
-    /// Begins to end the session: both sides get a Close as soon as their direction is between frames; a side that broke
-    /// a rule not before it had the answers to what it sent before.
+    /// Begins the closing handshake: each side is sent a Close once its direction is between frames. A side that broke
+    /// a rule first receives the answers to its earlier frames.
     fn end(&mut self, by: ClosedBy, cause: CloseReason, now: Instant) {
         self.deadline_changed = true;
         let (code, _) = self.close_of(cause);
@@ -322,7 +323,8 @@ impl Session {
         self.deadline_changed = true;
         self.action_due = true;
         self.closing_since.get_or_insert(now);
-        // Who waited for its rate is read again, so that its Close is seen; the message that waited does not pass early.
+        // Read a delayed client again so that its Close is received, and return its reservation. The delayed message is
+        // not forwarded early.
         self.wait_until = None;
         self.refund_reservation();
     }
@@ -335,7 +337,7 @@ impl Session {
         }
     }
 
-    /// Gives up the closing handshake, but not without a Close for who has none yet.
+    /// Ends the closing handshake after its timeout. A side that has not been sent a Close is still sent one.
     fn close_now(&mut self) {
         self.over = true;
         for side in Side::BOTH {
@@ -357,7 +359,8 @@ impl Session {
         }
     }
 
-    /// Whether each side has had a Close and has sent one, or will not; who can have no Close is not waited for.
+    /// Whether each side has been sent a Close, or cannot be written, and its input has ended. A side that can no
+    /// longer be sent a Close is not waited for.
     fn handshake_over(&self) -> bool {
         Side::BOTH.into_iter().all(|side| {
             let (peer, other) = (self.peer(side), self.peer(side.other()));
@@ -366,8 +369,8 @@ impl Session {
         })
     }
 
-    /// Whether a side that broke a rule may still be sent answers to what it sent before: until the other side, which has
-    /// been told to close, has said all that it had to say.
+    /// Whether a side that broke a rule may still be sent answers to its earlier frames: until the input of the other
+    /// side, which is sent a Close, has ended.
     fn answers_come(&self, side: Side) -> bool {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
         let other_can_answer = !peer.mid_frame && !other.is_write_closed();

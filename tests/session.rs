@@ -1,4 +1,4 @@
-//! The rules of one proxied WebSocket, played in memory and in virtual time.
+//! Tests of `Session` in memory and in virtual time.
 
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
@@ -23,16 +23,16 @@ use tollgate::ws::code::CloseCode;
 use tollgate::ws::frame::REASON_MAX_BYTES;
 use tollgate::ws::violation::Violation;
 
-/// Something that happens to a session.
+/// An event of a session.
 #[derive(Debug, Clone)]
 enum Event {
-    /// These bytes come from this side.
+    /// A side sends these bytes.
     Bytes(Side, Vec<u8>),
-    Gone(Side),
-    Deafen(Side),
+    Disconnect(Side),
+    CloseWrite(Side),
     Block(Side),
     Unblock(Side),
-    /// So many milliseconds pass.
+    /// This many milliseconds pass.
     Pass(u64),
     /// The process drains this session in this many milliseconds.
     Drain(u64),
@@ -40,21 +40,21 @@ enum Event {
     Command(CloseCode, &'static str),
 }
 
-use Event::{Block, Bytes, Command, Deafen, Drain, Gone, Pass, Unblock};
+use Event::{Block, Bytes, CloseWrite, Command, Disconnect, Drain, Pass, Unblock};
 
-/// A frame as a side must send it: with a mask from the client, without from the upstream.
+/// Returns the event of a frame as the side must send it: masked by the client, unmasked by the upstream.
 fn from(side: Side, first: u8, payload: impl AsRef<[u8]>) -> Event {
     Bytes(side, wire::frame(first, key(side), payload.as_ref()))
 }
 
-/// The first bytes of such a frame: its header, which promises `len` bytes, and this start of its payload.
+/// Returns the event of a partial frame: a header with the payload length `len`, and the start of the payload.
 fn begin(side: Side, first: u8, len: u64, payload: impl AsRef<[u8]>) -> Event {
     let mut bytes = wire::header(first, key(side), len);
     bytes.extend(wire::masked(payload.as_ref(), key(side)));
     Bytes(side, bytes)
 }
 
-/// More of the payload of such a frame, of which a multiple of four bytes came before.
+/// Returns the event of further payload of such a frame, after a multiple of four bytes of it.
 fn more(side: Side, payload: impl AsRef<[u8]>) -> Event {
     Bytes(side, wire::masked(payload.as_ref(), key(side)))
 }
@@ -67,7 +67,7 @@ fn close(side: Side, code: u16, reason: &str) -> Event {
     from(side, FIN | CLOSE, wire::close_payload(code, reason))
 }
 
-/// The pong that answers the `count`th ping of ours.
+/// Returns the event of the pong to our ping number `count`.
 fn our_pong(side: Side, count: u32) -> Event {
     from(side, FIN | PONG, [PING_TAG, count.to_be_bytes()].concat())
 }
@@ -87,8 +87,8 @@ fn play(setup: Setup, events: &[Event]) -> Relay {
 fn apply(relay: &mut Relay, event: &Event) {
     match event {
         Bytes(side, bytes) => relay.arrive(*side, bytes),
-        Gone(side) => relay.lose(*side),
-        Deafen(side) => relay.deafen(*side),
+        Disconnect(side) => relay.lose(*side),
+        CloseWrite(side) => relay.close_write(*side),
         Block(side) => relay.block(*side),
         Unblock(side) => relay.unblock(*side),
         Pass(ms) => relay.pass(Duration::from_millis(*ms)),
@@ -97,7 +97,7 @@ fn apply(relay: &mut Relay, event: &Event) {
     }
 }
 
-/// What a side received, with our pings by their number, since their payload is binary.
+/// Returns the frames that a side received. Our pings are shown by their number, since their payload is binary.
 fn shown(relay: &Relay, side: Side) -> Vec<String> {
     let show = |frame: wire::Frame| match frame.payload.strip_prefix(&PING_TAG) {
         Some(count) if frame.opcode == PING => format!("our ping {}", count.last().copied().unwrap_or_default()),
@@ -106,12 +106,12 @@ fn shown(relay: &Relay, side: Side) -> Vec<String> {
     relay.frames(side).into_iter().map(show).collect()
 }
 
-/// What must have come out of a session: what each side received, and how it ended, if it did.
+/// Plays the events and checks the frames that each side received and the outcome.
 #[track_caller]
 fn check(setup: Setup, events: &[Event], client: &[&str], upstream: &[&str], end: Option<Outcome>) {
     let relay = play(setup, events);
-    assert_eq!(shown(&relay, Client), client, "what the client received after {events:?}");
-    assert_eq!(shown(&relay, Upstream), upstream, "what the upstream received after {events:?}");
+    assert_eq!(shown(&relay, Client), client, "frames to the client after {events:?}");
+    assert_eq!(shown(&relay, Upstream), upstream, "frames to the upstream after {events:?}");
     assert_eq!(relay.outcome, end, "after {events:?}");
 }
 
@@ -128,15 +128,15 @@ fn lenient() -> Setup {
 // Forwarding.
 
 #[test]
-fn frames_pass_byte_for_byte_both_ways() {
+fn frames_are_forwarded_byte_for_byte() {
     let masked = |payload| wire::frame(FIN | BINARY, Some([9, 8, 7, 6]), payload);
     let (big, bigger) = (vec![7; 300], vec![8; 70_000]);
     let from_client = [masked(b"one"), masked(&big), masked(&bigger), masked(b"")].concat();
     let from_upstream = [wire::frame(FIN | TEXT, None, b"two"), wire::frame(FIN | BINARY, None, &bigger)].concat();
     let relay = play(lenient(), &[Bytes(Client, from_client.clone()), Bytes(Upstream, from_upstream.clone())]);
-    // The mask is the client's, so that it would show if a frame had been put together anew.
-    assert!(relay.port(Upstream).received == from_client);
-    assert!(relay.port(Client).received == from_upstream);
+    // The masking key is the client's, which shows that frames are not encoded anew.
+    assert!(relay.peer(Upstream).received == from_client);
+    assert!(relay.peer(Client).received == from_upstream);
     let counts = relay.session.counts();
     let expected = SessionStats {
         client: DirectionStats { messages: 4, bytes: from_client.len() as u64 },
@@ -147,34 +147,34 @@ fn frames_pass_byte_for_byte_both_ways() {
 }
 
 #[test]
-fn a_frame_passes_before_it_is_whole() {
+fn partial_frames_are_forwarded() {
     check(lenient(), &[begin(Client, FIN | TEXT, 10, "hal")], &[], &["text hal(3 of 10)"], None);
     check(lenient(), &[begin(Upstream, BINARY, 10, "")], &["binary+(0 of 10)"], &[], None);
 }
 
 #[test]
-fn a_header_or_a_control_frame_that_is_not_whole_is_kept() {
+fn incomplete_headers_and_control_frames_are_kept() {
     let frames = [wire::frame(FIN | PING, key(Client), b"are you there"), wire::frame(FIN | TEXT, key(Client), b"hi")];
     for frame in frames {
         let header = if frame[0] & 0x08 == 0 { 6 } else { frame.len() };
         let mut relay = Relay::new(lenient(), Instant::now());
-        for (place, byte) in frame.iter().enumerate() {
-            assert!(relay.port(Upstream).received.len() == if place < header { 0 } else { place });
+        for (index, byte) in frame.iter().enumerate() {
+            assert!(relay.peer(Upstream).received.len() == if index < header { 0 } else { index });
             relay.arrive(Client, &[*byte]);
         }
-        assert_eq!(relay.port(Upstream).received, frame);
+        assert_eq!(relay.peer(Upstream).received, frame);
     }
 }
 
 #[test]
-fn pings_and_pongs_of_the_sides_pass() {
+fn pings_and_pongs_are_forwarded() {
     let events =
         [from(Client, FIN | PING, "a"), from(Upstream, FIN | PONG, "a"), from(Upstream, FIN | PONG, "unasked")];
     check(lenient(), &events, &["pong a", "pong unasked"], &["ping a"], None);
 }
 
 #[test]
-fn control_frames_pass_inside_a_fragmented_message() {
+fn control_frames_are_forwarded_inside_a_fragmented_message() {
     let events = [
         from(Client, TEXT, "a"),
         from(Client, FIN | PING, "?"),
@@ -205,32 +205,32 @@ fn a_compressed_message_is_marked_on_its_first_frame_only() {
 // The closing handshake.
 
 #[test]
-fn a_close_from_either_side_passes_unchanged_and_so_does_its_answer() {
+fn a_close_and_its_answer_are_forwarded_unchanged() {
     for (first, by) in [(Client, ClosedBy::Client), (Upstream, ClosedBy::Upstream)] {
-        let events = [close(first, 4321, "so long"), close(first.other(), 1000, "and thanks")];
-        let (one, two) = (["close 4321 so long"], ["close 1000 and thanks"]);
+        let events = [close(first, 4321, "bye"), close(first.other(), 1000, "thanks")];
+        let (one, two) = (["close 4321 bye"], ["close 1000 thanks"]);
         let (client, upstream) = if first == Client { (two, one) } else { (one, two) };
         check(lenient(), &events, &client, &upstream, end(by, 4321, CloseReason::Closed));
-        // Until the answer comes the session goes on.
+        // The session does not end before the answer.
         assert_eq!(play(lenient(), &events[..1]).outcome, None);
     }
 }
 
 #[test]
-fn a_close_without_code_passes_without_one() {
+fn a_close_without_a_code_is_forwarded_unchanged() {
     let events = [from(Client, FIN | CLOSE, ""), from(Upstream, FIN | CLOSE, "")];
     check(lenient(), &events, &["close"], &["close"], end(ClosedBy::Client, None, CloseReason::Closed));
 }
 
 #[test]
-fn after_its_close_a_side_is_not_listened_to() {
+fn input_after_a_close_is_ignored() {
     let rubbish = Bytes(Client, vec![0xff; 20]);
     let events = [close(Client, 1000, ""), text(Client, "late"), rubbish, close(Upstream, 1000, "")];
     check(lenient(), &events, &["close 1000"], &["close 1000"], end(ClosedBy::Client, 1000, CloseReason::Closed));
 }
 
 #[test]
-fn what_the_other_side_still_sends_passes_until_its_own_close() {
+fn frames_are_forwarded_to_a_side_that_closed_until_it_is_answered() {
     let events = [
         begin(Upstream, FIN | TEXT, 8, "last"),
         close(Client, 1000, ""),
@@ -243,7 +243,7 @@ fn what_the_other_side_still_sends_passes_until_its_own_close() {
 }
 
 #[test]
-fn nothing_follows_a_close_of_ours() {
+fn nothing_is_forwarded_after_a_close_of_ours() {
     let events = [
         Drain(0),
         Pass(0),
@@ -257,13 +257,13 @@ fn nothing_follows_a_close_of_ours() {
 }
 
 #[test]
-fn a_close_in_the_midst_of_a_fragmented_message_passes() {
+fn a_close_inside_a_fragmented_message_is_forwarded() {
     let events = [from(Client, TEXT, "a"), close(Client, 1001, "")];
     check(lenient(), &events, &[], &["text+ a", "close 1001"], None);
 }
 
 #[test]
-fn who_closes_and_is_not_answered_still_gets_a_close() {
+fn a_close_is_answered_after_the_close_timeout() {
     let events = [close(Client, 4000, "bye"), Pass(5 * SECOND - 1)];
     check(lenient(), &events, &[], &["close 4000 bye"], None);
     let events = [close(Client, 4000, "bye"), Pass(5 * SECOND)];
@@ -271,24 +271,24 @@ fn who_closes_and_is_not_answered_still_gets_a_close() {
 }
 
 #[test]
-fn who_closes_and_whose_peer_vanishes_still_gets_a_close() {
-    let events = [close(Upstream, 4000, "bye"), Gone(Client)];
+fn a_close_is_answered_if_the_other_side_disconnects() {
+    let events = [close(Upstream, 4000, "bye"), Disconnect(Client)];
     check(lenient(), &events, &["close 4000 bye"], &["close 4000"], end(ClosedBy::Upstream, 4000, CloseReason::Closed));
-    // Not in the midst of what the peer was sending.
-    let events = [begin(Client, FIN | TEXT, 9, "x"), close(Upstream, 4000, ""), Gone(Client)];
+    // No Close is sent inside a frame of the disconnected side.
+    let events = [begin(Client, FIN | TEXT, 9, "x"), close(Upstream, 4000, ""), Disconnect(Client)];
     check(lenient(), &events, &["close 4000"], &["text x(1 of 9)"], end(ClosedBy::Upstream, 4000, CloseReason::Closed));
 }
 
 #[test]
-fn who_closes_and_vanishes_is_not_waited_for() {
-    let events = [close(Client, 4000, ""), Gone(Client), close(Upstream, 4000, "")];
+fn a_side_that_closes_and_disconnects_does_not_delay_the_end() {
+    let events = [close(Client, 4000, ""), Disconnect(Client), close(Upstream, 4000, "")];
     check(lenient(), &events, &[], &["close 4000"], end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 // Close codes.
 
-/// What brings a cause about, and which code and reason both sides then get. The lists are chains, so that no variant can
-/// be forgotten: a new one does not compile until it has its place in the `match`.
+/// The events that lead to a close reason, and the code and reason text that both sides are sent. Each case names the
+/// next one, so that no variant is forgotten: the `match` does not compile without it.
 struct Case {
     setup: Setup,
     events: Vec<Event>,
@@ -343,7 +343,7 @@ fn case(cause: CloseReason) -> Case {
                 Client => (1001, "client went away", CloseReason::Disconnected(Upstream)),
                 Upstream => (1014, "upstream went away", CloseReason::WriteStall(Client)),
             };
-            case(lenient(), vec![Gone(side)], code, reason, Some(next))
+            case(lenient(), vec![Disconnect(side)], code, reason, Some(next))
         }
         CloseReason::WriteStall(side) => {
             let (code, reason, next) = match side {
@@ -356,7 +356,7 @@ fn case(cause: CloseReason) -> Case {
             let events = vec![Command(CloseCode(4001), "maintenance")];
             case(lenient(), events, 4001, "maintenance", Some(CloseReason::Aborted))
         }
-        // Nobody gets a Close of it; see `a_cut_needs_no_handshake`.
+        // Neither side is sent a Close; see `an_abort_skips_the_closing_handshake`.
         CloseReason::Aborted => {
             case(lenient(), vec![], 1001, "", Some(CloseReason::Violation(Client, Violation::ReservedBit)))
         }
@@ -372,7 +372,7 @@ fn case(cause: CloseReason) -> Case {
     }
 }
 
-/// Bytes that break a rule, under a setup in which they do.
+/// Bytes that break a rule, and a setup in which the rule applies.
 struct Broken {
     setup: Setup,
     bytes: Vec<u8>,
@@ -399,7 +399,7 @@ fn broken(side: Side, violation: Violation) -> Broken {
         V::ReservedOpcode => (frame(FIN | 3, b""), 1002, Some(V::LengthNotMinimal)),
         V::LengthNotMinimal => (long(FIN | TEXT, 126, &[0, 125]), 1002, Some(V::LengthOver63Bits)),
         V::LengthOver63Bits => (long(FIN | TEXT, 127, &[0x80, 0, 0, 0, 0, 0, 0, 0]), 1002, Some(V::NotMasked)),
-        // Of the two rules about masks each holds for one side; to the other one it is given the mask that breaks its own.
+        // Each rule about masks applies to one side. The other side breaks its own rule with the same bytes.
         V::NotMasked => (wire::frame(FIN | TEXT, None, b""), 1002, Some(V::Masked)),
         V::Masked => (wire::frame(FIN | TEXT, Some([1, 2, 3, 4]), b""), 1002, Some(V::FragmentedControl)),
         V::FragmentedControl => (frame(PING, b""), 1002, Some(V::LongControl)),
@@ -416,13 +416,13 @@ fn broken(side: Side, violation: Violation) -> Broken {
     Broken { setup: limited, bytes, code, next }
 }
 
-/// Rules that a side cannot break, with the reason.
+/// Whether the side cannot break the rule.
 fn cannot_break(cause: CloseReason) -> bool {
     match cause {
-        // A client has to mask, an upstream must not.
+        // A client must mask its frames, and an upstream must not.
         CloseReason::Violation(Side::Client, Violation::Masked)
         | CloseReason::Violation(Side::Upstream, Violation::NotMasked) => true,
-        // The check is for what clients send (`route.limits.check_utf8`).
+        // Only text of clients is checked (`route.limits.check_utf8`).
         CloseReason::Violation(Upstream, Violation::TextNotUtf8) => true,
         _ => false,
     }
@@ -443,11 +443,11 @@ fn every_cause_has_its_close_code() {
         let mut relay = play(setup, &events);
         relay.pass(Duration::from_secs(10));
         let outcome = relay.outcome.unwrap_or_else(|| panic!("{cause:?} does not end the session"));
-        // A frame beyond the limit of an upstream is a message beyond it, too; which of the two is said does not matter.
         assert_eq!((outcome.cause, outcome.code), (cause, Some(CloseCode(code))));
         let expected = if reason.is_empty() { format!("close {code}") } else { format!("close {code} {reason}") };
         for side in Side::BOTH {
-            let absent = matches!(cause, CloseReason::Disconnected(on_disconnected) | CloseReason::WriteStall(on_disconnected) if on_disconnected == side);
+            let absent =
+                matches!(cause, CloseReason::Disconnected(lost) | CloseReason::WriteStall(lost) if lost == side);
             let last = shown(&relay, side).pop();
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
@@ -456,7 +456,7 @@ fn every_cause_has_its_close_code() {
 }
 
 #[test]
-fn labels_and_reasons_fit_where_they_stand() {
+fn labels_are_log_names_and_reasons_fit_into_a_close() {
     let mut next = Some(CloseReason::Closed);
     let mut labels = Vec::new();
     while let Some(cause) = next {
@@ -471,18 +471,18 @@ fn labels_and_reasons_fit_where_they_stand() {
 }
 
 #[test]
-fn a_cut_needs_no_handshake() {
+fn an_abort_skips_the_closing_handshake() {
     let mut relay = play(lenient(), &[text(Client, "hi")]);
     assert_eq!(Some(relay.session.abort(CloseReason::Aborted)), end(ClosedBy::Tollgate, None, CloseReason::Aborted));
     assert_eq!(relay.session.poll_action(relay.now), None);
     assert_eq!(relay.session.poll_timeout(), None);
-    // Who ended it before that stays named.
+    // An abort does not replace an earlier outcome.
     let mut relay = play(lenient(), &[close(Client, 4000, "")]);
     assert_eq!(Some(relay.session.abort(CloseReason::Aborted)), end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 #[test]
-fn a_violation_is_not_passed_on_and_its_close_comes_after_the_answers_to_what_was_fine() {
+fn a_violation_is_not_forwarded_and_its_close_follows_the_answers_to_earlier_frames() {
     let closed = "close 1002 reserved opcode";
     for side in Side::BOTH {
         let other = side.other();
@@ -501,18 +501,18 @@ fn a_violation_is_not_passed_on_and_its_close_comes_after_the_answers_to_what_wa
 }
 
 #[test]
-fn an_offender_gets_its_close_even_if_the_other_side_says_nothing_or_goes() {
+fn an_offender_is_sent_a_close_if_the_other_side_is_silent_or_disconnects() {
     let closed = "close 1002 reserved opcode";
     let cause = CloseReason::Violation(Client, Violation::ReservedOpcode);
     let ended = end(ClosedBy::Tollgate, 1002, cause);
     let bad = from(Client, FIN | 7, "bad");
-    check(lenient(), &[bad.clone(), Gone(Upstream)], &[closed], &[closed], ended);
+    check(lenient(), &[bad.clone(), Disconnect(Upstream)], &[closed], &[closed], ended);
     check(lenient(), &[bad.clone(), Pass(4_999)], &[], &[closed], None);
     check(lenient(), &[bad, Pass(5_000)], &[closed], &[closed], ended);
 }
 
 #[test]
-fn the_close_to_an_offender_waits_until_what_it_receives_is_whole() {
+fn the_close_to_an_offender_waits_for_the_end_of_a_frame() {
     let events = [begin(Upstream, FIN | TEXT, 8, "half"), from(Client, FIN | 7, "")];
     let closed = "close 1002 reserved opcode";
     check(lenient(), &events, &["text half(4 of 8)"], &[closed], None);
@@ -524,7 +524,7 @@ fn the_close_to_an_offender_waits_until_what_it_receives_is_whole() {
 // Sizes.
 
 #[test]
-fn limits_hold_exactly() {
+fn size_limits_are_exact() {
     let setup = || {
         lenient().with(|limits| {
             limits.frame_max_bytes = 200;
@@ -564,7 +564,7 @@ fn limits_hold_exactly() {
 }
 
 #[test]
-fn the_longest_frame_there_can_be_passes_where_nothing_is_limited() {
+fn the_longest_possible_frame_is_forwarded_without_limits() {
     for side in Side::BOTH {
         let longest = (1 << 63) - 1;
         let events = [begin(side, BINARY, longest, "some"), more(side, "more")];
@@ -575,9 +575,9 @@ fn the_longest_frame_there_can_be_passes_where_nothing_is_limited() {
 }
 
 #[test]
-fn a_message_of_more_than_2_to_64_is_not_counted_from_zero_again() {
+fn the_size_of_a_message_does_not_overflow() {
     let mut relay = Relay::new(lenient().with(|limits| limits.message_max_bytes = u64::MAX - 1), Instant::now());
-    // Nobody sends 2^63 bytes in a test, but the sum of what is announced must not overflow on the way there.
+    // The sum of the announced lengths must not overflow. A test cannot send 2^63 bytes of payload.
     apply(&mut relay, &begin(Client, BINARY, (1 << 63) - 1, ""));
     assert_eq!(relay.outcome, None);
 }
@@ -585,7 +585,7 @@ fn a_message_of_more_than_2_to_64_is_not_counted_from_zero_again() {
 // Rates.
 
 #[test]
-fn a_rate_closes() {
+fn a_message_over_the_rate_ends_the_session() {
     let events =
         [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4"), close(Upstream, 1008, "")];
     let closed = "close 1008 message rate exceeded";
@@ -594,7 +594,7 @@ fn a_rate_closes() {
 }
 
 #[test]
-fn a_rate_delays() {
+fn a_message_over_the_rate_is_delayed() {
     let setup = || lenient().rate(10, 2, Delay);
     let burst = [text(Client, "1"), text(Client, "2"), text(Client, "3"), text(Client, "4")];
     check(setup(), &burst, &[], &["text 1", "text 2"], None);
@@ -607,7 +607,7 @@ fn a_rate_delays() {
 }
 
 #[test]
-fn a_rate_counts_messages_and_not_fragments() {
+fn the_rate_counts_messages_and_not_fragments() {
     let fragments = ["a"; 20].map(|part| from(Client, CONTINUATION, part));
     let events =
         [&[from(Client, TEXT, "")], &fragments[..], &[from(Client, FIN | CONTINUATION, ""), text(Client, "b")]]
@@ -618,18 +618,18 @@ fn a_rate_counts_messages_and_not_fragments() {
 }
 
 #[test]
-fn an_upstream_has_no_rate() {
+fn messages_of_the_upstream_have_no_rate() {
     let events = vec![text(Upstream, "x"); 100];
     assert_eq!(play(lenient().rate(1, 1, Close), &events).frames(Client).len(), 100);
 }
 
 #[test]
-fn a_rate_drops_whole_messages_only() {
+fn only_whole_messages_are_dropped() {
     let events = [
         text(Client, "1"),
         from(Client, TEXT, "2a"),
         from(Client, FIN | PING, "?"),
-        // The quota has room again, but the rest of a message of which the start is dropped is nothing.
+        // The quota has a free cell again, but the rest of a dropped message is dropped as well.
         Pass(SECOND),
         from(Client, CONTINUATION, "2b"),
         from(Client, FIN | CONTINUATION, "2c"),
@@ -644,7 +644,7 @@ fn a_rate_drops_whole_messages_only() {
 }
 
 #[test]
-fn a_message_that_has_begun_to_pass_is_not_dropped() {
+fn a_partly_forwarded_message_is_not_dropped() {
     let events = [
         from(Client, TEXT, "1a"),
         from(Client, CONTINUATION, "1b"),
@@ -656,15 +656,15 @@ fn a_message_that_has_begun_to_pass_is_not_dropped() {
 }
 
 #[test]
-fn in_a_dropped_frame_the_upstream_is_between_frames() {
+fn a_dropped_frame_does_not_delay_our_frames_to_the_upstream() {
     let setup = lenient().rate(1, 1, Drop).with(|limits| limits.upstream_ping_interval = Some(Duration::from_secs(30)));
-    let events = [text(Client, "1"), begin(Client, FIN | TEXT, 8, "half"), Pass(30 * SECOND), Gone(Client)];
+    let events = [text(Client, "1"), begin(Client, FIN | TEXT, 8, "half"), Pass(30 * SECOND), Disconnect(Client)];
     let upstream = ["text 1", "our ping 1", "close 1001 client went away"];
     check(setup, &events, &[], &upstream, None);
 }
 
 #[test]
-fn a_dropped_message_keeps_the_rules_or_ends_the_session() {
+fn a_violation_in_a_dropped_message_ends_the_session() {
     let setup = || lenient().rate(1, 1, Drop).with(|limits| limits.message_max_bytes = 10);
     let events = [text(Client, "1"), from(Client, TEXT, "12345"), from(Client, FIN | CONTINUATION, "123456")];
     let closed = "close 1009 message too big";
@@ -686,7 +686,7 @@ fn sessions_that_share_a_limiter_share_its_rate() {
 }
 
 #[test]
-fn sessions_that_wait_for_a_shared_quota_are_served_in_order() {
+fn sessions_delayed_by_a_shared_quota_are_served_in_order() {
     let start = Instant::now();
     let limiter = Arc::new(Limiter::new(quota(1, 1)));
     let setup = Setup { messages: Some(limiter), ..lenient().rate(1, 1, Delay) };
@@ -695,7 +695,7 @@ fn sessions_that_wait_for_a_shared_quota_are_served_in_order() {
         apply(relay, &text(Client, "1"));
         apply(relay, &text(Client, "2"));
     }
-    // Who is woken after how many seconds, and how many messages of each have passed then.
+    // The relay that is woken, after how many seconds, and the number of messages that each has forwarded by then.
     let table = [(1, 1, [1, 0]), (0, 1, [2, 0]), (1, 2, [2, 1]), (1, 3, [2, 2])];
     for (woken, seconds, expected) in table {
         let relay = &mut relays[woken];
@@ -707,7 +707,7 @@ fn sessions_that_wait_for_a_shared_quota_are_served_in_order() {
 }
 
 #[test]
-fn floods_of_what_is_no_message_end_the_session() {
+fn floods_of_control_frames_or_small_fragments_end_the_session() {
     let setup = || lenient().with(|limits| limits.overhead = quota(1, 20));
     let in_two_fragments =
         [wire::frame(BINARY, key(Client), &[0; 200]), wire::frame(FIN | CONTINUATION, key(Client), b"x")];
@@ -717,7 +717,7 @@ fn floods_of_what_is_no_message_end_the_session() {
         ("pongs", from(Client, FIN | PONG, "x"), true),
         ("empty fragments", from(Client, CONTINUATION, ""), true),
         ("small fragments", from(Client, CONTINUATION, [0; 127]), true),
-        ("fragments that are worth it", from(Client, CONTINUATION, [0; 128]), false),
+        ("larger fragments", from(Client, CONTINUATION, [0; 128]), false),
         ("whole messages", text(Client, "x"), false),
         ("messages with a small last fragment", in_two_fragments, false),
         ("an upstream's pings", from(Upstream, FIN | PING, "x"), false),
@@ -736,7 +736,7 @@ fn floods_of_what_is_no_message_end_the_session() {
 }
 
 #[test]
-fn what_is_passed_on_to_nobody_is_not_counted() {
+fn frames_that_are_not_forwarded_are_not_counted() {
     let setup = || lenient().rate(1, 1, Close).with(|limits| limits.overhead = quota(1, 1));
     let flood = [from(Client, FIN | PING, ""), text(Client, "x")];
     let events = [&[Drain(0), Pass(0), close(Upstream, 1001, "")], &flood[..], &flood, &flood].concat();
@@ -747,30 +747,30 @@ fn what_is_passed_on_to_nobody_is_not_counted() {
 }
 
 #[test]
-fn the_close_itself_is_not_lost_to_the_overhead_rate() {
-    // One ping used up the quota; the Close is the last frame anyway, so it is not counted.
+fn a_close_does_not_count_as_overhead() {
+    // One ping exhausts the quota. A Close is the last frame of a side and is not counted.
     let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
     let events = [from(Client, FIN | PING, ""), close(Client, 4000, ""), close(Upstream, 4000, "")];
     check(setup, &events, &["close 4000"], &["ping", "close 4000"], end(ClosedBy::Client, 4000, CloseReason::Closed));
 }
 
 #[test]
-fn a_side_that_can_no_longer_be_written_may_still_say_its_last_words() {
+fn input_is_forwarded_after_a_failed_write() {
     for side in Side::BOTH {
         let (other, by) = (side.other(), ClosedBy::from(side));
-        // What comes for it goes nowhere; what it had sent before, its Close above all, arrives.
+        // Frames for this side are dropped. Its own earlier frames, above all its Close, are forwarded.
         let last_words = [text(other, "lost"), text(side, "last"), close(side, 4000, "done"), close(other, 4000, "")];
-        let relay = play(lenient(), &[&[Deafen(side)], &last_words[..]].concat());
+        let relay = play(lenient(), &[&[CloseWrite(side)], &last_words[..]].concat());
         assert_eq!(
             (shown(&relay, side), shown(&relay, other)),
             (vec![], vec!["text last".into(), "close 4000 done".into()])
         );
         assert_eq!(relay.outcome, end(by, 4000, CloseReason::Closed));
-        // Without last words it is gone at the end of its stream, or after a while.
+        // Without a Close, the side counts as disconnected at the end of its stream or after the close timeout.
         let closed = if side == Client { "close 1001 client went away" } else { "close 1014 upstream went away" };
         let code = if side == Client { 1001 } else { 1014 };
-        for last in [Gone(side), Pass(5 * SECOND)] {
-            let relay = play(lenient(), &[Deafen(side), last, close(other, code, "")]);
+        for last in [Disconnect(side), Pass(5 * SECOND)] {
+            let relay = play(lenient(), &[CloseWrite(side), last, close(other, code, "")]);
             assert_eq!(shown(&relay, other), [closed]);
             assert_eq!(relay.outcome, end(by, code, CloseReason::Disconnected(side)));
         }
@@ -778,7 +778,7 @@ fn a_side_that_can_no_longer_be_written_may_still_say_its_last_words() {
 }
 
 #[test]
-fn pongs_that_were_asked_for_are_no_overhead() {
+fn answers_to_pings_do_not_count_as_overhead() {
     let setup = || lenient().with(|limits| limits.overhead = quota(1, 1));
     let asked = [from(Upstream, FIN | PING, "x"), from(Client, FIN | PONG, "x")];
     let thirty = vec![asked; 30].concat();
@@ -788,7 +788,7 @@ fn pongs_that_were_asked_for_are_no_overhead() {
 }
 
 #[test]
-fn a_client_that_waits_for_its_rate_is_not_idle() {
+fn a_delayed_client_is_not_idle() {
     let setup = lenient().rate(1, 1, Delay).with(|limits| limits.idle_timeout = Some(Duration::from_millis(500)));
     let events = [text(Client, "1"), text(Client, "2"), Pass(900), Pass(100)];
     check(setup, &events, &[], &["text 1", "text 2"], None);
@@ -812,7 +812,7 @@ fn a_ping_is_due_only_after_silence() {
     check(setup(), &spoken, &[], &["text x"], None);
     let spoken = [&spoken[..], &[Pass(1)]].concat();
     check(setup(), &spoken, &["our ping 1"], &["text x"], None);
-    // Any byte will do, were it a part of a header.
+    // Any byte counts as activity, even a part of a header.
     let spoken = [Pass(29 * SECOND), Bytes(Client, vec![0x81]), Pass(30 * SECOND - 1)];
     check(setup(), &spoken, &[], &[], None);
     let both = [Pass(30 * SECOND), our_pong(Client, 1), Pass(30 * SECOND)];
@@ -828,14 +828,14 @@ fn a_ping_waits_for_the_end_of_a_frame() {
 }
 
 #[test]
-fn our_pongs_are_swallowed_and_others_pass() {
+fn pongs_to_our_pings_are_dropped_and_others_are_forwarded() {
     let setup = || pinging(Some(30), None);
     let pinged = |pongs: &[Event]| [&[Pass(30 * SECOND), text(Client, "x"), Pass(30 * SECOND)], pongs].concat();
     let client = ["our ping 1", "our ping 2"];
     let table: &[(&str, Event, bool)] = &[
         ("the last", our_pong(Client, 2), true),
         ("a late one", our_pong(Client, 1), true),
-        ("one that was never asked for", our_pong(Client, 3), false),
+        ("one without a ping", our_pong(Client, 3), false),
         ("number zero", our_pong(Client, 0), false),
         ("the tag alone", from(Client, FIN | PONG, PING_TAG), false),
         ("a longer one", from(Client, FIN | PONG, [&PING_TAG[..], &[0, 0, 0, 1, 0]].concat()), false),
@@ -850,13 +850,13 @@ fn our_pongs_are_swallowed_and_others_pass() {
 }
 
 #[test]
-fn an_upstreams_pongs_to_us_are_swallowed_too() {
+fn pongs_of_the_upstream_to_our_pings_are_dropped() {
     let events = [Pass(30 * SECOND), our_pong(Upstream, 1), Pass(15 * SECOND)];
     check(pinging(None, Some(30)), &events, &[], &["our ping 1"], None);
 }
 
 #[test]
-fn who_sends_no_pong_is_given_up() {
+fn a_missing_pong_ends_the_session() {
     let closed = "close 1001 no pong";
     let setup = || pinging(Some(30), None);
     check(setup(), &[Pass(40 * SECOND - 1)], &["our ping 1"], &[], None);
@@ -864,24 +864,24 @@ fn who_sends_no_pong_is_given_up() {
     let cause = CloseReason::NoPong(Client);
     let late = [Pass(40 * SECOND), close(Upstream, 1001, ""), Pass(5 * SECOND)];
     check(setup(), &late, &["our ping 1", closed], &[closed], end(ClosedBy::Tollgate, 1001, cause));
-    // Anything that is heard of it is as good as the pong.
+    // Any input counts like a pong.
     let alive = [Pass(39 * SECOND), text(Client, "x"), Pass(29 * SECOND)];
     check(setup(), &alive, &["our ping 1"], &["text x"], None);
 }
 
 #[test]
-fn silence_counts_for_nothing_while_nobody_listens_because_the_other_side_blocks() {
+fn silence_does_not_count_while_the_other_side_is_blocked() {
     let setup = || pinging(Some(10), None).with(|limits| limits.write_timeout = Duration::from_secs(1_000));
     check(setup(), &[Block(Upstream), Pass(500 * SECOND)], &[], &[], None);
     let events = [Block(Upstream), Pass(500 * SECOND), Unblock(Upstream), Pass(10 * SECOND - 1)];
     check(setup(), &events, &[], &[], None);
-    // Not even if the ping was sent before.
+    // This holds for a ping that was sent before, too.
     let events = [Pass(10 * SECOND), Block(Upstream), Pass(500 * SECOND), Unblock(Upstream), Pass(10 * SECOND - 1)];
     check(setup(), &events, &["our ping 1"], &[], None);
 }
 
 #[test]
-fn silence_counts_for_nothing_while_a_rate_delays() {
+fn silence_does_not_count_while_the_client_is_delayed() {
     let setup = pinging(Some(1), None).rate(1, 1, Delay).with(|limits| {
         let hourly = limits.messages.as_mut().expect("a rate is set");
         hourly.quota.rate.period = Duration::from_secs(3_600);
@@ -893,7 +893,7 @@ fn silence_counts_for_nothing_while_a_rate_delays() {
 }
 
 #[test]
-fn who_could_not_take_the_ping_has_the_whole_time_for_the_pong_afterwards() {
+fn the_pong_timeout_restarts_when_a_side_is_unblocked() {
     let setup = || pinging(Some(30), None).with(|limits| limits.write_timeout = Duration::from_secs(1_000));
     let events = [Pass(30 * SECOND), Block(Client), Pass(100 * SECOND), Unblock(Client), Pass(10 * SECOND - 1)];
     check(setup(), &events, &["our ping 1"], &[], None);
@@ -905,7 +905,7 @@ fn who_could_not_take_the_ping_has_the_whole_time_for_the_pong_afterwards() {
 // Deadlines.
 
 #[test]
-fn an_idle_session_ends_and_pings_do_not_keep_it() {
+fn pings_do_not_keep_an_idle_session_open() {
     let setup = || pinging(Some(10), None).with(|limits| limits.idle_timeout = Some(Duration::from_secs(30)));
     let alive = |seconds| [Pass(seconds * SECOND), from(Client, FIN | PING, "")];
     let events = [&alive(9)[..], &alive(9), &alive(9), &[Pass(3 * SECOND - 1)]].concat();
@@ -918,7 +918,7 @@ fn an_idle_session_ends_and_pings_do_not_keep_it() {
 }
 
 #[test]
-fn a_drain_in_the_midst_of_a_frame_waits_for_its_end() {
+fn a_drain_waits_for_the_end_of_a_frame() {
     let events = [begin(Client, FIN | TEXT, 8, "half"), Drain(0), Pass(SECOND)];
     let closed = "close 1001 going away";
     check(lenient(), &events, &[closed], &["text half(4 of 8)"], None);
@@ -929,7 +929,7 @@ fn a_drain_in_the_midst_of_a_frame_waits_for_its_end() {
 }
 
 #[test]
-fn a_frame_that_never_ends_does_not_hold_up_the_end() {
+fn an_unfinished_frame_delays_the_end_only_until_the_close_timeout() {
     let events = [begin(Client, FIN | TEXT, 800, "half"), Drain(0), Pass(5 * SECOND - 1)];
     let (client, upstream) = (["close 1001 going away"], ["text half(4 of 800)"]);
     check(lenient(), &events, &client, &upstream, None);
@@ -938,20 +938,20 @@ fn a_frame_that_never_ends_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn an_upstream_that_goes_away_between_frames_gives_1014() {
-    let events = [text(Upstream, "x"), Gone(Upstream)];
+fn an_upstream_that_disconnects_between_frames_is_reported_with_1014() {
+    let events = [text(Upstream, "x"), Disconnect(Upstream)];
     let client = ["text x", "close 1014 upstream went away"];
     check(lenient(), &events, &client, &[], None);
     let events = [&events[..], &[close(Client, 1014, "")]].concat();
     check(lenient(), &events, &client, &[], end(ClosedBy::Upstream, 1014, CloseReason::Disconnected(Upstream)));
-    let fragment = [from(Upstream, TEXT, "x"), Gone(Upstream)];
+    let fragment = [from(Upstream, TEXT, "x"), Disconnect(Upstream)];
     check(lenient(), &fragment, &["text+ x", client[1]], &[], None);
 }
 
 #[test]
-fn a_side_that_goes_away_in_the_midst_of_a_frame_leaves_no_room_for_a_close() {
-    // Nor is there anything to wait for.
-    let events = [begin(Upstream, FIN | TEXT, 9, "x"), Gone(Upstream)];
+fn no_close_is_sent_inside_a_frame_of_a_disconnected_side() {
+    // The session ends without a Close to the other side.
+    let events = [begin(Upstream, FIN | TEXT, 9, "x"), Disconnect(Upstream)];
     check(
         lenient(),
         &events,
@@ -959,25 +959,25 @@ fn a_side_that_goes_away_in_the_midst_of_a_frame_leaves_no_room_for_a_close() {
         &[],
         end(ClosedBy::Upstream, 1014, CloseReason::Disconnected(Upstream)),
     );
-    let events = [begin(Client, FIN | TEXT, 9, "x"), Gone(Client)];
+    let events = [begin(Client, FIN | TEXT, 9, "x"), Disconnect(Client)];
     check(lenient(), &events, &[], &["text x(1 of 9)"], end(ClosedBy::Client, 1001, CloseReason::Disconnected(Client)));
 }
 
 #[test]
-fn a_client_that_goes_away_gives_1001() {
-    let events = [Gone(Client)];
+fn a_client_that_disconnects_is_reported_with_1001() {
+    let events = [Disconnect(Client)];
     let upstream = ["close 1001 client went away"];
     check(lenient(), &events, &[], &upstream, None);
     check(
         lenient(),
-        &[Gone(Client), Pass(5 * SECOND)],
+        &[Disconnect(Client), Pass(5 * SECOND)],
         &[],
         &upstream,
         end(ClosedBy::Client, 1001, CloseReason::Disconnected(Client)),
     );
     check(
         lenient(),
-        &[Gone(Client), Gone(Upstream)],
+        &[Disconnect(Client), Disconnect(Upstream)],
         &[],
         &upstream,
         end(ClosedBy::Client, 1001, CloseReason::Disconnected(Client)),
@@ -985,15 +985,15 @@ fn a_client_that_goes_away_gives_1001() {
 }
 
 #[test]
-fn what_comes_for_a_side_that_is_gone_is_not_counted_as_passed() {
-    let events = [text(Client, "1"), Gone(Upstream), text(Client, "2"), from(Client, FIN | PING, "")];
+fn frames_for_a_disconnected_side_are_not_counted() {
+    let events = [text(Client, "1"), Disconnect(Upstream), text(Client, "2"), from(Client, FIN | PING, "")];
     let relay = play(lenient(), &events);
-    let client = DirectionStats { messages: 1, bytes: relay.port(Upstream).received.len() as u64 };
+    let client = DirectionStats { messages: 1, bytes: relay.peer(Upstream).received.len() as u64 };
     assert_eq!(relay.session.counts(), SessionStats { client, ..SessionStats::default() });
 }
 
 #[test]
-fn a_side_that_takes_nothing_is_given_up_but_one_that_takes_a_little_is_not() {
+fn a_side_is_given_up_only_if_it_accepts_no_bytes() {
     check(lenient(), &[Block(Client), Pass(30 * SECOND - 1)], &[], &[], None);
     let slow = [Block(Client), Pass(20 * SECOND), Block(Client), Pass(20 * SECOND), Unblock(Client), Pass(60 * SECOND)];
     check(lenient(), &slow, &[], &[], None);
@@ -1004,10 +1004,10 @@ fn a_side_that_takes_nothing_is_given_up_but_one_that_takes_a_little_is_not() {
 }
 
 #[test]
-fn a_client_beyond_its_rate_is_not_waited_for_once_the_upstream_has_closed() {
+fn messages_over_the_rate_do_not_delay_the_closing_handshake() {
     let setup = || lenient().rate(1, 1, Delay).with(|limits| limits.messages.as_mut().unwrap().quota.rate.period *= 60);
     let beyond = [text(Client, "1"), text(Client, "2"), text(Client, "3"), close(Client, 4000, "done")];
-    // What is beyond the quota would reach a side that has closed, and so nobody (RFC 6455 section 1.4).
+    // A message over the quota is dropped, because a side that has closed discards it anyway (RFC 6455 section 1.4).
     let events = [&beyond[..], &[close(Upstream, 4000, "")]].concat();
     let upstream = ["text 1", "close 4000 done"];
     check(setup(), &events, &["close 4000"], &upstream, end(ClosedBy::Upstream, 4000, CloseReason::Closed));
@@ -1016,7 +1016,7 @@ fn a_client_beyond_its_rate_is_not_waited_for_once_the_upstream_has_closed() {
 }
 
 #[test]
-fn a_client_that_waits_for_its_rate_is_heard_when_the_session_ends() {
+fn a_delayed_client_is_read_again_when_the_session_closes() {
     let setup = lenient().rate(1, 1, Delay);
     let events =
         [text(Client, "1"), text(Client, "2"), close(Client, 1001, ""), Drain(0), Pass(0), close(Upstream, 1001, "")];
@@ -1025,36 +1025,36 @@ fn a_client_that_waits_for_its_rate_is_heard_when_the_session_ends() {
 }
 
 #[test]
-fn the_first_reason_to_end_is_the_one_that_counts() {
-    let events = [Drain(0), Pass(0), from(Client, FIN | 7, ""), Gone(Upstream)];
+fn the_first_close_reason_is_kept() {
+    let events = [Drain(0), Pass(0), from(Client, FIN | 7, ""), Disconnect(Upstream)];
     let closed = ["close 1001 going away"];
     check(lenient(), &events, &closed, &closed, end(ClosedBy::Tollgate, 1001, CloseReason::Drain));
 }
 
-/// A quota that sessions share is not used up by those whose client left while it waited.
+/// Sessions that have ended while delayed do not use up a shared quota.
 #[test]
-fn a_client_that_leaves_while_it_waits_gives_its_place_back() {
+fn a_delayed_client_that_disconnects_returns_its_reservation() {
     let start = Instant::now();
     let limiter = Arc::new(Limiter::new(quota(1, 1)));
     let setup = || Setup { messages: Some(Arc::clone(&limiter)), ..lenient().rate(1, 1, Delay) };
     for _ in 0..100 {
         let mut relay = Relay::new(setup(), start);
-        for event in [text(Client, "a"), text(Client, "b"), Gone(Client)] {
+        for event in [text(Client, "a"), text(Client, "b"), Disconnect(Client)] {
             apply(&mut relay, &event);
         }
     }
-    // The first message passed, and the next one is due a second later, not a hundred.
+    // The first message was forwarded, so the next one is due after one second and not after a hundred.
     assert_eq!(limiter.reserve(start), Ok(start + Duration::from_millis(SECOND)));
 }
 
 #[test]
-fn there_is_no_deadline_only_where_nothing_can_happen() {
+fn a_session_has_a_deadline_unless_nothing_can_become_due() {
     let none = |setup, events: &[Event]| play(setup, events).session.poll_timeout().is_none();
     assert!(none(lenient(), &[]));
     assert!(none(lenient(), &[text(Client, "x"), text(Upstream, "x")]));
     assert!(none(lenient(), &[Block(Client), Unblock(Client)]));
-    // After the end.
-    assert!(none(lenient(), &[Gone(Client), Gone(Upstream)]));
+    // The session has ended.
+    assert!(none(lenient(), &[Disconnect(Client), Disconnect(Upstream)]));
     let table = [
         (pinging(Some(1), None), vec![]),
         (pinging(None, Some(1)), vec![]),
@@ -1064,7 +1064,7 @@ fn there_is_no_deadline_only_where_nothing_can_happen() {
         (lenient().rate(1, 1, Delay), vec![text(Client, ""), text(Client, "")]),
         (lenient(), vec![Drain(0)]),
         (lenient(), vec![Block(Upstream)]),
-        (lenient(), vec![Gone(Client)]),
+        (lenient(), vec![Disconnect(Client)]),
         (lenient(), vec![close(Upstream, 1000, "")]),
         (lenient(), vec![from(Client, 0x7f, "")]),
     ];
@@ -1076,22 +1076,22 @@ fn there_is_no_deadline_only_where_nothing_can_happen() {
 // UTF-8.
 
 #[test]
-fn text_is_checked_where_the_route_asks_for_it() {
+fn text_is_checked_if_the_route_requires_it() {
     let setup = || lenient().with(|limits| limits.check_utf8 = true);
     let closed = "close 1007 text not UTF-8";
-    // The bad byte is found before any byte of its frame has passed.
+    // The invalid byte is found before any byte of its frame is forwarded.
     let events = [text(Client, "ä"), from(Client, FIN | TEXT, b"a\xff")];
     check(setup(), &events, &[], &["text ä", closed], None);
-    // Here the frame has passed in part, so its receiver can get nothing more, and there is nothing to wait for.
+    // A part of this frame was forwarded, so the upstream cannot be sent a Close, and the session ends at once.
     let events = [begin(Client, FIN | TEXT, 9, "good"), more(Client, b"\xff")];
     let cause = CloseReason::Violation(Client, Violation::TextNotUtf8);
     check(setup(), &events, &[closed], &["text good(4 of 9)"], end(ClosedBy::Tollgate, 1007, cause));
-    // A character may be cut by frames, but not by the end of the message.
+    // A character may be split between frames, but not by the end of the message.
     let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"\xa4")];
     check(setup(), &events, &[], &["text+ \u{fffd}", "continuation \u{fffd}"], None);
     let events = [from(Client, TEXT, b"\xc3"), from(Client, FIN | CONTINUATION, b"")];
     check(setup(), &events, &[], &["text+ \u{fffd}", closed], None);
-    // Binary may be anything, and so may text where nobody asks.
+    // Binary messages are not checked, nor is text on a route without the check.
     check(setup(), &[from(Client, FIN | BINARY, b"\xff")], &[], &["binary \u{fffd}"], None);
     check(lenient(), &[from(Client, FIN | TEXT, b"\xff")], &[], &["text \u{fffd}"], None);
 }

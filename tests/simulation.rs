@@ -1,4 +1,4 @@
-//! A simulation: a session between two random ends, well-behaved or malicious, in virtual time.
+//! Simulates a session between two random endpoints, well-behaved or malicious, in virtual time.
 //!
 //! Every run is determined by its seed. `TOLLGATE_SEED=7` replays one run, `TOLLGATE_SEEDS=1000000` makes that many.
 
@@ -23,7 +23,7 @@ use tollgate::ws::frame::REASON_MAX_BYTES;
 const SEEDS: u64 = 6_000;
 /// The maximum number of events in a run before it is finished.
 const EVENTS_MAX: usize = 120;
-/// The longest time for which a thread does not handle its sessions.
+/// The longest time for which a busy thread does not run its sessions.
 const OVERSLEEP_MAX: Duration = Duration::from_secs(2);
 
 /// Runs every seed, and prints the seed of a failing run.
@@ -88,7 +88,7 @@ struct World {
     ends: [Endpoint; 2],
     /// The limits of the session, the current ones last.
     limits: Vec<Limits>,
-    /// When a reason to end the session became visible to the ends.
+    /// When a reason to end the session became visible to the endpoints.
     closing_since: Option<Instant>,
 }
 
@@ -106,11 +106,11 @@ impl World {
         &mut self.ends[usize::from(side == Side::Upstream)]
     }
 
-    /// Lets both ends read and answer what they received.
+    /// Lets both endpoints read and answer the received frames.
     fn react(&mut self) {
         for end in &mut self.ends {
-            if !self.relay.is_blocked(end.side) && !self.relay.port(end.side).on_disconnected {
-                end.react(&self.relay.port(end.side).received, &mut self.random);
+            if !self.relay.is_blocked(end.side) && !self.relay.peer(end.side).disconnected {
+                end.react(&self.relay.peer(end.side).received, &mut self.random);
             }
             if self.relay.closing_since.is_some() || end.decoder.has_seen_close() {
                 self.closing_since.get_or_insert(self.relay.now);
@@ -119,13 +119,13 @@ impl World {
     }
 
     fn arrive(&mut self, side: Side, len: usize) {
-        if !self.relay.port(side).on_disconnected && self.relay.outcome.is_none() {
+        if !self.relay.peer(side).disconnected && self.relay.outcome.is_none() {
             let bytes = self.end(side).take(len);
             self.relay.arrive(side, &bytes);
         }
     }
 
-    /// Lets an operator send a random command.
+    /// Issues a random command of an operator.
     fn command(&mut self) {
         match self.random.below(100) {
             0..50 => {
@@ -154,7 +154,7 @@ impl World {
         self.relay.set_limits(limits);
     }
 
-    /// Makes one random event happen.
+    /// Triggers one random event.
     fn happen(&mut self) {
         if self.random.chance(15) {
             self.relay.reimport();
@@ -166,7 +166,7 @@ impl World {
         match self.random.below(100) {
             0..40 => {
                 let random = &mut self.random;
-                self.ends[usize::from(side == Side::Upstream)].speak(random);
+                self.ends[usize::from(side == Side::Upstream)].queue_random(random);
             }
             40..75 => {
                 let queued = self.end(side).queue.len();
@@ -221,23 +221,19 @@ impl World {
         outcome
     }
 
-    /// Checks that every end that could receive a Close has received one. The decoders have checked that nothing
+    /// Checks that every endpoint that could receive a Close has received one. The decoders have checked that nothing
     /// follows it and that all frames are well-formed.
     fn check_closes(&self, outcome: Outcome) {
         for end in &self.ends {
-            let port = self.relay.port(end.side);
+            let peer = self.relay.peer(end.side);
             let frames = self.relay.frames(end.side);
             let closes = frames.iter().filter(|frame| frame.opcode == CLOSE).count();
             assert!(closes <= 1);
             let mid_frame =
-                port.received.len() != frames.iter().filter(|frame| frame.is_whole()).map(length).sum::<usize>();
-            assert!(
-                closes == 1 || port.on_disconnected || port.stalled || mid_frame,
-                "no Close for the {:?}",
-                end.side
-            );
+                peer.received.len() != frames.iter().filter(|frame| frame.is_whole()).map(length).sum::<usize>();
+            assert!(closes == 1 || peer.disconnected || peer.stalled || mid_frame, "no Close for the {:?}", end.side);
             for close in frames.iter().filter(|frame| frame.opcode == CLOSE) {
-                // A side that closes has a code of its own, and may break a rule afterwards.
+                // A side that closes chooses its own code, and may break a rule afterwards.
                 if outcome.cause != CloseReason::Closed {
                     assert_eq!(close.close_code(), outcome.code.map(|code| code.0), "{outcome:?}");
                 }
@@ -252,12 +248,12 @@ impl World {
     }
 
     /// Checks that every message of the session's own was sent, unless the client could not receive it. The relay has
-    /// checked their order and place.
+    /// checked their order and that none is sent inside another message.
     fn check_sent(&self) {
         let Relay { queued, sent, .. } = &self.relay;
-        let port = self.relay.port(Side::Client);
+        let peer = self.relay.peer(Side::Client);
         assert!(
-            *sent == queued.len() || port.on_disconnected || port.stalled || !self.relay.client_is_between_messages(),
+            *sent == queued.len() || peer.disconnected || peer.stalled || !self.relay.client_is_between_messages(),
             "{sent} of {} messages were sent",
             queued.len()
         );
@@ -281,17 +277,17 @@ impl World {
                 }
             } else if !ours && rest.starts_with(frame.bytes) {
                 dropping &= frame.is_control() || !frame.begins();
-                assert!(frame.is_control() || !dropping, "a part of a message that was dropped");
+                assert!(frame.is_control() || !dropping, "a part of a dropped message was forwarded");
                 rest = &rest[frame.bytes.len()..];
             } else if !ours && !frame.is_control() && frame.bytes.starts_with(rest) {
                 rest = &[];
             } else if !ours {
                 assert!(drops && !frame.is_control(), "{frame:?} is missing before {rest:02x?}");
-                assert!(frame.begins() || dropping, "the rest of a message was dropped");
+                assert!(frame.begins() || dropping, "the rest of a forwarded message was dropped");
                 dropping = true;
             }
         }
-        assert!(rest.is_empty(), "no end sent {rest:02x?}");
+        assert!(rest.is_empty(), "neither endpoint sent {rest:02x?}");
         for frame in wire::split(&forwarded) {
             assert!(!is_our_pong(&frame), "an answer to a ping of the session was forwarded");
         }
@@ -299,7 +295,7 @@ impl World {
     }
 }
 
-/// A reason that does not fit into a Close, and would be truncated inside a character.
+/// A reason that does not fit into a Close and whose limit is inside a character.
 const LONG_REASON: &str = concat!(
     "a reason that is longer than a control frame, which is at most 125 bytes of payload, has to be cut where ",
     "a character ends: üüüüüüüüüüüü"
@@ -377,7 +373,7 @@ fn nothing_is_lost_between_well_behaved_ends() {
                 let _ = world.relay.send(message);
             }
             if world.random.chance(2) {
-                // Another rate, or the same one.
+                // Either another quota or the same one.
                 let mut limits = world.limits[0].clone();
                 let quotas = [quota(1, 1), quota(7, 3), quota(50, 10)];
                 if let Some(messages) = &mut limits.messages
@@ -389,7 +385,7 @@ fn nothing_is_lost_between_well_behaved_ends() {
             }
             let side = world.random.pick(&Side::BOTH);
             match world.random.below(10) {
-                0..4 => world.ends[usize::from(side == Side::Upstream)].speak(&mut world.random),
+                0..4 => world.ends[usize::from(side == Side::Upstream)].queue_random(&mut world.random),
                 4..8 => {
                     let len = 1 + world.random.below(60);
                     world.arrive(side, len);
@@ -416,7 +412,7 @@ fn nothing_is_lost_between_well_behaved_ends() {
         world.check_sent();
         for side in Side::BOTH {
             let lost = world.check_forwarded(side);
-            assert!(lost.is_empty(), "lost from the {side:?}: {lost:?}");
+            assert!(lost.is_empty(), "frames of the {side:?} were lost: {lost:?}");
         }
         let counts = world.relay.session.counts();
         for (side, passed) in [(Side::Client, counts.client), (Side::Upstream, counts.upstream)] {
@@ -439,9 +435,9 @@ fn the_outcome_does_not_depend_on_how_input_is_split() {
         let whole = feed(&setup, &segments, |bytes| bytes.len());
         let single = feed(&setup, &segments, |_| 1);
         let cut = feed(&setup, &segments, |bytes| 1 + random.below(bytes.len()));
-        // The rest of a frame may turn out to be invalid UTF-8 after its start has been forwarded. Only then the split
-        // matters: to the receiver, and also to the sender, since a receiver that cannot get a Close sends no last
-        // answers.
+        // The rest of a frame may be invalid UTF-8 after its start has been forwarded. Only then does the split affect
+        // the result: for the receiver, and also for the sender, because a receiver that is not sent a Close sends no
+        // last answers.
         let last_is_cut = single.frames(Side::Upstream).last().is_some_and(|frame| !frame.is_whole());
         let may_be_broken_text = setup.limits.check_utf8 && last_is_cut;
         for other in [single, cut] {
@@ -453,20 +449,20 @@ fn the_outcome_does_not_depend_on_how_input_is_split() {
             }
             assert_eq!(other.outcome, whole.outcome);
             for side in Side::BOTH {
-                assert!(other.port(side).received == whole.port(side).received, "to the {side:?}");
+                assert!(other.peer(side).received == whole.peer(side).received, "bytes to the {side:?}");
             }
         }
     });
 }
 
-/// Returns what the two ends send, in random order.
+/// Returns the bytes that the two endpoints send, in random order.
 fn random_segments(random: &mut Random, compressed: bool) -> Vec<(Side, Vec<u8>)> {
     let mut ends = Side::BOTH.map(|side| Endpoint::new(side, random_habits(random, compressed)));
     let mut segments = Vec::new();
     for _ in 0..random.below(12) {
         let end = &mut ends[random.below(2)];
         for _ in 0..1 + random.below(4) {
-            end.speak(random);
+            end.queue_random(random);
         }
         let len = if random.chance(50) { usize::MAX } else { random.below(100) };
         segments.push((end.side, end.take(len)));

@@ -11,10 +11,11 @@ use super::health::Health;
 #[derive(Debug)]
 pub struct Pool {
     config: UpstreamConfig,
-    servers: Vec<Server>,
+    servers: Vec<Arc<Server>>,
     /// The number of requests that have started a rotation.
     next_server: AtomicUsize,
-    pending: AtomicU32,
+    /// The number of pending requests, also those of the pools that this one replaced.
+    pending: Arc<AtomicU32>,
     /// Whether the log reported that no server accepts a connection, and none has accepted one since.
     down: AtomicBool,
     started: Instant,
@@ -38,18 +39,28 @@ pub struct PendingRequest<'a>(&'a AtomicU32);
 impl Pool {
     /// Creates a pool whose servers have neither failed nor accepted a connection.
     pub fn new(config: UpstreamConfig, now: Instant) -> Self {
-        let server = |address: &ServerAddress| Server {
-            name: address.to_string().into(),
-            address: address.clone(),
-            health: Health::default(),
-        };
         Self {
-            servers: config.servers.iter().map(server).collect(),
+            servers: config.servers.iter().map(|address| Arc::new(Server::new(address))).collect(),
             next_server: AtomicUsize::new(0),
-            pending: AtomicU32::new(0),
+            pending: Arc::default(),
             down: AtomicBool::new(false),
             config,
             started: now,
+        }
+    }
+
+    /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers that both
+    /// have, and the count of pending requests.
+    pub fn replace(&self, config: UpstreamConfig) -> Self {
+        let kept = |address: &ServerAddress| self.servers.iter().find(|server| server.address == *address);
+        let server = |address: &ServerAddress| kept(address).map_or_else(|| Arc::new(Server::new(address)), Arc::clone);
+        Self {
+            servers: config.servers.iter().map(server).collect(),
+            next_server: AtomicUsize::new(self.next_server.load(Ordering::Relaxed)),
+            pending: Arc::clone(&self.pending),
+            down: AtomicBool::new(self.down.load(Ordering::Relaxed)),
+            config,
+            started: self.started,
         }
     }
 
@@ -60,7 +71,7 @@ impl Pool {
 
     /// Returns its servers, in the order of the configuration.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
-        self.servers.iter()
+        self.servers.iter().map(|server| &**server)
     }
 
     /// Counts a pending request, unless `max_pending_requests` are pending.
@@ -74,7 +85,7 @@ impl Pool {
     pub fn rotation(&self) -> impl Iterator<Item = &Server> {
         let first = self.next_server.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
         let (before, after) = self.servers.split_at_checked(first).unwrap_or_default();
-        after.iter().chain(before)
+        after.iter().chain(before).map(|server| &**server)
     }
 
     /// Converts a time to the scale of [`Health`]: milliseconds since the pool was created.
@@ -92,6 +103,12 @@ impl Pool {
     /// allows a line.
     pub fn report_down(&self, may_log: impl FnOnce() -> bool) -> bool {
         !self.down.load(Ordering::Relaxed) && may_log() && !self.down.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Server {
+    fn new(address: &ServerAddress) -> Self {
+        Self { name: address.to_string().into(), address: address.clone(), health: Health::default() }
     }
 }
 
@@ -140,6 +157,18 @@ mod tests {
         assert!(first.is_some() && second.is_some() && pool.begin_request().is_none());
         drop(first);
         assert!(pool.begin_request().is_some());
+    }
+
+    #[test]
+    fn a_replaced_pool_keeps_the_state_of_its_servers_and_its_pending_requests() {
+        let before = pool(2, 2);
+        before.servers[0].health.skip(0);
+        let pending = before.begin_request();
+        let after = before.replace(UpstreamConfig { max_pending_requests: 1, ..pool(3, 1).config });
+        assert_eq!(after.servers().map(|server| server.health.is_due(0)).collect::<Vec<_>>(), [false, true, true]);
+        assert!(after.begin_request().is_none());
+        drop(pending);
+        assert!(after.begin_request().is_some());
     }
 
     #[test]

@@ -23,7 +23,7 @@ const QUOTE_MAX: usize = 60;
 
 /// The diagnostics of one configuration. `Display` shows the errors first, then the urgent warnings, then the others,
 /// each in the order of the file, as plain text without colours.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Report {
     file: String,
     text: String,
@@ -68,7 +68,7 @@ impl Report {
             let Diagnostic { severity, message, .. } = diagnostic;
             let line = match &diagnostic.span {
                 Some(span) => {
-                    let place = Place::of(&self.text, span);
+                    let place = Position::of(&self.text, span);
                     format!("{}:{}:{}: {severity}: {message}", self.file, place.line, place.column)
                 }
                 None => format!("{}: {severity}: {message}", self.file),
@@ -102,7 +102,7 @@ impl Report {
 
     /// Adds a position, its line and the caret.
     fn point<'a>(&'a self, group: Group<'a>, kind: AnnotationKind, span: &Span, label: &'a str) -> Group<'a> {
-        let place = Place::of(&self.text, span);
+        let place = Position::of(&self.text, span);
         let mut annotation = kind.span(place.marked);
         if !label.is_empty() {
             annotation = annotation.label(label);
@@ -229,7 +229,7 @@ pub(super) fn quote(value: &str) -> String {
 }
 
 /// The position of a span, and the part of its line that is shown.
-struct Place<'a> {
+struct Position<'a> {
     /// Counted from 1.
     line: usize,
     /// In characters, counted from 1.
@@ -240,7 +240,7 @@ struct Place<'a> {
     marked: Range<usize>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Position<'a> {
     fn of(text: &'a str, span: &Span) -> Self {
         let start = char_boundary(text, span.start);
         let (before, after) = text.split_at(start);
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_place_counts_characters_and_stays_within_its_line() {
         let text = "a\r\n\tü = \"x\r\n";
-        let place = Place::of(text, &(8..20));
+        let place = Position::of(text, &(8..20));
         assert_eq!((place.line, place.column, place.source, place.marked), (2, 5, "\tü = \"x", 5..8));
     }
 
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn spans_beyond_the_text_are_clamped() {
         for span in [0..0, 3..3, 100..200, 2..usize::MAX] {
-            let place = Place::of("aé\nb", &span);
+            let place = Position::of("aé\nb", &span);
             assert!(place.source.get(place.marked).is_some());
         }
     }

@@ -169,7 +169,7 @@ async fn serve_request(
             let (response, opened) = upgrade::answer(gateway, client, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
-                None => RequestState::Rejected(config.pending_limit.closing(client)),
+                None => RequestState::Rejected(gateway.pending_limit.closing(client)),
             };
             response_ready.notify_one();
             Ok(response)
@@ -212,7 +212,7 @@ async fn serve_request(
             }
             // Its permit or session ends before the closing permit is taken.
             drop(unfinished);
-            RequestOutcome::Rejected(config.pending_limit.closing(client))
+            RequestOutcome::Rejected(gateway.pending_limit.closing(client))
         }
     };
     let (stream, read_ahead) = io.into_inner().into_parts(read_buf);

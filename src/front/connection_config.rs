@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use crate::runtime::pending_limit::PendingLimit;
-
 /// The settings of a listener for its connections.
 #[derive(Debug)]
 pub struct ConnectionConfig {
@@ -18,6 +16,4 @@ pub struct ConnectionConfig {
     pub head_max_bytes: usize,
     /// The maximum number of header fields in a request head.
     pub head_max_headers: usize,
-    /// The limits on pending and closing connections, shared by all listeners.
-    pub pending_limit: Arc<PendingLimit>,
 }

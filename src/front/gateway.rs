@@ -1,12 +1,13 @@
 //! The state that all connections share for as long as the process lives.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
 use super::snapshot::Snapshot;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
+use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::rejections::RejectionLog;
 use crate::upstream::Connector;
 
@@ -14,34 +15,58 @@ use crate::upstream::Connector;
 #[derive(Debug)]
 pub struct Gateway {
     snapshot: ArcSwap<Snapshot>,
+    /// Held while a snapshot is built and installed.
+    update: Mutex<()>,
     /// The quotas and slots that are in use.
     pub counters: Arc<Counters>,
     /// The connector to the servers of all upstreams.
     pub connector: Connector,
     /// The phase of the process, and the log of sessions.
     pub process: Arc<Process>,
+    /// The limit of pending connections, and of those that linger after a rejection.
+    pub pending_limit: PendingLimit,
     /// The log of rejections.
     pub rejections: RejectionLog,
 }
 
 impl Gateway {
-    /// Creates the state with its first snapshot, which was built with these counters.
-    pub fn new(snapshot: Snapshot, counters: Arc<Counters>, connector: Connector, process: Arc<Process>) -> Self {
-        let snapshot = ArcSwap::from_pointee(snapshot);
-        Self { snapshot, counters, connector, process, rejections: RejectionLog::new() }
+    /// Creates the state with its first snapshot, which has these counters.
+    pub fn new(
+        snapshot: Snapshot,
+        counters: Arc<Counters>,
+        connector: Connector,
+        process: Arc<Process>,
+        pending_limit: PendingLimit,
+    ) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            update: Mutex::new(()),
+            counters,
+            connector,
+            process,
+            pending_limit,
+            rejections: RejectionLog::new(),
+        }
     }
 
-    /// Returns the snapshot in use. A request loads it once and uses it until its end.
+    /// Returns the current snapshot. A request loads it once and uses it until its end.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Replaces the snapshot for all further requests. Drops the counts of routes and the addresses of servers that the
-    /// new snapshot lacks.
-    pub fn replace(&self, snapshot: Snapshot) {
-        let snapshot = Arc::new(snapshot);
-        self.snapshot.store(Arc::clone(&snapshot));
+    /// Replaces the snapshot for all further requests by the one that `build` returns, and drops the counters and addresses
+    /// that the new one does not name. Updates do not overlap.
+    ///
+    /// # Errors
+    /// If `build` fails; then nothing changes.
+    pub fn update<E>(&self, build: impl FnOnce(&Snapshot) -> Result<Snapshot, E>) -> Result<(), E> {
+        let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = build(&self.snapshot.load());
+        let result = next.map(|next| self.snapshot.store(Arc::new(next)));
+        // A failed build may have added counters, too.
+        let snapshot = self.snapshot.load();
         self.counters.retain(|route| snapshot.policy().routes().iter().any(|kept| **kept.name() == *route));
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
+        result
     }
 }

@@ -13,7 +13,6 @@ use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
 use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::policy::token::Verifier;
-use crate::runtime::pending_limit::PendingLimit;
 use crate::tls;
 
 /// Routes, verifiers, pools and the settings of listeners. Unchanged parts are the same objects as in the previous
@@ -41,8 +40,6 @@ pub struct SnapshotContext<'a> {
     pub addresses: &'a [SocketAddr],
     /// `max_sessions`, lowered to what the descriptor limit allows.
     pub max_sessions: NonZeroU32,
-    /// The limit on connections whose request head is not read yet.
-    pub pending_limit: &'a Arc<PendingLimit>,
     /// The counters of the process.
     pub counters: &'a Arc<Counters>,
     /// The time at which new pools start.
@@ -87,12 +84,14 @@ impl Snapshot {
     }
 
     fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {
-        let SnapshotContext { addresses, max_sessions, pending_limit, counters, now } = context;
+        let SnapshotContext { addresses, max_sessions, counters, now } = context;
         let mut pools = BTreeMap::new();
         for upstream in &config.upstreams {
-            let kept =
-                before.and_then(|before| before.pools.get(&upstream.name)).filter(|pool| pool.config() == upstream);
-            let pool = kept.map_or_else(|| Arc::new(Pool::new(upstream.clone(), now)), Arc::clone);
+            let pool = match before.and_then(|before| before.pools.get(&upstream.name)) {
+                Some(kept) if kept.config() == upstream => Arc::clone(kept),
+                Some(changed) => Arc::new(changed.replace(upstream.clone())),
+                None => Arc::new(Pool::new(upstream.clone(), now)),
+            };
             pools.insert(Arc::clone(&upstream.name), pool);
         }
         let mut verifiers = BTreeMap::new();
@@ -112,7 +111,6 @@ impl Snapshot {
                     handshake_timeout: listener.handshake_timeout,
                     head_max_bytes: listener.head_max_bytes,
                     head_max_headers: listener.head_max_headers,
-                    pending_limit: Arc::clone(pending_limit),
                 }),
             };
             listeners.insert(*address, Listener { config: listener.clone(), connections });

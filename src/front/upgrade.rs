@@ -121,10 +121,10 @@ async fn respond(
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
             let facts = RequestFacts::of_http(uri, headers, address).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
-            return match &candidate.route().target {
-                Target::Page(page) => Ok((response::page(page), None)),
-                Target::Pool(_) => Err(rejected()),
-            };
+            let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
+            let evidence = candidate.evidence()?;
+            candidate.authenticate(&evidence, clock::both())?;
+            return Ok((response::page(&page), None));
         }
         Err(error) => return Err(Rejection::Opening(error).into()),
     };

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
 use super::claims::{self, Claims};
-use super::counters::{Counters, MessageKey, RouteAddress, RouteSubject};
+use super::counters::{Counters, MessageKey, RouteAddress, RouteIdentity};
 use super::counts::{Counts, KeyedLimiter};
 use super::credential;
 use super::host::request_host;
@@ -30,6 +31,9 @@ use super::route::{Auth, Route, Routes, Target};
 use super::slots::Slot;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
+
+/// The longest `Origin` that a session keeps. An origin that a list can match is shorter: its host has at most 253 bytes.
+const ORIGIN_MAX_BYTES: usize = 512;
 
 /// One reading of both clocks: the monotonic one for deadlines, and the wall clock for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,12 +125,21 @@ pub struct Candidate<'a> {
 }
 
 /// The evidence of a client's identity.
-#[derive(Debug)]
 pub enum Evidence<'a> {
     /// Nothing: the route requires no authentication.
     None,
     /// A token.
     Token(Cow<'a, str>),
+}
+
+/// The kind only: a token is a secret.
+impl fmt::Debug for Evidence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Token(_) => "Token",
+        })
+    }
 }
 
 impl<'a> Candidate<'a> {
@@ -233,8 +246,9 @@ impl Authenticated<'_> {
         let subject_slot = match limits.sessions_per_subject {
             Some(max) => {
                 // Tokens without a subject cannot be distinguished, so all of them count as one.
-                let subject = self.subject.clone().unwrap_or_default();
-                let taken = counters.take_subject(name, subject, max);
+                let subject = self.subject.as_deref().unwrap_or_default();
+                let auth = route.config.auth.as_deref().unwrap_or_default();
+                let taken = counters.take_subject(name, auth, subject, max);
                 Some(taken.ok_or_else(|| reject(Rejection::SubjectSessions))?)
             }
             None => None,
@@ -247,7 +261,7 @@ impl Authenticated<'_> {
             claims,
             params,
             host: host.into(),
-            origin: facts.origin.map(Box::from),
+            origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
             address: facts.address,
         };
         let lease =
@@ -260,7 +274,9 @@ impl Authenticated<'_> {
         let messages = route.config.limits.messages?;
         let key = match (messages.key, self.subject.as_deref()) {
             (RateKey::Session, _) => return Some(Arc::new(Limiter::new(messages.quota))),
-            (RateKey::Subject, Some(subject)) => MessageKey::of_subject(subject),
+            (RateKey::Subject, Some(subject)) => {
+                MessageKey::of_identity(route.config.auth.as_deref().unwrap_or_default(), subject)
+            }
             (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(facts.address.into()),
         };
         let counts = policy.messages.get(route.name())?;
@@ -335,14 +351,14 @@ pub struct Grant {
     pub params: Params,
     /// The host of the request, in the form that routes compare.
     pub host: Box<str>,
-    /// The value of `Origin`.
+    /// The value of `Origin`, cut to a length that no origin in a list has.
     pub origin: Option<Box<[u8]>>,
     /// The client's address.
     pub address: IpAddr,
 }
 
 /// The slots that a session takes from the limits of its client.
-type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteSubject>>);
+type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteIdentity>>);
 
 impl Lease {
     /// Returns the route of the session.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::address::AddressKey;
 use super::counts::{Counts, Grouped};
@@ -20,13 +20,14 @@ pub struct Counters {
     messages: Mutex<HashMap<Arc<str>, Arc<Counts<MessageKey>>>>,
     sessions: Slots<()>,
     by_address: Slots<RouteAddress>,
-    by_subject: Slots<RouteSubject>,
+    by_subject: Slots<RouteIdentity>,
 }
 
 /// A client address at a route, by the route's name.
 pub type RouteAddress = (Arc<str>, AddressKey);
-/// A token's subject at a route, by the route's name.
-pub type RouteSubject = (Arc<str>, Arc<str>);
+/// An identity at a route: the route's name, and the name of the `[auth]` section with the subject, separated by a NUL, which
+/// no name contains. Equal subjects of two sections are different clients.
+pub type RouteIdentity = (Arc<str>, Arc<str>);
 
 /// The sessions whose messages are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,10 +39,14 @@ pub enum MessageKey {
 }
 
 impl MessageKey {
-    /// Returns the key of a subject.
-    pub fn of_subject(subject: &str) -> Self {
+    /// Returns the key of an identity: the name of the `[auth]` section, which contains no NUL, and the subject.
+    pub fn of_identity(auth: &str, subject: &str) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in [auth.as_bytes(), b"\0", subject.as_bytes()] {
+            context.update(part);
+        }
         let mut hash = [0; SHA256_OUTPUT_LEN];
-        hash.copy_from_slice(digest(&SHA256, subject.as_bytes()).as_ref());
+        hash.copy_from_slice(context.finish().as_ref());
         Self::Subject(hash)
     }
 }
@@ -105,7 +110,13 @@ impl Counters {
     }
 
     /// Takes the slot of a session of a subject at a route, if it has fewer than `max`.
-    pub fn take_subject(&self, route: &Arc<str>, subject: Arc<str>, max: NonZeroU32) -> Option<Slot<RouteSubject>> {
-        self.by_subject.take((Arc::clone(route), subject), max)
+    pub fn take_subject(
+        &self,
+        route: &Arc<str>,
+        auth: &str,
+        subject: &str,
+        max: NonZeroU32,
+    ) -> Option<Slot<RouteIdentity>> {
+        self.by_subject.take((Arc::clone(route), format!("{auth}\0{subject}").into()), max)
     }
 }

@@ -1,5 +1,6 @@
 //! The facts of a request that routing and admission read, independent of the protocol that carried it.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use http::header::{HOST, ORIGIN};
@@ -17,7 +18,7 @@ pub enum RequestKind {
 }
 
 /// The facts of a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct RequestFacts<'a> {
     /// Its kind.
     pub kind: RequestKind,
@@ -72,5 +73,59 @@ impl<'a> RequestFacts<'a> {
             protocols: &[],
             address,
         })
+    }
+}
+
+/// Without headers, query and subprotocols, which may contain tokens.
+impl fmt::Debug for RequestFacts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestFacts")
+            .field("kind", &self.kind)
+            .field("authority", &self.authority)
+            .field("path", &self.path)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn debug_contains_no_secret() {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, "a.example".parse().unwrap());
+        headers.insert("authorization", "Bearer secret".parse().unwrap());
+        let uri: Uri = "/chat?token=secret".parse().unwrap();
+        let facts = RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let facts = RequestFacts { protocols: &["secret"], ..facts };
+        let text = format!("{facts:?}");
+        assert!(text.contains("/chat") && text.contains("a.example") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn facts_of_an_ordinary_request() {
+        let facts = |uri: &str, lines: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, value.parse().unwrap());
+            }
+            let uri: Uri = uri.parse().unwrap();
+            RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into())
+                .map(|facts| (facts.authority.to_owned(), facts.path.to_owned(), facts.origin.map(<[u8]>::to_vec)))
+        };
+        let host = ("host", "a.example");
+        assert_eq!(facts("/x?y", &[host]), Some(("a.example".into(), "/x".into(), None)));
+        assert_eq!(facts("https://b.example/", &[host]), Some(("b.example".into(), "/".into(), None)));
+        assert_eq!(
+            facts("/", &[host, ("origin", "null")]),
+            Some(("a.example".into(), "/".into(), Some(b"null".into())))
+        );
+        assert_eq!(facts("/", &[]), None);
+        assert_eq!(facts("/", &[host, host]), None);
+        assert_eq!(facts("/", &[host, ("origin", "null"), ("origin", "null")]), None);
     }
 }

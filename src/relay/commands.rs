@@ -25,7 +25,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Command::Describe(reply) => drop(reply.send(self.describe(now))),
             _ if is_over => {}
             Command::Close { code, reason } => self.session.close(code, &reason, now),
-            Command::SetLimits { limits, messages } => self.session.set_limits(limits, messages, now),
+            Command::SetLimits { limits, shared } => self.session.set_limits(limits, shared, now),
             Command::SetExpiry(expires) => self.session.set_expiry(expires),
             // The sender gets no error: a message to a closing session is lost like one in flight.
             Command::Send(message) => drop(self.session.send(message)),

@@ -11,7 +11,7 @@ use slab::Slab;
 use tokio::sync::oneshot;
 
 use crate::policy::limits::Limits;
-use crate::policy::quota::Limiter;
+use crate::policy::quota::Count;
 use crate::runtime::timers::{Timer, Timers};
 use crate::session::{Message, SessionStats};
 use crate::telemetry::request::RequestId;
@@ -34,8 +34,8 @@ pub enum Command {
     SetLimits {
         /// The new limits.
         limits: Arc<Limits>,
-        /// The quota of the client's messages under these limits.
-        messages: Option<Arc<Limiter>>,
+        /// The count of messages that the session shares with others, if it shares one.
+        shared: Option<Arc<Count>>,
     },
     /// Replaces the time at which the token expires.
     SetExpiry(Option<Instant>),
@@ -84,6 +84,8 @@ pub enum NotDelivered {
     NoSession(Command),
     /// The session has the maximum number of pending commands.
     Busy(Command),
+    /// The worker ended before it replied.
+    Lost,
 }
 
 /// The sessions of one worker. Only its own thread uses it, so its lock is always free.

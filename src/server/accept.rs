@@ -123,7 +123,7 @@ async fn accept(
     };
     let (stream, address) = watched.accept().await?;
     let client = address.ip();
-    let slot = listener.pending_limit.acquire(client).await;
+    let slot = worker.gateway().pending_limit.acquire(client).await;
     if slot.is_none() {
         let gateway = worker.gateway();
         gateway.rejections.log_connection_closed(client, gateway.process.sessions.identities(), clock::now());

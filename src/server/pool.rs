@@ -89,8 +89,7 @@ impl WorkerPool {
                 match replied.await {
                     Ok(Err(NotDelivered::NoSession(back))) => command = back,
                     Ok(delivered) => return delivered,
-                    // The worker and its sessions have ended, possibly with this session among them.
-                    Err(_) => return Ok(()),
+                    Err(_) => return Err(NotDelivered::Lost),
                 }
                 continue;
             };

@@ -48,30 +48,22 @@ impl Server {
     pub fn bind(config: Config) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
-        let pending_limit = Arc::new(pending_limit);
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let bound = socket::bind(listener.address).map_err(|error| ServeError::Bind(listener.address, error))?;
             let address = bound.local_addr().map_err(ServeError::System)?;
             addresses.push(address);
-            let pending_limit = Arc::clone(&pending_limit);
-            listeners.push(Listener { socket: bound, address, pending_limit, accepted: None });
+            listeners.push(Listener { socket: bound, address, accepted: None });
         }
         let counters = Arc::default();
-        let context = SnapshotContext {
-            addresses: &addresses,
-            max_sessions,
-            pending_limit: &pending_limit,
-            counters: &counters,
-            now: clock::now(),
-        };
+        let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: clock::now() };
         let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
         let identities = Identities::new(&config.log, random());
         let process = Arc::new(Process {
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             sessions: Sessions::new(config.log.session_start, identities),
         });
-        let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process));
+        let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
         let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
         Ok(Self { gateway, listeners, addresses, certificates, workers: config.server.workers.get() })
     }

@@ -2,11 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::runtime::pending_limit::{PendingLimit, PendingSlot};
+use crate::runtime::pending_limit::PendingSlot;
 
 /// The length of the kernel's accept queue. The kernel caps it at its own limit.
 const BACKLOG: i32 = 4096;
@@ -37,8 +36,6 @@ pub struct Listener {
     pub socket: std::net::TcpListener,
     /// The address that it is bound to, by which snapshots know it.
     pub address: SocketAddr,
-    /// The limit on pending connections, shared by all listeners.
-    pub pending_limit: Arc<PendingLimit>,
     /// The connection accepted last, if the worker that the listener moves to is to serve it.
     pub accepted: Option<Accepted<std::net::TcpStream>>,
 }

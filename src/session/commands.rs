@@ -1,4 +1,4 @@
-//! The commands of an operator to a running session: close it, change its limits or its expiry, send a message.
+//! An operator's commands to a running session: close it, change its limits or its expiry, send a message.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,17 +6,17 @@ use std::time::Instant;
 use super::Session;
 use super::outbox::{CommandedClose, SendError};
 use super::outcome::{CloseReason, ClosedBy};
-use super::rules::{on_excess, sizes};
+use super::rules::{message_limiter, on_excess, sizes};
 use super::side::Side;
-use crate::policy::limits::{Limits, OnExcess};
-use crate::policy::quota::{Count, Limiter, LocalLimiter};
+use crate::policy::limits::{Limits, OnExcess, RateKey};
+use crate::policy::quota::{Count, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::Message;
 
 impl Session {
-    /// Ends the session: both sides get a Close with this code and reason. A code that must not be sent becomes 1008, and
-    /// the reason is truncated to [`REASON_MAX_BYTES`](crate::ws::frame::REASON_MAX_BYTES). Has no effect on a session that
-    /// is closing or over.
+    /// Ends the session: both sides are sent a Close with this code and reason. A code that must not be sent becomes
+    /// 1008, and the reason is truncated to [`REASON_MAX_BYTES`](crate::ws::frame::REASON_MAX_BYTES). Has no effect on
+    /// a session that is closing or has ended.
     pub fn close(&mut self, code: CloseCode, reason: &str, now: Instant) {
         if self.is_closing() {
             return;
@@ -27,24 +27,28 @@ impl Session {
 
     /// Replaces the limits.
     ///
-    /// - Sizes apply from the next frame header of each side. A message in progress is judged by its new limit at its next
-    ///   frame.
-    /// - The overhead quota applies at once, with what was used of the old one.
-    /// - `messages` replaces the limiter of the message quota. A message that waits for its rate is judged again by the new
-    ///   one, so the client is read again; it goes on to wait if its quota and its limiter stay the same.
-    /// - Timeouts are measured from the same instants as before. One that has passed by its new length is due at once.
-    /// - Compression and the UTF-8 check of texts stay as they were negotiated. Where messages may be compressed, new limits
-    ///   that drop messages delay them instead: later messages are compressed with reference to earlier ones.
-    pub fn set_limits(&mut self, limits: Arc<Limits>, messages: Option<Arc<Limiter>>, now: Instant) {
+    /// - Sizes apply from the next frame header of each side. A message in progress is judged by its new limit at its
+    ///   next frame.
+    /// - The overhead quota applies at once. Frames counted against the old one still count.
+    /// - `shared` is the message count that the session shares with others, if any. Without it the session keeps its
+    ///   own count. A message that waits for its rate is judged again, so the client is read again. The message keeps
+    ///   waiting if its quota and its count stay the same.
+    /// - Timeouts are measured from the same instants as before. One that has passed under its new length is due at
+    ///   once.
+    /// - Compression and the UTF-8 check of texts stay as they were negotiated. Where messages may be compressed, new
+    ///   limits that drop messages delay them instead: later messages are compressed with reference to earlier ones.
+    pub fn set_limits(&mut self, limits: Arc<Limits>, shared: Option<Arc<Count>>, now: Instant) {
         self.deadline_changed = true;
-        let messages = messages.filter(|_| limits.messages.is_some());
         let on_excess = on_excess(&limits, self.client.inspector.rules().compressed);
-        let same_limiter = match (&self.messages, &messages) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
+        let own =
+            self.messages.as_ref().filter(|_| self.limits.messages.is_some_and(|old| old.key == RateKey::Session));
+        let count = shared.or_else(|| own.map(|own| Arc::clone(own.count())));
+        let is_same_count = match (&self.messages, &count) {
+            (Some(old), Some(count)) => Arc::ptr_eq(old.count(), count),
+            (None, _) => limits.messages.is_none(),
+            (Some(_), None) => false,
         };
-        if !same_limiter || self.limits.messages != limits.messages {
+        if !is_same_count || self.limits.messages != limits.messages {
             // A message that waited was counted as throttled already.
             let waited = std::mem::take(&mut self.reservation_retry) || self.reservation_held;
             self.refund_reservation();
@@ -52,6 +56,7 @@ impl Session {
             if self.wait_until.is_some() {
                 self.end_wait(now);
             }
+            self.messages = message_limiter(&limits, count.unwrap_or_default());
         }
         for side in Side::BOTH {
             let (frame_max_bytes, message_max_bytes) = sizes(side, &limits);
@@ -63,23 +68,22 @@ impl Session {
             self.overhead = LocalLimiter::new(limits.overhead, count);
         }
         self.limits = limits;
-        self.messages = messages;
         self.on_excess = on_excess;
     }
 
-    /// Changes when the token expires; `None`: never. A time that has passed ends the session at once.
+    /// Changes when the token expires; `None` means never. A time that has passed ends the session at once.
     pub fn set_expiry(&mut self, expires: Option<Instant>) {
         self.deadline_changed = true;
         self.expires = expires;
     }
 
-    /// Queues a message of our own for the client. It is sent as soon as the client accepts bytes and no message of the
-    /// upstream is in progress towards it (RFC 6455 section 5.4), and before a Close of ours that comes later. It is dropped
-    /// where a message of the upstream does not end before the Close, or nothing can be sent to the client any more. It is
-    /// not a part of [`SessionStats`](super::SessionStats), and an idle session stays idle.
+    /// Queues a message of our own for the client. It is sent once the client accepts bytes and no message of the
+    /// upstream is in progress (RFC 6455 section 5.4), and before a later Close of ours. It is dropped if a message of
+    /// the upstream does not end before the Close, or if nothing can be sent to the client any more. It is not counted
+    /// in [`SessionStats`](super::SessionStats), and an idle session stays idle.
     ///
     /// # Errors
-    /// If the queue is full, or the session is closing.
+    /// Fails if the queue is full, or if the session is closing.
     pub fn send(&mut self, message: Message) -> Result<(), SendError> {
         if self.is_closing() || self.client.output_closed() {
             return Err(SendError::Closing);
@@ -96,8 +100,8 @@ impl Session {
         if client.output_closed() {
             outbox.drop_messages();
         }
-        // The queue is bounded, and what waits in the socket's buffer is not: a client that accepts nothing gets only what
-        // must precede its Close.
+        // This queue is bounded and the output buffer of the socket is not, so a blocked client is sent only the
+        // messages that must precede its Close.
         let accepts = client.blocked_since.is_none() || client.pending_close.is_some();
         let message = if accepts && !upstream.inspector.in_message() { outbox.pop() } else { None };
         if outbox.is_empty() {
@@ -106,7 +110,7 @@ impl Session {
         message
     }
 
-    /// Whether its closing handshake has begun, or it is over.
+    /// Whether the closing handshake has begun or the session has ended.
     pub fn is_closing(&self) -> bool {
         self.outcome.is_some() || self.ended
     }

@@ -1,4 +1,4 @@
-//! What becomes due in a session: heartbeats, timeouts, the token's end, the drain, the end of the closing handshake.
+//! The deadlines of a session: heartbeats, timeouts, token expiry, drain, end of the closing handshake.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use super::peer::Input;
 use super::side::Side;
 
 impl Session {
-    /// When [`Session::handle_timeout`] is to be called next.
+    /// Returns when to call [`Session::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ended {
             return None;
@@ -31,13 +31,13 @@ impl Session {
         earliest
     }
 
-    /// Whether [`Session::poll_timeout`] may be earlier than it was when this was asked last. Most of what passes puts it off or
-    /// leaves it where it is, so that whoever keeps a timer need not look at it after every frame.
+    /// Whether [`Session::poll_timeout`] may have become earlier since the last call. Most frames delay the deadline or
+    /// leave it unchanged, so the caller need not reset its timer after every frame.
     pub fn deadline_changed(&mut self) -> bool {
         std::mem::take(&mut self.deadline_changed)
     }
 
-    /// Whether [`Session::handle_timeout`] would end the session because this side was silent or took no bytes.
+    /// Whether [`Session::handle_timeout`] would end the session because this side sent no bytes or accepted none.
     pub fn is_overdue(&self, side: Side, now: Instant) -> bool {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         due(self.stalled_at(side))
@@ -50,21 +50,22 @@ impl Session {
         pinged && self.heartbeat_at(side).is_some_and(|at| at <= now)
     }
 
-    /// Has a side pinged whatever the heartbeats are, since only an answer of its kernel shows whether it is there.
+    /// Pings a side, with or without heartbeats: the kernel of a side that has closed its connection answers with a
+    /// reset.
     pub fn ping(&mut self, side: Side) {
         self.deadline_changed = true;
         self.action_due = true;
         self.peer_mut(side).ping_due = true;
     }
 
-    /// Gives a side the time for its pong once more, because the ping has not reached it yet.
+    /// Restarts the pong timeout of a side, because the ping has not reached it yet.
     pub fn extend_pong(&mut self, side: Side, now: Instant) {
         self.deadline_changed = true;
         let peer = self.peer_mut(side);
         peer.pinged = peer.pinged.map(|_| now);
     }
 
-    /// Does what is due by now.
+    /// Handles every deadline that has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.deadline_changed = true;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
@@ -106,30 +107,30 @@ impl Session {
         }
     }
 
-    /// Ends the wait of the client for its rate. Its silence meant nothing while it was not read.
+    /// Ends the delay of the client. Its silence does not count for the time in which it was not read.
     pub(super) fn end_wait(&mut self, now: Instant) {
         self.wait_until = None;
         self.client.on_activity(now);
         self.data_passed = now;
     }
 
-    /// When the closing handshake must be over.
+    /// Returns the deadline of the closing handshake.
     fn close_by(&self) -> Option<Instant> {
         self.closing_since?.checked_add(self.limits.close_timeout)
     }
 
-    /// When a side must have taken some of the bytes that wait for it.
+    /// Returns the deadline by which a side must accept some of the bytes queued for it.
     fn stalled_at(&self, side: Side) -> Option<Instant> {
         self.peer(side).blocked_since?.checked_add(self.limits.write_timeout)
     }
 
-    /// When a side to which nothing can be sent must have sent its last bytes.
+    /// Returns the deadline for the input of a side to which nothing can be sent.
     fn last_words_at(&self, side: Side) -> Option<Instant> {
         let peer = self.peer(side);
         peer.write_closed_since.filter(|_| peer.input == Input::Open)?.checked_add(self.limits.close_timeout)
     }
 
-    /// Who waits for its rate is not idle.
+    /// Returns the idle deadline. A client that waits for its rate is not idle.
     fn idle_at(&self) -> Option<Instant> {
         if self.wait_until.is_some() {
             return None;
@@ -137,7 +138,7 @@ impl Session {
         self.data_passed.checked_add(self.limits.idle_timeout?)
     }
 
-    /// When a side is to be pinged, or must have been heard again.
+    /// Returns when to ping a side, or when the timeout of its pong ends.
     fn heartbeat_at(&self, side: Side) -> Option<Instant> {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
         let interval = match side {

@@ -7,24 +7,24 @@ use std::fmt;
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{Message, truncate_reason};
 
-/// The maximum number of messages that wait to be sent in a session.
+/// The maximum number of queued messages in a session.
 pub const QUEUED_MESSAGES_MAX: usize = 16;
-/// The maximum number of payload bytes of these messages.
+/// The maximum number of payload bytes of the queued messages.
 pub const QUEUED_MAX_BYTES: usize = 1 << 20;
 
-/// The error for a message that is not queued.
+/// The reason for which a message is not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendError {
-    /// [`QUEUED_MESSAGES_MAX`] or [`QUEUED_MAX_BYTES`] would be exceeded. A message of more bytes never fits.
+    /// [`QUEUED_MESSAGES_MAX`] or [`QUEUED_MAX_BYTES`] would be exceeded. A larger message is never queued.
     QueueFull,
-    /// The session is closing or over, or nothing can be sent to the client.
+    /// The session is closing or has ended, or nothing can be sent to the client.
     Closing,
 }
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::QueueFull => "too many messages wait to be sent",
+            Self::QueueFull => "the message queue is full",
             Self::Closing => "the session is closing",
         })
     }
@@ -32,29 +32,29 @@ impl fmt::Display for SendError {
 
 impl Error for SendError {}
 
-/// The code and the reason of the Close that a command asked for.
+/// The code and the reason of the Close of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandedClose {
-    /// The code, which may be sent.
+    /// A code that may be sent.
     pub code: CloseCode,
-    /// The reason, which fits into a Close.
+    /// A reason that fits into a Close.
     pub reason: Box<str>,
 }
 
 impl CommandedClose {
-    /// Replaces a code that must not be sent, and truncates the reason.
+    /// Replaces a code that must not be sent with 1008, and truncates the reason.
     pub fn new(code: CloseCode, reason: &str) -> Self {
         let code = if code.may_be_sent() { code } else { CloseCode::POLICY_VIOLATION };
         Self { code, reason: truncate_reason(reason).into() }
     }
 }
 
-/// Allocated only in sessions that got a command to close or to send.
+/// The queued frames. Only sessions that received a command to close or to send allocate this.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// The Close with which the session ends.
     pub close: Option<CommandedClose>,
-    /// The messages for the client, in their order.
+    /// The messages for the client, in order.
     messages: VecDeque<Message>,
     /// The payload bytes of these messages.
     bytes: usize,
@@ -72,7 +72,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes the first message.
+    /// Removes and returns the first message.
     pub fn pop(&mut self) -> Option<Message> {
         let message = self.messages.pop_front()?;
         self.bytes = self.bytes.saturating_sub(message.payload().len());
@@ -85,7 +85,7 @@ impl Outbox {
         self.bytes = 0;
     }
 
-    /// Whether there is nothing to send.
+    /// Whether it holds neither a Close nor messages.
     pub fn is_empty(&self) -> bool {
         self.close.is_none() && self.messages.is_empty()
     }
@@ -95,7 +95,7 @@ impl Outbox {
         (self.close, self.messages.into())
     }
 
-    /// The inverse of [`Outbox::into_parts`]; `None` if there is nothing to send.
+    /// Creates an outbox from the result of [`Outbox::into_parts`]. Returns `None` if there is nothing to send.
     pub fn from_parts(close: Option<CommandedClose>, messages: Vec<Message>) -> Option<Box<Self>> {
         let bytes = messages.iter().map(|message| message.payload().len()).sum();
         let outbox = Self { close, messages: messages.into(), bytes };

@@ -1,17 +1,17 @@
-//! How a session ended and what passed: the facts that the shell logs and counts.
+//! The outcome and the traffic counts of a session, which the caller logs.
 
 use super::side::Side;
 use crate::ws::code::CloseCode;
 use crate::ws::violation::Violation;
 
-/// Who ended the session.
+/// The side that ended the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClosedBy {
     /// The client.
     Client,
     /// The upstream.
     Upstream,
-    /// We did.
+    /// Tollgate itself.
     Tollgate,
 }
 
@@ -25,7 +25,7 @@ impl From<Side> for ClosedBy {
 }
 
 impl ClosedBy {
-    /// Its name in logs.
+    /// Returns its name in logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -35,37 +35,37 @@ impl ClosedBy {
     }
 }
 
-/// Why a session ended.
+/// The reason for the end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
     /// A side sent a Close.
     Closed,
-    /// A side broke a rule of the protocol or of its route's sizes.
+    /// A side broke a rule of the protocol or exceeded a size limit of the route.
     Violation(Side, Violation),
     /// The client sent messages faster than its route allows.
     MessageRate,
     /// The client sent control frames or small fragments faster than its route allows.
     OverheadRate,
-    /// The token ran out.
+    /// The token expired.
     TokenExpired,
-    /// No data passed for as long as the route allows.
+    /// No data passed within the idle timeout of the route.
     IdleTimeout,
     /// A side did not answer a ping.
     NoPong(Side),
-    /// The process goes away.
+    /// The process drains.
     Drain,
-    /// A side went away without a Close.
+    /// A side disconnected without a Close.
     Disconnected(Side),
-    /// A side took none of the bytes that waited for it.
+    /// A side accepted none of the bytes queued for it within the write timeout.
     WriteStall(Side),
     /// An operator ended the session.
     Command,
-    /// The process could not wait any longer for the closing handshake.
+    /// The process cut the session off without waiting for the closing handshake.
     Aborted,
 }
 
 impl CloseReason {
-    /// The code of the Close that tells of it. It is not used where a side or a command gave the code.
+    /// Returns the code of our Close. It is not used where a side or a command sets the code.
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
@@ -81,7 +81,7 @@ impl CloseReason {
         }
     }
 
-    /// The reason in that Close.
+    /// Returns the reason text of that Close.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Closed | Self::Command | Self::Aborted => "",
@@ -99,7 +99,7 @@ impl CloseReason {
         }
     }
 
-    /// Its name in logs: one of a fixed set.
+    /// Returns its name in logs, one of a fixed set.
     pub fn label(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -125,31 +125,31 @@ impl CloseReason {
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// Who ended it.
+    /// The side that ended it.
     pub by: ClosedBy,
     /// The code of the Close that ended it, if there was one and it had one.
     pub code: Option<CloseCode>,
-    /// Why.
+    /// The reason.
     pub cause: CloseReason,
 }
 
-/// What passed in one direction.
+/// The traffic forwarded in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DirectionStats {
-    /// Messages, whether or not they are whole yet.
+    /// Messages, including incomplete ones.
     pub messages: u64,
-    /// Bytes of frames, headers and control frames included.
+    /// Bytes of frames, including headers and control frames.
     pub bytes: u64,
 }
 
-/// What passed in both directions.
+/// The traffic forwarded in both directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionStats {
     /// From the client.
     pub client: DirectionStats,
     /// From the upstream.
     pub upstream: DirectionStats,
-    /// How often the client exceeded its message rate.
+    /// The number of messages with which the client exceeded its message rate.
     pub throttled: u64,
 }
 

@@ -1,48 +1,48 @@
-//! What a session knows of one of its two sides.
+//! The session's state of one side.
 
 use std::time::Instant;
 
 use super::outcome::CloseReason;
 use crate::ws::inspector::Inspector;
 
-/// What is still expected from a side.
+/// The input that is still expected from a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     /// Frames.
     Open,
-    /// Nothing: it sent its Close, after which nothing counts (RFC 6455 section 5.5.1).
+    /// None: the side sent its Close, after which all input is ignored (RFC 6455 section 5.5.1).
     Closed,
-    /// Nothing that could be understood: it broke a rule.
+    /// None: the side broke a rule or exceeded a rate, and all later input is ignored.
     Broken,
-    /// Nothing at all, and nothing can be sent to it.
+    /// None: the side is disconnected, and nothing can be sent to it.
     Disconnected,
 }
 
-/// One side.
+/// The state of one side.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub(super) struct Peer {
-    /// The rules of what it sends.
+    /// The parser of its frames, which checks them against the rules.
     pub inspector: Inspector,
-    /// What it may still send.
+    /// The input that is still expected from it.
     pub input: Input,
-    /// The message that it is sending is passed on to nobody.
+    /// Whether the message that it is sending is dropped.
     pub discarding_message: bool,
-    /// A frame that it sends has been passed on in part.
+    /// Whether a part of a frame that it is sending has been forwarded.
     pub mid_frame: bool,
-    /// It has been sent a Close, its peer's or ours.
+    /// Whether it has been sent a Close, the other side's or ours.
     pub close_sent: bool,
-    /// The Close that it is to get from us: why, or as the other side closed.
+    /// The reason for the Close of ours that it is to be sent. `Closed` uses the code of the session's outcome.
     pub pending_close: Option<CloseReason>,
-    /// It is to be pinged.
+    /// Whether it is to be pinged.
     pub ping_due: bool,
-    /// When it was pinged, if it was not heard since.
+    /// When it was pinged, if nothing was received from it since.
     pub pinged: Option<Instant>,
-    /// When it was last heard.
+    /// When something was last received from it.
     pub last_activity: Instant,
-    /// Since when it takes none of the bytes that wait for it.
+    /// Since when it accepts none of the bytes queued for it.
     pub blocked_since: Option<Instant>,
-    /// Since when nothing can be sent to it; what it sent before may still come.
+    /// Since when nothing can be sent to it. Bytes that it sent before may still arrive.
     pub write_closed_since: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl Peer {
         }
     }
 
-    /// Any byte from a side proves that it lives, whether or not it is the pong.
+    /// Records that bytes were received. Any byte, not only a pong, shows that the side is alive.
     pub fn on_activity(&mut self, now: Instant) {
         self.last_activity = now;
         self.pinged = None;
@@ -74,12 +74,12 @@ impl Peer {
         self.write_closed_since.is_some() || self.input == Input::Disconnected
     }
 
-    /// Whether nothing may be passed on to it: it has been sent a Close, or nothing can be sent.
+    /// Whether nothing may be forwarded to it: it has been sent a Close, or nothing can be sent to it.
     pub fn output_closed(&self) -> bool {
         self.close_sent || self.is_write_closed()
     }
 
-    /// Forgets what it was to be sent.
+    /// Drops the Close and the ping that it was to be sent.
     pub fn drop_output(&mut self) {
         self.pending_close = None;
         self.ping_due = false;

@@ -1,4 +1,4 @@
-//! Judges what comes from a side: what passes, what is discarded, what waits, and what ends the session.
+//! Judges the input of both sides: forwards it, drops it, delays it, or ends the session.
 
 use std::time::Instant;
 
@@ -14,12 +14,12 @@ use crate::ws::frame::{CONTROL_MAX_BYTES, Header, Opcode, apply_mask};
 use crate::ws::inspector::Next;
 
 impl Session {
-    /// Judges the start of the bytes that came from a side.
+    /// Returns the verdict on the first of the bytes received from a side.
     pub fn receive(&mut self, from: Side, bytes: &[u8], now: Instant) -> Verdict {
         if bytes.is_empty() {
             return Verdict::More;
         }
-        // Who was pinged may have had longer to answer than it may be silent from now on.
+        // Input cancels the pong timeout. The next ping may be due earlier than that timeout.
         self.deadline_changed |= self.peer(from).pinged.is_some();
         let peer = self.peer_mut(from);
         peer.on_activity(now);
@@ -87,7 +87,7 @@ impl Session {
         Ok(self.pass_data(from, header.len + here, now))
     }
 
-    /// Counts the message that begins here; a step if it may not pass now.
+    /// Counts the message that begins here against the quota. Returns a verdict if the message must wait.
     fn count_message(&mut self, now: Instant) -> Result<Option<Verdict>, CloseReason> {
         self.client.discarding_message = false;
         if std::mem::take(&mut self.reservation_held) {
@@ -102,8 +102,8 @@ impl Session {
         self.counts.throttled += 1;
         match self.on_excess {
             OnExcess::Close => Err(CloseReason::MessageRate),
-            // Who ends a session discards what still comes (RFC 6455 section 1.4), so there is no use in a delay: behind
-            // the message may be the Close that all wait for.
+            // While the session closes, the message is dropped and not delayed: an endpoint that has received a Close
+            // discards data anyway (RFC 6455 section 1.4), and the awaited Close may follow the message.
             OnExcess::Delay | OnExcess::Drop => {
                 self.client.discarding_message = true;
                 Ok(None)
@@ -111,8 +111,8 @@ impl Session {
         }
     }
 
-    /// Lets the client wait for the place that its message has, or, where so many wait that there is none to be had, until
-    /// it can ask again.
+    /// Delays the client until the time of its reserved cell. If too many messages wait and no cell can be
+    /// reserved, the client waits until it may retry.
     fn delay(&mut self, asked: Result<Instant, NotUntil>, now: Instant) -> Option<Verdict> {
         let reservation_retry = std::mem::take(&mut self.reservation_retry);
         let until = match asked {
@@ -132,7 +132,7 @@ impl Session {
         Some(Verdict::Wait)
     }
 
-    /// Decides on `n` bytes of data frames that keep the rules, whose frame the inspector has taken.
+    /// Returns the verdict on `n` bytes of a data frame that the inspector has accepted.
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
         let output_closed = self.peer(from.other()).output_closed();
         let peer = self.peer_mut(from);
@@ -174,7 +174,7 @@ impl Session {
             Opcode::Pong => self.is_own_pong(plain),
             _ => false,
         };
-        // If a Close of ours waits for the other side, this one is only the answer to its twin.
+        // A pending Close of ours to the other side replaces this one, which only answers our Close to this side.
         let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).pending_close.is_some());
         if output_closed || ours {
             return Ok(Verdict::Discard(whole));
@@ -189,7 +189,7 @@ impl Session {
         Ok(Verdict::Forward(whole))
     }
 
-    /// Whether the client sends what it was asked for: a pong for each ping, ours or the upstream's.
+    /// Whether the client owes this frame: a pong for a ping, ours or the upstream's. Reduces the number of owed pongs.
     fn is_owed(&mut self, opcode: Opcode) -> bool {
         let owed = opcode == Opcode::Pong && self.pongs_owed > 0;
         self.pongs_owed -= u32::from(owed);
@@ -202,7 +202,7 @@ impl Session {
         self.start_closing(now);
     }
 
-    /// A pong that answers one of our pings, the last one or an earlier one.
+    /// Whether the payload is that of a pong to one of our pings, the last one or an earlier one.
     fn is_own_pong(&self, payload: &[u8]) -> bool {
         match payload.split_first_chunk::<4>() {
             Some((tag, count)) if *tag == self.ping_tag => {

@@ -1,19 +1,19 @@
-//! The two ends of a session.
+//! The two sides of a session.
 
-/// One of the two ends of a session.
+/// One of the two sides of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// Who connected to us.
+    /// The side that connected to the proxy.
     Client,
-    /// Whom we connected to.
+    /// The side that the proxy connected to.
     Upstream,
 }
 
 impl Side {
-    /// The two sides.
+    /// Both sides.
     pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
 
-    /// The side that this side talks to.
+    /// Returns the opposite side.
     pub fn other(self) -> Self {
         match self {
             Self::Client => Self::Upstream,

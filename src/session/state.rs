@@ -1,4 +1,4 @@
-//! The state of a session as plain data, with which another process can continue it.
+//! The state of a session as plain data, from which another process can continue the session.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use super::Session;
 use super::outbox::{CommandedClose, Outbox};
 use super::outcome::{CloseReason, Outcome, SessionStats};
 use super::peer::{Input, Peer};
-use super::rules::{on_excess, rules};
+use super::rules::{message_limiter, on_excess, rules};
 use super::side::Side;
 use crate::policy::limits::Limits;
-use crate::policy::quota::{Count, Limiter, LocalLimiter};
+use crate::policy::quota::{Count, LocalLimiter};
 use crate::ws::frame::Message;
 use crate::ws::inspector::{Inspector, InspectorState};
 
-/// A point in time as nanoseconds after the time of the export; negative if it is earlier. Times that are more than 292
-/// years away saturate.
+/// A point in time, in nanoseconds after the export; negative if it is earlier. Times more than 292 years away
+/// saturate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RelativeTime(pub i64);
 
 impl RelativeTime {
-    /// Measures a point in time from `now`.
+    /// Converts a point in time, relative to `now`.
     pub fn since(at: Instant, now: Instant) -> Self {
         let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         Self(match at.checked_duration_since(now) {
@@ -30,7 +30,7 @@ impl RelativeTime {
     }
 
     /// Returns the point in time, or the one closest to it that an `Instant` can represent.
-    pub fn from(self, now: Instant) -> Instant {
+    pub fn to_instant(self, now: Instant) -> Instant {
         let mut span = Duration::from_nanos(self.0.unsigned_abs());
         loop {
             let at = if self.0 < 0 { now.checked_sub(span) } else { now.checked_add(span) };
@@ -44,9 +44,8 @@ impl RelativeTime {
 
 /// The state of a session between two calls, when its actions have been taken.
 ///
-/// It has no limits and no limiter: the importing process has its own. The caller also exports the count of the message
-/// limiter ([`Limiter::count`]), which contains the cell of a message that waits. The bytes that a session left with
-/// [`Verdict::More`](super::Verdict::More) or [`Verdict::Wait`](super::Verdict::Wait) are the caller's, too.
+/// It does not include the limits: the importing process has its own. Nor does it include the bytes that the caller
+/// keeps after [`Verdict::More`](super::Verdict::More) or [`Verdict::Wait`](super::Verdict::Wait).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub struct SessionState {
@@ -54,8 +53,10 @@ pub struct SessionState {
     pub compressed: bool,
     /// Whether the text of the client is checked.
     pub check_utf8: bool,
-    /// What was used of the overhead quota, as [`Count::export`] returns it.
+    /// The count of the overhead quota, as [`Count::export`] returns it.
     pub overhead: i64,
+    /// The count of the message quota, if there is one. It includes the cell of a message that waits.
+    pub message_count: Option<i64>,
     /// The client.
     pub client: PeerState,
     /// The upstream.
@@ -66,23 +67,23 @@ pub struct SessionState {
     pub drain_at: Option<RelativeTime>,
     /// When data last passed in either direction.
     pub data_passed: RelativeTime,
-    /// Until when the client is not read, because it exceeded its rate.
+    /// Until when the client is not read because it exceeded its rate.
     pub wait_until: Option<RelativeTime>,
     /// Whether a cell of the message quota is reserved for the message that waits.
     pub reservation_held: bool,
-    /// Whether the message that waits has no cell yet, and was counted as throttled.
+    /// Whether the message that waits has no cell yet and was counted as throttled.
     pub reservation_retry: bool,
-    /// How the session ends, once there is a reason.
+    /// How the session ends, if it is closing or has ended.
     pub outcome: Option<Outcome>,
     /// When the closing handshake began.
     pub closing_since: Option<RelativeTime>,
-    /// Whether the closing handshake is over, or its time.
+    /// Whether the closing handshake has timed out.
     pub over: bool,
     /// Whether the session has ended.
     pub ended: bool,
-    /// The Close that a command asked for.
+    /// The Close of a command.
     pub close: Option<CommandedClose>,
-    /// The messages that wait to be sent to the client, in their order.
+    /// The messages queued for the client, in order.
     pub messages: Vec<Message>,
     /// The tag of the session's pings.
     pub ping_tag: [u8; 4],
@@ -90,7 +91,7 @@ pub struct SessionState {
     pub pings: u32,
     /// The number of pings sent to the client, ours and the upstream's, that it has not answered.
     pub pongs_owed: u32,
-    /// What has passed.
+    /// The forwarded messages and bytes.
     pub counts: SessionStats,
 }
 
@@ -100,7 +101,7 @@ pub struct SessionState {
 pub struct PeerState {
     /// The frame and the message that it is sending.
     pub inspector: InspectorState,
-    /// What it may still send.
+    /// The input that is still expected from it.
     pub input: Input,
     /// Whether the message that it is sending is dropped.
     pub discarding_message: bool,
@@ -116,7 +117,7 @@ pub struct PeerState {
     pub pinged: Option<RelativeTime>,
     /// When something was last received from it.
     pub last_activity: RelativeTime,
-    /// Since when it accepts none of the bytes that wait for it.
+    /// Since when it accepts none of the bytes queued for it.
     pub blocked_since: Option<RelativeTime>,
     /// Since when nothing can be sent to it.
     pub write_closed_since: Option<RelativeTime>,
@@ -175,7 +176,7 @@ impl PeerState {
             pending_close,
             ping_due,
             pinged: absolute(pinged, now),
-            last_activity: last_activity.from(now),
+            last_activity: last_activity.to_instant(now),
             blocked_since: absolute(blocked_since, now),
             write_closed_since: absolute(write_closed_since, now),
         }
@@ -187,7 +188,7 @@ impl Session {
     pub fn export(self, now: Instant) -> SessionState {
         let Self {
             limits: _,
-            messages: _,
+            messages: limiter,
             on_excess: _,
             overhead,
             client,
@@ -216,6 +217,7 @@ impl Session {
             compressed: rules.compressed,
             check_utf8: rules.check_utf8,
             overhead: overhead.into_count().export(now),
+            message_count: limiter.map(|limiter| limiter.count().export(now)),
             client: PeerState::export(client, now),
             upstream: PeerState::export(upstream, now),
             expires: relative(expires, now),
@@ -237,24 +239,27 @@ impl Session {
         }
     }
 
-    /// Continues an exported session. `messages` is the limiter over the imported count. The limits may be other ones than
-    /// before: they apply as with [`Session::set_limits`], except that a message that waits keeps its reservation.
-    pub fn import(state: SessionState, limits: Arc<Limits>, messages: Option<Arc<Limiter>>, now: Instant) -> Self {
+    /// Continues an exported session. `shared` is the message count that the session shares with others, if any.
+    /// Without it the session continues with the exported count. The limits may differ from the exported session's:
+    /// they apply as with [`Session::set_limits`], except that a message that waits keeps its reservation.
+    pub fn import(state: SessionState, limits: Arc<Limits>, shared: Option<Arc<Count>>, now: Instant) -> Self {
         let SessionState { compressed, check_utf8, overhead, client, upstream, .. } = state;
         let peer = |side, state: PeerState| {
             let rules = rules(side, &limits, compressed, check_utf8);
             state.import(|state| Inspector::import(rules, state), now)
         };
+        let own = || state.message_count.map(|count| Count::import(count, now)).unwrap_or_default();
+        let messages = message_limiter(&limits, shared.unwrap_or_else(|| Arc::new(own())));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::import(overhead, now)),
             client: peer(Side::Client, client),
             upstream: peer(Side::Upstream, upstream),
             on_excess: on_excess(&limits, compressed),
-            messages: messages.filter(|_| limits.messages.is_some()),
+            messages,
             limits,
             expires: absolute(state.expires, now),
             drain_at: absolute(state.drain_at, now),
-            data_passed: state.data_passed.from(now),
+            data_passed: state.data_passed.to_instant(now),
             wait_until: absolute(state.wait_until, now),
             reservation_held: state.reservation_held,
             reservation_retry: state.reservation_retry,
@@ -278,5 +283,5 @@ fn relative(at: Option<Instant>, now: Instant) -> Option<RelativeTime> {
 }
 
 fn absolute(at: Option<RelativeTime>, now: Instant) -> Option<Instant> {
-    at.map(|at| at.from(now))
+    at.map(|at| at.to_instant(now))
 }

@@ -43,11 +43,11 @@ where
         LogFormat::Json => {
             let inner = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
             let inner = inner.with_target(false);
-            builder.json().event_format(Line { inner, form: Form::Json, journal }).into()
+            builder.json().event_format(LineFormat { inner, form: Form::Json, journal }).into()
         }
         LogFormat::Text => {
             let inner = format().with_target(false);
-            builder.event_format(Line { inner, form: Form::Text, journal }).into()
+            builder.event_format(LineFormat { inner, form: Form::Text, journal }).into()
         }
     }
 }
@@ -66,13 +66,13 @@ fn is_journal() -> bool {
 }
 
 /// Escapes each line and prefixes it with the journal's level (sd-daemon(3)).
-struct Line<F> {
+struct LineFormat<F> {
     inner: F,
     form: Form,
     journal: bool,
 }
 
-impl<S, N, F> FormatEvent<S, N> for Line<F>
+impl<S, N, F> FormatEvent<S, N> for LineFormat<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use tollgate::config::{self, Config};
 use tollgate::front::snapshot::SnapshotContext;
-use tollgate::runtime::pending_limit::PendingLimit;
 use tollgate::server::serve::Server;
 
 use super::support::PATIENCE;
@@ -115,11 +114,10 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
                 let context = SnapshotContext {
                     addresses: &addresses,
                     max_sessions: NonZeroU32::new(64).unwrap(),
-                    pending_limit: &Arc::new(PendingLimit::new(64, None)),
                     counters: &gateway.counters,
                     now: tollgate::runtime::clock::now(),
                 };
-                gateway.replace(gateway.snapshot().next(&configs[swaps % 2], context).unwrap());
+                gateway.update(|before| before.next(&configs[swaps % 2], context)).unwrap();
                 thread::yield_now();
             }
             swaps

@@ -20,7 +20,6 @@ use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
 use tollgate::policy::request::RequestFacts;
 use tollgate::policy::route::Auth;
-use tollgate::runtime::pending_limit::PendingLimit;
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
 
 use super::cases::Run;
@@ -84,7 +83,6 @@ impl Head {
         let context = SnapshotContext {
             addresses: &[],
             max_sessions: NonZeroU32::MIN,
-            pending_limit: &Arc::new(PendingLimit::new(1, None)),
             counters: &counters,
             now: tollgate::runtime::clock::now(),
         };

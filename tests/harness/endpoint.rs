@@ -1,4 +1,4 @@
-//! An end of a session that sends random frames, and malformed ones if [`Habits::evil`] is set.
+//! An endpoint of a session that sends random frames, and malformed ones if [`Habits::evil`] is set.
 
 use tollgate::session::Side;
 
@@ -11,7 +11,7 @@ const FAR_EDGES: [usize; 2] = [65_535, 65_536];
 const CLOSE_CODES: [u16; 6] = [1000, 1001, 1011, 1014, 3000, 4999];
 const BAD_CLOSE_CODES: [u16; 8] = [0, 999, 1004, 1005, 1006, 1015, 2999, 5000];
 
-/// How an endpoint behaves.
+/// The behaviour of an endpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
     /// Whether it breaks rules of the protocol.
@@ -61,7 +61,7 @@ impl Endpoint {
         }
     }
 
-    /// Takes the first `len` bytes of the queue.
+    /// Removes and returns the first `len` bytes of the queue.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         let taken: Vec<u8> = self.queue.drain(..len.min(self.queue.len())).collect();
         self.arrived.extend_from_slice(&taken);
@@ -83,9 +83,9 @@ impl Endpoint {
     }
 
     /// Queues a random frame, or malformed bytes if `evil` is set.
-    pub fn speak(&mut self, random: &mut Random) {
+    pub fn queue_random(&mut self, random: &mut Random) {
         if self.habits.evil && random.chance(15) {
-            return self.misbehave(random);
+            return self.queue_malformed(random);
         }
         if self.has_closed {
             return;
@@ -105,10 +105,10 @@ impl Endpoint {
             let opcode = random.pick(&[PING, PING, PONG]);
             return self.push(random, FIN | opcode, &payload);
         }
-        self.say_data(random);
+        self.queue_data(random);
     }
 
-    fn say_data(&mut self, random: &mut Random) {
+    fn queue_data(&mut self, random: &mut Random) {
         let ends = random.chance(60);
         let mut first = if ends { FIN } else { 0 };
         if self.in_message {
@@ -142,7 +142,7 @@ impl Endpoint {
         text
     }
 
-    fn misbehave(&mut self, random: &mut Random) {
+    fn queue_malformed(&mut self, random: &mut Random) {
         let own_mask = self.side == Side::Client;
         let key = random.key();
         let payload = random.bytes(5);
@@ -167,8 +167,8 @@ impl Endpoint {
             }
             _ => {
                 let mut bytes = wire::frame(FIN | BINARY, own_mask.then_some(key), &payload);
-                let place = random.below(bytes.len());
-                bytes[place] ^= 1 << random.below(8);
+                let index = random.below(bytes.len());
+                bytes[index] ^= 1 << random.below(8);
                 bytes
             }
         };

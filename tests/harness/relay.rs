@@ -1,4 +1,4 @@
-//! A relay in memory: it drives a [`Session`] like the real one, in virtual time.
+//! A relay in memory that drives a [`Session`] like the real one, in virtual time.
 
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -16,7 +16,8 @@ use super::wire::{self, Frame};
 pub const PING_TAG: [u8; 4] = *b"tag!";
 /// The masking key of the session's own frames to the upstream.
 const KEY: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
-/// The maximum number of steps that a call may cause, beyond those per byte. More steps mean an endless loop.
+/// The maximum number of steps that a call may cause, in addition to those per byte. More steps indicate an endless
+/// loop.
 const STEPS_A_CALL: usize = 16;
 const STEPS_A_BYTE: usize = 4;
 
@@ -30,7 +31,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Returns a setup without limits and pings, except for timeouts that cannot be turned off.
+    /// Returns a setup without limits or pings. Its timeouts are those that cannot be turned off.
     pub fn lenient() -> Self {
         let limits = Limits {
             messages: None,
@@ -70,16 +71,16 @@ pub fn quota(per_second: u32, burst: u32) -> Quota {
 
 /// The relay's state of one side.
 #[derive(Default)]
-pub struct Port {
-    /// Bytes that it sent and the session has not processed yet.
-    inbox: Vec<u8>,
-    /// Whether the session needs more bytes than the inbox holds.
-    hungry: bool,
+pub struct Peer {
+    /// The bytes that it sent and the session has not processed yet.
+    unread: Vec<u8>,
+    /// Whether the session needs more bytes than `unread` holds.
+    needs_more: bool,
     /// All bytes that were sent to it.
     pub received: Vec<u8>,
     /// The ranges of `received` that hold frames of the session's own.
     pub ours: Vec<Range<usize>>,
-    pub on_disconnected: bool,
+    pub disconnected: bool,
     blocked_since: Option<Instant>,
     /// Whether it was blocked for longer than `write_timeout` and so counts as disconnected.
     pub stalled: bool,
@@ -87,10 +88,10 @@ pub struct Port {
 
 pub struct Relay {
     pub session: Session,
-    /// A session that gets the same calls as `session` and is never exported. It must make the same decisions.
-    twin: Option<Box<Twin>>,
+    /// A session that receives the same calls as `session` and is never exported. It must make the same decisions.
+    twin: Option<Box<Session>>,
     limits: Arc<Limits>,
-    messages: Option<Arc<Limiter>>,
+    shared: Option<Arc<Count>>,
     /// The messages for the client that the session accepted.
     pub queued: Vec<Message>,
     /// The number of these messages that were sent.
@@ -102,21 +103,16 @@ pub struct Relay {
     pub ended_at: Option<Instant>,
     /// When the first reason to end the session became visible from outside.
     pub closing_since: Option<Instant>,
-    client: Port,
-    upstream: Port,
-    /// The time of a timer that is only reset when the session reports that its deadline has changed.
+    client: Peer,
+    upstream: Peer,
+    /// The time of a timer that is reset only when the session reports that its deadline has changed.
     alarm: Option<Instant>,
     write_timeout: Duration,
     compressed: bool,
     steps_left: usize,
 }
 
-struct Twin {
-    session: Session,
-    messages: Option<Arc<Limiter>>,
-}
-
-/// The facts that a session shows to its caller besides its verdicts and actions.
+/// Returns the state that a session reports to its caller besides its verdicts and actions.
 fn facts(session: &Session) -> impl PartialEq + std::fmt::Debug {
     let sides = Side::BOTH.map(|side| {
         (session.waiting(side), session.may_end_input(side), session.has_closed(side), session.is_disconnected(side))
@@ -127,22 +123,17 @@ fn facts(session: &Session) -> impl PartialEq + std::fmt::Debug {
 impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let Setup { limits, messages, expires_after, compressed } = setup;
+        let shared = messages.as_ref().map(|limiter| Arc::clone(limiter.count()));
         let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| now + after);
         let limits = Arc::new(limits);
-        let terms = SessionConfig {
-            limits: Arc::clone(&limits),
-            messages: messages.clone(),
-            expires,
-            compressed,
-            ping_tag: PING_TAG,
-        };
+        let terms = SessionConfig { limits: Arc::clone(&limits), messages, expires, compressed, ping_tag: PING_TAG };
         Self {
             session: Session::new(terms, now),
             twin: None,
             limits,
-            messages,
+            shared,
             queued: Vec::new(),
             sent: 0,
             commanded: None,
@@ -150,8 +141,8 @@ impl Relay {
             outcome: None,
             ended_at: None,
             closing_since: None,
-            client: Port::default(),
-            upstream: Port::default(),
+            client: Peer::default(),
+            upstream: Peer::default(),
             alarm: None,
             write_timeout,
             compressed,
@@ -163,8 +154,7 @@ impl Relay {
     pub fn with_twin(setup: Setup, now: Instant) -> Self {
         assert!(setup.messages.is_none(), "the twin needs a limiter of its own");
         let twin = Self::new(setup.clone(), now);
-        let twin = Twin { session: twin.session, messages: twin.messages };
-        Self { twin: Some(Box::new(twin)), ..Self::new(setup, now) }
+        Self { twin: Some(Box::new(twin.session)), ..Self::new(setup, now) }
     }
 
     /// Exports the session and imports it again, with the count of its limiter.
@@ -178,13 +168,9 @@ impl Relay {
             ping_tag: [0; 4],
         };
         let state = std::mem::replace(&mut self.session, Session::new(terms, now)).export(now);
-        let again = Session::import(state.clone(), Arc::clone(limits), self.messages.clone(), now).export(now);
+        let again = Session::import(state.clone(), Arc::clone(limits), self.shared.clone(), now).export(now);
         assert_eq!(again, state);
-        self.messages = self.messages.as_ref().zip(limits.messages).map(|(messages, quota)| {
-            let count = Count::import(messages.count().export(now), now);
-            Arc::new(Limiter::over(Arc::new(count), quota.quota))
-        });
-        self.session = Session::import(state, Arc::clone(limits), self.messages.clone(), now);
+        self.session = Session::import(state, Arc::clone(limits), self.shared.clone(), now);
         self.take_actions();
     }
 
@@ -195,24 +181,12 @@ impl Relay {
         self.pump();
     }
 
-    /// Replaces the limits. The message quota is counted over the old count.
+    /// Replaces the limits. Messages counted against the old quota still count.
     pub fn set_limits(&mut self, limits: Limits) {
-        let (limits, old) = (Arc::new(limits), Arc::clone(&self.limits));
-        let limiter = |before: &Option<Arc<Limiter>>| {
-            let quota = limits.messages?.quota;
-            match before {
-                Some(before) if old.messages.is_some_and(|messages| messages.quota == quota) => {
-                    Some(Arc::clone(before))
-                }
-                Some(before) => Some(Arc::new(Limiter::over(Arc::clone(before.count()), quota))),
-                None => Some(Arc::new(Limiter::new(quota))),
-            }
-        };
-        self.messages = limiter(&self.messages);
-        self.session.set_limits(Arc::clone(&limits), self.messages.clone(), self.now);
+        let limits = Arc::new(limits);
+        self.session.set_limits(Arc::clone(&limits), self.shared.clone(), self.now);
         if let Some(twin) = &mut self.twin {
-            twin.messages = limiter(&twin.messages);
-            twin.session.set_limits(Arc::clone(&limits), twin.messages.clone(), self.now);
+            twin.set_limits(Arc::clone(&limits), None, self.now);
         }
         self.write_timeout = limits.write_timeout;
         self.limits = limits;
@@ -229,7 +203,7 @@ impl Relay {
         self.steps_left += STEPS_A_CALL;
         let queued = self.session.send(message.clone());
         if let Some(twin) = &mut self.twin {
-            assert_eq!(twin.session.send(message.clone()), queued);
+            assert_eq!(twin.send(message.clone()), queued);
         }
         if queued.is_ok() {
             self.queued.push(message);
@@ -238,24 +212,24 @@ impl Relay {
         queued
     }
 
-    /// Whether the client received everything of the messages of the upstream that have begun.
+    /// Whether the client has received the whole of every message that has begun.
     pub fn client_is_between_messages(&self) -> bool {
         wire::ends_between_messages(&self.client.received, false, self.compressed)
     }
 
     /// Reports that writing to a side has failed.
-    pub fn deafen(&mut self, side: Side) {
+    pub fn close_write(&mut self, side: Side) {
         self.call(|session, now| session.on_write_closed(side, now));
     }
 
-    pub fn port(&self, side: Side) -> &Port {
+    pub fn peer(&self, side: Side) -> &Peer {
         match side {
             Side::Client => &self.client,
             Side::Upstream => &self.upstream,
         }
     }
 
-    fn port_mut(&mut self, side: Side) -> &mut Port {
+    fn peer_mut(&mut self, side: Side) -> &mut Peer {
         match side {
             Side::Client => &mut self.client,
             Side::Upstream => &mut self.upstream,
@@ -264,12 +238,12 @@ impl Relay {
 
     /// Returns the frames that a side received; the last one may be partial.
     pub fn frames(&self, side: Side) -> Vec<Frame> {
-        wire::decode(&self.port(side).received, side == Side::Upstream, self.compressed)
+        wire::decode(&self.peer(side).received, side == Side::Upstream, self.compressed)
     }
 
     /// Returns the bytes that a side received from the other side, without frames of the session's own.
     pub fn forwarded(&self, to: Side) -> Vec<u8> {
-        let Port { received, ours, .. } = self.port(to);
+        let Peer { received, ours, .. } = self.peer(to);
         let mut forwarded = Vec::with_capacity(received.len());
         let mut at = 0;
         for range in ours {
@@ -281,15 +255,15 @@ impl Relay {
     }
 
     pub fn is_blocked(&self, side: Side) -> bool {
-        self.port(side).blocked_since.is_some()
+        self.peer(side).blocked_since.is_some()
     }
 
     /// Receives bytes from a side.
     pub fn arrive(&mut self, from: Side, bytes: &[u8]) {
-        let port = self.port_mut(from);
-        if !port.on_disconnected && !bytes.is_empty() {
-            port.inbox.extend_from_slice(bytes);
-            port.hungry = false;
+        let peer = self.peer_mut(from);
+        if !peer.disconnected && !bytes.is_empty() {
+            peer.unread.extend_from_slice(bytes);
+            peer.needs_more = false;
             self.steps_left += STEPS_A_BYTE * bytes.len() + STEPS_A_CALL;
             self.pump();
         }
@@ -297,11 +271,11 @@ impl Relay {
 
     /// Ends the stream of a side.
     pub fn lose(&mut self, side: Side) {
-        let port = self.port_mut(side);
-        if !port.on_disconnected {
-            port.on_disconnected = true;
-            port.blocked_since = None;
-            port.inbox.clear();
+        let peer = self.peer_mut(side);
+        if !peer.disconnected {
+            peer.disconnected = true;
+            peer.blocked_since = None;
+            peer.unread.clear();
             self.note_closing();
             self.call(|session, now| session.on_disconnected(side, now));
             self.pump();
@@ -311,15 +285,15 @@ impl Relay {
     /// Reports that a side accepts no more bytes, or only some of the queued ones.
     pub fn block(&mut self, side: Side) {
         let now = self.now;
-        let port = self.port_mut(side);
-        if !port.on_disconnected {
-            port.blocked_since = Some(now);
+        let peer = self.peer_mut(side);
+        if !peer.disconnected {
+            peer.blocked_since = Some(now);
             self.call(|session, now| session.on_blocked(side, now));
         }
     }
 
     pub fn unblock(&mut self, side: Side) {
-        if self.port_mut(side).blocked_since.take().is_some() {
+        if self.peer_mut(side).blocked_since.take().is_some() {
             self.call(|session, now| session.on_unblocked(side, now));
             self.pump();
         }
@@ -353,13 +327,13 @@ impl Relay {
         self.now = self.now.max(deadline);
         for side in Side::BOTH {
             let (now, write_timeout) = (self.now, self.write_timeout);
-            let port = self.port_mut(side);
-            port.stalled |= port.blocked_since.is_some_and(|since| since + write_timeout <= now);
+            let peer = self.peer_mut(side);
+            peer.stalled |= peer.blocked_since.is_some_and(|since| since + write_timeout <= now);
         }
         self.call(Session::handle_timeout);
         self.pump();
         let next = self.session.poll_timeout();
-        assert!(next.is_none_or(|next| next > self.now), "a deadline that has passed was not cleared");
+        assert!(next.is_none_or(|next| next > self.now), "a passed deadline was not cleared");
         true
     }
 
@@ -367,12 +341,12 @@ impl Relay {
         self.closing_since.get_or_insert(self.now);
     }
 
-    /// Calls the session and takes its actions, as its contract requires after every call.
+    /// Calls the session and takes its actions, which is required after every call.
     fn call(&mut self, call: impl Fn(&mut Session, Instant)) {
         self.steps_left += STEPS_A_CALL;
         call(&mut self.session, self.now);
         if let Some(twin) = &mut self.twin {
-            call(&mut twin.session, self.now);
+            call(twin, self.now);
         }
         self.take_actions();
     }
@@ -380,7 +354,7 @@ impl Relay {
     fn poll_action(&mut self) -> Option<Action> {
         let action = self.session.poll_action(self.now);
         if let Some(twin) = &mut self.twin {
-            assert_eq!(twin.session.poll_action(self.now), action, "the action of the twin");
+            assert_eq!(twin.poll_action(self.now), action, "the action of the twin");
         }
         action
     }
@@ -391,11 +365,11 @@ impl Relay {
             match action {
                 Action::Send { to, frame } => {
                     let closes = frame.opcode() == tollgate::ws::frame::Opcode::Close;
-                    let port = self.port_mut(to);
-                    assert!(!port.on_disconnected, "{frame:?} to a side that is disconnected");
-                    let start = port.received.len();
-                    frame.encode((to == Side::Upstream).then_some(KEY), &mut port.received);
-                    port.ours.push(start..port.received.len());
+                    let peer = self.peer_mut(to);
+                    assert!(!peer.disconnected, "{frame:?} to a side that is disconnected");
+                    let start = peer.received.len();
+                    frame.encode((to == Side::Upstream).then_some(KEY), &mut peer.received);
+                    peer.ours.push(start..peer.received.len());
                     if closes {
                         self.note_closing();
                     }
@@ -405,7 +379,7 @@ impl Relay {
                     self.sent += 1;
                     assert!(self.client_is_between_messages(), "{message:?} inside a message");
                     let (client, bytes) = (&mut self.client, message.encode());
-                    assert!(!client.on_disconnected, "{message:?} to a client that is disconnected");
+                    assert!(!client.disconnected, "{message:?} to a client that is disconnected");
                     let start = client.received.len();
                     client.received.extend_from_slice(&bytes);
                     client.ours.push(start..client.received.len());
@@ -419,7 +393,7 @@ impl Relay {
             }
         }
         if let Some(twin) = &self.twin {
-            assert_eq!(facts(&twin.session), facts(&self.session), "the facts of the twin");
+            assert_eq!(facts(twin), facts(&self.session), "the state of the twin");
         }
         let deadline = self.session.poll_timeout();
         if self.session.deadline_changed() {
@@ -439,38 +413,39 @@ impl Relay {
         while Side::BOTH.into_iter().any(|side| self.judge_next(side)) {}
     }
 
-    /// Lets the session process the first bytes of a side's inbox, if it may be read now. Returns whether it took any.
+    /// Passes the unread bytes of a side to the session, if the side may be read now. Returns whether any were
+    /// processed.
     fn judge_next(&mut self, from: Side) -> bool {
         let readable = !self.session.waiting(from) && !self.is_blocked(from.other()) && self.outcome.is_none();
-        let port = self.port_mut(from);
-        if !readable || port.hungry || port.inbox.is_empty() {
+        let peer = self.peer_mut(from);
+        if !readable || peer.needs_more || peer.unread.is_empty() {
             return false;
         }
         self.count_step();
-        let inbox = std::mem::take(&mut self.port_mut(from).inbox);
-        // Forwarded bytes precede the frames sent because of them, so they are forwarded before the actions are taken.
-        let step = self.session.receive(from, &inbox, self.now);
+        let unread = std::mem::take(&mut self.peer_mut(from).unread);
+        // Forwarded bytes precede the frames that they cause, so they are forwarded before the actions are taken.
+        let step = self.session.receive(from, &unread, self.now);
         if let Some(twin) = &mut self.twin {
-            assert_eq!(twin.session.receive(from, &inbox, self.now), step, "the verdict of the twin");
+            assert_eq!(twin.receive(from, &unread, self.now), step, "the verdict of the twin");
         }
         let taken = match step {
             Verdict::Forward(n) | Verdict::Discard(n) => {
-                assert!(0 < n && n <= inbox.len(), "{step:?} of {} bytes", inbox.len());
+                assert!(0 < n && n <= unread.len(), "{step:?} of {} bytes", unread.len());
                 n
             }
             Verdict::More | Verdict::Wait => 0,
         };
         if let Verdict::Forward(n) = step {
-            let to = self.port_mut(from.other());
-            if !to.on_disconnected {
-                to.received.extend_from_slice(&inbox[..n]);
+            let to = self.peer_mut(from.other());
+            if !to.disconnected {
+                to.received.extend_from_slice(&unread[..n]);
             }
         }
-        self.port_mut(from).inbox = inbox[taken..].to_vec();
+        self.peer_mut(from).unread = unread[taken..].to_vec();
         match step {
             Verdict::More => {
-                assert!(inbox.len() <= KEPT_MAX_BYTES, "{} bytes left with More", inbox.len());
-                self.port_mut(from).hungry = true;
+                assert!(unread.len() <= KEPT_MAX_BYTES, "{} bytes left with More", unread.len());
+                self.peer_mut(from).needs_more = true;
             }
             Verdict::Wait => assert!(self.session.waiting(from), "Wait without waiting"),
             Verdict::Forward(_) | Verdict::Discard(_) => {}

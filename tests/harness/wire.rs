@@ -38,14 +38,14 @@ pub fn frame(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns the payload of a Close frame.
+/// Returns the payload of a Close.
 pub fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()
 }
 
 pub fn masked(payload: &[u8], key: Option<[u8; 4]>) -> Vec<u8> {
     let key = key.unwrap_or_default();
-    payload.iter().enumerate().map(|(place, byte)| byte ^ key[place % 4]).collect()
+    payload.iter().enumerate().map(|(index, byte)| byte ^ key[index % 4]).collect()
 }
 
 /// A received frame, whole or partial.

@@ -1,4 +1,4 @@
-//! Commands of an operator: close, new limits, another expiry.
+//! An operator's commands: close, new limits, another expiry.
 
 use std::num::NonZeroU32;
 
@@ -21,13 +21,13 @@ fn a_command_closes_both_sides_with_its_code_and_reason() {
     check(lenient(), std::slice::from_ref(&BYE), &closed, &closed, None);
     let events = [text(Client, "a"), BYE, close(Client, 4001, "bye"), close(Upstream, 4001, "")];
     check(lenient(), &events, &closed, &["text a", "close 4001 bye"], commanded());
-    check(lenient(), &[BYE, Gone(Client), Gone(Upstream)], &closed, &closed, commanded());
+    check(lenient(), &[BYE, Disconnect(Client), Disconnect(Upstream)], &closed, &closed, commanded());
     check(lenient(), &[BYE, Pass(5 * SECOND - 1)], &closed, &closed, None);
     check(lenient(), &[BYE, Pass(5 * SECOND)], &closed, &closed, commanded());
 }
 
 #[test]
-fn a_commanded_close_can_be_sent_whatever_the_command_says() {
+fn a_commanded_close_has_a_valid_code_and_a_reason_that_fits() {
     let long = "ä".repeat(62);
     let cases = [
         (1000, "", "close 1000".to_owned()),
@@ -53,7 +53,7 @@ fn a_command_closes_a_session_whose_client_exceeds_its_rate() {
     let events = [text(Client, "a"), text(Client, "b"), BYE];
     let relay = play(setup.clone(), &events);
     assert!(!relay.session.waiting(Client));
-    // The message that waited does not pass early, and the Close behind it is received.
+    // The delayed message is not forwarded early, and the Close after it is received.
     let events = [&events[..], &[close(Client, 4001, ""), close(Upstream, 4001, "")]].concat();
     check(setup, &events, &["close 4001 bye"], &["text a", "close 4001 bye"], commanded());
 }
@@ -97,7 +97,7 @@ fn a_commanded_close_waits_for_the_end_of_a_frame() {
 }
 
 #[test]
-fn a_command_has_no_effect_on_a_session_that_is_closing_or_over() {
+fn a_command_has_no_effect_on_a_session_that_is_closing_or_has_ended() {
     let events = [close(Client, 4000, ""), BYE, Pass(5 * SECOND)];
     check(lenient(), &events, &["close 4000"], &["close 4000"], end(ClosedBy::Client, 4000, CloseReason::Closed));
     let first = ["close 4001 bye"];
@@ -199,7 +199,7 @@ fn delayed() -> Relay {
 
 #[test]
 fn a_message_that_waits_is_judged_again_by_the_new_quota() {
-    // The change, and after how many milliseconds the message passes.
+    // The change, and after how many milliseconds the message is forwarded.
     let slow = Quota {
         rate: Rate { count: NonZeroU32::MIN, period: Duration::from_secs(10) },
         burst: NonZeroU32::new(3).unwrap(),
@@ -210,7 +210,7 @@ fn a_message_that_waits_is_judged_again_by_the_new_quota() {
         ("the same quota", Box::new(|_| ()), 1_000),
         ("a smaller burst", Box::new(rate(1, 1, Delay)), 3_000),
         (
-            "a lower rate, of which less was used",
+            "a lower rate, of which less is used",
             Box::new(move |limits| {
                 limits.messages.as_mut().unwrap().quota = slow;
             }),
@@ -233,7 +233,7 @@ fn a_message_that_waits_is_judged_again_by_the_new_quota() {
 }
 
 #[test]
-fn the_time_for_which_a_client_was_not_read_does_not_count_as_idle_after_a_change() {
+fn the_delay_of_a_client_does_not_count_as_idle_after_a_change() {
     let mut relay = delayed();
     relay.block(Upstream);
     relay.pass(Duration::from_millis(900));
@@ -269,7 +269,7 @@ fn a_reservation_with_the_old_limiter_is_returned() {
 }
 
 #[test]
-fn sessions_that_wait_keep_their_order_where_their_quota_stays() {
+fn delayed_sessions_keep_their_order_if_their_quota_is_unchanged() {
     let shared = Arc::new(Limiter::new(quota(1, 1)));
     let setup = Setup { messages: Some(shared), ..lenient().rate(1, 1, Delay) };
     let now = Instant::now();
@@ -303,10 +303,10 @@ fn new_timeouts_are_measured_from_the_same_instants() {
         ("a longer close timeout", lenient(), &[BYE, Pass(3_000)], Box::new(closing(9)), 6),
         ("a shorter close timeout", lenient(), &[BYE, Pass(3_000)], Box::new(closing(1)), 0),
         ("a longer write timeout", lenient(), &[Block(Client), Pass(20_000)], Box::new(writing(40)), 20),
-        ("a side that cannot be written", lenient(), &[Deafen(Client), Pass(3_000)], Box::new(closing(9)), 6),
+        ("a side after a failed write", lenient(), &[CloseWrite(Client), Pass(3_000)], Box::new(closing(9)), 6),
     ];
     for (what, setup, before, change, after) in table {
-        // The session ends, or begins to, at this time and not before.
+        // The session begins to close, or ends, at this time and not before.
         let ends =
             |relay: &Relay| relay.outcome.is_some() || shown(relay, Upstream).len() > usize::from(has_command(before));
         let mut relay = play_with_change(setup, before, change, &[]);

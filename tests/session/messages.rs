@@ -1,4 +1,4 @@
-//! Messages of the session's own to the client.
+//! Messages that the session sends to the client on command.
 
 use tollgate::session::{Message, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 
@@ -41,13 +41,13 @@ fn a_message_waits_for_the_end_of_the_message_in_progress() {
     }
     let relay = play_with_hello(lenient(), &[begin(Upstream, FIN | TEXT, 4, "w")], &[more(Upstream, "ord")]);
     assert_eq!(shown(&relay, Client), ["text word", "text hello"]);
-    // A message of the client does not matter.
+    // A message of the client in progress has no effect.
     let relay = play_with_hello(lenient(), &[begin(Client, TEXT, 4, "w")], &[]);
     assert_eq!(shown(&relay, Client), ["text hello"]);
 }
 
 #[test]
-fn a_message_precedes_what_follows_in_the_same_bytes() {
+fn a_message_precedes_later_frames_of_the_same_bytes() {
     let two = [wire::frame(FIN | CONTINUATION, None, b"b"), wire::frame(FIN | TEXT, None, b"c")].concat();
     let relay = play_with_hello(lenient(), &[from(Upstream, TEXT, "a")], &[Bytes(Upstream, two)]);
     assert_eq!(shown(&relay, Client), ["text+ a", "continuation b", "text hello", "text c"]);
@@ -66,7 +66,7 @@ fn a_message_precedes_a_close_that_begins_later() {
     let closed = ["text hello", "close 4001 bye"];
     let relay = play_with_hello(lenient(), &[Block(Client)], &[Command(CloseCode(4001), "bye")]);
     assert_eq!(shown(&relay, Client), closed);
-    // The end of the message in progress is awaited before the Close only where the frame is incomplete.
+    // The Close waits for the end of a frame in progress, but not for the end of a message.
     let events = [Command(CloseCode(4001), "bye"), more(Upstream, "ord")];
     let relay = play_with_hello(lenient(), &[begin(Upstream, FIN | TEXT, 4, "w")], &events);
     assert_eq!(shown(&relay, Client), ["text word", "text hello", "close 4001 bye"]);
@@ -74,7 +74,7 @@ fn a_message_precedes_a_close_that_begins_later() {
     let events = [close(Client, 4000, ""), from(Upstream, FIN | CONTINUATION, "b"), close(Upstream, 4000, "")];
     let relay = play_with_hello(lenient(), &[from(Upstream, TEXT, "a")], &events);
     assert_eq!(shown(&relay, Client), ["text+ a", "continuation b", "text hello", "close 4000"]);
-    // Nor does the time of the closing handshake matter.
+    // The message also precedes a Close that is sent after the close timeout.
     let events = [close(Client, 4000, ""), Pass(5 * SECOND)];
     let relay = play_with_hello(lenient(), &[Block(Client)], &events);
     assert_eq!(shown(&relay, Client), ["text hello", "close 4000"]);
@@ -89,13 +89,13 @@ fn a_message_is_dropped_where_a_close_comes_inside_another_message() {
     let relay = play_with_hello(lenient(), &begun, &[close(Upstream, 4000, ""), close(Client, 4000, "")]);
     assert_eq!(shown(&relay, Client), ["text+ a", "close 4000"]);
     assert!(relay.outcome.is_some());
-    let relay = play_with_hello(lenient(), &begun, &[Gone(Upstream)]);
+    let relay = play_with_hello(lenient(), &begun, &[Disconnect(Upstream)]);
     assert_eq!(shown(&relay, Client), ["text+ a", "close 1014 upstream went away"]);
 }
 
 #[test]
 fn messages_to_a_client_that_cannot_receive_them_are_dropped() {
-    for event in [Deafen(Client), Gone(Client)] {
+    for event in [CloseWrite(Client), Disconnect(Client)] {
         let begun = [from(Upstream, TEXT, "a")];
         let mut relay = play_with_hello(lenient(), &begun, &[event, from(Upstream, FIN | CONTINUATION, "b")]);
         assert_eq!(shown(&relay, Client), ["text+ a"]);
@@ -109,7 +109,7 @@ fn no_message_is_queued_while_the_session_closes() {
         vec![Command(CloseCode(4001), "")],
         vec![close(Client, 4000, "")],
         vec![close(Upstream, 4000, "")],
-        vec![Gone(Upstream)],
+        vec![Disconnect(Upstream)],
         vec![Bytes(Client, vec![0xff, 0xff])],
         vec![Drain(0), Pass(0)],
         vec![Command(CloseCode(4001), ""), Pass(5 * SECOND)],

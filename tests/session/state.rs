@@ -1,4 +1,5 @@
-//! The exported state. The simulation checks that an imported session decides like one that was never exported.
+//! The exported state. The simulation checks that an imported session makes the same decisions as one that was never
+//! exported.
 
 use tollgate::session::state::{RelativeTime, SessionState};
 use tollgate::session::{CommandedClose, Input, Message, Session};
@@ -16,7 +17,7 @@ fn import(state: SessionState, setup: &Setup, now: Instant) -> Session {
 }
 
 #[test]
-fn the_state_has_the_facts_of_the_session() {
+fn the_state_has_the_values_of_the_session() {
     let setup = Setup {
         expires_after: Some(Duration::from_secs(60)),
         ..lenient().with(|limits| {
@@ -24,7 +25,7 @@ fn the_state_has_the_facts_of_the_session() {
             limits.upstream_ping_interval = Some(Duration::from_secs(1));
         })
     };
-    // The fragment ends before the last byte of a character.
+    // The fragment ends inside a character.
     let events = [
         begin(Client, TEXT, 7, "äxy"),
         from(Upstream, BINARY, "abc"),
@@ -79,7 +80,7 @@ fn queued_messages_are_a_part_of_the_state() {
     assert_eq!(session.poll_action(relay.now), None);
 }
 
-/// Another process has another clock, and its clock may start later.
+/// The clock of another process may have a different origin, earlier or later.
 #[test]
 fn times_are_relative_to_the_import() {
     let setup = Setup {
@@ -119,7 +120,7 @@ fn times_that_are_far_away_saturate() {
     assert_eq!(RelativeTime::since(far, now), RelativeTime(i64::MAX));
     assert_eq!(RelativeTime::since(now, far), RelativeTime(-i64::MAX));
     for nanos in [i64::MIN, -i64::MAX, -1, 0, 1, i64::MAX] {
-        let there_and_back = RelativeTime::since(RelativeTime(nanos).from(now), now);
+        let there_and_back = RelativeTime::since(RelativeTime(nanos).to_instant(now), now);
         assert_eq!(there_and_back, RelativeTime(nanos.max(-i64::MAX)));
     }
 }

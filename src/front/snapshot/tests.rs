@@ -17,6 +17,7 @@ use crate::policy::request::{RequestFacts, RequestKind};
 use crate::relay::Process;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
+use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::sessions::Sessions;
 use crate::upstream::Connector;
@@ -95,14 +96,13 @@ fn gateway(config: &Config) -> Gateway {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&config.log, [0; 32])),
     };
-    Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process))
+    Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process), PendingLimit::new(1, None))
 }
 
 fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
     let context = SnapshotContext {
         addresses: &[config.listeners[0].address],
         max_sessions: NonZeroU32::new(1_000).unwrap(),
-        pending_limit: &Arc::new(PendingLimit::new(1, None)),
         counters,
         now: clock::now(),
     };
@@ -110,6 +110,10 @@ fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -
         Some(before) => before.next(config, context).unwrap(),
         None => Snapshot::new(config, context).unwrap(),
     }
+}
+
+fn built(before: &Snapshot, config: &Config, counters: &Arc<Counters>) -> Result<Snapshot, rustls::Error> {
+    Ok(build(Some(before), config, counters))
 }
 
 fn admit(snapshot: &Snapshot, path: &str, address: IpAddr) -> Result<Admission, Rejected> {
@@ -167,6 +171,7 @@ fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
 fn equal_files_give_equal_configurations() {
     let files = files();
     assert_eq!(config(&files, &[]), config(&files, &[]));
+    assert_eq!(config(&files, &[]), config(&files, &[("[server]", "# a comment\n[server]")]));
     for (from, to) in [("\"secret\"", "\"other\""), ("/chat", "/talk"), ("3/h", "4/h"), ("9002", "9003")] {
         assert_ne!(config(&files, &[]), config(&files, &[(from, to)]), "{from}");
     }
@@ -184,7 +189,7 @@ fn counters_outlive_a_snapshot() {
     }
     // A larger burst grants only the difference: used cells are not returned.
     let larger = config(&files, &[("upgrade_burst = 3", "upgrade_burst = 5"), ("9001", "9003")]);
-    gateway.replace(build(Some(&before), &larger, &gateway.counters));
+    gateway.update(|before| built(before, &larger, &gateway.counters)).unwrap();
     let after = gateway.snapshot();
     assert!(after.policy().charge(CLIENT, now).is_ok() && after.policy().charge(CLIENT, now).is_ok());
     assert!(matches!(after.policy().charge(CLIENT, now), Err(Rejection::UpgradeRate { .. })));
@@ -239,8 +244,7 @@ fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
             });
         }
         for swap in 1..=SWAPS {
-            let before = gateway.snapshot();
-            gateway.replace(build(Some(&before), &configs[swap % 2], &gateway.counters));
+            gateway.update(|before| built(before, &configs[swap % 2], &gateway.counters)).unwrap();
             // Wait until the snapshot has admitted a request, so that every swap happens under load.
             while !generations.lock().unwrap().contains(&(swap as u64 + 1)) {
                 std::thread::yield_now();
