@@ -52,12 +52,12 @@ fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Wr
         writeln!(out, "{}: ok, except for the credentials, which were not checked", path.display())?;
         return Ok(0);
     };
-    say(path, &config, out, err)?;
+    write_report(path, &config, out, err)?;
     Ok(0)
 }
 
 /// Writes warnings about a usable configuration to `err`, and its summary to `out`.
-fn say(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+fn write_report(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
     // The service may run under another limit, so this is not an error.
     let descriptors = match check_descriptors(config) {
         Ok(fitting) if fitting.get() >= config.server.max_sessions.count => None,
@@ -140,7 +140,7 @@ mod tests {
         "#;
         let (path, mut out, mut err) = (Path::new("tollgate.toml"), Vec::new(), Vec::new());
         let config = config::parse(text, path, Path::new(""), &files).unwrap();
-        say(path, &config, &mut out, &mut err).unwrap();
+        write_report(path, &config, &mut out, &mut err).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n");
         let open = "warning: tollgate.toml: route \"open\" is open to every client: it has auth = \"none\"\n";
         assert!(String::from_utf8(err).unwrap().ends_with(open));

@@ -68,8 +68,8 @@ impl Report {
             let Diagnostic { severity, message, .. } = diagnostic;
             let line = match &diagnostic.span {
                 Some(span) => {
-                    let place = Position::of(&self.text, span);
-                    format!("{}:{}:{}: {severity}: {message}", self.file, place.line, place.column)
+                    let position = Position::of(&self.text, span);
+                    format!("{}:{}:{}: {severity}: {message}", self.file, position.line, position.column)
                 }
                 None => format!("{}: {severity}: {message}", self.file),
             };
@@ -102,13 +102,13 @@ impl Report {
 
     /// Adds a position, its line and the caret.
     fn point<'a>(&'a self, group: Group<'a>, kind: AnnotationKind, span: &Span, label: &'a str) -> Group<'a> {
-        let place = Position::of(&self.text, span);
-        let mut annotation = kind.span(place.marked);
+        let position = Position::of(&self.text, span);
+        let mut annotation = kind.span(position.marked);
         if !label.is_empty() {
             annotation = annotation.label(label);
         }
         group.element(
-            Snippet::source(place.source).path(self.file.as_str()).line_start(place.line).annotation(annotation),
+            Snippet::source(position.source).path(self.file.as_str()).line_start(position.line).annotation(annotation),
         )
     }
 }
@@ -271,8 +271,8 @@ mod tests {
     #[test]
     fn a_place_counts_characters_and_stays_within_its_line() {
         let text = "a\r\n\tü = \"x\r\n";
-        let place = Position::of(text, &(8..20));
-        assert_eq!((place.line, place.column, place.source, place.marked), (2, 5, "\tü = \"x", 5..8));
+        let position = Position::of(text, &(8..20));
+        assert_eq!((position.line, position.column, position.source, position.marked), (2, 5, "\tü = \"x", 5..8));
     }
 
     #[test]
@@ -288,8 +288,8 @@ mod tests {
     #[test]
     fn spans_beyond_the_text_are_clamped() {
         for span in [0..0, 3..3, 100..200, 2..usize::MAX] {
-            let place = Position::of("aé\nb", &span);
-            assert!(place.source.get(place.marked).is_some());
+            let position = Position::of("aé\nb", &span);
+            assert!(position.source.get(position.marked).is_some());
         }
     }
 

@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(pattern.parse(), expected, "{pattern}");
     }
 
-    fn refuse(pattern: &str, message: &str) {
+    fn check_rejected(pattern: &str, message: &str) {
         assert_eq!(pattern.parse::<HostPattern>().map_err(|error| error.to_string()), Err(message.into()), "{pattern}");
     }
 
@@ -281,17 +281,17 @@ mod tests {
 
     #[test]
     fn errors_suggest_the_correct_text() {
-        refuse("*", "leave `host` out to serve every host");
-        refuse("chat.example.com:443", "a host has no port: write `chat.example.com`");
-        refuse("chat.example.com:", "a host has no port: write `chat.example.com`");
-        refuse("[2001:db8::1]:443", "a host has no port: write `[2001:db8::1]`");
-        refuse("*.example.com:443", "a host has no port: write `*.example.com`");
-        refuse("https://chat.example.com:443/ws", "a host has no scheme: write `chat.example.com`");
-        refuse("chat.example.com/ws", "a host has no path: write `chat.example.com`");
-        refuse("2001:db8:0::1", "an IPv6 address needs brackets: write `[2001:db8::1]`");
-        refuse("*.192.0.2.1", "an address has no subdomains: write it without `*.`");
-        refuse("user@example.com", "a host must not contain '@'");
-        refuse("bücher.example", "a host must be ASCII: write the `xn--` form of the name");
+        check_rejected("*", "leave `host` out to serve every host");
+        check_rejected("chat.example.com:443", "a host has no port: write `chat.example.com`");
+        check_rejected("chat.example.com:", "a host has no port: write `chat.example.com`");
+        check_rejected("[2001:db8::1]:443", "a host has no port: write `[2001:db8::1]`");
+        check_rejected("*.example.com:443", "a host has no port: write `*.example.com`");
+        check_rejected("https://chat.example.com:443/ws", "a host has no scheme: write `chat.example.com`");
+        check_rejected("chat.example.com/ws", "a host has no path: write `chat.example.com`");
+        check_rejected("2001:db8:0::1", "an IPv6 address needs brackets: write `[2001:db8::1]`");
+        check_rejected("*.192.0.2.1", "an address has no subdomains: write it without `*.`");
+        check_rejected("user@example.com", "a host must not contain '@'");
+        check_rejected("bücher.example", "a host must be ASCII: write the `xn--` form of the name");
     }
 
     #[test]

@@ -173,14 +173,14 @@ impl KeySet {
 fn add(keys: &mut Vec<Key>, key: Key) -> Result<(), KeyError> {
     let shared = |other: &Key| other.algorithms.iter().any(|&algorithm| key.fits(algorithm));
     let mut same = None;
-    for (place, other) in keys.iter().enumerate().filter(|(_, other)| other.kid == key.kid && shared(other)) {
+    for (index, other) in keys.iter().enumerate().filter(|(_, other)| other.kid == key.kid && shared(other)) {
         if key.is_same(other) {
-            same.get_or_insert(place);
+            same.get_or_insert(index);
         } else if let Some(kid) = &key.kid {
             return Err(KeyError::DuplicateKid(kid.clone()));
         }
     }
-    match same.and_then(|place| keys.get_mut(place)) {
+    match same.and_then(|index| keys.get_mut(index)) {
         Some(same) => {
             for algorithm in key.algorithms {
                 if !same.fits(algorithm) {

@@ -267,8 +267,8 @@ impl Members {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Claim> {
-        let place = self.0.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
-        self.0.get(place).map(|(_, claim)| claim)
+        let index = self.0.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
+        self.0.get(index).map(|(_, claim)| claim)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {

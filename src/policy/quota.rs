@@ -174,7 +174,7 @@ impl LocalLimiter {
     /// If no cell is available. Nothing is taken then.
     pub fn check(&self, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
-        self.0.check().map_err(|refused| not_until(&refused, now))
+        self.0.check().map_err(|rejected| not_until(&rejected, now))
     }
 }
 
@@ -214,7 +214,7 @@ impl Limiter {
     /// If no cell is available. Nothing is taken then.
     pub fn check(&self, now: Instant) -> Result<(), NotUntil> {
         CallClock::set(now);
-        self.governor.check().map_err(|refused| not_until(&refused, now))
+        self.governor.check().map_err(|rejected| not_until(&rejected, now))
     }
 
     /// Takes one cell, which may be available only later: returns the instant from which it may be used without another
@@ -231,11 +231,11 @@ impl Limiter {
         let mut at = now_nanos;
         loop {
             CALL_TIME.set(at);
-            let Err(refused) = self.governor.check() else {
+            let Err(rejected) = self.governor.check() else {
                 return Ok(instant_at(at, now));
             };
             // Another thread may take the cell meanwhile; the next error then has a later time.
-            at = refused.earliest_possible().as_u64();
+            at = rejected.earliest_possible().as_u64();
             if at.saturating_sub(now_nanos) > ahead_nanos {
                 return Err(NotUntil { until: instant_at(now_nanos.saturating_add(ahead_nanos), now) });
             }
@@ -257,8 +257,8 @@ impl fmt::Debug for Limiter {
     }
 }
 
-pub(super) fn not_until(refused: &governor::NotUntil<Nanos>, now: Instant) -> NotUntil {
-    NotUntil { until: instant_at(refused.earliest_possible().as_u64(), now) }
+pub(super) fn not_until(rejected: &governor::NotUntil<Nanos>, now: Instant) -> NotUntil {
+    NotUntil { until: instant_at(rejected.earliest_possible().as_u64(), now) }
 }
 
 /// The epoch of all counts: the first instant that was used.

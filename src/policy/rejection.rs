@@ -105,37 +105,37 @@ const CLIENT_GONE: u16 = 499;
 impl Rejection {
     /// Returns the response to the client.
     pub fn response(self) -> ErrorResponse {
-        let say = |status, body| ErrorResponse { status, body, retry_after_secs: None };
-        let later = |status, body, secs| ErrorResponse { status, body, retry_after_secs: Some(secs) };
+        let respond = |status, body| ErrorResponse { status, body, retry_after_secs: None };
+        let respond_later = |status, body, secs| ErrorResponse { status, body, retry_after_secs: Some(secs) };
         match self {
-            Self::Head { too_large: true } => say(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ""),
-            Self::Head { too_large: false } => say(StatusCode::BAD_REQUEST, ""),
+            Self::Head { too_large: true } => respond(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ""),
+            Self::Head { too_large: false } => respond(StatusCode::BAD_REQUEST, ""),
             Self::Opening(OpeningError::NotUpgrade | OpeningError::Version) => {
-                say(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint (RFC 6455, version 13).\n")
+                respond(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint (RFC 6455, version 13).\n")
             }
             Self::Opening(_) | Self::Host | Self::Path(_) => {
-                say(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
+                respond(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
             }
-            Self::NoRoute => say(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
+            Self::NoRoute => respond(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
             Self::NoToken | Self::TokenAmbiguous | Self::Token(_) => {
-                say(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
+                respond(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
             }
-            Self::Address | Self::Origin | Self::Claims => say(StatusCode::FORBIDDEN, "This is not allowed.\n"),
+            Self::Address | Self::Origin | Self::Claims => respond(StatusCode::FORBIDDEN, "This is not allowed.\n"),
             Self::UpgradeRate { retry_after_secs } => {
-                later(StatusCode::TOO_MANY_REQUESTS, "Too many attempts.\n", retry_after_secs)
+                respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many attempts.\n", retry_after_secs)
             }
             Self::AddressSessions | Self::SubjectSessions => {
-                later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
+                respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
             }
             Self::Full | Self::Draining | Self::UpstreamBusy => {
-                later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
+                respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
-                say(StatusCode::BAD_GATEWAY, "The upstream is not available.\n")
+                respond(StatusCode::BAD_GATEWAY, "The upstream is not available.\n")
             }
-            Self::UpstreamTimeout => say(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"),
-            Self::UpstreamStatus(status) => say(status, ""),
-            Self::ClientGone => say(StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT), ""),
+            Self::UpstreamTimeout => respond(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"),
+            Self::UpstreamStatus(status) => respond(status, ""),
+            Self::ClientGone => respond(StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT), ""),
         }
     }
 

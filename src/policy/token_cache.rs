@@ -84,7 +84,7 @@ impl TokenCache {
 
     /// Returns the kept claims of a token that was verified before.
     pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<Members>> {
-        let (members, _gone) = self.with(|tokens| {
+        let (members, _evicted) = self.with(|tokens| {
             if let Some(token) = tokens.current.get(hash) {
                 return Some((Arc::clone(&token.members), HashMap::new()));
             }
@@ -98,11 +98,11 @@ impl TokenCache {
     /// Adds a token that is valid at `now`, with its kept claims and the time at which it expires.
     pub(super) fn insert(&self, hash: TokenHash, members: Arc<Members>, ends: Duration, now: Duration) {
         let bytes = TOKEN_BYTES + block(size_of::<Members>()) + members.heap_bytes();
-        let gone = self.with(|tokens| {
+        let evicted = self.with(|tokens| {
             tokens.sweep(now);
             tokens.insert(hash, Token { members, bytes, ends })
         });
-        drop(gone);
+        drop(evicted);
     }
 
     /// Runs `act` with the lock held. The maps are consistent after every step, so a poisoned lock is usable.
@@ -114,12 +114,12 @@ impl TokenCache {
 impl Tokens {
     /// Returns the generation that was dropped, so that the caller frees it after it releases the lock.
     fn insert(&mut self, hash: TokenHash, token: Token) -> HashMap<TokenHash, Token> {
-        let mut gone = HashMap::new();
+        let mut evicted = HashMap::new();
         if token.bytes > self.generation_max_bytes {
-            return gone;
+            return evicted;
         }
         if self.current_bytes + token.bytes > self.generation_max_bytes {
-            gone = mem::replace(&mut self.previous, mem::take(&mut self.current));
+            evicted = mem::replace(&mut self.previous, mem::take(&mut self.current));
             self.current_bytes = 0;
         }
         self.current_bytes += token.bytes;
@@ -127,7 +127,7 @@ impl Tokens {
         if let Some(same) = self.current.insert(hash, token) {
             self.current_bytes -= same.bytes;
         }
-        gone
+        evicted
     }
 
     /// Removes expired tokens, at most once per [`SWEEP_PAUSE`]: other users of the cache wait for the lock meanwhile.

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use http::HeaderMap;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::read::FRAMES_PER_CLOCK;
 use super::registry::{Command, SessionActivity, SessionContext};
@@ -438,34 +438,6 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     }
 }
 
-impl Stream for tokio::io::DuplexStream {
-    fn written(&self) -> u64 {
-        0
-    }
-
-    fn holds_back(&self) -> bool {
-        false
-    }
-
-    fn written_to_kernel(&self, taken: u64) -> u64 {
-        taken
-    }
-
-    fn socket(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        None
-    }
-
-    fn poll_read_ready(&self, _cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Pending
-    }
-
-    fn take_key_updates(&mut self) -> u8 {
-        0
-    }
-
-    fn hibernate(&mut self) {}
-}
-
 /// A command wakes an idle session on a runtime. The session closes both sides and is removed from its registry.
 #[test]
 fn a_command_wakes_a_session_on_a_runtime() {
@@ -473,8 +445,9 @@ fn a_command_wakes_a_session_on_a_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let worker = SessionContext::default();
-        let (mut client, client_side) = tokio::io::duplex(1_024);
-        let (mut upstream, upstream_side) = tokio::io::duplex(1_024);
+        let (mut client, client_side) = UnixStream::pair().unwrap();
+        let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
+        let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
         let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
         let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());

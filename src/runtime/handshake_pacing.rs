@@ -161,10 +161,10 @@ mod tests {
         let mut tickets = [None; 7];
         let mut taken = Vec::new();
         for pass in 0..4 {
-            for (who, ticket) in tickets.iter_mut().enumerate() {
+            for (number, ticket) in tickets.iter_mut().enumerate() {
                 // Each handshake takes one step, and is polled more often than it is called.
-                if !taken.contains(&who) && pacer.try_step(ticket, waker) {
-                    taken.push(who);
+                if !taken.contains(&number) && pacer.try_step(ticket, waker) {
+                    taken.push(number);
                 }
             }
             let all = [2, 4, 6, 7];

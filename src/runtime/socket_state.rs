@@ -24,11 +24,11 @@ pub struct SocketState {
 impl SocketState {
     /// Reads the state with one system call, without waiting.
     pub fn of(socket: BorrowedFd<'_>) -> Self {
-        let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
+        let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
         // If `poll` fails, all flags are clear.
-        let answered = poll(&mut asked, Some(&Timespec::default())).unwrap_or_default();
-        let [asked] = asked;
-        let flags = if answered == 0 { PollFlags::empty() } else { asked.revents() };
+        let ready = poll(&mut polled, Some(&Timespec::default())).unwrap_or_default();
+        let [polled] = polled;
+        let flags = if ready == 0 { PollFlags::empty() } else { polled.revents() };
         Self {
             readable: flags.intersects(PollFlags::IN),
             writable: flags.intersects(PollFlags::OUT),

@@ -127,7 +127,7 @@ impl Timer {
         }
         let at = self.timers.round(at, now);
         let mut list = self.timers.lock();
-        let slot = *self.slot.get_or_insert_with(|| list.enter(waker.clone()));
+        let slot = *self.slot.get_or_insert_with(|| list.insert(waker.clone()));
         if let Some(before) = self.due_at.replace(at) {
             list.due.remove(&(before, slot));
         }
@@ -145,7 +145,7 @@ impl Drop for Timer {
         if let Some(at) = self.due_at {
             list.due.remove(&(at, slot));
         }
-        let waker = list.leave(slot);
+        let waker = list.remove(slot);
         // Not under the lock: dropping the waker may drop its task.
         drop(list);
         drop(waker);
@@ -162,18 +162,18 @@ struct List {
 }
 
 impl List {
-    fn enter(&mut self, waker: Waker) -> usize {
+    fn insert(&mut self, waker: Waker) -> usize {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.wakers.push(None);
             self.wakers.len() - 1
         });
-        if let Some(place) = self.wakers.get_mut(slot) {
-            *place = Some(waker);
+        if let Some(entry) = self.wakers.get_mut(slot) {
+            *entry = Some(waker);
         }
         slot
     }
 
-    fn leave(&mut self, slot: usize) -> Option<Waker> {
+    fn remove(&mut self, slot: usize) -> Option<Waker> {
         self.free.push(slot);
         self.wakers.get_mut(slot).and_then(Option::take)
     }

@@ -77,8 +77,8 @@ impl RejectionLog {
     }
 
     /// Logs a rejection, or counts it as left out if the quota is exceeded.
-    pub fn log(&self, refused: &RejectionEvent<'_>, identities: &Identities, now: Instant) {
-        let level = level(refused.rejection);
+    pub fn log(&self, event: &RejectionEvent<'_>, identities: &Identities, now: Instant) {
+        let level = level(event.rejection);
         // A line below the log level is not counted as left out.
         if tracing::level_filters::LevelFilter::current() < level || !self.may_write(now) {
             return;
@@ -86,20 +86,20 @@ impl RejectionLog {
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
         event!(
             level,
-            request_id = refused.request_id.to_string(),
-            client = identities.address(refused.client),
-            status = refused.rejection.response().status.as_u16(),
-            cause = refused.rejection.label(),
-            rule = refused.rejection.detail(),
-            route = refused.route,
-            host = refused.summary.host(),
-            path = refused.summary.path(),
-            origin = refused.summary.origin(),
-            subject = identities.subject(refused.subject),
-            claim = refused.claim,
-            upstream = refused.upstream,
-            server = refused.server,
-            detail = refused.detail.map(super::truncate),
+            request_id = event.request_id.to_string(),
+            client = identities.address(event.client),
+            status = event.rejection.response().status.as_u16(),
+            cause = event.rejection.label(),
+            rule = event.rejection.detail(),
+            route = event.route,
+            host = event.summary.host(),
+            path = event.summary.path(),
+            origin = event.summary.origin(),
+            subject = identities.subject(event.subject),
+            claim = event.claim,
+            upstream = event.upstream,
+            server = event.server,
+            detail = event.detail.map(super::truncate),
             left_out = (left_out > 0).then_some(left_out),
             "refused"
         );
@@ -179,9 +179,9 @@ mod tests {
     use crate::telemetry::log::logged;
     use crate::telemetry::test_config;
 
-    fn refuse(rejections: &RejectionLog, rejection: Rejection, now: Instant) {
-        let refused = RejectionEvent::new(rejection, RequestId(1), "192.0.2.7".parse().unwrap());
-        rejections.log(&refused, &Identities::new(&test_config(), [0; 32]), now);
+    fn log_rejection(rejections: &RejectionLog, rejection: Rejection, now: Instant) {
+        let event = RejectionEvent::new(rejection, RequestId(1), "192.0.2.7".parse().unwrap());
+        rejections.log(&event, &Identities::new(&test_config(), [0; 32]), now);
     }
 
     fn events(work: impl Fn()) -> Vec<Value> {
@@ -190,8 +190,8 @@ mod tests {
 
     /// Returns the number of "refused" lines and the values of `left_out`.
     fn counts(events: &[Value]) -> (usize, Vec<u64>) {
-        let refused = events.iter().filter(|event| event["message"] == "refused").count();
-        (refused, events.iter().filter_map(|event| event["left_out"].as_u64()).collect())
+        let event = events.iter().filter(|event| event["message"] == "refused").count();
+        (event, events.iter().filter_map(|event| event["left_out"].as_u64()).collect())
     }
 
     #[test]
@@ -199,15 +199,15 @@ mod tests {
         let now = crate::runtime::clock::now();
         let found = events(|| {
             let rejections = RejectionLog::new();
-            (0..600).for_each(|_| refuse(&rejections, Rejection::NoRoute, now));
+            (0..600).for_each(|_| log_rejection(&rejections, Rejection::NoRoute, now));
             rejections.report();
             rejections.report();
         });
         assert_eq!(counts(&found), (500, vec![100]));
         let found = events(|| {
             let rejections = RejectionLog::new();
-            (0..600).for_each(|_| refuse(&rejections, Rejection::NoRoute, now));
-            refuse(&rejections, Rejection::NoRoute, now + Duration::from_secs(1));
+            (0..600).for_each(|_| log_rejection(&rejections, Rejection::NoRoute, now));
+            log_rejection(&rejections, Rejection::NoRoute, now + Duration::from_secs(1));
             rejections.report();
         });
         assert_eq!(counts(&found), (501, vec![100]), "a further rejection reports the count as well");
@@ -218,8 +218,8 @@ mod tests {
         let now = crate::runtime::clock::now();
         let found = events(|| {
             let rejections = RejectionLog::new();
-            (0..10_000).for_each(|_| refuse(&rejections, Rejection::Opening(OpeningError::NotUpgrade), now));
-            refuse(&rejections, Rejection::NoRoute, now);
+            (0..10_000).for_each(|_| log_rejection(&rejections, Rejection::Opening(OpeningError::NotUpgrade), now));
+            log_rejection(&rejections, Rejection::NoRoute, now);
             rejections.report();
         });
         assert_eq!(counts(&found), (1, vec![]));

@@ -65,13 +65,13 @@ impl SniResolver {
     fn new(certificates: &[Certificate]) -> Self {
         let mut exact: HashMap<String, Vec<usize>> = HashMap::new();
         let mut wildcard: HashMap<String, Vec<usize>> = HashMap::new();
-        for (place, certificate) in certificates.iter().enumerate() {
+        for (index, certificate) in certificates.iter().enumerate() {
             for name in &certificate.names {
                 let (map, name) = match name.strip_prefix("*.") {
                     Some(domain) => (&mut wildcard, domain),
                     None => (&mut exact, name.as_str()),
                 };
-                map.entry(name.to_ascii_lowercase()).or_default().push(place);
+                map.entry(name.to_ascii_lowercase()).or_default().push(index);
             }
         }
         let since_epoch = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -90,7 +90,7 @@ impl SniResolver {
         let name = name.map(str::to_ascii_lowercase).unwrap_or_default();
         let exact = self.exact.get(&name).into_iter().flatten();
         let wildcard = name.split_once('.').and_then(|(_, domain)| self.wildcard.get(domain)).into_iter().flatten();
-        let named: Vec<&Candidate> = exact.chain(wildcard).filter_map(|place| self.all.get(*place)).collect();
+        let named: Vec<&Candidate> = exact.chain(wildcard).filter_map(|index| self.all.get(*index)).collect();
         let candidates = if named.is_empty() { self.all.iter().collect() } else { named };
         let valid = candidates.iter().find(|candidate| (candidate.not_before..=candidate.not_after).contains(&now));
         valid.or(candidates.first()).map(|candidate| &candidate.key)

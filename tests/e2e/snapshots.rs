@@ -33,7 +33,7 @@ fn config(folder: &Folder, upstreams: &[(&str, &Upstream)], to: &str) -> Config 
         r#"
         [server]
         workers = 2
-        max_sessions = 64
+        max_sessions = 200
         max_handshakes = 64
         drain_timeout = "1s"
         [[listener]]
@@ -113,7 +113,7 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
                 swaps += 1;
                 let context = SnapshotContext {
                     addresses: &addresses,
-                    max_sessions: NonZeroU32::new(64).unwrap(),
+                    max_sessions: NonZeroU32::new(200).unwrap(),
                     counters: &gateway.counters,
                     now: tollgate::runtime::clock::now(),
                 };
@@ -122,8 +122,10 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
             }
             swaps
         });
-        clients.into_iter().for_each(|client| client.join().unwrap());
+        // The swaps end whether or not a client failed.
+        let results: Vec<_> = clients.into_iter().map(thread::ScopedJoinHandle::join).collect();
         is_over.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| result.unwrap());
         let swaps = swapping.join().unwrap();
         assert_eq!(gateway.snapshot().generation(), swaps as u64 + 1);
         assert!(swaps >= CLIENTS * SESSIONS_EACH, "only {swaps} swaps");

@@ -246,7 +246,12 @@ fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
         for swap in 1..=SWAPS {
             gateway.update(|before| built(before, &configs[swap % 2], &gateway.counters)).unwrap();
             // Wait until the snapshot has admitted a request, so that every swap happens under load.
+            let until = clock::now() + Duration::from_secs(60);
             while !generations.lock().unwrap().contains(&(swap as u64 + 1)) {
+                if clock::now() > until {
+                    is_over.store(true, Ordering::Relaxed);
+                    panic!("no request was admitted by snapshot {swap}");
+                }
                 std::thread::yield_now();
             }
         }
