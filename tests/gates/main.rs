@@ -25,6 +25,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Runs before counting starts: buffers of a thread and states of ciphers are allocated once and kept.
 const WARM_UP: usize = 8;
+/// Batches of messages through the proxy, of which the one with the fewest allocations counts: on a busy machine a timer of the
+/// proxy may fire during a batch, and it allocates. A message that allocates does so in every batch.
+const BATCHES: usize = 4;
 
 #[test]
 fn messages_allocate_nothing_and_heads_in_proportion() {
@@ -63,8 +66,9 @@ fn a_message_allocates_nothing() {
     let mut echo = gate::Echo::start();
     for exchange in gate::exchanges() {
         (0..WARM_UP).for_each(|_| echo.exchange(&exchange));
-        let rounds = gate::ROUNDS - WARM_UP;
-        let allocations = count(|| (0..rounds).for_each(|_| echo.exchange(&exchange)));
+        let rounds = (gate::ROUNDS - WARM_UP) / BATCHES;
+        let batch = |_| count(|| (0..rounds).for_each(|_| echo.exchange(&exchange)));
+        let allocations = (0..BATCHES).map(batch).min().unwrap_or_default();
         found.push((exchange.name, rounds * exchange.messages, allocations));
     }
     echo.end();
