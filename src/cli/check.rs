@@ -100,6 +100,7 @@ fn count(number: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::InMemory;
 
     #[test]
     fn a_missing_file_cannot_be_used() {
@@ -110,31 +111,11 @@ mod tests {
         assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");
     }
 
-    /// Files in memory: a certificate, its key, and nothing else.
-    struct InMemory(rcgen::CertifiedKey<rcgen::KeyPair>);
-
-    impl Files for InMemory {
-        fn read(&self, path: &Path) -> io::Result<Content> {
-            let text = match path.to_str() {
-                Some("cert.pem") => self.0.cert.pem(),
-                Some("key.pem") => self.0.signing_key.serialize_pem(),
-                _ => return Err(io::ErrorKind::NotFound.into()),
-            };
-            Ok(Content { bytes: text.into_bytes(), mode: 0o600 })
-        }
-        fn credentials(&self) -> Option<PathBuf> {
-            None
-        }
-        fn now(&self) -> SystemTime {
-            SystemTime::now()
-        }
-    }
-
     #[test]
     fn the_summary_counts_sections_and_a_warning_names_open_routes() {
-        let files = InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+        let files = InMemory::new();
         let text = r#"
-            listener = [{ address = "[::1]:0", certificates = [{ chain = "cert.pem", key = "key.pem" }] }]
+            listener = [{ address = "[::1]:0", certificates = [{ chain = "chain.pem", key = "key.pem" }] }]
             upstream.a.servers = ["[::1]:9001"]
             route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
         "#;

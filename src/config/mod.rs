@@ -10,6 +10,8 @@ mod common;
 mod diagnostic;
 mod file;
 mod files;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod keys;
 mod limits;
 mod load;

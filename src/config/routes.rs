@@ -23,7 +23,7 @@ use crate::policy::host::HostPattern;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use crate::policy::pattern::PathPattern;
-use crate::policy::route::{RouteAction, RouteConfig};
+use crate::policy::route::{RouteAction, RouteConfig, shadowed};
 
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
@@ -382,7 +382,7 @@ struct Pattern {
 fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pattern>) {
     let (Some(host), Some(path)) = (&parts.host, &parts.path) else { return };
     let route = parts.name.as_ref().map_or_else(String::new, |name| name.value.clone());
-    if let Some(earlier) = patterns.iter().find(|earlier| earlier.host == *host && earlier.path.same_shape(path)) {
+    if let Some(earlier) = patterns.iter().find(|earlier| shadowed((&earlier.host, &earlier.path), (host, path))) {
         section.diagnostics.push(
             Diagnostic::error(path.span.clone(), "this route can never match")
                 .label(format!("route {} has the same host and path", quote(&earlier.route)))

@@ -407,3 +407,13 @@ fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
     let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);
     now.instant.checked_add(left)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_contains_no_token() {
+        assert_eq!(format!("{:?} {:?}", Evidence::Token("secret".into()), Evidence::None), "Token None");
+    }
+}

@@ -120,3 +120,30 @@ impl Counters {
         self.by_subject.take((Arc::clone(route), format!("{auth}\0{subject}").into()), max)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_subjects_of_two_sections_are_different_clients() {
+        let (counters, route, max) = (Counters::default(), Arc::from("chat"), NonZeroU32::MIN);
+        let held = counters.take_subject(&route, "users", "ann", max);
+        assert!(held.is_some() && counters.take_subject(&route, "users", "ann", max).is_none());
+        assert!(counters.take_subject(&route, "partners", "ann", max).is_some());
+        let key = MessageKey::of_identity;
+        assert_eq!(key("users", "ann"), key("users", "ann"));
+        assert_ne!(key("users", "ann"), key("partners", "ann"));
+        assert_ne!(key("a", "b"), key("ab", ""));
+    }
+
+    #[test]
+    fn counts_of_messages_are_kept_by_the_name_of_the_route() {
+        let (counters, chat) = (Counters::default(), Arc::from("chat"));
+        let counts = counters.messages(&chat);
+        counters.retain(|route| route == "chat");
+        assert!(Arc::ptr_eq(&counts, &counters.messages(&chat)));
+        counters.retain(|route| route == "feed");
+        assert!(!Arc::ptr_eq(&counts, &counters.messages(&chat)));
+    }
+}

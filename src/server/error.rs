@@ -31,7 +31,7 @@ impl fmt::Display for ServeError {
             Self::Descriptors { sessions, needed, limit } => write!(
                 f,
                 "max_sessions = {sessions} needs {needed} file descriptors, and the limit is {limit}: \
-                 raise it (LimitNOFILE in systemd) or lower max_sessions"
+                 raise it (LimitNOFILE in systemd) or lower max_sessions or max_handshakes"
             ),
             Self::Tls(error) => write!(f, "cannot set up TLS: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),

@@ -34,6 +34,24 @@ pub struct Sessions {
     identities: Identities,
 }
 
+/// Writes a line about a session: the fields that describe it, and further ones.
+macro_rules! session_event {
+    ($level:expr, $identities:expr, $session:expr, $($arguments:tt)*) => {
+        event!(
+            $level,
+            request_id = $session.request_id.to_string(),
+            route = $session.route,
+            subject = $identities.subject($session.subject),
+            client = $identities.address($session.client),
+            server = $session.server,
+            host = $session.request.host(),
+            path = $session.request.path(),
+            origin = $session.request.origin(),
+            $($arguments)*
+        )
+    };
+}
+
 impl Sessions {
     /// Creates a log that writes "session started" lines at `start_level`.
     pub fn new(start_level: Level, identities: Identities) -> Self {
@@ -50,33 +68,17 @@ impl Sessions {
         if tracing::level_filters::LevelFilter::current() < self.start_level {
             return;
         }
-        event!(
-            self.start_level,
-            request_id = session.request_id.to_string(),
-            route = session.route,
-            subject = self.identities.subject(session.subject),
-            client = self.identities.address(session.client),
-            server = session.server,
-            host = session.request.host(),
-            path = session.request.path(),
-            origin = session.request.origin(),
-            "session started"
-        );
+        session_event!(self.start_level, self.identities, session, "session started");
     }
 
     /// Logs the end of a session.
     pub fn log_end(&self, session: &SessionSummary<'_>, age: Duration, outcome: Outcome, counts: &SessionStats) {
         let Outcome { by, code, cause } = outcome;
         let SessionStats { client, upstream, throttled } = counts;
-        tracing::info!(
-            request_id = session.request_id.to_string(),
-            route = session.route,
-            subject = self.identities.subject(session.subject),
-            client = self.identities.address(session.client),
-            server = session.server,
-            host = session.request.host(),
-            path = session.request.path(),
-            origin = session.request.origin(),
+        session_event!(
+            Level::INFO,
+            self.identities,
+            session,
             age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             messages_in = client.messages,
             bytes_in = client.bytes,

@@ -25,7 +25,7 @@ struct Case {
     request: Request,
     /// Provokes the end.
     play: Box<dyn Fn(&mut Session, &Gate)>,
-    /// What each end is expected to receive.
+    /// The bytes that each end is expected to receive.
     client: Gets,
     server: Gets,
     /// The expected fields of the log line.
@@ -33,7 +33,7 @@ struct Case {
     code: Option<u16>,
 }
 
-/// What an end receives.
+/// The frames and the end of the stream that an end receives.
 #[derive(Debug, Clone, Copy)]
 enum Gets {
     /// This many data frames, then a Close with this code and reason, which the end answers.

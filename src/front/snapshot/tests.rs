@@ -1,15 +1,14 @@
 //! Tests of `snapshot`: the parts that a new snapshot keeps, and swaps while requests are admitted.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderMap;
 
 use super::*;
-use crate::config::{Content, Files};
+use crate::config::tests::InMemory;
 use crate::front::gateway::Gateway;
 use crate::policy::admission::{Admission, Clocks};
 use crate::policy::rejection::{Rejected, Rejection};
@@ -21,30 +20,6 @@ use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::sessions::Sessions;
 use crate::upstream::Connector;
-
-/// In-memory files: a certificate with its key, and two secrets for tokens.
-struct InMemory(rcgen::CertifiedKey<rcgen::KeyPair>);
-
-impl Files for InMemory {
-    fn read(&self, path: &Path) -> io::Result<Content> {
-        let text = match path.to_str() {
-            Some("chain.pem") => self.0.cert.pem(),
-            Some("key.pem") => self.0.signing_key.serialize_pem(),
-            Some("secret") => "a secret of thirty-two bytes ...".to_owned(),
-            Some("other") => "another secret of thirty-two b. ".to_owned(),
-            _ => return Err(io::ErrorKind::NotFound.into()),
-        };
-        Ok(Content { bytes: text.into_bytes(), mode: 0o600 })
-    }
-
-    fn credentials(&self) -> Option<PathBuf> {
-        None
-    }
-
-    fn now(&self) -> SystemTime {
-        SystemTime::now()
-    }
-}
 
 /// Returns the configuration of the tests with these replacements.
 fn config(files: &InMemory, replacements: &[(&str, &str)]) -> Config {
@@ -82,10 +57,6 @@ fn config(files: &InMemory, replacements: &[(&str, &str)]) -> Config {
     }
     crate::config::parse(&text, Path::new("tollgate.toml"), Path::new(""), files)
         .unwrap_or_else(|report| panic!("{report}"))
-}
-
-fn files() -> InMemory {
-    InMemory(rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap())
 }
 
 /// Returns a gateway with the first snapshot of a configuration.
@@ -138,7 +109,7 @@ fn route<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Route> {
 
 #[test]
 fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
-    let (files, counters) = (files(), Arc::default());
+    let (files, counters) = (InMemory::new(), Arc::default());
     let first = build(None, &config(&files, &[]), &counters);
     let listener = "127.0.0.1:443".parse().unwrap();
     // The replacement, and whether both pools, the verifier, both routes and the listener are kept.
@@ -169,18 +140,18 @@ fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
 
 #[test]
 fn equal_files_give_equal_configurations() {
-    let files = files();
+    let files = InMemory::new();
     assert_eq!(config(&files, &[]), config(&files, &[]));
     assert_eq!(config(&files, &[]), config(&files, &[("[server]", "# a comment\n[server]")]));
     for (from, to) in [("\"secret\"", "\"other\""), ("/chat", "/talk"), ("3/h", "4/h"), ("9002", "9003")] {
         assert_ne!(config(&files, &[]), config(&files, &[(from, to)]), "{from}");
     }
-    assert_ne!(config(&files, &[]), config(&self::files(), &[]), "the certificate");
+    assert_ne!(config(&files, &[]), config(&InMemory::new(), &[]), "the certificate");
 }
 
 #[test]
 fn counters_outlive_a_snapshot() {
-    let (files, now) = (files(), clock::now());
+    let (files, now) = (InMemory::new(), clock::now());
     let gateway = gateway(&config(&files, &[]));
     let before = gateway.snapshot();
     let held = admit(&before, "/chat", CLIENT).unwrap();
@@ -209,7 +180,7 @@ fn counters_outlive_a_snapshot() {
 fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
     const THREADS: u8 = 4;
     const SWAPS: usize = 300;
-    let files = files();
+    let files = InMemory::new();
     let configs = [config(&files, &[]), config(&files, &[("upstream = \"blue\"", "upstream = \"green\"")])];
     let gateway = gateway(&configs[0]);
     let (is_over, admitted) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 2]);
@@ -265,4 +236,27 @@ fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
         let two = [0, 1].map(|_| admit(&gateway.snapshot(), "/chat", client).unwrap());
         two.len() == 2
     }));
+}
+
+/// A client can choose `Origin`, so a session keeps a bounded part of it.
+#[test]
+fn a_lease_keeps_a_bounded_part_of_the_request() {
+    let room = config(&InMemory::new(), &[("path = \"/chat\"", "path = \"/{room}\"")]);
+    let snapshot = build(None, &room, &Arc::default());
+    let origin = vec![b'x'; 60_000];
+    let facts = RequestFacts {
+        kind: RequestKind::WebSocket,
+        authority: "LOCALHOST:443",
+        path: "/blue",
+        query: Some("token=secret"),
+        origin: Some(&origin),
+        headers: &HeaderMap::new(),
+        protocols: &[],
+        address: CLIENT,
+    };
+    let clocks = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
+    let lease = snapshot.policy().admit(&facts, clocks).unwrap().into_lease();
+    let grant = lease.grant();
+    assert_eq!((&*grant.host, grant.params.get("room"), grant.address), ("localhost", Some("blue"), CLIENT));
+    assert_eq!(grant.origin.as_ref().map(|origin| origin.len()), Some(512));
 }
