@@ -17,12 +17,13 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tollgate::balance::ServerAddress;
 use tollgate::config::{
-    self, Config, Content, Disk, Files, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Report, Shown,
+    self, AdminAddress, AdminToken, Config, Content, Disk, Files, LogConfig, LogFormat, MaxSessions, OnReload,
+    ProcessConfig, RecordLayer, Report, Shown,
 };
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
-use tollgate::policy::route::RouteAction;
+use tollgate::policy::route::{OnRemoved, RouteAction};
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
@@ -101,6 +102,9 @@ fn values_reach_the_fields_of_their_keys() {
         handshakes_per_address: Some(count(8)),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         drain_timeout: Duration::ZERO,
+        on_reload: OnReload::Keep,
+        recheck_max_percent: None,
+        recheck_rate: Rate { count: count(5), period: seconds(60) },
         host_fall_through: true,
         record_layer: RecordLayer::Rustls,
     };
@@ -113,6 +117,14 @@ fn values_reach_the_fields_of_their_keys() {
         address: Shown::Omit,
     };
     assert_eq!(config.log, log);
+
+    let admin = config.admin.as_ref().unwrap();
+    assert_eq!(admin.address, AdminAddress::Unix("/run/tollgate/admin.sock".into()));
+    assert_eq!((admin.socket_group.as_deref(), admin.payload), (Some("operators"), true));
+    let has = |token: &Option<AdminToken>, text: &[u8]| token.as_ref().unwrap().matches(text);
+    assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
+    assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
+    assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
 
     let [first, second] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
     assert_eq!(first.address, "127.0.0.1:443".parse().unwrap());
@@ -153,6 +165,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
+    assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
     assert_eq!(chat.require.len(), 2);
     let forwarded: Vec<_> = chat.forward_claims.iter().map(|(claim, name)| (claim.as_str(), name.as_str())).collect();
     assert_eq!(forwarded, [("sub", "x-user-id"), ("name", "x-user-name")]);

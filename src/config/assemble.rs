@@ -13,8 +13,10 @@ use super::common::Duplicates;
 use super::diagnostic::{Diagnostic, Report, Severity, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::{self, FileLoader};
-use super::model::{Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Shown};
-use super::{auth, certificate, keys, limits, routes, upstreams};
+use super::model::{
+    Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
+};
+use super::{admin, auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
 
 /// Maximum numbers of listeners, and of certificates per listener.
@@ -30,6 +32,8 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     warn_of_clock(root, folder.files.now());
     let server = server(&root.child("server"));
     let log = log(&root.child("log"));
+    let admin = admin::read(root, folder);
+    let metrics = admin::metrics(root);
     let listeners = listeners(root, folder);
     let head_max_bytes = listeners.iter().flatten().map(|listener: &ListenerConfig| listener.head_max_bytes).max();
     let auths = auth::read_all(root, folder, head_max_bytes);
@@ -39,6 +43,8 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     Some(Config {
         server: server?,
         log: log?,
+        admin: admin?,
+        metrics: metrics?,
         listeners: listeners?,
         routes: routes?,
         verifiers: auths.into_iter().filter_map(|named| named.value.into_verifier()).collect(),
@@ -66,6 +72,9 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
     let upgrade_quota = upgrade_quota(section);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
+    let on_reload = section.choice(&keys::ON_RELOAD, &[("recheck", OnReload::Recheck), ("keep", OnReload::Keep)]);
+    let recheck_max = section.percent_or_off(&keys::RECHECK_MAX);
+    let recheck_rate = section.rate(&keys::RECHECK_RATE);
     let layers = [("own", RecordLayer::Own), ("rustls", RecordLayer::Rustls)];
     let record_layer = section.choice(&keys::RECORD_LAYER, &layers);
 
@@ -79,6 +88,9 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
         handshakes_per_address: handshakes_per_address?,
         upgrade_quota: upgrade_quota?,
         drain_timeout: drain_timeout?,
+        on_reload: on_reload?.value,
+        recheck_max_percent: recheck_max?.value,
+        recheck_rate: recheck_rate?,
         host_fall_through: host_fall_through?.value,
         record_layer: record_layer?.value,
     })

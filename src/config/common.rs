@@ -1,12 +1,16 @@
-//! Rules that several kinds of sections share: names, and values that must be unique.
+//! Rules that several kinds of sections share: names, values that must be unique, and the paths of Unix sockets.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 
 /// Maximum length of the name of a section or route, in bytes: the name appears in log lines.
 const NAME_MAX: usize = 64;
+
+/// Maximum length of a Unix socket path on Linux, in bytes, without the terminating NUL.
+const UNIX_PATH_MAX: usize = 107;
 
 /// A section that others refer to by name.
 pub(super) struct NamedSection<T> {
@@ -38,6 +42,18 @@ impl<T: Ord + Clone> Duplicates<T> {
             self.0.insert(at.value.clone(), at.span.clone());
         }
     }
+}
+
+/// Parses the path of a Unix socket. The error is the label at the caret and the help text.
+pub(super) fn unix_path(path: &str) -> Result<PathBuf, (&'static str, String)> {
+    if !Path::new(path).is_absolute() {
+        return Err(("the path must be absolute", "write it as in \"unix:/run/app.sock\"".to_owned()));
+    }
+    if path.len() > UNIX_PATH_MAX || path.contains('\0') {
+        let help = format!("the path may have at most {UNIX_PATH_MAX} bytes and no NUL byte");
+        return Err(("not the path of a Unix socket", help));
+    }
+    Ok(PathBuf::from(path))
 }
 
 /// Checks a name that appears in logs.

@@ -229,6 +229,17 @@ impl<'a> Section<'a> {
         self.unit(key, "a rate such as \"50/s\"", off, |text| units::rate(text, max))
     }
 
+    /// Reads a share in percent. Its value is `None` for `"off"`.
+    pub(super) fn percent_or_off(&self, key: &Key) -> Option<Located<Option<u8>>> {
+        let Kind::Percent(off) = key.kind else { return None };
+        self.unit(key, "a share such as \"20%\"", off, units::percent)
+    }
+
+    /// Reads a rate that cannot be `"off"`.
+    pub(super) fn rate(&self, key: &Key) -> Option<Rate> {
+        self.rate_or_off(key)?.value
+    }
+
     /// Reads a list of strings, each with its span. Items that are not strings are reported and skipped.
     pub(super) fn texts(&self, key: &Key, count_max: usize) -> Option<Located<Vec<Located<String>>>> {
         let list = self.read(key, "a list of strings", |value| {

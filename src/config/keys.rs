@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use self::AllowsOff::{Allowed, Refused};
 use self::Default::{Derived, Nothing, Required, Value};
-use self::Kind::{Choice, File, Flag, Integer, Rate, Size, StringList, Table, TableArray, Text};
+use self::Kind::{Choice, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text};
 use super::units::{show_duration, show_size};
 
 /// One configuration key.
@@ -44,6 +44,8 @@ pub enum Kind {
     Size(u64, u64, AllowsOff),
     /// A rate such as `"50/s"`; the number is the largest count.
     Rate(u32, AllowsOff),
+    /// A share such as `"20%"`.
+    Percent(AllowsOff),
     /// A table of strings whose keys the operator chooses.
     Table,
     /// A list of tables.
@@ -84,6 +86,7 @@ impl Key {
             Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
             Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
             Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
+            Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
             Kind::Text | Kind::StringList | Kind::File | Kind::Table | Kind::TableArray => String::new(),
         }
     }
@@ -102,6 +105,8 @@ pub struct SectionForm {
 pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "server", written: "[server]" },
     SectionForm { name: "log", written: "[log]" },
+    SectionForm { name: "admin", written: "[admin]" },
+    SectionForm { name: "metrics", written: "[metrics]" },
     SectionForm { name: "listener", written: "[[listener]]" },
     SectionForm { name: "auth", written: "[auth.NAME]" },
     SectionForm { name: "upstream", written: "[upstream.NAME]" },
@@ -111,7 +116,6 @@ pub const SECTIONS: &[SectionForm] = &[
 
 /// Planned keys and sections that this version does not support: section (`""` is the file itself), key, help text.
 pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[
-    ("", "admin", "leave the section out"),
     ("auth", "jwks_url", "put the key set into a file and name it with `jwks_file`"),
     ("upstream", "balance", "leave the key out"),
 ];
@@ -164,6 +168,13 @@ keys! {
         "Number of these requests that may arrive at once.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "Maximum duration of the drain after the stop signal; sessions that are still open are then cut off.";
+    ON_RELOAD = "server" "on_reload", Choice(&["recheck", "keep"]), Value("\"recheck\""),
+        "Whether a reload checks every open session against the new configuration, or keeps open sessions unchanged.";
+    RECHECK_MAX = "server" "recheck_max", Percent(Allowed), Value("\"20%\""),
+        "Maximum share of the open sessions that a reload may end; a reload that would end more is refused without \
+         `--force`.";
+    RECHECK_RATE = "server" "recheck_rate", Rate(COUNT_MAX, Refused), Value("\"100/s\""),
+        "Rate at which sessions that a reload no longer admits are closed.";
     HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),
         "Whether a request that matches no route of its host is matched against the routes of less specific hosts.";
     RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
@@ -179,6 +190,20 @@ keys! {
         "How token subjects are logged: in plain text, hashed under a random key of the process, or not at all.";
     LOG_ADDRESS = "log" "address", Choice(&["plain", "hash", "omit"]), Value("\"plain\""),
         "How client addresses are logged: in plain text, hashed under a random key of the process, or not at all.";
+
+    ADMIN_ADDRESS = "admin" "address", Text, Required,
+        "The address of the admin API: `unix:/path`, or a loopback IP address and a port, which needs `token_file`.";
+    ADMIN_SOCKET_GROUP = "admin" "socket_group", Text, Nothing,
+        "The group whose members may connect to the Unix socket; absent: only the user of the process.";
+    ADMIN_TOKEN_FILE = "admin" "token_file", File, Nothing,
+        "A file with the bearer token that has all rights; required for a TCP address.";
+    ADMIN_READ_TOKEN_FILE = "admin" "read_token_file", File, Nothing,
+        "A file with the bearer token that may only read.";
+    ADMIN_PAYLOAD = "admin" "payload", Flag, Value("false"),
+        "Whether a tap may show the payloads of frames.";
+
+    METRICS_ADDRESS = "metrics" "address", Text, Required,
+        "The IP address and port that serve /metrics, /healthz and /readyz without a token, and nothing else.";
 
     ADDRESS = "listener" "address", Text, Required,
         "The IP address and port to listen on.";
@@ -257,6 +282,9 @@ keys! {
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";
+    ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
+        "How the sessions of the route end when a reload removes it or its upstream: paced over `drain_timeout`, or at \
+         once.";
     PASS_HEADERS = "route" "pass_headers", StringList, Value("[]"),
         "Client headers to forward although they are removed by default.";
 

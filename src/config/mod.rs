@@ -3,6 +3,7 @@
 //! [`load`] reads the file, `file` splits it into sections with source spans, `assemble` and its helpers turn the
 //! sections into the types below, and `diagnostic` renders errors and warnings.
 
+mod admin;
 mod auth;
 mod certificate;
 mod claims;
@@ -26,5 +27,6 @@ pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, check, load, parse};
 pub use self::model::{
-    Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, ProcessConfig, RecordLayer, Shown,
+    AdminAddress, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions,
+    OnReload, ProcessConfig, RecordLayer, Shown,
 };

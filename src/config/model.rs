@@ -1,16 +1,19 @@
 //! The checked configuration: types that cannot hold an invalid value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::sign::CertifiedKey;
 
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
-use crate::policy::quota::Quota;
+use crate::policy::quota::{Quota, Rate};
 use crate::policy::route::RouteConfig;
 use crate::policy::token::VerifierConfig;
 
@@ -21,6 +24,10 @@ pub struct Config {
     pub server: ProcessConfig,
     /// The settings of the log.
     pub log: LogConfig,
+    /// The admin API, if there is one.
+    pub admin: Option<AdminConfig>,
+    /// The address of the metrics listener, if there is one.
+    pub metrics: Option<SocketAddr>,
     /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
     /// Its routes; at least one, in the order of the file. Their upstreams and verifiers are in the fields below.
@@ -37,9 +44,11 @@ pub struct Config {
 /// would make them differ.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, listeners, routes, verifiers, upstreams, warnings: _ } = self;
+        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, warnings: _ } = self;
         *server == other.server
             && *log == other.log
+            && *admin == other.admin
+            && *metrics == other.metrics
             && *listeners == other.listeners
             && *routes == other.routes
             && *verifiers == other.verifiers
@@ -62,10 +71,25 @@ pub struct ProcessConfig {
     pub upgrade_quota: Option<Quota>,
     /// Maximum duration of the drain after the stop signal.
     pub drain_timeout: Duration,
+    /// The treatment of open sessions by a reload.
+    pub on_reload: OnReload,
+    /// Maximum share of the open sessions that a reload may end without force, in percent; `None`: all.
+    pub recheck_max_percent: Option<u8>,
+    /// The rate at which sessions that a reload no longer admits are closed.
+    pub recheck_rate: Rate,
     /// Whether a request that matches no route of its host is matched against the routes of less specific hosts.
     pub host_fall_through: bool,
     /// The record layer of TLS 1.3 connections after their handshake.
     pub record_layer: RecordLayer,
+}
+
+/// The treatment of open sessions by a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReload {
+    /// Each session is checked against the new configuration.
+    Recheck,
+    /// No session changes.
+    Keep,
 }
 
 /// The record layer of a TLS 1.3 connection after its handshake.
@@ -119,6 +143,64 @@ pub enum LogFormat {
     Json,
     /// Text for human readers.
     Text,
+}
+
+/// The settings of the admin API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Its address.
+    pub address: AdminAddress,
+    /// The group of its Unix socket.
+    pub socket_group: Option<String>,
+    /// The token with all rights; present if the address is a TCP address.
+    pub token: Option<AdminToken>,
+    /// The token that may only read.
+    pub read_token: Option<AdminToken>,
+    /// Whether a tap may show payloads.
+    pub payload: bool,
+}
+
+/// The address of the admin API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// The absolute path of a Unix socket.
+    Unix(PathBuf),
+    /// A loopback address.
+    Tcp(SocketAddr),
+}
+
+/// `Display` writes the form used in the configuration file.
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A bearer token of the admin API, as its SHA-256. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminToken([u8; SHA256_OUTPUT_LEN]);
+
+impl AdminToken {
+    /// Hashes a token.
+    pub fn new(token: &[u8]) -> Self {
+        let mut hash = [0; SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest(&SHA256, token).as_ref());
+        Self(hash)
+    }
+
+    /// Whether this is the token. The comparison of hashes reveals nothing about the token by its time.
+    pub fn matches(&self, token: &[u8]) -> bool {
+        *self == Self::new(token)
+    }
+}
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminToken")
+    }
 }
 
 /// The settings of one listener.

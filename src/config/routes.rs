@@ -23,7 +23,7 @@ use crate::policy::host::HostPattern;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use crate::policy::pattern::PathPattern;
-use crate::policy::route::{RouteAction, RouteConfig, shadowed};
+use crate::policy::route::{OnRemoved, RouteAction, RouteConfig, shadowed};
 
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
@@ -76,6 +76,7 @@ struct Parts<'a> {
     access: Access<'a>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
+    on_removed: Option<OnRemoved>,
     claims: Option<claims::Rules>,
     pass_headers: Option<Vec<HeaderName>>,
     limits: Option<Limits>,
@@ -106,6 +107,7 @@ impl<'a> Parts<'a> {
             upstream_host: upstream_host(section),
             origins: origins(section, &access),
             addresses: addresses(section),
+            on_removed: on_removed(section),
             pass_headers: pass_headers(section, claims.as_ref()),
             claims,
             limits: limits::read(&section.child("route.limits"), open),
@@ -131,6 +133,7 @@ impl<'a> Parts<'a> {
             auth,
             origins: self.origins?,
             addresses: self.addresses?,
+            on_removed: self.on_removed?,
             require: claims.require,
             forward_claims: claims.forward,
             pass_headers: self.pass_headers?,
@@ -144,6 +147,11 @@ fn name(section: &Section<'_>, names: &mut Duplicates<String>) -> Option<Located
     common::name(section, &name, &name.span)?;
     names.note(section, &name, "route", &name);
     Some(name)
+}
+
+fn on_removed(section: &Section<'_>) -> Option<OnRemoved> {
+    let words = [("drain", OnRemoved::Drain), ("close", OnRemoved::Close)];
+    section.choice(&keys::ON_REMOVED, &words).map(|on_removed| on_removed.value)
 }
 
 fn host(section: &Section<'_>) -> Option<HostPattern> {

@@ -1,4 +1,4 @@
-//! Parses and formats durations, sizes and rates: `"30s"`, `"64KiB"`, `"50/s"`.
+//! Parses and formats durations, sizes, rates and shares: `"30s"`, `"64KiB"`, `"50/s"`, `"20%"`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -39,6 +39,14 @@ pub(super) fn rate(text: &str, count_max: u32) -> Result<Rate, String> {
     let count = number(count).ok_or(FORM)?.ok_or_else(bounds)?;
     let count = u32::try_from(count).ok().filter(|count| *count <= count_max).and_then(NonZeroU32::new);
     Ok(Rate { count: count.ok_or_else(bounds)?, period: Duration::from_secs(*seconds) })
+}
+
+/// Parses a share in percent, from 0 to 100.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
+    const FORM: &str = "expected a whole number and a percent sign, as in \"20%\"";
+    let digits = text.strip_suffix('%').ok_or(FORM)?;
+    let share = number(digits).ok_or(FORM)?.and_then(|share| u8::try_from(share).ok());
+    share.filter(|share| *share <= 100).ok_or_else(|| "must be between 0% and 100%".to_owned())
 }
 
 /// Formats a duration in the largest unit that gives a whole number.
@@ -120,6 +128,17 @@ mod tests {
         }
         for text in ["0/s", "1001/s", "99999999999999999999/s"] {
             assert_eq!(read(text).unwrap_err(), "the count must be between 1 and 1000", "{text}");
+        }
+    }
+
+    #[test]
+    fn percents() {
+        assert_eq!((percent("0%"), percent("20%"), percent("100%")), (Ok(0), Ok(20), Ok(100)));
+        for text in ["", "%", "20", "20 %", "-1%", "1.5%", "%20"] {
+            assert!(percent(text).unwrap_err().starts_with("expected a whole number"), "{text}");
+        }
+        for text in ["101%", "256%", "99999999999999999999%"] {
+            assert_eq!(percent(text).unwrap_err(), "must be between 0% and 100%", "{text}");
         }
     }
 

@@ -1,10 +1,9 @@
 //! Reads the `[upstream.NAME]` sections.
 
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::common::{Duplicates, NamedSection, name as check_name};
+use super::common::{Duplicates, NamedSection, name as check_name, unix_path};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::keys;
@@ -12,9 +11,6 @@ use crate::balance::{ServerAddress, UpstreamConfig};
 
 const UPSTREAMS_MAX: usize = 1024;
 const SERVERS_MAX: usize = 256;
-
-/// Maximum length of a Unix socket path on Linux, in bytes, without the terminating NUL.
-const UNIX_PATH_MAX: usize = 107;
 
 /// Reads every upstream, in the order of the file.
 pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
@@ -77,7 +73,7 @@ fn server(text: &str) -> Result<ServerAddress, (&'static str, String)> {
     const FORM: &str = "write it as in \"127.0.0.1:9001\", \"[::1]:9001\", \"backend.internal:9001\" or \
                         \"unix:/run/app.sock\"";
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix(path);
+        return unix_path(path).map(ServerAddress::Unix);
     }
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(match scheme {
@@ -107,17 +103,6 @@ fn server(text: &str) -> Result<ServerAddress, (&'static str, String)> {
         return Err(("neither an IP address nor a host name", FORM.to_owned()));
     }
     Ok(ServerAddress::Tcp { host: host.to_ascii_lowercase(), port })
-}
-
-fn unix(path: &str) -> Result<ServerAddress, (&'static str, String)> {
-    if !Path::new(path).is_absolute() {
-        return Err(("the path must be absolute", "write it as in \"unix:/run/app.sock\"".to_owned()));
-    }
-    if path.len() > UNIX_PATH_MAX || path.contains('\0') {
-        let help = format!("the path may have at most {UNIX_PATH_MAX} bytes and no NUL byte");
-        return Err(("not the path of a Unix socket", help));
-    }
-    Ok(ServerAddress::Unix(PathBuf::from(path)))
 }
 
 /// Whether this is a host name or an IPv4 address. A host of only digits and dots must be a valid IPv4 address.

@@ -84,8 +84,19 @@ pub struct RouteConfig {
     pub forward_claims: Vec<(String, HeaderName)>,
     /// The client headers that the upstream receives although they are removed by default.
     pub pass_headers: Vec<HeaderName>,
+    /// How its sessions end when a reload removes it or its upstream.
+    pub on_removed: OnRemoved,
     /// The limits of its sessions.
     pub limits: Arc<Limits>,
+}
+
+/// How the sessions of a route end when a reload removes it or its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRemoved {
+    /// Paced over the drain timeout.
+    Drain,
+    /// At once.
+    Close,
 }
 
 /// The action of a route for an admitted request.

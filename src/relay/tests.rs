@@ -21,7 +21,7 @@ use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
-use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
+use crate::policy::route::{Auth, OnRemoved, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::Lifecycle;
@@ -188,6 +188,7 @@ fn relay_in<C, U>(
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        on_removed: OnRemoved::Drain,
         limits,
     };
     let upstream = UpstreamConfig {

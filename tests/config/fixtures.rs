@@ -76,6 +76,8 @@ fn fill(folder: &Path) {
 
     all_kinds_of_keys(folder);
 
+    write(folder, "admin-token", "an-admin-token-for-tests\n", 0o600);
+    write(folder, "short", "0123456789abcde\n", 0o600);
     write(folder, "secret", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n", 0o600);
     write(folder, "open-secret", "0123456789abcdef0123456789abcdef", 0o644);
     write(folder, "empty-secret", "", 0o600);

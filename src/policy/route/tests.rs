@@ -22,6 +22,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             messages: None,
             overhead: Quota { rate, burst: NonZeroU32::MIN },
