@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod run;
+mod signals;
 pub mod check;
 pub mod demo;
 pub mod echo;

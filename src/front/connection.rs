@@ -26,16 +26,19 @@ use super::gateway::Gateway;
 use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
+use crate::relay::facts::SessionFacts;
+use crate::relay::recheck::recheck_late;
 use crate::relay::registry::SessionContext;
-use crate::relay::{Prefixed, Relay, RelayGuards, SessionMeta};
+use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
-use crate::runtime::guard::PendingConnection;
+use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
+use crate::tls::TlsSummary;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
@@ -69,7 +72,7 @@ pub async fn serve(
         accepted = timeout_at(deadline.into(), accept(slot, config, stream)) => accepted,
     };
     let identities = gateway.process.sessions.identities();
-    let (permit, stream) = match accepted {
+    let (permit, stream, tls) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             tracing::debug!(client = identities.address(client), %error, "TLS handshake failed");
@@ -92,15 +95,41 @@ pub async fn serve(
             return None;
         }
     };
-    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, request_id, summary } =
-        opened;
+    Some(relay(gateway, sessions, opened, tls, (stream, read_ahead), load))
+}
+
+/// Returns the relay of a session whose client has its 101.
+fn relay(
+    gateway: &Gateway,
+    sessions: &SessionContext,
+    opened: OpenedSession,
+    tls: TlsSummary,
+    (stream, read_ahead): (ClientStream, Bytes),
+    connection: LoadGuard,
+) -> Relay<ClientStream, UpstreamStream> {
+    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
-    let meta = SessionMeta { server, request_id, summary };
-    let process = Arc::clone(&gateway.process);
-    let guards = RelayGuards { session: sessions.register(request_id), connection: load };
-    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, meta, process, guards))
+    let route = Arc::clone(admission.route());
+    let facts = Arc::new(SessionFacts {
+        request_id: opened.request_id,
+        route: Arc::clone(route.name()),
+        grant: Arc::clone(admission.grant()),
+        upstream: Arc::clone(&admission.pool().config().name),
+        server,
+        summary: opened.summary,
+        tls,
+        started: clock::now(),
+    });
+    let session_guard = sessions.register(Arc::clone(&facts), route);
+    // A snapshot that was installed since the admission has checked the sessions that were registered by then.
+    let snapshot = gateway.snapshot();
+    if snapshot.generation() != opened.generation && snapshot.rechecks_sessions() {
+        recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
+    }
+    let guards = RelayGuards { session: session_guard, connection };
+    Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }
 
 /// Waits for a pending permit, and does the TLS handshake.
@@ -108,14 +137,15 @@ async fn accept(
     slot: PendingSlot,
     config: &ConnectionConfig,
     stream: TcpStream,
-) -> io::Result<(PendingPermit, ClientStream)> {
+) -> io::Result<(PendingPermit, ClientStream, TlsSummary)> {
     let permit = tokio::select! {
         permit = slot.acquire() => permit,
         // A client that disconnects while it is queued gives up its position.
         () = peer_closed(&stream) => None,
     };
     let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
-    Ok((permit, ClientStream::accept(&config.tls, stream).await?))
+    let (stream, tls) = ClientStream::accept(&config.tls, stream).await?;
+    Ok((permit, stream, tls))
 }
 
 /// Completes when the client has closed its direction, even if bytes that it sent before are unread.

@@ -45,6 +45,8 @@ pub struct OpenedSession {
     pub request_id: RequestId,
     /// The request for the log.
     pub summary: OwnedRequestSummary,
+    /// The generation of the snapshot that admitted it.
+    pub generation: u64,
 }
 
 /// The parts of a request that every log line about it contains.
@@ -132,13 +134,14 @@ async fn respond(
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, address);
     let admission = policy.admit(&facts, clock::both())?;
-    let (response, opened) = upgrade(context, &opening, &facts, admission).await?;
+    let (response, opened) = upgrade(context, snapshot.generation(), &opening, &facts, admission).await?;
     Ok((response, Some(opened)))
 }
 
 /// Opens the WebSocket to the upstream, and with it the session of an admitted request.
 async fn upgrade(
     context: &Context<'_>,
+    generation: u64,
     opening: &Opening<'_>,
     facts: &RequestFacts<'_>,
     admission: Admission,
@@ -196,7 +199,9 @@ async fn upgrade(
     };
     let session = Session::new(config, clock::now());
     let (request_id, summary) = (context.request_id, context.summary.keep());
-    Ok((response, OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, admission }))
+    let opened =
+        OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, generation, admission };
+    Ok((response, opened))
 }
 
 /// Returns the target of the request to the upstream: path and query as the client sent them, without the token.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u128);
 
 impl fmt::Display for RequestId {
@@ -58,5 +58,12 @@ impl OwnedRequestSummary {
     pub fn summary(&self) -> RequestSummary<'_> {
         let [host, path, origin] = self.0.each_ref().map(Option::as_deref);
         RequestSummary { host, path, origin }
+    }
+
+    /// Returns the path, unless it may have been truncated.
+    pub fn whole_path(&self) -> Option<&str> {
+        let [_, path, _] = &*self.0;
+        // Truncation at a character boundary removes at most three further bytes.
+        path.as_deref().filter(|path| path.len() < super::TEXT_MAX_BYTES.saturating_sub(3))
     }
 }

@@ -71,6 +71,11 @@ impl Sessions {
         session_event!(self.start_level, self.identities, session, "session started");
     }
 
+    /// Logs that messages of an operator could not be sent to a session in time.
+    pub fn log_undelivered(&self, session: &SessionSummary<'_>, messages: u32) {
+        session_event!(Level::WARN, self.identities, session, messages, "messages of an operator were not sent");
+    }
+
     /// Logs the end of a session.
     pub fn log_end(&self, session: &SessionSummary<'_>, age: Duration, outcome: Outcome, counts: &SessionStats) {
         let Outcome { by, code, cause } = outcome;

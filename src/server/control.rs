@@ -1,0 +1,199 @@
+//! The handle by which the admin API and the signals operate the process.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::pool::{BulkCommand, WorkerPool};
+use super::reload::{ReloadError, ReloadOptions, ReloadSummary};
+use crate::front::gateway::Gateway;
+use crate::relay::description::SessionInfo;
+use crate::relay::registry::{Command, ListedSession};
+use crate::relay::watcher::{self, Watch};
+use crate::session::Message;
+use crate::telemetry::request::RequestId;
+use crate::ws::code::CloseCode;
+
+/// The maximum number of requests that wait for the thread of the control loop.
+const REQUESTS_MAX: usize = 16;
+
+/// The handle by which the admin API and the signals operate the process.
+#[derive(Debug, Clone)]
+pub struct Control {
+    gateway: Arc<Gateway>,
+    pool: Arc<WorkerPool>,
+    requests: mpsc::Sender<ControlRequest>,
+    facts: Arc<ProcessFacts>,
+}
+
+/// The facts about the process that do not change.
+#[derive(Debug)]
+pub struct ProcessFacts {
+    /// The file of the configuration, if there is one.
+    pub file: Option<PathBuf>,
+    /// The number of workers.
+    pub workers: usize,
+    /// The time at which the process bound its listeners.
+    pub started: Instant,
+    /// The same as time since the Unix epoch.
+    pub started_unix: Duration,
+}
+
+/// A request that is executed by the control loop, one after another.
+#[derive(Debug)]
+pub enum ControlRequest {
+    /// Reads the configuration again.
+    Reload(ReloadOptions, oneshot::Sender<Result<ReloadSummary, ReloadError>>),
+    /// Closes sessions over a time.
+    Close(SpreadClose),
+}
+
+/// The closing of sessions over a time.
+#[derive(Debug)]
+pub struct SpreadClose {
+    ids: Vec<RequestId>,
+    code: CloseCode,
+    reason: Arc<str>,
+    spread: Duration,
+}
+
+/// A session in a list: the facts that do not change while it is open.
+#[derive(Debug, Clone)]
+pub struct SessionEntry {
+    /// The id of its request.
+    pub id: RequestId,
+    /// Its route.
+    pub route: Arc<str>,
+    /// The name of the `[auth]` section of its route.
+    pub auth: Option<Arc<str>>,
+    /// The subject of its token.
+    pub subject: Option<Arc<str>>,
+    /// The client's address.
+    pub address: IpAddr,
+    /// Its upstream.
+    pub upstream: Arc<str>,
+    /// The upstream's server.
+    pub server: Arc<str>,
+    /// The host of its request, truncated.
+    pub host: Option<Box<str>>,
+    /// The path of its request, truncated.
+    pub path: Option<Box<str>>,
+    /// The origin of its request, truncated.
+    pub origin: Option<Box<str>>,
+    /// The TLS version, as in `TLSv1_3`.
+    pub tls_version: &'static str,
+    /// The cipher suite.
+    pub cipher: &'static str,
+    /// The time of its 101.
+    pub started: Instant,
+}
+
+impl From<ListedSession> for SessionEntry {
+    fn from((route, facts): ListedSession) -> Self {
+        let request = facts.summary.summary();
+        Self {
+            id: facts.request_id,
+            route: Arc::clone(&facts.route),
+            auth: route.config.auth.clone(),
+            subject: facts.grant.subject.clone(),
+            address: facts.grant.address,
+            upstream: Arc::clone(&facts.upstream),
+            server: Arc::clone(&facts.server),
+            host: request.host().map(Box::from),
+            path: request.path().map(Box::from),
+            origin: request.origin().map(Box::from),
+            tls_version: facts.tls.version(),
+            cipher: facts.tls.cipher_suite(),
+            started: facts.started,
+        }
+    }
+}
+
+impl Control {
+    /// Creates the handle, and the receiver of its requests.
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        pool: Arc<WorkerPool>,
+        facts: ProcessFacts,
+    ) -> (Self, mpsc::Receiver<ControlRequest>) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        (Self { gateway, pool, requests, facts: Arc::new(facts) }, receiver)
+    }
+
+    /// Returns the state of the process.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Returns the facts about the process.
+    pub fn facts(&self) -> &ProcessFacts {
+        &self.facts
+    }
+
+    /// Lists all sessions. No session is woken.
+    pub async fn sessions(&self) -> Vec<SessionEntry> {
+        self.pool.list().await.into_iter().map(SessionEntry::from).collect()
+    }
+
+    /// Describes the sessions with these ids, in any order. A session that has ended is left out.
+    pub async fn describe(&self, ids: &[RequestId]) -> Vec<SessionInfo> {
+        let (reply, mut described) = mpsc::channel(ids.len().max(1));
+        self.pool.each(Arc::new(ids.iter().copied().collect()), BulkCommand::Describe(reply)).await;
+        let mut all = Vec::with_capacity(ids.len());
+        // The channel ends when every session has replied or ended.
+        while let Some(info) = described.recv().await {
+            all.push(info);
+        }
+        all
+    }
+
+    /// Closes the sessions with these ids. The closings are spread evenly over a time and continue after the return.
+    pub async fn close(&self, ids: Vec<RequestId>, code: CloseCode, reason: &str, spread: Duration) {
+        let close = SpreadClose { ids, code, reason: reason.into(), spread };
+        // A control loop that has ended has no sessions to close.
+        let _ = self.requests.send(ControlRequest::Close(close)).await;
+    }
+
+    /// Sends a message to the clients of the sessions with these ids. A session that cannot send it within five seconds
+    /// counts and logs that.
+    pub async fn send(&self, ids: Vec<RequestId>, message: Message) {
+        let ids: HashSet<RequestId> = ids.into_iter().collect();
+        self.pool.each(Arc::new(ids), BulkCommand::Send(message)).await;
+    }
+
+    /// Watches the frames of a session; `None` if there is no such session. `payload` is whether events contain payloads.
+    pub async fn watch(&self, id: RequestId, payload: bool) -> Option<Watch> {
+        let (watcher, watch) = watcher::watch(payload);
+        self.pool.command(id, Command::Watch(Box::new(watcher))).await.ok()?;
+        Some(watch)
+    }
+
+    /// Reads the configuration again. Reloads do not overlap.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used, or too many sessions would end. Then nothing changes.
+    pub async fn reload(&self, options: ReloadOptions) -> Result<ReloadSummary, ReloadError> {
+        let (reply, replied) = oneshot::channel();
+        let sent = self.requests.send(ControlRequest::Reload(options, reply)).await;
+        sent.map_err(|_| ReloadError::Stopping)?;
+        replied.await.unwrap_or(Err(ReloadError::Stopping))
+    }
+}
+
+impl SpreadClose {
+    /// Closes the sessions.
+    pub(super) async fn run(self, pool: &WorkerPool) {
+        let count = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let pause = self.spread.checked_div(count).unwrap_or_default();
+        for id in self.ids {
+            // A session that ended meanwhile needs no command.
+            let _ = pool.command(id, Command::Close { code: self.code, reason: Arc::clone(&self.reason) }).await;
+            sleep(pause).await;
+        }
+    }
+}
