@@ -24,6 +24,7 @@ use crate::runtime::lifecycle::Phase;
 use crate::session::{Session, SessionConfig};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
+use crate::telemetry::trace_context::{TraceContext, TraceId};
 use crate::upstream::open::UpstreamResponse;
 use crate::upstream::{AskError, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
@@ -53,6 +54,7 @@ struct Context<'a> {
     gateway: &'a Gateway,
     client: IpAddr,
     request_id: RequestId,
+    trace: TraceContext,
     summary: RequestSummary<'a>,
 }
 
@@ -62,8 +64,12 @@ impl<'a> Context<'a> {
     }
 
     fn log(&self, event: &RejectionEvent<'_>) {
-        self.gateway.rejections.log(event, self.gateway.process.sessions.identities(), clock::now());
+        log(self.gateway, event);
     }
+}
+
+fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
+    gateway.rejections.log(event, gateway.process.sessions.identities(), clock::now());
 }
 
 /// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
@@ -73,7 +79,8 @@ pub async fn answer(
     request: &Request<Incoming>,
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
     let request_id = RequestId(u128::from_be_bytes(random()));
-    let context = Context { gateway, client, request_id, summary: summary(request) };
+    let trace = TraceContext::of_request(request.headers(), random);
+    let context = Context { gateway, client, request_id, trace, summary: summary(request, trace.trace_id()) };
     match respond(&context, &gateway.snapshot(), request).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
@@ -93,12 +100,12 @@ pub async fn answer(
 
 /// Returns the parts of a request that the log shows. The host is that of the target if the target is absolute, as in
 /// the policy.
-fn summary(request: &Request<Incoming>) -> RequestSummary<'_> {
+fn summary(request: &Request<Incoming>, trace_id: TraceId) -> RequestSummary<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
     // A user name and a password before the host are secrets of the client.
     let host = host.map(|host| host.rsplit('@').next().unwrap_or(host));
-    RequestSummary::new(host, Some(request.uri().path()), header(ORIGIN))
+    RequestSummary::new(trace_id, host, Some(request.uri().path()), header(ORIGIN))
 }
 
 type Answered = (Response<Full<Bytes>>, Option<OpenedSession>);
@@ -159,7 +166,9 @@ async fn upgrade(
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
     let request_id = context.request_id.to_string();
-    let added = UpstreamHeaders { request_id: &request_id, key: &key, protocols: &protocols, extensions };
+    let (trace, span_id) = (context.trace, random());
+    let added =
+        UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
@@ -236,12 +245,13 @@ impl Drop for PendingRequest<'_> {
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
 pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
-    let context = Context { gateway, client, request_id: opened.request_id, summary: opened.summary.summary() };
-    context.log(&RejectionEvent {
+    let event = RejectionEvent {
+        summary: opened.summary.summary(),
         route: Some(opened.admission.route().name()),
         subject: opened.admission.subject(),
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
-        ..context.event(Rejection::ClientGone)
-    });
+        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, client)
+    };
+    log(gateway, &event);
 }

@@ -4,6 +4,7 @@ mod event;
 pub mod escape;
 pub mod identity;
 pub mod log;
+pub mod trace_context;
 pub mod request;
 pub mod rejections;
 pub mod sessions;

@@ -36,7 +36,7 @@ pub struct RejectionEvent<'a> {
     pub request_id: RequestId,
     /// The client's address.
     pub client: IpAddr,
-    /// The target and the origin of the request.
+    /// The trace, the target and the origin of the request.
     pub summary: RequestSummary<'a>,
     /// The route, if one was found.
     pub route: Option<&'a str>,
@@ -87,6 +87,7 @@ impl RejectionLog {
         event!(
             level,
             request_id = event.request_id.to_string(),
+            trace_id = event.summary.trace_id().map(|id| id.to_string()),
             client = identities.address(event.client),
             status = event.rejection.response().status.as_u16(),
             cause = event.rejection.label(),

@@ -23,7 +23,7 @@ pub struct SessionSummary<'a> {
     pub client: IpAddr,
     /// The upstream's server.
     pub server: &'a str,
-    /// The target and the origin of its request.
+    /// The trace, the target and the origin of its request.
     pub request: RequestSummary<'a>,
 }
 
@@ -40,6 +40,7 @@ macro_rules! session_event {
         event!(
             $level,
             request_id = $session.request_id.to_string(),
+            trace_id = $session.request.trace_id().map(|id| id.to_string()),
             route = $session.route,
             subject = $identities.subject($session.subject),
             client = $identities.address($session.client),
