@@ -158,6 +158,7 @@ async fn serve_request(
     permit: PendingPermit,
     head_timeout: Duration,
 ) -> (ClientStream, Bytes, RequestOutcome) {
+    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let state = Mutex::new(RequestState::Reading { _permit: permit });
     let (head_was_read, response_ready) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> ResponseFuture<'_> {
@@ -166,7 +167,7 @@ async fn serve_request(
         *lock(&state) = RequestState::Processing;
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, client, &request).await;
+            let (response, opened) = upgrade::answer(gateway, client, request_id, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -175,7 +176,7 @@ async fn serve_request(
             Ok(response)
         })
     });
-    let stream = RequestStream::new(stream, &head_was_read, ClientStream::is_peer_closed);
+    let stream = RequestStream::new(stream, &head_was_read, request_id, ClientStream::is_peer_closed);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
@@ -190,7 +191,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, client, &error);
+                reject_head(gateway, client, request_id, &error);
             }
             true
         }
@@ -231,7 +232,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
-fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, error: &hyper::Error) {
     let identities = gateway.process.sessions.identities();
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
@@ -246,7 +247,6 @@ fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     charge();
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
     gateway.rejections.log(&event, identities, clock::now());
 }

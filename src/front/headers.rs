@@ -30,6 +30,9 @@ const ORIGIN_WIDE: [&str; 8] = [
     "strict-transport-security",
 ];
 
+/// The header with the id of a request: in the request to the upstream, and in the response to a rejected client.
+pub const X_REQUEST_ID: &str = "x-request-id";
+
 /// Values that Tollgate adds to the request to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHeaders<'a> {
@@ -85,7 +88,7 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     insert(&mut headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
     insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
     insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
-    insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(added.request_id).ok());
+    insert(&mut headers, &named(X_REQUEST_ID), HeaderValue::from_str(added.request_id).ok());
     insert(&mut headers, &named(TRACEPARENT), HeaderValue::from_str(&added.trace.traceparent(added.span_id)).ok());
     let state = added.trace.tracestate(facts.headers);
     insert(&mut headers, &named(TRACESTATE), state.and_then(|state| HeaderValue::from_str(&state).ok()));

@@ -76,9 +76,9 @@ fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
 pub async fn answer(
     gateway: &Gateway,
     client: IpAddr,
+    request_id: RequestId,
     request: &Request<Incoming>,
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
-    let request_id = RequestId(u128::from_be_bytes(random()));
     let trace = TraceContext::of_request(request.headers(), random);
     let context = Context { gateway, client, request_id, trace, summary: summary(request, trace.trace_id()) };
     match respond(&context, &gateway.snapshot(), request).await {
@@ -93,7 +93,7 @@ pub async fn answer(
                 detail: rejected.detail.as_deref(),
                 ..context.event(rejected.rejected.rejection)
             });
-            (rejected.into_response(), None)
+            (rejected.into_response(request_id), None)
         }
     }
 }
