@@ -18,6 +18,7 @@ fn the_current_level_of_the_process_follows_its_log() {
         session_start: Level::DEBUG,
         subject: Shown::Plain,
         address: Shown::Plain,
+        slow_upgrade: None,
     };
     let _log = log::init(config);
     let handle = log::handle().expect("the log has started");

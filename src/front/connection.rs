@@ -34,6 +34,7 @@ use crate::runtime::entropy;
 use crate::runtime::guard::PendingConnection;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
+use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
 use crate::tls::stream::ClientStream;
@@ -62,11 +63,13 @@ pub async fn serve(
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let PendingConnection { slot, load } = pending;
+    // The connection was accepted this long before its deadline.
+    let mut phases = UpgradePhases::start(deadline.checked_sub(config.handshake_timeout).unwrap_or_else(clock::now));
     let lifecycle = &gateway.process.lifecycle;
     let accepted = tokio::select! {
         () = lifecycle.aborted() => return None,
         () = after_drain(lifecycle) => return None,
-        accepted = timeout_at(deadline.into(), accept(slot, config, stream)) => accepted,
+        accepted = timeout_at(deadline.into(), accept(slot, config, stream, &mut phases)) => accepted,
     };
     let identities = gateway.process.sessions.identities();
     let (permit, stream) = match accepted {
@@ -80,10 +83,12 @@ pub async fn serve(
             return None;
         }
     };
-    let head_timeout = deadline.saturating_duration_since(clock::now());
+    let now = clock::now();
+    phases.enter(UpgradePhase::Head, now);
+    let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, config, stream, client, permit, head_timeout) => served,
+        served = serve_request(gateway, config, stream, client, permit, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -92,8 +97,17 @@ pub async fn serve(
             return None;
         }
     };
-    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, request_id, summary } =
-        opened;
+    upgrade::log_if_slow(gateway, client, &opened);
+    let OpenedSession {
+        admission,
+        session,
+        upstream,
+        read_ahead: upstream_read_ahead,
+        server,
+        request_id,
+        summary,
+        ..
+    } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
@@ -108,6 +122,7 @@ async fn accept(
     slot: PendingSlot,
     config: &ConnectionConfig,
     stream: TcpStream,
+    phases: &mut UpgradePhases,
 ) -> io::Result<(PendingPermit, ClientStream)> {
     let permit = tokio::select! {
         permit = slot.acquire() => permit,
@@ -115,6 +130,7 @@ async fn accept(
         () = peer_closed(&stream) => None,
     };
     let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
+    phases.enter(UpgradePhase::Tls, clock::now());
     Ok((permit, ClientStream::accept(&config.tls, stream).await?))
 }
 
@@ -157,6 +173,7 @@ async fn serve_request(
     client: IpAddr,
     permit: PendingPermit,
     head_timeout: Duration,
+    phases: UpgradePhases,
 ) -> (ClientStream, Bytes, RequestOutcome) {
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let state = Mutex::new(RequestState::Reading { _permit: permit });
@@ -165,9 +182,11 @@ async fn serve_request(
         head_was_read.store(true, Ordering::Relaxed);
         // An admitted request counts as a session from this step on, and a rejected one takes a closing permit.
         *lock(&state) = RequestState::Processing;
+        let mut phases = phases;
+        phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, client, request_id, &request).await;
+            let (response, opened) = upgrade::answer(gateway, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -191,7 +210,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, client, request_id, &error);
+                reject_head(gateway, client, request_id, &phases, &error);
             }
             true
         }
@@ -232,7 +251,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
-fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, error: &hyper::Error) {
+fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, phases: &UpgradePhases, error: &hyper::Error) {
     let identities = gateway.process.sessions.identities();
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
@@ -247,7 +266,8 @@ fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, error: 
     charge();
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
+    let times = gateway.process.sessions.slow_times(phases, clock::now());
+    let event = RejectionEvent { detail: Some(&detail), times, ..RejectionEvent::new(rejection, request_id, client) };
     gateway.rejections.log(&event, identities, clock::now());
 }
 

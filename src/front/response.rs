@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 
 use super::headers::{self, X_REQUEST_ID};
 use crate::policy::rejection::{Rejected, Rejection};
+use crate::telemetry::phases::UpgradePhases;
 use crate::telemetry::request::RequestId;
 use crate::ws::handshake::{self, Answer, Opening};
 
@@ -28,11 +29,13 @@ pub(super) struct RejectedRequest {
     pub(super) detail: Option<String>,
     /// The upstream's own response, if it is the reason for the rejection.
     pub(super) response: Option<Response<Bytes>>,
+    /// The phases of its upgrade, if it was admitted.
+    pub(super) phases: Option<UpgradePhases>,
 }
 
 impl<T: Into<Rejected>> From<T> for RejectedRequest {
     fn from(rejected: T) -> Self {
-        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None }
+        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None, phases: None }
     }
 }
 

@@ -22,8 +22,10 @@ use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Phase;
 use crate::session::{Session, SessionConfig};
+use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
+use crate::telemetry::sessions::SessionSummary;
 use crate::telemetry::trace_context::{TraceContext, TraceId};
 use crate::upstream::open::UpstreamResponse;
 use crate::upstream::{AskError, UpstreamStream};
@@ -46,6 +48,8 @@ pub struct OpenedSession {
     pub request_id: RequestId,
     /// The request for the log.
     pub summary: OwnedRequestSummary,
+    /// The phases of its upgrade.
+    pub phases: UpgradePhases,
 }
 
 /// The parts of a request that every log line about it contains.
@@ -56,11 +60,13 @@ struct Context<'a> {
     request_id: RequestId,
     trace: TraceContext,
     summary: RequestSummary<'a>,
+    phases: UpgradePhases,
 }
 
 impl<'a> Context<'a> {
     fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
-        RejectionEvent { summary: self.summary, ..RejectionEvent::new(rejection, self.request_id, self.client) }
+        let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
+        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client) }
     }
 
     fn log(&self, event: &RejectionEvent<'_>) {
@@ -77,13 +83,15 @@ pub async fn answer(
     gateway: &Gateway,
     client: IpAddr,
     request_id: RequestId,
+    phases: UpgradePhases,
     request: &Request<Incoming>,
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
     let trace = TraceContext::of_request(request.headers(), random);
-    let context = Context { gateway, client, request_id, trace, summary: summary(request, trace.trace_id()) };
+    let context = Context { gateway, client, request_id, trace, summary: summary(request, trace.trace_id()), phases };
     match respond(&context, &gateway.snapshot(), request).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
+            let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
             context.log(&RejectionEvent {
                 route: rejected.rejected.route.as_deref(),
                 subject: rejected.rejected.subject.as_deref(),
@@ -139,7 +147,11 @@ async fn respond(
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, address);
     let admission = policy.admit(&facts, clock::both())?;
-    let (response, opened) = upgrade(context, &opening, &facts, admission).await?;
+    let mut context = *context;
+    context.phases.enter(UpgradePhase::Connect, clock::now());
+    let upgraded = upgrade(&context, &opening, &facts, admission).await;
+    let (response, opened) =
+        upgraded.map_err(|rejected| RejectedRequest { phases: Some(context.phases), ..rejected })?;
     Ok((response, Some(opened)))
 }
 
@@ -203,9 +215,12 @@ async fn upgrade(
         compressed: answer.extension.is_some(),
         ping_tag: random(),
     };
-    let session = Session::new(config, clock::now());
-    let (request_id, summary) = (context.request_id, context.summary.keep());
-    Ok((response, OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, admission }))
+    let now = clock::now();
+    let session = Session::new(config, now);
+    let (request_id, summary, mut phases) = (context.request_id, context.summary.keep(), context.phases);
+    phases.enter(UpgradePhase::Answer, now);
+    let upstream = stream;
+    Ok((response, OpenedSession { admission, session, upstream, read_ahead, server, request_id, summary, phases }))
 }
 
 /// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
@@ -251,7 +266,21 @@ pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSe
         subject: opened.admission.subject(),
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
+        times: gateway.process.sessions.slow_times(&opened.phases, clock::now()),
         ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, client)
     };
     log(gateway, &event);
+}
+
+/// Logs an upgrade that was slow. To be called when its 101 was written.
+pub fn log_if_slow(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+    let session = SessionSummary {
+        request_id: opened.request_id,
+        route: opened.admission.route().name(),
+        subject: opened.admission.subject(),
+        client,
+        server: &opened.server,
+        request: opened.summary.summary(),
+    };
+    gateway.process.sessions.log_upgrade(&session, &opened.phases, clock::now());
 }

@@ -202,9 +202,10 @@ fn relay_in<C, U>(
     let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
     let route = Arc::new(Route { config, auth: Auth::None, target });
     let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN, Arc::default());
+    let log = crate::telemetry::test_config();
     let process = Arc::new(Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
-        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
+        sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
     });
     let opening = Opening {
         authority: "localhost",
