@@ -261,3 +261,30 @@ fn control_characters_in_requests_are_escaped() {
         assert_eq!(raw, None, "{line:?}");
     }
 }
+
+/// Dropping the proxy searches its whole log for the credentials of all tests. Here, at the most verbose level, every
+/// carrier of a token is used, accepted and rejected, besides cookies and parameters that are not tokens.
+#[test]
+fn no_log_has_a_token_cookie_or_query() {
+    let upstream = Upstream::bind();
+    let auth = "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol:bearer\"]";
+    let setup = Setup::new().log("level = \"trace\"\nslow_upgrade = \"1ms\"").auth(auth);
+    let gate = setup.route("origins = [\"https://chat.example.com\"]").start(&upstream);
+    for (token, accepted) in [(good_token(), true), (token(&json!({ "exp": 1 })), false)] {
+        let plain = Request::to("/room/blue?ticket=not-a-token-but-secret").with("Cookie: id=a-cookie-that-is-secret");
+        let carriers = [
+            plain.clone().bearer(&token),
+            plain.clone().with(&format!("Cookie: session={token}")),
+            Request::to(&format!("/room/blue?token={token}")),
+            plain.with(&format!("Sec-WebSocket-Protocol: bearer, {token}")),
+        ];
+        for request in carriers {
+            if accepted {
+                Session::open_with(&gate, &upstream, &request, &[]).close();
+                gate.log.next("session ended");
+            } else {
+                check(&refused(&gate, &request), &[("rule", json!("expired"))]);
+            }
+        }
+    }
+}
