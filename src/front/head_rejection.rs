@@ -24,8 +24,8 @@ impl HeadRejection {
         Self { request_id, response: Vec::new(), written: 0 }
     }
 
-    /// Writes the bytes of hyper's response with the id added. hyper passes its response as a whole, and again until all
-    /// of it is written.
+    /// Writes the bytes of hyper's response with the id added. hyper passes its response as a whole, and again until
+    /// all of it is written.
     pub(super) fn poll_write<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,

@@ -40,8 +40,8 @@ impl<T: Into<Rejected>> From<T> for RejectedRequest {
 }
 
 impl RejectedRequest {
-    /// Returns the response. It has the id of the request, which is in the log as well. It closes the connection: a client
-    /// does not need a second request on it, and a request that is not read cannot be smuggled.
+    /// Returns the response. It has the id of the request, which is in the log as well. It closes the connection: a
+    /// client does not need a second request on it, and a request that is not read cannot be smuggled.
     pub(super) fn into_response(self, request_id: RequestId) -> Response<Full<Bytes>> {
         let mut response = match self.response {
             Some(response) => {

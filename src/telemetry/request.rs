@@ -54,18 +54,19 @@ impl<'a> RequestSummary<'a> {
     /// Returns an owned copy, for a session's lifetime.
     pub fn keep(self) -> OwnedRequestSummary {
         let text = |part: Option<&str>| part.map(Box::from);
-        OwnedRequestSummary(self.trace_id, Box::new([text(self.host), text(self.path), text(self.origin)]))
+        OwnedRequestSummary(Box::new((self.trace_id, [text(self.host), text(self.path), text(self.origin)])))
     }
 }
 
 /// The trace, the target and the origin of a session's request, kept until the session ends.
 #[derive(Debug)]
-pub struct OwnedRequestSummary(Option<TraceId>, Box<[Option<Box<str>>; 3]>);
+pub struct OwnedRequestSummary(Box<(Option<TraceId>, [Option<Box<str>>; 3])>);
 
 impl OwnedRequestSummary {
     /// Borrows the summary.
     pub fn summary(&self) -> RequestSummary<'_> {
-        let [host, path, origin] = self.1.each_ref().map(Option::as_deref);
-        RequestSummary { trace_id: self.0, host, path, origin }
+        let (trace_id, texts) = &*self.0;
+        let [host, path, origin] = texts.each_ref().map(Option::as_deref);
+        RequestSummary { trace_id: *trace_id, host, path, origin }
     }
 }

@@ -1,4 +1,5 @@
-//! Logs slow upgrades, and the start and the end of each session: client, route, server, age, volume, and which side closed it and why.
+//! Logs slow upgrades, and the start and the end of each session: client, route, server, age, volume, and which side
+//! closed it and why.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -57,7 +58,8 @@ macro_rules! session_event {
 }
 
 impl Sessions {
-    /// Creates a log with the level of "session started" lines and the threshold of slow upgrades from the configuration.
+    /// Creates a log with the level of "session started" lines and the threshold of slow upgrades from the
+    /// configuration.
     pub fn new(config: &LogConfig, identities: Identities) -> Self {
         Self { start_level: config.session_start, slow_upgrade: config.slow_upgrade, identities }
     }

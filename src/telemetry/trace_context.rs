@@ -42,8 +42,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Reads the context of a client's request. Without exactly one valid `traceparent`, creates a context with a random
-    /// trace id that is not sampled.
+    /// Reads the context of a client's request. Without exactly one valid `traceparent`, creates a context with a
+    /// random trace id that is not sampled.
     pub fn of_request(headers: &HeaderMap, random: impl FnOnce() -> [u8; 16]) -> Self {
         let mut values = headers.get_all(TRACEPARENT).iter();
         let received = match (values.next(), values.next()) {
@@ -68,8 +68,8 @@ impl TraceContext {
     }
 
     /// Returns the `tracestate` of the request to the upstream: the client's without a change if its `traceparent` is
-    /// valid. Whole members are removed from one of more than 512 bytes, and one with more than 32 members or with other
-    /// characters than ASCII is dropped.
+    /// valid. Whole members are removed from one of more than 512 bytes, and one with more than 32 members or with
+    /// other characters than ASCII is dropped.
     pub fn tracestate(self, headers: &HeaderMap) -> Option<String> {
         if !self.is_received || !headers.contains_key(TRACESTATE) {
             return None;
