@@ -328,7 +328,7 @@ async def main():
         ten = {"message_rate": '"20/s"', "message_burst": "10"}
         route = harness.route
         config = "".join([
-            "[log]\nformat = \"text\"\n\n",
+            "[log]\nformat = \"text\"\nlevel = \"trace\"\n\n",  # every line that could contain a secret
             harness.listener(secrets),
             harness.auth(secrets),
             harness.upstream("websockets", websockets_port),
