@@ -36,6 +36,7 @@ use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
+use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
 use crate::tls::TlsSummary;
@@ -65,11 +66,13 @@ pub async fn serve(
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let PendingConnection { slot, load } = pending;
+    // The connection was accepted this long before its deadline.
+    let mut phases = UpgradePhases::start(deadline.checked_sub(config.handshake_timeout).unwrap_or_else(clock::now));
     let lifecycle = &gateway.process.lifecycle;
     let accepted = tokio::select! {
         () = lifecycle.aborted() => return None,
         () = after_drain(lifecycle) => return None,
-        accepted = timeout_at(deadline.into(), accept(slot, config, stream)) => accepted,
+        accepted = timeout_at(deadline.into(), accept(slot, config, stream, &mut phases)) => accepted,
     };
     let identities = gateway.process.sessions.identities();
     let (permit, stream, tls) = match accepted {
@@ -83,10 +86,12 @@ pub async fn serve(
             return None;
         }
     };
-    let head_timeout = deadline.saturating_duration_since(clock::now());
+    let now = clock::now();
+    phases.enter(UpgradePhase::Head, now);
+    let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, config, stream, client, permit, head_timeout) => served,
+        served = serve_request(gateway, config, stream, client, permit, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -95,6 +100,7 @@ pub async fn serve(
             return None;
         }
     };
+    upgrade::log_if_slow(gateway, client, &opened);
     Some(relay(gateway, sessions, opened, tls, (stream, read_ahead), load))
 }
 
@@ -137,6 +143,7 @@ async fn accept(
     slot: PendingSlot,
     config: &ConnectionConfig,
     stream: TcpStream,
+    phases: &mut UpgradePhases,
 ) -> io::Result<(PendingPermit, ClientStream, TlsSummary)> {
     let permit = tokio::select! {
         permit = slot.acquire() => permit,
@@ -144,6 +151,7 @@ async fn accept(
         () = peer_closed(&stream) => None,
     };
     let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
+    phases.enter(UpgradePhase::Tls, clock::now());
     let (stream, tls) = ClientStream::accept(&config.tls, stream).await?;
     Ok((permit, stream, tls))
 }
@@ -187,16 +195,20 @@ async fn serve_request(
     client: IpAddr,
     permit: PendingPermit,
     head_timeout: Duration,
+    phases: UpgradePhases,
 ) -> (ClientStream, Bytes, RequestOutcome) {
+    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let state = Mutex::new(RequestState::Reading { _permit: permit });
     let (head_was_read, response_ready) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> ResponseFuture<'_> {
         head_was_read.store(true, Ordering::Relaxed);
         // An admitted request counts as a session from this step on, and a rejected one takes a closing permit.
         *lock(&state) = RequestState::Processing;
+        let mut phases = phases;
+        phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, client, &request).await;
+            let (response, opened) = upgrade::answer(gateway, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -205,7 +217,7 @@ async fn serve_request(
             Ok(response)
         })
     });
-    let stream = RequestStream::new(stream, &head_was_read, ClientStream::is_peer_closed);
+    let stream = RequestStream::new(stream, &head_was_read, request_id, ClientStream::is_peer_closed);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
@@ -220,7 +232,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, client, &error);
+                reject_head(gateway, client, request_id, &phases, &error);
             }
             true
         }
@@ -261,7 +273,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
-fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, phases: &UpgradePhases, error: &hyper::Error) {
     let identities = gateway.process.sessions.identities();
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
@@ -276,8 +288,8 @@ fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     charge();
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
-    let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
+    let times = gateway.process.sessions.slow_times(phases, clock::now());
+    let event = RejectionEvent { detail: Some(&detail), times, ..RejectionEvent::new(rejection, request_id, client) };
     gateway.rejections.log(&event, identities, clock::now());
 }
 

@@ -236,9 +236,10 @@ fn relay_in<C, U>(
 ) -> Relay<C, U> {
     let admission = admitted(Arc::clone(&terms.limits), now);
     let facts = session_facts(&admission, 1, now);
+    let log = crate::telemetry::test_config();
     let process = Arc::new(Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
-        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
+        sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
     });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));

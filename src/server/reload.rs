@@ -24,6 +24,7 @@ use crate::runtime::clock;
 use crate::runtime::lifecycle::close_interval;
 use crate::runtime::tasks::Tasks;
 use crate::session::CloseReason;
+use crate::telemetry::log;
 use crate::telemetry::request::RequestId;
 
 /// The pause before a session with too many pending commands is closed again, and the number of attempts.
@@ -210,6 +211,10 @@ impl Reloader {
     ) -> RecheckReport {
         self.gateway.install(Arc::clone(&snapshot));
         self.gateway.process.lifecycle.set_drain_timeout(config.server.drain_timeout);
+        // The log is not set up in tests.
+        if let Some(log) = log::handle() {
+            log.set_level(config.log.level);
+        }
         self.config = config;
         self.listeners.change(next, &self.pool).await;
         if snapshot.rechecks_sessions() {

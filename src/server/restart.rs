@@ -11,6 +11,7 @@ pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
         ("server.handshakes_per_address", server.handshakes_per_address != next.server.handshakes_per_address),
         ("log.format", log.format != next.log.format),
         ("log.session_start", log.session_start != next.log.session_start),
+        ("log.slow_upgrade", log.slow_upgrade != next.log.slow_upgrade),
         ("log.subject", log.subject != next.log.subject),
         ("log.address", log.address != next.log.address),
         ("admin", running.admin != next.admin),

@@ -71,7 +71,7 @@ impl Server {
         let identities = Identities::new(&config.log, random());
         let process = Arc::new(Process {
             lifecycle: Lifecycle::new(config.server.drain_timeout),
-            sessions: Sessions::new(config.log.session_start, identities),
+            sessions: Sessions::new(&config.log, identities),
         });
         let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
         let workers = config.server.workers.get();

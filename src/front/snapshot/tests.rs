@@ -67,7 +67,7 @@ fn gateway(config: &Config) -> Gateway {
     let snapshot = build(None, config, &counters);
     let process = Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
-        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&config.log, [0; 32])),
+        sessions: Sessions::new(&config.log, Identities::new(&config.log, [0; 32])),
     };
     Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process), PendingLimit::new(1, None))
 }

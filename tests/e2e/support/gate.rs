@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::log::Log;
 use super::pki::{self, Leaf};
+use super::secrets;
 use super::setup::Setup;
 
 /// A running proxy. Dropping it kills the process and, if the test failed, prints its log.
@@ -162,6 +163,7 @@ impl Drop for Gate {
             eprintln!("--- the log of the proxy\n{text}\n---");
         } else {
             assert!(!text.contains(pki::TOKEN_START), "a token is in the log:\n{text}");
+            assert_eq!(secrets::find(&text), None, "a secret is in the log:\n{text}");
         }
     }
 }
