@@ -19,6 +19,8 @@ use crate::runtime::entropy::random;
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::session::{Action, CloseReason, Outcome, Session, Side};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::worker::SessionMetrics;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId};
 use crate::telemetry::sessions::{SessionSummary, Sessions};
 use crate::ws::frame::{ControlFrame, Opcode};
@@ -46,6 +48,8 @@ pub struct Process {
     pub lifecycle: Lifecycle,
     /// The log of sessions.
     pub sessions: Sessions,
+    /// The metrics of the process.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The facts about a session that the log shows besides its outcome.
@@ -71,6 +75,8 @@ pub struct RelayGuards {
     /// The guard that counts its connection in the load of the worker. Several sessions of one connection could share
     /// it.
     pub connection: LoadGuard,
+    /// The guard that counts it in the metrics of the worker.
+    pub metrics: SessionMetrics,
 }
 
 /// A relayed session: a future that moves the bytes of both directions, and logs the outcome when the session is over.
@@ -83,6 +89,7 @@ pub struct Relay<C, U> {
     upstream: PeerIo<U>,
     guard: SessionGuard,
     _load: LoadGuard,
+    metrics: SessionMetrics,
     /// The time at which the session hibernates, unless bytes are read before. `None` while it hibernates.
     hibernate_at: Option<Instant>,
     /// The time of the next disconnect check of a client that is not read.
@@ -114,7 +121,7 @@ impl<C, U> Relay<C, U> {
         process: Arc<Process>,
         guards: RelayGuards,
     ) -> Self {
-        let RelayGuards { session: guard, connection: load } = guards;
+        let RelayGuards { session: guard, connection: load, metrics } = guards;
         process.lifecycle.open_session();
         let now = clock::now();
         let relay = Self {
@@ -123,6 +130,7 @@ impl<C, U> Relay<C, U> {
             upstream: PeerIo::new(upstream.0, upstream.1),
             guard,
             _load: load,
+            metrics,
             hibernate_at: Some(clock::after(now, HIBERNATE_AFTER)),
             watch_at: None,
             postponed: 0,
@@ -150,9 +158,11 @@ impl<C, U> Relay<C, U> {
         }
     }
 
-    fn log(&self, outcome: Outcome, now: Instant) {
+    /// Logs and counts the end of the session.
+    fn log(&mut self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.started);
         self.process.sessions.log_end(&self.summary(), age, outcome, &self.session.counts());
+        self.metrics.end(&outcome, age);
     }
 }
 
@@ -173,7 +183,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         }
         relay.run_commands(cx, now);
         if relay.lingers_until.is_none() {
-            let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
+            let polled = relay.poll_session(cx, now);
+            relay.metrics.count(&relay.session.counts(), relay.session.on_excess());
+            let Poll::Ready(outcome) = polled else { return Poll::Pending };
             relay.log(outcome, now);
             // Only the two connections remain to be closed. That must not keep the client from its next session.
             relay.lease.release_client();

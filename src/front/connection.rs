@@ -34,9 +34,11 @@ use crate::runtime::entropy;
 use crate::runtime::guard::PendingConnection;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
+use crate::telemetry::metrics::labels::{ConnectionState, HandshakeOutcome, TlsVersion};
+use crate::telemetry::metrics::worker::{ConnectionGuard, SessionMetrics, WorkerMetrics};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
-use crate::tls::stream::ClientStream;
+use crate::tls::stream::{ClientStream, Handshake};
 use crate::upstream::UpstreamStream;
 
 /// The time for which a connection stays open after a rejection, and the number of bytes that the client may still send
@@ -62,6 +64,8 @@ pub async fn serve(
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let PendingConnection { slot, load } = pending;
+    let metrics = sessions.metrics();
+    let mut connection = metrics.connection();
     let lifecycle = &gateway.process.lifecycle;
     let accepted = tokio::select! {
         () = lifecycle.aborted() => return None,
@@ -69,7 +73,8 @@ pub async fn serve(
         accepted = timeout_at(deadline.into(), accept(slot, config, stream)) => accepted,
     };
     let identities = gateway.process.sessions.identities();
-    let (permit, stream) = match accepted {
+    metrics.count_handshake(handshake_outcome(&accepted));
+    let (permit, stream, _) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             tracing::debug!(client = identities.address(client), %error, "TLS handshake failed");
@@ -80,27 +85,46 @@ pub async fn serve(
             return None;
         }
     };
+    connection.enter(ConnectionState::Request);
     let head_timeout = deadline.saturating_duration_since(clock::now());
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, config, stream, client, permit, head_timeout) => served,
+        served = serve_request(gateway, metrics, config, stream, client, permit, head_timeout) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
         RequestOutcome::Rejected(closing) => {
+            connection.enter(ConnectionState::Closing);
             linger(stream, closing).await;
             return None;
         }
     };
-    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, request_id, summary } =
-        opened;
+    connection.enter(ConnectionState::Session);
+    let metrics = count_session(metrics, connection, &opened);
+    let OpenedSession {
+        admission,
+        session,
+        upstream,
+        read_ahead: upstream_read_ahead,
+        server,
+        request_id,
+        summary,
+        ..
+    } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
     let meta = SessionMeta { server, request_id, summary };
     let process = Arc::clone(&gateway.process);
-    let guards = RelayGuards { session: sessions.register(request_id), connection: load };
+    let guards = RelayGuards { session: sessions.register(request_id), connection: load, metrics };
     Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, meta, process, guards))
+}
+
+fn count_session(metrics: &WorkerMetrics, connection: ConnectionGuard, opened: &OpenedSession) -> SessionMetrics {
+    let OpenedSession { admission, session, server, started, .. } = opened;
+    let target = [admission.route().name(), &admission.pool().config().name, server].map(Arc::clone);
+    let duration = clock::now().saturating_duration_since(*started);
+    metrics.open_session(connection, target, duration, &session.counts())
 }
 
 /// Waits for a pending permit, and does the TLS handshake.
@@ -108,14 +132,28 @@ async fn accept(
     slot: PendingSlot,
     config: &ConnectionConfig,
     stream: TcpStream,
-) -> io::Result<(PendingPermit, ClientStream)> {
+) -> io::Result<(PendingPermit, ClientStream, Handshake)> {
     let permit = tokio::select! {
         permit = slot.acquire() => permit,
         // A client that disconnects while it is queued gives up its position.
         () = peer_closed(&stream) => None,
     };
     let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
-    Ok((permit, ClientStream::accept(&config.tls, stream).await?))
+    let (stream, handshake) = ClientStream::accept(&config.tls, stream).await?;
+    Ok((permit, stream, handshake))
+}
+
+fn handshake_outcome<E>(
+    accepted: &Result<io::Result<(PendingPermit, ClientStream, Handshake)>, E>,
+) -> HandshakeOutcome {
+    match accepted {
+        Ok(Ok((_, _, Handshake { is_tls13, resumed }))) => {
+            let version = if *is_tls13 { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
+            HandshakeOutcome::Completed { version, resumed: *resumed }
+        }
+        Ok(Err(error)) => HandshakeOutcome::from(error),
+        Err(_) => HandshakeOutcome::TimedOut,
+    }
 }
 
 /// Completes when the client has closed its direction, even if bytes that it sent before are unread.
@@ -152,6 +190,7 @@ type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes
 /// outcome.
 async fn serve_request(
     gateway: &Gateway,
+    metrics: &WorkerMetrics,
     config: &ConnectionConfig,
     stream: ClientStream,
     client: IpAddr,
@@ -166,7 +205,7 @@ async fn serve_request(
         *lock(&state) = RequestState::Processing;
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, client, &request).await;
+            let (response, opened) = upgrade::answer(gateway, metrics, client, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -190,7 +229,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, client, &error);
+                reject_head(gateway, metrics, client, &error);
             }
             true
         }
@@ -208,7 +247,7 @@ async fn serve_request(
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
         unfinished => {
             if let RequestState::Upgraded(opened) = &unfinished {
-                upgrade::log_answer_not_taken(gateway, client, opened);
+                upgrade::log_answer_not_taken(gateway, metrics, client, opened);
             }
             // Its permit or session ends before the closing permit is taken.
             drop(unfinished);
@@ -231,7 +270,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
-fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+fn reject_head(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, error: &hyper::Error) {
     let identities = gateway.process.sessions.identities();
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
@@ -248,6 +287,7 @@ fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     let detail = error.to_string();
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
+    metrics.count_rejection("", rejection.label());
     gateway.rejections.log(&event, identities, clock::now());
 }
 

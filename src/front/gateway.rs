@@ -65,6 +65,7 @@ impl Gateway {
         let result = next.map(|next| self.snapshot.store(Arc::new(next)));
         // A failed build may have added counters, too.
         let snapshot = self.snapshot.load();
+        self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.counters.retain(|route| snapshot.policy().routes().iter().any(|kept| **kept.name() == *route));
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
         result

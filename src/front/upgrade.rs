@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
@@ -22,6 +23,7 @@ use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Phase;
 use crate::session::{Session, SessionConfig};
+use crate::telemetry::metrics::worker::WorkerMetrics;
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
 use crate::upstream::open::UpstreamResponse;
@@ -45,15 +47,19 @@ pub struct OpenedSession {
     pub request_id: RequestId,
     /// The request for the log.
     pub summary: OwnedRequestSummary,
+    /// When its head was received.
+    pub started: Instant,
 }
 
 /// The parts of a request that every log line about it contains.
 #[derive(Clone, Copy)]
 struct Context<'a> {
     gateway: &'a Gateway,
+    metrics: &'a WorkerMetrics,
     client: IpAddr,
     request_id: RequestId,
     summary: RequestSummary<'a>,
+    started: Instant,
 }
 
 impl<'a> Context<'a> {
@@ -61,7 +67,9 @@ impl<'a> Context<'a> {
         RejectionEvent { summary: self.summary, ..RejectionEvent::new(rejection, self.request_id, self.client) }
     }
 
+    /// Logs and counts a rejection.
     fn log(&self, event: &RejectionEvent<'_>) {
+        self.metrics.count_rejection(event.route.unwrap_or_default(), event.rejection.label());
         self.gateway.rejections.log(event, self.gateway.process.sessions.identities(), clock::now());
     }
 }
@@ -69,11 +77,12 @@ impl<'a> Context<'a> {
 /// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
 pub async fn answer(
     gateway: &Gateway,
+    metrics: &WorkerMetrics,
     client: IpAddr,
     request: &Request<Incoming>,
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
     let request_id = RequestId(u128::from_be_bytes(random()));
-    let context = Context { gateway, client, request_id, summary: summary(request) };
+    let context = Context { gateway, metrics, client, request_id, summary: summary(request), started: clock::now() };
     match respond(&context, &gateway.snapshot(), request).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
@@ -195,8 +204,11 @@ async fn upgrade(
         ping_tag: random(),
     };
     let session = Session::new(config, clock::now());
-    let (request_id, summary) = (context.request_id, context.summary.keep());
-    Ok((response, OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, admission }))
+    let Context { request_id, started, .. } = *context;
+    let summary = context.summary.keep();
+    let opened =
+        OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, started, admission };
+    Ok((response, opened))
 }
 
 /// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
@@ -235,8 +247,9 @@ impl Drop for PendingRequest<'_> {
 }
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
-pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
-    let context = Context { gateway, client, request_id: opened.request_id, summary: opened.summary.summary() };
+pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, opened: &OpenedSession) {
+    let (request_id, summary, started) = (opened.request_id, opened.summary.summary(), opened.started);
+    let context = Context { gateway, metrics, client, request_id, summary, started };
     context.log(&RejectionEvent {
         route: Some(opened.admission.route().name()),
         subject: opened.admission.subject(),

@@ -27,8 +27,12 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Command::Close { code, reason } => self.session.close(code, &reason, now),
             Command::SetLimits { limits, shared } => self.session.set_limits(limits, shared, now),
             Command::SetExpiry(expires) => self.session.set_expiry(expires),
-            // The sender gets no error: a message to a closing session is lost like one in flight.
-            Command::Send(message) => drop(self.session.send(message)),
+            Command::Send(message) => {
+                // The sender gets no error: a message to a closing session is lost like one in flight.
+                if self.session.send(message).is_err() {
+                    self.metrics.count_send_failure();
+                }
+            }
         }
     }
 

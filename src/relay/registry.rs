@@ -14,6 +14,7 @@ use crate::policy::limits::Limits;
 use crate::policy::quota::Count;
 use crate::runtime::timers::{Timer, Timers};
 use crate::session::{Message, SessionStats};
+use crate::telemetry::metrics::worker::WorkerMetrics;
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
 
@@ -179,14 +180,25 @@ impl Drop for Registration {
     }
 }
 
-/// The timers and the registry that a worker provides to its sessions.
+/// The timers, the registry and the metrics that a worker provides to its sessions.
 #[derive(Debug, Clone, Default)]
 pub struct SessionContext {
     timers: Arc<Timers>,
     registry: Arc<Registry>,
+    metrics: Arc<WorkerMetrics>,
 }
 
 impl SessionContext {
+    /// Creates the context of a worker with these metrics.
+    pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
+    /// Returns the metrics of the worker.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
     /// Returns the timers of the worker.
     pub fn timers(&self) -> &Arc<Timers> {
         &self.timers

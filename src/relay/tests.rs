@@ -205,6 +205,7 @@ fn relay_in<C, U>(
     let process = Arc::new(Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
+        metrics: Arc::new(Metrics::new(Duration::ZERO)),
     });
     let opening = Opening {
         authority: "localhost",
@@ -223,8 +224,11 @@ fn relay_in<C, U>(
         SessionMeta { server: "server".into(), request_id: RequestId(1), summary: RequestSummary::default().keep() };
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));
-    let guards = RelayGuards { session: worker.register(RequestId(1)), connection };
-    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, meta, process, guards)
+    let (target, session) = (["all", "echo", "server"].map(Arc::from), Session::new(terms, now));
+    let metrics = worker.metrics();
+    let metrics = metrics.open_session(metrics.connection(), target, Duration::ZERO, &session.counts());
+    let guards = RelayGuards { session: worker.register(RequestId(1)), connection, metrics };
+    Relay::new(lease, session, client_side, upstream_side, meta, process, guards)
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::rejections::RejectionLog;
 use crate::telemetry::sessions::Sessions;
 use crate::tls;
@@ -62,6 +63,7 @@ impl Server {
         let process = Arc::new(Process {
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             sessions: Sessions::new(config.log.session_start, identities),
+            metrics: Arc::new(Metrics::new(clock::both().unix)),
         });
         let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
         let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();

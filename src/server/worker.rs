@@ -66,7 +66,7 @@ impl Worker {
         let (end, ended) = oneshot::channel();
         start_thread(&format!("worker-{number}"), runtime, async move {
             let WorkerReceiver { listeners, commands, connections } = receiver;
-            let (sessions, tasks) = (SessionContext::default(), Tasks::default());
+            let (sessions, tasks) = (SessionContext::new(gateway.process.metrics.worker()), Tasks::default());
             let context = WorkerContext { connections, pool, gateway, sessions, tasks, is_draining: false };
             tokio::select! {
                 () = run(context.clone(), listeners, end) => {}

@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use tracing::{Dispatch, Event, Level, Subscriber};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
 use tracing_subscriber::registry::LookupSpan;
@@ -18,14 +19,23 @@ use crate::config::{LogConfig, LogFormat};
 /// lines are lost.
 const QUEUE_LINES: usize = 8192;
 
+/// Counts the lines that the log of the process has lost.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
 /// Starts logging, unless the process logs already. Lines are written until the guard is dropped.
 #[must_use = "the log ends when the guard is dropped"]
 pub fn init(config: LogConfig) -> WorkerGuard {
     let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
     let (writer, guard) = queue.finish(std::io::stderr());
-    // The first dispatcher stays. Only tests set another one in the same process.
+    // The first log and its counter stay. Only tests set another one in the same process.
+    DROPPED.get_or_init(|| writer.error_counter());
     let _ = tracing::dispatcher::set_global_default(subscriber(config, writer, is_journal()));
     guard
+}
+
+/// Returns the number of lines that the log of the process has lost because standard error is not read fast enough.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
 fn subscriber<W>(config: LogConfig, writer: W, journal: bool) -> Dispatch

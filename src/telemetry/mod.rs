@@ -1,9 +1,10 @@
-//! The log of sessions and rejections.
+//! The log of sessions and rejections, and the metrics.
 
 mod event;
 pub mod escape;
 pub mod identity;
 pub mod log;
+pub mod metrics;
 pub mod request;
 pub mod rejections;
 pub mod sessions;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rustls::{ConnectionTrafficSecrets, KeyLog, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{ConnectionTrafficSecrets, HandshakeKind, KeyLog, ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +44,15 @@ pub(super) enum Protected {
     Rustls(Box<TlsStream<Socket>>),
 }
 
+/// The facts about a completed handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// Whether TLS 1.3 was negotiated; otherwise it is TLS 1.2.
+    pub is_tls13: bool,
+    /// Whether it resumed an earlier session.
+    pub resumed: bool,
+}
+
 /// Configures a listener for connections that leave rustls.
 pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
     config.enable_secret_extraction = true;
@@ -54,7 +63,7 @@ pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
 ///
 /// # Errors
 /// If the client disconnects, or the handshake fails.
-pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<Protected> {
+pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<(Protected, Handshake)> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
     let (mut received, mut secrets) = (Received::new(), Secrets::default());
@@ -69,16 +78,21 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
         }
     }
     let final_flight = drain_output(&mut connection)?;
-    if config.enable_secret_extraction && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+    let handshake = Handshake {
+        is_tls13: connection.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+    };
+    if config.enable_secret_extraction && handshake.is_tls13 {
         let leftover = Leftover { received: received.into_rest(), to_send: final_flight };
-        return take_over(stream, connection, &secrets, leftover).map(Protected::Own);
+        let stream = take_over(stream, connection, &secrets, leftover)?;
+        return Ok((Protected::Own(stream), handshake));
     }
     stream.write_all(&final_flight).await?;
     feed(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls builds its stream only from a handshake, so it is given one that is complete.
     let socket = Socket { stream, written: 0, read_ends: None, ticket: Ticket::default() };
     let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
-    Ok(Protected::Rustls(Box::new(stream)))
+    Ok((Protected::Rustls(Box::new(stream)), handshake))
 }
 
 /// Passes received bytes to rustls.

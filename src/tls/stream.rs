@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+pub use super::accept::Handshake;
 use super::accept::{self, Protected};
 use crate::runtime::socket_state::SocketState;
 
@@ -18,12 +19,13 @@ use crate::runtime::socket_state::SocketState;
 pub struct ClientStream(Protected);
 
 impl ClientStream {
-    /// Runs the TLS handshake.
+    /// Runs the TLS handshake. Returns the stream and the facts about the handshake.
     ///
     /// # Errors
     /// If the client disconnects, or the handshake fails.
-    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Self> {
-        accept::accept(config, stream).await.map(Self)
+    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<(Self, Handshake)> {
+        let (stream, handshake) = accept::accept(config, stream).await?;
+        Ok((Self(stream), handshake))
     }
 
     /// Returns the number of bytes that the kernel has taken since the handshake.

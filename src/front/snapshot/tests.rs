@@ -18,6 +18,7 @@ use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sessions::Sessions;
 use crate::upstream::Connector;
 
@@ -66,6 +67,7 @@ fn gateway(config: &Config) -> Gateway {
     let process = Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&config.log, [0; 32])),
+        metrics: Arc::new(Metrics::new(Duration::ZERO)),
     };
     Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process), PendingLimit::new(1, None))
 }
