@@ -17,5 +17,6 @@ mod metering;
 mod abuse;
 mod operations;
 mod snapshots;
+mod metrics;
 mod upstreams;
 mod tls;
