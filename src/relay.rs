@@ -105,7 +105,8 @@ pub struct Relay<C, U> {
     /// The end of the time for closing both connections. `None` until the session is over.
     lingers_until: Option<Instant>,
     started: Instant,
-    meta: SessionMeta,
+    /// Boxed, because it is needed only when the session begins, ends or is described.
+    meta: Box<SessionMeta>,
     lease: Lease,
     process: Arc<Process>,
 }
@@ -139,7 +140,7 @@ impl<C, U> Relay<C, U> {
             phase: Phase::Serving,
             lingers_until: None,
             started: now,
-            meta,
+            meta: Box::new(meta),
             lease,
             process,
         };

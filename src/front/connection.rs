@@ -99,7 +99,6 @@ pub async fn serve(
             return None;
         }
     };
-    connection.enter(ConnectionState::Session);
     let metrics = count_session(metrics, connection, &opened);
     let OpenedSession {
         admission,

@@ -45,13 +45,13 @@ impl<'a> RequestSummary<'a> {
     /// Returns an owned copy, for a session's lifetime.
     pub fn keep(self) -> OwnedRequestSummary {
         let text = |part: Option<&str>| part.map(Box::from);
-        OwnedRequestSummary(Box::new([text(self.host), text(self.path), text(self.origin)]))
+        OwnedRequestSummary([text(self.host), text(self.path), text(self.origin)])
     }
 }
 
 /// The target and the origin of a session's request, kept until the session ends.
 #[derive(Debug)]
-pub struct OwnedRequestSummary(Box<[Option<Box<str>>; 3]>);
+pub struct OwnedRequestSummary([Option<Box<str>>; 3]);
 
 impl OwnedRequestSummary {
     /// Borrows the summary.

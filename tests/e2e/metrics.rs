@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tollgate::config;
 use tollgate::front::gateway::Gateway;
@@ -25,6 +26,8 @@ use super::support::wire::Frame;
 struct Metered {
     gateway: Arc<Gateway>,
     address: SocketAddr,
+    /// Its cache of tickets is not shared with other tests.
+    client: Arc<ClientConfig>,
     stop: mpsc::Sender<()>,
     running: JoinHandle<()>,
 }
@@ -42,11 +45,13 @@ impl Metered {
         let (gateway, address) = (Arc::clone(server.gateway()), server.addresses()[0]);
         let (stop, stopped) = mpsc::channel(1);
         let running = thread::spawn(move || server.run(stopped, |_| ()).unwrap());
-        Self { gateway, address, stop, running }
+        let client = Arc::new(pki::client_config(rustls::ALL_VERSIONS));
+        Self { gateway, address, client, stop, running }
     }
 
     fn connect(&self) -> Client {
-        Client::handshake(TcpStream::connect(self.address).unwrap(), pki::plain_client_config(), "chat.example.com")
+        let stream = TcpStream::connect(self.address).unwrap();
+        Client::handshake(stream, Arc::clone(&self.client), "chat.example.com")
     }
 
     fn text(&self) -> String {
@@ -57,11 +62,8 @@ impl Metered {
             connect_failures: server.connect_failures.load(Ordering::Relaxed),
         };
         let servers = snapshot.pools().flat_map(|pool| pool.servers().map(|one| server(&pool.config().name, one)));
-        let gauges = Gauges {
-            config_generation: snapshot.generation(),
-            servers: servers.collect(),
-            ..Gauges::default()
-        };
+        let gauges =
+            Gauges { config_generation: snapshot.generation(), servers: servers.collect(), ..Gauges::default() };
         self.gateway.process.metrics.encode(&gauges)
     }
 
@@ -182,7 +184,8 @@ fn each_request_and_each_handshake_is_counted_once_with_its_outcome() {
         "tollgate_upgrades_total{route=\"\",outcome=\"not_upgrade\"} 1",
         "tollgate_upgrades_total{route=\"\",outcome=\"head\"} 1",
         "tollgate_upgrades_total{route=\"dead\",outcome=\"unreachable\"} 1",
-        "tollgate_tls_handshakes_total{version=\"1.3\",resumed=\"false\",outcome=\"ok\"} 4",
+        "tollgate_tls_handshakes_total{version=\"1.3\",resumed=\"false\",outcome=\"ok\"} 1",
+        "tollgate_tls_handshakes_total{version=\"1.3\",resumed=\"true\",outcome=\"ok\"} 3",
         "tollgate_tls_handshakes_total{version=\"none\",resumed=\"false\",outcome=\"disconnected\"} 1",
         &failures,
     ]);

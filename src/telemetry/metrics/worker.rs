@@ -74,6 +74,7 @@ pub struct RouteValues<T> {
 pub struct TargetCells {
     open: Cell,
     route: Arc<RouteCells>,
+    connections: Arc<ConnectionCells>,
 }
 
 impl WorkerMetrics {
@@ -98,8 +99,9 @@ impl WorkerMetrics {
         *outcomes.entry(label).or_default() += 1;
     }
 
-    /// Counts an accepted upgrade that took `duration`, and its session until the guard is dropped. `counts` are the
-    /// messages and bytes of the session that are not to be counted, because they were forwarded before.
+    /// Counts an accepted upgrade that took `duration`, and its session and connection until the guard is dropped.
+    /// `counts` are the messages and bytes of the session that are not to be counted, because they were forwarded
+    /// before.
     pub fn open_session(
         &self,
         connection: ConnectionGuard,
@@ -112,10 +114,13 @@ impl WorkerMetrics {
         let mut sessions = lock(&self.sessions);
         let route = Arc::clone(sessions.routes.entry(Arc::clone(&target[0])).or_default());
         route.0.upgrade_duration.observe(duration, &UPGRADE_BOUNDS);
-        let new = || Arc::new(TargetCells { open: Cell::default(), route });
+        let connections = Arc::clone(&self.connections);
+        let new = || Arc::new(TargetCells { open: Cell::default(), route, connections });
         let target = Arc::clone(sessions.targets.entry(target).or_insert_with(new));
         target.open.add(1);
-        SessionMetrics { target, connection, counted: Counted::of(counts), is_open: true }
+        target.connections.states[ConnectionState::Session as usize].add(1);
+        drop(connection);
+        SessionMetrics { target, counted: Counted::of(counts), is_open: true }
     }
 
     /// Drops the series of routes for which `keep` returns false, except those of open sessions.
@@ -178,12 +183,12 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Counts a session and its traffic until it is dropped. Only the worker's thread may use it.
+/// Counts a session, its connection and its traffic until it is dropped. Only the worker's thread may use it.
 #[derive(Debug)]
 pub struct SessionMetrics {
     target: Arc<TargetCells>,
-    connection: ConnectionGuard,
     counted: Counted,
+    /// Whether the session has not ended. Afterwards its connection is being closed.
     is_open: bool,
 }
 
@@ -238,25 +243,36 @@ impl SessionMetrics {
         self.target.route.0.send_failures[0].add(1);
     }
 
-    /// Counts the end of the session. Its connection remains to be closed.
+    /// Counts the end of the session. Its connection remains to be closed. Has no effect on a session that has ended.
     pub fn end(&mut self, outcome: &Outcome, age: Duration) {
+        if !self.is_open {
+            return;
+        }
         let cells = &self.target.route.0;
         cells.closes[labels::code(outcome)][labels::closed_by(outcome.by)].add(1);
         cells.session_duration.observe(age, &SESSION_BOUNDS);
         self.close();
+        self.state(ConnectionState::Closing).add(1);
     }
 
     fn close(&mut self) {
-        if std::mem::take(&mut self.is_open) {
-            self.target.open.subtract(1);
-            self.connection.enter(ConnectionState::Closing);
-        }
+        self.is_open = false;
+        self.target.open.subtract(1);
+        self.state(ConnectionState::Session).subtract(1);
+    }
+
+    fn state(&self, state: ConnectionState) -> &Cell {
+        &self.target.connections.states[state as usize]
     }
 }
 
 impl Drop for SessionMetrics {
     fn drop(&mut self) {
-        self.close();
+        if self.is_open {
+            self.close();
+        } else {
+            self.state(ConnectionState::Closing).subtract(1);
+        }
     }
 }
 
