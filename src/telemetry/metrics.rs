@@ -91,13 +91,12 @@ impl Metrics {
         text::encode(TABLE.iter().map(|definition| definition.family(&scrape)).collect())
     }
 
-    /// Drops the series of routes that the configuration does not name. A request that began before a reload, or a
-    /// session that was open then, may have left some behind.
+    /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A request
+    /// that began before a reload, or a session that was open then, may have left some behind.
     fn drop_old(&self) {
         let routes = lock(&self.routes);
-        if let Some(routes) = &*routes {
-            lock(&self.workers).iter().for_each(|worker| worker.retain(|route| routes.contains(route)));
-        }
+        let keep = |route: &str| routes.as_ref().is_none_or(|routes| routes.contains(route));
+        lock(&self.workers).iter().for_each(|worker| worker.retain(keep));
     }
 }
 

@@ -3,7 +3,6 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -12,7 +11,7 @@ use tokio::sync::mpsc;
 use tollgate::config;
 use tollgate::front::gateway::Gateway;
 use tollgate::server::serve::Server;
-use tollgate::telemetry::metrics::gauges::{Gauges, ServerGauges};
+use tollgate::telemetry::metrics::gauges::{Gauges, RouteGauges, ServerGauges};
 
 use super::support::PATIENCE;
 use super::support::gate::Folder;
@@ -56,14 +55,12 @@ impl Metered {
 
     fn text(&self) -> String {
         let snapshot = self.gateway.snapshot();
-        let server = |upstream: &Arc<str>, server: &tollgate::balance::Server| ServerGauges {
-            upstream: Arc::clone(upstream),
-            server: Arc::clone(&server.name),
-            connect_failures: server.connect_failures.load(Ordering::Relaxed),
+        let gauges = Gauges {
+            config_generation: snapshot.generation(),
+            routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+            servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+            ..Gauges::default()
         };
-        let servers = snapshot.pools().flat_map(|pool| pool.servers().map(|one| server(&pool.config().name, one)));
-        let gauges =
-            Gauges { config_generation: snapshot.generation(), servers: servers.collect(), ..Gauges::default() };
         self.gateway.process.metrics.encode(&gauges)
     }
 

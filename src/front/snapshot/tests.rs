@@ -19,6 +19,7 @@ use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::gauges::Gauges;
 use crate::telemetry::sessions::Sessions;
 use crate::upstream::Connector;
 
@@ -261,4 +262,19 @@ fn a_lease_keeps_a_bounded_part_of_the_request() {
     let grant = lease.grant();
     assert_eq!((&*grant.host, grant.params.get("room"), grant.address), ("localhost", Some("blue"), CLIENT));
     assert_eq!(grant.origin.as_ref().map(|origin| origin.len()), Some(512));
+}
+
+#[test]
+fn an_update_drops_the_metrics_of_routes_that_are_gone() {
+    let files = InMemory::new();
+    let config = config(&files, &[]);
+    let gateway = gateway(&config);
+    let worker = gateway.process.metrics.worker();
+    for route in ["chat", "feed"] {
+        worker.count_rejection(route, "origin");
+    }
+    let renamed = self::config(&files, &[("name = \"feed\"", "name = \"news\"")]);
+    gateway.update(|before| built(before, &renamed, &gateway.counters)).unwrap();
+    let text = gateway.process.metrics.encode(&Gauges::default());
+    assert_eq!(["chat", "feed"].map(|route| text.contains(&format!("route=\"{route}\""))), [true, false], "{text}");
 }

@@ -1,6 +1,7 @@
 //! The table of all metrics: the text and the documentation come from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
@@ -136,14 +137,18 @@ fn handshakes(scrape: &Scrape<'_>, samples: &mut Samples) {
     }
 }
 
-/// Adds the sessions of each server. A server that a snapshot names has a series even without sessions.
-fn upstream_sessions(scrape: &Scrape<'_>, samples: &mut Samples) {
-    let mut servers = scrape.merged.upstream_sessions.clone();
-    for server in &scrape.gauges.servers {
-        servers.entry([server.upstream.clone(), server.server.clone()]).or_default();
+/// Adds the numbers of sessions. Names of the configuration have a series even without sessions.
+fn with_configured<'a>(
+    counts: &BTreeMap<[Arc<str>; 2], u64>,
+    configured: impl Iterator<Item = [&'a Arc<str>; 2]>,
+    samples: &mut Samples,
+) {
+    let mut counts = counts.clone();
+    for names in configured {
+        counts.entry(names.map(Arc::clone)).or_default();
     }
-    for ([upstream, server], count) in &servers {
-        samples.count([upstream, server], *count);
+    for ([first, second], count) in &counts {
+        samples.count([first, second], *count);
     }
 }
 
@@ -168,9 +173,8 @@ pub static TABLE: &[Definition] = &[
         unit: None,
         help: "Open sessions",
         collect: |scrape, samples| {
-            for ([route, upstream], count) in &scrape.merged.sessions {
-                samples.count([route, upstream], *count);
-            }
+            let configured = scrape.gauges.routes.iter().map(|route| [&route.route, &route.upstream]);
+            with_configured(&scrape.merged.sessions, configured, samples);
         },
     },
     Definition {
@@ -259,8 +263,8 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Counter,
         labels: &["version", "resumed", "outcome"],
         unit: None,
-        help: "TLS handshakes, by outcome: `ok`, `failed`, `disconnected` or `timeout`. The version of those that did \
-               not succeed is `none`",
+        help: "TLS handshakes, by outcome: `ok`, `failed`, `disconnected` or `timeout`, also while the connection waits \
+               for a permit. The version of those that did not succeed is `none`",
         collect: handshakes,
     },
     Definition {
@@ -281,7 +285,10 @@ pub static TABLE: &[Definition] = &[
         labels: &["upstream", "server"],
         unit: None,
         help: "Open sessions of each server",
-        collect: upstream_sessions,
+        collect: |scrape, samples| {
+            let configured = scrape.gauges.servers.iter().map(|server| [&server.upstream, &server.server]);
+            with_configured(&scrape.merged.upstream_sessions, configured, samples);
+        },
     },
     Definition {
         name: "tollgate_upstream_connect_failures_total",

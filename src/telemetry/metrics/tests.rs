@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::gauges::{CertificateGauges, ServerGauges};
+use super::gauges::{CertificateGauges, RouteGauges, ServerGauges};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{SessionMetrics, WorkerMetrics};
 use super::*;
@@ -71,6 +71,7 @@ fn the_text_of_a_process_is_exact() {
     let gauges = Gauges {
         config_generation: 1,
         certificates: vec![certificate(1_800_000_000), certificate(1_790_000_000)],
+        routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         servers: vec![server("a:1", 0), server("b:1", 7)],
         log_lines_dropped: 5,
     };
@@ -160,6 +161,24 @@ fn series_of_routes_that_are_not_configured_are_dropped_once_they_have_no_sessio
     assert_eq!(names(&metrics), [true, false, true, false]);
     drop(kept);
     assert_eq!(names(&metrics), [true, false, true, false], "a configured route keeps its series");
+}
+
+/// Servers may change with each reload.
+#[test]
+fn servers_without_sessions_have_series_only_while_they_are_configured() {
+    let metrics = Metrics::new(Duration::ZERO);
+    let worker = metrics.worker();
+    drop(open(&worker, "chat"));
+    let count = |gauges: &Gauges| {
+        let text = text(&metrics, gauges);
+        text.lines().filter(|line| line.starts_with("tollgate_upstream_sessions{")).count()
+    };
+    assert_eq!(count(&Gauges::default()), 0);
+    let server = ServerGauges { upstream: "up".into(), server: "a:1".into(), connect_failures: 0 };
+    let gauges = Gauges { servers: vec![server], ..Gauges::default() };
+    assert_eq!(count(&gauges), 1);
+    let _session = open(&worker, "chat");
+    assert_eq!((count(&gauges), count(&Gauges::default())), (1, 1));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::session::{Outcome, SessionStats};
 /// The metrics of one worker. The maps grow with the names of the configuration. Their locks are free except during a
 /// scrape, and no frame takes one.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct WorkerMetrics {
     connections: Arc<ConnectionCells>,
     upgrades: Mutex<Upgrades>,
@@ -123,10 +124,10 @@ impl WorkerMetrics {
         SessionMetrics { target, counted: Counted::of(counts), is_open: true }
     }
 
-    /// Drops the series of routes for which `keep` returns false, except those of open sessions.
+    /// Drops the series of routes for which `keep` returns false and of servers, except those of open sessions.
     pub(super) fn retain(&self, keep: impl Fn(&str) -> bool) {
         let Sessions { routes, targets } = &mut *lock(&self.sessions);
-        targets.retain(|[route, ..], cells| keep(route) || cells.open.get() > 0);
+        targets.retain(|_, cells| cells.open.get() > 0);
         let is_used = |route: &str| keep(route) || targets.keys().any(|[used, ..]| **used == *route);
         routes.retain(|route, _| is_used(route));
         lock(&self.upgrades).retain(|route, _| route.is_empty() || is_used(route));
