@@ -100,19 +100,10 @@ pub async fn serve(
         }
     };
     let metrics = count_session(metrics, connection, &opened);
-    let OpenedSession {
-        admission,
-        session,
-        upstream,
-        read_ahead: upstream_read_ahead,
-        server,
-        request_id,
-        summary,
-        ..
-    } = opened;
+    let OpenedSession { admission, session, server, request_id, summary, .. } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
-    let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
+    let upstream_side = Prefixed(opened.upstream, opened.read_ahead.to_vec());
     let meta = SessionMeta { server, request_id, summary };
     let process = Arc::clone(&gateway.process);
     let guards = RelayGuards { session: sessions.register(request_id), connection: load, metrics };
@@ -286,7 +277,7 @@ fn reject_head(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, error
     let detail = error.to_string();
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
-    metrics.count_rejection("", rejection.label());
+    metrics.count_upgrade("", rejection.label());
     gateway.rejections.log(&event, identities, clock::now());
 }
 

@@ -69,7 +69,7 @@ impl<'a> Context<'a> {
 
     /// Logs and counts a rejection.
     fn log(&self, event: &RejectionEvent<'_>) {
-        self.metrics.count_rejection(event.route.unwrap_or_default(), event.rejection.label());
+        self.metrics.count_upgrade(event.route.unwrap_or_default(), event.rejection.label());
         self.gateway.rejections.log(event, self.gateway.process.sessions.identities(), clock::now());
     }
 }

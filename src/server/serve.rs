@@ -63,7 +63,7 @@ impl Server {
         let process = Arc::new(Process {
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             sessions: Sessions::new(config.log.session_start, identities),
-            metrics: Arc::new(Metrics::new(clock::both().unix)),
+            metrics: Arc::new(Metrics::new(clock::unix().unwrap_or_default())),
         });
         let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
         let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();

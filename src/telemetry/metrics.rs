@@ -41,7 +41,7 @@ pub enum ReloadOutcome {
 }
 
 impl Metrics {
-    /// Creates the metrics of a process that starts at this time, counted from the Unix epoch.
+    /// Creates the metrics of a process that starts at this time, counted from the Unix epoch; 0 if the clock is wrong.
     pub fn new(now: Duration) -> Self {
         let reloads = Reloads { succeeded: 0, failed: 0, last_succeeded: true, last_success: now };
         Self { started: now, workers: Mutex::default(), routes: Mutex::default(), reloads: Mutex::new(reloads) }

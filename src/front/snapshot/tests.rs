@@ -271,7 +271,7 @@ fn an_update_drops_the_metrics_of_routes_that_are_gone() {
     let gateway = gateway(&config);
     let worker = gateway.process.metrics.worker();
     for route in ["chat", "feed"] {
-        worker.count_rejection(route, "origin");
+        worker.count_upgrade(route, "origin");
     }
     let renamed = self::config(&files, &[("name = \"feed\"", "name = \"news\"")]);
     gateway.update(|before| built(before, &renamed, &gateway.counters)).unwrap();

@@ -54,7 +54,7 @@ fn the_text_of_a_process_is_exact() {
     let worker = metrics.worker();
     worker.count_handshake(HandshakeOutcome::Completed { version: TlsVersion::Tls13, resumed: true });
     worker.count_handshake(HandshakeOutcome::TimedOut);
-    worker.count_rejection("", "no_route");
+    worker.count_upgrade("", "no_route");
     let mut session = open(&worker, "chat");
     session.count(&stats([3, 1], [60, 20], 2), OnExcess::Drop);
     session.count_send_failure();
@@ -143,7 +143,7 @@ fn series_of_routes_that_are_not_configured_are_dropped_once_they_have_no_sessio
     let worker = metrics.worker();
     let (mut old, kept) = (open(&worker, "old"), open(&worker, "kept"));
     drop(open(&worker, "unused"));
-    worker.count_rejection("", "no_route");
+    worker.count_upgrade("", "no_route");
     metrics.retain([Arc::from("kept")]);
     let names = |metrics: &Metrics| {
         let text = text(metrics, &Gauges::default());
@@ -157,7 +157,7 @@ fn series_of_routes_that_are_not_configured_are_dropped_once_they_have_no_sessio
     drop(old);
     assert_eq!(names(&metrics), [true, false, true, false]);
     // A request that loaded its snapshot before the reload adds a series again, for one scrape at most.
-    worker.count_rejection("old", "origin");
+    worker.count_upgrade("old", "origin");
     assert_eq!(names(&metrics), [true, false, true, false]);
     drop(kept);
     assert_eq!(names(&metrics), [true, false, true, false], "a configured route keeps its series");
@@ -315,7 +315,7 @@ proptest! {
                         let ended = outcome(Some(*code), ClosedBy::Upstream, cause);
                         open(worker, route).end(&ended, Duration::from_millis(*millis));
                     }
-                    Event::Reject => worker.count_rejection(route, "origin"),
+                    Event::Reject => worker.count_upgrade(route, "origin"),
                 }
             }
             match event {

@@ -90,14 +90,15 @@ impl WorkerMetrics {
         self.connections.handshakes[version][resumed][outcome].add(1);
     }
 
-    /// Counts an upgrade that was rejected. `route` is empty if no route matched.
-    pub fn count_rejection(&self, route: &str, label: &'static str) {
+    /// Counts an upgrade by its outcome: [`ACCEPTED`], or the [`label`](crate::policy::rejection::Rejection::label) of
+    /// its rejection. `route` is empty if no route matched.
+    pub fn count_upgrade(&self, route: &str, outcome: &'static str) {
         let mut upgrades = lock(&self.upgrades);
         let outcomes = match upgrades.get_mut(route) {
             Some(outcomes) => outcomes,
             None => upgrades.entry(route.into()).or_default(),
         };
-        *outcomes.entry(label).or_default() += 1;
+        *outcomes.entry(outcome).or_default() += 1;
     }
 
     /// Counts an accepted upgrade that took `duration`, and its session and connection until the guard is dropped.
@@ -110,7 +111,7 @@ impl WorkerMetrics {
         duration: Duration,
         counts: &SessionStats,
     ) -> SessionMetrics {
-        self.count_rejection(&target[0], ACCEPTED);
+        self.count_upgrade(&target[0], ACCEPTED);
         // Cells are found and counted as in use under one lock, so that no scrape drops them in between.
         let mut sessions = lock(&self.sessions);
         let route = Arc::clone(sessions.routes.entry(Arc::clone(&target[0])).or_default());
@@ -154,10 +155,8 @@ impl WorkerMetrics {
     }
 }
 
-/// The `outcome` of an accepted upgrade. The others are those of [`Rejection::label`].
-///
-/// [`Rejection::label`]: crate::policy::rejection::Rejection::label
-const ACCEPTED: &str = "accepted";
+/// The `outcome` of an accepted upgrade.
+pub const ACCEPTED: &str = "accepted";
 
 /// Counts a connection in its state until it is dropped. Only the worker's thread may use it.
 #[derive(Debug)]
