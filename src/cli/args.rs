@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
 /// The exit code for invalid arguments (`EX_USAGE` of `sysexits.h`).
 pub const EXIT_USAGE: u8 = 64;
@@ -29,6 +29,8 @@ pub enum Command {
     Demo(Demo),
     /// Print a signed token for tests
     Token(Token),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
 }
 
 /// The path of the configuration.
@@ -46,7 +48,7 @@ pub struct Check {
     #[command(flatten)]
     pub file: ConfigFile,
     /// The directory with the files of `credential:NAME`, for a check outside the systemd unit
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub credentials: Option<PathBuf>,
 }
 

@@ -6,3 +6,5 @@ pub mod check;
 pub mod demo;
 pub mod echo;
 pub mod token;
+mod print;
+pub mod schema;
