@@ -8,3 +8,5 @@ pub mod echo;
 pub mod token;
 mod print;
 pub mod schema;
+pub mod man;
+pub mod completions;
