@@ -15,8 +15,7 @@ const REQUIRED_SECTIONS: [&str; 2] = ["listener", "route"];
 /// Returns the schema.
 #[must_use]
 pub fn schema() -> Value {
-    let required: Vec<&str> = SECTIONS.iter().map(|form| form.name).filter(|n| REQUIRED_SECTIONS.contains(n)).collect();
-    let mut schema = object(&children(""), &required);
+    let mut schema = table("");
     let head = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of tollgate. An editor's help: `tollgate check` decides whether a file is valid.",
@@ -25,36 +24,39 @@ pub fn schema() -> Value {
     schema
 }
 
-/// Returns the schema of a table with these properties and no others.
-fn object(properties: &Map<String, Value>, required: &[&str]) -> Value {
-    let mut object = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+/// Returns the schema of one table of a section: its keys and its subsections, and no others. `""` is the file itself.
+fn table(name: &str) -> Value {
+    let keys = || KEYS.iter().filter(|key| key.section == name);
+    let sections = || SECTIONS.iter().filter(|form| split(form).0 == name);
+    let properties: Map<String, Value> = sections()
+        .map(|form| (split(form).1.to_owned(), section(form)))
+        .chain(keys().map(|key| (key.name.to_owned(), property(key))))
+        .collect();
+    let required_keys = keys().filter(|key| key.default == Default::Required).map(|key| key.name);
+    let required_sections = sections().filter(|form| is_required(form)).map(|form| split(form).1);
+    let required: Vec<&str> = required_sections.chain(required_keys).collect();
+
+    let mut table = json!({ "type": "object", "properties": properties, "additionalProperties": false });
     if !required.is_empty() {
-        merge(&mut object, json!({ "required": required }));
+        merge(&mut table, json!({ "required": required }));
     }
-    object
+    table
 }
 
-/// Returns the schema of one table of a section: its keys and its subsections.
-fn table(section: &str) -> Value {
-    let keys = || KEYS.iter().filter(|key| key.section == section);
-    let mut properties = children(section);
-    properties.extend(keys().map(|key| (key.name.to_owned(), property(key))));
-    let required: Vec<&str> = keys().filter(|key| key.default == Default::Required).map(|key| key.name).collect();
-    object(&properties, &required)
+/// Returns the name of the parent section, and the section's own name in it.
+fn split(form: &SectionForm) -> (&'static str, &'static str) {
+    form.name.rsplit_once('.').unwrap_or(("", form.name))
 }
 
-/// Returns the schemas of the sections directly below a section; `""` is the file itself.
-fn children(parent: &str) -> Map<String, Value> {
-    let below = |form: &&SectionForm| form.name.rsplit_once('.').map_or("", |(parent, _)| parent) == parent;
-    let name = |form: &SectionForm| form.name.rsplit('.').next().unwrap_or(form.name).to_owned();
-    SECTIONS.iter().filter(below).map(|form| (name(form), section(form))).collect()
+fn is_required(form: &SectionForm) -> bool {
+    REQUIRED_SECTIONS.contains(&form.name)
 }
 
 /// Returns the schema of a section in the form in which it is written: one table, a list of tables, or tables by name.
 fn section(form: &SectionForm) -> Value {
     let table = table(form.name);
     if form.written.starts_with("[[") {
-        json!({ "type": "array", "items": table, "minItems": 1 })
+        json!({ "type": "array", "items": table, "minItems": u8::from(is_required(form)) })
     } else if form.written.ends_with(".NAME]") {
         json!({ "type": "object", "additionalProperties": table })
     } else {

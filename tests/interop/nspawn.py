@@ -47,7 +47,8 @@ config = (
 )
 (etc / "tollgate.toml").write_text(config)
 shutil.copy(harness.BINARY, root / "usr" / "local" / "bin" / "tollgate")
-shutil.copy(harness.ROOT / "systemd" / "tollgate.service", root / "etc" / "systemd" / "system" / "tollgate.service")
+for unit in ("tollgate.service", "tollgate.socket"):
+    shutil.copy(harness.ROOT / "systemd" / unit, root / "etc" / "systemd" / "system" / unit)
 
 container = harness.Process("container", ["systemd-nspawn", "-D", root, "--register=no", "--keep-unit", "-b",
                                           "--private-network", "--console=pipe"], directory)
@@ -72,6 +73,13 @@ def journal():
 
 def shown(name):
     return inside("systemctl", "show", "--value", "-p", name, "tollgate")
+
+
+def until(holds, seconds=10):
+    end = time.monotonic() + seconds
+    while not holds():
+        equal(time.monotonic() < end, True)
+        time.sleep(0.1)
 
 
 def in_its_network(*command, **options):
@@ -124,6 +132,17 @@ with suite.check("the service runs as a dynamic user with one capability and a s
     equal({field[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")}, {f"{1 << 10:016x}"})
     equal((field["NoNewPrivs"], field["Seccomp"]), ("1", "2"))
 
+with suite.check("`systemctl reload` signals the process, which keeps running and serving"):
+    process = shown("MainPID")
+    inside("systemctl", "reload", "tollgate")
+    equal((shown("ActiveState"), shown("MainPID")), ("active", process))
+    until(lambda: "SIGHUP" in journal() or "reload" in journal())
+    Session().client.kill()
+
+with suite.check("the state directory belongs to the service and is closed to others"):
+    state = root / "var" / "lib" / "private" / "tollgate"
+    equal((state.stat().st_uid != 0, state.stat().st_mode & 0o777), (True, 0o700))
+
 with suite.check("`systemctl stop` drains: the session gets 1001, and the service ends with success"):
     inside("systemctl", "stop", "--no-block", "tollgate")
     rest = session.rest()
@@ -148,6 +167,15 @@ with suite.check("with a bad configuration the service fails with 78, logs the r
     time.sleep(4)
     equal((shown("ActiveState"), shown("ExecMainStatus"), shown("NRestarts")), ("failed", "78", "0"))
     equal("nonsense" in journal(), True)
+
+with suite.check("the socket unit listens on port 443 of IPv6 and IPv4"):
+    inside("systemctl", "start", "tollgate.socket")
+    equal(inside("systemctl", "is-active", "tollgate.socket"), "active")
+    listening = pathlib.Path(f"/proc/{leader}/net/tcp6").read_text()
+    equal(re.search(r" 0{32}:01BB 0{32}:0000 0A ", listening) is not None, True)
+    ipv4 = in_its_network("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/443")
+    equal(subprocess.run(ipv4, capture_output=True, timeout=20).returncode, 0)
+    inside("systemctl", "stop", "tollgate.socket", "tollgate.service", check=False)
 
 backend.stop()
 if leader:
