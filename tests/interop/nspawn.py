@@ -1,4 +1,4 @@
-"""Tests the unit under a real systemd, in a container with its own network, made by debootstrap and systemd-nspawn.
+"""Tests the units and the package under a real systemd, in a container with its own network, made by debootstrap and systemd-nspawn.
 
 It needs root, debootstrap and systemd-container, and half a minute for the first run, so it runs only if TOLLGATE_NSPAWN=1.
 """
@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 import harness
@@ -176,6 +177,39 @@ with suite.check("the socket unit listens on port 443 of IPv6 and IPv4"):
     ipv4 = in_its_network("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/443")
     equal(subprocess.run(ipv4, capture_output=True, timeout=20).returncode, 0)
     inside("systemctl", "stop", "tollgate.socket", "tollgate.service", check=False)
+
+# ------------------------------------------------------------------------------------------------------------ the package
+
+
+def enabled():
+    return inside("systemctl", "is-enabled", "tollgate", check=False)
+
+
+with suite.check("the installation of the package neither enables nor starts the service"):
+    built = harness.run(sys.executable, harness.ROOT / "packaging" / "deb", "--binary", harness.BINARY, "--out", directory, seconds=120)
+    shutil.copy(built.stdout.strip(), root / "root" / "tollgate.deb")
+    for file in ("usr/local/bin/tollgate", "etc/systemd/system/tollgate.service", "etc/systemd/system/tollgate.socket"):
+        (root / file).unlink()
+    (etc / "tollgate.toml").write_text(config)
+    inside("systemctl", "daemon-reload")
+    inside("systemctl", "reset-failed")
+    inside("dpkg", "-i", "/root/tollgate.deb")
+    equal((shown("LoadState"), shown("ActiveState"), enabled()), ("loaded", "inactive", "disabled"))
+
+with suite.check("the installed service serves, and an upgrade restarts it"):
+    inside("systemctl", "enable", "--now", "tollgate")
+    process = shown("MainPID")
+    equal(inside("readlink", f"/proc/{process}/exe"), "/usr/bin/tollgate")
+    Session().client.kill()
+    inside("dpkg", "-i", "/root/tollgate.deb")
+    equal((shown("ActiveState"), shown("MainPID") != process, enabled()), ("active", True, "enabled"))
+    Session().client.kill()
+
+with suite.check("a purge stops the service, and leaves neither unit nor state"):
+    inside("dpkg", "--purge", "tollgate")
+    equal((shown("LoadState"), shown("ActiveState")), ("not-found", "inactive"))
+    links = [path for path in (root / "etc" / "systemd").rglob("*tollgate*")]
+    equal((links, (root / "var" / "lib" / "private" / "tollgate").exists(), (etc / "tollgate.toml").exists()), ([], False, True))
 
 backend.stop()
 if leader:

@@ -37,7 +37,7 @@ files = {line.split()[5].removeprefix("./"): line.split()[:2] for line in conten
 
 # -------------------------------------------------------------------------------------------------------------- the package
 
-with suite.check("it has a name, a version, a maintainer who is not a person, and its dependencies"):
+with suite.check("it has a name, a version, a maintainer that is not a person, and its dependencies"):
     field = dict(re.findall(r"^ ?([\w-]+): (.*)$", harness.run("dpkg-deb", "--field", package).stdout, re.M))
     version = harness.run(harness.BINARY, "--version").stdout.split()[1]
     equal((field["Package"], field["Version"]), ("tollgate", f"{version}-1"))
