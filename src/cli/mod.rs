@@ -7,3 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod echo;
 pub mod token;
+mod print;
+pub mod schema;
+pub mod man;
+pub mod completions;
