@@ -25,6 +25,11 @@ pub(super) fn rate_pattern() -> String {
     format!("^[0-9]+/({})$", names(&PERIODS))
 }
 
+/// Returns the regular expression of a share, without its bounds.
+pub(super) fn percent_pattern() -> String {
+    "^[0-9]+%$".to_owned()
+}
+
 fn scaled_pattern(units: &[(&str, u64)]) -> String {
     format!("^[0-9]+({})$", names(units))
 }

@@ -70,6 +70,8 @@ fn kinds_have_their_constraints() {
     assert_eq!(at("route.limits", "overhead_rate")["pattern"], "^[0-9]+/(s|m|h)$");
     let off = json!([{ "type": "string", "pattern": "^[0-9]+/(s|m|h)$" }, { "const": "off" }]);
     assert_eq!(at("route.limits", "message_rate")["anyOf"], off);
+    let off = json!([{ "type": "string", "pattern": "^[0-9]+%$" }, { "const": "off" }]);
+    assert_eq!(at("server", "recheck_max")["anyOf"], off);
     assert_eq!(at("auth", "token_from")["default"], json!(["header"]));
     assert_eq!(at("route", "require")["default"], json!({}));
     assert_eq!(schema_of(&schema, "listener.certificates")["required"], json!(["chain", "key"]));
