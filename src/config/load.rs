@@ -1,11 +1,10 @@
 //! Loads a configuration file and the files that it names, and reports the errors in them.
 
-use std::cell::Cell;
 use std::path::Path;
 
 use super::diagnostic::{Diagnostics, Report};
 use super::files::{Disk, FileLoader, Files};
-use super::model::Config;
+use super::model::{Config, Source};
 use super::{assemble, file};
 
 /// Loads the configuration from a file. Relative paths in it are resolved against the directory of the file.
@@ -34,6 +33,11 @@ pub fn check(path: &Path, files: &dyn Files) -> Checked {
     }
 }
 
+/// Checks the text of a configuration that was read before, with files that may have changed since.
+pub fn recheck(source: &Source, files: &dyn Files) -> Checked {
+    parse_all(&source.text, &source.file_name, &source.base, files)
+}
+
 fn read(path: &Path, files: &dyn Files) -> Result<Checked, Report> {
     let fail = |message: String| Report::of_file(path, message);
     let content = Disk.read(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?;
@@ -56,14 +60,20 @@ pub fn parse(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Re
 
 fn parse_all(text: &str, file_name: &Path, base: &Path, files: &dyn Files) -> Checked {
     let diagnostics = Diagnostics::default();
-    let folder = FileLoader { base, files, unchecked: Cell::new(false) };
+    let folder = FileLoader::new(base, files);
     let config = file::parse(text, &diagnostics)
         .and_then(|document| assemble::read(&file::Section::root(document.get_ref(), &diagnostics), &folder));
 
     let report = Report::new(file_name, text, diagnostics.take());
     match config {
         Some(config) if !report.has_errors() => {
-            Checked { config: Some(Config { warnings: report.clone(), ..config }), report }
+            let source = Source {
+                file_name: file_name.to_owned(),
+                base: base.to_owned(),
+                text: text.into(),
+                files: folder.groups(),
+            };
+            Checked { config: Some(Config { warnings: report.clone(), source, ..config }), report }
         }
         _ if report.has_errors() || folder.unchecked.get() => Checked { config: None, report },
         _ => {
