@@ -30,3 +30,4 @@ pub use self::model::{
     AdminAddress, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions,
     OnReload, ProcessConfig, RecordLayer, Shown,
 };
+pub use self::units::duration as parse_duration;

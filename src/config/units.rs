@@ -10,8 +10,11 @@ const DURATIONS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const PERIODS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 
-/// Parses a duration within inclusive bounds. The error is the label at the caret.
-pub(super) fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, String> {
+/// Parses a duration within inclusive bounds.
+///
+/// # Errors
+/// Returns what was expected: the label at the caret.
+pub fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, String> {
     const FORM: &str = "expected a whole number and a unit (ms, s, m, h, d), as in \"30s\"";
     let duration = Duration::from_millis(scaled(text, &DURATIONS, FORM)?);
     if bounds.contains(&duration) {

@@ -7,3 +7,4 @@ pub mod worker;
 pub mod accept;
 pub mod descriptors;
 pub mod serve;
+pub mod control;
