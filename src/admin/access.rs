@@ -16,7 +16,7 @@ use crate::config::{AdminConfig, AdminToken};
 /// Paths that need no token: they have no data.
 const OPEN_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
 /// The number of wrong tokens that get 401 at once; one more each second. Further ones get 429 and no line in the log.
-const FAILURES: NonZeroU32 = NonZeroU32::new(10).unwrap();
+const FAILURES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -121,6 +121,16 @@ impl Admin {
         Ok(Self { stop, ended, address, metrics_address, _file: file })
     }
 
+    /// Logs the addresses.
+    pub fn log_addresses(&self) {
+        if let Some(address) = &self.address {
+            tracing::info!(%address, "admin API");
+        }
+        if let Some(address) = &self.metrics_address {
+            tracing::info!(%address, "metrics");
+        }
+    }
+
     /// Returns the address of the admin API, with the port that the kernel chose.
     pub fn address(&self) -> Option<&AdminAddress> {
         self.address.as_ref()

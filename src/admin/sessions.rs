@@ -106,12 +106,12 @@ async fn places(state: &State, entries: Vec<SessionEntry>, key: SortKey) -> Vec<
         SortKey::Age | SortKey::Id => HashMap::new(),
     };
     let key = |entry: &SessionEntry| -> Option<i128> {
-        let stats = infos.get(&entry.id.0).map(|info| info.stats);
+        let counts = infos.get(&entry.id.0).map(|info| info.stats);
         match key {
             SortKey::Age => Some(since(entry.started, state.epoch)),
             SortKey::Id => Some(0),
-            SortKey::Messages => stats.map(|stats| sum(stats.client.messages, stats.upstream.messages)),
-            SortKey::Bytes => stats.map(|stats| sum(stats.client.bytes, stats.upstream.bytes)),
+            SortKey::Messages => counts.map(|stats| sum(stats.client.messages, stats.upstream.messages)),
+            SortKey::Bytes => counts.map(|stats| sum(stats.client.bytes, stats.upstream.bytes)),
         }
     };
     entries.into_iter().filter_map(|entry| Some(((key(&entry)?, entry.id.0), entry))).collect()

@@ -1,14 +1,18 @@
 //! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
+use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::admin::{Admin, AdminError, Facts};
 use crate::config::{self, Config, Severity};
 use crate::runtime::tasks::start_thread;
+use crate::server::control::Control;
 use crate::server::error::ServeError;
 use crate::server::serve::Server;
 use crate::telemetry::log;
@@ -35,7 +39,7 @@ pub fn run(path: &Path) -> ExitCode {
             Severity::Warning => tracing::warn!("{line}"),
         }
     }
-    match serve(config) {
+    match serve(path, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "tollgate failed");
@@ -46,15 +50,55 @@ pub fn run(path: &Path) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> Result<(), ServeError> {
+/// The reason why the process ended.
+enum RunError {
+    Serve(ServeError),
+    Admin(AdminError),
+}
+
+impl From<ServeError> for RunError {
+    fn from(error: ServeError) -> Self {
+        Self::Serve(error)
+    }
+}
+
+impl From<AdminError> for RunError {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(error)
+    }
+}
+
+impl RunError {
+    fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Serve(error) if error.is_of_configuration())
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serve(error) => error.fmt(f),
+            Self::Admin(error) => error.fmt(f),
+        }
+    }
+}
+
+fn serve(path: &Path, config: Config) -> Result<(), RunError> {
     for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
     let stop = stop_signals().map_err(ServeError::System)?;
+    let (admin, metrics, workers) = (config.admin.clone(), config.metrics, config.server.workers.get());
     let server = Server::bind(config)?;
+    let listeners = server.addresses().iter().map(ToString::to_string).collect();
+    let facts = Facts { config: path.to_owned(), workers, listeners };
+    let control = Control::new(Arc::clone(server.gateway()));
+    // It ends with this function, after the drain.
+    let admin = Admin::start(admin.as_ref(), metrics, &control, &facts)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }
+    admin.log_addresses();
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     server.run(stop, |sessions| {
         tracing::info!(sessions, "draining");

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::diagnostic::{Diagnostics, Report};
 use super::files::{Disk, FileLoader, Files};
-use super::model::Config;
-use super::{assemble, file};
+use super::model::{AdminClientConfig, Config};
+use super::{admin, assemble, file};
 
 /// Loads the configuration from a file. Relative paths in it are resolved against the directory of the file.
 ///
@@ -34,12 +34,35 @@ pub fn check(path: &Path, files: &dyn Files) -> Checked {
     }
 }
 
-fn read(path: &Path, files: &dyn Files) -> Result<Checked, Report> {
+/// Reads the address and, if `with_token` is set and the address needs one, the token of the admin API from a file. Other
+/// sections are not checked. `None`: the file has no `[admin]` section.
+///
+/// # Errors
+/// Returns the errors in this section.
+pub fn admin_client(path: &Path, with_token: bool) -> Result<Option<AdminClientConfig>, Report> {
+    let text = read_text(path)?;
+    let diagnostics = Diagnostics::default();
+    let base = path.parent().unwrap_or(Path::new(""));
+    let folder = FileLoader { base, files: &Disk, unchecked: Cell::new(false) };
+    let client = file::parse(&text, &diagnostics).and_then(|document| {
+        let root = file::Section::root(document.get_ref(), &diagnostics);
+        // Unknown sections are the concern of `check`.
+        diagnostics.take();
+        admin::client(&root, &folder, with_token)
+    });
+    client.ok_or_else(|| Report::new(path, &text, diagnostics.take()))
+}
+
+fn read_text(path: &Path) -> Result<String, Report> {
     let fail = |message: String| Report::of_file(path, message);
     let content = Disk.read(path).map_err(|error| fail(format!("cannot read the configuration: {error}")))?;
-    let text = String::from_utf8(content.bytes).map_err(|error| {
+    String::from_utf8(content.bytes).map_err(|error| {
         fail(format!("the configuration is not UTF-8: byte {} is not valid", error.utf8_error().valid_up_to()))
-    })?;
+    })
+}
+
+fn read(path: &Path, files: &dyn Files) -> Result<Checked, Report> {
+    let text = read_text(path)?;
     let base = path.parent().unwrap_or(Path::new(""));
     Ok(parse_all(&text, path, base, files))
 }

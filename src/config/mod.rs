@@ -25,9 +25,9 @@ mod assemble;
 
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
-pub use self::load::{Checked, check, load, parse};
+pub use self::load::{Checked, admin_client, check, load, parse};
 pub use self::model::{
-    AdminAddress, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions,
-    OnReload, ProcessConfig, RecordLayer, Shown,
+    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig,
+    LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
 };
 pub use self::units::duration as parse_duration;
