@@ -21,7 +21,7 @@ use super::access::{Access, Peer};
 use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
-use super::{frames, metrics, operations, process, sessions};
+use super::{frames, metrics, operations, process, schema, sessions};
 
 /// The page at `/`, which has no data.
 const START_PAGE: &str = "Tollgate admin API. The endpoints are in /v1/openapi.json.\n";
@@ -51,7 +51,9 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(openapi))
         .split_for_parts();
     complete(&mut document);
-    state.openapi = document.to_json().unwrap_or_default().into();
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    schema::add_rules(&mut document);
+    state.openapi = document.to_string().into();
     let router = router.with_state(Arc::new(state));
     with_fallbacks(router).layer(from_fn_with_state(Arc::new(access), guard)).layer(from_fn(secure))
 }
@@ -153,7 +155,6 @@ fn complete(document: &mut OpenApi) {
         }
         if operation.security.is_none() {
             add("401", "The request has no valid token");
-            add("429", "There were too many requests without a valid token");
         }
     });
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::problem::{Problem, Result};
+use super::schema;
 use crate::policy::address::Addresses;
 use crate::server::control::SessionEntry;
 use crate::telemetry::request::RequestId;
@@ -25,7 +26,7 @@ pub(super) struct Filter {
     /// The subject of the token.
     pub(super) subject: Option<String>,
     /// The client's address, or a network such as `10.0.0.0/8`.
-    #[schema(example = "192.0.2.0/24")]
+    #[schema(schema_with = schema::address_or_null)]
     pub(super) address: Option<String>,
     /// The name of the upstream.
     pub(super) upstream: Option<String>,

@@ -9,6 +9,7 @@ mod access;
 mod audit;
 mod extract;
 mod state;
+mod schema;
 mod filter;
 mod paging;
 mod view;

@@ -8,7 +8,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde::Deserialize;
-use utoipa::openapi::schema::{AnyOf, ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
@@ -16,6 +15,7 @@ use super::audit;
 use super::extract::{Json, MESSAGE_MAX_BYTES, Query};
 use super::filter::{Filter, Selection};
 use super::problem::{Problem, Result};
+use super::schema;
 use super::sessions::find;
 use super::state::{Shared, State};
 use super::view::Selected;
@@ -36,7 +36,7 @@ const SPREAD_MAX: Duration = Duration::from_secs(3600);
 #[into_params(parameter_in = Query)]
 pub(super) struct CloseQuery {
     /// The close code, 1008 by default.
-    #[param(schema_with = code_schema)]
+    #[param(schema_with = schema::close_code)]
     code: Option<u16>,
     /// The reason, at most 123 bytes.
     #[param(max_length = 123)]
@@ -54,13 +54,13 @@ pub(super) struct Close {
     #[serde(default)]
     all: bool,
     /// The close code, 1008 by default.
-    #[schema(schema_with = code_schema)]
+    #[schema(schema_with = schema::close_code_or_null)]
     code: Option<u16>,
     /// The reason, at most 123 bytes.
     #[schema(max_length = 123)]
     reason: Option<String>,
     /// The time over which the closes are spread evenly, at most an hour. By default all sessions close at once.
-    #[schema(pattern = "^[0-9]{1,4}(ms|s)$", example = "10s")]
+    #[schema(pattern = "^([0-9]{1,6}ms|[0-9]{1,3}s|[1-5]?[0-9]m|1h)$", example = "10s")]
     spread: Option<String>,
 }
 
@@ -77,7 +77,10 @@ pub(super) struct Send {
     /// A text message, at most 1 MiB.
     text: Option<String>,
     /// A binary message in base64, at most 1 MiB of it decoded.
-    #[schema(content_encoding = "base64")]
+    #[schema(
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     binary: Option<String>,
 }
 
@@ -189,15 +192,6 @@ fn check_reason(reason: Option<&str>) -> Result<&str> {
         return Err(Problem::bad_request(format!("`reason` may have at most {REASON_MAX_BYTES} bytes")));
     }
     Ok(reason)
-}
-
-/// Returns the schema of a close code.
-fn code_schema() -> Schema {
-    let fixed = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([1000, 1001, 1008, 1011, 1012, 1013]));
-    let range = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(3000)).maximum(Some(4999));
-    let mut schema = AnyOf::new();
-    schema.items = vec![fixed.build().into(), range.build().into()];
-    Schema::AnyOf(schema)
 }
 
 #[cfg(test)]

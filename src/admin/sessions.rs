@@ -12,6 +12,7 @@ use super::extract::Query;
 use super::filter::{Filter, parse_id};
 use super::paging::{Page, Place, SortKey};
 use super::problem::{Problem, Result};
+use super::schema;
 use super::state::{Shared, State};
 use super::view::{Session, SessionPage};
 use crate::server::control::{SessionEntry, SessionInfo};
@@ -29,6 +30,7 @@ pub(super) struct ListQuery {
     /// The subject of the token.
     subject: Option<String>,
     /// The client's address, or a network such as `10.0.0.0/8`.
+    #[param(schema_with = schema::address)]
     address: Option<String>,
     /// The name of the upstream.
     upstream: Option<String>,
@@ -41,6 +43,7 @@ pub(super) struct ListQuery {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// The cursor of the page before.
+    #[param(pattern = "^[A-Za-z0-9_-]+$")]
     cursor: Option<String>,
 }
 

@@ -49,7 +49,7 @@ pub struct FilterArguments {
 #[derive(Debug, Args)]
 pub struct Selection {
     /// The id of one session
-    #[arg(value_name = "ID", conflicts_with = "filter", required_unless_present_any = ["filter", "all"])]
+    #[arg(value_name = "ID", conflicts_with = "filter")]
     pub id: Option<String>,
     /// The filter
     #[command(flatten)]

@@ -19,6 +19,7 @@ pub fn run(arguments: &Kick) -> ExitCode {
 
 fn kick(arguments: &Kick) -> Result<(), Failure> {
     let Kick { connection, selection, code, reason, spread } = arguments;
+    let filter = filter(selection)?;
     let client = Client::new(connection)?;
     let answer = if let Some(id) = &selection.id {
         let mut parameters = vec![("code", code.to_string())];
@@ -27,7 +28,7 @@ fn kick(arguments: &Kick) -> Result<(), Failure> {
         client.request(Method::DELETE, &target, None)?;
         json!({ "selected": 1 })
     } else {
-        let body = json!({ "filter": filter(selection), "code": code, "reason": reason, "spread": spread });
+        let body = json!({ "filter": filter, "code": code, "reason": reason, "spread": spread });
         client.request(Method::POST, "/v1/sessions/close", Some(&body))?
     };
     report(connection.json, &answer, "closing")

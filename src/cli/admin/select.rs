@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::args::{FilterArguments, Selection};
+use super::failure::Failure;
 
 /// Returns the query of a filter and further parameters, with its `?`; empty without any.
 pub fn query(filter: &FilterArguments, more: &[(&str, String)]) -> String {
@@ -13,7 +14,10 @@ pub fn query(filter: &FilterArguments, more: &[(&str, String)]) -> String {
 }
 
 /// Returns the filter of a change.
-pub fn filter(selection: &Selection) -> Value {
+///
+/// # Errors
+/// If the arguments select no sessions.
+pub fn filter(selection: &Selection) -> Result<Value, Failure> {
     let mut filter: Map<String, Value> =
         fields(&selection.filter).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     if let Some(id) = &selection.id {
@@ -22,7 +26,10 @@ pub fn filter(selection: &Selection) -> Value {
     if selection.all {
         filter.insert("all".to_owned(), true.into());
     }
-    filter.into()
+    if filter.is_empty() {
+        return Err(Failure::of_arguments("name the ID of a session, a filter such as --route NAME, or --all"));
+    }
+    Ok(filter.into())
 }
 
 /// Encodes every byte that has a meaning in a query (RFC 3986 section 2.1).
@@ -66,8 +73,9 @@ mod tests {
             let filter = FilterArguments { route: route.map(str::to_owned), ..FilterArguments::default() };
             super::filter(&Selection { id: id.map(str::to_owned), filter, all })
         };
-        assert_eq!(of(None, Some("chat"), false), json!({ "route": "chat" }));
-        assert_eq!(of(Some("1f"), None, false), json!({ "id": "1f" }));
-        assert_eq!(of(None, None, true), json!({ "all": true }));
+        assert_eq!(of(None, Some("chat"), false), Ok(json!({ "route": "chat" })));
+        assert_eq!(of(Some("1f"), None, false), Ok(json!({ "id": "1f" })));
+        assert_eq!(of(None, None, true), Ok(json!({ "all": true })));
+        assert_eq!(of(None, None, false).unwrap_err().code, 64);
     }
 }

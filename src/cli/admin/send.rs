@@ -22,8 +22,8 @@ pub fn run(arguments: &Send) -> ExitCode {
 
 fn send(arguments: &Send) -> Result<(), Failure> {
     let Send { connection, selection, text, binary_file } = arguments;
+    let mut body = json!({ "filter": filter(selection)? });
     let client = Client::new(connection)?;
-    let mut body = json!({ "filter": filter(selection) });
     if let Some(text) = text {
         body["text"] = text.as_str().into();
     }
