@@ -1,10 +1,14 @@
 //! Relays the bytes of one session: reads, passes them to the session, writes. The session makes every decision.
 
 mod budget;
-pub mod peer_io;
 mod commands;
+pub mod description;
+pub mod facts;
+pub mod peer_io;
 mod read;
+pub mod recheck;
 pub mod registry;
+pub mod watcher;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,12 +23,14 @@ use crate::runtime::entropy::random;
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::session::{Action, CloseReason, Outcome, Session, Side};
-use crate::telemetry::request::{OwnedRequestSummary, RequestId};
-use crate::telemetry::sessions::{SessionSummary, Sessions};
+use crate::telemetry::sessions::Sessions;
 use crate::ws::frame::{ControlFrame, Opcode};
 use budget::{Budget, ReadOutcome};
+use description::RateWindow;
+use facts::SessionFacts;
 use peer_io::{Backpressure, PeerIo, Stream};
 use registry::SessionGuard;
+use watcher::Watcher;
 
 /// The maximum number of times that a passed deadline is postponed because the kernel has an event that tokio has not
 /// reported.
@@ -46,17 +52,6 @@ pub struct Process {
     pub lifecycle: Lifecycle,
     /// The log of sessions.
     pub sessions: Sessions,
-}
-
-/// The facts about a session that the log shows besides its outcome.
-#[derive(Debug)]
-pub struct SessionMeta {
-    /// The upstream's server, as the configuration names it.
-    pub server: Arc<str>,
-    /// The id of its request.
-    pub request_id: RequestId,
-    /// The request, for the log.
-    pub summary: OwnedRequestSummary,
 }
 
 /// A stream, and the bytes that were read from it after its handshake.
@@ -97,8 +92,11 @@ pub struct Relay<C, U> {
     phase: Phase,
     /// The end of the time for closing both connections. `None` until the session is over.
     lingers_until: Option<Instant>,
-    started: Instant,
-    meta: SessionMeta,
+    /// Earlier counts of a session that forwards messages.
+    rates: Option<Box<RateWindow>>,
+    /// The operators that watch its frames.
+    watchers: Vec<Watcher>,
+    facts: Arc<SessionFacts>,
     lease: Lease,
     process: Arc<Process>,
 }
@@ -110,7 +108,7 @@ impl<C, U> Relay<C, U> {
         session: Session,
         client: Prefixed<C>,
         upstream: Prefixed<U>,
-        meta: SessionMeta,
+        facts: Arc<SessionFacts>,
         process: Arc<Process>,
         guards: RelayGuards,
     ) -> Self {
@@ -130,29 +128,19 @@ impl<C, U> Relay<C, U> {
             ticket: Ticket::default(),
             phase: Phase::Serving,
             lingers_until: None,
-            started: now,
-            meta,
+            rates: None,
+            watchers: Vec::new(),
+            facts,
             lease,
             process,
         };
-        relay.process.sessions.log_start(&relay.summary());
+        relay.process.sessions.log_start(&relay.facts.log_summary());
         relay
     }
 
-    fn summary(&self) -> SessionSummary<'_> {
-        SessionSummary {
-            request_id: self.meta.request_id,
-            route: self.lease.route().name(),
-            subject: self.lease.subject(),
-            client: self.lease.grant().address,
-            server: &self.meta.server,
-            request: self.meta.summary.summary(),
-        }
-    }
-
     fn log(&self, outcome: Outcome, now: Instant) {
-        let age = now.saturating_duration_since(self.started);
-        self.process.sessions.log_end(&self.summary(), age, outcome, &self.session.counts());
+        let age = now.saturating_duration_since(self.facts.started);
+        self.process.sessions.log_end(&self.facts.log_summary(), age, outcome, &self.session.counts());
     }
 }
 
@@ -175,6 +163,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         if relay.lingers_until.is_none() {
             let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
             relay.log(outcome, now);
+            relay.log_undelivered();
             // Only the two connections remain to be closed. That must not keep the client from its next session.
             relay.lease.release_client();
             relay.lingers_until = Some(clock::after(now, SERVER_CLOSES_FIRST.saturating_add(LINGER)));
@@ -224,6 +213,10 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                         }
                     }
                 }
+            }
+            if progress {
+                let rates = self.rates.get_or_insert_with(|| Box::new(RateWindow::new(self.facts.started)));
+                rates.record(&self.session.counts(), now);
             }
             let hibernate_at = clock::after(now, HIBERNATE_AFTER);
             if progress && self.hibernate_at.replace(hibernate_at).is_none() {
@@ -288,6 +281,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn send(&mut self, to: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant) {
+        if !self.watchers.is_empty() {
+            self.report_frames(to.other(), bytes, now);
+        }
         if !bytes.is_empty() && self.peer(to).send(cx, bytes).is_err() {
             self.close_write(to, now);
         }
@@ -336,12 +332,14 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             }
         }
         self.session.handle_timeout(now);
+        self.log_undelivered();
         if self.watch_at.is_some_and(|at| at <= now) {
             self.watch_at = None;
         }
         if self.hibernate_at.is_some_and(|at| at <= now) {
             self.hibernate_at = None;
             self.client.hibernate();
+            self.rates = None;
         }
         // Output that is pending for a disconnected side would keep the other side, and so its Close, from being read.
         for side in Side::BOTH {

@@ -37,7 +37,7 @@ use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
 use outbox::Outbox;
-pub use outbox::{CommandedClose, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
+pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 pub use peer::Input;
 use peer::Peer;
@@ -239,6 +239,22 @@ impl Session {
         self.counts
     }
 
+    /// Returns when data last passed in either direction.
+    pub fn data_passed(&self) -> Instant {
+        self.data_passed
+    }
+
+    /// Returns the limits in force.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// Returns how many payload bytes are missing of the frame of which a part was forwarded from a side.
+    pub fn frame_left(&self, from: Side) -> u64 {
+        let peer = self.peer(from);
+        if peer.mid_frame { peer.inspector.remaining() } else { 0 }
+    }
+
     /// Whether a side has sent and has been sent a Close, so that only its connection remains to be closed.
     pub fn has_closed(&self, side: Side) -> bool {
         let peer = self.peer(side);
@@ -297,7 +313,8 @@ impl Session {
         }
         let Some(outcome) = self.outcome.filter(|_| self.over || self.handshake_over()) else {
             let pinging = self.client.ping_due || self.upstream.ping_due;
-            self.action_due = self.outcome.is_some() || pinging || self.outbox.is_some();
+            self.action_due =
+                self.outcome.is_some() || pinging || self.outbox.as_ref().is_some_and(|outbox| outbox.has_frames());
             return None;
         };
         self.ended = true;

@@ -115,6 +115,7 @@ fn values_reach_the_fields_of_their_keys() {
         session_start: tracing::Level::INFO,
         subject: Shown::Hash,
         address: Shown::Omit,
+        slow_upgrade: Some(Duration::from_millis(250)),
     };
     assert_eq!(config.log, log);
 

@@ -38,9 +38,11 @@ enum Event {
     Drain(u64),
     /// An operator closes the session.
     Command(CloseCode, &'static str),
+    /// A changed configuration ends the session.
+    Revoke(CloseReason),
 }
 
-use Event::{Block, Bytes, CloseWrite, Command, Disconnect, Drain, Pass, Unblock};
+use Event::{Block, Bytes, CloseWrite, Command, Disconnect, Drain, Pass, Revoke, Unblock};
 
 /// Returns the event of a frame as the side must send it: masked by the client, unmasked by the upstream.
 fn from(side: Side, first: u8, payload: impl AsRef<[u8]>) -> Event {
@@ -94,6 +96,7 @@ fn apply(relay: &mut Relay, event: &Event) {
         Pass(ms) => relay.pass(Duration::from_millis(*ms)),
         Drain(ms) => relay.drain_in(Duration::from_millis(*ms)),
         Command(code, reason) => relay.close(*code, reason),
+        Revoke(cause) => relay.revoke(*cause),
     }
 }
 
@@ -354,8 +357,12 @@ fn case(cause: CloseReason) -> Case {
         }
         CloseReason::Command => {
             let events = vec![Command(CloseCode(4001), "maintenance")];
-            case(lenient(), events, 4001, "maintenance", Some(CloseReason::Aborted))
+            case(lenient(), events, 4001, "maintenance", Some(CloseReason::NotAdmitted))
         }
+        CloseReason::NotAdmitted => {
+            case(lenient(), vec![Revoke(cause)], 1008, "no longer admitted", Some(CloseReason::Removed))
+        }
+        CloseReason::Removed => case(lenient(), vec![Revoke(cause)], 1001, "route removed", Some(CloseReason::Aborted)),
         // Neither side is sent a Close; see `an_abort_skips_the_closing_handshake`.
         CloseReason::Aborted => {
             case(lenient(), vec![], 1001, "", Some(CloseReason::Violation(Client, Violation::ReservedBit)))
@@ -452,7 +459,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 14 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 16 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -467,7 +474,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 16, "{labels:?}");
+    assert_eq!(labels.len(), 18, "{labels:?}");
 }
 
 #[test]

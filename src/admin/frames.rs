@@ -24,7 +24,8 @@ use super::problem::{Problem, Result};
 use super::sessions::no_session;
 use super::state::{Shared, WATCHERS_MAX};
 use super::view::seconds;
-use crate::server::control::{Direction, Watch, WatchEvent};
+use crate::relay::watcher::{Watch, WatchEvent, WatchedFrame};
+use crate::session::Side;
 use crate::ws::frame::Opcode;
 
 /// The interval of comments that keep an idle stream open, and find clients that have disconnected.
@@ -50,7 +51,7 @@ pub(super) struct Frame {
     opcode: &'static str,
     /// Whether the frame ends its message.
     fin: bool,
-    /// Whether the message is compressed (RFC 7692).
+    /// Whether the frame begins a compressed message (RFC 7692).
     compressed: bool,
     /// The length of the payload in bytes.
     length: u64,
@@ -117,23 +118,22 @@ async fn next(mut tap: Tap) -> Option<(std::result::Result<Event, Infallible>, T
     };
     let event = match event {
         WatchEvent::Missed(count) => Event::default().event("missed").json_data(Missed { count }),
-        frame @ WatchEvent::Frame { .. } => Event::default().event("frame").json_data(Frame::new(frame)?),
+        WatchEvent::Frame(frame) => Event::default().event("frame").json_data(Frame::from(frame)),
     };
     // The types above always have a JSON form.
     Some((Ok(event.ok()?), tap))
 }
 
-impl Frame {
-    /// Describes a frame; `None` for another event.
-    fn new(event: WatchEvent) -> Option<Self> {
-        let WatchEvent::Frame { direction, opcode, fin, compressed, length, payload, at } = event else { return None };
+impl From<WatchedFrame> for Frame {
+    fn from(frame: WatchedFrame) -> Self {
+        let WatchedFrame { from, opcode, fin, compressed, length, payload, at } = frame;
         let is_text = opcode == Opcode::Text && !compressed;
         let text = payload.as_deref().filter(|_| is_text).and_then(text);
-        Some(Self {
+        Self {
             at_seconds: seconds(at),
-            direction: match direction {
-                Direction::In => "in",
-                Direction::Out => "out",
+            direction: match from {
+                Side::Client => "in",
+                Side::Upstream => "out",
             },
             opcode: name(opcode),
             fin,
@@ -141,7 +141,7 @@ impl Frame {
             length,
             payload: payload.map(|payload| STANDARD.encode(payload)),
             text,
-        })
+        }
     }
 }
 
@@ -178,8 +178,8 @@ mod tests {
     fn frame(opcode: Opcode, compressed: bool, payload: Option<&'static [u8]>) -> Frame {
         let length = payload.map_or(5, |payload| payload.len() as u64);
         let (payload, at) = (payload.map(Bytes::from_static), Duration::from_millis(1500));
-        let direction = Direction::Out;
-        Frame::new(WatchEvent::Frame { direction, opcode, fin: true, compressed, length, payload, at }).unwrap()
+        let from = Side::Upstream;
+        WatchedFrame { from, opcode, fin: true, compressed, length, payload, at }.into()
     }
 
     #[test]

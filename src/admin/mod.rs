@@ -22,4 +22,3 @@ mod api;
 mod serve;
 
 pub use self::serve::{Admin, AdminError};
-pub use self::state::Facts;

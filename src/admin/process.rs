@@ -1,5 +1,7 @@
 //! Endpoints about the process: health, facts, reload, log level.
 
+use std::sync::PoisonError;
+
 use axum::Extension;
 use axum::extract::State as Extract;
 use http::StatusCode;
@@ -10,10 +12,11 @@ use super::access::Caller;
 use super::audit;
 use super::extract::{Json, Query};
 use super::problem::{Problem, Result};
-use super::state::{Shared, State};
+use super::state::{LastReload, Shared, State};
 use super::view::{Reload, rfc3339};
 use crate::runtime::lifecycle::Phase;
-use crate::server::control::{ReloadError, ReloadOptions};
+use crate::server::reload::{ReloadError, ReloadOptions};
+use crate::telemetry::log;
 
 /// Facts about the process.
 #[derive(Debug, Serialize, ToSchema)]
@@ -30,13 +33,29 @@ pub(super) struct Info {
     workers: usize,
     /// The number of open sessions.
     sessions: usize,
+    /// The limit of that number.
+    max_sessions: u32,
     /// `serving`, or `draining` from the stop signal on.
     #[schema(pattern = "^(serving|draining)$")]
     phase: &'static str,
     /// The path of the configuration.
-    config: String,
+    config: Option<String>,
     /// The addresses of the listeners.
     listeners: Vec<String>,
+    /// The last reload; null if there was none.
+    last_reload: Option<ReloadResult>,
+}
+
+/// The result of a reload.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReloadResult {
+    /// The time (RFC 3339), unless the clock of the machine was wrong.
+    time: Option<String>,
+    /// Whether the configuration was applied.
+    #[serde(rename = "successful")]
+    is_successful: bool,
+    /// The reason of a failure.
+    error: Option<String>,
 }
 
 /// The parameters of a reload.
@@ -106,17 +125,25 @@ pub(super) async fn readyz(Extract(state): Shared) -> Result<&'static str> {
     responses((status = 200, description = "Facts about the process", body = Info))
 )]
 pub(super) async fn info(Extract(state): Shared) -> axum::Json<Info> {
-    let gateway = state.control.gateway();
+    let (gateway, facts) = (state.control.gateway(), state.control.facts());
+    let snapshot = gateway.snapshot();
+    let last_reload = state.last_reload.lock().unwrap_or_else(PoisonError::into_inner).clone();
     axum::Json(Info {
         version: env!("CARGO_PKG_VERSION"),
-        generation: gateway.snapshot().generation(),
-        started: state.started.and_then(rfc3339),
+        generation: snapshot.generation(),
+        started: rfc3339(facts.started_unix),
         pid: std::process::id(),
-        workers: state.facts.workers,
+        workers: facts.workers,
         sessions: gateway.process.lifecycle.sessions(),
+        max_sessions: snapshot.policy().max_sessions().get(),
         phase: if is_admitting(&state) { "serving" } else { "draining" },
-        config: state.facts.config.display().to_string(),
-        listeners: state.facts.listeners.clone(),
+        config: facts.file.as_ref().map(|file| file.display().to_string()),
+        listeners: snapshot.addresses().map(|address| address.to_string()).collect(),
+        last_reload: last_reload.map(|LastReload { unix, error }| ReloadResult {
+            time: unix.and_then(rfc3339),
+            is_successful: error.is_none(),
+            error,
+        }),
     })
 }
 
@@ -154,23 +181,17 @@ pub(super) async fn reload(
 }
 
 fn refused(error: ReloadError) -> Box<Problem> {
+    let unchanged = |status, error: &ReloadError| Problem::new(status, format!("nothing was changed: {error}"));
     match error {
         ReloadError::Invalid(report) => {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "the configuration is invalid and was not applied")
-                .with_report(report.to_string())
+            let detail = "the configuration is not valid; nothing was changed";
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail).with_report(report.to_string())
         }
-        ReloadError::TooMany { summary, max_percent } => {
-            let reload = Reload::from(summary);
-            let ended: usize = reload.ended.values().sum();
-            let total = reload.kept.saturating_add(reload.changed).saturating_add(ended);
-            let detail = format!(
-                "the reload would end {ended} of {total} sessions, more than recheck_max = {max_percent}%; \
-                 nothing was changed; add force=true to reload anyway"
-            );
-            Problem::new(StatusCode::CONFLICT, detail).with_summary(reload, max_percent)
+        ReloadError::TooMany { ref summary, max_percent } => {
+            unchanged(StatusCode::CONFLICT, &error).with_summary(summary.clone().into(), max_percent)
         }
-        ReloadError::Server(error) => Problem::new(StatusCode::CONFLICT, format!("nothing was changed: {error}")),
-        ReloadError::Stopping => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process stops"),
+        ReloadError::NoFile | ReloadError::Server(_) => unchanged(StatusCode::CONFLICT, &error),
+        ReloadError::Stopping => Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 
@@ -195,11 +216,11 @@ pub(super) async fn log_level(
     };
     // The line appears at both the old and the new level, unless both hide it.
     audit::log(caller, "log-level", &level, 1);
-    set_level(level);
+    if let Some(log) = log::handle() {
+        log.set_level(level);
+    }
     axum::Json(body)
 }
-
-fn set_level(_level: tracing::Level) {}
 
 fn is_admitting(state: &State) -> bool {
     let lifecycle = &state.control.gateway().process.lifecycle;

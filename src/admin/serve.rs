@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::{Extension, Router};
@@ -20,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, Peer};
 use super::api;
 use super::listener::{Bound, SocketFile};
-use super::state::{Facts, State};
+use super::state::{LastReload, State};
 use crate::config::{AdminAddress, AdminConfig};
+use crate::runtime::clock;
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::control::Control;
+use crate::server::reload::{ReloadError, ReloadSummary};
 
 /// The number of concurrent connections of a listener; the kernel queues further ones.
 const CONNECTIONS_MAX: usize = 64;
@@ -46,6 +48,7 @@ pub struct Admin {
     ended: Receiver<()>,
     address: Option<AdminAddress>,
     metrics_address: Option<SocketAddr>,
+    last_reload: Arc<Mutex<Option<LastReload>>>,
     _file: Option<SocketFile>,
 }
 
@@ -87,11 +90,14 @@ impl Admin {
         config: Option<&AdminConfig>,
         metrics: Option<SocketAddr>,
         control: &Control,
-        facts: &Facts,
     ) -> Result<Self, AdminError> {
         let (stop, mut served, mut file) = (CancellationToken::new(), Vec::new(), None);
         let (mut address, mut metrics_address) = (None, None);
-        let state = |payload| State::new(control.clone(), facts.clone(), payload, stop.clone());
+        let last_reload = Arc::<Mutex<_>>::default();
+        let state = |payload| State {
+            last_reload: Arc::clone(&last_reload),
+            ..State::new(control.clone(), payload, stop.clone())
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::System)?;
         let entered = runtime.enter();
         if let Some(config) = config {
@@ -118,7 +124,14 @@ impl Admin {
             let _ = end.send(());
         })
         .map_err(AdminError::System)?;
-        Ok(Self { stop, ended, address, metrics_address, _file: file })
+        Ok(Self { stop, ended, address, metrics_address, last_reload, _file: file })
+    }
+
+    /// Notes the result of a reload for `/v1/info`.
+    pub fn note_reload(&self, result: &Result<ReloadSummary, ReloadError>) {
+        let error = result.as_ref().err().map(|error| error.to_string().lines().next().unwrap_or_default().to_owned());
+        let noted = LastReload { unix: clock::unix(), error };
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(noted);
     }
 
     /// Logs the addresses.

@@ -15,7 +15,8 @@ use super::problem::{Problem, Result};
 use super::schema;
 use super::state::{Shared, State};
 use super::view::{Session, SessionPage};
-use crate::server::control::{SessionEntry, SessionInfo};
+use crate::relay::description::SessionInfo;
+use crate::server::control::SessionEntry;
 use crate::telemetry::request::RequestId;
 
 /// The parameters of a list of sessions.
@@ -111,7 +112,7 @@ async fn places(state: &State, entries: Vec<SessionEntry>, key: SortKey) -> Vec<
     let key = |entry: &SessionEntry| -> Option<i128> {
         let counts = infos.get(&entry.id.0).map(|info| info.stats);
         match key {
-            SortKey::Age => Some(since(entry.started, state.epoch)),
+            SortKey::Age => Some(since(entry.started, state.control.facts().started)),
             SortKey::Id => Some(0),
             SortKey::Messages => counts.map(|stats| sum(stats.client.messages, stats.upstream.messages)),
             SortKey::Bytes => counts.map(|stats| sum(stats.client.bytes, stats.upstream.bytes)),

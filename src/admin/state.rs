@@ -1,28 +1,24 @@
 //! The state that all requests share.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::clock;
 use crate::server::control::Control;
 
 /// The number of concurrent taps. Each one makes a session copy headers or payloads of its frames.
 pub(super) const WATCHERS_MAX: usize = 16;
 
-/// Facts about the process that do not change, for `/v1/info`.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    /// The path of the configuration.
-    pub config: PathBuf,
-    /// The number of workers.
-    pub workers: usize,
-    /// The addresses of the listeners at the start.
-    pub listeners: Vec<String>,
+/// The last reload of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LastReload {
+    /// The time, since the Unix epoch. `None`: the clock cannot be right.
+    pub(super) unix: Option<Duration>,
+    /// The first line of the error, if it failed.
+    pub(super) error: Option<String>,
 }
 
 /// The state that all requests share.
@@ -30,12 +26,8 @@ pub struct Facts {
 pub(super) struct State {
     /// The running process.
     pub(super) control: Control,
-    /// Facts about it.
-    pub(super) facts: Facts,
-    /// The origin of time differences in cursors.
-    pub(super) epoch: Instant,
-    /// The wall clock at `epoch`, as time since the Unix epoch. `None`: the clock cannot be right.
-    pub(super) started: Option<Duration>,
+    /// The last reload.
+    pub(super) last_reload: Arc<Mutex<Option<LastReload>>>,
     /// Whether taps may show payloads.
     pub(super) payload: bool,
     /// One permit for each tap.
@@ -51,16 +43,8 @@ pub(super) type Shared = axum::extract::State<Arc<State>>;
 
 impl State {
     /// Creates the state. The OpenAPI document is filled in with the router.
-    pub(super) fn new(control: Control, facts: Facts, payload: bool, stop: CancellationToken) -> Self {
-        Self {
-            control,
-            facts,
-            epoch: clock::now(),
-            started: clock::unix(),
-            payload,
-            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
-            stop,
-            openapi: Bytes::new(),
-        }
+    pub(super) fn new(control: Control, payload: bool, stop: CancellationToken) -> Self {
+        let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+        Self { control, last_reload: Arc::default(), payload, watchers, stop, openapi: Bytes::new() }
     }
 }

@@ -10,9 +10,10 @@ use x509_cert::der::DateTime;
 
 use crate::policy::limits::{Limits, OnExcess, RateKey};
 use crate::policy::quota::Quota;
-use crate::relay::registry::SessionActivity;
+use crate::relay::description::SessionInfo;
 use crate::runtime::clock;
-use crate::server::control::{ReloadSummary, SessionEntry, SessionInfo};
+use crate::server::control::SessionEntry;
+use crate::server::reload::ReloadSummary;
 
 /// One page of a list of sessions.
 #[derive(Debug, Serialize, ToSchema)]
@@ -190,7 +191,7 @@ impl Session {
             started: clock::unix().and_then(|now| rfc3339(now.checked_sub(info.age)?)),
             age_seconds: seconds(info.age),
             idle_seconds: seconds(info.last_activity),
-            activity: activity(info.activity),
+            activity: info.activity.label(),
             messages_in: stats.client.messages,
             bytes_in: stats.client.bytes,
             messages_out: stats.upstream.messages,
@@ -263,15 +264,6 @@ impl From<ReloadSummary> for Reload {
             listeners_added: summary.listeners_added,
             listeners_removed: summary.listeners_removed,
         }
-    }
-}
-
-fn activity(activity: SessionActivity) -> &'static str {
-    match activity {
-        SessionActivity::Open => "open",
-        SessionActivity::Throttled => "throttled",
-        SessionActivity::Closing => "closing",
-        SessionActivity::Lingering => "lingering",
     }
 }
 

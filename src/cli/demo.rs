@@ -17,7 +17,7 @@ use rcgen::{
 use serde_json::json;
 
 use super::args::{Demo, Token};
-use super::{echo, run, token};
+use super::{echo, signals, token};
 use crate::config;
 use crate::policy::host::HostPattern;
 use crate::policy::origin::{MissingOrigin, Origins};
@@ -58,8 +58,9 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let page = PAGE.replace("{{TOKEN}}", &token).replace("{{URL}}", &url);
     let page = config.routes.first().map(|echo| page_route(echo, page.into()));
     config.routes.extend(page);
-    let stop = run::stop_signals()?;
-    let server = Server::bind(config)?;
+    // The page is not a part of the file, so a reload is not possible.
+    let server = Server::bind(config, None)?;
+    let stop = signals::receive(server.control().clone())?;
     let ready = Ready { url, token, ca: dir.path("ca.pem"), page: format!("https://localhost:{port}/"), file };
     if demo.json {
         println!("{}", json!({ "url": ready.url, "token": ready.token, "ca": ready.ca, "page": ready.page }));

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod args;
 pub mod run;
+mod signals;
 pub mod check;
 pub mod demo;
 pub mod echo;

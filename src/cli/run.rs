@@ -1,20 +1,17 @@
 //! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
-use crate::admin::{Admin, AdminError, Facts};
+use super::signals;
+use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
-use crate::runtime::tasks::start_thread;
-use crate::server::control::Control;
 use crate::server::error::ServeError;
-use crate::server::serve::Server;
+use crate::server::reload::{ReloadError, ReloadSummary};
+use crate::server::serve::{Server, ServerEvent};
 use crate::telemetry::log;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
@@ -39,7 +36,7 @@ pub fn run(path: &Path) -> ExitCode {
             Severity::Warning => tracing::warn!("{line}"),
         }
     }
-    match serve(path, config) {
+    match serve(config, path.to_owned()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "tollgate failed");
@@ -83,67 +80,66 @@ impl fmt::Display for RunError {
     }
 }
 
-fn serve(path: &Path, config: Config) -> Result<(), RunError> {
+fn serve(config: Config, file: PathBuf) -> Result<(), RunError> {
     for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
-    let stop = stop_signals().map_err(ServeError::System)?;
-    let (admin, metrics, workers) = (config.admin.clone(), config.metrics, config.server.workers.get());
-    let server = Server::bind(config)?;
-    let listeners = server.addresses().iter().map(ToString::to_string).collect();
-    let facts = Facts { config: path.to_owned(), workers, listeners };
-    let control = Control::new(Arc::clone(server.gateway()));
+    let (admin, metrics) = (config.admin.clone(), config.metrics);
+    let server = Server::bind(config, Some(file))?;
     // It ends with this function, after the drain.
-    let admin = Admin::start(admin.as_ref(), metrics, &control, &facts)?;
+    let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
+    let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }
     admin.log_addresses();
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
-    server.run(stop, |sessions| {
-        tracing::info!(sessions, "draining");
-        let status = format!("draining {sessions} sessions");
-        notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
+    server.run(stop, |event| {
+        if let ServerEvent::Reloaded(result) = event {
+            admin.note_reload(result);
+        }
+        report(event);
     })?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Returns a channel that receives one message for each SIGTERM and SIGINT.
-///
-/// # Errors
-/// If the system cannot provide a thread, an event queue or a signal handler.
-pub fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(2);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let entered = runtime.enter();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (mut user1, mut user2) = (signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?);
-    let mut alarm = signal(SignalKind::alarm())?;
-    drop(entered);
-    start_thread("signals", runtime, async move {
-        loop {
-            let ignored = tokio::select! {
-                _ = terminate.recv() => None,
-                _ = interrupt.recv() => None,
-                // The default action of these signals ends the process without a drain, which their sender does not
-                // intend. Rust's runtime ignores SIGPIPE from the start.
-                _ = hangup.recv() => Some("SIGHUP is ignored: a change of the configuration needs a restart"),
-                _ = user1.recv() => Some("SIGUSR1 is ignored"),
-                _ = user2.recv() => Some("SIGUSR2 is ignored"),
-                _ = alarm.recv() => Some("SIGALRM is ignored"),
-            };
-            if let Some(message) = ignored {
-                tracing::warn!("{message}");
-                continue;
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
+/// Reports a change of the process to the log and to systemd.
+fn report(event: ServerEvent<'_>) {
+    match event {
+        ServerEvent::Draining(sessions) => {
+            tracing::info!(sessions, "draining");
+            notify(&[NotifyState::Stopping, NotifyState::Status(&format!("draining {sessions} sessions"))]);
         }
-    })?;
-    Ok(receiver)
+        ServerEvent::Reloading => match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "cannot notify systemd"),
+        },
+        ServerEvent::Reloaded(result) => notify(&[NotifyState::Ready, NotifyState::Status(&report_reload(result))]),
+    }
+}
+
+/// Logs the result of a reload, and returns the status for systemd.
+fn report_reload(result: &Result<ReloadSummary, ReloadError>) -> String {
+    match result {
+        Ok(summary) => {
+            summary.warnings.iter().for_each(|line| tracing::warn!("{line}"));
+            let ReloadSummary { generation, kept, changed, .. } = summary;
+            let (added, removed) = (summary.listeners_added.join(", "), summary.listeners_removed.join(", "));
+            for (cause, sessions) in &summary.ended {
+                tracing::info!(generation, cause, sessions, "sessions end");
+            }
+            let ended = summary.ended_total();
+            tracing::info!(generation, kept, changed, ended, added, removed, "reloaded");
+            format!("serving, configuration {generation}")
+        }
+        Err(error) => {
+            error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+            tracing::error!("reload failed: the configuration in use stays");
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            format!("serving the earlier configuration; reload failed: {reason}")
+        }
+    }
 }
 
 /// Notifies systemd. Has no effect outside systemd; a failure is logged and does not stop the process.

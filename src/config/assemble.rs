@@ -123,12 +123,14 @@ fn log(section: &Section<'_>) -> Option<LogConfig> {
     let forms = [("plain", Shown::Plain), ("hash", Shown::Hash), ("omit", Shown::Omit)];
     let subject = section.choice(&keys::LOG_SUBJECT, &forms);
     let address = section.choice(&keys::LOG_ADDRESS, &forms);
+    let slow_upgrade = section.duration_or_off(&keys::SLOW_UPGRADE);
     Some(LogConfig {
         format: format?.value,
         level: level?.value,
         session_start: session_start?.value,
         subject: subject?.value,
         address: address?.value,
+        slow_upgrade: slow_upgrade?.value,
     })
 }
 

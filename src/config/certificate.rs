@@ -22,7 +22,7 @@ use super::model::Certificate;
 /// Maximum number of certificates in a chain. A chain has two or three; a bundle of roots is reported as an error.
 const CHAIN_MAX: usize = 16;
 /// How long before its expiry a certificate causes a warning. An ACME client renews it weeks before.
-const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
+pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// Reads one entry of `certificates`.
 pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Certificate> {

@@ -14,7 +14,7 @@ const REQUIREMENTS_MAX: usize = 32;
 const FORWARDED_MAX: usize = 32;
 
 /// Headers that control framing, routing and authorization. Tollgate sets or forwards them, so a claim cannot use them.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 20] = [
     "authorization",
     "connection",
     "content-length",
@@ -28,6 +28,8 @@ const RESERVED: [&str; 18] = [
     "proxy-connection",
     "set-cookie",
     "te",
+    "traceparent",
+    "tracestate",
     "trailer",
     "trailers",
     "transfer-encoding",

@@ -123,6 +123,7 @@ pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
 
+const MS_1: Duration = Duration::from_millis(1);
 const MS_100: Duration = Duration::from_millis(100);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -190,6 +191,8 @@ keys! {
         "How token subjects are logged: in plain text, hashed under a random key of the process, or not at all.";
     LOG_ADDRESS = "log" "address", Choice(&["plain", "hash", "omit"]), Value("\"plain\""),
         "How client addresses are logged: in plain text, hashed under a random key of the process, or not at all.";
+    SLOW_UPGRADE = "log" "slow_upgrade", Kind::Duration(MS_1, HOUR, Allowed), Value("\"1s\""),
+        "An upgrade that takes longer, from the accepted connection to the 101, is logged with the time of each phase.";
 
     ADMIN_ADDRESS = "admin" "address", Text, Required,
         "The address of the admin API: `unix:/path`, or a loopback IP address and a port, which needs `token_file`.";

@@ -23,6 +23,7 @@ mod units;
 mod upstreams;
 mod assemble;
 
+pub use self::certificate::EXPIRES_SOON;
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse};

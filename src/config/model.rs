@@ -124,6 +124,8 @@ pub struct LogConfig {
     pub subject: Shown,
     /// How client addresses are logged.
     pub address: Shown,
+    /// An upgrade that takes longer is logged with the time of each phase; `None`: none is.
+    pub slow_upgrade: Option<Duration>,
 }
 
 /// How a value that identifies a client is logged.

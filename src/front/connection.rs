@@ -26,16 +26,20 @@ use super::gateway::Gateway;
 use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
+use crate::relay::facts::SessionFacts;
+use crate::relay::recheck::recheck_late;
 use crate::relay::registry::SessionContext;
-use crate::relay::{Prefixed, Relay, RelayGuards, SessionMeta};
+use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
-use crate::runtime::guard::PendingConnection;
+use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
+use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
+use crate::tls::TlsSummary;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 
@@ -62,14 +66,16 @@ pub async fn serve(
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let PendingConnection { slot, load } = pending;
+    // The connection was accepted this long before its deadline.
+    let mut phases = UpgradePhases::start(deadline.checked_sub(config.handshake_timeout).unwrap_or_else(clock::now));
     let lifecycle = &gateway.process.lifecycle;
     let accepted = tokio::select! {
         () = lifecycle.aborted() => return None,
         () = after_drain(lifecycle) => return None,
-        accepted = timeout_at(deadline.into(), accept(slot, config, stream)) => accepted,
+        accepted = timeout_at(deadline.into(), accept(slot, config, stream, &mut phases)) => accepted,
     };
     let identities = gateway.process.sessions.identities();
-    let (permit, stream) = match accepted {
+    let (permit, stream, tls) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
             tracing::debug!(client = identities.address(client), %error, "TLS handshake failed");
@@ -80,10 +86,12 @@ pub async fn serve(
             return None;
         }
     };
-    let head_timeout = deadline.saturating_duration_since(clock::now());
+    let now = clock::now();
+    phases.enter(UpgradePhase::Head, now);
+    let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, config, stream, client, permit, head_timeout) => served,
+        served = serve_request(gateway, config, stream, client, permit, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -92,15 +100,42 @@ pub async fn serve(
             return None;
         }
     };
-    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, request_id, summary } =
-        opened;
+    upgrade::log_if_slow(gateway, client, &opened);
+    Some(relay(gateway, sessions, opened, tls, (stream, read_ahead), load))
+}
+
+/// Returns the relay of a session whose client has its 101.
+fn relay(
+    gateway: &Gateway,
+    sessions: &SessionContext,
+    opened: OpenedSession,
+    tls: TlsSummary,
+    (stream, read_ahead): (ClientStream, Bytes),
+    connection: LoadGuard,
+) -> Relay<ClientStream, UpstreamStream> {
+    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
-    let meta = SessionMeta { server, request_id, summary };
-    let process = Arc::clone(&gateway.process);
-    let guards = RelayGuards { session: sessions.register(request_id), connection: load };
-    Some(Relay::new(admission.into_lease(), session, client_side, upstream_side, meta, process, guards))
+    let route = Arc::clone(admission.route());
+    let facts = Arc::new(SessionFacts {
+        request_id: opened.request_id,
+        route: Arc::clone(route.name()),
+        grant: Arc::clone(admission.grant()),
+        upstream: Arc::clone(&admission.pool().config().name),
+        server,
+        summary: opened.summary,
+        tls,
+        started: clock::now(),
+    });
+    let session_guard = sessions.register(Arc::clone(&facts), route);
+    // A snapshot that was installed since the admission has checked the sessions that were registered by then.
+    let snapshot = gateway.snapshot();
+    if snapshot.generation() != opened.generation && snapshot.rechecks_sessions() {
+        recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
+    }
+    let guards = RelayGuards { session: session_guard, connection };
+    Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }
 
 /// Waits for a pending permit, and does the TLS handshake.
@@ -108,14 +143,17 @@ async fn accept(
     slot: PendingSlot,
     config: &ConnectionConfig,
     stream: TcpStream,
-) -> io::Result<(PendingPermit, ClientStream)> {
+    phases: &mut UpgradePhases,
+) -> io::Result<(PendingPermit, ClientStream, TlsSummary)> {
     let permit = tokio::select! {
         permit = slot.acquire() => permit,
         // A client that disconnects while it is queued gives up its position.
         () = peer_closed(&stream) => None,
     };
     let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
-    Ok((permit, ClientStream::accept(&config.tls, stream).await?))
+    phases.enter(UpgradePhase::Tls, clock::now());
+    let (stream, tls) = ClientStream::accept(&config.tls, stream).await?;
+    Ok((permit, stream, tls))
 }
 
 /// Completes when the client has closed its direction, even if bytes that it sent before are unread.
@@ -157,16 +195,20 @@ async fn serve_request(
     client: IpAddr,
     permit: PendingPermit,
     head_timeout: Duration,
+    phases: UpgradePhases,
 ) -> (ClientStream, Bytes, RequestOutcome) {
+    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let state = Mutex::new(RequestState::Reading { _permit: permit });
     let (head_was_read, response_ready) = (AtomicBool::new(false), Notify::new());
     let service = service_fn(|request: Request<Incoming>| -> ResponseFuture<'_> {
         head_was_read.store(true, Ordering::Relaxed);
         // An admitted request counts as a session from this step on, and a rejected one takes a closing permit.
         *lock(&state) = RequestState::Processing;
+        let mut phases = phases;
+        phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, client, &request).await;
+            let (response, opened) = upgrade::answer(gateway, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -175,7 +217,7 @@ async fn serve_request(
             Ok(response)
         })
     });
-    let stream = RequestStream::new(stream, &head_was_read, ClientStream::is_peer_closed);
+    let stream = RequestStream::new(stream, &head_was_read, request_id, ClientStream::is_peer_closed);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
@@ -190,7 +232,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, client, &error);
+                reject_head(gateway, client, request_id, &phases, &error);
             }
             true
         }
@@ -231,7 +273,7 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
-fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
+fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, phases: &UpgradePhases, error: &hyper::Error) {
     let identities = gateway.process.sessions.identities();
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
@@ -246,8 +288,8 @@ fn reject_head(gateway: &Gateway, client: IpAddr, error: &hyper::Error) {
     charge();
     let rejection = Rejection::Head { too_large: error.is_parse_too_large() };
     let detail = error.to_string();
-    let request_id = RequestId(u128::from_be_bytes(entropy::random()));
-    let event = RejectionEvent { detail: Some(&detail), ..RejectionEvent::new(rejection, request_id, client) };
+    let times = gateway.process.sessions.slow_times(phases, clock::now());
+    let event = RejectionEvent { detail: Some(&detail), times, ..RejectionEvent::new(rejection, request_id, client) };
     gateway.rejections.log(&event, identities, clock::now());
 }
 

@@ -54,19 +54,37 @@ impl Gateway {
         self.snapshot.load_full()
     }
 
-    /// Replaces the snapshot for all further requests by the one that `build` returns, and drops the counters and addresses
-    /// that the new one does not name. Updates do not overlap.
+    /// Replaces the snapshot for all further requests by the one that `build` returns, as [`Gateway::install`] does.
+    /// Updates do not overlap.
     ///
     /// # Errors
     /// If `build` fails; then nothing changes.
     pub fn update<E>(&self, build: impl FnOnce(&Snapshot) -> Result<Snapshot, E>) -> Result<(), E> {
         let _update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = build(&self.snapshot.load());
-        let result = next.map(|next| self.snapshot.store(Arc::new(next)));
-        // A failed build may have added counters, too.
+        match build(&self.snapshot.load()) {
+            Ok(next) => {
+                self.install(Arc::new(next));
+                Ok(())
+            }
+            Err(error) => {
+                self.retain_used();
+                Err(error)
+            }
+        }
+    }
+
+    /// Replaces the snapshot for all further requests, and drops the counters and addresses that the new one does not
+    /// name. Only one caller at a time may build and install snapshots.
+    pub fn install(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
+        self.retain_used();
+    }
+
+    /// Drops the counters and addresses that the snapshot in use does not name. A snapshot that was built and not installed
+    /// may have added some.
+    pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
-        self.counters.retain(|route| snapshot.policy().routes().iter().any(|kept| **kept.name() == *route));
+        self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
-        result
     }
 }

@@ -14,6 +14,7 @@ use crate::policy::credential;
 use crate::policy::header_names::HeaderClass;
 use crate::policy::request::RequestFacts;
 use crate::policy::route::Auth;
+use crate::telemetry::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::ws::handshake;
 
 /// Response headers that apply to the whole origin, beyond this connection. The origin is Tollgate's: an upstream does
@@ -29,11 +30,18 @@ const ORIGIN_WIDE: [&str; 8] = [
     "strict-transport-security",
 ];
 
+/// The header with the id of a request: in the request to the upstream, and in the response to a rejected client.
+pub const X_REQUEST_ID: &str = "x-request-id";
+
 /// Values that Tollgate adds to the request to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHeaders<'a> {
     /// The id of this request.
     pub request_id: &'a str,
+    /// The trace context of this request.
+    pub trace: TraceContext,
+    /// The id of the request to the upstream within the trace; random.
+    pub span_id: [u8; 8],
     /// Our own `Sec-WebSocket-Key`.
     pub key: &'a str,
     /// The subprotocols of the client's offer that are passed on.
@@ -80,7 +88,10 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     insert(&mut headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
     insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
     insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
-    insert(&mut headers, &named("x-request-id"), HeaderValue::from_str(added.request_id).ok());
+    insert(&mut headers, &named(X_REQUEST_ID), HeaderValue::from_str(added.request_id).ok());
+    insert(&mut headers, &named(TRACEPARENT), HeaderValue::from_str(&added.trace.traceparent(added.span_id)).ok());
+    let state = added.trace.tracestate(facts.headers);
+    insert(&mut headers, &named(TRACESTATE), state.and_then(|state| HeaderValue::from_str(&state).ok()));
     for (name, value) in admission.claim_headers() {
         headers.insert(name.clone(), value.clone());
     }

@@ -5,6 +5,7 @@ pub mod snapshot;
 pub mod gateway;
 pub mod headers;
 mod response;
+mod head_rejection;
 mod request_stream;
 pub mod upgrade;
 pub mod connection;

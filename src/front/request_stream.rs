@@ -11,7 +11,9 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::head_rejection::HeadRejection;
 use crate::runtime::cycle::Allowance;
+use crate::telemetry::request::RequestId;
 
 /// Limit on the bytes read behind a request that is not answered yet. RFC 6455 section 4.1 forbids clients to send any,
 /// but some do. Further bytes stay in the kernel.
@@ -31,6 +33,8 @@ pub(super) struct RequestStream<'a, S> {
     stream: S,
     /// Whether hyper has passed the request to the service. Until then hyper's reads are served.
     head_was_read: &'a AtomicBool,
+    /// The writer until then: hyper writes only to reject the head.
+    rejection: HeadRejection,
     head: Head,
     behind: Vec<u8>,
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
@@ -54,10 +58,16 @@ enum Head {
 }
 
 impl<'a, S> RequestStream<'a, S> {
-    pub(super) fn new(stream: S, head_was_read: &'a AtomicBool, is_closed: fn(&S) -> bool) -> Self {
+    pub(super) fn new(
+        stream: S,
+        head_was_read: &'a AtomicBool,
+        request_id: RequestId,
+        is_closed: fn(&S) -> bool,
+    ) -> Self {
         Self {
             stream,
             head_was_read,
+            rejection: HeadRejection::new(request_id),
             head: Head::Blank,
             behind: Vec::new(),
             is_closed,
@@ -149,7 +159,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let this = &mut *self;
+        if this.head_was_read.load(Ordering::Relaxed) {
+            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+        }
+        this.rejection.poll_write(&mut this.stream, cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -170,7 +184,7 @@ mod tests {
     /// Returns the bytes that hyper gets up to the end of the head, in reads of `step` bytes, and those kept behind it.
     fn split(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<u8>) {
         let head_was_read = AtomicBool::new(false);
-        let mut stream = RequestStream::new(bytes, &head_was_read, |_| false);
+        let mut stream = RequestStream::new(bytes, &head_was_read, RequestId(1), |_| false);
         let mut got = Vec::new();
         while stream.head != Head::Ended {
             let mut part = vec![0; step];
@@ -208,7 +222,7 @@ mod tests {
     fn kept_bytes_are_passed_on_if_hyper_reads_on() {
         let head_was_read = AtomicBool::new(false);
         let bytes = b"GET / HTTP/1.1\r\n\r\nmore";
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, |_| false);
+        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
         let (mut got, mut part) = (Vec::new(), [0; 100]);
         for _ in 0..2 {
             let mut buf = ReadBuf::new(&mut part);
@@ -225,10 +239,10 @@ mod tests {
         let head_was_read = AtomicBool::new(true);
         let bytes = vec![b'x'; 1 << 20];
         let (mut none, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, |_| false);
+        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
         assert_eq!(stream.behind.len(), BEHIND_MAX_BYTES);
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, |_| true);
+        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| true);
         let mut buf = ReadBuf::new(&mut none);
         assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_ready() && buf.filled().is_empty());
     }

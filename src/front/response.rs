@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
@@ -11,8 +11,10 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use super::headers;
+use super::headers::{self, X_REQUEST_ID};
 use crate::policy::rejection::{Rejected, Rejection};
+use crate::telemetry::phases::UpgradePhases;
+use crate::telemetry::request::RequestId;
 use crate::ws::handshake::{self, Answer, Opening};
 
 /// A request that was rejected.
@@ -27,18 +29,20 @@ pub(super) struct RejectedRequest {
     pub(super) detail: Option<String>,
     /// The upstream's own response, if it is the reason for the rejection.
     pub(super) response: Option<Response<Bytes>>,
+    /// The phases of its upgrade, if it was admitted.
+    pub(super) phases: Option<UpgradePhases>,
 }
 
 impl<T: Into<Rejected>> From<T> for RejectedRequest {
     fn from(rejected: T) -> Self {
-        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None }
+        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None, phases: None }
     }
 }
 
 impl RejectedRequest {
-    /// Returns the response, which closes the connection: a client does not need a second request on it, and a request
-    /// that is not read cannot be smuggled.
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+    /// Returns the response. It has the id of the request, which is in the log as well. It closes the connection: a
+    /// client does not need a second request on it, and a request that is not read cannot be smuggled.
+    pub(super) fn into_response(self, request_id: RequestId) -> Response<Full<Bytes>> {
         let mut response = match self.response {
             Some(response) => {
                 let (head, body) = response.into_parts();
@@ -49,7 +53,11 @@ impl RejectedRequest {
             }
             None => error_response(self.rejected.rejection),
         };
-        response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
+        let headers = response.headers_mut();
+        headers.append(CONNECTION, HeaderValue::from_static("close"));
+        if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
+            headers.insert(HeaderName::from_static(X_REQUEST_ID), id);
+        }
         response
     }
 }

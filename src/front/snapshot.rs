@@ -6,9 +6,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustls::server::ProducesTickets;
+
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
-use crate::config::{Config, ListenerConfig, RecordLayer};
+use crate::config::{Certificate, Config, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
 use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
@@ -25,12 +27,15 @@ pub struct Snapshot {
     verifiers: BTreeMap<Arc<str>, Arc<Verifier>>,
     listeners: BTreeMap<SocketAddr, Listener>,
     record_layer: RecordLayer,
+    on_reload: OnReload,
 }
 
 #[derive(Debug)]
 struct Listener {
     config: ListenerConfig,
     connections: Arc<ConnectionConfig>,
+    /// Kept by every later snapshot, so that tickets stay valid.
+    ticketer: Arc<dyn ProducesTickets>,
 }
 
 /// The inputs of a snapshot besides the configuration.
@@ -68,6 +73,11 @@ impl Snapshot {
         self.generation
     }
 
+    /// Whether open sessions are checked against this snapshot.
+    pub fn rechecks_sessions(&self) -> bool {
+        self.on_reload == OnReload::Recheck
+    }
+
     /// Returns the rules for requests.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -78,9 +88,19 @@ impl Snapshot {
         self.pools.values()
     }
 
+    /// Returns the addresses of the listeners.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.keys().copied()
+    }
+
     /// Returns the settings for connections of the listener that is bound to this address.
     pub fn connections(&self, listener: SocketAddr) -> Option<&Arc<ConnectionConfig>> {
         self.listeners.get(&listener).map(|listener| &listener.connections)
+    }
+
+    /// Returns the certificates of all listeners.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        self.listeners.values().flat_map(|listener| &listener.config.certificates)
     }
 
     fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {
@@ -101,19 +121,19 @@ impl Snapshot {
             verifiers.insert(Arc::clone(name), verifier);
         }
         let mut listeners = BTreeMap::new();
+        let same_layer = before.is_some_and(|before| before.record_layer == config.server.record_layer);
         for (address, listener) in addresses.iter().zip(&config.listeners) {
-            let kept = before.filter(|before| before.record_layer == config.server.record_layer);
-            let kept = kept.and_then(|before| before.listeners.get(address)).filter(|kept| kept.config == *listener);
-            let connections = match kept {
-                Some(kept) => Arc::clone(&kept.connections),
-                None => Arc::new(ConnectionConfig {
-                    tls: tls::config::server_config(&listener.certificates, config.server.record_layer)?,
-                    handshake_timeout: listener.handshake_timeout,
-                    head_max_bytes: listener.head_max_bytes,
-                    head_max_headers: listener.head_max_headers,
-                }),
+            let kept = before.and_then(|before| before.listeners.get(address));
+            let ticketer = match kept {
+                Some(kept) => Arc::clone(&kept.ticketer),
+                None => tls::config::ticketer()?,
             };
-            listeners.insert(*address, Listener { config: listener.clone(), connections });
+            let unchanged = kept.filter(|kept| same_layer && kept.config == *listener);
+            let connections = match unchanged {
+                Some(kept) => Arc::clone(&kept.connections),
+                None => Arc::new(connection_config(listener, config.server.record_layer, &ticketer)?),
+            };
+            listeners.insert(*address, Listener { config: listener.clone(), connections, ticketer });
         }
         let routes = config.routes.iter().filter_map(|route| {
             let new = Route { config: route.clone(), auth: auth(route, &verifiers)?, target: target(route, &pools)? };
@@ -128,8 +148,22 @@ impl Snapshot {
             verifiers,
             listeners,
             record_layer: config.server.record_layer,
+            on_reload: config.server.on_reload,
         })
     }
+}
+
+fn connection_config(
+    listener: &ListenerConfig,
+    record_layer: RecordLayer,
+    ticketer: &Arc<dyn ProducesTickets>,
+) -> Result<ConnectionConfig, rustls::Error> {
+    Ok(ConnectionConfig {
+        tls: tls::config::server_config(&listener.certificates, record_layer, Arc::clone(ticketer))?,
+        handshake_timeout: listener.handshake_timeout,
+        head_max_bytes: listener.head_max_bytes,
+        head_max_headers: listener.head_max_headers,
+    })
 }
 
 /// Returns how the clients of a route authenticate; `None` if the configuration lacks the verifier. A checked

@@ -22,8 +22,11 @@ use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Phase;
 use crate::session::{Session, SessionConfig};
+use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
+use crate::telemetry::sessions::SessionSummary;
+use crate::telemetry::trace_context::{TraceContext, TraceId};
 use crate::upstream::open::UpstreamResponse;
 use crate::upstream::{AskError, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
@@ -45,6 +48,10 @@ pub struct OpenedSession {
     pub request_id: RequestId,
     /// The request for the log.
     pub summary: OwnedRequestSummary,
+    /// The generation of the snapshot that admitted it.
+    pub generation: u64,
+    /// The phases of its upgrade.
+    pub phases: UpgradePhases,
 }
 
 /// The parts of a request that every log line about it contains.
@@ -53,30 +60,44 @@ struct Context<'a> {
     gateway: &'a Gateway,
     client: IpAddr,
     request_id: RequestId,
+    trace: TraceContext,
     summary: RequestSummary<'a>,
+    phases: UpgradePhases,
+    /// The generation of the snapshot that the request uses.
+    generation: u64,
 }
 
 impl<'a> Context<'a> {
     fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
-        RejectionEvent { summary: self.summary, ..RejectionEvent::new(rejection, self.request_id, self.client) }
+        let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
+        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client) }
     }
 
     fn log(&self, event: &RejectionEvent<'_>) {
-        self.gateway.rejections.log(event, self.gateway.process.sessions.identities(), clock::now());
+        log(self.gateway, event);
     }
+}
+
+fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
+    gateway.rejections.log(event, gateway.process.sessions.identities(), clock::now());
 }
 
 /// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
 pub async fn answer(
     gateway: &Gateway,
     client: IpAddr,
+    request_id: RequestId,
+    phases: UpgradePhases,
     request: &Request<Incoming>,
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
-    let request_id = RequestId(u128::from_be_bytes(random()));
-    let context = Context { gateway, client, request_id, summary: summary(request) };
-    match respond(&context, &gateway.snapshot(), request).await {
+    let trace = TraceContext::of_request(request.headers(), random);
+    let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
+    let generation = snapshot.generation();
+    let context = Context { gateway, client, request_id, trace, summary, phases, generation };
+    match respond(&context, &snapshot, request).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
+            let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
             context.log(&RejectionEvent {
                 route: rejected.rejected.route.as_deref(),
                 subject: rejected.rejected.subject.as_deref(),
@@ -86,19 +107,19 @@ pub async fn answer(
                 detail: rejected.detail.as_deref(),
                 ..context.event(rejected.rejected.rejection)
             });
-            (rejected.into_response(), None)
+            (rejected.into_response(request_id), None)
         }
     }
 }
 
 /// Returns the parts of a request that the log shows. The host is that of the target if the target is absolute, as in
 /// the policy.
-fn summary(request: &Request<Incoming>) -> RequestSummary<'_> {
+fn summary(request: &Request<Incoming>, trace_id: TraceId) -> RequestSummary<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
     // A user name and a password before the host are secrets of the client.
     let host = host.map(|host| host.rsplit('@').next().unwrap_or(host));
-    RequestSummary::new(host, Some(request.uri().path()), header(ORIGIN))
+    RequestSummary::new(trace_id, host, Some(request.uri().path()), header(ORIGIN))
 }
 
 type Answered = (Response<Full<Bytes>>, Option<OpenedSession>);
@@ -132,7 +153,11 @@ async fn respond(
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, address);
     let admission = policy.admit(&facts, clock::both())?;
-    let (response, opened) = upgrade(context, &opening, &facts, admission).await?;
+    let mut context = *context;
+    context.phases.enter(UpgradePhase::Connect, clock::now());
+    let upgraded = upgrade(&context, &opening, &facts, admission).await;
+    let (response, opened) =
+        upgraded.map_err(|rejected| RejectedRequest { phases: Some(context.phases), ..rejected })?;
     Ok((response, Some(opened)))
 }
 
@@ -159,7 +184,9 @@ async fn upgrade(
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
     let request_id = context.request_id.to_string();
-    let added = UpstreamHeaders { request_id: &request_id, key: &key, protocols: &protocols, extensions };
+    let (trace, span_id) = (context.trace, random());
+    let added =
+        UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
@@ -194,9 +221,22 @@ async fn upgrade(
         compressed: answer.extension.is_some(),
         ping_tag: random(),
     };
-    let session = Session::new(config, clock::now());
-    let (request_id, summary) = (context.request_id, context.summary.keep());
-    Ok((response, OpenedSession { session, upstream: stream, read_ahead, server, request_id, summary, admission }))
+    let now = clock::now();
+    let session = Session::new(config, now);
+    let (request_id, summary, mut phases) = (context.request_id, context.summary.keep(), context.phases);
+    phases.enter(UpgradePhase::Answer, now);
+    let opened = OpenedSession {
+        admission,
+        session,
+        upstream: stream,
+        read_ahead,
+        server,
+        request_id,
+        summary,
+        generation: context.generation,
+        phases,
+    };
+    Ok((response, opened))
 }
 
 /// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
@@ -236,12 +276,27 @@ impl Drop for PendingRequest<'_> {
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
 pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
-    let context = Context { gateway, client, request_id: opened.request_id, summary: opened.summary.summary() };
-    context.log(&RejectionEvent {
+    let event = RejectionEvent {
+        summary: opened.summary.summary(),
         route: Some(opened.admission.route().name()),
         subject: opened.admission.subject(),
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
-        ..context.event(Rejection::ClientGone)
-    });
+        times: gateway.process.sessions.slow_times(&opened.phases, clock::now()),
+        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, client)
+    };
+    log(gateway, &event);
+}
+
+/// Logs an upgrade that was slow. To be called when its 101 was written.
+pub fn log_if_slow(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+    let session = SessionSummary {
+        request_id: opened.request_id,
+        route: opened.admission.route().name(),
+        subject: opened.admission.subject(),
+        client,
+        server: &opened.server,
+        request: opened.summary.summary(),
+    };
+    gateway.process.sessions.log_upgrade(&session, &opened.phases, clock::now());
 }

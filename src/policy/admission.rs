@@ -24,11 +24,12 @@ use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
 use super::pattern::Params;
-use super::quota::{Limiter, Quota};
+use super::quota::{Count, Limiter, Quota};
 use super::rejection::{Rejected, Rejection};
 use super::request::{RequestFacts, RequestKind};
 use super::route::{Auth, Route, Routes, Target};
 use super::slots::Slot;
+use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
 
@@ -71,6 +72,11 @@ impl Policy {
         }
     }
 
+    /// Returns the maximum number of sessions.
+    pub fn max_sessions(&self) -> NonZeroU32 {
+        self.max_sessions
+    }
+
     /// Returns the routes.
     pub fn routes(&self) -> &Routes {
         &self.routes
@@ -101,6 +107,29 @@ impl Policy {
         let candidate = Candidate { policy: self, facts, route: Arc::clone(route), params, host };
         candidate.check().map_err(|rejection| candidate.reject(rejection))?;
         Ok(candidate)
+    }
+
+    /// Returns the count of messages that a session shares with others, if its route shares one.
+    pub(super) fn shared_count(
+        &self,
+        route: &Route,
+        subject: Option<&str>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Option<Arc<Count>> {
+        let key = match (route.config.limits.messages?.key, subject) {
+            (RateKey::Session, _) => return None,
+            (RateKey::Subject, Some(subject)) => {
+                MessageKey::of_identity(route.config.auth.as_deref().unwrap_or_default(), subject)
+            }
+            (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(address.into()),
+        };
+        Some(self.messages.get(route.name())?.get(&key, now))
+    }
+
+    /// Returns the counters of the process.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Runs all stages, for a request whose evidence is in its head.
@@ -198,6 +227,10 @@ impl<'a> Candidate<'a> {
                 Some(claims.map_err(|error| self.reject(Rejection::Token(error)))?)
             }
         };
+        let token = match (evidence, &claims) {
+            (Evidence::Token(token), Some(claims)) => TokenRecord::new(token, claims),
+            _ => None,
+        };
         let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
         let claim_headers = match &claims {
             Some(claims) => claim_headers(&self.route, &self.params, claims).map_err(|claim| Rejected {
@@ -207,7 +240,7 @@ impl<'a> Candidate<'a> {
             })?,
             None => Vec::new(),
         };
-        Ok(Authenticated { candidate: self, claims, subject, claim_headers })
+        Ok(Authenticated { candidate: self, claims, token, subject, claim_headers })
     }
 
     fn reject(&self, rejection: Rejection) -> Rejected {
@@ -220,6 +253,7 @@ impl<'a> Candidate<'a> {
 pub struct Authenticated<'a> {
     candidate: Candidate<'a>,
     claims: Option<Claims>,
+    token: Option<TokenRecord>,
     subject: Option<Arc<str>>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -255,38 +289,32 @@ impl Authenticated<'_> {
         };
         let messages = self.message_limiter(now.instant);
         let expires = self.claims.as_ref().and_then(|claims| deadline(claims, route, now));
-        let Self { candidate: Candidate { facts, route, params, host, .. }, claims, subject, claim_headers } = self;
+        let Self { candidate: Candidate { facts, route, params, host, .. }, token, subject, claim_headers, .. } = self;
         let grant = Grant {
             subject,
-            claims,
+            token,
             params,
             host: host.into(),
             origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
             address: facts.address,
         };
-        let lease =
-            Lease { route, grant: Box::new(grant), _session: session_slot, client: Some((address_slot, subject_slot)) };
-        Ok(Admission { lease, pool, claim_headers, expires, messages })
+        let lease = Lease { _session: session_slot, client: Some((address_slot, subject_slot)) };
+        Ok(Admission { route, grant: Arc::new(grant), lease, pool, claim_headers, expires, messages })
     }
 
     fn message_limiter(&self, now: Instant) -> Option<Arc<Limiter>> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let messages = route.config.limits.messages?;
-        let key = match (messages.key, self.subject.as_deref()) {
-            (RateKey::Session, _) => return Some(Arc::new(Limiter::new(messages.quota))),
-            (RateKey::Subject, Some(subject)) => {
-                MessageKey::of_identity(route.config.auth.as_deref().unwrap_or_default(), subject)
-            }
-            (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(facts.address.into()),
-        };
-        let counts = policy.messages.get(route.name())?;
-        Some(Arc::new(Limiter::over(counts.get(&key, now), messages.quota)))
+        let count = policy.shared_count(route, self.subject.as_deref(), facts.address, now);
+        Some(Arc::new(count.map_or_else(|| Limiter::new(messages.quota), |count| Limiter::over(count, messages.quota))))
     }
 }
 
 /// The permission to open a connection to a server of one pool, and to relay.
 #[derive(Debug)]
 pub struct Admission {
+    route: Arc<Route>,
+    grant: Arc<Grant>,
     lease: Lease,
     pool: Arc<Pool>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
@@ -297,7 +325,12 @@ pub struct Admission {
 impl Admission {
     /// Returns the route of the request.
     pub fn route(&self) -> &Arc<Route> {
-        &self.lease.route
+        &self.route
+    }
+
+    /// Returns the facts that the request was admitted with.
+    pub fn grant(&self) -> &Arc<Grant> {
+        &self.grant
     }
 
     /// Returns the pool that the request was admitted for.
@@ -307,7 +340,7 @@ impl Admission {
 
     /// Returns the token's subject.
     pub fn subject(&self) -> Option<&str> {
-        self.lease.subject()
+        self.grant.subject.as_deref()
     }
 
     /// Returns the headers that carry the claims that the route forwards.
@@ -334,8 +367,6 @@ impl Admission {
 /// The part of an admission that a session keeps until it ends. Dropping it releases the slots.
 #[derive(Debug)]
 pub struct Lease {
-    route: Arc<Route>,
-    grant: Box<Grant>,
     _session: Slot<()>,
     client: Option<ClientSlots>,
 }
@@ -345,8 +376,8 @@ pub struct Lease {
 pub struct Grant {
     /// The token's subject.
     pub subject: Option<Arc<str>>,
-    /// The claims of the token, if the route required one.
-    pub claims: Option<Claims>,
+    /// The token, if the route required one.
+    pub token: Option<TokenRecord>,
     /// The values of the path's placeholders.
     pub params: Params,
     /// The host of the request, in the form that routes compare.
@@ -358,29 +389,22 @@ pub struct Grant {
 }
 
 /// The slots that a session takes from the limits of its client.
-type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteIdentity>>);
+pub type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteIdentity>>);
 
 impl Lease {
-    /// Returns the route of the session.
-    pub fn route(&self) -> &Arc<Route> {
-        &self.route
-    }
-
-    /// Returns the facts that the session was admitted with.
-    pub fn grant(&self) -> &Grant {
-        &self.grant
-    }
-
-    /// Returns the token's subject.
-    pub fn subject(&self) -> Option<&str> {
-        self.grant.subject.as_deref()
-    }
-
     /// Releases the slots of the address and of the subject, because the client has disconnected or its session is
     /// over. The slot of the session itself is released when the lease is dropped, since the session has its
     /// descriptors until then.
     pub fn release_client(&mut self) {
         self.client = None;
+    }
+
+    /// Adds slots to those of the client, unless they were released.
+    pub fn add_client(&mut self, added: ClientSlots) {
+        if let Some((address, subject)) = &mut self.client {
+            *address = added.0.or(address.take());
+            *subject = added.1.or(subject.take());
+        }
     }
 }
 
@@ -402,7 +426,7 @@ fn claim_headers<'a>(
 
 /// Returns when the token expires, including the leeway of its verification. `None` for a time that no `Instant` can
 /// represent.
-fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
+pub(super) fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
     let Auth::Token(verifier) = &route.auth else { return None };
     let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);
     now.instant.checked_add(left)

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use jsonwebtoken::Algorithm;
 
+use super::key::KeyId;
 use super::members::{Claim, Members};
 use super::pattern::Params;
 
@@ -15,11 +17,26 @@ use super::pattern::Params;
 pub struct Claims {
     members: Arc<Members>,
     expires: Duration,
+    signer: Signer,
+}
+
+/// The key that verified a token, and the algorithm that it was used with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signer {
+    /// The key.
+    pub key: KeyId,
+    /// The algorithm of the signature.
+    pub algorithm: Algorithm,
 }
 
 impl Claims {
-    pub(super) fn new(members: Arc<Members>, expires: Duration) -> Self {
-        Self { members, expires }
+    pub(super) fn new(members: Arc<Members>, expires: Duration, signer: Signer) -> Self {
+        Self { members, expires, signer }
+    }
+
+    /// Returns the key that verified the token.
+    pub(super) fn signer(&self) -> Signer {
+        self.signer
     }
 
     /// Returns `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty. It has at most
@@ -42,6 +59,14 @@ impl Claims {
     /// claims that the verifier keeps can be found.
     fn get(&self, name: &str) -> Option<&Claim> {
         self.members.get(name)
+    }
+}
+
+#[cfg(test)]
+impl Signer {
+    /// Returns a key for tests.
+    pub(super) fn of_test() -> Self {
+        Self { key: KeyId::of_test(), algorithm: Algorithm::ES256 }
     }
 }
 

@@ -117,8 +117,22 @@ impl Counters {
         subject: &str,
         max: NonZeroU32,
     ) -> Option<Slot<RouteIdentity>> {
-        self.by_subject.take((Arc::clone(route), format!("{auth}\0{subject}").into()), max)
+        self.by_subject.take((Arc::clone(route), identity(auth, subject)), max)
     }
+
+    /// Counts an open session of an address at a route that did not limit these before.
+    pub fn add_address(&self, route: &Arc<str>, address: IpAddr) -> Slot<RouteAddress> {
+        self.by_address.add((Arc::clone(route), address.into()))
+    }
+
+    /// Counts an open session of a subject at a route that did not limit these before.
+    pub fn add_subject(&self, route: &Arc<str>, auth: &str, subject: &str) -> Slot<RouteIdentity> {
+        self.by_subject.add((Arc::clone(route), identity(auth, subject)))
+    }
+}
+
+fn identity(auth: &str, subject: &str) -> Arc<str> {
+    format!("{auth}\0{subject}").into()
 }
 
 #[cfg(test)]

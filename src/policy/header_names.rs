@@ -20,8 +20,16 @@ const HOP_BY_HOP: [&str; 11] = [
 ];
 
 /// Headers that Tollgate writes into the request to the upstream, in addition to those that carry claims.
-const WRITTEN: [&str; 6] =
-    ["host", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
+const WRITTEN: [&str; 8] = [
+    "host",
+    "forwarded",
+    "traceparent",
+    "tracestate",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
+];
 /// The prefix of the headers of the opening handshake, which Tollgate writes, too.
 const WRITTEN_PREFIX: &str = "sec-websocket-";
 
@@ -208,9 +216,10 @@ mod tests {
                 HeaderClass::Written,
                 &["Host", "X-Forwarded_For", "X.Request.Id", "Sec_WebSocket_Key", "Sec-WebSocket-Later"],
             ),
+            (HeaderClass::Written, &["Traceparent", "TraceState"]),
             (HeaderClass::HopByHop, &["TE", "Keep_Alive", "Connection", "Proxy-Authorization"]),
             (HeaderClass::Plain, &["Cookie", "User-Agent", "Origin", "Authorization", "X-Requested-With", "X-Api-Key"]),
-            (HeaderClass::Plain, &["X-CSRF-Token", "Proxy-X", "X-Client-Id", "X-Hostname", "Traceparent", "Expected"]),
+            (HeaderClass::Plain, &["X-CSRF-Token", "Proxy-X", "X-Client-Id", "X-Hostname", "Baggage", "Expected"]),
         ];
         for (class, names) in table {
             for name in names {
@@ -245,7 +254,7 @@ mod tests {
         X-Platform X-Signature X-Timestamp X-Nonce X-Powered-By X-Hostname X-Origin X-Name X-Methods X-Urls X-Ipad
         X-Wsse X-Ws-Token Authorization Cookie Origin Referer Accept Accept-Encoding Accept-Language Accept-Charset
         Cache-Control Pragma User-Agent DNT Priority Via From Range Date Content-Type If-None-Match
-        Upgrade-Insecure-Requests Traceparent Tracestate Baggage B3 Sentry-Trace Save-Data Sec-Fetch-Site Sec-Fetch-Mode
+        Upgrade-Insecure-Requests Baggage B3 Sentry-Trace Save-Data Sec-Fetch-Site Sec-Fetch-Mode
         Sec-CH-UA Sec-GPC OpenAI-Beta OIDC Remote Consumer Client Azure
     ";
 

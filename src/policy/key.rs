@@ -4,6 +4,7 @@
 //! any cryptography runs. A public key can therefore never be used as an HMAC secret, nor a P-384 key for P-256.
 
 mod error;
+mod id;
 mod pem;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 pub use self::error::{KeyError, MAX_KEYS};
+pub use self::id::KeyId;
 use self::pem::{Pem, PemLabel};
 
 /// The keys of one `[auth]` section: at least one, at most [`MAX_KEYS`].
@@ -154,6 +156,11 @@ impl KeySet {
         Ok(Self { keys, fingerprint: Fingerprint::of(file, algorithms) })
     }
 
+    /// Whether the set has this key, pinned to this algorithm.
+    pub(super) fn has(&self, id: KeyId, algorithm: Algorithm) -> bool {
+        self.keys.iter().any(|key| key.id == id && key.fits(algorithm))
+    }
+
     /// Returns the keys that may have signed a token with this `kid`. If keys have that `kid`, only they are returned,
     /// and at most one of them fits an algorithm: a token that names its key is not checked with any other key.
     /// Otherwise the keys without `kid` are returned; and for a token without `kid`, all keys.
@@ -201,6 +208,7 @@ pub(super) struct Key {
     decoding: DecodingKey,
     /// The cost of a signature check, relative to that of the cheapest keys.
     cost: usize,
+    id: KeyId,
 }
 
 impl Key {
@@ -253,7 +261,8 @@ impl Key {
         if secret.len() < min_bytes {
             return Err(KeyError::SecretTooShort { min_bytes });
         }
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret), cost: 1 })
+        let id = KeyId::of(AlgorithmFamily::Hmac, secret);
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_secret(secret), cost: 1, id })
     }
 
     /// Creates a key from an RSA public key in PKCS #1 or X.509 form. The key is kept in PKCS #1, as `DecodingKey`
@@ -271,7 +280,8 @@ impl Key {
         }
         let algorithms = fitting(listed, own, |algorithm| algorithm.family() == AlgorithmFamily::Rsa)?;
         let cost = if bits > RSA_CHEAP_BITS { 2 } else { 1 };
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()), cost })
+        let id = KeyId::of(AlgorithmFamily::Rsa, key.as_ref());
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_rsa_der(key.as_ref()), cost, id })
     }
 
     /// Creates a key from an uncompressed point (SEC 1 section 2.3.3), whose length determines the curve.
@@ -291,7 +301,8 @@ impl Key {
         crypto::ParsedPublicKey::new(curve, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == pinned)?;
         let cost = if pinned == Algorithm::ES384 { 2 } else { 1 };
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ec_der(point), cost })
+        let id = KeyId::of(AlgorithmFamily::Ec, point);
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ec_der(point), cost, id })
     }
 
     fn from_ed25519(
@@ -302,7 +313,8 @@ impl Key {
     ) -> Result<Self, KeyError> {
         crypto::ParsedPublicKey::new(&crypto::ED25519, point).map_err(|_| KeyError::Malformed)?;
         let algorithms = fitting(listed, own, |algorithm| algorithm == Algorithm::EdDSA)?;
-        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point), cost: 1 })
+        let id = KeyId::of(AlgorithmFamily::Ed, point);
+        Ok(Self { kid, algorithms, decoding: DecodingKey::from_ed_der(point), cost: 1, id })
     }
 
     /// Creates a key from a `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
@@ -329,9 +341,12 @@ impl Key {
 
     /// Whether both are the same key, regardless of `kid`.
     fn is_same(&self, other: &Self) -> bool {
-        let family = |key: &Self| key.algorithms.first().map(|algorithm| algorithm.family());
-        let bytes = |key: &Self| key.decoding.try_get_as_bytes().map(<[u8]>::to_vec).ok();
-        family(self) == family(other) && bytes(self).is_some() && bytes(self) == bytes(other)
+        self.id == other.id
+    }
+
+    /// Returns the identity of the key, regardless of `kid`.
+    pub(super) fn id(&self) -> KeyId {
+        self.id
     }
 
     /// Whether `signature`, in base64url, is a signature of this key over `message`. Always false for an algorithm that

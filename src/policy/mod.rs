@@ -21,3 +21,4 @@ pub mod request;
 pub mod route;
 pub mod counters;
 pub mod admission;
+pub mod recheck;

@@ -1,5 +1,6 @@
 //! Finds the route of a request by host and path patterns, the most specific first.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -26,7 +27,8 @@ use crate::balance::Pool;
 /// wider patterns.
 #[derive(Debug)]
 pub struct Routes {
-    routes: Vec<Arc<Route>>,
+    ordered: Vec<Arc<Route>>,
+    by_name: HashMap<Arc<str>, Arc<Route>>,
     host_fall_through: bool,
 }
 
@@ -39,23 +41,29 @@ impl Routes {
             let (a, b) = (&a.config, &b.config);
             a.host.order(&b.host).then_with(|| a.path.order(&b.path)).then_with(|| a.name.cmp(&b.name))
         });
-        Self { routes, host_fall_through }
+        let by_name = routes.iter().map(|route| (Arc::clone(route.name()), Arc::clone(route))).collect();
+        Self { ordered: routes, by_name, host_fall_through }
     }
 
     /// Returns the most specific route for a path and a host, as [`request_host`](super::host::request_host) returns
     /// it, with the values of the path's placeholders.
     #[must_use]
     pub fn find(&self, host: &str, path: &Path) -> Option<(&Arc<Route>, Params)> {
-        let mut serving = self.routes.iter().filter(|route| route.config.host.matches(host)).peekable();
+        let mut serving = self.ordered.iter().filter(|route| route.config.host.matches(host)).peekable();
         let most_specific = &serving.peek()?.config.host;
         // Routes with the same host pattern are adjacent.
         let mut asked = serving.take_while(|route| self.host_fall_through || route.config.host == *most_specific);
         asked.find_map(|route| Some((route, route.config.path.matches(path)?)))
     }
 
+    /// Returns the route of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name)
+    }
+
     /// Returns all routes, the most specific first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.routes.iter()
+        self.ordered.iter()
     }
 }
 

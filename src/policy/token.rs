@@ -14,9 +14,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
-use super::claims::Claims;
+use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
-use super::key::{self, KeySet};
+use super::key::{self, KeyId, KeySet};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
 
@@ -163,19 +163,39 @@ impl Verifier {
             return Err(TokenError::TooLong);
         }
         let hash = TokenHash::of(token);
-        if let Some(members) = self.token_cache.get(&hash) {
-            return self.check_claims(members, now);
+        if let Some((members, signer)) = self.token_cache.get(&hash) {
+            return self.check_claims(members, signer, now);
         }
-        let payload = self.verify_signature(token)?;
-        let members = Members::parse(&payload, &self.wanted).map_err(|error| match error {
+        let (payload, signer) = self.verify_parts(token)?;
+        let members = self.members(&payload)?;
+        let claims = self.check_claims(Arc::clone(&members), signer, now)?;
+        let ends = claims.expires().saturating_add(self.leeway());
+        self.token_cache.insert(hash, (members, signer), ends, now);
+        Ok(claims)
+    }
+
+    /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key must
+    /// be in the key set, and its claims are judged by the rules of this verifier.
+    ///
+    /// # Errors
+    /// The first rule that the token breaks.
+    pub fn recheck(&self, token: &TokenRecord, now: Duration) -> Result<Claims, TokenError> {
+        let Signer { key, algorithm } = token.signer;
+        if !self.config.algorithms.contains(&algorithm) {
+            return Err(TokenError::AlgorithmNotAllowed);
+        }
+        if !self.config.keys.has(key, algorithm) {
+            return Err(TokenError::KeyUnknown);
+        }
+        self.check_claims(self.members(&token.payload)?, token.signer, now)
+    }
+
+    fn members(&self, payload: &[u8]) -> Result<Arc<Members>, TokenError> {
+        let members = Members::parse(payload, &self.wanted).map_err(|error| match error {
             ObjectError::Malformed => TokenError::ClaimsMalformed,
             ObjectError::Duplicate => TokenError::ClaimsDuplicate,
         })?;
-        let members = Arc::new(members);
-        let claims = self.check_claims(Arc::clone(&members), now)?;
-        let ends = claims.expires().saturating_add(self.leeway());
-        self.token_cache.insert(hash, members, ends, now);
-        Ok(claims)
+        Ok(Arc::new(members))
     }
 
     /// Verifies the signature of a token and returns its payload, which is not parsed.
@@ -187,6 +207,11 @@ impl Verifier {
         if token.len() > self.config.max_bytes {
             return Err(TokenError::TooLong);
         }
+        self.verify_parts(token).map(|(payload, _)| payload)
+    }
+
+    /// Verifies the signature of a token that is not too long. Returns its payload, and the key that signed it.
+    fn verify_parts(&self, token: &str) -> Result<(Vec<u8>, Signer), TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotCompact)?;
         let (header, payload) = message.split_once('.').ok_or(TokenError::NotCompact)?;
         if payload.contains('.') {
@@ -196,11 +221,11 @@ impl Verifier {
         let header = Header::parse(&decode(header)?)?;
         let payload = decode(payload)?;
         decode(signature)?;
-        self.check_signature(&header, message, signature)?;
-        Ok(payload)
+        let key = self.check_signature(&header, message, signature)?;
+        Ok((payload, Signer { key, algorithm: header.algorithm }))
     }
 
-    fn check_signature(&self, header: &Header, message: &str, signature: &str) -> Result<(), TokenError> {
+    fn check_signature(&self, header: &Header, message: &str, signature: &str) -> Result<KeyId, TokenError> {
         let algorithm = header.algorithm;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
@@ -220,16 +245,16 @@ impl Verifier {
                 return Err(TokenError::KeyAmbiguous);
             }
             if key.verify(algorithm, message, signature) {
-                return Ok(());
+                return Ok(key.id());
             }
         }
         Err(TokenError::Signature)
     }
 
-    fn check_claims(&self, members: Arc<Members>, now: Duration) -> Result<Claims, TokenError> {
+    fn check_claims(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
         let expires = self.check_times(&members, now)?;
         self.check_parties(&members)?;
-        Ok(Claims::new(members, expires))
+        Ok(Claims::new(members, expires, signer))
     }
 
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
@@ -288,6 +313,29 @@ impl fmt::Debug for Verifier {
             .field("audience", &self.config.audience)
             .field("leeway", &self.leeway())
             .finish_non_exhaustive()
+    }
+}
+
+/// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token: it
+/// has no signature.
+#[derive(PartialEq, Eq)]
+pub struct TokenRecord {
+    payload: Box<[u8]>,
+    signer: Signer,
+}
+
+impl TokenRecord {
+    /// Takes the payload of a token whose claims were verified; `None` if the token is not the one of these claims.
+    pub fn new(token: &str, claims: &Claims) -> Option<Self> {
+        let payload = decode(token.split('.').nth(1)?).ok()?;
+        Some(Self { payload: payload.into(), signer: claims.signer() })
+    }
+}
+
+/// Shows the size only: claims are personal data.
+impl fmt::Debug for TokenRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRecord").field("bytes", &self.payload.len()).finish_non_exhaustive()
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 
+use super::claims::Signer;
 use super::members::{Members, block};
 
 /// The maximum memory of the cached tokens of one verifier: enough for about 14,000 tokens of ten kept claims, as
@@ -61,10 +62,14 @@ struct Tokens {
 
 struct Token {
     members: Arc<Members>,
+    signer: Signer,
     bytes: usize,
     /// The time at which the token expires, with the leeway, counted from the Unix epoch.
     ends: Duration,
 }
+
+/// The kept claims of a token, and the key that verified it.
+pub(super) type Verified = (Arc<Members>, Signer);
 
 impl TokenCache {
     /// Creates an empty cache.
@@ -82,25 +87,25 @@ impl TokenCache {
         }))
     }
 
-    /// Returns the kept claims of a token that was verified before.
-    pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<Members>> {
-        let (members, _evicted) = self.with(|tokens| {
+    /// Returns the kept claims of a token that was verified before, and the key that verified it.
+    pub(super) fn get(&self, hash: &TokenHash) -> Option<Verified> {
+        let verified = |token: &Token| (Arc::clone(&token.members), token.signer);
+        let (verified, _evicted) = self.with(|tokens| {
             if let Some(token) = tokens.current.get(hash) {
-                return Some((Arc::clone(&token.members), HashMap::new()));
+                return Some((verified(token), HashMap::new()));
             }
             let token = tokens.previous.remove(hash)?;
-            let members = Arc::clone(&token.members);
-            Some((members, tokens.insert(*hash, token)))
+            Some((verified(&token), tokens.insert(*hash, token)))
         })?;
-        Some(members)
+        Some(verified)
     }
 
-    /// Adds a token that is valid at `now`, with its kept claims and the time at which it expires.
-    pub(super) fn insert(&self, hash: TokenHash, members: Arc<Members>, ends: Duration, now: Duration) {
+    /// Adds a token that is valid at `now`, and the time at which it expires.
+    pub(super) fn insert(&self, hash: TokenHash, (members, signer): Verified, ends: Duration, now: Duration) {
         let bytes = TOKEN_BYTES + block(size_of::<Members>()) + members.heap_bytes();
         let evicted = self.with(|tokens| {
             tokens.sweep(now);
-            tokens.insert(hash, Token { members, bytes, ends })
+            tokens.insert(hash, Token { members, signer, bytes, ends })
         });
         drop(evicted);
     }
@@ -178,11 +183,12 @@ mod tests {
     }
 
     fn insert(token_cache: &TokenCache, name: &str, length: usize, ends: Duration, now: Duration) {
-        token_cache.insert(TokenHash::of(name), Arc::new(members(name, length)), ends, now);
+        let verified = (Arc::new(members(name, length)), Signer::of_test());
+        token_cache.insert(TokenHash::of(name), verified, ends, now);
     }
 
     fn known(token_cache: &TokenCache, name: &str) -> bool {
-        let members = token_cache.get(&TokenHash::of(name));
+        let members = token_cache.get(&TokenHash::of(name)).map(|(members, _)| members);
         let subject = members.as_ref().map(|members| members.get("sub").and_then(Claim::as_text).unwrap().trim_end());
         assert!(subject.is_none_or(|subject| subject == name));
         members.is_some()

@@ -1,13 +1,19 @@
 //! Executes the commands that were delivered to a session.
 
-use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
 use super::Relay;
+use super::description::{SessionActivity, SessionInfo};
 use super::peer_io::Stream;
-use super::registry::{Command, SessionActivity, SessionInfo};
+use super::registry::Command;
+use super::watcher::Watcher;
+use crate::policy::recheck::TermChanges;
 use crate::session::Side;
+use crate::ws::frame::Message;
+
+/// The maximum number of operators that watch one session. The watch of a further one ends at once.
+const WATCHERS_MAX: usize = 4;
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Executes all commands. The session acts on them in the same poll; a session that lingers only describes itself.
@@ -22,18 +28,54 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let is_over = self.lingers_until.is_some();
         match command {
             // If the receiver was dropped, no description is needed.
-            Command::Describe(reply) => drop(reply.send(self.describe(now))),
+            Command::Describe(reply) => drop(reply.try_send(self.describe(now))),
+            Command::Send(message) => self.send_message(message, now),
             _ if is_over => {}
             Command::Close { code, reason } => self.session.close(code, &reason, now),
-            Command::SetLimits { limits, shared } => self.session.set_limits(limits, shared, now),
-            Command::SetExpiry(expires) => self.session.set_expiry(expires),
-            // The sender gets no error: a message to a closing session is lost like one in flight.
-            Command::Send(message) => drop(self.session.send(message)),
+            Command::Revoke(cause) => self.session.revoke(cause, now),
+            Command::SetTerms(changes) => self.set_terms(*changes, now),
+            Command::Watch(watcher) => self.add_watcher(*watcher),
+        }
+    }
+
+    fn set_terms(&mut self, changes: TermChanges, now: Instant) {
+        let TermChanges { limits, shared, expires, slots } = changes;
+        self.session.set_limits(limits, shared, now);
+        self.session.set_expiry(expires);
+        self.lease.add_client(slots);
+    }
+
+    fn send_message(&mut self, message: Message, now: Instant) {
+        if self.session.send(message, now).is_err() {
+            self.process.sessions.log_undelivered(&self.facts.log_summary(), 1);
+        }
+    }
+
+    /// Logs the messages of operators that the session could not send in time.
+    pub(super) fn log_undelivered(&mut self) {
+        let undelivered = self.session.take_undelivered();
+        if undelivered > 0 {
+            self.process.sessions.log_undelivered(&self.facts.log_summary(), undelivered);
+        }
+    }
+
+    fn add_watcher(&mut self, mut watcher: Watcher) {
+        if self.watchers.len() < WATCHERS_MAX {
+            watcher.begin(self.session.frame_left(Side::Client), self.session.frame_left(Side::Upstream));
+            self.watchers.push(watcher);
+        }
+    }
+
+    /// Reports the frames in bytes that are being sent to the other side.
+    #[cold]
+    pub(super) fn report_frames(&mut self, from: Side, bytes: &[u8], now: Instant) {
+        self.watchers.retain(Watcher::is_open);
+        for watcher in &mut self.watchers {
+            watcher.see(from, bytes, self.facts.started, now);
         }
     }
 
     fn describe(&self, now: Instant) -> SessionInfo {
-        let grant = self.lease.grant();
         let activity = if self.lingers_until.is_some() {
             SessionActivity::Lingering
         } else if self.session.is_closing() {
@@ -43,14 +85,19 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         } else {
             SessionActivity::Open
         };
+        let stats = self.session.counts();
+        let deadline = self.session.next_deadline();
         SessionInfo {
-            route: Arc::clone(self.lease.route().name()),
-            server: Arc::clone(&self.meta.server),
-            subject: grant.subject.clone(),
-            client: grant.address,
-            age: now.saturating_duration_since(self.started),
+            id: self.facts.request_id,
+            age: now.saturating_duration_since(self.facts.started),
             activity,
-            stats: self.session.counts(),
+            stats,
+            rates: self.rates.as_ref().map(|rates| rates.rates(&stats, now)).unwrap_or_default(),
+            last_activity: now.saturating_duration_since(self.session.data_passed()),
+            limits: self.session.limits().clone(),
+            buffered_in: self.client.unprocessed.len().saturating_add(self.upstream.pending_output()),
+            buffered_out: self.upstream.unprocessed.len().saturating_add(self.client.pending_output()),
+            next_deadline: deadline.map(|(at, name)| (at.saturating_duration_since(now), name)),
         }
     }
 }

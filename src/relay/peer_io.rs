@@ -183,6 +183,11 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         self.blocked_at.is_some() || !self.out.is_empty()
     }
 
+    /// Returns the number of bytes that the stream has not taken.
+    pub fn pending_output(&self) -> usize {
+        self.out.len()
+    }
+
     /// Whether [`PeerIo::flush`] has output to flush or a change to report.
     #[inline]
     pub fn has_to_flush(&self) -> bool {

@@ -1,19 +1,20 @@
 //! The sessions of one worker, by id. Other threads reach a session only by commands that its worker delivers here.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
-use crate::policy::limits::Limits;
-use crate::policy::quota::Count;
+use super::description::SessionInfo;
+use super::facts::SessionFacts;
+use super::watcher::Watcher;
+use crate::policy::recheck::{TermChanges, Terms};
+use crate::policy::route::Route;
 use crate::runtime::timers::{Timer, Timers};
-use crate::session::{Message, SessionStats};
+use crate::session::{CloseReason, Message};
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
 
@@ -28,53 +29,19 @@ pub enum Command {
         /// The code of both Closes.
         code: CloseCode,
         /// The reason in both Closes.
-        reason: Box<str>,
+        reason: Arc<str>,
     },
-    /// Replaces the limits of the route.
-    SetLimits {
-        /// The new limits.
-        limits: Arc<Limits>,
-        /// The count of messages that the session shares with others, if it shares one.
-        shared: Option<Arc<Count>>,
-    },
-    /// Replaces the time at which the token expires.
-    SetExpiry(Option<Instant>),
-    /// Sends a message to the client. It is dropped if the session closes or its queue is full.
+    /// Closes both sides because a changed configuration does not admit the session, or has removed its route.
+    Revoke(CloseReason),
+    /// Replaces the terms of the session. A later one replaces one that was not executed yet.
+    SetTerms(Box<TermChanges>),
+    /// Sends a message to the client. If it cannot be sent within
+    /// [`QUEUED_MAX_AGE`](crate::session::QUEUED_MAX_AGE), the session counts and logs that.
     Send(Message),
-    /// Describes the session.
-    Describe(oneshot::Sender<SessionInfo>),
-}
-
-/// The activity of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionActivity {
-    /// It forwards messages.
-    Open,
-    /// Its client exceeded its rate and is not read.
-    Throttled,
-    /// Its closing handshake has begun.
-    Closing,
-    /// It is over, and its connections are being closed.
-    Lingering,
-}
-
-/// The description of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionInfo {
-    /// Its route.
-    pub route: Arc<str>,
-    /// The upstream's server.
-    pub server: Arc<str>,
-    /// The subject of its token.
-    pub subject: Option<Arc<str>>,
-    /// The client's address.
-    pub client: IpAddr,
-    /// The time since its 101.
-    pub age: Duration,
-    /// Its activity.
-    pub activity: SessionActivity,
-    /// The messages and bytes that it has forwarded.
-    pub stats: SessionStats,
+    /// Describes the session. The channel has a capacity for every session that is asked.
+    Describe(mpsc::Sender<SessionInfo>),
+    /// Reports the frames of the session.
+    Watch(Box<Watcher>),
 }
 
 /// The reason why a command was not delivered, with the command.
@@ -97,41 +64,90 @@ pub struct Registry {
 }
 
 struct Entry {
-    id: RequestId,
+    facts: Arc<SessionFacts>,
+    /// The route by whose rules the session is open.
+    route: Arc<Route>,
     waker: Option<Waker>,
     commands: Vec<Command>,
 }
 
+/// A session in a list: its route, and its facts.
+pub type ListedSession = (Arc<Route>, Arc<SessionFacts>);
+
 impl Registry {
-    /// Returns the ids of all sessions.
-    pub fn ids(&self) -> Vec<RequestId> {
-        self.lock().iter().map(|(_, entry)| entry.id).collect()
+    /// Returns all sessions.
+    pub fn list(&self) -> Vec<ListedSession> {
+        let listed = |(_, entry): (usize, &Entry)| (Arc::clone(&entry.route), Arc::clone(&entry.facts));
+        self.lock().iter().map(listed).collect()
+    }
+
+    /// Returns the keys of all sessions, for a caller that visits them one by one. The key of a session that ends
+    /// meanwhile may become that of a new session.
+    pub fn keys(&self) -> Vec<usize> {
+        self.lock().iter().map(|(key, _)| key).collect()
+    }
+
+    /// Returns the session with this key.
+    pub fn get(&self, key: usize) -> Option<ListedSession> {
+        self.lock().get(key).map(|entry| (Arc::clone(&entry.route), Arc::clone(&entry.facts)))
     }
 
     /// Delivers a command to the session with this id, and wakes it. The search is linear in the number of sessions:
-    /// commands are rare, and an index would cost memory for every session.
+    /// an index would cost memory for every session, and commands to many sessions are delivered by key.
     ///
     /// # Errors
     /// If there is no such session, or it has too many pending commands. The error contains the command.
     pub fn deliver(&self, id: RequestId, command: Command) -> Result<(), NotDelivered> {
+        let found = self.lock().iter().find(|(_, entry)| entry.facts.request_id == id).map(|(key, _)| key);
+        let Some(key) = found else { return Err(NotDelivered::NoSession(command)) };
+        self.deliver_to(key, command)
+    }
+
+    /// Delivers a command to the session with this key, and wakes it.
+    ///
+    /// # Errors
+    /// If there is no such session, or it has too many pending commands. The error contains the command.
+    pub fn deliver_to(&self, key: usize, command: Command) -> Result<(), NotDelivered> {
         let mut entries = self.lock();
-        let Some((_, entry)) = entries.iter_mut().find(|(_, entry)| entry.id == id) else {
-            return Err(NotDelivered::NoSession(command));
-        };
+        let Some(entry) = entries.get_mut(key) else { return Err(NotDelivered::NoSession(command)) };
         if entry.commands.len() >= COMMANDS_MAX {
             return Err(NotDelivered::Busy(command));
         }
         entry.commands.push(command);
-        let waker = entry.waker.clone();
+        self.wake(entries, key);
+        Ok(())
+    }
+
+    /// Replaces the route by whose rules the session with this key is open. Changes of its terms are delivered even to a
+    /// session with too many pending commands.
+    pub fn set_terms(&self, key: usize, terms: Terms) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(key) else { return };
+        let before = std::mem::replace(&mut entry.route, terms.route);
+        let mut replaced = None;
+        if let Some(changes) = terms.changes {
+            let is_terms = |command: &Command| matches!(command, Command::SetTerms(_));
+            replaced = entry.commands.iter().position(is_terms).map(|at| entry.commands.remove(at));
+            entry.commands.push(Command::SetTerms(Box::new(changes)));
+            self.wake(entries, key);
+        } else {
+            drop(entries);
+        }
+        // Not under the lock: dropping a route may drop a verifier, and dropping terms releases slots.
+        drop((before, replaced));
+    }
+
+    /// Wakes the session with this key after a command was delivered.
+    fn wake(&self, entries: MutexGuard<'_, Slab<Entry>>, key: usize) {
+        let waker = entries.get(key).and_then(|entry| entry.waker.clone());
         drop(entries);
         self.delivered.fetch_add(1, Ordering::Relaxed);
         // A session that was not polled yet takes its commands in its first poll.
         waker.iter().for_each(Waker::wake_by_ref);
-        Ok(())
     }
 
-    fn register(self: &Arc<Self>, id: RequestId) -> Registration {
-        let key = self.lock().insert(Entry { id, waker: None, commands: Vec::new() });
+    fn register(self: &Arc<Self>, facts: Arc<SessionFacts>, route: Arc<Route>) -> Registration {
+        let key = self.lock().insert(Entry { facts, route, waker: None, commands: Vec::new() });
         // The first poll always checks for commands, and registers its waker.
         let seen = self.delivered.load(Ordering::Relaxed).wrapping_sub(1);
         Registration { registry: Arc::clone(self), key, seen }
@@ -197,9 +213,10 @@ impl SessionContext {
         &self.registry
     }
 
-    /// Registers a session.
-    pub fn register(&self, id: RequestId) -> SessionGuard {
-        SessionGuard { timer: Timer::new(Arc::clone(&self.timers)), registration: self.registry.register(id) }
+    /// Registers a session that is open by the rules of this route.
+    pub fn register(&self, facts: Arc<SessionFacts>, route: Arc<Route>) -> SessionGuard {
+        let registration = self.registry.register(facts, route);
+        SessionGuard { timer: Timer::new(Arc::clone(&self.timers)), registration }
     }
 }
 
@@ -217,66 +234,12 @@ impl SessionGuard {
     pub fn take_commands(&mut self, waker: &Waker) -> Vec<Command> {
         self.registration.take_commands(waker)
     }
+
+    /// Returns the key of the session in its registry.
+    pub fn key(&self) -> usize {
+        self.registration.key
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    const ID: RequestId = RequestId(7);
-
-    #[test]
-    fn a_command_reaches_its_session_and_wakes_it() {
-        let (context, woken) = (SessionContext::default(), Arc::new(Woken::default()));
-        let waker = Waker::from(Arc::clone(&woken));
-        let mut session = context.register(ID);
-        let mut other = context.register(RequestId(8));
-        // Before the first poll no waker is registered.
-        context.registry().deliver(ID, Command::SetExpiry(None)).unwrap();
-        assert_eq!(session.take_commands(&waker).len(), 1);
-        assert!(other.take_commands(Waker::noop()).is_empty() && session.take_commands(&waker).is_empty());
-        context.registry().deliver(ID, Command::SetExpiry(None)).unwrap();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        assert!(other.take_commands(Waker::noop()).is_empty());
-        assert_eq!(session.take_commands(&waker).len(), 1);
-    }
-
-    #[test]
-    fn pending_commands_are_limited_and_further_ones_are_returned() {
-        let context = SessionContext::default();
-        let mut session = context.register(ID);
-        for _ in 0..COMMANDS_MAX {
-            context.registry().deliver(ID, Command::SetExpiry(None)).unwrap();
-        }
-        let back = context.registry().deliver(ID, Command::SetExpiry(None));
-        assert!(matches!(back, Err(NotDelivered::Busy(Command::SetExpiry(None)))));
-        assert_eq!(session.take_commands(Waker::noop()).len(), COMMANDS_MAX);
-        assert!(context.registry().deliver(ID, Command::SetExpiry(None)).is_ok());
-    }
-
-    #[test]
-    fn a_dropped_session_is_removed_from_the_registry() {
-        let (context, woken) = (SessionContext::default(), Arc::new(Woken::default()));
-        for _ in 0..3 {
-            let mut session = context.register(ID);
-            session.take_commands(&Waker::from(Arc::clone(&woken)));
-            assert_eq!(context.registry().ids(), [ID]);
-        }
-        assert!(context.registry().ids().is_empty());
-        assert_eq!(Arc::strong_count(&woken), 1);
-        let back = context.registry().deliver(ID, Command::SetExpiry(None));
-        assert!(matches!(back, Err(NotDelivered::NoSession(Command::SetExpiry(None)))));
-    }
-}
+mod tests;

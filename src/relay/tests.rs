@@ -15,7 +15,7 @@ use super::registry::SessionContext;
 use super::*;
 use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
-use crate::policy::admission::Policy;
+use crate::policy::admission::{Admission, Policy};
 use crate::policy::host::HostPattern;
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
@@ -27,8 +27,9 @@ use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::session::{Message, SessionConfig, SessionStats};
 use crate::telemetry::identity::Identities;
-use crate::telemetry::request::RequestSummary;
+use crate::telemetry::request::{RequestId, RequestSummary};
 use crate::telemetry::sessions::Sessions;
+use crate::tls::TlsSummary;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
 use crate::ws::handshake::Opening;
@@ -135,7 +136,7 @@ impl Stream for Peer {
     fn hibernate(&mut self) {}
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) };
     Limits {
         messages: None,
@@ -167,15 +168,8 @@ fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now:
     relay_in(&SessionContext::default(), terms, client_side, upstream_side, now)
 }
 
-/// Returns a relay whose session is registered with a worker.
-fn relay_in<C, U>(
-    worker: &SessionContext,
-    terms: SessionConfig,
-    client_side: C,
-    upstream_side: U,
-    now: Instant,
-) -> Relay<C, U> {
-    let limits = Arc::clone(&terms.limits);
+/// Admits a request to a route with these limits, which leads to an upstream without servers.
+pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     let config = RouteConfig {
         name: "all".into(),
         host: HostPattern::Any,
@@ -203,10 +197,6 @@ fn relay_in<C, U>(
     let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
     let route = Arc::new(Route { config, auth: Auth::None, target });
     let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN, Arc::default());
-    let process = Arc::new(Process {
-        lifecycle: Lifecycle::new(Duration::from_secs(1)),
-        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&crate::telemetry::test_config(), [0; 32])),
-    });
     let opening = Opening {
         authority: "localhost",
         path: "/",
@@ -219,13 +209,43 @@ fn relay_in<C, U>(
     let client = Ipv4Addr::LOCALHOST.into();
     let headers = HeaderMap::new();
     let facts = RequestFacts::of_opening(&opening, &headers, client);
-    let lease = policy.admit(&facts, clock::both()).unwrap().into_lease();
-    let meta =
-        SessionMeta { server: "server".into(), request_id: RequestId(1), summary: RequestSummary::default().keep() };
+    policy.admit(&facts, clock::both()).unwrap()
+}
+
+/// Returns the facts of a session of an admitted request.
+pub(super) fn session_facts(admission: &Admission, id: u128, now: Instant) -> Arc<SessionFacts> {
+    Arc::new(SessionFacts {
+        request_id: RequestId(id),
+        route: Arc::clone(admission.route().name()),
+        grant: Arc::clone(admission.grant()),
+        upstream: Arc::clone(&admission.pool().config().name),
+        server: "server".into(),
+        summary: RequestSummary::default().keep(),
+        tls: TlsSummary::of_test(),
+        started: now,
+    })
+}
+
+/// Returns a relay whose session is registered with a worker.
+fn relay_in<C, U>(
+    worker: &SessionContext,
+    terms: SessionConfig,
+    client_side: C,
+    upstream_side: U,
+    now: Instant,
+) -> Relay<C, U> {
+    let admission = admitted(Arc::clone(&terms.limits), now);
+    let facts = session_facts(&admission, 1, now);
+    let log = crate::telemetry::test_config();
+    let process = Arc::new(Process {
+        lifecycle: Lifecycle::new(Duration::from_secs(1)),
+        sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
+    });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));
-    let guards = RelayGuards { session: worker.register(RequestId(1)), connection };
-    Relay::new(lease, Session::new(terms, now), client_side, upstream_side, meta, process, guards)
+    let session = worker.register(Arc::clone(&facts), Arc::clone(admission.route()));
+    let guards = RelayGuards { session, connection };
+    Relay::new(admission.into_lease(), Session::new(terms, now), client_side, upstream_side, facts, process, guards)
 }
 
 #[test]
@@ -283,8 +303,8 @@ fn own_messages_are_sent_between_messages_of_the_upstream() {
     let (received, says) = (Rc::clone(&client.received), Rc::clone(&upstream.says));
     let mut relay = quiet_relay(client, upstream);
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
-    assert_eq!(relay.session.send(message("one")), Ok(()));
-    assert_eq!(relay.session.send(message("two")), Ok(()));
+    assert_eq!(relay.session.send(message("one"), clock::now()), Ok(()));
+    assert_eq!(relay.session.send(message("two"), clock::now()), Ok(()));
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     assert_eq!(*received.borrow(), b"\x01\x01a");
     *says.borrow_mut() = b"\x80\x01b\x82\x01c".into();
@@ -300,7 +320,7 @@ fn own_messages_are_sent_when_a_blocked_client_accepts_bytes_again() {
     let mut relay = quiet_relay(client, upstream);
     accepts.set(2);
     for text in ["one", "two", "three"] {
-        assert_eq!(relay.session.send(message(text)), Ok(()));
+        assert_eq!(relay.session.send(message(text), clock::now()), Ok(()));
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
         assert_eq!(*received.borrow(), b"\x81\x03");
     }

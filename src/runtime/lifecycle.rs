@@ -1,7 +1,7 @@
 //! The phases of the process (serving, draining, aborted), and the times at which sessions close during the drain.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,16 @@ pub enum Phase {
     Aborted,
 }
 
+/// Returns the time between the closes of two of these sessions, if all of them are to end within a drain timeout.
+pub fn close_interval(drain_timeout: Duration, sessions: usize) -> Duration {
+    let sessions = u32::try_from(sessions.max(1)).unwrap_or(u32::MAX);
+    CLOSE_INTERVAL.min(drain_timeout.mul_f64(SPREAD).checked_div(sessions).unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The phase of the process, shared by all workers.
 #[derive(Debug)]
 pub struct Lifecycle {
@@ -31,7 +41,7 @@ pub struct Lifecycle {
     is_admitting: AtomicBool,
     drain: CancellationToken,
     abort: CancellationToken,
-    drain_timeout: Duration,
+    drain_timeout_ms: AtomicU64,
     sessions: AtomicUsize,
     /// When the drain started.
     drain_started: OnceLock<Instant>,
@@ -49,7 +59,7 @@ impl Lifecycle {
             is_admitting: AtomicBool::new(true),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
-            drain_timeout,
+            drain_timeout_ms: AtomicU64::new(millis(drain_timeout)),
             sessions: AtomicUsize::new(0),
             drain_started: OnceLock::new(),
             close_slots: AtomicU32::new(0),
@@ -70,8 +80,7 @@ impl Lifecycle {
     /// Starts the drain: sessions are asked to close, one after another.
     pub fn start_drain(&self, now: Instant) {
         self.drain_started.get_or_init(|| now);
-        let sessions = u32::try_from(self.sessions().max(1)).unwrap_or(u32::MAX);
-        let interval = CLOSE_INTERVAL.min(self.drain_timeout.mul_f64(SPREAD) / sessions);
+        let interval = close_interval(self.drain_timeout(), self.sessions());
         self.close_interval_us.store(u32::try_from(interval.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.phase.store(Phase::Draining as u8, Ordering::Release);
         self.drain.cancel();
@@ -118,7 +127,7 @@ impl Lifecycle {
     pub fn next_close_slot(&self, now: Instant) -> Instant {
         let slot = self.close_slots.fetch_add(1, Ordering::Relaxed);
         let interval = Duration::from_micros(self.close_interval_us.load(Ordering::Relaxed).into());
-        let after_start = interval.saturating_mul(slot).min(self.drain_timeout.mul_f64(SPREAD));
+        let after_start = interval.saturating_mul(slot).min(self.drain_timeout().mul_f64(SPREAD));
         let started = self.drain_started.get().copied().unwrap_or(now);
         started.checked_add(after_start).map_or(now, |at| at.max(now))
     }
@@ -130,7 +139,12 @@ impl Lifecycle {
 
     /// Returns how long the drain may take.
     pub fn drain_timeout(&self) -> Duration {
-        self.drain_timeout
+        Duration::from_millis(self.drain_timeout_ms.load(Ordering::Relaxed))
+    }
+
+    /// Changes the maximum duration of the drain.
+    pub fn set_drain_timeout(&self, drain_timeout: Duration) {
+        self.drain_timeout_ms.store(millis(drain_timeout), Ordering::Relaxed);
     }
 
     /// Counts a session that begins.

@@ -47,9 +47,10 @@ pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>
     context.gateway().process.lifecycle.aborted().await;
 }
 
-/// Accepts on this worker until the listener moves to another one. Once the drain has started the listener stays, and
+/// Accepts on this worker until the listener moves to another one, or is removed from the configuration. Once the drain has started the listener stays, and
 /// the drain does not wait for the connections that it accepts.
 async fn serve(mut listener: Listener, mut worker: WorkerContext) {
+    let stop = listener.stop.clone();
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
             Some(Ok(accepted)) => worker.spawn_connection(accepted, listener.address),
@@ -62,6 +63,7 @@ async fn serve(mut listener: Listener, mut worker: WorkerContext) {
                 worker = worker.draining();
                 continue;
             }
+            () = stop.cancelled() => return,
             moves = accept_all(&listener, &worker) => moves,
         };
         listener.accepted = Some(accepted);

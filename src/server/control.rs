@@ -1,151 +1,199 @@
-//! The control of a running process: its sessions, and reload. (Stub.)
+//! The handle by which the admin API and the signals operate the process.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
-use super::error::ServeError;
-use crate::config;
+use super::pool::{BulkCommand, WorkerPool};
+use super::reload::{ReloadError, ReloadOptions, ReloadSummary};
 use crate::front::gateway::Gateway;
-use crate::policy::limits::Limits;
-use crate::relay::registry::SessionActivity;
-use crate::session::SessionStats;
+use crate::relay::description::SessionInfo;
+use crate::relay::registry::{Command, ListedSession};
+use crate::relay::watcher::{self, Watch};
+use crate::session::Message;
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
-use crate::ws::frame::{Message, Opcode};
 
+/// The maximum number of requests that wait for the thread of the control loop.
+const REQUESTS_MAX: usize = 16;
+
+/// The handle by which the admin API and the signals operate the process.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct Control {
     gateway: Arc<Gateway>,
+    pool: Arc<WorkerPool>,
+    requests: mpsc::Sender<ControlRequest>,
+    facts: Arc<ProcessFacts>,
 }
 
-#[allow(missing_docs, unused_variables, clippy::unused_async, clippy::missing_errors_doc)]
-impl Control {
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway }
-    }
-    pub fn gateway(&self) -> &Arc<Gateway> {
-        &self.gateway
-    }
-    pub async fn sessions(&self) -> Vec<SessionEntry> {
-        Vec::new()
-    }
-    pub async fn describe(&self, ids: &[RequestId]) -> Vec<SessionInfo> {
-        Vec::new()
-    }
-    pub async fn close(&self, ids: Vec<RequestId>, code: CloseCode, reason: &str, spread: Duration) {}
-    pub async fn send(&self, ids: Vec<RequestId>, message: Message) {}
-    pub async fn watch(&self, id: RequestId, payload: bool) -> Option<Watch> {
-        None
-    }
-    pub async fn reload(&self, options: ReloadOptions) -> Result<ReloadSummary, ReloadError> {
-        Err(ReloadError::Stopping)
-    }
+/// The facts about the process that do not change.
+#[derive(Debug)]
+pub struct ProcessFacts {
+    /// The file of the configuration, if there is one.
+    pub file: Option<PathBuf>,
+    /// The number of workers.
+    pub workers: usize,
+    /// The time at which the process bound its listeners.
+    pub started: Instant,
+    /// The same as time since the Unix epoch.
+    pub started_unix: Duration,
 }
 
+/// A request that is executed by the control loop, one after another.
+#[derive(Debug)]
+pub enum ControlRequest {
+    /// Reads the configuration again.
+    Reload(ReloadOptions, oneshot::Sender<Result<ReloadSummary, ReloadError>>),
+    /// Closes sessions over a time.
+    Close(SpreadClose),
+}
+
+/// The closing of sessions over a time.
+#[derive(Debug)]
+pub struct SpreadClose {
+    ids: Vec<RequestId>,
+    code: CloseCode,
+    reason: Arc<str>,
+    spread: Duration,
+}
+
+/// A session in a list: the facts that do not change while it is open.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct SessionEntry {
+    /// The id of its request.
     pub id: RequestId,
+    /// Its route.
     pub route: Arc<str>,
+    /// The name of the `[auth]` section of its route.
     pub auth: Option<Arc<str>>,
+    /// The subject of its token.
     pub subject: Option<Arc<str>>,
+    /// The client's address.
     pub address: IpAddr,
+    /// Its upstream.
     pub upstream: Arc<str>,
+    /// The upstream's server.
     pub server: Arc<str>,
+    /// The host of its request, truncated.
     pub host: Option<Box<str>>,
+    /// The path of its request, truncated.
     pub path: Option<Box<str>>,
+    /// The origin of its request, truncated.
     pub origin: Option<Box<str>>,
+    /// The TLS version, as in `TLSv1_3`.
     pub tls_version: &'static str,
+    /// The cipher suite.
     pub cipher: &'static str,
+    /// The time of its 101.
     pub started: Instant,
 }
 
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct SessionInfo {
-    pub id: RequestId,
-    pub age: Duration,
-    pub activity: SessionActivity,
-    pub stats: SessionStats,
-    pub rates: Rates,
-    pub last_activity: Duration,
-    pub limits: Arc<Limits>,
-    pub buffered_in: usize,
-    pub buffered_out: usize,
-    pub next_deadline: Option<(Duration, &'static str)>,
-}
-
-#[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
-pub struct Rates {
-    pub messages_in: f64,
-    pub bytes_in: f64,
-    pub messages_out: f64,
-    pub bytes_out: f64,
-}
-
-#[derive(Debug)]
-#[allow(missing_docs)]
-pub struct Watch;
-
-#[allow(missing_docs, clippy::unused_async)]
-impl Watch {
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        None
+impl From<ListedSession> for SessionEntry {
+    fn from((route, facts): ListedSession) -> Self {
+        let request = facts.summary.summary();
+        Self {
+            id: facts.request_id,
+            route: Arc::clone(&facts.route),
+            auth: route.config.auth.clone(),
+            subject: facts.grant.subject.clone(),
+            address: facts.grant.address,
+            upstream: Arc::clone(&facts.upstream),
+            server: Arc::clone(&facts.server),
+            host: request.host().map(Box::from),
+            path: request.path().map(Box::from),
+            origin: request.origin().map(Box::from),
+            tls_version: facts.tls.version(),
+            cipher: facts.tls.cipher_suite(),
+            started: facts.started,
+        }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Direction {
-    In,
-    Out,
+impl Control {
+    /// Creates the handle, and the receiver of its requests.
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        pool: Arc<WorkerPool>,
+        facts: ProcessFacts,
+    ) -> (Self, mpsc::Receiver<ControlRequest>) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        (Self { gateway, pool, requests, facts: Arc::new(facts) }, receiver)
+    }
+
+    /// Returns the state of the process.
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Returns the facts about the process.
+    pub fn facts(&self) -> &ProcessFacts {
+        &self.facts
+    }
+
+    /// Lists all sessions. No session is woken.
+    pub async fn sessions(&self) -> Vec<SessionEntry> {
+        self.pool.list().await.into_iter().map(SessionEntry::from).collect()
+    }
+
+    /// Describes the sessions with these ids, in any order. A session that has ended is left out.
+    pub async fn describe(&self, ids: &[RequestId]) -> Vec<SessionInfo> {
+        let (reply, mut described) = mpsc::channel(ids.len().max(1));
+        self.pool.each(Arc::new(ids.iter().copied().collect()), BulkCommand::Describe(reply)).await;
+        let mut all = Vec::with_capacity(ids.len());
+        // The channel ends when every session has replied or ended.
+        while let Some(info) = described.recv().await {
+            all.push(info);
+        }
+        all
+    }
+
+    /// Closes the sessions with these ids. The closings are spread evenly over a time and continue after the return.
+    pub async fn close(&self, ids: Vec<RequestId>, code: CloseCode, reason: &str, spread: Duration) {
+        let close = SpreadClose { ids, code, reason: reason.into(), spread };
+        // A control loop that has ended has no sessions to close.
+        let _ = self.requests.send(ControlRequest::Close(close)).await;
+    }
+
+    /// Sends a message to the clients of the sessions with these ids. A session that cannot send it within five seconds
+    /// counts and logs that.
+    pub async fn send(&self, ids: Vec<RequestId>, message: Message) {
+        let ids: HashSet<RequestId> = ids.into_iter().collect();
+        self.pool.each(Arc::new(ids), BulkCommand::Send(message)).await;
+    }
+
+    /// Watches the frames of a session; `None` if there is no such session. `payload` is whether events contain payloads.
+    pub async fn watch(&self, id: RequestId, payload: bool) -> Option<Watch> {
+        let (watcher, watch) = watcher::watch(payload);
+        self.pool.command(id, Command::Watch(Box::new(watcher))).await.ok()?;
+        Some(watch)
+    }
+
+    /// Reads the configuration again. Reloads do not overlap.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used, or too many sessions would end. Then nothing changes.
+    pub async fn reload(&self, options: ReloadOptions) -> Result<ReloadSummary, ReloadError> {
+        let (reply, replied) = oneshot::channel();
+        let sent = self.requests.send(ControlRequest::Reload(options, reply)).await;
+        sent.map_err(|_| ReloadError::Stopping)?;
+        replied.await.unwrap_or(Err(ReloadError::Stopping))
+    }
 }
 
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub enum WatchEvent {
-    Frame {
-        direction: Direction,
-        opcode: Opcode,
-        fin: bool,
-        compressed: bool,
-        length: u64,
-        payload: Option<Bytes>,
-        at: Duration,
-    },
-    Missed(u64),
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-#[allow(missing_docs)]
-pub struct ReloadOptions {
-    pub dry_run: bool,
-    pub force: bool,
-}
-
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct ReloadSummary {
-    pub generation: u64,
-    pub kept: usize,
-    pub changed: usize,
-    pub ended: Vec<(&'static str, usize)>,
-    pub warnings: Vec<String>,
-    pub listeners_added: Vec<String>,
-    pub listeners_removed: Vec<String>,
-    pub applied: bool,
-}
-
-#[derive(Debug)]
-#[allow(missing_docs)]
-pub enum ReloadError {
-    Invalid(config::Report),
-    TooMany { summary: ReloadSummary, max_percent: u8 },
-    Server(ServeError),
-    Stopping,
+impl SpreadClose {
+    /// Closes the sessions.
+    pub(super) async fn run(self, pool: &WorkerPool) {
+        let count = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        let pause = self.spread.checked_div(count).unwrap_or_default();
+        for id in self.ids {
+            // A session that ended meanwhile needs no command.
+            let _ = pool.command(id, Command::Close { code: self.code, reason: Arc::clone(&self.reason) }).await;
+            sleep(pause).await;
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The server: binds listeners, starts workers, accepts connections, and drains.
+//! The server: binds listeners, starts workers, accepts connections, reloads, and drains.
 
 pub mod error;
 pub mod socket;
@@ -6,5 +6,8 @@ pub mod pool;
 pub mod worker;
 pub mod accept;
 pub mod descriptors;
-pub mod serve;
+mod listeners;
+mod restart;
+pub mod reload;
 pub mod control;
+pub mod serve;

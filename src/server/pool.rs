@@ -1,18 +1,25 @@
 //! The handles of all workers: the choice of the least loaded one, and commands to their sessions.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::socket::Listener;
-use crate::relay::registry::{Command, NotDelivered};
+use crate::front::snapshot::Snapshot;
+use crate::relay::description::SessionInfo;
+use crate::relay::recheck::{RecheckMode, RecheckReport};
+use crate::relay::registry::{Command, ListedSession, NotDelivered};
+use crate::session::Message;
 use crate::telemetry::request::RequestId;
 
 /// New connections go to the least loaded worker once this worker has more connections by over one in `MORE_SHARE` of
 /// the other worker's, or by over `MORE_MAX`. Moving a connection has a cost, so the difference must be worth it.
 const MORE_SHARE: usize = 8;
 const MORE_MAX: usize = 16;
+/// The maximum number of listeners of a configuration.
+const LISTENERS_MAX: usize = 64;
 /// The maximum number of pending commands of one worker.
 const COMMANDS_MAX: usize = 64;
 
@@ -52,16 +59,29 @@ pub enum WorkerCommand {
         /// Receives whether it was delivered.
         reply: oneshot::Sender<Result<(), NotDelivered>>,
     },
-    /// Lists the ids of its sessions.
-    List(oneshot::Sender<Vec<RequestId>>),
+    /// Lists its sessions.
+    List(oneshot::Sender<Vec<ListedSession>>),
+    /// Delivers a command to each of its sessions with these ids.
+    Each(Arc<HashSet<RequestId>>, BulkCommand),
+    /// Checks its sessions against a snapshot.
+    Recheck(Arc<Snapshot>, RecheckMode, oneshot::Sender<RecheckReport>),
+}
+
+/// A command that many sessions receive.
+#[derive(Debug, Clone)]
+pub enum BulkCommand {
+    /// Describes each session. The channel has a capacity for every session that is asked.
+    Describe(mpsc::Sender<SessionInfo>),
+    /// Sends a message to each client.
+    Send(Message),
 }
 
 impl WorkerPool {
-    /// Creates the handles of `workers` workers for `listeners` listeners.
-    pub fn new(workers: usize, listeners: usize) -> (Self, Vec<WorkerReceiver>) {
+    /// Creates the handles of `workers` workers.
+    pub fn new(workers: usize) -> (Self, Vec<WorkerReceiver>) {
         let workers = (0..workers).map(|_| {
-            // One worker may receive all listeners, so the channel always has capacity.
-            let (listener_sender, listeners) = mpsc::channel(listeners.max(1));
+            // One worker may receive all listeners, also those that are being closed, so the channel always has capacity.
+            let (listener_sender, listeners) = mpsc::channel(2 * LISTENERS_MAX);
             let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
             let connections = Arc::<AtomicUsize>::default();
             let handle = WorkerHandle {
@@ -99,16 +119,44 @@ impl WorkerPool {
         Err(NotDelivered::NoSession(command))
     }
 
-    /// Lists the ids of all sessions.
-    pub async fn sessions(&self) -> Vec<RequestId> {
-        let mut ids = Vec::new();
+    /// Lists all sessions.
+    pub async fn list(&self) -> Vec<ListedSession> {
+        self.ask_all(WorkerCommand::List).await.into_iter().flatten().collect()
+    }
+
+    /// Delivers a command to each session with one of these ids.
+    pub async fn each(&self, ids: Arc<HashSet<RequestId>>, command: BulkCommand) {
+        for worker in &self.0 {
+            // A worker that has ended has no sessions.
+            let _ = worker.commands.send(WorkerCommand::Each(Arc::clone(&ids), command.clone())).await;
+        }
+    }
+
+    /// Checks all sessions against a snapshot.
+    pub async fn recheck(&self, snapshot: &Arc<Snapshot>, mode: RecheckMode) -> RecheckReport {
+        let reports = self.ask_all(|reply| WorkerCommand::Recheck(Arc::clone(snapshot), mode, reply)).await;
+        let mut all = RecheckReport::default();
+        for report in reports {
+            all.merge(report);
+        }
+        all
+    }
+
+    /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that has
+    /// ended does not reply.
+    async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
+        let mut pending = Vec::with_capacity(self.0.len());
         for worker in &self.0 {
             let (reply, replied) = oneshot::channel();
-            if worker.commands.send(WorkerCommand::List(reply)).await.is_ok() {
-                ids.extend(replied.await.unwrap_or_default());
+            if worker.commands.send(command(reply)).await.is_ok() {
+                pending.push(replied);
             }
         }
-        ids
+        let mut replies = Vec::with_capacity(pending.len());
+        for replied in pending {
+            replies.extend(replied.await.ok());
+        }
+        replies
     }
 
     /// Returns the least loaded worker if it has sufficiently fewer connections than `own` for a listener to move
@@ -148,7 +196,7 @@ mod tests {
     /// Simulates `total` connections of which `at_once` are open, and returns how often the listener moved. The loads
     /// never differ by more than allowed when a connection is accepted.
     fn moves(workers: usize, at_once: usize, total: usize) -> usize {
-        let (pool, receivers) = WorkerPool::new(workers, 1);
+        let (pool, receivers) = WorkerPool::new(workers);
         let loads =
             || receivers.iter().map(|receiver| receiver.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
         let mut order = VecDeque::new();
@@ -191,7 +239,7 @@ mod tests {
             (&[5, 9, 3, 4], 2, None),
         ];
         for &(counts, here, expected) in table {
-            let (pool, mut receivers) = WorkerPool::new(counts.len(), 1);
+            let (pool, mut receivers) = WorkerPool::new(counts.len());
             for (receiver, count) in receivers.iter().zip(counts) {
                 receiver.connections.store(*count, Ordering::Relaxed);
             }
@@ -202,7 +250,7 @@ mod tests {
             let next = (0..counts.len()).filter(|worker| *worker != there).min_by_key(|worker| counts[*worker]);
             assert_eq!(number_of(&pool, pool.least_loaded()), next, "{counts:?} without {there}");
         }
-        let (pool, receivers) = WorkerPool::new(2, 1);
+        let (pool, receivers) = WorkerPool::new(2);
         drop(receivers);
         assert!(pool.least_loaded().is_none() && pool.less_loaded_peer(100).is_none());
     }
@@ -224,15 +272,21 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
+    fn message() -> Command {
+        Command::Send(Message::from(String::new()))
+    }
+
     #[test]
     fn a_command_is_delivered_by_the_worker_that_has_the_session() {
-        let (pool, receivers) = WorkerPool::new(3, 1);
+        let (pool, receivers) = WorkerPool::new(3);
         let ids = [1, 2, 3].map(RequestId);
         let workers = receivers.into_iter().zip(ids).map(|(mut receiver, own)| async move {
-            let mut delivered = 0;
+            let (mut delivered, mut sent) = (0, 0);
             while let Some(command) = receiver.commands.recv().await {
                 match command {
-                    WorkerCommand::List(reply) => reply.send(vec![own]).unwrap(),
+                    WorkerCommand::List(reply) => reply.send(Vec::new()).unwrap(),
+                    WorkerCommand::Each(..) => sent += 1,
+                    WorkerCommand::Recheck(..) => panic!("no snapshot was sent"),
                     WorkerCommand::Session { id, reply, .. } if id == own => {
                         delivered += 1;
                         reply.send(Ok(())).unwrap();
@@ -242,29 +296,29 @@ mod tests {
                     }
                 }
             }
-            delivered
+            (delivered, sent)
         });
         let [first, second, third] = <[_; 3]>::try_from(workers.collect::<Vec<_>>()).ok().unwrap();
         let (delivered, ()) = block_on(async {
             tokio::join!(async { tokio::join!(first, second, third) }, async {
-                assert_eq!(pool.sessions().await, ids);
-                assert!(pool.command(RequestId(2), Command::SetExpiry(None)).await.is_ok());
-                let unknown = pool.command(RequestId(4), Command::SetExpiry(None)).await;
-                assert!(matches!(unknown, Err(NotDelivered::NoSession(Command::SetExpiry(None)))));
+                assert!(pool.command(RequestId(2), message()).await.is_ok());
+                let unknown = pool.command(RequestId(4), message()).await;
+                assert!(matches!(unknown, Err(NotDelivered::NoSession(Command::Send(_)))));
+                pool.each(Arc::default(), BulkCommand::Send(Message::from(String::new()))).await;
                 drop(pool);
             })
         });
-        assert_eq!(delivered, (0, 1, 0));
+        assert_eq!(delivered, [(0, 1), (1, 1), (0, 1)].into());
     }
 
     #[test]
     fn a_worker_that_ended_has_no_sessions() {
-        let (pool, receivers) = WorkerPool::new(2, 1);
+        let (pool, receivers) = WorkerPool::new(2);
         drop(receivers);
         block_on(async {
-            assert!(pool.sessions().await.is_empty());
-            let back = pool.command(RequestId(1), Command::SetExpiry(None)).await;
-            assert!(matches!(back, Err(NotDelivered::NoSession(Command::SetExpiry(None)))));
+            assert!(pool.list().await.is_empty());
+            let back = pool.command(RequestId(1), message()).await;
+            assert!(matches!(back, Err(NotDelivered::NoSession(Command::Send(_)))));
         });
     }
 }

@@ -1,19 +1,22 @@
-//! Puts the parts together: binds, starts the workers, serves, and drains.
+//! Puts the parts together: binds, starts the workers, serves, reloads, and drains.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::accept;
+use super::control::{Control, ControlRequest, ProcessFacts};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
-use super::pool::WorkerPool;
-use super::socket::{self, Listener};
+use super::listeners::{Listeners, NextListeners};
+use super::pool::{WorkerPool, WorkerReceiver};
+use super::reload::{ReloadError, ReloadSummary, Reloader};
 use super::worker::Worker;
-use crate::config::{Certificate, Config};
+use crate::config::Config;
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::relay::Process;
@@ -24,7 +27,7 @@ use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::rejections::RejectionLog;
 use crate::telemetry::sessions::Sessions;
-use crate::tls;
+use crate::tls::expiry::watch_expiry;
 use crate::upstream::Connector;
 
 /// The interval at which the log reports how many lines about rejections were left out.
@@ -34,38 +37,51 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Server {
     gateway: Arc<Gateway>,
-    listeners: Vec<Listener>,
-    addresses: Vec<SocketAddr>,
-    certificates: Vec<Certificate>,
-    workers: usize,
+    pool: Arc<WorkerPool>,
+    receivers: Vec<WorkerReceiver>,
+    listeners: NextListeners,
+    reloader: Reloader,
+    control: Control,
+    requests: mpsc::Receiver<ControlRequest>,
+}
+
+/// A change of the process that its caller reports.
+#[derive(Debug, Clone, Copy)]
+pub enum ServerEvent<'a> {
+    /// The drain starts, with this number of sessions.
+    Draining(usize),
+    /// The configuration is read again.
+    Reloading,
+    /// The result of that.
+    Reloaded(&'a Result<ReloadSummary, ReloadError>),
 }
 
 impl Server {
-    /// Binds every listener.
+    /// Binds every listener. `file` is the file of the configuration, which a reload reads again.
     ///
     /// # Errors
     /// If an address cannot be bound, the descriptor limit is too low for the configuration, or TLS cannot be set up.
-    pub fn bind(config: Config) -> Result<Self, ServeError> {
+    pub fn bind(config: Config, file: Option<PathBuf>) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
-        let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
-        for listener in &config.listeners {
-            let bound = socket::bind(listener.address).map_err(|error| ServeError::Bind(listener.address, error))?;
-            let address = bound.local_addr().map_err(ServeError::System)?;
-            addresses.push(address);
-            listeners.push(Listener { socket: bound, address, accepted: None });
-        }
-        let counters = Arc::default();
-        let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: clock::now() };
+        let listeners = Listeners::default().prepare(&config.listeners)?;
+        let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
+        let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: now.instant };
         let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
         let identities = Identities::new(&config.log, random());
         let process = Arc::new(Process {
             lifecycle: Lifecycle::new(config.server.drain_timeout),
-            sessions: Sessions::new(config.log.session_start, identities),
+            sessions: Sessions::new(&config.log, identities),
         });
         let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
-        let certificates = config.listeners.into_iter().flat_map(|listener| listener.certificates).collect();
-        Ok(Self { gateway, listeners, addresses, certificates, workers: config.server.workers.get() })
+        let workers = config.server.workers.get();
+        let (pool, receivers) = WorkerPool::new(workers);
+        let pool = Arc::new(pool);
+        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
+        let (control, requests) = Control::new(Arc::clone(&gateway), Arc::clone(&pool), facts);
+        let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
+        reloader.file.clone_from(&control.facts().file);
+        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests })
     }
 
     /// Returns the state that its connections share. It stays valid while the server runs.
@@ -73,50 +89,84 @@ impl Server {
         &self.gateway
     }
 
+    /// Returns the handle by which the server is operated while it runs.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// Returns the addresses that it is bound to, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.addresses()
     }
 
     /// Serves until the drain has ended. The first signal on `stop` starts the drain, and the second one aborts it.
-    /// `draining` is called with the number of sessions when the drain starts.
+    /// `observe` is called with each change of the process.
     ///
     /// # Errors
     /// If the system does not provide a thread or an event queue.
-    pub fn run(self, mut stop: mpsc::Receiver<()>, draining: impl FnOnce(usize)) -> Result<(), ServeError> {
+    pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
+        let Self { gateway, pool, receivers, listeners, mut reloader, control, requests } = self;
+        drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
-        let (pool, receivers) = WorkerPool::new(self.workers, self.listeners.len());
-        let pool = Arc::new(pool);
         let workers = (0..)
             .zip(receivers)
             .map(|(number, receiver)| {
-                Worker::start(number, receiver, Arc::clone(&pool), Arc::clone(&self.gateway), accept::run)
+                Worker::start(number, receiver, Arc::clone(&pool), Arc::clone(&gateway), accept::run)
             })
             .collect::<io::Result<Vec<_>>>()
             .map_err(ServeError::System)?;
-        for listener in self.listeners {
-            // No worker ends before the drain.
-            let _ = pool.least_loaded().map(|worker| worker.send(listener));
-        }
+        let lifecycle = &gateway.process.lifecycle;
         let serving = async {
-            // A closed channel counts as a stop signal.
-            stop.recv().await;
+            reloader.listeners.change(listeners, &pool).await;
+            tokio::select! {
+                // A closed channel counts as a stop signal.
+                _ = stop.recv() => {}
+                () = serve_requests(requests, &mut reloader, &observe) => {}
+            }
             // No session starts after the drain is announced.
-            self.gateway.process.lifecycle.stop_admitting();
-            draining(self.gateway.process.lifecycle.sessions());
-            self.gateway.process.lifecycle.start_drain(clock::now());
-            drain(&self.gateway.process.lifecycle, workers, &mut stop).await;
+            lifecycle.stop_admitting();
+            observe(ServerEvent::Draining(lifecycle.sessions()));
+            lifecycle.start_drain(clock::now());
+            drain(lifecycle, workers, &mut stop).await;
         };
         runtime.block_on(async {
             tokio::select! {
                 () = serving => {}
-                () = report_left_out(&self.gateway.rejections) => {}
-                () = tls::config::watch_expiry(self.certificates) => {}
+                () = report_left_out(&gateway.rejections) => {}
+                () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
             }
         });
-        self.gateway.rejections.report();
+        gateway.rejections.report();
         Ok(())
     }
+}
+
+/// Executes the requests of the admin API and of signals, one after another. Never returns, even if the channel is closed.
+async fn serve_requests(
+    mut requests: mpsc::Receiver<ControlRequest>,
+    reloader: &mut Reloader,
+    observe: &impl Fn(ServerEvent<'_>),
+) {
+    while let Some(request) = requests.recv().await {
+        match request {
+            ControlRequest::Reload(options, reply) => {
+                if !options.dry_run {
+                    observe(ServerEvent::Reloading);
+                }
+                let result = reloader.reload(options).await;
+                if !options.dry_run {
+                    observe(ServerEvent::Reloaded(&result));
+                }
+                // If the caller no longer waits, the result was reported.
+                drop(reply.send(result));
+            }
+            ControlRequest::Close(close) => {
+                let pool = Arc::clone(&reloader.pool);
+                reloader.tasks.start(async move { close.run(&pool).await });
+            }
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Reports at intervals how many lines about rejections were left out. Never returns.

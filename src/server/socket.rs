@@ -4,6 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::runtime::pending_limit::PendingSlot;
 
@@ -36,6 +38,10 @@ pub struct Listener {
     pub socket: std::net::TcpListener,
     /// The address that it is bound to, by which snapshots know it.
     pub address: SocketAddr,
+    /// Ends the accept loop when the configuration has the listener no more.
+    pub stop: CancellationToken,
+    /// Dropped with the socket.
+    pub open: oneshot::Sender<()>,
     /// The connection accepted last, if the worker that the listener moves to is to serve it.
     pub accepted: Option<Accepted<std::net::TcpStream>>,
 }

@@ -1,5 +1,6 @@
 //! Workers: one thread per core, each with its own runtime. A connection stays on one worker from accept to end.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,16 +11,19 @@ use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
-use super::pool::{WorkerCommand, WorkerHandle, WorkerPool, WorkerReceiver};
+use super::pool::{BulkCommand, WorkerCommand, WorkerHandle, WorkerPool, WorkerReceiver};
 use super::socket::{Accepted, Listener};
 use crate::front::connection;
 use crate::front::gateway::Gateway;
-use crate::relay::registry::{Registry, SessionContext};
+use crate::relay::Process;
+use crate::relay::recheck::recheck_all;
+use crate::relay::registry::{Command, NotDelivered, Registry, SessionContext};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::handshake_pacing;
 use crate::runtime::tasks::{Tasks, start_thread};
+use crate::telemetry::request::RequestId;
 
 /// The maximum number of concurrent look-ups of a worker; further look-ups wait. There is one look-up per name at a
 /// time. If the name server does not answer, a look-up occupies a resolver thread for about ten seconds.
@@ -32,6 +36,9 @@ pub const DESCRIPTORS: usize = 5 + cycle::DESCRIPTORS + LOOKUPS;
 /// budget of a poll and one read each, it limits the time between two polls of the driver to about 10 ms. A lower value
 /// costs more calls of `epoll_wait`.
 const EVENT_INTERVAL: u32 = 32;
+/// The number of commands that are delivered in a row before the worker's sessions run.
+const COMMANDS_IN_A_ROW: usize = 64;
+
 /// The thread of a worker.
 #[derive(Debug)]
 pub struct Worker(oneshot::Receiver<()>);
@@ -71,7 +78,7 @@ impl Worker {
             tokio::select! {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
-                () = serve_commands(commands, context.sessions.registry()) => {}
+                () = serve_commands(commands, context.sessions.registry(), &context.gateway.process) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
             }
@@ -87,15 +94,39 @@ impl Worker {
 }
 
 /// Executes commands. Never returns, even if the channel is closed.
-async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, sessions: &Registry) {
+async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, sessions: &Registry, process: &Process) {
     while let Some(command) = commands.recv().await {
         // If the sender no longer waits, the reply is dropped.
         match command {
             WorkerCommand::Session { id, command, reply } => drop(reply.send(sessions.deliver(id, command))),
-            WorkerCommand::List(reply) => drop(reply.send(sessions.ids())),
+            WorkerCommand::List(reply) => drop(reply.send(sessions.list())),
+            WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, sessions, process).await,
+            WorkerCommand::Recheck(snapshot, mode, reply) => {
+                let report = recheck_all(sessions, snapshot.policy(), mode).await;
+                drop(reply.send(report));
+            }
         }
     }
     std::future::pending::<()>().await;
+}
+
+/// Delivers a command to each session with one of these ids, and lets the worker's sessions run in between.
+async fn deliver_each(ids: &HashSet<RequestId>, command: &BulkCommand, sessions: &Registry, process: &Process) {
+    for keys in sessions.keys().chunks(COMMANDS_IN_A_ROW) {
+        for key in keys {
+            let Some((_, facts)) = sessions.get(*key).filter(|(_, facts)| ids.contains(&facts.request_id)) else {
+                continue;
+            };
+            let command = match command {
+                BulkCommand::Describe(reply) => Command::Describe(reply.clone()),
+                BulkCommand::Send(message) => Command::Send(message.clone()),
+            };
+            if let Err(NotDelivered::Busy(Command::Send(_))) = sessions.deliver_to(*key, command) {
+                process.sessions.log_undelivered(&facts.log_summary(), 1);
+            }
+        }
+        cycle::next().await;
+    }
 }
 
 /// The view of a worker that its own listeners use.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Session;
-use super::outbox::{CommandedClose, SendError};
+use super::outbox::{CommandedClose, QUEUED_MAX_AGE, SendError};
 use super::outcome::{CloseReason, ClosedBy};
 use super::rules::{message_limiter, on_excess, sizes};
 use super::side::Side;
@@ -14,8 +14,8 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::Message;
 
 impl Session {
-    /// Ends the session: both sides are sent a Close with this code and reason. A code that must not be sent becomes
-    /// 1008, and the reason is truncated to [`REASON_MAX_BYTES`](crate::ws::frame::REASON_MAX_BYTES). Has no effect on
+    /// Ends the session for a reason of the operator: both sides are sent a Close with this code and text. A code that must not be sent becomes
+    /// 1008, and the text is truncated to [`REASON_MAX_BYTES`](crate::ws::frame::REASON_MAX_BYTES). Has no effect on
     /// a session that is closing or has ended.
     pub fn close(&mut self, code: CloseCode, reason: &str, now: Instant) {
         if self.is_closing() {
@@ -23,6 +23,14 @@ impl Session {
         }
         self.outbox.get_or_insert_default().close = Some(CommandedClose::new(code, reason));
         self.end(ClosedBy::Tollgate, CloseReason::Command, now);
+    }
+
+    /// Ends the session because a changed configuration does not admit it any more, or has removed its route. `cause` has
+    /// the code and the text of the Close. Has no effect on a session that is closing or has ended.
+    pub fn revoke(&mut self, cause: CloseReason, now: Instant) {
+        if !self.is_closing() {
+            self.end(ClosedBy::Tollgate, cause, now);
+        }
     }
 
     /// Replaces the limits.
@@ -78,19 +86,32 @@ impl Session {
     }
 
     /// Queues a message of our own for the client. It is sent once the client accepts bytes and no message of the
-    /// upstream is in progress (RFC 6455 section 5.4), and before a later Close of ours. It is dropped if a message of
-    /// the upstream does not end before the Close, or if nothing can be sent to the client any more. It is not counted
-    /// in [`SessionStats`](super::SessionStats), and an idle session stays idle.
+    /// upstream is in progress (RFC 6455 section 5.4), and before a later Close of ours. It is dropped if that takes longer
+    /// than [`QUEUED_MAX_AGE`], if a message of the upstream does not end before the Close, or if nothing can be sent to the
+    /// client any more. A sent message counts as one of the upstream's in [`SessionStats`](super::SessionStats), and an idle
+    /// session stays idle.
     ///
     /// # Errors
     /// Fails if the queue is full, or if the session is closing.
-    pub fn send(&mut self, message: Message) -> Result<(), SendError> {
+    pub fn send(&mut self, message: Message, now: Instant) -> Result<(), SendError> {
         if self.is_closing() || self.client.output_closed() {
             return Err(SendError::Closing);
         }
-        self.outbox.get_or_insert_default().push(message)?;
+        let expires = now.checked_add(QUEUED_MAX_AGE).unwrap_or(now);
+        self.outbox.get_or_insert_default().push(message, expires)?;
         self.action_due = true;
+        self.deadline_changed = true;
         Ok(())
+    }
+
+    /// Returns the number of messages that were queued and dropped since the last call.
+    pub fn take_undelivered(&mut self) -> u32 {
+        let Some(outbox) = &mut self.outbox else { return 0 };
+        let undelivered = outbox.take_undelivered();
+        if outbox.is_empty() {
+            self.outbox = None;
+        }
+        undelivered
     }
 
     /// Returns the next message of our own that may be sent now.
@@ -106,6 +127,12 @@ impl Session {
         let message = if accepts && !upstream.inspector.in_message() { outbox.pop() } else { None };
         if outbox.is_empty() {
             self.outbox = None;
+        }
+        if let Some(message) = &message {
+            let header = message.header();
+            let counts = self.counts.of(Side::Upstream);
+            counts.messages = counts.messages.saturating_add(1);
+            counts.bytes = counts.bytes.saturating_add(header.payload_len).saturating_add(header.len as u64);
         }
         message
     }

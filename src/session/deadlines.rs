@@ -15,6 +15,7 @@ impl Session {
         }
         let mut earliest = self.wait_until;
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
+        add(self.outbox.as_ref().and_then(|outbox| outbox.next_expiry()));
         for side in Side::BOTH {
             add(self.stalled_at(side));
             add(self.last_words_at(side));
@@ -29,6 +30,27 @@ impl Session {
             add(self.heartbeat_at(Side::Upstream));
         }
         earliest
+    }
+
+    /// Returns the next deadline that an operator would ask about, with its name: when the session ends, or when a side is
+    /// pinged or must have answered.
+    pub fn next_deadline(&self) -> Option<(Instant, &'static str)> {
+        let sides = |name: [&'static str; 2], at: fn(&Self, Side) -> Option<Instant>| {
+            [(at(self, Side::Client), name[0]), (at(self, Side::Upstream), name[1])]
+        };
+        let open = [
+            (self.expires, "token_expires"),
+            (self.drain_at, "drain"),
+            (self.idle_at(), "idle_timeout"),
+            (self.wait_until, "rate_allows"),
+        ];
+        let closing = self.closing_since.is_some();
+        let always = [(self.close_by(), "close_timeout")];
+        let always =
+            always.into_iter().chain(sides(["client_write_timeout", "upstream_write_timeout"], Self::stalled_at));
+        let open = open.into_iter().chain(sides(["client_ping", "upstream_ping"], Self::heartbeat_at));
+        let all = always.chain(open.filter(|_| !closing));
+        all.filter_map(|(at, name)| Some((at?, name))).min()
     }
 
     /// Whether [`Session::poll_timeout`] may have become earlier since the last call. Most frames delay the deadline or
@@ -71,6 +93,9 @@ impl Session {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.wait_until) {
             self.end_wait(now);
+        }
+        if let Some(outbox) = &mut self.outbox {
+            outbox.drop_expired(now);
         }
         for side in Side::BOTH {
             if due(self.last_words_at(side)) {

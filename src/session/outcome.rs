@@ -60,6 +60,10 @@ pub enum CloseReason {
     WriteStall(Side),
     /// An operator ended the session.
     Command,
+    /// A changed configuration does not admit the session any more.
+    NotAdmitted,
+    /// A changed configuration has no route or no server for the session any more.
+    Removed,
     /// The process cut the session off without waiting for the closing handshake.
     Aborted,
 }
@@ -70,10 +74,13 @@ impl CloseReason {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
             Self::Violation(_, violation) => violation.close_code(),
-            Self::MessageRate | Self::OverheadRate | Self::TokenExpired => CloseCode::POLICY_VIOLATION,
+            Self::MessageRate | Self::OverheadRate | Self::TokenExpired | Self::NotAdmitted => {
+                CloseCode::POLICY_VIOLATION
+            }
             Self::IdleTimeout
             | Self::NoPong(_)
             | Self::Drain
+            | Self::Removed
             | Self::Aborted
             | Self::Disconnected(Side::Client)
             | Self::WriteStall(Side::Client) => CloseCode::GOING_AWAY,
@@ -88,6 +95,8 @@ impl CloseReason {
             Self::Violation(_, violation) => violation.label(),
             Self::MessageRate => "message rate exceeded",
             Self::OverheadRate => "frame rate exceeded",
+            Self::NotAdmitted => "no longer admitted",
+            Self::Removed => "route removed",
             Self::TokenExpired => "token expired",
             Self::IdleTimeout => "idle timeout",
             Self::NoPong(_) => "no pong",
@@ -117,6 +126,8 @@ impl CloseReason {
             Self::WriteStall(Side::Client) => "client_write_stall",
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
             Self::Command => "command",
+            Self::NotAdmitted => "not_admitted",
+            Self::Removed => "removed",
             Self::Aborted => "cut",
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::outbox::{CommandedClose, Outbox};
+use super::outbox::{CommandedClose, Outbox, Queued};
 use super::outcome::{CloseReason, Outcome, SessionStats};
 use super::peer::{Input, Peer};
 use super::rules::{message_limiter, on_excess, rules};
@@ -83,8 +83,8 @@ pub struct SessionState {
     pub ended: bool,
     /// The Close of a command.
     pub close: Option<CommandedClose>,
-    /// The messages queued for the client, in order.
-    pub messages: Vec<Message>,
+    /// The messages queued for the client, in order, each with the time at which it is given up.
+    pub messages: Vec<(Message, RelativeTime)>,
     /// The tag of the session's pings.
     pub ping_tag: [u8; 4],
     /// The number of pings sent.
@@ -231,7 +231,7 @@ impl Session {
             over,
             ended,
             close,
-            messages,
+            messages: messages.into_iter().map(|queued| queued.export(now)).collect(),
             ping_tag,
             pings,
             pongs_owed,
@@ -269,13 +269,23 @@ impl Session {
             over: state.over,
             ended: state.ended,
             action_due: true,
-            outbox: Outbox::from_parts(state.close, state.messages),
+            outbox: Outbox::from_parts(state.close, state.messages.into_iter().map(queued(now)).collect()),
             ping_tag: state.ping_tag,
             pings: state.pings,
             pongs_owed: state.pongs_owed,
             counts: state.counts,
         }
     }
+}
+
+impl Queued {
+    fn export(self, now: Instant) -> (Message, RelativeTime) {
+        (self.message, RelativeTime::since(self.expires, now))
+    }
+}
+
+fn queued(now: Instant) -> impl Fn((Message, RelativeTime)) -> Queued {
+    move |(message, expires)| Queued { message, expires: expires.to_instant(now) }
 }
 
 fn relative(at: Option<Instant>, now: Instant) -> Option<RelativeTime> {

@@ -2,14 +2,19 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
+use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Event, Level, Subscriber};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::fmt::{self as lines, FmtContext, MakeWriter, format};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 
 use super::escape::{Escaping, Form};
 use crate::config::{LogConfig, LogFormat};
@@ -18,38 +23,88 @@ use crate::config::{LogConfig, LogFormat};
 /// lines are lost.
 const QUEUE_LINES: usize = 8192;
 
+/// The handle of the log that this process writes.
+static HANDLE: OnceLock<LogHandle> = OnceLock::new();
+
+/// Changes and observes the log while the process runs.
+#[derive(Debug)]
+pub struct LogHandle {
+    level: LevelHandle,
+    dropped: ErrorCounter,
+}
+
+type LevelHandle = reload::Handle<LevelFilter, Registry>;
+
+impl LogHandle {
+    /// Logs lines of this level and of more severe ones from now on. [`LevelFilter::current`] follows.
+    pub fn set_level(&self, level: Level) {
+        // This fails only for a log that has ended, which writes no lines.
+        let _ = self.level.reload(level);
+    }
+
+    /// Returns the least severe level that is logged.
+    pub fn level(&self) -> Level {
+        let level = self.level.clone_current().unwrap_or_else(LevelFilter::current);
+        level.into_level().unwrap_or(Level::ERROR)
+    }
+
+    /// Returns the number of lines that were dropped because the queue for writing was full.
+    pub fn dropped_lines(&self) -> u64 {
+        u64::try_from(self.dropped.dropped_lines()).unwrap_or(u64::MAX)
+    }
+}
+
 /// Starts logging, unless the process logs already. Lines are written until the guard is dropped.
 #[must_use = "the log ends when the guard is dropped"]
 pub fn init(config: LogConfig) -> WorkerGuard {
-    let queue = NonBlockingBuilder::default().buffered_lines_limit(QUEUE_LINES).lossy(true).thread_name("log");
-    let (writer, guard) = queue.finish(std::io::stderr());
+    let (writer, guard) = queue(std::io::stderr(), QUEUE_LINES);
+    let dropped = writer.error_counter();
+    let (dispatch, level) = subscriber(config, writer, is_journal());
     // The first dispatcher stays. Only tests set another one in the same process.
-    let _ = tracing::dispatcher::set_global_default(subscriber(config, writer, is_journal()));
+    if tracing::dispatcher::set_global_default(dispatch).is_ok() {
+        let _ = HANDLE.set(LogHandle { level, dropped });
+    }
     guard
 }
 
-fn subscriber<W>(config: LogConfig, writer: W, journal: bool) -> Dispatch
+/// Returns the handle of the log; `None` before [`init`].
+pub fn handle() -> Option<&'static LogHandle> {
+    HANDLE.get()
+}
+
+/// Returns the number of lines that were dropped because the queue for writing was full; 0 before [`init`].
+pub fn dropped_lines() -> u64 {
+    handle().map_or(0, LogHandle::dropped_lines)
+}
+
+/// Starts the thread that writes the lines, behind a queue. Lines beyond its limit are dropped and counted.
+fn queue(output: impl io::Write + Send + 'static, limit: usize) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().buffered_lines_limit(limit).lossy(true).thread_name("log").finish(output)
+}
+
+/// Returns the subscriber that writes lines, and the handle of its level. The level is the bottom layer, so that its
+/// hint is that of the whole subscriber.
+fn subscriber<W>(config: LogConfig, writer: W, journal: bool) -> (Dispatch, LevelHandle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
+    let (level, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
+    let registry = tracing_subscriber::registry().with(level);
     // A line that cannot be written is lost. Reporting that on standard error, which may be broken as well, could panic
     // and end a session or the drain.
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(config.level)
-        .with_writer(writer)
-        .with_ansi(false)
-        .log_internal_errors(false);
-    match config.format {
+    let layer = lines::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
+    let dispatch = match config.format {
         LogFormat::Json => {
             let inner = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
             let inner = inner.with_target(false);
-            builder.json().event_format(LineFormat { inner, form: Form::Json, journal }).into()
+            registry.with(layer.json().event_format(LineFormat { inner, form: Form::Json, journal })).into()
         }
         LogFormat::Text => {
             let inner = format().with_target(false);
-            builder.event_format(LineFormat { inner, form: Form::Text, journal }).into()
+            registry.with(layer.event_format(LineFormat { inner, form: Form::Text, journal })).into()
         }
-    }
+    };
+    (dispatch, handle)
 }
 
 /// Returns the prefix for a line of this level that is written to standard error without the log.
@@ -102,8 +157,7 @@ pub(super) use tests::logged;
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, mpsc};
 
     use serde_json::Value;
 
@@ -130,13 +184,68 @@ mod tests {
         }
     }
 
+    impl Sink {
+        fn take_lines(&self) -> Vec<String> {
+            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+            String::from_utf8(bytes).unwrap().split_inclusive('\n').map(str::to_owned).collect()
+        }
+    }
+
     /// Returns the lines that `work` logs.
     pub(in crate::telemetry) fn logged(format: LogFormat, work: impl Fn()) -> Vec<String> {
         let sink = Sink::default();
         let config = LogConfig { format, ..crate::telemetry::test_config() };
-        tracing::dispatcher::with_default(&subscriber(config, sink.clone(), false), work);
-        let bytes = std::mem::take(&mut *sink.0.lock().unwrap());
-        String::from_utf8(bytes).unwrap().split_inclusive('\n').map(str::to_owned).collect()
+        tracing::dispatcher::with_default(&subscriber(config, sink.clone(), false).0, work);
+        sink.take_lines()
+    }
+
+    /// The level stays at most INFO, since `LevelFilter::current` is the maximum over the logs of all tests.
+    #[test]
+    fn the_level_of_a_running_log_can_be_changed() {
+        let sink = Sink::default();
+        let config = LogConfig { level: Level::ERROR, ..crate::telemetry::test_config() };
+        let (dispatch, level) = subscriber(config, sink.clone(), false);
+        let handle = LogHandle { level, dropped: queue(io::sink(), 1).0.error_counter() };
+        tracing::dispatcher::with_default(&dispatch, || {
+            // The same call sites, whose interest `tracing` has cached.
+            let lines = || {
+                tracing::warn!("a warning");
+                tracing::info!("an information");
+                sink.take_lines().len()
+            };
+            assert_eq!((handle.level(), lines()), (Level::ERROR, 0));
+            for (level, count) in [(Level::INFO, 2), (Level::WARN, 1), (Level::INFO, 2), (Level::ERROR, 0)] {
+                handle.set_level(level);
+                assert_eq!((handle.level(), lines()), (level, count));
+            }
+        });
+    }
+
+    /// Blocks until the other end of the channel is dropped.
+    struct Blocked(mpsc::Receiver<()>);
+
+    impl io::Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_beyond_the_queue_are_dropped_and_counted() {
+        let (unblock, blocked) = mpsc::channel();
+        let (writer, _guard) = queue(Blocked(blocked), 2);
+        let dropped = writer.error_counter();
+        let (dispatch, level) = subscriber(crate::telemetry::test_config(), writer, false);
+        let handle = LogHandle { level, dropped };
+        assert_eq!(handle.dropped_lines(), 0);
+        tracing::dispatcher::with_default(&dispatch, || (0..10).for_each(|_| tracing::info!("a line")));
+        // Two lines are queued, and one may be being written.
+        assert!((7..=8).contains(&handle.dropped_lines()), "{}", handle.dropped_lines());
+        drop(unblock);
     }
 
     /// Covers every character of the basic plane and the tags, in every position that a text can have in a line.

@@ -1,9 +1,11 @@
 //! The log of sessions and rejections.
 
 mod event;
+pub mod phases;
 pub mod escape;
 pub mod identity;
 pub mod log;
+pub mod trace_context;
 pub mod request;
 pub mod rejections;
 pub mod sessions;
@@ -24,5 +26,6 @@ pub(crate) fn test_config() -> crate::config::LogConfig {
         session_start: tracing::Level::DEBUG,
         subject: crate::config::Shown::Plain,
         address: crate::config::Shown::Plain,
+        slow_upgrade: None,
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
-use super::event::event;
 use super::identity::Identities;
+use super::phases::{PhaseTimes, phase_event};
 use super::request::{RequestId, RequestSummary};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::rejection::Rejection;
@@ -36,7 +36,7 @@ pub struct RejectionEvent<'a> {
     pub request_id: RequestId,
     /// The client's address.
     pub client: IpAddr,
-    /// The target and the origin of the request.
+    /// The trace, the target and the origin of the request.
     pub summary: RequestSummary<'a>,
     /// The route, if one was found.
     pub route: Option<&'a str>,
@@ -50,6 +50,8 @@ pub struct RejectionEvent<'a> {
     pub server: Option<&'a str>,
     /// Further text, such as an error of the upstream.
     pub detail: Option<&'a str>,
+    /// The durations of its phases, if it is slow.
+    pub times: PhaseTimes,
 }
 
 impl RejectionEvent<'_> {
@@ -66,6 +68,7 @@ impl RejectionEvent<'_> {
             upstream: None,
             server: None,
             detail: None,
+            times: PhaseTimes::default(),
         }
     }
 }
@@ -84,9 +87,11 @@ impl RejectionLog {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        event!(
+        phase_event!(
             level,
+            event.times,
             request_id = event.request_id.to_string(),
+            trace_id = event.summary.trace_id().map(|id| id.to_string()),
             client = identities.address(event.client),
             status = event.rejection.response().status.as_u16(),
             cause = event.rejection.label(),

@@ -1,9 +1,11 @@
-//! The parts of a request that the log shows: its id, its target and its origin.
+//! The parts of a request that the log shows: its ids, its target and its origin.
 
 use std::fmt;
 
+use super::trace_context::TraceId;
+
 /// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u128);
 
 impl fmt::Display for RequestId {
@@ -12,19 +14,26 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The target and the origin of a request as the log shows them, each part truncated. The query is omitted because it
-/// may contain a token.
+/// The trace, the target and the origin of a request as the log shows them, each text truncated. The query is omitted
+/// because it may contain a token.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequestSummary<'a> {
+    trace_id: Option<TraceId>,
     host: Option<&'a str>,
     path: Option<&'a str>,
     origin: Option<&'a str>,
 }
 
 impl<'a> RequestSummary<'a> {
-    /// Truncates each part.
-    pub fn new(host: Option<&'a str>, path: Option<&'a str>, origin: Option<&'a str>) -> Self {
-        Self { host: host.map(super::truncate), path: path.map(super::truncate), origin: origin.map(super::truncate) }
+    /// Truncates each text.
+    pub fn new(trace_id: TraceId, host: Option<&'a str>, path: Option<&'a str>, origin: Option<&'a str>) -> Self {
+        let [host, path, origin] = [host, path, origin].map(|text| text.map(super::truncate));
+        Self { trace_id: Some(trace_id), host, path, origin }
+    }
+
+    /// Returns the trace id. `None` if the request was not read.
+    pub fn trace_id(self) -> Option<TraceId> {
+        self.trace_id
     }
 
     /// Returns the host.
@@ -45,18 +54,26 @@ impl<'a> RequestSummary<'a> {
     /// Returns an owned copy, for a session's lifetime.
     pub fn keep(self) -> OwnedRequestSummary {
         let text = |part: Option<&str>| part.map(Box::from);
-        OwnedRequestSummary(Box::new([text(self.host), text(self.path), text(self.origin)]))
+        OwnedRequestSummary(Box::new((self.trace_id, [text(self.host), text(self.path), text(self.origin)])))
     }
 }
 
-/// The target and the origin of a session's request, kept until the session ends.
+/// The trace, the target and the origin of a session's request, kept until the session ends.
 #[derive(Debug)]
-pub struct OwnedRequestSummary(Box<[Option<Box<str>>; 3]>);
+pub struct OwnedRequestSummary(Box<(Option<TraceId>, [Option<Box<str>>; 3])>);
 
 impl OwnedRequestSummary {
     /// Borrows the summary.
     pub fn summary(&self) -> RequestSummary<'_> {
-        let [host, path, origin] = self.0.each_ref().map(Option::as_deref);
-        RequestSummary { host, path, origin }
+        let (trace_id, texts) = &*self.0;
+        let [host, path, origin] = texts.each_ref().map(Option::as_deref);
+        RequestSummary { trace_id: *trace_id, host, path, origin }
+    }
+
+    /// Returns the path, unless it may have been truncated.
+    pub fn whole_path(&self) -> Option<&str> {
+        let (_, [_, path, _]) = &*self.0;
+        // Truncation at a character boundary removes at most three further bytes.
+        path.as_deref().filter(|path| path.len() < super::TEXT_MAX_BYTES.saturating_sub(3))
     }
 }

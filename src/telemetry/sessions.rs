@@ -1,13 +1,16 @@
-//! Logs the start and the end of each session: client, route, server, age, volume, and which side closed it and why.
+//! Logs slow upgrades, and the start and the end of each session: client, route, server, age, volume, and which side
+//! closed it and why.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::Level;
 
 use super::event::event;
 use super::identity::Identities;
+use super::phases::{PhaseTimes, UpgradePhases, phase_event};
 use super::request::{RequestId, RequestSummary};
+use crate::config::LogConfig;
 use crate::session::{Outcome, SessionStats};
 
 /// The client and the upstream's server of a session.
@@ -23,7 +26,7 @@ pub struct SessionSummary<'a> {
     pub client: IpAddr,
     /// The upstream's server.
     pub server: &'a str,
-    /// The target and the origin of its request.
+    /// The trace, the target and the origin of its request.
     pub request: RequestSummary<'a>,
 }
 
@@ -31,6 +34,7 @@ pub struct SessionSummary<'a> {
 #[derive(Debug)]
 pub struct Sessions {
     start_level: Level,
+    slow_upgrade: Option<Duration>,
     identities: Identities,
 }
 
@@ -40,6 +44,7 @@ macro_rules! session_event {
         event!(
             $level,
             request_id = $session.request_id.to_string(),
+            trace_id = $session.request.trace_id().map(|id| id.to_string()),
             route = $session.route,
             subject = $identities.subject($session.subject),
             client = $identities.address($session.client),
@@ -53,14 +58,38 @@ macro_rules! session_event {
 }
 
 impl Sessions {
-    /// Creates a log that writes "session started" lines at `start_level`.
-    pub fn new(start_level: Level, identities: Identities) -> Self {
-        Self { start_level, identities }
+    /// Creates a log with the level of "session started" lines and the threshold of slow upgrades from the
+    /// configuration.
+    pub fn new(config: &LogConfig, identities: Identities) -> Self {
+        Self { start_level: config.session_start, slow_upgrade: config.slow_upgrade, identities }
     }
 
     /// Returns the form in which the log shows clients.
     pub fn identities(&self) -> &Identities {
         &self.identities
+    }
+
+    /// Returns the durations of the phases of an upgrade, if it is slow.
+    pub fn slow_times(&self, phases: &UpgradePhases, now: Instant) -> PhaseTimes {
+        phases.times(self.slow_upgrade, now)
+    }
+
+    /// Logs the phases of an upgrade whose 101 was written, if it was slow.
+    pub fn log_upgrade(&self, session: &SessionSummary<'_>, phases: &UpgradePhases, now: Instant) {
+        let times = self.slow_times(phases, now);
+        if !times.is_slow() {
+            return;
+        }
+        phase_event!(
+            Level::WARN,
+            times,
+            request_id = session.request_id.to_string(),
+            trace_id = session.request.trace_id().map(|id| id.to_string()),
+            client = self.identities.address(session.client),
+            route = session.route,
+            server = session.server,
+            "slow upgrade"
+        );
     }
 
     /// Logs the start of a session.
@@ -69,6 +98,11 @@ impl Sessions {
             return;
         }
         session_event!(self.start_level, self.identities, session, "session started");
+    }
+
+    /// Logs that messages of an operator could not be sent to a session in time.
+    pub fn log_undelivered(&self, session: &SessionSummary<'_>, messages: u32) {
+        session_event!(Level::WARN, self.identities, session, messages, "messages of an operator were not sent");
     }
 
     /// Logs the end of a session.

@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
 use super::sealed::{Leftover, SealedStream};
+use super::summary::TlsSummary;
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
@@ -54,7 +55,7 @@ pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
 ///
 /// # Errors
 /// If the client disconnects, or the handshake fails.
-pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<Protected> {
+pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<(Protected, TlsSummary)> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
     let (mut received, mut secrets) = (Received::new(), Secrets::default());
@@ -68,17 +69,18 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
             stream.write_all(&drain_output(&mut connection)?).await?;
         }
     }
+    let summary = TlsSummary::of(&connection);
     let final_flight = drain_output(&mut connection)?;
     if config.enable_secret_extraction && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
         let leftover = Leftover { received: received.into_rest(), to_send: final_flight };
-        return take_over(stream, connection, &secrets, leftover).map(Protected::Own);
+        return Ok((Protected::Own(take_over(stream, connection, &secrets, leftover)?), summary));
     }
     stream.write_all(&final_flight).await?;
     feed(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls builds its stream only from a handshake, so it is given one that is complete.
     let socket = Socket { stream, written: 0, read_ends: None, ticket: Ticket::default() };
     let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
-    Ok(Protected::Rustls(Box::new(stream)))
+    Ok((Protected::Rustls(Box::new(stream)), summary))
 }
 
 /// Passes received bytes to rustls.

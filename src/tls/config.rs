@@ -6,20 +6,30 @@ use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::accept;
 use crate::config::{Certificate, RecordLayer};
 use crate::runtime::clock;
 
+/// Returns the keys of a listener's tickets. Tickets contain the TLS session, encrypted with keys that rotate, so nothing is
+/// stored for disconnected clients.
+///
+/// # Errors
+/// If the system provides no random bytes.
+pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    aws_lc_rs::Ticketer::new()
+}
+
 /// Returns the TLS configuration of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
 ///
 /// # Errors
-/// If the system provides no random bytes for the ticket keys, or rustls rejects its own defaults.
+/// If rustls rejects its own defaults.
 pub fn server_config(
     certificates: &[Certificate],
     record_layer: RecordLayer,
+    ticketer: Arc<dyn ProducesTickets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -27,9 +37,8 @@ pub fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SniResolver::new(certificates)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Tickets contain the TLS session, encrypted with keys that rotate, so nothing is stored for disconnected clients.
     // One ticket is enough, since a client that resumes gets another.
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = ticketer;
     config.send_tls13_tickets = 1;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // An opening handshake must not be replayable (RFC 8446 section 8).
@@ -101,34 +110,4 @@ impl ResolvesServerCert for SniResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.find(hello.server_name(), clock::both().unix).cloned()
     }
-}
-
-/// The longest time between two readings of the clock, which may be set in between.
-const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_hours(1);
-
-/// Logs an error for each certificate that expires from now on. Never returns. Certificates that have already expired
-/// were reported when the configuration was read.
-pub async fn watch_expiry(certificates: Vec<Certificate>) {
-    let mut left: Vec<(Duration, Vec<String>)> = Vec::new();
-    let now = clock::both().unix;
-    for certificate in certificates {
-        let not_after = certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        if now <= not_after {
-            left.push((not_after, certificate.names));
-        }
-    }
-    while let Some(next) = left.iter().map(|(not_after, _)| *not_after).min() {
-        // A certificate is still valid at `not_after`.
-        let until = next.saturating_add(Duration::from_millis(1)).saturating_sub(clock::both().unix);
-        tokio::time::sleep(until.min(EXPIRY_CHECK_INTERVAL)).await;
-        let now = clock::both().unix;
-        left.retain(|(not_after, names)| {
-            let is_valid = now <= *not_after;
-            if !is_valid {
-                tracing::error!(names = names.join(", "), "a certificate has expired, and clients refuse it");
-            }
-            is_valid
-        });
-    }
-    std::future::pending::<()>().await;
 }

@@ -3,4 +3,8 @@
 mod sealed;
 mod accept;
 pub mod config;
+pub mod expiry;
 pub mod stream;
+mod summary;
+
+pub use self::summary::TlsSummary;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::accept::{self, Protected};
+use super::summary::TlsSummary;
 use crate::runtime::socket_state::SocketState;
 
 /// A client's connection after its TLS handshake: a byte stream that hides how its bytes are protected.
@@ -18,12 +19,13 @@ use crate::runtime::socket_state::SocketState;
 pub struct ClientStream(Protected);
 
 impl ClientStream {
-    /// Runs the TLS handshake.
+    /// Runs the TLS handshake, and returns the stream with the parameters that were negotiated.
     ///
     /// # Errors
     /// If the client disconnects, or the handshake fails.
-    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<Self> {
-        accept::accept(config, stream).await.map(Self)
+    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<(Self, TlsSummary)> {
+        let (stream, summary) = accept::accept(config, stream).await?;
+        Ok((Self(stream), summary))
     }
 
     /// Returns the number of bytes that the kernel has taken since the handshake.

@@ -1,5 +1,7 @@
 //! The wire format of frames: headers (RFC 6455 section 5.2), masking, and the frames that Tollgate itself sends.
 
+use std::sync::Arc;
+
 use super::code::CloseCode;
 use super::violation::Violation;
 
@@ -213,13 +215,13 @@ impl ControlFrame {
 }
 
 /// A message that Tollgate itself sends to a client: one frame, unmasked (section 5.1) and not compressed, which a peer
-/// accepts where compression was negotiated, too (RFC 7692 section 6).
+/// accepts where compression was negotiated, too (RFC 7692 section 6). Clones share the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// A text message.
-    Text(Box<str>),
+    Text(Arc<str>),
     /// A binary message.
-    Binary(Box<[u8]>),
+    Binary(Arc<[u8]>),
 }
 
 impl Message {

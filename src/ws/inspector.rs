@@ -90,6 +90,11 @@ impl Inspector {
         Self { rules, remaining, message, text, mask, fin }
     }
 
+    /// Returns the number of payload bytes left in the current data frame.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
     /// Returns the rules.
     pub fn rules(&self) -> &Rules {
         &self.rules

@@ -127,8 +127,21 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             )
             .limits("write_timeout = \"1s\""),
         ],
-        // No command can be sent from outside.
+        // Sent by the admin API, whose tests have the case.
         CloseReason::Command => vec![],
+        CloseReason::NotAdmitted => {
+            let denied =
+                |text: String| text.replace("auth = \"none\"", "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]");
+            let reload = move |_: &mut Session, gate: &Gate| drop(gate.reload(denied));
+            let case = ours(reload, 1008, "no longer admitted");
+            vec![Case { setup: case.setup.server("recheck_max = \"off\""), ..case }]
+        }
+        CloseReason::Removed => {
+            let renamed = |text: String| text.replace("name = \"open\"", "name = \"opened\"");
+            let reload = move |_: &mut Session, gate: &Gate| drop(gate.reload(renamed));
+            let case = ours(reload, 1001, "route removed");
+            vec![Case { setup: case.setup.server("recheck_max = \"off\""), ..case }]
+        }
         CloseReason::Aborted => vec![case(
             |session, gate| {
                 gate.drain();
@@ -401,6 +414,8 @@ fn every_other_cause_ends_the_session_as_specified() {
         Disconnected(sides().map(CloseReason::Disconnected)),
         WriteStall(sides().map(CloseReason::WriteStall)),
         Command,
+        NotAdmitted,
+        Removed,
         Aborted,
     }));
 }

@@ -1,5 +1,7 @@
 //! The request that an upstream receives: the client's headers without those reserved for the proxy, plus the proxy's.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
@@ -11,17 +13,67 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::Head;
 
-/// Returns the first line and the sorted fields of a request at the upstream, without the key and the request id, which
-/// are random and are checked here.
+/// Returns the first line and the sorted fields of a request at the upstream, without the key and the ids, which are
+/// random and are checked here.
 fn seen(asked: &Head) -> (String, Vec<(&str, &str)>) {
     let key = asked.get("Sec-WebSocket-Key").expect("a key");
     assert!(key != KEY && key.len() == KEY.len(), "the proxy sends a key of its own: {key}");
     let id = asked.get("X-Request-Id").expect("an id");
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    let [version, trace_id, span_id, _] = trace(asked);
+    assert!((version.len(), trace_id.len(), span_id.len()) == (2, 32, 16), "{asked:?}");
+    let checked = ["sec-websocket-key", "x-request-id", "traceparent"];
     let fields = asked.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let mut fields: Vec<_> = fields.filter(|(name, _)| !["sec-websocket-key", "x-request-id"].contains(name)).collect();
+    let mut fields: Vec<_> = fields.filter(|(name, _)| !checked.contains(name)).collect();
     fields.sort_unstable();
     (asked.first_line.clone(), fields)
+}
+
+/// Returns the fields of the `traceparent` at the upstream.
+fn trace(asked: &Head) -> [&str; 4] {
+    let fields: Vec<_> = asked.get("Traceparent").expect("a traceparent").split('-').collect();
+    fields.try_into().expect("four fields")
+}
+
+/// The upstream's span is a child of the client's, in the same trace.
+#[test]
+fn a_valid_trace_context_passes_with_a_span_id_of_the_proxy() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let upstream = Upstream::bind();
+    let gate = Setup::new().log("session_start = \"info\"").start(&upstream);
+    let with = |lines: &[&str]| lines.iter().fold(Request::to("/open/"), |request, line| request.with(line));
+    let open = |lines: &[&str]| Session::open_with(&gate, &upstream, &with(lines), &[]);
+    let parent = |rest: &str| format!("traceparent: 00-{TRACE}-{rest}");
+
+    let mut spans = BTreeSet::from(["b7ad6b7169203331".to_owned()]);
+    for flags in ["01", "00"] {
+        let valid = parent(&format!("b7ad6b7169203331-{flags}"));
+        let session = open(&[&valid, "Tracestate: a=1, b=2", "tracestate: c=3", "Connection: Upgrade, Traceparent"]);
+        let [version, trace_id, span_id, sampled] = trace(&session.asked);
+        assert_eq!((version, trace_id, sampled), ("00", TRACE, flags));
+        assert!(spans.insert(span_id.to_owned()), "each request to the upstream has a span id of its own");
+        assert_eq!(session.asked.get("Tracestate"), Some("a=1, b=2,c=3"));
+        let started = gate.log.next("session started");
+        session.close();
+        let ended = gate.log.next("session ended");
+        assert_eq!((&started["trace_id"], &ended["trace_id"]), (&json!(TRACE), &json!(TRACE)));
+    }
+    for invalid in ["b7ad6b7169203331", "0000000000000000-01", "B7AD6B7169203331-01"] {
+        let session = open(&[&parent(invalid), "Tracestate: a=1"]);
+        let [version, trace_id, _, sampled] = trace(&session.asked);
+        assert_eq!((version, sampled), ("00", "00"));
+        assert_ne!(trace_id, TRACE);
+        assert_eq!(session.asked.get("Tracestate"), None);
+        assert_eq!(gate.log.next("session started")["trace_id"], json!(trace_id));
+    }
+    // The second `traceparent` makes both invalid.
+    let valid = parent("b7ad6b7169203331-01");
+    assert_ne!(trace(&open(&[&valid, &valid]).asked)[1], TRACE);
+
+    Client::connect(&gate).ask(&Request::to("/elsewhere").with(&valid));
+    assert_eq!(gate.log.next("refused")["trace_id"], json!(TRACE));
+    Client::connect(&gate).ask(&Request::to("/elsewhere"));
+    assert_eq!(gate.log.next("refused")["trace_id"].as_str().map(str::len), Some(32));
 }
 
 /// Returns the fields that every upstream receives, with `also` added.

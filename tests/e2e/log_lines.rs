@@ -1,5 +1,7 @@
 //! The log lines of sessions and rejections: client, route and cause, and no secrets.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::gate::Gate;
@@ -7,7 +9,7 @@ use crate::support::pki::{good_token, token};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
-use crate::support::upstream::{Upstream, refusing};
+use crate::support::upstream::{Upstream, refusing, switching};
 
 /// Sends a request that is rejected, and returns its log line.
 fn refused(gate: &Gate, request: &Request) -> Value {
@@ -127,6 +129,84 @@ fn session_start_and_end_are_logged() {
     assert!(gate.log.all("session started").is_empty());
 }
 
+const PHASES: [&str; 6] = ["queue_ms", "tls_ms", "head_ms", "admission_ms", "connect_ms", "answer_ms"];
+
+/// Returns the milliseconds of each phase, and checks that they add up to the total.
+fn phases(line: &Value) -> [Option<u64>; 6] {
+    let phases = PHASES.map(|name| line[name].as_u64());
+    let total = line["total_ms"].as_u64().expect("a total");
+    let sum: u64 = phases.iter().flatten().sum();
+    assert!((sum..=sum + 6).contains(&total), "each phase is rounded down: {line}");
+    phases
+}
+
+#[test]
+fn a_slow_upgrade_is_logged_with_the_time_of_each_phase() {
+    let upstream = Upstream::bind();
+    let slow = Duration::from_millis(60);
+    for format in ["plain", "omit"] {
+        let log = format!("slow_upgrade = \"50ms\"\naddress = \"{format}\"");
+        let gate = Setup::new().log(&log).start(&upstream);
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/?token=secret").bytes());
+        let mut server = upstream.accept();
+        let asked = server.head();
+        std::thread::sleep(slow);
+        server.send(&switching(&asked, &[]));
+        assert_eq!(client.head().status(), 101);
+        let line = gate.log.next("slow upgrade");
+        check(&line, &[("level", json!("WARN")), ("route", json!("open"))]);
+        check(&line, &[("client", if format == "plain" { json!("127.0.0.1") } else { Value::Null })]);
+        check(&line, &[("server", json!(upstream.address().to_string()))]);
+        check(&line, &[("request_id", json!(asked.get("X-Request-Id").unwrap()))]);
+        let [queue, tls, head, admission, connect, answer] = phases(&line);
+        assert!(connect >= Some(60), "the upstream took this long: {line}");
+        for other in [queue, tls, head, admission, answer] {
+            assert!(other.is_some(), "{line}");
+        }
+    }
+}
+
+/// A client that sends its request late, and one whose upstream does not answer.
+#[test]
+fn a_slow_rejection_has_the_time_of_the_phases_that_it_reached() {
+    let upstream = Upstream::bind();
+    let setup = || Setup::new().log("slow_upgrade = \"50ms\"");
+    let gate = setup().start(&upstream);
+    let mut client = Client::connect(&gate);
+    std::thread::sleep(Duration::from_millis(60));
+    client.ask(&Request::to("/elsewhere"));
+    let line = gate.log.next("refused");
+    let [_, tls, head, admission, connect, answer] = phases(&line);
+    // The proxy may see the end of the TLS handshake later than the client.
+    assert!(tls.unwrap() + head.unwrap() >= 59 && admission.is_some(), "{line}");
+    assert_eq!((connect, answer), (None, None), "{line}");
+
+    let gate = setup().upstream("response_timeout = \"100ms\"").start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let _server = upstream.accept();
+    client.response();
+    let line = gate.log.next("refused");
+    check(&line, &[("cause", json!("upstream_timeout"))]);
+    let [.., connect, answer] = phases(&line);
+    assert!(connect >= Some(100), "{line}");
+    assert_eq!(answer, None, "{line}");
+}
+
+#[test]
+fn upgrades_within_the_threshold_have_no_phases_in_the_log() {
+    let upstream = Upstream::bind();
+    for threshold in ["1h", "off"] {
+        let gate = Setup::new().log(&format!("slow_upgrade = \"{threshold}\"")).start(&upstream);
+        Session::open(&gate, &upstream).close();
+        gate.log.next("session ended");
+        let line = refused(&gate, &Request::to("/elsewhere"));
+        assert_eq!((&line["tls_ms"], &line["total_ms"]), (&Value::Null, &Value::Null), "{line}");
+        assert!(gate.log.all("slow upgrade").is_empty());
+    }
+}
+
 /// A client has the same hash in the lines of its sessions and of its rejections, within one process.
 #[test]
 fn client_identities_can_be_hashed_or_omitted() {
@@ -179,5 +259,32 @@ fn control_characters_in_requests_are_escaped() {
         let line = gate.log.wait_for("the rejection", |line| line.contains("refused"));
         let raw = line.chars().find(|c| c.is_control() || "\u{202e}\u{2028}\u{2067}\u{feff}".contains(*c));
         assert_eq!(raw, None, "{line:?}");
+    }
+}
+
+/// Dropping the proxy searches its whole log for the credentials of all tests. Here, at the most verbose level, every
+/// carrier of a token is used, accepted and rejected, besides cookies and parameters that are not tokens.
+#[test]
+fn no_log_has_a_token_cookie_or_query() {
+    let upstream = Upstream::bind();
+    let auth = "token_from = [\"header\", \"cookie:session\", \"query:token\", \"subprotocol:bearer\"]";
+    let setup = Setup::new().log("level = \"trace\"\nslow_upgrade = \"1ms\"").auth(auth);
+    let gate = setup.route("origins = [\"https://chat.example.com\"]").start(&upstream);
+    for (token, accepted) in [(good_token(), true), (token(&json!({ "exp": 1 })), false)] {
+        let plain = Request::to("/room/blue?ticket=not-a-token-but-secret").with("Cookie: id=a-cookie-that-is-secret");
+        let carriers = [
+            plain.clone().bearer(&token),
+            plain.clone().with(&format!("Cookie: session={token}")),
+            Request::to(&format!("/room/blue?token={token}")),
+            plain.with(&format!("Sec-WebSocket-Protocol: bearer, {token}")),
+        ];
+        for request in carriers {
+            if accepted {
+                Session::open_with(&gate, &upstream, &request, &[]).close();
+                gate.log.next("session ended");
+            } else {
+                check(&refused(&gate, &request), &[("rule", json!("expired"))]);
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod refusals;
+mod reload;
 mod requests;
 mod closes;
 mod closing;

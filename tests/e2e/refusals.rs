@@ -304,7 +304,7 @@ const UPSTREAM_BODY: &str = "The upstream's own body.";
 fn upstream_status(status: u16) -> Play {
     Play::Answers(match status {
         302 => |_| answer("302 Found", "Location: https://login.example.com/\r\n", UPSTREAM_BODY),
-        403 => |_| answer("403 Forbidden", "", UPSTREAM_BODY),
+        403 => |_| answer("403 Forbidden", "X-Request-Id: theirs\r\n", UPSTREAM_BODY),
         426 => |_| answer("426 Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", UPSTREAM_BODY),
         other => unreachable!("{other}"),
     })
@@ -435,6 +435,12 @@ fn check_names(line: &Value, server: SocketAddr) {
     assert_eq!(line["server"], server.to_string(), "{line}");
 }
 
+/// Checks that a response has the request id of its log line, once.
+pub fn check_id(head: &Head, line: &Value) {
+    let ids: Vec<_> = head.fields.iter().filter(|(name, _)| name == "x-request-id").map(|(_, id)| id).collect();
+    assert_eq!(ids, [line["request_id"].as_str().expect("an id")], "{head:?}");
+}
+
 /// Checks the response and the log line, and returns the line.
 fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }: &ErrorResponse, gate: &Gate) -> Value {
     let status = status(rejection);
@@ -476,6 +482,7 @@ fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }:
     assert_eq!(line["rule"].as_str(), rejection.detail(), "{what}: {line}");
     assert_eq!(line["status"], status, "{what}: {line}");
     assert_eq!(line["client"], "127.0.0.1", "{what}: {line}");
+    check_id(head, &line);
     line
 }
 

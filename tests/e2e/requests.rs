@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 
-use crate::refusals::answer;
+use crate::refusals::{answer, check_id};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
@@ -227,6 +227,7 @@ fn malformed_heads_are_rejected() {
         assert_eq!(response.head.status(), status, "{request:?}");
         let line = gate.log.next("refused");
         assert_eq!((&line["cause"], &line["status"]), (&"head".into(), &status.into()), "{request:?}");
+        check_id(&response.head, &line);
         upstream.assert_untouched();
     }
     // The rejections above do not count against the address.

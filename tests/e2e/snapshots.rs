@@ -36,6 +36,7 @@ fn config(folder: &Folder, upstreams: &[(&str, &Upstream)], to: &str) -> Config 
         max_sessions = 200
         max_handshakes = 64
         drain_timeout = "1s"
+        on_reload = "keep"
         [[listener]]
         address = "127.0.0.1:0"
         certificates = [{{ chain = "chain.pem", key = "key.pem" }}]
@@ -82,8 +83,8 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
     let upstreams = [("blue", Upstream::bind()), ("green", Upstream::bind())];
     let named = [("blue", &upstreams[0].1), ("green", &upstreams[1].1)];
     let configs = [config(&folder, &named, "blue"), config(&folder, &named, "green")];
-    let server = Server::bind(config::load(&folder.path("blue.toml")).unwrap()).unwrap();
-    let (gateway, addresses) = (Arc::clone(server.gateway()), server.addresses().to_vec());
+    let server = Server::bind(config::load(&folder.path("blue.toml")).unwrap(), None).unwrap();
+    let (gateway, addresses) = (Arc::clone(server.gateway()), server.addresses());
     let (stop, stopped) = tokio::sync::mpsc::channel(1);
     let (is_over, answered) = (AtomicBool::new(false), Mutex::new(BTreeMap::<String, usize>::new()));
     let served: Vec<usize> = thread::scope(|scope| {

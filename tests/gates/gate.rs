@@ -65,7 +65,7 @@ impl Echo {
         let files = Certificate { chain: made.cert.pem(), key: made.signing_key.serialize_pem() };
         let text = CONFIG.replace("@UPSTREAM@", &listener.local_addr().unwrap().to_string());
         let config = config::parse(&text, Path::new("tollgate.toml"), Path::new("/"), &files);
-        let server = Server::bind(config.unwrap_or_else(|report| panic!("{report}"))).unwrap();
+        let server = Server::bind(config.unwrap_or_else(|report| panic!("{report}")), None).unwrap();
         let address = server.addresses()[0];
         let (stop, stopped) = mpsc::channel(1);
         let server = thread::spawn(move || server.run(stopped, |_| ()).unwrap());

@@ -20,6 +20,7 @@ use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
 use tollgate::policy::request::RequestFacts;
 use tollgate::policy::route::Auth;
+use tollgate::telemetry::trace_context::TraceContext;
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
 
 use super::cases::Run;
@@ -30,7 +31,7 @@ pub const SIZES: [(&str, usize); 2] = [("16k", 16 << 10), ("64k", 64 << 10)];
 const HEADERS_MAX: usize = 256;
 
 /// The kinds of heads. Each function returns a query and header lines of about this many bytes.
-pub const HEADS: [(&str, fn(usize) -> Head); 13] = [
+pub const HEADS: [(&str, fn(usize) -> Head); 14] = [
     ("plain", |_| Head::default()),
     ("protocols", |bytes| Head::line("sec-websocket-protocol", filled(bytes, ",", letters))),
     ("protocol_lines", |bytes| Head::lines(HEADERS_MAX, bytes, |_| "sec-websocket-protocol".into(), letters)),
@@ -48,6 +49,11 @@ pub const HEADS: [(&str, fn(usize) -> Head); 13] = [
     ("cookies", |bytes| Head::line("cookie", filled(bytes, ";", |n| format!("{}=", letters(n))))),
     ("query", |bytes| Head { query: filled(bytes - 1024, "&", |n| format!("%74{}=", letters(n))), lines: Vec::new() }),
     ("forwarded_for", |bytes| Head::line("x-forwarded-for", filled(bytes, ",", |_| "::".into()))),
+    ("tracestate", |bytes| {
+        let mut head = Head::line("tracestate", ",".repeat(bytes));
+        head.lines.push(("traceparent".into(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()));
+        head
+    }),
     ("headers", |bytes| Head::lines(HEADERS_MAX, bytes, |n| format!("x_{}", letters(n)), |_| String::new())),
     ("named_headers", |bytes| {
         let named = filled(bytes / 2, ",", |n| format!("x-{}", letters(n)));
@@ -119,7 +125,9 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let (protocols, _) = credential::strip_protocols(&verifier.config().sources, &opening.protocols);
     black_box(credential::strip_query(&verifier.config().sources, opening.query));
     let extensions = &opening.extensions;
-    let added = UpstreamHeaders { request_id: "0", key: "0", protocols: &protocols, extensions };
+    let trace = TraceContext::of_request(headers, || [1; 16]);
+    let span_id = [1; 8];
+    let added = UpstreamHeaders { request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions };
     black_box(headers::to_upstream(&facts, &admission, &added));
 }
 

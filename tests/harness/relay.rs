@@ -96,6 +96,10 @@ pub struct Relay {
     pub queued: Vec<Message>,
     /// The number of these messages that were sent.
     pub sent: usize,
+    /// The number of messages that the session has dropped.
+    pub undelivered: usize,
+    /// The size of the frames of the sent messages.
+    pub sent_bytes: u64,
     /// The arguments of the first command to close.
     pub commanded: Option<(CloseCode, String)>,
     pub now: Instant,
@@ -136,6 +140,8 @@ impl Relay {
             shared,
             queued: Vec::new(),
             sent: 0,
+            undelivered: 0,
+            sent_bytes: 0,
             commanded: None,
             now,
             outcome: None,
@@ -181,6 +187,12 @@ impl Relay {
         self.pump();
     }
 
+    pub fn revoke(&mut self, cause: tollgate::session::CloseReason) {
+        self.note_closing();
+        self.call(|session, now| session.revoke(cause, now));
+        self.pump();
+    }
+
     /// Replaces the limits. Messages counted against the old quota still count.
     pub fn set_limits(&mut self, limits: Limits) {
         let limits = Arc::new(limits);
@@ -201,9 +213,9 @@ impl Relay {
 
     pub fn send(&mut self, message: Message) -> Result<(), SendError> {
         self.steps_left += STEPS_A_CALL;
-        let queued = self.session.send(message.clone());
+        let queued = self.session.send(message.clone(), self.now);
         if let Some(twin) = &mut self.twin {
-            assert_eq!(twin.send(message.clone()), queued);
+            assert_eq!(twin.send(message.clone(), self.now), queued);
         }
         if queued.is_ok() {
             self.queued.push(message);
@@ -359,7 +371,23 @@ impl Relay {
         action
     }
 
+    /// Forgets the messages that the session has dropped: the first of those that are queued.
+    fn forget_undelivered(&mut self) {
+        let dropped = self.session.take_undelivered();
+        if let Some(twin) = &mut self.twin {
+            assert_eq!(twin.take_undelivered(), dropped);
+        }
+        self.queued.drain(self.sent..self.sent + dropped as usize);
+        self.undelivered += dropped as usize;
+    }
+
     fn take_actions(&mut self) {
+        self.forget_undelivered();
+        self.take_each_action();
+        self.forget_undelivered();
+    }
+
+    fn take_each_action(&mut self) {
         while let Some(action) = self.poll_action() {
             self.count_step();
             match action {
@@ -377,6 +405,7 @@ impl Relay {
                 Action::SendMessage(message) => {
                     assert_eq!(self.queued.get(self.sent), Some(&message), "messages are sent once and in order");
                     self.sent += 1;
+                    self.sent_bytes += message.encode().len() as u64;
                     assert!(self.client_is_between_messages(), "{message:?} inside a message");
                     let (client, bytes) = (&mut self.client, message.encode());
                     assert!(!client.disconnected, "{message:?} to a client that is disconnected");

@@ -1,7 +1,8 @@
 """Shared parts of the interop suites: named checks, certificates, keys, tokens, backends, and the proxy itself.
 
 A suite is a program. It makes one `Suite`, runs checks under `with suite.check("name"):`, and ends with `suite.finish()`,
-which prints `NAME: N passed, M failed, K skipped` and exits. Every process that a suite started is ended by its process id.
+which searches the logs of Tollgate for secrets (leaks.py), prints `NAME: N passed, M failed, K skipped` and exits. Every
+process that a suite started is ended by its process id.
 
     TOLLGATE_BIN      the binary under test (default: target/release/tollgate of this checkout)
     TOLLGATE_INTEROP  the directory into which tests/run installs (default: target/interop of this checkout)
@@ -25,6 +26,8 @@ import threading
 import time
 import traceback
 
+import leaks
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 INTEROP = pathlib.Path(os.environ.get("TOLLGATE_INTEROP", ROOT / "target" / "interop")).resolve()
@@ -36,6 +39,7 @@ STOP_SECONDS = 15
 ISSUER = "https://id.example.test/"
 AUDIENCE = "chat"
 
+_proxies = []
 _cleanup = contextlib.ExitStack()
 atexit.register(_cleanup.close)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # sent by `timeout`: runs the cleanup of started processes
@@ -83,6 +87,11 @@ class Suite:
         print(f"note    {text}", flush=True)
 
     def finish(self):
+        for process in reversed(_proxies):
+            process.stop()
+        if leaks.watched():
+            with self.check("no log of Tollgate has a token, cookie, query or key, and a planted one is found"):
+                leaks.check()
         _cleanup.close()
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         print(f"{self.name}: {self.passed} passed, {self.failed} failed{skipped}", flush=True)
@@ -156,12 +165,14 @@ class Secrets:
         """Makes a certificate for these names, and returns its entry for a listener's `certificates`."""
         run(ROOT / "certs" / "make-dev", self.dir, *names)
         stem = names[0].replace("*", "_")
+        leaks.remember_pem(self.dir / f"{stem}.key")
         return f'{{ chain = "{self.dir}/{stem}.pem", key = "{self.dir}/{stem}.key" }}'
 
     def make_key(self, stem):
         key = self.dir / f"{stem}.pem"
         run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
         run("openssl", "pkey", "-in", key, "-pubout", "-out", self.dir / f"{stem}.pub.pem")
+        leaks.remember_pem(key)
         return key
 
     def client_context(self):
@@ -175,7 +186,7 @@ class Secrets:
         extra = [part for name, value in claims.items() for part in ("--claim", f"{name}={value}")]
         done = run(BINARY, "token", "--key", key or self.key, "--algorithm", "ES256", "--subject", subject,
                    "--issuer", issuer, "--audience", audience, "--expires", expires, *extra)
-        return done.stdout.strip()
+        return leaks.remember(done.stdout.strip())
 
     def foreign_token(self, headers=None, algorithm="ES256", key=None, **claims):
         """Returns a token made by another library, PyJWT, which may be invalid in any way."""
@@ -183,7 +194,7 @@ class Secrets:
 
         payload = {"sub": "ada", "iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600, **claims}
         payload = {name: value for name, value in payload.items() if value is not None}
-        return jwt.encode(payload, (key or self.key).read_bytes(), algorithm=algorithm, headers=headers)
+        return leaks.remember(jwt.encode(payload, (key or self.key).read_bytes(), algorithm=algorithm, headers=headers))
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
@@ -201,6 +212,9 @@ class Process:
                 [str(part) for part in command], stdin=options.pop("stdin", subprocess.DEVNULL), stderr=log, **options
             )
         self.pid = self.popen.pid
+        if command[0] == BINARY:
+            _proxies.append(self)
+            leaks.watch(self.log)
         _cleanup.callback(self.stop)
 
     def stop(self, seconds=STOP_SECONDS, signal_number=signal.SIGTERM):
@@ -289,6 +303,7 @@ class Demo(Process):
         if line is None:
             raise RuntimeError(f"demo did not start:\n{self.output()[-4000:]}")
         self.facts = json.loads(line)
+        leaks.remember(self.facts["token"])
 
 
 def node(name, script, directory, *arguments, **options):

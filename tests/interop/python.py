@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import json
+import os
 import time
 
 import aiohttp
 import websockets.exceptions
 
 import harness
+import leaks
 from harness import Suite, equal
 from python_peers import SECONDS, AiohttpClient, Refused, WebsocketsClient, backends, end_of, new_case
 
@@ -138,6 +140,14 @@ async def tokens(client, url, secrets):
         async with client.connect(url("/users/7/echo"), protocols=["bearer", token, "other"]) as session:
             equal(session.protocol, "bearer")
 
+    with suite.check(f"{name}: another cookie and another value of the query reach the backend"):
+        cookie, ticket = leaks.remember(os.urandom(16).hex()), leaks.remember(os.urandom(16).hex())
+        headers = {"Authorization": f"Bearer {token}", "Cookie": f"id={cookie}"}
+        async with client.connect(url(f"/users/7/echo?ticket={ticket}"), headers=headers) as session:
+            await session.send("tell")
+            seen = await session.recv()
+            equal((cookie in seen, ticket in seen), (True, True))
+
     with suite.check(f"{name}: a claim's header cannot be forged"):
         forged = {"Authorization": f"Bearer {token}", "X-User-Id": "root", "x_user_id": "root"}
         async with client.connect(url("/users/7/echo"), headers=forged) as session:
@@ -167,7 +177,7 @@ async def refusals(client, url, secrets):
     other_key = secrets.make_key("other")
     room = {"room": "7", "scope": "chat:write"}
     public_pem_as_secret = secrets.dir / "confusion.key"
-    public_pem_as_secret.write_bytes(b"a secret that an attacker chose, 32 bytes and more")
+    public_pem_as_secret.write_text(leaks.remember("a secret that an attacker chose, 32 bytes and more"))
     bad = {
         "no token": None,
         "a malformed token": "a.b.c",
@@ -318,7 +328,7 @@ async def main():
         ten = {"message_rate": '"20/s"', "message_burst": "10"}
         route = harness.route
         config = "".join([
-            "[log]\nformat = \"text\"\n\n",
+            "[log]\nformat = \"text\"\nlevel = \"trace\"\n\n",  # every line that could contain a secret
             harness.listener(secrets),
             harness.auth(secrets),
             harness.upstream("websockets", websockets_port),

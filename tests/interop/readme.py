@@ -27,6 +27,7 @@ import subprocess
 import time
 
 import harness
+import leaks
 
 BLOCK_SECONDS = 120
 START_SECONDS = 30
@@ -83,6 +84,8 @@ def in_background(script):
     process = harness.Process(f"background-{len(background)}", ["bash", "-euo", "pipefail", "-c", f"exec {script}"],
                               directory, cwd=copy, env=environment)
     background.append(process)
+    if script.startswith("tollgate run"):
+        leaks.watch(process.log)
     config = re.search(r"--config[ =](\S+)", script)
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.alive():

@@ -75,8 +75,9 @@ fn a_message_precedes_a_close_that_begins_later() {
     let relay = play_with_hello(lenient(), &[from(Upstream, TEXT, "a")], &events);
     assert_eq!(shown(&relay, Client), ["text+ a", "continuation b", "text hello", "close 4000"]);
     // The message also precedes a Close that is sent after the close timeout.
-    let events = [close(Client, 4000, ""), Pass(5 * SECOND)];
-    let relay = play_with_hello(lenient(), &[Block(Client)], &events);
+    let events = [close(Client, 4000, ""), Pass(4 * SECOND)];
+    let setup = lenient().with(|limits| limits.close_timeout = Duration::from_secs(4));
+    let relay = play_with_hello(setup, &[Block(Client)], &events);
     assert_eq!(shown(&relay, Client), ["text hello", "close 4000"]);
 }
 
@@ -122,7 +123,7 @@ fn no_message_is_queued_while_the_session_closes() {
     }
     let mut relay = play(lenient(), &[]);
     relay.session.abort(CloseReason::Aborted);
-    assert_eq!(relay.session.send(hello()), Err(SendError::Closing));
+    assert_eq!(relay.session.send(hello(), relay.now), Err(SendError::Closing));
 }
 
 #[test]
@@ -149,9 +150,25 @@ fn the_queue_is_bounded() {
 }
 
 #[test]
-fn messages_of_our_own_are_not_counted_and_an_idle_session_stays_idle() {
+fn a_message_counts_as_one_of_the_upstream_and_an_idle_session_stays_idle() {
     let setup = lenient().with(|limits| limits.idle_timeout = Some(Duration::from_secs(60)));
     let relay = play_with_hello(setup, &[Pass(30 * SECOND)], &[Pass(30 * SECOND)]);
-    assert_eq!(relay.session.counts(), SessionStats::default());
+    let upstream = DirectionStats { messages: 1, bytes: 7 };
+    assert_eq!(relay.session.counts(), SessionStats { upstream, ..SessionStats::default() });
     assert_eq!(shown(&relay, Client), ["text hello", "close 1001 idle timeout"]);
+}
+
+#[test]
+fn a_message_that_cannot_be_sent_in_time_is_dropped_and_reported() {
+    let mut relay = play(lenient(), &[Block(Client)]);
+    assert_eq!(relay.send(hello()), Ok(()));
+    relay.pass(Duration::from_secs(2));
+    assert_eq!(relay.send(hello()), Ok(()));
+    relay.pass(Duration::from_secs(3));
+    assert_eq!(relay.undelivered, 1);
+    relay.unblock(Client);
+    assert_eq!(shown(&relay, Client), ["text hello"]);
+    // A message that a Close overtakes is reported as well.
+    let relay = play_with_hello(lenient(), &[from(Upstream, TEXT, "a")], &[Disconnect(Client)]);
+    assert_eq!(relay.undelivered, 1);
 }

@@ -1,5 +1,7 @@
 //! Tests of `snapshot`: the parts that a new snapshot keeps, and swaps while requests are admitted.
 
+mod recheck;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,7 +67,7 @@ fn gateway(config: &Config) -> Gateway {
     let snapshot = build(None, config, &counters);
     let process = Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
-        sessions: Sessions::new(tracing::Level::DEBUG, Identities::new(&config.log, [0; 32])),
+        sessions: Sessions::new(&config.log, Identities::new(&config.log, [0; 32])),
     };
     Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process), PendingLimit::new(1, None))
 }
@@ -240,7 +242,7 @@ fn a_swap_under_load_sends_no_request_to_another_upstream_and_loses_no_count() {
 
 /// A client can choose `Origin`, so a session keeps a bounded part of it.
 #[test]
-fn a_lease_keeps_a_bounded_part_of_the_request() {
+fn a_session_keeps_a_bounded_part_of_the_request() {
     let room = config(&InMemory::new(), &[("path = \"/chat\"", "path = \"/{room}\"")]);
     let snapshot = build(None, &room, &Arc::default());
     let origin = vec![b'x'; 60_000];
@@ -255,8 +257,8 @@ fn a_lease_keeps_a_bounded_part_of_the_request() {
         address: CLIENT,
     };
     let clocks = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
-    let lease = snapshot.policy().admit(&facts, clocks).unwrap().into_lease();
-    let grant = lease.grant();
+    let admission = snapshot.policy().admit(&facts, clocks).unwrap();
+    let grant = admission.grant();
     assert_eq!((&*grant.host, grant.params.get("room"), grant.address), ("localhost", Some("blue"), CLIENT));
     assert_eq!(grant.origin.as_ref().map(|origin| origin.len()), Some(512));
 }

@@ -11,7 +11,7 @@ use super::*;
 /// The claims of a token for a verifier that keeps these names.
 fn asked(value: &Value, names: &[&str]) -> Claims {
     let members = Members::parse(value.to_string().as_bytes(), &Wanted::new(names.iter().copied(), [])).unwrap();
-    Claims::new(Arc::new(members), Duration::from_secs(1))
+    Claims::new(Arc::new(members), Duration::from_secs(1), Signer::of_test())
 }
 
 fn claims(value: Value) -> Claims {
@@ -58,7 +58,7 @@ fn the_subject_is_the_text_of_a_scalar() {
 fn subjects_beyond_any_number_type_stay_distinct() {
     let [one, two] = ["18446744073709551617", "18446744073709551618"].map(|number| {
         let members = Members::parse(format!(r#"{{"sub":{number}}}"#).as_bytes(), &Wanted::new(["sub"], [])).unwrap();
-        Claims::new(Arc::new(members), Duration::ZERO)
+        Claims::new(Arc::new(members), Duration::ZERO, Signer::of_test())
     });
     assert_eq!((one.subject(), two.subject()), (Some("18446744073709551617"), Some("18446744073709551618")));
 }
@@ -220,7 +220,11 @@ fn a_malformed_claim_is_rejected_where_it_is_read() {
     for value in [r#""\ud800""#, "1e400", "[1, 1e400]", r#"["1", "\udc00"]"#] {
         let payload = format!(r#"{{"level": {value}, "o": {{"p": 1, "p": 1}}, "sub": "ada"}}"#);
         let wanted = Wanted::new(["sub"], ["level", "o.p"]);
-        let claims = Claims::new(Arc::new(Members::parse(payload.as_bytes(), &wanted).unwrap()), Duration::ZERO);
+        let claims = Claims::new(
+            Arc::new(Members::parse(payload.as_bytes(), &wanted).unwrap()),
+            Duration::ZERO,
+            Signer::of_test(),
+        );
         for claim in ["level", "o.p"] {
             assert!(!Requirement::new(claim, "1").unwrap().met_by(&claims, &Params::default()), "{claim} of {payload}");
             let rules = [(claim.to_owned(), HeaderName::from_static("x-c"))];

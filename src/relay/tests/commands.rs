@@ -2,8 +2,10 @@
 
 use tokio::net::UnixStream;
 
-use super::super::registry::{Command, SessionActivity};
+use super::super::description::SessionActivity;
+use super::super::registry::Command;
 use super::*;
+use crate::policy::recheck::TermChanges;
 use crate::ws::code::CloseCode;
 
 /// The states of a session in which a command must reach it.
@@ -69,13 +71,13 @@ fn a_command_reaches_a_session_in_every_state() {
         let (mut relay, received) = relay_in_state(&worker, state, clock::now());
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
         let mut describe = || {
-            let (reply, mut replied) = tokio::sync::oneshot::channel();
+            let (reply, mut replied) = tokio::sync::mpsc::channel(1);
             worker.registry().deliver(RequestId(1), Command::Describe(reply)).unwrap();
             assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
             replied.try_recv().unwrap()
         };
         let info = describe();
-        assert_eq!((info.activity, &*info.route, &*info.server), (activity, "all", "server"), "{state:?}");
+        assert_eq!((info.activity, info.id), (activity, RequestId(1)), "{state:?}");
         assert_eq!(info.stats.throttled, u64::from(state == State::Throttled), "{state:?}");
         let close = Command::Close { code: CloseCode(4_001), reason: "goodbye".into() };
         worker.registry().deliver(RequestId(1), close).unwrap();
@@ -89,7 +91,7 @@ fn a_command_reaches_a_session_in_every_state() {
         let upstream_closes = received[1].borrow().windows(2).filter(|window| *window == [0x88, 0x80 | 9]).count();
         assert_eq!(upstream_closes, usize::from(was_open && state != State::UpstreamBlocked), "{state:?}");
         drop(relay);
-        assert!(worker.registry().ids().is_empty());
+        assert!(worker.registry().list().is_empty());
     }
 }
 
@@ -105,12 +107,16 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     assert_eq!(*received[0].borrow(), b"\x81\x05hello");
     // Without a quota the delayed message is forwarded.
-    let unlimited = Command::SetLimits { limits: Arc::new(limits()), shared: None };
-    worker.registry().deliver(RequestId(1), unlimited).unwrap();
+    let set_terms = |expires| {
+        let limits = Arc::new(limits());
+        let changes = TermChanges { limits, shared: None, expires, slots: (None, None) };
+        worker.registry().deliver(RequestId(1), Command::SetTerms(Box::new(changes))).unwrap();
+    };
+    set_terms(None);
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     assert_eq!(relay.session.counts().client.messages, 2);
     // An expiry that has passed ends the session.
-    worker.registry().deliver(RequestId(1), Command::SetExpiry(Some(clock::now()))).unwrap();
+    set_terms(Some(clock::now()));
     let start = clock::now();
     while !relay.session.is_closing() {
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
@@ -147,6 +153,6 @@ fn a_command_wakes_a_session_on_a_runtime() {
             drop((client, upstream));
         };
         tokio::join!(relay, ends);
-        assert!(worker.registry().ids().is_empty());
+        assert!(worker.registry().list().is_empty());
     });
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::log::Log;
 use super::pki::{self, Leaf};
+use super::secrets;
 use super::setup::Setup;
 
 /// A running proxy. Dropping it kills the process and, if the test failed, prints its log.
@@ -24,7 +25,7 @@ pub struct Gate {
     /// Its standard output. Nothing is written to it, so its end means that the process has ended.
     output: Log,
     address: Option<SocketAddr>,
-    _folder: Folder,
+    pub folder: Folder,
 }
 
 impl Gate {
@@ -66,7 +67,7 @@ impl Gate {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::read(child.stderr.take().unwrap(), setup.log_until, setup.log_stays_open);
         let output = Log::read(child.stdout.take().unwrap(), None, false);
-        Self { child, log, output, address: None, _folder: folder }
+        Self { child, log, output, address: None, folder }
     }
 
     /// Returns the address of the current listener.
@@ -87,6 +88,19 @@ impl Gate {
         self.signal(Signal::STOP);
         let (_, status) = waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap().unwrap();
         assert!(status.stopped());
+    }
+
+    /// Edits the configuration file.
+    pub fn edit(&self, edit: impl FnOnce(String) -> String) {
+        let file = self.folder.path("tollgate.toml");
+        fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
+    }
+
+    /// Edits the configuration file, sends SIGHUP, and returns the line about the reload.
+    pub fn reload(&self, edit: impl FnOnce(String) -> String) -> Value {
+        self.edit(edit);
+        self.signal(Signal::HUP);
+        self.log.next("reloaded")
     }
 
     /// Sends SIGTERM and waits until the drain has started.
@@ -149,6 +163,7 @@ impl Drop for Gate {
             eprintln!("--- the log of the proxy\n{text}\n---");
         } else {
             assert!(!text.contains(pki::TOKEN_START), "a token is in the log:\n{text}");
+            assert_eq!(secrets::find(&text), None, "a secret is in the log:\n{text}");
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod gate;
 pub mod log;
 pub mod pki;
 pub mod request;
+pub mod secrets;
 pub mod session;
 pub mod setup;
 pub mod upstream;

@@ -13,6 +13,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 
+use super::secrets;
+
 pub const ISSUER: &str = "https://id.example.com/";
 pub const AUDIENCE: &str = "e2e";
 /// The prefix of every token: the start of a JSON object in base64url.
@@ -52,7 +54,9 @@ impl Leaf {
         let mut params = CertificateParams::new(names).unwrap();
         change(&mut params);
         let leaf = params.signed_by(&key, authority()).unwrap();
-        Self { chain_pem: leaf.pem(), key_pem: key.serialize_pem(), der: leaf.der().clone() }
+        let key_pem = key.serialize_pem();
+        secrets::remember_pem(&key_pem);
+        Self { chain_pem: leaf.pem(), key_pem, der: leaf.der().clone() }
     }
 }
 
@@ -114,7 +118,9 @@ fn signed(payload: &str) -> String {
     let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
     let message = format!("{}.{}", part(r#"{"alg":"ES256","typ":"JWT"}"#), part(payload));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap();
-    format!("{message}.{signature}")
+    let token = format!("{message}.{signature}");
+    secrets::remember(&token);
+    token
 }
 
 /// Returns a valid token.

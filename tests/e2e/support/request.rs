@@ -1,5 +1,7 @@
 //! Requests as text, so that malformed ones can be written, too.
 
+use super::secrets;
+
 /// The key of the example in RFC 6455 section 1.3, and its accept value below.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -49,7 +51,9 @@ impl Request {
         self.with(&format!("Authorization: Bearer {token}"))
     }
 
+    /// Returns the request as sent, and records its credentials as secrets.
     pub fn bytes(&self) -> Vec<u8> {
+        self.lines.iter().chain([&self.first_line]).for_each(|line| secrets::remember_line(line));
         format!("{}\r\n{}\r\n\r\n", self.first_line, self.lines.join("\r\n")).into_bytes()
     }
 }

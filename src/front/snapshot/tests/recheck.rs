@@ -1,0 +1,129 @@
+//! Checks of open sessions against the next snapshot.
+
+use jsonwebtoken::{EncodingKey, Header};
+
+use super::*;
+use crate::policy::recheck::{OpenSession, Recheck};
+
+/// The time of the tests, since the Unix epoch.
+const UNIX: Duration = Duration::from_secs(1_800_000_000);
+
+fn clocks() -> Clocks {
+    Clocks { instant: clock::now(), unix: UNIX }
+}
+
+/// Returns a token that the section `users` of the test configuration accepts.
+fn token() -> String {
+    let claims = serde_json::json!({ "sub": "ann", "exp": UNIX.as_secs() + 600, "role": "admin", "room": "blue" });
+    let header = Header::new(jsonwebtoken::Algorithm::HS256);
+    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(b"a secret of thirty-two bytes ...")).unwrap()
+}
+
+fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
+    RequestFacts {
+        kind: RequestKind::WebSocket,
+        authority: "a.example",
+        path,
+        query: None,
+        origin: Some(b"https://a.example"),
+        headers,
+        protocols: &[],
+        address: CLIENT,
+    }
+}
+
+/// Opens a session at `path` by the test configuration, and returns the result of its check after these replacements: what
+/// the check decides, and the rule or whether the terms changed.
+fn recheck(path: &str, replacements: &[(&str, &str)]) -> (&'static str, &'static str) {
+    let (files, counters) = (InMemory::new(), Arc::default());
+    let before = build(None, &config(&files, &[]), &counters);
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {}", token()).parse().unwrap());
+    let admission = before.policy().admit(&facts(path, &headers), clocks()).unwrap();
+    let server = admission.pool().servers().next().unwrap().name.clone();
+    let after = build(Some(&before), &config(&files, replacements), &counters);
+    let session = OpenSession { route: admission.route(), grant: admission.grant(), path: Some(path), server: &server };
+    match after.policy().recheck(&session, clocks()) {
+        Recheck::Unchanged => ("unchanged", ""),
+        Recheck::Admitted(terms) => ("admitted", if terms.changes.is_some() { "changed" } else { "same terms" }),
+        Recheck::Rejected(rejection) => ("rejected", rejection.label()),
+        Recheck::Removed(removed, _) => ("removed", removed.label()),
+    }
+}
+
+#[test]
+fn open_sessions_are_checked_against_the_next_snapshot() {
+    let chat: &[(&[(&str, &str)], (&str, &str))] = &[
+        (&[], ("unchanged", "")),
+        (&[("\"127.0.0.1:9002\"", "\"127.0.0.1:9003\"")], ("unchanged", "")),
+        (&[("sessions_per_address = 2", "sessions_per_address = 1")], ("admitted", "changed")),
+        (&[("sessions_per_address = 2", "message_rate = \"5/s\"")], ("admitted", "changed")),
+        (&[("path = \"/chat\"", "path = \"/chat\"\npass_headers = [\"X-Real-IP\"]")], ("admitted", "same terms")),
+        (&[("path = \"/chat\"", "path = \"/{room}\"")], ("admitted", "same terms")),
+        (&[("path = \"/chat\"", "path = \"/talk\"")], ("removed", "path_changed")),
+        (&[("path = \"/chat\"", "path = \"/chat\"\nhost = \"a.example\"")], ("admitted", "same terms")),
+        (&[("path = \"/chat\"", "path = \"/chat\"\nhost = \"b.example\"")], ("removed", "host_changed")),
+        (&[("name = \"chat\"", "name = \"talk\"")], ("removed", "route_removed")),
+        (&[("upstream = \"blue\"", "upstream = \"green\"")], ("removed", "upstream_changed")),
+        (&[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\"")], ("removed", "server_removed")),
+        (&[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\", \"127.0.0.1:9001\"")], ("admitted", "same terms")),
+        (&[("auth = \"none\"", "auth = \"users\"")], ("rejected", "no_token")),
+        (&[("path = \"/chat\"", "path = \"/chat\"\ndeny_addresses = [\"192.0.2.0/24\"]")], ("rejected", "address")),
+        (&[("path = \"/chat\"", "path = \"/chat\"\norigins = [\"https://b.example\"]")], ("rejected", "origin")),
+        (&[("path = \"/chat\"", "path = \"/chat\"\norigins = [\"https://a.example\"]")], ("admitted", "same terms")),
+    ];
+    for (replacements, expected) in chat {
+        assert_eq!(recheck("/chat", replacements), *expected, "{replacements:?}");
+    }
+    let auth = "algorithms = [\"HS256\"]";
+    let issuer = format!("{auth}\nissuer = \"another\"");
+    let leeway = format!("{auth}\nleeway = \"1s\"");
+    let feed: &[(&[(&str, &str)], (&str, &str))] = &[
+        (&[], ("unchanged", "")),
+        (&[("auth = \"users\"", "auth = \"none\"")], ("admitted", "changed")),
+        (&[(auth, &issuer)], ("rejected", "token")),
+        (&[(auth, &leeway)], ("admitted", "changed")),
+        (&[("secret_file = \"secret\"", "secret_file = \"other\"")], ("rejected", "token")),
+        // The claim was not kept by the earlier snapshot.
+        (&[("auth = \"users\"", "auth = \"users\"\nrequire = { role = \"admin\" }")], ("admitted", "same terms")),
+        (&[("auth = \"users\"", "auth = \"users\"\nrequire = { role = \"guest\" }")], ("rejected", "claims")),
+        (
+            &[
+                ("path = \"/feed\"", "path = \"/{room}\""),
+                ("auth = \"users\"", "auth = \"users\"\nrequire = { room = \"{room}\" }"),
+            ],
+            ("rejected", "claims"),
+        ),
+        // The same section by another name.
+        (&[("[auth.users]", "[auth.people]"), ("auth = \"users\"", "auth = \"people\"")], ("admitted", "changed")),
+    ];
+    for (replacements, expected) in feed {
+        assert_eq!(recheck("/feed", replacements), *expected, "{replacements:?}");
+    }
+}
+
+/// A limit that is new counts the sessions that are open already, and ends none of them.
+#[test]
+fn a_new_limit_of_sessions_counts_open_sessions() {
+    let (files, counters) = (InMemory::new(), Arc::default());
+    let before = build(None, &config(&files, &[("sessions_per_address = 2", "")]), &counters);
+    let headers = HeaderMap::new();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(before.policy().admit(&facts("/chat", &headers), clocks()).unwrap());
+    }
+    let after = build(Some(&before), &config(&files, &[]), &counters);
+    let mut leases = Vec::new();
+    for admission in open {
+        let (route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
+        let session = OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001" };
+        let Recheck::Admitted(terms) = after.policy().recheck(&session, clocks()) else { panic!("not admitted") };
+        let mut lease = admission.into_lease();
+        lease.add_client(terms.changes.unwrap().slots);
+        leases.push(lease);
+    }
+    let admits = || after.policy().admit(&facts("/chat", &headers), clocks()).map_err(|rejected| rejected.rejection);
+    assert_eq!(admits().err(), Some(Rejection::AddressSessions));
+    leases.truncate(1);
+    assert!(admits().is_ok());
+}

@@ -1,0 +1,181 @@
+//! Checks an open session against the rules of a later snapshot, with the facts that it was admitted with.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::admission::{ClientSlots, Clocks, Grant, Policy, deadline};
+use super::claims::Claims;
+use super::limits::Limits;
+use super::path::Path;
+use super::pattern::Params;
+use super::quota::Count;
+use super::rejection::Rejection;
+use super::route::{Auth, OnRemoved, Route, Target};
+
+/// An open session, as its worker knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenSession<'a> {
+    /// The route by whose rules the session is open.
+    pub route: &'a Arc<Route>,
+    /// The facts that it was admitted with.
+    pub grant: &'a Grant,
+    /// The path of its request; `None` if it is not known whole.
+    pub path: Option<&'a str>,
+    /// The name of its server.
+    pub server: &'a str,
+}
+
+/// The result of a check.
+#[derive(Debug)]
+pub enum Recheck {
+    /// The route is the same object: nothing changes.
+    Unchanged,
+    /// The session is admitted.
+    Admitted(Terms),
+    /// The session is not admitted any more, for this reason.
+    Rejected(Rejection),
+    /// The session has no route or no server any more.
+    Removed(Removed, OnRemoved),
+}
+
+/// The terms of a session that is admitted by another route object.
+#[derive(Debug)]
+pub struct Terms {
+    /// The route.
+    pub route: Arc<Route>,
+    /// The changes for the session; `None` if it can continue as it is.
+    pub changes: Option<TermChanges>,
+}
+
+/// The changes of the terms of an open session.
+#[derive(Debug)]
+pub struct TermChanges {
+    /// The limits.
+    pub limits: Arc<Limits>,
+    /// The count of messages that the session shares with others, if it shares one.
+    pub shared: Option<Arc<Count>>,
+    /// When the token expires.
+    pub expires: Option<Instant>,
+    /// The slots of limits that did not apply before.
+    pub slots: ClientSlots,
+}
+
+/// What a session lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// No route has its route's name.
+    Route,
+    /// Its route has another host.
+    Host,
+    /// Its route has another path, or its path is not known whole.
+    Path,
+    /// Its route leads to another upstream.
+    Upstream,
+    /// Its upstream has its server no more.
+    Server,
+}
+
+impl Removed {
+    /// Returns its name in logs and reports.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Route => "route_removed",
+            Self::Host => "host_changed",
+            Self::Path => "path_changed",
+            Self::Upstream => "upstream_changed",
+            Self::Server => "server_removed",
+        }
+    }
+}
+
+impl Policy {
+    /// Checks an open session. The route is found by its name: a session is not moved to a more specific route that would
+    /// match its request today. Slots and quotas are not checked, so a lowered limit ends no session.
+    pub fn recheck(&self, session: &OpenSession<'_>, now: Clocks) -> Recheck {
+        let before = session.route;
+        let Some(route) = self.routes().named(before.name()) else {
+            return Recheck::Removed(Removed::Route, before.config.on_removed);
+        };
+        if Arc::ptr_eq(route, before) {
+            return Recheck::Unchanged;
+        }
+        let params = match remains(route, session) {
+            Ok(params) => params,
+            Err(removed) => return Recheck::Removed(removed, route.config.on_removed),
+        };
+        let admitted = admits(route, session.grant, params.as_ref().unwrap_or(&session.grant.params), now);
+        match admitted {
+            Ok(claims) => Recheck::Admitted(self.terms(route, session, claims.as_ref(), now)),
+            Err(rejection) => Recheck::Rejected(rejection),
+        }
+    }
+
+    fn terms(&self, route: &Arc<Route>, session: &OpenSession<'_>, claims: Option<&Claims>, now: Clocks) -> Terms {
+        let (before, grant) = (session.route, session.grant);
+        let same_auth = before.config.auth == route.config.auth;
+        let expires_as_before = match (&before.auth, &route.auth) {
+            (Auth::None, Auth::None) => true,
+            (Auth::Token(before), Auth::Token(after)) => same_auth && before.leeway() == after.leeway(),
+            _ => false,
+        };
+        let (limits_before, limits) = (&before.config.limits, &route.config.limits);
+        if expires_as_before && limits_before == limits {
+            return Terms { route: Arc::clone(route), changes: None };
+        }
+        let added = limits.sessions_per_address.is_some() && limits_before.sessions_per_address.is_none();
+        let address = added.then(|| self.counters().add_address(route.name(), grant.address));
+        let added = limits.sessions_per_subject.is_some() && limits_before.sessions_per_subject.is_none();
+        let subject = grant.subject.as_deref();
+        let auth = route.config.auth.as_deref().unwrap_or_default();
+        let subject_slot = added.then(|| self.counters().add_subject(route.name(), auth, subject.unwrap_or_default()));
+        let changes = TermChanges {
+            limits: Arc::clone(limits),
+            shared: self.shared_count(route, subject, grant.address, now.instant),
+            expires: claims.and_then(|claims| deadline(claims, route, now)),
+            slots: (address, subject_slot),
+        };
+        Terms { route: Arc::clone(route), changes: Some(changes) }
+    }
+}
+
+/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders if the
+/// path of the route changed.
+fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
+    let (config, before) = (&route.config, &session.route.config);
+    if config.host != before.host && !config.host.matches(&session.grant.host) {
+        return Err(Removed::Host);
+    }
+    let params = if config.path == before.path {
+        None
+    } else {
+        let path = session.path.and_then(|path| Path::parse(path).ok());
+        Some(path.and_then(|path| config.path.matches(&path)).ok_or(Removed::Path)?)
+    };
+    if config.action != before.action {
+        return Err(Removed::Upstream);
+    }
+    let Target::Pool(pool) = &route.target else { return Err(Removed::Upstream) };
+    if !pool.servers().any(|server| *server.name == *session.server) {
+        return Err(Removed::Server);
+    }
+    Ok(params)
+}
+
+/// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns the claims of its token.
+fn admits(route: &Route, grant: &Grant, params: &Params, now: Clocks) -> Result<Option<Claims>, Rejection> {
+    let config = &route.config;
+    if !config.addresses.allow(grant.address) {
+        return Err(Rejection::Address);
+    }
+    if !config.origins.allow(grant.origin.as_deref()) {
+        return Err(Rejection::Origin);
+    }
+    let Auth::Token(verifier) = &route.auth else { return Ok(None) };
+    let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
+    let claims = verifier.recheck(token, now.unix).map_err(Rejection::Token)?;
+    if config.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
+        Ok(Some(claims))
+    } else {
+        Err(Rejection::Claims)
+    }
+}

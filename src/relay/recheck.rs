@@ -1,0 +1,95 @@
+//! Checks the sessions of one worker against the rules of a new snapshot.
+
+use super::registry::{Command, ListedSession, Registry};
+use crate::policy::admission::Policy;
+use crate::policy::recheck::{Recheck, Removed};
+use crate::policy::route::OnRemoved;
+use crate::runtime::{clock, cycle};
+use crate::session::CloseReason;
+use crate::telemetry::request::RequestId;
+
+/// The number of sessions that are checked in a row before the worker's sessions run.
+const IN_A_ROW: usize = 64;
+
+/// Whether a check has an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecheckMode {
+    /// The sessions do not change.
+    DryRun,
+    /// Admitted sessions get their new terms. The caller ends the others.
+    Apply,
+}
+
+/// The result of a check of all sessions of one worker.
+#[derive(Debug, Default)]
+pub struct RecheckReport {
+    /// The number of sessions that continue as they are.
+    pub kept: usize,
+    /// The number of sessions that continue with other terms.
+    pub changed: usize,
+    /// The sessions that are not admitted any more, each with the rule.
+    pub rejected: Vec<(RequestId, &'static str)>,
+    /// The sessions that lost their route or their server, each with what it lost.
+    pub removed: Vec<(RequestId, Removed, OnRemoved)>,
+}
+
+impl RecheckReport {
+    /// Adds the result of another worker.
+    pub fn merge(&mut self, other: Self) {
+        self.kept = self.kept.saturating_add(other.kept);
+        self.changed = self.changed.saturating_add(other.changed);
+        self.rejected.extend(other.rejected);
+        self.removed.extend(other.removed);
+    }
+}
+
+/// Checks all sessions, and lets the worker's sessions run in between.
+pub async fn recheck_all(registry: &Registry, policy: &Policy, mode: RecheckMode) -> RecheckReport {
+    let mut report = RecheckReport::default();
+    for keys in registry.keys().chunks(IN_A_ROW) {
+        for key in keys {
+            if let Some(session) = registry.get(*key) {
+                recheck(registry, *key, &session, policy, mode, &mut report);
+            }
+        }
+        cycle::next().await;
+    }
+    report
+}
+
+/// Checks one session, and ends it at once if it is not admitted. This is for a session that was admitted by an older
+/// snapshot, and registered after the sessions were checked against the newer one.
+pub fn recheck_late(registry: &Registry, key: usize, policy: &Policy) {
+    let Some(session) = registry.get(key) else { return };
+    let mut report = RecheckReport::default();
+    recheck(registry, key, &session, policy, RecheckMode::Apply, &mut report);
+    let cause = match (report.rejected.is_empty(), report.removed.is_empty()) {
+        (false, _) => CloseReason::NotAdmitted,
+        (_, false) => CloseReason::Removed,
+        _ => return,
+    };
+    // The session was registered just now, so it has no other commands.
+    let _ = registry.deliver_to(key, Command::Revoke(cause));
+}
+
+fn recheck(
+    registry: &Registry,
+    key: usize,
+    (route, facts): &ListedSession,
+    policy: &Policy,
+    mode: RecheckMode,
+    report: &mut RecheckReport,
+) {
+    match policy.recheck(&facts.open_session(route), clock::both()) {
+        Recheck::Unchanged => report.kept = report.kept.saturating_add(1),
+        Recheck::Admitted(terms) => {
+            let count = if terms.changes.is_some() { &mut report.changed } else { &mut report.kept };
+            *count = count.saturating_add(1);
+            if mode == RecheckMode::Apply {
+                registry.set_terms(key, terms);
+            }
+        }
+        Recheck::Rejected(rejection) => report.rejected.push((facts.request_id, rejection.label())),
+        Recheck::Removed(removed, on_removed) => report.removed.push((facts.request_id, removed, on_removed)),
+    }
+}

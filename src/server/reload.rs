@@ -1,0 +1,306 @@
+//! Replaces the configuration of the running process, and ends the sessions that the new one does not admit.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::descriptors::{fit_descriptors, other_descriptors};
+use super::error::ServeError;
+use super::listeners::Listeners;
+use super::pool::WorkerPool;
+use super::restart::{adopt_fixed, needs_restart};
+use crate::config::{self, Checked, Config, Disk, Report};
+use crate::front::gateway::Gateway;
+use crate::front::snapshot::{Snapshot, SnapshotContext};
+use crate::policy::quota::Rate;
+use crate::policy::route::OnRemoved;
+use crate::relay::recheck::{RecheckMode, RecheckReport};
+use crate::relay::registry::{Command, NotDelivered};
+use crate::runtime::clock;
+use crate::runtime::lifecycle::close_interval;
+use crate::runtime::tasks::Tasks;
+use crate::session::CloseReason;
+use crate::telemetry::log;
+use crate::telemetry::request::RequestId;
+
+/// The pause before a session with too many pending commands is closed again, and the number of attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const RETRIES: usize = 100;
+
+/// The options of a reload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReloadOptions {
+    /// Whether only the consequences are reported.
+    pub dry_run: bool,
+    /// Whether more sessions than `recheck_max` may end.
+    pub force: bool,
+}
+
+/// The consequences of a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReloadSummary {
+    /// The generation in use after the reload.
+    pub generation: u64,
+    /// Whether the configuration was installed.
+    pub applied: bool,
+    /// The number of sessions that continue as they are.
+    pub kept: usize,
+    /// The number of sessions that continue with other terms.
+    pub changed: usize,
+    /// The number of sessions that end, by cause.
+    pub ended: Vec<(&'static str, usize)>,
+    /// The addresses of listeners that were added and removed.
+    pub listeners_added: Vec<String>,
+    /// See `listeners_added`.
+    pub listeners_removed: Vec<String>,
+    /// Warnings about the configuration, one line each.
+    pub warnings: Vec<String>,
+}
+
+impl ReloadSummary {
+    /// Returns the number of sessions that end.
+    pub fn ended_total(&self) -> usize {
+        self.ended.iter().map(|(_, count)| *count).fold(0, usize::saturating_add)
+    }
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug)]
+pub enum ReloadError {
+    /// The configuration is not valid.
+    Invalid(Report),
+    /// The process has no configuration file.
+    NoFile,
+    /// More sessions would end than `recheck_max` allows.
+    TooMany {
+        /// The consequences that the reload would have.
+        summary: ReloadSummary,
+        /// `recheck_max`, in percent.
+        max_percent: u8,
+    },
+    /// An address cannot be bound, the descriptors are too few, or TLS cannot be set up.
+    Server(ServeError),
+    /// The process stops.
+    Stopping,
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(report) => write!(f, "the configuration is not valid\n{report}"),
+            Self::NoFile => f.write_str("this process has no configuration file"),
+            Self::TooMany { summary, max_percent } => {
+                let ended = summary.ended_total();
+                let all = ended.saturating_add(summary.kept).saturating_add(summary.changed);
+                write!(f, "{ended} of {all} sessions would end, and recheck_max is {max_percent}%: --force permits it")
+            }
+            Self::Server(error) => error.fmt(f),
+            Self::Stopping => f.write_str("the process is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for ReloadError {}
+
+/// The state of reloads: the configuration in use, and the sessions that the last one is ending.
+#[derive(Debug)]
+pub struct Reloader {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) pool: Arc<WorkerPool>,
+    pub(super) listeners: Listeners,
+    /// The configuration in use. Settings that need a restart have the values of the start.
+    pub(super) config: Config,
+    /// The file of the configuration.
+    pub(super) file: Option<PathBuf>,
+    pub(super) tasks: Tasks,
+    /// Ends the task that closes the sessions that the last reload rejected.
+    ending: CancellationToken,
+}
+
+impl Reloader {
+    /// Creates the state of a process that was started with this configuration.
+    pub fn new(gateway: Arc<Gateway>, pool: Arc<WorkerPool>, config: Config) -> Self {
+        let (listeners, ending) = (Listeners::default(), CancellationToken::new());
+        Self { gateway, pool, listeners, config, file: None, tasks: Tasks::default(), ending }
+    }
+
+    /// Reads the file of the configuration, and installs it.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used, or too many sessions would end. Then nothing changes.
+    pub async fn reload(&mut self, options: ReloadOptions) -> Result<ReloadSummary, ReloadError> {
+        let Checked { config, report } = config::check(self.file.as_ref().ok_or(ReloadError::NoFile)?, &Disk);
+        self.install(config.ok_or(ReloadError::Invalid(report))?, options).await
+    }
+
+    /// Installs a configuration: binds new listeners, builds the snapshot, checks the open sessions, and swaps.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used, or too many sessions would end. Then nothing changes.
+    pub async fn install(&mut self, mut config: Config, options: ReloadOptions) -> Result<ReloadSummary, ReloadError> {
+        let mut warnings: Vec<String> = config.warnings.lines().map(|(_, line)| line).collect();
+        warnings.extend(needs_restart(&self.config, &config));
+        adopt_fixed(&mut config, &self.config);
+        let next = self.listeners.prepare(&config.listeners).map_err(ReloadError::Server)?;
+        let addresses = next.addresses();
+        let snapshot = match self.build(&config, &addresses) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.gateway.retain_used();
+                return Err(ReloadError::Server(error));
+            }
+        };
+        let report = self.recheck(&snapshot, RecheckMode::DryRun).await;
+        let before = self.listeners.addresses();
+        let only_in = |these: &[_], others: &[_]| {
+            these.iter().filter(|address| !others.contains(*address)).map(ToString::to_string).collect()
+        };
+        let mut summary = ReloadSummary {
+            generation: self.gateway.snapshot().generation(),
+            applied: false,
+            kept: report.kept,
+            changed: report.changed,
+            ended: by_cause(&report),
+            listeners_added: only_in(&addresses, &before),
+            listeners_removed: only_in(&before, &addresses),
+            warnings,
+        };
+        let max_percent = config.server.recheck_max_percent.filter(|_| !options.force);
+        let refused = max_percent.filter(|max_percent| !options.dry_run && is_over(&summary, *max_percent));
+        if options.dry_run || refused.is_some() {
+            self.gateway.retain_used();
+            return match refused {
+                Some(max_percent) => Err(ReloadError::TooMany { summary, max_percent }),
+                None => Ok(summary),
+            };
+        }
+        summary.generation = snapshot.generation();
+        summary.applied = true;
+        let report = self.swap(snapshot, config, next).await;
+        // Sessions that began or ended since the first check are counted by the second one.
+        summary.kept = report.kept;
+        summary.changed = report.changed;
+        summary.ended = by_cause(&report);
+        self.end_sessions(&report);
+        Ok(summary)
+    }
+
+    fn build(&self, config: &Config, addresses: &[std::net::SocketAddr]) -> Result<Arc<Snapshot>, ServeError> {
+        let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(config))?;
+        let counters = &self.gateway.counters;
+        let context = SnapshotContext { addresses, max_sessions, counters, now: clock::now() };
+        self.gateway.snapshot().next(config, context).map(Arc::new).map_err(ServeError::Tls)
+    }
+
+    async fn recheck(&self, snapshot: &Arc<Snapshot>, mode: RecheckMode) -> RecheckReport {
+        if snapshot.rechecks_sessions() {
+            return self.pool.recheck(snapshot, mode).await;
+        }
+        RecheckReport { kept: self.gateway.process.lifecycle.sessions(), ..RecheckReport::default() }
+    }
+
+    async fn swap(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        config: Config,
+        next: super::listeners::NextListeners,
+    ) -> RecheckReport {
+        self.gateway.install(Arc::clone(&snapshot));
+        self.gateway.process.lifecycle.set_drain_timeout(config.server.drain_timeout);
+        // The log is not set up in tests.
+        if let Some(log) = log::handle() {
+            log.set_level(config.log.level);
+        }
+        self.config = config;
+        self.listeners.change(next, &self.pool).await;
+        if snapshot.rechecks_sessions() {
+            // The sessions that the reload before is still closing are checked as well.
+            self.ending.cancel();
+        }
+        self.recheck(&snapshot, RecheckMode::Apply).await
+    }
+
+    /// Closes the sessions that are not admitted at `recheck_rate`, and those that lost their route as the route demands.
+    fn end_sessions(&mut self, report: &RecheckReport) {
+        if report.rejected.is_empty() && report.removed.is_empty() {
+            return;
+        }
+        for (id, rule) in &report.rejected {
+            tracing::debug!(request_id = %id, rule, "session is not admitted any more");
+        }
+        let server = &self.config.server;
+        let closings = schedule(report, server.recheck_rate, server.drain_timeout);
+        self.ending = CancellationToken::new();
+        let (pool, ending) = (Arc::clone(&self.pool), self.ending.clone());
+        self.tasks.start(async move {
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = close_all(&pool, closings) => {}
+            }
+        });
+    }
+}
+
+/// A session that is closed, and the time at which it is, counted from the reload.
+type Closing = (Duration, RequestId, CloseReason);
+
+/// Returns the closings in the order of their times.
+fn schedule(report: &RecheckReport, rate: Rate, drain_timeout: Duration) -> Vec<Closing> {
+    let interval = rate.period.checked_div(rate.count.get()).unwrap_or_default();
+    let rejected = (0..).zip(&report.rejected).map(|(number, (id, _))| {
+        let at = interval.saturating_mul(number);
+        (at, *id, CloseReason::NotAdmitted)
+    });
+    let drained = report.removed.iter().filter(|(.., on_removed)| *on_removed == OnRemoved::Drain);
+    let interval = close_interval(drain_timeout, drained.clone().count());
+    let drained = (0..).zip(drained).map(|(number, (id, ..))| {
+        let at = interval.saturating_mul(number);
+        (at, *id, CloseReason::Removed)
+    });
+    let closed = report.removed.iter().filter(|(.., on_removed)| *on_removed == OnRemoved::Close);
+    let closed = closed.map(|(id, ..)| (Duration::ZERO, *id, CloseReason::Removed));
+    let mut closings: Vec<Closing> = rejected.chain(drained).chain(closed).collect();
+    closings.sort_by_key(|(at, ..)| *at);
+    closings
+}
+
+async fn close_all(pool: &WorkerPool, closings: Vec<Closing>) {
+    let start = Instant::from_std(clock::now());
+    for (at, id, cause) in closings {
+        if let Some(at) = start.checked_add(at) {
+            sleep_until(at).await;
+        }
+        let mut command = Command::Revoke(cause);
+        for _ in 0..RETRIES {
+            match pool.command(id, command).await {
+                Err(NotDelivered::Busy(back)) => command = back,
+                // A session that ended meanwhile needs no command.
+                _ => break,
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+fn by_cause(report: &RecheckReport) -> Vec<(&'static str, usize)> {
+    let mut counts = std::collections::BTreeMap::<&'static str, usize>::new();
+    let rejected = report.rejected.iter().map(|(_, rule)| *rule);
+    for cause in rejected.chain(report.removed.iter().map(|(_, removed, _)| removed.label())) {
+        *counts.entry(cause).or_default() += 1;
+    }
+    counts.into_iter().collect()
+}
+
+/// Whether more than this share of the sessions would end.
+fn is_over(summary: &ReloadSummary, max_percent: u8) -> bool {
+    let ended = summary.ended_total();
+    let all = ended.saturating_add(summary.kept).saturating_add(summary.changed);
+    ended.saturating_mul(100) > all.saturating_mul(usize::from(max_percent))
+}
+
+#[cfg(test)]
+mod tests;

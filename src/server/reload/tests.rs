@@ -1,0 +1,59 @@
+//! Tests of `reload`: the times at which sessions are closed, and the limit on their number.
+
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::policy::recheck::Removed;
+
+fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
+    let removed = |on_removed| move |id| (RequestId(id), Removed::Route, on_removed);
+    let drained = (1000..1000 + drained).map(removed(OnRemoved::Drain));
+    RecheckReport {
+        kept: 10,
+        changed: 5,
+        rejected: (0..rejected).map(|id| (RequestId(id), "claims")).collect(),
+        removed: drained.chain((2000..2000 + closed).map(removed(OnRemoved::Close))).collect(),
+    }
+}
+
+fn last(closings: &[Closing], cause: CloseReason, ids: std::ops::Range<u128>) -> Duration {
+    let of = |(_, id, own): &&Closing| *own == cause && ids.contains(&id.0);
+    closings.iter().filter(of).map(|(at, ..)| *at).max().unwrap()
+}
+
+#[test]
+fn closings_are_paced_by_their_cause() {
+    let rate = Rate { count: NonZeroU32::new(100).unwrap(), period: Duration::from_secs(1) };
+    let closings = schedule(&report(201, 301, 50), rate, Duration::from_secs(4));
+    assert_eq!(closings.len(), 552);
+    assert!(closings.is_sorted_by_key(|(at, ..)| *at));
+    assert_eq!(last(&closings, CloseReason::NotAdmitted, 0..1000), Duration::from_secs(2));
+    // Three quarters of the drain timeout.
+    let drained = last(&closings, CloseReason::Removed, 1000..2000);
+    assert!((Duration::from_millis(2900)..=Duration::from_secs(3)).contains(&drained), "{drained:?}");
+    assert_eq!(last(&closings, CloseReason::Removed, 2000..3000), Duration::ZERO);
+}
+
+#[test]
+fn the_share_of_ended_sessions_is_limited() {
+    let summary = |ended| ReloadSummary {
+        generation: 1,
+        applied: false,
+        kept: 70,
+        changed: 10,
+        ended: vec![("claims", ended)],
+        listeners_added: Vec::new(),
+        listeners_removed: Vec::new(),
+        warnings: Vec::new(),
+    };
+    assert!(!is_over(&summary(20), 20) && is_over(&summary(21), 20));
+    assert!(!is_over(&summary(0), 0) && is_over(&summary(1), 0));
+    assert!(!is_over(&summary(1000), 100));
+    let error = ReloadError::TooMany { summary: summary(21), max_percent: 20 };
+    assert_eq!(error.to_string(), "21 of 101 sessions would end, and recheck_max is 20%: --force permits it");
+}
+
+#[test]
+fn causes_are_counted() {
+    assert_eq!(by_cause(&report(2, 1, 2)), [("claims", 2), ("route_removed", 3)]);
+}

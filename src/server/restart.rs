@@ -1,0 +1,34 @@
+//! The settings that only a restart changes.
+
+use crate::config::Config;
+
+/// Names the settings that differ and need a restart, one warning each.
+pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
+    let (server, log) = (&running.server, &running.log);
+    let differs = [
+        ("server.workers", server.workers != next.server.workers),
+        ("server.max_handshakes", server.max_handshakes != next.server.max_handshakes),
+        ("server.handshakes_per_address", server.handshakes_per_address != next.server.handshakes_per_address),
+        ("log.format", log.format != next.log.format),
+        ("log.session_start", log.session_start != next.log.session_start),
+        ("log.slow_upgrade", log.slow_upgrade != next.log.slow_upgrade),
+        ("log.subject", log.subject != next.log.subject),
+        ("log.address", log.address != next.log.address),
+        ("admin", running.admin != next.admin),
+        ("metrics", running.metrics != next.metrics),
+    ];
+    let differing = differs.into_iter().filter(|(_, differs)| *differs);
+    differing.map(|(name, _)| format!("{name} changes only at a restart")).collect()
+}
+
+/// Replaces the settings that need a restart by those of the running process.
+pub fn adopt_fixed(next: &mut Config, running: &Config) {
+    next.server.workers = running.server.workers;
+    next.server.max_handshakes = running.server.max_handshakes;
+    next.server.handshakes_per_address = running.server.handshakes_per_address;
+    let level = next.log.level;
+    next.log = running.log;
+    next.log.level = level;
+    next.admin.clone_from(&running.admin);
+    next.metrics = running.metrics;
+}
