@@ -5,9 +5,6 @@
 
 use std::cmp::Ordering;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::problem::{Problem, Result};
 
 /// The number of entries of a page.
@@ -67,17 +64,13 @@ impl Order {
         // The keys of an order by id are all the same.
         keys.then(if self.is_descending && self.key == SortKey::Id { ids.reverse() } else { ids })
     }
-
-    fn name(self) -> &'static str {
-        Self::NAMES.into_iter().find(|(_, key)| *key == self.key).map_or("", |(name, _)| name)
-    }
 }
 
 impl Page {
     /// Reads the parameters of a query. Without `sort` the newest session is first.
     ///
     /// # Errors
-    /// If one of them is malformed, or the cursor is of a list with another order.
+    /// If one of them is malformed.
     pub(super) fn parse(sort: Option<&str>, limit: Option<usize>, cursor: Option<&str>) -> Result<Self> {
         let order = Order::parse(sort.unwrap_or("age")).ok_or_else(|| {
             Problem::bad_request("`sort` is one of age, messages, bytes, id, with a `-` before it to reverse the order")
@@ -86,8 +79,8 @@ impl Page {
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")));
         }
-        let invalid = || Problem::bad_request("`cursor` is not of a list with this order");
-        let after = cursor.map(|cursor| decode(order, cursor).ok_or_else(invalid)).transpose()?;
+        let invalid = || Problem::bad_request("`cursor` is not the one of a page");
+        let after = cursor.map(|cursor| decode(cursor).ok_or_else(invalid)).transpose()?;
         Ok(Self { order, after, limit })
     }
 
@@ -99,22 +92,20 @@ impl Page {
         entries.sort_unstable_by(|(a, _), (b, _)| self.order.compare(*a, *b));
         let has_more = entries.len() > self.limit;
         entries.truncate(self.limit);
-        let last = entries.last().filter(|_| has_more).map(|(place, _)| encode(self.order, *place));
+        let last = entries.last().filter(|_| has_more).map(|(place, _)| encode(*place));
         (entries.into_iter().map(|(_, entry)| entry).collect(), last)
     }
 }
 
-fn encode(order: Order, (key, id): Place) -> String {
-    let sign = if order.is_descending { "-" } else { "" };
-    URL_SAFE_NO_PAD.encode(format!("{sign}{}:{key}:{id:x}", order.name()))
+/// Returns the cursor of a place: 32 hexadecimal digits of each part.
+fn encode((key, id): Place) -> String {
+    format!("{:032x}{id:032x}", key.cast_unsigned())
 }
 
-fn decode(order: Order, cursor: &str) -> Option<Place> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-    let mut parts = text.split(':');
-    let (sort, key, id) = (parts.next()?, parts.next()?, parts.next()?);
-    let place = (key.parse().ok()?, u128::from_str_radix(id, 16).ok()?);
-    (parts.next().is_none() && Order::parse(sort) == Some(order)).then_some(place)
+fn decode(cursor: &str) -> Option<Place> {
+    let is_cursor = cursor.len() == 64 && cursor.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let (key, id) = cursor.split_at_checked(32).filter(|_| is_cursor)?;
+    Some((u128::from_str_radix(key, 16).ok()?.cast_signed(), u128::from_str_radix(id, 16).ok()?))
 }
 
 #[cfg(test)]

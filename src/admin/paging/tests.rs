@@ -55,10 +55,9 @@ fn parameters_are_checked() {
     for limit in [0, 1001] {
         assert_eq!(status(None, Some(limit), None), Err(400), "{limit}");
     }
-    let cursor = encode(newest_first, (-7, 8));
+    let cursor = encode((-7, 8));
     assert_eq!(status(None, None, Some(&cursor)).unwrap().after, Some((-7, 8)));
-    assert_eq!(status(Some("-age"), None, Some(&cursor)), Err(400), "a cursor of another order");
-    for cursor in ["", "!", "YWdl", &cursor[1..], &URL_SAFE_NO_PAD.encode("age:1:2:3")] {
+    for cursor in ["", "!", "00", &cursor[1..], &format!("{cursor}0"), &cursor.replace('8', "g")] {
         assert_eq!(status(None, None, Some(cursor)), Err(400), "{cursor}");
     }
 }
