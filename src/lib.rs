@@ -14,7 +14,7 @@
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
 //! | [`config`] | in | the only module that knows TOML |
 //! | [`runtime`] | out | what workers provide: clock, random bytes, tasks, timers, pacing, guards, lifecycle |
-//! | [`telemetry`] | out | the log |
+//! | [`telemetry`] | out | the log, and the table of metrics |
 //! | [`upstream`] | out | the servers: choice, connect, and the opening handshake with them |
 //! | [`tls`] | out | certificates, the TLS handshake, the client's byte stream |
 //! | [`relay`] | out | moves the bytes of one session |

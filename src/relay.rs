@@ -23,6 +23,8 @@ use crate::runtime::entropy::random;
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::session::{Action, CloseReason, Outcome, Session, Side};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::worker::SessionMetrics;
 use crate::telemetry::sessions::Sessions;
 use crate::ws::frame::{ControlFrame, Opcode};
 use budget::{Budget, ReadOutcome};
@@ -52,6 +54,8 @@ pub struct Process {
     pub lifecycle: Lifecycle,
     /// The log of sessions.
     pub sessions: Sessions,
+    /// The metrics of the process.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A stream, and the bytes that were read from it after its handshake.
@@ -66,6 +70,8 @@ pub struct RelayGuards {
     /// The guard that counts its connection in the load of the worker. Several sessions of one connection could share
     /// it.
     pub connection: LoadGuard,
+    /// The guard that counts it in the metrics of the worker.
+    pub metrics: SessionMetrics,
 }
 
 /// A relayed session: a future that moves the bytes of both directions, and logs the outcome when the session is over.
@@ -78,6 +84,7 @@ pub struct Relay<C, U> {
     upstream: PeerIo<U>,
     guard: SessionGuard,
     _load: LoadGuard,
+    metrics: SessionMetrics,
     /// The time at which the session hibernates, unless bytes are read before. `None` while it hibernates.
     hibernate_at: Option<Instant>,
     /// The time of the next disconnect check of a client that is not read.
@@ -112,7 +119,7 @@ impl<C, U> Relay<C, U> {
         process: Arc<Process>,
         guards: RelayGuards,
     ) -> Self {
-        let RelayGuards { session: guard, connection: load } = guards;
+        let RelayGuards { session: guard, connection: load, metrics } = guards;
         process.lifecycle.open_session();
         let now = clock::now();
         let relay = Self {
@@ -121,6 +128,7 @@ impl<C, U> Relay<C, U> {
             upstream: PeerIo::new(upstream.0, upstream.1),
             guard,
             _load: load,
+            metrics,
             hibernate_at: Some(clock::after(now, HIBERNATE_AFTER)),
             watch_at: None,
             postponed: 0,
@@ -138,9 +146,11 @@ impl<C, U> Relay<C, U> {
         relay
     }
 
-    fn log(&self, outcome: Outcome, now: Instant) {
+    /// Logs and counts the end of the session.
+    fn log(&mut self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.facts.started);
         self.process.sessions.log_end(&self.facts.log_summary(), age, outcome, &self.session.counts());
+        self.metrics.end(&outcome, age);
     }
 }
 
@@ -161,7 +171,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         }
         relay.run_commands(cx, now);
         if relay.lingers_until.is_none() {
-            let Poll::Ready(outcome) = relay.poll_session(cx, now) else { return Poll::Pending };
+            let polled = relay.poll_session(cx, now);
+            relay.metrics.count(&relay.session.counts(), relay.session.on_excess());
+            let Poll::Ready(outcome) = polled else { return Poll::Pending };
             relay.log(outcome, now);
             relay.log_undelivered();
             // Only the two connections remain to be closed. That must not keep the client from its next session.

@@ -255,6 +255,11 @@ impl Session {
         if peer.mid_frame { peer.inspector.remaining() } else { 0 }
     }
 
+    /// Returns the treatment of messages that exceed their quota.
+    pub fn on_excess(&self) -> OnExcess {
+        self.on_excess
+    }
+
     /// Whether a side has sent and has been sent a Close, so that only its connection remains to be closed.
     pub fn has_closed(&self, side: Side) -> bool {
         let peer = self.peer(side);

@@ -39,7 +39,7 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(start_page))
         .routes(routes!(process::healthz))
         .routes(routes!(process::readyz))
-        .routes(routes!(metrics::metrics))
+        .routes(routes!(metrics::scrape))
         .routes(routes!(process::info))
         .routes(routes!(process::reload))
         .routes(routes!(process::log_level))
@@ -61,7 +61,7 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
 /// Returns the endpoints of the metrics listener: those that need no token, and no other.
 pub(super) fn metrics_only(state: State) -> Router {
     let router = Router::new()
-        .route("/metrics", get(metrics::metrics))
+        .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(process::healthz))
         .route("/readyz", get(process::readyz))
         .with_state(Arc::new(state));

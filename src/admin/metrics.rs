@@ -1,15 +1,13 @@
 //! `GET /metrics`: the metrics in the text format of Prometheus.
 
-use std::sync::Arc;
-
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
-
-/// The media type of the text format.
-const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::telemetry::log;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::gauges::{CertificateGauges, Gauges, RouteGauges, ServerGauges};
 
 /// Returns the metrics in the text format of Prometheus.
 #[utoipa::path(
@@ -18,13 +16,18 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     tag = "process",
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
 )]
-pub(super) async fn metrics(Extract(state): Shared) -> Response {
-    ([(CONTENT_TYPE, TEXT)], text(&state)).into_response()
+pub(super) async fn scrape(Extract(state): Shared) -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text(&state)).into_response()
 }
 
-fn text(state: &Arc<State>) -> String {
-    format!(
-        "# TYPE tollgate_config_generation gauge\ntollgate_config_generation {}\n",
-        state.control.gateway().snapshot().generation()
-    )
+fn text(state: &State) -> String {
+    let gateway = state.control.gateway();
+    let snapshot = gateway.snapshot();
+    gateway.process.metrics.encode(&Gauges {
+        config_generation: snapshot.generation(),
+        certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
+        routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+        servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        log_lines_dropped: log::dropped_lines(),
+    })
 }

@@ -1,7 +1,7 @@
 //! The pool of an upstream: its servers, the order in which requests try them, and the limit on pending requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::config::{ServerAddress, UpstreamConfig};
@@ -30,6 +30,8 @@ pub struct Server {
     pub address: ServerAddress,
     /// Whether it failed recently.
     pub health: Health,
+    /// The number of attempts to connect that failed.
+    pub connect_failures: AtomicU64,
 }
 
 /// Counts a request as pending until it is dropped.
@@ -108,7 +110,8 @@ impl Pool {
 
 impl Server {
     fn new(address: &ServerAddress) -> Self {
-        Self { name: address.to_string().into(), address: address.clone(), health: Health::default() }
+        let name = address.to_string().into();
+        Self { name, address: address.clone(), health: Health::default(), connect_failures: AtomicU64::new(0) }
     }
 }
 

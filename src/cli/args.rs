@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::admin::args as admin;
 
@@ -43,6 +43,12 @@ pub enum Command {
     Tap(admin::Tap),
     /// Make a running process read its configuration again
     Reload(admin::Reload),
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
+    /// Print the man page, or write the pages of all subcommands
+    Man(ManPages),
+    /// Print the completion script of a shell
+    Completions(Completions),
 }
 
 /// The path of the configuration.
@@ -60,7 +66,7 @@ pub struct Check {
     #[command(flatten)]
     pub file: ConfigFile,
     /// The directory with the files of `credential:NAME`, for a check outside the systemd unit
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub credentials: Option<PathBuf>,
 }
 
@@ -102,6 +108,32 @@ pub struct Token {
     /// An additional claim; a value that is JSON is used as JSON, any other value as text
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
     pub claims: Vec<(String, serde_json::Value)>,
+}
+
+/// The arguments of `man`.
+#[derive(Debug, Args)]
+pub struct ManPages {
+    /// Write one page for the program and one for each subcommand into this directory, and print nothing
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directory: Option<PathBuf>,
+}
+
+/// The arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: CompletionShell,
+}
+
+/// A shell for which there is a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompletionShell {
+    /// Bash.
+    Bash,
+    /// Zsh.
+    Zsh,
+    /// Fish.
+    Fish,
 }
 
 /// Reads the arguments of the process.

@@ -8,3 +8,7 @@ pub mod check;
 pub mod demo;
 pub mod echo;
 pub mod token;
+mod print;
+pub mod schema;
+pub mod man;
+pub mod completions;

@@ -18,6 +18,7 @@ mod limits;
 mod load;
 mod model;
 mod routes;
+pub mod schema;
 mod suggestion;
 mod units;
 mod upstreams;

@@ -10,6 +10,34 @@ const DURATIONS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 const PERIODS: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
 
+/// Returns a regular expression of ECMA-262 for the text of a duration, without its bounds.
+pub(super) fn duration_pattern() -> String {
+    scaled_pattern(&DURATIONS)
+}
+
+/// Returns a regular expression for the text of a size, without its bounds.
+pub(super) fn size_pattern() -> String {
+    scaled_pattern(&SIZES)
+}
+
+/// Returns a regular expression for the text of a rate, without the bounds of its count.
+pub(super) fn rate_pattern() -> String {
+    format!("^[0-9]+/({})$", names(&PERIODS))
+}
+
+/// Returns the regular expression of a share, without its bounds.
+pub(super) fn percent_pattern() -> String {
+    "^[0-9]+%$".to_owned()
+}
+
+fn scaled_pattern(units: &[(&str, u64)]) -> String {
+    format!("^[0-9]+({})$", names(units))
+}
+
+fn names(units: &[(&str, u64)]) -> String {
+    units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join("|")
+}
+
 /// Parses a duration within inclusive bounds.
 ///
 /// # Errors

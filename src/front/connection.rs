@@ -36,6 +36,8 @@ use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
+use crate::telemetry::metrics::labels::{ConnectionState, HandshakeOutcome, TlsVersion};
+use crate::telemetry::metrics::worker::{ConnectionGuard, SessionMetrics, WorkerMetrics};
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::RequestId;
@@ -66,6 +68,8 @@ pub async fn serve(
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let PendingConnection { slot, load } = pending;
+    let metrics = sessions.metrics();
+    let mut connection = metrics.connection();
     // The connection was accepted this long before its deadline.
     let mut phases = UpgradePhases::start(deadline.checked_sub(config.handshake_timeout).unwrap_or_else(clock::now));
     let lifecycle = &gateway.process.lifecycle;
@@ -75,6 +79,7 @@ pub async fn serve(
         accepted = timeout_at(deadline.into(), accept(slot, config, stream, &mut phases)) => accepted,
     };
     let identities = gateway.process.sessions.identities();
+    metrics.count_handshake(handshake_outcome(&accepted));
     let (permit, stream, tls) = match accepted {
         Ok(Ok(accepted)) => accepted,
         Ok(Err(error)) => {
@@ -86,22 +91,25 @@ pub async fn serve(
             return None;
         }
     };
+    connection.enter(ConnectionState::Request);
     let now = clock::now();
     phases.enter(UpgradePhase::Head, now);
     let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, config, stream, client, permit, head_timeout, phases) => served,
+        served = serve_request(gateway, metrics, config, (stream, permit), client, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
         RequestOutcome::Rejected(closing) => {
+            connection.enter(ConnectionState::Closing);
             linger(stream, closing).await;
             return None;
         }
     };
     upgrade::log_if_slow(gateway, client, &opened);
-    Some(relay(gateway, sessions, opened, tls, (stream, read_ahead), load))
+    let metrics = count_session(metrics, connection, &opened);
+    Some(relay(gateway, sessions, opened, tls, (stream, read_ahead), (load, metrics)))
 }
 
 /// Returns the relay of a session whose client has its 101.
@@ -111,7 +119,7 @@ fn relay(
     opened: OpenedSession,
     tls: TlsSummary,
     (stream, read_ahead): (ClientStream, Bytes),
-    connection: LoadGuard,
+    (connection, metrics): (LoadGuard, SessionMetrics),
 ) -> Relay<ClientStream, UpstreamStream> {
     let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
@@ -134,8 +142,15 @@ fn relay(
     if snapshot.generation() != opened.generation && snapshot.rechecks_sessions() {
         recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
     }
-    let guards = RelayGuards { session: session_guard, connection };
+    let guards = RelayGuards { session: session_guard, connection, metrics };
     Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
+}
+
+fn count_session(metrics: &WorkerMetrics, connection: ConnectionGuard, opened: &OpenedSession) -> SessionMetrics {
+    let OpenedSession { admission, session, server, started, .. } = opened;
+    let target = [admission.route().name(), &admission.pool().config().name, server].map(Arc::clone);
+    let duration = clock::now().saturating_duration_since(*started);
+    metrics.open_session(connection, target, duration, &session.counts())
 }
 
 /// Waits for a pending permit, and does the TLS handshake.
@@ -154,6 +169,19 @@ async fn accept(
     phases.enter(UpgradePhase::Tls, clock::now());
     let (stream, tls) = ClientStream::accept(&config.tls, stream).await?;
     Ok((permit, stream, tls))
+}
+
+fn handshake_outcome<E>(
+    accepted: &Result<io::Result<(PendingPermit, ClientStream, TlsSummary)>, E>,
+) -> HandshakeOutcome {
+    match accepted {
+        Ok(Ok((_, _, tls))) => {
+            let version = if tls.is_tls13() { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
+            HandshakeOutcome::Completed { version, resumed: tls.resumed() }
+        }
+        Ok(Err(error)) => HandshakeOutcome::from(error),
+        Err(_) => HandshakeOutcome::TimedOut,
+    }
 }
 
 /// Completes when the client has closed its direction, even if bytes that it sent before are unread.
@@ -190,10 +218,10 @@ type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes
 /// outcome.
 async fn serve_request(
     gateway: &Gateway,
+    metrics: &WorkerMetrics,
     config: &ConnectionConfig,
-    stream: ClientStream,
+    (stream, permit): (ClientStream, PendingPermit),
     client: IpAddr,
-    permit: PendingPermit,
     head_timeout: Duration,
     phases: UpgradePhases,
 ) -> (ClientStream, Bytes, RequestOutcome) {
@@ -208,7 +236,7 @@ async fn serve_request(
         phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, client, request_id, phases, &request).await;
+            let (response, opened) = upgrade::answer(gateway, metrics, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -232,7 +260,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, client, request_id, &phases, &error);
+                reject_head(gateway, metrics, (client, request_id), &phases, &error);
             }
             true
         }
@@ -250,7 +278,7 @@ async fn serve_request(
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
         unfinished => {
             if let RequestState::Upgraded(opened) = &unfinished {
-                upgrade::log_answer_not_taken(gateway, client, opened);
+                upgrade::log_answer_not_taken(gateway, metrics, client, opened);
             }
             // Its permit or session ends before the closing permit is taken.
             drop(unfinished);
@@ -273,7 +301,13 @@ async fn after_drain(lifecycle: &Lifecycle) {
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one.
-fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, phases: &UpgradePhases, error: &hyper::Error) {
+fn reject_head(
+    gateway: &Gateway,
+    metrics: &WorkerMetrics,
+    (client, request_id): (IpAddr, RequestId),
+    phases: &UpgradePhases,
+    error: &hyper::Error,
+) {
     let identities = gateway.process.sessions.identities();
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
@@ -290,6 +324,7 @@ fn reject_head(gateway: &Gateway, client: IpAddr, request_id: RequestId, phases:
     let detail = error.to_string();
     let times = gateway.process.sessions.slow_times(phases, clock::now());
     let event = RejectionEvent { detail: Some(&detail), times, ..RejectionEvent::new(rejection, request_id, client) };
+    metrics.count_upgrade("", rejection.label());
     gateway.rejections.log(&event, identities, clock::now());
 }
 

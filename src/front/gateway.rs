@@ -84,6 +84,7 @@ impl Gateway {
     /// may have added some.
     pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
+        self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
@@ -22,6 +23,7 @@ use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Phase;
 use crate::session::{Session, SessionConfig};
+use crate::telemetry::metrics::worker::WorkerMetrics;
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
@@ -52,12 +54,15 @@ pub struct OpenedSession {
     pub generation: u64,
     /// The phases of its upgrade.
     pub phases: UpgradePhases,
+    /// When its head was received.
+    pub started: Instant,
 }
 
 /// The parts of a request that every log line about it contains.
 #[derive(Clone, Copy)]
 struct Context<'a> {
     gateway: &'a Gateway,
+    metrics: &'a WorkerMetrics,
     client: IpAddr,
     request_id: RequestId,
     trace: TraceContext,
@@ -65,6 +70,7 @@ struct Context<'a> {
     phases: UpgradePhases,
     /// The generation of the snapshot that the request uses.
     generation: u64,
+    started: Instant,
 }
 
 impl<'a> Context<'a> {
@@ -73,7 +79,9 @@ impl<'a> Context<'a> {
         RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client) }
     }
 
+    /// Logs and counts a rejection.
     fn log(&self, event: &RejectionEvent<'_>) {
+        self.metrics.count_upgrade(event.route.unwrap_or_default(), event.rejection.label());
         log(self.gateway, event);
     }
 }
@@ -85,6 +93,7 @@ fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
 /// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
 pub async fn answer(
     gateway: &Gateway,
+    metrics: &WorkerMetrics,
     client: IpAddr,
     request_id: RequestId,
     phases: UpgradePhases,
@@ -92,8 +101,8 @@ pub async fn answer(
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
     let trace = TraceContext::of_request(request.headers(), random);
     let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
-    let generation = snapshot.generation();
-    let context = Context { gateway, client, request_id, trace, summary, phases, generation };
+    let (generation, started) = (snapshot.generation(), clock::now());
+    let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
     match respond(&context, &snapshot, request).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
@@ -235,6 +244,7 @@ async fn upgrade(
         summary,
         generation: context.generation,
         phases,
+        started: context.started,
     };
     Ok((response, opened))
 }
@@ -275,7 +285,8 @@ impl Drop for PendingRequest<'_> {
 }
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
-pub fn log_answer_not_taken(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, opened: &OpenedSession) {
+    metrics.count_upgrade(opened.admission.route().name(), Rejection::ClientGone.label());
     let event = RejectionEvent {
         summary: opened.summary.summary(),
         route: Some(opened.admission.route().name()),

@@ -47,6 +47,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
 
     fn send_message(&mut self, message: Message, now: Instant) {
         if self.session.send(message, now).is_err() {
+            self.metrics.count_send_failures(1);
             self.process.sessions.log_undelivered(&self.facts.log_summary(), 1);
         }
     }
@@ -55,6 +56,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     pub(super) fn log_undelivered(&mut self) {
         let undelivered = self.session.take_undelivered();
         if undelivered > 0 {
+            self.metrics.count_send_failures(undelivered);
             self.process.sessions.log_undelivered(&self.facts.log_summary(), undelivered);
         }
     }

@@ -15,6 +15,7 @@ use crate::policy::recheck::{TermChanges, Terms};
 use crate::policy::route::Route;
 use crate::runtime::timers::{Timer, Timers};
 use crate::session::{CloseReason, Message};
+use crate::telemetry::metrics::worker::WorkerMetrics;
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
 
@@ -195,14 +196,25 @@ impl Drop for Registration {
     }
 }
 
-/// The timers and the registry that a worker provides to its sessions.
+/// The timers, the registry and the metrics that a worker provides to its sessions.
 #[derive(Debug, Clone, Default)]
 pub struct SessionContext {
     timers: Arc<Timers>,
     registry: Arc<Registry>,
+    metrics: Arc<WorkerMetrics>,
 }
 
 impl SessionContext {
+    /// Creates the context of a worker with these metrics.
+    pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
+    /// Returns the metrics of the worker.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
     /// Returns the timers of the worker.
     pub fn timers(&self) -> &Arc<Timers> {
         &self.timers

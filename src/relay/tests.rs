@@ -240,12 +240,16 @@ fn relay_in<C, U>(
     let process = Arc::new(Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
+        metrics: Arc::new(Metrics::new(Duration::ZERO)),
     });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));
     let session = worker.register(Arc::clone(&facts), Arc::clone(admission.route()));
-    let guards = RelayGuards { session, connection };
-    Relay::new(admission.into_lease(), Session::new(terms, now), client_side, upstream_side, facts, process, guards)
+    let (target, relayed) = (["all", "echo", "server"].map(Arc::from), Session::new(terms, now));
+    let metrics = worker.metrics();
+    let metrics = metrics.open_session(metrics.connection(), target, Duration::ZERO, &relayed.counts());
+    let guards = RelayGuards { session, connection, metrics };
+    Relay::new(admission.into_lease(), relayed, client_side, upstream_side, facts, process, guards)
 }
 
 #[test]

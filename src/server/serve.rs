@@ -25,6 +25,7 @@ use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
+use crate::telemetry::metrics::{Metrics, ReloadOutcome};
 use crate::telemetry::rejections::RejectionLog;
 use crate::telemetry::sessions::Sessions;
 use crate::tls::expiry::watch_expiry;
@@ -72,6 +73,7 @@ impl Server {
         let process = Arc::new(Process {
             lifecycle: Lifecycle::new(config.server.drain_timeout),
             sessions: Sessions::new(&config.log, identities),
+            metrics: Arc::new(Metrics::new(now.unix)),
         });
         let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
         let workers = config.server.workers.get();
@@ -155,6 +157,8 @@ async fn serve_requests(
                 }
                 let result = reloader.reload(options).await;
                 if !options.dry_run {
+                    let outcome = if result.is_ok() { ReloadOutcome::Success } else { ReloadOutcome::Failure };
+                    reloader.gateway.process.metrics.count_reload(outcome, clock::both().unix);
                     observe(ServerEvent::Reloaded(&result));
                 }
                 // If the caller no longer waits, the result was reported.

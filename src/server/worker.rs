@@ -17,7 +17,7 @@ use crate::front::connection;
 use crate::front::gateway::Gateway;
 use crate::relay::Process;
 use crate::relay::recheck::recheck_all;
-use crate::relay::registry::{Command, NotDelivered, Registry, SessionContext};
+use crate::relay::registry::{Command, NotDelivered, SessionContext};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
 use crate::runtime::guard::{LoadGuard, PendingConnection};
@@ -73,12 +73,12 @@ impl Worker {
         let (end, ended) = oneshot::channel();
         start_thread(&format!("worker-{number}"), runtime, async move {
             let WorkerReceiver { listeners, commands, connections } = receiver;
-            let (sessions, tasks) = (SessionContext::default(), Tasks::default());
+            let (sessions, tasks) = (SessionContext::new(gateway.process.metrics.worker()), Tasks::default());
             let context = WorkerContext { connections, pool, gateway, sessions, tasks, is_draining: false };
             tokio::select! {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
-                () = serve_commands(commands, context.sessions.registry(), &context.gateway.process) => {}
+                () = serve_commands(commands, &context.sessions, &context.gateway.process) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
             }
@@ -94,13 +94,14 @@ impl Worker {
 }
 
 /// Executes commands. Never returns, even if the channel is closed.
-async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, sessions: &Registry, process: &Process) {
+async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &SessionContext, process: &Process) {
+    let sessions = context.registry();
     while let Some(command) = commands.recv().await {
         // If the sender no longer waits, the reply is dropped.
         match command {
             WorkerCommand::Session { id, command, reply } => drop(reply.send(sessions.deliver(id, command))),
             WorkerCommand::List(reply) => drop(reply.send(sessions.list())),
-            WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, sessions, process).await,
+            WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, context, process).await,
             WorkerCommand::Recheck(snapshot, mode, reply) => {
                 let report = recheck_all(sessions, snapshot.policy(), mode).await;
                 drop(reply.send(report));
@@ -111,7 +112,8 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, sessions: &
 }
 
 /// Delivers a command to each session with one of these ids, and lets the worker's sessions run in between.
-async fn deliver_each(ids: &HashSet<RequestId>, command: &BulkCommand, sessions: &Registry, process: &Process) {
+async fn deliver_each(ids: &HashSet<RequestId>, command: &BulkCommand, context: &SessionContext, process: &Process) {
+    let sessions = context.registry();
     for keys in sessions.keys().chunks(COMMANDS_IN_A_ROW) {
         for key in keys {
             let Some((_, facts)) = sessions.get(*key).filter(|(_, facts)| ids.contains(&facts.request_id)) else {
@@ -122,6 +124,7 @@ async fn deliver_each(ids: &HashSet<RequestId>, command: &BulkCommand, sessions:
                 BulkCommand::Send(message) => Command::Send(message.clone()),
             };
             if let Err(NotDelivered::Busy(Command::Send(_))) = sessions.deliver_to(*key, command) {
+                context.metrics().count_send_failure(&facts.route);
                 process.sessions.log_undelivered(&facts.log_summary(), 1);
             }
         }

@@ -1,4 +1,4 @@
-//! The log of sessions and rejections.
+//! The log of sessions and rejections, and the metrics.
 
 mod event;
 pub mod phases;
@@ -6,6 +6,7 @@ pub mod escape;
 pub mod identity;
 pub mod log;
 pub mod trace_context;
+pub mod metrics;
 pub mod request;
 pub mod rejections;
 pub mod sessions;

@@ -54,25 +54,24 @@ impl<'a> RequestSummary<'a> {
     /// Returns an owned copy, for a session's lifetime.
     pub fn keep(self) -> OwnedRequestSummary {
         let text = |part: Option<&str>| part.map(Box::from);
-        OwnedRequestSummary(Box::new((self.trace_id, [text(self.host), text(self.path), text(self.origin)])))
+        OwnedRequestSummary(self.trace_id, [text(self.host), text(self.path), text(self.origin)])
     }
 }
 
 /// The trace, the target and the origin of a session's request, kept until the session ends.
 #[derive(Debug)]
-pub struct OwnedRequestSummary(Box<(Option<TraceId>, [Option<Box<str>>; 3])>);
+pub struct OwnedRequestSummary(Option<TraceId>, [Option<Box<str>>; 3]);
 
 impl OwnedRequestSummary {
     /// Borrows the summary.
     pub fn summary(&self) -> RequestSummary<'_> {
-        let (trace_id, texts) = &*self.0;
-        let [host, path, origin] = texts.each_ref().map(Option::as_deref);
-        RequestSummary { trace_id: *trace_id, host, path, origin }
+        let [host, path, origin] = self.1.each_ref().map(Option::as_deref);
+        RequestSummary { trace_id: self.0, host, path, origin }
     }
 
     /// Returns the path, unless it may have been truncated.
     pub fn whole_path(&self) -> Option<&str> {
-        let (_, [_, path, _]) = &*self.0;
+        let [_, path, _] = &self.1;
         // Truncation at a character boundary removes at most three further bytes.
         path.as_deref().filter(|path| path.len() < super::TEXT_MAX_BYTES.saturating_sub(3))
     }

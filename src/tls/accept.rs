@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rustls::{ConnectionTrafficSecrets, KeyLog, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{ConnectionTrafficSecrets, KeyLog, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -71,7 +71,7 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
     }
     let summary = TlsSummary::of(&connection);
     let final_flight = drain_output(&mut connection)?;
-    if config.enable_secret_extraction && connection.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+    if config.enable_secret_extraction && summary.is_tls13() {
         let leftover = Leftover { received: received.into_rest(), to_send: final_flight };
         return Ok((Protected::Own(take_over(stream, connection, &secrets, leftover)?), summary));
     }

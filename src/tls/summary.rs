@@ -20,6 +20,11 @@ impl TlsSummary {
         }
     }
 
+    /// Whether the version is TLS 1.3.
+    pub fn is_tls13(self) -> bool {
+        self.version == ProtocolVersion::TLSv1_3
+    }
+
     /// Returns the version, as in `TLSv1_3`.
     pub fn version(self) -> &'static str {
         self.version.as_str().unwrap_or("unknown")

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -141,6 +142,7 @@ impl Connector {
                 Ok(stream)
             }
             Err(error) => {
+                server.connect_failures.fetch_add(1, Ordering::Relaxed);
                 let timed_out = error.kind() == io::ErrorKind::TimedOut;
                 let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
                 // A local error is not caused by the server, which another request may well reach.

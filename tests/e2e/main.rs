@@ -18,5 +18,6 @@ mod metering;
 mod abuse;
 mod operations;
 mod snapshots;
+mod metrics;
 mod upstreams;
 mod tls;

@@ -1,4 +1,4 @@
-"""Tests the unit under a real systemd, in a container with its own network, made by debootstrap and systemd-nspawn.
+"""Tests the units and the package under a real systemd, in a container with its own network, made by debootstrap and systemd-nspawn.
 
 It needs root, debootstrap and systemd-container, and half a minute for the first run, so it runs only if TOLLGATE_NSPAWN=1.
 """
@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 import harness
@@ -47,7 +48,8 @@ config = (
 )
 (etc / "tollgate.toml").write_text(config)
 shutil.copy(harness.BINARY, root / "usr" / "local" / "bin" / "tollgate")
-shutil.copy(harness.ROOT / "systemd" / "tollgate.service", root / "etc" / "systemd" / "system" / "tollgate.service")
+for unit in ("tollgate.service", "tollgate.socket"):
+    shutil.copy(harness.ROOT / "systemd" / unit, root / "etc" / "systemd" / "system" / unit)
 
 container = harness.Process("container", ["systemd-nspawn", "-D", root, "--register=no", "--keep-unit", "-b",
                                           "--private-network", "--console=pipe"], directory)
@@ -72,6 +74,13 @@ def journal():
 
 def shown(name):
     return inside("systemctl", "show", "--value", "-p", name, "tollgate")
+
+
+def until(holds, seconds=10):
+    end = time.monotonic() + seconds
+    while not holds():
+        equal(time.monotonic() < end, True)
+        time.sleep(0.1)
 
 
 def in_its_network(*command, **options):
@@ -124,6 +133,17 @@ with suite.check("the service runs as a dynamic user with one capability and a s
     equal({field[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")}, {f"{1 << 10:016x}"})
     equal((field["NoNewPrivs"], field["Seccomp"]), ("1", "2"))
 
+with suite.check("`systemctl reload` signals the process, which keeps running and serving"):
+    process = shown("MainPID")
+    inside("systemctl", "reload", "tollgate")
+    equal((shown("ActiveState"), shown("MainPID")), ("active", process))
+    until(lambda: "SIGHUP" in journal() or "reload" in journal())
+    Session().client.kill()
+
+with suite.check("the state directory belongs to the service and is closed to others"):
+    state = root / "var" / "lib" / "private" / "tollgate"
+    equal((state.stat().st_uid != 0, state.stat().st_mode & 0o777), (True, 0o700))
+
 with suite.check("`systemctl stop` drains: the session gets 1001, and the service ends with success"):
     inside("systemctl", "stop", "--no-block", "tollgate")
     rest = session.rest()
@@ -148,6 +168,48 @@ with suite.check("with a bad configuration the service fails with 78, logs the r
     time.sleep(4)
     equal((shown("ActiveState"), shown("ExecMainStatus"), shown("NRestarts")), ("failed", "78", "0"))
     equal("nonsense" in journal(), True)
+
+with suite.check("the socket unit listens on port 443 of IPv6 and IPv4"):
+    inside("systemctl", "start", "tollgate.socket")
+    equal(inside("systemctl", "is-active", "tollgate.socket"), "active")
+    listening = pathlib.Path(f"/proc/{leader}/net/tcp6").read_text()
+    equal(re.search(r" 0{32}:01BB 0{32}:0000 0A ", listening) is not None, True)
+    ipv4 = in_its_network("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/443")
+    equal(subprocess.run(ipv4, capture_output=True, timeout=20).returncode, 0)
+    inside("systemctl", "stop", "tollgate.socket", "tollgate.service", check=False)
+
+# ------------------------------------------------------------------------------------------------------------ the package
+
+
+def enabled():
+    return inside("systemctl", "is-enabled", "tollgate", check=False)
+
+
+with suite.check("the installation of the package neither enables nor starts the service"):
+    built = harness.run(sys.executable, harness.ROOT / "packaging" / "deb", "--binary", harness.BINARY, "--out", directory, seconds=120)
+    shutil.copy(built.stdout.strip(), root / "root" / "tollgate.deb")
+    for file in ("usr/local/bin/tollgate", "etc/systemd/system/tollgate.service", "etc/systemd/system/tollgate.socket"):
+        (root / file).unlink()
+    (etc / "tollgate.toml").write_text(config)
+    inside("systemctl", "daemon-reload")
+    inside("systemctl", "reset-failed")
+    inside("dpkg", "-i", "/root/tollgate.deb")
+    equal((shown("LoadState"), shown("ActiveState"), enabled()), ("loaded", "inactive", "disabled"))
+
+with suite.check("the installed service serves, and an upgrade restarts it"):
+    inside("systemctl", "enable", "--now", "tollgate")
+    process = shown("MainPID")
+    equal(inside("readlink", f"/proc/{process}/exe"), "/usr/bin/tollgate")
+    Session().client.kill()
+    inside("dpkg", "-i", "/root/tollgate.deb")
+    equal((shown("ActiveState"), shown("MainPID") != process, enabled()), ("active", True, "enabled"))
+    Session().client.kill()
+
+with suite.check("a purge stops the service, and leaves neither unit nor state"):
+    inside("dpkg", "--purge", "tollgate")
+    equal((shown("LoadState"), shown("ActiveState")), ("not-found", "inactive"))
+    links = [path for path in (root / "etc" / "systemd").rglob("*tollgate*")]
+    equal((links, (root / "var" / "lib" / "private" / "tollgate").exists(), (etc / "tollgate.toml").exists()), ([], False, True))
 
 backend.stop()
 if leader:

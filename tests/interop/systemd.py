@@ -1,5 +1,6 @@
-"""Checks the unit in systemd/ with systemd-analyze, and the behaviour of the binary that the unit relies on."""
+"""Checks the units in systemd/ with systemd-analyze, and the behaviour of the binary that the unit relies on."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ text = (harness.ROOT / "systemd" / "tollgate.service").read_text()
 setting = dict(re.findall(r"^(\w+)=(.*)$", text, re.M))
 unit = directory / "tollgate.service"
 unit.write_text(text.replace("/usr/local/bin/tollgate", str(harness.BINARY)))  # `verify` checks that the binary exists
+socket_unit = directory / "tollgate.socket"
+shutil.copy(harness.ROOT / "systemd" / "tollgate.socket", socket_unit)
 
 
 def analyze(*arguments):
@@ -26,15 +29,57 @@ def analyze(*arguments):
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
 
 
-with suite.check("systemd-analyze verify reports nothing"):
-    done = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
+def verify(*units):
+    done = analyze("verify", "--man=no", "--recursive-errors=no", *map(str, units))
     equal((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
-with suite.check(f"systemd-analyze security gives {EXPOSURE_MAX} or better"):
+
+def exposure():
     done = analyze("security", "--offline=true", "--no-pager", str(unit))
-    exposure = float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)[1])
-    suite.note(f"exposure {exposure}")
-    equal(exposure <= EXPOSURE_MAX, True)
+    return float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)[1])
+
+
+@contextlib.contextmanager
+def drop_in(text):
+    """Adds a drop-in to the unit."""
+    folder = directory / "tollgate.service.d"
+    folder.mkdir()
+    (folder / "test.conf").write_text(text)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+
+
+with suite.check("systemd-analyze verify reports nothing about the service and the socket"):
+    verify(unit, socket_unit)
+
+with suite.check(f"systemd-analyze security gives {EXPOSURE_MAX} or better"):
+    suite.note(f"exposure {exposure()}")
+    equal(exposure() <= EXPOSURE_MAX, True)
+
+with suite.check("the drop-in that the socket unit documents is valid and lowers the exposure"):
+    comment = re.findall(r"^#     (\[Service\]\n(?:#     \w+=.*\n)+)", socket_unit.read_text(), re.M)
+    before = exposure()
+    with drop_in(comment[0].replace("#     ", "")):
+        verify(unit, socket_unit)
+        equal(exposure() < before, True)
+
+with suite.check("notify-reload.conf replaces the command for a reload by a signal of systemd"):
+    conf = (harness.ROOT / "systemd" / "notify-reload.conf").read_text()
+    equal(re.findall(r"^\w+=.*$", conf, re.M), ["Type=notify-reload", "ReloadSignal=SIGHUP", "ExecReload="])
+    equal("kill -HUP $MAINPID" in setting["ExecReload"], True)
+
+with suite.check("systemd-analyze verify reports nothing about notify-reload.conf"):
+    version = int(re.search(r"systemd (\d+)", analyze("--version").stdout)[1])
+    if version < 253:
+        raise Skip(f"systemd {version} does not know Type=notify-reload")
+    with drop_in(conf):
+        verify(unit)
+
+with suite.check("every credential in the comments is in the form of LoadCredential"):
+    examples = re.findall(r"^#     LoadCredential(?:Encrypted)?=(.*)$", text, re.M)
+    equal(len(examples) >= 4 and all(re.fullmatch(r"[\w.-]+:/\S+", example) for example in examples), True)
 
 with suite.check("the unit's stop timeout is longer than the default drain_timeout"):
     equal(int(setting["TimeoutStopSec"].removesuffix("s")) > 30, True)

@@ -20,6 +20,8 @@ use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::identity::Identities;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::gauges::Gauges;
 use crate::telemetry::sessions::Sessions;
 use crate::upstream::Connector;
 
@@ -68,6 +70,7 @@ fn gateway(config: &Config) -> Gateway {
     let process = Process {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(&config.log, Identities::new(&config.log, [0; 32])),
+        metrics: Arc::new(Metrics::new(Duration::ZERO)),
     };
     Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process), PendingLimit::new(1, None))
 }
@@ -261,4 +264,19 @@ fn a_session_keeps_a_bounded_part_of_the_request() {
     let grant = admission.grant();
     assert_eq!((&*grant.host, grant.params.get("room"), grant.address), ("localhost", Some("blue"), CLIENT));
     assert_eq!(grant.origin.as_ref().map(|origin| origin.len()), Some(512));
+}
+
+#[test]
+fn an_update_drops_the_metrics_of_routes_that_are_gone() {
+    let files = InMemory::new();
+    let config = config(&files, &[]);
+    let gateway = gateway(&config);
+    let worker = gateway.process.metrics.worker();
+    for route in ["chat", "feed"] {
+        worker.count_upgrade(route, "origin");
+    }
+    let renamed = self::config(&files, &[("name = \"feed\"", "name = \"news\"")]);
+    gateway.update(|before| built(before, &renamed, &gateway.counters)).unwrap();
+    let text = gateway.process.metrics.encode(&Gauges::default());
+    assert_eq!(["chat", "feed"].map(|route| text.contains(&format!("route=\"{route}\""))), [true, false], "{text}");
 }

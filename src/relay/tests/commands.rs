@@ -6,6 +6,7 @@ use super::super::description::SessionActivity;
 use super::super::registry::Command;
 use super::*;
 use crate::policy::recheck::TermChanges;
+use crate::telemetry::metrics::gauges::Gauges;
 use crate::ws::code::CloseCode;
 
 /// The states of a session in which a command must reach it.
@@ -155,4 +156,19 @@ fn a_command_wakes_a_session_on_a_runtime() {
         tokio::join!(relay, ends);
         assert!(worker.registry().list().is_empty());
     });
+}
+
+#[test]
+fn a_message_to_a_closing_session_is_counted_as_a_send_failure() {
+    let (metrics, now) = (Metrics::new(Duration::ZERO), clock::now());
+    let worker = SessionContext::new(metrics.worker());
+    let (mut relay, _received) = relay_in_state(&worker, State::Closing, now);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    for expected in [0, 1] {
+        let line = format!("tollgate_send_failures_total{{route=\"all\"}} {expected}\n");
+        assert!(metrics.encode(&Gauges::default()).contains(&line), "{line}");
+        worker.registry().deliver(RequestId(1), Command::Send(message("late"))).unwrap();
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
+    }
 }

@@ -1,0 +1,109 @@
+//! The metrics of the process: counted by each worker for itself, merged when they are scraped.
+
+pub mod cells;
+pub mod gauges;
+pub mod labels;
+mod merged;
+mod process;
+pub mod table;
+mod text;
+pub mod worker;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gauges::Gauges;
+use merged::Merged;
+use process::ProcessFigures;
+use table::{Reloads, Scrape, TABLE};
+pub use text::{CONTENT_TYPE, Kind};
+use worker::WorkerMetrics;
+
+/// The metrics of the process. They outlive every snapshot.
+#[derive(Debug)]
+pub struct Metrics {
+    /// The start of the process, since the Unix epoch.
+    started: Duration,
+    workers: Mutex<Vec<Arc<WorkerMetrics>>>,
+    /// The routes of the configuration; `None` before the first call of [`Metrics::retain`].
+    routes: Mutex<Option<BTreeSet<Arc<str>>>>,
+    reloads: Mutex<Reloads>,
+}
+
+/// The outcome of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadOutcome {
+    /// The new configuration is in use.
+    Success,
+    /// The new configuration was rejected, and the old one stays in use.
+    Failure,
+}
+
+impl Metrics {
+    /// Creates the metrics of a process that starts at this time, counted from the Unix epoch; 0 if the clock is wrong.
+    pub fn new(now: Duration) -> Self {
+        let reloads = Reloads { succeeded: 0, failed: 0, last_succeeded: true, last_success: now };
+        Self { started: now, workers: Mutex::default(), routes: Mutex::default(), reloads: Mutex::new(reloads) }
+    }
+
+    /// Returns the metrics of a further worker, whose thread alone may write them. They are kept until the process
+    /// ends.
+    pub fn worker(&self) -> Arc<WorkerMetrics> {
+        let worker = Arc::default();
+        lock(&self.workers).push(Arc::clone(&worker));
+        worker
+    }
+
+    /// Counts a reload.
+    pub fn count_reload(&self, outcome: ReloadOutcome, now: Duration) {
+        let mut reloads = lock(&self.reloads);
+        reloads.last_succeeded = outcome == ReloadOutcome::Success;
+        match outcome {
+            ReloadOutcome::Success => {
+                reloads.succeeded += 1;
+                reloads.last_success = now;
+            }
+            ReloadOutcome::Failure => reloads.failed += 1,
+        }
+    }
+
+    /// Limits the series to these routes, those of the configuration. The series of another route are dropped once it
+    /// has no sessions.
+    pub fn retain(&self, routes: impl IntoIterator<Item = Arc<str>>) {
+        *lock(&self.routes) = Some(routes.into_iter().collect());
+        self.drop_old();
+    }
+
+    /// Returns the text of all metrics, of the type [`CONTENT_TYPE`]. It reads files of `/proc`, so it must not be called
+    /// by a worker.
+    pub fn encode(&self, gauges: &Gauges) -> String {
+        let process = ProcessFigures::read();
+        self.encode_with(gauges, process)
+    }
+
+    fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
+        self.drop_old();
+        let mut merged = Merged::default();
+        lock(&self.workers).iter().for_each(|worker| merged.add(worker));
+        let (started, reloads) = (self.started, *lock(&self.reloads));
+        let scrape = Scrape { merged: &merged, gauges, reloads, process, started };
+        text::encode(TABLE.iter().map(|definition| definition.family(&scrape)).collect())
+    }
+
+    /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A request
+    /// that began before a reload, or a session that was open then, may have left some behind.
+    fn drop_old(&self) {
+        let routes = lock(&self.routes);
+        let keep = |route: &str| routes.as_ref().is_none_or(|routes| routes.contains(route));
+        lock(&self.workers).iter().for_each(|worker| worker.retain(keep));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each value is consistent after every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

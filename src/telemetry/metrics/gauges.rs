@@ -1,0 +1,82 @@
+//! The values that other parts of the process own, which the caller of a scrape passes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use crate::balance::Pool;
+use crate::config::Certificate;
+use crate::policy::route::{Route, Target};
+
+/// The values of a scrape that are kept elsewhere.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Gauges {
+    /// The generation of the snapshot in use.
+    pub config_generation: u64,
+    /// The certificates in use. Of several with one name, the text shows the one that expires first.
+    pub certificates: Vec<CertificateGauges>,
+    /// The snapshot's routes.
+    pub routes: Vec<RouteGauges>,
+    /// The servers of the snapshot's pools.
+    pub servers: Vec<ServerGauges>,
+    /// The log lines that were lost because the log is not read fast enough:
+    /// [`log::dropped_lines`](crate::telemetry::log::dropped_lines).
+    pub log_lines_dropped: u64,
+}
+
+/// The values of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateGauges {
+    /// Its first name.
+    pub name: String,
+    /// The end of its validity, since the Unix epoch.
+    pub expires: Duration,
+}
+
+/// A route. It has no values of its own, but series even without sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteGauges {
+    /// Its name.
+    pub route: Arc<str>,
+    /// The name of its upstream.
+    pub upstream: Arc<str>,
+}
+
+/// The values of a server of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerGauges {
+    /// The name of the upstream.
+    pub upstream: Arc<str>,
+    /// The server, as the configuration names it.
+    pub server: Arc<str>,
+    /// The number of attempts to connect that failed.
+    pub connect_failures: u64,
+}
+
+impl From<&Certificate> for CertificateGauges {
+    fn from(certificate: &Certificate) -> Self {
+        Self {
+            name: certificate.names.first().cloned().unwrap_or_default(),
+            expires: certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+}
+
+impl RouteGauges {
+    /// Returns the names of a route; `None` if it has no upstream.
+    pub fn of(route: &Route) -> Option<Self> {
+        let Target::Pool(pool) = &route.target else { return None };
+        Some(Self { route: Arc::clone(route.name()), upstream: Arc::clone(&pool.config().name) })
+    }
+}
+
+impl ServerGauges {
+    /// Returns the values of the servers of a pool.
+    pub fn of(pool: &Pool) -> impl Iterator<Item = Self> {
+        pool.servers().map(|server| Self {
+            upstream: Arc::clone(&pool.config().name),
+            server: Arc::clone(&server.name),
+            connect_failures: server.connect_failures.load(Ordering::Relaxed),
+        })
+    }
+}

@@ -1,0 +1,404 @@
+//! The table of all metrics: the text and the documentation come from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
+use super::gauges::Gauges;
+use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
+use super::merged::Merged;
+use super::process::ProcessFigures;
+use super::text::{Family, Kind, Value};
+use super::worker::RouteValues;
+
+/// A metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition {
+    /// Its name. That of a counter ends in `_total`.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// The names of its labels. The values are names of the configuration, or of a fixed set.
+    pub labels: &'static [&'static str],
+    /// Its unit, which its name contains; `None` for a number of things.
+    pub unit: Option<Unit>,
+    /// Its meaning, without a full stop.
+    pub help: &'static str,
+    collect: fn(&Scrape<'_>, &mut Samples),
+}
+
+/// A base unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+}
+
+impl Unit {
+    /// Returns its name in the names of metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Seconds => "seconds",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// The sources of the values of a scrape.
+#[derive(Debug)]
+pub(super) struct Scrape<'a> {
+    pub merged: &'a Merged,
+    pub gauges: &'a Gauges,
+    pub reloads: Reloads,
+    pub process: ProcessFigures,
+    pub started: Duration,
+}
+
+/// The reloads of the configuration. The load at the start counts as a success, and not as a reload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reloads {
+    pub succeeded: u64,
+    pub failed: u64,
+    pub last_succeeded: bool,
+    /// Since the Unix epoch.
+    pub last_success: Duration,
+}
+
+/// The series of one metric.
+#[derive(Debug, Default)]
+pub(super) struct Samples(Vec<(Vec<String>, Value)>);
+
+impl Samples {
+    fn add<const N: usize>(&mut self, labels: [&str; N], value: Value) {
+        self.0.push((labels.map(str::to_owned).to_vec(), value));
+    }
+
+    fn count<const N: usize>(&mut self, labels: [&str; N], count: u64) {
+        self.add(labels, Value::Count(count));
+    }
+
+    fn counts<const N: usize>(&mut self, route: &str, names: &[&str; N], counts: &[u64; N]) {
+        for (name, count) in names.iter().zip(counts) {
+            self.count([route, name], *count);
+        }
+    }
+
+    /// Adds a number of the process that the kernel may not provide.
+    fn process(&mut self, value: Option<Value>) {
+        if let Some(value) = value {
+            self.add([], value);
+        }
+    }
+}
+
+impl Definition {
+    /// Returns the metric with its values.
+    pub(super) fn family(&self, scrape: &Scrape<'_>) -> Family {
+        let Self { name, kind, labels, help, .. } = *self;
+        let mut samples = Samples::default();
+        (self.collect)(scrape, &mut samples);
+        Family { name, help, kind, labels, series: samples.0 }
+    }
+}
+
+fn per_route(scrape: &Scrape<'_>, mut add: impl FnMut(&str, &RouteValues<u64>)) {
+    scrape.merged.routes.iter().for_each(|(route, values)| add(route, values));
+}
+
+fn histograms(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples,
+    bounds: &'static Bounds,
+    of: fn(&RouteValues<u64>) -> &Histogram<u64>,
+) {
+    per_route(scrape, |route, values| samples.add([route], Value::Histogram(Box::new(of(values).clone()), bounds)));
+}
+
+fn closes(scrape: &Scrape<'_>, samples: &mut Samples) {
+    per_route(scrape, |route, values| {
+        for (code, by_side) in CODES.iter().zip(values.closes) {
+            for (by, count) in CLOSED_BY.iter().zip(by_side).filter(|(_, count)| *count > 0) {
+                samples.count([route, code, by], count);
+            }
+        }
+    });
+}
+
+fn handshakes(scrape: &Scrape<'_>, samples: &mut Samples) {
+    for (version, by_resumed) in VERSIONS.iter().zip(scrape.merged.handshakes) {
+        for (resumed, by_outcome) in RESUMED.iter().zip(by_resumed) {
+            for (outcome, count) in HANDSHAKE_OUTCOMES.iter().zip(by_outcome).filter(|(_, count)| *count > 0) {
+                samples.count([version, resumed, outcome], count);
+            }
+        }
+    }
+}
+
+/// Adds the numbers of sessions. Names of the configuration have a series even without sessions.
+fn with_configured<'a>(
+    counts: &BTreeMap<[Arc<str>; 2], u64>,
+    configured: impl Iterator<Item = [&'a Arc<str>; 2]>,
+    samples: &mut Samples,
+) {
+    let mut counts = counts.clone();
+    for names in configured {
+        counts.entry(names.map(Arc::clone)).or_default();
+    }
+    for ([first, second], count) in &counts {
+        samples.count([first, second], *count);
+    }
+}
+
+/// Adds the time at which the certificate of each name expires: of several with one name, the first that does.
+fn certificates(scrape: &Scrape<'_>, samples: &mut Samples) {
+    let mut first = BTreeMap::new();
+    for certificate in &scrape.gauges.certificates {
+        let expires = first.entry(&*certificate.name).or_insert(certificate.expires);
+        *expires = (*expires).min(certificate.expires);
+    }
+    for (name, expires) in first {
+        samples.count([name], expires.as_secs());
+    }
+}
+
+/// All metrics, in the order in which the text shows them.
+pub static TABLE: &[Definition] = &[
+    Definition {
+        name: "tollgate_sessions",
+        kind: Kind::Gauge,
+        labels: &["route", "upstream"],
+        unit: None,
+        help: "Open sessions",
+        collect: |scrape, samples| {
+            let configured = scrape.gauges.routes.iter().map(|route| [&route.route, &route.upstream]);
+            with_configured(&scrape.merged.sessions, configured, samples);
+        },
+    },
+    Definition {
+        name: "tollgate_upgrades_total",
+        kind: Kind::Counter,
+        labels: &["route", "outcome"],
+        unit: None,
+        help: "Requests, by outcome: `accepted`, or the cause of the rejection as in the log. \
+               The route is empty if none matched",
+        collect: |scrape, samples| {
+            for (route, outcomes) in &scrape.merged.upgrades {
+                for (outcome, count) in outcomes {
+                    samples.count([route, outcome], *count);
+                }
+            }
+        },
+    },
+    Definition {
+        name: "tollgate_upgrade_duration_seconds",
+        kind: Kind::Histogram,
+        labels: &["route"],
+        unit: Some(Unit::Seconds),
+        help: "Time from the request head to the 101, of accepted upgrades",
+        collect: |scrape, samples| histograms(scrape, samples, &UPGRADE_BOUNDS, |values| &values.upgrade_duration),
+    },
+    Definition {
+        name: "tollgate_messages_total",
+        kind: Kind::Counter,
+        labels: &["route", "direction"],
+        unit: None,
+        help: "Messages forwarded: `in` from clients, `out` to clients",
+        collect: |scrape, samples| {
+            per_route(scrape, |route, values| samples.counts(route, &DIRECTIONS, &values.messages));
+        },
+    },
+    Definition {
+        name: "tollgate_bytes_total",
+        kind: Kind::Counter,
+        labels: &["route", "direction"],
+        unit: Some(Unit::Bytes),
+        help: "Bytes of frames forwarded, with headers and control frames: `in` from clients, `out` to clients",
+        collect: |scrape, samples| {
+            per_route(scrape, |route, values| samples.counts(route, &DIRECTIONS, &values.bytes));
+        },
+    },
+    Definition {
+        name: "tollgate_closes_total",
+        kind: Kind::Counter,
+        labels: &["route", "code", "by"],
+        unit: None,
+        help: "Sessions that ended, by close code and by the side that ended them (`client`, `upstream`, `tollgate`). \
+               `3xxx` and `4xxx` are the codes of applications, `none` is a Close without a code, \
+               and `1006` a session that was cut off",
+        collect: closes,
+    },
+    Definition {
+        name: "tollgate_throttled_total",
+        kind: Kind::Counter,
+        labels: &["route", "action"],
+        unit: None,
+        help: "Messages that exceeded `message_rate`, by what happened: `close`, `delay` or `drop`",
+        collect: |scrape, samples| {
+            per_route(scrape, |route, values| samples.counts(route, &ACTIONS, &values.throttled));
+        },
+    },
+    Definition {
+        name: "tollgate_session_duration_seconds",
+        kind: Kind::Histogram,
+        labels: &["route"],
+        unit: Some(Unit::Seconds),
+        help: "Time from the 101 to the end of the session",
+        collect: |scrape, samples| histograms(scrape, samples, &SESSION_BOUNDS, |values| &values.session_duration),
+    },
+    Definition {
+        name: "tollgate_send_failures_total",
+        kind: Kind::Counter,
+        labels: &["route"],
+        unit: None,
+        help: "Messages of operators that were not sent, because the session was closing or its queue was full",
+        collect: |scrape, samples| {
+            per_route(scrape, |route, values| values.send_failures.iter().for_each(|n| samples.count([route], *n)));
+        },
+    },
+    Definition {
+        name: "tollgate_tls_handshakes_total",
+        kind: Kind::Counter,
+        labels: &["version", "resumed", "outcome"],
+        unit: None,
+        help: "TLS handshakes, by outcome: `ok`, `failed`, `disconnected` or `timeout`, also while the connection waits \
+               for a permit. The version of those that did not succeed is `none`",
+        collect: handshakes,
+    },
+    Definition {
+        name: "tollgate_connections",
+        kind: Kind::Gauge,
+        labels: &["state"],
+        unit: None,
+        help: "Open connections of clients: `handshake` (also those that wait for a permit), `request`, `session` or \
+               `closing`",
+        collect: |scrape, samples| {
+            let states = STATES.iter().zip(scrape.merged.states);
+            states.for_each(|(state, count)| samples.count([state], count));
+        },
+    },
+    Definition {
+        name: "tollgate_upstream_sessions",
+        kind: Kind::Gauge,
+        labels: &["upstream", "server"],
+        unit: None,
+        help: "Open sessions of each server",
+        collect: |scrape, samples| {
+            let configured = scrape.gauges.servers.iter().map(|server| [&server.upstream, &server.server]);
+            with_configured(&scrape.merged.upstream_sessions, configured, samples);
+        },
+    },
+    Definition {
+        name: "tollgate_upstream_connect_failures_total",
+        kind: Kind::Counter,
+        labels: &["upstream", "server"],
+        unit: None,
+        help: "Attempts to connect to a server that failed or timed out",
+        collect: |scrape, samples| {
+            for server in &scrape.gauges.servers {
+                samples.count([&server.upstream, &server.server], server.connect_failures);
+            }
+        },
+    },
+    Definition {
+        name: "tollgate_reloads_total",
+        kind: Kind::Counter,
+        labels: &["outcome"],
+        unit: None,
+        help: "Reloads of the configuration: `success` or `failure`",
+        collect: |scrape, samples| {
+            samples.count(["success"], scrape.reloads.succeeded);
+            samples.count(["failure"], scrape.reloads.failed);
+        },
+    },
+    Definition {
+        name: "tollgate_config_generation",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: None,
+        help: "The number of the configuration in use: 1 at the start, and one more after each successful reload",
+        collect: |scrape, samples| samples.count([], scrape.gauges.config_generation),
+    },
+    Definition {
+        name: "tollgate_config_last_reload_successful",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: None,
+        help: "1 if the last reload succeeded or there was none, else 0",
+        collect: |scrape, samples| samples.count([], u64::from(scrape.reloads.last_succeeded)),
+    },
+    Definition {
+        name: "tollgate_config_last_reload_success_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: Some(Unit::Seconds),
+        help: "Unix time of the last successful reload, or of the start if there was none",
+        collect: |scrape, samples| samples.count([], scrape.reloads.last_success.as_secs()),
+    },
+    Definition {
+        name: "tollgate_certificate_expiry_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: &["name"],
+        unit: Some(Unit::Seconds),
+        help: "Unix time at which the certificate with this first name expires; of several, the first that does",
+        collect: certificates,
+    },
+    Definition {
+        name: "tollgate_log_lines_dropped_total",
+        kind: Kind::Counter,
+        labels: &[],
+        unit: None,
+        help: "Log lines that were lost because standard error is not read fast enough",
+        collect: |scrape, samples| samples.count([], scrape.gauges.log_lines_dropped),
+    },
+    Definition {
+        name: "tollgate_build_info",
+        kind: Kind::Gauge,
+        labels: &["version"],
+        unit: None,
+        help: "1, with the version of this process",
+        collect: |_, samples| samples.count([env!("CARGO_PKG_VERSION")], 1),
+    },
+    Definition {
+        name: "process_cpu_seconds_total",
+        kind: Kind::Counter,
+        labels: &[],
+        unit: Some(Unit::Seconds),
+        help: "CPU time of the process, user and system",
+        collect: |scrape, samples| samples.process(scrape.process.cpu_seconds.map(Value::Seconds)),
+    },
+    Definition {
+        name: "process_resident_memory_bytes",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: Some(Unit::Bytes),
+        help: "Resident memory of the process",
+        collect: |scrape, samples| samples.process(scrape.process.resident_bytes.map(Value::Count)),
+    },
+    Definition {
+        name: "process_open_fds",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: None,
+        help: "Open file descriptors of the process",
+        collect: |scrape, samples| samples.process(scrape.process.open_fds.map(Value::Count)),
+    },
+    Definition {
+        name: "process_max_fds",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: None,
+        help: "Limit on the open file descriptors of the process",
+        collect: |scrape, samples| samples.process(scrape.process.max_fds.map(Value::Count)),
+    },
+    Definition {
+        name: "process_start_time_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: Some(Unit::Seconds),
+        help: "Unix time at which the process started",
+        collect: |scrape, samples| samples.add([], Value::Seconds(scrape.started.as_secs_f64())),
+    },
+];
