@@ -61,7 +61,6 @@ unix = harness.Proxy(config(f'address = "unix:{socket_path}"\npayload = true\n[m
 admin_port = harness.free_port()
 tcp = harness.Proxy(
     config(f'address = "127.0.0.1:{admin_port}"\ntoken_file = "token"\nread_token_file = "read-token"'), directory, "tcp")
-METRICS = next(line.split("address=")[1].strip() for line in unix.output().splitlines() if "INFO metrics" in line)
 FULL = ["-H", f"Authorization: Bearer {TOKEN}"]
 READ = ["-H", f"Authorization: Bearer {READ_TOKEN}"]
 
@@ -115,8 +114,14 @@ def command(*arguments, code=0, proxy=unix):
     return done.stdout, done.stderr
 
 
-def connect(path="/echo", proxy=unix):
-    return websockets.sync.client.connect(proxy.url(path), ssl=secrets.client_context(), proxy=None)
+def connect(path="/echo", proxy=unix, **options):
+    """Connects a client, which is closed at the end of a `with` block."""
+    return websockets.sync.client.connect(proxy.url(path), ssl=secrets.client_context(), proxy=None, **options)
+
+
+def opened(**options):
+    """Connects a client that the caller closes."""
+    return connect(legacy=True, **options)
 
 
 def only_session():
@@ -150,6 +155,9 @@ def changed(proxy, edit):
 
 
 # ------------------------------------------------------------------------------------------------------------- access
+
+until(lambda: "INFO metrics" in unix.output(), "the log has the address of the metrics")
+METRICS = next(line.split("address=")[1].strip() for line in unix.output().splitlines() if "INFO metrics" in line)
 
 with suite.check("the socket is for its owner alone"):
     equal(stat.S_IMODE(os.stat(socket_path).st_mode), 0o600)
@@ -384,7 +392,7 @@ class Events:
 
 
 with suite.check("a tap shows frames of both directions, and ends with the session"):
-    client = connect()
+    client = opened()
     events = Events(f"/v1/sessions/{only_session()['id']}/frames?payload=true")
     time.sleep(0.5)  # until the tap is open; earlier frames are not shown
     client.send("hello")
@@ -401,7 +409,7 @@ with suite.check("a tap shows frames of both directions, and ends with the sessi
 no_sessions()
 
 with suite.check("`tap` prints frames as they pass"):
-    client = connect()
+    client = opened()
     tap = subprocess.Popen([BINARY, "tap", "--config", directory / "unix.toml", only_session()["id"], "--payload"],
                            stdout=subprocess.PIPE, text=True)
     lines = harness.Lines(tap.stdout)
@@ -418,12 +426,14 @@ with suite.check("payloads are only shown if the configuration allows it, and ta
     with connect(proxy=tcp):
         identity = on_tcp("/v1/sessions", *READ).json["sessions"][0]["id"]
         problem(on_tcp(f"/v1/sessions/{identity}/frames?payload=true", *FULL), 403)
-    with connect():
-        path = f"/v1/sessions/{only_session()['id']}/frames"
-        taps = [Events(path) for _ in range(16)]
-        until(lambda: "503" in subprocess.run(
-            ["curl", "-si", "--max-time", "1", "--unix-socket", str(socket_path), f"http://localhost{path}"],
-            capture_output=True, text=True).stdout.split("\n")[0], "the seventeenth tap is rejected")
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(connect())
+        paths = [f"/v1/sessions/{session['id']}/frames" for session in curl("/v1/sessions").json["sessions"]]
+        taps = [Events(paths[number % 4]) for number in range(16)]
+        status = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "1", "--unix-socket", str(socket_path),
+                  f"http://localhost{paths[4]}"]
+        until(lambda: subprocess.run(status, capture_output=True, text=True).stdout == "503", "the 17th tap is rejected")
         for tap in taps:
             tap.close()
 no_sessions()
@@ -523,9 +533,8 @@ with suite.check("the API does what its OpenAPI document says"):
 # ----------------------------------------------------------------------------------------------------------------- end
 
 with suite.check("during the drain readiness is 503, and the socket is removed at the end"):
-    client = connect()
+    client = opened()
     events = Events(f"/v1/sessions/{only_session()['id']}/frames")
-    client.protocol.close_timeout = None
     unix.popen.send_signal(15)
     statuses = set()
     with contextlib.suppress(AssertionError):
@@ -539,7 +548,7 @@ with suite.check("during the drain readiness is 503, and the socket is removed a
     client.close()
 
 with suite.check("an open tap does not keep the process from ending"):
-    client = connect(proxy=tcp)
+    client = opened(proxy=tcp)
     identity = on_tcp("/v1/sessions", *READ).json["sessions"][0]["id"]
     idle = [harness.raw(admin_port) for _ in range(3)]
     tap = subprocess.Popen(["curl", "-sN", *FULL, f"http://127.0.0.1:{admin_port}/v1/sessions/{identity}/frames"],
