@@ -14,7 +14,7 @@ use super::diagnostic::{Diagnostic, Report, Severity, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::{self, FileLoader};
 use super::model::{
-    Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
+    Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
 };
 use super::{admin, auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
@@ -50,6 +50,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         verifiers: auths.into_iter().filter_map(|named| named.value.into_verifier()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),
+        source: Source::default(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The inputs of a configuration outside its text: the files that it names, credentials, and the time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::env;
 use std::fs::File;
 use std::io::{self, Read};
@@ -45,6 +45,7 @@ pub trait Files {
 }
 
 /// The content of a file.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Content {
     /// All its bytes, which are never shown: `Debug` omits them.
     pub bytes: Vec<u8>,
@@ -93,9 +94,27 @@ pub(super) struct FileLoader<'a> {
     pub(super) files: &'a dyn Files,
     /// Whether a credential was left unchecked. There is then no configuration, even without an error.
     pub(super) unchecked: Cell<bool>,
+    /// The paths that were read, each with the start of its section.
+    pub(super) read: RefCell<Vec<(usize, PathBuf)>>,
 }
 
-impl FileLoader<'_> {
+impl<'a> FileLoader<'a> {
+    pub(super) fn new(base: &'a Path, files: &'a dyn Files) -> Self {
+        Self { base, files, unchecked: Cell::new(false), read: RefCell::default() }
+    }
+
+    /// Returns the paths that were read. Those of one section, such as a certificate and its key, are in one group.
+    pub(super) fn groups(&self) -> Vec<Vec<PathBuf>> {
+        let mut groups: Vec<(usize, Vec<PathBuf>)> = Vec::new();
+        for (section, path) in self.read.take() {
+            match groups.iter_mut().find(|(known, _)| *known == section) {
+                Some((_, group)) => group.push(path),
+                None => groups.push((section, vec![path])),
+            }
+        }
+        groups.into_iter().map(|(_, group)| group).collect()
+    }
+
     /// Reads the file that this key names. Errors are reported at the key's value.
     pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
         let written = section.text(key)?;
@@ -117,6 +136,7 @@ impl FileLoader<'_> {
                 return None;
             }
         };
+        self.read.borrow_mut().push((section.span().start, path.clone()));
         match self.files.read(&path) {
             Ok(content) => Some(Located { value: content, span: written.span }),
             Err(error) => {

@@ -39,13 +39,29 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// The warnings; the report has no errors.
     pub warnings: Report,
+    /// The text that it was read from.
+    pub source: Source,
 }
 
-/// Two configurations are equal if they have the same effect. Their warnings contain the text of the file, so a comment
-/// would make them differ.
+/// The text of a configuration, and the files that it names.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The name of the file in reports.
+    pub file_name: PathBuf,
+    /// The directory against which relative paths are resolved.
+    pub base: PathBuf,
+    /// The text.
+    pub text: Arc<str>,
+    /// The paths of the files that it names. Those of one section, such as a certificate and its key, are in one group.
+    pub files: Vec<Vec<PathBuf>>,
+}
+
+/// Two configurations are equal if they have the same effect. The text of the file is not compared, so a comment does not
+/// make them differ.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, warnings: _ } = self;
+        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, warnings: _, source: _ } =
+            self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::files::{FilesInUse, Refreshed, Unusable};
 use super::listeners::Listeners;
 use super::pool::WorkerPool;
 use super::restart::{adopt_fixed, needs_restart};
@@ -117,6 +118,10 @@ pub struct Reloader {
     /// The file of the configuration.
     pub(super) file: Option<PathBuf>,
     pub(super) tasks: Tasks,
+    /// The files that the configuration names, as they are in use.
+    files: FilesInUse,
+    /// The groups of files that were reported as unusable, and their content then.
+    reported: Vec<(Vec<PathBuf>, String)>,
     /// Ends the task that closes the sessions that the last reload rejected.
     ending: CancellationToken,
 }
@@ -124,8 +129,17 @@ pub struct Reloader {
 impl Reloader {
     /// Creates the state of a process that was started with this configuration.
     pub fn new(gateway: Arc<Gateway>, pool: Arc<WorkerPool>, config: Config) -> Self {
-        let (listeners, ending) = (Listeners::default(), CancellationToken::new());
-        Self { gateway, pool, listeners, config, file: None, tasks: Tasks::default(), ending }
+        Self {
+            files: FilesInUse::read(&config.source),
+            gateway,
+            pool,
+            listeners: Listeners::default(),
+            config,
+            file: None,
+            tasks: Tasks::default(),
+            reported: Vec::new(),
+            ending: CancellationToken::new(),
+        }
     }
 
     /// Reads the file of the configuration, and installs it.
@@ -134,7 +148,62 @@ impl Reloader {
     /// If the configuration cannot be used, or too many sessions would end. Then nothing changes.
     pub async fn reload(&mut self, options: ReloadOptions) -> Result<ReloadSummary, ReloadError> {
         let Checked { config, report } = config::check(self.file.as_ref().ok_or(ReloadError::NoFile)?, &Disk);
-        self.install(config.ok_or(ReloadError::Invalid(report))?, options).await
+        let source = config.ok_or(ReloadError::Invalid(report))?.source;
+        // The files may change at any time. Those that are remembered are those that are installed.
+        let files = FilesInUse::read(&source);
+        let Checked { config, report } = config::recheck(&source, &files);
+        let config = config.ok_or(ReloadError::Invalid(report))?;
+        let summary = self.install(config, options).await?;
+        if summary.applied {
+            self.files = files;
+        }
+        Ok(summary)
+    }
+
+    /// Reads the files that the configuration names again, without the configuration itself, and installs those that have
+    /// changed and can be used. The files of one section, such as a certificate and its key, change together.
+    pub async fn refresh_files(&mut self) {
+        let (refreshed, unusable) = self.files.refresh(&self.config.source);
+        self.report_unusable(unusable);
+        let Some(Refreshed { mut config, files, changed }) = refreshed else { return };
+        let names: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
+        let names = names.join(", ");
+        adopt_fixed(&mut config, &self.config);
+        // Another text of the same content has no effect.
+        if config == self.config {
+            self.files = files;
+            return;
+        }
+        match self.install(config, ReloadOptions::default()).await {
+            Ok(summary) => {
+                self.files = files;
+                let ReloadSummary { generation, kept, changed, .. } = summary;
+                tracing::info!(
+                    files = names,
+                    generation,
+                    kept,
+                    changed,
+                    ended = summary.ended_total(),
+                    "files reloaded"
+                );
+            }
+            Err(error) => tracing::warn!(files = names, %error, "changed files are not used"),
+        }
+    }
+
+    /// Logs the files that cannot be used, once for each content.
+    fn report_unusable(&mut self, unusable: Vec<Unusable>) {
+        let mut reported = Vec::new();
+        for Unusable { group, report } in unusable {
+            let files: Vec<String> = group.iter().map(|path| path.display().to_string()).collect();
+            let (files, text) = (files.join(", "), report.to_string());
+            if !self.reported.contains(&(group.clone(), text.clone())) {
+                text.lines().for_each(|line| tracing::warn!("{line}"));
+                tracing::warn!(files, "changed files cannot be used: the earlier ones stay in use");
+            }
+            reported.push((group, text));
+        }
+        self.reported = reported;
     }
 
     /// Installs a configuration: binds new listeners, builds the snapshot, checks the open sessions, and swaps.

@@ -15,6 +15,7 @@ use super::error::ServeError;
 use super::listeners::{Listeners, NextListeners};
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
+use super::watch::FileWatcher;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::front::gateway::Gateway;
@@ -143,13 +144,23 @@ impl Server {
     }
 }
 
-/// Executes the requests of the admin API and of signals, one after another. Never returns, even if the channel is closed.
+/// Executes the requests of the admin API and of signals, one after another, and reads files that change. Never returns, even
+/// if the channel is closed.
 async fn serve_requests(
     mut requests: mpsc::Receiver<ControlRequest>,
     reloader: &mut Reloader,
     observe: &impl Fn(ServerEvent<'_>),
 ) {
-    while let Some(request) = requests.recv().await {
+    let mut watcher = FileWatcher::new();
+    loop {
+        watcher.watch(reloader.config.source.files.iter().flatten());
+        let request = tokio::select! {
+            Some(request) = requests.recv() => request,
+            () = watcher.changed() => {
+                reloader.refresh_files().await;
+                continue;
+            }
+        };
         match request {
             ControlRequest::Reload(options, reply) => {
                 if !options.dry_run {
@@ -170,7 +181,6 @@ async fn serve_requests(
             }
         }
     }
-    std::future::pending::<()>().await;
 }
 
 /// Reports at intervals how many lines about rejections were left out. Never returns.

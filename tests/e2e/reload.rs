@@ -222,3 +222,31 @@ fn settings_that_need_a_restart_are_named() {
     session.client.send_frame(Frame::close(1000, ""));
     session.server.expect_close(1000);
 }
+
+/// The certificate and its key change alone: the changed configuration file is not read.
+#[test]
+fn files_that_change_are_used_without_a_reload() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    gate.edit(|_| "this is not TOML".to_owned());
+    let served = || {
+        let client = Client::connect_with(&gate, Arc::new(client_config(rustls::ALL_VERSIONS)), "chat.example.com");
+        client.stream.conn.peer_certificates().unwrap()[0].clone()
+    };
+    let before = served();
+    let leaf = Leaf::new(&["chat.example.com"]);
+    // By a rename, as certificate managers do. At first only one file of the pair is new.
+    let replace = |name: &str, text: &str| {
+        std::fs::rename(gate.folder.write("new", text), gate.folder.path(name)).unwrap();
+    };
+    replace("chain-0.pem", &leaf.chain_pem);
+    gate.log.next("changed files cannot be used: the earlier ones stay in use");
+    assert_eq!(served(), before);
+    replace("key-0.pem", &leaf.key_pem);
+    let line = gate.log.next("files reloaded");
+    assert_eq!((&line["kept"], &line["ended"]), (&json!(1), &json!(0)), "{line}");
+    assert_eq!(served(), leaf.der);
+    echo(&mut session, "still here");
+    session.close();
+}
