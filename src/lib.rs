@@ -20,6 +20,7 @@
 //! | [`relay`] | out | moves the bytes of one session |
 //! | [`front`] | out | a connection: TLS, HTTP, one request, admission, upgrade |
 //! | [`server`] | out | binds, starts workers, accepts, drains |
+//! | [`admin`] | out | the admin API: sessions, reload, metrics, health |
 //! | [`cli`] | out | the subcommands |
 //!
 //! The pure modules use no socket, file or clock: bytes, facts and the time are arguments, and decisions are results.
@@ -62,4 +63,5 @@ pub mod tls;
 pub mod relay;
 pub mod front;
 pub mod server;
+pub mod admin;
 pub mod cli;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 use tollgate::cli::args::{self, Command};
-use tollgate::cli::{check, completions, demo, man, run, schema, token};
+use tollgate::cli::{admin, check, completions, demo, man, run, schema, token};
 
 /// jemalloc returns the memory of ended and hibernating sessions to the system. glibc's allocator does not: a few live
 /// bytes keep whole pages allocated. A feature of the crate makes jemalloc the allocator of the linked C code, too: the
@@ -21,6 +21,12 @@ fn main() -> ExitCode {
             Command::Check(check) => check::run(&check),
             Command::Demo(demo) => demo::run(&demo),
             Command::Token(token) => token::run(&token),
+            Command::Status(status) => admin::status::run(&status),
+            Command::Sessions(sessions) => admin::sessions::run(&sessions),
+            Command::Kick(kick) => admin::kick::run(&kick),
+            Command::Send(send) => admin::send::run(&send),
+            Command::Tap(tap) => admin::tap::run(&tap),
+            Command::Reload(reload) => admin::reload::run(&reload),
             Command::Schema => schema::run(),
             Command::Man(pages) => man::run(&pages),
             Command::Completions(completions) => completions::run(&completions),

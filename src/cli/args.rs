@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::admin::args as admin;
+
 /// The exit code for invalid arguments (`EX_USAGE` of `sysexits.h`).
 pub const EXIT_USAGE: u8 = 64;
 
@@ -29,6 +31,18 @@ pub enum Command {
     Demo(Demo),
     /// Print a signed token for tests
     Token(Token),
+    /// Show what a running process is and does
+    Status(admin::Status),
+    /// List the open sessions of a running process
+    Sessions(admin::Sessions),
+    /// Close sessions
+    Kick(admin::Kick),
+    /// Send a message to the clients of sessions
+    Send(admin::Send),
+    /// Show the frames of a session as they pass
+    Tap(admin::Tap),
+    /// Make a running process read its configuration again
+    Reload(admin::Reload),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Print the man page, or write the pages of all subcommands

@@ -1,11 +1,13 @@
 //! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sd_notify::NotifyState;
 
 use super::signals;
+use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
 use crate::server::error::ServeError;
 use crate::server::reload::{ReloadError, ReloadSummary};
@@ -45,17 +47,59 @@ pub fn run(path: &Path) -> ExitCode {
     }
 }
 
-fn serve(config: Config, file: PathBuf) -> Result<(), ServeError> {
+/// The reason why the process ended.
+enum RunError {
+    Serve(ServeError),
+    Admin(AdminError),
+}
+
+impl From<ServeError> for RunError {
+    fn from(error: ServeError) -> Self {
+        Self::Serve(error)
+    }
+}
+
+impl From<AdminError> for RunError {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(error)
+    }
+}
+
+impl RunError {
+    fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::Serve(error) if error.is_of_configuration())
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serve(error) => error.fmt(f),
+            Self::Admin(error) => error.fmt(f),
+        }
+    }
+}
+
+fn serve(config: Config, file: PathBuf) -> Result<(), RunError> {
     for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
+    let (admin, metrics) = (config.admin.clone(), config.metrics);
     let server = Server::bind(config, Some(file))?;
+    // It ends with this function, after the drain.
+    let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
     let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }
+    admin.log_addresses();
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
-    server.run(stop, report)?;
+    server.run(stop, |event| {
+        if let ServerEvent::Reloaded(result) = event {
+            admin.note_reload(result);
+        }
+        report(event);
+    })?;
     tracing::info!("stopped");
     Ok(())
 }

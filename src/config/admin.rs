@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 
+use zeroize::Zeroizing;
+
 use super::common::unix_path;
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::files::FileLoader;
 use super::keys::{self, Key};
-use super::model::{AdminAddress, AdminConfig, AdminToken};
+use super::model::{AdminAddress, AdminClientConfig, AdminConfig, AdminToken};
 
 /// The shortest and the longest token. A shorter one could be guessed.
 const TOKEN_MIN_BYTES: usize = 16;
@@ -41,6 +43,25 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Option
         read_token: read_token?,
         payload: payload?.value,
     }))
+}
+
+/// Reads what a client of the admin API needs. The inner `None` means that the file has no `[admin]` section. The token is
+/// read if the address needs one and `with_token` is set.
+#[expect(clippy::option_option, reason = "an error and an absent section are different")]
+pub(super) fn client(
+    root: &Section<'_>,
+    folder: &FileLoader<'_>,
+    with_token: bool,
+) -> Option<Option<AdminClientConfig>> {
+    if !root.has("admin") {
+        return Some(None);
+    }
+    let section = root.child("admin");
+    let address = address(&section)?.value;
+    let needs_token = with_token && matches!(address, AdminAddress::Tcp(_));
+    let token =
+        if needs_token { Some(folder.read_secret(&section, &keys::ADMIN_TOKEN_FILE)?.value.bytes) } else { None };
+    Some(Some(AdminClientConfig { address, token: token.map(|token| Zeroizing::new(token.trim_ascii_end().to_vec())) }))
 }
 
 /// Reads the address of `[metrics]`. The inner `None` means that the file has no such section.

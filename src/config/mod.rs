@@ -27,8 +27,9 @@ mod assemble;
 pub use self::certificate::EXPIRES_SOON;
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
-pub use self::load::{Checked, check, load, parse, recheck};
+pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
-    AdminAddress, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions,
-    OnReload, ProcessConfig, RecordLayer, Shown, Source,
+    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig,
+    LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
 };
+pub use self::units::duration as parse_duration;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
@@ -176,6 +177,21 @@ pub struct AdminConfig {
     pub read_token: Option<AdminToken>,
     /// Whether a tap may show payloads.
     pub payload: bool,
+}
+
+/// What a client of the admin API needs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminClientConfig {
+    /// The address of the API.
+    pub address: AdminAddress,
+    /// The token, if the address is a TCP address.
+    pub token: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for AdminClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminClientConfig").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// The address of the admin API.

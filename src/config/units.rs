@@ -38,8 +38,11 @@ fn names(units: &[(&str, u64)]) -> String {
     units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join("|")
 }
 
-/// Parses a duration within inclusive bounds. The error is the label at the caret.
-pub(super) fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, String> {
+/// Parses a duration within inclusive bounds.
+///
+/// # Errors
+/// Returns what was expected: the label at the caret.
+pub fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, String> {
     const FORM: &str = "expected a whole number and a unit (ms, s, m, h, d), as in \"30s\"";
     let duration = Duration::from_millis(scaled(text, &DURATIONS, FORM)?);
     if bounds.contains(&duration) {

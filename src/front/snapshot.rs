@@ -88,6 +88,11 @@ impl Snapshot {
         self.pools.values()
     }
 
+    /// Returns the addresses of the listeners.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.keys().copied()
+    }
+
     /// Returns the settings for connections of the listener that is bound to this address.
     pub fn connections(&self, listener: SocketAddr) -> Option<&Arc<ConnectionConfig>> {
         self.listeners.get(&listener).map(|listener| &listener.connections)

@@ -72,6 +72,11 @@ impl Policy {
         }
     }
 
+    /// Returns the maximum number of sessions.
+    pub fn max_sessions(&self) -> NonZeroU32 {
+        self.max_sessions
+    }
+
     /// Returns the routes.
     pub fn routes(&self) -> &Routes {
         &self.routes

@@ -7,6 +7,7 @@ mod support;
 
 mod refusals;
 mod reload;
+mod admin;
 mod requests;
 mod closes;
 mod closing;

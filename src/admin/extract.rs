@@ -1,0 +1,75 @@
+//! Reads queries and JSON bodies of requests. An error is a problem that says what is wrong.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// The largest message that may be sent to sessions.
+pub(super) const MESSAGE_MAX_BYTES: usize = 1 << 20;
+/// The largest body: a message in base64, and the filter beside it.
+const BODY_MAX_BYTES: usize = MESSAGE_MAX_BYTES / 3 * 4 + 16 * 1024;
+/// How long a client may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The query of a request.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+/// The JSON body of a request.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Box<Problem>;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        query.map(|query| Self(query.0)).map_err(|error| Problem::bad_request(error.body_text()))
+    }
+}
+
+impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
+    type Rejection = Box<Problem>;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
+        check_type(request.headers())?;
+        let too_large = || {
+            let detail = format!("a body may have at most {BODY_MAX_BYTES} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+        };
+        if declared_length(request.headers()).is_some_and(|length| length > BODY_MAX_BYTES as u64) {
+            return Err(too_large());
+        }
+        let reading = Limited::new(request.into_body(), BODY_MAX_BYTES).collect();
+        let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+            Ok(Err(error)) => return Err(Problem::bad_request(format!("the body cannot be read: {error}"))),
+            Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+        };
+        let content = serde_json::from_slice(&body);
+        content.map(Self).map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))
+    }
+}
+
+/// Requires JSON: a page of another origin cannot send this type without asking by a preflight request.
+pub(super) fn check_type(headers: &HeaderMap) -> Result<(), Box<Problem>> {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = declared.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = "the body has to be JSON: Content-Type: application/json";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,33 @@
+//! `GET /metrics`: the metrics in the text format of Prometheus.
+
+use axum::extract::State as Extract;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+
+use super::state::{Shared, State};
+use crate::telemetry::log;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::gauges::{CertificateGauges, Gauges, RouteGauges, ServerGauges};
+
+/// Returns the metrics in the text format of Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "process",
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn scrape(Extract(state): Shared) -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text(&state)).into_response()
+}
+
+fn text(state: &State) -> String {
+    let gateway = state.control.gateway();
+    let snapshot = gateway.snapshot();
+    gateway.process.metrics.encode(&Gauges {
+        config_generation: snapshot.generation(),
+        certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
+        routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+        servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        log_lines_dropped: log::dropped_lines(),
+    })
+}

@@ -1,0 +1,24 @@
+//! The admin API: what a process does, its sessions, and operations on them, over HTTP on a Unix socket or loopback.
+//!
+//! [`Admin`] serves on a thread of its own, so that neither a slow client of the API nor a long answer delays a session.
+//! Each request passes `access` first; `api` has the table of endpoints, from which the OpenAPI document is generated.
+
+mod listener;
+mod problem;
+mod access;
+mod audit;
+mod extract;
+mod state;
+mod schema;
+mod filter;
+mod paging;
+mod view;
+mod process;
+mod metrics;
+mod sessions;
+mod operations;
+mod frames;
+mod api;
+mod serve;
+
+pub use self::serve::{Admin, AdminError};

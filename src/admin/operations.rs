@@ -1,0 +1,245 @@
+//! Endpoints that close sessions and send messages to them.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Path, State as Extract};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use utoipa::{IntoParams, ToSchema};
+
+use super::access::Caller;
+use super::audit;
+use super::extract::{Json, MESSAGE_MAX_BYTES, Query};
+use super::filter::{Filter, Selection};
+use super::problem::{Problem, Result};
+use super::schema;
+use super::sessions::find;
+use super::state::{Shared, State};
+use super::view::Selected;
+use crate::config::parse_duration;
+use crate::telemetry::request::RequestId;
+use crate::ws::code::CloseCode;
+use crate::ws::frame::{Message, REASON_MAX_BYTES};
+
+/// The code and the reason of a Close that names none.
+const CODE_DEFAULT: u16 = CloseCode::POLICY_VIOLATION.0;
+const REASON_DEFAULT: &str = "closed by an operator";
+/// The longest time over which closes may be spread.
+const SPREAD_MAX: Duration = Duration::from_secs(3600);
+
+/// The parameters of a close of one session.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CloseQuery {
+    /// The close code, 1008 by default.
+    #[param(schema_with = schema::close_code)]
+    code: Option<u16>,
+    /// The reason, at most 123 bytes.
+    #[param(max_length = 123)]
+    reason: Option<String>,
+}
+
+/// A close of several sessions.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Close {
+    /// The sessions to close.
+    #[serde(default)]
+    filter: Filter,
+    /// Has to be true, here or in the filter, if the filter is empty.
+    #[serde(default)]
+    all: bool,
+    /// The close code, 1008 by default.
+    #[schema(schema_with = schema::close_code_or_null)]
+    #[serde(default, deserialize_with = "integer")]
+    code: Option<u16>,
+    /// The reason, at most 123 bytes.
+    #[schema(max_length = 123)]
+    reason: Option<String>,
+    /// The time over which the closes are spread evenly, at most an hour. By default all sessions close at once.
+    #[schema(pattern = "^([0-9]{1,6}ms|[0-9]{1,3}s|[1-5]?[0-9]m|1h)$", example = "10s")]
+    spread: Option<String>,
+}
+
+/// A message to several clients. Either `text` or `binary` is given.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Send {
+    /// The sessions to send to.
+    #[serde(default)]
+    filter: Filter,
+    /// Has to be true, here or in the filter, if the filter is empty.
+    #[serde(default)]
+    all: bool,
+    /// A text message, at most 1 MiB.
+    text: Option<String>,
+    /// A binary message in base64, at most 1 MiB of it decoded.
+    #[schema(
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
+    binary: Option<String>,
+}
+
+/// Closes a session.
+#[utoipa::path(
+    delete,
+    path = "/v1/sessions/{id}",
+    tag = "sessions",
+    params(("id" = String, Path, description = "The id of the session"), CloseQuery),
+    responses(
+        (status = 204, description = "The session closes"),
+        (status = 404, description = "There is no such session", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn close_one(
+    Extract(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Query(CloseQuery { code, reason }): Query<CloseQuery>,
+) -> Result<StatusCode> {
+    let (code, reason) = (check_code(code)?, check_reason(reason.as_deref())?);
+    let entry = find(&state, &id).await?;
+    state.control.close(vec![entry.id], code, reason, Duration::ZERO).await;
+    audit::log(caller, "close", &format_args!("id={} code={code}", entry.id), 1);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Closes the sessions that match a filter.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/close",
+    tag = "sessions",
+    request_body = Close,
+    responses((status = 202, description = "The number of sessions that close", body = Selected))
+)]
+pub(super) async fn close(
+    Extract(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Json(Close { filter, all, code, reason, spread }): Json<Close>,
+) -> Result<(StatusCode, axum::Json<Selected>)> {
+    let (code, reason) = (check_code(code)?, check_reason(reason.as_deref())?);
+    let spread = spread.map_or(Ok(Duration::ZERO), |spread| {
+        let bounds = Duration::ZERO..=SPREAD_MAX;
+        parse_duration(&spread, &bounds).map_err(|error| Problem::bad_request(format!("`spread`: {error}")))
+    })?;
+    let filter = filter.check_for_change(all)?;
+    let ids = select(&state, &filter).await;
+    let selected = ids.len();
+    state.control.close(ids, code, reason, spread).await;
+    audit::log(caller, "close", &format_args!("{} code={code}", filter.summary()), selected);
+    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected })))
+}
+
+/// Sends a message to the clients of the sessions that match a filter.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/send",
+    tag = "sessions",
+    request_body = Send,
+    responses((status = 202, description = "The number of sessions that get the message", body = Selected))
+)]
+pub(super) async fn send(
+    Extract(state): Shared,
+    Extension(caller): Extension<Caller>,
+    Json(Send { filter, all, text, binary }): Json<Send>,
+) -> Result<(StatusCode, axum::Json<Selected>)> {
+    let message = message(text, binary)?;
+    let filter = filter.check_for_change(all)?;
+    let ids = select(&state, &filter).await;
+    let (selected, bytes) = (ids.len(), message.payload().len());
+    state.control.send(ids, message).await;
+    audit::log(caller, "send", &format_args!("{} bytes={bytes}", filter.summary()), selected);
+    Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected })))
+}
+
+async fn select(state: &State, filter: &Selection) -> Vec<RequestId> {
+    let entries = state.control.sessions().await;
+    entries.iter().filter(|entry| filter.matches(entry)).map(|entry| entry.id).collect()
+}
+
+fn message(text: Option<String>, binary: Option<String>) -> Result<Message> {
+    let message = match (text, binary) {
+        (Some(text), None) => Message::Text(text.into()),
+        (None, Some(binary)) => {
+            let bytes = STANDARD.decode(binary);
+            Message::Binary(bytes.map_err(|_| Problem::bad_request("`binary` is not base64"))?.into())
+        }
+        _ => return Err(Problem::bad_request("either `text` or `binary` is needed")),
+    };
+    if message.payload().len() > MESSAGE_MAX_BYTES {
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "a message may have at most 1 MiB"));
+    }
+    Ok(message)
+}
+
+/// Admits the codes that a proxy may send on behalf of an operator: those of errors that only the protocol finds are
+/// left out.
+fn check_code(code: Option<u16>) -> Result<CloseCode> {
+    match code.unwrap_or(CODE_DEFAULT) {
+        code @ (1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999) => Ok(CloseCode(code)),
+        _ => Err(Problem::bad_request("`code` is 1000, 1001, 1008, 1011, 1012, 1013, or from 3000 to 4999")),
+    }
+}
+
+/// Reads an integer, which JSON may write as `1000.0`.
+fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<u16>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    let is_integer = number.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(&number);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    is_integer.then_some(Some(number as u16)).ok_or_else(|| Error::custom("`code` is not a close code"))
+}
+
+fn check_reason(reason: Option<&str>) -> Result<&str> {
+    let reason = reason.unwrap_or(REASON_DEFAULT);
+    if reason.len() > REASON_MAX_BYTES {
+        return Err(Problem::bad_request(format!("`reason` may have at most {REASON_MAX_BYTES} bytes")));
+    }
+    Ok(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_codes_that_an_operator_may_send_are_accepted() {
+        assert_eq!(check_code(None).unwrap(), CloseCode(1008));
+        for code in [1000, 1001, 1008, 1011, 1012, 1013, 3000, 4401, 4999] {
+            assert_eq!(check_code(Some(code)).unwrap(), CloseCode(code));
+        }
+        for code in [0, 999, 1002, 1003, 1004, 1005, 1006, 1007, 1009, 1010, 1014, 1015, 2999, 5000, u16::MAX] {
+            assert_eq!(check_code(Some(code)).unwrap_err().status(), 400, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_reason_fits_a_close_frame() {
+        assert_eq!(check_reason(Some("")).unwrap(), "");
+        assert!(check_reason(None).is_ok());
+        assert!(check_reason(Some(&"x".repeat(123))).is_ok());
+        assert_eq!(check_reason(Some(&"é".repeat(62))).unwrap_err().status(), 400, "124 bytes");
+    }
+
+    #[test]
+    fn a_message_is_text_or_binary_and_of_bounded_size() {
+        let own =
+            |text: Option<&str>, binary: Option<&str>| message(text.map(str::to_owned), binary.map(str::to_owned));
+        assert_eq!(own(Some("hello"), None).unwrap(), Message::Text("hello".into()));
+        assert_eq!(own(None, Some("aGVsbG8=")).unwrap(), Message::Binary((*b"hello").into()));
+        assert_eq!(own(Some(""), None).unwrap(), Message::Text("".into()));
+        for (text, binary) in [(None, None), (Some("a"), Some("YQ==")), (None, Some("a")), (None, Some("YQ"))] {
+            assert_eq!(own(text, binary).unwrap_err().status(), 400, "{text:?} {binary:?}");
+        }
+        let large = "x".repeat(MESSAGE_MAX_BYTES);
+        assert!(own(Some(&large), None).is_ok());
+        assert_eq!(own(Some(&format!("{large}x")), None).unwrap_err().status(), 413);
+        assert_eq!(own(None, Some(&STANDARD.encode(format!("{large}x")))).unwrap_err().status(), 413);
+    }
+}

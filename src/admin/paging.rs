@@ -1,0 +1,112 @@
+//! The order of a list of sessions, and its pages.
+//!
+//! A cursor is the place of the last entry of a page: its sort key and its id. So it stays valid when sessions begin and
+//! end. While the order is by counts that grow, an entry may move past the cursor: it then appears twice or not at all.
+
+use std::cmp::Ordering;
+
+use super::problem::{Problem, Result};
+
+/// The number of entries of a page.
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+
+/// The key by which a list is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SortKey {
+    /// The time since the 101.
+    Age,
+    /// The messages of both directions.
+    Messages,
+    /// The bytes of both directions.
+    Bytes,
+    /// The id.
+    Id,
+}
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Order {
+    /// The key. Entries with the same key are ordered by id.
+    pub(super) key: SortKey,
+    /// Whether the largest key is first.
+    pub(super) is_descending: bool,
+}
+
+/// The place of an entry in a list: its key and its id.
+pub(super) type Place = (i128, u128);
+
+/// The requested page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Page {
+    /// The order of the list.
+    pub(super) order: Order,
+    /// The place after which the page starts.
+    after: Option<Place>,
+    /// The largest number of entries.
+    limit: usize,
+}
+
+impl Order {
+    const NAMES: [(&'static str, SortKey); 4] =
+        [("age", SortKey::Age), ("messages", SortKey::Messages), ("bytes", SortKey::Bytes), ("id", SortKey::Id)];
+
+    fn parse(text: &str) -> Option<Self> {
+        let (is_descending, name) = text.strip_prefix('-').map_or((false, text), |name| (true, name));
+        let (_, key) = Self::NAMES.into_iter().find(|(known, _)| *known == name)?;
+        Some(Self { key, is_descending })
+    }
+
+    fn compare(self, a: Place, b: Place) -> Ordering {
+        let keys = a.0.cmp(&b.0);
+        let keys = if self.is_descending { keys.reverse() } else { keys };
+        let ids = a.1.cmp(&b.1);
+        // The keys of an order by id are all the same.
+        keys.then(if self.is_descending && self.key == SortKey::Id { ids.reverse() } else { ids })
+    }
+}
+
+impl Page {
+    /// Reads the parameters of a query. Without `sort` the newest session is first.
+    ///
+    /// # Errors
+    /// If one of them is malformed.
+    pub(super) fn parse(sort: Option<&str>, limit: Option<usize>, cursor: Option<&str>) -> Result<Self> {
+        let order = Order::parse(sort.unwrap_or("age")).ok_or_else(|| {
+            Problem::bad_request("`sort` is one of age, messages, bytes, id, with a `-` before it to reverse the order")
+        })?;
+        let limit = limit.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")));
+        }
+        let invalid = || Problem::bad_request("`cursor` is not the one of a page");
+        let after = cursor.map(|cursor| decode(cursor).ok_or_else(invalid)).transpose()?;
+        Ok(Self { order, after, limit })
+    }
+
+    /// Returns the entries of this page in their order, and the cursor of the next page if there is one.
+    pub(super) fn select<T>(&self, mut entries: Vec<(Place, T)>) -> (Vec<T>, Option<String>) {
+        if let Some(after) = self.after {
+            entries.retain(|(place, _)| self.order.compare(*place, after) == Ordering::Greater);
+        }
+        entries.sort_unstable_by(|(a, _), (b, _)| self.order.compare(*a, *b));
+        let has_more = entries.len() > self.limit;
+        entries.truncate(self.limit);
+        let last = entries.last().filter(|_| has_more).map(|(place, _)| encode(*place));
+        (entries.into_iter().map(|(_, entry)| entry).collect(), last)
+    }
+}
+
+/// Returns the cursor of a place: 32 hexadecimal digits of each part.
+fn encode((key, id): Place) -> String {
+    format!("{:032x}{id:032x}", key.cast_unsigned())
+}
+
+fn decode(cursor: &str) -> Option<Place> {
+    let is_cursor = cursor.len() == 64 && cursor.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let (key, id) = cursor.split_at_checked(32).filter(|_| is_cursor)?;
+    Some((u128::from_str_radix(key, 16).ok()?.cast_signed(), u128::from_str_radix(id, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests;

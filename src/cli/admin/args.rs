@@ -1,0 +1,153 @@
+//! The arguments of the subcommands that talk to a running process.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// The running process to talk to, and the form of the output.
+#[derive(Debug, Args)]
+pub struct Connection {
+    /// The address of the admin API: unix:PATH or HOST:PORT (default: the one in the configuration)
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<String>,
+    /// The configuration file of the process
+    #[arg(long, value_name = "FILE", default_value = "/etc/tollgate/tollgate.toml")]
+    pub config: PathBuf,
+    /// The file with the token for a TCP address (default: the one in the configuration)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The sessions to select: those that match every given field.
+#[derive(Debug, Default, Args)]
+#[group(id = "filter", multiple = true)]
+pub struct FilterArguments {
+    /// Only sessions of this route
+    #[arg(long, value_name = "NAME")]
+    pub route: Option<String>,
+    /// Only sessions of this [auth] section
+    #[arg(long, value_name = "NAME")]
+    pub auth: Option<String>,
+    /// Only sessions of this token subject
+    #[arg(long, value_name = "TEXT")]
+    pub subject: Option<String>,
+    /// Only clients with this address, or in this network
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<String>,
+    /// Only sessions of this upstream
+    #[arg(long, value_name = "NAME")]
+    pub upstream: Option<String>,
+    /// Only sessions of this server of an upstream
+    #[arg(long, value_name = "ADDRESS")]
+    pub server: Option<String>,
+}
+
+/// The sessions that a command changes.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// The id of one session
+    #[arg(value_name = "ID", conflicts_with = "filter")]
+    pub id: Option<String>,
+    /// The filter
+    #[command(flatten)]
+    pub filter: FilterArguments,
+    /// All sessions
+    #[arg(long, conflicts_with_all = ["id", "filter"])]
+    pub all: bool,
+}
+
+/// The arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+/// The arguments of `sessions`.
+#[derive(Debug, Args)]
+pub struct Sessions {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The filter
+    #[command(flatten)]
+    pub filter: FilterArguments,
+    /// Repeat the list every 2 seconds
+    #[arg(long)]
+    pub watch: bool,
+    /// The order: age, messages, bytes or id; -age and so on reverse it
+    #[arg(long, value_name = "KEY", default_value = "age", allow_hyphen_values = true)]
+    pub sort: String,
+    /// The largest number of sessions to print
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub limit: u32,
+}
+
+/// The arguments of `kick`.
+#[derive(Debug, Args)]
+pub struct Kick {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The sessions
+    #[command(flatten)]
+    pub selection: Selection,
+    /// The close code: 1000, 1001, 1008, 1011, 1012, 1013, or from 3000 to 4999
+    #[arg(long, value_name = "CODE", default_value_t = 1008)]
+    pub code: u16,
+    /// The close reason, at most 123 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Spread the closes over this time, such as 10s
+    #[arg(long, value_name = "TIME", conflicts_with = "id")]
+    pub spread: Option<String>,
+}
+
+/// The arguments of `send`.
+#[derive(Debug, Args)]
+pub struct Send {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The sessions
+    #[command(flatten)]
+    pub selection: Selection,
+    /// A text message
+    #[arg(long, value_name = "TEXT", required_unless_present = "binary_file", conflicts_with = "binary_file")]
+    pub text: Option<String>,
+    /// The file with a binary message, at most 1 MiB
+    #[arg(long, value_name = "FILE")]
+    pub binary_file: Option<PathBuf>,
+}
+
+/// The arguments of `tap`.
+#[derive(Debug, Args)]
+pub struct Tap {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The id of the session
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Show the payloads, if the configuration allows it
+    #[arg(long)]
+    pub payload: bool,
+}
+
+/// The arguments of `reload`.
+#[derive(Debug, Args)]
+pub struct Reload {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Only report what a reload would do
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Reload even if more of the open sessions end than `recheck_max` allows
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,44 @@
+//! `tollgate kick`: closes sessions.
+
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::args::{FilterArguments, Kick};
+use super::client::Client;
+use super::failure::Failure;
+use super::output;
+use super::select::{filter, percent, query};
+
+/// Closes the sessions, and prints their number. The exit code is 1 if the process cannot be reached, or has no session
+/// with the given id.
+pub fn run(arguments: &Kick) -> ExitCode {
+    output::finish("kick", kick(arguments))
+}
+
+fn kick(arguments: &Kick) -> Result<(), Failure> {
+    let Kick { connection, selection, code, reason, spread } = arguments;
+    let filter = filter(selection)?;
+    let client = Client::new(connection)?;
+    let answer = if let Some(id) = &selection.id {
+        let mut parameters = vec![("code", code.to_string())];
+        parameters.extend(reason.clone().map(|reason| ("reason", reason)));
+        let target = format!("/v1/sessions/{}{}", percent(id), query(&FilterArguments::default(), &parameters));
+        client.request(Method::DELETE, &target, None)?;
+        json!({ "selected": 1 })
+    } else {
+        let body = json!({ "filter": filter, "code": code, "reason": reason, "spread": spread });
+        client.request(Method::POST, "/v1/sessions/close", Some(&body))?
+    };
+    report(connection.json, &answer, "closing")
+}
+
+/// Prints the number of sessions that a change was sent to.
+pub(super) fn report(is_json: bool, answer: &Value, what: &str) -> Result<(), Failure> {
+    if is_json {
+        return output::print_json(answer);
+    }
+    let selected = answer.get("selected").and_then(Value::as_u64).unwrap_or_default();
+    output::print(&format!("{what} {selected} session{}\n", if selected == 1 { "" } else { "s" }))
+}

@@ -1,0 +1,13 @@
+//! The subcommands that talk to a running process by its admin API.
+
+pub mod args;
+pub mod failure;
+pub mod client;
+pub mod output;
+pub mod select;
+pub mod status;
+pub mod sessions;
+pub mod kick;
+pub mod send;
+pub mod tap;
+pub mod reload;

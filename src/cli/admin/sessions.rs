@@ -1,0 +1,116 @@
+//! `tollgate sessions`: lists open sessions.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::args::Sessions;
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{self, Column, number, text};
+use super::select::query;
+
+/// The largest page of the API.
+const PAGE_MAX: u32 = 1000;
+/// The interval of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Clears a terminal, and moves its cursor to the start.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+
+const COLUMNS: [Column; 10] = [
+    Column { title: "ID", is_number: false },
+    Column { title: "ROUTE", is_number: false },
+    Column { title: "SUBJECT", is_number: false },
+    Column { title: "ADDRESS", is_number: false },
+    Column { title: "SERVER", is_number: false },
+    Column { title: "AGE", is_number: true },
+    Column { title: "IDLE", is_number: true },
+    Column { title: "MESSAGES", is_number: true },
+    Column { title: "BYTES", is_number: true },
+    Column { title: "ACTIVITY", is_number: false },
+];
+
+/// Prints the list. The exit code is 1 if the process cannot be reached.
+pub fn run(arguments: &Sessions) -> ExitCode {
+    output::finish("sessions", show(arguments))
+}
+
+fn show(arguments: &Sessions) -> Result<(), Failure> {
+    let client = Client::new(&arguments.connection)?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    loop {
+        let (sessions, has_more) = list(&client, arguments)?;
+        if arguments.connection.json {
+            output::print_json(&json!({ "sessions": sessions, "has_more": has_more }))?;
+        } else {
+            let clear = if arguments.watch && is_terminal { CLEAR } else { "" };
+            output::print(&format!("{clear}{}", page(&sessions, has_more)))?;
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        client.sleep(INTERVAL);
+    }
+}
+
+/// Reads as many pages as the limit needs. Returns whether there are more sessions.
+fn list(client: &Client, arguments: &Sessions) -> Result<(Vec<Value>, bool), Failure> {
+    let (mut sessions, mut cursor) = (Vec::new(), None);
+    let mut left = arguments.limit;
+    loop {
+        let size = left.min(PAGE_MAX);
+        let mut parameters = vec![("sort", arguments.sort.clone()), ("limit", size.to_string())];
+        parameters.extend(cursor.map(|cursor| ("cursor", cursor)));
+        let target = format!("/v1/sessions{}", query(&arguments.filter, &parameters));
+        let mut answer = client.request(Method::GET, &target, None)?;
+        if let Some(page) = answer.get_mut("sessions").and_then(Value::as_array_mut) {
+            sessions.append(page);
+        }
+        cursor = answer.get("cursor").and_then(Value::as_str).map(str::to_owned);
+        left -= size;
+        if cursor.is_none() || left == 0 {
+            return Ok((sessions, cursor.is_some()));
+        }
+    }
+}
+
+fn page(sessions: &[Value], has_more: bool) -> String {
+    let rows: Vec<Vec<String>> = sessions.iter().map(row).collect();
+    let more = if has_more { "There are more sessions: raise --limit.\n" } else { "" };
+    format!("{}{more}", output::table(&COLUMNS, &rows))
+}
+
+fn row(session: &Value) -> Vec<String> {
+    let both = |a: &str, b: &str| number(session, a) + number(session, b);
+    let named = ["id", "route", "subject", "address", "server"].map(|name| text(session, name));
+    let mut row = Vec::from(named);
+    row.extend([
+        output::span(number(session, "age_seconds")),
+        output::span(number(session, "idle_seconds")),
+        format!("{:.0}", both("messages_in", "messages_out")),
+        output::bytes(both("bytes_in", "bytes_out")),
+        text(session, "activity"),
+    ]);
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_a_line() {
+        let session = json!({
+            "id": "0a", "route": "chat", "subject": null, "address": "192.0.2.7", "server": "127.0.0.1:9001",
+            "age_seconds": 61.0, "idle_seconds": 0.5, "messages_in": 1, "messages_out": 2, "bytes_in": 1000,
+            "bytes_out": 24, "activity": "open"
+        });
+        let text = page(&[session], true);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected = ["0a", "chat", "-", "192.0.2.7", "127.0.0.1:9001", "1m01s", "0.5s", "3", "1.0", "KiB", "open"];
+        assert_eq!(lines[1], expected);
+        assert!(text.ends_with("raise --limit.\n"));
+    }
+}

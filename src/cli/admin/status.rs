@@ -1,0 +1,54 @@
+//! `tollgate status`: what the process is and does.
+
+use std::process::ExitCode;
+
+use http::Method;
+use serde_json::Value;
+
+use super::args::Status;
+use super::client::Client;
+use super::failure::Failure;
+use super::output;
+
+/// Prints facts about the process. The exit code is 1 if it cannot be reached.
+pub fn run(arguments: &Status) -> ExitCode {
+    output::finish("status", show(arguments))
+}
+
+fn show(arguments: &Status) -> Result<(), Failure> {
+    let info = Client::new(&arguments.connection)?.request(Method::GET, "/v1/info", None)?;
+    if arguments.connection.json { output::print_json(&info) } else { output::print(&summary(&info)) }
+}
+
+/// Lists each fact on a line.
+fn summary(info: &Value) -> String {
+    let lines = info.as_object().into_iter().flatten().map(|(name, value)| {
+        let value = match value {
+            Value::Array(items) => items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Value::Object(fields) => {
+                fields.keys().map(|name| format!("{name} {}", output::text(value, name))).collect::<Vec<_>>().join(", ")
+            }
+            _ => output::text(info, name),
+        };
+        format!("{:<14}{}\n", format!("{}:", name.replace('_', " ")), output::escape(&value))
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_fact_has_a_line() {
+        let info = json!({ "listeners": ["a:1", "b:2"], "max_sessions": 10, "started": null, "version": "1" });
+        let expected = "listeners:    a:1, b:2\nmax sessions: 10\nstarted:      -\nversion:      1\n";
+        assert_eq!(summary(&info), expected);
+    }
+}
