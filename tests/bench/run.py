@@ -165,7 +165,7 @@ class Bench:
 
     def start(self, name, key):
         template, cmd, values, url, headers = self.peers[name]
-        values = {"PORT": free_port(), "UPSTREAM": f"127.0.0.1:{self.upstream_port}", "UPSTREAM_HOST": "127.0.0.1", "DIR": self.dir,
+        values = {"PORT": free_port(), "METRICS": free_port(), "UPSTREAM": f"127.0.0.1:{self.upstream_port}", "UPSTREAM_HOST": "127.0.0.1", "DIR": self.dir,
                   "UPSTREAM_PORT": self.upstream_port, "CERT": f"{self.dir}/cert.pem", "KEY": f"{self.dir}/key.pem",
                   "PEM": f"{self.dir}/both.pem", "TOKEN_PUBLIC": f"{self.dir}/token-public.pem", "CONFIG": f"{self.dir}/{Path(template or '').name}",
                   **COMMON, **OURS, **values, **SETTINGS.get(key, {})}

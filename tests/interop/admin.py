@@ -226,6 +226,15 @@ with suite.check("the metrics listener has metrics and health, and nothing else"
     for path in ("/", "/v1/info", "/v1/sessions", "/v1/openapi.json"):
         problem(curl(f"http://{METRICS}{path}"), 404)
 
+with suite.check("promtool finds no fault in the metrics and the alerts"):
+    promtool = harness.promtool()
+    metrics = subprocess.run([promtool, "check", "metrics"], input=curl(f"http://{METRICS}/metrics").body.encode(),
+                             capture_output=True, check=False)
+    equal((metrics.returncode, metrics.stderr.decode()), (0, ""))
+    rules = subprocess.run([promtool, "check", "rules", harness.ROOT / "config/alerts.yml"], capture_output=True, check=False)
+    equal((rules.returncode, rules.stderr.decode()), (0, ""))
+    suite.note(f"promtool check rules: {rules.stdout.decode().strip().splitlines()[-1].strip()}")
+
 with suite.check("connections that send nothing do not keep others out"):
     idle = [harness.raw(admin_port) for _ in range(40)]
     equal(on_tcp("/healthz").status, 200)
