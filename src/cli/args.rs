@@ -32,7 +32,7 @@ pub enum Command {
     Demo(Demo),
     /// Print a signed token for tests
     Token(Token),
-    /// Show what a running process is and does
+    /// Show the version, configuration and load of a running process
     Status(admin::Status),
     /// List the open sessions of a running process
     Sessions(admin::Sessions),

@@ -146,7 +146,7 @@ pub struct Reload {
     /// The process
     #[command(flatten)]
     pub connection: Connection,
-    /// Only report what a reload would do
+    /// Only report the effect of a reload
     #[arg(long)]
     pub dry_run: bool,
     /// Reload even if more of the open sessions end than `recheck_max` allows
