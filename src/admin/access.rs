@@ -1,4 +1,4 @@
-//! Decides who may make a request: token, `Host` and `Origin`.
+//! Admits or rejects a request by its token, `Host` and `Origin`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::access::Caller;
 
-/// Writes the line. `detail` says what was changed beyond the action, as the operator gave it.
+/// Writes the line. `detail` has the target of the action and its parameters.
 pub(super) fn log(who: Caller, action: &'static str, detail: &dyn fmt::Display, count: usize) {
     tracing::info!(%who, action, %detail, count, "admin");
 }

@@ -1,4 +1,4 @@
-//! Reads queries and JSON bodies of requests. An error is a problem that says what is wrong.
+//! Reads queries and JSON bodies of requests. An error becomes a problem that describes it.
 
 use std::time::Duration;
 

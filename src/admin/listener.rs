@@ -86,7 +86,8 @@ fn bind_unix(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, Sock
     let metadata = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
     if let Some(gid) = gid {
-        chown(path, None, Some(gid))?;
+        let explain = |error: io::Error| io::Error::new(error.kind(), format!("cannot give it to its group: {error}"));
+        chown(path, None, Some(gid)).map_err(explain)?;
         fs::set_permissions(path, Permissions::from_mode(MODE_WITH_GROUP))?;
     }
     socket.listen(BACKLOG)?;

@@ -22,7 +22,7 @@ pub(super) struct Problem {
     /// The status code.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What is wrong with this request.
+    /// The error in this request.
     detail: String,
     /// The errors of the configuration with their lines, if it is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -63,7 +63,7 @@ struct ReloadResult {
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReloadQuery {
-    /// Only reports what the reload would do.
+    /// Only reports the effect of a reload.
     dry_run: bool,
     /// Applies a configuration that ends more of the open sessions than `recheck_max`.
     force: bool,

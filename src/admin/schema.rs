@@ -46,7 +46,7 @@ fn or_null(schema: Schema) -> Schema {
     Schema::AnyOf(either)
 }
 
-/// Adds the rules about several fields of a body: which sessions it selects, and that it has one message.
+/// Adds the rules about several fields of a body: a filter is not empty, and a message is either text or binary.
 pub(super) fn add_rules(document: &mut Value) {
     let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
     let is_true = json!({ "required": ["all"], "properties": { "all": { "const": true } } });

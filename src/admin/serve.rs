@@ -117,13 +117,15 @@ impl Admin {
         }
         drop(entered);
         let (end, ended) = sync_channel(1);
-        let stopped = stop.clone();
-        start_thread("admin", runtime, async move {
-            serve(served, stopped).await;
-            // Nothing waits for the end if the process has ended.
-            let _ = end.send(());
-        })
-        .map_err(AdminError::System)?;
+        if !served.is_empty() {
+            let stopped = stop.clone();
+            let serving = async move {
+                serve(served, stopped).await;
+                // Nothing waits for the end if the process has ended.
+                let _ = end.send(());
+            };
+            start_thread("admin", runtime, serving).map_err(AdminError::System)?;
+        }
         Ok(Self { stop, ended, address, metrics_address, last_reload, _file: file })
     }
 

@@ -57,7 +57,7 @@ pub(super) struct Session {
     age_seconds: f64,
     /// Seconds since the last message.
     idle_seconds: f64,
-    /// What the session does: `open`, `throttled`, `closing` or `lingering`.
+    /// The activity: `open`, `throttled`, `closing` or `lingering`.
     #[schema(pattern = "^(open|throttled|closing|lingering)$")]
     activity: &'static str,
     /// Messages from the client.
@@ -76,7 +76,7 @@ pub(super) struct Session {
     buffered_in_bytes: usize,
     /// Bytes from the upstream that wait for the client.
     buffered_out_bytes: usize,
-    /// What happens next if neither side sends anything.
+    /// The next deadline if neither side sends anything.
     next_deadline: Option<Deadline>,
     /// The limits of the session; only in the answer about one session.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,9 +136,9 @@ struct Rate {
 struct MessageRate {
     /// The rate.
     rate: Rate,
-    /// What shares the rate: `session`, `subject` or `address`.
+    /// The key by which messages are counted: `session`, `subject` or `address`.
     key: &'static str,
-    /// What happens to a message beyond it: `close`, `delay` or `drop`.
+    /// The treatment of a message beyond it: `close`, `delay` or `drop`.
     on_excess: &'static str,
 }
 

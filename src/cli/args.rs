@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::admin::args as admin;
+use super::config_file::ConfigFile;
 
 /// The exit code for invalid arguments (`EX_USAGE` of `sysexits.h`).
 pub const EXIT_USAGE: u8 = 64;
@@ -31,7 +32,7 @@ pub enum Command {
     Demo(Demo),
     /// Print a signed token for tests
     Token(Token),
-    /// Show what a running process is and does
+    /// Show the version, configuration and load of a running process
     Status(admin::Status),
     /// List the open sessions of a running process
     Sessions(admin::Sessions),
@@ -49,14 +50,6 @@ pub enum Command {
     Man(ManPages),
     /// Print the completion script of a shell
     Completions(Completions),
-}
-
-/// The path of the configuration.
-#[derive(Debug, Args)]
-pub struct ConfigFile {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "/etc/tollgate/tollgate.toml")]
-    pub config: PathBuf,
 }
 
 /// The arguments of `check`.

@@ -1,5 +1,6 @@
 //! The command line: one module per subcommand.
 
+pub mod config_file;
 pub mod admin;
 pub mod args;
 pub mod run;

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::config_file::ConfigFile;
+
 /// The running process to talk to, and the form of the output.
 #[derive(Debug, Args)]
 pub struct Connection {
     /// The address of the admin API: unix:PATH or HOST:PORT (default: the one in the configuration)
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<String>,
-    /// The configuration file of the process
-    #[arg(long, value_name = "FILE", default_value = "/etc/tollgate/tollgate.toml")]
-    pub config: PathBuf,
+    /// The path of the configuration.
+    #[command(flatten)]
+    pub file: ConfigFile,
     /// The file with the token for a TCP address (default: the one in the configuration)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -28,7 +30,7 @@ pub struct FilterArguments {
     /// Only sessions of this route
     #[arg(long, value_name = "NAME")]
     pub route: Option<String>,
-    /// Only sessions of this [auth] section
+    /// Only sessions whose token this auth section verified
     #[arg(long, value_name = "NAME")]
     pub auth: Option<String>,
     /// Only sessions of this token subject
@@ -144,7 +146,7 @@ pub struct Reload {
     /// The process
     #[command(flatten)]
     pub connection: Connection,
-    /// Only report what a reload would do
+    /// Only report the effect of a reload
     #[arg(long)]
     pub dry_run: bool,
     /// Reload even if more of the open sessions end than `recheck_max` allows

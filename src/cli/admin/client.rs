@@ -54,12 +54,14 @@ impl Client {
         let (target, token) = if let Some(address) = &arguments.admin {
             (Target::parse(address)?, given)
         } else {
+            let path = &arguments.file.config;
             let fail = |message| Failure { code: EXIT_CONFIG, message };
-            let client = admin_client(&arguments.config, given.is_none()).map_err(|report| {
+            let client = admin_client(path, given.is_none()).map_err(|report| {
                 fail(format!("{report}(name the address with --admin, the token with --token-file)"))
             })?;
-            let path = arguments.config.display();
-            let missing = || fail(format!("{path} has no [admin] section, so its process has no admin API"));
+
+            let missing =
+                || fail(format!("{} has no [admin] section, so its process has no admin API", path.display()));
             let client = client.ok_or_else(missing)?;
             (client.address.into(), given.or(client.token))
         };

@@ -8,7 +8,7 @@ const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 64;
 pub(super) const EXIT_CONFIG: u8 = 78;
 
-/// The failure of a command: its exit code, and what it prints to standard error.
+/// The failure of a command: its exit code, and its message for standard error.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The exit code.

@@ -1,4 +1,4 @@
-//! `tollgate status`: what the process is and does.
+//! `tollgate status`: prints facts about a running process.
 
 use std::process::ExitCode;
 
