@@ -1,6 +1,6 @@
 //! The order of a list of sessions, and its pages.
 //!
-//! A cursor is the place of the last entry of a page: its sort key and its id. So it stays valid when sessions begin and
+//! A cursor is the order of a page, and the place of its last entry: its sort key and its id. So it stays valid when sessions begin and
 //! end. While the order is by counts that grow, an entry may move past the cursor: it then appears twice or not at all.
 
 use std::cmp::Ordering;
@@ -57,6 +57,24 @@ impl Order {
         Some(Self { key, is_descending })
     }
 
+    /// Returns the cursor of a place: a hexadecimal digit of the order, and 32 of each part.
+    fn encode(self, (key, id): Place) -> String {
+        format!("{:x}{:032x}{id:032x}", self.digit(), key.cast_unsigned())
+    }
+
+    /// Returns the place of a cursor; `None` for the cursor of another order.
+    fn decode(self, cursor: &str) -> Option<Place> {
+        let is_cursor = cursor.len() == 65 && cursor.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let (order, place) = cursor.split_at_checked(1).filter(|_| is_cursor)?;
+        let (key, id) = place.split_at_checked(32)?;
+        (u8::from_str_radix(order, 16).ok()? == self.digit()).then_some(())?;
+        Some((u128::from_str_radix(key, 16).ok()?.cast_signed(), u128::from_str_radix(id, 16).ok()?))
+    }
+
+    fn digit(self) -> u8 {
+        (self.key as u8) << 1 | u8::from(self.is_descending)
+    }
+
     fn compare(self, a: Place, b: Place) -> Ordering {
         let keys = a.0.cmp(&b.0);
         let keys = if self.is_descending { keys.reverse() } else { keys };
@@ -80,7 +98,7 @@ impl Page {
             return Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")));
         }
         let invalid = || Problem::bad_request("`cursor` is not the one of a page");
-        let after = cursor.map(|cursor| decode(cursor).ok_or_else(invalid)).transpose()?;
+        let after = cursor.map(|cursor| order.decode(cursor).ok_or_else(invalid)).transpose()?;
         Ok(Self { order, after, limit })
     }
 
@@ -92,20 +110,9 @@ impl Page {
         entries.sort_unstable_by(|(a, _), (b, _)| self.order.compare(*a, *b));
         let has_more = entries.len() > self.limit;
         entries.truncate(self.limit);
-        let last = entries.last().filter(|_| has_more).map(|(place, _)| encode(*place));
+        let last = entries.last().filter(|_| has_more).map(|(place, _)| self.order.encode(*place));
         (entries.into_iter().map(|(_, entry)| entry).collect(), last)
     }
-}
-
-/// Returns the cursor of a place: 32 hexadecimal digits of each part.
-fn encode((key, id): Place) -> String {
-    format!("{:032x}{id:032x}", key.cast_unsigned())
-}
-
-fn decode(cursor: &str) -> Option<Place> {
-    let is_cursor = cursor.len() == 64 && cursor.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let (key, id) = cursor.split_at_checked(32).filter(|_| is_cursor)?;
-    Some((u128::from_str_radix(key, 16).ok()?.cast_signed(), u128::from_str_radix(id, 16).ok()?))
 }
 
 #[cfg(test)]

@@ -25,10 +25,9 @@ use crate::config::{AdminAddress, AdminConfig};
 use crate::runtime::clock;
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::control::Control;
+use crate::server::descriptors::ADMIN_CONNECTIONS_MAX;
 use crate::server::reload::{ReloadError, ReloadSummary};
 
-/// The number of concurrent connections of a listener; the kernel queues further ones.
-const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may be idle, or a request head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request head, and its largest number of headers.
@@ -176,7 +175,8 @@ async fn serve(served: Vec<(Listener, Router)>, stop: CancellationToken) {
 }
 
 async fn accept(listener: Listener, router: Router, tasks: Tasks, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // The kernel queues further connections.
+    let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
         let accepting = async {
             let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;

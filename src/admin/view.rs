@@ -155,6 +155,8 @@ pub(super) struct Reload {
     pub(super) changed: usize,
     /// The number of sessions that end, by cause.
     pub(super) ended: BTreeMap<&'static str, usize>,
+    /// `recheck_max` in percent, if more sessions end than it allows: without `force` the reload is refused.
+    pub(super) exceeds_recheck_max_percent: Option<u8>,
     /// The warnings of the configuration.
     pub(super) warnings: Vec<String>,
     /// The addresses that are listened on from now on.
@@ -260,6 +262,7 @@ impl From<ReloadSummary> for Reload {
             kept: summary.kept,
             changed: summary.changed,
             ended: summary.ended.into_iter().collect(),
+            exceeds_recheck_max_percent: summary.exceeds_percent,
             warnings: summary.warnings,
             listeners_added: summary.listeners_added,
             listeners_removed: summary.listeners_removed,

@@ -12,6 +12,10 @@ use crate::upstream::connector::extra_descriptors;
 
 /// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
 const OTHER_DESCRIPTORS: usize = 64;
+/// The number of concurrent connections of the admin API, and of the metrics listener.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Descriptors of the admin API or of the metrics listener: its connections, its socket, and its event loop.
+const ADMIN_DESCRIPTORS: usize = ADMIN_CONNECTIONS_MAX + 8;
 /// Descriptors of a listener: its socket, a clone registered with the event loop, another clone while it moves, and a
 /// connection that waits for a permit.
 const LISTENER_DESCRIPTORS: usize = 4;
@@ -34,6 +38,7 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     let count = OTHER_DESCRIPTORS
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
+        + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
         + worker::DESCRIPTORS * config.server.workers.get()
         + extra.min(config.server.max_sessions.count as usize);
     count as u64

@@ -54,6 +54,8 @@ pub struct ReloadSummary {
     pub changed: usize,
     /// The number of sessions that end, by cause.
     pub ended: Vec<(&'static str, usize)>,
+    /// `recheck_max` in percent, if more sessions end than it allows: without force the reload is refused.
+    pub exceeds_percent: Option<u8>,
     /// The addresses of listeners that were added and removed.
     pub listeners_added: Vec<String>,
     /// See `listeners_added`.
@@ -234,12 +236,13 @@ impl Reloader {
             kept: report.kept,
             changed: report.changed,
             ended: by_cause(&report),
+            exceeds_percent: None,
             listeners_added: only_in(&addresses, &before),
             listeners_removed: only_in(&before, &addresses),
             warnings,
         };
-        let max_percent = config.server.recheck_max_percent.filter(|_| !options.force);
-        let refused = max_percent.filter(|max_percent| !options.dry_run && is_over(&summary, *max_percent));
+        summary.exceeds_percent = config.server.recheck_max_percent.filter(|percent| is_over(&summary, *percent));
+        let refused = summary.exceeds_percent.filter(|_| !options.dry_run && !options.force);
         if options.dry_run || refused.is_some() {
             self.gateway.retain_used();
             return match refused {

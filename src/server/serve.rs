@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accept;
-use super::control::{Control, ControlRequest, ProcessFacts};
+use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
 use super::listeners::{Listeners, NextListeners};
@@ -108,7 +108,7 @@ impl Server {
     /// # Errors
     /// If the system does not provide a thread or an event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
-        let Self { gateway, pool, receivers, listeners, mut reloader, control, requests } = self;
+        let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests } = self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let workers = (0..)
@@ -124,13 +124,16 @@ impl Server {
             tokio::select! {
                 // A closed channel counts as a stop signal.
                 _ = stop.recv() => {}
-                () = serve_requests(requests, &mut reloader, &observe) => {}
+                () = serve_requests(&mut requests, &mut reloader, &observe) => {}
             }
             // No session starts after the drain is announced.
             lifecycle.stop_admitting();
             observe(ServerEvent::Draining(lifecycle.sessions()));
             lifecycle.start_drain(clock::now());
-            drain(lifecycle, workers, &mut stop).await;
+            tokio::select! {
+                () = drain(lifecycle, workers, &mut stop) => {}
+                () = serve_closes(&mut requests, &reloader) => {}
+            }
         };
         runtime.block_on(async {
             tokio::select! {
@@ -147,7 +150,7 @@ impl Server {
 /// Executes the requests of the admin API and of signals, one after another, and reads files that change. Never returns, even
 /// if the channel is closed.
 async fn serve_requests(
-    mut requests: mpsc::Receiver<ControlRequest>,
+    requests: &mut mpsc::Receiver<ControlRequest>,
     reloader: &mut Reloader,
     observe: &impl Fn(ServerEvent<'_>),
 ) {
@@ -175,12 +178,26 @@ async fn serve_requests(
                 // If the caller no longer waits, the result was reported.
                 drop(reply.send(result));
             }
-            ControlRequest::Close(close) => {
-                let pool = Arc::clone(&reloader.pool);
-                reloader.tasks.start(async move { close.run(&pool).await });
-            }
+            ControlRequest::Close(close) => start_close(close, reloader),
         }
     }
+}
+
+/// Executes the requests during the drain: sessions can be closed earlier, and the configuration does not change. Never
+/// returns, even if the channel is closed.
+async fn serve_closes(requests: &mut mpsc::Receiver<ControlRequest>, reloader: &Reloader) {
+    while let Some(request) = requests.recv().await {
+        match request {
+            ControlRequest::Reload(_, reply) => drop(reply.send(Err(ReloadError::Stopping))),
+            ControlRequest::Close(close) => start_close(close, reloader),
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn start_close(close: SpreadClose, reloader: &Reloader) {
+    let pool = Arc::clone(&reloader.pool);
+    reloader.tasks.start(async move { close.run(&pool).await });
 }
 
 /// Reports at intervals how many lines about rejections were left out. Never returns.

@@ -49,6 +49,14 @@ class Skip(Exception):
     """Raised in a check that cannot run on this machine; the summary counts it as skipped."""
 
 
+def promtool():
+    """Returns the path of promtool, installed or unpacked by tests/run."""
+    found = shutil.which("promtool") or INTEROP / "prometheus/usr/bin/promtool"
+    if not pathlib.Path(found).exists():
+        raise Skip("promtool is not installed")
+    return found
+
+
 class Suite:
     """The checks of one suite. Each passes, fails or is skipped, independently of the ones before."""
 

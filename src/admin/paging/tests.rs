@@ -55,9 +55,13 @@ fn parameters_are_checked() {
     for limit in [0, 1001] {
         assert_eq!(status(None, Some(limit), None), Err(400), "{limit}");
     }
-    let cursor = encode((-7, 8));
+    let cursor = newest_first.encode((-7, 8));
     assert_eq!(status(None, None, Some(&cursor)).unwrap().after, Some((-7, 8)));
     for cursor in ["", "!", "00", &cursor[1..], &format!("{cursor}0"), &cursor.replace('8', "g")] {
         assert_eq!(status(None, None, Some(cursor)), Err(400), "{cursor}");
+    }
+    // The cursor of another order.
+    for sort in ["-age", "id", "bytes"] {
+        assert_eq!(status(Some(sort), None, Some(&cursor)), Err(400), "{sort}");
     }
 }

@@ -42,6 +42,9 @@ fn summary(answer: &Value, dry_run: bool) -> String {
         text(answer, "kept"),
         text(answer, "changed"),
     );
+    if let Some(percent) = answer.get("exceeds_recheck_max_percent").and_then(Value::as_u64) {
+        let _ = writeln!(summary, "this is more than recheck_max = {percent}%: only --force permits it");
+    }
     for (name, title) in
         [("listeners_added", "new listener"), ("listeners_removed", "listener closed"), ("warnings", "warning")]
     {
@@ -62,10 +65,12 @@ mod tests {
     fn the_summary_has_every_effect() {
         let answer = json!({
             "applied": true, "generation": 3, "kept": 7, "changed": 1, "ended": { "no_route": 2, "origin": 1 },
+            "exceeds_recheck_max_percent": 20,
             "warnings": ["a"], "listeners_added": ["127.0.0.1:1"], "listeners_removed": []
         });
         let expected = "generation 3 is in use\n\
             sessions: 7 keep their terms, 1 get new limits, 3 end (2 no_route, 1 origin)\n\
+            this is more than recheck_max = 20%: only --force permits it\n\
             new listener: 127.0.0.1:1\nwarning: a\n";
         assert_eq!(summary(&answer, false), expected);
         assert!(summary(&answer, true).starts_with("dry run: nothing was changed"));

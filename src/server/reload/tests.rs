@@ -42,6 +42,7 @@ fn the_share_of_ended_sessions_is_limited() {
         kept: 70,
         changed: 10,
         ended: vec![("claims", ended)],
+        exceeds_percent: None,
         listeners_added: Vec::new(),
         listeners_removed: Vec::new(),
         warnings: Vec::new(),
