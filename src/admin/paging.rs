@@ -1,7 +1,8 @@
 //! The order of a list of sessions, and its pages.
 //!
-//! A cursor is the order of a page, and the place of its last entry: its sort key and its id. So it stays valid when sessions begin and
-//! end. While the order is by counts that grow, an entry may move past the cursor: it then appears twice or not at all.
+//! A cursor is the order of a page, and the place of its last entry: its sort key and its id. So it stays valid when
+//! sessions begin and end. While the order is by counts that grow, an entry may move past the cursor: it then appears
+//! twice or not at all.
 
 use std::cmp::Ordering;
 
@@ -62,13 +63,16 @@ impl Order {
         format!("{:x}{:032x}{id:032x}", self.digit(), key.cast_unsigned())
     }
 
-    /// Returns the place of a cursor; `None` for the cursor of another order.
-    fn decode(self, cursor: &str) -> Option<Place> {
+    /// Returns the order and the place of a cursor.
+    fn decode(cursor: &str) -> Option<(Self, Place)> {
         let is_cursor = cursor.len() == 65 && cursor.bytes().all(|byte| byte.is_ascii_hexdigit());
         let (order, place) = cursor.split_at_checked(1).filter(|_| is_cursor)?;
         let (key, id) = place.split_at_checked(32)?;
-        (u8::from_str_radix(order, 16).ok()? == self.digit()).then_some(())?;
-        Some((u128::from_str_radix(key, 16).ok()?.cast_signed(), u128::from_str_radix(id, 16).ok()?))
+        let digit = u8::from_str_radix(order, 16).ok()?;
+        let orders =
+            Self::NAMES.into_iter().flat_map(|(_, key)| [false, true].map(|is_descending| Self { key, is_descending }));
+        let order = orders.into_iter().find(|order| order.digit() == digit)?;
+        Some((order, (u128::from_str_radix(key, 16).ok()?.cast_signed(), u128::from_str_radix(id, 16).ok()?)))
     }
 
     fn digit(self) -> u8 {
@@ -85,7 +89,8 @@ impl Order {
 }
 
 impl Page {
-    /// Reads the parameters of a query. Without `sort` the newest session is first.
+    /// Reads the parameters of a query. Without `sort` the newest session is first. A cursor continues the order of its page,
+    /// whatever `sort` is.
     ///
     /// # Errors
     /// If one of them is malformed.
@@ -98,8 +103,9 @@ impl Page {
             return Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")));
         }
         let invalid = || Problem::bad_request("`cursor` is not the one of a page");
-        let after = cursor.map(|cursor| order.decode(cursor).ok_or_else(invalid)).transpose()?;
-        Ok(Self { order, after, limit })
+        let Some(cursor) = cursor else { return Ok(Self { order, after: None, limit }) };
+        let (order, after) = Order::decode(cursor).ok_or_else(invalid)?;
+        Ok(Self { order, after: Some(after), limit })
     }
 
     /// Returns the entries of this page in their order, and the cursor of the next page if there is one.

@@ -44,7 +44,7 @@ pub(super) struct ListQuery {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// The cursor of the page before.
-    #[param(pattern = "^[0-9a-f]{64}$")]
+    #[param(pattern = "^[0-7][0-9a-f]{64}$")]
     cursor: Option<String>,
 }
 

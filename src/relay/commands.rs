@@ -62,6 +62,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 
     fn add_watcher(&mut self, mut watcher: Watcher) {
+        self.watchers.retain(Watcher::is_open);
         if self.watchers.len() < WATCHERS_MAX {
             watcher.begin(self.session.frame_left(Side::Client), self.session.frame_left(Side::Upstream));
             self.watchers.push(watcher);

@@ -382,9 +382,13 @@ class Events:
     """The server-sent events of a tap, read by curl."""
 
     def __init__(self, path):
-        command = ["curl", "-sN", "--max-time", "30", "--unix-socket", str(socket_path), f"http://localhost{path}"]
+        command = ["curl", "-siN", "--max-time", "30", "--unix-socket", str(socket_path), f"http://localhost{path}"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.lines = harness.Lines(self.process.stdout)
+        # The tap has its place once its head is here.
+        equal(self.lines.next(SECONDS).split()[1], "200")
+        while self.lines.next(SECONDS).strip():
+            pass
 
     def next(self):
         name = None
@@ -438,7 +442,8 @@ with suite.check("payloads are only shown if the configuration allows it, and ta
     with contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(connect())
-        paths = [f"/v1/sessions/{session['id']}/frames" for session in curl("/v1/sessions").json["sessions"]]
+        paths = [f"/v1/sessions/{session['id']}/frames" for session in curl("/v1/sessions").json["sessions"]
+                 if session["activity"] == "open"]
         taps = [Events(paths[number % 4]) for number in range(16)]
         status = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "1", "--unix-socket", str(socket_path),
                   f"http://localhost{paths[4]}"]
