@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import contextlib
+import http.client
 import json
 import os
 import pathlib
+import socket
 import stat
 import subprocess
 import threading
@@ -379,20 +381,20 @@ no_sessions()
 
 
 class Events:
-    """The server-sent events of a tap, read by curl."""
+    """The server-sent events of a tap. It has its place among the taps once it is constructed."""
 
     def __init__(self, path):
-        command = ["curl", "-siN", "--max-time", "30", "--unix-socket", str(socket_path), f"http://localhost{path}"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.lines = harness.Lines(self.process.stdout)
-        # The tap has its place once its head is here.
-        equal(self.lines.next(SECONDS).split()[1], "200")
-        while self.lines.next(SECONDS).strip():
-            pass
+        self.connection = http.client.HTTPConnection("localhost", timeout=SECONDS)
+        self.connection.sock = socket.socket(socket.AF_UNIX)
+        self.connection.sock.settimeout(SECONDS)
+        self.connection.sock.connect(str(socket_path))
+        self.connection.request("GET", path)
+        self.response = self.connection.getresponse()
+        equal(self.response.status, 200)
 
     def next(self):
         name = None
-        while (line := self.lines.next(SECONDS)) is not None:
+        while line := self.response.readline().decode():
             if line.startswith("event:"):
                 name = line[6:].strip()
             if line.startswith("data:"):
@@ -400,8 +402,8 @@ class Events:
         return None
 
     def close(self):
-        self.process.kill()
-        self.process.wait()
+        self.response.close()
+        self.connection.close()
 
 
 with suite.check("a tap shows frames of both directions, and ends with the session"):
