@@ -4,14 +4,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tungstenite::Message;
 
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
-use crate::support::session::Session;
+use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::Frame;
@@ -260,4 +263,60 @@ fn the_api_serves_during_the_drain_and_its_socket_is_removed_at_the_end() {
     assert!(gate.wait_exit().success());
     drop(tap);
     assert!(!api.socket().exists());
+}
+
+/// Both ends of each session are an independent implementation, tungstenite, and echo messages of several frames all the time.
+#[test]
+fn messages_of_an_operator_fit_between_the_messages_of_other_implementations() {
+    const SESSIONS: usize = 6;
+    const MESSAGES: usize = 25;
+    let upstream = Upstream::bind();
+    let (api, gate) = Api::start(&upstream);
+    let (opened, over) = (Barrier::new(SESSIONS + 1), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let mut clients = Vec::new();
+        for _ in 0..SESSIONS {
+            let stream = Client::connect(&gate).stream;
+            scope.spawn(|| {
+                let mut echo = tungstenite::accept(upstream.accept().stream).unwrap();
+                while let Ok(message) = echo.read() {
+                    if message.is_text() {
+                        echo.send(message).unwrap();
+                    }
+                }
+            });
+            let (socket, _) = tungstenite::client("wss://chat.example.com/open/", stream).unwrap();
+            let (opened, over) = (&opened, &over);
+            clients.push(scope.spawn(move || {
+                let mut socket = socket;
+                let (mut notices, mut number) = (Vec::new(), 0);
+                opened.wait();
+                while !over.load(Ordering::Relaxed) || notices.len() < MESSAGES {
+                    let own = format!("own {number} {}", "x".repeat(number * 977 % 70_000));
+                    number += 1;
+                    socket.send(Message::text(own.clone())).unwrap();
+                    loop {
+                        let Message::Text(text) = socket.read().unwrap() else { panic!("not a text") };
+                        if text.as_str() == own {
+                            break;
+                        }
+                        notices.push(text.to_string());
+                    }
+                }
+                socket.close(None).unwrap();
+                while socket.read().is_ok() {}
+                notices
+            }));
+        }
+        opened.wait();
+        let notices: Vec<String> = (0..MESSAGES).map(|number| format!("notice {number}")).collect();
+        for notice in &notices {
+            let (status, answer) = api.ask("POST", "/v1/sessions/send", Some(&json!({ "all": true, "text": notice })));
+            assert_eq!((status, &answer["selected"]), (202, &json!(SESSIONS)));
+        }
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert_eq!(client.join().unwrap(), notices);
+        }
+    });
 }
