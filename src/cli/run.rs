@@ -49,7 +49,10 @@ fn serve(config: Config, file: PathBuf) -> Result<(), ServeError> {
     for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
-    let server = Server::bind(config, Some(file))?;
+    let mut server = Server::bind(config, Some(file))?;
+    if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
+        server.report_alive(interval);
+    }
     let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -71,6 +74,7 @@ fn report(event: ServerEvent<'_>) {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "cannot notify systemd"),
         },
+        ServerEvent::Alive => notify(&[NotifyState::Watchdog]),
         ServerEvent::Reloaded(result) => notify(&[NotifyState::Ready, NotifyState::Status(&report_reload(result))]),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod socket;
+mod watchdog;
 pub mod pool;
 pub mod worker;
 pub mod accept;

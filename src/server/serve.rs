@@ -15,6 +15,7 @@ use super::error::ServeError;
 use super::listeners::{Listeners, NextListeners};
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
+use super::watchdog;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::front::gateway::Gateway;
@@ -44,6 +45,7 @@ pub struct Server {
     reloader: Reloader,
     control: Control,
     requests: mpsc::Receiver<ControlRequest>,
+    watchdog: Option<Duration>,
 }
 
 /// A change of the process that its caller reports.
@@ -55,6 +57,8 @@ pub enum ServerEvent<'a> {
     Reloading,
     /// The result of that.
     Reloaded(&'a Result<ReloadSummary, ReloadError>),
+    /// Every worker has run since the last event of this kind. See [`Server::report_alive`].
+    Alive,
 }
 
 impl Server {
@@ -83,7 +87,7 @@ impl Server {
         let (control, requests) = Control::new(Arc::clone(&gateway), Arc::clone(&pool), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
         reloader.file.clone_from(&control.facts().file);
-        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests })
+        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests, watchdog: None })
     }
 
     /// Returns the state that its connections share. It stays valid while the server runs.
@@ -101,13 +105,19 @@ impl Server {
         self.listeners.addresses()
     }
 
+    /// Reports [`ServerEvent::Alive`] at half of this interval while every worker runs, also during the drain. The event
+    /// stays away while a task blocks the thread of a worker.
+    pub fn report_alive(&mut self, interval: Duration) {
+        self.watchdog = Some(interval);
+    }
+
     /// Serves until the drain has ended. The first signal on `stop` starts the drain, and the second one aborts it.
     /// `observe` is called with each change of the process.
     ///
     /// # Errors
     /// If the system does not provide a thread or an event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
-        let Self { gateway, pool, receivers, listeners, mut reloader, control, requests } = self;
+        let Self { gateway, pool, receivers, listeners, mut reloader, control, requests, watchdog } = self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let workers = (0..)
@@ -118,6 +128,8 @@ impl Server {
             .collect::<io::Result<Vec<_>>>()
             .map_err(ServeError::System)?;
         let lifecycle = &gateway.process.lifecycle;
+        let watched = Arc::clone(&pool);
+        let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
             reloader.listeners.change(listeners, &pool).await;
             tokio::select! {
@@ -134,6 +146,7 @@ impl Server {
         runtime.block_on(async {
             tokio::select! {
                 () = serving => {}
+                () = watching => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
             }

@@ -17,6 +17,7 @@ mod log_lines;
 mod metering;
 mod abuse;
 mod operations;
+mod service;
 mod snapshots;
 mod metrics;
 mod upstreams;

@@ -181,7 +181,7 @@ pub fn command(before: Option<&str>, arguments: &[&str]) -> Command {
         }
     };
     command.args(arguments).stdin(Stdio::null());
-    for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"] {
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"] {
         command.env_remove(name);
     }
     command
