@@ -101,6 +101,7 @@ fn values_reach_the_fields_of_their_keys() {
         max_handshakes: 1024,
         handshakes_per_address: Some(count(8)),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
+        shutdown_delay: seconds(5),
         drain_timeout: Duration::ZERO,
         on_reload: OnReload::Keep,
         recheck_max_percent: None,

@@ -66,6 +66,11 @@ fn serve(config: Config, file: PathBuf) -> Result<(), ServeError> {
 /// Reports a change of the process to the log and to systemd.
 fn report(event: ServerEvent<'_>) {
     match event {
+        ServerEvent::Stopping(delay) => {
+            let seconds = delay.as_secs_f64();
+            tracing::info!(delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "stopping");
+            notify(&[NotifyState::Stopping, NotifyState::Status(&format!("serving for {seconds} s before the drain"))]);
+        }
         ServerEvent::Draining(sessions) => {
             tracing::info!(sessions, "draining");
             notify(&[NotifyState::Stopping, NotifyState::Status(&format!("draining {sessions} sessions"))]);

@@ -70,6 +70,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
     let handshakes_per_address = handshakes_per_address(section, max_handshakes.as_deref().copied());
     let upgrade_quota = upgrade_quota(section);
+    let shutdown_delay = section.duration(&keys::SHUTDOWN_DELAY);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
     let on_reload = section.choice(&keys::ON_RELOAD, &[("recheck", OnReload::Recheck), ("keep", OnReload::Keep)]);
@@ -87,6 +88,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
         max_handshakes: max_handshakes?.value,
         handshakes_per_address: handshakes_per_address?,
         upgrade_quota: upgrade_quota?,
+        shutdown_delay: shutdown_delay?,
         drain_timeout: drain_timeout?,
         on_reload: on_reload?.value,
         recheck_max_percent: recheck_max?.value,

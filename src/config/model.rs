@@ -69,6 +69,8 @@ pub struct ProcessConfig {
     pub handshakes_per_address: Option<NonZeroU32>,
     /// Quota for the requests of one client address; `None`: unlimited.
     pub upgrade_quota: Option<Quota>,
+    /// How long requests are still admitted after the stop signal, while the process is not ready any more.
+    pub shutdown_delay: Duration,
     /// Maximum duration of the drain after the stop signal.
     pub drain_timeout: Duration,
     /// The treatment of open sessions by a reload.

@@ -1,8 +1,10 @@
 //! Puts the parts together: binds, starts the workers, serves, reloads, and drains.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +53,8 @@ pub struct Server {
 /// A change of the process that its caller reports.
 #[derive(Debug, Clone, Copy)]
 pub enum ServerEvent<'a> {
+    /// The stop signal was received. The drain starts after this time.
+    Stopping(Duration),
     /// The drain starts, with this number of sessions.
     Draining(usize),
     /// The configuration is read again.
@@ -73,9 +77,11 @@ impl Server {
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
         let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: now.instant };
         let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
+        let lifecycle = Lifecycle::new(config.server.drain_timeout);
+        lifecycle.set_shutdown_delay(config.server.shutdown_delay);
         let identities = Identities::new(&config.log, random());
         let process = Arc::new(Process {
-            lifecycle: Lifecycle::new(config.server.drain_timeout),
+            lifecycle,
             sessions: Sessions::new(&config.log, identities),
             metrics: Arc::new(Metrics::new(now.unix)),
         });
@@ -111,7 +117,8 @@ impl Server {
         self.watchdog = Some(interval);
     }
 
-    /// Serves until the drain has ended. The first signal on `stop` starts the drain, and the second one aborts it.
+    /// Serves until the drain has ended. The first signal on `stop` starts the drain after the shutdown delay, another
+    /// one ends this delay, and the next one aborts the drain.
     /// `observe` is called with each change of the process.
     ///
     /// # Errors
@@ -132,11 +139,7 @@ impl Server {
         let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
             reloader.listeners.change(listeners, &pool).await;
-            tokio::select! {
-                // A closed channel counts as a stop signal.
-                _ = stop.recv() => {}
-                () = serve_requests(requests, &mut reloader, &observe) => {}
-            }
+            serve_until_drain(lifecycle, serve_requests(requests, &mut reloader, &observe), &mut stop, &observe).await;
             // No session starts after the drain is announced.
             lifecycle.stop_admitting();
             observe(ServerEvent::Draining(lifecycle.sessions()));
@@ -153,6 +156,34 @@ impl Server {
         });
         gateway.rejections.report();
         Ok(())
+    }
+}
+
+/// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another
+/// signal arrives. `requests` executes requests and never returns. It continues during the delay: a reload that the stop
+/// signal interrupted half-way would affect the clients that are still admitted.
+async fn serve_until_drain(
+    lifecycle: &Lifecycle,
+    requests: impl Future<Output = ()>,
+    stop: &mut mpsc::Receiver<()>,
+    observe: &impl Fn(ServerEvent<'_>),
+) {
+    let mut requests = pin!(requests);
+    tokio::select! {
+        // A closed channel counts as a stop signal.
+        _ = stop.recv() => {}
+        () = &mut requests => {}
+    }
+    lifecycle.end_readiness();
+    let delay = lifecycle.shutdown_delay();
+    if delay.is_zero() {
+        return;
+    }
+    observe(ServerEvent::Stopping(delay));
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        Some(()) = stop.recv() => {}
+        () = requests => {}
     }
 }
 
