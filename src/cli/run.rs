@@ -1,5 +1,6 @@
 //! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,6 +9,7 @@ use sd_notify::NotifyState;
 use super::signals;
 use crate::config::{self, Config, Severity};
 use crate::server::error::ServeError;
+use crate::server::inherited::Inherited;
 use crate::server::reload::{ReloadError, ReloadSummary};
 use crate::server::serve::{Server, ServerEvent};
 use crate::telemetry::log;
@@ -18,6 +20,8 @@ pub const EXIT_CONFIG: u8 = 78;
 /// Serves with the configuration in a file. The exit code is 0 after a drain, 1 if serving failed, 78 if the
 /// configuration cannot be used.
 pub fn run(path: &Path) -> ExitCode {
+    // Before the log starts its thread.
+    let inherited = Inherited::from_env();
     let config = match config::load(path) {
         Ok(config) => config,
         Err(report) => {
@@ -34,7 +38,7 @@ pub fn run(path: &Path) -> ExitCode {
             Severity::Warning => tracing::warn!("{line}"),
         }
     }
-    match serve(config, path.to_owned()) {
+    match serve(config, path.to_owned(), inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "tollgate failed");
@@ -45,11 +49,11 @@ pub fn run(path: &Path) -> ExitCode {
     }
 }
 
-fn serve(config: Config, file: PathBuf) -> Result<(), ServeError> {
+fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Result<(), ServeError> {
     for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
-    let mut server = Server::bind(config, Some(file))?;
+    let mut server = Server::bind_with(config, Some(file), inherited.map_err(ServeError::InheritedEnvironment)?)?;
     if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
         server.report_alive(interval);
     }

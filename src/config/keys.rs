@@ -212,7 +212,8 @@ keys! {
         "The IP address and port that serve /metrics, /healthz and /readyz without a token, and nothing else.";
 
     ADDRESS = "listener" "address", Text, Required,
-        "The IP address and port to listen on.";
+        "The IP address and port to listen on, or `systemd:NAME` for the socket that systemd passes under this \
+         `FileDescriptorName=`.";
     CERTIFICATES = "listener" "certificates", TableArray, Required,
         "Certificate chains and their keys. SNI selects one; without a match the first valid one is used.";
     CHAIN = "listener.certificates" "chain", File, Required,

@@ -29,6 +29,6 @@ pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, check, load, parse};
 pub use self::model::{
-    AdminAddress, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig, LogFormat, MaxSessions,
-    OnReload, ProcessConfig, RecordLayer, Shown,
+    AdminAddress, AdminConfig, AdminToken, Certificate, Config, ListenAddress, ListenerConfig, LogConfig, LogFormat,
+    MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
 };

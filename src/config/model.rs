@@ -211,7 +211,7 @@ impl fmt::Debug for AdminToken {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// The address to listen on, unique among the listeners unless its port is 0, which lets the kernel choose a port.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// At least one. The first valid one serves clients without SNI, or with a host name that no certificate has.
     pub certificates: Vec<Certificate>,
     /// Timeout for the TLS handshake and the request head together.
@@ -220,6 +220,25 @@ pub struct ListenerConfig {
     pub head_max_bytes: usize,
     /// Maximum number of header fields in a request head: 8 to 256.
     pub head_max_headers: usize,
+}
+
+/// The address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ListenAddress {
+    /// The address that the process binds.
+    Tcp(SocketAddr),
+    /// The name of the socket that systemd passes: the `FileDescriptorName=` of its socket unit.
+    Inherited(Arc<str>),
+}
+
+/// `Display` writes the form used in the configuration file.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Inherited(name) => write!(f, "systemd:{name}"),
+        }
+    }
 }
 
 /// A certificate chain and its key.

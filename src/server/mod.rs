@@ -7,6 +7,7 @@ pub mod pool;
 pub mod worker;
 pub mod accept;
 pub mod descriptors;
+pub mod inherited;
 mod listeners;
 mod restart;
 pub mod reload;

@@ -14,6 +14,7 @@ use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::inherited::Inherited;
 use super::listeners::{Listeners, NextListeners};
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
@@ -71,9 +72,21 @@ impl Server {
     /// # Errors
     /// If an address cannot be bound, the descriptor limit is too low for the configuration, or TLS cannot be set up.
     pub fn bind(config: Config, file: Option<PathBuf>) -> Result<Self, ServeError> {
+        Self::bind_with(config, file, Inherited::default())
+    }
+
+    /// As [`Server::bind`], with the sockets that systemd passed.
+    ///
+    /// # Errors
+    /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP socket.
+    pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
-        let listeners = Listeners::default().prepare(&config.listeners)?;
+        for name in inherited.unused(&config.listeners) {
+            tracing::warn!(name, "no listener uses the socket that systemd passes under this name");
+        }
+        let open = Listeners::new(inherited);
+        let listeners = open.prepare(&config.listeners)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
         let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: now.instant };
         let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
@@ -92,6 +105,7 @@ impl Server {
         let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
         let (control, requests) = Control::new(Arc::clone(&gateway), Arc::clone(&pool), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
+        reloader.listeners = open;
         reloader.file.clone_from(&control.facts().file);
         Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests, watchdog: None })
     }
@@ -140,6 +154,8 @@ impl Server {
         let serving = async {
             reloader.listeners.change(listeners, &pool).await;
             serve_until_drain(lifecycle, serve_requests(requests, &mut reloader, &observe), &mut stop, &observe).await;
+            // Their new connections wait for the next process, while those of other listeners get a 503.
+            reloader.listeners.close_inherited().await;
             // No session starts after the drain is announced.
             lifecycle.stop_admitting();
             observe(ServerEvent::Draining(lifecycle.sessions()));
