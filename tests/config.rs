@@ -17,8 +17,8 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tollgate::balance::ServerAddress;
 use tollgate::config::{
-    self, AdminAddress, AdminToken, Config, Content, Disk, Files, LogConfig, LogFormat, MaxSessions, OnReload,
-    ProcessConfig, RecordLayer, Report, Shown,
+    self, AdminAddress, AdminToken, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat, MaxSessions,
+    OnReload, ProcessConfig, RecordLayer, Report, Shown,
 };
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
@@ -87,20 +87,22 @@ fn valid_files_load() {
     }
 }
 
-/// Each value reaches the field of its key. The values in `everything.toml` differ from the defaults, except
-/// `max_handshakes`.
-#[test]
-fn values_reach_the_fields_of_their_keys() {
+/// Reads `everything.toml`, whose values differ from the defaults, except `max_handshakes`.
+fn everything() -> Config {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/everything.toml");
-    let config = parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"));
-    let seconds = Duration::from_secs;
+    parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"))
+}
 
+#[test]
+fn values_of_the_process_reach_the_fields_of_their_keys() {
+    let (config, seconds) = (everything(), Duration::from_secs);
     let server = ProcessConfig {
         workers: NonZeroUsize::new(2).unwrap(),
         max_sessions: MaxSessions { count: 100_000, explicit: true },
         max_handshakes: 1024,
         handshakes_per_address: Some(count(8)),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
+        shutdown_delay: seconds(5),
         drain_timeout: Duration::ZERO,
         on_reload: OnReload::Keep,
         recheck_max_percent: None,
@@ -118,7 +120,11 @@ fn values_reach_the_fields_of_their_keys() {
         slow_upgrade: Some(Duration::from_millis(250)),
     };
     assert_eq!(config.log, log);
+}
 
+#[test]
+fn values_reach_the_fields_of_their_keys() {
+    let (config, seconds) = (everything(), Duration::from_secs);
     let admin = config.admin.as_ref().unwrap();
     assert_eq!(admin.address, AdminAddress::Unix("/run/tollgate/admin.sock".into()));
     assert_eq!((admin.socket_group.as_deref(), admin.payload), (Some("operators"), true));
@@ -127,13 +133,14 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
     assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
 
-    let [first, second] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
-    assert_eq!(first.address, "127.0.0.1:443".parse().unwrap());
+    let [first, second, third] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
+    let tcp = |address: &str| ListenAddress::Tcp(address.parse().unwrap());
+    let addresses = [tcp("127.0.0.1:443"), tcp("[::1]:443"), ListenAddress::Inherited("public".into())];
+    assert_eq!([&first.address, &second.address, &third.address], addresses.each_ref());
     assert_eq!(first.certificates.len(), 2);
     assert_eq!(first.certificates[1].names, ["rsa.example.com"]);
     assert_eq!(first.handshake_timeout, Duration::from_millis(250));
     assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
-    assert_eq!(second.address, "[::1]:443".parse().unwrap());
     assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
 
     let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };

@@ -99,7 +99,7 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Reports whether new sessions are admitted.
+/// Reports whether new clients may be sent here: not from the stop signal on, even while `shutdown_delay` still admits them.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -111,10 +111,10 @@ pub(super) async fn healthz() -> &'static str {
     )
 )]
 pub(super) async fn readyz(Extract(state): Shared) -> Result<&'static str> {
-    if is_admitting(&state) {
+    if state.control.gateway().process.lifecycle.is_ready() {
         return Ok("ready\n");
     }
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process drains"))
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the process is about to stop"))
 }
 
 /// Returns facts about the process.

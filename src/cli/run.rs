@@ -1,6 +1,7 @@
 //! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use super::signals;
 use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
 use crate::server::error::ServeError;
+use crate::server::inherited::Inherited;
 use crate::server::reload::{ReloadError, ReloadSummary};
 use crate::server::serve::{Server, ServerEvent};
 use crate::telemetry::log;
@@ -20,6 +22,8 @@ pub const EXIT_CONFIG: u8 = 78;
 /// Serves with the configuration in a file. The exit code is 0 after a drain, 1 if serving failed, 78 if the
 /// configuration cannot be used.
 pub fn run(path: &Path) -> ExitCode {
+    // Before the log starts its thread.
+    let inherited = Inherited::from_env();
     let config = match config::load(path) {
         Ok(config) => config,
         Err(report) => {
@@ -36,7 +40,7 @@ pub fn run(path: &Path) -> ExitCode {
             Severity::Warning => tracing::warn!("{line}"),
         }
     }
-    match serve(config, path.to_owned()) {
+    match serve(config, path.to_owned(), inherited) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "tollgate failed");
@@ -80,12 +84,15 @@ impl fmt::Display for RunError {
     }
 }
 
-fn serve(config: Config, file: PathBuf) -> Result<(), RunError> {
+fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Result<(), RunError> {
     for route in config.routes.iter().filter(|route| route.auth.is_none()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
     let (admin, metrics) = (config.admin.clone(), config.metrics);
-    let server = Server::bind(config, Some(file))?;
+    let mut server = Server::bind_with(config, Some(file), inherited.map_err(ServeError::InheritedEnvironment)?)?;
+    if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
+        server.report_alive(interval);
+    }
     // It ends with this function, after the drain.
     let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
     let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
@@ -107,6 +114,11 @@ fn serve(config: Config, file: PathBuf) -> Result<(), RunError> {
 /// Reports a change of the process to the log and to systemd.
 fn report(event: ServerEvent<'_>) {
     match event {
+        ServerEvent::Stopping(delay) => {
+            let seconds = delay.as_secs_f64();
+            tracing::info!(delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "stopping");
+            notify(&[NotifyState::Stopping, NotifyState::Status(&format!("serving for {seconds} s before the drain"))]);
+        }
         ServerEvent::Draining(sessions) => {
             tracing::info!(sessions, "draining");
             notify(&[NotifyState::Stopping, NotifyState::Status(&format!("draining {sessions} sessions"))]);
@@ -115,6 +127,7 @@ fn report(event: ServerEvent<'_>) {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "cannot notify systemd"),
         },
+        ServerEvent::Alive => notify(&[NotifyState::Watchdog]),
         ServerEvent::Reloaded(result) => notify(&[NotifyState::Ready, NotifyState::Status(&report_reload(result))]),
     }
 }

@@ -1,7 +1,6 @@
 //! Assembles a [`Config`] from the sections of a file; reads the sections of the process, the log and the listeners
 //! itself.
 
-use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::thread;
@@ -10,11 +9,12 @@ use std::time::SystemTime;
 use x509_cert::der::DateTime;
 
 use super::common::Duplicates;
-use super::diagnostic::{Diagnostic, Report, Severity, quote};
+use super::diagnostic::{Diagnostic, Report, Severity, Span, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::{self, FileLoader};
 use super::model::{
-    Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
+    Config, ListenAddress, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer,
+    Shown, Source,
 };
 use super::{admin, auth, certificate, keys, limits, routes, upstreams};
 use crate::policy::quota::Quota;
@@ -22,6 +22,9 @@ use crate::policy::quota::Quota;
 /// Maximum numbers of listeners, and of certificates per listener.
 const LISTENERS_MAX: usize = 64;
 const CERTIFICATES_MAX: usize = 64;
+
+/// Maximum length of the name of an inherited socket, as in systemd.
+const SOCKET_NAME_MAX: usize = 255;
 
 /// The default of `handshakes_per_address` is `max_handshakes` divided by this, but at least [`ADDRESS_SHARE_MIN`].
 const ADDRESS_SHARE: u32 = 16;
@@ -71,6 +74,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
     let handshakes_per_address = handshakes_per_address(section, max_handshakes.as_deref().copied());
     let upgrade_quota = upgrade_quota(section);
+    let shutdown_delay = section.duration(&keys::SHUTDOWN_DELAY);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
     let on_reload = section.choice(&keys::ON_RELOAD, &[("recheck", OnReload::Recheck), ("keep", OnReload::Keep)]);
@@ -88,6 +92,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
         max_handshakes: max_handshakes?.value,
         handshakes_per_address: handshakes_per_address?,
         upgrade_quota: upgrade_quota?,
+        shutdown_delay: shutdown_delay?,
         drain_timeout: drain_timeout?,
         on_reload: on_reload?.value,
         recheck_max_percent: recheck_max?.value,
@@ -166,7 +171,7 @@ fn note_invalid_certificates(root: &Section<'_>, listeners: &[ListenerConfig], n
 fn listener(
     section: &Section<'_>,
     folder: &FileLoader<'_>,
-    seen: &mut Duplicates<SocketAddr>,
+    seen: &mut Duplicates<ListenAddress>,
 ) -> Option<ListenerConfig> {
     let address = address(section);
     let entries = section.children("certificates", "listener.certificates", CERTIFICATES_MAX);
@@ -186,7 +191,7 @@ fn listener(
 
     let address = address?;
     // With port 0 every listener gets a port of its own.
-    if address.port() != 0 {
+    if !matches!(address.value, ListenAddress::Tcp(bound) if bound.port() == 0) {
         seen.note(section, &address, "address", &address.to_string());
     }
     Some(ListenerConfig {
@@ -198,19 +203,34 @@ fn listener(
     })
 }
 
-fn address(section: &Section<'_>) -> Option<Located<SocketAddr>> {
+fn address(section: &Section<'_>) -> Option<Located<ListenAddress>> {
     let text = section.text(&keys::ADDRESS)?;
     if let Ok(address) = text.parse() {
-        return Some(Located { value: address, span: text.span });
+        return Some(Located { value: ListenAddress::Tcp(address), span: text.span });
+    }
+    if let Some(name) = text.strip_prefix("systemd:") {
+        return Some(Located { value: inherited(section, name, &text.span)?, span: text.span });
     }
     let diagnostic = Diagnostic::error(text.span.clone(), format!("{} is not an address to listen on", quote(&text)))
         .label("expected an IP address and a port");
-    section.diagnostics.push(if text.starts_with("systemd:") {
-        diagnostic.help("inherited sockets are not supported by this version: write the address and port instead")
-    } else if let Some(port) = text.strip_prefix(':') {
+    section.diagnostics.push(if let Some(port) = text.strip_prefix(':') {
         diagnostic.help(format!("for every address of this machine write \"[::]:{port}\" or \"0.0.0.0:{port}\""))
     } else {
         diagnostic.help("write it as in \"0.0.0.0:443\" or \"[::]:443\"")
     });
+    None
+}
+
+/// Checks the name of an inherited socket by the rule of systemd for `FileDescriptorName=`.
+fn inherited(section: &Section<'_>, name: &str, span: &Span) -> Option<ListenAddress> {
+    let valid = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+    if (1..=SOCKET_NAME_MAX).contains(&name.len()) && name.bytes().all(valid) {
+        return Some(ListenAddress::Inherited(name.into()));
+    }
+    section.diagnostics.push(
+        Diagnostic::error(span.clone(), format!("{} cannot be the name of an inherited socket", quote(name)))
+            .label("expected the FileDescriptorName= of a socket unit")
+            .help(format!("a name has 1 to {SOCKET_NAME_MAX} ASCII characters, and no space or colon")),
+    );
     None
 }

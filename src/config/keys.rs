@@ -167,6 +167,9 @@ keys! {
         "Rate limit on the requests of one client address, upgrades or not; a request beyond it gets a 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),
         "Number of these requests that may arrive at once.";
+    SHUTDOWN_DELAY = "server" "shutdown_delay", span(Duration::ZERO, HOUR), Value("\"0s\""),
+        "How long clients are still admitted and served after the stop signal, while the readiness check already fails; \
+         a second signal ends it.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "Maximum duration of the drain after the stop signal; sessions that are still open are then cut off.";
     ON_RELOAD = "server" "on_reload", Choice(&["recheck", "keep"]), Value("\"recheck\""),
@@ -209,7 +212,8 @@ keys! {
         "The IP address and port that serve /metrics, /healthz and /readyz without a token, and nothing else.";
 
     ADDRESS = "listener" "address", Text, Required,
-        "The IP address and port to listen on.";
+        "The IP address and port to listen on, or `systemd:NAME` for the socket that systemd passes under this \
+         `FileDescriptorName=`.";
     CERTIFICATES = "listener" "certificates", TableArray, Required,
         "Certificate chains and their keys. SNI selects one; without a match the first valid one is used.";
     CHAIN = "listener.certificates" "chain", File, Required,

@@ -29,7 +29,7 @@ pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
-    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenerConfig, LogConfig,
-    LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
+    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenAddress, ListenerConfig,
+    LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
 };
 pub use self::units::duration as parse_duration;

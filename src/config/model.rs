@@ -86,6 +86,8 @@ pub struct ProcessConfig {
     pub handshakes_per_address: Option<NonZeroU32>,
     /// Quota for the requests of one client address; `None`: unlimited.
     pub upgrade_quota: Option<Quota>,
+    /// How long requests are still admitted after the stop signal, while the process is not ready any more.
+    pub shutdown_delay: Duration,
     /// Maximum duration of the drain after the stop signal.
     pub drain_timeout: Duration,
     /// The treatment of open sessions by a reload.
@@ -241,7 +243,7 @@ impl fmt::Debug for AdminToken {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// The address to listen on, unique among the listeners unless its port is 0, which lets the kernel choose a port.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// At least one. The first valid one serves clients without SNI, or with a host name that no certificate has.
     pub certificates: Vec<Certificate>,
     /// Timeout for the TLS handshake and the request head together.
@@ -250,6 +252,25 @@ pub struct ListenerConfig {
     pub head_max_bytes: usize,
     /// Maximum number of header fields in a request head: 8 to 256.
     pub head_max_headers: usize,
+}
+
+/// The address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ListenAddress {
+    /// The address that the process binds.
+    Tcp(SocketAddr),
+    /// The name of the socket that systemd passes: the `FileDescriptorName=` of its socket unit.
+    Inherited(Arc<str>),
+}
+
+/// `Display` writes the form used in the configuration file.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Inherited(name) => write!(f, "systemd:{name}"),
+        }
+    }
 }
 
 /// A certificate chain and its key.

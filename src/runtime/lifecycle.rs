@@ -1,4 +1,4 @@
-//! The phases of the process (serving, draining, aborted), and the times at which sessions close during the drain.
+//! The phases of the process (serving, draining, aborted), its readiness, and the times at which sessions close during the drain.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -38,9 +38,11 @@ fn millis(duration: Duration) -> u64 {
 #[derive(Debug)]
 pub struct Lifecycle {
     phase: AtomicU8,
+    is_ready: AtomicBool,
     is_admitting: AtomicBool,
     drain: CancellationToken,
     abort: CancellationToken,
+    shutdown_delay_ms: AtomicU64,
     drain_timeout_ms: AtomicU64,
     sessions: AtomicUsize,
     /// When the drain started.
@@ -52,19 +54,32 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Creates a lifecycle in the serving phase.
+    /// Creates a lifecycle in the serving phase, without a shutdown delay.
     pub fn new(drain_timeout: Duration) -> Self {
         Self {
             phase: AtomicU8::new(Phase::Serving as u8),
+            is_ready: AtomicBool::new(true),
             is_admitting: AtomicBool::new(true),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
+            shutdown_delay_ms: AtomicU64::new(0),
             drain_timeout_ms: AtomicU64::new(millis(drain_timeout)),
             sessions: AtomicUsize::new(0),
             drain_started: OnceLock::new(),
             close_slots: AtomicU32::new(0),
             close_interval_us: AtomicU32::new(0),
         }
+    }
+
+    /// Ends the readiness, at the stop signal. Requests are still admitted.
+    pub fn end_readiness(&self) {
+        self.is_ready.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether load balancers may send new clients: false from the stop signal on, for the whole shutdown delay and the
+    /// drain.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     /// Rejects all further requests. It precedes the drain, so that no session starts after the drain was announced.
@@ -140,6 +155,16 @@ impl Lifecycle {
     /// Returns how long the drain may take.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms.load(Ordering::Relaxed))
+    }
+
+    /// Returns how long requests are still admitted after the stop signal.
+    pub fn shutdown_delay(&self) -> Duration {
+        Duration::from_millis(self.shutdown_delay_ms.load(Ordering::Relaxed))
+    }
+
+    /// Changes how long requests are still admitted after the stop signal.
+    pub fn set_shutdown_delay(&self, shutdown_delay: Duration) {
+        self.shutdown_delay_ms.store(millis(shutdown_delay), Ordering::Relaxed);
     }
 
     /// Changes the maximum duration of the drain.

@@ -6,6 +6,7 @@
 //! the listener moves for every second one.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -47,25 +48,24 @@ pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>
     context.gateway().process.lifecycle.aborted().await;
 }
 
-/// Accepts on this worker until the listener moves to another one, or is removed from the configuration. Once the drain has started the listener stays, and
-/// the drain does not wait for the connections that it accepts.
+/// Accepts on this worker until the listener moves to another one, or is closed. Once the drain has started the listener
+/// stays, and the drain does not wait for the connections that it accepts.
 async fn serve(mut listener: Listener, mut worker: WorkerContext) {
-    let stop = listener.stop.clone();
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
             Some(Ok(accepted)) => worker.spawn_connection(accepted, listener.address),
             Some(Err(error)) => tracing::error!(%error, "cannot register a connection with the event loop"),
             None => {}
         }
-        let (next, accepted) = tokio::select! {
+        let moved = tokio::select! {
             biased;
             () = worker.gateway().process.lifecycle.draining(), if !worker.is_draining() => {
                 worker = worker.draining();
                 continue;
             }
-            () = stop.cancelled() => return,
-            moves = accept_all(&listener, &worker) => moves,
+            moved = accept_all(&listener, &worker) => moved,
         };
+        let Some((next, accepted)) = moved else { return };
         listener.accepted = Some(accepted);
         match next.send(listener) {
             Ok(()) => return,
@@ -75,23 +75,29 @@ async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     }
 }
 
-/// Accepts for this worker until a connection is to move to another one. While no permit is free only one more
+/// Accepts for this worker until a connection is to move to another one, or the listener is closed (`None`). While no permit is free only one more
 /// connection is accepted, which waits for the next permit; the others stay in the kernel's queue. So a listener
 /// without clients holds no permit that others could use.
 async fn accept_all<'a>(
     listener: &Listener,
     worker: &'a WorkerContext,
-) -> (&'a WorkerHandle, Accepted<std::net::TcpStream>) {
+) -> Option<(&'a WorkerHandle, Accepted<std::net::TcpStream>)> {
     let (mut pause, mut in_a_row, mut watched) = (PAUSE_MIN, 0, None);
     loop {
-        match accept(listener, worker, &mut watched).await {
-            Ok(accepted) => {
+        let accepted = tokio::select! {
+            biased;
+            () = listener.stop.cancelled() => return None,
+            accepted = accept(listener, &mut watched) => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) => {
                 pause = PAUSE_MIN;
-                match (accepted, worker.less_loaded_peer()) {
+                // A connection that was accepted is served even if the listener is closed meanwhile.
+                match (with_permit(stream, client, worker).await, worker.less_loaded_peer()) {
                     (None, _) => {}
                     (Some(accepted), None) => worker.spawn_connection(accepted, listener.address),
                     (Some(accepted), Some(other)) => match accepted.try_map(TcpStream::into_std) {
-                        Ok(accepted) => return (other, accepted),
+                        Ok(accepted) => return Some((other, accepted)),
                         Err(error) => tracing::error!(%error, "cannot move a connection to another worker"),
                     },
                 }
@@ -110,27 +116,27 @@ async fn accept_all<'a>(
     }
 }
 
-/// Accepts one connection and waits for its permit, unless the share of its address is exhausted. Returns `None` for a
-/// connection that was closed because the queue is full. `watched` keeps the listener registered with the event loop
-/// from the first call on.
-async fn accept(
-    listener: &Listener,
-    worker: &WorkerContext,
-    watched: &mut Option<TcpListener>,
-) -> io::Result<Option<Accepted<TcpStream>>> {
+/// Accepts one connection. `watched` keeps the listener registered with the event loop from the first call on.
+async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::Result<(TcpStream, IpAddr)> {
     let watched = match watched {
         Some(watched) => watched,
         // Register a clone, so that the listener is not lost if that fails.
         None => watched.insert(TcpListener::from_std(listener.socket.try_clone()?)?),
     };
     let (stream, address) = watched.accept().await?;
-    let client = address.ip();
+    // An inherited socket may be one for IPv6 and IPv4, whose IPv4 clients have mapped addresses.
+    Ok((stream, address.ip().to_canonical()))
+}
+
+/// Waits for the permit of a connection, unless the share of its address is exhausted. Returns `None` for a connection
+/// that was closed because the queue is full.
+async fn with_permit(stream: TcpStream, client: IpAddr, worker: &WorkerContext) -> Option<Accepted<TcpStream>> {
     let slot = worker.gateway().pending_limit.acquire(client).await;
     if slot.is_none() {
         let gateway = worker.gateway();
         gateway.rejections.log_connection_closed(client, gateway.process.sessions.identities(), clock::now());
     }
-    Ok(slot.map(|slot| Accepted { stream, client, slot }))
+    slot.map(|slot| Accepted { stream, client, slot })
 }
 
 /// Whether the error concerns only one connection, as of a client that disconnected before it was accepted.

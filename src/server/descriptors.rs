@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::ServeError;
 use super::worker;
-use crate::config::{Config, MaxSessions};
+use crate::config::{Config, ListenAddress, MaxSessions};
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::connector::extra_descriptors;
 
@@ -33,12 +33,15 @@ pub fn check_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
 
 /// Returns the number of descriptors needed besides two per session.
 pub(super) fn other_descriptors(config: &Config) -> u64 {
+    // An inherited socket stays open besides its listener.
+    let inherited = config.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Inherited(_)));
     // Each pending request counts as a session, so `max_sessions` bounds their number.
     let extra: usize = config.upstreams.iter().map(extra_descriptors).fold(0, usize::saturating_add);
     let count = OTHER_DESCRIPTORS
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
+        + inherited.count()
         + worker::DESCRIPTORS * config.server.workers.get()
         + extra.min(config.server.max_sessions.count as usize);
     count as u64

@@ -3,12 +3,19 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::inherited::InheritedError;
 
 /// An error that prevents the server from starting.
 #[derive(Debug)]
 pub enum ServeError {
     /// An address could not be bound.
     Bind(SocketAddr, io::Error),
+    /// The socket that systemd passes under this name cannot be used.
+    Inherited(Arc<str>, InheritedError),
+    /// The environment variables of inherited sockets are not valid.
+    InheritedEnvironment(io::Error),
     /// The descriptor limit is too low for the configured number of sessions.
     Descriptors {
         /// `max_sessions`.
@@ -28,6 +35,8 @@ impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Inherited(name, error) => write!(f, "cannot listen on systemd:{name}: {error}"),
+            Self::InheritedEnvironment(error) => write!(f, "cannot take the sockets that systemd passes: {error}"),
             Self::Descriptors { sessions, needed, limit } => write!(
                 f,
                 "max_sessions = {sessions} needs {needed} file descriptors, and the limit is {limit}: \
@@ -44,6 +53,6 @@ impl std::error::Error for ServeError {}
 impl ServeError {
     /// Whether the configuration or a limit of the system has to change. A retry would fail, too.
     pub fn is_of_configuration(&self) -> bool {
-        matches!(self, Self::Descriptors { .. })
+        matches!(self, Self::Descriptors { .. } | Self::Inherited(..))
     }
 }

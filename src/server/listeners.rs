@@ -1,28 +1,35 @@
 //! The listeners of the process: which are open, and the changes that a new configuration needs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ServeError;
+use super::inherited::{Inherited, InheritedError};
 use super::pool::WorkerPool;
 use super::socket::{self, Listener};
-use crate::config::ListenerConfig;
+use crate::config::{ListenAddress, ListenerConfig};
 
-/// The time in which a worker closes the socket of a removed listener. A worker polls its listeners far more often.
+/// The time in which workers close the sockets of listeners. A worker polls its listeners far more often, but a connection
+/// that was accepted may have to wait for its permit first.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The open listeners, in the order of the configuration.
+/// The open listeners.
 #[derive(Debug, Default)]
-pub struct Listeners(Vec<ListenerHandle>);
+pub struct Listeners {
+    /// In the order of the configuration.
+    open: Vec<ListenerHandle>,
+    inherited: Inherited,
+}
 
 /// An open listener. A worker has its socket.
 #[derive(Debug)]
 struct ListenerHandle {
     /// The address in the configuration, whose port may be 0.
-    configured: SocketAddr,
+    configured: ListenAddress,
     /// The address that it is bound to.
     address: SocketAddr,
     stop: CancellationToken,
@@ -44,53 +51,85 @@ enum NextListener {
 }
 
 impl Listeners {
+    /// Creates the state of a process without open listeners.
+    pub fn new(inherited: Inherited) -> Self {
+        Self { open: Vec::new(), inherited }
+    }
+
     /// Prepares the change to the listeners of a configuration, and binds those that it adds.
     ///
     /// # Errors
-    /// If an address cannot be bound. Then no listener changes.
+    /// If an address cannot be bound, or an inherited socket cannot be used. Then no listener changes.
     pub fn prepare(&self, config: &[ListenerConfig]) -> Result<NextListeners, ServeError> {
-        let mut kept = vec![false; self.0.len()];
-        let mut next = Vec::with_capacity(config.len());
+        let mut kept = vec![false; self.open.len()];
+        let mut next = NextListeners { next: Vec::with_capacity(config.len()) };
         for listener in config {
             let is_free = |(index, handle): &(usize, &ListenerHandle)| {
                 handle.configured == listener.address && kept.get(*index) == Some(&false)
             };
-            let found = self.0.iter().enumerate().find(is_free);
-            next.push(match found {
+            let found = self.open.iter().enumerate().find(is_free);
+            let listener = match found {
                 Some((index, handle)) => {
                     kept.iter_mut().skip(index).take(1).for_each(|kept| *kept = true);
                     NextListener::Kept { index, address: handle.address }
                 }
-                None => bind(listener.address)?,
-            });
+                None => self.open(&listener.address, &next.addresses())?,
+            };
+            next.next.push(listener);
         }
-        Ok(NextListeners { next })
+        Ok(next)
     }
 
     /// Starts the new listeners, closes those that the new configuration lacks, and waits until their sockets are closed, so
     /// that their addresses can be bound again.
     pub async fn change(&mut self, next: NextListeners, pool: &WorkerPool) {
-        let mut before: Vec<Option<ListenerHandle>> = std::mem::take(&mut self.0).into_iter().map(Some).collect();
+        let mut before: Vec<Option<ListenerHandle>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
         for listener in next.next {
             match listener {
-                NextListener::Kept { index, .. } => self.0.extend(before.get_mut(index).and_then(Option::take)),
+                NextListener::Kept { index, .. } => self.open.extend(before.get_mut(index).and_then(Option::take)),
                 NextListener::New(handle, listener) => {
                     // No worker ends before the drain.
                     let _ = pool.least_loaded().map(|worker| worker.send(listener));
-                    self.0.push(handle);
+                    self.open.push(handle);
                 }
             }
         }
-        for removed in before.into_iter().flatten() {
-            removed.stop.cancel();
-            // The sender is dropped with the socket.
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, removed.closed).await;
-        }
+        close(before.into_iter().flatten().collect()).await;
+    }
+
+    /// Stops accepting from the inherited sockets. Connections in their queues wait there for the next process.
+    pub async fn close_inherited(&mut self) {
+        let all = std::mem::take(&mut self.open).into_iter();
+        let (inherited, bound) = all.partition(|handle| matches!(handle.configured, ListenAddress::Inherited(_)));
+        self.open = bound;
+        close(inherited).await;
     }
 
     /// Returns the bound addresses, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().map(|handle| handle.address).collect()
+        self.open.iter().map(|handle| handle.address).collect()
+    }
+
+    /// Opens the socket of a new listener. `addresses` are those of the listeners before it.
+    fn open(&self, configured: &ListenAddress, addresses: &[SocketAddr]) -> Result<NextListener, ServeError> {
+        let socket = match configured {
+            ListenAddress::Tcp(address) => socket::bind(*address).map_err(|error| ServeError::Bind(*address, error))?,
+            ListenAddress::Inherited(name) => {
+                let error = |error| ServeError::Inherited(Arc::clone(name), error);
+                let socket = self.inherited.get(name).map_err(ServeError::System)?.map_err(error)?;
+                let address = socket.local_addr().map_err(ServeError::System)?;
+                // Listeners are known by their address. Two descriptors may refer to one socket.
+                if addresses.contains(&address) {
+                    return Err(error(InheritedError::SameAddress(address)));
+                }
+                socket
+            }
+        };
+        let address = socket.local_addr().map_err(ServeError::System)?;
+        let (open, closed) = oneshot::channel();
+        let stop = CancellationToken::new();
+        let listener = Listener { socket, address, stop: stop.clone(), open, accepted: None };
+        Ok(NextListener::New(ListenerHandle { configured: configured.clone(), address, stop, closed }, listener))
     }
 }
 
@@ -105,11 +144,16 @@ impl NextListeners {
     }
 }
 
-fn bind(configured: SocketAddr) -> Result<NextListener, ServeError> {
-    let socket = socket::bind(configured).map_err(|error| ServeError::Bind(configured, error))?;
-    let address = socket.local_addr().map_err(ServeError::System)?;
-    let (open, closed) = oneshot::channel();
-    let stop = CancellationToken::new();
-    let listener = Listener { socket, address, stop: stop.clone(), open, accepted: None };
-    Ok(NextListener::New(ListenerHandle { configured, address, stop, closed }, listener))
+/// Closes listeners, and waits until their sockets are closed.
+async fn close(listeners: Vec<ListenerHandle>) {
+    for listener in &listeners {
+        listener.stop.cancel();
+    }
+    let closed = async {
+        for listener in listeners {
+            // The sender is dropped with the socket.
+            let _ = listener.closed.await;
+        }
+    };
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
 }

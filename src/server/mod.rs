@@ -2,11 +2,13 @@
 
 pub mod error;
 pub mod socket;
+mod watchdog;
 pub mod pool;
 pub mod worker;
 pub mod accept;
 pub mod descriptors;
 mod files;
+pub mod inherited;
 mod listeners;
 mod restart;
 pub mod reload;

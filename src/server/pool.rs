@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use super::socket::Listener;
+use super::watchdog::Heartbeat;
 use crate::front::snapshot::Snapshot;
 use crate::relay::description::SessionInfo;
 use crate::relay::recheck::{RecheckMode, RecheckReport};
@@ -27,13 +28,14 @@ const COMMANDS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct WorkerPool(Vec<WorkerHandle>);
 
-/// The part of a worker that other threads use: the channels for its listeners and commands, and its number of
-/// connections.
+/// The part of a worker that other threads use: the channels for its listeners and commands, its number of connections,
+/// and its heartbeat.
 #[derive(Debug)]
 pub struct WorkerHandle {
     listeners: mpsc::Sender<Listener>,
     commands: mpsc::Sender<WorkerCommand>,
     connections: Arc<AtomicUsize>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 /// The worker's own end of its handle.
@@ -45,6 +47,8 @@ pub struct WorkerReceiver {
     pub commands: mpsc::Receiver<WorkerCommand>,
     /// The number of its connections.
     pub connections: Arc<AtomicUsize>,
+    /// Its heartbeat, which it answers.
+    pub heartbeat: Arc<Heartbeat>,
 }
 
 /// A command to a worker.
@@ -83,16 +87,22 @@ impl WorkerPool {
             // One worker may receive all listeners, also those that are being closed, so the channel always has capacity.
             let (listener_sender, listeners) = mpsc::channel(2 * LISTENERS_MAX);
             let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
-            let connections = Arc::<AtomicUsize>::default();
+            let (connections, heartbeat) = (Arc::<AtomicUsize>::default(), Arc::<Heartbeat>::default());
             let handle = WorkerHandle {
                 listeners: listener_sender,
                 commands: command_sender,
                 connections: Arc::clone(&connections),
+                heartbeat: Arc::clone(&heartbeat),
             };
-            (handle, WorkerReceiver { listeners, commands, connections })
+            (handle, WorkerReceiver { listeners, commands, connections, heartbeat })
         });
         let (workers, receivers) = workers.unzip();
         (Self(workers), receivers)
+    }
+
+    /// Asks every worker for a heartbeat, and returns the number of earlier ones of each.
+    pub fn heartbeats(&self) -> Vec<u32> {
+        self.0.iter().map(|worker| worker.heartbeat.ask()).collect()
     }
 
     /// Sends a command to the session with this id, on any worker.

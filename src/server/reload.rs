@@ -283,6 +283,7 @@ impl Reloader {
     ) -> RecheckReport {
         self.gateway.install(Arc::clone(&snapshot));
         self.gateway.process.lifecycle.set_drain_timeout(config.server.drain_timeout);
+        self.gateway.process.lifecycle.set_shutdown_delay(config.server.shutdown_delay);
         // The log is not set up in tests.
         if let Some(log) = log::handle() {
             log.set_level(config.log.level);

@@ -1,8 +1,10 @@
 //! Puts the parts together: binds, starts the workers, serves, reloads, and drains.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +14,12 @@ use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::inherited::Inherited;
 use super::listeners::{Listeners, NextListeners};
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
 use super::watch::FileWatcher;
+use super::watchdog;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::front::gateway::Gateway;
@@ -45,17 +49,22 @@ pub struct Server {
     reloader: Reloader,
     control: Control,
     requests: mpsc::Receiver<ControlRequest>,
+    watchdog: Option<Duration>,
 }
 
 /// A change of the process that its caller reports.
 #[derive(Debug, Clone, Copy)]
 pub enum ServerEvent<'a> {
+    /// The stop signal was received. The drain starts after this time.
+    Stopping(Duration),
     /// The drain starts, with this number of sessions.
     Draining(usize),
     /// The configuration is read again.
     Reloading,
     /// The result of that.
     Reloaded(&'a Result<ReloadSummary, ReloadError>),
+    /// Every worker has run since the last event of this kind. See [`Server::report_alive`].
+    Alive,
 }
 
 impl Server {
@@ -64,15 +73,29 @@ impl Server {
     /// # Errors
     /// If an address cannot be bound, the descriptor limit is too low for the configuration, or TLS cannot be set up.
     pub fn bind(config: Config, file: Option<PathBuf>) -> Result<Self, ServeError> {
+        Self::bind_with(config, file, Inherited::default())
+    }
+
+    /// As [`Server::bind`], with the sockets that systemd passed.
+    ///
+    /// # Errors
+    /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP socket.
+    pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
-        let listeners = Listeners::default().prepare(&config.listeners)?;
+        for name in inherited.unused(&config.listeners) {
+            tracing::warn!(name, "no listener uses the socket that systemd passes under this name");
+        }
+        let open = Listeners::new(inherited);
+        let listeners = open.prepare(&config.listeners)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
         let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: now.instant };
         let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
+        let lifecycle = Lifecycle::new(config.server.drain_timeout);
+        lifecycle.set_shutdown_delay(config.server.shutdown_delay);
         let identities = Identities::new(&config.log, random());
         let process = Arc::new(Process {
-            lifecycle: Lifecycle::new(config.server.drain_timeout),
+            lifecycle,
             sessions: Sessions::new(&config.log, identities),
             metrics: Arc::new(Metrics::new(now.unix)),
         });
@@ -83,8 +106,9 @@ impl Server {
         let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
         let (control, requests) = Control::new(Arc::clone(&gateway), Arc::clone(&pool), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
+        reloader.listeners = open;
         reloader.file.clone_from(&control.facts().file);
-        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests })
+        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests, watchdog: None })
     }
 
     /// Returns the state that its connections share. It stays valid while the server runs.
@@ -102,13 +126,20 @@ impl Server {
         self.listeners.addresses()
     }
 
-    /// Serves until the drain has ended. The first signal on `stop` starts the drain, and the second one aborts it.
+    /// Reports [`ServerEvent::Alive`] at half of this interval while every worker runs, also during the drain. The event
+    /// stays away while a task blocks the thread of a worker.
+    pub fn report_alive(&mut self, interval: Duration) {
+        self.watchdog = Some(interval);
+    }
+
+    /// Serves until the drain has ended. The first signal on `stop` starts the drain after the shutdown delay, another
+    /// one ends this delay, and the next one aborts the drain.
     /// `observe` is called with each change of the process.
     ///
     /// # Errors
     /// If the system does not provide a thread or an event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
-        let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests } = self;
+        let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests, watchdog } = self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let workers = (0..)
@@ -119,13 +150,14 @@ impl Server {
             .collect::<io::Result<Vec<_>>>()
             .map_err(ServeError::System)?;
         let lifecycle = &gateway.process.lifecycle;
+        let watched = Arc::clone(&pool);
+        let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
             reloader.listeners.change(listeners, &pool).await;
-            tokio::select! {
-                // A closed channel counts as a stop signal.
-                _ = stop.recv() => {}
-                () = serve_requests(&mut requests, &mut reloader, &observe) => {}
-            }
+            let executing = serve_requests(&mut requests, &mut reloader, &observe);
+            serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
+            // Their new connections wait for the next process, while those of other listeners get a 503.
+            reloader.listeners.close_inherited().await;
             // No session starts after the drain is announced.
             lifecycle.stop_admitting();
             observe(ServerEvent::Draining(lifecycle.sessions()));
@@ -138,12 +170,41 @@ impl Server {
         runtime.block_on(async {
             tokio::select! {
                 () = serving => {}
+                () = watching => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
             }
         });
         gateway.rejections.report();
         Ok(())
+    }
+}
+
+/// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another
+/// signal arrives. `requests` executes requests and never returns. It continues during the delay: a reload that the stop
+/// signal interrupted half-way would affect the clients that are still admitted.
+async fn serve_until_drain(
+    lifecycle: &Lifecycle,
+    requests: impl Future<Output = ()>,
+    stop: &mut mpsc::Receiver<()>,
+    observe: &impl Fn(ServerEvent<'_>),
+) {
+    let mut requests = pin!(requests);
+    tokio::select! {
+        // A closed channel counts as a stop signal.
+        _ = stop.recv() => {}
+        () = &mut requests => {}
+    }
+    lifecycle.end_readiness();
+    let delay = lifecycle.shutdown_delay();
+    if delay.is_zero() {
+        return;
+    }
+    observe(ServerEvent::Stopping(delay));
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        Some(()) = stop.recv() => {}
+        () = requests => {}
     }
 }
 

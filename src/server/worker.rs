@@ -72,7 +72,7 @@ impl Worker {
         };
         let (end, ended) = oneshot::channel();
         start_thread(&format!("worker-{number}"), runtime, async move {
-            let WorkerReceiver { listeners, commands, connections } = receiver;
+            let WorkerReceiver { listeners, commands, connections, heartbeat } = receiver;
             let (sessions, tasks) = (SessionContext::new(gateway.process.metrics.worker()), Tasks::default());
             let context = WorkerContext { connections, pool, gateway, sessions, tasks, is_draining: false };
             tokio::select! {
@@ -81,6 +81,7 @@ impl Worker {
                 () = serve_commands(commands, &context.sessions, &context.gateway.process) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
+                () = heartbeat.answer() => {}
             }
         })?;
         Ok(Self(ended))

@@ -18,6 +18,7 @@ mod log_lines;
 mod metering;
 mod abuse;
 mod operations;
+mod service;
 mod snapshots;
 mod metrics;
 mod upstreams;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::*;
+use crate::config::ListenAddress;
 use crate::config::tests::InMemory;
 use crate::front::gateway::Gateway;
 use crate::policy::admission::{Admission, Clocks};
@@ -76,8 +77,9 @@ fn gateway(config: &Config) -> Gateway {
 }
 
 fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
+    let ListenAddress::Tcp(address) = config.listeners[0].address else { panic!("an address") };
     let context = SnapshotContext {
-        addresses: &[config.listeners[0].address],
+        addresses: &[address],
         max_sessions: NonZeroU32::new(1_000).unwrap(),
         counters,
         now: clock::now(),

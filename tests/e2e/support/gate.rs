@@ -64,6 +64,9 @@ impl Gate {
         let file = folder.write("tollgate.toml", &setup.toml(&format!("[{}]", certificates.join(", "))));
         let mut command = command(setup.before, &["run", "--config", file.to_str().unwrap()]);
         command.envs(setup.environment);
+        if let Some(input) = setup.input {
+            command.stdin(input);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::read(child.stderr.take().unwrap(), setup.log_until, setup.log_stays_open);
         let output = Log::read(child.stdout.take().unwrap(), None, false);
@@ -181,7 +184,8 @@ pub fn command(before: Option<&str>, arguments: &[&str]) -> Command {
         }
     };
     command.args(arguments).stdin(Stdio::null());
-    for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"] {
+    let of_systemd = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"];
+    for name in of_systemd.into_iter().chain(["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"]) {
         command.env_remove(name);
     }
     command

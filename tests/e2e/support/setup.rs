@@ -1,6 +1,7 @@
 //! The configuration of the proxy under test, assembled from small parts.
 
 use std::fmt::{Display, Write as _};
+use std::os::fd::OwnedFd;
 
 use super::gate::Gate;
 use super::pki::{AUDIENCE, ISSUER, Leaf};
@@ -26,6 +27,8 @@ pub struct Setup {
     pub environment: Vec<(&'static str, String)>,
     /// A shell command to run before the binary, such as one that sets a limit.
     pub before: Option<&'static str>,
+    /// The standard input of the shell that runs `before`.
+    pub input: Option<OwnedFd>,
     /// The log is read up to a line that contains this text, and then closed unless `log_stays_open` is set.
     pub log_until: Option<&'static str>,
     pub log_stays_open: bool,
@@ -65,6 +68,15 @@ impl Setup {
 
     pub fn before(self, command: &'static str) -> Self {
         Self { before: Some(command), ..self }
+    }
+
+    /// Passes a descriptor under this name as systemd does, with further names for copies of it.
+    pub fn inherit(self, descriptor: impl Into<OwnedFd>, names: &str) -> Self {
+        let setup = Self { input: Some(descriptor.into()), ..self };
+        let count = names.split(':').count().to_string();
+        // The shell has the process id of the binary. Descriptors that are passed begin at 3.
+        let before = "exec 3<&0 4<&0 </dev/null; export LISTEN_PID=$$";
+        setup.environment("LISTEN_FDS", &count).environment("LISTEN_FDNAMES", names).before(before)
     }
 
     /// Closes the log after a line that contains this text.

@@ -1,0 +1,151 @@
+//! The listening sockets that systemd passes to the process, by the name in their socket unit.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use listenfd::ListenFd;
+use rustix::net::sockopt::socket_acceptconn;
+
+use crate::config::{ListenAddress, ListenerConfig};
+
+/// The sockets that the process inherited. They stay open until it ends: a listener has a clone.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<InheritedSocket>);
+
+#[derive(Debug)]
+struct InheritedSocket {
+    name: String,
+    /// The error is the reason for which it cannot be a listener.
+    socket: Result<TcpListener, String>,
+}
+
+/// Why an inherited socket cannot be a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InheritedError {
+    /// No socket has this name. Contains the names of those that were passed.
+    Missing(Vec<String>),
+    /// Several sockets have this name.
+    Several(usize),
+    /// The descriptor is not a listening TCP socket.
+    WrongType(String),
+    /// Another listener has the same address.
+    SameAddress(SocketAddr),
+}
+
+impl fmt::Display for InheritedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(passed) if passed.is_empty() => {
+                f.write_str("systemd passed no socket: is the socket unit started?")
+            }
+            Self::Missing(passed) => write!(f, "systemd passed no socket of this name, only {}", passed.join(", ")),
+            Self::Several(count) => write!(
+                f,
+                "systemd passed {count} sockets of this name: each listener needs a socket unit with one ListenStream= \
+                 and a FileDescriptorName= of its own"
+            ),
+            Self::WrongType(reason) => write!(f, "it is not a listening TCP socket: {reason}"),
+            Self::SameAddress(address) => write!(f, "another listener has its address {address}, too"),
+        }
+    }
+}
+
+impl std::error::Error for InheritedError {}
+
+impl Inherited {
+    /// Takes the sockets from the environment: `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, as `sd_listen_fds(3)`
+    /// defines them. Removes the first two. Must be called before the process has other threads that read the environment.
+    /// A second call returns no sockets.
+    ///
+    /// # Errors
+    /// If the variables contradict each other or the open descriptors.
+    pub fn from_env() -> io::Result<Self> {
+        let passed = sd_notify::listen_fds_with_names()?;
+        if passed.len() == 0 {
+            return Ok(Self::default());
+        }
+        let mut owned = ListenFd::from_env();
+        let sockets = passed.enumerate().map(|(index, (_, name))| InheritedSocket {
+            name,
+            socket: match owned.take_tcp_listener(index) {
+                Ok(Some(socket)) => listening(socket),
+                Ok(None) => Err("it was taken before".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+        });
+        Ok(Self(sockets.collect()))
+    }
+
+    /// Returns a clone of the socket with this name, which is in non-blocking mode.
+    ///
+    /// # Errors
+    /// If there is not exactly one listening TCP socket of this name. The outer error is of the system, which did not
+    /// provide a descriptor.
+    pub fn get(&self, name: &str) -> io::Result<Result<TcpListener, InheritedError>> {
+        let mut named = self.0.iter().filter(|socket| socket.name == name);
+        let Some(first) = named.next() else {
+            return Ok(Err(InheritedError::Missing(self.0.iter().map(|socket| socket.name.clone()).collect())));
+        };
+        let more = named.count();
+        if more > 0 {
+            return Ok(Err(InheritedError::Several(more + 1)));
+        }
+        match &first.socket {
+            Ok(socket) => socket.try_clone().map(Ok),
+            Err(reason) => Ok(Err(InheritedError::WrongType(reason.clone()))),
+        }
+    }
+
+    /// Returns the names of the sockets that no listener uses.
+    pub fn unused<'a>(&'a self, listeners: &'a [ListenerConfig]) -> impl Iterator<Item = &'a str> {
+        let is_used = |name: &str| {
+            listeners.iter().any(|used| matches!(&used.address, ListenAddress::Inherited(used) if **used == *name))
+        };
+        self.0.iter().map(|socket| socket.name.as_str()).filter(move |name| !is_used(name))
+    }
+}
+
+/// Checks that the socket listens, and prepares it like those that the process binds itself.
+fn listening(socket: TcpListener) -> Result<TcpListener, String> {
+    let prepare = || {
+        let listens = socket_acceptconn(&socket)?;
+        socket.set_nonblocking(true)?;
+        // Accepted sockets inherit the option.
+        rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
+        Ok::<_, io::Error>(listens)
+    };
+    match prepare() {
+        Ok(true) => Ok(socket),
+        Ok(false) => Err("it does not listen".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inherited(names: &[&str]) -> Inherited {
+        let socket = |name: &&str| InheritedSocket {
+            name: (*name).to_owned(),
+            socket: TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string()).and_then(listening),
+        };
+        Inherited(names.iter().map(socket).collect())
+    }
+
+    #[test]
+    fn exactly_one_listening_socket_of_the_name_is_found() {
+        let sockets = inherited(&["public", "twice", "twice"]);
+        let address = sockets.get("public").unwrap().unwrap().local_addr().unwrap();
+        assert_eq!(sockets.get("public").unwrap().unwrap().local_addr().unwrap(), address, "a second time");
+        assert_eq!(sockets.get("twice").unwrap().unwrap_err(), InheritedError::Several(2));
+        let missing = sockets.get("other").unwrap().unwrap_err();
+        assert_eq!(missing.to_string(), "systemd passed no socket of this name, only public, twice, twice");
+        let none = Inherited::default().get("public").unwrap().unwrap_err();
+        assert_eq!(none.to_string(), "systemd passed no socket: is the socket unit started?");
+        let reason = "it does not listen".to_owned();
+        let wrong = Inherited(vec![InheritedSocket { name: "public".to_owned(), socket: Err(reason.clone()) }]);
+        assert_eq!(wrong.get("public").unwrap().unwrap_err(), InheritedError::WrongType(reason));
+    }
+}
