@@ -9,6 +9,7 @@ pub mod accept;
 pub mod descriptors;
 pub mod inherited;
 mod listeners;
+mod memory;
 mod restart;
 pub mod reload;
 pub mod control;
