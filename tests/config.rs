@@ -101,6 +101,7 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
         max_sessions: MaxSessions { count: 100_000, explicit: true },
         max_handshakes: 1024,
         handshakes_per_address: Some(count(8)),
+        memory_max_bytes: Some(512 << 20),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         shutdown_delay: seconds(5),
         drain_timeout: Duration::ZERO,

@@ -73,6 +73,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
     let explicit = section.key_span(&keys::MAX_SESSIONS).is_some();
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
     let handshakes_per_address = handshakes_per_address(section, max_handshakes.as_deref().copied());
+    let memory_max = section.size_or_off(&keys::MEMORY_MAX);
     let upgrade_quota = upgrade_quota(section);
     let shutdown_delay = section.duration(&keys::SHUTDOWN_DELAY);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
@@ -91,6 +92,7 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
         max_sessions: MaxSessions { count: max_sessions?.value, explicit },
         max_handshakes: max_handshakes?.value,
         handshakes_per_address: handshakes_per_address?,
+        memory_max_bytes: memory_max?.value,
         upgrade_quota: upgrade_quota?,
         shutdown_delay: shutdown_delay?,
         drain_timeout: drain_timeout?,

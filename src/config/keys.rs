@@ -163,6 +163,9 @@ keys! {
     HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed),
         Derived("a sixteenth of max_handshakes, at least 16"),
         "Share of `max_handshakes` for one client address; further connections are queued.";
+    MEMORY_MAX = "server" "memory_max", Size(64 << 20, 1 << 40, Allowed), Value("\"off\""),
+        "Resident memory of the process above which new sessions are answered with 503; they are admitted again below 95% of \
+         it.";
     UPGRADE_RATE = "server" "upgrade_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "Rate limit on the requests of one client address, upgrades or not; a request beyond it gets a 429.";
     UPGRADE_BURST = "server" "upgrade_burst", number(1, COUNT_MAX), Derived("the count of upgrade_rate"),

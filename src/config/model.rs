@@ -84,6 +84,8 @@ pub struct ProcessConfig {
     pub max_handshakes: u32,
     /// The same limit for one client address; `None`: only `max_handshakes` applies.
     pub handshakes_per_address: Option<NonZeroU32>,
+    /// The resident memory above which new sessions are rejected; `None`: unlimited.
+    pub memory_max_bytes: Option<u64>,
     /// Quota for the requests of one client address; `None`: unlimited.
     pub upgrade_quota: Option<Quota>,
     /// How long requests are still admitted after the stop signal, while the process is not ready any more.

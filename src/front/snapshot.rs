@@ -28,6 +28,7 @@ pub struct Snapshot {
     listeners: BTreeMap<SocketAddr, Listener>,
     record_layer: RecordLayer,
     on_reload: OnReload,
+    memory_max: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -76,6 +77,11 @@ impl Snapshot {
     /// Whether open sessions are checked against this snapshot.
     pub fn rechecks_sessions(&self) -> bool {
         self.on_reload == OnReload::Recheck
+    }
+
+    /// Returns the resident memory above which new sessions are rejected, in bytes.
+    pub fn memory_max(&self) -> Option<u64> {
+        self.memory_max
     }
 
     /// Returns the rules for requests.
@@ -149,6 +155,7 @@ impl Snapshot {
             listeners,
             record_layer: config.server.record_layer,
             on_reload: config.server.on_reload,
+            memory_max: config.server.memory_max_bytes,
         })
     }
 }

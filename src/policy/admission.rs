@@ -190,6 +190,9 @@ impl<'a> Candidate<'a> {
         if !config.origins.allow(self.facts.origin) {
             return Err(Rejection::Origin);
         }
+        if counters.is_short_of_memory() {
+            return Err(Rejection::Memory);
+        }
         // `reserve` decides. This earlier check saves the verification of the token in most cases.
         if counters.is_full(self.policy.max_sessions) {
             return Err(Rejection::Full);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
@@ -21,6 +22,7 @@ pub struct Counters {
     sessions: Slots<()>,
     by_address: Slots<RouteAddress>,
     by_subject: Slots<RouteIdentity>,
+    is_short_of_memory: AtomicBool,
 }
 
 /// A client address at a route, by the route's name.
@@ -92,6 +94,16 @@ impl Counters {
     /// Whether there are `max` sessions.
     pub fn is_full(&self, max: NonZeroU32) -> bool {
         self.sessions() >= max.get()
+    }
+
+    /// Whether the process exceeds its limit of memory.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.is_short_of_memory.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether the process exceeds its limit of memory.
+    pub fn set_short_of_memory(&self, is_short: bool) {
+        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
     }
 
     /// Takes the slot of a session, if there are fewer than `max`.

@@ -47,6 +47,8 @@ pub enum Rejection {
     SubjectSessions,
     /// The process has reached its limit of sessions.
     Full,
+    /// The process exceeds its limit of memory.
+    Memory,
     /// The process is shutting down.
     Draining,
     /// The upstream has reached its limit of pending requests.
@@ -127,7 +129,7 @@ impl Rejection {
             Self::AddressSessions | Self::SubjectSessions => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
             }
-            Self::Full | Self::Draining | Self::UpstreamBusy => {
+            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
@@ -159,6 +161,7 @@ impl Rejection {
             Self::AddressSessions => "address_sessions",
             Self::SubjectSessions => "subject_sessions",
             Self::Full => "full",
+            Self::Memory => "memory",
             Self::Draining => "draining",
             Self::UpstreamBusy => "upstream_busy",
             Self::Unreachable => "unreachable",

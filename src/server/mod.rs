@@ -10,6 +10,7 @@ pub mod descriptors;
 mod files;
 pub mod inherited;
 mod listeners;
+mod memory;
 mod restart;
 pub mod reload;
 mod watch;

@@ -16,6 +16,7 @@ use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
 use super::inherited::Inherited;
 use super::listeners::{Listeners, NextListeners};
+use super::memory;
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
 use super::watch::FileWatcher;
@@ -171,6 +172,7 @@ impl Server {
             tokio::select! {
                 () = serving => {}
                 () = watching => {}
+                () = memory::watch(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
             }

@@ -149,6 +149,7 @@ fn level(rejection: Rejection) -> Level {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
         Rejection::Full
+        | Rejection::Memory
         | Rejection::Unreachable
         | Rejection::UpstreamBusy
         | Rejection::UpstreamMalformed

@@ -74,7 +74,7 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::NoRoute => 404,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
-        Rejection::Full | Rejection::Draining | Rejection::UpstreamBusy => 503,
+        Rejection::Full | Rejection::Memory | Rejection::Draining | Rejection::UpstreamBusy => 503,
         Rejection::UpstreamTimeout => 504,
         Rejection::UpstreamStatus(status) => status.as_u16(),
         Rejection::ClientGone => 499,
@@ -151,6 +151,9 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             vec![case(room().bearer(&good_token()), Play::Again(setup))]
         }
         Rejection::Full => vec![case(open(), Play::Again(setup().server("max_sessions = 1")))],
+        // The smallest limit is more memory than the process has without a load:
+        // `sessions_are_rejected_while_the_memory_exceeds_memory_max` covers this.
+        Rejection::Memory => Vec::new(),
         Rejection::Draining => vec![case(open(), Play::Draining)],
         Rejection::Unreachable => vec![
             case(open(), Play::Nowhere),
@@ -565,6 +568,7 @@ fn every_other_rejection_has_its_response_and_log_line() {
         AddressSessions,
         SubjectSessions,
         Full,
+        Memory,
         Draining,
         UpstreamBusy,
         Unreachable,

@@ -1,17 +1,19 @@
 //! The process under a service manager: watchdog, shutdown delay, and inherited sockets.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use tokio::sync::mpsc;
 use tollgate::config;
+use tollgate::server::reload::ReloadOptions;
 use tollgate::server::serve::{Server, ServerEvent};
 
 use crate::support::PATIENCE;
@@ -140,16 +142,21 @@ fn a_second_signal_skips_the_delay_and_a_third_aborts_the_drain() {
     session.client.rest();
 }
 
-/// The readiness ends with the first signal, before requests are rejected.
-#[test]
-fn the_readiness_ends_before_the_drain() {
-    let (upstream, folder, leaf) = (Upstream::bind(), Folder::new(), Leaf::new(&["chat.example.com"]));
+/// Binds a server in the test's own process. Returns it with the folder of its configuration.
+fn server(setup: Setup) -> (Server, Folder) {
+    let (folder, leaf) = (Folder::new(), Leaf::new(&["chat.example.com"]));
     folder.write("chain.pem", &leaf.chain_pem);
     folder.write("key.pem", &leaf.key_pem);
     folder.write("token.pem", &pki::public_key_pem());
-    let setup = Setup::new().to(upstream.address()).server("shutdown_delay = \"1h\"");
     let file = folder.write("tollgate.toml", &setup.toml("[{ chain = \"chain.pem\", key = \"key.pem\" }]"));
-    let server = Server::bind(config::load(&file).unwrap_or_else(|report| panic!("{report}")), None).unwrap();
+    let config = config::load(&file).unwrap_or_else(|report| panic!("{report}"));
+    (Server::bind(config, Some(file)).unwrap(), folder)
+}
+
+/// The readiness ends with the first signal, before requests are rejected.
+#[test]
+fn the_readiness_ends_before_the_drain() {
+    let (server, _folder) = server(Setup::new().to("127.0.0.1:1").server("shutdown_delay = \"1h\""));
     let gateway = Arc::clone(server.gateway());
     let ready = move || (gateway.process.lifecycle.is_ready(), gateway.process.lifecycle.is_admitting());
     assert_eq!(ready(), (true, true));
@@ -282,4 +289,58 @@ fn an_inherited_socket_that_cannot_be_used_is_an_error() {
     assert_eq!(gate.wait_exit().code(), Some(78));
     let error = gate.log.next("tollgate failed")["error"].to_string();
     assert!(error.contains("systemd passed no socket: is the socket unit started?"), "{error}");
+}
+
+/// New sessions get a 503 while the resident memory exceeds the limit, and open sessions continue. The server runs in the
+/// test's own process, whose memory the test controls. The limit leaves enough for other tests that run meanwhile.
+#[test]
+fn sessions_are_rejected_while_the_memory_exceeds_memory_max() {
+    const LEFT: usize = 128 << 20;
+    let status = procfs::process::Process::myself().unwrap().status().unwrap();
+    let resident = status.vmrss.unwrap() as usize * 1024;
+    let upstream = Upstream::bind();
+    let setup = Setup::new().to(upstream.address()).server(&format!("memory_max = \"{}B\"", resident + LEFT));
+    let (server, folder) = server(setup);
+    let (control, gateway, address) = (server.control().clone(), Arc::clone(server.gateway()), server.addresses()[0]);
+    let (stop, stopped) = mpsc::channel(1);
+    let running = thread::spawn(move || server.run(stopped, |_| ()).unwrap());
+    let connect = || {
+        let stream = TcpStream::connect(address).unwrap();
+        Client::handshake(stream, pki::plain_client_config(), "chat.example.com")
+    };
+    let open = || Session::open_over(connect(), &upstream, &Request::to("/open/"), &[]);
+    let wait_until = |is_short: bool| {
+        let until = Instant::now() + PATIENCE;
+        while gateway.counters.is_short_of_memory() != is_short {
+            assert!(Instant::now() < until, "the memory is not compared with its limit");
+            thread::yield_now();
+        }
+    };
+    let mut earlier = open();
+    let ballast = vec![1_u8; LEFT * 3 / 2];
+    wait_until(true);
+    let response = connect().ask(&Request::to("/open/"));
+    assert_eq!(response.head.status(), 503, "{:?} with {} bytes more", response.head, ballast.len());
+    assert!(response.head.get("Retry-After").is_some(), "{:?}", response.head);
+    upstream.assert_untouched();
+    earlier.client.send_text("still here");
+    earlier.server.expect_text("still here");
+    drop(ballast);
+    wait_until(false);
+    open().close();
+
+    // A reload applies another limit.
+    let ballast = vec![1_u8; LEFT * 3 / 2];
+    wait_until(true);
+    let file = folder.path("tollgate.toml");
+    let text = fs::read_to_string(&file).unwrap().replace("memory_max", "# memory_max");
+    fs::write(&file, text).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(control.reload(ReloadOptions::default())).unwrap();
+    wait_until(false);
+    open().close();
+    drop(ballast);
+    earlier.close();
+    stop.blocking_send(()).unwrap();
+    running.join().unwrap();
 }

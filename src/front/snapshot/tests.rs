@@ -282,3 +282,17 @@ fn an_update_drops_the_metrics_of_routes_that_are_gone() {
     let text = gateway.process.metrics.encode(&Gauges::default());
     assert_eq!(["chat", "feed"].map(|route| text.contains(&format!("route=\"{route}\""))), [true, false], "{text}");
 }
+
+#[test]
+fn no_session_is_admitted_while_memory_is_short() {
+    let files = InMemory::new();
+    let gateway = gateway(&config(&files, &[]));
+    let admit = || admit(&gateway.snapshot(), "/chat", Ipv4Addr::LOCALHOST.into());
+    let held = admit().unwrap();
+    gateway.counters.set_short_of_memory(true);
+    assert_eq!(admit().unwrap_err().rejection, Rejection::Memory);
+    assert_eq!(gateway.counters.sessions(), 1);
+    gateway.counters.set_short_of_memory(false);
+    assert!(admit().is_ok());
+    drop(held);
+}
