@@ -1,7 +1,9 @@
-//! The admin API: facts about the process, its sessions, and operations on them, over HTTP on a Unix socket or loopback.
+//! The admin API: facts about the process, its sessions, and operations on them, over HTTP on a Unix socket or
+//! loopback.
 //!
-//! [`Admin`] serves on a thread of its own, so that neither a slow client of the API nor a long answer delays a session.
-//! Each request passes `access` first; `api` has the table of endpoints, from which the OpenAPI document is generated.
+//! [`Admin`] serves on a thread of its own, so that neither a slow client of the API nor a long answer delays a
+//! session. Each request passes `access` first; `api` has the table of endpoints, from which the OpenAPI document is
+//! generated.
 
 mod listener;
 mod problem;

@@ -89,8 +89,8 @@ impl Order {
 }
 
 impl Page {
-    /// Reads the parameters of a query. Without `sort` the newest session is first. A cursor continues the order of its page,
-    /// whatever `sort` is.
+    /// Reads the parameters of a query. Without `sort` the newest session is first. A cursor continues the order of its
+    /// page, whatever `sort` is.
     ///
     /// # Errors
     /// If one of them is malformed.

@@ -99,7 +99,8 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Reports whether new clients may be sent here: not from the stop signal on, even while `shutdown_delay` still admits them.
+/// Reports whether new clients may be sent here: not from the stop signal on, even while `shutdown_delay` still admits
+/// them.
 #[utoipa::path(
     get,
     path = "/readyz",

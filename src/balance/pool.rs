@@ -51,8 +51,8 @@ impl Pool {
         }
     }
 
-    /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers that both
-    /// have, and the count of pending requests.
+    /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers
+    /// that both have, and the count of pending requests.
     pub fn replace(&self, config: UpstreamConfig) -> Self {
         let kept = |address: &ServerAddress| self.servers.iter().find(|server| server.address == *address);
         let server = |address: &ServerAddress| kept(address).map_or_else(|| Arc::new(Server::new(address)), Arc::clone);

@@ -10,8 +10,8 @@ use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::control::Control;
 use crate::server::reload::ReloadOptions;
 
-/// Returns a channel that receives one message for each SIGTERM and SIGINT. SIGHUP reloads the configuration, and the result
-/// is reported by the server.
+/// Returns a channel that receives one message for each SIGTERM and SIGINT. SIGHUP reloads the configuration, and the
+/// result is reported by the server.
 ///
 /// # Errors
 /// If the system cannot provide a thread, an event queue or a signal handler.

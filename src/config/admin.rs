@@ -45,8 +45,8 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Option
     }))
 }
 
-/// Reads what a client of the admin API needs. The inner `None` means that the file has no `[admin]` section. The token is
-/// read if the address needs one and `with_token` is set.
+/// Reads what a client of the admin API needs. The inner `None` means that the file has no `[admin]` section. The token
+/// is read if the address needs one and `with_token` is set.
 #[expect(clippy::option_option, reason = "an error and an absent section are different")]
 pub(super) fn client(
     root: &Section<'_>,

@@ -38,8 +38,8 @@ pub fn recheck(source: &Source, files: &dyn Files) -> Checked {
     parse_all(&source.text, &source.file_name, &source.base, files)
 }
 
-/// Reads the address and, if `with_token` is set and the address needs one, the token of the admin API from a file. Other
-/// sections are not checked. `None`: the file has no `[admin]` section.
+/// Reads the address and, if `with_token` is set and the address needs one, the token of the admin API from a file.
+/// Other sections are not checked. `None`: the file has no `[admin]` section.
 ///
 /// # Errors
 /// Returns the errors in this section.

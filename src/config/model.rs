@@ -56,8 +56,8 @@ pub struct Source {
     pub files: Vec<Vec<PathBuf>>,
 }
 
-/// Two configurations are equal if they have the same effect. The text of the file is not compared, so a comment does not
-/// make them differ.
+/// Two configurations are equal if they have the same effect. The text of the file is not compared, so a comment does
+/// not make them differ.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
         let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, warnings: _, source: _ } =

@@ -80,8 +80,8 @@ impl Gateway {
         self.retain_used();
     }
 
-    /// Drops the counters and addresses that the snapshot in use does not name. A snapshot that was built and not installed
-    /// may have added some.
+    /// Drops the counters and addresses that the snapshot in use does not name. A snapshot that was built and not
+    /// installed may have added some.
     pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));

@@ -33,7 +33,8 @@ use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
 
-/// The longest `Origin` that a session keeps. An origin that a list can match is shorter: its host has at most 253 bytes.
+/// The longest `Origin` that a session keeps. An origin that a list can match is shorter: its host has at most 253
+/// bytes.
 const ORIGIN_MAX_BYTES: usize = 512;
 
 /// One reading of both clocks: the monotonic one for deadlines, and the wall clock for tokens.

@@ -27,8 +27,8 @@ pub struct Counters {
 
 /// A client address at a route, by the route's name.
 pub type RouteAddress = (Arc<str>, AddressKey);
-/// An identity at a route: the route's name, and the name of the `[auth]` section with the subject, separated by a NUL, which
-/// no name contains. Equal subjects of two sections are different clients.
+/// An identity at a route: the route's name, and the name of the `[auth]` section with the subject, separated by a NUL,
+/// which no name contains. Equal subjects of two sections are different clients.
 pub type RouteIdentity = (Arc<str>, Arc<str>);
 
 /// The sessions whose messages are counted together.

@@ -89,8 +89,8 @@ impl Removed {
 }
 
 impl Policy {
-    /// Checks an open session. The route is found by its name: a session is not moved to a more specific route that would
-    /// match its request today. Slots and quotas are not checked, so a lowered limit ends no session.
+    /// Checks an open session. The route is found by its name: a session is not moved to a more specific route that
+    /// would match its request today. Slots and quotas are not checked, so a lowered limit ends no session.
     pub fn recheck(&self, session: &OpenSession<'_>, now: Clocks) -> Recheck {
         let before = session.route;
         let Some(route) = self.routes().named(before.name()) else {
@@ -138,8 +138,8 @@ impl Policy {
     }
 }
 
-/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders if the
-/// path of the route changed.
+/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders if
+/// the path of the route changed.
 fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
     let (config, before) = (&route.config, &session.route.config);
     if config.host != before.host && !config.host.matches(&session.grant.host) {

@@ -174,8 +174,8 @@ impl Verifier {
         Ok(claims)
     }
 
-    /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key must
-    /// be in the key set, and its claims are judged by the rules of this verifier.
+    /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key
+    /// must be in the key set, and its claims are judged by the rules of this verifier.
     ///
     /// # Errors
     /// The first rule that the token breaks.
@@ -316,8 +316,8 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token: it
-/// has no signature.
+/// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token:
+/// it has no signature.
 #[derive(PartialEq, Eq)]
 pub struct TokenRecord {
     payload: Box<[u8]>,

@@ -73,8 +73,8 @@ pub struct Rates {
     pub bytes_out: f64,
 }
 
-/// Two earlier counts of a session. The older one is five to ten seconds old while the session forwards messages, so rates
-/// are measured over that time. The window of an idle session becomes longer, and its rates fall.
+/// Two earlier counts of a session. The older one is five to ten seconds old while the session forwards messages, so
+/// rates are measured over that time. The window of an idle session becomes longer, and its rates fall.
 #[derive(Debug)]
 pub(super) struct RateWindow {
     older: Sample,

@@ -119,8 +119,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Replaces the route by whose rules the session with this key is open. Changes of its terms are delivered even to a
-    /// session with too many pending commands.
+    /// Replaces the route by whose rules the session with this key is open. Changes of its terms are delivered even to
+    /// a session with too many pending commands.
     pub fn set_terms(&self, key: usize, terms: Terms) {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(key) else { return };

@@ -1,4 +1,5 @@
-//! The phases of the process (serving, draining, aborted), its readiness, and the times at which sessions close during the drain.
+//! The phases of the process (serving, draining, aborted), its readiness, and the times at which sessions close during
+//! the drain.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};

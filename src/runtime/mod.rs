@@ -1,4 +1,5 @@
-//! Services that workers provide to connections: time, random bytes, tasks, timers, cycles, guards, and the phases of the process.
+//! Services that workers provide to connections: time, random bytes, tasks, timers, cycles, guards, and the phases of
+//! the process.
 
 pub mod clock;
 pub mod entropy;

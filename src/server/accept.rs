@@ -48,8 +48,8 @@ pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>
     context.gateway().process.lifecycle.aborted().await;
 }
 
-/// Accepts on this worker until the listener moves to another one, or is closed. Once the drain has started the listener
-/// stays, and the drain does not wait for the connections that it accepts.
+/// Accepts on this worker until the listener moves to another one, or is closed. Once the drain has started the
+/// listener stays, and the drain does not wait for the connections that it accepts.
 async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     loop {
         match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
@@ -75,9 +75,9 @@ async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     }
 }
 
-/// Accepts for this worker until a connection is to move to another one, or the listener is closed (`None`). While no permit is free only one more
-/// connection is accepted, which waits for the next permit; the others stay in the kernel's queue. So a listener
-/// without clients holds no permit that others could use.
+/// Accepts for this worker until a connection is to move to another one, or the listener is closed (`None`). While no
+/// permit is free only one more connection is accepted, which waits for the next permit; the others stay in the
+/// kernel's queue. So a listener without clients holds no permit that others could use.
 async fn accept_all<'a>(
     listener: &Listener,
     worker: &'a WorkerContext,

@@ -166,7 +166,8 @@ impl Control {
         self.pool.each(Arc::new(ids), BulkCommand::Send(message)).await;
     }
 
-    /// Watches the frames of a session; `None` if there is no such session. `payload` is whether events contain payloads.
+    /// Watches the frames of a session; `None` if there is no such session. `payload` is whether events contain
+    /// payloads.
     pub async fn watch(&self, id: RequestId, payload: bool) -> Option<Watch> {
         let (watcher, watch) = watcher::watch(payload);
         self.pool.command(id, Command::Watch(Box::new(watcher))).await.ok()?;

@@ -1,4 +1,5 @@
-//! The content of the files that the configuration names, as it is in use: the private keys, chains, key sets and secrets.
+//! The content of the files that the configuration names, as it is in use: the private keys, chains, key sets and
+//! secrets.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -48,8 +49,8 @@ impl FilesInUse {
         Self(source.files.iter().flatten().filter_map(read).collect())
     }
 
-    /// Compares the files with those on disk. The files of one section are taken together. Returns the configuration with
-    /// all changes that can be used, if there are any, and the groups of files that cannot be used.
+    /// Compares the files with those on disk. The files of one section are taken together. Returns the configuration
+    /// with all changes that can be used, if there are any, and the groups of files that cannot be used.
     pub fn refresh(&self, source: &Source) -> (Option<Refreshed>, Vec<Unusable>) {
         let on_disk = Self::read(source);
         let is_changed = |group: &&Vec<PathBuf>| group.iter().any(|path| self.0.get(path) != on_disk.0.get(path));

@@ -55,8 +55,8 @@ impl std::error::Error for InheritedError {}
 
 impl Inherited {
     /// Takes the sockets from the environment: `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, as `sd_listen_fds(3)`
-    /// defines them. Removes the first two. Must be called before the process has other threads that read the environment.
-    /// A second call returns no sockets.
+    /// defines them. Removes the first two. Must be called before the process has other threads that read the
+    /// environment. A second call returns no sockets.
     ///
     /// # Errors
     /// If the variables contradict each other or the open descriptors.

@@ -13,8 +13,8 @@ use super::pool::WorkerPool;
 use super::socket::{self, Listener};
 use crate::config::{ListenAddress, ListenerConfig};
 
-/// The time in which workers close the sockets of listeners. A worker polls its listeners far more often, but a connection
-/// that was accepted may have to wait for its permit first.
+/// The time in which workers close the sockets of listeners. A worker polls its listeners far more often, but a
+/// connection that was accepted may have to wait for its permit first.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The open listeners.
@@ -80,8 +80,8 @@ impl Listeners {
         Ok(next)
     }
 
-    /// Starts the new listeners, closes those that the new configuration lacks, and waits until their sockets are closed, so
-    /// that their addresses can be bound again.
+    /// Starts the new listeners, closes those that the new configuration lacks, and waits until their sockets are
+    /// closed, so that their addresses can be bound again.
     pub async fn change(&mut self, next: NextListeners, pool: &WorkerPool) {
         let mut before: Vec<Option<ListenerHandle>> = std::mem::take(&mut self.open).into_iter().map(Some).collect();
         for listener in next.next {

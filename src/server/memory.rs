@@ -49,7 +49,8 @@ struct Shedding {
 }
 
 impl Shedding {
-    /// Decides by a reading, and returns the decision if it changes. Without a reading or a limit, sessions are admitted.
+    /// Decides by a reading, and returns the decision if it changes. Without a reading or a limit, sessions are
+    /// admitted.
     fn update(&mut self, resident_bytes: Option<u64>, memory_max: Option<u64>) -> Option<bool> {
         let is_on = match (resident_bytes, memory_max) {
             (Some(resident), Some(max)) if self.is_on => resident >= percent(max, ADMIT_BELOW_PERCENT),

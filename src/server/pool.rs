@@ -84,7 +84,8 @@ impl WorkerPool {
     /// Creates the handles of `workers` workers.
     pub fn new(workers: usize) -> (Self, Vec<WorkerReceiver>) {
         let workers = (0..workers).map(|_| {
-            // One worker may receive all listeners, also those that are being closed, so the channel always has capacity.
+            // One worker may receive all listeners, also those that are being closed, so the channel always has
+            // capacity.
             let (listener_sender, listeners) = mpsc::channel(2 * LISTENERS_MAX);
             let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
             let (connections, heartbeat) = (Arc::<AtomicUsize>::default(), Arc::<Heartbeat>::default());
@@ -152,8 +153,8 @@ impl WorkerPool {
         all
     }
 
-    /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that has
-    /// ended does not reply.
+    /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
+    /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
         let mut pending = Vec::with_capacity(self.0.len());
         for worker in &self.0 {

@@ -162,8 +162,8 @@ impl Reloader {
         Ok(summary)
     }
 
-    /// Reads the files that the configuration names again, without the configuration itself, and installs those that have
-    /// changed and can be used. The files of one section, such as a certificate and its key, change together.
+    /// Reads the files that the configuration names again, without the configuration itself, and installs those that
+    /// have changed and can be used. The files of one section, such as a certificate and its key, change together.
     pub async fn refresh_files(&mut self) {
         let (refreshed, unusable) = self.files.refresh(&self.config.source);
         self.report_unusable(unusable);
@@ -297,7 +297,8 @@ impl Reloader {
         self.recheck(&snapshot, RecheckMode::Apply).await
     }
 
-    /// Closes the sessions that are not admitted at `recheck_rate`, and those that lost their route as the route demands.
+    /// Closes the sessions that are not admitted at `recheck_rate`, and those that lost their route as the route
+    /// demands.
     fn end_sessions(&mut self, report: &RecheckReport) {
         if report.rejected.is_empty() && report.removed.is_empty() {
             return;

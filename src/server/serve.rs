@@ -80,7 +80,8 @@ impl Server {
     /// As [`Server::bind`], with the sockets that systemd passed.
     ///
     /// # Errors
-    /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP socket.
+    /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP
+    /// socket.
     pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
@@ -127,8 +128,8 @@ impl Server {
         self.listeners.addresses()
     }
 
-    /// Reports [`ServerEvent::Alive`] at half of this interval while every worker runs, also during the drain. The event
-    /// stays away while a task blocks the thread of a worker.
+    /// Reports [`ServerEvent::Alive`] at half of this interval while every worker runs, also during the drain. The
+    /// event stays away while a task blocks the thread of a worker.
     pub fn report_alive(&mut self, interval: Duration) {
         self.watchdog = Some(interval);
     }
@@ -183,8 +184,8 @@ impl Server {
 }
 
 /// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another
-/// signal arrives. `requests` executes requests and never returns. It continues during the delay: a reload that the stop
-/// signal interrupted half-way would affect the clients that are still admitted.
+/// signal arrives. `requests` executes requests and never returns. It continues during the delay: a reload that the
+/// stop signal interrupted half-way would affect the clients that are still admitted.
 async fn serve_until_drain(
     lifecycle: &Lifecycle,
     requests: impl Future<Output = ()>,
@@ -210,8 +211,8 @@ async fn serve_until_drain(
     }
 }
 
-/// Executes the requests of the admin API and of signals, one after another, and reads files that change. Never returns, even
-/// if the channel is closed.
+/// Executes the requests of the admin API and of signals, one after another, and reads files that change. Never
+/// returns, even if the channel is closed.
 async fn serve_requests(
     requests: &mut mpsc::Receiver<ControlRequest>,
     reloader: &mut Reloader,

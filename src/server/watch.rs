@@ -9,15 +9,16 @@ use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-/// The time without a further change after which the files are read, so that a certificate and its key are both written.
+/// The time without a further change after which the files are read, so that a certificate and its key are both
+/// written.
 const SETTLE: Duration = Duration::from_millis(500);
 /// The longest time that changes can delay the reading.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// The interval at which the files are read without a change: a network file system may report none.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Watches directories. A directory is watched and not its files, since a file that is replaced by a rename, or by a change of
-/// a symbolic link, would not be seen again.
+/// Watches directories. A directory is watched and not its files, since a file that is replaced by a rename, or by a
+/// change of a symbolic link, would not be seen again.
 pub struct FileWatcher {
     /// `None` if the system provides no watches; the files are then read at intervals only.
     watcher: Option<RecommendedWatcher>,

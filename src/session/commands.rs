@@ -14,9 +14,10 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::Message;
 
 impl Session {
-    /// Ends the session for a reason of the operator: both sides are sent a Close with this code and text. A code that must not be sent becomes
-    /// 1008, and the text is truncated to [`REASON_MAX_BYTES`](crate::ws::frame::REASON_MAX_BYTES). Has no effect on
-    /// a session that is closing or has ended.
+    /// Ends the session for a reason of the operator: both sides are sent a Close with this code and text. A code that
+    /// must not be sent becomes 1008, and the text is truncated to
+    /// [`REASON_MAX_BYTES`](crate::ws::frame::REASON_MAX_BYTES). Has no effect on a session that is closing or has
+    /// ended.
     pub fn close(&mut self, code: CloseCode, reason: &str, now: Instant) {
         if self.is_closing() {
             return;
@@ -25,8 +26,8 @@ impl Session {
         self.end(ClosedBy::Tollgate, CloseReason::Command, now);
     }
 
-    /// Ends the session because a changed configuration does not admit it any more, or has removed its route. `cause` has
-    /// the code and the text of the Close. Has no effect on a session that is closing or has ended.
+    /// Ends the session because a changed configuration does not admit it any more, or has removed its route. `cause`
+    /// has the code and the text of the Close. Has no effect on a session that is closing or has ended.
     pub fn revoke(&mut self, cause: CloseReason, now: Instant) {
         if !self.is_closing() {
             self.end(ClosedBy::Tollgate, cause, now);
@@ -86,10 +87,10 @@ impl Session {
     }
 
     /// Queues a message of our own for the client. It is sent once the client accepts bytes and no message of the
-    /// upstream is in progress (RFC 6455 section 5.4), and before a later Close of ours. It is dropped if that takes longer
-    /// than [`QUEUED_MAX_AGE`], if a message of the upstream does not end before the Close, or if nothing can be sent to the
-    /// client any more. A sent message counts as one of the upstream's in [`SessionStats`](super::SessionStats), and an idle
-    /// session stays idle.
+    /// upstream is in progress (RFC 6455 section 5.4), and before a later Close of ours. It is dropped if that takes
+    /// longer than [`QUEUED_MAX_AGE`], if a message of the upstream does not end before the Close, or if nothing can be
+    /// sent to the client any more. A sent message counts as one of the upstream's in
+    /// [`SessionStats`](super::SessionStats), and an idle session stays idle.
     ///
     /// # Errors
     /// Fails if the queue is full, or if the session is closing.

@@ -32,8 +32,8 @@ impl Session {
         earliest
     }
 
-    /// Returns the next deadline that an operator would ask about, with its name: when the session ends, or when a side is
-    /// pinged or must have answered.
+    /// Returns the next deadline that an operator would ask about, with its name: when the session ends, or when a side
+    /// is pinged or must have answered.
     pub fn next_deadline(&self) -> Option<(Instant, &'static str)> {
         let sides = |name: [&'static str; 2], at: fn(&Self, Side) -> Option<Instant>| {
             [(at(self, Side::Client), name[0]), (at(self, Side::Upstream), name[1])]

@@ -75,8 +75,8 @@ impl Metrics {
         self.drop_old();
     }
 
-    /// Returns the text of all metrics, of the type [`CONTENT_TYPE`]. It reads files of `/proc`, so it must not be called
-    /// by a worker.
+    /// Returns the text of all metrics, of the type [`CONTENT_TYPE`]. It reads files of `/proc`, so it must not be
+    /// called by a worker.
     pub fn encode(&self, gauges: &Gauges) -> String {
         let process = ProcessFigures::read();
         self.encode_with(gauges, process)
@@ -91,8 +91,8 @@ impl Metrics {
         text::encode(TABLE.iter().map(|definition| definition.family(&scrape)).collect())
     }
 
-    /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A request
-    /// that began before a reload, or a session that was open then, may have left some behind.
+    /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A
+    /// request that began before a reload, or a session that was open then, may have left some behind.
     fn drop_old(&self) {
         let routes = lock(&self.routes);
         let keep = |route: &str| routes.as_ref().is_none_or(|routes| routes.contains(route));

@@ -13,8 +13,8 @@ use super::accept;
 use crate::config::{Certificate, RecordLayer};
 use crate::runtime::clock;
 
-/// Returns the keys of a listener's tickets. Tickets contain the TLS session, encrypted with keys that rotate, so nothing is
-/// stored for disconnected clients.
+/// Returns the keys of a listener's tickets. Tickets contain the TLS session, encrypted with keys that rotate, so
+/// nothing is stored for disconnected clients.
 ///
 /// # Errors
 /// If the system provides no random bytes.

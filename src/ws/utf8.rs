@@ -39,8 +39,8 @@ impl Utf8 {
         Ok(())
     }
 
-    /// Returns the first bytes of the character that is still incomplete. [`Utf8::push`] of them to a new value gives this
-    /// state.
+    /// Returns the first bytes of the character that is still incomplete. [`Utf8::push`] of them to a new value gives
+    /// this state.
     pub fn begun(&self) -> &[u8] {
         self.begun.get(..self.len).unwrap_or_default()
     }

@@ -19,8 +19,8 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::Frame;
 
-/// The socket of an admin API, in a directory that is removed at the end. The directory is below that of the system, since
-/// the path of a socket is limited to 107 bytes.
+/// The socket of an admin API, in a directory that is removed at the end. The directory is below that of the system,
+/// since the path of a socket is limited to 107 bytes.
 struct Api(PathBuf);
 
 impl Api {
@@ -265,7 +265,8 @@ fn the_api_serves_during_the_drain_and_its_socket_is_removed_at_the_end() {
     assert!(!api.socket().exists());
 }
 
-/// Both ends of each session are an independent implementation, tungstenite, and echo messages of several frames all the time.
+/// Both ends of each session are an independent implementation, tungstenite, and echo messages of several frames all
+/// the time.
 #[test]
 fn messages_of_an_operator_fit_between_the_messages_of_other_implementations() {
     const SESSIONS: usize = 6;

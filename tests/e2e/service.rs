@@ -291,8 +291,8 @@ fn an_inherited_socket_that_cannot_be_used_is_an_error() {
     assert!(error.contains("systemd passed no socket: is the socket unit started?"), "{error}");
 }
 
-/// New sessions get a 503 while the resident memory exceeds the limit, and open sessions continue. The server runs in the
-/// test's own process, whose memory the test controls. The limit leaves enough for other tests that run meanwhile.
+/// New sessions get a 503 while the resident memory exceeds the limit, and open sessions continue. The server runs in
+/// the test's own process, whose memory the test controls. The limit leaves enough for other tests that run meanwhile.
 #[test]
 fn sessions_are_rejected_while_the_memory_exceeds_memory_max() {
     const LEFT: usize = 128 << 20;

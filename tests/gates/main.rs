@@ -25,8 +25,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Runs before counting starts: buffers of a thread and states of ciphers are allocated once and kept.
 const WARM_UP: usize = 8;
-/// Batches of messages through the proxy, of which the one with the fewest allocations counts: on a busy machine a timer of the
-/// proxy may fire during a batch, and it allocates. A message that allocates does so in every batch.
+/// Batches of messages through the proxy, of which the one with the fewest allocations counts: on a busy machine a
+/// timer of the proxy may fire during a batch, and it allocates. A message that allocates does so in every batch.
 const BATCHES: usize = 4;
 
 #[test]

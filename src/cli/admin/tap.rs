@@ -13,8 +13,8 @@ use super::select::percent;
 /// The largest event: a payload of 4 KiB as base64 and as escaped text.
 const EVENT_MAX_BYTES: usize = 256 * 1024;
 
-/// Prints each frame until the session ends. The exit code is 1 if the process cannot be reached, or has no session with
-/// the id.
+/// Prints each frame until the session ends. The exit code is 1 if the process cannot be reached, or has no session
+/// with the id.
 pub fn run(arguments: &Tap) -> ExitCode {
     output::finish("tap", tap(arguments))
 }

@@ -16,8 +16,8 @@ pub struct ProcessFigures {
 }
 
 impl ProcessFigures {
-    /// Reads the figures from `/proc/self`, which systemd's `ProcSubset=pid` leaves readable. This blocks the thread, and
-    /// takes longer the more descriptors are open.
+    /// Reads the figures from `/proc/self`, which systemd's `ProcSubset=pid` leaves readable. This blocks the thread,
+    /// and takes longer the more descriptors are open.
     pub fn read() -> Self {
         let Ok(process) = Process::myself() else { return Self::default() };
         let stat = process.stat().ok();

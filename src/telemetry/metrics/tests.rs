@@ -118,8 +118,8 @@ fn label_values_are_escaped() {
     assert_eq!(value(&text, "tollgate_sessions{route=\"a\\\"b\\\\c\\nd\",upstream=\"up\"}"), Some(1.0), "{text}");
 }
 
-/// A client may choose any code from 3000 to 4999. Codes that it must not send never get here, but would have one value,
-/// too.
+/// A client may choose any code from 3000 to 4999. Codes that it must not send never get here, but would have one
+/// value, too.
 #[test]
 fn the_codes_of_clients_have_a_bounded_set_of_values() {
     let label = |code, cause| CODES[labels::code(&outcome(code, ClosedBy::Client, cause))];

@@ -32,8 +32,8 @@ fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     }
 }
 
-/// Opens a session at `path` by the test configuration, and returns the result of its check after these replacements: what
-/// the check decides, and the rule or whether the terms changed.
+/// Opens a session at `path` by the test configuration, and returns the result of its check after these replacements:
+/// what the check decides, and the rule or whether the terms changed.
 fn recheck(path: &str, replacements: &[(&str, &str)]) -> (&'static str, &'static str) {
     let (files, counters) = (InMemory::new(), Arc::default());
     let before = build(None, &config(&files, &[]), &counters);
