@@ -231,7 +231,7 @@ class Peer:
         wait_until(lambda: visit(port, [PATHS[0], *change.routes][-1]) == certificate_in_file(), f"{self.name} has reloaded")
 
     def memory_kib(self):
-        """Returns the proportional memory of all processes: they share pages."""
+        """Returns the proportional memory (PSS) of all processes, since they share pages."""
         for _ in range(10):
             try:
                 return bench.pss(self.processes())

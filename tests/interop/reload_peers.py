@@ -35,7 +35,7 @@ class Result:
 
     group: str
     end: str | None = None  # close code and reason, once it has ended
-    end_time: float | None = None  # of the system's monotonic clock, which all processes share
+    end_time: float | None = None  # by the system's monotonic clock, which all processes share
     failure: str | None = None  # of its opening handshake
     wrong: str | None = None  # a message that was lost, doubled, reordered or changed
     sent: int = 0
@@ -61,13 +61,18 @@ class Session:
         except (OSError, TimeoutError, websockets.WebSocketException) as error:
             self.result.failure = f"{type(error).__name__}: {error}"
             return
+        closed = asyncio.create_task(connection.wait_closed())
+        closed.add_done_callback(self.note_end)  # `talk` may notice it only after its pause
         try:
             await self.talk(connection, pause)
             await connection.close()
         except websockets.ConnectionClosed:
-            await connection.wait_closed()
-        self.result.end_time = time.monotonic()
+            pass
+        await closed
         self.result.end = f"{connection.close_code} {connection.close_reason}".strip()
+
+    def note_end(self, _):
+        self.result.end_time = time.monotonic()
 
     async def talk(self, connection, pause):
         result = self.result
