@@ -149,7 +149,8 @@ impl<C, U> Relay<C, U> {
     /// Logs and counts the end of the session.
     fn log(&mut self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.facts.started);
-        self.process.sessions.log_end(&self.facts.log_summary(), age, outcome, &self.session.counts());
+        let ended = (outcome, self.session.reason_of(outcome.cause));
+        self.process.sessions.log_end(&self.facts.log_summary(), age, ended, &self.session.counts());
         self.metrics.end(&outcome, age);
     }
 }
@@ -202,6 +203,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
 
     fn poll_session(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Outcome> {
         let budget = Budget::new(now);
+        let before = self.session.counts();
         let mut due = self.guard.timer.pass(now) || self.postponed > 0;
         // A side that returned `Pending` has registered our waker, so it is not read again in this poll.
         let mut pending = [false; 2];
@@ -227,8 +229,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 }
             }
             if progress {
-                let rates = self.rates.get_or_insert_with(|| Box::new(RateWindow::new(self.facts.started)));
-                rates.record(&self.session.counts(), now);
+                let counts = self.session.counts();
+                let rates = self.rates.get_or_insert_with(|| Box::new(RateWindow::new(&before, now)));
+                rates.record(&counts, now);
             }
             let hibernate_at = clock::after(now, HIBERNATE_AFTER);
             if progress && self.hibernate_at.replace(hibernate_at).is_none() {

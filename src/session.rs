@@ -370,6 +370,11 @@ impl Session {
         }
     }
 
+    /// Returns the reason of our Close for this cause; empty if a side closed.
+    pub fn reason_of(&self, cause: CloseReason) -> &str {
+        self.close_of(cause).1
+    }
+
     /// Returns the code and the reason of our Close.
     fn close_of(&self, cause: CloseReason) -> (CloseCode, &str) {
         match (cause, self.outbox.as_ref().and_then(|outbox| outbox.close.as_ref())) {

@@ -94,10 +94,12 @@ impl Access {
             return Ok(());
         }
         if matches(&self.read_token) {
-            if matches!(request.method, Method::GET | Method::HEAD) {
+            // Payloads are the users' data.
+            let asks_payload = request.uri.query().is_some_and(|query| query.contains("payload"));
+            if matches!(request.method, Method::GET | Method::HEAD) && !asks_payload {
                 return Ok(());
             }
-            return Err(Problem::new(StatusCode::FORBIDDEN, "this token may only read"));
+            return Err(Problem::new(StatusCode::FORBIDDEN, "this token may only read, and sees no payloads"));
         }
         if self.failure_lines.check().is_ok() {
             tracing::warn!(who = %client, "admin request without a valid token");

@@ -13,8 +13,8 @@ use super::problem::Problem;
 
 /// The largest message that may be sent to sessions.
 pub(super) const MESSAGE_MAX_BYTES: usize = 1 << 20;
-/// The largest body: a message in base64, and the filter beside it.
-const BODY_MAX_BYTES: usize = MESSAGE_MAX_BYTES / 3 * 4 + 16 * 1024;
+/// The largest body: a message of which JSON escapes each byte in six, and the filter beside it.
+const BODY_MAX_BYTES: usize = MESSAGE_MAX_BYTES * 6 + 16 * 1024;
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -25,6 +25,7 @@ use super::sessions::no_session;
 use super::state::{Shared, WATCHERS_MAX};
 use super::view::seconds;
 use crate::relay::watcher::{Watch, WatchEvent, WatchedFrame};
+use crate::server::control::WatchError;
 use crate::session::Side;
 use crate::ws::frame::Opcode;
 
@@ -98,7 +99,12 @@ pub(super) async fn frames(
         let detail = format!("there are {WATCHERS_MAX} taps already");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
     };
-    let watch = state.control.watch(request, payload).await.ok_or_else(|| no_session(&id))?;
+    let watch = state.control.watch(request, payload).await.map_err(|error| match error {
+        WatchError::NoSession => no_session(&id),
+        WatchError::TooMany => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "as many taps as possible watch this session already")
+        }
+    })?;
     audit::log(caller, "tap", &format_args!("id={request} payload={payload}"), 1);
     let tap = Tap { watch, stop: state.stop.clone(), _permit: permit };
     Ok(Sse::new(unfold(tap, next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))

@@ -21,6 +21,7 @@ use super::sessions::find;
 use super::state::{Shared, State};
 use super::view::Selected;
 use crate::config::parse_duration;
+use crate::server::control::{CLOSES_MAX, TooManyCloses};
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{Message, REASON_MAX_BYTES};
@@ -94,6 +95,8 @@ pub(super) struct Send {
     params(("id" = String, Path, description = "The id of the session"), CloseQuery),
     responses(
         (status = 204, description = "The session closes"),
+        (status = 503, description = "Too many closes are in progress", body = Problem,
+            content_type = "application/problem+json"),
         (status = 404, description = "There is no such session", body = Problem,
             content_type = "application/problem+json"),
     )
@@ -106,8 +109,8 @@ pub(super) async fn close_one(
 ) -> Result<StatusCode> {
     let (code, reason) = (check_code(code)?, check_reason(reason.as_deref())?);
     let entry = find(&state, &id).await?;
-    state.control.close(vec![entry.id], code, reason, Duration::ZERO).await;
-    audit::log(caller, "close", &format_args!("id={} code={code}", entry.id), 1);
+    state.control.close(vec![entry.id], code, reason, Duration::ZERO).await.map_err(too_many_closes)?;
+    audit::log(caller, "close", &format_args!("id={} code={code} reason={reason:?}", entry.id), 1);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -117,7 +120,11 @@ pub(super) async fn close_one(
     path = "/v1/sessions/close",
     tag = "sessions",
     request_body = Close,
-    responses((status = 202, description = "The number of sessions that close", body = Selected))
+    responses(
+        (status = 202, description = "The number of sessions that close", body = Selected),
+        (status = 503, description = "Too many closes are in progress", body = Problem,
+            content_type = "application/problem+json"),
+    )
 )]
 pub(super) async fn close(
     Extract(state): Shared,
@@ -132,8 +139,13 @@ pub(super) async fn close(
     let filter = filter.check_for_change(all)?;
     let ids = select(&state, &filter).await;
     let selected = ids.len();
-    state.control.close(ids, code, reason, spread).await;
-    audit::log(caller, "close", &format_args!("{} code={code}", filter.summary()), selected);
+    state.control.close(ids, code, reason, spread).await.map_err(too_many_closes)?;
+    audit::log(
+        caller,
+        "close",
+        &format_args!("{} code={code} reason={reason:?} spread={spread:?}", filter.summary()),
+        selected,
+    );
     Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected })))
 }
 
@@ -157,6 +169,11 @@ pub(super) async fn send(
     state.control.send(ids, message).await;
     audit::log(caller, "send", &format_args!("{} bytes={bytes}", filter.summary()), selected);
     Ok((StatusCode::ACCEPTED, axum::Json(Selected { selected })))
+}
+
+fn too_many_closes(_: TooManyCloses) -> Box<Problem> {
+    let detail = format!("{CLOSES_MAX} closes are in progress: wait until one has ended");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
 }
 
 async fn select(state: &State, filter: &Selection) -> Vec<RequestId> {

@@ -177,7 +177,12 @@ pub(super) async fn reload(
             }
             Ok(axum::Json(reload))
         }
-        Err(error) => Err(refused(error)),
+        Err(error) => {
+            if !dry_run {
+                audit::log(caller, "reload", &format_args!("refused force={force}"), 0);
+            }
+            Err(refused(error))
+        }
     }
 }
 

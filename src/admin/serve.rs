@@ -34,7 +34,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 const HEAD_MAX_HEADERS: usize = 64;
 /// How long a client may accept no bytes of an answer.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long requests may take to end once the process stops.
 const GRACE: Duration = Duration::from_millis(500);
 /// The pause after an error of the system, such as a lack of descriptors.

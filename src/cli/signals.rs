@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::control::Control;
-use crate::server::reload::ReloadOptions;
+use crate::server::reload::{ReloadError, ReloadOptions};
 
 /// Returns a channel that receives one message for each SIGTERM and SIGINT. SIGHUP reloads the configuration, and the
 /// result is reported by the server.
@@ -33,7 +33,11 @@ pub fn receive(control: Control) -> io::Result<mpsc::Receiver<()>> {
                 _ = hangup.recv() => {
                     let control = control.clone();
                     // The task waits for the end of the reload, and the next signal does not.
-                    tasks.start(async move { drop(control.reload(ReloadOptions::default()).await) });
+                    tasks.start(async move {
+                        if let Err(ReloadError::Stopping) = control.reload(ReloadOptions::default()).await {
+                            tracing::warn!("SIGHUP is ignored: the process is stopping");
+                        }
+                    });
                     continue;
                 }
                 // The default action of these signals ends the process without a drain, which their sender does not

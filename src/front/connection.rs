@@ -139,7 +139,7 @@ fn relay(
     let session_guard = sessions.register(Arc::clone(&facts), route);
     // A snapshot that was installed since the admission has checked the sessions that were registered by then.
     let snapshot = gateway.snapshot();
-    if snapshot.generation() != opened.generation && snapshot.rechecks_sessions() {
+    if opened.generation < snapshot.rechecked_generation() {
         recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
     }
     let guards = RelayGuards { session: session_guard, connection, metrics };

@@ -29,6 +29,7 @@ pub struct Snapshot {
     record_layer: RecordLayer,
     on_reload: OnReload,
     memory_max: Option<u64>,
+    rechecked: u64,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,12 @@ impl Snapshot {
     /// Returns the resident memory above which new sessions are rejected, in bytes.
     pub fn memory_max(&self) -> Option<u64> {
         self.memory_max
+    }
+
+    /// Returns the generation of the last snapshot that open sessions were checked against: this one, or one before it if
+    /// this one keeps them as they are.
+    pub fn rechecked_generation(&self) -> u64 {
+        self.rechecked
     }
 
     /// Returns the rules for requests.
@@ -147,14 +154,20 @@ impl Snapshot {
             Some(kept.map_or_else(|| Arc::new(new), Arc::clone))
         });
         let routes = Routes::new(routes.collect(), config.server.host_fall_through);
+        let generation = before.map_or(1, |before| before.generation + 1);
+        let rechecked = match config.server.on_reload {
+            OnReload::Recheck => generation,
+            OnReload::Keep => before.map_or(1, |before| before.rechecked),
+        };
         Ok(Self {
-            generation: before.map_or(1, |before| before.generation + 1),
+            generation,
             policy: Policy::new(routes, config.server.upgrade_quota, max_sessions, Arc::clone(counters)),
             pools,
             verifiers,
             listeners,
             record_layer: config.server.record_layer,
             on_reload: config.server.on_reload,
+            rechecked,
             memory_max: config.server.memory_max_bytes,
         })
     }

@@ -60,6 +60,14 @@ pub struct TermChanges {
     pub slots: ClientSlots,
 }
 
+impl TermChanges {
+    /// Takes over the slots of earlier changes that the session has not received, where these have none.
+    pub fn keep_slots(&mut self, earlier: &mut Self) {
+        self.slots.0 = self.slots.0.take().or(earlier.slots.0.take());
+        self.slots.1 = self.slots.1.take().or(earlier.slots.1.take());
+    }
+}
+
 /// What a session lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {

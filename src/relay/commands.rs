@@ -12,7 +12,7 @@ use crate::policy::recheck::TermChanges;
 use crate::session::Side;
 use crate::ws::frame::Message;
 
-/// The maximum number of operators that watch one session. The watch of a further one ends at once.
+/// The maximum number of operators that watch one session.
 const WATCHERS_MAX: usize = 4;
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
@@ -34,7 +34,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Command::Close { code, reason } => self.session.close(code, &reason, now),
             Command::Revoke(cause) => self.session.revoke(cause, now),
             Command::SetTerms(changes) => self.set_terms(*changes, now),
-            Command::Watch(watcher) => self.add_watcher(*watcher),
+            Command::Watch(watcher, reply) => drop(reply.send(self.add_watcher(*watcher))),
         }
     }
 
@@ -61,12 +61,14 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
     }
 
-    fn add_watcher(&mut self, mut watcher: Watcher) {
+    fn add_watcher(&mut self, mut watcher: Watcher) -> bool {
         self.watchers.retain(Watcher::is_open);
-        if self.watchers.len() < WATCHERS_MAX {
-            watcher.begin(self.session.frame_left(Side::Client), self.session.frame_left(Side::Upstream));
-            self.watchers.push(watcher);
+        if self.watchers.len() >= WATCHERS_MAX {
+            return false;
         }
+        watcher.begin(self.session.frame_left(Side::Client), self.session.frame_left(Side::Upstream));
+        self.watchers.push(watcher);
+        true
     }
 
     /// Reports the frames in bytes that are being sent to the other side.

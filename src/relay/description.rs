@@ -88,8 +88,9 @@ struct Sample {
 }
 
 impl RateWindow {
-    pub(super) fn new(now: Instant) -> Self {
-        let sample = Sample { at: now, counts: [0; 4] };
+    /// Begins with the counts of a session that is about to forward messages.
+    pub(super) fn new(before: &SessionStats, now: Instant) -> Self {
+        let sample = Sample { at: now, counts: counts(before) };
         Self { older: sample, newer: sample }
     }
 
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn rates_are_measured_over_the_last_ten_seconds() {
         let start = clock::now();
-        let mut window = RateWindow::new(start);
+        let mut window = RateWindow::new(&stats(0), start);
         for second in 0..60 {
             window.record(&stats(100 * second), start + Duration::from_secs(second));
         }
@@ -146,9 +147,17 @@ mod tests {
     #[test]
     fn the_rates_of_an_idle_session_fall() {
         let start = clock::now();
-        let mut window = RateWindow::new(start);
+        let mut window = RateWindow::new(&stats(0), start);
         window.record(&stats(1000), start + Duration::from_secs(5));
         let after = |seconds| window.rates(&stats(1000), start + Duration::from_secs(seconds)).messages_in;
         assert!(after(6) > 100.0 && after(20) < 1.0);
+    }
+    /// A session that was idle begins a new window, in which its earlier messages do not count.
+    #[test]
+    fn earlier_messages_do_not_count_in_a_new_window() {
+        let start = clock::now();
+        let mut window = RateWindow::new(&stats(3000), start);
+        window.record(&stats(3001), start);
+        assert!(window.rates(&stats(3001), start + Duration::from_secs(1)).messages_in <= 1.0);
     }
 }

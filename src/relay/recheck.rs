@@ -21,7 +21,7 @@ pub enum RecheckMode {
 }
 
 /// The result of a check of all sessions of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct RecheckReport {
     /// The number of sessions that continue as they are.
     pub kept: usize,

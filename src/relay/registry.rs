@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use slab::Slab;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::description::SessionInfo;
 use super::facts::SessionFacts;
@@ -41,8 +41,9 @@ pub enum Command {
     Send(Message),
     /// Describes the session. The channel has a capacity for every session that is asked.
     Describe(mpsc::Sender<SessionInfo>),
-    /// Reports the frames of the session.
-    Watch(Box<Watcher>),
+    /// Reports the frames of the session. The reply is whether it does: not if it has too many watchers. A session that is
+    /// over drops the sender.
+    Watch(Box<Watcher>, oneshot::Sender<bool>),
 }
 
 /// The reason why a command was not delivered, with the command.
@@ -129,6 +130,10 @@ impl Registry {
         if let Some(changes) = terms.changes {
             let is_terms = |command: &Command| matches!(command, Command::SetTerms(_));
             replaced = entry.commands.iter().position(is_terms).map(|at| entry.commands.remove(at));
+            let mut changes = changes;
+            if let Some(Command::SetTerms(replaced)) = &mut replaced {
+                changes.keep_slots(replaced);
+            }
             entry.commands.push(Command::SetTerms(Box::new(changes)));
             self.wake(entries, key);
         } else {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::pool::{BulkCommand, WorkerPool};
@@ -29,6 +29,23 @@ pub struct Control {
     pool: Arc<WorkerPool>,
     requests: mpsc::Sender<ControlRequest>,
     facts: Arc<ProcessFacts>,
+    closes: Arc<Semaphore>,
+}
+
+/// The maximum number of closes of many sessions that are in progress: each may take an hour.
+pub const CLOSES_MAX: usize = 16;
+
+/// [`CLOSES_MAX`] closes are in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyCloses;
+
+/// The reason for which a session cannot be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchError {
+    /// There is no such session, or it is over.
+    NoSession,
+    /// The session is watched by as many operators as possible.
+    TooMany,
 }
 
 /// The facts about the process that do not change.
@@ -60,6 +77,7 @@ pub struct SpreadClose {
     code: CloseCode,
     reason: Arc<str>,
     spread: Duration,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// A session in a list: the facts that do not change while it is open.
@@ -122,7 +140,8 @@ impl Control {
         facts: ProcessFacts,
     ) -> (Self, mpsc::Receiver<ControlRequest>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        (Self { gateway, pool, requests, facts: Arc::new(facts) }, receiver)
+        let closes = Arc::new(Semaphore::new(CLOSES_MAX));
+        (Self { gateway, pool, requests, facts: Arc::new(facts), closes }, receiver)
     }
 
     /// Returns the state of the process.
@@ -153,10 +172,21 @@ impl Control {
     }
 
     /// Closes the sessions with these ids. The closings are spread evenly over a time and continue after the return.
-    pub async fn close(&self, ids: Vec<RequestId>, code: CloseCode, reason: &str, spread: Duration) {
-        let close = SpreadClose { ids, code, reason: reason.into(), spread };
+    ///
+    /// # Errors
+    /// If [`CLOSES_MAX`] closes are in progress.
+    pub async fn close(
+        &self,
+        ids: Vec<RequestId>,
+        code: CloseCode,
+        reason: &str,
+        spread: Duration,
+    ) -> Result<(), TooManyCloses> {
+        let permit = Arc::clone(&self.closes).try_acquire_owned().map_err(|_| TooManyCloses)?;
+        let close = SpreadClose { ids, code, reason: reason.into(), spread, _permit: permit };
         // A control loop that has ended has no sessions to close.
         let _ = self.requests.send(ControlRequest::Close(close)).await;
+        Ok(())
     }
 
     /// Sends a message to the clients of the sessions with these ids. A session that cannot send it within five seconds
@@ -166,12 +196,20 @@ impl Control {
         self.pool.each(Arc::new(ids), BulkCommand::Send(message)).await;
     }
 
-    /// Watches the frames of a session; `None` if there is no such session. `payload` is whether events contain
-    /// payloads.
-    pub async fn watch(&self, id: RequestId, payload: bool) -> Option<Watch> {
+    /// Watches the frames of a session. `payload` is whether events contain payloads.
+    ///
+    /// # Errors
+    /// If there is no such session, or too many operators watch it.
+    pub async fn watch(&self, id: RequestId, payload: bool) -> Result<Watch, WatchError> {
         let (watcher, watch) = watcher::watch(payload);
-        self.pool.command(id, Command::Watch(Box::new(watcher))).await.ok()?;
-        Some(watch)
+        let (reply, accepted) = oneshot::channel();
+        let sent = self.pool.command(id, Command::Watch(Box::new(watcher), reply)).await;
+        sent.map_err(|_| WatchError::NoSession)?;
+        match accepted.await {
+            Ok(true) => Ok(watch),
+            Ok(false) => Err(WatchError::TooMany),
+            Err(_) => Err(WatchError::NoSession),
+        }
     }
 
     /// Reads the configuration again. Reloads do not overlap.
@@ -192,8 +230,7 @@ impl SpreadClose {
         let count = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         let pause = self.spread.checked_div(count).unwrap_or_default();
         for id in self.ids {
-            // A session that ended meanwhile needs no command.
-            let _ = pool.command(id, Command::Close { code: self.code, reason: Arc::clone(&self.reason) }).await;
+            pool.command_soon(id, Command::Close { code: self.code, reason: Arc::clone(&self.reason) }).await;
             sleep(pause).await;
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +22,9 @@ const MORE_SHARE: usize = 8;
 const MORE_MAX: usize = 16;
 /// The maximum number of listeners of a configuration.
 const LISTENERS_MAX: usize = 64;
+/// The pause before a session with too many pending commands gets a command again, and the number of attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const RETRIES: usize = 100;
 /// The maximum number of pending commands of one worker.
 const COMMANDS_MAX: usize = 64;
 
@@ -128,6 +132,19 @@ impl WorkerPool {
             command = back;
         }
         Err(NotDelivered::NoSession(command))
+    }
+
+    /// Sends a command to the session with this id, again after a pause while it has too many pending commands. A session
+    /// that ended meanwhile needs no command.
+    pub async fn command_soon(&self, id: RequestId, command: Command) {
+        let mut command = command;
+        for _ in 0..RETRIES {
+            match self.command(id, command).await {
+                Err(NotDelivered::Busy(back)) => command = back,
+                _ => return,
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
     }
 
     /// Lists all sessions.

@@ -1,11 +1,12 @@
 //! Replaces the configuration of the running process, and ends the sessions that the new one does not admit.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::descriptors::{fit_descriptors, other_descriptors};
@@ -20,17 +21,13 @@ use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::policy::quota::Rate;
 use crate::policy::route::OnRemoved;
 use crate::relay::recheck::{RecheckMode, RecheckReport};
-use crate::relay::registry::{Command, NotDelivered};
+use crate::relay::registry::Command;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::close_interval;
 use crate::runtime::tasks::Tasks;
 use crate::session::CloseReason;
 use crate::telemetry::log;
 use crate::telemetry::request::RequestId;
-
-/// The pause before a session with too many pending commands is closed again, and the number of attempts.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-const RETRIES: usize = 100;
 
 /// The options of a reload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,6 +121,10 @@ pub struct Reloader {
     files: FilesInUse,
     /// The groups of files that were reported as unusable, and their content then.
     reported: Vec<(Vec<PathBuf>, String)>,
+    /// The files of the last refresh that was refused.
+    refused: Option<FilesInUse>,
+    /// The sessions that the last reloads are ending, and when.
+    ends: HashMap<RequestId, Instant>,
     /// Ends the task that closes the sessions that the last reload rejected.
     ending: CancellationToken,
 }
@@ -140,6 +141,8 @@ impl Reloader {
             file: None,
             tasks: Tasks::default(),
             reported: Vec::new(),
+            refused: None,
+            ends: HashMap::new(),
             ending: CancellationToken::new(),
         }
     }
@@ -170,15 +173,21 @@ impl Reloader {
         let Some(Refreshed { mut config, files, changed }) = refreshed else { return };
         let names: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
         let names = names.join(", ");
+        let fixed = needs_restart(&self.config, &config);
         adopt_fixed(&mut config, &self.config);
         // Another text of the same content has no effect.
         if config == self.config {
+            for line in fixed {
+                tracing::warn!(files = names, "{line}");
+            }
             self.files = files;
             return;
         }
         match self.install(config, ReloadOptions::default()).await {
             Ok(summary) => {
                 self.files = files;
+                self.refused = None;
+                summary.warnings.iter().for_each(|line| tracing::warn!("{line}"));
                 let ReloadSummary { generation, kept, changed, .. } = summary;
                 tracing::info!(
                     files = names,
@@ -189,7 +198,12 @@ impl Reloader {
                     "files reloaded"
                 );
             }
-            Err(error) => tracing::warn!(files = names, %error, "changed files are not used"),
+            // Tried again with each change and at intervals, and reported once.
+            Err(error) if self.refused.as_ref() != Some(&files) => {
+                tracing::warn!(files = names, %error, "changed files are not used");
+                self.refused = Some(files);
+            }
+            Err(_) => {}
         }
     }
 
@@ -225,7 +239,7 @@ impl Reloader {
                 return Err(ReloadError::Server(error));
             }
         };
-        let report = self.recheck(&snapshot, RecheckMode::DryRun).await;
+        let report = self.without_ending(self.recheck(&snapshot, RecheckMode::DryRun).await);
         let before = self.listeners.addresses();
         let only_in = |these: &[_], others: &[_]| {
             these.iter().filter(|address| !others.contains(*address)).map(ToString::to_string).collect()
@@ -256,9 +270,17 @@ impl Reloader {
         // Sessions that began or ended since the first check are counted by the second one.
         summary.kept = report.kept;
         summary.changed = report.changed;
-        summary.ended = by_cause(&report);
+        let new = self.without_ending(report.clone());
+        summary.ended = by_cause(&new);
         self.end_sessions(&report);
         Ok(summary)
+    }
+
+    /// Leaves out the sessions that an earlier reload is ending already: they do not count as ended by this one.
+    fn without_ending(&self, mut report: RecheckReport) -> RecheckReport {
+        report.rejected.retain(|(id, _)| !self.ends.contains_key(id));
+        report.removed.retain(|(id, ..)| !self.ends.contains_key(id));
+        report
     }
 
     fn build(&self, config: &Config, addresses: &[std::net::SocketAddr]) -> Result<Arc<Snapshot>, ServeError> {
@@ -284,8 +306,8 @@ impl Reloader {
         self.gateway.install(Arc::clone(&snapshot));
         self.gateway.process.lifecycle.set_drain_timeout(config.server.drain_timeout);
         self.gateway.process.lifecycle.set_shutdown_delay(config.server.shutdown_delay);
-        // The log is not set up in tests.
-        if let Some(log) = log::handle() {
+        // A level that an operator set stays unless the configuration changes. The log is not set up in tests.
+        if let Some(log) = log::handle().filter(|_| config.log.level != self.config.log.level) {
             log.set_level(config.log.level);
         }
         self.config = config;
@@ -299,15 +321,19 @@ impl Reloader {
 
     /// Closes the sessions that are not admitted at `recheck_rate`, and those that lost their route as the route
     /// demands.
+    ///
+    /// A session that an earlier reload is ending keeps its time.
     fn end_sessions(&mut self, report: &RecheckReport) {
         if report.rejected.is_empty() && report.removed.is_empty() {
+            self.ends.clear();
             return;
         }
         for (id, rule) in &report.rejected {
             tracing::debug!(request_id = %id, rule, "session is not admitted any more");
         }
-        let server = &self.config.server;
-        let closings = schedule(report, server.recheck_rate, server.drain_timeout);
+        let (server, now) = (&self.config.server, Instant::from_std(clock::now()));
+        let closings = schedule(report, &self.ends, now, server.recheck_rate, server.drain_timeout);
+        self.ends = closings.iter().map(|(at, id, _)| (*id, *at)).collect();
         self.ending = CancellationToken::new();
         let (pool, ending) = (Arc::clone(&self.pool), self.ending.clone());
         self.tasks.start(async move {
@@ -319,44 +345,54 @@ impl Reloader {
     }
 }
 
-/// A session that is closed, and the time at which it is, counted from the reload.
-type Closing = (Duration, RequestId, CloseReason);
+/// A session that is closed, and the time at which it is.
+type Closing = (Instant, RequestId, CloseReason);
 
-/// Returns the closings in the order of their times.
-fn schedule(report: &RecheckReport, rate: Rate, drain_timeout: Duration) -> Vec<Closing> {
+/// Returns the closings in the order of their times. A session with a time in `known` keeps it.
+fn schedule(
+    report: &RecheckReport,
+    known: &HashMap<RequestId, Instant>,
+    now: Instant,
+    rate: Rate,
+    drain_timeout: Duration,
+) -> Vec<Closing> {
+    let (mut closings, mut rejected, mut drained) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, _) in &report.rejected {
+        match known.get(id) {
+            Some(at) => closings.push((*at, *id, CloseReason::NotAdmitted)),
+            None => rejected.push(*id),
+        }
+    }
     let interval = rate.period.checked_div(rate.count.get()).unwrap_or_default();
-    let rejected = (0..).zip(&report.rejected).map(|(number, (id, _))| {
-        let at = interval.saturating_mul(number);
-        (at, *id, CloseReason::NotAdmitted)
-    });
-    let drained = report.removed.iter().filter(|(.., on_removed)| *on_removed == OnRemoved::Drain);
-    let interval = close_interval(drain_timeout, drained.clone().count());
-    let drained = (0..).zip(drained).map(|(number, (id, ..))| {
-        let at = interval.saturating_mul(number);
-        (at, *id, CloseReason::Removed)
-    });
-    let closed = report.removed.iter().filter(|(.., on_removed)| *on_removed == OnRemoved::Close);
-    let closed = closed.map(|(id, ..)| (Duration::ZERO, *id, CloseReason::Removed));
-    let mut closings: Vec<Closing> = rejected.chain(drained).chain(closed).collect();
+    // The rate holds for the sessions of several reloads together.
+    let last = closings.iter().map(|(at, ..)| later(*at, interval)).max();
+    closings.extend(paced(rejected, last.map_or(now, |last| last.max(now)), interval, CloseReason::NotAdmitted));
+    for (id, _, on_removed) in &report.removed {
+        match (known.get(id), on_removed) {
+            (Some(at), OnRemoved::Drain) => closings.push((*at, *id, CloseReason::Removed)),
+            (None, OnRemoved::Drain) => drained.push(*id),
+            (_, OnRemoved::Close) => closings.push((now, *id, CloseReason::Removed)),
+        }
+    }
+    let interval = close_interval(drain_timeout, drained.len());
+    closings.extend(paced(drained, now, interval, CloseReason::Removed));
     closings.sort_by_key(|(at, ..)| *at);
     closings
 }
 
+fn paced(ids: Vec<RequestId>, start: Instant, interval: Duration, cause: CloseReason) -> impl Iterator<Item = Closing> {
+    (0..).zip(ids).map(move |(number, id)| (later(start, interval.saturating_mul(number)), id, cause))
+}
+
+/// Returns a later time. A time that no instant can represent is far in the future, when the sessions have ended.
+fn later(at: Instant, time: Duration) -> Instant {
+    at.checked_add(time).unwrap_or(at)
+}
+
 async fn close_all(pool: &WorkerPool, closings: Vec<Closing>) {
-    let start = Instant::from_std(clock::now());
     for (at, id, cause) in closings {
-        if let Some(at) = start.checked_add(at) {
-            sleep_until(at).await;
-        }
-        let mut command = Command::Revoke(cause);
-        for _ in 0..RETRIES {
-            match pool.command(id, command).await {
-                Err(NotDelivered::Busy(back)) => command = back,
-                // A session that ended meanwhile needs no command.
-                _ => break,
-            }
-            sleep(RETRY_PAUSE).await;
-        }
+        sleep_until(at).await;
+        pool.command_soon(id, Command::Revoke(cause)).await;
     }
 }
 

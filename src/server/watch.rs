@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::runtime::clock;
 
 /// The time without a further change after which the files are read, so that a certificate and its key are both
 /// written.
@@ -24,6 +26,10 @@ pub struct FileWatcher {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     changes: mpsc::Receiver<()>,
+    /// The wait after a change, if one was reported.
+    settling: Option<Settling>,
+    /// When the files are read without a change.
+    next_interval: Instant,
 }
 
 impl FileWatcher {
@@ -39,7 +45,7 @@ impl FileWatcher {
             let _ = sender.try_send(());
         });
         let watcher = watcher.map_err(|error| tracing::warn!(%error, "files are only read every minute")).ok();
-        Self { watcher, watched: BTreeSet::new(), changes }
+        Self { watcher, watched: BTreeSet::new(), changes, settling: None, next_interval: after(INTERVAL) }
     }
 
     /// Watches the directories of these files, and of the files that symbolic links lead to, instead of those before.
@@ -56,23 +62,51 @@ impl FileWatcher {
                 tracing::warn!(directory = %new.display(), %error, "files here are only read every minute");
             }
         }
+        // A file may have changed after it was read and before its directory was watched.
+        if !wanted.is_subset(&self.watched) {
+            self.note_change();
+        }
         self.watched = wanted;
     }
 
-    /// Completes when the files are to be read again: some time after a change, and at intervals.
+    /// Completes when the files are to be read again: some time after a change, and at intervals. It may be cancelled:
+    /// the next call continues to wait for the same time.
     pub async fn changed(&mut self) {
-        if timeout(INTERVAL, self.changes.recv()).await.is_err() {
+        loop {
+            let next = self.settling.map_or(self.next_interval, |settling| settling.ends.min(self.next_interval));
+            match timeout_at(next, self.changes.recv()).await {
+                // Without a watcher no change is reported.
+                Ok(None) => sleep_until(next).await,
+                Ok(Some(())) => {
+                    self.note_change();
+                    // Many events may arrive for one file.
+                    continue;
+                }
+                Err(_) => {}
+            }
+            self.settling = None;
+            self.next_interval = after(INTERVAL);
             return;
         }
-        let settling = async {
-            while timeout(SETTLE, self.changes.recv()).await.is_ok() {
-                // Many events may arrive for one file.
-                sleep(SETTLE / 10).await;
-            }
-        };
-        // The files are read even if they change all the time.
-        let _ = timeout(SETTLE_MAX, settling).await;
     }
+
+    fn note_change(&mut self) {
+        let latest = self.settling.map_or_else(|| after(SETTLE_MAX), |settling| settling.latest);
+        self.settling = Some(Settling { ends: after(SETTLE).min(latest), latest });
+    }
+}
+
+/// The wait after a change.
+#[derive(Debug, Clone, Copy)]
+struct Settling {
+    /// When it ends if there is no further change.
+    ends: Instant,
+    /// When it ends even if the files change all the time.
+    latest: Instant,
+}
+
+fn after(time: Duration) -> Instant {
+    Instant::from_std(clock::after(clock::now(), time))
 }
 
 /// Returns a path that can be watched: the parent of a relative file name is empty.

@@ -105,8 +105,14 @@ impl Sessions {
         session_event!(Level::WARN, self.identities, session, messages, "messages of an operator were not sent");
     }
 
-    /// Logs the end of a session.
-    pub fn log_end(&self, session: &SessionSummary<'_>, age: Duration, outcome: Outcome, counts: &SessionStats) {
+    /// Logs the end of a session, with the reason of its Close if it is one of ours.
+    pub fn log_end(
+        &self,
+        session: &SessionSummary<'_>,
+        age: Duration,
+        (outcome, reason): (Outcome, &str),
+        counts: &SessionStats,
+    ) {
         let Outcome { by, code, cause } = outcome;
         let SessionStats { client, upstream, throttled } = counts;
         session_event!(
@@ -122,7 +128,7 @@ impl Sessions {
             by = by.label(),
             code = code.map(|code| code.0),
             cause = cause.label(),
-            reason = cause.reason(),
+            reason,
             "session ended"
         );
     }

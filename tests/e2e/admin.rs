@@ -14,6 +14,7 @@ use tungstenite::Message;
 
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
+use crate::support::pki::{Leaf, client_config};
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
@@ -319,5 +320,46 @@ fn messages_of_an_operator_fit_between_the_messages_of_other_implementations() {
         for client in clients {
             assert_eq!(client.join().unwrap(), notices);
         }
+    });
+}
+
+/// Requests that arrive while changed files settle do not discard the change.
+#[test]
+fn files_that_change_are_used_although_requests_arrive() {
+    let upstream = Upstream::bind();
+    let (api, gate) = Api::start(&upstream);
+    let leaf = Leaf::new(&["chat.example.com"]);
+    for (name, text) in [("chain-0.pem", &leaf.chain_pem), ("key-0.pem", &leaf.key_pem)] {
+        std::fs::write(gate.folder.path(name), text).unwrap();
+    }
+    while gate.log.all("files reloaded").is_empty() {
+        // A request every few milliseconds for the whole time.
+        assert_eq!(api.ask("DELETE", "/v1/sessions/00000000000000000000000000000000", None).0, 404);
+        assert_eq!(api.ask("POST", "/v1/reload?dry_run=true", None).0, 200);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let config = std::sync::Arc::new(client_config(rustls::ALL_VERSIONS));
+    let client = Client::connect_with(&gate, config, "chat.example.com");
+    assert_eq!(client.stream.conn.peer_certificates().unwrap()[0], leaf.der);
+}
+
+/// Sessions that a reload is ending do not count again at the next one.
+#[test]
+fn sessions_that_are_ending_do_not_keep_a_further_reload_from_succeeding() {
+    let upstream = Upstream::bind();
+    let api = Api::new();
+    let setup = Setup::new().server("recheck_rate = \"1/m\"").more(&api.section());
+    let gate = setup.start(&upstream);
+    let mut sessions: Vec<Session> = (0..4).map(|_| Session::open(&gate, &upstream)).collect();
+    gate.edit(|text| text.replace("auth = \"none\"", "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]"));
+    assert_eq!(api.ask("POST", "/v1/reload", None).0, 409);
+    let (status, answer) = api.ask("POST", "/v1/reload?force=true", None);
+    assert_eq!((status, &answer["ended"]), (200, &json!({ "address": 4 })), "{answer}");
+    // One ends at once, the others in the minutes that follow.
+    let (status, answer) = api.ask("POST", "/v1/reload", None);
+    assert_eq!((status, &answer["ended"]), (200, &json!({})), "{answer}");
+    sessions.iter_mut().skip(1).for_each(|session| {
+        session.client.send_text("still here");
+        session.server.expect_text("still here");
     });
 }

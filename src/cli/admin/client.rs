@@ -115,7 +115,7 @@ impl Client {
 
     /// Waits.
     pub fn sleep(&self, time: Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     fn build(&self, method: Method, target: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, Failure> {

@@ -29,14 +29,21 @@ fn summary(info: &Value) -> String {
                 .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
                 .collect::<Vec<_>>()
                 .join(", "),
-            Value::Object(fields) => {
-                fields.keys().map(|name| format!("{name} {}", output::text(value, name))).collect::<Vec<_>>().join(", ")
-            }
+            Value::Object(_) => outcome(value),
             _ => output::text(info, name),
         };
         format!("{:<14}{}\n", format!("{}:", name.replace('_', " ")), output::escape(&value))
     });
     lines.collect()
+}
+
+/// Describes the last reload.
+fn outcome(reload: &Value) -> String {
+    let time = output::text(reload, "time");
+    match reload.get("error").and_then(Value::as_str) {
+        None => format!("succeeded at {time}"),
+        Some(error) => format!("failed at {time}: {error}"),
+    }
 }
 
 #[cfg(test)]
@@ -50,5 +57,9 @@ mod tests {
         let info = json!({ "listeners": ["a:1", "b:2"], "max_sessions": 10, "started": null, "version": "1" });
         let expected = "listeners:    a:1, b:2\nmax sessions: 10\nstarted:      -\nversion:      1\n";
         assert_eq!(summary(&info), expected);
+        let reload =
+            |error: Option<&str>| outcome(&json!({ "time": "12:00", "successful": error.is_none(), "error": error }));
+        assert_eq!(reload(None), "succeeded at 12:00");
+        assert_eq!(reload(Some("a fault")), "failed at 12:00: a fault");
     }
 }

@@ -16,22 +16,40 @@ fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
     }
 }
 
-fn last(closings: &[Closing], cause: CloseReason, ids: std::ops::Range<u128>) -> Duration {
+fn last(closings: &[Closing], start: Instant, cause: CloseReason, ids: std::ops::Range<u128>) -> Duration {
     let of = |(_, id, own): &&Closing| *own == cause && ids.contains(&id.0);
-    closings.iter().filter(of).map(|(at, ..)| *at).max().unwrap()
+    closings.iter().filter(of).map(|(at, ..)| *at).max().unwrap() - start
 }
+
+const RATE: Rate = Rate { count: NonZeroU32::new(100).unwrap(), period: Duration::from_secs(1) };
 
 #[test]
 fn closings_are_paced_by_their_cause() {
-    let rate = Rate { count: NonZeroU32::new(100).unwrap(), period: Duration::from_secs(1) };
-    let closings = schedule(&report(201, 301, 50), rate, Duration::from_secs(4));
+    let now = Instant::from_std(clock::now());
+    let closings = schedule(&report(201, 301, 50), &HashMap::new(), now, RATE, Duration::from_secs(4));
     assert_eq!(closings.len(), 552);
     assert!(closings.is_sorted_by_key(|(at, ..)| *at));
-    assert_eq!(last(&closings, CloseReason::NotAdmitted, 0..1000), Duration::from_secs(2));
+    let last = |cause, ids| last(&closings, now, cause, ids);
+    assert_eq!(last(CloseReason::NotAdmitted, 0..1000), Duration::from_secs(2));
     // Three quarters of the drain timeout.
-    let drained = last(&closings, CloseReason::Removed, 1000..2000);
+    let drained = last(CloseReason::Removed, 1000..2000);
     assert!((Duration::from_millis(2900)..=Duration::from_secs(3)).contains(&drained), "{drained:?}");
-    assert_eq!(last(&closings, CloseReason::Removed, 2000..3000), Duration::ZERO);
+    assert_eq!(last(CloseReason::Removed, 2000..3000), Duration::ZERO);
+}
+
+/// A further reload neither postpones the end of a session nor raises the rate.
+#[test]
+fn sessions_that_are_ending_keep_their_time() {
+    let start = Instant::from_std(clock::now());
+    let first = schedule(&report(101, 11, 0), &HashMap::new(), start, RATE, Duration::from_secs(10));
+    let known = first.iter().map(|(at, id, _)| (*id, *at)).collect();
+    let later = start + Duration::from_millis(500);
+    let second = schedule(&report(151, 21, 0), &known, later, RATE, Duration::from_secs(10));
+    for (at, id, cause) in &first {
+        assert!(second.contains(&(*at, *id, *cause)), "{id}");
+    }
+    assert_eq!(last(&second, start, CloseReason::NotAdmitted, 0..101), Duration::from_secs(1));
+    assert_eq!(last(&second, start, CloseReason::NotAdmitted, 101..151), Duration::from_millis(1500));
 }
 
 #[test]
