@@ -17,7 +17,7 @@ ORIGIN = "https://bench.example"
 TICK = os.sysconf("SC_CLK_TCK")
 SAYING = 0.1  # seconds that the load generator waits before it reports
 
-COMMON = {"WORKERS": "2", "SESSIONS": "9000", "HANDSHAKES": "900"}
+COMMON = {"WORKERS": "2", "SESSIONS": "9000", "HANDSHAKES": "850"}
 meter = lambda rate, excess: f'message_rate = "{rate}/s"\nmessage_burst = {rate}\non_excess = "{excess}"'
 OURS = {"METER": meter(1000000, "close"), "RECORD_LAYER": "own", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
 

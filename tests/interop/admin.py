@@ -72,6 +72,8 @@ class Answer:
 
     def __init__(self, output):
         head, _, self.body = output.replace("\r\n", "\n").partition("\n\n")
+        if head.startswith("HTTP/1.1 100 "):
+            head, _, self.body = self.body.partition("\n\n")
         lines = head.split("\n")
         self.status = int(lines[0].split()[1])
         self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
