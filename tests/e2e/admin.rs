@@ -351,6 +351,11 @@ fn sessions_that_are_ending_do_not_keep_a_further_reload_from_succeeding() {
     let setup = Setup::new().server("recheck_rate = \"1/m\"").more(&api.section());
     let gate = setup.start(&upstream);
     let mut sessions: Vec<Session> = (0..4).map(|_| Session::open(&gate, &upstream)).collect();
+    // Once messages pass, a session is counted.
+    for session in &mut sessions {
+        session.client.send_text("first");
+        session.server.expect_text("first");
+    }
     gate.edit(|text| text.replace("auth = \"none\"", "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]"));
     assert_eq!(api.ask("POST", "/v1/reload", None).0, 409);
     let (status, answer) = api.ask("POST", "/v1/reload?force=true", None);

@@ -23,9 +23,18 @@ fn echo(session: &mut Session, text: &str) {
     session.client.expect_text(text);
 }
 
+/// Opens a session, and waits until its messages pass: from then on it is counted.
+fn open(gate: &Gate, upstream: &Upstream) -> Session {
+    let mut session = Session::open(gate, upstream);
+    echo(&mut session, "first");
+    session
+}
+
 fn room(gate: &Gate, upstream: &Upstream, claims: &serde_json::Value) -> Session {
     let request = Request::to("/room/blue").bearer(&token(claims));
-    Session::open_with(gate, upstream, &request, &[])
+    let mut session = Session::open_with(gate, upstream, &request, &[]);
+    echo(&mut session, "first");
+    session
 }
 
 fn without_limit() -> Setup {
@@ -36,7 +45,7 @@ fn without_limit() -> Setup {
 fn a_reload_of_the_same_file_changes_nothing() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     let line = gate.reload(|text| text + "\n# a comment\n");
     assert_eq!(
         (&line["generation"], &line["kept"], &line["changed"], &line["ended"]),
@@ -44,20 +53,20 @@ fn a_reload_of_the_same_file_changes_nothing() {
     );
     echo(&mut session, "after");
     session.close();
-    Session::open(&gate, &upstream).close();
+    open(&gate, &upstream).close();
 }
 
 #[test]
 fn an_invalid_file_changes_nothing_and_is_reported_with_its_line() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     gate.edit(|text| text.replace("auth = \"none\"", "auth = \"nobody\""));
     gate.signal(Signal::HUP);
     gate.log.next("reload failed: the configuration in use stays");
     assert!(gate.log.text().contains("tollgate.toml:") && gate.log.text().contains("nobody"));
     echo(&mut session, "after");
-    Session::open(&gate, &upstream).close();
+    open(&gate, &upstream).close();
     // The next valid file is the second generation.
     let line = gate.reload(|text| text.replace("\"nobody\"", "\"none\""));
     assert_eq!(line["generation"], 2);
@@ -68,7 +77,7 @@ fn an_invalid_file_changes_nothing_and_is_reported_with_its_line() {
 fn new_limits_apply_to_open_sessions_at_once() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     session.client.send_text("a message of 20 bytes");
     session.server.expect_text("a message of 20 bytes");
     let line = gate.reload(|text| text.replace("close_timeout", "message_max_size = \"10B\"\nclose_timeout"));
@@ -110,13 +119,13 @@ fn a_session_whose_issuer_is_not_accepted_any_more_ends() {
 fn a_reload_that_ends_too_many_sessions_is_refused() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let mut sessions: Vec<Session> = (0..4).map(|_| Session::open(&gate, &upstream)).collect();
+    let mut sessions: Vec<Session> = (0..4).map(|_| open(&gate, &upstream)).collect();
     gate.edit(|text| text.replace("auth = \"none\"", "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]"));
     gate.signal(Signal::HUP);
     gate.log.next("4 of 4 sessions would end, and recheck_max is 20%: --force permits it");
     gate.log.next("reload failed: the configuration in use stays");
     sessions.iter_mut().for_each(|session| echo(session, "still here"));
-    sessions.push(Session::open(&gate, &upstream));
+    sessions.push(open(&gate, &upstream));
     sessions.into_iter().for_each(Session::close);
 }
 
@@ -124,7 +133,7 @@ fn a_reload_that_ends_too_many_sessions_is_refused() {
 fn open_sessions_stay_unchanged_if_the_operator_keeps_them() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     let denied = "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]";
     let line = gate
         .reload(|text| text.replace("[server]", "[server]\non_reload = \"keep\"").replace("auth = \"none\"", denied));
@@ -138,7 +147,7 @@ fn open_sessions_stay_unchanged_if_the_operator_keeps_them() {
 fn the_sessions_of_a_removed_server_drain() {
     let (upstream, other) = (Upstream::bind(), Upstream::bind());
     let gate = without_limit().start(&upstream);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     let (from, to) = (upstream.address().to_string(), other.address().to_string());
     gate.reload(|text| text.replace(&from, &to));
     assert_eq!(session.client.expect_close(1001), "route removed");
@@ -151,7 +160,7 @@ fn listeners_are_added_and_removed_while_others_stay() {
     let upstream = Upstream::bind();
     let mut gate = Setup::new().start(&upstream);
     let first = gate.address();
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     let queued = TcpStream::connect(first).unwrap();
     let second = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let more =
@@ -159,7 +168,7 @@ fn listeners_are_added_and_removed_while_others_stay() {
     let line = gate.reload(|text| text + &more.replace("SECOND", &second.to_string()));
     assert_eq!((&line["added"], &line["removed"]), (&json!(second.to_string()), &json!("")));
     gate.set_address(&json!({ "address": second.to_string() }));
-    let on_second = Session::open(&gate, &upstream);
+    let on_second = open(&gate, &upstream);
     let line = gate.reload(|text| text.replace(&more.replace("SECOND", &second.to_string()), ""));
     assert_eq!((&line["added"], &line["removed"]), (&json!(""), &json!(second.to_string())));
     assert!(TcpStream::connect(second).is_err());
@@ -184,7 +193,7 @@ fn an_address_in_use_changes_nothing() {
     gate.signal(Signal::HUP);
     gate.log.next("reload failed: the configuration in use stays");
     assert!(gate.log.text().contains(&format!("cannot listen on {address}")));
-    Session::open(&gate, &upstream).close();
+    open(&gate, &upstream).close();
 }
 
 #[test]
@@ -218,7 +227,7 @@ fn settings_that_need_a_restart_are_named() {
     });
     assert_eq!(gate.log.all("server.workers changes only at a restart").len(), 1);
     assert_eq!(gate.log.all("server.max_handshakes changes only at a restart").len(), 1);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     session.client.send_frame(Frame::close(1000, ""));
     session.server.expect_close(1000);
 }
@@ -228,7 +237,7 @@ fn settings_that_need_a_restart_are_named() {
 fn files_that_change_are_used_without_a_reload() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let mut session = Session::open(&gate, &upstream);
+    let mut session = open(&gate, &upstream);
     gate.edit(|_| "this is not TOML".to_owned());
     let served = || {
         let client = Client::connect_with(&gate, Arc::new(client_config(rustls::ALL_VERSIONS)), "chat.example.com");
