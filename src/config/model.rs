@@ -183,7 +183,7 @@ pub struct AdminConfig {
     pub payload: bool,
 }
 
-/// What a client of the admin API needs.
+/// The settings that a client of the admin API needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AdminClientConfig {
     /// The address of the API.

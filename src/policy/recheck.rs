@@ -68,7 +68,7 @@ impl TermChanges {
     }
 }
 
-/// What a session lost.
+/// The part of the configuration that a session has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
     /// No route has its route's name.

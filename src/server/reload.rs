@@ -53,9 +53,9 @@ pub struct ReloadSummary {
     pub ended: Vec<(&'static str, usize)>,
     /// `recheck_max` in percent, if more sessions end than it allows: without force the reload is refused.
     pub exceeds_percent: Option<u8>,
-    /// The addresses of listeners that were added and removed.
+    /// The addresses of the listeners that were added.
     pub listeners_added: Vec<String>,
-    /// See `listeners_added`.
+    /// The addresses of the listeners that were removed.
     pub listeners_removed: Vec<String>,
     /// Warnings about the configuration, one line each.
     pub warnings: Vec<String>,

@@ -6,12 +6,12 @@ usage: tests/bench/admin.py [--sessions N] [--receivers N]
 Needs the venv of tests/run (PyPI `websockets`) and the load generator of run.py. Takes about two minutes.
 """
 
-import argparse, asyncio, json, os, socket, ssl, statistics, subprocess, sys, tempfile, threading, time
+import argparse, asyncio, json, socket, ssl, statistics, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 import websockets
 
-from run import HERE, TOLLGATE, WSLOAD, free_port, spawn, stop
+from run import HERE, TOLLGATE, WSLOAD, free_port, make_certificate, spawn, stop
 
 CONFIG = """
 [server]
@@ -57,12 +57,7 @@ def request(path, target, method="GET", body=None):
 class Proxy:
     def __init__(self, upstream):
         self.dir = tempfile.mkdtemp(prefix="adminbench-")
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-             "-keyout", f"{self.dir}/key.pem", "-out", f"{self.dir}/cert.pem", "-subj", "/CN=localhost",
-             "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-            check=True, stderr=subprocess.DEVNULL)
-        os.chmod(f"{self.dir}/key.pem", 0o600)
+        make_certificate(self.dir)
         self.port, self.metrics = free_port(), free_port()
         config = Path(self.dir, "tollgate.toml")
         config.write_text(CONFIG.format(max=8300, dir=self.dir, metrics=self.metrics, port=self.port, upstream=upstream))

@@ -6,10 +6,10 @@ usage: tests/bench/restart.py [--rate N] [--seconds N]
 The script holds the listening socket as systemd does, and passes it to one process after the other. Needs the venv of tests/run.
 """
 
-import argparse, asyncio, os, signal, socket, ssl, statistics, subprocess, sys, tempfile, time
+import argparse, asyncio, signal, socket, ssl, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
-from run import TOLLGATE, WSLOAD, free_port, spawn, stop
+from run import TOLLGATE, WSLOAD, free_port, make_certificate, spawn, stop
 
 CONFIG = """
 [server]
@@ -81,10 +81,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=10)
     args = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="restart-")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-keyout",
-                    f"{folder}/key.pem", "-out", f"{folder}/cert.pem", "-subj", "/CN=localhost", "-addext",
-                    "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=DNS:localhost"], check=True, stderr=subprocess.DEVNULL)
-    os.chmod(f"{folder}/key.pem", 0o600)
+    make_certificate(folder)
     upstream_port = free_port()
     upstream = spawn([WSLOAD, "echo", "--listen", f"127.0.0.1:{upstream_port}"])
     Path(folder, "tollgate.toml").write_text(CONFIG.format(dir=folder, upstream=upstream_port))

@@ -115,15 +115,21 @@ def machine_busy():
     return (sum(cpu) - cpu[3] - cpu[4]) / TICK
 
 
+def make_certificate(folder):
+    """Makes cert.pem and key.pem of localhost in the folder."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+         "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem", "-subj", "/CN=localhost",
+         "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+        check=True, stderr=subprocess.DEVNULL)
+    os.chmod(f"{folder}/key.pem", 0o600)
+
+
 class Bench:
     def __init__(self, args):
         self.args, self.dir = args, tempfile.mkdtemp(prefix="wsbench-")
         d = self.dir
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-             "-keyout", f"{d}/key.pem", "-out", f"{d}/cert.pem", "-subj", "/CN=localhost",
-             "-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
-            check=True, stderr=subprocess.DEVNULL)
+        make_certificate(d)
         Path(d, "both.pem").write_text(Path(d, "cert.pem").read_text() + Path(d, "key.pem").read_text())
         self.token = self.mint()
         self.upstream_port = free_port()

@@ -150,7 +150,7 @@ fn series_of_routes_that_are_not_configured_are_dropped_once_they_have_no_sessio
         ["", "old", "kept", "unused"].map(|route| text.contains(&format!("route=\"{route}\"")))
     };
     assert_eq!(names(&metrics), [true, true, true, false]);
-    // What an open session forwards is still counted.
+    // The messages of an open session are still counted.
     old.count(&stats([1, 0], [6, 0], 0), OnExcess::Close);
     let bytes = "tollgate_bytes_total{route=\"old\",direction=\"in\"}";
     assert_eq!(value(&text(&metrics, &Gauges::default()), bytes), Some(6.0));
@@ -271,7 +271,7 @@ fn errors_of_handshakes_have_an_outcome() {
     }
 }
 
-/// What a worker counts.
+/// The counts of one worker.
 #[derive(Debug, Clone)]
 enum Event {
     Traffic { messages: [u64; 2], bytes: [u64; 2], throttled: u64 },
