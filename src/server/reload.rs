@@ -272,7 +272,10 @@ impl Reloader {
         summary.changed = report.changed;
         let new = self.without_ending(report.clone());
         summary.ended = by_cause(&new);
-        self.end_sessions(&report);
+        // Without a recheck, the closings of the reload before continue.
+        if self.gateway.snapshot().rechecks_sessions() {
+            self.end_sessions(&report);
+        }
         Ok(summary)
     }
 

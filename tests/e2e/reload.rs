@@ -144,6 +144,22 @@ fn open_sessions_stay_unchanged_if_the_operator_keeps_them() {
 }
 
 #[test]
+fn sessions_that_are_ending_are_counted_once() {
+    let upstream = Upstream::bind();
+    let gate = without_limit().server("recheck_rate = \"1/h\"").start(&upstream);
+    let _sessions: Vec<Session> = (0..2).map(|_| open(&gate, &upstream)).collect();
+    let denied = "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]";
+    let line = gate.reload(|text| text.replace("auth = \"none\"", denied));
+    assert_eq!(line["ended"], 2, "{line}");
+    // The second session closes an hour after the first. A reload that keeps sessions does not change that.
+    let keep = "[server]\non_reload = \"keep\"";
+    let line = gate.reload(|text| text.replace("[server]", keep));
+    assert_eq!(line["ended"], 0, "{line}");
+    let line = gate.reload(|text| text.replace(keep, "[server]"));
+    assert_eq!(line["ended"], 0, "{line}");
+}
+
+#[test]
 fn the_sessions_of_a_removed_server_drain() {
     let (upstream, other) = (Upstream::bind(), Upstream::bind());
     let gate = without_limit().start(&upstream);
