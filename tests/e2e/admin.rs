@@ -217,6 +217,25 @@ fn a_tap_shows_the_frames_of_both_sides_and_ends_with_the_session() {
 }
 
 #[test]
+fn a_fifth_tap_of_a_session_is_refused() {
+    let upstream = Upstream::bind();
+    let (api, gate) = Api::start(&upstream);
+    let session = Session::open(&gate, &upstream);
+    let target = format!("/v1/sessions/{}/frames", session.asked.get("x-request-id").unwrap());
+    let tap = || {
+        let mut stream = api.send("GET", &target, None);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        (stream, line)
+    };
+    let taps: Vec<_> = (0..4).map(|_| tap()).collect();
+    assert!(taps.iter().all(|(_, line)| line.contains(" 200 ")), "{taps:?}");
+    let (_, refused) = tap();
+    assert!(refused.contains(" 503 "), "{refused}");
+    session.close();
+}
+
+#[test]
 fn a_reload_reports_its_effect_or_the_errors_of_the_file() {
     let upstream = Upstream::bind();
     let (api, gate) = Api::start(&upstream);
