@@ -7,6 +7,7 @@ pub mod facts;
 pub mod peer_io;
 mod read;
 pub mod recheck;
+pub mod revoke;
 pub mod registry;
 pub mod watcher;
 

@@ -86,7 +86,7 @@ fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
 /// invalid token.
 fn challenge(rejection: Rejection) -> &'static str {
     match rejection {
-        Rejection::Token(_) => "Bearer error=\"invalid_token\"",
+        Rejection::Token(_) | Rejection::Revoked => "Bearer error=\"invalid_token\"",
         _ => "Bearer",
     }
 }

@@ -55,6 +55,21 @@ impl Claims {
         self.expires
     }
 
+    /// Returns `jti` (RFC 7519 section 4.1.7).
+    pub(super) fn token_id(&self) -> Option<&str> {
+        self.members.get("jti")?.scalar_text()
+    }
+
+    /// Returns `sid` (`OpenID` Connect Front-Channel Logout section 3).
+    pub(super) fn session_id(&self) -> Option<&str> {
+        self.members.get("sid")?.scalar_text()
+    }
+
+    /// Returns `iat` (RFC 7519 section 4.1.6), counted from the Unix epoch.
+    pub(super) fn issued(&self) -> Option<Duration> {
+        self.members.get("iat")?.numeric_date()
+    }
+
     /// Returns the claim of this name or else, for `realm.role`, the member `role` of the object `realm`. Only the
     /// claims that the verifier keeps can be found.
     fn get(&self, name: &str) -> Option<&Claim> {

@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::address::AddressKey;
 use super::counts::{Counts, Grouped};
+use super::revocation::Revocations;
 use super::slots::{Slot, Slots};
 
 /// The counters of the process.
@@ -23,6 +24,7 @@ pub struct Counters {
     by_address: Slots<RouteAddress>,
     by_subject: Slots<RouteIdentity>,
     is_short_of_memory: AtomicBool,
+    revocations: Revocations,
 }
 
 /// A client address at a route, by the route's name.
@@ -84,6 +86,11 @@ impl Counters {
     /// Drops the counts of messages of routes for which `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
+    }
+
+    /// Returns the revocations.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Returns the number of sessions.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::size_of;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -175,6 +176,16 @@ impl Claim {
 
     pub(super) fn as_text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// Returns a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. `None` if
+    /// the value is not a number, is before the epoch, or is out of range.
+    pub(super) fn numeric_date(&self) -> Option<Duration> {
+        let Self::Number(text) = self else { return None };
+        match text.parse::<u64>() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => Duration::try_from_secs_f64(text.parse().ok()?).ok(),
+        }
     }
 
     /// Returns the text of a string, and the JSON text of a number or a boolean.

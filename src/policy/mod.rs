@@ -11,6 +11,7 @@ pub mod members;
 pub mod token_cache;
 pub mod token;
 pub mod claims;
+pub mod revocation;
 pub mod header_names;
 pub mod quota;
 pub mod counts;

@@ -39,6 +39,8 @@ pub enum Rejection {
     TokenAmbiguous,
     /// The token is invalid.
     Token(TokenError),
+    /// The token, its subject or its session at the issuer was revoked.
+    Revoked,
     /// The claims do not meet a requirement of the route, or a forwarded claim cannot be written as a header.
     Claims,
     /// The client address has reached its limit of sessions.
@@ -119,7 +121,7 @@ impl Rejection {
                 respond(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
             }
             Self::NoRoute => respond(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
-            Self::NoToken | Self::TokenAmbiguous | Self::Token(_) => {
+            Self::NoToken | Self::TokenAmbiguous | Self::Token(_) | Self::Revoked => {
                 respond(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
             }
             Self::Address | Self::Origin | Self::Claims => respond(StatusCode::FORBIDDEN, "This is not allowed.\n"),
@@ -157,6 +159,7 @@ impl Rejection {
             Self::NoToken => "no_token",
             Self::TokenAmbiguous => "token_ambiguous",
             Self::Token(_) => "token",
+            Self::Revoked => "revoked",
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",
             Self::SubjectSessions => "subject_sessions",

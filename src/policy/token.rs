@@ -260,12 +260,12 @@ impl Verifier {
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
     fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
-        let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
+        let expires = expires.numeric_date().ok_or(TokenError::ExpiresMalformed)?;
         if now >= expires.saturating_add(self.leeway()) {
             return Err(TokenError::Expired);
         }
         if let Some(not_before) = claims.get("nbf") {
-            let not_before = numeric_date(not_before).ok_or(TokenError::NotBeforeMalformed)?;
+            let not_before = not_before.numeric_date().ok_or(TokenError::NotBeforeMalformed)?;
             if now.saturating_add(self.leeway()) < not_before {
                 return Err(TokenError::NotYetValid);
             }
@@ -370,16 +370,6 @@ impl Header {
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Base64)
-}
-
-/// Parses a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. Returns
-/// `None` if the value is not a number, is before the epoch, or is out of range.
-fn numeric_date(value: &Claim) -> Option<Duration> {
-    let Claim::Number(text) = value else { return None };
-    match text.parse::<u64>() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => Duration::try_from_secs_f64(text.parse().ok()?).ok(),
-    }
 }
 
 /// The claims that are kept even if no route uses them: the registered claims (RFC 7519 section 4.1), and `sid`

@@ -32,7 +32,8 @@ pub enum Command {
         /// The reason in both Closes.
         reason: Arc<str>,
     },
-    /// Closes both sides because a changed configuration does not admit the session, or has removed its route.
+    /// Closes both sides because the session was revoked, a changed configuration does not admit it, or has removed its
+    /// route.
     Revoke(CloseReason),
     /// Replaces the terms of the session. A later one replaces one that was not executed yet.
     SetTerms(Box<TermChanges>),
@@ -118,6 +119,19 @@ impl Registry {
         entry.commands.push(command);
         self.wake(entries, key);
         Ok(())
+    }
+
+    /// Ends the session with this key for this reason, even if it has too many pending commands. Returns whether it is
+    /// the first one to end it so.
+    pub fn end(&self, key: usize, reason: CloseReason) -> bool {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(key) else { return false };
+        if entry.commands.iter().any(|command| matches!(command, Command::Revoke(_))) {
+            return false;
+        }
+        entry.commands.push(Command::Revoke(reason));
+        self.wake(entries, key);
+        true
     }
 
     /// Replaces the route by whose rules the session with this key is open. Changes of its terms are delivered even to

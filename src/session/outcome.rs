@@ -60,6 +60,8 @@ pub enum CloseReason {
     WriteStall(Side),
     /// An operator ended the session.
     Command,
+    /// The token, its subject or its session at the issuer was revoked.
+    Revoked,
     /// A changed configuration does not admit the session any more.
     NotAdmitted,
     /// A changed configuration has no route or no server for the session any more.
@@ -74,7 +76,7 @@ impl CloseReason {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
             Self::Violation(_, violation) => violation.close_code(),
-            Self::MessageRate | Self::OverheadRate | Self::TokenExpired | Self::NotAdmitted => {
+            Self::MessageRate | Self::OverheadRate | Self::TokenExpired | Self::Revoked | Self::NotAdmitted => {
                 CloseCode::POLICY_VIOLATION
             }
             Self::IdleTimeout
@@ -95,6 +97,7 @@ impl CloseReason {
             Self::Violation(_, violation) => violation.label(),
             Self::MessageRate => "message rate exceeded",
             Self::OverheadRate => "frame rate exceeded",
+            Self::Revoked => "revoked",
             Self::NotAdmitted => "no longer admitted",
             Self::Removed => "route removed",
             Self::TokenExpired => "token expired",
@@ -126,6 +129,7 @@ impl CloseReason {
             Self::WriteStall(Side::Client) => "client_write_stall",
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
             Self::Command => "command",
+            Self::Revoked => "revoked",
             Self::NotAdmitted => "not_admitted",
             Self::Removed => "removed",
             Self::Aborted => "cut",

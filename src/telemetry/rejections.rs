@@ -166,6 +166,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Origin
         | Rejection::NoToken
         | Rejection::Token(_)
+        | Rejection::Revoked
         | Rejection::TokenAmbiguous
         | Rejection::Claims
         | Rejection::AddressSessions

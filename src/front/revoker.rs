@@ -1,0 +1,157 @@
+//! Makes revocations: stores them, and ends the open sessions that they concern.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::policy::counters::Counters;
+use crate::policy::revocation::Applied;
+use crate::policy::revocation::entry::{Revocation, RevocationId};
+use crate::policy::revocation::journal::Change;
+use crate::relay::revoke::Sweep;
+use crate::relay::workers::Workers;
+use crate::runtime::clock;
+
+/// The maximum number of changes that wait for the journal.
+pub const COMMITS_MAX: usize = 1024;
+/// The longest wait for the journal: a disk that takes longer does not work.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A change that the journal is to make and to store.
+#[derive(Debug)]
+pub struct Commit {
+    /// The change.
+    pub change: Change,
+    /// Receives the result once the change is stored.
+    pub reply: oneshot::Sender<Result<Applied, RevokeError>>,
+}
+
+/// Makes revocations.
+#[derive(Debug)]
+pub struct Revoker {
+    counters: Arc<Counters>,
+    journal: OnceLock<mpsc::Sender<Commit>>,
+}
+
+/// A revocation that was made.
+#[derive(Debug)]
+pub struct Revoked {
+    /// The revocation, merged with an earlier one of the same target.
+    pub revocation: Arc<Revocation>,
+    /// Whether there was none of this target.
+    pub is_new: bool,
+    /// The number of open sessions that it ends.
+    pub ended: usize,
+    /// Whether it is on disk, and so outlives the process.
+    pub is_durable: bool,
+}
+
+/// Why a revocation was not made, or is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevokeError {
+    /// The store is full. Nothing has changed.
+    Full,
+    /// Too many changes wait for the disk. Nothing has changed.
+    Busy,
+    /// The change is in effect, but could not be written to disk.
+    NotStored,
+    /// The disk did not store the change in time. It may be in effect.
+    Late,
+}
+
+impl fmt::Display for RevokeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the store of revocations is full: nothing has changed",
+            Self::Busy => "too many revocations wait for the disk: nothing has changed",
+            Self::NotStored => "the change is in effect until the process ends, but it could not be written to state_dir",
+            Self::Late => "the disk of state_dir did not store the change in time; it may be in effect",
+        })
+    }
+}
+
+impl std::error::Error for RevokeError {}
+
+impl Revoker {
+    /// Creates a revoker that keeps revocations in memory.
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, journal: OnceLock::new() }
+    }
+
+    /// Makes it store all further changes by this journal.
+    pub fn set_journal(&self, journal: mpsc::Sender<Commit>) {
+        // There is one journal.
+        let _ = self.journal.set(journal);
+    }
+
+    /// Whether revocations outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.journal.get().is_some()
+    }
+
+    /// Adds a revocation, and ends the open sessions that it concerns. Returns when it is stored, and every such session
+    /// has the command to end.
+    ///
+    /// # Errors
+    /// If it was not made, or is not stored.
+    pub async fn revoke(&self, revocation: Revocation, workers: &Workers) -> Result<Revoked, RevokeError> {
+        let target = Arc::new(revocation.clone());
+        match self.commit(Change::Add(revocation)).await {
+            Ok(Applied::Added(added)) => {
+                let ended = self.sweep(vec![Arc::clone(&added.revocation)], workers).await;
+                let (revocation, is_new) = (added.revocation, added.is_new);
+                Ok(Revoked { revocation, is_new, ended, is_durable: self.is_durable() })
+            }
+            Ok(Applied::Removed(_)) => Err(RevokeError::NotStored),
+            Err(error @ (RevokeError::NotStored | RevokeError::Late)) => {
+                self.sweep(vec![target], workers).await;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a revocation. Returns whether there was one.
+    ///
+    /// # Errors
+    /// If the removal is not stored.
+    pub async fn remove(&self, id: RevocationId) -> Result<bool, RevokeError> {
+        let applied = self.commit(Change::Remove(id)).await?;
+        Ok(matches!(applied, Applied::Removed(Some(_))))
+    }
+
+    /// Replaces the revocations of `revocations_file`, and ends the open sessions that new ones concern. Returns their
+    /// number.
+    ///
+    /// # Errors
+    /// If they exceed the limits of the store. Nothing changes then.
+    pub async fn replace_listed(&self, listed: &[Revocation], workers: &Workers) -> Result<usize, RevokeError> {
+        let added = self.counters.revocations().replace_listed(listed, clock::both().unix);
+        let added = added.map_err(|_| RevokeError::Full)?;
+        if added.is_empty() { Ok(0) } else { Ok(self.sweep(added, workers).await) }
+    }
+
+    async fn sweep(&self, added: Vec<Arc<Revocation>>, workers: &Workers) -> usize {
+        workers.revoke(&Sweep::new(added, &self.counters)).await
+    }
+
+    async fn commit(&self, change: Change) -> Result<Applied, RevokeError> {
+        let Some(journal) = self.journal.get() else {
+            let applied = self.counters.revocations().apply(change, clock::both().unix);
+            return applied.map_err(|_| RevokeError::Full);
+        };
+        let (reply, replied) = oneshot::channel();
+        journal.try_send(Commit { change, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RevokeError::NotStored,
+        })?;
+        match timeout(TIMEOUT, replied).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(RevokeError::NotStored),
+            Err(_) => Err(RevokeError::Late),
+        }
+    }
+}
