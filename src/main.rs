@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             Command::Sessions(sessions) => admin::sessions::run(&sessions),
             Command::Kick(kick) => admin::kick::run(&kick),
             Command::Send(send) => admin::send::run(&send),
+            Command::Revoke(revoke) => admin::revoke::run(&revoke),
             Command::Tap(tap) => admin::tap::run(&tap),
             Command::Reload(reload) => admin::reload::run(&reload),
             Command::Schema => schema::run(),

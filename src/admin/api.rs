@@ -21,7 +21,7 @@ use super::access::{Access, Peer};
 use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
-use super::{frames, metrics, operations, process, schema, sessions};
+use super::{frames, metrics, operations, process, revocations, schema, sessions};
 
 /// The page at `/`, which has no data.
 const START_PAGE: &str = "Tollgate admin API. The endpoints are in /v1/openapi.json.\n";
@@ -48,6 +48,8 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(operations::send))
         .routes(routes!(sessions::describe_one, operations::close_one))
         .routes(routes!(frames::frames))
+        .routes(routes!(revocations::list, revocations::revoke))
+        .routes(routes!(revocations::remove))
         .routes(routes!(openapi))
         .split_for_parts();
     complete(&mut document);

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
+use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::gauges::{CertificateGauges, Gauges, RouteGauges, ServerGauges};
@@ -23,11 +24,14 @@ pub(super) async fn scrape(Extract(state): Shared) -> Response {
 fn text(state: &State) -> String {
     let gateway = state.control.gateway();
     let snapshot = gateway.snapshot();
+    let revocations = gateway.counters.revocations();
     gateway.process.metrics.encode(&Gauges {
         config_generation: snapshot.generation(),
         certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
+        revocations_refused: revocations.refused(),
         log_lines_dropped: log::dropped_lines(),
     })
 }

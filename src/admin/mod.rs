@@ -20,6 +20,7 @@ mod metrics;
 mod sessions;
 mod operations;
 mod frames;
+mod revocations;
 mod api;
 mod serve;
 

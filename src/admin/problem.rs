@@ -11,10 +11,10 @@ use super::view::Reload;
 /// The media type of a problem (RFC 9457 section 3).
 pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
 
-/// An error (RFC 9457 section 3.1). Its type is always `about:blank`: the status is the kind of the problem.
+/// An error (RFC 9457 section 3.1). If its type is `about:blank`, the status is the kind of the problem.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(super) struct Problem {
-    /// `about:blank`.
+    /// `about:blank`, or the name of the problem.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The name of the status.
@@ -55,6 +55,12 @@ impl Problem {
     /// Creates a problem of a malformed request.
     pub(super) fn bad_request(detail: impl Into<String>) -> Box<Self> {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// Sets the type, which names the problem for programs.
+    pub(super) fn with_type(mut self: Box<Self>, kind: &'static str) -> Box<Self> {
+        self.kind = kind;
+        self
     }
 
     /// Adds the report of an invalid configuration.

@@ -46,7 +46,8 @@ fn or_null(schema: Schema) -> Schema {
     Schema::AnyOf(either)
 }
 
-/// Adds the rules about several fields of a body: a filter is not empty, and a message is either text or binary.
+/// Adds the rules about several fields of a body: a filter is not empty, a message is either text or binary, and a
+/// revocation has one claim.
 pub(super) fn add_rules(document: &mut Value) {
     let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
     let is_true = json!({ "required": ["all"], "properties": { "all": { "const": true } } });
@@ -60,7 +61,20 @@ pub(super) fn add_rules(document: &mut Value) {
             "properties": { name: { "not": { "type": "null" } }, other: { "type": "null" } }
         })
     };
+    let claim = |name: &str, others: [&str; 2], required: &[&str]| {
+        json!({
+            "required": required,
+            "properties": {
+                name: { "not": { "type": "null" } }, others[0]: { "type": "null" }, others[1]: { "type": "null" },
+            }
+        })
+    };
+    let mut subject = claim("subject", ["jti", "sid"], &["subject", "auth"]);
+    subject["properties"]["auth"] = json!({ "not": { "type": "null" } });
+    let claims =
+        json!([subject, claim("jti", ["subject", "sid"], &["jti"]), claim("sid", ["subject", "jti"], &["sid"])]);
     for (schema, rule, items) in [
+        ("NewRevocation", "oneOf", claims),
         ("Close", "anyOf", selects.clone()),
         ("Send", "anyOf", selects),
         ("Send", "oneOf", json!([only("text", "binary"), only("binary", "text")])),

@@ -40,6 +40,8 @@ pub enum Command {
     Kick(admin::Kick),
     /// Send a message to the clients of sessions
     Send(admin::Send),
+    /// Revoke tokens, and close the sessions that were admitted with them
+    Revoke(admin::Revoke),
     /// Show the frames of a session as they pass
     Tap(admin::Tap),
     /// Make a running process read its configuration again

@@ -39,6 +39,9 @@ impl Files for Outside {
     fn now(&self) -> SystemTime {
         Disk.now()
     }
+    fn state_directory(&self) -> Option<PathBuf> {
+        Disk.state_directory()
+    }
 }
 
 /// Checks the configuration in a file, writes to `out` and `err`, and returns the exit code.
@@ -70,6 +73,10 @@ fn write_report(path: &Path, config: &Config, out: &mut impl Write, err: &mut im
             "warning: {}: {descriptors} (this is the limit here; the service may have another one)",
             path.display()
         )?;
+    }
+    if config.can_revoke() && config.server.state_dir.is_none() {
+        let text = "revocations end with the process: set state_dir, or StateDirectory= in the systemd unit";
+        writeln!(err, "note: {}: {text}", path.display())?;
     }
     for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
         writeln!(

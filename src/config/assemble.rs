@@ -16,7 +16,7 @@ use super::model::{
     Config, ListenAddress, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer,
     Shown, Source,
 };
-use super::{admin, auth, certificate, keys, limits, routes, upstreams};
+use super::{admin, auth, certificate, keys, limits, revocations, routes, upstreams};
 use crate::policy::quota::Quota;
 
 /// Maximum numbers of listeners, and of certificates per listener.
@@ -33,18 +33,22 @@ const ADDRESS_SHARE_MIN: u32 = 16;
 /// Reads the whole configuration. `None` means that an error was reported, or that a credential was left unchecked.
 pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config> {
     warn_of_clock(root, folder.files.now());
-    let server = server(&root.child("server"));
+    let section = root.child("server");
+    let server = server(&section, folder);
     let log = log(&root.child("log"));
     let admin = admin::read(root, folder);
     let metrics = admin::metrics(root);
     let listeners = listeners(root, folder);
     let head_max_bytes = listeners.iter().flatten().map(|listener: &ListenerConfig| listener.head_max_bytes).max();
     let auths = auth::read_all(root, folder, head_max_bytes);
+    let auth_names: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
+    let revocations = revocations::read(&section, folder, &auth_names);
     let upstreams = upstreams::read_all(root);
     let routes = routes::read_all(root, &auths, &upstreams);
 
     Some(Config {
         server: server?,
+        revocations: revocations?,
         log: log?,
         admin: admin?,
         metrics: metrics?,
@@ -67,7 +71,7 @@ fn warn_of_clock(root: &Section<'_>, now: SystemTime) {
     root.diagnostics.push(Diagnostic { severity: Severity::Warning, ..Diagnostic::of_file(message).help(help) });
 }
 
-fn server(section: &Section<'_>) -> Option<ProcessConfig> {
+fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfig> {
     let workers = section.integer(&keys::WORKERS);
     let max_sessions = section.integer(&keys::MAX_SESSIONS);
     let explicit = section.key_span(&keys::MAX_SESSIONS).is_some();
@@ -78,6 +82,8 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
     let shutdown_delay = section.duration(&keys::SHUTDOWN_DELAY);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
+    let state_dir = revocations::state_dir(section, folder);
+    let revocation_retention = section.duration(&keys::REVOCATION_RETENTION);
     let on_reload = section.choice(&keys::ON_RELOAD, &[("recheck", OnReload::Recheck), ("keep", OnReload::Keep)]);
     let recheck_max = section.percent_or_off(&keys::RECHECK_MAX);
     let recheck_rate = section.rate(&keys::RECHECK_RATE);
@@ -96,6 +102,8 @@ fn server(section: &Section<'_>) -> Option<ProcessConfig> {
         upgrade_quota: upgrade_quota?,
         shutdown_delay: shutdown_delay?,
         drain_timeout: drain_timeout?,
+        state_dir: state_dir?,
+        revocation_retention: revocation_retention?,
         on_reload: on_reload?.value,
         recheck_max_percent: recheck_max?.value,
         recheck_rate: recheck_rate?,

@@ -42,6 +42,11 @@ pub trait Files {
 
     /// Returns the time against which certificates are checked.
     fn now(&self) -> SystemTime;
+
+    /// Returns the directory for the state of the service, if it has one: the first of `$STATE_DIRECTORY`.
+    fn state_directory(&self) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// The content of a file.
@@ -82,6 +87,10 @@ impl Files for Disk {
     #[expect(clippy::disallowed_methods, reason = "certificates are checked against the time at which they are read")]
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn state_directory(&self) -> Option<PathBuf> {
+        env::split_paths(&env::var_os("STATE_DIRECTORY")?).next().filter(|path| path.is_absolute())
     }
 }
 

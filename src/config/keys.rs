@@ -179,6 +179,8 @@ keys! {
          a second signal ends it.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "Maximum duration of the drain after the stop signal; sessions that are still open are then cut off.";
+    STATE_DIR = "server" "state_dir", Text, Derived("$STATE_DIRECTORY, or none"),
+        "The directory for state that outlives the process, such as revocations; without one, they end with the process.";
     ON_RELOAD = "server" "on_reload", Choice(&["recheck", "keep"]), Value("\"recheck\""),
         "Whether a reload checks every open session against the new configuration, or keeps open sessions unchanged.";
     RECHECK_MAX = "server" "recheck_max", Percent(Allowed), Value("\"20%\""),
@@ -188,6 +190,10 @@ keys! {
         "Rate at which sessions that a reload no longer admits are closed.";
     HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),
         "Whether a request that matches no route of its host is matched against the routes of less specific hosts.";
+    REVOCATIONS_FILE = "server" "revocations_file", File, Nothing,
+        "A JSON list of revocations, in the form of the admin API; it is watched, and an entry holds while it is listed.";
+    REVOCATION_RETENTION = "server" "revocation_retention", span(MINUTE, Duration::from_hours(24 * 366)), Value("\"1d\""),
+        "How long a revocation holds that does not say when it ends; at least as long as tokens are valid.";
     RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
         "The record layer of TLS 1.3 connections after their handshake; TLS 1.2 always uses rustls.";
 

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
 use crate::policy::quota::{Quota, Rate};
+use crate::policy::revocation::entry::Revocation;
 use crate::policy::route::RouteConfig;
 use crate::policy::token::VerifierConfig;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub verifiers: BTreeMap<Arc<str>, VerifierConfig>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
+    /// The revocations of `revocations_file`, which are applied without a new snapshot.
+    pub revocations: Arc<[Revocation]>,
     /// The warnings; the report has no errors.
     pub warnings: Report,
     /// The text that it was read from.
@@ -56,12 +59,11 @@ pub struct Source {
     pub files: Vec<Vec<PathBuf>>,
 }
 
-/// Two configurations are equal if they have the same effect. The text of the file is not compared, so a comment does
-/// not make them differ.
+/// Two configurations are equal if their snapshots have the same effect. The text of the file is not compared, so a
+/// comment does not make them differ; neither are revocations.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, warnings: _, source: _ } =
-            self;
+        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, .. } = self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin
@@ -70,6 +72,13 @@ impl PartialEq for Config {
             && *routes == other.routes
             && *verifiers == other.verifiers
             && *upstreams == other.upstreams
+    }
+}
+
+impl Config {
+    /// Whether clients of the process can make revocations.
+    pub fn can_revoke(&self) -> bool {
+        self.admin.is_some()
     }
 }
 
@@ -92,6 +101,10 @@ pub struct ProcessConfig {
     pub shutdown_delay: Duration,
     /// Maximum duration of the drain after the stop signal.
     pub drain_timeout: Duration,
+    /// The directory for state that outlives the process; `None`: there is no such state.
+    pub state_dir: Option<PathBuf>,
+    /// How long a revocation holds that does not say when it ends.
+    pub revocation_retention: Duration,
     /// The treatment of open sessions by a reload.
     pub on_reload: OnReload,
     /// Maximum share of the open sessions that a reload may end without force, in percent; `None`: all.

@@ -29,6 +29,7 @@ use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
 use crate::relay::recheck::recheck_late;
 use crate::relay::registry::SessionContext;
+use crate::relay::revoke::revoke_late;
 use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
 use crate::runtime::cycle;
@@ -142,6 +143,7 @@ fn relay(
     if opened.generation < snapshot.rechecked_generation() {
         recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
     }
+    revoke_late(sessions.registry(), session_guard.key(), &facts.grant, &gateway.counters);
     let guards = RelayGuards { session: session_guard, connection, metrics };
     Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::revoker::Revoker;
 use super::snapshot::Snapshot;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
@@ -28,6 +29,8 @@ pub struct Gateway {
     pub pending_limit: PendingLimit,
     /// The command channels of all workers.
     pub workers: Arc<Workers>,
+    /// Makes revocations.
+    pub revoker: Revoker,
     /// The log of rejections.
     pub rejections: RejectionLog,
 }
@@ -42,14 +45,16 @@ impl Gateway {
         pending_limit: PendingLimit,
         workers: Workers,
     ) -> Self {
+        let workers = Arc::new(workers);
         Self {
+            revoker: Revoker::new(Arc::clone(&counters), Arc::clone(&workers)),
             snapshot: ArcSwap::from_pointee(snapshot),
             update: Mutex::new(()),
             counters,
             connector,
             process,
             pending_limit,
-            workers: Arc::new(workers),
+            workers,
             rejections: RejectionLog::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod connection_config;
 pub mod snapshot;
+pub mod revoker;
 pub mod gateway;
 pub mod headers;
 mod response;

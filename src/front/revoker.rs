@@ -33,6 +33,7 @@ pub struct Commit {
 #[derive(Debug)]
 pub struct Revoker {
     counters: Arc<Counters>,
+    workers: Arc<Workers>,
     journal: OnceLock<mpsc::Sender<Commit>>,
 }
 
@@ -67,7 +68,9 @@ impl fmt::Display for RevokeError {
         f.write_str(match self {
             Self::Full => "the store of revocations is full: nothing has changed",
             Self::Busy => "too many revocations wait for the disk: nothing has changed",
-            Self::NotStored => "the change is in effect until the process ends, but it could not be written to state_dir",
+            Self::NotStored => {
+                "the change is in effect until the process ends, but it could not be written to state_dir"
+            }
             Self::Late => "the disk of state_dir did not store the change in time; it may be in effect",
         })
     }
@@ -77,8 +80,8 @@ impl std::error::Error for RevokeError {}
 
 impl Revoker {
     /// Creates a revoker that keeps revocations in memory.
-    pub fn new(counters: Arc<Counters>) -> Self {
-        Self { counters, journal: OnceLock::new() }
+    pub fn new(counters: Arc<Counters>, workers: Arc<Workers>) -> Self {
+        Self { counters, workers, journal: OnceLock::new() }
     }
 
     /// Makes it store all further changes by this journal.
@@ -97,17 +100,17 @@ impl Revoker {
     ///
     /// # Errors
     /// If it was not made, or is not stored.
-    pub async fn revoke(&self, revocation: Revocation, workers: &Workers) -> Result<Revoked, RevokeError> {
+    pub async fn revoke(&self, revocation: Revocation) -> Result<Revoked, RevokeError> {
         let target = Arc::new(revocation.clone());
         match self.commit(Change::Add(revocation)).await {
             Ok(Applied::Added(added)) => {
-                let ended = self.sweep(vec![Arc::clone(&added.revocation)], workers).await;
+                let ended = self.sweep(vec![Arc::clone(&added.revocation)]).await;
                 let (revocation, is_new) = (added.revocation, added.is_new);
                 Ok(Revoked { revocation, is_new, ended, is_durable: self.is_durable() })
             }
             Ok(Applied::Removed(_)) => Err(RevokeError::NotStored),
             Err(error @ (RevokeError::NotStored | RevokeError::Late)) => {
-                self.sweep(vec![target], workers).await;
+                self.sweep(vec![target]).await;
                 Err(error)
             }
             Err(error) => Err(error),
@@ -128,14 +131,14 @@ impl Revoker {
     ///
     /// # Errors
     /// If they exceed the limits of the store. Nothing changes then.
-    pub async fn replace_listed(&self, listed: &[Revocation], workers: &Workers) -> Result<usize, RevokeError> {
+    pub async fn replace_listed(&self, listed: &[Revocation]) -> Result<usize, RevokeError> {
         let added = self.counters.revocations().replace_listed(listed, clock::both().unix);
         let added = added.map_err(|_| RevokeError::Full)?;
-        if added.is_empty() { Ok(0) } else { Ok(self.sweep(added, workers).await) }
+        if added.is_empty() { Ok(0) } else { Ok(self.sweep(added).await) }
     }
 
-    async fn sweep(&self, added: Vec<Arc<Revocation>>, workers: &Workers) -> usize {
-        workers.revoke(&Sweep::new(added, &self.counters)).await
+    async fn sweep(&self, added: Vec<Arc<Revocation>>) -> usize {
+        self.workers.revoke(&Sweep::new(added, &self.counters)).await
     }
 
     async fn commit(&self, change: Change) -> Result<Applied, RevokeError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::server::ProducesTickets;
 
@@ -29,6 +29,7 @@ pub struct Snapshot {
     record_layer: RecordLayer,
     on_reload: OnReload,
     memory_max: Option<u64>,
+    revocation_retention: Duration,
     rechecked: u64,
 }
 
@@ -83,6 +84,16 @@ impl Snapshot {
     /// Returns the resident memory above which new sessions are rejected, in bytes.
     pub fn memory_max(&self) -> Option<u64> {
         self.memory_max
+    }
+
+    /// Returns how long a revocation holds that does not say when it ends.
+    pub fn revocation_retention(&self) -> Duration {
+        self.revocation_retention
+    }
+
+    /// Returns the section that authenticates clients under this name. A section that no route uses is left out.
+    pub fn auth(&self, name: &str) -> Option<&Arc<AuthMethod>> {
+        self.auths.get(name)
     }
 
     /// Returns the generation of the last snapshot that open sessions were checked against: this one, or one before it if
@@ -175,6 +186,7 @@ impl Snapshot {
             on_reload: config.server.on_reload,
             rechecked,
             memory_max: config.server.memory_max_bytes,
+            revocation_retention: config.server.revocation_retention,
         })
     }
 }

@@ -20,7 +20,7 @@ use super::claims::{self, Claims};
 use super::counters::{Counters, MessageKey};
 use super::counts::{Counts, KeyedLimiter};
 use super::credential;
-use super::grant::{Grant, Lease};
+use super::grant::{self, Grant, Lease};
 use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
@@ -245,6 +245,10 @@ impl<'a> Candidate<'a> {
             }
         };
         let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
+        let client = grant::identity(method.as_ref().map(|method| &*method.name), subject.as_deref(), token.as_ref());
+        if client.is_some_and(|client| self.policy.counters.revocations().is_revoked(&client, now.unix)) {
+            return Err(Rejected { subject, ..self.reject(Rejection::Revoked) });
+        }
         let claim_headers = match &claims {
             Some(claims) => claim_headers(&self.route, &self.params, claims).map_err(|claim| Rejected {
                 claim: Some(claim.into()),

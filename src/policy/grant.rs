@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::counters::{RouteAddress, RouteIdentity};
 use super::pattern::Params;
+use super::revocation::entry::Identity;
 use super::slots::Slot;
 use super::token::TokenRecord;
 
@@ -33,6 +34,22 @@ pub struct Grant {
     pub origin: Option<Box<[u8]>>,
     /// The client's address.
     pub address: IpAddr,
+}
+
+impl Grant {
+    /// Returns the client as revocations see it; `None` if the route is open.
+    pub fn identity(&self) -> Option<Identity<'_>> {
+        identity(self.auth.as_deref(), self.subject.as_deref(), self.token.as_ref())
+    }
+}
+
+/// Returns a client of this section as revocations see it.
+pub(super) fn identity<'a>(
+    auth: Option<&'a str>,
+    subject: Option<&'a str>,
+    token: Option<&'a TokenRecord>,
+) -> Option<Identity<'a>> {
+    Some(Identity { auth: auth?, subject, token: token.map(TokenRecord::ids) })
 }
 
 /// The slots that a session takes from the limits of its client.

@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use self::entry::{Identity, Kind, Revocation, RevocationId, TokenIds};
+use self::journal::Change;
 
 /// The maximum number of revocations of the API, and of those of the file.
 pub const ENTRIES_MAX: usize = 100_000;
@@ -42,6 +43,15 @@ pub struct Added {
     pub revocation: Arc<Revocation>,
     /// Whether there was none of this target.
     pub is_new: bool,
+}
+
+/// A change that was made.
+#[derive(Debug)]
+pub enum Applied {
+    /// A revocation was added.
+    Added(Added),
+    /// A revocation was removed, if there was one with this id.
+    Removed(Option<Arc<Revocation>>),
 }
 
 /// The revocations of one origin.
@@ -105,6 +115,17 @@ impl Revocations {
             id(Kind::Token, Some(auth), jti),
             id(Kind::Token, None, jti),
         ]
+    }
+
+    /// Makes a change of the revocations of the API.
+    ///
+    /// # Errors
+    /// If it adds a revocation for which there is no capacity.
+    pub fn apply(&self, change: Change, now: Duration) -> Result<Applied, Full> {
+        match change {
+            Change::Add(revocation) => self.add(revocation, now).map(Applied::Added),
+            Change::Remove(id) => Ok(Applied::Removed(self.remove(id))),
+        }
     }
 
     /// Adds a revocation of the API. One of the same target is merged with it, so that neither gets weaker.

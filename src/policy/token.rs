@@ -18,6 +18,7 @@ use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
 use super::key::{self, KeyId, KeySet};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
+use super::revocation::entry::TokenIds;
 use super::token_cache::{TokenCache, TokenHash};
 
 /// Verifies tokens by the rules of one `[auth.<name>]` section.
@@ -329,13 +330,19 @@ impl fmt::Debug for Verifier {
 pub struct TokenRecord {
     payload: Box<[u8]>,
     signer: Signer,
+    ids: TokenIds,
 }
 
 impl TokenRecord {
     /// Takes the payload of a token whose claims were verified; `None` if the token is not the one of these claims.
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = decode(token.split('.').nth(1)?).ok()?;
-        Some(Self { payload: payload.into(), signer: claims.signer() })
+        Some(Self { payload: payload.into(), signer: claims.signer(), ids: TokenIds::of(claims) })
+    }
+
+    /// Returns the claims by which the token can be revoked.
+    pub fn ids(&self) -> &TokenIds {
+        &self.ids
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::Registry;
-use crate::policy::admission::Grant;
 use crate::policy::counters::Counters;
+use crate::policy::grant::Grant;
 use crate::policy::revocation::entry::Revocation;
 use crate::runtime::{clock, cycle};
 use crate::session::CloseReason;

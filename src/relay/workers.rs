@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::description::SessionInfo;
 use super::recheck::{RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
+use super::revoke::Sweep;
 use crate::policy::admission::Policy;
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
@@ -41,6 +42,8 @@ pub enum WorkerCommand {
     Each(Arc<HashSet<RequestId>>, BulkCommand),
     /// Checks its sessions against the rules of a snapshot.
     Recheck(Arc<Policy>, RecheckMode, oneshot::Sender<RecheckReport>),
+    /// Ends its sessions that these revocations concern, and replies with their number.
+    Revoke(Sweep, oneshot::Sender<usize>),
 }
 
 /// A command that many sessions receive.
@@ -118,6 +121,12 @@ impl Workers {
         all
     }
 
+    /// Ends all sessions that these revocations concern. Returns their number.
+    pub async fn revoke(&self, sweep: &Sweep) -> usize {
+        let ended = self.ask_all(|reply| WorkerCommand::Revoke(sweep.clone(), reply)).await;
+        ended.into_iter().fold(0, usize::saturating_add)
+    }
+
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
@@ -159,7 +168,7 @@ mod tests {
                 match command {
                     WorkerCommand::List(reply) => reply.send(Vec::new()).unwrap(),
                     WorkerCommand::Each(..) => sent += 1,
-                    WorkerCommand::Recheck(..) => panic!("no rules were sent"),
+                    WorkerCommand::Recheck(..) | WorkerCommand::Revoke(..) => panic!("none was sent"),
                     WorkerCommand::Session { id, reply, .. } if id == own => {
                         delivered += 1;
                         reply.send(Ok(())).unwrap();

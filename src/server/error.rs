@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::inherited::InheritedError;
+use super::revocations::JournalError;
 
 /// An error that prevents the server from starting.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum ServeError {
         /// The descriptor limit, once raised to its maximum.
         limit: u64,
     },
+    /// The revocations in `state_dir` cannot be used.
+    Revocations(JournalError),
     /// TLS could not be set up.
     Tls(rustls::Error),
     /// The system did not provide a thread, an event queue or a descriptor.
@@ -42,6 +45,7 @@ impl fmt::Display for ServeError {
                 "max_sessions = {sessions} needs {needed} file descriptors, and the limit is {limit}: \
                  raise it (LimitNOFILE in systemd) or lower max_sessions or max_handshakes"
             ),
+            Self::Revocations(error) => write!(f, "cannot keep revocations: {error}"),
             Self::Tls(error) => write!(f, "cannot set up TLS: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),
         }

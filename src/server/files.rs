@@ -105,6 +105,10 @@ impl Files for FilesInUse {
     fn now(&self) -> SystemTime {
         Disk.now()
     }
+
+    fn state_directory(&self) -> Option<PathBuf> {
+        Disk.state_directory()
+    }
 }
 
 impl From<Content> for Remembered {

@@ -12,6 +12,7 @@ pub mod inherited;
 mod listeners;
 mod memory;
 mod restart;
+pub mod revocations;
 pub mod reload;
 mod watch;
 pub mod control;

@@ -174,6 +174,7 @@ impl Reloader {
         let Some(Refreshed { mut config, files, changed }) = refreshed else { return };
         let names: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
         let names = names.join(", ");
+        self.revoke_listed(&config).await;
         let fixed = needs_restart(&self.config, &config);
         adopt_fixed(&mut config, &self.config);
         // Another text of the same content has no effect.
@@ -267,6 +268,7 @@ impl Reloader {
         }
         summary.generation = snapshot.generation();
         summary.applied = true;
+        self.revoke_listed(&config).await;
         let report = self.swap(snapshot, config, next).await;
         // Sessions that began or ended since the first check are counted by the second one.
         summary.kept = report.kept;
@@ -278,6 +280,19 @@ impl Reloader {
             self.end_sessions(&report);
         }
         Ok(summary)
+    }
+
+    /// Puts the revocations of `revocations_file` into effect, if they changed.
+    async fn revoke_listed(&mut self, config: &Config) {
+        if self.config.revocations == config.revocations {
+            return;
+        }
+        self.config.revocations = Arc::clone(&config.revocations);
+        let count = config.revocations.len();
+        match self.gateway.revoker.replace_listed(&config.revocations).await {
+            Ok(ended) => tracing::info!(count, ended, "revocations of revocations_file are in effect"),
+            Err(error) => tracing::error!(count, %error, "revocations_file is not in effect"),
+        }
     }
 
     /// Leaves out the sessions that an earlier reload is ending already: they do not count as ended by this one.

@@ -19,6 +19,7 @@ use super::listeners::{Listeners, NextListeners};
 use super::memory;
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
+use super::revocations;
 use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
@@ -72,7 +73,8 @@ impl Server {
     /// Binds every listener. `file` is the file of the configuration, which a reload reads again.
     ///
     /// # Errors
-    /// If an address cannot be bound, the descriptor limit is too low for the configuration, or TLS cannot be set up.
+    /// If an address cannot be bound, the descriptor limit is too low for the configuration, TLS cannot be set up, or the
+    /// revocations in `state_dir` cannot be used.
     pub fn bind(config: Config, file: Option<PathBuf>) -> Result<Self, ServeError> {
         Self::bind_with(config, file, Inherited::default())
     }
@@ -105,6 +107,7 @@ impl Server {
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
         let gateway = Arc::new(Gateway::new(snapshot, counters, connector, process, pending_limit, channels));
+        revocations::start(&gateway, &config).map_err(ServeError::Revocations)?;
         let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
         let (control, requests) = Control::new(Arc::clone(&gateway), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);

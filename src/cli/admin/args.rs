@@ -126,6 +126,42 @@ pub struct Send {
     pub binary_file: Option<PathBuf>,
 }
 
+/// The arguments of `revoke`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("action").required(true).args(["subject", "jti", "sid", "list", "remove"]))]
+pub struct Revoke {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The auth section of the tokens; required with --subject, else any
+    #[arg(long, value_name = "NAME")]
+    pub auth: Option<String>,
+    /// Revoke the tokens of this subject
+    #[arg(long, value_name = "TEXT", requires = "auth")]
+    pub subject: Option<String>,
+    /// Revoke the token with this id (claim "jti")
+    #[arg(long, value_name = "TEXT")]
+    pub jti: Option<String>,
+    /// Revoke the tokens of this session at the issuer (claim "sid")
+    #[arg(long, value_name = "TEXT")]
+    pub sid: Option<String>,
+    /// Only tokens that were issued before this time: seconds since 1970, or "now"
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["list", "remove"])]
+    pub issued_before: Option<String>,
+    /// When the revocation ends: seconds since 1970 (default: after `revocation_retention`)
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["list", "remove"])]
+    pub expires: Option<f64>,
+    /// A note, which --list shows
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["list", "remove"])]
+    pub reason: Option<String>,
+    /// List the revocations
+    #[arg(long, conflicts_with = "auth")]
+    pub list: bool,
+    /// Remove the revocation with this id, so that its tokens are valid again
+    #[arg(long, value_name = "ID", conflicts_with = "auth")]
+    pub remove: Option<String>,
+}
+
 /// The arguments of `tap`.
 #[derive(Debug, Args)]
 pub struct Tap {

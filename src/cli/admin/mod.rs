@@ -11,3 +11,4 @@ pub mod kick;
 pub mod send;
 pub mod tap;
 pub mod reload;
+pub mod revoke;

@@ -8,8 +8,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 
 use super::super::claims::Claims;
 
-/// The maximum length of a `jti` or `sid` that can be revoked.
-pub const VALUE_MAX_BYTES: usize = 1024;
+/// The maximum length of a `sub`, `jti` or `sid` that can be revoked, in characters.
+pub const VALUE_MAX_CHARS: usize = 256;
 /// The memory of an entry besides its texts: the value behind its `Arc`, its slot in a map of which half is in use, and
 /// its place in the order.
 const ENTRY_BYTES: usize = size_of::<Revocation>() + 2 * 2 * size_of::<(RevocationId, usize)>() + 128;
@@ -25,6 +25,17 @@ pub enum Kind {
     Session,
     /// The subject of an `[auth]` section, only of tokens without a `sid`.
     SubjectWithoutSession,
+}
+
+impl Kind {
+    /// Returns the name of the claim.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Token => "jti",
+            Self::Subject | Self::SubjectWithoutSession => "subject",
+            Self::Session => "sid",
+        }
+    }
 }
 
 /// The tokens that a revocation concerns.
@@ -75,10 +86,10 @@ pub struct Identity<'a> {
 }
 
 impl Target {
-    /// Creates a target. `None` if a subject has no section, or the value is empty or longer than [`VALUE_MAX_BYTES`].
+    /// Creates a target. `None` if a subject has no section, or the value is empty or longer than [`VALUE_MAX_CHARS`].
     pub fn new(kind: Kind, auth: Option<&str>, value: &str) -> Option<Self> {
         let needs_auth = matches!(kind, Kind::Subject | Kind::SubjectWithoutSession);
-        let is_valid = (1..=VALUE_MAX_BYTES).contains(&value.len()) && (auth.is_some() || !needs_auth);
+        let is_valid = !value.is_empty() && is_short(value) && (auth.is_some() || !needs_auth);
         is_valid.then(|| Self { kind, auth: auth.map(Box::from), value: value.into() })
     }
 
@@ -177,7 +188,7 @@ impl Revocation {
 impl TokenIds {
     /// Takes the claims of a verified token. A `jti` or `sid` that is too long to be revoked is left out.
     pub fn of(claims: &Claims) -> Self {
-        let short = |text: &&str| text.len() <= VALUE_MAX_BYTES;
+        let short = |text: &&str| is_short(text);
         Self {
             jti: claims.token_id().filter(short).map(Box::from),
             sid: claims.session_id().filter(short).map(Box::from),
@@ -197,6 +208,10 @@ impl TokenIds {
     pub(super) fn issued(&self) -> Option<Duration> {
         self.issued
     }
+}
+
+fn is_short(value: &str) -> bool {
+    value.chars().nth(VALUE_MAX_CHARS).is_none()
 }
 
 /// Shows no values: they are personal data.
@@ -221,5 +236,13 @@ impl fmt::Debug for Revocation {
         let mut shown = f.debug_struct("Revocation");
         shown.field("target", target).field("issued_before", issued_before).field("expires", expires);
         shown.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl TokenIds {
+    /// Returns these claims, for tests.
+    pub(super) fn of_test(jti: Option<&str>, sid: Option<&str>, issued: Option<Duration>) -> Self {
+        Self { jti: jti.map(Box::from), sid: sid.map(Box::from), issued }
     }
 }

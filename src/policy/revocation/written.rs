@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Kind, Revocation, Target, VALUE_MAX_BYTES};
+use super::entry::{Kind, Revocation, Target, VALUE_MAX_CHARS};
 
-/// The maximum length of `reason`.
-pub const REASON_MAX_BYTES: usize = 256;
+/// The maximum length of `reason`, in characters.
+pub const REASON_MAX_CHARS: usize = 256;
 /// The latest time that can be written: the end of the year 9999.
 pub const LATEST: Duration = Duration::from_secs(253_402_300_799);
 
@@ -54,13 +54,13 @@ pub enum WrittenError {
     SubjectWithoutAuth,
     /// `auth` is not the name of a section.
     Auth,
-    /// The value is empty or longer than [`VALUE_MAX_BYTES`].
+    /// The value is empty or longer than [`VALUE_MAX_CHARS`].
     Value,
     /// `without_sid` is given without a `subject`.
     WithoutSid,
     /// This time is negative or later than [`LATEST`].
     Time(&'static str),
-    /// `reason` is longer than [`REASON_MAX_BYTES`].
+    /// `reason` is longer than [`REASON_MAX_CHARS`].
     Reason,
 }
 
@@ -72,10 +72,10 @@ impl fmt::Display for WrittenError {
                 f.write_str("`subject` needs `auth`: equal subjects of two [auth] sections are different clients")
             }
             Self::Auth => f.write_str("`auth` is not the name of an [auth] section"),
-            Self::Value => write!(f, "`subject`, `jti` and `sid` have 1 to {VALUE_MAX_BYTES} bytes"),
+            Self::Value => write!(f, "`subject`, `jti` and `sid` have 1 to {VALUE_MAX_CHARS} characters"),
             Self::WithoutSid => f.write_str("`without_sid` needs `subject`"),
             Self::Time(name) => write!(f, "`{name}` is a time in seconds since 1970"),
-            Self::Reason => write!(f, "`reason` may have at most {REASON_MAX_BYTES} bytes"),
+            Self::Reason => write!(f, "`reason` may have at most {REASON_MAX_CHARS} characters"),
         }
     }
 }
@@ -122,7 +122,7 @@ impl WrittenRevocation {
         if auth.as_deref().is_some_and(|auth| auth.is_empty() || auth.contains('\0')) {
             return Err(WrittenError::Auth);
         }
-        if reason.as_ref().is_some_and(|reason| reason.len() > REASON_MAX_BYTES) {
+        if reason.as_ref().is_some_and(|reason| reason.chars().nth(REASON_MAX_CHARS).is_some()) {
             return Err(WrittenError::Reason);
         }
         Ok(Revocation {

@@ -19,6 +19,10 @@ pub struct Gauges {
     pub routes: Vec<RouteGauges>,
     /// The servers of the snapshot's pools.
     pub servers: Vec<ServerGauges>,
+    /// The revocations in effect.
+    pub revocations: u64,
+    /// The revocations that were refused because the store was full.
+    pub revocations_refused: u64,
     /// The log lines that were lost because the log is not read fast enough:
     /// [`log::dropped_lines`](crate::telemetry::log::dropped_lines).
     pub log_lines_dropped: u64,

@@ -338,6 +338,22 @@ pub static TABLE: &[Definition] = &[
         collect: |scrape, samples| samples.count([], scrape.reloads.last_success.as_secs()),
     },
     Definition {
+        name: "tollgate_revocations",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: None,
+        help: "Revocations in effect, of the admin API, of logouts and of `revocations_file`",
+        collect: |scrape, samples| samples.count([], scrape.gauges.revocations),
+    },
+    Definition {
+        name: "tollgate_revocations_refused_total",
+        kind: Kind::Counter,
+        labels: &[],
+        unit: None,
+        help: "Revocations that were refused because the store was full",
+        collect: |scrape, samples| samples.count([], scrape.gauges.revocations_refused),
+    },
+    Definition {
         name: "tollgate_certificate_expiry_timestamp_seconds",
         kind: Kind::Gauge,
         labels: &["name"],

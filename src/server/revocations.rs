@@ -1,0 +1,246 @@
+//! Keeps revocations in a journal on disk, so that they outlive the process and the machine's power.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::front::gateway::Gateway;
+use crate::front::revoker::{COMMITS_MAX, Commit, RevokeError};
+use crate::policy::counters::Counters;
+use crate::policy::revocation::Revocations;
+use crate::policy::revocation::journal::{Change, HEADER, replay};
+use crate::runtime::clock;
+use crate::runtime::tasks::start_thread;
+
+/// The journal, the file that replaces it, the copy of a damaged one, and the file that one process locks.
+const JOURNAL: &str = "revocations";
+const NEW: &str = "revocations.new";
+const DAMAGED: &str = "revocations.damaged";
+const LOCK: &str = "revocations.lock";
+/// Other users must not read which clients were revoked.
+const MODE: u32 = 0o600;
+/// The number of changes that share one write and one fsync.
+const BATCH_MAX: usize = 256;
+/// The journal is written anew when it is larger than twice its last new form and this.
+const SLACK_BYTES: u64 = 1 << 20;
+/// The largest journal that is read.
+const JOURNAL_MAX_BYTES: u64 = 1 << 30;
+/// The number of damaged lines that the log names.
+const DAMAGED_LOGGED: usize = 10;
+
+/// Why the journal cannot be used.
+#[derive(Debug)]
+pub enum JournalError {
+    /// Another process uses the directory.
+    Locked(PathBuf),
+    /// The journal was written by another version of Tollgate.
+    OtherVersion(PathBuf),
+    /// A file in the directory cannot be read or written.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked(path) => write!(f, "another process uses this state_dir: it has locked {}", path.display()),
+            Self::OtherVersion(path) => write!(f, "another version of tollgate wrote {}", path.display()),
+            Self::Io(path, error) => write!(f, "cannot use {} in state_dir: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for JournalError {}
+
+/// Loads the revocations of `revocations_file` and, if there is a `state_dir`, those of an earlier process, and stores
+/// those of this one from now on.
+///
+/// # Errors
+/// If the journal cannot be used, or the system does not provide a thread.
+pub(super) fn start(gateway: &Gateway, config: &Config) -> Result<(), JournalError> {
+    let (store, now) = (gateway.counters.revocations(), clock::both().unix);
+    // A file of 1 MiB has fewer than the store can have.
+    if store.replace_listed(&config.revocations, now).is_err() {
+        tracing::error!("revocations_file has more revocations than the store can have: none is in effect");
+    }
+    let Some(directory) = &config.server.state_dir else {
+        if config.can_revoke() {
+            tracing::warn!("revocations end with the process: there is no state_dir");
+        }
+        return Ok(());
+    };
+    let journal = Journal::open(directory, store, now)?;
+    let system = |error| JournalError::Io(directory.clone(), error);
+    let runtime = Builder::new_current_thread().build().map_err(system)?;
+    let (sender, commits) = mpsc::channel(COMMITS_MAX);
+    let serving = serve(journal, Arc::clone(&gateway.counters), commits);
+    start_thread("revocations", runtime, serving).map_err(system)?;
+    gateway.revoker.set_journal(sender);
+    Ok(())
+}
+
+/// Makes and stores changes until the process ends. Changes that wait at the same time share one fsync. This blocks its
+/// thread.
+async fn serve(mut journal: Journal, counters: Arc<Counters>, mut commits: mpsc::Receiver<Commit>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while commits.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let (mut lines, mut applied) = (String::new(), Vec::with_capacity(batch.len()));
+        let now = clock::both().unix;
+        for Commit { change, reply } in batch.drain(..) {
+            let line = change.line();
+            match counters.revocations().apply(change, now) {
+                Ok(made) => {
+                    lines.push_str(&line);
+                    applied.push((made, reply));
+                }
+                Err(_) => {
+                    tracing::error!("the store of revocations is full: a revocation was refused");
+                    // If the caller no longer waits, the log has the error.
+                    drop(reply.send(Err(RevokeError::Full)));
+                }
+            }
+        }
+        let stored = journal.store(lines.as_bytes(), counters.revocations(), now);
+        if let Err(error) = &stored {
+            let directory = journal.directory.display();
+            tracing::error!(%directory, %error, "revocations are in effect but could not be stored");
+        }
+        for (made, reply) in applied {
+            let result = if stored.is_ok() { Ok(made) } else { Err(RevokeError::NotStored) };
+            drop(reply.send(result));
+        }
+    }
+}
+
+/// The journal of this process.
+#[derive(Debug)]
+struct Journal {
+    directory: PathBuf,
+    file: File,
+    _lock: File,
+    bytes: u64,
+    /// The length at which it is written anew.
+    rewritten_at: u64,
+    /// Whether the last write succeeded. After a failed one the content of the file is not known, so the next change
+    /// writes it anew.
+    is_sound: bool,
+}
+
+impl Journal {
+    /// Locks the directory, adds the revocations of the journal to the store, and writes the journal anew.
+    fn open(directory: &Path, store: &Revocations, now: Duration) -> Result<Self, JournalError> {
+        let path = |name: &str| directory.join(name);
+        let failed = |name: &'static str| move |error| JournalError::Io(directory.join(name), error);
+        let lock = options().create(true).truncate(false).open(path(LOCK)).map_err(failed(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => JournalError::Locked(path(LOCK)),
+            TryLockError::Error(error) => JournalError::Io(path(LOCK), error),
+        })?;
+        let content = read(&path(JOURNAL)).map_err(failed(JOURNAL))?;
+        let replayed = replay(&content).map_err(|_| JournalError::OtherVersion(path(JOURNAL)))?;
+        let cut = content.len().saturating_sub(replayed.whole_bytes);
+        if cut > 0 {
+            let bytes = cut;
+            tracing::warn!(bytes, "the last line of the journal of revocations was not complete, and is cut off");
+        }
+        if !replayed.damaged.is_empty() {
+            let lines: Vec<String> = replayed.damaged.iter().take(DAMAGED_LOGGED).map(ToString::to_string).collect();
+            let (count, lines) = (replayed.damaged.len(), lines.join(" "));
+            write(&path(DAMAGED), &content).map_err(failed(DAMAGED))?;
+            let copy = path(DAMAGED);
+            let copy = copy.display();
+            tracing::error!(count, lines, %copy, "the journal of revocations is damaged: revocations may be lost");
+        }
+        let (file, bytes) = load(store, replayed.changes, now)
+            .and_then(|()| rewrite(directory, store, now))
+            .map_err(failed(JOURNAL))?;
+        let (count, shown) = (store.count(now), directory.display());
+        tracing::info!(count, directory = %shown, "revocations are stored");
+        let rewritten_at = limit(bytes);
+        Ok(Self { directory: directory.to_owned(), file, _lock: lock, bytes, rewritten_at, is_sound: true })
+    }
+
+    /// Stores the lines of changes that were made in the store. Returns when they are on disk.
+    fn store(&mut self, lines: &[u8], store: &Revocations, now: Duration) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let length = self.bytes.saturating_add(lines.len() as u64);
+        if self.is_sound && length <= self.rewritten_at {
+            self.is_sound = false;
+            self.file.write_all(lines)?;
+            self.file.sync_data()?;
+            self.bytes = length;
+        } else {
+            self.is_sound = false;
+            (self.file, self.bytes) = rewrite(&self.directory, store, now)?;
+            self.rewritten_at = limit(self.bytes);
+        }
+        self.is_sound = true;
+        Ok(())
+    }
+}
+
+fn limit(bytes: u64) -> u64 {
+    bytes.saturating_mul(2).saturating_add(SLACK_BYTES)
+}
+
+fn load(store: &Revocations, changes: Vec<Change>, now: Duration) -> io::Result<()> {
+    for change in changes {
+        let has_ended = matches!(&change, Change::Add(revocation) if revocation.has_ended(now));
+        if !has_ended && store.apply(change, now).is_err() {
+            return Err(io::Error::other("it has more revocations than the store can have"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the revocations of the store to a new file, which then replaces the journal.
+fn rewrite(directory: &Path, store: &Revocations, now: Duration) -> io::Result<(File, u64)> {
+    let mut text = HEADER.to_owned();
+    for revocation in store.of_api(now) {
+        text.push_str(&Change::Add((*revocation).clone()).line());
+    }
+    let file = write(&directory.join(NEW), text.as_bytes())?;
+    std::fs::rename(directory.join(NEW), directory.join(JOURNAL))?;
+    // The new name is on disk once its directory is.
+    File::open(directory)?.sync_all()?;
+    Ok((file, text.len() as u64))
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<File> {
+    let mut file = options().create(true).truncate(true).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// Reads a file; empty if there is none.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    match File::open(path) {
+        Ok(file) => _ = file.take(JOURNAL_MAX_BYTES.saturating_add(1)).read_to_end(&mut content)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    if content.len() as u64 > JOURNAL_MAX_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(content)
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(MODE);
+    options
+}
+
+#[cfg(test)]
+mod tests;
