@@ -16,7 +16,7 @@ use super::model::{
     Config, ListenAddress, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer,
     Shown, Source,
 };
-use super::{admin, auth, certificate, keys, limits, revocations, routes, upstreams};
+use super::{admin, auth, certificate, keys, limits, logout, revocations, routes, upstreams};
 use crate::policy::quota::Quota;
 
 /// Maximum numbers of listeners, and of certificates per listener.
@@ -53,6 +53,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         admin: admin?,
         metrics: metrics?,
         listeners: listeners?,
+        logouts: logout::rules(root, &auths, routes.as_deref())?,
         routes: routes?,
         verifiers: auths.into_iter().filter_map(|named| named.value.into_verifier()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,

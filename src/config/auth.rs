@@ -11,6 +11,7 @@ use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::FileLoader;
 use super::keys::{self, Key};
+use super::logout::{self, LogoutSetting};
 use super::suggestion;
 use super::units::show_size;
 use crate::policy::credential::TokenSource;
@@ -35,6 +36,8 @@ pub(super) struct Auth {
     name: Arc<str>,
     /// The configuration of its verifier, without claims. `None` after an error in the section, which was reported.
     verifier: Option<VerifierConfig>,
+    /// The rules for logout tokens, if the issuer sends them.
+    pub(super) logout: Option<LogoutSetting>,
     /// The claims that routes use.
     claims: RefCell<BTreeSet<String>>,
     /// Whether a token may come from a cookie.
@@ -82,7 +85,8 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, he
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
     let verifier = verifier(name, section, folder, sources, head_max_bytes);
-    Auth { name: name.value.into(), verifier, cookie, claims: RefCell::default(), used: Cell::new(false) }
+    let (verifier, logout) = logout::read(section, verifier);
+    Auth { name: name.value.into(), verifier, logout, cookie, claims: RefCell::default(), used: Cell::new(false) }
 }
 
 fn verifier(

@@ -261,6 +261,11 @@ keys! {
          `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
+    BACKCHANNEL_LOGOUT_PATH = "auth" "backchannel_logout_path", Text, Nothing,
+        "The path at which the issuer posts logout tokens (OpenID Connect Back-Channel Logout), on the hosts of the \
+         section's routes; it needs `issuer`.";
+    BACKCHANNEL_LOGOUT_AUDIENCE = "auth" "backchannel_logout_audience", StringList, Derived("audience"),
+        "The accepted audiences of logout tokens: client ids at the issuer, where those of access tokens are others.";
 
     SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";

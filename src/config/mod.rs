@@ -17,6 +17,7 @@ pub(crate) mod tests;
 pub mod keys;
 mod limits;
 mod load;
+mod logout;
 mod model;
 mod revocations;
 mod routes;

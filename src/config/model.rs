@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
+use crate::policy::logout::LogoutRules;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::revocation::entry::Revocation;
 use crate::policy::route::RouteConfig;
@@ -36,6 +37,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// The verifiers of tokens that routes use, by the name of their `[auth]` section.
     pub verifiers: BTreeMap<Arc<str>, VerifierConfig>,
+    /// The rules for logout tokens of the `[auth]` sections that routes use and that receive them, by their names.
+    pub logouts: BTreeMap<Arc<str>, LogoutRules>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
     /// The revocations of `revocations_file`, which are applied without a new snapshot.
@@ -63,7 +66,7 @@ pub struct Source {
 /// comment does not make them differ; neither are revocations.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, .. } = self;
+        let Self { server, log, admin, metrics, listeners, routes, verifiers, logouts, upstreams, .. } = self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin
@@ -71,6 +74,7 @@ impl PartialEq for Config {
             && *listeners == other.listeners
             && *routes == other.routes
             && *verifiers == other.verifiers
+            && *logouts == other.logouts
             && *upstreams == other.upstreams
     }
 }
@@ -78,7 +82,7 @@ impl PartialEq for Config {
 impl Config {
     /// Whether clients of the process can make revocations.
     pub fn can_revoke(&self) -> bool {
-        self.admin.is_some()
+        self.admin.is_some() || !self.logouts.is_empty()
     }
 }
 

@@ -237,8 +237,11 @@ async fn serve_request(
         let mut phases = phases;
         phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
+        let (head, body) = request.into_parts();
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, metrics, client, request_id, phases, &request).await;
+            let request = Request::from_parts(head, ());
+            let answering = upgrade::answer(gateway, metrics, client, request_id, phases, &request, body);
+            let (response, opened) = answering.await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::logout::Logouts;
 use super::revoker::Revoker;
 use super::snapshot::Snapshot;
 use crate::policy::counters::Counters;
@@ -31,6 +32,8 @@ pub struct Gateway {
     pub workers: Arc<Workers>,
     /// Makes revocations.
     pub revoker: Revoker,
+    /// The logout tokens that were received, and those that are being received.
+    pub logouts: Logouts,
     /// The log of rejections.
     pub rejections: RejectionLog,
 }
@@ -55,6 +58,7 @@ impl Gateway {
             process,
             pending_limit,
             workers,
+            logouts: Logouts::default(),
             rejections: RejectionLog::new(),
         }
     }

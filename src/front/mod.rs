@@ -8,5 +8,6 @@ pub mod headers;
 mod response;
 mod head_rejection;
 mod request_stream;
+pub mod logout;
 pub mod upgrade;
 pub mod connection;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
@@ -67,7 +67,12 @@ fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(error.body));
     *response.status_mut() = error.status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let is_logout = matches!(rejection, Rejection::Logout(_));
+    let body_type = if is_logout { "application/json" } else { "text/plain; charset=utf-8" };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(body_type));
+    if is_logout {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     if let Some(seconds) = error.retry_after_secs {
         headers.insert(RETRY_AFTER, seconds.into());
     }
@@ -115,6 +120,15 @@ pub(super) fn switching_protocols(
             headers.insert(name, value);
         }
     }
+    response
+}
+
+/// Returns the response to a logout that succeeded (`OpenID` Connect Back-Channel Logout 1.0 section 2.8).
+pub(super) fn logged_out() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 

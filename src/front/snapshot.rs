@@ -13,6 +13,7 @@ use crate::balance::Pool;
 use crate::config::{Certificate, Config, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
+use crate::policy::logout::{LogoutEndpoint, LogoutRules};
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::policy::token::Verifier;
 use crate::tls;
@@ -25,6 +26,7 @@ pub struct Snapshot {
     policy: Arc<Policy>,
     pools: BTreeMap<Arc<str>, Arc<Pool>>,
     auths: BTreeMap<Arc<str>, Arc<AuthMethod>>,
+    logouts: Vec<LogoutEndpoint>,
     listeners: BTreeMap<SocketAddr, Listener>,
     record_layer: RecordLayer,
     on_reload: OnReload,
@@ -96,6 +98,11 @@ impl Snapshot {
         self.auths.get(name)
     }
 
+    /// Returns the places at which issuers send logout tokens.
+    pub fn logouts(&self) -> &[LogoutEndpoint] {
+        &self.logouts
+    }
+
     /// Returns the generation of the last snapshot that open sessions were checked against: this one, or one before it if
     /// this one keeps them as they are.
     pub fn rechecked_generation(&self) -> u64 {
@@ -150,6 +157,7 @@ impl Snapshot {
             };
             auths.insert(Arc::clone(name), kept.map_or_else(new, Arc::clone));
         }
+        let logouts = logouts(config, &auths);
         let mut listeners = BTreeMap::new();
         let same_layer = before.is_some_and(|before| before.record_layer == config.server.record_layer);
         for (address, listener) in addresses.iter().zip(&config.listeners) {
@@ -181,6 +189,7 @@ impl Snapshot {
             policy: Arc::new(Policy::new(routes, config.server.upgrade_quota, max_sessions, Arc::clone(counters))),
             pools,
             auths,
+            logouts,
             listeners,
             record_layer: config.server.record_layer,
             on_reload: config.server.on_reload,
@@ -209,6 +218,16 @@ fn connection_config(
 fn auth(route: &RouteConfig, auths: &BTreeMap<Arc<str>, Arc<AuthMethod>>) -> Option<Auth> {
     let methods = route.auth.iter().map(|name| auths.get(name).cloned());
     methods.collect::<Option<_>>().map(Auth::new)
+}
+
+/// Returns the places at which the issuers of sections send logout tokens: each on the hosts of its routes.
+fn logouts(config: &Config, auths: &BTreeMap<Arc<str>, Arc<AuthMethod>>) -> Vec<LogoutEndpoint> {
+    let endpoint = |(name, rules): (&Arc<str>, &LogoutRules)| {
+        let uses = |route: &&RouteConfig| route.auth.contains(name);
+        let hosts = config.routes.iter().filter(uses).map(|route| route.host.clone()).collect();
+        Some(LogoutEndpoint { method: Arc::clone(auths.get(name)?), rules: rules.clone(), hosts })
+    };
+    config.logouts.iter().filter_map(endpoint).collect()
 }
 
 /// Returns where the requests of a route go; `None` if the configuration lacks the upstream. A checked configuration

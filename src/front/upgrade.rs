@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::gateway::Gateway;
 use super::headers::{self, UpstreamHeaders};
+use super::logout;
 use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
@@ -97,13 +98,14 @@ pub async fn answer(
     client: IpAddr,
     request_id: RequestId,
     phases: UpgradePhases,
-    request: &Request<Incoming>,
+    request: &Request<()>,
+    body: Incoming,
 ) -> (Response<Full<Bytes>>, Option<OpenedSession>) {
     let trace = TraceContext::of_request(request.headers(), random);
     let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
     let (generation, started) = (snapshot.generation(), clock::now());
     let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
-    match respond(&context, &snapshot, request).await {
+    match respond(&context, &snapshot, request, body).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
             let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
@@ -123,7 +125,7 @@ pub async fn answer(
 
 /// Returns the parts of a request that the log shows. The host is that of the target if the target is absolute, as in
 /// the policy.
-fn summary(request: &Request<Incoming>, trace_id: TraceId) -> RequestSummary<'_> {
+fn summary(request: &Request<()>, trace_id: TraceId) -> RequestSummary<'_> {
     let header = |name| request.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let host = request.uri().authority().map(Authority::as_str).or_else(|| header(HOST));
     // A user name and a password before the host are secrets of the client.
@@ -136,7 +138,8 @@ type Answered = (Response<Full<Bytes>>, Option<OpenedSession>);
 async fn respond(
     context: &Context<'_>,
     snapshot: &Snapshot,
-    request: &Request<Incoming>,
+    request: &Request<()>,
+    body: Incoming,
 ) -> Result<Answered, RejectedRequest> {
     let (uri, headers, address) = (request.uri(), request.headers(), context.client);
     if !context.gateway.process.lifecycle.is_admitting() {
@@ -145,6 +148,14 @@ async fn respond(
     // (a) The address is charged before the request is parsed.
     let policy = snapshot.policy();
     policy.charge(address, clock::now())?;
+    if request.method() == Method::POST {
+        let logouts = logout::endpoints(snapshot, request, address);
+        if !logouts.is_empty() {
+            let logging_out = logout::log_out(context.gateway, snapshot, &logouts, request, body, context.request_id);
+            logging_out.await.map_err(|error| RejectedRequest::from(Rejection::Logout(error)))?;
+            return Ok((response::logged_out(), None));
+        }
+    }
     let opening = match Opening::parse(request.method(), uri, request.version(), headers) {
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {

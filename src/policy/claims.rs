@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 
 use super::key::KeyId;
-use super::members::{Claim, Members};
+use super::members::{Claim, Members, numeric_date};
 use super::pattern::Params;
 
 /// The claims of a verified token. Only the verifier creates them, so they are proof that the token was checked.
@@ -67,7 +67,7 @@ impl Claims {
 
     /// Returns `iat` (RFC 7519 section 4.1.6), counted from the Unix epoch.
     pub(super) fn issued(&self) -> Option<Duration> {
-        self.members.get("iat")?.numeric_date()
+        numeric_date(self.members.get("iat")?)
     }
 
     /// Returns the claim of this name or else, for `realm.role`, the member `role` of the object `realm`. Only the

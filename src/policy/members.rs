@@ -178,16 +178,6 @@ impl Claim {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// Returns a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. `None` if
-    /// the value is not a number, is before the epoch, or is out of range.
-    pub(super) fn numeric_date(&self) -> Option<Duration> {
-        let Self::Number(text) = self else { return None };
-        match text.parse::<u64>() {
-            Ok(seconds) => Some(Duration::from_secs(seconds)),
-            Err(_) => Duration::try_from_secs_f64(text.parse().ok()?).ok(),
-        }
-    }
-
     /// Returns the text of a string, and the JSON text of a number or a boolean.
     pub(super) fn scalar_text(&self) -> Option<&str> {
         match self {
@@ -207,6 +197,16 @@ impl Claim {
             }
             Self::Null | Self::Bool(_) | Self::Nested | Self::Malformed => 0,
         }
+    }
+}
+
+/// Parses a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. Returns `None`
+/// if the value is not a number, is before the epoch, or is out of range.
+pub(super) fn numeric_date(value: &Claim) -> Option<Duration> {
+    let Claim::Number(text) = value else { return None };
+    match text.parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Duration::try_from_secs_f64(text.parse().ok()?).ok(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::logout::LogoutError;
 use super::path::PathError;
 use super::token::TokenError;
 use crate::ws::handshake::{AnswerError, OpeningError};
@@ -41,6 +42,8 @@ pub enum Rejection {
     Token(TokenError),
     /// The token, its subject or its session at the issuer was revoked.
     Revoked,
+    /// A back-channel logout failed (`OpenID` Connect Back-Channel Logout 1.0 section 2.8).
+    Logout(LogoutError),
     /// The claims do not meet a requirement of the route, or a forwarded claim cannot be written as a header.
     Claims,
     /// The client address has reached its limit of sessions.
@@ -124,6 +127,13 @@ impl Rejection {
             Self::NoToken | Self::TokenAmbiguous | Self::Token(_) | Self::Revoked => {
                 respond(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
             }
+            Self::Logout(LogoutError::Busy) => respond_later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                r#"{"error":"temporarily_unavailable"}"#,
+                RETRY_AFTER_SECS,
+            ),
+            Self::Logout(LogoutError::NotStored) => respond(StatusCode::BAD_REQUEST, r#"{"error":"server_error"}"#),
+            Self::Logout(_) => respond(StatusCode::BAD_REQUEST, r#"{"error":"invalid_request"}"#),
             Self::Address | Self::Origin | Self::Claims => respond(StatusCode::FORBIDDEN, "This is not allowed.\n"),
             Self::UpgradeRate { retry_after_secs } => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many attempts.\n", retry_after_secs)
@@ -160,6 +170,7 @@ impl Rejection {
             Self::TokenAmbiguous => "token_ambiguous",
             Self::Token(_) => "token",
             Self::Revoked => "revoked",
+            Self::Logout(_) => "logout",
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",
             Self::SubjectSessions => "subject_sessions",
@@ -183,6 +194,7 @@ impl Rejection {
             Self::Path(error) => Some(error.label()),
             Self::Token(error) => Some(error.label()),
             Self::Answer(error) => Some(error.label()),
+            Self::Logout(error) => Some(error.label()),
             _ => None,
         }
     }

@@ -3,8 +3,8 @@
 //! The order of the steps keeps this safe: check the length, parse the header, select the key by the algorithms that
 //! the *operator* listed, verify the signature, and only then read claims. Only `alg`, `kid`, `crit` and `b64` of the
 //! header are read: a key or the address of a key in it (`jwk`, `jku`, `x5c`, `x5u`) is chosen by the sender (RFC 8725
-//! section 3.10). `typ` is not read either, since issuers disagree about it: tokens of different kinds are
-//! distinguished by issuer, audience and key (RFC 8725 section 3.12).
+//! section 3.10). Of `typ` only the one of logout tokens is rejected, since issuers disagree about the others: tokens of
+//! different kinds are distinguished by issuer, audience and key (RFC 8725 section 3.12).
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use jsonwebtoken::Algorithm;
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
 use super::key::{self, KeyId, KeySet};
-use super::members::{Claim, Members, Object, ObjectError, Wanted};
+use super::members::{Claim, Members, Object, ObjectError, Wanted, numeric_date};
 use super::revocation::entry::TokenIds;
 use super::token_cache::{TokenCache, TokenHash};
+use super::token_type::{LOGOUT, token_type};
 
 /// Verifies tokens by the rules of one `[auth.<name>]` section.
 pub struct Verifier {
@@ -96,6 +97,9 @@ pub enum TokenError {
     Issuer,
     /// `aud` contains no value of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
     Audience,
+    /// `typ` is that of a logout token, which is not for the upstream even if its audience is the same (RFC 8725 section
+    /// 3.11).
+    LogoutToken,
     /// The text of `sub` is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets no
     /// limit.
     SubjectTooLong,
@@ -127,6 +131,7 @@ impl TokenError {
             Self::NotYetValid => "not_yet_valid",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::LogoutToken => "logout_token",
             Self::SubjectTooLong => "subject_too_long",
         }
     }
@@ -175,6 +180,9 @@ impl Verifier {
             return self.check_claims(members, signer, now);
         }
         let (payload, signer) = self.verify_parts(token)?;
+        if token_type(token).is_some_and(|kind| kind == LOGOUT) {
+            return Err(TokenError::LogoutToken);
+        }
         let members = self.members(&payload)?;
         let claims = self.check_claims(Arc::clone(&members), signer, now)?;
         let ends = claims.expires().saturating_add(self.leeway());
@@ -268,12 +276,12 @@ impl Verifier {
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
     fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
-        let expires = expires.numeric_date().ok_or(TokenError::ExpiresMalformed)?;
+        let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
         if now >= expires.saturating_add(self.leeway()) {
             return Err(TokenError::Expired);
         }
         if let Some(not_before) = claims.get("nbf") {
-            let not_before = not_before.numeric_date().ok_or(TokenError::NotBeforeMalformed)?;
+            let not_before = numeric_date(not_before).ok_or(TokenError::NotBeforeMalformed)?;
             if now.saturating_add(self.leeway()) < not_before {
                 return Err(TokenError::NotYetValid);
             }

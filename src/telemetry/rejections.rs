@@ -10,6 +10,7 @@ use tracing::Level;
 use super::identity::Identities;
 use super::phases::{PhaseTimes, phase_event};
 use super::request::{RequestId, RequestSummary};
+use crate::policy::logout::LogoutError;
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
@@ -148,7 +149,8 @@ impl Default for RejectionLog {
 fn level(rejection: Rejection) -> Level {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
-        Rejection::Full
+        Rejection::Logout(LogoutError::Busy | LogoutError::NotStored)
+        | Rejection::Full
         | Rejection::Memory
         | Rejection::Unreachable
         | Rejection::UpstreamBusy
@@ -167,6 +169,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::NoToken
         | Rejection::Token(_)
         | Rejection::Revoked
+        | Rejection::Logout(_)
         | Rejection::TokenAmbiguous
         | Rejection::Claims
         | Rejection::AddressSessions

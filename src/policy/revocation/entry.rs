@@ -116,7 +116,7 @@ impl Target {
 
 impl RevocationId {
     /// Returns the first half of the SHA-256 of a target. No name of a section contains a NUL.
-    pub(super) fn of(kind: Kind, auth: Option<&str>, value: &str) -> Self {
+    pub(in super::super) fn of(kind: Kind, auth: Option<&str>, value: &str) -> Self {
         let mut context = Context::new(&SHA256);
         let kind: &[u8] = match kind {
             Kind::Token => b"jti\0",

@@ -103,7 +103,7 @@ fn a_second_revocation_of_a_target_never_weakens_the_first() {
         expires,
         ..revocation(Kind::Subject, Some("users"), "ada")
     };
-    let mut add = |issued_before, expires| {
+    let add = |issued_before, expires| {
         let added = store.add(entry(issued_before, expires), NOW).unwrap();
         (added.is_new, added.revocation.issued_before, added.revocation.expires)
     };

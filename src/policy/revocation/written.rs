@@ -153,9 +153,12 @@ fn seconds(time: Duration) -> f64 {
     to_millis(time).as_millis() as f64 / 1000.0
 }
 
+/// Returns the nearest whole number of milliseconds: a fraction has no exact form in binary.
 fn duration(name: &'static str, seconds: f64) -> Result<Duration, WrittenError> {
-    let rounded = Duration::try_from_secs_f64((seconds * 1000.0).round() / 1000.0);
-    let time = rounded.ok().filter(|time| *time <= LATEST).ok_or(WrittenError::Time(name))?;
-    // A whole number of milliseconds: a fraction has no exact form in binary.
-    Ok(to_millis(time.saturating_add(Duration::from_micros(1))))
+    let millis = (seconds * 1000.0).round();
+    if !(0.0..=1000.0 * LATEST.as_secs_f64()).contains(&millis) {
+        return Err(WrittenError::Time(name));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    Ok(Duration::from_millis(millis as u64))
 }

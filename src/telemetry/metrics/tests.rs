@@ -73,6 +73,8 @@ fn the_text_of_a_process_is_exact() {
         certificates: vec![certificate(1_800_000_000), certificate(1_790_000_000)],
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         servers: vec![server("a:1", 0), server("b:1", 7)],
+        revocations: 3,
+        revocations_refused: 2,
         log_lines_dropped: 5,
     };
     let figures =

@@ -1,0 +1,121 @@
+//! Back-channel logout: receives a logout token, and revokes the tokens that it names.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::gateway::Gateway;
+use super::snapshot::Snapshot;
+use crate::policy::credential::{self, TokenSource};
+use crate::policy::host::request_host;
+use crate::policy::logout::{LogoutEndpoint, LogoutError, RecentLogouts};
+use crate::policy::path::Path;
+use crate::policy::request::RequestFacts;
+use crate::policy::route::AuthKind;
+use crate::runtime::clock;
+use crate::telemetry::request::RequestId;
+
+/// The maximum number of logouts in progress: each may have a body that is being received, or wait for a disk.
+const LOGOUTS_MAX: usize = 64;
+/// How long an issuer may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The size of a body besides its token.
+const FORM_BYTES: usize = 1024;
+/// The name of the form field (section 2.5), in the notation of a token source.
+const FIELD: &str = "query:logout_token";
+
+/// The logouts of the process.
+#[derive(Debug)]
+pub struct Logouts {
+    recent: RecentLogouts,
+    permits: Semaphore,
+}
+
+impl Default for Logouts {
+    fn default() -> Self {
+        Self { recent: RecentLogouts::default(), permits: Semaphore::new(LOGOUTS_MAX) }
+    }
+}
+
+/// Returns the sections that receive logout tokens at the target of a request.
+pub(super) fn endpoints<'a>(snapshot: &'a Snapshot, request: &Request<()>, client: IpAddr) -> Vec<&'a LogoutEndpoint> {
+    if snapshot.logouts().is_empty() {
+        return Vec::new();
+    }
+    let facts = RequestFacts::of_http(request.uri(), request.headers(), client);
+    let target = facts.and_then(|facts| Some((request_host(facts.authority)?, Path::parse(facts.path).ok()?)));
+    let Some((host, path)) = target else { return Vec::new() };
+    snapshot.logouts().iter().filter(|endpoint| endpoint.serves(&host, &path)).collect()
+}
+
+/// Executes a logout. Returns when its revocations are stored, and every open session that they concern has the command
+/// to end.
+///
+/// # Errors
+/// The first rule that the request or its token breaks.
+pub(super) async fn log_out(
+    gateway: &Gateway,
+    snapshot: &Snapshot,
+    endpoints: &[&LogoutEndpoint],
+    request: &Request<()>,
+    body: Incoming,
+    request_id: RequestId,
+) -> Result<(), LogoutError> {
+    let _permit = gateway.logouts.permits.try_acquire().map_err(|_| LogoutError::Busy)?;
+    let body = receive(endpoints, request, body).await?;
+    let token = token(&body)?;
+    let recognizing = endpoints.iter().find(|endpoint| endpoint.recognizes(&token));
+    let endpoint = recognizing.or(endpoints.first()).ok_or(LogoutError::Form)?;
+    let (now, auth) = (clock::both().unix, &*endpoint.method.name);
+    let logout = endpoint.verify(&token, now)?;
+    gateway.logouts.recent.note(&logout, auth, now)?;
+    let mut ended = 0_usize;
+    let end = now.saturating_add(snapshot.revocation_retention());
+    for revocation in logout.revocations(auth, now, end) {
+        match gateway.revoker.revoke(revocation).await {
+            Ok(revoked) => ended = ended.saturating_add(revoked.ended),
+            Err(error) => {
+                tracing::error!(%request_id, auth, %error, "logout failed");
+                gateway.logouts.recent.forget(&logout, auth);
+                return Err(LogoutError::NotStored);
+            }
+        }
+    }
+    tracing::info!(%request_id, auth, ended, "logout");
+    Ok(())
+}
+
+/// Receives the body of a form.
+async fn receive(endpoints: &[&LogoutEndpoint], request: &Request<()>, body: Incoming) -> Result<Bytes, LogoutError> {
+    if !is_form(request.headers()) {
+        return Err(LogoutError::Form);
+    }
+    let tokens = endpoints.iter().map(|endpoint| {
+        let AuthKind::Token(verifier) = &endpoint.method.kind;
+        verifier.config().max_bytes
+    });
+    let max_bytes = tokens.max().unwrap_or_default().saturating_add(FORM_BYTES);
+    let receiving = timeout(BODY_TIMEOUT, Limited::new(body, max_bytes).collect());
+    Ok(receiving.await.map_err(|_| LogoutError::Form)?.map_err(|_| LogoutError::Form)?.to_bytes())
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    declared.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// Finds the token in a form, whose syntax is that of a query.
+fn token(body: &[u8]) -> Result<String, LogoutError> {
+    let body = str::from_utf8(body).map_err(|_| LogoutError::Form)?;
+    let sources = FIELD.parse::<TokenSource>().map(|source| [source]).map_err(|_| LogoutError::Form)?;
+    let headers = HeaderMap::new();
+    let found = credential::find(&sources, &headers, Some(body), &[]).map_err(|_| LogoutError::Form)?;
+    found.map(Cow::into_owned).ok_or(LogoutError::Form)
+}
