@@ -105,6 +105,8 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         shutdown_delay: seconds(5),
         drain_timeout: Duration::ZERO,
+        state_dir: Some(fixtures::folder().join("state")),
+        revocation_retention: seconds(30 * 86_400),
         on_reload: OnReload::Keep,
         recheck_max_percent: None,
         recheck_rate: Rate { count: count(5), period: seconds(60) },
@@ -133,6 +135,14 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
     assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
     assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
+    let revoked: Vec<_> = config.revocations.iter().map(|entry| (entry.target.auth(), entry.target.value())).collect();
+    assert_eq!(revoked, [(Some("users"), "ada"), (None, "t1")]);
+    let logout = &config.logouts["users"];
+    assert_eq!(
+        (logout.path.clone(), logout.audience.as_slice()),
+        ("/logout".parse().unwrap(), ["web".to_owned()].as_slice())
+    );
+    assert_eq!(config.logouts.len(), 1);
 
     let [first, second, third] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
     let tcp = |address: &str| ListenAddress::Tcp(address.parse().unwrap());

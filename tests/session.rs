@@ -357,8 +357,9 @@ fn case(cause: CloseReason) -> Case {
         }
         CloseReason::Command => {
             let events = vec![Command(CloseCode(4001), "maintenance")];
-            case(lenient(), events, 4001, "maintenance", Some(CloseReason::NotAdmitted))
+            case(lenient(), events, 4001, "maintenance", Some(CloseReason::Revoked))
         }
+        CloseReason::Revoked => case(lenient(), vec![Revoke(cause)], 1008, "revoked", Some(CloseReason::NotAdmitted)),
         CloseReason::NotAdmitted => {
             case(lenient(), vec![Revoke(cause)], 1008, "no longer admitted", Some(CloseReason::Removed))
         }

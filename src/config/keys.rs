@@ -179,8 +179,9 @@ keys! {
          a second signal ends it.";
     DRAIN_TIMEOUT = "server" "drain_timeout", span(Duration::ZERO, DAY), Value("\"30s\""),
         "Maximum duration of the drain after the stop signal; sessions that are still open are then cut off.";
-    STATE_DIR = "server" "state_dir", Text, Derived("$STATE_DIRECTORY, or none"),
-        "The directory for state that outlives the process, such as revocations; without one, they end with the process.";
+    STATE_DIR = "server" "state_dir", Text, Nothing,
+        "The directory for state that outlives the process, such as revocations; absent: $STATE_DIRECTORY, which the \
+         systemd unit sets, or none, and such state ends with the process.";
     ON_RELOAD = "server" "on_reload", Choice(&["recheck", "keep"]), Value("\"recheck\""),
         "Whether a reload checks every open session against the new configuration, or keeps open sessions unchanged.";
     RECHECK_MAX = "server" "recheck_max", Percent(Allowed), Value("\"20%\""),
@@ -264,8 +265,8 @@ keys! {
     BACKCHANNEL_LOGOUT_PATH = "auth" "backchannel_logout_path", Text, Nothing,
         "The path at which the issuer posts logout tokens (OpenID Connect Back-Channel Logout), on the hosts of the \
          section's routes; it needs `issuer`.";
-    BACKCHANNEL_LOGOUT_AUDIENCE = "auth" "backchannel_logout_audience", StringList, Derived("audience"),
-        "The accepted audiences of logout tokens: client ids at the issuer, where those of access tokens are others.";
+    BACKCHANNEL_LOGOUT_AUDIENCE = "auth" "backchannel_logout_audience", StringList, Nothing,
+        "The accepted audiences of logout tokens, which are client ids at the issuer; absent: those of `audience`.";
 
     SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";

@@ -29,6 +29,7 @@ pub(super) fn read(
     verifier: Option<VerifierConfig>,
 ) -> (Option<VerifierConfig>, Option<LogoutSetting>) {
     let given = section.key_span(&keys::BACKCHANNEL_LOGOUT_AUDIENCE);
+    let own = if given.is_some() { audience(section) } else { Some(Vec::new()) };
     if section.key_span(&keys::BACKCHANNEL_LOGOUT_PATH).is_none() {
         if let Some(span) = given {
             section.diagnostics.push(
@@ -40,7 +41,6 @@ pub(super) fn read(
         return (verifier, None);
     }
     let path = path(section);
-    let own = if given.is_some() { audience(section) } else { Some(Vec::new()) };
     let (Some(verifier), Some(path), Some(own)) = (verifier, path, own) else { return (None, None) };
     let audience = if given.is_some() { own } else { verifier.audience.clone() };
     let missing = match (&verifier.issuer, audience.is_empty()) {

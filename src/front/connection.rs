@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -229,9 +229,12 @@ async fn serve_request(
 ) -> (ClientStream, Bytes, RequestOutcome) {
     let request_id = RequestId(u128::from_be_bytes(entropy::random()));
     let state = Mutex::new(RequestState::Reading { _permit: permit });
-    let (head_was_read, response_ready) = (AtomicBool::new(false), Notify::new());
+    let (head_was_read, takes_body) = (AtomicBool::new(false), AtomicBool::new(false));
+    let response_ready = Notify::new();
     let service = service_fn(|request: Request<Incoming>| -> ResponseFuture<'_> {
         head_was_read.store(true, Ordering::Relaxed);
+        // A POST is answered without an upstream, and may be a logout, whose token is in the body.
+        takes_body.store(request.method() == Method::POST, Ordering::Relaxed);
         // An admitted request counts as a session from this step on, and a rejected one takes a closing permit.
         *lock(&state) = RequestState::Processing;
         let mut phases = phases;
@@ -251,6 +254,7 @@ async fn serve_request(
         })
     });
     let stream = RequestStream::new(stream, &head_was_read, request_id, ClientStream::is_peer_closed);
+    let stream = stream.with_body(&takes_body);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)

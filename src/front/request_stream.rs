@@ -33,6 +33,8 @@ pub(super) struct RequestStream<'a, S> {
     stream: S,
     /// Whether hyper has passed the request to the service. Until then hyper's reads are served.
     head_was_read: &'a AtomicBool,
+    /// Whether the service reads the body of the request. Then hyper's reads are served to the end.
+    takes_body: Option<&'a AtomicBool>,
     /// The writer until then: hyper writes only to reject the head.
     rejection: HeadRejection,
     head: Head,
@@ -67,6 +69,7 @@ impl<'a, S> RequestStream<'a, S> {
         Self {
             stream,
             head_was_read,
+            takes_body: None,
             rejection: HeadRejection::new(request_id),
             head: Head::Blank,
             behind: Vec::new(),
@@ -74,6 +77,11 @@ impl<'a, S> RequestStream<'a, S> {
             look: None,
             reads: Allowance::default(),
         }
+    }
+
+    /// Serves the body of the request to hyper once this is set. It must be set before hyper reads on.
+    pub(super) fn with_body(self, takes_body: &'a AtomicBool) -> Self {
+        Self { takes_body: Some(takes_body), ..self }
     }
 
     /// Returns the stream and the bytes behind the request. `unread` are those of them that hyper has read.
@@ -133,11 +141,12 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.head_was_read.load(Ordering::Relaxed) {
+        let takes_body = this.takes_body.is_some_and(|takes_body| takes_body.load(Ordering::Relaxed));
+        if this.head_was_read.load(Ordering::Relaxed) && !takes_body {
             return this.poll_end(cx);
         }
         if !this.behind.is_empty() {
-            // hyper did not treat this empty line as the end of the head, so it gets the kept bytes.
+            // hyper reads the body, or did not treat this empty line as the end of the head.
             let len = this.behind.len().min(buf.remaining());
             buf.put_slice(this.behind.get(..len).unwrap_or_default());
             this.behind.drain(..len);
@@ -230,6 +239,24 @@ mod tests {
             got.extend_from_slice(buf.filled());
         }
         assert_eq!(got, bytes);
+    }
+
+    #[test]
+    fn a_body_that_the_service_takes_is_passed_on() {
+        let (head_was_read, takes_body) = (AtomicBool::new(false), AtomicBool::new(false));
+        let bytes = b"POST / HTTP/1.1\r\n\r\nbody";
+        let stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
+        let mut stream = stream.with_body(&takes_body);
+        let mut read = || {
+            let mut part = [0; 100];
+            let mut buf = ReadBuf::new(&mut part);
+            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
+            buf.filled().to_vec()
+        };
+        assert_eq!(read(), b"POST / HTTP/1.1\r\n\r\n");
+        head_was_read.store(true, Ordering::Relaxed);
+        takes_body.store(true, Ordering::Relaxed);
+        assert_eq!((read(), read()), (b"body".to_vec(), Vec::new()));
     }
 
     #[test]

@@ -113,7 +113,10 @@ impl Revoker {
                 self.sweep(vec![target]).await;
                 Err(error)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                tracing::error!(%error, "a revocation was refused");
+                Err(error)
+            }
         }
     }
 

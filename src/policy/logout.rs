@@ -150,9 +150,9 @@ impl LogoutEndpoint {
 
 fn check(payload: &[u8], verifier: &Verifier, rules: &LogoutRules, now: Duration) -> Result<Logout, LogoutError> {
     let claims = Object::parse(payload)?;
-    let (issuer, leeway) = (verifier.config().issuer.as_deref(), verifier.leeway());
+    let leeway = verifier.leeway();
     let claimed: Option<String> = member(&claims, "iss")?;
-    if claimed.is_none() || claimed.as_deref() != issuer {
+    if claimed.is_none() || claimed != verifier.config().issuer {
         return Err(LogoutError::Issuer);
     }
     if !audience(&claims)?.iter().any(|one| rules.audience.contains(one)) {

@@ -95,16 +95,12 @@ async fn serve(mut journal: Journal, counters: Arc<Counters>, mut commits: mpsc:
         let now = clock::both().unix;
         for Commit { change, reply } in batch.drain(..) {
             let line = change.line();
-            match counters.revocations().apply(change, now) {
-                Ok(made) => {
-                    lines.push_str(&line);
-                    applied.push((made, reply));
-                }
-                Err(_) => {
-                    tracing::error!("the store of revocations is full: a revocation was refused");
-                    // If the caller no longer waits, the log has the error.
-                    drop(reply.send(Err(RevokeError::Full)));
-                }
+            if let Ok(made) = counters.revocations().apply(change, now) {
+                lines.push_str(&line);
+                applied.push((made, reply));
+            } else {
+                // If the caller no longer waits, the log has the error.
+                drop(reply.send(Err(RevokeError::Full)));
             }
         }
         let stored = journal.store(lines.as_bytes(), counters.revocations(), now);

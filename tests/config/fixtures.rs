@@ -47,6 +47,11 @@ fn fill(folder: &Path) {
     for name in ["key.pem", "privkey.pem"] {
         write(folder, name, key.serialize_pem(), 0o600);
     }
+    let revoked = r#"[{"auth":"users","subject":"ada","issued_before":1800000000},{"jti":"t1","expires":2000000000}]"#;
+    write(folder, "revoked.json", revoked, 0o644);
+    write(folder, "revoked-elsewhere.json", r#"[{"auth":"nobody","subject":"ada"}]"#, 0o644);
+    write(folder, "revoked-object.json", r#"{"jti":"t1"}"#, 0o644);
+    write(folder, "revoked-entry.json", "[\n  {\"jti\": \"t1\"},\n  {\"subject\": \"ada\"}\n]\n", 0o644);
     write(folder, "group-key.pem", key.serialize_pem(), 0o640);
     write(folder, "open-key.pem", key.serialize_pem(), 0o644);
     write(folder, "other-key.pem", KeyPair::generate().unwrap().serialize_pem(), 0o600);

@@ -22,10 +22,10 @@ use crate::support::wire::Frame;
 
 /// The socket of an admin API, in a directory that is removed at the end. The directory is below that of the system,
 /// since the path of a socket is limited to 107 bytes.
-struct Api(PathBuf);
+pub struct Api(PathBuf);
 
 impl Api {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("tollgate-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
@@ -33,22 +33,22 @@ impl Api {
         Self(folder)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.0.join("admin.sock")
     }
 
-    fn section(&self) -> String {
+    pub fn section(&self) -> String {
         format!("[admin]\naddress = \"unix:{}\"\npayload = true", self.socket().display())
     }
 
-    fn start(upstream: &Upstream) -> (Self, Gate) {
+    pub fn start(upstream: &Upstream) -> (Self, Gate) {
         let api = Self::new();
         let gate = Setup::new().more(&api.section()).start(upstream);
         (api, gate)
     }
 
     /// Sends a request, and returns the stream of the answer. Its body ends with the connection (HTTP/1.0).
-    fn send(&self, method: &str, target: &str, body: Option<&Value>) -> BufReader<UnixStream> {
+    pub fn send(&self, method: &str, target: &str, body: Option<&Value>) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let body = body.map(Value::to_string).unwrap_or_default();
@@ -59,7 +59,7 @@ impl Api {
         BufReader::new(stream)
     }
 
-    fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> (u16, Value) {
+    pub fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> (u16, Value) {
         let mut answer = String::new();
         self.send(method, target, body).read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
@@ -67,19 +67,19 @@ impl Api {
         (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
     }
 
-    fn get(&self, target: &str) -> Value {
+    pub fn get(&self, target: &str) -> Value {
         let (status, answer) = self.ask("GET", target, None);
         assert_eq!(status, 200, "{target}: {answer}");
         answer
     }
 
     /// The sessions of a list.
-    fn sessions(&self, query: &str) -> Vec<Value> {
+    pub fn sessions(&self, query: &str) -> Vec<Value> {
         self.get(&format!("/v1/sessions?{query}"))["sessions"].as_array().unwrap().clone()
     }
 
     /// Waits until this many sessions are listed. A session that has ended is listed until its connections are closed.
-    fn wait_for_sessions(&self, count: usize) {
+    pub fn wait_for_sessions(&self, count: usize) {
         let until = Instant::now() + PATIENCE;
         while self.sessions("").len() != count {
             assert!(Instant::now() < until, "{:?}", self.sessions(""));
@@ -104,7 +104,7 @@ fn id(session: &Value) -> &str {
 }
 
 /// Checks that both ends get this Close, and answers it.
-fn expect_closed(mut session: Session, code: u16, reason: &str) {
+pub fn expect_closed(mut session: Session, code: u16, reason: &str) {
     assert_eq!(session.server.expect_close(code), reason);
     assert_eq!(session.client.expect_close(code), reason);
     session.server.send_frame(Frame::close(code, ""));

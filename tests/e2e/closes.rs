@@ -129,6 +129,8 @@ fn cases(cause: CloseReason) -> Vec<Case> {
         ],
         // Sent by the admin API, whose tests have the case.
         CloseReason::Command => vec![],
+        // `revocation` and `logout` have the cases.
+        CloseReason::Revoked => vec![],
         CloseReason::NotAdmitted => {
             let denied =
                 |text: String| text.replace("auth = \"none\"", "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]");
@@ -414,6 +416,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         Disconnected(sides().map(CloseReason::Disconnected)),
         WriteStall(sides().map(CloseReason::WriteStall)),
         Command,
+        Revoked,
         NotAdmitted,
         Removed,
         Aborted,

@@ -8,6 +8,8 @@ mod support;
 mod refusals;
 mod reload;
 mod admin;
+mod revocation;
+mod logout;
 mod requests;
 mod closes;
 mod closing;

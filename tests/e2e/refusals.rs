@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
+use tollgate::policy::logout::LogoutError;
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
 use tollgate::policy::rejection::Rejection;
 use tollgate::policy::token::TokenError;
@@ -69,7 +70,9 @@ fn status(rejection: Rejection) -> u16 {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade | OpeningError::Version) => 426,
         Rejection::Opening(_) | Rejection::Host | Rejection::Path(_) => 400,
-        Rejection::NoToken | Rejection::TokenAmbiguous | Rejection::Token(_) => 401,
+        Rejection::NoToken | Rejection::TokenAmbiguous | Rejection::Token(_) | Rejection::Revoked => 401,
+        Rejection::Logout(LogoutError::Busy) => 503,
+        Rejection::Logout(_) => 400,
         Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
         Rejection::NoRoute => 404,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
@@ -174,6 +177,10 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         .into(),
         Rejection::UpstreamBusy => vec![case(open(), Play::Pending)],
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
+        // `revocation` covers this.
+        Rejection::Revoked => Vec::new(),
+        // `logout` covers these.
+        Rejection::Logout(_) => Vec::new(),
         // hyper answers these itself, in its own form: `malformed_heads_are_rejected` covers them.
         Rejection::Head { .. } => Vec::new(),
         // No client is left to read a response:
@@ -467,7 +474,7 @@ fn check_refusal(what: &str, rejection: Rejection, ErrorResponse { head, body }:
         assert_eq!(head.get("Content-Type"), Some("text/plain; charset=utf-8"), "{what}");
         let challenge = match rejection {
             Rejection::NoToken | Rejection::TokenAmbiguous => Some("Bearer"),
-            Rejection::Token(_) => Some("Bearer error=\"invalid_token\""),
+            Rejection::Token(_) | Rejection::Revoked => Some("Bearer error=\"invalid_token\""),
             _ => None,
         };
         assert_eq!(head.get("WWW-Authenticate"), challenge, "{what}");
@@ -564,6 +571,8 @@ fn every_other_rejection_has_its_response_and_log_line() {
         NoToken,
         TokenAmbiguous,
         Token([Rejection::Token(TokenError::Expired)]),
+        Revoked,
+        Logout([Rejection::Logout(LogoutError::Form)]),
         Claims,
         AddressSessions,
         SubjectSessions,

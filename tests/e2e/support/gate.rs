@@ -61,6 +61,7 @@ impl Gate {
             certificates.push(format!("{{ chain = \"chain-{number}.pem\", key = \"key-{number}.pem\" }}"));
         }
         folder.write("token.pem", &pki::public_key_pem());
+        setup.files.iter().for_each(|(name, text)| _ = folder.write(name, text));
         let file = folder.write("tollgate.toml", &setup.toml(&format!("[{}]", certificates.join(", "))));
         let mut command = command(setup.before, &["run", "--config", file.to_str().unwrap()]);
         command.envs(setup.environment);
@@ -185,7 +186,7 @@ pub fn command(before: Option<&str>, arguments: &[&str]) -> Command {
     };
     command.args(arguments).stdin(Stdio::null());
     let of_systemd = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"];
-    for name in of_systemd.into_iter().chain(["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"]) {
+    for name in of_systemd.into_iter().chain(["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "STATE_DIRECTORY"]) {
         command.env_remove(name);
     }
     command

@@ -114,9 +114,14 @@ pub fn token_with(members: &str) -> String {
 }
 
 fn signed(payload: &str) -> String {
+    signed_as(r#"{"alg":"ES256","typ":"JWT"}"#, payload)
+}
+
+/// Returns a token with this header and payload, signed by the key of the issuer.
+pub fn signed_as(header: &str, payload: &str) -> String {
     let key = EncodingKey::from_ec_pem(issuer().serialize_pem().as_bytes()).unwrap();
     let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let message = format!("{}.{}", part(r#"{"alg":"ES256","typ":"JWT"}"#), part(payload));
+    let message = format!("{}.{}", part(header), part(payload));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap();
     let token = format!("{message}.{signature}");
     secrets::remember(&token);

@@ -24,6 +24,8 @@ pub struct Setup {
     pub more: String,
     pub servers: Vec<String>,
     pub leaves: Vec<Leaf>,
+    /// Files beside the configuration.
+    pub files: Vec<(&'static str, String)>,
     pub environment: Vec<(&'static str, String)>,
     /// A shell command to run before the binary, such as one that sets a limit.
     pub before: Option<&'static str>,
@@ -58,6 +60,12 @@ impl Setup {
 
     pub fn certificate(mut self, leaf: Leaf) -> Self {
         self.leaves.push(leaf);
+        self
+    }
+
+    /// Adds a file beside the configuration.
+    pub fn file(mut self, name: &'static str, text: &str) -> Self {
+        self.files.push((name, text.to_owned()));
         self
     }
 
