@@ -460,7 +460,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 16 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 17 + 2 * 16, "{seen:?}");
 }
 
 #[test]

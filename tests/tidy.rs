@@ -579,3 +579,32 @@ fn every_rule_names_existing_files() {
         }
     }
 }
+
+/// Every row of `tests/attacks.md` names tests in its last column, or says that the attack is not prevented.
+#[test]
+fn the_tests_of_the_attack_tables_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code: String = sources().into_iter().map(|source| source.text).collect();
+    for folder in ["tests", "tests/e2e"] {
+        let files = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "rs")).for_each(|file| {
+            code += &fs::read_to_string(file).unwrap();
+        });
+    }
+    let text = fs::read_to_string(root.join("tests/attacks.md")).unwrap();
+    let rows =
+        text.lines().filter(|line| line.starts_with('|') && !line.starts_with("| ---") && !line.ends_with("test |"));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [_, _, result, tests] = cells[..] else { panic!("{row}") };
+        let names: Vec<&str> =
+            tests.split(", ").map(|name| name.trim_matches('`')).filter(|name| !name.is_empty()).collect();
+        assert!(!names.is_empty() || result.contains("**not prevented**"), "{row}");
+        for name in names {
+            assert!(code.contains(&format!("fn {name}(")), "there is no test {name}");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}

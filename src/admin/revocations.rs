@@ -45,7 +45,8 @@ pub(super) struct NewRevocation {
     /// Only tokens that were issued before this time, or do not say when.
     #[schema(minimum = 0, maximum = 253_402_300_799_i64)]
     issued_before: Option<f64>,
-    /// The end of the revocation; `revocation_retention` from now, if it is absent.
+    /// The end of the revocation. If it is absent: `revocation_retention` from now, or later, when the last token expires
+    /// that was seen.
     #[schema(minimum = 0, maximum = 253_402_300_799_i64)]
     expires: Option<f64>,
     /// A note, at most 256 characters.
@@ -231,7 +232,7 @@ fn check(state: &State, body: NewRevocation) -> Result<Revocation> {
         ));
     }
     let written = WrittenRevocation { auth, subject, jti, sid, issued_before, expires, reason, ..Default::default() };
-    let end = now.saturating_add(snapshot.revocation_retention());
+    let end = snapshot.revocation_end(written.auth.as_deref(), now);
     let revocation = written.read(now, end).map_err(|error| Problem::bad_request(error.to_string()))?;
     if revocation.has_ended(now) {
         return Err(Problem::new(StatusCode::CONFLICT, "`expires` is in the past"));

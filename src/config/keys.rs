@@ -194,7 +194,8 @@ keys! {
     REVOCATIONS_FILE = "server" "revocations_file", File, Nothing,
         "A JSON list of revocations, in the form of the admin API; it is watched, and an entry holds while it is listed.";
     REVOCATION_RETENTION = "server" "revocation_retention", span(MINUTE, Duration::from_hours(24 * 366)), Value("\"1d\""),
-        "How long a revocation holds that does not say when it ends; at least as long as tokens are valid.";
+        "How long a revocation holds at least that does not say when it ends; longer if a token was seen that is valid for \
+         longer.";
     RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
         "The record layer of TLS 1.3 connections after their handshake; TLS 1.2 always uses rustls.";
 

@@ -77,7 +77,7 @@ pub(super) async fn log_out(
     let logout = endpoint.verify(&token, now)?;
     gateway.logouts.recent.note(&logout, auth, now)?;
     let mut ended = 0_usize;
-    let end = now.saturating_add(snapshot.revocation_retention());
+    let end = snapshot.revocation_end(Some(auth), now);
     for revocation in logout.revocations(auth, now, end) {
         match gateway.revoker.revoke(revocation).await {
             Ok(revoked) => ended = ended.saturating_add(revoked.ended),

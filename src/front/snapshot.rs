@@ -18,6 +18,9 @@ use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, Route
 use crate::policy::token::Verifier;
 use crate::tls;
 
+/// The longest time that a revocation holds which does not say when it ends.
+const REVOCATION_MAX: Duration = Duration::from_hours(366 * 24);
+
 /// Routes, verifiers, pools and the settings of listeners. Unchanged parts are the same objects as in the previous
 /// snapshot, so that their caches, tickets and server state persist.
 #[derive(Debug)]
@@ -88,9 +91,16 @@ impl Snapshot {
         self.memory_max
     }
 
-    /// Returns how long a revocation holds that does not say when it ends.
-    pub fn revocation_retention(&self) -> Duration {
-        self.revocation_retention
+    /// Returns when a revocation ends that is made at `now`, since the Unix epoch, and does not say when: after
+    /// `revocation_retention`, or with the last token that was seen of this section, of any if it is `None`.
+    pub fn revocation_end(&self, auth: Option<&str>, now: Duration) -> Duration {
+        let sections = self.auths.values().filter(|method| auth.is_none_or(|auth| *method.name == *auth));
+        let ends = sections.map(|method| {
+            let AuthKind::Token(verifier) = &method.kind;
+            verifier.latest_end()
+        });
+        let last = ends.max().unwrap_or_default().min(now.saturating_add(REVOCATION_MAX));
+        now.saturating_add(self.revocation_retention).max(last)
     }
 
     /// Returns the section that authenticates clients under this name. A section that no route uses is left out.

@@ -166,6 +166,11 @@ impl Verifier {
         token.len() <= self.config.max_bytes && unverified_issuer(token).is_some_and(|claimed| claimed == *issuer)
     }
 
+    /// Returns when the last of the tokens expires that it has verified, with the leeway, since the Unix epoch.
+    pub fn latest_end(&self) -> Duration {
+        self.token_cache.latest_end()
+    }
+
     /// Verifies a token at `now`, counted from the Unix epoch. The signature of a cached token is not verified again,
     /// but its claims are checked every time.
     ///

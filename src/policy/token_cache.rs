@@ -58,6 +58,8 @@ struct Tokens {
     current_bytes: usize,
     generation_max_bytes: usize,
     sweep_at: Duration,
+    /// The latest time at which a token expires of those that were ever added.
+    latest_end: Duration,
 }
 
 struct Token {
@@ -84,6 +86,7 @@ impl TokenCache {
             current_bytes: 0,
             generation_max_bytes: max_bytes / 2,
             sweep_at: Duration::ZERO,
+            latest_end: Duration::ZERO,
         }))
     }
 
@@ -105,9 +108,15 @@ impl TokenCache {
         let bytes = TOKEN_BYTES + block(size_of::<Members>()) + members.heap_bytes();
         let evicted = self.with(|tokens| {
             tokens.sweep(now);
+            tokens.latest_end = tokens.latest_end.max(ends);
             tokens.insert(hash, Token { members, signer, bytes, ends })
         });
         drop(evicted);
+    }
+
+    /// Returns the latest time at which one of the tokens that were added expires, with the leeway, since the Unix epoch.
+    pub(super) fn latest_end(&self) -> Duration {
+        self.with(|tokens| tokens.latest_end)
     }
 
     /// Runs `act` with the lock held. The maps are consistent after every step, so a poisoned lock is usable.
@@ -222,6 +231,16 @@ mod tests {
         }
         assert!(!known(&token_cache, "unused"));
         assert!(!known(&token_cache, "1"));
+    }
+
+    #[test]
+    fn the_latest_end_is_that_of_all_tokens() {
+        let token_cache = TokenCache::new();
+        assert_eq!(token_cache.latest_end(), Duration::ZERO);
+        insert(&token_cache, "long", 16, NOW + 3 * MINUTE, NOW);
+        insert(&token_cache, "short", 16, NOW + MINUTE, NOW);
+        insert(&token_cache, "later", 16, NOW + 10 * MINUTE, NOW + 5 * MINUTE);
+        assert_eq!(token_cache.latest_end(), NOW + 10 * MINUTE);
     }
 
     #[test]

@@ -127,6 +127,23 @@ fn revocations_outlive_a_killed_process() {
     drop(gate);
 }
 
+/// Without a time of its own, a revocation ends after `revocation_retention`, and not before the tokens that were seen.
+#[test]
+fn a_revocation_holds_as_long_as_the_tokens_that_were_seen() {
+    let (upstream, api) = (Upstream::bind(), Api::new());
+    let gate = Setup::new().server("revocation_retention = \"1h\"").more(&api.section()).start(&upstream);
+    let end = |body: Value| {
+        let answer = api.ask("POST", "/v1/revocations", Some(&body)).1;
+        answer["expires"].as_f64().unwrap() - now() as f64
+    };
+    let hours = |seconds: f64| (seconds / 3600.0).round() as i64;
+    assert_eq!(hours(end(json!({ "jti": "t1" }))), 1);
+    open(&gate, &upstream, &token(&json!({ "exp": now() + 36_000 }))).close();
+    assert_eq!(hours(end(json!({ "jti": "t2" }))), 10);
+    assert_eq!(hours(end(json!({ "auth": "users", "subject": "ada" }))), 10);
+    assert_eq!(hours(end(json!({ "jti": "t3", "expires": now() + 7_200 }))), 2);
+}
+
 #[test]
 fn a_repeated_revocation_is_one_entry() {
     let upstream = Upstream::bind();

@@ -148,7 +148,7 @@ pub struct Revoke {
     /// Only tokens that were issued before this time: seconds since 1970, or "now"
     #[arg(long, value_name = "TIME", conflicts_with_all = ["list", "remove"])]
     pub issued_before: Option<String>,
-    /// When the revocation ends: seconds since 1970 (default: after `revocation_retention`)
+    /// When the revocation ends: seconds since 1970 (default: with the tokens, see `revocation_retention`)
     #[arg(long, value_name = "TIME", conflicts_with_all = ["list", "remove"])]
     pub expires: Option<f64>,
     /// A note, which --list shows
