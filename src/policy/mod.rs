@@ -6,6 +6,7 @@ pub mod host;
 pub mod origin;
 pub mod address;
 pub mod credential;
+pub mod remote;
 pub mod key;
 pub mod members;
 pub mod token_cache;
