@@ -17,8 +17,8 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tollgate::balance::ServerAddress;
 use tollgate::config::{
-    self, AdminAddress, AdminToken, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat, MaxSessions,
-    OnReload, ProcessConfig, RecordLayer, Report, Shown,
+    self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat,
+    MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown,
 };
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
@@ -165,15 +165,20 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
-    assert_eq!(sections, ["partners", "machines"]);
-    let verifier = &config.verifiers[chat.auth.first().unwrap()];
+    assert_eq!(sections, ["partners", "machines", "sso"]);
+    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
+    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
+    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
+    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
+    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
+    let AuthConfig::Token(verifier) = &config.auths[chat.auth.first().unwrap()] else { panic!("a token") };
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));
     assert_eq!(chat.pass_headers, ["x-real-ip", "x-original-url"]);
     assert!(feed.pass_headers.is_empty() && partners.pass_headers.is_empty());
-    assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
+    assert!(partners.origins.allow(Some(b"https://partners.example.com")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use http::HeaderName;
 use jsonwebtoken::Algorithm;
 
 use super::common::{self, NamedSection};
@@ -11,10 +12,13 @@ use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::FileLoader;
 use super::keys::{self, Key};
-use super::suggestion;
+use super::model::AuthConfig;
 use super::units::show_size;
+use super::{forward, suggestion};
 use crate::policy::credential::TokenSource;
+use crate::policy::forward::ForwardConfig;
 use crate::policy::key::{self, KeySet};
+use crate::policy::remote::Roots;
 use crate::policy::token::VerifierConfig;
 
 const AUTHS_MAX: usize = 256;
@@ -25,6 +29,19 @@ const SOURCES_MAX: usize = 16;
 /// The value of a route's `auth` that requires no token. A section cannot have this name.
 pub(super) const NONE: &str = "none";
 
+/// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
+const TOKEN_KEYS: [&Key; 9] = [
+    &keys::ISSUER,
+    &keys::AUDIENCE,
+    &keys::ALGORITHMS,
+    &keys::JWKS_FILE,
+    &keys::PUBLIC_KEY_FILE,
+    &keys::SECRET_FILE,
+    &keys::TOKEN_FROM,
+    &keys::TOKEN_MAX_SIZE,
+    &keys::LEEWAY,
+];
+
 const ALGORITHMS: [&str; 13] = [
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519",
     "EdDSA",
@@ -33,12 +50,14 @@ const ALGORITHMS: [&str; 13] = [
 /// An `[auth.NAME]` section, as routes use it.
 pub(super) struct Auth {
     name: Arc<str>,
-    /// The configuration of its verifier, without claims. `None` after an error in the section, which was reported.
-    verifier: Option<VerifierConfig>,
+    /// Its configuration, without claims. `None` after an error in the section, which was reported.
+    config: Option<AuthConfig>,
     /// The claims that routes use.
     claims: RefCell<BTreeSet<String>>,
     /// Whether a token may come from a cookie.
     pub(super) cookie: bool,
+    /// Whether a service decides, which recognises every request.
+    pub(super) forward: bool,
     /// Whether a route uses the section.
     pub(super) used: Cell<bool>,
 }
@@ -46,7 +65,7 @@ pub(super) struct Auth {
 impl Auth {
     /// The name by which routes refer to it; `None` if the section has an error.
     pub(super) fn name(&self) -> Option<Arc<str>> {
-        self.verifier.as_ref().map(|_| Arc::clone(&self.name))
+        self.config.as_ref().map(|_| Arc::clone(&self.name))
     }
 
     /// Records a claim that a route uses.
@@ -54,12 +73,22 @@ impl Auth {
         self.claims.borrow_mut().insert(claim.to_owned());
     }
 
-    /// The configuration of the verifier that its routes share, with the claims that they use. A section that no route
-    /// uses has none.
-    pub(super) fn into_verifier(self) -> Option<(Arc<str>, VerifierConfig)> {
+    /// The configuration that its routes share, with the claims that they use. A section that no route uses has none.
+    pub(super) fn into_config(self) -> Option<(Arc<str>, AuthConfig)> {
         let claims = self.claims.into_inner().into_iter().collect();
-        let verifier = self.verifier.filter(|_| self.used.get())?;
-        Some((self.name, VerifierConfig { claims, ..verifier }))
+        let config = match self.config.filter(|_| self.used.get())? {
+            AuthConfig::Token(verifier) => AuthConfig::Token(VerifierConfig { claims, ..verifier }),
+            AuthConfig::Forward(forward) => AuthConfig::Forward(ForwardConfig { claims, ..forward }),
+        };
+        Some((self.name, config))
+    }
+
+    /// Returns the headers that a service may name; `None` for another kind of section.
+    pub(super) fn response_headers(&self) -> Option<&[HeaderName]> {
+        match &self.config {
+            Some(AuthConfig::Forward(forward)) => Some(&forward.response_headers),
+            _ => None,
+        }
     }
 }
 
@@ -79,10 +108,25 @@ pub(super) fn read_all(
 }
 
 fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, head_max_bytes: Option<usize>) -> Auth {
+    let kinds = [("jwt", false), ("forward", true)];
+    let forward = section.choice(&keys::KIND, &kinds).map(|kind| kind.value);
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
-    let verifier = verifier(name, section, folder, sources, head_max_bytes);
-    Auth { name: name.value.into(), verifier, cookie, claims: RefCell::default(), used: Cell::new(false) }
+    let values = forward::Values::read(section);
+    let config = match forward {
+        Some(true) => {
+            forward::warn_of_unused(section, &TOKEN_KEYS, "forward");
+            let (valid_name, config) = (check_name(name, section), values.finish(section, Some(Roots::System)));
+            valid_name.and(config).map(AuthConfig::Forward)
+        }
+        Some(false) => {
+            forward::warn_of_unused(section, &forward::KEYS, "jwt");
+            verifier(name, section, folder, sources, head_max_bytes).map(AuthConfig::Token)
+        }
+        None => None,
+    };
+    let (claims, used) = (RefCell::default(), Cell::new(false));
+    Auth { name: name.value.into(), config, cookie, forward: forward == Some(true), claims, used }
 }
 
 fn verifier(
@@ -166,6 +210,9 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
 }
 
 fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
+    if section.key_span(&keys::ALGORITHMS).is_none() {
+        section.missing(&keys::ALGORITHMS);
+    }
     let texts = section.texts(&keys::ALGORITHMS, ALGORITHMS_MAX)?;
     if section.is_empty_list(&keys::ALGORITHMS) {
         section

@@ -234,12 +234,15 @@ keys! {
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
         "Maximum number of header fields in a request head.";
 
+    KIND = "auth" "kind", Choice(&["jwt", "forward"]), Value("\"jwt\""),
+        "How clients are authenticated: by a JSON Web Token, or by the answer of a service to the headers of the \
+         request.";
     ISSUER = "auth" "issuer", Text, Nothing,
         "The required value of the claim `iss`.";
     AUDIENCE = "auth" "audience", StringList, Nothing,
         "The accepted audiences: the claim `aud` must contain one of them.";
-    ALGORITHMS = "auth" "algorithms", StringList, Required,
-        "The accepted signature algorithms: HS256, HS384 and HS512 with a secret; RS256, RS384, RS512, PS256, PS384, \
+    ALGORITHMS = "auth" "algorithms", StringList, Nothing,
+        "Required with `kind = \"jwt\"`. The accepted signature algorithms: HS256, HS384 and HS512 with a secret; RS256, RS384, RS512, PS256, PS384, \
          PS512, ES256, ES384 and Ed25519 (the same as EdDSA) with public keys.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
         "A JSON Web Key Set with the public keys that verify tokens.";
@@ -255,6 +258,21 @@ keys! {
          `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
+    AUTH_URL = "auth" "url", Text, Nothing,
+        "Required with `kind = \"forward\"`. The URL of the service, `https` unless its host is a loopback host. It gets \
+         the headers of each request: 2xx admits the client, 401, 403 and 3xx are passed back.";
+    AUTH_TIMEOUT = "auth" "timeout", span(MS_100, MINUTE), Value("\"5s\""),
+        "Timeout for the response of the service; without one the client gets a 503.";
+    RESPONSE_HEADERS = "auth" "response_headers", StringList, Value("[]"),
+        "The headers of the service's response that the upstream receives, and that `require` and `forward_claims` can \
+         name. A client cannot send them.";
+    SUBJECT_HEADER = "auth" "subject_header", Text, Nothing,
+        "The header of the service's response with the subject.";
+    CACHE_FOR = "auth" "cache_for", Kind::Duration(MS_100, HOUR, Allowed), Value("\"5s\""),
+        "How long a response that admits is reused for requests with the same headers.";
+    RECHECK_INTERVAL = "auth" "recheck_interval", Kind::Duration(Duration::from_secs(1), DAY, Allowed), Value("\"off\""),
+        "The interval at which the service is asked again about each open session, which ends if it is no longer \
+         admitted.";
 
     SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";

@@ -10,9 +10,10 @@ use rustls::server::ProducesTickets;
 
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
-use crate::config::{Certificate, Config, ListenerConfig, OnReload, RecordLayer};
+use crate::config::{AuthConfig, Certificate, Config, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
+use crate::policy::forward::ForwardAuth;
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::policy::token::Verifier;
 use crate::tls;
@@ -101,6 +102,14 @@ impl Snapshot {
         self.pools.values()
     }
 
+    /// Returns the forward authentication sections, by name.
+    pub fn forward_auths(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<ForwardAuth>)> {
+        self.auths.iter().filter_map(|(name, method)| match &method.kind {
+            AuthKind::Forward(forward) => Some((name, forward)),
+            AuthKind::Token(_) => None,
+        })
+    }
+
     /// Returns the addresses of the listeners.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.keys().copied()
@@ -128,13 +137,17 @@ impl Snapshot {
             pools.insert(Arc::clone(&upstream.name), pool);
         }
         let mut auths = BTreeMap::new();
-        for (name, verifier) in &config.verifiers {
-            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| {
-                let AuthKind::Token(kept) = &kept.kind;
-                kept.config() == verifier
+        for (name, section) in &config.auths {
+            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| match (&kept.kind, section) {
+                (AuthKind::Token(kept), AuthConfig::Token(verifier)) => kept.config() == verifier,
+                (AuthKind::Forward(kept), AuthConfig::Forward(forward)) => kept.config() == forward,
+                _ => false,
             });
             let new = || {
-                let kind = AuthKind::Token(Arc::new(Verifier::new(verifier.clone())));
+                let kind = match section {
+                    AuthConfig::Token(verifier) => AuthKind::Token(Arc::new(Verifier::new(verifier.clone()))),
+                    AuthConfig::Forward(forward) => AuthKind::Forward(Arc::new(ForwardAuth::new(forward.clone()))),
+                };
                 Arc::new(AuthMethod { name: Arc::clone(name), kind })
             };
             auths.insert(Arc::clone(name), kept.map_or_else(new, Arc::clone));

@@ -12,12 +12,12 @@ use super::key::KeyId;
 use super::members::{Claim, Members};
 use super::pattern::Params;
 
-/// The claims of a verified token. Only the verifier creates them, so they are proof that the token was checked.
+/// The claims of a client: those of a verified token, or the answer of a forward authentication service. Only the
+/// verifier and [`ForwardAuth`](super::forward::ForwardAuth) create them, so they are proof of the check.
 #[derive(Clone, PartialEq)]
 pub struct Claims {
     members: Arc<Members>,
-    expires: Duration,
-    signer: Signer,
+    token: Option<(Duration, Signer)>,
 }
 
 /// The key that verified a token, and the algorithm that it was used with.
@@ -31,12 +31,17 @@ pub struct Signer {
 
 impl Claims {
     pub(super) fn new(members: Arc<Members>, expires: Duration, signer: Signer) -> Self {
-        Self { members, expires, signer }
+        Self { members, token: Some((expires, signer)) }
     }
 
-    /// Returns the key that verified the token.
-    pub(super) fn signer(&self) -> Signer {
-        self.signer
+    /// Creates the claims of an answer that admits a client.
+    pub(super) fn of_answer(members: Members) -> Self {
+        Self { members: Arc::new(members), token: None }
+    }
+
+    /// Returns the key that verified the token; `None` if the claims are not those of a token.
+    pub(super) fn signer(&self) -> Option<Signer> {
+        self.token.map(|(_, signer)| signer)
     }
 
     /// Returns `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty. It has at most
@@ -49,10 +54,11 @@ impl Claims {
         self.members.get("sub")?.scalar_text().filter(|subject| !subject.is_empty())
     }
 
-    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
+    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway; `None` if the claims are not
+    /// those of a token.
     #[must_use]
-    pub fn expires(&self) -> Duration {
-        self.expires
+    pub fn expires(&self) -> Option<Duration> {
+        self.token.map(|(expires, _)| expires)
     }
 
     /// Returns the claim of this name or else, for `realm.role`, the member `role` of the object `realm`. Only the

@@ -266,6 +266,13 @@ impl Members {
         Ok(Self(members.into_boxed_slice()))
     }
 
+    /// Creates the claims from names and values.
+    pub(super) fn of_pairs(pairs: impl Iterator<Item = (Arc<str>, Claim)>) -> Self {
+        let mut members: Vec<_> = pairs.collect();
+        members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self(members.into_boxed_slice())
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&Claim> {
         let index = self.0.binary_search_by(|(own, _)| (**own).cmp(name)).ok()?;
         self.0.get(index).map(|(_, claim)| claim)

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::address::Addresses;
-use super::claims::Requirement;
+use super::claims::{Requirement, canonical_header_name};
 use super::credential::TokenSource;
+use super::forward::ForwardAuth;
 use super::host::HostPattern;
 use super::limits::Limits;
 use super::origin::Origins;
@@ -137,6 +138,8 @@ pub struct Auth {
     methods: Vec<Arc<AuthMethod>>,
     /// The sources of the tokens of all sections, without those whose tokens the upstream receives.
     stripped: Vec<TokenSource>,
+    /// The canonical names of the headers that sections write.
+    written: Vec<String>,
 }
 
 /// An `[auth]` section of a route.
@@ -153,22 +156,27 @@ pub struct AuthMethod {
 pub enum AuthKind {
     /// A token that this verifier accepts (`kind = "jwt"`).
     Token(Arc<Verifier>),
+    /// The answer of a service (`kind = "forward"`). It recognises every request.
+    Forward(Arc<ForwardAuth>),
 }
 
 impl Auth {
     /// Creates the authentication by these sections, in the order in which they are asked for whether they recognise a
     /// credential. Without a section, every client is admitted (`auth = "none"`).
     pub fn new(methods: Vec<Arc<AuthMethod>>) -> Self {
-        let mut stripped = Vec::new();
+        let (mut stripped, mut written) = (Vec::new(), Vec::new());
         for method in &methods {
-            let AuthKind::Token(verifier) = &method.kind;
-            for source in &verifier.config().sources {
-                if !stripped.contains(source) {
-                    stripped.push(source.clone());
+            match &method.kind {
+                AuthKind::Token(verifier) => {
+                    let new = verifier.config().sources.iter().filter(|source| !stripped.contains(*source));
+                    stripped.extend(new.cloned().collect::<Vec<_>>());
+                }
+                AuthKind::Forward(forward) => {
+                    written.extend(forward.config().response_headers.iter().map(canonical_header_name));
                 }
             }
         }
-        Self { methods, stripped }
+        Self { methods, stripped, written }
     }
 
     /// Whether the route is open to every client.
@@ -190,6 +198,12 @@ impl Auth {
     /// the client.
     pub fn stripped(&self) -> &[TokenSource] {
         &self.stripped
+    }
+
+    /// Returns the canonical names of the headers that only a section may write: those of a client are removed,
+    /// whichever section admitted it.
+    pub fn written(&self) -> &[String] {
+        &self.written
     }
 
     /// Whether both have the same sections.

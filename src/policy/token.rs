@@ -176,7 +176,7 @@ impl Verifier {
         let (payload, signer) = self.verify_parts(token)?;
         let members = self.members(&payload)?;
         let claims = self.check_claims(Arc::clone(&members), signer, now)?;
-        let ends = claims.expires().saturating_add(self.leeway());
+        let ends = claims.expires().unwrap_or(now).saturating_add(self.leeway());
         self.token_cache.insert(hash, (members, signer), ends, now);
         Ok(claims)
     }
@@ -335,7 +335,7 @@ impl TokenRecord {
     /// Takes the payload of a token whose claims were verified; `None` if the token is not the one of these claims.
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = decode(token.split('.').nth(1)?).ok()?;
-        Some(Self { payload: payload.into(), signer: claims.signer() })
+        Some(Self { payload: payload.into(), signer: claims.signer()? })
     }
 }
 

@@ -14,6 +14,7 @@ use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::forward_recheck;
 use super::inherited::Inherited;
 use super::listeners::{Listeners, NextListeners};
 use super::memory;
@@ -174,6 +175,7 @@ impl Server {
                 () = serving => {}
                 () = watching => {}
                 () = memory::watch(&gateway) => {}
+                () = forward_recheck::run(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
             }

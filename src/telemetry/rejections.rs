@@ -151,6 +151,8 @@ fn level(rejection: Rejection) -> Level {
         Rejection::Full
         | Rejection::Memory
         | Rejection::Unreachable
+        | Rejection::AuthUnavailable
+        | Rejection::AuthBusy
         | Rejection::UpstreamBusy
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
@@ -167,6 +169,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::NoToken
         | Rejection::Token(_)
         | Rejection::TokenAmbiguous
+        | Rejection::AuthStatus(_)
         | Rejection::Claims
         | Rejection::AddressSessions
         | Rejection::SubjectSessions
