@@ -13,6 +13,7 @@ use super::files::FileLoader;
 use super::keys::{self, Key};
 use super::suggestion;
 use super::units::show_size;
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::credential::TokenSource;
 use crate::policy::key::{self, KeySet};
 use crate::policy::token::VerifierConfig;
@@ -36,7 +37,7 @@ pub(super) struct Auth {
     /// The configuration of its verifier, without claims. `None` after an error in the section, which was reported.
     verifier: Option<VerifierConfig>,
     /// The claims that routes use.
-    claims: RefCell<BTreeSet<String>>,
+    claims: RefCell<BTreeSet<ClaimPath>>,
     /// Whether a token may come from a cookie.
     pub(super) cookie: bool,
     /// Whether a route uses the section.
@@ -50,8 +51,8 @@ impl Auth {
     }
 
     /// Records a claim that a route uses.
-    pub(super) fn ask(&self, claim: &str) {
-        self.claims.borrow_mut().insert(claim.to_owned());
+    pub(super) fn ask(&self, claim: &ClaimPath) {
+        self.claims.borrow_mut().insert(claim.clone());
     }
 
     /// The configuration of the verifier that its routes share, with the claims that they use. A section that no route
@@ -97,6 +98,7 @@ fn verifier(
     let keys = key_set(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
+    let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
     let leeway = section.duration(&keys::LEEWAY);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
@@ -105,6 +107,7 @@ fn verifier(
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
+        subject_claim: subject_claim?,
         leeway: leeway?,
         sources: sources?,
         max_bytes: max_bytes?,

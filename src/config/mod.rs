@@ -17,6 +17,7 @@ pub mod keys;
 mod limits;
 mod load;
 mod model;
+mod require;
 mod routes;
 pub mod schema;
 mod suggestion;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
+use super::claim_path::ClaimPath;
 use super::claims::{self, Claims};
 use super::counters::{Counters, MessageKey, RouteAddress, RouteIdentity};
 use super::counts::{Counts, KeyedLimiter};
@@ -420,11 +421,11 @@ fn claim_headers<'a>(
     claims: &Claims,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, &'a str> {
     if let Some(unmet) = route.config.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
-        return Err(unmet.claim());
+        return Err(unmet.claim().as_str());
     }
     claims::forward(claims, &route.config.forward_claims).map_err(|_| {
-        let fails = |rule: &&(String, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
-        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim)
+        let fails = |rule: &&(ClaimPath, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
+        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim.as_str())
     })
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::address::Addresses;
-use super::claims::Requirement;
+use super::claim_path::ClaimPath;
 use super::host::HostPattern;
 use super::limits::Limits;
 use super::origin::Origins;
 use super::path::Path;
 use super::pattern::{Params, PathPattern};
+use super::requirement::Requirement;
 use super::token::Verifier;
 use crate::balance::Pool;
 
@@ -89,7 +90,7 @@ pub struct RouteConfig {
     /// The conditions on the claims.
     pub require: Vec<Requirement>,
     /// The claims that the upstream receives, each with its header.
-    pub forward_claims: Vec<(String, HeaderName)>,
+    pub forward_claims: Vec<(ClaimPath, HeaderName)>,
     /// The client headers that the upstream receives although they are removed by default.
     pub pass_headers: Vec<HeaderName>,
     /// How its sessions end when a reload removes it or its upstream.

@@ -22,6 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 use jsonwebtoken::Algorithm;
 pub use record::record;
 use tollgate::config::{self, Content, Files};
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::credential::{self, TokenSource};
 use tollgate::policy::host::{HostPattern, request_host};
 use tollgate::policy::key::KeySet;
@@ -332,10 +333,11 @@ pub fn token(data: &[u8]) {
             algorithms,
             issuer: Some("joe".to_owned()),
             audience: Vec::new(),
+            subject_claim: ClaimPath::registered("sub"),
             leeway: Duration::ZERO,
             sources: vec![TokenSource::Header],
             max_bytes: 8192,
-            claims: vec!["realm.role".to_owned()],
+            claims: vec!["realm.role".parse().expect("a name")],
         })
     });
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -383,6 +385,7 @@ pub fn is_admitted_token(data: &[u8]) -> bool {
         algorithms: algorithms.to_vec(),
         issuer: Some("joe".to_owned()),
         audience: Vec::new(),
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: Vec::new(),
         max_bytes: 8192,
