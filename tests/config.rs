@@ -181,6 +181,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
     assert_eq!(verifier.subject_claim.as_str(), "/user/id");
     assert_eq!(config.verifiers["machines"].subject_claim.as_str(), "sub");
+    assert_eq!((verifier.forward_token, config.verifiers["machines"].forward_token), (true, false));
     let any_of = |claim: &str, values: &[&str]| {
         Requirement::any_of(claim.parse().unwrap(), values.iter().map(|value| value.parse().unwrap()).collect())
     };

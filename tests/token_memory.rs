@@ -60,6 +60,7 @@ fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: Vec::new(),
+        forward_token: false,
         max_bytes: 8192,
         claims: asked.iter().map(|name| name.parse().unwrap()).collect(),
     });

@@ -155,6 +155,7 @@ fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![],
+        forward_token: false,
         max_bytes: 8192,
         claims: vec![],
     });

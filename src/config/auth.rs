@@ -100,6 +100,7 @@ fn verifier(
     let audience = audience(section);
     let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
     let leeway = section.duration(&keys::LEEWAY);
+    let forward_token = section.flag(&keys::FORWARD_TOKEN);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
@@ -110,6 +111,7 @@ fn verifier(
         subject_claim: subject_claim?,
         leeway: leeway?,
         sources: sources?,
+        forward_token: forward_token?.value,
         max_bytes: max_bytes?,
         claims: Vec::new(),
     })

@@ -266,6 +266,8 @@ keys! {
          `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
+    FORWARD_TOKEN = "auth" "forward_token", Flag, Value("false"),
+        "Whether the upstream receives the token, in the place where the client sent it; other sources of tokens are removed.";
 
     SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";

@@ -20,7 +20,7 @@ use super::claim_path::ClaimPath;
 use super::claims::{self, Claims};
 use super::counters::{Counters, MessageKey};
 use super::counts::{Counts, KeyedLimiter};
-use super::credential;
+use super::credential::{self, TokenSource};
 use super::grant::{Grant, Lease};
 use super::host::request_host;
 use super::limits::RateKey;
@@ -235,6 +235,7 @@ impl<'a> Candidate<'a> {
     /// # Errors
     /// If the evidence is not valid, or the claims do not meet the route's conditions.
     pub fn authenticate(self, evidence: &Evidence<'_>, now: Clocks) -> Result<Authenticated<'a>, Rejected> {
+        let mut forwarded = None;
         let (method, claims, token) = match evidence {
             Evidence::None if self.route.auth.is_open() => (None, None, None),
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
@@ -242,6 +243,10 @@ impl<'a> Candidate<'a> {
                 let AuthKind::Token(verifier) = &method.kind;
                 let claims = verifier.verify(token, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
                 let record = TokenRecord::new(token, &claims);
+                if verifier.config().forward_token {
+                    let RequestFacts { headers, query, protocols, .. } = *self.facts;
+                    forwarded = credential::source_of(&verifier.config().sources, headers, query, protocols, token);
+                }
                 (Some(Arc::clone(method)), Some(claims), record)
             }
         };
@@ -254,7 +259,8 @@ impl<'a> Candidate<'a> {
             })?,
             None => Vec::new(),
         };
-        Ok(Authenticated { candidate: self, method, claims, token, subject, claim_headers })
+        let stripped = self.route.auth.stripped(forwarded);
+        Ok(Authenticated { candidate: self, method, claims, token, subject, claim_headers, stripped })
     }
 
     fn reject(&self, rejection: Rejection) -> Rejected {
@@ -271,6 +277,7 @@ pub struct Authenticated<'a> {
     token: Option<TokenRecord>,
     subject: Option<Arc<str>>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
+    stripped: Arc<[TokenSource]>,
 }
 
 impl Authenticated<'_> {
@@ -305,7 +312,7 @@ impl Authenticated<'_> {
         let messages = self.message_limiter(now.instant);
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| deadline(claims, method, now));
-        let Self { candidate, method, token, subject, claim_headers, .. } = self;
+        let Self { candidate, method, token, subject, claim_headers, stripped, .. } = self;
         let Candidate { facts, route, params, host, .. } = candidate;
         let grant = Grant {
             auth: method.map(|method| Arc::clone(&method.name)),
@@ -317,7 +324,7 @@ impl Authenticated<'_> {
             address: facts.address,
         };
         let lease = Lease::new(session_slot, (address_slot, subject_slot));
-        Ok(Admission { route, grant: Arc::new(grant), lease, pool, claim_headers, expires, messages })
+        Ok(Admission { route, grant: Arc::new(grant), lease, pool, claim_headers, stripped, expires, messages })
     }
 
     /// Returns the name of the section that admits the client.
@@ -341,6 +348,7 @@ pub struct Admission {
     lease: Lease,
     pool: Arc<Pool>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
+    stripped: Arc<[TokenSource]>,
     expires: Option<Instant>,
     messages: Option<Arc<Limiter>>,
 }
@@ -369,6 +377,11 @@ impl Admission {
     /// Returns the headers that carry the claims that the route forwards.
     pub fn claim_headers(&self) -> &[(HeaderName, HeaderValue)] {
         &self.claim_headers
+    }
+
+    /// Returns the sources of tokens that are removed before the request goes to the upstream.
+    pub fn stripped(&self) -> &[TokenSource] {
+        &self.stripped
     }
 
     /// Returns when the token expires.
@@ -416,22 +429,14 @@ mod tests {
     use jsonwebtoken::Algorithm;
 
     use super::super::key::KeySet;
-    use super::super::token::{Verifier, VerifierConfig};
+    use super::super::token::{Verifier, tests::parts};
     use super::*;
 
     #[test]
     fn debug_contains_no_token() {
-        let algorithms = vec![Algorithm::HS256];
-        let verifier = Arc::new(Verifier::new(VerifierConfig {
-            keys: Arc::new(KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap()),
-            algorithms,
-            issuer: None,
-            audience: Vec::new(),
-            leeway: Duration::ZERO,
-            sources: Vec::new(),
-            max_bytes: 100,
-            claims: Vec::new(),
-        }));
+        let algorithms = [Algorithm::HS256];
+        let keys = KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap();
+        let verifier = Arc::new(Verifier::new(parts(keys, &algorithms)));
         let method = AuthMethod { name: "users".into(), kind: AuthKind::Token(verifier) };
         let evidence = Evidence::Token(Arc::new(method), "secret".into());
         assert_eq!(format!("{evidence:?} {:?}", Evidence::None), "Token None");

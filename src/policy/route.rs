@@ -136,8 +136,8 @@ pub struct Route {
 #[derive(Debug, Default)]
 pub struct Auth {
     methods: Vec<Arc<AuthMethod>>,
-    /// The sources of the tokens of all sections, without those whose tokens the upstream receives.
-    stripped: Vec<TokenSource>,
+    /// The sources of the tokens of all sections.
+    sources: Arc<[TokenSource]>,
 }
 
 /// An `[auth]` section of a route.
@@ -160,16 +160,16 @@ impl Auth {
     /// Creates the authentication by these sections, in the order in which they are asked for whether they recognise a
     /// credential. Without a section, every client is admitted (`auth = "none"`).
     pub fn new(methods: Vec<Arc<AuthMethod>>) -> Self {
-        let mut stripped = Vec::new();
+        let mut sources = Vec::new();
         for method in &methods {
             let AuthKind::Token(verifier) = &method.kind;
             for source in &verifier.config().sources {
-                if !stripped.contains(source) {
-                    stripped.push(source.clone());
+                if !sources.contains(source) {
+                    sources.push(source.clone());
                 }
             }
         }
-        Self { methods, stripped }
+        Self { methods, sources: sources.into() }
     }
 
     /// Whether the route is open to every client.
@@ -187,10 +187,13 @@ impl Auth {
         self.methods.iter().find(|method| *method.name == *name)
     }
 
-    /// Returns the sources of tokens that are removed before a request goes to the upstream, whichever section admitted
-    /// the client.
-    pub fn stripped(&self) -> &[TokenSource] {
-        &self.stripped
+    /// Returns the sources of tokens that are removed before a request goes to the upstream: those of all sections,
+    /// whichever admitted the client, except the one whose token the upstream receives.
+    pub(super) fn stripped(&self, forwarded: Option<&TokenSource>) -> Arc<[TokenSource]> {
+        match forwarded {
+            None => Arc::clone(&self.sources),
+            Some(forwarded) => self.sources.iter().filter(|source| *source != forwarded).cloned().collect(),
+        }
     }
 
     /// Whether both have the same sections.

@@ -45,6 +45,8 @@ pub struct VerifierConfig {
     pub leeway: Duration,
     /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
+    /// Whether the upstream receives the token that admitted the client, in the source that carried it.
+    pub forward_token: bool,
     /// The maximum length of a token.
     pub max_bytes: usize,
     /// The claims that routes require or forward. Only these and the claims of [`KEPT`] are kept.
@@ -416,4 +418,4 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 pub const MAX_KEYS_COST: usize = 8;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

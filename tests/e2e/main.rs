@@ -14,6 +14,7 @@ mod closing;
 mod deadlines;
 mod passing;
 mod headers;
+mod claims;
 mod log_lines;
 mod metering;
 mod abuse;

@@ -336,6 +336,7 @@ pub fn token(data: &[u8]) {
             subject_claim: ClaimPath::registered("sub"),
             leeway: Duration::ZERO,
             sources: vec![TokenSource::Header],
+            forward_token: false,
             max_bytes: 8192,
             claims: vec!["realm.role".parse().expect("a name")],
         })
@@ -388,6 +389,7 @@ pub fn is_admitted_token(data: &[u8]) -> bool {
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: Vec::new(),
+        forward_token: false,
         max_bytes: 8192,
         claims: Vec::new(),
     };

@@ -64,6 +64,7 @@ fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![],
+        forward_token: false,
         max_bytes: 8192,
         claims: vec![],
     });

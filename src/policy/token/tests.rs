@@ -53,7 +53,8 @@ fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) 
     format!("{message}.{signature}")
 }
 
-fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierConfig {
+/// Returns a configuration with the issuer and the audience of [`GOOD`].
+pub(in crate::policy) fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierConfig {
     VerifierConfig {
         keys: Arc::new(keys),
         algorithms: algorithms.to_vec(),
@@ -62,6 +63,7 @@ fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierConfig {
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![TokenSource::Header],
+        forward_token: false,
         max_bytes: MAX_BYTES,
         claims: vec![],
     }
