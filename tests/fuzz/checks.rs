@@ -4,6 +4,8 @@
 // Each fuzz target uses one function and a part of the harness.
 #![allow(dead_code)]
 
+#[path = "claims.rs"]
+mod claims;
 #[path = "../harness/mod.rs"]
 pub mod harness;
 #[path = "record.rs"]
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+pub use claims::{claims, is_present};
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;
