@@ -20,9 +20,11 @@ use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat,
     MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown,
 };
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
+use tollgate::policy::requirement::Requirement;
 use tollgate::policy::route::{OnRemoved, RouteAction};
 
 /// Parses a text whose files are the fixtures.
@@ -182,9 +184,26 @@ fn values_reach_the_fields_of_their_keys() {
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
-    assert_eq!(chat.require.len(), 2);
+    assert_eq!(verifier.subject_claim.as_str(), "/user/id");
+    assert_eq!(config.verifiers["machines"].subject_claim.as_str(), "sub");
+    assert_eq!((verifier.forward_token, config.verifiers["machines"].forward_token), (true, false));
+    let any_of = |claim: &str, values: &[&str]| {
+        Requirement::any_of(claim.parse().unwrap(), values.iter().map(|value| value.parse().unwrap()).collect())
+    };
+    let required = [
+        any_of("scope", &["chat:write"]),
+        any_of("room", &["lobby", "{room}"]),
+        any_of("realm_access.roles", &["user", "admin"]),
+        any_of("level", &["3"]),
+        any_of("score", &["1.5"]),
+        any_of("verified", &["true"]),
+        Requirement::present("/https:~1~1example.com~1org/id".parse().unwrap()),
+    ];
+    assert_eq!(chat.require, required);
+    let kept: Vec<_> = verifier.claims.iter().map(ClaimPath::as_str).collect();
+    assert_eq!(kept.len(), 9, "{kept:?}: those of `require` and `forward_claims`");
     let forwarded: Vec<_> = chat.forward_claims.iter().map(|(claim, name)| (claim.as_str(), name.as_str())).collect();
-    assert_eq!(forwarded, [("sub", "x-user-id"), ("name", "x-user-name")]);
+    assert_eq!(forwarded, [("sub", "x-user-id"), ("profile.name", "x-user-name")]);
 
     let limits = Limits {
         messages: Some(MessageQuota {

@@ -8,7 +8,8 @@ use super::common::{self, Duplicates, NamedSection};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 use super::keys::{self, Key};
-use crate::policy::claims::Requirement;
+use crate::policy::claim_path::ClaimPath;
+use crate::policy::requirement::Requirement;
 
 /// The maximum number of sections of one route.
 const AUTHS_MAX: usize = 16;
@@ -35,7 +36,9 @@ impl Access<'_> {
             section.diagnostics.push(Diagnostic::error(span, message).label(label));
         };
         if services.len() == auths.len() {
-            for claim in rules.require.iter().map(Requirement::claim).filter(|claim| !written(claim)) {
+            for claim in
+                rules.require.iter().map(Requirement::claim).map(ClaimPath::as_str).filter(|claim| !written(claim))
+            {
                 let message = format!("no service writes the header {}", quote(claim));
                 report(&keys::REQUIRE, message, "a claim of a service is one of its `response_headers`");
             }

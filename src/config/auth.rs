@@ -15,6 +15,7 @@ use super::keys::{self, Key};
 use super::model::AuthConfig;
 use super::units::show_size;
 use super::{forward, suggestion};
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::credential::TokenSource;
 use crate::policy::forward::ForwardConfig;
 use crate::policy::key::{self, KeySet};
@@ -30,16 +31,18 @@ const SOURCES_MAX: usize = 16;
 pub(super) const NONE: &str = "none";
 
 /// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
-const TOKEN_KEYS: [&Key; 9] = [
+const TOKEN_KEYS: [&Key; 11] = [
     &keys::ISSUER,
     &keys::AUDIENCE,
     &keys::ALGORITHMS,
     &keys::JWKS_FILE,
     &keys::PUBLIC_KEY_FILE,
     &keys::SECRET_FILE,
+    &keys::SUBJECT_CLAIM,
     &keys::TOKEN_FROM,
     &keys::TOKEN_MAX_SIZE,
     &keys::LEEWAY,
+    &keys::FORWARD_TOKEN,
 ];
 
 const ALGORITHMS: [&str; 13] = [
@@ -53,7 +56,7 @@ pub(super) struct Auth {
     /// Its configuration, without claims. `None` after an error in the section, which was reported.
     config: Option<AuthConfig>,
     /// The claims that routes use.
-    claims: RefCell<BTreeSet<String>>,
+    claims: RefCell<BTreeSet<ClaimPath>>,
     /// Whether a token may come from a cookie.
     pub(super) cookie: bool,
     /// Whether a service decides, which recognises every request.
@@ -69,8 +72,8 @@ impl Auth {
     }
 
     /// Records a claim that a route uses.
-    pub(super) fn ask(&self, claim: &str) {
-        self.claims.borrow_mut().insert(claim.to_owned());
+    pub(super) fn ask(&self, claim: &ClaimPath) {
+        self.claims.borrow_mut().insert(claim.clone());
     }
 
     /// The configuration that its routes share, with the claims that they use. A section that no route uses has none.
@@ -141,7 +144,9 @@ fn verifier(
     let keys = key_set(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
+    let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
     let leeway = section.duration(&keys::LEEWAY);
+    let forward_token = section.flag(&keys::FORWARD_TOKEN);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
@@ -149,8 +154,10 @@ fn verifier(
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
+        subject_claim: subject_claim?,
         leeway: leeway?,
         sources: sources?,
+        forward_token: forward_token?.value,
         max_bytes: max_bytes?,
         claims: Vec::new(),
     })

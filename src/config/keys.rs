@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use self::AllowsOff::{Allowed, Refused};
 use self::Default::{Derived, Nothing, Required, Value};
-use self::Kind::{Choice, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList};
+use self::Kind::{
+    Choice, Conditions, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList,
+};
 use super::units::{show_duration, show_size};
 
 /// One configuration key.
@@ -50,6 +52,8 @@ pub enum Kind {
     Percent(AllowsOff),
     /// A table of strings whose keys the operator chooses.
     Table,
+    /// A table whose keys are claims: each has an accepted value, a list of them, or `{ present = true }`.
+    Conditions,
     /// A list of tables.
     TableArray,
 }
@@ -89,9 +93,13 @@ impl Key {
             Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
             Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
             Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
-            Kind::Text | Kind::StringList | Kind::TextOrList | Kind::File | Kind::Table | Kind::TableArray => {
-                String::new()
-            }
+            Kind::Text
+            | Kind::StringList
+            | Kind::TextOrList
+            | Kind::File
+            | Kind::Table
+            | Kind::Conditions
+            | Kind::TableArray => String::new(),
         }
     }
 }
@@ -250,6 +258,9 @@ keys! {
         "A public key in PEM that verifies tokens, or a certificate, of which only the key is used.";
     SECRET_FILE = "auth" "secret_file", File, Nothing,
         "A secret shared with the issuer; the mode of the file must give others no access.";
+    SUBJECT_CLAIM = "auth" "subject_claim", Text, Value("\"sub\""),
+        "The claim that identifies the client, in quotas, limits, logs and the admin API: a name, a path such as `user.id`, \
+         or a JSON pointer such as `/user/id`.";
     TOKEN_FROM = "auth" "token_from", StringList, Value("[\"header\"]"),
         "The sources of the token, in the order in which they are tried: header, cookie:NAME, query:NAME, \
          subprotocol:NAME, subprotocol_prefix:TEXT.";
@@ -258,6 +269,8 @@ keys! {
          `head_max_size`.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
+    FORWARD_TOKEN = "auth" "forward_token", Flag, Value("false"),
+        "Whether the upstream receives the token, in the place where the client sent it; other sources of tokens are removed.";
     AUTH_URL = "auth" "url", Text, Nothing,
         "Required with `kind = \"forward\"`. The URL of the service, `https` unless its host is a loopback host. It gets \
          the headers of each request: 2xx admits the client, 401, 403 and 3xx are passed back.";
@@ -310,8 +323,9 @@ keys! {
         "The accepted client addresses and networks; empty: all.";
     DENY_ADDRESSES = "route" "deny_addresses", StringList, Value("[]"),
         "The rejected client addresses and networks; they take precedence over `allow_addresses`.";
-    REQUIRE = "route" "require", Table, Value("{}"),
-        "The required values of token claims; {name} is replaced by the text that this placeholder matched.";
+    REQUIRE = "route" "require", Conditions, Value("{}"),
+        "The conditions on token claims, all of which must hold: an accepted value, a list of accepted values, or \
+         { present = true }; {name} is replaced by the text that this placeholder matched.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";

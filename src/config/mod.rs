@@ -19,6 +19,7 @@ pub mod keys;
 mod limits;
 mod load;
 mod model;
+mod require;
 mod routes;
 pub mod schema;
 mod suggestion;

@@ -57,7 +57,7 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
     let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
     let mut headers = of_client(facts.headers, &config.pass_headers);
-    credential::strip_headers(route.auth.stripped(), &mut headers);
+    credential::strip_headers(admission.stripped(), &mut headers);
     let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
     if !of_claims.is_empty() || !route.auth.written().is_empty() {
         retain(&mut headers, |name| {

@@ -16,10 +16,10 @@ use super::headers::{self, UpstreamHeaders};
 use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
-use crate::policy::credential;
+use crate::policy::credential::{self, TokenSource};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
-use crate::policy::route::{Auth, Target};
+use crate::policy::route::Target;
 use crate::relay::registry::SessionContext;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -193,7 +193,7 @@ async fn upgrade(
     };
 
     // (c) The request to the upstream.
-    let (protocols, marker) = credential::strip_protocols(route.auth.stripped(), &opening.protocols);
+    let (protocols, marker) = credential::strip_protocols(admission.stripped(), &opening.protocols);
     let allow_compression = route.config.limits.allow_compression();
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
@@ -202,7 +202,7 @@ async fn upgrade(
     let added =
         UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
     let mut request = Request::new(Empty::new());
-    *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
+    *request.uri_mut() = target(&upstream.base_path, facts, admission.stripped())
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
     *request.headers_mut() = headers::to_upstream(facts, &admission, &added);
 
@@ -254,9 +254,10 @@ async fn upgrade(
     Ok((response, opened))
 }
 
-/// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
-fn target(base_path: &str, facts: &RequestFacts<'_>, auth: &Auth) -> Option<Uri> {
-    let query = match auth.stripped() {
+/// Returns the target of the request to the upstream: path and query as the client sent them, without the tokens that
+/// are removed.
+fn target(base_path: &str, facts: &RequestFacts<'_>, stripped: &[TokenSource]) -> Option<Uri> {
+    let query = match stripped {
         [] => facts.query.map(str::to_owned),
         stripped => credential::strip_query(stripped, facts.query),
     };

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
+use super::claim_path::ClaimPath;
 use super::claims::{self, Claims};
 use super::counters::{Counters, MessageKey};
 use super::counts::{Counts, KeyedLimiter};
-use super::credential;
+use super::credential::{self, TokenSource};
 use super::evidence::Evidence;
 use super::forward::Answered;
 use super::grant::{Grant, Lease};
@@ -227,7 +228,7 @@ impl<'a> Candidate<'a> {
     /// # Errors
     /// If the evidence is not valid, or the claims do not meet the route's conditions.
     pub fn authenticate(self, evidence: &Evidence<'_>, now: Clocks) -> Result<Authenticated<'a>, Rejected> {
-        let (mut subject, mut token, mut answered) = (None, None, None);
+        let (mut subject, mut token, mut answered, mut forwarded) = (None, None, None, None);
         let (method, claims) = match evidence {
             Evidence::None if self.route.auth.is_open() => (None, None),
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
@@ -236,6 +237,10 @@ impl<'a> Candidate<'a> {
                 let claims = verifier.verify(text, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
                 subject = claims.subject().map(Arc::from);
                 token = TokenRecord::new(text, &claims);
+                if verifier.config().forward_token {
+                    let RequestFacts { headers, query, protocols, .. } = *self.facts;
+                    forwarded = credential::source_of(&verifier.config().sources, headers, query, protocols, text);
+                }
                 (Some(Arc::clone(method)), Some(claims))
             }
             Evidence::Ask(..) => return Err(self.reject(Rejection::AuthUnavailable)),
@@ -255,7 +260,8 @@ impl<'a> Candidate<'a> {
             None => Vec::new(),
         };
         claim_headers.extend(answered.iter().flat_map(|answered| answered.answer.headers().iter().cloned()));
-        Ok(Authenticated { candidate: self, method, claims, token, answered, subject, claim_headers })
+        let stripped = self.route.auth.stripped(forwarded);
+        Ok(Authenticated { candidate: self, method, claims, token, answered, subject, claim_headers, stripped })
     }
 
     fn reject(&self, rejection: Rejection) -> Rejected {
@@ -273,6 +279,7 @@ pub struct Authenticated<'a> {
     answered: Option<Answered>,
     subject: Option<Arc<str>>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
+    stripped: Arc<[TokenSource]>,
 }
 
 impl Authenticated<'_> {
@@ -307,7 +314,7 @@ impl Authenticated<'_> {
         let messages = self.message_limiter(now.instant);
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| deadline(claims, method, now));
-        let Self { candidate, method, token, answered, subject, claim_headers, .. } = self;
+        let Self { candidate, method, token, answered, subject, claim_headers, stripped, .. } = self;
         let Candidate { facts, route, params, host, .. } = candidate;
         let grant = Grant {
             auth: method.map(|method| Arc::clone(&method.name)),
@@ -320,7 +327,7 @@ impl Authenticated<'_> {
             address: facts.address,
         };
         let lease = Lease::new(session_slot, (address_slot, subject_slot));
-        Ok(Admission { route, grant: Arc::new(grant), lease, pool, claim_headers, expires, messages })
+        Ok(Admission { route, grant: Arc::new(grant), lease, pool, claim_headers, stripped, expires, messages })
     }
 
     /// Returns the name of the section that admits the client.
@@ -344,6 +351,7 @@ pub struct Admission {
     lease: Lease,
     pool: Arc<Pool>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
+    stripped: Arc<[TokenSource]>,
     expires: Option<Instant>,
     messages: Option<Arc<Limiter>>,
 }
@@ -374,6 +382,11 @@ impl Admission {
         &self.claim_headers
     }
 
+    /// Returns the sources of tokens that are removed before the request goes to the upstream.
+    pub fn stripped(&self) -> &[TokenSource] {
+        &self.stripped
+    }
+
     /// Returns when the token expires.
     pub fn expires(&self) -> Option<Instant> {
         self.expires
@@ -398,11 +411,11 @@ fn claim_headers<'a>(
     claims: &Claims,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, &'a str> {
     if let Some(unmet) = route.config.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
-        return Err(unmet.claim());
+        return Err(unmet.claim().as_str());
     }
     claims::forward(claims, &route.config.forward_claims).map_err(|_| {
-        let fails = |rule: &&(String, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
-        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim)
+        let fails = |rule: &&(ClaimPath, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
+        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim.as_str())
     })
 }
 

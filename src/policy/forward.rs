@@ -14,6 +14,7 @@ use self::answer_cache::AnswerCache;
 pub use self::exchange::{
     ANSWER_MAX_BYTES, AnswerError, Answered, ForwardAnswer, ForwardConfig, Question, QuestionKey,
 };
+use super::claim_path::ClaimPath;
 use super::claims::Claims;
 use super::members::{Claim, Members};
 
@@ -74,11 +75,11 @@ impl ForwardAuth {
 
     /// Returns the answer as claims: each claim that routes use is the listed header of its name.
     pub(super) fn claims(&self, answer: &ForwardAnswer) -> Claims {
-        let claim = |name: &String| {
+        let claim = |name: &ClaimPath| {
             let header = HeaderName::try_from(name.as_str()).ok()?;
             let whole = self.config.subject_header.as_ref() == Some(&header);
             let values = answer.headers().iter().filter(|(name, _)| *name == header).map(|(_, value)| value);
-            Some((Arc::from(name.as_str()), claim_of(values, whole)?))
+            Some((Arc::clone(name.text()), claim_of(values, whole)?))
         };
         Claims::of_answer(Members::of_pairs(self.config.claims.iter().filter_map(claim)))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admission::{Clocks, Policy, deadline};
-use super::claims::{Claims, Requirement};
+use super::claims::Claims;
 use super::forward::ForwardAnswer;
 use super::grant::{ClientSlots, Grant};
 use super::limits::Limits;
@@ -12,6 +12,7 @@ use super::path::Path;
 use super::pattern::Params;
 use super::quota::Count;
 use super::rejection::Rejection;
+use super::requirement::Requirement;
 use super::route::{AuthKind, AuthMethod, OnRemoved, Route, Target};
 
 /// An open session, as its worker knows it.

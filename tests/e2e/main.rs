@@ -15,6 +15,7 @@ mod deadlines;
 mod passing;
 mod headers;
 mod forward;
+mod claims;
 mod log_lines;
 mod metering;
 mod abuse;

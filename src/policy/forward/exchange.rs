@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::remote::{HttpUrl, Roots};
 use crate::policy::token::MAX_SUBJECT_BYTES;
 
@@ -31,7 +32,7 @@ pub struct ForwardConfig {
     /// The interval at which the service is asked about open sessions again; `None`: never.
     pub recheck_interval: Option<Duration>,
     /// The names of claims that routes use. A claim is the response header of this name.
-    pub claims: Vec<String>,
+    pub claims: Vec<ClaimPath>,
 }
 
 /// The headers by which the service decides on a request.
