@@ -1,5 +1,8 @@
 //! The HTTP client for requests that Tollgate itself makes, and the key sets that are fetched with it.
 
 pub mod http_client;
+pub mod key_fetch;
+pub mod key_sets;
 
 pub use http_client::{ClientError, HttpClient, RequestLimits};
+pub use key_sets::{KeySets, Waited};
