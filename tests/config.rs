@@ -22,7 +22,9 @@ use tollgate::config::{
 };
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::quota::{Quota, Rate};
+use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::route::{OnRemoved, RouteAction};
 
 /// Parses a text whose files are the fixtures.
@@ -165,7 +167,18 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
-    assert_eq!(sections, ["partners", "machines"]);
+    assert_eq!(sections, ["partners", "machines", "visitors", "devices"]);
+    let keys = ["visitors", "devices"].map(|name| config.verifiers[name].keys.clone());
+    let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
+        keys
+    else {
+        panic!("{keys:?}");
+    };
+    assert_eq!((stale_for, default), (seconds(12 * 3600), seconds(24 * 3600)));
+    assert_eq!(Some(visitors.location), KeyLocation::of_issuer("https://id.example.com/realms/visitors"));
+    assert!(matches!(visitors.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let url = HttpUrl::parse("http://localhost:8080/jwks.json?tenant=1").unwrap();
+    assert_eq!((devices.location, devices.roots), (KeyLocation::Jwks(url), Roots::System));
     let verifier = &config.verifiers[chat.auth.first().unwrap()];
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));

@@ -122,8 +122,13 @@ async fn discover(client: &HttpClient, issuer: &str, document: &HttpUrl) -> Resu
     }
     let unusable = |error| FetchError::JwksUri(document.clone(), error);
     let url = HttpUrl::parse(&configuration.jwks_uri).map_err(unusable)?;
-    // A configuration from another machine must not make this one send requests to its own services.
-    if url.is_https() || document.is_loopback() { Ok(url) } else { Err(unusable(UrlError::Insecure)) }
+    if may_name(document, &url) { Ok(url) } else { Err(unusable(UrlError::Insecure)) }
+}
+
+/// Whether a configuration may name this set. One from another machine must not make this machine send requests to its
+/// own services.
+fn may_name(document: &HttpUrl, url: &HttpUrl) -> bool {
+    url.is_https() || document.is_loopback()
 }
 
 async fn get(client: &HttpClient, url: &HttpUrl) -> Result<Response<Bytes>, FetchError> {

@@ -42,7 +42,7 @@ struct Entry {
 /// The link between the requests that need keys and the task that fetches them.
 pub struct KeyFetcher {
     live: Arc<LiveKeys>,
-    /// Wakes the task after a fetch was granted.
+    /// Wakes the task after the time of the next fetch has changed.
     wake: Notify,
     /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
@@ -71,7 +71,9 @@ impl KeySets {
             let live = Arc::new(LiveKeys::new(remote.clone(), (self.clock)()));
             Entry { fetcher: Arc::new(KeyFetcher::new(live, self.clock)), task: None }
         };
-        Arc::clone(&self.entries().entry(remote.clone()).or_insert_with(new).fetcher.live)
+        let mut entries = self.entries();
+        let entry = entries.entry(remote.clone()).or_insert_with(new);
+        Arc::clone(&entry.fetcher.live)
     }
 
     /// Returns the fetcher of the set with this address.
@@ -79,7 +81,7 @@ impl KeySets {
         self.entries().get(remote).map(|entry| Arc::clone(&entry.fetcher))
     }
 
-    /// Starts the tasks of the sets that have none.
+    /// Starts the tasks of the sets that have none. [`KeySets::retain`] must precede it.
     pub fn start(&self, tasks: &Tasks) {
         for entry in self.entries().values_mut().filter(|entry| entry.task.is_none()) {
             let end = CancellationToken::new();
@@ -94,9 +96,15 @@ impl KeySets {
         }
     }
 
-    /// Drops the sets for which `keep` returns false, and ends their tasks.
-    pub fn retain(&self, keep: impl Fn(&RemoteKeys) -> bool) {
-        self.entries().retain(|remote, _| keep(remote));
+    /// Keeps the sets for which `stale_for` returns how long they may be used without a further fetch. The others are
+    /// dropped, and their tasks end.
+    pub fn retain(&self, stale_for: impl Fn(&RemoteKeys) -> Option<Duration>) {
+        self.entries().retain(|remote, entry| {
+            let Some(stale_for) = stale_for(remote) else { return false };
+            entry.fetcher.live.schedule().limit_lifetime(stale_for);
+            entry.fetcher.wake.notify_one();
+            true
+        });
     }
 
     /// Waits until a set has lost keys, or has its first ones.
@@ -163,7 +171,7 @@ impl KeyFetcher {
             let due = self.live.schedule().due();
             tokio::select! {
                 () = sleep_until(due.into()) => {}
-                // A demand has changed the time.
+                // The time may have changed.
                 () = self.wake.notified() => continue,
             }
             self.live.schedule().start();

@@ -10,11 +10,12 @@ use super::common::{self, NamedSection};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::FileLoader;
-use super::keys::{self, Key};
+use super::key_source::{self, is_shared};
+use super::keys;
 use super::suggestion;
 use super::units::show_size;
 use crate::policy::credential::TokenSource;
-use crate::policy::key::{self, KeySet};
+use crate::policy::key;
 use crate::policy::token::VerifierConfig;
 
 const AUTHS_MAX: usize = 256;
@@ -94,14 +95,14 @@ fn verifier(
 ) -> Option<VerifierConfig> {
     let valid_name = check_name(name, section);
     let algorithms = algorithms(section);
-    let keys = key_set(section, folder, algorithms.as_deref());
+    let keys = key_source::read(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
     let leeway = section.duration(&keys::LEEWAY);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
-        keys: Arc::new(keys?),
+        keys: keys?,
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
@@ -195,65 +196,6 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
         return None;
     }
     (found.len() == texts.value.len()).then_some(found)
-}
-
-/// Whether an algorithm signs and verifies with the same secret.
-fn is_shared(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
-}
-
-type Reader = fn(&[u8], &[Algorithm]) -> Result<KeySet, crate::policy::key::KeyError>;
-
-/// Reads the one key file that the section must name.
-fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[Algorithm]>) -> Option<KeySet> {
-    let kinds: [(&Key, Reader); 3] = [
-        (&keys::SECRET_FILE, KeySet::from_secret),
-        (&keys::PUBLIC_KEY_FILE, KeySet::from_public_pem),
-        (&keys::JWKS_FILE, KeySet::from_jwks),
-    ];
-    let named: Vec<_> = kinds.iter().filter(|(key, _)| section.key_span(key).is_some()).collect();
-    let [(key, reader)] = named.as_slice() else {
-        if named.is_empty() && section.has("jwks_url") {
-            // `jwks_url` was already reported as an unsupported key.
-            return None;
-        }
-        section.diagnostics.push(
-            match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-                Some(second) => Diagnostic::error(second, "more than one source of keys").label("only one is allowed"),
-                None => Diagnostic::error(section.span(), "no source of keys")
-                    .label(format!("{} needs a file that verifies tokens", section.title())),
-            }
-            .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"),
-        );
-        return None;
-    };
-    let secret = key.name == keys::SECRET_FILE.name;
-    let content = if secret { folder.read_secret(section, key) } else { folder.read(section, key) };
-    let algorithms = algorithms?;
-    if algorithms.iter().any(|one| is_shared(*one) != secret) {
-        let (label, help) = if secret {
-            ("a secret verifies only HS256, HS384 and HS512", "name a public key with `public_key_file` or `jwks_file`")
-        } else {
-            ("public keys do not verify HS256, HS384 or HS512", "name the shared secret with `secret_file`")
-        };
-        section.diagnostics.push(
-            Diagnostic::error(section.key_span(key)?, format!("`{}` does not match `algorithms`", key.name))
-                .label(label)
-                .help(help),
-        );
-        return None;
-    }
-    let content = content?;
-    match reader(&content.bytes, algorithms) {
-        Ok(set) => Some(set),
-        Err(error) => {
-            section.diagnostics.push(
-                Diagnostic::error(content.span, format!("the file of `{}` cannot be used", key.name))
-                    .label(error.to_string()),
-            );
-            None
-        }
-    }
 }
 
 fn issuer(section: &Section<'_>) -> Parsed<Option<String>> {

@@ -14,6 +14,7 @@ mod file;
 mod files;
 #[cfg(test)]
 pub(crate) mod tests;
+mod key_source;
 pub mod keys;
 mod limits;
 mod load;

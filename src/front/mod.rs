@@ -6,6 +6,7 @@ pub mod gateway;
 pub mod headers;
 mod response;
 mod head_rejection;
+mod keys;
 mod request_stream;
 pub mod upgrade;
 pub mod connection;

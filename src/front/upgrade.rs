@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 
 use super::gateway::Gateway;
 use super::headers::{self, UpstreamHeaders};
+use super::keys::wait_for_keys;
 use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
@@ -161,7 +162,11 @@ async fn respond(
 
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, address);
-    let admission = policy.admit(&facts, clock::both())?;
+    let candidate = policy.begin(&facts)?;
+    let evidence = candidate.evidence()?;
+    wait_for_keys(context.gateway, &candidate, &evidence).await?;
+    let now = clock::both();
+    let admission = candidate.authenticate(&evidence, now)?.reserve(now)?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
     let upgraded = upgrade(&context, &opening, &facts, admission).await;

@@ -239,6 +239,7 @@ impl<'a> Candidate<'a> {
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
             Evidence::Token(method, token) => {
                 let AuthKind::Token(verifier) = &method.kind;
+                verifier.check_keys(now.instant).map_err(|error| self.reject(error.into()))?;
                 let claims = verifier.verify(token, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
                 let record = TokenRecord::new(token, &claims);
                 (Some(Arc::clone(method)), Some(claims), record)
@@ -256,7 +257,8 @@ impl<'a> Candidate<'a> {
         Ok(Authenticated { candidate: self, method, claims, token, subject, claim_headers })
     }
 
-    fn reject(&self, rejection: Rejection) -> Rejected {
+    /// Returns the rejection of this request for a reason that the caller found between the stages.
+    pub fn reject(&self, rejection: Rejection) -> Rejected {
         Rejected { route: Some(Arc::clone(self.route.name())), ..Rejected::from(rejection) }
     }
 }
@@ -422,7 +424,7 @@ mod tests {
     fn debug_contains_no_token() {
         let algorithms = vec![Algorithm::HS256];
         let verifier = Arc::new(Verifier::new(VerifierConfig {
-            keys: Arc::new(KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap()),
+            keys: KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap().into(),
             algorithms,
             issuer: None,
             audience: Vec::new(),

@@ -19,6 +19,8 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub const DEMANDS_MAX: usize = 2;
 /// See [`DEMANDS_MAX`].
 pub const DEMANDS_PERIOD: Duration = Duration::from_secs(30);
+/// The share of its lifetime after which a set is fetched again at the earliest.
+const EARLY: f64 = 0.75;
 
 /// The times at which one key set is fetched. One fetch is in progress at a time.
 #[derive(Debug)]
@@ -28,6 +30,10 @@ pub struct KeySchedule {
     is_fetching: bool,
     /// The number of failures since the last success.
     failures: u32,
+    /// The end of the last fetch that succeeded.
+    succeeded: Option<Instant>,
+    /// The longest lifetime: at most [`LIFETIME_MAX`], and not longer than the set may be used.
+    lifetime_max: Duration,
     /// When the last fetches on demand were granted, the latest last.
     demands: [Option<Instant>; DEMANDS_MAX],
 }
@@ -46,7 +52,24 @@ pub enum Demand {
 impl KeySchedule {
     /// Creates a schedule whose first fetch is due now.
     pub fn new(now: Instant) -> Self {
-        Self { due: now, is_fetching: false, failures: 0, demands: [None; DEMANDS_MAX] }
+        Self {
+            due: now,
+            is_fetching: false,
+            failures: 0,
+            succeeded: None,
+            lifetime_max: LIFETIME_MAX,
+            demands: [None; DEMANDS_MAX],
+        }
+    }
+
+    /// Limits the lifetime to the time for which the set may be used without a further fetch, so that an issuer that
+    /// answers is always asked in time. This limit also applies below [`LIFETIME_MIN`].
+    pub fn limit_lifetime(&mut self, max: Duration) {
+        self.lifetime_max = max.min(LIFETIME_MAX);
+        let due = self.succeeded.and_then(|succeeded| succeeded.checked_add(self.lifetime_max.mul_f64(EARLY)));
+        if let Some(due) = due.filter(|_| self.failures == 0) {
+            self.due = self.due.min(due);
+        }
     }
 
     /// Returns when the next fetch starts, if none is in progress.
@@ -89,9 +112,10 @@ impl KeySchedule {
     /// Ends a fetch that succeeded. The next one is due before the lifetime ends: after 75% to 90% of it, as `random`
     /// decides.
     pub fn succeed(&mut self, now: Instant, lifetime: Option<Duration>, random: u32) {
-        let lifetime = lifetime.unwrap_or(LIFETIME_DEFAULT).clamp(LIFETIME_MIN, LIFETIME_MAX);
+        let lifetime = lifetime.unwrap_or(LIFETIME_DEFAULT).max(LIFETIME_MIN).min(self.lifetime_max);
         self.failures = 0;
-        self.end(now, lifetime.mul_f64(0.75 + 0.15 * fraction(random)));
+        self.succeeded = Some(now);
+        self.end(now, lifetime.mul_f64(EARLY + 0.15 * fraction(random)));
     }
 
     /// Ends a fetch that failed. The next one is due after a pause, of which `random` decides a half.

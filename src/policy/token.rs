@@ -16,13 +16,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
+pub use self::live::{KeyNeed, KeysUnavailable};
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
 use super::key::{self, KeyId, KeySet};
 use super::live_keys::{KeySource, LiveKeys};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
-pub use self::live::{KeyNeed, KeysUnavailable};
 
 /// Verifies tokens by the rules of one `[auth.<name>]` section.
 pub struct Verifier {

@@ -9,6 +9,7 @@ pub mod accept;
 pub mod descriptors;
 mod files;
 pub mod inherited;
+mod key_loss;
 mod listeners;
 mod memory;
 mod restart;

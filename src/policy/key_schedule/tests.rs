@@ -69,6 +69,29 @@ fn a_set_is_fetched_again_before_its_lifetime_ends() {
 }
 
 #[test]
+fn a_set_is_fetched_again_before_it_becomes_unusable() {
+    for random in RANDOM {
+        let mut simulation = Simulation::new();
+        simulation.schedule.limit_lifetime(2 * SECOND);
+        simulation.fetch(Duration::ZERO, Ok(Some(3600 * SECOND)), random);
+        let pause = simulation.sleep();
+        assert!(pause >= SECOND && pause < 2 * SECOND, "{pause:?}");
+        // A new limit applies to the set in use, and a higher one only from the next fetch on.
+        simulation.schedule.limit_lifetime(600 * SECOND);
+        simulation.fetch(Duration::ZERO, Ok(Some(3600 * SECOND)), random);
+        simulation.schedule.limit_lifetime(100 * SECOND);
+        assert!(simulation.sleep() <= 75 * SECOND);
+        simulation.fetch(Duration::ZERO, Ok(Some(3600 * SECOND)), random);
+        simulation.schedule.limit_lifetime(Duration::MAX);
+        assert!(simulation.sleep() < 100 * SECOND);
+        // Pauses after failures are not shortened.
+        simulation.fetch(Duration::ZERO, Err(()), u32::MAX);
+        simulation.schedule.limit_lifetime(SECOND / 10);
+        assert_eq!(simulation.sleep(), SECOND);
+    }
+}
+
+#[test]
 fn failures_are_retried_after_pauses_that_grow_to_30_seconds() {
     for random in RANDOM {
         let mut simulation = Simulation::new();
