@@ -201,10 +201,10 @@ impl KeyFetcher {
         };
         let count = keys.ids().count();
         let KeysChanged { is_first, added, removed } = live.replace(keys, lifetime, now, random);
-        if was_failing {
-            tracing::info!(%url, keys = count, age_secs, "key set fetched again");
-        } else if is_first {
+        if is_first {
             tracing::info!(%url, keys = count, "key set fetched");
+        } else if was_failing {
+            tracing::info!(%url, keys = count, age_secs, "key set fetched again");
         }
         if !is_first && (added > 0 || removed > 0) {
             tracing::info!(%url, keys = count, added, removed, "key set changed");
