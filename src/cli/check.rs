@@ -45,13 +45,7 @@ impl Files for Outside {
 }
 
 /// Checks the configuration in a file, writes to `out` and `err`, and returns the exit code.
-fn check(
-    path: &Path,
-    files: &dyn Files,
-    online: bool,
-    out: &mut impl Write,
-    err: &mut impl Write,
-) -> io::Result<u8> {
+fn check(path: &Path, files: &dyn Files, online: bool, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     let Checked { config, report } = config::check(path, files);
     write!(err, "{report}")?;
     if report.has_errors() {

@@ -23,7 +23,11 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
             Ok(Fetched { keys: set, .. }) => {
                 let (all, usable) = (set.ids().count(), set.count_for(&verifier.algorithms));
                 let url = keys.location.url();
-                writeln!(out, "{}: auth \"{name}\": {all} keys, {usable} for `algorithms`, from {url}", path.display())?;
+                writeln!(
+                    out,
+                    "{}: auth \"{name}\": {all} keys, {usable} for `algorithms`, from {url}",
+                    path.display()
+                )?;
                 (usable == 0).then(|| "no key of the set fits `algorithms`".to_owned())
             }
             Err(error) => Some(error.to_string()),

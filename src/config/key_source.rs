@@ -150,10 +150,9 @@ fn url(section: &Section<'_>) -> Option<HttpUrl> {
 
 /// Reports a text that is not a URL that Tollgate sends requests to.
 fn invalid_url(section: &Section<'_>, text: &Located<String>, error: UrlError) {
-    // A URL with a password must not be repeated in a report.
-    let shown = if error == UrlError::UserInfo { "the value".to_owned() } else { quote(text) };
     section.diagnostics.push(
-        Diagnostic::error(text.span.clone(), format!("{shown} cannot be asked for keys")).label(error.to_string()),
+        Diagnostic::error(text.span.clone(), format!("keys cannot be fetched from {}", quote(text)))
+            .label(error.to_string()),
     );
 }
 

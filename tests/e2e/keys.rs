@@ -291,7 +291,8 @@ fn check_online_fetches_every_key_set() {
     let (code, _, err) = check_online(&gate);
     assert_eq!(code, Some(1), "{err}");
     assert!(err.ends_with(&format!("auth \"users\": {url}: the status is 500 instead of 200\n")), "{err}");
-    let ed25519: Value = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "e", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
+    let ed25519: Value =
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": "e", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
     let keys = json!({ "keys": [ed25519] }).to_string();
     provider.answer(move |_| Some(answer("200 OK", &keys)));
     let (code, _, err) = check_online(&gate);

@@ -71,8 +71,7 @@ impl Provider {
     /// Waits until there have been this many requests.
     pub fn wait_for(&self, count: usize) {
         let state = self.state.0.lock().unwrap();
-        let (state, _) =
-            self.state.1.wait_timeout_while(state, PATIENCE, |state| state.paths.len() < count).unwrap();
+        let (state, _) = self.state.1.wait_timeout_while(state, PATIENCE, |state| state.paths.len() < count).unwrap();
         assert!(state.paths.len() >= count, "{:?}", state.paths);
     }
 }
