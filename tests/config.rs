@@ -23,7 +23,9 @@ use tollgate::config::{
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::quota::{Quota, Rate};
+use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::requirement::Requirement;
 use tollgate::policy::route::{OnRemoved, RouteAction};
 
@@ -167,13 +169,30 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
-    assert_eq!(sections, ["partners", "machines", "sso"]);
+    assert_eq!(sections, ["partners", "machines", "visitors", "devices", "sso"]);
     let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
     assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
     assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
     assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
     assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
-    let AuthConfig::Token(verifier) = &config.auths[chat.auth.first().unwrap()] else { panic!("a token") };
+    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let verifier = |name: &str| match &config.auths[name] {
+        AuthConfig::Token(verifier) => verifier,
+        AuthConfig::Forward(_) => panic!("{name} has a service"),
+    };
+    let keys = ["visitors", "devices"].map(|name| verifier(name).keys.clone());
+    let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
+        keys
+    else {
+        panic!("{keys:?}");
+    };
+    assert_eq!((stale_for, default), (seconds(12 * 3600), seconds(24 * 3600)));
+    assert_eq!(Some(visitors.location), KeyLocation::of_issuer("https://id.example.com/realms/visitors"));
+    assert!(matches!(visitors.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let url = HttpUrl::parse("http://localhost:8080/jwks.json?tenant=1").unwrap();
+    assert_eq!((devices.location, devices.roots), (KeyLocation::Jwks(url), Roots::System));
+    let machines = verifier("machines");
+    let verifier = verifier(chat.auth.first().unwrap());
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
@@ -185,8 +204,8 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
     assert_eq!(verifier.subject_claim.as_str(), "/user/id");
-    assert_eq!(config.verifiers["machines"].subject_claim.as_str(), "sub");
-    assert_eq!((verifier.forward_token, config.verifiers["machines"].forward_token), (true, false));
+    assert_eq!(machines.subject_claim.as_str(), "sub");
+    assert_eq!((verifier.forward_token, machines.forward_token), (true, false));
     let any_of = |claim: &str, values: &[&str]| {
         Requirement::any_of(claim.parse().unwrap(), values.iter().map(|value| value.parse().unwrap()).collect())
     };

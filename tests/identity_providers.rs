@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use serde_json::{Value, json};
+use tollgate::client::KeySets;
 use tollgate::config::{self, Config, Content, Files};
 use tollgate::front::snapshot::{Snapshot, SnapshotContext};
 use tollgate::policy::admission::{Admission, Clocks};
@@ -130,6 +131,7 @@ fn snapshot_of(config: &Config) -> Snapshot {
         addresses: &["127.0.0.1:443".parse().unwrap()],
         max_sessions: NonZeroU32::new(100).unwrap(),
         counters: &Default::default(),
+        key_sets: &KeySets::new(clock::now),
         now: clock::now(),
     };
     Snapshot::new(config, context).unwrap()

@@ -53,7 +53,7 @@ fn token(number: usize, members: &str) -> String {
 /// `tokens_max`. Returns the number of tokens and the maximum number of bytes allocated.
 fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
     let verifier = Verifier::new(VerifierConfig {
-        keys: std::sync::Arc::new(KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap()),
+        keys: KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap().into(),
         algorithms: vec![Algorithm::HS256],
         issuer: None,
         audience: Vec::new(),

@@ -148,7 +148,7 @@ fn public_key(group: &Value) -> &Value {
 fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
     let keys = KeySet::from_jwks(set.to_string().as_bytes(), &ALL).map_err(|error| format!("the key set: {error}"))?;
     let verifier = Verifier::new(VerifierConfig {
-        keys: std::sync::Arc::new(keys),
+        keys: keys.into(),
         algorithms: ALL.to_vec(),
         issuer: None,
         audience: vec![],

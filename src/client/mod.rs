@@ -3,5 +3,11 @@
 pub mod http_client;
 pub mod clients;
 pub mod forward;
+pub mod key_fetch;
+pub mod key_sets;
+
+#[cfg(test)]
+mod tests;
 
 pub use http_client::{ClientError, HttpClient, RequestLimits};
+pub use key_sets::{KeySets, Waited};

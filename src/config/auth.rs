@@ -11,6 +11,7 @@ use super::common::{self, NamedSection};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::FileLoader;
+use super::key_source::{self, is_shared};
 use super::keys::{self, Key};
 use super::model::AuthConfig;
 use super::units::show_size;
@@ -18,8 +19,7 @@ use super::{forward, suggestion};
 use crate::policy::claim_path::ClaimPath;
 use crate::policy::credential::TokenSource;
 use crate::policy::forward::ForwardConfig;
-use crate::policy::key::{self, KeySet};
-use crate::policy::remote::Roots;
+use crate::policy::key;
 use crate::policy::token::VerifierConfig;
 
 const AUTHS_MAX: usize = 256;
@@ -31,13 +31,16 @@ const SOURCES_MAX: usize = 16;
 pub(super) const NONE: &str = "none";
 
 /// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
-const TOKEN_KEYS: [&Key; 11] = [
+const TOKEN_KEYS: [&Key; 14] = [
     &keys::ISSUER,
     &keys::AUDIENCE,
     &keys::ALGORITHMS,
     &keys::JWKS_FILE,
     &keys::PUBLIC_KEY_FILE,
     &keys::SECRET_FILE,
+    &keys::JWKS_URL,
+    &keys::DISCOVERY,
+    &keys::KEYS_STALE_FOR,
     &keys::SUBJECT_CLAIM,
     &keys::TOKEN_FROM,
     &keys::TOKEN_MAX_SIZE,
@@ -119,8 +122,8 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, he
     let config = match forward {
         Some(true) => {
             forward::warn_of_unused(section, &TOKEN_KEYS, "forward");
-            let (valid_name, config) = (check_name(name, section), values.finish(section, Some(Roots::System)));
-            valid_name.and(config).map(AuthConfig::Forward)
+            let (valid_name, roots) = (check_name(name, section), key_source::roots(section, folder));
+            valid_name.and(values.finish(section, roots)).map(AuthConfig::Forward)
         }
         Some(false) => {
             forward::warn_of_unused(section, &forward::KEYS, "jwt");
@@ -141,7 +144,7 @@ fn verifier(
 ) -> Option<VerifierConfig> {
     let valid_name = check_name(name, section);
     let algorithms = algorithms(section);
-    let keys = key_set(section, folder, algorithms.as_deref());
+    let keys = key_source::read(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
     let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
@@ -150,7 +153,7 @@ fn verifier(
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
-        keys: Arc::new(keys?),
+        keys: keys?,
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
@@ -249,65 +252,6 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
         return None;
     }
     (found.len() == texts.value.len()).then_some(found)
-}
-
-/// Whether an algorithm signs and verifies with the same secret.
-fn is_shared(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
-}
-
-type Reader = fn(&[u8], &[Algorithm]) -> Result<KeySet, crate::policy::key::KeyError>;
-
-/// Reads the one key file that the section must name.
-fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[Algorithm]>) -> Option<KeySet> {
-    let kinds: [(&Key, Reader); 3] = [
-        (&keys::SECRET_FILE, KeySet::from_secret),
-        (&keys::PUBLIC_KEY_FILE, KeySet::from_public_pem),
-        (&keys::JWKS_FILE, KeySet::from_jwks),
-    ];
-    let named: Vec<_> = kinds.iter().filter(|(key, _)| section.key_span(key).is_some()).collect();
-    let [(key, reader)] = named.as_slice() else {
-        if named.is_empty() && section.has("jwks_url") {
-            // `jwks_url` was already reported as an unsupported key.
-            return None;
-        }
-        section.diagnostics.push(
-            match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-                Some(second) => Diagnostic::error(second, "more than one source of keys").label("only one is allowed"),
-                None => Diagnostic::error(section.span(), "no source of keys")
-                    .label(format!("{} needs a file that verifies tokens", section.title())),
-            }
-            .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"),
-        );
-        return None;
-    };
-    let secret = key.name == keys::SECRET_FILE.name;
-    let content = if secret { folder.read_secret(section, key) } else { folder.read(section, key) };
-    let algorithms = algorithms?;
-    if algorithms.iter().any(|one| is_shared(*one) != secret) {
-        let (label, help) = if secret {
-            ("a secret verifies only HS256, HS384 and HS512", "name a public key with `public_key_file` or `jwks_file`")
-        } else {
-            ("public keys do not verify HS256, HS384 or HS512", "name the shared secret with `secret_file`")
-        };
-        section.diagnostics.push(
-            Diagnostic::error(section.key_span(key)?, format!("`{}` does not match `algorithms`", key.name))
-                .label(label)
-                .help(help),
-        );
-        return None;
-    }
-    let content = content?;
-    match reader(&content.bytes, algorithms) {
-        Ok(set) => Some(set),
-        Err(error) => {
-            section.diagnostics.push(
-                Diagnostic::error(content.span, format!("the file of `{}` cannot be used", key.name))
-                    .label(error.to_string()),
-            );
-            None
-        }
-    }
 }
 
 fn issuer(section: &Section<'_>) -> Parsed<Option<String>> {

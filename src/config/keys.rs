@@ -127,16 +127,14 @@ pub const SECTIONS: &[SectionForm] = &[
 ];
 
 /// Planned keys and sections that this version does not support: section (`""` is the file itself), key, help text.
-pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[
-    ("auth", "jwks_url", "put the key set into a file and name it with `jwks_file`"),
-    ("upstream", "balance", "leave the key out"),
-];
+pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[("upstream", "balance", "leave the key out")];
 
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
 
 const MS_1: Duration = Duration::from_millis(1);
 const MS_100: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -252,6 +250,10 @@ keys! {
     ALGORITHMS = "auth" "algorithms", StringList, Nothing,
         "Required with `kind = \"jwt\"`. The accepted signature algorithms: HS256, HS384 and HS512 with a secret; RS256, RS384, RS512, PS256, PS384, \
          PS512, ES256, ES384 and Ed25519 (the same as EdDSA) with public keys.";
+    DISCOVERY = "auth" "discovery", Flag, Value("false"),
+        "Whether the keys are those of the issuer's OpenID configuration; `issuer` is then its URL.";
+    JWKS_URL = "auth" "jwks_url", Text, Nothing,
+        "The URL of a JSON Web Key Set, which is fetched again before it expires: https, or http to a loopback host.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
         "A JSON Web Key Set with the public keys that verify tokens.";
     PUBLIC_KEY_FILE = "auth" "public_key_file", File, Nothing,
@@ -267,6 +269,11 @@ keys! {
     TOKEN_MAX_SIZE = "auth" "token_max_size", Size(256, 64 << 10, Refused), Value("\"8KiB\""),
         "Maximum size of a token; a longer one is answered with 401. It must fit into the listener's \
          `head_max_size`.";
+    KEYS_STALE_FOR = "auth" "keys_stale_for", span(SECOND, Duration::from_hours(30 * 24)), Value("\"1d\""),
+        "How long fetched keys are used after the last successful fetch while the issuer does not answer; then requests \
+         are answered with 503.";
+    CA = "auth" "ca", Text, Value("\"system\""),
+        "The roots of the certificates of `jwks_url` and of the issuer: `system`, or a file with certificates in PEM.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
     FORWARD_TOKEN = "auth" "forward_token", Flag, Value("false"),

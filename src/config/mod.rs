@@ -15,6 +15,7 @@ mod files;
 mod forward;
 #[cfg(test)]
 pub(crate) mod tests;
+mod key_source;
 pub mod keys;
 mod limits;
 mod load;

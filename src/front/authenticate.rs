@@ -1,10 +1,12 @@
-//! Authenticates the client of a request, and asks the service of its route if the route has one.
+//! Authenticates the client of a request: waits for the keys of its token, or asks the service of its route.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::gateway::Gateway;
 use super::headers;
+use super::keys::wait_for_keys;
 use super::response::RejectedRequest;
 use crate::client::clients::HttpClients;
 use crate::client::forward::{Decision, ask};
@@ -19,14 +21,19 @@ use crate::runtime::clock;
 /// A client that was authenticated, and the cookies that its response adds.
 pub(super) type WithCookies<'a> = (Authenticated<'a>, Vec<HeaderValue>);
 
-/// Authenticates the client. A request that waits for a service waits for its timeout at most.
+/// Authenticates the client. A request that needs keys waits for them, and one that a service decides on waits for its
+/// answer, for its timeout at most.
 pub(super) async fn authenticate<'a>(
+    gateway: &Gateway,
     clients: &HttpClients,
     candidate: Candidate<'a>,
 ) -> Result<WithCookies<'a>, RejectedRequest> {
     let (method, forward) = match candidate.evidence()? {
         Evidence::Ask(method, forward) => (method, forward),
-        evidence => return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new())),
+        evidence => {
+            wait_for_keys(gateway, &candidate, &evidence).await?;
+            return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new()));
+        }
     };
     let (evidence, cookies) = answer(clients, &candidate, method, &forward).await?;
     Ok((candidate.authenticate(&evidence, clock::both())?, cookies))

@@ -27,7 +27,7 @@ use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
-use crate::relay::recheck::recheck_late;
+use crate::relay::recheck::{end_if_key_lost, recheck_late};
 use crate::relay::registry::SessionContext;
 use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
@@ -142,6 +142,7 @@ fn relay(
     if opened.generation < snapshot.rechecked_generation() {
         recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
     }
+    end_if_key_lost(sessions.registry(), session_guard.key());
     let guards = RelayGuards { session: session_guard, connection, metrics };
     Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }

@@ -7,6 +7,7 @@ pub mod headers;
 mod authenticate;
 mod response;
 mod head_rejection;
+mod keys;
 mod request_stream;
 pub mod upgrade;
 pub mod connection;

@@ -156,7 +156,7 @@ async fn respond(
             let facts = RequestFacts::of_http(uri, headers, address).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
-            authenticate(worker.clients(), candidate).await?;
+            authenticate(context.gateway, worker.clients(), candidate).await?;
             return Ok((response::page(&page), None));
         }
         Err(error) => return Err(Rejection::Opening(error).into()),
@@ -164,7 +164,7 @@ async fn respond(
 
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, address);
-    let (authenticated, cookies) = authenticate(worker.clients(), policy.begin(&facts)?).await?;
+    let (authenticated, cookies) = authenticate(context.gateway, worker.clients(), policy.begin(&facts)?).await?;
     let admission = authenticated.reserve(clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());

@@ -234,6 +234,7 @@ impl<'a> Candidate<'a> {
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
             Evidence::Token(method, text) => {
                 let AuthKind::Token(verifier) = &method.kind else { return Err(self.reject(Rejection::NoToken)) };
+                verifier.check_keys(now.instant).map_err(|error| self.reject(error.into()))?;
                 let claims = verifier.verify(text, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
                 subject = claims.subject().map(Arc::from);
                 token = TokenRecord::new(text, &claims);
@@ -264,7 +265,8 @@ impl<'a> Candidate<'a> {
         Ok(Authenticated { candidate: self, method, claims, token, answered, subject, claim_headers, stripped })
     }
 
-    fn reject(&self, rejection: Rejection) -> Rejected {
+    /// Returns the rejection of this request for a reason that the caller found between the stages.
+    pub fn reject(&self, rejection: Rejection) -> Rejected {
         Rejected { route: Some(Arc::clone(self.route.name())), ..Rejected::from(rejection) }
     }
 }

@@ -33,28 +33,19 @@ impl fmt::Debug for Evidence<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use jsonwebtoken::Algorithm;
 
     use super::super::key::KeySet;
     use super::super::route::AuthKind;
-    use super::super::token::{Verifier, VerifierConfig};
+    use super::super::token::Verifier;
+    use super::super::token::tests::parts;
     use super::*;
 
     #[test]
     fn debug_contains_no_token() {
-        let algorithms = vec![Algorithm::HS256];
-        let verifier = Arc::new(Verifier::new(VerifierConfig {
-            keys: Arc::new(KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap()),
-            algorithms,
-            issuer: None,
-            audience: Vec::new(),
-            leeway: Duration::ZERO,
-            sources: Vec::new(),
-            max_bytes: 100,
-            claims: Vec::new(),
-        }));
+        let algorithms = [Algorithm::HS256];
+        let keys = KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap();
+        let verifier = Arc::new(Verifier::new(parts(keys, &algorithms)));
         let method = AuthMethod { name: "users".into(), kind: AuthKind::Token(verifier) };
         let evidence = Evidence::Token(Arc::new(method), "secret".into());
         assert_eq!(format!("{evidence:?} {:?}", Evidence::None), "Token None");

@@ -8,6 +8,8 @@ pub mod address;
 pub mod credential;
 pub mod remote;
 pub mod key;
+pub mod key_schedule;
+pub mod live_keys;
 pub mod claim_path;
 pub mod members;
 pub mod token_cache;

@@ -191,6 +191,14 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
     Ok(params)
 }
 
+/// Whether the token of an open session was verified by a fetched key that has left its set since.
+pub fn has_lost_key(route: &Route, grant: &Grant) -> bool {
+    let method = grant.auth.as_deref().and_then(|name| route.auth.named(name));
+    let (Some(method), Some(token)) = (method, &grant.token) else { return false };
+    let AuthKind::Token(verifier) = &method.kind else { return false };
+    verifier.live_keys().is_some() && verifier.lost_key_of(token)
+}
+
 fn leeway(method: &AuthMethod) -> Option<Duration> {
     match &method.kind {
         AuthKind::Token(verifier) => Some(verifier.leeway()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::path::PathError;
-use super::token::TokenError;
+use super::token::{KeysUnavailable, TokenError};
 use crate::ws::handshake::{AnswerError, OpeningError};
 
 /// Why a request was rejected.
@@ -45,6 +45,12 @@ pub enum Rejection {
     AuthUnavailable,
     /// Too many requests wait for the forward authentication service.
     AuthBusy,
+    /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the token
+    /// did not end in time.
+    KeysUnavailable {
+        /// Seconds until the next fetch.
+        retry_after_secs: u64,
+    },
     /// The claims do not meet a requirement of the route, or a forwarded claim cannot be written as a header.
     Claims,
     /// The client address has reached its limit of sessions.
@@ -71,6 +77,12 @@ pub enum Rejection {
     UpstreamStatus(StatusCode),
     /// The client disconnected or stopped reading before it received its response; no error response is sent.
     ClientGone,
+}
+
+impl From<KeysUnavailable> for Rejection {
+    fn from(KeysUnavailable { retry_after_secs }: KeysUnavailable) -> Self {
+        Self::KeysUnavailable { retry_after_secs }
+    }
 }
 
 /// A rejection, with the facts about the request that were known by then. The facts are logged, and not sent to the
@@ -135,6 +147,9 @@ impl Rejection {
             Self::AddressSessions | Self::SubjectSessions => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
             }
+            Self::KeysUnavailable { retry_after_secs } => {
+                respond_later(StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be verified for now.\n", retry_after_secs)
+            }
             Self::Full
             | Self::Memory
             | Self::Draining
@@ -171,6 +186,7 @@ impl Rejection {
             Self::AuthStatus(_) => "auth_status",
             Self::AuthUnavailable => "auth_unavailable",
             Self::AuthBusy => "auth_busy",
+            Self::KeysUnavailable { .. } => "keys_unavailable",
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",
             Self::SubjectSessions => "subject_sessions",

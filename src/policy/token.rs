@@ -6,6 +6,8 @@
 //! section 3.10). `typ` is not read either, since issuers disagree about it: tokens of different kinds are
 //! distinguished by issuer, audience and key (RFC 8725 section 3.12).
 
+mod live;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +16,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
+pub use self::live::{KeyNeed, KeysUnavailable};
 use super::claim_path::ClaimPath;
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
 use super::key::{self, KeyId, KeySet};
+use super::live_keys::{KeySource, LiveKeys};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
 
@@ -26,13 +30,15 @@ pub struct Verifier {
     config: VerifierConfig,
     wanted: Wanted,
     token_cache: TokenCache,
+    /// The keys of a source that is fetched.
+    live: Option<Arc<LiveKeys>>,
 }
 
 /// The configuration of a [`Verifier`]: plain data that two configurations are compared by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifierConfig {
     /// The keys.
-    pub keys: Arc<KeySet>,
+    pub keys: KeySource,
     /// The algorithms that the section allows.
     pub algorithms: Vec<Algorithm>,
     /// The required value of `iss`.
@@ -74,7 +80,8 @@ pub enum TokenError {
     AlgorithmUnknown,
     /// `alg` is not listed for the section, or the key is not pinned to it (RFC 8725 section 3.1).
     AlgorithmNotAllowed,
-    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4).
+    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4); or the key that verified the token is not
+    /// in the set any more.
     KeyUnknown,
     /// The token names no key of the set, and none of the keys tried within [`MAX_KEYS_COST`] signed it.
     KeyAmbiguous,
@@ -137,7 +144,8 @@ impl TokenError {
 }
 
 impl Verifier {
-    /// Creates a verifier with an empty cache.
+    /// Creates a verifier with an empty cache. If its keys are fetched, it rejects every token:
+    /// [`Verifier::with_live_keys`] creates one that has them.
     #[must_use]
     pub fn new(config: VerifierConfig) -> Self {
         let has_audience = !config.audience.is_empty();
@@ -145,7 +153,13 @@ impl Verifier {
         let checked = checked.into_iter().filter(|(_, is_checked)| *is_checked);
         let checked = checked.map(|(name, _)| ClaimPath::registered(name)).chain([config.subject_claim.clone()]);
         let wanted = Wanted::new(checked, config.claims.iter().cloned().chain(KEPT.map(ClaimPath::registered)));
-        Self { config, wanted, token_cache: TokenCache::new() }
+        Self { config, wanted, token_cache: TokenCache::new(), live: None }
+    }
+
+    /// Creates a verifier with an empty cache, whose keys are fetched.
+    #[must_use]
+    pub fn with_live_keys(config: VerifierConfig, keys: Arc<LiveKeys>) -> Self {
+        Self { live: Some(keys), ..Self::new(config) }
     }
 
     /// Its configuration.
@@ -175,10 +189,13 @@ impl Verifier {
             return Err(TokenError::TooLong);
         }
         let hash = TokenHash::of(token);
-        if let Some((members, signer)) = self.token_cache.get(&hash) {
+        let keys = self.keys().ok_or(TokenError::KeyUnknown)?;
+        // A key that left the set invalidates the tokens that it verified.
+        let is_current = |signer: &Signer| keys.has(signer.key, signer.algorithm);
+        if let Some((members, signer)) = self.token_cache.get(&hash).filter(|(_, signer)| is_current(signer)) {
             return self.check_claims(members, signer, now);
         }
-        let (payload, signer) = self.verify_parts(token)?;
+        let (payload, signer) = self.verify_parts(&keys, token)?;
         let members = self.members(&payload)?;
         let claims = self.check_claims(Arc::clone(&members), signer, now)?;
         let ends = claims.expires().unwrap_or(now).saturating_add(self.leeway());
@@ -187,16 +204,16 @@ impl Verifier {
     }
 
     /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key
-    /// must be in the key set, and its claims are judged by the rules of this verifier.
+    /// must be in the key set, and its claims are judged by the rules of this verifier. Keys that were not fetched yet
+    /// are not checked: see [`Verifier::lost_key_of`].
     ///
     /// # Errors
     /// The first rule that the token breaks.
     pub fn recheck(&self, token: &TokenRecord, now: Duration) -> Result<Claims, TokenError> {
-        let Signer { key, algorithm } = token.signer;
-        if !self.config.algorithms.contains(&algorithm) {
+        if !self.config.algorithms.contains(&token.signer.algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        if !self.config.keys.has(key, algorithm) {
+        if self.lost_key_of(token) {
             return Err(TokenError::KeyUnknown);
         }
         self.check_claims(self.members(&token.payload)?, token.signer, now)
@@ -219,11 +236,12 @@ impl Verifier {
         if token.len() > self.config.max_bytes {
             return Err(TokenError::TooLong);
         }
-        self.verify_parts(token).map(|(payload, _)| payload)
+        let keys = self.keys().ok_or(TokenError::KeyUnknown)?;
+        self.verify_parts(&keys, token).map(|(payload, _)| payload)
     }
 
     /// Verifies the signature of a token that is not too long. Returns its payload, and the key that signed it.
-    fn verify_parts(&self, token: &str) -> Result<(Vec<u8>, Signer), TokenError> {
+    fn verify_parts(&self, keys: &KeySet, token: &str) -> Result<(Vec<u8>, Signer), TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotCompact)?;
         let (header, payload) = message.split_once('.').ok_or(TokenError::NotCompact)?;
         if payload.contains('.') {
@@ -233,16 +251,22 @@ impl Verifier {
         let header = Header::parse(&decode(header)?)?;
         let payload = decode(payload)?;
         decode(signature)?;
-        let key = self.check_signature(&header, message, signature)?;
+        let key = self.check_signature(keys, &header, message, signature)?;
         Ok((payload, Signer { key, algorithm: header.algorithm }))
     }
 
-    fn check_signature(&self, header: &Header, message: &str, signature: &str) -> Result<KeyId, TokenError> {
+    fn check_signature(
+        &self,
+        keys: &KeySet,
+        header: &Header,
+        message: &str,
+        signature: &str,
+    ) -> Result<KeyId, TokenError> {
         let algorithm = header.algorithm;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        let mut candidates = self.config.keys.candidates(header.kid.as_deref()).peekable();
+        let mut candidates = keys.candidates(header.kid.as_deref()).peekable();
         if candidates.peek().is_none() {
             return Err(TokenError::KeyUnknown);
         }

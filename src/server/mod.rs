@@ -10,6 +10,7 @@ pub mod descriptors;
 mod files;
 mod forward_recheck;
 pub mod inherited;
+mod key_loss;
 mod listeners;
 mod memory;
 mod restart;

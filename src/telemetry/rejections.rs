@@ -150,6 +150,7 @@ fn level(rejection: Rejection) -> Level {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
         Rejection::Full
         | Rejection::Memory
+        | Rejection::KeysUnavailable { .. }
         | Rejection::Unreachable
         | Rejection::AuthUnavailable
         | Rejection::AuthBusy

@@ -7,6 +7,7 @@ mod support;
 
 mod refusals;
 mod reload;
+mod keys;
 mod admin;
 mod requests;
 mod closes;

@@ -76,7 +76,7 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
         Rejection::Full | Rejection::Memory | Rejection::Draining | Rejection::UpstreamBusy => 503,
-        Rejection::AuthUnavailable | Rejection::AuthBusy => 503,
+        Rejection::AuthUnavailable | Rejection::AuthBusy | Rejection::KeysUnavailable { .. } => 503,
         Rejection::UpstreamTimeout => 504,
         Rejection::UpstreamStatus(status) | Rejection::AuthStatus(status) => status.as_u16(),
         Rejection::ClientGone => 499,
@@ -156,6 +156,11 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         // The smallest limit is more memory than the process has without a load:
         // `sessions_are_rejected_while_the_memory_exceeds_memory_max` covers this.
         Rejection::Memory => Vec::new(),
+        Rejection::KeysUnavailable { .. } => {
+            // Nothing listens on this port.
+            let setup = setup().auth("jwks_url = \"http://127.0.0.1:1/keys\"");
+            vec![case(room().bearer(&good_token()), Play::SetUp(setup))]
+        }
         Rejection::Draining => vec![case(open(), Play::Draining)],
         Rejection::Unreachable => vec![
             case(open(), Play::Nowhere),
@@ -573,6 +578,7 @@ fn every_other_rejection_has_its_response_and_log_line() {
         AuthStatus([Rejection::AuthStatus(StatusCode::FORBIDDEN)]),
         AuthUnavailable,
         AuthBusy,
+        KeysUnavailable([Rejection::KeysUnavailable { retry_after_secs: 1 }]),
         Claims,
         AddressSessions,
         SubjectSessions,

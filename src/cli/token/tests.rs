@@ -57,7 +57,7 @@ fn minted(algorithm: &str, file: &[u8]) -> Result<String, String> {
 /// Checks that a verifier with these keys accepts a token.
 fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
     let verifier = Verifier::new(VerifierConfig {
-        keys: std::sync::Arc::new(keys),
+        keys: keys.into(),
         algorithms: vec![algorithm],
         issuer: None,
         audience: vec![],

@@ -1,30 +1,18 @@
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::super::tests::{block_on, read_head, response};
 use super::*;
 
 const LIMITS: RequestLimits = RequestLimits { timeout: Duration::from_secs(10), body_max_bytes: 1000 };
 const SHORT: RequestLimits = RequestLimits { timeout: Duration::from_millis(50), body_max_bytes: 1000 };
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
 fn url(text: &str) -> HttpUrl {
     HttpUrl::parse(text).unwrap()
-}
-
-/// Reads the head of a request.
-async fn read_head(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    String::from_utf8(head).unwrap()
 }
 
 /// Answers one request of a client without TLS with these bytes, and keeps the connection open. Returns the head of the
@@ -44,10 +32,6 @@ fn exchange(answer: Vec<u8>, limits: RequestLimits) -> (String, Result<Response<
         let ((head, _stream), result) = tokio::join!(serving, client.get(&url, limits));
         (head, result)
     })
-}
-
-fn response(head: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 #[test]
@@ -70,28 +54,32 @@ fn a_redirect_is_a_response_and_is_not_followed() {
 #[test]
 fn a_body_beyond_the_limit_is_an_error() {
     assert!(exchange(response("200 OK", &"x".repeat(1000)), LIMITS).1.is_ok());
-    assert_eq!(exchange(response("200 OK", &"x".repeat(1001)), LIMITS).1, Err(ClientError::TooLarge(1000)));
+    let too_large = Err(ClientError::TooLarge(1000));
+    let body_of = |answer| exchange(answer, LIMITS).1.map(Response::into_body);
+    assert_eq!(body_of(response("200 OK", &"x".repeat(1001))), too_large);
     let mut endless = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     endless.extend_from_slice("100\r\n".as_bytes());
     endless.extend_from_slice(&[b'x'; 256]);
     endless.extend_from_slice("\r\n400\r\n".as_bytes());
     endless.extend_from_slice(&[b'x'; 1024]);
-    assert_eq!(exchange(endless, LIMITS).1, Err(ClientError::TooLarge(1000)));
+    assert_eq!(body_of(endless), too_large);
 }
 
 #[test]
 fn a_response_that_is_late_or_incomplete_is_a_timeout() {
     let late = Err(ClientError::Timeout(SHORT.timeout));
-    assert_eq!(exchange(Vec::new(), SHORT).1, late);
-    assert_eq!(exchange(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab".to_vec(), SHORT).1, late);
+    let body_of = |answer| exchange(answer, SHORT).1.map(Response::into_body);
+    assert_eq!(body_of(Vec::new()), late);
+    assert_eq!(body_of(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab".to_vec()), late);
 }
 
 #[test]
 fn a_response_that_is_not_http_is_an_error() {
     for answer in
-        [b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(), response(&format!("200 OK\r\nA: {}", "x".repeat(40_000)), "")]
+        [b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(), response(&format!("200 OK\r\nA: {}", "x".repeat(400_000)), "")]
     {
         let (_, result) = exchange(answer, LIMITS);
+        let result = result.map(|response| response.status());
         assert!(matches!(result, Err(ClientError::Broken(_))), "{result:?}");
     }
 }

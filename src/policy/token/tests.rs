@@ -56,7 +56,7 @@ fn signed(header: &str, payload: &str, key: &EncodingKey, algorithm: Algorithm) 
 /// Returns a configuration with the issuer and the audience of [`GOOD`].
 pub(in crate::policy) fn parts(keys: KeySet, algorithms: &[Algorithm]) -> VerifierConfig {
     VerifierConfig {
-        keys: Arc::new(keys),
+        keys: keys.into(),
         algorithms: algorithms.to_vec(),
         issuer: Some("https://id.example.com/".to_owned()),
         audience: vec!["chat".to_owned(), "chat-admin".to_owned()],
