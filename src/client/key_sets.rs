@@ -13,8 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::http_client::HttpClient;
 use super::key_fetch::{FetchError, Fetched, client, fetch};
 use crate::policy::key_schedule::Demand;
-use crate::policy::live_keys::{KeysChanged, LiveKeys, RemoteKeys};
-use crate::policy::token::KeyNeed;
+use crate::policy::live_keys::{KeyNeed, KeysChanged, LiveKeys, RemoteKeys};
 use crate::runtime::entropy::random;
 use crate::runtime::tasks::Tasks;
 

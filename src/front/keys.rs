@@ -4,9 +4,9 @@ use super::gateway::Gateway;
 use crate::client::Waited;
 use crate::policy::admission::Candidate;
 use crate::policy::evidence::Evidence;
+use crate::policy::live_keys::KeyNeed;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::route::AuthKind;
-use crate::policy::token::KeyNeed;
 use crate::runtime::clock;
 
 /// The `Retry-After` of a request whose fetch has not ended in time, in seconds.

@@ -100,6 +100,24 @@ pub struct KeysChanged {
     pub removed: usize,
 }
 
+/// The fetch that a token needs before it can be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyNeed {
+    /// None.
+    Nothing,
+    /// Any: there are no keys, or they are too old.
+    Keys,
+    /// One that brings the key that the token names.
+    NamedKey,
+}
+
+/// There are no keys, or they are too old. The next fetch may bring some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeysUnavailable {
+    /// Seconds until the end of the next fetch, at least 1.
+    pub retry_after_secs: u64,
+}
+
 impl LiveKeys {
     /// Creates a set without keys, to be fetched now.
     pub fn new(remote: RemoteKeys, now: Instant) -> Self {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::live_keys::KeysUnavailable;
 use super::path::PathError;
-use super::token::{KeysUnavailable, TokenError};
+use super::token::TokenError;
 use crate::ws::handshake::{AnswerError, OpeningError};
 
 /// Why a request was rejected.

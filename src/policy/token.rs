@@ -16,7 +16,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
-pub use self::live::{KeyNeed, KeysUnavailable};
 use super::claim_path::ClaimPath;
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
@@ -427,7 +426,7 @@ fn numeric_date(value: &Claim) -> Option<Duration> {
 }
 
 /// The claims that are kept even if no route uses them: the registered claims (RFC 7519 section 4.1), and `sid`
-/// (`OpenID` Connect Front-Channel Logout section 3).
+/// (OpenID Connect Front-Channel Logout section 3).
 pub const KEPT: [&str; 8] = ["sub", "iss", "aud", "exp", "nbf", "iat", "jti", "sid"];
 
 /// The maximum leeway. A clock that is off by more than five minutes is broken.

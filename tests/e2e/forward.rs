@@ -60,7 +60,12 @@ impl<'a> Service<'a> {
 }
 
 fn admitting(lines: &str) -> Vec<u8> {
-    answer("200 OK", &format!("Connection: close\r\n{lines}"), "")
+    replying("200 OK", lines, "")
+}
+
+/// Returns a response after which the connection closes, so that each request has its own.
+fn replying(status: &str, lines: &str, body: &str) -> Vec<u8> {
+    answer(status, &format!("Connection: close\r\n{lines}"), body)
 }
 
 /// Completes the session of a client whose request the service has admitted.
@@ -126,7 +131,7 @@ fn a_rejection_of_the_service_is_passed_back() {
         ("403 Forbidden", ""),
         ("302 Found", "Location: https://login.example.com/\r\nSet-Cookie: csrf=1\r\n"),
     ] {
-        let (mut client, _) = ask(&gate, &mut service, &open(), &answer(status, lines, "the service's body"));
+        let (mut client, _) = ask(&gate, &mut service, &open(), &replying(status, lines, "the service's body"));
         let response = client.response();
         assert_eq!(response.head.status().to_string(), status[..3]);
         assert_eq!((response.body.as_str(), response.head.get("X-Kept")), ("the service's body", Some("yes")));
@@ -151,9 +156,9 @@ fn a_service_without_a_decision_rejects_the_client_for_now() {
     let twice = format!("{ADA}{ADA}");
     let large = format!("X-Auth-Request-Groups: {}\r\n", "a".repeat(9_000));
     let replies = [
-        answer("500 Internal Server Error", "", ""),
-        answer("404 Not Found", "", ""),
-        answer("429 Too Many Requests", "", ""),
+        replying("500 Internal Server Error", "", ""),
+        replying("404 Not Found", "", ""),
+        replying("429 Too Many Requests", "", ""),
         admitting(&twice),
         admitting(&large),
         b"SSH-2.0-OpenSSH\r\n".to_vec(),
@@ -192,7 +197,7 @@ fn an_answer_is_reused_only_for_the_same_headers() {
     again.close();
     listener.assert_untouched();
     for other in [open().replacing("Cookie: session=other"), open().first_line("GET /open/?room=red HTTP/1.1")] {
-        let (mut client, _) = ask(&gate, &mut service, &other, &answer("403 Forbidden", "", ""));
+        let (mut client, _) = ask(&gate, &mut service, &other, &replying("403 Forbidden", "", ""));
         assert_eq!(client.response().head.status(), 403);
     }
 }
@@ -235,8 +240,8 @@ fn a_session_ends_when_the_service_no_longer_admits_it() {
     let (upstream, listener) = (Upstream::bind(), Upstream::bind());
     let gate = asking(&listener, "recheck_interval = \"1s\"").start(&upstream);
     let replies = [
-        (answer("401 Unauthorized", "", ""), "a logout"),
-        (answer("302 Found", "Location: /login\r\n", ""), "a redirection to the login"),
+        (replying("401 Unauthorized", "", ""), "a logout"),
+        (replying("302 Found", "Location: /login\r\n", ""), "a redirection to the login"),
         (admitting("X-Auth-Request-User: eve\r\n"), "another user"),
     ];
     for (reply, what) in replies {
@@ -244,14 +249,15 @@ fn a_session_ends_when_the_service_no_longer_admits_it() {
         let (client, first) = ask(&gate, &mut service, &open().replacing(&format!("Cookie: {what}")), &admitting(ADA));
         let session = complete(client, &upstream);
         // The session stays open while there is no decision, and while the answer is the same.
-        service.reply(&answer("500 Internal Server Error", "", ""));
+        service.reply(&replying("500 Internal Server Error", "", ""));
         service.reply(&admitting(ADA));
         let again = service.reply(&reply);
         assert_eq!(
             (again.get("Cookie"), again.get("X-Forwarded-Uri")),
             (first.get("Cookie"), first.get("X-Forwarded-Uri"))
         );
-        session.expect_closed(1008, "no longer admitted");
-        drop(service);
+        let Session { mut client, mut server, .. } = session;
+        assert_eq!(client.expect_close(1008), "no longer admitted");
+        assert_eq!(server.expect_close(1008), "no longer admitted");
     }
 }

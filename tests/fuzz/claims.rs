@@ -65,7 +65,7 @@ fn parts(data: &[u8]) -> Option<(&str, ClaimPath, String)> {
 fn verified(path: &ClaimPath, payload: &str) -> Option<Claims> {
     let algorithms = vec![Algorithm::HS256];
     let verifier = Verifier::new(VerifierConfig {
-        keys: Arc::new(KeySet::from_secret(SECRET, &algorithms).expect("the secret is good")),
+        keys: KeySet::from_secret(SECRET, &algorithms).expect("the secret is good").into(),
         algorithms,
         issuer: None,
         audience: Vec::new(),

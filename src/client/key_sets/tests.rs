@@ -68,18 +68,18 @@ fn needs(fetcher: &KeyFetcher, count: usize) -> impl Fn() -> KeyNeed {
 fn requests_wait_for_the_first_fetch() {
     let fetcher = fetcher();
     let waiting = join_all((0..100).map(|_| fetcher.wait(needs(&fetcher, 1))));
-    let (fetches, waited) = run(&fetcher, |_| fetched(&["a"]), waiting);
-    assert_eq!((fetches, waited), (1, vec![Waited::Current; 100]));
+    let (count, waited) = run(&fetcher, |_| fetched(&["a"]), waiting);
+    assert_eq!((count, waited), (1, vec![Waited::Current; 100]));
 }
 
 #[test]
 fn requests_do_not_wait_for_another_fetch_after_one_that_failed() {
     let fetcher = fetcher();
-    let (fetches, waited) = run(&fetcher, |_| failed(), fetcher.wait(needs(&fetcher, 1)));
+    let (count, waited) = run(&fetcher, |_| failed(), fetcher.wait(needs(&fetcher, 1)));
     // The keys are still missing, and the next stage rejects the request.
-    assert_eq!((fetches, waited, needs(&fetcher, 1)()), (1, Waited::Current, KeyNeed::Keys));
-    let (fetches, waited) = run(&fetcher, |_| failed(), fetcher.wait(needs(&fetcher, 1)));
-    assert_eq!((fetches, waited), (0, Waited::Current));
+    assert_eq!((count, waited, needs(&fetcher, 1)()), (1, Waited::Current, KeyNeed::Keys));
+    let (count, waited) = run(&fetcher, |_| failed(), fetcher.wait(needs(&fetcher, 1)));
+    assert_eq!((count, waited), (0, Waited::Current));
 }
 
 #[test]
@@ -89,17 +89,17 @@ fn one_fetch_serves_all_requests_that_need_a_new_key() {
         fetcher.wait(needs(&fetcher, 1)).await;
         join_all((0..100).map(|_| fetcher.wait(needs(&fetcher, 2)))).await
     };
-    let (fetches, waited) = run(&fetcher, |fetch| fetched(if fetch == 1 { &["a"] } else { &["a", "b"] }), requests);
-    assert_eq!((fetches, waited), (2, vec![Waited::Current; 100]));
+    let (count, waited) = run(&fetcher, |fetch| fetched(if fetch == 1 { &["a"] } else { &["a", "b"] }), requests);
+    assert_eq!((count, waited), (2, vec![Waited::Current; 100]));
 }
 
 #[test]
 fn a_key_that_was_published_after_a_fetch_began_is_found_by_one_more_fetch() {
     let fetcher = fetcher();
     // The fetch that is in progress when the request arrives does not have the key yet.
-    let (fetches, waited) =
+    let (count, waited) =
         run(&fetcher, |fetch| fetched(if fetch == 1 { &["a"] } else { &["a", "b"] }), fetcher.wait(needs(&fetcher, 2)));
-    assert_eq!((fetches, waited, needs(&fetcher, 2)()), (2, Waited::Current, KeyNeed::Nothing));
+    assert_eq!((count, waited, needs(&fetcher, 2)()), (2, Waited::Current, KeyNeed::Nothing));
 }
 
 #[test]
@@ -111,8 +111,8 @@ fn made_up_keys_cause_two_fetches_and_then_no_wait() {
             assert_eq!(fetcher.wait(needs(&fetcher, 2)).await, Waited::Current);
         }
     };
-    let (fetches, ()) = run(&fetcher, |_| fetched(&["a"]), requests);
-    assert_eq!(fetches, 3);
+    let (count, ()) = run(&fetcher, |_| fetched(&["a"]), requests);
+    assert_eq!(count, 3);
 }
 
 #[test]

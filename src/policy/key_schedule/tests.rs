@@ -142,7 +142,7 @@ fn two_demands_in_a_row_are_granted_and_further_ones_wait_for_half_a_minute() {
     simulation.now += SECOND;
     assert_eq!(simulation.schedule.demand(simulation.now), Demand::Refused);
     // The first of the two was granted at 1 s.
-    simulation.now = simulation.start + 31 * SECOND - SECOND / 1000;
+    simulation.now = simulation.start + Duration::from_millis(30_999);
     assert_eq!(simulation.schedule.demand(simulation.now), Demand::Refused);
     simulation.now = simulation.start + 31 * SECOND;
     assert_eq!(simulation.schedule.demand(simulation.now), Demand::Granted);

@@ -4,26 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::key::KeySet;
-use super::super::live_keys::{KeySource, LiveKeys};
+use super::super::live_keys::{KeyNeed, KeySource, KeysUnavailable, LiveKeys};
 use super::{Header, TokenRecord, Verifier, decode};
-
-/// The fetch that a token needs before it can be verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyNeed {
-    /// None.
-    Nothing,
-    /// Any: there are no keys, or they are too old.
-    Keys,
-    /// One that brings the key that the token names.
-    NamedKey,
-}
-
-/// There are no keys, or they are too old. The next fetch may bring some.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeysUnavailable {
-    /// Seconds until the end of the next fetch, at least 1.
-    pub retry_after_secs: u64,
-}
 
 impl Verifier {
     /// Returns the keys that are fetched; `None` if they are those of a file.
