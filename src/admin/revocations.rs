@@ -266,7 +266,7 @@ impl ListedRevocation {
             WrittenRevocation::of(revocation);
         let source = match origin {
             Origin::Api => "api",
-            Origin::File => "file",
+            Origin::Listed => "file",
         };
         let id = revocation.target.id().to_string();
         let created = created.filter(|_| origin == Origin::Api);
@@ -277,7 +277,7 @@ impl ListedRevocation {
 /// Returns the cursor of a place: the milliseconds of its end, its id and its origin in hexadecimal.
 fn encode((end, id, origin): Place) -> String {
     let millis = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
-    format!("{millis:016x}{id}{}", u8::from(origin == Origin::File))
+    format!("{millis:016x}{id}{}", u8::from(origin == Origin::Listed))
 }
 
 fn decode(cursor: &str) -> Option<Place> {
@@ -286,7 +286,7 @@ fn decode(cursor: &str) -> Option<Place> {
     let (id, origin) = rest.split_at_checked(32)?;
     let origin = match origin {
         "0" => Origin::Api,
-        "1" => Origin::File,
+        "1" => Origin::Listed,
         _ => return None,
     };
     Some((Duration::from_millis(u64::from_str_radix(end, 16).ok()?), RevocationId::parse(id)?, origin))
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_cursor_is_the_place_of_an_entry() {
-        let place = (Duration::from_millis(1_800_000_000_001), RevocationId(7), Origin::File);
+        let place = (Duration::from_millis(1_800_000_000_001), RevocationId(7), Origin::Listed);
         assert_eq!(decode(&encode(place)), Some(place));
         let valid = encode(place);
         for cursor in ["", "0", &valid[1..], &format!("{valid}0"), &format!("{}2", &valid[..48])] {

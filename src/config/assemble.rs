@@ -46,6 +46,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let upstreams = upstreams::read_all(root);
     let routes = routes::read_all(root, &auths, &upstreams);
 
+    let logouts = auths.iter().filter_map(|auth| Some((auth.value.name()?, auth.value.logout.as_ref()?)));
     Some(Config {
         server: server?,
         revocations: revocations?,
@@ -53,9 +54,9 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         admin: admin?,
         metrics: metrics?,
         listeners: listeners?,
-        logouts: logout::rules(root, &auths, routes.as_deref())?,
+        logouts: logout::rules(root, logouts, routes.as_deref())?,
         routes: routes?,
-        verifiers: auths.into_iter().filter_map(|named| named.value.into_verifier()).collect(),
+        auths: auths.into_iter().filter_map(|named| named.value.into_config()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),
         source: Source::default(),

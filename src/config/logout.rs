@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::auth::Auth;
-use super::common::NamedSection;
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 use super::keys;
@@ -47,6 +45,11 @@ pub(super) fn read(
         (None, _) => "issuer",
         (_, true) => "audience",
         _ => {
+            if verifier.subject_claim.as_str() != "sub" {
+                let message = "logout tokens name the subject by `sub`, and this section by `subject_claim`";
+                let label = "only logout tokens with a `sid` end sessions";
+                section.diagnostics.push(Diagnostic::warning(path.span.clone(), message).label(label));
+            }
             let rules = LogoutRules { path: path.value, audience };
             return (Some(verifier), Some(LogoutSetting { rules, path: path.span }));
         }
@@ -84,15 +87,14 @@ fn audience(section: &Section<'_>) -> Option<Vec<String>> {
     Some(texts.value.into_iter().map(|text| text.value).collect())
 }
 
-/// Returns the rules of the sections that routes use. Reports a path that a route on the same host has, too.
-pub(super) fn rules(
+/// Returns the rules of the sections that routes use, of these settings by name. Reports a path that a route on the same host has, too.
+pub(super) fn rules<'a>(
     root: &Section<'_>,
-    auths: &[NamedSection<Auth>],
+    settings: impl Iterator<Item = (Arc<str>, &'a LogoutSetting)>,
     routes: Option<&[RouteConfig]>,
 ) -> Option<BTreeMap<Arc<str>, LogoutRules>> {
     let (routes, mut rules, mut is_valid) = (routes?, BTreeMap::new(), true);
-    for auth in auths.iter().map(|auth| &auth.value) {
-        let (Some(name), Some(logout)) = (auth.name(), &auth.logout) else { continue };
+    for (name, logout) in settings {
         let hosts: Vec<_> = routes.iter().filter(|route| route.auth.contains(&name)).map(|route| &route.host).collect();
         let path = &logout.rules.path;
         let collides =

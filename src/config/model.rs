@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
+use crate::policy::forward::ForwardConfig;
 use crate::policy::logout::LogoutRules;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::revocation::entry::Revocation;
@@ -33,10 +34,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
-    /// Its routes; at least one, in the order of the file. Their upstreams and verifiers are in the fields below.
+    /// Its routes; at least one, in the order of the file. Their upstreams and `[auth]` sections are in the fields below.
     pub routes: Vec<RouteConfig>,
-    /// The verifiers of tokens that routes use, by the name of their `[auth]` section.
-    pub verifiers: BTreeMap<Arc<str>, VerifierConfig>,
+    /// The `[auth]` sections that routes use, by name.
+    pub auths: BTreeMap<Arc<str>, AuthConfig>,
     /// The rules for logout tokens of the `[auth]` sections that routes use and that receive them, by their names.
     pub logouts: BTreeMap<Arc<str>, LogoutRules>,
     /// The upstreams, in the order of the file.
@@ -47,6 +48,15 @@ pub struct Config {
     pub warnings: Report,
     /// The text that it was read from.
     pub source: Source,
+}
+
+/// An `[auth.NAME]` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthConfig {
+    /// `kind = "jwt"`.
+    Token(VerifierConfig),
+    /// `kind = "forward"`.
+    Forward(ForwardConfig),
 }
 
 /// The text of a configuration, and the files that it names.
@@ -66,14 +76,14 @@ pub struct Source {
 /// comment does not make them differ; neither are revocations.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, verifiers, logouts, upstreams, .. } = self;
+        let Self { server, log, admin, metrics, listeners, routes, auths, logouts, upstreams, .. } = self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin
             && *metrics == other.metrics
             && *listeners == other.listeners
             && *routes == other.routes
-            && *verifiers == other.verifiers
+            && *auths == other.auths
             && *logouts == other.logouts
             && *upstreams == other.upstreams
     }

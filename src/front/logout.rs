@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::gateway::Gateway;
+use super::keys::has_keys_for;
 use super::snapshot::Snapshot;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;
@@ -73,6 +74,10 @@ pub(super) async fn log_out(
     let token = token(&body)?;
     let recognizing = endpoints.iter().find(|endpoint| endpoint.recognizes(&token));
     let endpoint = recognizing.or(endpoints.first()).ok_or(LogoutError::Form)?;
+    if let AuthKind::Token(verifier) = &endpoint.method.kind {
+        let has_keys = has_keys_for(gateway, verifier, &token).await && verifier.check_keys(clock::now()).is_ok();
+        has_keys.then_some(()).ok_or(LogoutError::NoKeys)?;
+    }
     let (now, auth) = (clock::both().unix, &*endpoint.method.name);
     let logout = endpoint.verify(&token, now)?;
     gateway.logouts.recent.note(&logout, auth, now)?;
@@ -97,9 +102,9 @@ async fn receive(endpoints: &[&LogoutEndpoint], request: &Request<()>, body: Inc
     if !is_form(request.headers()) {
         return Err(LogoutError::Form);
     }
-    let tokens = endpoints.iter().map(|endpoint| {
-        let AuthKind::Token(verifier) = &endpoint.method.kind;
-        verifier.config().max_bytes
+    let tokens = endpoints.iter().filter_map(|endpoint| match &endpoint.method.kind {
+        AuthKind::Token(verifier) => Some(verifier.config().max_bytes),
+        AuthKind::Forward(_) => None,
     });
     let max_bytes = tokens.max().unwrap_or_default().saturating_add(FORM_BYTES);
     let receiving = timeout(BODY_TIMEOUT, Limited::new(body, max_bytes).collect());

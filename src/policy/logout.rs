@@ -76,7 +76,8 @@ pub enum LogoutError {
     Issued,
     /// `exp` is missing or not in the future (step 4).
     Expires,
-    /// There is neither `sub` nor `sid` (step 5), or one that no token can have.
+    /// There is neither `sub` nor `sid` (step 5), or one that no token can have; or only `sub`, and the section names
+    /// subjects by another claim.
     Target,
     /// `events` has no object for the event of a logout (step 6).
     Events,
@@ -90,6 +91,8 @@ pub enum LogoutError {
     NotStored,
     /// Too many logouts are in progress.
     Busy,
+    /// The keys that verify tokens were not fetched in time.
+    NoKeys,
 }
 
 impl LogoutError {
@@ -111,6 +114,7 @@ impl LogoutError {
             Self::Replayed => "replayed",
             Self::NotStored => "not_stored",
             Self::Busy => "busy",
+            Self::NoKeys => "no_keys",
         }
     }
 }
@@ -129,8 +133,7 @@ impl LogoutEndpoint {
 
     /// Whether this section can have issued a token: if several share a path, the first that can decides.
     pub fn recognizes(&self, token: &str) -> bool {
-        let AuthKind::Token(verifier) = &self.method.kind;
-        verifier.recognizes(token)
+        matches!(&self.method.kind, AuthKind::Token(verifier) if verifier.recognizes(token))
     }
 
     /// Verifies a logout token at `now`, counted from the Unix epoch.
@@ -138,7 +141,7 @@ impl LogoutEndpoint {
     /// # Errors
     /// The first rule that it breaks.
     pub fn verify(&self, token: &str, now: Duration) -> Result<Logout, LogoutError> {
-        let AuthKind::Token(verifier) = &self.method.kind;
+        let AuthKind::Token(verifier) = &self.method.kind else { return Err(LogoutError::Issuer) };
         let payload = verifier.verify_signature(token).map_err(LogoutError::Token)?;
         // The signature covers the header.
         if !matches!(token_type(token).as_deref(), None | Some(LOGOUT | UNTYPED)) {
@@ -179,6 +182,11 @@ fn check(payload: &[u8], verifier: &Verifier, rules: &LogoutRules, now: Duration
         return Err(LogoutError::Nonce);
     }
     let jti: String = member(&claims, "jti")?.filter(is_value).ok_or(LogoutError::Id)?;
+    // Subjects are named by another claim, which a logout token does not have.
+    let subject = subject.filter(|_| verifier.config().subject_claim.as_str() == "sub");
+    if subject.is_none() && sid.is_none() {
+        return Err(LogoutError::Target);
+    }
     Ok(Logout { subject, sid, jti, issued, expires })
 }
 

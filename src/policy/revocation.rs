@@ -26,7 +26,7 @@ pub enum Origin {
     /// The API, or a logout at the issuer.
     Api,
     /// `revocations_file`.
-    File,
+    Listed,
 }
 
 /// The place of a revocation in the list: they are ordered by their ends.
@@ -185,7 +185,7 @@ impl Revocations {
             new.filter_map(|place| Some((place, Arc::clone(set.entries.get(&place.1)?)))).collect()
         };
         let mut all = of(&sets.api, Origin::Api);
-        all.extend(of(&sets.file, Origin::File));
+        all.extend(of(&sets.file, Origin::Listed));
         drop(sets);
         all.sort_unstable_by_key(|(place, _)| *place);
         let has_more = all.len() > limit;

@@ -149,10 +149,13 @@ impl Default for RejectionLog {
 fn level(rejection: Rejection) -> Level {
     match rejection {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
-        Rejection::Logout(LogoutError::Busy | LogoutError::NotStored)
+        Rejection::Logout(LogoutError::Busy | LogoutError::NoKeys | LogoutError::NotStored)
         | Rejection::Full
         | Rejection::Memory
+        | Rejection::KeysUnavailable { .. }
         | Rejection::Unreachable
+        | Rejection::AuthUnavailable
+        | Rejection::AuthBusy
         | Rejection::UpstreamBusy
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
@@ -171,6 +174,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Revoked
         | Rejection::Logout(_)
         | Rejection::TokenAmbiguous
+        | Rejection::AuthStatus(_)
         | Rejection::Claims
         | Rejection::AddressSessions
         | Rejection::SubjectSessions

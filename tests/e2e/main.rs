@@ -7,6 +7,7 @@ mod support;
 
 mod refusals;
 mod reload;
+mod keys;
 mod admin;
 mod revocation;
 mod logout;
@@ -16,6 +17,8 @@ mod closing;
 mod deadlines;
 mod passing;
 mod headers;
+mod forward;
+mod claims;
 mod log_lines;
 mod metering;
 mod abuse;

@@ -11,14 +11,20 @@ const NOW: Duration = Duration::from_secs(1_800_000_000);
 const SECRET: &[u8] = b"a secret of thirty-two bytes ...";
 
 fn endpoint() -> LogoutEndpoint {
+    endpoint_with("sub")
+}
+
+fn endpoint_with(subject_claim: &str) -> LogoutEndpoint {
     let algorithms = vec![Algorithm::HS256];
     let verifier = Verifier::new(VerifierConfig {
-        keys: Arc::new(KeySet::from_secret(SECRET, &algorithms).unwrap()),
+        keys: KeySet::from_secret(SECRET, &algorithms).unwrap().into(),
         algorithms,
         issuer: Some("https://id.example.com/".to_owned()),
         audience: vec!["chat".to_owned()],
+        subject_claim: subject_claim.parse().unwrap(),
         leeway: Duration::from_secs(30),
         sources: Vec::new(),
+        forward_token: false,
         max_bytes: 2048,
         claims: Vec::new(),
     });
@@ -137,7 +143,8 @@ fn a_token_of_another_type_is_rejected_and_the_type_is_optional() {
 
 #[test]
 fn a_logout_token_is_not_an_access_token() {
-    let AuthKind::Token(verifier) = &endpoint().method.kind;
+    let endpoint = endpoint();
+    let AuthKind::Token(verifier) = &endpoint.method.kind else { panic!() };
     let token = |kind: &str| {
         let header = Header { typ: Some(kind.to_owned()), ..Header::new(Algorithm::HS256) };
         signed(&header, &claims(&json!({ "aud": ["client", "chat"] })), SECRET)
@@ -165,6 +172,18 @@ fn a_logout_revokes_the_session_or_all_earlier_tokens_of_the_subject() {
     // A token that arrives later revokes what was issued until then.
     let late = NOW + 60 * second;
     assert_eq!(revoked(json!({ "sid": "absent" }), late), [(Kind::Subject, ada, Some(late))]);
+}
+
+/// Without `sub` as the subject, a logout that names only the subject would end nothing, and the issuer has to know.
+#[test]
+fn a_logout_by_subject_fails_where_another_claim_is_the_subject() {
+    let verify = |replaced: Value| {
+        let token = signed(&Header::new(Algorithm::HS256), &claims(&replaced), SECRET);
+        endpoint_with("email").verify(&token, NOW)
+    };
+    assert_eq!(verify(json!({ "sid": "absent" })).map(drop), Err(LogoutError::Target));
+    let revocations = verify(json!({})).unwrap().revocations("users", NOW, NOW);
+    assert_eq!(revocations.iter().map(|entry| entry.target.kind()).collect::<Vec<_>>(), [Kind::Session]);
 }
 
 #[test]

@@ -1,0 +1,38 @@
+//! The part of a verified token that a session keeps.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::claims::{Claims, Signer};
+use super::revocation::entry::TokenIds;
+
+/// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token:
+/// it has no signature.
+#[derive(PartialEq, Eq)]
+pub struct TokenRecord {
+    pub(super) payload: Box<[u8]>,
+    pub(super) signer: Signer,
+    ids: TokenIds,
+}
+
+impl TokenRecord {
+    /// Takes the payload of a token whose claims were verified; `None` if the token is not the one of these claims.
+    pub fn new(token: &str, claims: &Claims) -> Option<Self> {
+        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        Some(Self { payload: payload.into(), signer: claims.signer()?, ids: TokenIds::of(claims) })
+    }
+
+    /// Returns the claims by which the token can be revoked.
+    pub fn ids(&self) -> &TokenIds {
+        &self.ids
+    }
+}
+
+/// Shows the size only: claims are personal data.
+impl fmt::Debug for TokenRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRecord").field("bytes", &self.payload.len()).finish_non_exhaustive()
+    }
+}
