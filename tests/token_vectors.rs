@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 
@@ -151,8 +152,10 @@ fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
         algorithms: ALL.to_vec(),
         issuer: None,
         audience: vec![],
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![],
+        forward_token: false,
         max_bytes: 8192,
         claims: vec![],
     });

@@ -1,6 +1,8 @@
-//! The HTTP client for requests that Tollgate itself makes, and the key sets that are fetched with it.
+//! The HTTP client for requests that Tollgate itself makes, and the exchanges that use it.
 
 pub mod http_client;
+pub mod clients;
+pub mod forward;
 pub mod key_fetch;
 pub mod key_sets;
 

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use http::HeaderName;
 use jsonwebtoken::Algorithm;
 
 use super::common::{self, NamedSection};
@@ -11,10 +12,13 @@ use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::FileLoader;
 use super::key_source::{self, is_shared};
-use super::keys;
-use super::suggestion;
+use super::keys::{self, Key};
+use super::model::AuthConfig;
 use super::units::show_size;
+use super::{forward, suggestion};
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::credential::TokenSource;
+use crate::policy::forward::ForwardConfig;
 use crate::policy::key;
 use crate::policy::token::VerifierConfig;
 
@@ -26,6 +30,24 @@ const SOURCES_MAX: usize = 16;
 /// The value of a route's `auth` that requires no token. A section cannot have this name.
 pub(super) const NONE: &str = "none";
 
+/// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
+const TOKEN_KEYS: [&Key; 14] = [
+    &keys::ISSUER,
+    &keys::AUDIENCE,
+    &keys::ALGORITHMS,
+    &keys::JWKS_FILE,
+    &keys::PUBLIC_KEY_FILE,
+    &keys::SECRET_FILE,
+    &keys::JWKS_URL,
+    &keys::DISCOVERY,
+    &keys::KEYS_STALE_FOR,
+    &keys::SUBJECT_CLAIM,
+    &keys::TOKEN_FROM,
+    &keys::TOKEN_MAX_SIZE,
+    &keys::LEEWAY,
+    &keys::FORWARD_TOKEN,
+];
+
 const ALGORITHMS: [&str; 13] = [
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519",
     "EdDSA",
@@ -34,12 +56,14 @@ const ALGORITHMS: [&str; 13] = [
 /// An `[auth.NAME]` section, as routes use it.
 pub(super) struct Auth {
     name: Arc<str>,
-    /// The configuration of its verifier, without claims. `None` after an error in the section, which was reported.
-    verifier: Option<VerifierConfig>,
+    /// Its configuration, without claims. `None` after an error in the section, which was reported.
+    config: Option<AuthConfig>,
     /// The claims that routes use.
-    claims: RefCell<BTreeSet<String>>,
+    claims: RefCell<BTreeSet<ClaimPath>>,
     /// Whether a token may come from a cookie.
     pub(super) cookie: bool,
+    /// Whether a service decides, which recognises every request.
+    pub(super) forward: bool,
     /// Whether a route uses the section.
     pub(super) used: Cell<bool>,
 }
@@ -47,20 +71,30 @@ pub(super) struct Auth {
 impl Auth {
     /// The name by which routes refer to it; `None` if the section has an error.
     pub(super) fn name(&self) -> Option<Arc<str>> {
-        self.verifier.as_ref().map(|_| Arc::clone(&self.name))
+        self.config.as_ref().map(|_| Arc::clone(&self.name))
     }
 
     /// Records a claim that a route uses.
-    pub(super) fn ask(&self, claim: &str) {
-        self.claims.borrow_mut().insert(claim.to_owned());
+    pub(super) fn ask(&self, claim: &ClaimPath) {
+        self.claims.borrow_mut().insert(claim.clone());
     }
 
-    /// The configuration of the verifier that its routes share, with the claims that they use. A section that no route
-    /// uses has none.
-    pub(super) fn into_verifier(self) -> Option<(Arc<str>, VerifierConfig)> {
+    /// The configuration that its routes share, with the claims that they use. A section that no route uses has none.
+    pub(super) fn into_config(self) -> Option<(Arc<str>, AuthConfig)> {
         let claims = self.claims.into_inner().into_iter().collect();
-        let verifier = self.verifier.filter(|_| self.used.get())?;
-        Some((self.name, VerifierConfig { claims, ..verifier }))
+        let config = match self.config.filter(|_| self.used.get())? {
+            AuthConfig::Token(verifier) => AuthConfig::Token(VerifierConfig { claims, ..verifier }),
+            AuthConfig::Forward(forward) => AuthConfig::Forward(ForwardConfig { claims, ..forward }),
+        };
+        Some((self.name, config))
+    }
+
+    /// Returns the headers that a service may name; `None` for another kind of section.
+    pub(super) fn response_headers(&self) -> Option<&[HeaderName]> {
+        match &self.config {
+            Some(AuthConfig::Forward(forward)) => Some(&forward.response_headers),
+            _ => None,
+        }
     }
 }
 
@@ -80,10 +114,25 @@ pub(super) fn read_all(
 }
 
 fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, head_max_bytes: Option<usize>) -> Auth {
+    let kinds = [("jwt", false), ("forward", true)];
+    let forward = section.choice(&keys::KIND, &kinds).map(|kind| kind.value);
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
-    let verifier = verifier(name, section, folder, sources, head_max_bytes);
-    Auth { name: name.value.into(), verifier, cookie, claims: RefCell::default(), used: Cell::new(false) }
+    let values = forward::Values::read(section);
+    let config = match forward {
+        Some(true) => {
+            forward::warn_of_unused(section, &TOKEN_KEYS, "forward");
+            let (valid_name, roots) = (check_name(name, section), key_source::roots(section, folder));
+            valid_name.and(values.finish(section, roots)).map(AuthConfig::Forward)
+        }
+        Some(false) => {
+            forward::warn_of_unused(section, &forward::KEYS, "jwt");
+            verifier(name, section, folder, sources, head_max_bytes).map(AuthConfig::Token)
+        }
+        None => None,
+    };
+    let (claims, used) = (RefCell::default(), Cell::new(false));
+    Auth { name: name.value.into(), config, cookie, forward: forward == Some(true), claims, used }
 }
 
 fn verifier(
@@ -98,7 +147,9 @@ fn verifier(
     let keys = key_source::read(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
+    let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
     let leeway = section.duration(&keys::LEEWAY);
+    let forward_token = section.flag(&keys::FORWARD_TOKEN);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
@@ -106,8 +157,10 @@ fn verifier(
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
+        subject_claim: subject_claim?,
         leeway: leeway?,
         sources: sources?,
+        forward_token: forward_token?.value,
         max_bytes: max_bytes?,
         claims: Vec::new(),
     })
@@ -167,6 +220,9 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
 }
 
 fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
+    if section.key_span(&keys::ALGORITHMS).is_none() {
+        section.missing(&keys::ALGORITHMS);
+    }
     let texts = section.texts(&keys::ALGORITHMS, ALGORITHMS_MAX)?;
     if section.is_empty_list(&keys::ALGORITHMS) {
         section

@@ -189,7 +189,7 @@ fn issuer(section: &Section<'_>) -> Option<KeyLocation> {
 }
 
 /// Reads the roots that the certificates of the issuer's servers must lead to.
-fn roots(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Roots> {
+pub(super) fn roots(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Roots> {
     if section.text(&keys::CA)?.value == "system" {
         return Some(Roots::System);
     }

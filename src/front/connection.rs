@@ -97,7 +97,7 @@ pub async fn serve(
     let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, metrics, config, (stream, permit), client, head_timeout, phases) => served,
+        served = serve_request(gateway, sessions, config, (stream, permit), client, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -219,7 +219,7 @@ type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes
 /// outcome.
 async fn serve_request(
     gateway: &Gateway,
-    metrics: &WorkerMetrics,
+    worker: &SessionContext,
     config: &ConnectionConfig,
     (stream, permit): (ClientStream, PendingPermit),
     client: IpAddr,
@@ -237,7 +237,7 @@ async fn serve_request(
         phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, metrics, client, request_id, phases, &request).await;
+            let (response, opened) = upgrade::answer(gateway, worker, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -261,7 +261,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, metrics, (client, request_id), &phases, &error);
+                reject_head(gateway, worker.metrics(), (client, request_id), &phases, &error);
             }
             true
         }
@@ -279,7 +279,7 @@ async fn serve_request(
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
         unfinished => {
             if let RequestState::Upgraded(opened) = &unfinished {
-                upgrade::log_answer_not_taken(gateway, metrics, client, opened);
+                upgrade::log_answer_not_taken(gateway, worker.metrics(), client, opened);
             }
             // Its permit or session ends before the closing permit is taken.
             drop(unfinished);

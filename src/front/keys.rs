@@ -2,7 +2,8 @@
 
 use super::gateway::Gateway;
 use crate::client::Waited;
-use crate::policy::admission::{Candidate, Evidence};
+use crate::policy::admission::Candidate;
+use crate::policy::evidence::Evidence;
 use crate::policy::live_keys::KeyNeed;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::route::AuthKind;
@@ -22,7 +23,7 @@ pub async fn wait_for_keys(
     evidence: &Evidence<'_>,
 ) -> Result<(), Rejected> {
     let Evidence::Token(method, token) = evidence else { return Ok(()) };
-    let AuthKind::Token(verifier) = &method.kind;
+    let AuthKind::Token(verifier) = &method.kind else { return Ok(()) };
     let Some(live) = verifier.live_keys() else { return Ok(()) };
     let need = || verifier.key_need(token, clock::now());
     if need() == KeyNeed::Nothing {

@@ -4,6 +4,7 @@ pub mod connection_config;
 pub mod snapshot;
 pub mod gateway;
 pub mod headers;
+mod authenticate;
 mod response;
 mod head_rejection;
 mod keys;

@@ -11,9 +11,10 @@ use rustls::server::ProducesTickets;
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
 use crate::client::KeySets;
-use crate::config::{Certificate, Config, ListenerConfig, OnReload, RecordLayer};
+use crate::config::{AuthConfig, Certificate, Config, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
+use crate::policy::forward::ForwardAuth;
 use crate::policy::live_keys::{KeySource, LiveKeys, RemoteKeys};
 use crate::policy::quota::Rate;
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
@@ -107,6 +108,14 @@ impl Snapshot {
         self.pools.values()
     }
 
+    /// Returns the forward authentication sections, by name.
+    pub fn forward_auths(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<ForwardAuth>)> {
+        self.auths.iter().filter_map(|(name, method)| match &method.kind {
+            AuthKind::Forward(forward) => Some((name, forward)),
+            AuthKind::Token(_) => None,
+        })
+    }
+
     /// Returns the addresses of the listeners.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.keys().copied()
@@ -125,7 +134,7 @@ impl Snapshot {
     /// Returns the sections whose keys are fetched, by name.
     pub fn live_keys(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<LiveKeys>)> {
         self.auths.iter().filter_map(|(name, method)| {
-            let AuthKind::Token(verifier) = &method.kind;
+            let AuthKind::Token(verifier) = &method.kind else { return None };
             Some((name, verifier.live_keys()?))
         })
     }
@@ -134,7 +143,7 @@ impl Snapshot {
     /// use it; `None` if none does.
     pub fn stale_for(&self, remote: &RemoteKeys) -> Option<Duration> {
         let times = self.auths.values().filter_map(|method| {
-            let AuthKind::Token(verifier) = &method.kind;
+            let AuthKind::Token(verifier) = &method.kind else { return None };
             match &verifier.config().keys {
                 KeySource::Remote { keys, stale_for } if keys == remote => Some(*stale_for),
                 _ => None,
@@ -160,13 +169,17 @@ impl Snapshot {
             pools.insert(Arc::clone(&upstream.name), pool);
         }
         let mut auths = BTreeMap::new();
-        for (name, verifier) in &config.verifiers {
-            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| {
-                let AuthKind::Token(kept) = &kept.kind;
-                kept.config() == verifier
+        for (name, section) in &config.auths {
+            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| match (&kept.kind, section) {
+                (AuthKind::Token(kept), AuthConfig::Token(verifier)) => kept.config() == verifier,
+                (AuthKind::Forward(kept), AuthConfig::Forward(forward)) => kept.config() == forward,
+                _ => false,
             });
             let new = || {
-                let kind = AuthKind::Token(Arc::new(new_verifier(verifier, key_sets)));
+                let kind = match section {
+                    AuthConfig::Token(verifier) => AuthKind::Token(Arc::new(new_verifier(verifier, key_sets))),
+                    AuthConfig::Forward(forward) => AuthKind::Forward(Arc::new(ForwardAuth::new(forward.clone()))),
+                };
                 Arc::new(AuthMethod { name: Arc::clone(name), kind })
             };
             auths.insert(Arc::clone(name), kept.map_or_else(new, Arc::clone));

@@ -40,6 +40,12 @@ pub enum Rejection {
     TokenAmbiguous,
     /// The token is invalid.
     Token(TokenError),
+    /// The forward authentication service rejected the client with this status: 401, 403 or a redirection.
+    AuthStatus(StatusCode),
+    /// The forward authentication service did not answer in time, or its answer cannot be used.
+    AuthUnavailable,
+    /// Too many requests wait for the forward authentication service.
+    AuthBusy,
     /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the token
     /// did not end in time.
     KeysUnavailable {
@@ -145,14 +151,19 @@ impl Rejection {
             Self::KeysUnavailable { retry_after_secs } => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be verified for now.\n", retry_after_secs)
             }
-            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy => {
+            Self::Full
+            | Self::Memory
+            | Self::Draining
+            | Self::UpstreamBusy
+            | Self::AuthBusy
+            | Self::AuthUnavailable => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
                 respond(StatusCode::BAD_GATEWAY, "The upstream is not available.\n")
             }
             Self::UpstreamTimeout => respond(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"),
-            Self::UpstreamStatus(status) => respond(status, ""),
+            Self::UpstreamStatus(status) | Self::AuthStatus(status) => respond(status, ""),
             Self::ClientGone => respond(StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT), ""),
         }
     }
@@ -173,6 +184,9 @@ impl Rejection {
             Self::NoToken => "no_token",
             Self::TokenAmbiguous => "token_ambiguous",
             Self::Token(_) => "token",
+            Self::AuthStatus(_) => "auth_status",
+            Self::AuthUnavailable => "auth_unavailable",
+            Self::AuthBusy => "auth_busy",
             Self::KeysUnavailable { .. } => "keys_unavailable",
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",

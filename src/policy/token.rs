@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
+use super::claim_path::ClaimPath;
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
 use super::key::{self, KeyId, KeySet};
@@ -43,14 +44,18 @@ pub struct VerifierConfig {
     pub issuer: Option<String>,
     /// `aud` must contain one of these; if empty, `aud` is not checked.
     pub audience: Vec<String>,
+    /// The claim that is the subject: `sub`, unless the issuer identifies its users by another one.
+    pub subject_claim: ClaimPath,
     /// The tolerated difference of clocks, for `exp` and `nbf`; limited to [`MAX_LEEWAY`].
     pub leeway: Duration,
     /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
+    /// Whether the upstream receives the token that admitted the client, in the source that carried it.
+    pub forward_token: bool,
     /// The maximum length of a token.
     pub max_bytes: usize,
     /// The claims that routes require or forward. Only these and the claims of [`KEPT`] are kept.
-    pub claims: Vec<String>,
+    pub claims: Vec<ClaimPath>,
 }
 
 /// Why a token was rejected. The reason is logged, and not sent to the client.
@@ -101,8 +106,8 @@ pub enum TokenError {
     Issuer,
     /// `aud` contains no value of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
     Audience,
-    /// The text of `sub` is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets no
-    /// limit.
+    /// The text of the subject is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets
+    /// no limit.
     SubjectTooLong,
 }
 
@@ -143,10 +148,10 @@ impl Verifier {
     #[must_use]
     pub fn new(config: VerifierConfig) -> Self {
         let has_audience = !config.audience.is_empty();
-        let checked =
-            [("iss", config.issuer.is_some()), ("aud", has_audience), ("sub", true), ("exp", true), ("nbf", true)];
-        let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
-        let wanted = Wanted::new(checked, config.claims.iter().map(String::as_str).chain(KEPT));
+        let checked = [("iss", config.issuer.is_some()), ("aud", has_audience), ("exp", true), ("nbf", true)];
+        let checked = checked.into_iter().filter(|(_, is_checked)| *is_checked);
+        let checked = checked.map(|(name, _)| ClaimPath::registered(name)).chain([config.subject_claim.clone()]);
+        let wanted = Wanted::new(checked, config.claims.iter().cloned().chain(KEPT.map(ClaimPath::registered)));
         Self { config, wanted, token_cache: TokenCache::new(), live: None }
     }
 
@@ -192,7 +197,7 @@ impl Verifier {
         let (payload, signer) = self.verify_parts(&keys, token)?;
         let members = self.members(&payload)?;
         let claims = self.check_claims(Arc::clone(&members), signer, now)?;
-        let ends = claims.expires().saturating_add(self.leeway());
+        let ends = claims.expires().unwrap_or(now).saturating_add(self.leeway());
         self.token_cache.insert(hash, (members, signer), ends, now);
         Ok(claims)
     }
@@ -284,7 +289,7 @@ impl Verifier {
     fn check_claims(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
         let expires = self.check_times(&members, now)?;
         self.check_parties(&members)?;
-        Ok(Claims::new(members, expires, signer))
+        Ok(Claims::new(members, Arc::clone(self.config.subject_claim.text()), expires, signer))
     }
 
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
@@ -303,7 +308,7 @@ impl Verifier {
         Ok(expires)
     }
 
-    /// Checks `iss`, `aud` and the length of `sub`.
+    /// Checks `iss`, `aud` and the length of the subject.
     fn check_parties(&self, claims: &Members) -> Result<(), TokenError> {
         let text = |name| claims.get(name).and_then(Claim::as_text);
         if let Some(issuer) = &self.config.issuer
@@ -314,7 +319,7 @@ impl Verifier {
         if !self.config.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
             return Err(TokenError::Audience);
         }
-        let subject = claims.get("sub").and_then(Claim::scalar_text);
+        let subject = claims.get(self.config.subject_claim.as_str()).and_then(Claim::scalar_text);
         if subject.is_some_and(|subject| subject.len() > MAX_SUBJECT_BYTES) {
             return Err(TokenError::SubjectTooLong);
         }
@@ -341,6 +346,7 @@ impl fmt::Debug for Verifier {
             .field("algorithms", &self.config.algorithms)
             .field("issuer", &self.config.issuer)
             .field("audience", &self.config.audience)
+            .field("subject_claim", &self.config.subject_claim)
             .field("leeway", &self.leeway())
             .finish_non_exhaustive()
     }
@@ -358,7 +364,7 @@ impl TokenRecord {
     /// Takes the payload of a token whose claims were verified; `None` if the token is not the one of these claims.
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = decode(token.split('.').nth(1)?).ok()?;
-        Some(Self { payload: payload.into(), signer: claims.signer() })
+        Some(Self { payload: payload.into(), signer: claims.signer()? })
     }
 }
 
@@ -426,7 +432,7 @@ pub const KEPT: [&str; 8] = ["sub", "iss", "aud", "exp", "nbf", "iat", "jti", "s
 /// The maximum leeway. A clock that is off by more than five minutes is broken.
 pub const MAX_LEEWAY: Duration = Duration::from_mins(5);
 
-/// The maximum length of `sub`. OpenID Connect Core section 2 allows 255 ASCII characters.
+/// The maximum length of the subject. `OpenID` Connect Core section 2 allows 255 ASCII characters.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 
 /// The maximum total cost of the signature checks of one token: without a `kid`, any key of its algorithm could have
@@ -435,4 +441,4 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 pub const MAX_KEYS_COST: usize = 8;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,6 +8,7 @@ pub mod worker;
 pub mod accept;
 pub mod descriptors;
 mod files;
+mod forward_recheck;
 pub mod inherited;
 mod key_loss;
 mod listeners;

@@ -14,6 +14,7 @@ use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::forward_recheck;
 use super::inherited::Inherited;
 use super::key_loss;
 use super::listeners::{Listeners, NextListeners};
@@ -185,6 +186,7 @@ impl Server {
                 () = serving => {}
                 () = watching => {}
                 () = memory::watch(&gateway) => {}
+                () = forward_recheck::run(&gateway) => {}
                 () = key_loss::watch(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}

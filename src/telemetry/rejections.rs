@@ -152,6 +152,8 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Memory
         | Rejection::KeysUnavailable { .. }
         | Rejection::Unreachable
+        | Rejection::AuthUnavailable
+        | Rejection::AuthBusy
         | Rejection::UpstreamBusy
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
@@ -168,6 +170,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::NoToken
         | Rejection::Token(_)
         | Rejection::TokenAmbiguous
+        | Rejection::AuthStatus(_)
         | Rejection::Claims
         | Rejection::AddressSessions
         | Rejection::SubjectSessions

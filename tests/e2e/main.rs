@@ -15,6 +15,8 @@ mod closing;
 mod deadlines;
 mod passing;
 mod headers;
+mod forward;
+mod claims;
 mod log_lines;
 mod metering;
 mod abuse;

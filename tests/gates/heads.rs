@@ -122,7 +122,7 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
     let facts = RequestFacts::of_opening(&opening, headers, address);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
-    let stripped = admission.route().auth.stripped();
+    let stripped = admission.stripped();
     assert!(!stripped.is_empty(), "the route requires a token");
     let (protocols, _) = credential::strip_protocols(stripped, &opening.protocols);
     black_box(credential::strip_query(stripped, opening.query));

@@ -10,6 +10,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::key::{self, KeySet};
 use crate::policy::token::{Verifier, VerifierConfig};
 
@@ -60,8 +61,10 @@ fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
         algorithms: vec![algorithm],
         issuer: None,
         audience: vec![],
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![],
+        forward_token: false,
         max_bytes: 8192,
         claims: vec![],
     });

@@ -4,6 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
 use super::*;
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::token::{TokenError, TokenRecord, Verifier, VerifierConfig};
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
@@ -47,8 +48,10 @@ fn live(now: Instant) -> (Arc<LiveKeys>, Verifier) {
         algorithms: vec![Algorithm::EdDSA],
         issuer: None,
         audience: Vec::new(),
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: Vec::new(),
+        forward_token: false,
         max_bytes: 8192,
         claims: Vec::new(),
     };
