@@ -28,6 +28,7 @@ use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::requirement::Requirement;
 use tollgate::policy::route::{OnRemoved, RouteAction};
+use tollgate::policy::token::VerifierConfig;
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
@@ -127,6 +128,39 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
     assert_eq!(config.log, log);
 }
 
+/// Returns the section of this name, which verifies tokens.
+fn token_auth<'a>(config: &'a Config, name: &str) -> &'a VerifierConfig {
+    let AuthConfig::Token(verifier) = &config.auths[name] else { panic!("{name} has a service") };
+    verifier
+}
+
+#[test]
+fn fetched_keys_have_an_address_roots_and_a_time() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let keys = ["visitors", "devices"].map(|name| token_auth(&config, name).keys.clone());
+    let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
+        keys
+    else {
+        panic!("{keys:?}");
+    };
+    assert_eq!((stale_for, default), (seconds(12 * 3600), seconds(24 * 3600)));
+    assert_eq!(Some(visitors.location), KeyLocation::of_issuer("https://id.example.com/realms/visitors"));
+    assert!(matches!(visitors.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let url = HttpUrl::parse("http://localhost:8080/jwks.json?tenant=1").unwrap();
+    assert_eq!((devices.location, devices.roots), (KeyLocation::Jwks(url), Roots::System));
+}
+
+#[test]
+fn forward_authentication_has_a_url_and_times() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
+    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
+    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
+    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
+    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
+    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
+}
+
 #[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
@@ -170,27 +204,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
     assert_eq!(sections, ["partners", "machines", "visitors", "devices", "sso"]);
-    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
-    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
-    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
-    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
-    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
-    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
-    let verifier = |name: &str| match &config.auths[name] {
-        AuthConfig::Token(verifier) => verifier,
-        AuthConfig::Forward(_) => panic!("{name} has a service"),
-    };
-    let keys = ["visitors", "devices"].map(|name| verifier(name).keys.clone());
-    let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
-        keys
-    else {
-        panic!("{keys:?}");
-    };
-    assert_eq!((stale_for, default), (seconds(12 * 3600), seconds(24 * 3600)));
-    assert_eq!(Some(visitors.location), KeyLocation::of_issuer("https://id.example.com/realms/visitors"));
-    assert!(matches!(visitors.roots, Roots::Certificates(roots) if roots.len() == 1));
-    let url = HttpUrl::parse("http://localhost:8080/jwks.json?tenant=1").unwrap();
-    assert_eq!((devices.location, devices.roots), (KeyLocation::Jwks(url), Roots::System));
+    let verifier = |name: &str| token_auth(&config, name);
     let machines = verifier("machines");
     let verifier = verifier(chat.auth.first().unwrap());
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
