@@ -1,6 +1,5 @@
 //! The properties of the names of claims: what a name finds in a token, compared with `serde_json`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
