@@ -128,24 +128,16 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
     assert_eq!(config.log, log);
 }
 
-/// Returns the rules of a section with tokens.
-fn verifier<'a>(config: &'a Config, name: &str) -> &'a VerifierConfig {
-    match &config.auths[name] {
-        AuthConfig::Token(verifier) => verifier,
-        AuthConfig::Forward(_) => panic!("{name} has a service"),
-    }
+/// Returns the section of this name, which verifies tokens.
+fn token_auth<'a>(config: &'a Config, name: &str) -> &'a VerifierConfig {
+    let AuthConfig::Token(verifier) = &config.auths[name] else { panic!("{name} has a service") };
+    verifier
 }
 
-/// Checks the sections with a service and those with fetched keys.
-fn auths_have_their_values(config: &Config) {
-    let seconds = Duration::from_secs;
-    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
-    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
-    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
-    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
-    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
-    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
-    let keys = ["visitors", "devices"].map(|name| verifier(config, name).keys.clone());
+#[test]
+fn fetched_keys_have_an_address_roots_and_a_time() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let keys = ["visitors", "devices"].map(|name| token_auth(&config, name).keys.clone());
     let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
         keys
     else {
@@ -156,6 +148,17 @@ fn auths_have_their_values(config: &Config) {
     assert!(matches!(visitors.roots, Roots::Certificates(roots) if roots.len() == 1));
     let url = HttpUrl::parse("http://localhost:8080/jwks.json?tenant=1").unwrap();
     assert_eq!((devices.location, devices.roots), (KeyLocation::Jwks(url), Roots::System));
+}
+
+#[test]
+fn forward_authentication_has_a_url_and_times() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
+    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
+    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
+    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
+    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
+    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
 }
 
 #[test]
@@ -201,8 +204,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
     assert_eq!(sections, ["partners", "machines", "visitors", "devices", "sso"]);
-    auths_have_their_values(&config);
-    let verifier = |name: &str| verifier(&config, name);
+    let verifier = |name: &str| token_auth(&config, name);
     let machines = verifier("machines");
     let verifier = verifier(chat.auth.first().unwrap());
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));

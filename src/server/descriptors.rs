@@ -6,7 +6,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::ServeError;
 use super::worker;
-use crate::config::{Config, ListenAddress, MaxSessions};
+use crate::config::{AuthConfig, Config, ListenAddress, MaxSessions};
+use crate::policy::live_keys::KeySource;
+use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::connector::extra_descriptors;
 
@@ -19,6 +21,10 @@ const ADMIN_DESCRIPTORS: usize = ADMIN_CONNECTIONS_MAX + 8;
 /// Descriptors of a listener: its socket, a clone registered with the event loop, another clone while it moves, and a
 /// connection that waits for a permit.
 const LISTENER_DESCRIPTORS: usize = 4;
+
+/// Descriptors of a key set that is fetched: a connection to its server, one to that of the issuer's configuration, and two
+/// of a name look-up.
+const KEY_SET_DESCRIPTORS: usize = 4;
 
 /// Checks `max_sessions` against the highest descriptor limit of this process, as
 /// [`Server::bind`](super::serve::Server::bind) does, but does not raise the limit. Returns the number of sessions that
@@ -42,9 +48,18 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
         + inherited.count()
+        + KEY_SET_DESCRIPTORS * key_sets(config)
         + worker::DESCRIPTORS * config.server.workers.get()
         + extra.min(config.server.max_sessions.count as usize);
     count as u64
+}
+
+/// Returns the number of sections whose keys are fetched.
+fn key_sets(config: &Config) -> usize {
+    let is_fetched = |section: &&AuthConfig| {
+        matches!(section, AuthConfig::Token(VerifierConfig { keys: KeySource::Remote { .. }, .. }))
+    };
+    config.auths.values().filter(is_fetched).count()
 }
 
 /// Raises the descriptor limit to its maximum and checks the number of sessions against it: each session needs two,
