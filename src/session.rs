@@ -30,6 +30,7 @@ pub mod state;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter, LocalLimiter};
 use crate::ws::code::CloseCode;
@@ -89,8 +90,10 @@ pub struct SessionConfig {
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
     pub messages: Option<Arc<Limiter>>,
-    /// When the token expires.
-    pub expires: Option<Instant>,
+    /// When the session ends because its token expires.
+    pub expires: Option<Expiry>,
+    /// A random number by which the maximum age of the session is shortened; see [`Limits::session_age_max`].
+    pub age_jitter: u16,
     /// Whether permessage-deflate was negotiated.
     pub compressed: bool,
     /// The tag of the session's own pings, by which their pongs are recognized.
@@ -108,7 +111,10 @@ pub struct Session {
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
-    expires: Option<Instant>,
+    expires: Option<Expiry>,
+    /// The time of the 101.
+    opened_at: Instant,
+    age_jitter: u16,
     drain_at: Option<Instant>,
     /// When data last passed either way.
     data_passed: Instant,
@@ -141,7 +147,7 @@ pub struct Session {
 impl Session {
     /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
-        let SessionConfig { limits, messages, expires, compressed, ping_tag } = terms;
+        let SessionConfig { limits, messages, expires, age_jitter, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
@@ -151,6 +157,8 @@ impl Session {
             messages: messages.filter(|_| limits.messages.is_some()),
             limits,
             expires,
+            opened_at: now,
+            age_jitter,
             drain_at: None,
             data_passed: now,
             wait_until: None,
@@ -379,6 +387,9 @@ impl Session {
     fn close_of(&self, cause: CloseReason) -> (CloseCode, &str) {
         match (cause, self.outbox.as_ref().and_then(|outbox| outbox.close.as_ref())) {
             (CloseReason::Command, Some(close)) => (close.code, &close.reason),
+            (CloseReason::TokenExpired, _) => {
+                (self.expires.map_or(cause.close_code(), |expires| expires.code), cause.reason())
+            }
             (CloseReason::Closed, _) => {
                 (self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL), "")
             }

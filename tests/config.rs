@@ -20,10 +20,12 @@ use tollgate::config::{
     self, AdminAddress, AdminToken, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat, MaxSessions,
     OnReload, ProcessConfig, RecordLayer, Report, Shown,
 };
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::route::{OnRemoved, RouteAction};
+use tollgate::ws::code::CloseCode;
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
@@ -166,6 +168,9 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let verifier = &config.verifiers[chat.auth.as_ref().unwrap()];
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
+    assert_eq!(verifier.on_expiry, OnExpiry::Close { grace: seconds(300), code: CloseCode(4403) });
+    assert_eq!(config.verifiers[feed.auth.as_ref().unwrap()].on_expiry, OnExpiry::Ignore);
+    assert_eq!(config.verifiers[partners.auth.as_ref().unwrap()].on_expiry, OnExpiry::default());
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));
@@ -198,6 +203,7 @@ fn values_reach_the_fields_of_their_keys() {
         close_timeout: seconds(3),
         write_timeout: seconds(60),
         check_utf8: true,
+        max_session_age: Some(seconds(86_400)),
     };
     assert_eq!(*chat.limits, limits);
     let messages =
@@ -231,6 +237,7 @@ fn default_limits() -> Limits {
         close_timeout: seconds(5),
         write_timeout: seconds(30),
         check_utf8: false,
+        max_session_age: None,
     }
 }
 

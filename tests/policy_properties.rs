@@ -362,6 +362,7 @@ fn route(model: &Model) -> Arc<Route> {
             close_timeout: second,
             write_timeout: second,
             check_utf8: false,
+            max_session_age: None,
         }),
     };
     Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })

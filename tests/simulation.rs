@@ -68,6 +68,8 @@ fn random_limits(random: &mut Random) -> Setup {
         ..setup.limits
     };
     setup.expires_after = random.chance(10).then(|| span(random));
+    setup.limits.max_session_age = random.chance(10).then(|| span(random));
+    setup.age_jitter = u16::MAX;
     setup.compressed = random.chance(30);
     setup
 }

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 use tollgate::policy::token_cache::MEMORY_MAX_BYTES;
@@ -57,6 +58,7 @@ fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
         issuer: None,
         audience: Vec::new(),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: Vec::new(),
         max_bytes: 8192,
         claims: asked.to_vec(),

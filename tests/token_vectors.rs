@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 
@@ -152,6 +153,7 @@ fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
         issuer: None,
         audience: vec![],
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: vec![],
         max_bytes: 8192,
         claims: vec![],

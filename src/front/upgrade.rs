@@ -227,6 +227,7 @@ async fn upgrade(
         limits: Arc::clone(&route.config.limits),
         messages: admission.messages().cloned(),
         expires: admission.expires(),
+        age_jitter: u16::from_be_bytes(random()),
         compressed: answer.extension.is_some(),
         ping_tag: random(),
     };

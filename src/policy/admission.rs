@@ -20,6 +20,7 @@ use super::claims::{self, Claims};
 use super::counters::{Counters, MessageKey, RouteAddress, RouteIdentity};
 use super::counts::{Counts, KeyedLimiter};
 use super::credential;
+use super::expiry::Expiry;
 use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
@@ -292,7 +293,7 @@ impl Authenticated<'_> {
             None => None,
         };
         let messages = self.message_limiter(now.instant);
-        let expires = self.claims.as_ref().and_then(|claims| deadline(claims, route, now));
+        let expires = self.claims.as_ref().and_then(|claims| expiry(claims, route, now));
         let Self { candidate: Candidate { facts, route, params, host, .. }, token, subject, claim_headers, .. } = self;
         let grant = Grant {
             subject,
@@ -322,7 +323,7 @@ pub struct Admission {
     lease: Lease,
     pool: Arc<Pool>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
-    expires: Option<Instant>,
+    expires: Option<Expiry>,
     messages: Option<Arc<Limiter>>,
 }
 
@@ -352,8 +353,8 @@ impl Admission {
         &self.claim_headers
     }
 
-    /// Returns when the token expires.
-    pub fn expires(&self) -> Option<Instant> {
+    /// Returns when the session ends because the token expires.
+    pub fn expires(&self) -> Option<Expiry> {
         self.expires
     }
 
@@ -428,12 +429,13 @@ fn claim_headers<'a>(
     })
 }
 
-/// Returns when the token expires, including the leeway of its verification. `None` for a time that no `Instant` can
-/// represent.
-pub(super) fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
+/// Returns when the session of a token ends because the token expires: now, if that time has passed. `None` if its
+/// session outlives it, and for a time that no `Instant` can represent.
+pub(super) fn expiry(claims: &Claims, route: &Route, now: Clocks) -> Option<Expiry> {
     let Auth::Token(verifier) = &route.auth else { return None };
-    let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);
-    now.instant.checked_add(left)
+    let (end, code) = verifier.session_end(claims)?;
+    let at = now.instant.checked_add(end.saturating_sub(now.unix))?;
+    Some(Expiry { at, code })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod credential;
 pub mod key;
 pub mod members;
 pub mod token_cache;
+pub mod expiry;
 pub mod token;
 pub mod claims;
 pub mod header_names;

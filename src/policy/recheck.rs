@@ -1,10 +1,10 @@
 //! Checks an open session against the rules of a later snapshot, with the facts that it was admitted with.
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::admission::{ClientSlots, Clocks, Grant, Policy, deadline};
+use super::admission::{ClientSlots, Clocks, Grant, Policy, expiry};
 use super::claims::Claims;
+use super::expiry::Expiry;
 use super::limits::Limits;
 use super::path::Path;
 use super::pattern::Params;
@@ -32,6 +32,8 @@ pub enum Recheck {
     Unchanged,
     /// The session is admitted.
     Admitted(Terms),
+    /// The session is admitted, but by these terms its token has expired, so it ends when it receives them.
+    Expired(Terms),
     /// The session is not admitted any more, for this reason.
     Rejected(Rejection),
     /// The session has no route or no server any more.
@@ -54,10 +56,17 @@ pub struct TermChanges {
     pub limits: Arc<Limits>,
     /// The count of messages that the session shares with others, if it shares one.
     pub shared: Option<Arc<Count>>,
-    /// When the token expires.
-    pub expires: Option<Instant>,
+    /// When the session ends because its token expires.
+    pub expires: Option<Expiry>,
     /// The slots of limits that did not apply before.
     pub slots: ClientSlots,
+}
+
+impl Terms {
+    fn has_expired(&self, now: Clocks) -> bool {
+        let expires = self.changes.as_ref().and_then(|changes| changes.expires);
+        expires.is_some_and(|expires| expires.at <= now.instant)
+    }
 }
 
 impl TermChanges {
@@ -113,7 +122,10 @@ impl Policy {
         };
         let admitted = admits(route, session.grant, params.as_ref().unwrap_or(&session.grant.params), now);
         match admitted {
-            Ok(claims) => Recheck::Admitted(self.terms(route, session, claims.as_ref(), now)),
+            Ok(claims) => {
+                let terms = self.terms(route, session, claims.as_ref(), now);
+                if terms.has_expired(now) { Recheck::Expired(terms) } else { Recheck::Admitted(terms) }
+            }
             Err(rejection) => Recheck::Rejected(rejection),
         }
     }
@@ -123,7 +135,10 @@ impl Policy {
         let same_auth = before.config.auth == route.config.auth;
         let expires_as_before = match (&before.auth, &route.auth) {
             (Auth::None, Auth::None) => true,
-            (Auth::Token(before), Auth::Token(after)) => same_auth && before.leeway() == after.leeway(),
+            (Auth::Token(before), Auth::Token(after)) => {
+                let same_end = |claims| before.session_end(claims) == after.session_end(claims);
+                same_auth && claims.is_some_and(same_end)
+            }
             _ => false,
         };
         let (limits_before, limits) = (&before.config.limits, &route.config.limits);
@@ -139,7 +154,7 @@ impl Policy {
         let changes = TermChanges {
             limits: Arc::clone(limits),
             shared: self.shared_count(route, subject, grant.address, now.instant),
-            expires: claims.and_then(|claims| deadline(claims, route, now)),
+            expires: claims.and_then(|claims| expiry(claims, route, now)),
             slots: (address, subject_slot),
         };
         Terms { route: Arc::clone(route), changes: Some(changes) }

@@ -16,9 +16,11 @@ use jsonwebtoken::Algorithm;
 
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
+use super::expiry::OnExpiry;
 use super::key::{self, KeyId, KeySet};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
+use crate::ws::code::CloseCode;
 
 /// Verifies tokens by the rules of one `[auth.<name>]` section.
 pub struct Verifier {
@@ -40,6 +42,8 @@ pub struct VerifierConfig {
     pub audience: Vec<String>,
     /// The tolerated difference of clocks, for `exp` and `nbf`; limited to [`MAX_LEEWAY`].
     pub leeway: Duration,
+    /// The effect of the expiry of a token on its session.
+    pub on_expiry: OnExpiry,
     /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
     /// The maximum length of a token.
@@ -175,7 +179,8 @@ impl Verifier {
     }
 
     /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key
-    /// must be in the key set, and its claims are judged by the rules of this verifier.
+    /// must be in the key set, and its claims are judged by the rules of this verifier. It may have expired: its session
+    /// ends at [`Verifier::session_end`].
     ///
     /// # Errors
     /// The first rule that the token breaks.
@@ -187,7 +192,13 @@ impl Verifier {
         if !self.config.keys.has(key, algorithm) {
             return Err(TokenError::KeyUnknown);
         }
-        self.check_claims(self.members(&token.payload)?, token.signer, now)
+        self.check_unexpired(self.members(&token.payload)?, token.signer, now)
+    }
+
+    /// Returns when the session of a token ends because the token has expired, counted from the Unix epoch, and the
+    /// code of its Close. `None` if its session outlives it.
+    pub fn session_end(&self, claims: &Claims) -> Option<(Duration, CloseCode)> {
+        self.config.on_expiry.end(claims.expires(), self.leeway())
     }
 
     fn members(&self, payload: &[u8]) -> Result<Arc<Members>, TokenError> {
@@ -252,18 +263,24 @@ impl Verifier {
     }
 
     fn check_claims(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
+        let claims = self.check_unexpired(members, signer, now)?;
+        if now >= claims.expires().saturating_add(self.leeway()) {
+            return Err(TokenError::Expired);
+        }
+        Ok(claims)
+    }
+
+    /// Checks the claims of a token except whether it has expired.
+    fn check_unexpired(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
         let expires = self.check_times(&members, now)?;
         self.check_parties(&members)?;
         Ok(Claims::new(members, expires, signer))
     }
 
-    /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
+    /// Checks `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
     fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
         let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
-        if now >= expires.saturating_add(self.leeway()) {
-            return Err(TokenError::Expired);
-        }
         if let Some(not_before) = claims.get("nbf") {
             let not_before = numeric_date(not_before).ok_or(TokenError::NotBeforeMalformed)?;
             if now.saturating_add(self.leeway()) < not_before {

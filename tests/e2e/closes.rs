@@ -87,7 +87,14 @@ fn cases(cause: CloseReason) -> Vec<Case> {
         CloseReason::TokenExpired => {
             let exp = jsonwebtoken::get_current_timestamp() + 2;
             let request = Request::to("/room/blue").bearer(&token(&json!({ "exp": exp })));
-            vec![Case { request, ..ours(|_, _| {}, 1008, "token expired") }]
+            let coded = Case { request: request.clone(), ..ours(|_, _| {}, 4403, "token expired") };
+            vec![
+                Case { request, ..ours(|_, _| {}, 1008, "token expired") },
+                Case { setup: coded.setup.auth("expiry_close_code = 4403"), ..coded },
+            ]
+        }
+        CloseReason::MaxAge => {
+            vec![ours(|_, _| {}, 1001, "maximum session age").limits("max_session_age = \"1s\"")]
         }
         CloseReason::IdleTimeout => vec![ours(|_, _| {}, 1001, "idle timeout").limits("idle_timeout = \"100ms\"")],
         CloseReason::NoPong(Side::Client) => {
@@ -408,6 +415,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         MessageRate,
         OverheadRate,
         TokenExpired,
+        MaxAge,
         IdleTimeout,
         NoPong(sides().map(CloseReason::NoPong)),
         Drain,

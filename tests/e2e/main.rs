@@ -12,6 +12,7 @@ mod requests;
 mod closes;
 mod closing;
 mod deadlines;
+mod expiry;
 mod passing;
 mod headers;
 mod log_lines;

@@ -10,6 +10,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::policy::expiry::OnExpiry;
 use crate::policy::key::{self, KeySet};
 use crate::policy::token::{Verifier, VerifierConfig};
 
@@ -61,6 +62,7 @@ fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
         issuer: None,
         audience: vec![],
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: vec![],
         max_bytes: 8192,
         claims: vec![],

@@ -38,6 +38,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             close_timeout: Duration::from_secs(1),
             write_timeout: Duration::from_secs(1),
             check_utf8: false,
+            max_session_age: None,
         }),
     };
     Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })

@@ -7,7 +7,6 @@ use super::super::registry::Command;
 use super::*;
 use crate::policy::recheck::TermChanges;
 use crate::telemetry::metrics::gauges::Gauges;
-use crate::ws::code::CloseCode;
 
 /// The states of a session in which a command must reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +45,7 @@ fn relay_in_state(
     let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
     let limits = Arc::new(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() });
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: limiter, expires: None, age_jitter: 0, compressed: false, ping_tag: *b"test" };
     let mut relay = relay_in(worker, terms, client, upstream, now);
     if state == State::Hibernating {
         relay.hibernate_at = None;
@@ -108,7 +107,8 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     assert_eq!(*received[0].borrow(), b"\x81\x05hello");
     // Without a quota the delayed message is forwarded.
-    let set_terms = |expires| {
+    let set_terms = |at: Option<Instant>| {
+        let expires = at.map(|at| Expiry { at, code: CloseCode::POLICY_VIOLATION });
         let limits = Arc::new(limits());
         let changes = TermChanges { limits, shared: None, expires, slots: (None, None) };
         worker.registry().deliver(RequestId(1), Command::SetTerms(Box::new(changes))).unwrap();
@@ -136,7 +136,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
         let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
         let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
-        let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+        let terms = SessionConfig { limits, messages: None, expires: None, age_jitter: 0, compressed: false, ping_tag: *b"test" };
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());
         let ends = async {
