@@ -166,11 +166,13 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    let verifier = &config.verifiers[chat.auth.as_ref().unwrap()];
+    let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
+    assert_eq!(sections, ["partners", "machines"]);
+    let verifier = &config.verifiers[chat.auth.first().unwrap()];
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert_eq!(verifier.on_expiry, OnExpiry::Close { grace: seconds(300), code: CloseCode(4403) });
-    assert_eq!(config.verifiers[feed.auth.as_ref().unwrap()].on_expiry, OnExpiry::Ignore);
-    assert_eq!(config.verifiers[partners.auth.as_ref().unwrap()].on_expiry, OnExpiry::default());
+    assert_eq!(config.verifiers[&feed.auth[0]].on_expiry, OnExpiry::Ignore);
+    assert_eq!(config.verifiers[&partners.auth[0]].on_expiry, OnExpiry::default());
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));

@@ -61,9 +61,7 @@ fn sessions_end_when_their_section_says_so() {
     let token = token(&json!({ "exp": expires.as_secs() }));
     let [mut strict, mut late, mut patient, mut graced] =
         ["/strict", "/late", "/patient", "/graced"].map(|path| open(&gate, &upstream, path, &token));
-    for (session, code, ends) in
-        [(&mut strict, 4403, expires), (&mut late, 1008, expires + Duration::from_secs(2))]
-    {
+    for (session, code, ends) in [(&mut strict, 4403, expires), (&mut late, 1008, expires + Duration::from_secs(2))] {
         expect_both(session, code, "token expired");
         let late = unix().checked_sub(ends).expect("the session ended early");
         assert!(late < Duration::from_secs(1), "{late:?}");

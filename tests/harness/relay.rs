@@ -137,7 +137,14 @@ impl Relay {
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| Expiry { at: now + after, code: expiry_code });
         let limits = Arc::new(limits);
-        let terms = SessionConfig { limits: Arc::clone(&limits), messages, expires, age_jitter, compressed, ping_tag: PING_TAG };
+        let terms = SessionConfig {
+            limits: Arc::clone(&limits),
+            messages,
+            expires,
+            age_jitter,
+            compressed,
+            ping_tag: PING_TAG,
+        };
         Self {
             session: Session::new(terms, now),
             twin: None,

@@ -381,8 +381,7 @@ fn the_expiry_may_change_until_the_session_closes() {
 /// The section of the token may have a close code of its own. A session that closes already keeps its reason.
 #[test]
 fn the_close_of_an_expired_token_has_the_code_of_its_section() {
-    let setup =
-        Setup { expires_after: Some(Duration::from_secs(60)), expiry_code: CloseCode(4403), ..lenient() };
+    let setup = Setup { expires_after: Some(Duration::from_secs(60)), expiry_code: CloseCode(4403), ..lenient() };
     let both = ["close 4403 token expired"];
     let outcome = end(ClosedBy::Tollgate, 4403, CloseReason::TokenExpired);
     let mut relay = play(setup, &[Pass(60 * SECOND - 1)]);
@@ -390,7 +389,10 @@ fn the_close_of_an_expired_token_has_the_code_of_its_section() {
     relay.pass(Duration::from_millis(1));
     // No later expiry changes the Close that the other side gets after its frame.
     relay.set_expiry(None);
-    assert_eq!((shown(&relay, Client), shown(&relay, Upstream)), (both.map(str::to_owned).into(), both.map(str::to_owned).into()));
+    assert_eq!(
+        (shown(&relay, Client), shown(&relay, Upstream)),
+        (both.map(str::to_owned).into(), both.map(str::to_owned).into())
+    );
     relay.pass(Duration::from_secs(5));
     assert_eq!(relay.outcome, outcome);
 }
