@@ -19,6 +19,7 @@
 
 mod commands;
 mod deadlines;
+mod lifetime;
 mod outbox;
 mod outcome;
 mod peer;
@@ -37,6 +38,7 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
+use lifetime::Lifetime;
 use outbox::Outbox;
 pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
@@ -111,11 +113,7 @@ pub struct Session {
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
-    expires: Option<Expiry>,
-    /// The time of the 101.
-    opened_at: Instant,
-    age_jitter: u16,
-    drain_at: Option<Instant>,
+    lifetime: Box<Lifetime>,
     /// When data last passed either way.
     data_passed: Instant,
     /// Until when the client is not read because it exceeded its rate.
@@ -156,10 +154,7 @@ impl Session {
             on_excess: on_excess(&limits, compressed),
             messages: messages.filter(|_| limits.messages.is_some()),
             limits,
-            expires,
-            opened_at: now,
-            age_jitter,
-            drain_at: None,
+            lifetime: Box::new(Lifetime { expires, opened_at: now, age_jitter, drain_at: None }),
             data_passed: now,
             wait_until: None,
             reservation_held: false,
@@ -229,7 +224,7 @@ impl Session {
     /// Ends the session at this time because the process drains.
     pub fn drain_at(&mut self, at: Instant) {
         self.deadline_changed = true;
-        self.drain_at = Some(at);
+        self.lifetime.drain_at = Some(at);
     }
 
     /// Whether the input of a side may end because its Close was received. Bytes may still be sent to it.
@@ -388,7 +383,7 @@ impl Session {
         match (cause, self.outbox.as_ref().and_then(|outbox| outbox.close.as_ref())) {
             (CloseReason::Command, Some(close)) => (close.code, &close.reason),
             (CloseReason::TokenExpired, _) => {
-                (self.expires.map_or(cause.close_code(), |expires| expires.code), cause.reason())
+                (self.lifetime.expires.map_or(cause.close_code(), |expires| expires.code), cause.reason())
             }
             (CloseReason::Closed, _) => {
                 (self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL), "")

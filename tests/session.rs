@@ -478,7 +478,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 18, "{labels:?}");
+    assert_eq!(labels.len(), 19, "{labels:?}");
 }
 
 #[test]

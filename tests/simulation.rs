@@ -342,7 +342,7 @@ fn invariants_hold_in_random_sessions() {
     if is_default_run() {
         println!("{causes:?}");
         // Every cause except `Aborted`, which only the relay uses.
-        assert_eq!(causes.len(), 15, "the simulation does not reach every cause any more: {causes:?}");
+        assert_eq!(causes.len(), 16, "the simulation does not reach every cause any more: {causes:?}");
     }
 }
 

@@ -88,7 +88,7 @@ impl Session {
             return false;
         }
         self.deadline_changed = true;
-        self.expires = expires;
+        self.lifetime.expires = expires;
         true
     }
 

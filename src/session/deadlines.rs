@@ -25,7 +25,7 @@ impl Session {
         } else {
             add(self.expires_at());
             add(self.max_age_at());
-            add(self.drain_at);
+            add(self.lifetime.drain_at);
             add(self.idle_at());
             add(self.heartbeat_at(Side::Client));
             add(self.heartbeat_at(Side::Upstream));
@@ -42,7 +42,7 @@ impl Session {
         let open = [
             (self.expires_at(), "token_expires"),
             (self.max_age_at(), "max_session_age"),
-            (self.drain_at, "drain"),
+            (self.lifetime.drain_at, "drain"),
             (self.idle_at(), "idle_timeout"),
             (self.wait_until, "rate_allows"),
         ];
@@ -118,7 +118,7 @@ impl Session {
             self.end(ClosedBy::Tollgate, CloseReason::TokenExpired, now);
         } else if due(self.max_age_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::MaxAge, now);
-        } else if due(self.drain_at) {
+        } else if due(self.lifetime.drain_at) {
             self.end(ClosedBy::Tollgate, CloseReason::Drain, now);
         } else if due(self.idle_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::IdleTimeout, now);
@@ -145,12 +145,12 @@ impl Session {
 
     /// Returns the deadline that the token sets.
     fn expires_at(&self) -> Option<Instant> {
-        self.expires.map(|expires| expires.at)
+        self.lifetime.expires.map(|expires| expires.at)
     }
 
     /// Returns when the session reaches its maximum age.
     fn max_age_at(&self) -> Option<Instant> {
-        self.opened_at.checked_add(self.limits.session_age_max(self.age_jitter)?)
+        self.lifetime.opened_at.checked_add(self.limits.session_age_max(self.lifetime.age_jitter)?)
     }
 
     /// Returns the deadline of the closing handshake.

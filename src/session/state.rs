@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
+use super::lifetime::Lifetime;
 use super::outbox::{CommandedClose, Outbox, Queued};
 use super::outcome::{CloseReason, Outcome, SessionStats};
 use super::peer::{Input, Peer};
@@ -199,10 +200,7 @@ impl Session {
             overhead,
             client,
             upstream,
-            expires,
-            opened_at,
-            age_jitter,
-            drain_at,
+            lifetime,
             data_passed,
             wait_until,
             reservation_held,
@@ -220,6 +218,7 @@ impl Session {
             counts,
         } = self;
         let rules = *client.inspector.rules();
+        let Lifetime { expires, opened_at, age_jitter, drain_at } = *lifetime;
         let (close, messages) = outbox.map(|outbox| outbox.into_parts()).unwrap_or_default();
         SessionState {
             compressed: rules.compressed,
@@ -267,10 +266,12 @@ impl Session {
             on_excess: on_excess(&limits, compressed),
             messages,
             limits,
-            expires: state.expires.map(|(at, code)| Expiry { at: at.to_instant(now), code }),
-            opened_at: state.opened_at.to_instant(now),
-            age_jitter: state.age_jitter,
-            drain_at: absolute(state.drain_at, now),
+            lifetime: Box::new(Lifetime {
+                expires: state.expires.map(|(at, code)| Expiry { at: at.to_instant(now), code }),
+                opened_at: state.opened_at.to_instant(now),
+                age_jitter: state.age_jitter,
+                drain_at: absolute(state.drain_at, now),
+            }),
             data_passed: state.data_passed.to_instant(now),
             wait_until: absolute(state.wait_until, now),
             reservation_held: state.reservation_held,
