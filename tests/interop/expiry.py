@@ -40,7 +40,8 @@ proxy = harness.Proxy("".join([
     harness.listener(secrets, handshake_timeout='"60s"'),
     harness.auth(secrets), f"expiry_close_code = {CODE}\n",
     harness.upstream("echo", echo.facts["port"]) + 'connect_timeout = "20s"\nresponse_timeout = "20s"\n',
-    harness.route("expiring", "/expiring", "echo", {"ping_interval": '"off"'}, auth='"users"'),
+    harness.route("expiring", "/expiring", "echo", {"ping_interval": '"off"'}, auth='"users"',
+                  origins='["https://page.example"]'),
     harness.route("endless", "/endless", "echo", {"ping_interval": '"off"'}),
 ]), directory)
 
