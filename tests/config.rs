@@ -181,6 +181,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
+    assert_eq!((chat.refresh_path.as_ref(), &feed.refresh_path), (Some(&"/ws/refresh".parse().unwrap()), &None));
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
     assert_eq!(chat.require.len(), 2);
     let forwarded: Vec<_> = chat.forward_claims.iter().map(|(claim, name)| (claim.as_str(), name.as_str())).collect();

@@ -346,6 +346,7 @@ fn route(model: &Model) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             messages: None,

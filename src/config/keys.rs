@@ -303,6 +303,8 @@ keys! {
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";
+    REFRESH_PATH = "route" "refresh_path", Text, Nothing,
+        "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
         "How the sessions of the route end when a reload removes it or its upstream: paced over `drain_timeout`, or at \
          once.";

@@ -18,6 +18,7 @@ pub mod keys;
 mod limits;
 mod load;
 mod model;
+mod refresh;
 mod routes;
 pub mod schema;
 mod suggestion;

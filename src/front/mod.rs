@@ -7,5 +7,7 @@ pub mod headers;
 mod response;
 mod head_rejection;
 mod request_stream;
+mod cors;
+mod refresh;
 pub mod upgrade;
 pub mod connection;

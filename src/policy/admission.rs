@@ -21,7 +21,7 @@ use super::counters::{Counters, MessageKey};
 use super::counts::{Counts, KeyedLimiter};
 use super::credential;
 use super::expiry::Expiry;
-use super::grant::{Grant, Lease};
+use super::grant::{Grant, Lease, SessionToken};
 use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
@@ -310,7 +310,7 @@ impl Authenticated<'_> {
         let grant = Grant {
             auth: method.map(|method| Arc::clone(&method.name)),
             subject,
-            token,
+            token: SessionToken::new(token),
             params,
             host: host.into(),
             origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),

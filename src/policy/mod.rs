@@ -24,3 +24,4 @@ pub mod counters;
 pub mod grant;
 pub mod admission;
 pub mod recheck;
+pub mod refresh;

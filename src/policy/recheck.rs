@@ -209,8 +209,8 @@ fn admits<'a>(
     }
     let method = grant.auth.as_deref().and_then(|name| route.auth.named(name)).ok_or(Rejection::NoToken)?;
     let AuthKind::Token(verifier) = &method.kind;
-    let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
-    let claims = verifier.recheck(token, now.unix).map_err(Rejection::Token)?;
+    let token = grant.token.get().ok_or(Rejection::NoToken)?;
+    let claims = verifier.recheck(&token, now.unix).map_err(Rejection::Token)?;
     if config.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
         Ok(Some((method, claims)))
     } else {

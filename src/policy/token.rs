@@ -354,6 +354,19 @@ impl TokenRecord {
         let payload = decode(token.split('.').nth(1)?).ok()?;
         Some(Self { payload: payload.into(), signer: claims.signer() })
     }
+
+    /// Whether both tokens are of one issuer and of one login: `iss` and `sid` are equal, or both tokens lack the claim.
+    pub(super) fn is_same_login(&self, other: &Self) -> bool {
+        let login = |payload: &[u8]| {
+            let object = Object::parse(payload).ok()?;
+            let value = |name| match object.get(name).ok()? {
+                Some(json) => serde_json::from_str::<serde_json::Value>(json).ok().map(Some),
+                None => Some(None),
+            };
+            Some([value("iss")?, value("sid")?])
+        };
+        login(&self.payload).is_some_and(|own| login(&other.payload) == Some(own))
+    }
 }
 
 /// Shows the size only: claims are personal data.

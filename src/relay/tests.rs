@@ -185,6 +185,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits,
     };

@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::error::ServeError;
 use super::worker;
 use crate::config::{Config, ListenAddress, MaxSessions};
+use crate::front::gateway::REFRESHES_MAX;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::connector::extra_descriptors;
 
@@ -37,7 +38,9 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     let inherited = config.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Inherited(_)));
     // Each pending request counts as a session, so `max_sessions` bounds their number.
     let extra: usize = config.upstreams.iter().map(extra_descriptors).fold(0, usize::saturating_add);
+    let refreshes = config.routes.iter().any(|route| route.refresh_path.is_some());
     let count = OTHER_DESCRIPTORS
+        + if refreshes { REFRESHES_MAX } else { 0 }
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod refresh;
 mod refusals;
 mod reload;
 mod admin;

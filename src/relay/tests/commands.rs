@@ -4,6 +4,7 @@ use tokio::net::UnixStream;
 
 use super::super::description::SessionActivity;
 use super::super::registry::Command;
+use super::super::renewal_count::RenewalCount;
 use super::*;
 use crate::policy::recheck::TermChanges;
 use crate::telemetry::metrics::gauges::Gauges;
@@ -185,4 +186,38 @@ fn a_message_to_a_closing_session_is_counted_as_a_send_failure() {
         worker.registry().deliver(RequestId(1), Command::Send(message("late"))).unwrap();
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     }
+}
+
+/// The answer to a refresh counts the sessions that go on, and does not wait for others.
+#[test]
+fn a_session_that_is_closing_or_over_is_not_renewed() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let states = [
+        (State::Idle, 1),
+        (State::Throttled, 1),
+        (State::ClientBlocked, 1),
+        (State::UpstreamBlocked, 1),
+        (State::Hibernating, 1),
+        (State::Closing, 0),
+        (State::Lingering, 0),
+    ];
+    for (state, renewed) in states {
+        let worker = SessionContext::default();
+        let (mut relay, _received) = relay_in_state(&worker, state, clock::now());
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
+        let (count, total) = RenewalCount::new();
+        let key = worker.registry().keys()[0];
+        worker.registry().set_expiry(key, None, count);
+        let mut total = std::pin::pin!(total.total());
+        assert!(total.as_mut().poll(&mut cx).is_pending(), "{state:?}: the session was not polled");
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
+        assert_eq!(total.as_mut().poll(&mut cx), Poll::Ready(renewed), "{state:?}");
+    }
+    // A session that ends before it is polled is not waited for either.
+    let worker = SessionContext::default();
+    let (relay, _received) = relay_in_state(&worker, State::Idle, clock::now());
+    let (count, total) = RenewalCount::new();
+    worker.registry().set_expiry(worker.registry().keys()[0], None, count);
+    drop(relay);
+    assert_eq!(std::pin::pin!(total.total()).poll(&mut cx), Poll::Ready(0));
 }
