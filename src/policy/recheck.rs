@@ -166,19 +166,25 @@ impl Policy {
     }
 }
 
-/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders if
-/// the path of the route changed.
+/// Returns the values of the placeholders of the route in the path of the session; `None` if the path is not known whole
+/// and the route has the same pattern as before, so that the values did not change.
+pub(super) fn params(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
+    let pattern = &route.config.path;
+    let path = session.path.and_then(|path| Path::parse(path).ok());
+    match path.and_then(|path| pattern.matches(&path)) {
+        None if *pattern != session.route.config.path => Err(Removed::Path),
+        params => Ok(params),
+    }
+}
+
+/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders, as
+/// [`params`] does.
 fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
     let (config, before) = (&route.config, &session.route.config);
     if config.host != before.host && !config.host.matches(&session.grant.host) {
         return Err(Removed::Host);
     }
-    let params = if config.path == before.path {
-        None
-    } else {
-        let path = session.path.and_then(|path| Path::parse(path).ok());
-        Some(path.and_then(|path| config.path.matches(&path)).ok_or(Removed::Path)?)
-    };
+    let params = params(route, session)?;
     if config.action != before.action {
         return Err(Removed::Upstream);
     }

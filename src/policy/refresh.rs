@@ -11,7 +11,7 @@ use super::credential::{self, Ambiguous, TokenSource};
 use super::expiry::Expiry;
 use super::host::request_host;
 use super::path::Path;
-use super::recheck::OpenSession;
+use super::recheck::{OpenSession, params};
 use super::rejection::{Rejected, Rejection};
 use super::request::RequestFacts;
 use super::route::{AuthKind, AuthMethod, Route};
@@ -76,20 +76,13 @@ impl Renewal {
         let grant = session.grant;
         let same_client = self.route.name() == session.route.name()
             && grant.auth.as_deref() == Some(&*self.method.name)
-            && grant.subject == Some(Arc::clone(&self.subject));
+            && grant.subject.as_deref() == Some(&*self.subject);
         if !same_client || !grant.token.get().is_some_and(|token| self.token.is_same_login(&token)) {
             return false;
         }
-        let config = &self.route.config;
-        let params = if config.path == session.route.config.path {
-            None
-        } else {
-            let path = session.path.and_then(|path| Path::parse(path).ok());
-            let Some(params) = path.and_then(|path| config.path.matches(&path)) else { return false };
-            Some(params)
-        };
+        let Ok(params) = params(&self.route, session) else { return false };
         let params = params.as_ref().unwrap_or(&grant.params);
-        config.require.iter().all(|requirement| requirement.met_by(&self.claims, params))
+        self.route.config.require.iter().all(|requirement| requirement.met_by(&self.claims, params))
     }
 
     /// Returns the route.

@@ -121,6 +121,32 @@ fn open_sessions_are_checked_against_the_next_snapshot() {
     }
 }
 
+/// A placeholder that a reload renamed has the new name in every later check, too.
+#[test]
+fn the_values_of_placeholders_have_the_names_of_the_last_route() {
+    let (files, counters) = (InMemory::new(), Arc::default());
+    let step = |before: Option<&Snapshot>, name: &str, leeway: &str| {
+        let (path, leeway) =
+            (format!("path = \"/{{{name}}}\""), format!("algorithms = [\"HS256\"]\nleeway = {leeway:?}"));
+        let require = format!("auth = \"users\"\nrequire = {{ room = \"{{{name}}}\" }}");
+        let replacements =
+            [("path = \"/feed\"", &*path), ("auth = \"users\"", &require), ("algorithms = [\"HS256\"]", &leeway)];
+        build(before, &config(&files, &replacements), &counters)
+    };
+    let first = step(None, "room", "1s");
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {}", token()).parse().unwrap());
+    let admission = first.policy().admit(&facts("/blue", &headers), clocks()).unwrap();
+    let (mut route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
+    let second = step(Some(&first), "channel", "1s");
+    let third = step(Some(&second), "channel", "2s");
+    for snapshot in [&second, &third] {
+        let session = OpenSession { route: &route, grant: &grant, path: Some("/blue"), server: "127.0.0.1:9002" };
+        let Recheck::Admitted(terms) = snapshot.policy().recheck(&session, clocks()) else { panic!("not admitted") };
+        route = terms.route;
+    }
+}
+
 /// A session whose deadline moves into the past is expired by its new terms; one that has time left is admitted.
 #[test]
 fn changes_of_the_expiry_reach_open_sessions() {
