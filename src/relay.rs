@@ -9,6 +9,8 @@ mod read;
 pub mod recheck;
 pub mod revoke;
 pub mod registry;
+pub mod renewal;
+pub mod renewal_count;
 pub mod watcher;
 pub mod workers;
 

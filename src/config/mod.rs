@@ -22,6 +22,7 @@ mod load;
 mod logout;
 mod model;
 mod revocations;
+mod refresh;
 mod require;
 mod routes;
 pub mod schema;

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
-use super::logout::Logouts;
+use super::logouts::Logouts;
 use super::revoker::Revoker;
 use super::snapshot::Snapshot;
 use crate::client::KeySets;
@@ -14,6 +15,9 @@ use crate::relay::workers::Workers;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::rejections::RejectionLog;
 use crate::upstream::Connector;
+
+/// The maximum number of refreshes in progress.
+pub const REFRESHES_MAX: usize = 64;
 
 /// The state of the process: the snapshot in use, and the parts that outlive every snapshot.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Gateway {
     pub revoker: Revoker,
     /// The logout tokens that were received, and those that are being received.
     pub logouts: Logouts,
+    /// Limits the refreshes in progress to [`REFRESHES_MAX`].
+    pub refreshes: Semaphore,
     /// The log of rejections.
     pub rejections: RejectionLog,
 }
@@ -63,6 +69,7 @@ impl Gateway {
             pending_limit,
             workers,
             logouts: Logouts::default(),
+            refreshes: Semaphore::new(REFRESHES_MAX),
             rejections: RejectionLog::new(),
         }
     }

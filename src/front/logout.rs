@@ -8,42 +8,26 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::gateway::Gateway;
-use super::keys::has_keys_for;
+use super::keys::wait_for_keys;
 use super::snapshot::Snapshot;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;
-use crate::policy::logout::{LogoutEndpoint, LogoutError, RecentLogouts};
+use crate::policy::logout::{LogoutEndpoint, LogoutError};
 use crate::policy::path::Path;
 use crate::policy::request::RequestFacts;
 use crate::policy::route::AuthKind;
 use crate::runtime::clock;
 use crate::telemetry::request::RequestId;
 
-/// The maximum number of logouts in progress: each may have a body that is being received, or wait for a disk.
-const LOGOUTS_MAX: usize = 64;
 /// How long an issuer may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The size of a body besides its token.
 const FORM_BYTES: usize = 1024;
 /// The name of the form field (section 2.5), in the notation of a token source.
 const FIELD: &str = "query:logout_token";
-
-/// The logouts of the process.
-#[derive(Debug)]
-pub struct Logouts {
-    recent: RecentLogouts,
-    permits: Semaphore,
-}
-
-impl Default for Logouts {
-    fn default() -> Self {
-        Self { recent: RecentLogouts::default(), permits: Semaphore::new(LOGOUTS_MAX) }
-    }
-}
 
 /// Returns the sections that receive logout tokens at the target of a request.
 pub(super) fn endpoints<'a>(snapshot: &'a Snapshot, request: &Request<()>, client: IpAddr) -> Vec<&'a LogoutEndpoint> {
@@ -75,7 +59,8 @@ pub(super) async fn log_out(
     let recognizing = endpoints.iter().find(|endpoint| endpoint.recognizes(&token));
     let endpoint = recognizing.or(endpoints.first()).ok_or(LogoutError::Form)?;
     if let AuthKind::Token(verifier) = &endpoint.method.kind {
-        let has_keys = has_keys_for(gateway, verifier, &token).await && verifier.check_keys(clock::now()).is_ok();
+        let has_keys =
+            wait_for_keys(gateway, verifier, &token).await.is_ok() && verifier.check_keys(clock::now()).is_ok();
         has_keys.then_some(()).ok_or(LogoutError::NoKeys)?;
     }
     let (now, auth) = (clock::both().unix, &*endpoint.method.name);

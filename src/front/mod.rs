@@ -3,6 +3,7 @@
 pub mod connection_config;
 pub mod snapshot;
 pub mod revoker;
+pub mod logouts;
 pub mod gateway;
 pub mod headers;
 mod authenticate;
@@ -11,5 +12,7 @@ mod head_rejection;
 mod keys;
 mod request_stream;
 pub mod logout;
+mod cors;
+mod refresh;
 pub mod upgrade;
 pub mod connection;

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use super::counters::{RouteAddress, RouteIdentity};
 use super::forward::Answered;
 use super::pattern::Params;
@@ -26,7 +28,7 @@ pub struct Grant {
     /// The token's subject.
     pub subject: Option<Arc<str>>,
     /// The token, if the route required one.
-    pub token: Option<TokenRecord>,
+    pub token: SessionToken,
     /// The answer of the forward authentication service, if it admitted the client.
     pub answered: Option<Answered>,
     /// The values of the path's placeholders.
@@ -40,9 +42,10 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Returns the client as revocations see it; `None` if the route is open.
-    pub fn identity(&self) -> Option<Identity<'_>> {
-        identity(self.auth.as_deref(), self.subject.as_deref(), self.token.as_ref())
+    /// Whether this holds for the client as revocations see it. A client of an open route cannot be revoked.
+    pub fn is_revoked(&self, check: impl FnOnce(&Identity<'_>) -> bool) -> bool {
+        let token = self.token.get();
+        identity(self.auth.as_deref(), self.subject.as_deref(), token.as_deref()).is_some_and(|client| check(&client))
     }
 }
 
@@ -53,6 +56,27 @@ pub(super) fn identity<'a>(
     token: Option<&'a TokenRecord>,
 ) -> Option<Identity<'a>> {
     Some(Identity { auth: auth?, subject, token: token.map(TokenRecord::ids) })
+}
+
+/// The token of a session. A fresh one may replace it while the session is open.
+#[derive(Debug)]
+pub struct SessionToken(ArcSwapOption<TokenRecord>);
+
+impl SessionToken {
+    /// Holds the token that the session was admitted with.
+    pub(super) fn new(token: Option<TokenRecord>) -> Self {
+        Self(ArcSwapOption::from_pointee(token))
+    }
+
+    /// Returns the last token.
+    pub fn get(&self) -> Option<Arc<TokenRecord>> {
+        self.0.load_full()
+    }
+
+    /// Replaces the token: every later check of the session is by this one.
+    pub fn replace(&self, token: Arc<TokenRecord>) {
+        self.0.store(Some(token));
+    }
 }
 
 /// The slots that a session takes from the limits of its client.

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::claims::{Claims, Signer};
+use super::members::Object;
 use super::revocation::entry::TokenIds;
 
 /// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token:
@@ -22,6 +23,19 @@ impl TokenRecord {
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
         Some(Self { payload: payload.into(), signer: claims.signer()?, ids: TokenIds::of(claims) })
+    }
+
+    /// Whether both tokens are of one issuer and of one login: `iss` and `sid` are equal, or both tokens lack the claim.
+    pub(super) fn is_same_login(&self, other: &Self) -> bool {
+        let login = |payload: &[u8]| {
+            let object = Object::parse(payload).ok()?;
+            let value = |name| match object.get(name).ok()? {
+                Some(json) => serde_json::from_str::<serde_json::Value>(json).ok().map(Some),
+                None => Some(None),
+            };
+            Some([value("iss")?, value("sid")?])
+        };
+        login(&self.payload).is_some_and(|own| login(&other.payload) == Some(own))
     }
 
     /// Returns the claims by which the token can be revoked.

@@ -31,11 +31,10 @@ impl Sweep {
     }
 
     fn ends(&self, grant: &Grant, now: Duration) -> bool {
-        let Some(client) = grant.identity() else { return false };
-        match self {
-            Self::These(revocations) => revocations.iter().any(|revocation| revocation.concerns(&client)),
-            Self::All(store) => store.revocations().is_revoked(&client, now),
-        }
+        grant.is_revoked(|client| match self {
+            Self::These(revocations) => revocations.iter().any(|revocation| revocation.concerns(client)),
+            Self::All(store) => store.revocations().is_revoked(client, now),
+        })
     }
 }
 
@@ -54,10 +53,10 @@ pub async fn revoke_all(registry: &Registry, sweep: &Sweep) -> usize {
     ended
 }
 
-/// Ends a session that was revoked between its admission and its registration: a sweep did not find it then.
+/// Ends a session that was revoked between its admission and its registration, or while it got a fresh token: a sweep did
+/// not find it then.
 pub fn revoke_late(registry: &Registry, key: usize, grant: &Grant, store: &Counters) {
-    let is_revoked = |client| store.revocations().is_revoked(&client, clock::both().unix);
-    if grant.identity().is_some_and(is_revoked) {
+    if grant.is_revoked(|client| store.revocations().is_revoked(client, clock::both().unix)) {
         registry.end(key, CloseReason::Revoked);
     }
 }

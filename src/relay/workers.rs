@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::description::SessionInfo;
 use super::recheck::{RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
+use super::renewal_count::RenewalCount;
 use super::revoke::Sweep;
 use crate::policy::admission::Policy;
+use crate::policy::refresh::Renewal;
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
 
@@ -44,6 +46,8 @@ pub enum WorkerCommand {
     Recheck(Arc<Policy>, RecheckMode, oneshot::Sender<RecheckReport>),
     /// Ends its sessions that these revocations concern, and replies with their number.
     Revoke(Sweep, oneshot::Sender<usize>),
+    /// Renews its sessions of a client with a fresh token.
+    Renew(Arc<Renewal>, RenewalCount),
 }
 
 /// A command that many sessions receive.
@@ -127,6 +131,17 @@ impl Workers {
         ended.into_iter().fold(0, usize::saturating_add)
     }
 
+    /// Renews the sessions of a client with its fresh token. Returns their number when each has taken its new expiry.
+    pub async fn renew(&self, renewal: &Arc<Renewal>) -> usize {
+        let (count, renewed) = RenewalCount::new();
+        for worker in &self.0 {
+            // A worker that has ended has no sessions.
+            let _ = worker.send(WorkerCommand::Renew(Arc::clone(renewal), count.clone())).await;
+        }
+        drop(count);
+        renewed.total().await
+    }
+
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
@@ -168,7 +183,9 @@ mod tests {
                 match command {
                     WorkerCommand::List(reply) => reply.send(Vec::new()).unwrap(),
                     WorkerCommand::Each(..) => sent += 1,
-                    WorkerCommand::Recheck(..) | WorkerCommand::Revoke(..) => panic!("none was sent"),
+                    WorkerCommand::Recheck(..) | WorkerCommand::Revoke(..) | WorkerCommand::Renew(..) => {
+                        panic!("none was sent")
+                    }
                     WorkerCommand::Session { id, reply, .. } if id == own => {
                         delivered += 1;
                         reply.send(Ok(())).unwrap();

@@ -18,6 +18,7 @@ use crate::front::gateway::Gateway;
 use crate::relay::Process;
 use crate::relay::recheck::recheck_all;
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
+use crate::relay::renewal::renew_all;
 use crate::relay::revoke::revoke_all;
 use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
@@ -80,7 +81,7 @@ impl Worker {
             tokio::select! {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
-                () = serve_commands(commands, &context.sessions, &context.gateway.process) => {}
+                () = serve_commands(commands, &context.sessions, &context.gateway) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
                 () = heartbeat.answer() => {}
@@ -97,19 +98,20 @@ impl Worker {
 }
 
 /// Executes commands. Never returns, even if the channel is closed.
-async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &SessionContext, process: &Process) {
+async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &SessionContext, gateway: &Gateway) {
     let sessions = context.registry();
     while let Some(command) = commands.recv().await {
         // If the sender no longer waits, the reply is dropped.
         match command {
             WorkerCommand::Session { id, command, reply } => drop(reply.send(sessions.deliver(id, command))),
             WorkerCommand::List(reply) => drop(reply.send(sessions.list())),
-            WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, context, process).await,
+            WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, context, &gateway.process).await,
             WorkerCommand::Recheck(policy, mode, reply) => {
                 let report = recheck_all(sessions, &policy, mode).await;
                 drop(reply.send(report));
             }
             WorkerCommand::Revoke(sweep, reply) => drop(reply.send(revoke_all(sessions, &sweep).await)),
+            WorkerCommand::Renew(renewal, count) => renew_all(sessions, &renewal, &count, &gateway.counters).await,
         }
     }
     std::future::pending::<()>().await;

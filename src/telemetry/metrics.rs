@@ -1,6 +1,7 @@
 //! The metrics of the process: counted by each worker for itself, merged when they are scraped.
 
 pub mod cells;
+mod definition;
 pub mod gauges;
 pub mod labels;
 mod merged;
@@ -13,10 +14,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use definition::{Reloads, Scrape};
 use gauges::Gauges;
 use merged::Merged;
 use process::ProcessFigures;
-use table::{Reloads, Scrape, TABLE};
+use table::TABLE;
 pub use text::{CONTENT_TYPE, Kind};
 use worker::WorkerMetrics;
 

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod refresh;
 mod refusals;
 mod reload;
 mod keys;
@@ -15,6 +16,7 @@ mod requests;
 mod closes;
 mod closing;
 mod deadlines;
+mod expiry;
 mod passing;
 mod headers;
 mod forward;

@@ -144,6 +144,30 @@ fn a_revocation_holds_as_long_as_the_tokens_that_were_seen() {
     assert_eq!(hours(end(json!({ "jti": "t3", "expires": now() + 7_200 }))), 2);
 }
 
+/// A fresh token takes the place of the first one: from then on its own `jti` and `iat` count, and a revoked one renews
+/// nothing.
+#[test]
+fn a_session_is_revoked_by_the_token_that_renewed_it() {
+    let (upstream, api) = (Upstream::bind(), Api::new());
+    let route = "[[route]]\nname = \"live\"\npath = \"/live\"\nrefresh_path = \"/live/refresh\"\n\
+                 upstream = \"main\"\nauth = \"users\"\n";
+    let gate = Setup::new().more(&format!("{route}{}", api.section())).start(&upstream);
+    let [first, second, third] = ["t1", "t2", "t3"].map(|jti| token_of("ada", jti, "s1"));
+    let refresh = |token: &str| {
+        let request =
+            Request::to("/").first_line("POST /live/refresh HTTP/1.1").without("Upgrade").without("Connection");
+        Client::connect(&gate).ask(&request.bearer(token).with("Content-Length: 0"))
+    };
+    let session = Session::open_with(&gate, &upstream, &Request::to("/live").bearer(&first), &[]);
+    assert!(refresh(&second).body.starts_with("{\"renewed\":1,"));
+    assert_eq!(revoke(&api, json!({ "jti": "t1" }))["ended"], json!(0));
+    revoke(&api, json!({ "jti": "t3" }));
+    let response = refresh(&third);
+    assert_eq!((response.head.status(), gate.log.next("refused")["cause"].clone()), (401, json!("revoked")));
+    assert_eq!(revoke(&api, json!({ "jti": "t2" }))["ended"], json!(1));
+    expect_closed(session, 1008, "revoked");
+}
+
 #[test]
 fn a_repeated_revocation_is_one_entry() {
     let upstream = Upstream::bind();

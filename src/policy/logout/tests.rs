@@ -3,6 +3,7 @@
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use super::super::expiry::OnExpiry;
 use super::super::key::KeySet;
 use super::super::token::VerifierConfig;
 use super::*;
@@ -23,6 +24,7 @@ fn endpoint_with(subject_claim: &str) -> LogoutEndpoint {
         audience: vec!["chat".to_owned()],
         subject_claim: subject_claim.parse().unwrap(),
         leeway: Duration::from_secs(30),
+        on_expiry: OnExpiry::default(),
         sources: Vec::new(),
         forward_token: false,
         max_bytes: 2048,

@@ -2,107 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::gauges::Gauges;
+pub use super::definition::{Definition, Unit};
+use super::definition::{Samples, Scrape};
 use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
-use super::merged::Merged;
-use super::process::ProcessFigures;
-use super::text::{Family, Kind, Value};
-use super::worker::RouteValues;
-
-/// A metric.
-#[derive(Debug, Clone, Copy)]
-pub struct Definition {
-    /// Its name. That of a counter ends in `_total`.
-    pub name: &'static str,
-    /// Its kind.
-    pub kind: Kind,
-    /// The names of its labels. The values are names of the configuration, or of a fixed set.
-    pub labels: &'static [&'static str],
-    /// Its unit, which its name contains; `None` for a number of things.
-    pub unit: Option<Unit>,
-    /// Its meaning, without a full stop.
-    pub help: &'static str,
-    collect: fn(&Scrape<'_>, &mut Samples),
-}
-
-/// A base unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// Seconds.
-    Seconds,
-    /// Bytes.
-    Bytes,
-}
-
-impl Unit {
-    /// Returns its name in the names of metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Seconds => "seconds",
-            Self::Bytes => "bytes",
-        }
-    }
-}
-
-/// The sources of the values of a scrape.
-#[derive(Debug)]
-pub(super) struct Scrape<'a> {
-    pub merged: &'a Merged,
-    pub gauges: &'a Gauges,
-    pub reloads: Reloads,
-    pub process: ProcessFigures,
-    pub started: Duration,
-}
-
-/// The reloads of the configuration. The load at the start counts as a success, and not as a reload.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Reloads {
-    pub succeeded: u64,
-    pub failed: u64,
-    pub last_succeeded: bool,
-    /// Since the Unix epoch.
-    pub last_success: Duration,
-}
-
-/// The series of one metric.
-#[derive(Debug, Default)]
-pub(super) struct Samples(Vec<(Vec<String>, Value)>);
-
-impl Samples {
-    fn add<const N: usize>(&mut self, labels: [&str; N], value: Value) {
-        self.0.push((labels.map(str::to_owned).to_vec(), value));
-    }
-
-    fn count<const N: usize>(&mut self, labels: [&str; N], count: u64) {
-        self.add(labels, Value::Count(count));
-    }
-
-    fn counts<const N: usize>(&mut self, route: &str, names: &[&str; N], counts: &[u64; N]) {
-        for (name, count) in names.iter().zip(counts) {
-            self.count([route, name], *count);
-        }
-    }
-
-    /// Adds a number of the process that the kernel may not provide.
-    fn process(&mut self, value: Option<Value>) {
-        if let Some(value) = value {
-            self.add([], value);
-        }
-    }
-}
-
-impl Definition {
-    /// Returns the metric with its values.
-    pub(super) fn family(&self, scrape: &Scrape<'_>) -> Family {
-        let Self { name, kind, labels, help, .. } = *self;
-        let mut samples = Samples::default();
-        (self.collect)(scrape, &mut samples);
-        Family { name, help, kind, labels, series: samples.0 }
-    }
-}
+use super::text::{Kind, Value};
+use super::worker::{Outcomes, RouteValues};
 
 fn per_route(scrape: &Scrape<'_>, mut add: impl FnMut(&str, &RouteValues<u64>)) {
     scrape.merged.routes.iter().for_each(|(route, values)| add(route, values));
@@ -152,6 +58,15 @@ fn with_configured<'a>(
     }
 }
 
+/// Adds the number of requests of each route and outcome.
+fn outcomes(requests: &Outcomes, samples: &mut Samples) {
+    for (route, outcomes) in requests {
+        for (outcome, count) in outcomes {
+            samples.count([route, outcome], *count);
+        }
+    }
+}
+
 /// Adds the time at which the certificate of each name expires: of several with one name, the first that does.
 fn certificates(scrape: &Scrape<'_>, samples: &mut Samples) {
     let mut first = BTreeMap::new();
@@ -184,13 +99,16 @@ pub static TABLE: &[Definition] = &[
         unit: None,
         help: "Requests, by outcome: `accepted`, or the cause of the rejection as in the log. \
                The route is empty if none matched",
-        collect: |scrape, samples| {
-            for (route, outcomes) in &scrape.merged.upgrades {
-                for (outcome, count) in outcomes {
-                    samples.count([route, outcome], *count);
-                }
-            }
-        },
+        collect: |scrape, samples| outcomes(&scrape.merged.upgrades, samples),
+    },
+    Definition {
+        name: "tollgate_refreshes_total",
+        kind: Kind::Counter,
+        labels: &["route", "outcome"],
+        unit: None,
+        help: "Requests at a `refresh_path`, by outcome: `renewed` if at least one session was renewed, `no_session` if \
+               there was none to renew, or the cause of the rejection as in the log",
+        collect: |scrape, samples| outcomes(&scrape.merged.refreshes, samples),
     },
     Definition {
         name: "tollgate_upgrade_duration_seconds",
