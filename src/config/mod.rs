@@ -15,8 +15,10 @@ mod files;
 pub(crate) mod tests;
 pub mod keys;
 mod limits;
+mod listener;
 mod load;
 mod model;
+mod networks;
 mod routes;
 pub mod schema;
 mod suggestion;
@@ -30,6 +32,6 @@ pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
     AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenAddress, ListenerConfig,
-    LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
+    ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source, TlsMinVersion,
 };
 pub use self::units::duration as parse_duration;

@@ -1,6 +1,5 @@
 //! One request, in five steps: parse it, admit it, write the request to the upstream, get its response, send the 101.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +15,7 @@ use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
 use crate::policy::credential;
+use crate::policy::forwarded::Client;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
 use crate::policy::route::{Auth, Target};
@@ -63,7 +63,7 @@ pub struct OpenedSession {
 struct Context<'a> {
     gateway: &'a Gateway,
     metrics: &'a WorkerMetrics,
-    client: IpAddr,
+    client: Client,
     request_id: RequestId,
     trace: TraceContext,
     summary: RequestSummary<'a>,
@@ -76,7 +76,7 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
         let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
-        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client) }
+        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client.address) }
     }
 
     /// Logs and counts a rejection.
@@ -94,7 +94,7 @@ fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
 pub async fn answer(
     gateway: &Gateway,
     metrics: &WorkerMetrics,
-    client: IpAddr,
+    client: Client,
     request_id: RequestId,
     phases: UpgradePhases,
     request: &Request<Incoming>,
@@ -138,7 +138,7 @@ async fn respond(
     snapshot: &Snapshot,
     request: &Request<Incoming>,
 ) -> Result<Answered, RejectedRequest> {
-    let (uri, headers, address) = (request.uri(), request.headers(), context.client);
+    let (uri, headers, address) = (request.uri(), request.headers(), context.client.address);
     if !context.gateway.process.lifecycle.is_admitting() {
         return Err(Rejection::Draining.into());
     }
@@ -193,9 +193,9 @@ async fn upgrade(
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
     let request_id = context.request_id.to_string();
-    let (trace, span_id) = (context.trace, random());
+    let (scheme, trace, span_id) = (context.client.scheme, context.trace, random());
     let added =
-        UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
+        UpstreamHeaders { scheme, request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
@@ -285,7 +285,7 @@ impl Drop for PendingRequest<'_> {
 }
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
-pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, opened: &OpenedSession) {
+pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, opened: &OpenedSession) {
     metrics.count_upgrade(opened.admission.route().name(), Rejection::ClientGone.label());
     let event = RejectionEvent {
         summary: opened.summary.summary(),
@@ -294,18 +294,18 @@ pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: 
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
         times: gateway.process.sessions.slow_times(&opened.phases, clock::now()),
-        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, client)
+        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, opened.admission.grant().address)
     };
     log(gateway, &event);
 }
 
 /// Logs an upgrade that was slow. To be called when its 101 was written.
-pub fn log_if_slow(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+pub fn log_if_slow(gateway: &Gateway, opened: &OpenedSession) {
     let session = SessionSummary {
         request_id: opened.request_id,
         route: opened.admission.route().name(),
         subject: opened.admission.subject(),
-        client,
+        client: opened.admission.grant().address,
         server: &opened.server,
         request: opened.summary.summary(),
     };

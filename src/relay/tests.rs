@@ -221,7 +221,7 @@ pub(super) fn session_facts(admission: &Admission, id: u128, now: Instant) -> Ar
         upstream: Arc::clone(&admission.pool().config().name),
         server: "server".into(),
         summary: RequestSummary::default().keep(),
-        tls: TlsSummary::of_test(),
+        tls: Some(TlsSummary::of_test()),
         started: now,
     })
 }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use super::reload::{ReloadError, ReloadSummary, Reloader};
 use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::relay::Process;
@@ -124,7 +123,7 @@ impl Server {
     }
 
     /// Returns the addresses that it is bound to, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<ListenAddress> {
         self.listeners.addresses()
     }
 
