@@ -107,7 +107,10 @@ fn tls(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ListenerTls> {
     let certificates: Vec<_> = entries.iter().map(|entry| certificate::read(entry, folder)).collect();
     let versions = [("1.2", TlsMinVersion::Tls12), ("1.3", TlsMinVersion::Tls13)];
     let min_version = section.choice(&keys::TLS_MIN_VERSION, &versions);
-    Some(ListenerTls { certificates: certificates.into_iter().collect::<Option<_>>()?, min_version: min_version?.value })
+    Some(ListenerTls {
+        certificates: certificates.into_iter().collect::<Option<_>>()?,
+        min_version: min_version?.value,
+    })
 }
 
 /// Reports the keys that a plain listener cannot have.

@@ -21,12 +21,11 @@ pub(super) fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
 
 /// Reads a list of networks that may contain `unix`. Warns of a network that contains every address.
 pub(super) fn peers(section: &Section<'_>, key: &Key) -> Option<PeerSet> {
-    let entries = read(section, key, |text| match text {
-        UNIX => Ok(None),
-        _ => {
-            let network = network(text, "expected an IP address, a network or \"unix\"")?;
-            Ok(Some(network))
+    let entries = read(section, key, |text| {
+        if text == UNIX {
+            return Ok(None);
         }
+        network(text, "expected an IP address, a network or \"unix\"").map(Some)
     })?;
     let all = entries.iter().flatten().find(|network| network.prefix_len() == 0);
     if let (Some(all), Some(span)) = (all, section.key_span(key)) {
@@ -60,8 +59,8 @@ fn read<T>(
 /// Parses an address or a network. The error is the label at the caret and the help text.
 fn network(text: &str, form: &'static str) -> Result<IpNet, (&'static str, String)> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let network = network
-        .map_err(|_| (form, "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned()))?;
+    let network =
+        network.map_err(|_| (form, "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned()))?;
     if let IpNet::V6(v6) = network
         && v6.addr().to_ipv4_mapped().is_some()
     {

@@ -76,7 +76,11 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
         let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
-        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client.address) }
+        RejectionEvent {
+            summary: self.summary,
+            times,
+            ..RejectionEvent::new(rejection, self.request_id, self.client.address)
+        }
     }
 
     /// Logs and counts a rejection.
@@ -194,8 +198,15 @@ async fn upgrade(
     let key = handshake::key(random());
     let request_id = context.request_id.to_string();
     let (scheme, trace, span_id) = (context.client.scheme, context.trace, random());
-    let added =
-        UpstreamHeaders { scheme, request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
+    let added = UpstreamHeaders {
+        scheme,
+        request_id: &request_id,
+        trace,
+        span_id,
+        key: &key,
+        protocols: &protocols,
+        extensions,
+    };
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;

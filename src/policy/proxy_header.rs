@@ -1,6 +1,6 @@
 //! Parses the header of the PROXY protocol, versions 1 and 2, by which a balancer names the client of a connection.
 //!
-//! The specification is `doc/proxy-protocol.txt` of HAProxy. The crates that parse it do not tell a header that is not
+//! The specification is `doc/proxy-protocol.txt` of `HAProxy`. The crates that parse it do not tell a header that is not
 //! complete from one that is malformed at its first byte, read past the end of version 1, or reject a valid `LOCAL`.
 
 use std::fmt;

@@ -133,7 +133,10 @@ impl PendingLimit {
     }
 
     /// Takes one unit of the address's share, or a position in the queue for one. `None` if the queue is full.
-    fn take_share_or_queue(&self, client: Option<IpAddr>) -> Option<Result<Option<Box<AddressShare>>, QueuedConnection>> {
+    fn take_share_or_queue(
+        &self,
+        client: Option<IpAddr>,
+    ) -> Option<Result<Option<Box<AddressShare>>, QueuedConnection>> {
         let Some((shares, client)) = self.shares.as_ref().zip(client) else { return Some(Ok(None)) };
         let mut share = Box::new(AddressShares::join(shares, client.into()));
         if share.try_take() {
@@ -315,7 +318,9 @@ mod tests {
         let [first, second] = [unidentified(&pending_limit), unidentified(&pending_limit)].map(Option::unwrap);
         assert!(unidentified(&pending_limit).is_none(), "further ones are closed at once");
         let of_b = entered(&pending_limit, B);
-        let Some(PendingSlot::Acquired(of_a)) = pending_limit.identify(first, Some(A)) else { panic!("A has no other") };
+        let Some(PendingSlot::Acquired(of_a)) = pending_limit.identify(first, Some(A)) else {
+            panic!("A has no other")
+        };
         let Some(PendingSlot::QueuedConnection(queued)) = pending_limit.identify(second, Some(A)) else {
             panic!("the share of A is exhausted")
         };

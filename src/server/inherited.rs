@@ -72,10 +72,8 @@ impl Inherited {
             return Ok(Self::default());
         }
         let mut owned = ListenFd::from_env();
-        let sockets = passed.enumerate().map(|(index, (_, name))| InheritedSocket {
-            name,
-            socket: take(&mut owned, index),
-        });
+        let sockets =
+            passed.enumerate().map(|(index, (_, name))| InheritedSocket { name, socket: take(&mut owned, index) });
         Ok(Self(sockets.collect()))
     }
 

@@ -49,7 +49,7 @@ pub struct NextListeners {
 #[derive(Debug)]
 enum NextListener {
     Kept { index: usize, address: ListenAddress },
-    New(ListenerHandle, Listener),
+    New(Box<(ListenerHandle, Listener)>),
 }
 
 impl Listeners {
@@ -89,7 +89,8 @@ impl Listeners {
         for listener in next.next {
             match listener {
                 NextListener::Kept { index, .. } => self.open.extend(before.get_mut(index).and_then(Option::take)),
-                NextListener::New(handle, listener) => {
+                NextListener::New(new) => {
+                    let (handle, listener) = *new;
                     // No worker ends before the drain.
                     let _ = pool.least_loaded().map(|worker| worker.send(listener));
                     self.open.push(handle);
@@ -125,8 +126,7 @@ impl Listeners {
             ListenAddress::Inherited(name) => {
                 let error = |error| ServeError::Inherited(Arc::clone(name), error);
                 let socket = self.inherited.get(name).map_err(ServeError::System)?.map_err(error)?;
-                let address =
-                    socket.address().map_err(|found| error(InheritedError::WrongType(found.to_string())))?;
+                let address = socket.address().map_err(|found| error(InheritedError::WrongType(found.to_string())))?;
                 // Listeners are known by their address. Two descriptors may refer to one socket.
                 if addresses.contains(&address) {
                     return Err(error(InheritedError::SameAddress(address)));
@@ -140,9 +140,10 @@ impl Listeners {
         let address = socket.address().map_err(ServeError::System)?;
         let (open, closed) = oneshot::channel();
         let stop = CancellationToken::new();
-        let listener = Listener { socket, address: address.clone(), stop: stop.clone(), open, accepted: None };
+        let known_as = Arc::new(address.clone());
+        let listener = Listener { socket, address: known_as, stop: stop.clone(), open, accepted: None };
         let handle = ListenerHandle { configured: configured.clone(), address, _file: file, stop, closed };
-        Ok(NextListener::New(handle, listener))
+        Ok(NextListener::New(Box::new((handle, listener))))
     }
 }
 
@@ -151,7 +152,7 @@ impl NextListeners {
     pub fn addresses(&self) -> Vec<ListenAddress> {
         let address = |next: &NextListener| match next {
             NextListener::Kept { address, .. } => address.clone(),
-            NextListener::New(handle, _) => handle.address.clone(),
+            NextListener::New(new) => new.0.address.clone(),
         };
         self.next.iter().map(address).collect()
     }

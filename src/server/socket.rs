@@ -128,7 +128,7 @@ pub struct Listener {
     /// The socket, not registered with a runtime.
     pub socket: ListenSocket,
     /// The address that it is bound to, by which snapshots know it.
-    pub address: ListenAddress,
+    pub address: Arc<ListenAddress>,
     /// Ends the accept loop when the configuration has the listener no more.
     pub stop: CancellationToken,
     /// Dropped with the socket.

@@ -57,7 +57,10 @@ pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
 ///
 /// # Errors
 /// If the client disconnects, or the handshake fails.
-pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: SocketStream) -> io::Result<(Protected, TlsSummary)> {
+pub(super) async fn accept(
+    config: &Arc<ServerConfig>,
+    mut stream: SocketStream,
+) -> io::Result<(Protected, TlsSummary)> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
     let (mut received, mut secrets) = (Received::new(), Secrets::default());

@@ -5,5 +5,5 @@ pub mod open;
 mod race;
 mod names;
 
-pub use connector::{AskError, Connector};
 pub use crate::runtime::socket::SocketStream as UpstreamStream;
+pub use connector::{AskError, Connector};

@@ -13,6 +13,8 @@ mod closes;
 mod closing;
 mod deadlines;
 mod passing;
+mod proxies;
+mod plain;
 mod headers;
 mod log_lines;
 mod metering;

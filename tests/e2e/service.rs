@@ -302,7 +302,8 @@ fn sessions_are_rejected_while_the_memory_exceeds_memory_max() {
     let upstream = Upstream::bind();
     let setup = Setup::new().to(upstream.address()).server(&format!("memory_max = \"{}B\"", resident + LEFT));
     let (server, folder) = server(setup);
-    let (control, gateway, address) = (server.control().clone(), Arc::clone(server.gateway()), server.addresses()[0]);
+    let (control, gateway) = (server.control().clone(), Arc::clone(server.gateway()));
+    let address = server.addresses()[0].tcp().unwrap();
     let (stop, stopped) = mpsc::channel(1);
     let running = thread::spawn(move || server.run(stopped, |_| ()).unwrap());
     let connect = || {

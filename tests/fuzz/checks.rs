@@ -6,6 +6,8 @@
 
 #[path = "../harness/mod.rs"]
 pub mod harness;
+#[path = "proxies.rs"]
+mod proxies;
 #[path = "record.rs"]
 mod record;
 
@@ -20,6 +22,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;
+pub use proxies::{forwarded, proxy_header};
 pub use record::record;
 use tollgate::config::{self, Content, Files};
 use tollgate::policy::credential::{self, TokenSource};

@@ -127,7 +127,9 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let extensions = &opening.extensions;
     let trace = TraceContext::of_request(headers, || [1; 16]);
     let span_id = [1; 8];
-    let added = UpstreamHeaders { request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions };
+    let scheme = tollgate::policy::forwarded::Scheme::Https;
+    let added =
+        UpstreamHeaders { scheme, request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions };
     black_box(headers::to_upstream(&facts, &admission, &added));
 }
 

@@ -77,9 +77,8 @@ fn gateway(config: &Config) -> Gateway {
 }
 
 fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
-    let ListenAddress::Tcp(address) = config.listeners[0].address else { panic!("an address") };
     let context = SnapshotContext {
-        addresses: &[address],
+        addresses: &[config.listeners[0].address.clone()],
         max_sessions: NonZeroU32::new(1_000).unwrap(),
         counters,
         now: clock::now(),
@@ -118,7 +117,7 @@ fn route<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Route> {
 fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
     let (files, counters) = (InMemory::new(), Arc::default());
     let first = build(None, &config(&files, &[]), &counters);
-    let listener = "127.0.0.1:443".parse().unwrap();
+    let listener = &ListenAddress::Tcp("127.0.0.1:443".parse().unwrap());
     // The replacement, and whether both pools, the verifier, both routes and the listener are kept.
     let table: &[(&str, &str, [bool; 6])] = &[
         ("[server]", "[server]", [true; 6]),

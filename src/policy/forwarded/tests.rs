@@ -89,7 +89,8 @@ fn an_element_without_an_address_ends_the_search_at_the_proxy_that_wrote_it() {
 
 #[test]
 fn several_lines_are_one_list() {
-    let lines = [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.2")];
+    let lines =
+        [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.2")];
     assert_eq!(address(&lines), "203.0.113.9");
 }
 
