@@ -125,16 +125,8 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
 }
 
 #[test]
-fn values_reach_the_fields_of_their_keys() {
-    let (config, seconds) = (everything(), Duration::from_secs);
-    let admin = config.admin.as_ref().unwrap();
-    assert_eq!(admin.address, AdminAddress::Unix("/run/tollgate/admin.sock".into()));
-    assert_eq!((admin.socket_group.as_deref(), admin.payload), (Some("operators"), true));
-    let has = |token: &Option<AdminToken>, text: &[u8]| token.as_ref().unwrap().matches(text);
-    assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
-    assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
-    assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
-
+fn values_of_listeners_reach_their_fields() {
+    let config = everything();
     let [first, second, third, plain, socket] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
     let tcp = |address: &str| ListenAddress::Tcp(address.parse().unwrap());
     let addresses = [
@@ -168,6 +160,18 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(first.handshake_timeout, Duration::from_millis(250));
     assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
     assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
+}
+
+#[test]
+fn values_reach_the_fields_of_their_keys() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let admin = config.admin.as_ref().unwrap();
+    assert_eq!(admin.address, AdminAddress::Unix("/run/tollgate/admin.sock".into()));
+    assert_eq!((admin.socket_group.as_deref(), admin.payload), (Some("operators"), true));
+    let has = |token: &Option<AdminToken>, text: &[u8]| token.as_ref().unwrap().matches(text);
+    assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
+    assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
+    assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
 
     let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
     let servers: Vec<_> = chat.servers.iter().map(ToString::to_string).collect();
@@ -189,7 +193,9 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    let verifier = &config.verifiers[chat.auth.as_ref().unwrap()];
+    let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
+    assert_eq!(sections, ["partners", "machines"]);
+    let verifier = &config.verifiers[chat.auth.first().unwrap()];
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));

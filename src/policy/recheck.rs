@@ -1,16 +1,17 @@
 //! Checks an open session against the rules of a later snapshot, with the facts that it was admitted with.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::admission::{ClientSlots, Clocks, Grant, Policy, deadline};
+use super::admission::{Clocks, Policy, deadline};
 use super::claims::Claims;
+use super::grant::{ClientSlots, Grant};
 use super::limits::Limits;
 use super::path::Path;
 use super::pattern::Params;
 use super::quota::Count;
 use super::rejection::Rejection;
-use super::route::{Auth, OnRemoved, Route, Target};
+use super::route::{AuthKind, AuthMethod, OnRemoved, Route, Target};
 
 /// An open session, as its worker knows it.
 #[derive(Debug, Clone, Copy)]
@@ -113,17 +114,23 @@ impl Policy {
         };
         let admitted = admits(route, session.grant, params.as_ref().unwrap_or(&session.grant.params), now);
         match admitted {
-            Ok(claims) => Recheck::Admitted(self.terms(route, session, claims.as_ref(), now)),
+            Ok(verified) => Recheck::Admitted(self.terms(route, session, verified.as_ref(), now)),
             Err(rejection) => Recheck::Rejected(rejection),
         }
     }
 
-    fn terms(&self, route: &Arc<Route>, session: &OpenSession<'_>, claims: Option<&Claims>, now: Clocks) -> Terms {
+    fn terms(
+        &self,
+        route: &Arc<Route>,
+        session: &OpenSession<'_>,
+        verified: Option<&(&Arc<AuthMethod>, Claims)>,
+        now: Clocks,
+    ) -> Terms {
         let (before, grant) = (session.route, session.grant);
-        let same_auth = before.config.auth == route.config.auth;
-        let expires_as_before = match (&before.auth, &route.auth) {
-            (Auth::None, Auth::None) => true,
-            (Auth::Token(before), Auth::Token(after)) => same_auth && before.leeway() == after.leeway(),
+        let method_before = grant.auth.as_deref().and_then(|name| before.auth.named(name));
+        let expires_as_before = match (method_before, verified) {
+            (None, None) => true,
+            (Some(before), Some((after, _))) => leeway(before) == leeway(after),
             _ => false,
         };
         let (limits_before, limits) = (&before.config.limits, &route.config.limits);
@@ -134,12 +141,13 @@ impl Policy {
         let address = added.then(|| self.counters().add_address(route.name(), grant.address));
         let added = limits.sessions_per_subject.is_some() && limits_before.sessions_per_subject.is_none();
         let subject = grant.subject.as_deref();
-        let auth = route.config.auth.as_deref().unwrap_or_default();
-        let subject_slot = added.then(|| self.counters().add_subject(route.name(), auth, subject.unwrap_or_default()));
+        let auth = grant.auth.as_deref();
+        let subject_slot = added
+            .then(|| self.counters().add_subject(route.name(), auth.unwrap_or_default(), subject.unwrap_or_default()));
         let changes = TermChanges {
             limits: Arc::clone(limits),
-            shared: self.shared_count(route, subject, grant.address, now.instant),
-            expires: claims.and_then(|claims| deadline(claims, route, now)),
+            shared: self.shared_count(route, (auth, subject), grant.address, now.instant),
+            expires: verified.and_then(|(method, claims)| deadline(claims, method, now)),
             slots: (address, subject_slot),
         };
         Terms { route: Arc::clone(route), changes: Some(changes) }
@@ -169,8 +177,19 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
     Ok(params)
 }
 
-/// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns the claims of its token.
-fn admits(route: &Route, grant: &Grant, params: &Params, now: Clocks) -> Result<Option<Claims>, Rejection> {
+fn leeway(method: &AuthMethod) -> Duration {
+    let AuthKind::Token(verifier) = &method.kind;
+    verifier.leeway()
+}
+
+/// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns its section and the claims of
+/// its token. Another section is another identity, so the route must still have the section that admitted the client.
+fn admits<'a>(
+    route: &'a Route,
+    grant: &Grant,
+    params: &Params,
+    now: Clocks,
+) -> Result<Option<(&'a Arc<AuthMethod>, Claims)>, Rejection> {
     let config = &route.config;
     if !config.addresses.allow(grant.address) {
         return Err(Rejection::Address);
@@ -178,11 +197,15 @@ fn admits(route: &Route, grant: &Grant, params: &Params, now: Clocks) -> Result<
     if !config.origins.allow(grant.origin.as_deref()) {
         return Err(Rejection::Origin);
     }
-    let Auth::Token(verifier) = &route.auth else { return Ok(None) };
+    if route.auth.is_open() {
+        return Ok(None);
+    }
+    let method = grant.auth.as_deref().and_then(|name| route.auth.named(name)).ok_or(Rejection::NoToken)?;
+    let AuthKind::Token(verifier) = &method.kind;
     let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
     let claims = verifier.recheck(token, now.unix).map_err(Rejection::Token)?;
     if config.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
-        Ok(Some(claims))
+        Ok(Some((method, claims)))
     } else {
         Err(Rejection::Claims)
     }

@@ -176,7 +176,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         path: "/{*rest}".parse().unwrap(),
         action: RouteAction::Proxy { upstream: "echo".into() },
         upstream_host: None,
-        auth: None,
+        auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -195,7 +195,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         title_case_headers: false,
     };
     let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
-    let route = Arc::new(Route { config, auth: Auth::None, target });
+    let route = Arc::new(Route { config, auth: Auth::default(), target });
     let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN, Arc::default());
     let opening = Opening {
         authority: "localhost",

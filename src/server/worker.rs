@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
-use super::pool::{BulkCommand, WorkerCommand, WorkerHandle, WorkerPool, WorkerReceiver};
+use super::pool::{WorkerHandle, WorkerPool, WorkerReceiver};
 use super::socket::{Accepted, Listener};
 use crate::front::connection;
 use crate::front::gateway::Gateway;
@@ -17,6 +17,7 @@ use crate::front::identify::identify;
 use crate::relay::Process;
 use crate::relay::recheck::recheck_all;
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
+use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
 use crate::runtime::guard::{LoadGuard, PendingConnection};
@@ -103,8 +104,8 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
             WorkerCommand::Session { id, command, reply } => drop(reply.send(sessions.deliver(id, command))),
             WorkerCommand::List(reply) => drop(reply.send(sessions.list())),
             WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, context, process).await,
-            WorkerCommand::Recheck(snapshot, mode, reply) => {
-                let report = recheck_all(sessions, snapshot.policy(), mode).await;
+            WorkerCommand::Recheck(policy, mode, reply) => {
+                let report = recheck_all(sessions, &policy, mode).await;
                 drop(reply.send(report));
             }
         }

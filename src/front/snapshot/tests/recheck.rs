@@ -32,6 +32,9 @@ fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     }
 }
 
+/// Two sections that accept the same tokens.
+const PEOPLE: &str = "[auth.people]\nsecret_file = \"secret\"\nalgorithms = [\"HS256\"]\n[auth.users]";
+
 /// Opens a session at `path` by the test configuration, and returns the result of its check after these replacements:
 /// what the check decides, and the rule or whether the terms changed.
 fn recheck(path: &str, replacements: &[(&str, &str)]) -> (&'static str, &'static str) {
@@ -94,8 +97,12 @@ fn open_sessions_are_checked_against_the_next_snapshot() {
             ],
             ("rejected", "claims"),
         ),
-        // The same section by another name.
-        (&[("[auth.users]", "[auth.people]"), ("auth = \"users\"", "auth = \"people\"")], ("admitted", "changed")),
+        // Another section is another identity, even with the same rules.
+        (&[("[auth.users]", "[auth.people]"), ("auth = \"users\"", "auth = \"people\"")], ("rejected", "no_token")),
+        (
+            &[("auth = \"users\"", "auth = [\"people\", \"users\"]"), ("[auth.users]", PEOPLE)],
+            ("admitted", "same terms"),
+        ),
     ];
     for (replacements, expected) in feed {
         assert_eq!(recheck("/feed", replacements), *expected, "{replacements:?}");
