@@ -45,8 +45,8 @@ pub struct SealedStream {
     out: Vec<u8>,
     /// Whether `out` waits for the first write, to be sent together with it.
     flush_deferred: bool,
-    /// Bytes of `out` that the kernel has taken.
-    out_taken: usize,
+    /// Bytes of `out` that the kernel has taken; four bytes, since every session has this field.
+    out_taken: u32,
     written: u64,
 }
 
@@ -198,11 +198,11 @@ impl SealedStream {
     /// Writes the pending records to the kernel, and frees their buffer once all are taken.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.flush_deferred = false;
-        while let Some(rest) = self.out.get(self.out_taken..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = self.out.get(self.out_taken as usize..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => {
-                    self.out_taken += n;
+                    self.out_taken = self.out_taken.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
                     self.written += n as u64;
                 }
             }
