@@ -121,6 +121,8 @@ fn a_client_of_a_plain_listener_that_disconnects_ends_its_session() {
     let (mut server, _) = open(&mut client, &upstream, &Request::to("/open/"));
     drop(client);
     server.expect_close(1001);
+    server.send_frame(Frame::close(1001, ""));
+    server.expect_clean_end();
     assert_eq!(gate.log.next("session ended")["by"], "client");
 }
 
@@ -129,7 +131,7 @@ fn a_client_of_a_plain_listener_that_disconnects_ends_its_session() {
 fn a_client_of_a_plain_listener_that_does_not_read_is_cut_off() {
     let upstream = Upstream::bind();
     let folder = Folder::new();
-    let limits = "write_timeout = \"200ms\"\nping_interval = \"off\"";
+    let limits = "write_timeout = \"200ms\"\nclose_timeout = \"100ms\"\nping_interval = \"off\"";
     let tcp = Setup::new().listener("tls = false").limits(limits).start(&upstream);
     let unix = folder.start(Setup::new().limits(limits), &upstream);
     let mut client = over_tcp(&tcp);
@@ -143,7 +145,7 @@ fn a_client_of_a_plain_listener_that_does_not_read_is_cut_off() {
 fn flood_until_cut_off(mut server: Server, gate: &Gate) {
     let sending =
         std::thread::spawn(move || while server.try_send_frame(Frame::new(BINARY, vec![0; 60_000])).is_ok() {});
-    assert_eq!(gate.log.next("session ended")["cause"], "write_timeout");
+    assert_eq!(gate.log.next("session ended")["cause"], "client_write_stall");
     sending.join().unwrap();
 }
 
