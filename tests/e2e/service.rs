@@ -275,9 +275,9 @@ fn an_inherited_socket_that_cannot_be_used_is_an_error() {
             UdpSocket::bind("127.0.0.1:0").unwrap().into(),
             "public",
             "",
-            "systemd:public: it is not a listening TCP socket",
+            "systemd:public: it is not a listening TCP or Unix stream socket",
         ),
-        (connected().into(), "public", "", "it is not a listening TCP socket: it does not listen"),
+        (connected().into(), "public", "", "it is not a listening TCP or Unix stream socket: it does not listen"),
     ];
     for (descriptor, names, more, expected) in table {
         let setup = Setup::new().to("127.0.0.1:1").listener(INHERITED).more(more);
