@@ -10,6 +10,7 @@ use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use crate::policy::peer::Peer;
 use crate::runtime::clock;
+use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{PendingPermit, PendingSlot};
 use crate::runtime::socket::SocketStream;
 use crate::telemetry::metrics::labels::{HandshakeOutcome, TlsVersion};
@@ -20,6 +21,9 @@ use crate::tls::stream::ClientStream;
 
 /// The interval at which a queued connection whose client sends urgent data is checked.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time that a client without a request has to send one after the drain has started.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// A connection that is ready for its request.
 pub(super) struct AcceptedConnection {
@@ -94,4 +98,11 @@ async fn peer_closed(stream: &SocketStream) {
     while stream.ready(Interest::PRIORITY).await.is_ok_and(|ready| !ready.is_read_closed()) {
         sleep(WATCH_INTERVAL).await;
     }
+}
+
+/// Completes some time after the start of the drain. Until then, clients that connected without a request may send one,
+/// and get a 503.
+pub(super) async fn after_drain(lifecycle: &Lifecycle) {
+    lifecycle.draining().await;
+    sleep(DRAIN_GRACE).await;
 }

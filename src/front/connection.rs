@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::accept::{AcceptedConnection, accept};
+use super::accept::{AcceptedConnection, accept, after_drain};
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use super::request_stream::RequestStream;
@@ -35,7 +35,6 @@ use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
-use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit};
 use crate::runtime::socket::SocketStream;
 use crate::telemetry::metrics::labels::ConnectionState;
@@ -51,8 +50,6 @@ use crate::upstream::UpstreamStream;
 /// meanwhile. Closing a socket with unread bytes resets the connection, which may discard the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
-/// The time that a client without a request has to send one after the drain has started.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// The time that a client has to read its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -241,13 +238,6 @@ async fn serve_request(
 
 fn lock(state: &Mutex<RequestState>) -> MutexGuard<'_, RequestState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Completes some time after the start of the drain. Until then, clients that connected without a request may send one,
-/// and get a 503.
-async fn after_drain(lifecycle: &Lifecycle) {
-    lifecycle.draining().await;
-    sleep(DRAIN_GRACE).await;
 }
 
 /// Logs and charges a head that hyper rejected, with a response of its own or without one. That of a trusted proxy is

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
+use super::accept::after_drain;
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use crate::policy::peer::Peer;
@@ -33,6 +34,7 @@ pub async fn identify(
     let PendingSlot::Unidentified(connection) = slot else { return Some((peer, slot)) };
     let read = tokio::select! {
         () = gateway.process.lifecycle.aborted() => return None,
+        () = after_drain(&gateway.process.lifecycle) => return None,
         read = timeout_at(deadline.into(), read_header(stream)) => read,
     };
     let (identities, now) = (gateway.process.sessions.identities(), clock::now());

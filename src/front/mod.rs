@@ -3,8 +3,8 @@
 pub mod connection_config;
 pub mod snapshot;
 pub mod gateway;
-pub mod identify;
 mod accept;
+pub mod identify;
 pub mod headers;
 mod response;
 mod head_rejection;

@@ -80,7 +80,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP
-    /// socket.
+    /// or Unix stream socket.
     pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);

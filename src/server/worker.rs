@@ -184,7 +184,9 @@ impl WorkerContext {
         let (gateway, sessions, tasks) = (Arc::clone(&self.gateway), self.sessions.clone(), self.tasks.clone());
         let deadline = clock::after(clock::now(), config.handshake_timeout);
         self.tasks.start(async move {
+            let counted = sessions.metrics().connection();
             let identified = identify(&gateway, &config, &stream, peer, slot, deadline).await;
+            drop(counted);
             let Some((peer, slot)) = identified else { return };
             let pending = PendingConnection { slot, load };
             // A session gets a task of its own: this one would keep the memory that its handshakes needed.

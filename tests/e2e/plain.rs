@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -236,6 +236,49 @@ fn an_inherited_unix_socket_is_served() {
     exchange(&mut client, &mut server);
     drop(gate);
     assert!(folder.socket().exists(), "the file belongs to the service manager");
+}
+
+/// The configuration cannot know the address of an inherited socket, so it is checked at the start.
+#[test]
+fn an_inherited_socket_of_a_plain_listener_must_be_private() {
+    let (upstream, public) = (Upstream::bind(), || TcpListener::bind("0.0.0.0:0").unwrap());
+    let listener = "address = \"systemd:public\"\ntls = false";
+    let mut gate = Gate::launch(Setup::new().listener(listener).inherit(public(), "public").to(upstream.address()));
+    assert_eq!(gate.wait_exit().code(), Some(78));
+    let error = gate.log.next("tollgate failed")["error"].to_string();
+    assert!(error.contains("is not private, and a listener with tls = false needs insecure = true"), "{error}");
+    let setup = Setup::new().listener(&format!("{listener}\ninsecure = true")).inherit(public(), "public");
+    let gate = Gate::launch(setup.to(upstream.address()));
+    gate.log.next("listening");
+}
+
+/// The header is a malformed request line to a plain listener.
+#[test]
+fn a_proxy_header_of_another_peer_is_rejected() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().listener("tls = false\nproxy_protocol_from = [\"127.0.0.2\"]").start(&upstream);
+    for header in [&b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"] {
+        let mut client = over_tcp(&gate);
+        client.send(&[header, &Request::to("/open/").bytes()].concat());
+        assert_eq!(client.head().status(), 400);
+        assert_eq!(gate.log.next("refused")["client"], "127.0.0.1");
+    }
+    upstream.assert_untouched();
+}
+
+#[test]
+fn a_drain_does_not_wait_for_headers() {
+    let upstream = Upstream::bind();
+    let listener = "tls = false\nproxy_protocol_from = [\"127.0.0.1\"]\nhandshake_timeout = \"5m\"";
+    let mut gate = Setup::new().listener(listener).start(&upstream);
+    let silent = TcpStream::connect(gate.address()).unwrap();
+    let mut served = over_tcp(&gate);
+    served.send(b"PROXY UNKNOWN\r\n");
+    served.send(&Request::to("/elsewhere").bytes());
+    assert_eq!(served.head().status(), 404, "both connections are accepted");
+    gate.drain();
+    assert!(gate.wait_exit().success());
+    drop(silent);
 }
 
 #[test]
