@@ -126,6 +126,32 @@ fn a_client_of_a_plain_listener_that_disconnects_ends_its_session() {
     assert_eq!(gate.log.next("session ended")["by"], "client");
 }
 
+#[test]
+fn a_plain_session_has_no_tls_version_and_counts_no_handshake() {
+    let (upstream, folder) = (Upstream::bind(), Folder::new());
+    let admin = folder.0.join("admin.sock");
+    let section = format!("[admin]\naddress = \"unix:{}\"", admin.display());
+    let gate = Setup::new().listener("tls = false\ntrusted_proxies = [\"127.0.0.1\"]").more(&section).start(&upstream);
+    let mut client = over_tcp(&gate);
+    let (mut server, _) = open(&mut client, &upstream, &Request::to("/open/").with("X-Forwarded-For: 192.0.2.7"));
+    client.send_text("the session is counted");
+    server.expect_text("the session is counted");
+    let ask = |target: &str| {
+        let mut answer = String::new();
+        let mut stream = UnixStream::connect(&admin).unwrap();
+        stream.write_all(format!("GET {target} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    };
+    let listed: serde_json::Value = serde_json::from_str(&ask("/v1/sessions")).unwrap();
+    let session = &listed["sessions"][0];
+    assert_eq!((&session["address"], &session["tls_version"]), (&"192.0.2.7".into(), &serde_json::Value::Null));
+    let metrics = ask("/metrics");
+    let handshakes: Vec<_> = metrics.lines().filter(|line| line.starts_with("tollgate_tls_handshakes_total")).collect();
+    assert!(handshakes.iter().all(|line| line.ends_with(" 0")), "{handshakes:?}");
+    assert!(metrics.contains("tollgate_connections{state=\"session\"} 1"), "{metrics}");
+}
+
 /// A client that does not read is noticed by the bytes that the kernel takes.
 #[test]
 fn a_client_of_a_plain_listener_that_does_not_read_is_cut_off() {
