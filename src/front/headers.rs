@@ -11,7 +11,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::policy::admission::Admission;
 use crate::policy::claims::canonical_header_name;
 use crate::policy::credential;
-use crate::policy::forwarded::Scheme;
 use crate::policy::header_names::HeaderClass;
 use crate::policy::request::RequestFacts;
 use crate::telemetry::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -36,8 +35,6 @@ pub const X_REQUEST_ID: &str = "x-request-id";
 /// Values that Tollgate adds to the request to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHeaders<'a> {
-    /// The scheme by which the client connects.
-    pub scheme: Scheme,
     /// The id of this request.
     pub request_id: &'a str,
     /// The trace context of this request.
@@ -82,7 +79,7 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, added.extensions);
 
     let address = facts.address.to_canonical();
-    let scheme = added.scheme.as_str();
+    let scheme = facts.scheme.as_str();
     let forwarded = format!("for={};host={};proto={scheme}", forwarded_node(address), quoted(authority));
     insert(&mut headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
     let named = |name| HeaderName::from_static(name);

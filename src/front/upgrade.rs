@@ -142,18 +142,18 @@ async fn respond(
     snapshot: &Snapshot,
     request: &Request<Incoming>,
 ) -> Result<Answered, RejectedRequest> {
-    let (uri, headers, address) = (request.uri(), request.headers(), context.client.address);
+    let (uri, headers, client) = (request.uri(), request.headers(), context.client);
     if !context.gateway.process.lifecycle.is_admitting() {
         return Err(Rejection::Draining.into());
     }
     // (a) The address is charged before the request is parsed.
     let policy = snapshot.policy();
-    policy.charge(address, clock::now())?;
+    policy.charge(client.address, clock::now())?;
     let opening = match Opening::parse(request.method(), uri, request.version(), headers) {
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
-            let facts = RequestFacts::of_http(uri, headers, address).ok_or_else(rejected)?;
+            let facts = RequestFacts::of_http(uri, headers, client).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
             let evidence = candidate.evidence()?;
@@ -164,7 +164,7 @@ async fn respond(
     };
 
     // (b) Admission.
-    let facts = RequestFacts::of_opening(&opening, headers, address);
+    let facts = RequestFacts::of_opening(&opening, headers, client);
     let admission = policy.admit(&facts, clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
@@ -194,16 +194,9 @@ async fn upgrade(
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
     let request_id = context.request_id.to_string();
-    let (scheme, trace, span_id) = (context.client.scheme, context.trace, random());
-    let added = UpstreamHeaders {
-        scheme,
-        request_id: &request_id,
-        trace,
-        span_id,
-        key: &key,
-        protocols: &protocols,
-        extensions,
-    };
+    let (trace, span_id) = (context.trace, random());
+    let added =
+        UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;

@@ -16,6 +16,7 @@ use super::*;
 use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
+use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
@@ -208,7 +209,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     };
     let client = Ipv4Addr::LOCALHOST.into();
     let headers = HeaderMap::new();
-    let facts = RequestFacts::of_opening(&opening, &headers, client);
+    let facts = RequestFacts::of_opening(&opening, &headers, Client { address: client, scheme: Scheme::Https });
     policy.admit(&facts, clock::both()).unwrap()
 }
 

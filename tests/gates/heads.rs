@@ -18,6 +18,7 @@ use tollgate::front::headers::{self, UpstreamHeaders};
 use tollgate::front::snapshot::{Snapshot, SnapshotContext};
 use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
+use tollgate::policy::forwarded::{Client, Scheme};
 use tollgate::policy::request::RequestFacts;
 use tollgate::telemetry::trace_context::TraceContext;
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
@@ -118,7 +119,7 @@ impl Head {
 fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
     policy.charge(address, now.instant).expect("the rate is not exceeded");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
-    let facts = RequestFacts::of_opening(&opening, headers, address);
+    let facts = RequestFacts::of_opening(&opening, headers, Client { address, scheme: Scheme::Https });
     let admission = policy.admit(&facts, now).expect("the request is admitted");
     let stripped = admission.route().auth.stripped();
     assert!(!stripped.is_empty(), "the route requires a token");
@@ -127,9 +128,7 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let extensions = &opening.extensions;
     let trace = TraceContext::of_request(headers, || [1; 16]);
     let span_id = [1; 8];
-    let scheme = tollgate::policy::forwarded::Scheme::Https;
-    let added =
-        UpstreamHeaders { scheme, request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions };
+    let added = UpstreamHeaders { request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions };
     black_box(headers::to_upstream(&facts, &admission, &added));
 }
 

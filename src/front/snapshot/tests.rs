@@ -11,10 +11,10 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::*;
-use crate::config::ListenAddress;
 use crate::config::tests::InMemory;
 use crate::front::gateway::Gateway;
 use crate::policy::admission::{Admission, Clocks};
+use crate::policy::forwarded::Scheme;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::{RequestFacts, RequestKind};
 use crate::relay::Process;
@@ -107,6 +107,7 @@ fn admit(snapshot: &Snapshot, path: &str, address: IpAddr) -> Result<Admission, 
         headers: &HeaderMap::new(),
         protocols: &[],
         address,
+        scheme: Scheme::Https,
     };
     snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) })
 }
@@ -263,6 +264,7 @@ fn a_session_keeps_a_bounded_part_of_the_request() {
         headers: &HeaderMap::new(),
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
     };
     let clocks = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
     let admission = snapshot.policy().admit(&facts, clocks).unwrap();
