@@ -266,7 +266,7 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// Returns its certificates; a plain listener has none.
+    /// Returns its certificates; empty for a plain listener.
     pub fn certificates(&self) -> &[Certificate] {
         self.tls.as_ref().map_or(&[], |tls| &tls.certificates)
     }

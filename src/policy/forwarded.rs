@@ -1,6 +1,6 @@
 //! Finds the client of a request in `X-Forwarded-For` or `Forwarded` (RFC 7239), as trusted proxies wrote them.
 //!
-//! Each proxy appends the address that it saw, so only the end of the list is to be believed: from the right, the
+//! Each proxy appends the address that it saw, so only the right end of the list is trusted: from the right, the
 //! addresses of trusted proxies are skipped, and the next one is the client. A client can write any text at the left.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! The peers that a listener treats in a way of their own: balancers that send a PROXY header, and trusted proxies.
+//! The peers of a connection, and sets of them: balancers that send a PROXY header, and trusted proxies.
 
 use std::net::{IpAddr, Ipv4Addr};
 

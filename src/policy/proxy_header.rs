@@ -1,7 +1,7 @@
 //! Parses the header of the PROXY protocol, versions 1 and 2, by which a balancer names the client of a connection.
 //!
-//! The specification is `doc/proxy-protocol.txt` of `HAProxy`. The crates that parse it do not tell a header that is not
-//! complete from one that is malformed at its first byte, read past the end of version 1, or reject a valid `LOCAL`.
+//! The specification is `doc/proxy-protocol.txt` of `HAProxy`. The crates that parse it do not distinguish an incomplete
+//! header from one that is malformed at its first byte, accept a malformed version 1, or reject a valid `LOCAL`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,8 +20,8 @@ const V2_FIXED_BYTES: usize = 16;
 pub struct ProxyHeader {
     /// Its length, in bytes.
     pub len: usize,
-    /// The client's address in canonical form. `None` if the header names none: the balancer itself connects, as for a
-    /// health check, or the client is not known by an IP address.
+    /// The client's address in canonical form. `None` if the header contains no client address: the balancer itself
+    /// connects, as for a health check, or the client has no IP address.
     pub client: Option<IpAddr>,
 }
 

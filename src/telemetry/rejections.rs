@@ -122,7 +122,8 @@ impl RejectionLog {
         }
     }
 
-    /// Logs a connection that was closed because a peer that must send a PROXY header sent none, or a malformed one.
+    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid
+    /// one.
     pub fn log_no_proxy_header(&self, peer: IpAddr, error: &io::Error, identities: &Identities, now: Instant) {
         if self.may_write(now) {
             tracing::warn!(client = identities.address(peer), %error, "connection closed: no valid PROXY header");

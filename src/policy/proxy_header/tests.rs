@@ -45,7 +45,7 @@ fn valid() -> Vec<(Vec<u8>, Option<IpAddr>)> {
         (v2(0x21, 0x00, &[]), None),
         (v2(0x21, 0x00, b"ignored"), None),
         (v2(0x20, 0x00, &[]), None),
-        // The addresses of `LOCAL` are ignored, whatever its family.
+        // The addresses of `LOCAL` are ignored with any family.
         (v2(0x20, 0x11, &v4_addresses()), None),
         (v2(0x20, 0x11, &[]), None),
         (v2(0x20, 0xff, b"ignored"), None),
