@@ -12,14 +12,17 @@ mod common;
 mod diagnostic;
 mod file;
 mod files;
+mod forward;
 #[cfg(test)]
 pub(crate) mod tests;
+mod key_source;
 pub mod keys;
 mod limits;
 mod listener;
 mod load;
 mod model;
 mod networks;
+mod require;
 mod routes;
 pub mod schema;
 mod suggestion;
@@ -32,7 +35,8 @@ pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
-    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenAddress, ListenerConfig,
-    ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source, TlsMinVersion,
+    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, AuthConfig, Certificate, Config, ListenAddress,
+    ListenerConfig, ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
+    Source, TlsMinVersion,
 };
 pub use self::units::duration as parse_duration;

@@ -7,6 +7,7 @@ mod support;
 
 mod refusals;
 mod reload;
+mod keys;
 mod admin;
 mod requests;
 mod closes;
@@ -16,6 +17,8 @@ mod passing;
 mod proxies;
 mod plain;
 mod headers;
+mod forward;
+mod claims;
 mod log_lines;
 mod metering;
 mod abuse;
