@@ -1,7 +1,6 @@
 //! One request, in five steps: parse it, admit it, write the request to the upstream, get its response, send the 101.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +18,7 @@ use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
 use crate::policy::credential::{self, TokenSource};
+use crate::policy::forwarded::Client;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
 use crate::policy::route::Target;
@@ -67,7 +67,7 @@ pub struct OpenedSession {
 struct Context<'a> {
     gateway: &'a Gateway,
     metrics: &'a WorkerMetrics,
-    client: IpAddr,
+    client: Client,
     request_id: RequestId,
     trace: TraceContext,
     summary: RequestSummary<'a>,
@@ -80,7 +80,11 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
         let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
-        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client) }
+        RejectionEvent {
+            summary: self.summary,
+            times,
+            ..RejectionEvent::new(rejection, self.request_id, self.client.address)
+        }
     }
 
     /// Logs and counts a rejection.
@@ -98,7 +102,7 @@ fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
 pub async fn answer(
     gateway: &Gateway,
     worker: &SessionContext,
-    client: IpAddr,
+    client: Client,
     request_id: RequestId,
     phases: UpgradePhases,
     request: &Request<Incoming>,
@@ -150,15 +154,15 @@ async fn respond(
     snapshot: &Snapshot,
     request: &Request<Incoming>,
 ) -> Result<Answered, RejectedRequest> {
-    let (uri, headers, address) = (request.uri(), request.headers(), context.client);
+    let (uri, headers, client) = (request.uri(), request.headers(), context.client);
     if !context.gateway.process.lifecycle.is_admitting() {
         return Err(Rejection::Draining.into());
     }
     // (a) The address is charged before the request is parsed.
     let policy = snapshot.policy();
-    policy.charge(address, clock::now())?;
+    policy.charge(client.address, clock::now())?;
     let Context { gateway, metrics, request_id, .. } = *context;
-    let refresh = Refresh { gateway, metrics, client: address, request_id, request };
+    let refresh = Refresh { gateway, metrics, client, request_id, request };
     if let Some(response) = refresh.answer(policy).await? {
         return Ok((response, None));
     }
@@ -166,7 +170,7 @@ async fn respond(
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
-            let facts = RequestFacts::of_http(uri, headers, address).ok_or_else(rejected)?;
+            let facts = RequestFacts::of_http(uri, headers, client).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
             authenticate(context.gateway, worker.clients(), candidate).await?;
@@ -176,7 +180,7 @@ async fn respond(
     };
 
     // (b) Admission.
-    let facts = RequestFacts::of_opening(&opening, headers, address);
+    let facts = RequestFacts::of_opening(&opening, headers, client);
     let candidate = policy.begin(&facts)?;
     let pending = PendingRequest::new(context, candidate.route().name(), None);
     let authenticating = authenticate(context.gateway, worker.clients(), candidate);
@@ -324,7 +328,7 @@ impl Drop for PendingRequest<'_> {
 }
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
-pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, opened: &OpenedSession) {
+pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, opened: &OpenedSession) {
     metrics.count_upgrade(opened.admission.route().name(), Rejection::ClientGone.label());
     let event = RejectionEvent {
         summary: opened.summary.summary(),
@@ -333,18 +337,18 @@ pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: 
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
         times: gateway.process.sessions.slow_times(&opened.phases, clock::now()),
-        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, client)
+        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, opened.admission.grant().address)
     };
     log(gateway, &event);
 }
 
 /// Logs an upgrade that was slow. To be called when its 101 was written.
-pub fn log_if_slow(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+pub fn log_if_slow(gateway: &Gateway, opened: &OpenedSession) {
     let session = SessionSummary {
         request_id: opened.request_id,
         route: opened.admission.route().name(),
         subject: opened.admission.subject(),
-        client,
+        client: opened.admission.grant().address,
         server: &opened.server,
         request: opened.summary.summary(),
     };

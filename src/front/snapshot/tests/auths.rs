@@ -57,6 +57,7 @@ fn admission(policy: &Policy, header: Option<&str>, query: Option<&str>) -> Resu
         headers: &headers,
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
     };
     let admitted = policy.admit(&facts, Clocks { instant: clock::now(), unix: UNIX });
     let detail = |rejection: Rejection| rejection.detail().unwrap_or(rejection.label());
