@@ -17,12 +17,14 @@
 //! The bytes of [`Verdict::Forward`] are sent to the other side, the frame of [`Action::Send`] to the side that it
 //! names, and the message of [`Action::SendMessage`] to the client, in the order in which they are returned.
 
+mod bytes;
 mod commands;
 mod deadlines;
 mod outbox;
 mod outcome;
 mod peer;
 mod receive;
+mod report;
 mod rules;
 mod side;
 pub mod state;
@@ -36,11 +38,15 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
+use bytes::ByteMeters;
+pub use bytes::ByteMeterState;
 use outbox::Outbox;
 pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 pub use peer::Input;
 use peer::Peer;
+use report::Reports;
+pub use report::{NewReport, ReportCounts};
 use rules::{on_excess, rules};
 pub use side::Side;
 
@@ -89,6 +95,8 @@ pub struct SessionConfig {
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
     pub messages: Option<Arc<Limiter>>,
+    /// The counts of bytes from the client and from the upstream that the session shares with others.
+    pub bytes: Option<[Arc<Count>; 2]>,
     /// When the token expires.
     pub expires: Option<Instant>,
     /// Whether permessage-deflate was negotiated.
@@ -103,8 +111,13 @@ pub struct SessionConfig {
 pub struct Session {
     limits: Arc<Limits>,
     messages: Option<Arc<Limiter>>,
-    /// The treatment of messages that exceed their quota.
+    bytes: Option<Box<ByteMeters>>,
+    /// The treatment of messages and bytes that exceed their quotas.
     on_excess: OnExcess,
+    /// Whether limits are only reported.
+    is_reporting: bool,
+    has_new_reports: bool,
+    reports: Option<Box<Reports>>,
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
@@ -112,8 +125,6 @@ pub struct Session {
     drain_at: Option<Instant>,
     /// When data last passed either way.
     data_passed: Instant,
-    /// Until when the client is not read because it exceeded its rate.
-    wait_until: Option<Instant>,
     /// Whether a cell of the message quota is reserved for the message that waits.
     reservation_held: bool,
     /// Whether the message that waits has no cell yet and was counted as throttled.
@@ -141,19 +152,22 @@ pub struct Session {
 impl Session {
     /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
-        let SessionConfig { limits, messages, expires, compressed, ping_tag } = terms;
+        let SessionConfig { limits, messages, bytes, expires, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
             client: Peer::new(inspector(Side::Client), now),
             upstream: Peer::new(inspector(Side::Upstream), now),
             on_excess: on_excess(&limits, compressed),
+            is_reporting: limits.is_reporting(),
+            has_new_reports: false,
+            reports: None,
             messages: messages.filter(|_| limits.messages.is_some()),
+            bytes: ByteMeters::new(&limits, bytes),
             limits,
             expires,
             drain_at: None,
             data_passed: now,
-            wait_until: None,
             reservation_held: false,
             reservation_retry: false,
             deadline_changed: true,
@@ -231,7 +245,7 @@ impl Session {
 
     /// Whether a side must not be read for now because it exceeded its rate.
     pub fn waiting(&self, side: Side) -> bool {
-        side == Side::Client && self.wait_until.is_some()
+        self.peer(side).wait_until.is_some()
     }
 
     /// Returns the messages and bytes forwarded until now.
@@ -255,7 +269,7 @@ impl Session {
         if peer.mid_frame { peer.inspector.remaining() } else { 0 }
     }
 
-    /// Returns the treatment of messages that exceed their quota.
+    /// Returns the treatment of messages and bytes that exceed their quotas.
     pub fn on_excess(&self) -> OnExcess {
         self.on_excess
     }
@@ -345,13 +359,17 @@ impl Session {
         self.deadline_changed = true;
         self.action_due = true;
         self.closing_since.get_or_insert(now);
-        // Read a delayed client again so that its Close is received, and return its reservation. The delayed message is
-        // not forwarded early.
-        self.wait_until = None;
-        self.refund_reservation();
+        // Read a delayed side again so that its Close is received, and return its reservation. A delayed message is not
+        // forwarded early.
+        self.client.wait_until = None;
+        self.upstream.wait_until = None;
+        self.refund_message();
+        if let Some(bytes) = &mut self.bytes {
+            bytes.refund();
+        }
     }
 
-    fn refund_reservation(&mut self) {
+    fn refund_message(&mut self) {
         if std::mem::take(&mut self.reservation_held)
             && let Some(messages) = &self.messages
         {

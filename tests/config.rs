@@ -21,7 +21,7 @@ use tollgate::config::{
     OnReload, ProcessConfig, RecordLayer, Report, Shown,
 };
 use tollgate::policy::host::HostPattern;
-use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::route::{OnRemoved, RouteAction};
 
@@ -180,6 +180,8 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(forwarded, [("sub", "x-user-id"), ("name", "x-user-name")]);
 
     let limits = Limits {
+        mode: LimitMode::Enforce,
+        bytes: None,
         messages: Some(MessageQuota {
             quota: quota(50, seconds(1), 100),
             key: RateKey::Subject,
@@ -191,6 +193,7 @@ fn values_reach_the_fields_of_their_keys() {
         upstream_message_max_bytes: Some(1 << 30),
         sessions_per_subject: Some(count(10)),
         sessions_per_address: Some(count(100)),
+        on_session_limit: OnSessionLimit::Refuse,
         idle_timeout: Some(seconds(300)),
         ping_interval: None,
         upstream_ping_interval: Some(seconds(60)),
@@ -217,6 +220,8 @@ fn quota(number: u32, period: Duration, burst: u32) -> Quota {
 fn default_limits() -> Limits {
     let seconds = Duration::from_secs;
     Limits {
+        mode: LimitMode::Enforce,
+        bytes: None,
         messages: None,
         overhead: quota(100, seconds(1), 200),
         message_max_bytes: 1 << 20,
@@ -224,6 +229,7 @@ fn default_limits() -> Limits {
         upstream_message_max_bytes: None,
         sessions_per_subject: None,
         sessions_per_address: None,
+        on_session_limit: OnSessionLimit::Refuse,
         idle_timeout: None,
         ping_interval: Some(seconds(30)),
         upstream_ping_interval: None,

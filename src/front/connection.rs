@@ -28,13 +28,14 @@ use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
 use crate::relay::recheck::recheck_late;
-use crate::relay::registry::SessionContext;
+use crate::relay::registry::{Command, SessionContext};
 use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::lifecycle::Lifecycle;
+use crate::session::CloseReason;
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
 use crate::telemetry::metrics::labels::{ConnectionState, HandshakeOutcome, TlsVersion};
 use crate::telemetry::metrics::worker::{ConnectionGuard, SessionMetrics, WorkerMetrics};
@@ -136,14 +137,27 @@ fn relay(
         tls,
         started: clock::now(),
     });
-    let session_guard = sessions.register(Arc::clone(&facts), route);
+    let session_guard = sessions.register(Arc::clone(&facts), Arc::clone(&route));
+    for limit in admission.exceeded() {
+        let action = route.config.limits.action(*limit);
+        metrics.count_reported(*limit, action, 1);
+        gateway.process.sessions.log_reported(&facts.log_summary(), *limit, action, clock::now());
+    }
+    let lease = admission.into_lease();
+    if lease.is_limited() {
+        sessions.registry().note_limited(session_guard.key());
+    }
+    if lease.is_replaced() {
+        // Another session took over a slot before this one was registered, so no worker found it.
+        let _ = sessions.registry().deliver_to(session_guard.key(), Command::Revoke(CloseReason::Replaced));
+    }
     // A snapshot that was installed since the admission has checked the sessions that were registered by then.
     let snapshot = gateway.snapshot();
     if opened.generation < snapshot.rechecked_generation() {
         recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
     }
     let guards = RelayGuards { session: session_guard, connection, metrics };
-    Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
+    Relay::new(lease, session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }
 
 fn count_session(metrics: &WorkerMetrics, connection: ConnectionGuard, opened: &OpenedSession) -> SessionMetrics {

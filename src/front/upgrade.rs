@@ -149,7 +149,7 @@ async fn respond(
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
-            let facts = RequestFacts::of_http(uri, headers, address).ok_or_else(rejected)?;
+            let facts = RequestFacts::of_http(uri, headers, address, context.request_id.0).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
             let evidence = candidate.evidence()?;
@@ -160,7 +160,7 @@ async fn respond(
     };
 
     // (b) Admission.
-    let facts = RequestFacts::of_opening(&opening, headers, address);
+    let facts = RequestFacts::of_opening(&opening, headers, address, context.request_id.0);
     let admission = policy.admit(&facts, clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
@@ -226,6 +226,7 @@ async fn upgrade(
     let config = SessionConfig {
         limits: Arc::clone(&route.config.limits),
         messages: admission.messages().cloned(),
+        bytes: admission.bytes().cloned(),
         expires: admission.expires(),
         compressed: answer.extension.is_some(),
         ping_tag: random(),

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Uri};
 
+use super::session_slots::SessionId;
 use crate::ws::handshake::Opening;
 
 /// The kind of a request.
@@ -36,11 +37,13 @@ pub struct RequestFacts<'a> {
     pub protocols: &'a [&'a str],
     /// The client's address.
     pub address: IpAddr,
+    /// The id of the request, and of the session that it may become.
+    pub id: SessionId,
 }
 
 impl<'a> RequestFacts<'a> {
     /// Returns the facts of an opening handshake.
-    pub fn of_opening(opening: &'a Opening<'_>, headers: &'a HeaderMap, address: IpAddr) -> Self {
+    pub fn of_opening(opening: &'a Opening<'_>, headers: &'a HeaderMap, address: IpAddr, id: SessionId) -> Self {
         Self {
             kind: RequestKind::WebSocket,
             authority: opening.authority,
@@ -50,12 +53,13 @@ impl<'a> RequestFacts<'a> {
             headers,
             protocols: &opening.protocols,
             address,
+            id,
         }
     }
 
     /// Returns the facts of an ordinary request; `None` if it does not have exactly one `Host` (RFC 9112 section 3.2),
     /// or has more than one `Origin` (RFC 6454 section 7.3).
-    pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, address: IpAddr) -> Option<Self> {
+    pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, address: IpAddr, id: SessionId) -> Option<Self> {
         let at_most_once = |name| {
             let mut lines = headers.get_all(name).into_iter();
             let first = lines.next();
@@ -72,6 +76,7 @@ impl<'a> RequestFacts<'a> {
             headers,
             protocols: &[],
             address,
+            id,
         })
     }
 }
@@ -100,7 +105,7 @@ mod tests {
         headers.insert(HOST, "a.example".parse().unwrap());
         headers.insert("authorization", "Bearer secret".parse().unwrap());
         let uri: Uri = "/chat?token=secret".parse().unwrap();
-        let facts = RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let facts = RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into(), 1).unwrap();
         let facts = RequestFacts { protocols: &["secret"], ..facts };
         let text = format!("{facts:?}");
         assert!(text.contains("/chat") && text.contains("a.example") && !text.contains("secret"), "{text}");
@@ -114,7 +119,7 @@ mod tests {
                 headers.append(*name, value.parse().unwrap());
             }
             let uri: Uri = uri.parse().unwrap();
-            RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into())
+            RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into(), 1)
                 .map(|facts| (facts.authority.to_owned(), facts.path.to_owned(), facts.origin.map(<[u8]>::to_vec)))
         };
         let host = ("host", "a.example");

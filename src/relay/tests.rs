@@ -17,7 +17,7 @@ use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::host::HostPattern;
-use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use crate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
@@ -139,6 +139,8 @@ impl Stream for Peer {
 pub(super) fn limits() -> Limits {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) };
     Limits {
+        mode: LimitMode::Enforce,
+        bytes: None,
         messages: None,
         overhead: Quota { rate, burst: NonZeroU32::MIN },
         message_max_bytes: 1 << 20,
@@ -146,6 +148,7 @@ pub(super) fn limits() -> Limits {
         upstream_message_max_bytes: None,
         sessions_per_subject: None,
         sessions_per_address: None,
+        on_session_limit: OnSessionLimit::Refuse,
         idle_timeout: None,
         ping_interval: None,
         upstream_ping_interval: None,
@@ -160,7 +163,7 @@ pub(super) fn limits() -> Limits {
 fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let expires = Some(now + SHORT);
     let limits = Arc::new(limits());
-    let terms = SessionConfig { limits, messages: None, expires, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: None, bytes: None, expires, compressed: false, ping_tag: *b"test" };
     relay_with(terms, client_side, upstream_side, now)
 }
 
@@ -208,7 +211,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     };
     let client = Ipv4Addr::LOCALHOST.into();
     let headers = HeaderMap::new();
-    let facts = RequestFacts::of_opening(&opening, &headers, client);
+    let facts = RequestFacts::of_opening(&opening, &headers, client, 1);
     policy.admit(&facts, clock::both()).unwrap()
 }
 
@@ -296,7 +299,7 @@ fn message(text: &str) -> Message {
 /// Returns a relay between two silent sides, without a deadline.
 fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
     let limits = Arc::new(limits());
-    let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: None, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
     relay_with(terms, client_side, upstream_side, clock::now())
 }
 
@@ -343,7 +346,7 @@ fn a_message_is_delayed_until_the_rate_allows_it() {
     let limits = Arc::new(Limits { messages: Some(messages), ..limits() });
     let before = clock::now();
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: limiter, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
     let two = [0x82, 0x80, 0, 0, 0, 0].repeat(2);
     let mut relay = relay_with(terms, Peer::new(two, Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent), before);
     assert!(Pin::new(&mut relay).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());

@@ -13,9 +13,10 @@ impl Session {
         if self.ended {
             return None;
         }
-        let mut earliest = self.wait_until;
+        let mut earliest = self.client.wait_until;
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
         add(self.outbox.as_ref().and_then(|outbox| outbox.next_expiry()));
+        add(self.upstream.wait_until);
         for side in Side::BOTH {
             add(self.stalled_at(side));
             add(self.last_words_at(side));
@@ -41,8 +42,9 @@ impl Session {
         let open = [
             (self.expires, "token_expires"),
             (self.drain_at, "drain"),
-            (self.idle_at(), "idle_timeout"),
-            (self.wait_until, "rate_allows"),
+            (self.idle_at().filter(|_| !self.is_reporting), "idle_timeout"),
+            (self.client.wait_until, "rate_allows"),
+            (self.upstream.wait_until, "rate_allows"),
         ];
         let closing = self.closing_since.is_some();
         let always = [(self.close_by(), "close_timeout")];
@@ -91,13 +93,16 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.deadline_changed = true;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.wait_until) {
-            self.end_wait(now);
-        }
         if let Some(outbox) = &mut self.outbox {
             outbox.drop_expired(now);
         }
+        if self.is_reporting && self.closing_since.is_none() && due(self.idle_at()) {
+            self.report_idle();
+        }
         for side in Side::BOTH {
+            if due(self.peer(side).wait_until) {
+                self.end_wait(side, now);
+            }
             if due(self.last_words_at(side)) {
                 self.on_disconnected(side, now);
             }
@@ -132,10 +137,11 @@ impl Session {
         }
     }
 
-    /// Ends the delay of the client. Its silence does not count for the time in which it was not read.
-    pub(super) fn end_wait(&mut self, now: Instant) {
-        self.wait_until = None;
-        self.client.on_activity(now);
+    /// Ends the delay of a side. Its silence does not count for the time in which it was not read.
+    pub(super) fn end_wait(&mut self, side: Side, now: Instant) {
+        let peer = self.peer_mut(side);
+        peer.wait_until = None;
+        peer.on_activity(now);
         self.data_passed = now;
     }
 
@@ -155,9 +161,10 @@ impl Session {
         peer.write_closed_since.filter(|_| peer.input == Input::Open)?.checked_add(self.limits.close_timeout)
     }
 
-    /// Returns the idle deadline. A client that waits for its rate is not idle.
+    /// Returns the idle deadline. A side that waits for its rate is not idle.
     fn idle_at(&self) -> Option<Instant> {
-        if self.wait_until.is_some() {
+        let waits = self.client.wait_until.is_some() || self.upstream.wait_until.is_some();
+        if waits || (self.is_reporting && self.is_idle_reported()) {
             return None;
         }
         self.data_passed.checked_add(self.limits.idle_timeout?)

@@ -119,7 +119,7 @@ impl Head {
 fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
     policy.charge(address, now.instant).expect("the rate is not exceeded");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
-    let facts = RequestFacts::of_opening(&opening, headers, address);
+    let facts = RequestFacts::of_opening(&opening, headers, address, 1);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
     let Auth::Token(verifier) = &admission.route().auth else { panic!("the route requires a token") };
     let (protocols, _) = credential::strip_protocols(&verifier.config().sources, &opening.protocols);

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::counters::SharedCounts;
+use tollgate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
 use tollgate::ws::code::CloseCode;
@@ -34,6 +35,8 @@ impl Setup {
     /// Returns a setup without limits or pings. Its timeouts are those that cannot be turned off.
     pub fn lenient() -> Self {
         let limits = Limits {
+            mode: LimitMode::Enforce,
+            bytes: None,
             messages: None,
             overhead: quota(1_000_000, 1_000_000),
             message_max_bytes: u64::MAX,
@@ -41,6 +44,7 @@ impl Setup {
             upstream_message_max_bytes: None,
             sessions_per_subject: None,
             sessions_per_address: None,
+            on_session_limit: OnSessionLimit::Refuse,
             idle_timeout: None,
             ping_interval: None,
             upstream_ping_interval: None,
@@ -49,7 +53,7 @@ impl Setup {
             write_timeout: Duration::from_secs(30),
             check_utf8: false,
         };
-        Self { limits, messages: None, expires_after: None, compressed: false }
+        Self { limits, messages: None, bytes: None, expires_after: None, compressed: false }
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Limits)) -> Self {
@@ -169,6 +173,7 @@ impl Relay {
         let terms = SessionConfig {
             limits: Arc::clone(limits),
             messages: None,
+            bytes: None,
             expires: None,
             compressed: false,
             ping_tag: [0; 4],

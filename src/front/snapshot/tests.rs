@@ -104,6 +104,7 @@ fn admit(snapshot: &Snapshot, path: &str, address: IpAddr) -> Result<Admission, 
         headers: &HeaderMap::new(),
         protocols: &[],
         address,
+        id: 1,
     };
     snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) })
 }
@@ -260,6 +261,7 @@ fn a_session_keeps_a_bounded_part_of_the_request() {
         headers: &HeaderMap::new(),
         protocols: &[],
         address: CLIENT,
+        id: 1,
     };
     let clocks = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
     let admission = snapshot.policy().admit(&facts, clocks).unwrap();

@@ -46,7 +46,7 @@ fn relay_in_state(
     let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
     let limits = Arc::new(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() });
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: limiter, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
     let mut relay = relay_in(worker, terms, client, upstream, now);
     if state == State::Hibernating {
         relay.hibernate_at = None;
@@ -136,7 +136,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
         let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
         let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
-        let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+        let terms = SessionConfig { limits, messages: None, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());
         let ends = async {

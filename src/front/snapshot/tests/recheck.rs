@@ -4,6 +4,7 @@ use jsonwebtoken::{EncodingKey, Header};
 
 use super::*;
 use crate::policy::recheck::{OpenSession, Recheck};
+use crate::policy::session_slots::Holder;
 
 /// The time of the tests, since the Unix epoch.
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
@@ -29,6 +30,7 @@ fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
         headers,
         protocols: &[],
         address: CLIENT,
+        id: 1,
     }
 }
 
@@ -42,7 +44,8 @@ fn recheck(path: &str, replacements: &[(&str, &str)]) -> (&'static str, &'static
     let admission = before.policy().admit(&facts(path, &headers), clocks()).unwrap();
     let server = admission.pool().servers().next().unwrap().name.clone();
     let after = build(Some(&before), &config(&files, replacements), &counters);
-    let session = OpenSession { route: admission.route(), grant: admission.grant(), path: Some(path), server: &server };
+    let (route, grant, holder) = (admission.route(), admission.grant(), Holder { id: 1, opened: clocks().instant });
+    let session = OpenSession { route, grant, path: Some(path), server: &server, holder };
     match after.policy().recheck(&session, clocks()) {
         Recheck::Unchanged => ("unchanged", ""),
         Recheck::Admitted(terms) => ("admitted", if terms.changes.is_some() { "changed" } else { "same terms" }),
@@ -116,7 +119,8 @@ fn a_new_limit_of_sessions_counts_open_sessions() {
     let mut leases = Vec::new();
     for admission in open {
         let (route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
-        let session = OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001" };
+        let holder = Holder { id: 1, opened: clocks().instant };
+        let session = OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001", holder };
         let Recheck::Admitted(terms) = after.policy().recheck(&session, clocks()) else { panic!("not admitted") };
         let mut lease = admission.into_lease();
         lease.add_client(terms.changes.unwrap().slots);

@@ -1,0 +1,108 @@
+//! Counts what limits would have done, where they are only reported.
+
+use std::time::Instant;
+
+use super::Session;
+use super::outcome::CloseReason;
+use super::side::Side;
+use crate::policy::limits::LimitKind;
+use crate::ws::frame::Header;
+
+/// The number of times that each limit would have acted, by the position in [`LimitKind::ALL`].
+pub type ReportCounts = [u64; LimitKind::ALL.len()];
+
+/// The reports of a session. Only sessions that exceeded a limit allocate this.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    pub counts: ReportCounts,
+    /// The counts that the caller has taken.
+    pub taken: ReportCounts,
+    /// When data last passed, in a session that was reported as idle since then.
+    pub idle_since: Option<Instant>,
+}
+
+/// A limit that would have acted since the last call of [`Session::take_reports`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewReport {
+    /// The limit.
+    pub kind: LimitKind,
+    /// How often.
+    pub count: u64,
+    /// Whether it is the first time in this session.
+    pub is_first: bool,
+}
+
+impl Session {
+    /// Applies a limit that is exceeded: ends the session for this reason, or counts that it would have ended.
+    pub(super) fn exceed(&mut self, kind: LimitKind, cause: CloseReason) -> Result<(), CloseReason> {
+        if self.is_reporting {
+            self.report(kind);
+            Ok(())
+        } else {
+            Err(cause)
+        }
+    }
+
+    /// Counts that a limit would have acted.
+    #[cold]
+    pub(super) fn report(&mut self, kind: LimitKind) {
+        let reports = self.reports.get_or_insert_default();
+        if let Some(count) = reports.counts.get_mut(kind as usize) {
+            *count = count.saturating_add(1);
+        }
+        self.has_new_reports = true;
+    }
+
+    /// Counts the sizes that a data frame exceeds. To be called before the inspector begins the frame.
+    pub(super) fn report_sizes(&mut self, from: Side, header: &Header) {
+        let before = self.peer(from).inspector.message_bytes();
+        let after = before.saturating_add(header.payload_len);
+        let exceeds = |max_bytes: u64| before <= max_bytes && after > max_bytes;
+        match from {
+            Side::Client if header.payload_len > self.limits.frame_max_bytes => self.report(LimitKind::FrameMaxSize),
+            Side::Client if exceeds(self.limits.message_max_bytes) => self.report(LimitKind::MessageMaxSize),
+            Side::Upstream if self.limits.upstream_message_max_bytes.is_some_and(exceeds) => {
+                self.report(LimitKind::UpstreamMessageMaxSize);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts that the session would have ended because it is idle, once for each time without data.
+    pub(super) fn report_idle(&mut self) {
+        self.report(LimitKind::IdleTimeout);
+        if let Some(reports) = &mut self.reports {
+            reports.idle_since = Some(self.data_passed);
+        }
+    }
+
+    /// Whether the time without data was reported.
+    pub(super) fn is_idle_reported(&self) -> bool {
+        self.reports.as_ref().is_some_and(|reports| reports.idle_since == Some(self.data_passed))
+    }
+
+    /// Whether [`Session::take_reports`] has any. It is called after every poll, so it only reads a flag.
+    #[inline]
+    pub fn has_new_reports(&self) -> bool {
+        self.has_new_reports
+    }
+
+    /// Returns the limits that would have acted since the last call.
+    pub fn take_reports(&mut self) -> Vec<NewReport> {
+        self.has_new_reports = false;
+        let Some(reports) = &mut self.reports else { return Vec::new() };
+        let counts = reports.counts.iter().zip(&mut reports.taken);
+        let new = LimitKind::ALL.into_iter().zip(counts).filter_map(|(kind, (count, taken))| {
+            let before = std::mem::replace(taken, *count);
+            let new = count.saturating_sub(before);
+            (new > 0).then_some(NewReport { kind, count: new, is_first: before == 0 })
+        });
+        new.collect()
+    }
+
+    /// Returns the limits that would have acted, and how often.
+    pub fn reported(&self) -> impl Iterator<Item = (LimitKind, u64)> {
+        let counts = self.reports.as_ref().map(|reports| reports.counts).unwrap_or_default();
+        LimitKind::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+    }
+}
