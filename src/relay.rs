@@ -10,6 +10,7 @@ pub mod recheck;
 pub mod registry;
 pub mod replaced;
 pub mod watcher;
+pub mod workers;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::policy::admission::Lease;
+use crate::policy::grant::Lease;
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
 use crate::runtime::entropy::random;

@@ -164,7 +164,9 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    let verifier = &config.verifiers[chat.auth.as_ref().unwrap()];
+    let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
+    assert_eq!(sections, ["partners", "machines"]);
+    let verifier = &config.verifiers[chat.auth.first().unwrap()];
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
@@ -180,8 +182,12 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(forwarded, [("sub", "x-user-id"), ("name", "x-user-name")]);
 
     let limits = Limits {
-        mode: LimitMode::Enforce,
-        bytes: None,
+        mode: LimitMode::Report,
+        bytes: Some(ByteQuota {
+            quota: quota(1 << 20, seconds(60), 65_536),
+            key: RateKey::Subject,
+            on_excess: OnExcess::Delay,
+        }),
         messages: Some(MessageQuota {
             quota: quota(50, seconds(1), 100),
             key: RateKey::Subject,
@@ -193,7 +199,7 @@ fn values_reach_the_fields_of_their_keys() {
         upstream_message_max_bytes: Some(1 << 30),
         sessions_per_subject: Some(count(10)),
         sessions_per_address: Some(count(100)),
-        on_session_limit: OnSessionLimit::Refuse,
+        on_session_limit: OnSessionLimit::CloseOldest,
         idle_timeout: Some(seconds(300)),
         ping_interval: None,
         upstream_ping_interval: Some(seconds(60)),

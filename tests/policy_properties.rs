@@ -340,7 +340,7 @@ fn route(model: &Model) -> Arc<Route> {
         path: model.path_text().parse().unwrap(),
         action: RouteAction::Page("".into()),
         upstream_host: None,
-        auth: None,
+        auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -367,7 +367,7 @@ fn route(model: &Model) -> Arc<Route> {
             check_utf8: false,
         }),
     };
-    Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })
+    Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })
 }
 
 /// A /48 contains as many /64s as there are quotas. A flood from one does not use up the quotas of other clients.

@@ -71,7 +71,7 @@ fn write_report(path: &Path, config: &Config, out: &mut impl Write, err: &mut im
             path.display()
         )?;
     }
-    for route in config.routes.iter().filter(|route| route.auth.is_none()) {
+    for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
         writeln!(
             err,
             "warning: {}: route \"{}\" is open to every client: it has auth = \"none\"",

@@ -78,7 +78,7 @@ fn page_route(echo: &RouteConfig, page: Arc<str>) -> RouteConfig {
         host: HostPattern::Any,
         path: PathPattern::root(),
         action: RouteAction::Page(page),
-        auth: None,
+        auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
         require: Vec::new(),
         forward_claims: Vec::new(),

@@ -85,7 +85,7 @@ impl fmt::Display for RunError {
 }
 
 fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Result<(), RunError> {
-    for route in config.routes.iter().filter(|route| route.auth.is_none()) {
+    for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
     let (admin, metrics) = (config.admin.clone(), config.metrics);

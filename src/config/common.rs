@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
+use super::suggestion;
 
 /// Maximum length of the name of a section or route, in bytes: the name appears in log lines.
 const NAME_MAX: usize = 64;
@@ -67,4 +68,13 @@ pub(super) fn name(section: &Section<'_>, name: &str, span: &Span) -> Option<()>
             .label(format!("expected 1 to {NAME_MAX} letters, digits, `-`, `_` or `.`")),
     );
     None
+}
+
+/// Reports a reference to a section that does not exist.
+pub(super) fn note_unknown(section: &Section<'_>, text: &Located<String>, kind: &str, known: &[&str]) {
+    section.diagnostics.push(
+        Diagnostic::error(text.span.clone(), format!("unknown {kind} {}", quote(text)))
+            .label(format!("there is no section [{kind}.NAME] of this name"))
+            .help(suggestion::help(text, known)),
+    );
 }

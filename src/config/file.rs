@@ -266,6 +266,14 @@ impl<'a> Section<'a> {
         Some(Located { value: texts, span: list.span })
     }
 
+    /// Reads a string, or a list of strings, each with its span.
+    pub(super) fn text_or_texts(&self, key: &Key, count_max: usize) -> Option<Located<Vec<Located<String>>>> {
+        match self.raw(key.name) {
+            Some((_, value)) if value.as_array().is_some() => self.texts(key, count_max),
+            _ => self.text(key).map(|text| Located { span: text.span.clone(), value: vec![text] }),
+        }
+    }
+
     /// Reads a table of strings with the spans of names and values, in the order of the file.
     pub(super) fn table(&self, key: &Key, count_max: usize) -> Vec<(Located<String>, Located<String>)> {
         let Some((span, value)) = self.raw(key.name) else { return Vec::new() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use self::AllowsOff::{Allowed, Refused};
 use self::Default::{Derived, Nothing, Required, Value};
-use self::Kind::{Choice, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text};
+use self::Kind::{Choice, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList};
 use super::units::{show_duration, show_size};
 
 /// One configuration key.
@@ -30,6 +30,8 @@ pub enum Kind {
     Text,
     /// A list of strings.
     StringList,
+    /// A string, or a list of strings.
+    TextOrList,
     /// The path of a file.
     File,
     /// One of these strings.
@@ -92,7 +94,9 @@ impl Key {
                 or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
             }
             Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
-            Kind::Text | Kind::StringList | Kind::File | Kind::Table | Kind::TableArray => String::new(),
+            Kind::Text | Kind::StringList | Kind::TextOrList | Kind::File | Kind::Table | Kind::TableArray => {
+                String::new()
+            }
         }
     }
 }
@@ -282,8 +286,9 @@ keys! {
         "The section [upstream.NAME] that serves its sessions.";
     UPSTREAM_HOST = "route" "upstream_host", Text, Nothing,
         "The value of `Host` that the upstream receives; absent: the value that the client sent.";
-    AUTH = "route" "auth", Text, Required,
-        "The section [auth.NAME] that verifies the tokens of the route; `auth = \"none\"` requires no token.";
+    AUTH = "route" "auth", TextOrList, Required,
+        "The section [auth.NAME] that authenticates the clients of the route, or a list of sections, of which the \
+         first that recognises the client's credential decides; `auth = \"none\"` admits every client.";
     ORIGINS = "route" "origins", StringList, Nothing,
         "The accepted web origins; absent: all.";
     MISSING_ORIGIN = "route" "missing_origin", Choice(&["allow", "refuse"]), Value("\"allow\""),

@@ -87,9 +87,9 @@ fn needs_one_of(section: &Section<'_>, key: &Key, needed: &[&Key]) -> bool {
         [_] => format!("there is no {} here", names("")),
         _ => format!("there is neither {} here", names(" nor ")),
     };
-    section.diagnostics.push(
-        Diagnostic::error(span, format!("`{}` has no effect without {}", key.name, names(" or "))).label(label),
-    );
+    section
+        .diagnostics
+        .push(Diagnostic::error(span, format!("`{}` has no effect without {}", key.name, names(" or "))).label(label));
     false
 }
 

@@ -3,6 +3,7 @@
 //! [`load`] reads the file, `file` splits it into sections with source spans, `assemble` and its helpers turn the
 //! sections into the types below, and `diagnostic` renders errors and warnings.
 
+mod access;
 mod admin;
 mod auth;
 mod certificate;

@@ -9,12 +9,13 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::auth::{self, Auth};
+use super::access::{self, Access};
+use super::auth::Auth;
 use super::common::{self, Duplicates, NamedSection};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
-use super::{claims, limits, suggestion};
+use super::{claims, limits};
 use crate::balance::UpstreamConfig;
 use crate::policy::address::Addresses;
 use crate::policy::claims::canonical_header_name;
@@ -57,14 +58,6 @@ pub(super) fn read_all(
     routes.into_iter().collect()
 }
 
-/// The authentication of a route, as its key `auth` names it.
-enum Access<'a> {
-    Open,
-    Token(&'a Auth),
-    /// The key is missing or invalid, so the keys that depend on it are not checked against it.
-    Unknown,
-}
-
 /// The keys of a route, each of which may be invalid. All of them are read before an invalid one discards the route.
 struct Parts<'a> {
     name: Option<Located<String>>,
@@ -90,12 +83,14 @@ impl<'a> Parts<'a> {
         names: &mut Duplicates<String>,
     ) -> Self {
         let name = name(section, names);
-        let access = access(section, auths);
+        let access = access::read(section, auths);
         let open = matches!(access, Access::Open);
         let path = parsed(section, &keys::PATH, "a path");
         let claims = claims::read(section, path.as_ref().map(|at| &at.value), open);
-        if let (Access::Token(auth), Some(rules)) = (&access, &claims) {
-            rules.claims().for_each(|claim| auth.ask(claim));
+        if let (Access::Auths(auths), Some(rules)) = (&access, &claims) {
+            for auth in auths {
+                rules.claims().for_each(|claim| auth.ask(claim));
+            }
         }
         if path.is_some() {
             warn_of_foreign_patterns(section);
@@ -118,8 +113,8 @@ impl<'a> Parts<'a> {
 
     fn finish(self, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<RouteConfig> {
         let auth = match self.access {
-            Access::Open => None,
-            Access::Token(auth) => Some(auth.name()?),
+            Access::Open => Vec::new(),
+            Access::Auths(auths) => auths.into_iter().map(Auth::name).collect::<Option<_>>()?,
             Access::Unknown => return None,
         };
         let upstream = upstreams.get(self.upstream?)?;
@@ -218,17 +213,9 @@ fn upstream(section: &Section<'_>, upstreams: &[NamedSection<Option<UpstreamConf
     let found = upstreams.iter().position(|upstream| upstream.name == text.value);
     if found.is_none() {
         let known: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-        note_unknown(section, &text, "upstream", &known);
+        common::note_unknown(section, &text, "upstream", &known);
     }
     found
-}
-
-fn note_unknown(section: &Section<'_>, text: &Located<String>, kind: &str, known: &[&str]) {
-    section.diagnostics.push(
-        Diagnostic::error(text.span.clone(), format!("unknown {kind} {}", quote(text)))
-            .label(format!("there is no section [{kind}.NAME] of this name"))
-            .help(suggestion::help(text, known)),
-    );
 }
 
 fn upstream_host(section: &Section<'_>) -> Parsed<Option<HeaderValue>> {
@@ -247,27 +234,12 @@ fn upstream_host(section: &Section<'_>) -> Parsed<Option<HeaderValue>> {
     value.map(Some)
 }
 
-fn access<'a>(section: &Section<'_>, auths: &'a [NamedSection<Auth>]) -> Access<'a> {
-    let Some(text) = section.text(&keys::AUTH) else { return Access::Unknown };
-    if text.value == auth::NONE {
-        return Access::Open;
-    }
-    let Some(found) = auths.iter().find(|auth| auth.name == text.value) else {
-        // `none` requires no token, so it is never suggested for a wrong name.
-        let known: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
-        note_unknown(section, &text, "auth", &known);
-        return Access::Unknown;
-    };
-    found.value.used.set(true);
-    Access::Token(&found.value)
-}
-
 fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     let choices = [("allow", MissingOrigin::Allow), ("refuse", MissingOrigin::Refuse)];
     let missing = section.choice(&keys::MISSING_ORIGIN, &choices);
     if section.key_span(&keys::ORIGINS).is_none() {
         // RFC 6455 section 10.2: a browser sends the cookies of a host with a handshake from any page.
-        if matches!(access, Access::Token(auth) if auth.cookie) {
+        if access.reads_cookie() {
             section.diagnostics.push(
                 Diagnostic::error(section.span(), "a route whose token may come from a cookie must list its `origins`")
                     .label("any web page could open sessions in the name of its visitors")
@@ -288,7 +260,7 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
     let read = |text| {
         let pattern = parse::<OriginPattern>(section, text, "an origin")?;
         // RFC 6455 section 10.2: a browser sends the cookies with a handshake from any page of this origin, too.
-        if pattern.is_anyone() && matches!(access, Access::Token(auth) if auth.cookie) {
+        if pattern.is_anyone() && access.reads_cookie() {
             section.diagnostics.push(
                 Diagnostic::warning(
                     text.span.clone(),

@@ -91,6 +91,10 @@ fn form_of(key: &Key) -> Value {
     let text = |pattern: String| json!({ "type": "string", "pattern": pattern });
     let (form, off) = match key.kind {
         Kind::Text | Kind::File => (json!({ "type": "string" }), AllowsOff::Refused),
+        Kind::TextOrList => {
+            let list = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+            (json!({ "anyOf": [{ "type": "string" }, list] }), AllowsOff::Refused)
+        }
         Kind::StringList => (json!({ "type": "array", "items": { "type": "string" } }), AllowsOff::Refused),
         Kind::Choice(words) => (json!({ "type": "string", "enum": words }), AllowsOff::Refused),
         Kind::Flag => (json!({ "type": "boolean" }), AllowsOff::Refused),

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use super::snapshot::Snapshot;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
+use crate::relay::workers::Workers;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::rejections::RejectionLog;
 use crate::upstream::Connector;
@@ -25,6 +26,8 @@ pub struct Gateway {
     pub process: Arc<Process>,
     /// The limit of pending connections, and of those that linger after a rejection.
     pub pending_limit: PendingLimit,
+    /// The command channels of all workers.
+    pub workers: Arc<Workers>,
     /// The log of rejections.
     pub rejections: RejectionLog,
 }
@@ -37,6 +40,7 @@ impl Gateway {
         connector: Connector,
         process: Arc<Process>,
         pending_limit: PendingLimit,
+        workers: Workers,
     ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -45,6 +49,7 @@ impl Gateway {
             connector,
             process,
             pending_limit,
+            workers: Arc::new(workers),
             rejections: RejectionLog::new(),
         }
     }

@@ -13,7 +13,6 @@ use crate::policy::claims::canonical_header_name;
 use crate::policy::credential;
 use crate::policy::header_names::HeaderClass;
 use crate::policy::request::RequestFacts;
-use crate::policy::route::Auth;
 use crate::telemetry::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::ws::handshake;
 
@@ -58,9 +57,7 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
     let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
     let mut headers = end_to_end(facts.headers);
-    if let Auth::Token(verifier) = &route.auth {
-        credential::strip_headers(&verifier.config().sources, &mut headers);
-    }
+    credential::strip_headers(route.auth.stripped(), &mut headers);
     let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
     retain(&mut headers, |name| {
         let read = canonical_header_name(name);

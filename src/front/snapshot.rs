@@ -13,7 +13,7 @@ use crate::balance::Pool;
 use crate::config::{Certificate, Config, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
-use crate::policy::route::{Auth, Route, RouteAction, RouteConfig, Routes, Target};
+use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::policy::token::Verifier;
 use crate::tls;
 
@@ -22,9 +22,9 @@ use crate::tls;
 #[derive(Debug)]
 pub struct Snapshot {
     generation: u64,
-    policy: Policy,
+    policy: Arc<Policy>,
     pools: BTreeMap<Arc<str>, Arc<Pool>>,
-    verifiers: BTreeMap<Arc<str>, Arc<Verifier>>,
+    auths: BTreeMap<Arc<str>, Arc<AuthMethod>>,
     listeners: BTreeMap<SocketAddr, Listener>,
     record_layer: RecordLayer,
     on_reload: OnReload,
@@ -92,7 +92,7 @@ impl Snapshot {
     }
 
     /// Returns the rules for requests.
-    pub fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
@@ -127,11 +127,17 @@ impl Snapshot {
             };
             pools.insert(Arc::clone(&upstream.name), pool);
         }
-        let mut verifiers = BTreeMap::new();
+        let mut auths = BTreeMap::new();
         for (name, verifier) in &config.verifiers {
-            let kept = before.and_then(|before| before.verifiers.get(name)).filter(|kept| kept.config() == verifier);
-            let verifier = kept.map_or_else(|| Arc::new(Verifier::new(verifier.clone())), Arc::clone);
-            verifiers.insert(Arc::clone(name), verifier);
+            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| {
+                let AuthKind::Token(kept) = &kept.kind;
+                kept.config() == verifier
+            });
+            let new = || {
+                let kind = AuthKind::Token(Arc::new(Verifier::new(verifier.clone())));
+                Arc::new(AuthMethod { name: Arc::clone(name), kind })
+            };
+            auths.insert(Arc::clone(name), kept.map_or_else(new, Arc::clone));
         }
         let mut listeners = BTreeMap::new();
         let same_layer = before.is_some_and(|before| before.record_layer == config.server.record_layer);
@@ -149,7 +155,7 @@ impl Snapshot {
             listeners.insert(*address, Listener { config: listener.clone(), connections, ticketer });
         }
         let routes = config.routes.iter().filter_map(|route| {
-            let new = Route { config: route.clone(), auth: auth(route, &verifiers)?, target: target(route, &pools)? };
+            let new = Route { config: route.clone(), auth: auth(route, &auths)?, target: target(route, &pools)? };
             let kept = before.and_then(|before| before.policy.routes().iter().find(|kept| is_same(kept, &new)));
             Some(kept.map_or_else(|| Arc::new(new), Arc::clone))
         });
@@ -161,9 +167,9 @@ impl Snapshot {
         };
         Ok(Self {
             generation,
-            policy: Policy::new(routes, config.server.upgrade_quota, max_sessions, Arc::clone(counters)),
+            policy: Arc::new(Policy::new(routes, config.server.upgrade_quota, max_sessions, Arc::clone(counters))),
             pools,
-            verifiers,
+            auths,
             listeners,
             record_layer: config.server.record_layer,
             on_reload: config.server.on_reload,
@@ -186,13 +192,11 @@ fn connection_config(
     })
 }
 
-/// Returns how the clients of a route authenticate; `None` if the configuration lacks the verifier. A checked
+/// Returns how the clients of a route authenticate; `None` if the configuration lacks a section. A checked
 /// configuration has it.
-fn auth(route: &RouteConfig, verifiers: &BTreeMap<Arc<str>, Arc<Verifier>>) -> Option<Auth> {
-    match &route.auth {
-        None => Some(Auth::None),
-        Some(name) => verifiers.get(name).map(|verifier| Auth::Token(Arc::clone(verifier))),
-    }
+fn auth(route: &RouteConfig, auths: &BTreeMap<Arc<str>, Arc<AuthMethod>>) -> Option<Auth> {
+    let methods = route.auth.iter().map(|name| auths.get(name).cloned());
+    methods.collect::<Option<_>>().map(Auth::new)
 }
 
 /// Returns where the requests of a route go; `None` if the configuration lacks the upstream. A checked configuration
@@ -206,17 +210,12 @@ fn target(route: &RouteConfig, pools: &BTreeMap<Arc<str>, Arc<Pool>>) -> Option<
 
 /// Whether two routes have the same configuration and refer to the same objects.
 fn is_same(a: &Route, b: &Route) -> bool {
-    let same_auth = match (&a.auth, &b.auth) {
-        (Auth::None, Auth::None) => true,
-        (Auth::Token(a), Auth::Token(b)) => Arc::ptr_eq(a, b),
-        _ => false,
-    };
     let same_target = match (&a.target, &b.target) {
         (Target::Pool(a), Target::Pool(b)) => Arc::ptr_eq(a, b),
         (Target::Page(_), Target::Page(_)) => true,
         _ => false,
     };
-    same_auth && same_target && a.config == b.config
+    a.auth.is_same(&b.auth) && same_target && a.config == b.config
 }
 
 #[cfg(test)]

@@ -185,10 +185,7 @@ async fn upgrade(
     };
 
     // (c) The request to the upstream.
-    let (protocols, marker) = match &route.auth {
-        Auth::Token(verifier) => credential::strip_protocols(&verifier.config().sources, &opening.protocols),
-        Auth::None => (opening.protocols.clone(), None),
-    };
+    let (protocols, marker) = credential::strip_protocols(route.auth.stripped(), &opening.protocols);
     let allow_compression = route.config.limits.allow_compression();
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
@@ -233,6 +230,9 @@ async fn upgrade(
     };
     let now = clock::now();
     let session = Session::new(config, now);
+    // The oldest sessions of the client are told to end before its new one begins.
+    let mut admission = admission;
+    context.gateway.workers.replace(&admission.open_session(&context.gateway.counters, now));
     let (request_id, summary, mut phases) = (context.request_id, context.summary.keep(), context.phases);
     phases.enter(UpgradePhase::Answer, now);
     let opened = OpenedSession {
@@ -252,9 +252,9 @@ async fn upgrade(
 
 /// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
 fn target(base_path: &str, facts: &RequestFacts<'_>, auth: &Auth) -> Option<Uri> {
-    let query = match auth {
-        Auth::Token(verifier) => credential::strip_query(&verifier.config().sources, facts.query),
-        Auth::None => facts.query.map(str::to_owned),
+    let query = match auth.stripped() {
+        [] => facts.query.map(str::to_owned),
+        stripped => credential::strip_query(stripped, facts.query),
     };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     format!("{base_path}{}{query}", facts.path).parse().ok()

@@ -17,20 +17,20 @@ use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
 use super::claims::{self, Claims};
-use super::client_slots::{self, ClientSlots};
+use super::client_slots;
 use super::counters::{Counters, LimitedClient, RouteCounts, SharedCounts};
 use super::counts::KeyedLimiter;
 use super::credential;
+use super::grant::{Grant, Lease};
 use super::host::request_host;
-use super::limits::{LimitKind, MessageQuota};
+use super::limits::LimitKind;
 use super::path::Path;
 use super::pattern::Params;
 use super::quota::{Count, Limiter, Quota};
 use super::rejection::{Rejected, Rejection};
 use super::request::{RequestFacts, RequestKind};
-use super::route::{Auth, Route, Routes, Target};
+use super::route::{AuthKind, AuthMethod, Route, Routes, Target};
 use super::session_slots::{Holder, SessionId};
-use super::slots::Slot;
 use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
@@ -148,8 +148,8 @@ pub struct Candidate<'a> {
 pub enum Evidence<'a> {
     /// Nothing: the route requires no authentication.
     None,
-    /// A token.
-    Token(Cow<'a, str>),
+    /// A token, and the section that recognises it.
+    Token(Arc<AuthMethod>, Cow<'a, str>),
 }
 
 /// The kind only: a token is a secret.
@@ -157,7 +157,7 @@ impl fmt::Debug for Evidence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "None",
-            Self::Token(_) => "Token",
+            Self::Token(..) => "Token",
         })
     }
 }
@@ -194,16 +194,29 @@ impl<'a> Candidate<'a> {
         Ok(())
     }
 
-    /// Finds the evidence in the head of the request.
+    /// Finds the evidence in the head of the request: the credential that the first section of the route recognises.
+    /// That section alone decides, so an invalid token never reaches a section with weaker rules. A token that no
+    /// section recognises goes to the first section that reads it, for its reason.
     ///
     /// # Errors
-    /// If the route requires a token and the request has none, or has several that differ.
+    /// If the route requires a token and the request has none, or has several that differ in one source.
     pub fn evidence(&self) -> Result<Evidence<'a>, Rejected> {
-        let Auth::Token(verifier) = &self.route.auth else { return Ok(Evidence::None) };
-        let facts = self.facts;
-        let found = credential::find(&verifier.config().sources, facts.headers, facts.query, facts.protocols);
-        let token = found.map_err(|credential::Ambiguous| self.reject(Rejection::TokenAmbiguous))?;
-        token.map(Evidence::Token).ok_or_else(|| self.reject(Rejection::NoToken))
+        let (methods, facts) = (self.route.auth.methods(), self.facts);
+        if methods.is_empty() {
+            return Ok(Evidence::None);
+        }
+        let mut first = None;
+        for method in methods {
+            let AuthKind::Token(verifier) = &method.kind;
+            let found = credential::find(&verifier.config().sources, facts.headers, facts.query, facts.protocols);
+            let token = found.map_err(|credential::Ambiguous| self.reject(Rejection::TokenAmbiguous))?;
+            let Some(token) = token else { continue };
+            if methods.len() == 1 || verifier.recognizes(&token) {
+                return Ok(Evidence::Token(Arc::clone(method), token));
+            }
+            first.get_or_insert_with(|| Evidence::Token(Arc::clone(method), token));
+        }
+        first.ok_or_else(|| self.reject(Rejection::NoToken))
     }
 
     /// Verifies the identity of the client, and checks the conditions of the route on its claims.
@@ -211,17 +224,15 @@ impl<'a> Candidate<'a> {
     /// # Errors
     /// If the evidence is not valid, or the claims do not meet the route's conditions.
     pub fn authenticate(self, evidence: &Evidence<'_>, now: Clocks) -> Result<Authenticated<'a>, Rejected> {
-        let claims = match (&self.route.auth, evidence) {
-            (Auth::None, _) => None,
-            (Auth::Token(_), Evidence::None) => return Err(self.reject(Rejection::NoToken)),
-            (Auth::Token(verifier), Evidence::Token(token)) => {
-                let claims = verifier.verify(token, now.unix);
-                Some(claims.map_err(|error| self.reject(Rejection::Token(error)))?)
+        let (method, claims, token) = match evidence {
+            Evidence::None if self.route.auth.is_open() => (None, None, None),
+            Evidence::None => return Err(self.reject(Rejection::NoToken)),
+            Evidence::Token(method, token) => {
+                let AuthKind::Token(verifier) = &method.kind;
+                let claims = verifier.verify(token, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
+                let record = TokenRecord::new(token, &claims);
+                (Some(Arc::clone(method)), Some(claims), record)
             }
-        };
-        let token = match (evidence, &claims) {
-            (Evidence::Token(token), Some(claims)) => TokenRecord::new(token, claims),
-            _ => None,
         };
         let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
         let claim_headers = match &claims {
@@ -232,7 +243,7 @@ impl<'a> Candidate<'a> {
             })?,
             None => Vec::new(),
         };
-        Ok(Authenticated { candidate: self, claims, token, subject, claim_headers })
+        Ok(Authenticated { candidate: self, method, claims, token, subject, claim_headers })
     }
 
     fn reject(&self, rejection: Rejection) -> Rejected {
@@ -244,6 +255,7 @@ impl<'a> Candidate<'a> {
 #[derive(Debug)]
 pub struct Authenticated<'a> {
     candidate: Candidate<'a>,
+    method: Option<Arc<AuthMethod>>,
     claims: Option<Claims>,
     token: Option<TokenRecord>,
     subject: Option<Arc<str>>,
@@ -262,23 +274,19 @@ impl Authenticated<'_> {
         let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
         let pool = Arc::clone(pool);
         let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
-        let client = LimitedClient {
-            route: name,
-            address: facts.address,
-            auth: route.config.auth.as_deref().unwrap_or_default(),
-            subject: self.subject.as_deref(),
-        };
+        let client =
+            LimitedClient { route: name, address: facts.address, auth: self.auth(), subject: self.subject.as_deref() };
         let holder = Holder { id: facts.id, opened: now.instant };
         let taken = client_slots::take_at_admission(counters, limits, client, holder).map_err(reject)?;
         let counts = policy.shared_counts(route, &client, now.instant);
-        let limiter = |messages: MessageQuota| {
-            let shared = counts.messages.clone();
-            Arc::new(shared.map_or_else(|| Limiter::new(messages.quota), |count| Limiter::over(count, messages.quota)))
-        };
-        let messages = limits.messages.map(limiter);
-        let expires = self.claims.as_ref().and_then(|claims| deadline(claims, route, now));
-        let Self { candidate: Candidate { facts, route, params, host, .. }, token, subject, claim_headers, .. } = self;
+        let count = counts.messages.unwrap_or_default();
+        let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
+        let expires =
+            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| deadline(claims, method, now));
+        let Self { candidate, method, token, subject, claim_headers, .. } = self;
+        let Candidate { facts, route, params, host, .. } = candidate;
         let grant = Grant {
+            auth: method.map(|method| Arc::clone(&method.name)),
             subject,
             token,
             params,
@@ -286,10 +294,23 @@ impl Authenticated<'_> {
             origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
             address: facts.address,
         };
-        let lease = Lease { _session: session_slot, client: Some(taken.slots) };
-        let (bytes, exceeded) = (counts.bytes, taken.exceeded);
-        let id = facts.id;
-        Ok(Admission { id, route, grant: Arc::new(grant), lease, pool, claim_headers, expires, messages, bytes, exceeded })
+        Ok(Admission {
+            id: facts.id,
+            route,
+            grant: Arc::new(grant),
+            lease: Lease::new(session_slot, taken.slots),
+            pool,
+            claim_headers,
+            expires,
+            messages,
+            bytes: counts.bytes,
+            exceeded: taken.exceeded,
+        })
+    }
+
+    /// Returns the name of the section that admits the client.
+    fn auth(&self) -> Option<&str> {
+        self.method.as_ref().map(|method| &*method.name)
     }
 }
 
@@ -312,12 +333,7 @@ impl Admission {
     /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest sessions of
     /// its address or subject. Returns the ids of these, which have to be closed. To be called once, before the 101.
     pub fn open_session(&mut self, counters: &Counters, now: Instant) -> Vec<SessionId> {
-        let client = LimitedClient {
-            route: self.route.name(),
-            address: self.grant.address,
-            auth: self.route.config.auth.as_deref().unwrap_or_default(),
-            subject: self.grant.subject.as_deref(),
-        };
+        let client = self.grant.limited_client(self.route.name());
         let holder = Holder { id: self.id, opened: now };
         let taken = client_slots::take_at_opening(counters, &self.route.config.limits, client, holder);
         self.lease.add_client(taken.slots);
@@ -376,56 +392,6 @@ impl Admission {
     }
 }
 
-/// The part of an admission that a session keeps until it ends. Dropping it releases the slots.
-#[derive(Debug)]
-pub struct Lease {
-    _session: Slot<()>,
-    client: Option<ClientSlots>,
-}
-
-/// The facts that a session was admitted with. A later snapshot can check them again.
-#[derive(Debug)]
-pub struct Grant {
-    /// The token's subject.
-    pub subject: Option<Arc<str>>,
-    /// The token, if the route required one.
-    pub token: Option<TokenRecord>,
-    /// The values of the path's placeholders.
-    pub params: Params,
-    /// The host of the request, in the form that routes compare.
-    pub host: Box<str>,
-    /// The value of `Origin`, cut to a length that no origin in a list has.
-    pub origin: Option<Box<[u8]>>,
-    /// The client's address.
-    pub address: IpAddr,
-}
-
-impl Lease {
-    /// Releases the slots of the address and of the subject, because the client has disconnected or its session is
-    /// over. The slot of the session itself is released when the lease is dropped, since the session has its
-    /// descriptors until then.
-    pub fn release_client(&mut self) {
-        self.client = None;
-    }
-
-    /// Adds slots to those of the client, unless they were released.
-    pub fn add_client(&mut self, added: ClientSlots) {
-        if let Some(client) = &mut self.client {
-            client.add(added);
-        }
-    }
-
-    /// Whether it holds slots of its client, which another session may take over.
-    pub fn is_limited(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| !client.is_empty())
-    }
-
-    /// Whether another session has taken over a slot of this one.
-    pub fn is_replaced(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| !client.are_held())
-    }
-}
-
 /// Checks the claims against the conditions of the route, and returns the headers for the upstream. The error is the
 /// name of the claim that fails.
 fn claim_headers<'a>(
@@ -444,18 +410,35 @@ fn claim_headers<'a>(
 
 /// Returns when the token expires, including the leeway of its verification. `None` for a time that no `Instant` can
 /// represent.
-pub(super) fn deadline(claims: &Claims, route: &Route, now: Clocks) -> Option<Instant> {
-    let Auth::Token(verifier) = &route.auth else { return None };
+pub(super) fn deadline(claims: &Claims, method: &AuthMethod, now: Clocks) -> Option<Instant> {
+    let AuthKind::Token(verifier) = &method.kind;
     let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);
     now.instant.checked_add(left)
 }
 
 #[cfg(test)]
 mod tests {
+    use jsonwebtoken::Algorithm;
+
+    use super::super::key::KeySet;
+    use super::super::token::{Verifier, VerifierConfig};
     use super::*;
 
     #[test]
     fn debug_contains_no_token() {
-        assert_eq!(format!("{:?} {:?}", Evidence::Token("secret".into()), Evidence::None), "Token None");
+        let algorithms = vec![Algorithm::HS256];
+        let verifier = Arc::new(Verifier::new(VerifierConfig {
+            keys: Arc::new(KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap()),
+            algorithms,
+            issuer: None,
+            audience: Vec::new(),
+            leeway: Duration::ZERO,
+            sources: Vec::new(),
+            max_bytes: 100,
+            claims: Vec::new(),
+        }));
+        let method = AuthMethod { name: "users".into(), kind: AuthKind::Token(verifier) };
+        let evidence = Evidence::Token(Arc::new(method), "secret".into());
+        assert_eq!(format!("{evidence:?} {:?}", Evidence::None), "Token None");
     }
 }

@@ -140,10 +140,13 @@ mod tests {
         assert_eq!(limiter.reserve(10, start), Ok(minute));
         assert_eq!(limiter.reserve(10, start), Err(NotUntil { until: minute }));
         // At a rate of which one burst takes longer, the wait is as long as that burst.
-        let slow = ByteLimiter::over(Arc::default(), Quota {
-            rate: crate::policy::quota::Rate { period: Duration::from_hours(1), ..quota(10, 10).rate },
-            ..quota(10, 10)
-        });
+        let slow = ByteLimiter::over(
+            Arc::default(),
+            Quota {
+                rate: crate::policy::quota::Rate { period: Duration::from_hours(1), ..quota(10, 10).rate },
+                ..quota(10, 10)
+            },
+        );
         assert_eq!(slow.reserve(10, start), Ok(start));
         assert_eq!(slow.reserve(10, start), Ok(start + Duration::from_hours(1)));
         assert_eq!(slow.reserve(10, start), Err(NotUntil { until: start + Duration::from_hours(1) }));
@@ -158,8 +161,8 @@ mod tests {
             now = limiter.reserve(65_536, now).unwrap();
             sent += 65_536;
         }
-        let spent = now.duration_since(start).as_secs_f64();
-        assert!((0.998..1.001).contains(&spent), "{spent}");
+        let seconds = now.duration_since(start).as_secs_f64();
+        assert!((0.998..1.001).contains(&seconds), "{seconds}");
     }
 
     #[test]

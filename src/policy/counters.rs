@@ -151,8 +151,8 @@ pub struct LimitedClient<'a> {
     pub route: &'a Arc<str>,
     /// The address.
     pub address: IpAddr,
-    /// The name of the `[auth]` section; empty for a route without authentication.
-    pub auth: &'a str,
+    /// The name of the `[auth]` section that admitted it; `None`: the route is open.
+    pub auth: Option<&'a str>,
     /// The subject of its token.
     pub subject: Option<&'a str>,
 }
@@ -166,14 +166,14 @@ impl LimitedClient<'_> {
     /// Returns the key of the sessions of its identity. Tokens without a subject cannot be distinguished, so all of them
     /// count as one.
     pub(super) fn subject_key(&self) -> RouteIdentity {
-        (Arc::clone(self.route), identity(self.auth, self.subject.unwrap_or_default()))
+        (Arc::clone(self.route), identity(self.auth.unwrap_or_default(), self.subject.unwrap_or_default()))
     }
 
     /// Returns the key of its messages and bytes where sessions share counts. A client without a subject is counted by
     /// its address.
     fn message_key(&self, key: RateKey) -> MessageKey {
         match (key, self.subject) {
-            (RateKey::Subject, Some(subject)) => MessageKey::of_identity(self.auth, subject),
+            (RateKey::Subject, Some(subject)) => MessageKey::of_identity(self.auth.unwrap_or_default(), subject),
             _ => MessageKey::Address(self.address.into()),
         }
     }

@@ -23,5 +23,6 @@ pub mod request;
 pub mod route;
 pub mod counters;
 pub mod client_slots;
+pub mod grant;
 pub mod admission;
 pub mod recheck;

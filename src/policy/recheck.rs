@@ -1,17 +1,18 @@
 //! Checks an open session against the rules of a later snapshot, with the facts that it was admitted with.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::admission::{Clocks, Grant, Policy, deadline};
+use super::admission::{Clocks, Policy, deadline};
 use super::claims::Claims;
 use super::client_slots::{self, ClientSlots};
-use super::counters::{LimitedClient, SharedCounts};
+use super::counters::SharedCounts;
+use super::grant::Grant;
 use super::limits::Limits;
 use super::path::Path;
 use super::pattern::Params;
 use super::rejection::Rejection;
-use super::route::{Auth, OnRemoved, Route, Target};
+use super::route::{AuthKind, AuthMethod, OnRemoved, Route, Target};
 use super::session_slots::Holder;
 
 /// An open session, as its worker knows it.
@@ -118,34 +119,35 @@ impl Policy {
         };
         let admitted = admits(route, session.grant, params.as_ref().unwrap_or(&session.grant.params), now);
         match admitted {
-            Ok(claims) => Recheck::Admitted(self.terms(route, session, claims.as_ref(), now)),
+            Ok(verified) => Recheck::Admitted(self.terms(route, session, verified.as_ref(), now)),
             Err(rejection) => Recheck::Rejected(rejection),
         }
     }
 
-    fn terms(&self, route: &Arc<Route>, session: &OpenSession<'_>, claims: Option<&Claims>, now: Clocks) -> Terms {
+    fn terms(
+        &self,
+        route: &Arc<Route>,
+        session: &OpenSession<'_>,
+        verified: Option<&(&Arc<AuthMethod>, Claims)>,
+        now: Clocks,
+    ) -> Terms {
         let (before, grant) = (session.route, session.grant);
-        let same_auth = before.config.auth == route.config.auth;
-        let expires_as_before = match (&before.auth, &route.auth) {
-            (Auth::None, Auth::None) => true,
-            (Auth::Token(before), Auth::Token(after)) => same_auth && before.leeway() == after.leeway(),
+        let method_before = grant.auth.as_deref().and_then(|name| before.auth.named(name));
+        let expires_as_before = match (method_before, verified) {
+            (None, None) => true,
+            (Some(before), Some((after, _))) => leeway(before) == leeway(after),
             _ => false,
         };
         let (limits_before, limits) = (&before.config.limits, &route.config.limits);
         if expires_as_before && limits_before == limits {
             return Terms { route: Arc::clone(route), changes: None };
         }
-        let client = LimitedClient {
-            route: route.name(),
-            address: grant.address,
-            auth: route.config.auth.as_deref().unwrap_or_default(),
-            subject: grant.subject.as_deref(),
-        };
+        let client = grant.limited_client(route.name());
         let slots = client_slots::add_new_limits(self.counters(), (limits_before, limits), client, session.holder);
         let changes = TermChanges {
             limits: Arc::clone(limits),
             shared: self.shared_counts(route, &client, now.instant),
-            expires: claims.and_then(|claims| deadline(claims, route, now)),
+            expires: verified.and_then(|(method, claims)| deadline(claims, method, now)),
             slots,
         };
         Terms { route: Arc::clone(route), changes: Some(changes) }
@@ -175,8 +177,19 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
     Ok(params)
 }
 
-/// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns the claims of its token.
-fn admits(route: &Route, grant: &Grant, params: &Params, now: Clocks) -> Result<Option<Claims>, Rejection> {
+fn leeway(method: &AuthMethod) -> Duration {
+    let AuthKind::Token(verifier) = &method.kind;
+    verifier.leeway()
+}
+
+/// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns its section and the claims of
+/// its token. Another section is another identity, so the route must still have the section that admitted the client.
+fn admits<'a>(
+    route: &'a Route,
+    grant: &Grant,
+    params: &Params,
+    now: Clocks,
+) -> Result<Option<(&'a Arc<AuthMethod>, Claims)>, Rejection> {
     let config = &route.config;
     if !config.addresses.allow(grant.address) {
         return Err(Rejection::Address);
@@ -184,11 +197,15 @@ fn admits(route: &Route, grant: &Grant, params: &Params, now: Clocks) -> Result<
     if !config.origins.allow(grant.origin.as_deref()) {
         return Err(Rejection::Origin);
     }
-    let Auth::Token(verifier) = &route.auth else { return Ok(None) };
+    if route.auth.is_open() {
+        return Ok(None);
+    }
+    let method = grant.auth.as_deref().and_then(|name| route.auth.named(name)).ok_or(Rejection::NoToken)?;
+    let AuthKind::Token(verifier) = &method.kind;
     let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
     let claims = verifier.recheck(token, now.unix).map_err(Rejection::Token)?;
     if config.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
-        Ok(Some(claims))
+        Ok(Some((method, claims)))
     } else {
         Err(Rejection::Claims)
     }

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::address::Addresses;
 use super::claims::Requirement;
+use super::credential::TokenSource;
 use super::host::HostPattern;
 use super::limits::Limits;
 use super::origin::Origins;
@@ -80,8 +81,8 @@ pub struct RouteConfig {
     pub action: RouteAction,
     /// The `Host` that the upstream receives; `None`: the host that the client sent.
     pub upstream_host: Option<HeaderValue>,
-    /// The name of the `[auth]` section; `None`: the route is open to every client (`auth = "none"`).
-    pub auth: Option<Arc<str>>,
+    /// The names of its `[auth]` sections, in order; empty: the route is open to every client (`auth = "none"`).
+    pub auth: Vec<Arc<str>>,
     /// The origins that may use it.
     pub origins: Origins,
     /// The client addresses that may use it.
@@ -130,13 +131,72 @@ pub struct Route {
     pub target: Target,
 }
 
-/// The authentication of a route's clients.
-#[derive(Debug, Clone)]
-pub enum Auth {
-    /// None: the operator wrote `auth = "none"`.
-    None,
-    /// A token that this verifier accepts.
+/// The authentication of a route's clients: by one of several `[auth]` sections, or none.
+#[derive(Debug, Default)]
+pub struct Auth {
+    methods: Vec<Arc<AuthMethod>>,
+    /// The sources of the tokens of all sections, without those whose tokens the upstream receives.
+    stripped: Vec<TokenSource>,
+}
+
+/// An `[auth]` section of a route.
+#[derive(Debug)]
+pub struct AuthMethod {
+    /// The name of the section.
+    pub name: Arc<str>,
+    /// The rules by which it authenticates clients.
+    pub kind: AuthKind,
+}
+
+/// The kind of an `[auth]` section.
+#[derive(Debug)]
+pub enum AuthKind {
+    /// A token that this verifier accepts (`kind = "jwt"`).
     Token(Arc<Verifier>),
+}
+
+impl Auth {
+    /// Creates the authentication by these sections, in the order in which they are asked for whether they recognise a
+    /// credential. Without a section, every client is admitted (`auth = "none"`).
+    pub fn new(methods: Vec<Arc<AuthMethod>>) -> Self {
+        let mut stripped = Vec::new();
+        for method in &methods {
+            let AuthKind::Token(verifier) = &method.kind;
+            for source in &verifier.config().sources {
+                if !stripped.contains(source) {
+                    stripped.push(source.clone());
+                }
+            }
+        }
+        Self { methods, stripped }
+    }
+
+    /// Whether the route is open to every client.
+    pub fn is_open(&self) -> bool {
+        self.methods.is_empty()
+    }
+
+    /// Returns the sections, in order.
+    pub fn methods(&self) -> &[Arc<AuthMethod>] {
+        &self.methods
+    }
+
+    /// Returns the section of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<AuthMethod>> {
+        self.methods.iter().find(|method| *method.name == *name)
+    }
+
+    /// Returns the sources of tokens that are removed before a request goes to the upstream, whichever section admitted
+    /// the client.
+    pub fn stripped(&self) -> &[TokenSource] {
+        &self.stripped
+    }
+
+    /// Whether both have the same sections.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Arc<AuthMethod>, &Arc<AuthMethod>)| Arc::ptr_eq(a, b);
+        self.methods.len() == other.methods.len() && self.methods.iter().zip(&other.methods).all(same)
+    }
 }
 
 /// The target of a route's requests.

@@ -153,6 +153,13 @@ impl Verifier {
         self.config.leeway.min(MAX_LEEWAY)
     }
 
+    /// Whether the token claims to be of the issuer of this section, or the section has no issuer. The claim is not
+    /// verified, and only selects the section of a route that verifies the token.
+    pub fn recognizes(&self, token: &str) -> bool {
+        let Some(issuer) = &self.config.issuer else { return true };
+        token.len() <= self.config.max_bytes && unverified_issuer(token).is_some_and(|claimed| claimed == *issuer)
+    }
+
     /// Verifies a token at `now`, counted from the Unix epoch. The signature of a cached token is not verified again,
     /// but its claims are checked every time.
     ///
@@ -366,6 +373,13 @@ impl Header {
         let algorithm = key::algorithm(&algorithm).ok_or(TokenError::AlgorithmUnknown)?;
         Ok(Self { algorithm, kid: text("kid")? })
     }
+}
+
+/// Returns the `iss` of a token without any verification.
+fn unverified_issuer(token: &str) -> Option<String> {
+    let payload = decode(token.split('.').nth(1)?).ok()?;
+    let payload = Object::parse(&payload).ok()?;
+    serde_json::from_str(payload.get("iss").ok()??).ok()
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::policy::admission::Grant;
+use crate::policy::grant::Grant;
 use crate::policy::recheck::OpenSession;
 use crate::policy::route::Route;
 use crate::policy::session_slots::Holder;

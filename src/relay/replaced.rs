@@ -3,12 +3,11 @@
 //! The list is not a channel: its sender is an upgrade, which must neither wait nor lose an entry if its client disconnects.
 //! It has no limit of its own, since each session loses each of its slots at most once.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::registry::{Command, Registry};
+use super::registry::Registry;
 use crate::session::CloseReason;
 use crate::telemetry::request::RequestId;
 

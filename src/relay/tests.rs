@@ -179,7 +179,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         path: "/{*rest}".parse().unwrap(),
         action: RouteAction::Proxy { upstream: "echo".into() },
         upstream_host: None,
-        auth: None,
+        auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -198,7 +198,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         title_case_headers: false,
     };
     let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
-    let route = Arc::new(Route { config, auth: Auth::None, target });
+    let route = Arc::new(Route { config, auth: Auth::default(), target });
     let policy = Policy::new(Routes::new(vec![route], false), None, NonZeroU32::MIN, Arc::default());
     let opening = Opening {
         authority: "localhost",
@@ -299,7 +299,8 @@ fn message(text: &str) -> Message {
 /// Returns a relay between two silent sides, without a deadline.
 fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
     let limits = Arc::new(limits());
-    let terms = SessionConfig { limits, messages: None, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms =
+        SessionConfig { limits, messages: None, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
     relay_with(terms, client_side, upstream_side, clock::now())
 }
 
@@ -346,7 +347,8 @@ fn a_message_is_delayed_until_the_rate_allows_it() {
     let limits = Arc::new(Limits { messages: Some(messages), ..limits() });
     let before = clock::now();
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms =
+        SessionConfig { limits, messages: limiter, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
     let two = [0x82, 0x80, 0, 0, 0, 0].repeat(2);
     let mut relay = relay_with(terms, Peer::new(two, Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent), before);
     assert!(Pin::new(&mut relay).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::pool::{BulkCommand, WorkerPool};
 use super::reload::{ReloadError, ReloadOptions, ReloadSummary};
 use crate::front::gateway::Gateway;
 use crate::relay::description::SessionInfo;
 use crate::relay::registry::{Command, ListedSession};
 use crate::relay::watcher::{self, Watch};
+use crate::relay::workers::{BulkCommand, Workers};
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
 use crate::ws::code::CloseCode;
@@ -26,7 +26,6 @@ const REQUESTS_MAX: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Control {
     gateway: Arc<Gateway>,
-    pool: Arc<WorkerPool>,
     requests: mpsc::Sender<ControlRequest>,
     facts: Arc<ProcessFacts>,
     closes: Arc<Semaphore>,
@@ -87,7 +86,7 @@ pub struct SessionEntry {
     pub id: RequestId,
     /// Its route.
     pub route: Arc<str>,
-    /// The name of the `[auth]` section of its route.
+    /// The name of the `[auth]` section that admitted it.
     pub auth: Option<Arc<str>>,
     /// The subject of its token.
     pub subject: Option<Arc<str>>,
@@ -112,12 +111,12 @@ pub struct SessionEntry {
 }
 
 impl From<ListedSession> for SessionEntry {
-    fn from((route, facts): ListedSession) -> Self {
+    fn from((_, facts): ListedSession) -> Self {
         let request = facts.summary.summary();
         Self {
             id: facts.request_id,
             route: Arc::clone(&facts.route),
-            auth: route.config.auth.clone(),
+            auth: facts.grant.auth.clone(),
             subject: facts.grant.subject.clone(),
             address: facts.grant.address,
             upstream: Arc::clone(&facts.upstream),
@@ -134,14 +133,10 @@ impl From<ListedSession> for SessionEntry {
 
 impl Control {
     /// Creates the handle, and the receiver of its requests.
-    pub(super) fn new(
-        gateway: Arc<Gateway>,
-        pool: Arc<WorkerPool>,
-        facts: ProcessFacts,
-    ) -> (Self, mpsc::Receiver<ControlRequest>) {
+    pub(super) fn new(gateway: Arc<Gateway>, facts: ProcessFacts) -> (Self, mpsc::Receiver<ControlRequest>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let closes = Arc::new(Semaphore::new(CLOSES_MAX));
-        (Self { gateway, pool, requests, facts: Arc::new(facts), closes }, receiver)
+        (Self { gateway, requests, facts: Arc::new(facts), closes }, receiver)
     }
 
     /// Returns the state of the process.
@@ -156,13 +151,13 @@ impl Control {
 
     /// Lists all sessions. No session is woken.
     pub async fn sessions(&self) -> Vec<SessionEntry> {
-        self.pool.list().await.into_iter().map(SessionEntry::from).collect()
+        self.gateway.workers.list().await.into_iter().map(SessionEntry::from).collect()
     }
 
     /// Describes the sessions with these ids, in any order. A session that has ended is left out.
     pub async fn describe(&self, ids: &[RequestId]) -> Vec<SessionInfo> {
         let (reply, mut described) = mpsc::channel(ids.len().max(1));
-        self.pool.each(Arc::new(ids.iter().copied().collect()), BulkCommand::Describe(reply)).await;
+        self.gateway.workers.each(Arc::new(ids.iter().copied().collect()), BulkCommand::Describe(reply)).await;
         let mut all = Vec::with_capacity(ids.len());
         // The channel ends when every session has replied or ended.
         while let Some(info) = described.recv().await {
@@ -193,7 +188,7 @@ impl Control {
     /// counts and logs that.
     pub async fn send(&self, ids: Vec<RequestId>, message: Message) {
         let ids: HashSet<RequestId> = ids.into_iter().collect();
-        self.pool.each(Arc::new(ids), BulkCommand::Send(message)).await;
+        self.gateway.workers.each(Arc::new(ids), BulkCommand::Send(message)).await;
     }
 
     /// Watches the frames of a session. `payload` is whether events contain payloads.
@@ -203,7 +198,7 @@ impl Control {
     pub async fn watch(&self, id: RequestId, payload: bool) -> Result<Watch, WatchError> {
         let (watcher, watch) = watcher::watch(payload);
         let (reply, accepted) = oneshot::channel();
-        let sent = self.pool.command(id, Command::Watch(Box::new(watcher), reply)).await;
+        let sent = self.gateway.workers.command(id, Command::Watch(Box::new(watcher), reply)).await;
         sent.map_err(|_| WatchError::NoSession)?;
         match accepted.await {
             Ok(true) => Ok(watch),
@@ -226,11 +221,11 @@ impl Control {
 
 impl SpreadClose {
     /// Closes the sessions.
-    pub(super) async fn run(self, pool: &WorkerPool) {
+    pub(super) async fn run(self, workers: &Workers) {
         let count = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         let pause = self.spread.checked_div(count).unwrap_or_default();
         for id in self.ids {
-            pool.command_soon(id, Command::Close { code: self.code, reason: Arc::clone(&self.reason) }).await;
+            workers.command_soon(id, Command::Close { code: self.code, reason: Arc::clone(&self.reason) }).await;
             sleep(pause).await;
         }
     }

@@ -22,6 +22,7 @@ use crate::policy::quota::Rate;
 use crate::policy::route::OnRemoved;
 use crate::relay::recheck::{RecheckMode, RecheckReport};
 use crate::relay::registry::Command;
+use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::close_interval;
 use crate::runtime::tasks::Tasks;
@@ -295,7 +296,7 @@ impl Reloader {
 
     async fn recheck(&self, snapshot: &Arc<Snapshot>, mode: RecheckMode) -> RecheckReport {
         if snapshot.rechecks_sessions() {
-            return self.pool.recheck(snapshot, mode).await;
+            return self.gateway.workers.recheck(snapshot.policy(), mode).await;
         }
         RecheckReport { kept: self.gateway.process.lifecycle.sessions(), ..RecheckReport::default() }
     }
@@ -338,11 +339,11 @@ impl Reloader {
         let closings = schedule(report, &self.ends, now, server.recheck_rate, server.drain_timeout);
         self.ends = closings.iter().map(|(at, id, _)| (*id, *at)).collect();
         self.ending = CancellationToken::new();
-        let (pool, ending) = (Arc::clone(&self.pool), self.ending.clone());
+        let (workers, ending) = (Arc::clone(&self.gateway.workers), self.ending.clone());
         self.tasks.start(async move {
             tokio::select! {
                 () = ending.cancelled() => {}
-                () = close_all(&pool, closings) => {}
+                () = close_all(&workers, closings) => {}
             }
         });
     }
@@ -392,10 +393,10 @@ fn later(at: Instant, time: Duration) -> Instant {
     at.checked_add(time).unwrap_or(at)
 }
 
-async fn close_all(pool: &WorkerPool, closings: Vec<Closing>) {
+async fn close_all(workers: &Workers, closings: Vec<Closing>) {
     for (at, id, cause) in closings {
         sleep_until(at).await;
-        pool.command_soon(id, Command::Revoke(cause)).await;
+        workers.command_soon(id, Command::Revoke(cause)).await;
     }
 }
 

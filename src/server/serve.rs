@@ -101,12 +101,12 @@ impl Server {
             sessions: Sessions::new(&config.log, identities),
             metrics: Arc::new(Metrics::new(now.unix)),
         });
-        let gateway = Arc::new(Gateway::new(snapshot, counters, Connector::new(clock::now), process, pending_limit));
         let workers = config.server.workers.get();
-        let (pool, receivers) = WorkerPool::new(workers);
-        let pool = Arc::new(pool);
+        let (pool, channels, receivers) = WorkerPool::new(workers);
+        let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
+        let gateway = Arc::new(Gateway::new(snapshot, counters, connector, process, pending_limit, channels));
         let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
-        let (control, requests) = Control::new(Arc::clone(&gateway), Arc::clone(&pool), facts);
+        let (control, requests) = Control::new(Arc::clone(&gateway), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
         reloader.listeners = open;
         reloader.file.clone_from(&control.facts().file);
@@ -260,8 +260,8 @@ async fn serve_closes(requests: &mut mpsc::Receiver<ControlRequest>, reloader: &
 }
 
 fn start_close(close: SpreadClose, reloader: &Reloader) {
-    let pool = Arc::clone(&reloader.pool);
-    reloader.tasks.start(async move { close.run(&pool).await });
+    let workers = Arc::clone(&reloader.gateway.workers);
+    reloader.tasks.start(async move { close.run(&workers).await });
 }
 
 /// Reports at intervals how many lines about rejections were left out. Never returns.

@@ -11,13 +11,14 @@ use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
-use super::pool::{BulkCommand, WorkerCommand, WorkerHandle, WorkerPool, WorkerReceiver};
+use super::pool::{WorkerHandle, WorkerPool, WorkerReceiver};
 use super::socket::{Accepted, Listener};
 use crate::front::connection;
 use crate::front::gateway::Gateway;
 use crate::relay::Process;
 use crate::relay::recheck::recheck_all;
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
+use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
 use crate::runtime::guard::{LoadGuard, PendingConnection};
@@ -66,6 +67,7 @@ impl Worker {
             .max_blocking_threads(LOOKUPS)
             .event_interval(EVENT_INTERVAL)
             .build()?;
+        let replaced = gateway.workers.replaced(number);
         let cycles = {
             let _entered = runtime.enter();
             Cycles::new()?
@@ -79,6 +81,7 @@ impl Worker {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
                 () = serve_commands(commands, &context.sessions, &context.gateway.process) => {}
+                () = replaced.serve(context.sessions.registry()) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
                 () = heartbeat.answer() => {}
@@ -103,8 +106,8 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
             WorkerCommand::Session { id, command, reply } => drop(reply.send(sessions.deliver(id, command))),
             WorkerCommand::List(reply) => drop(reply.send(sessions.list())),
             WorkerCommand::Each(ids, command) => deliver_each(&ids, &command, context, process).await,
-            WorkerCommand::Recheck(snapshot, mode, reply) => {
-                let report = recheck_all(sessions, snapshot.policy(), mode).await;
+            WorkerCommand::Recheck(policy, mode, reply) => {
+                let report = recheck_all(sessions, &policy, mode).await;
                 drop(reply.send(report));
             }
         }

@@ -90,13 +90,7 @@ impl Session {
         self.messages = message_limiter(limits, count.unwrap_or_default());
     }
 
-    fn set_byte_quota(
-        &mut self,
-        limits: &Limits,
-        shared: Option<[Arc<Count>; 2]>,
-        is_same_mode: bool,
-        now: Instant,
-    ) {
+    fn set_byte_quota(&mut self, limits: &Limits, shared: Option<[Arc<Count>; 2]>, is_same_mode: bool, now: Instant) {
         let own = self.bytes.as_ref().filter(|_| self.limits.bytes.is_some_and(|old| old.key == RateKey::Session));
         let counts = shared.or_else(|| own.map(|own| own.counts()));
         let is_same_count = match (&self.bytes, &counts) {

@@ -64,7 +64,12 @@ impl Sessions {
     /// Creates a log with the level of "session started" lines and the threshold of slow upgrades from the
     /// configuration.
     pub fn new(config: &LogConfig, identities: Identities) -> Self {
-        Self { start_level: config.session_start, slow_upgrade: config.slow_upgrade, identities, reports: LineQuota::new() }
+        Self {
+            start_level: config.session_start,
+            slow_upgrade: config.slow_upgrade,
+            identities,
+            reports: LineQuota::new(),
+        }
     }
 
     /// Returns the form in which the log shows clients.

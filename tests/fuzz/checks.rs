@@ -218,7 +218,7 @@ pub fn config(data: &[u8]) {
                 let RouteAction::Proxy { upstream } = &route.action else { panic!("a file describes no page") };
                 let exists = config.upstreams.iter().any(|known| known.name == *upstream);
                 assert!(exists, "the upstream of a route does not exist");
-                let has_verifier = route.auth.as_ref().is_none_or(|auth| config.verifiers.contains_key(auth));
+                let has_verifier = route.auth.iter().all(|auth| config.verifiers.contains_key(auth));
                 assert!(has_verifier, "the verifier of a route does not exist");
                 assert!(route.limits.frame_max_bytes <= route.limits.message_max_bytes);
             }

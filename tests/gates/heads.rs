@@ -19,7 +19,6 @@ use tollgate::front::snapshot::{Snapshot, SnapshotContext};
 use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
 use tollgate::policy::request::RequestFacts;
-use tollgate::policy::route::Auth;
 use tollgate::telemetry::trace_context::TraceContext;
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
 
@@ -121,9 +120,10 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
     let facts = RequestFacts::of_opening(&opening, headers, address, 1);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
-    let Auth::Token(verifier) = &admission.route().auth else { panic!("the route requires a token") };
-    let (protocols, _) = credential::strip_protocols(&verifier.config().sources, &opening.protocols);
-    black_box(credential::strip_query(&verifier.config().sources, opening.query));
+    let stripped = admission.route().auth.stripped();
+    assert!(!stripped.is_empty(), "the route requires a token");
+    let (protocols, _) = credential::strip_protocols(stripped, &opening.protocols);
+    black_box(credential::strip_query(stripped, opening.query));
     let extensions = &opening.extensions;
     let trace = TraceContext::of_request(headers, || [1; 16]);
     let span_id = [1; 8];

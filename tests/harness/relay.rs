@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tollgate::policy::counters::SharedCounts;
 use tollgate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
-use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
+use tollgate::policy::quota::{Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
 use tollgate::ws::code::CloseCode;
 
@@ -95,7 +95,7 @@ pub struct Relay {
     /// A session that receives the same calls as `session` and is never exported. It must make the same decisions.
     twin: Option<Box<Session>>,
     limits: Arc<Limits>,
-    shared: Option<Arc<Count>>,
+    shared: SharedCounts,
     /// The messages for the client that the session accepted.
     pub queued: Vec<Message>,
     /// The number of these messages that were sent.
@@ -132,6 +132,7 @@ impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let Setup { limits, messages, expires_after, compressed } = setup;
         let shared = messages.as_ref().map(|limiter| Arc::clone(limiter.count()));
+        let shared = SharedCounts { messages: shared, bytes: None };
         let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| now + after);
@@ -203,7 +204,7 @@ impl Relay {
         let limits = Arc::new(limits);
         self.session.set_limits(Arc::clone(&limits), self.shared.clone(), self.now);
         if let Some(twin) = &mut self.twin {
-            twin.set_limits(Arc::clone(&limits), None, self.now);
+            twin.set_limits(Arc::clone(&limits), SharedCounts::default(), self.now);
         }
         self.write_timeout = limits.write_timeout;
         self.limits = limits;

@@ -1,5 +1,6 @@
 //! Tests of `snapshot`: the parts that a new snapshot keeps, and swaps while requests are admitted.
 
+mod auths;
 mod recheck;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,6 +18,7 @@ use crate::policy::admission::{Admission, Clocks};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::{RequestFacts, RequestKind};
 use crate::relay::Process;
+use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
@@ -73,7 +75,9 @@ fn gateway(config: &Config) -> Gateway {
         sessions: Sessions::new(&config.log, Identities::new(&config.log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
     };
-    Gateway::new(snapshot, counters, Connector::new(clock::now), Arc::new(process), PendingLimit::new(1, None))
+    let (workers, _) = Workers::new(0);
+    let connector = Connector::new(clock::now);
+    Gateway::new(snapshot, counters, connector, Arc::new(process), PendingLimit::new(1, None), workers)
 }
 
 fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
@@ -136,7 +140,7 @@ fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
         let kept = [
             Arc::ptr_eq(&first.pools["blue"], &next.pools["blue"]),
             Arc::ptr_eq(&first.pools["green"], &next.pools["green"]),
-            Arc::ptr_eq(&first.verifiers["users"], &next.verifiers["users"]),
+            Arc::ptr_eq(&first.auths["users"], &next.auths["users"]),
             Arc::ptr_eq(route(&first, "chat"), route(&next, "chat")),
             Arc::ptr_eq(route(&first, "feed"), route(&next, "feed")),
             Arc::ptr_eq(first.connections(listener).unwrap(), next.connections(listener).unwrap()),

@@ -16,7 +16,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         path: path.parse().unwrap(),
         action: RouteAction::Page("".into()),
         upstream_host: None,
-        auth: None,
+        auth: Vec::new(),
         origins: Origins::new(None, MissingOrigin::Allow),
         addresses: Addresses::default(),
         require: Vec::new(),
@@ -43,7 +43,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             check_utf8: false,
         }),
     };
-    Arc::new(Route { config, auth: Auth::None, target: Target::Page("".into()) })
+    Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })
 }
 
 /// Returns routes whose names are their host and path.

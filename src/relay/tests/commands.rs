@@ -5,6 +5,8 @@ use tokio::net::UnixStream;
 use super::super::description::SessionActivity;
 use super::super::registry::Command;
 use super::*;
+use crate::policy::client_slots::ClientSlots;
+use crate::policy::counters::SharedCounts;
 use crate::policy::recheck::TermChanges;
 use crate::telemetry::metrics::gauges::Gauges;
 use crate::ws::code::CloseCode;
@@ -46,7 +48,8 @@ fn relay_in_state(
     let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
     let limits = Arc::new(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() });
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms =
+        SessionConfig { limits, messages: limiter, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
     let mut relay = relay_in(worker, terms, client, upstream, now);
     if state == State::Hibernating {
         relay.hibernate_at = None;
@@ -110,7 +113,7 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     // Without a quota the delayed message is forwarded.
     let set_terms = |expires| {
         let limits = Arc::new(limits());
-        let changes = TermChanges { limits, shared: None, expires, slots: (None, None) };
+        let changes = TermChanges { limits, shared: SharedCounts::default(), expires, slots: ClientSlots::default() };
         worker.registry().deliver(RequestId(1), Command::SetTerms(Box::new(changes))).unwrap();
     };
     set_terms(None);
@@ -136,7 +139,8 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
         let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
         let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
-        let terms = SessionConfig { limits, messages: None, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
+        let terms =
+            SessionConfig { limits, messages: None, bytes: None, expires: None, compressed: false, ping_tag: *b"test" };
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());
         let ends = async {

@@ -34,6 +34,9 @@ fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     }
 }
 
+/// Two sections that accept the same tokens.
+const PEOPLE: &str = "[auth.people]\nsecret_file = \"secret\"\nalgorithms = [\"HS256\"]\n[auth.users]";
+
 /// Opens a session at `path` by the test configuration, and returns the result of its check after these replacements:
 /// what the check decides, and the rule or whether the terms changed.
 fn recheck(path: &str, replacements: &[(&str, &str)]) -> (&'static str, &'static str) {
@@ -97,8 +100,12 @@ fn open_sessions_are_checked_against_the_next_snapshot() {
             ],
             ("rejected", "claims"),
         ),
-        // The same section by another name.
-        (&[("[auth.users]", "[auth.people]"), ("auth = \"users\"", "auth = \"people\"")], ("admitted", "changed")),
+        // Another section is another identity, even with the same rules.
+        (&[("[auth.users]", "[auth.people]"), ("auth = \"users\"", "auth = \"people\"")], ("rejected", "no_token")),
+        (
+            &[("auth = \"users\"", "auth = [\"people\", \"users\"]"), ("[auth.users]", PEOPLE)],
+            ("admitted", "same terms"),
+        ),
     ];
     for (replacements, expected) in feed {
         assert_eq!(recheck("/feed", replacements), *expected, "{replacements:?}");
@@ -120,7 +127,8 @@ fn a_new_limit_of_sessions_counts_open_sessions() {
     for admission in open {
         let (route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
         let holder = Holder { id: 1, opened: clocks().instant };
-        let session = OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001", holder };
+        let session =
+            OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001", holder };
         let Recheck::Admitted(terms) = after.policy().recheck(&session, clocks()) else { panic!("not admitted") };
         let mut lease = admission.into_lease();
         lease.add_client(terms.changes.unwrap().slots);

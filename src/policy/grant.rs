@@ -1,0 +1,75 @@
+//! The parts of an admission that a session keeps: the facts that it was admitted with, and its slots.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::client_slots::ClientSlots;
+use super::counters::LimitedClient;
+use super::pattern::Params;
+use super::slots::Slot;
+use super::token::TokenRecord;
+
+/// The part of an admission that a session keeps until it ends. Dropping it releases the slots.
+#[derive(Debug)]
+pub struct Lease {
+    _session: Slot<()>,
+    client: Option<ClientSlots>,
+}
+
+/// The facts that a session was admitted with. A later snapshot can check them again.
+#[derive(Debug)]
+pub struct Grant {
+    /// The `[auth]` section that admitted the client; `None`: the route was open. With the subject it is the identity
+    /// of the client.
+    pub auth: Option<Arc<str>>,
+    /// The token's subject.
+    pub subject: Option<Arc<str>>,
+    /// The token, if the route required one.
+    pub token: Option<TokenRecord>,
+    /// The values of the path's placeholders.
+    pub params: Params,
+    /// The host of the request, in the form that routes compare.
+    pub host: Box<str>,
+    /// The value of `Origin`, cut to a length that no origin in a list has.
+    pub origin: Option<Box<[u8]>>,
+    /// The client's address.
+    pub address: IpAddr,
+}
+
+impl Grant {
+    /// Returns the client as the limits of this route count it.
+    pub(super) fn limited_client<'a>(&'a self, route: &'a Arc<str>) -> LimitedClient<'a> {
+        LimitedClient { route, address: self.address, auth: self.auth.as_deref(), subject: self.subject.as_deref() }
+    }
+}
+
+impl Lease {
+    /// Creates the lease of a session with its slot and those of its client.
+    pub(super) fn new(session: Slot<()>, client: ClientSlots) -> Self {
+        Self { _session: session, client: Some(client) }
+    }
+
+    /// Releases the slots of the address and of the subject, because the client has disconnected or its session is
+    /// over. The slot of the session itself is released when the lease is dropped, since the session has its
+    /// descriptors until then.
+    pub fn release_client(&mut self) {
+        self.client = None;
+    }
+
+    /// Adds slots to those of the client, unless they were released.
+    pub fn add_client(&mut self, added: ClientSlots) {
+        if let Some(client) = &mut self.client {
+            client.add(added);
+        }
+    }
+
+    /// Whether it holds slots of its client, which another session may take over.
+    pub fn is_limited(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| !client.is_empty())
+    }
+
+    /// Whether another session has taken over a slot of this one.
+    pub fn is_replaced(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| !client.are_held())
+    }
+}
