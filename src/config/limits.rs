@@ -132,14 +132,13 @@ fn rates(section: &Section<'_>, open: bool) -> Parsed<(Option<MessageQuota>, Opt
 
 /// Combines the rate of bytes with its burst, which is by default the size of the rate.
 fn byte_quota(section: &Section<'_>, rate: &Located<Option<Rate>>) -> Parsed<Option<Quota>> {
+    let written = section.key_span(&keys::BYTE_BURST).is_some();
+    let burst = section.size_or_off(&keys::BYTE_BURST).and_then(|burst| burst.value);
     let Some(rate) = rate.value else {
         return needs_rate(section, &keys::BYTE_BURST, &keys::BYTE_RATE).then_some(None);
     };
-    if section.key_span(&keys::BYTE_BURST).is_none() {
-        return Some(Some(Quota { rate, burst: rate.count }));
-    }
-    let burst = section.size_or_off(&keys::BYTE_BURST)?.value?;
-    Some(Some(Quota { rate, burst: u32::try_from(burst).ok().and_then(NonZeroU32::new)? }))
+    let burst = if written { u32::try_from(burst?).ok().and_then(NonZeroU32::new)? } else { rate.count };
+    Some(Some(Quota { rate, burst }))
 }
 
 fn no_subject(section: &Section<'_>, key: &str, span: Span) {

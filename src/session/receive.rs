@@ -166,6 +166,10 @@ impl Session {
             return Verdict::Discard(n);
         }
         peer.mid_frame = !peer.inspector.at_boundary();
+        if self.is_reporting {
+            // The next time without data is reported again.
+            self.deadline_changed |= self.is_idle_reported();
+        }
         self.data_passed = now;
         self.counts.of(from).bytes += n as u64;
         Verdict::Forward(n)

@@ -16,6 +16,7 @@ mod passing;
 mod headers;
 mod log_lines;
 mod metering;
+mod limits;
 mod abuse;
 mod operations;
 mod service;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tollgate::policy::counters::SharedCounts;
-use tollgate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
-use tollgate::policy::quota::{Limiter, Quota, Rate};
+use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
 use tollgate::ws::code::CloseCode;
 
@@ -53,7 +53,7 @@ impl Setup {
             write_timeout: Duration::from_secs(30),
             check_utf8: false,
         };
-        Self { limits, messages: None, bytes: None, expires_after: None, compressed: false }
+        Self { limits, messages: None, expires_after: None, compressed: false }
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Limits)) -> Self {
@@ -64,6 +64,16 @@ impl Setup {
     pub fn rate(self, per_second: u32, burst: u32, on_excess: OnExcess) -> Self {
         let messages = MessageQuota { quota: quota(per_second, burst), key: RateKey::Session, on_excess };
         self.with(|limits| limits.messages = Some(messages))
+    }
+
+    pub fn byte_rate(self, per_second: u32, burst: u32, on_excess: OnExcess) -> Self {
+        let bytes = ByteQuota { quota: quota(per_second, burst), key: RateKey::Session, on_excess };
+        self.with(|limits| limits.bytes = Some(bytes))
+    }
+
+    /// Lets the limits only report what they would do.
+    pub fn reporting(self) -> Self {
+        self.with(|limits| limits.mode = LimitMode::Report)
     }
 }
 
@@ -137,7 +147,8 @@ impl Relay {
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| now + after);
         let limits = Arc::new(limits);
-        let terms = SessionConfig { limits: Arc::clone(&limits), messages, expires, compressed, ping_tag: PING_TAG };
+        let limits_of = Arc::clone(&limits);
+        let terms = SessionConfig { limits: limits_of, messages, bytes: None, expires, compressed, ping_tag: PING_TAG };
         Self {
             session: Session::new(terms, now),
             twin: None,
@@ -159,6 +170,14 @@ impl Relay {
             compressed,
             steps_left: 0,
         }
+    }
+
+    /// Returns a relay whose session shares these counts of bytes with others.
+    pub fn with_bytes(setup: Setup, counts: [Arc<Count>; 2], now: Instant) -> Self {
+        let (limits, bytes) = (Arc::new(setup.limits.clone()), Some(counts));
+        let terms =
+            SessionConfig { limits, messages: None, bytes, expires: None, compressed: false, ping_tag: PING_TAG };
+        Self { session: Session::new(terms, now), ..Self::new(setup, now) }
     }
 
     /// Returns a relay that checks every decision against a twin of its session.

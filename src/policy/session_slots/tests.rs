@@ -171,7 +171,9 @@ proptest! {
                 }
                 Step::Drop(index) if index < held.len() => {
                     let (id, _) = held.swap_remove(index);
-                    lists.iter_mut().for_each(|list| list.retain(|other| *other != id));
+                    for list in &mut lists {
+                        list.retain(|other| *other != id);
+                    }
                 }
                 Step::Drop(_) => {}
             }
