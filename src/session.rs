@@ -20,6 +20,7 @@
 mod bytes;
 mod commands;
 mod deadlines;
+mod metering;
 mod outbox;
 mod outcome;
 mod peer;
@@ -38,15 +39,13 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
-pub use bytes::ByteMeterState;
-use bytes::ByteMeters;
+pub use metering::{ByteMeterState, NewReport, ReportCounts};
+use metering::{ByteMeters, Metering};
 use outbox::Outbox;
 pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 pub use peer::Input;
 use peer::Peer;
-use report::Reports;
-pub use report::{NewReport, ReportCounts};
 use rules::{on_excess, rules};
 pub use side::Side;
 
@@ -111,13 +110,12 @@ pub struct SessionConfig {
 pub struct Session {
     limits: Arc<Limits>,
     messages: Option<Arc<Limiter>>,
-    bytes: Option<Box<ByteMeters>>,
+    metering: Option<Box<Metering>>,
     /// The treatment of messages and bytes that exceed their quotas.
     on_excess: OnExcess,
     /// Whether limits are only reported.
     is_reporting: bool,
     has_new_reports: bool,
-    reports: Option<Box<Reports>>,
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
@@ -125,6 +123,8 @@ pub struct Session {
     drain_at: Option<Instant>,
     /// When data last passed either way.
     data_passed: Instant,
+    /// Until when the client is not read because it exceeded its rate.
+    wait_until: Option<Instant>,
     /// Whether a cell of the message quota is reserved for the message that waits.
     reservation_held: bool,
     /// Whether the message that waits has no cell yet and was counted as throttled.
@@ -161,13 +161,13 @@ impl Session {
             on_excess: on_excess(&limits, compressed),
             is_reporting: limits.is_reporting(),
             has_new_reports: false,
-            reports: None,
             messages: messages.filter(|_| limits.messages.is_some()),
-            bytes: ByteMeters::new(&limits, bytes),
+            metering: Metering { bytes: ByteMeters::new(&limits, bytes), ..Metering::default() }.boxed(),
             limits,
             expires,
             drain_at: None,
             data_passed: now,
+            wait_until: None,
             reservation_held: false,
             reservation_retry: false,
             deadline_changed: true,
@@ -245,7 +245,7 @@ impl Session {
 
     /// Whether a side must not be read for now because it exceeded its rate.
     pub fn waiting(&self, side: Side) -> bool {
-        self.peer(side).wait_until.is_some()
+        self.wait_until(side).is_some()
     }
 
     /// Returns the messages and bytes forwarded until now.
@@ -361,10 +361,11 @@ impl Session {
         self.closing_since.get_or_insert(now);
         // Read a delayed side again so that its Close is received, and return its reservation. A delayed message is not
         // forwarded early.
-        self.client.wait_until = None;
-        self.upstream.wait_until = None;
+        for side in Side::BOTH {
+            self.set_wait(side, None);
+        }
         self.refund_message();
-        if let Some(bytes) = &mut self.bytes {
+        if let Some(bytes) = self.bytes() {
             bytes.refund();
         }
     }

@@ -13,7 +13,9 @@ use super::token::TokenRecord;
 #[derive(Debug)]
 pub struct Lease {
     _session: Slot<()>,
-    client: Option<ClientSlots>,
+    /// Most routes limit neither addresses nor subjects.
+    client: Option<Box<ClientSlots>>,
+    is_client_released: bool,
 }
 
 /// The facts that a session was admitted with. A later snapshot can check them again.
@@ -46,7 +48,9 @@ impl Grant {
 impl Lease {
     /// Creates the lease of a session with its slot and those of its client.
     pub(super) fn new(session: Slot<()>, client: ClientSlots) -> Self {
-        Self { _session: session, client: Some(client) }
+        let mut lease = Self { _session: session, client: None, is_client_released: false };
+        lease.add_client(client);
+        lease
     }
 
     /// Releases the slots of the address and of the subject, because the client has disconnected or its session is
@@ -54,18 +58,19 @@ impl Lease {
     /// descriptors until then.
     pub fn release_client(&mut self) {
         self.client = None;
+        self.is_client_released = true;
     }
 
     /// Adds slots to those of the client, unless they were released.
     pub fn add_client(&mut self, added: ClientSlots) {
-        if let Some(client) = &mut self.client {
-            client.add(added);
+        if !self.is_client_released && !added.is_empty() {
+            self.client.get_or_insert_default().add(added);
         }
     }
 
     /// Whether it holds slots of its client, which another session may take over.
     pub fn is_limited(&self) -> bool {
-        self.client.as_ref().is_some_and(|client| !client.is_empty())
+        self.client.is_some()
     }
 
     /// Whether another session has taken over a slot of this one.

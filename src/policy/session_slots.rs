@@ -12,7 +12,7 @@ use super::quota::nanos_at;
 /// The id of a session, by which its worker finds it.
 pub type SessionId = u128;
 
-/// The slots in use of each key. A slot takes about 50 bytes in addition to its [`SessionSlot`].
+/// The slots in use of each key. A slot takes about 60 bytes in addition to its [`SessionSlot`].
 #[derive(Debug)]
 pub struct SessionSlots<K>(Arc<Mutex<Taken<K>>>);
 
@@ -21,7 +21,7 @@ struct Taken<K> {
     by_key: HashMap<K, KeySlots>,
     /// The holders of all slots. Those of one key are adjacent, the oldest first.
     holders: BTreeMap<Position, SessionId>,
-    /// The number of the last key that was added.
+    /// The number of the last key or slot that was added.
     last_number: u64,
 }
 
@@ -33,8 +33,8 @@ struct KeySlots {
     count: u32,
 }
 
-/// The number of a key, and the time at which the session was opened. No two slots have the same position.
-type Position = (u64, u64);
+/// The number of a key, the time at which the session was opened, and a number that no other slot has or had.
+type Position = (u64, u64, u64);
 
 /// The slot of one session. Dropping it releases it, unless another session has taken it over.
 #[derive(Debug)]
@@ -108,21 +108,18 @@ impl<K: Hash + Eq> Taken<K> {
     where
         K: Clone,
     {
-        let next_number = self.last_number.wrapping_add(1);
-        let slots = self.by_key.entry(key.clone()).or_insert(KeySlots { number: next_number, count: 0 });
-        self.last_number = self.last_number.max(slots.number);
+        // The number of a slot is also that of its key, if it is the first of the key.
+        self.last_number = self.last_number.wrapping_add(1);
+        let slots = self.by_key.entry(key.clone()).or_insert(KeySlots { number: self.last_number, count: 0 });
         slots.count = slots.count.saturating_add(1);
-        let mut position = (slots.number, nanos_at(holder.opened));
-        while self.holders.contains_key(&position) {
-            position.1 = position.1.wrapping_add(1);
-        }
+        let position = (slots.number, nanos_at(holder.opened), self.last_number);
         self.holders.insert(position, holder.id);
         position
     }
 
     fn remove_oldest(&mut self, key: &K) -> Option<SessionId> {
         let number = self.by_key.get(key)?.number;
-        let position = *self.holders.range((number, 0)..=(number, u64::MAX)).next()?.0;
+        let position = *self.holders.range((number, 0, 0)..).next()?.0;
         self.remove(key, position)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Session;
-use super::bytes::ByteMeters;
+use super::metering::ByteMeters;
 use super::outbox::{CommandedClose, QUEUED_MAX_AGE, SendError};
 use super::outcome::{CloseReason, ClosedBy};
 use super::rules::{message_limiter, on_excess, sizes};
@@ -84,16 +84,17 @@ impl Session {
         let waited = std::mem::take(&mut self.reservation_retry) || self.reservation_held;
         self.refund_message();
         self.reservation_retry = waited && !limits.is_reporting() && limits.on_excess() != Some(OnExcess::Close);
-        if waited && self.client.wait_until.is_some() {
+        if waited && self.wait_until.is_some() {
             self.end_wait(Side::Client, now);
         }
         self.messages = message_limiter(limits, count.unwrap_or_default());
     }
 
     fn set_byte_quota(&mut self, limits: &Limits, shared: Option<[Arc<Count>; 2]>, is_same_mode: bool, now: Instant) {
-        let own = self.bytes.as_ref().filter(|_| self.limits.bytes.is_some_and(|old| old.key == RateKey::Session));
-        let counts = shared.or_else(|| own.map(|own| own.counts()));
-        let is_same_count = match (&self.bytes, &counts) {
+        let is_own = self.limits.bytes.is_some_and(|old| old.key == RateKey::Session);
+        let old = self.metering.as_ref().and_then(|metering| metering.bytes.as_ref());
+        let counts = shared.or_else(|| old.filter(|_| is_own).map(ByteMeters::counts));
+        let is_same_count = match (old, &counts) {
             (Some(old), Some(counts)) => old.has_counts(counts),
             (None, _) => limits.bytes.is_none(),
             (Some(_), None) => false,
@@ -101,17 +102,18 @@ impl Session {
         if is_same_count && is_same_mode && self.limits.bytes == limits.bytes {
             return;
         }
-        if let Some(bytes) = &mut self.bytes {
+        if let Some(bytes) = self.bytes() {
             bytes.refund();
             let message_waits = self.reservation_held || self.reservation_retry;
             for side in Side::BOTH {
-                let waits = self.peer(side).wait_until.is_some();
-                if waits && !(side == Side::Client && message_waits) {
+                if self.waiting(side) && !(side == Side::Client && message_waits) {
                     self.end_wait(side, now);
                 }
             }
         }
-        self.bytes = ByteMeters::new(limits, counts);
+        let mut metering = self.metering.take().map(|metering| *metering).unwrap_or_default();
+        metering.bytes = ByteMeters::new(limits, counts);
+        self.metering = metering.boxed();
     }
 
     /// Changes when the token expires; `None` means never. A time that has passed ends the session at once.

@@ -13,10 +13,10 @@ impl Session {
         if self.ended {
             return None;
         }
-        let mut earliest = self.client.wait_until;
+        let mut earliest = self.wait_until;
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
         add(self.outbox.as_ref().and_then(|outbox| outbox.next_expiry()));
-        add(self.upstream.wait_until);
+        add(self.wait_until(Side::Upstream));
         for side in Side::BOTH {
             add(self.stalled_at(side));
             add(self.last_words_at(side));
@@ -43,8 +43,8 @@ impl Session {
             (self.expires, "token_expires"),
             (self.drain_at, "drain"),
             (self.idle_at().filter(|_| !self.is_reporting), "idle_timeout"),
-            (self.client.wait_until, "rate_allows"),
-            (self.upstream.wait_until, "rate_allows"),
+            (self.wait_until, "rate_allows"),
+            (self.wait_until(Side::Upstream), "rate_allows"),
         ];
         let closing = self.closing_since.is_some();
         let always = [(self.close_by(), "close_timeout")];
@@ -100,7 +100,7 @@ impl Session {
             self.report_idle();
         }
         for side in Side::BOTH {
-            if due(self.peer(side).wait_until) {
+            if due(self.wait_until(side)) {
                 self.end_wait(side, now);
             }
             if due(self.last_words_at(side)) {
@@ -139,9 +139,8 @@ impl Session {
 
     /// Ends the delay of a side. Its silence does not count for the time in which it was not read.
     pub(super) fn end_wait(&mut self, side: Side, now: Instant) {
-        let peer = self.peer_mut(side);
-        peer.wait_until = None;
-        peer.on_activity(now);
+        self.set_wait(side, None);
+        self.peer_mut(side).on_activity(now);
         self.data_passed = now;
     }
 
@@ -163,7 +162,7 @@ impl Session {
 
     /// Returns the idle deadline. A side that waits for its rate is not idle.
     fn idle_at(&self) -> Option<Instant> {
-        let waits = self.client.wait_until.is_some() || self.upstream.wait_until.is_some();
+        let waits = Side::BOTH.into_iter().any(|side| self.waiting(side));
         if waits || (self.is_reporting && self.is_idle_reported()) {
             return None;
         }

@@ -26,8 +26,6 @@ pub(super) struct Peer {
     pub inspector: Inspector,
     /// The input that is still expected from it.
     pub input: Input,
-    /// Until when it is not read because it exceeded its rate.
-    pub wait_until: Option<Instant>,
     /// Whether the message that it is sending is dropped.
     pub discarding_message: bool,
     /// Whether a part of a frame that it is sending has been forwarded.
@@ -53,7 +51,6 @@ impl Peer {
         Self {
             inspector,
             input: Input::Open,
-            wait_until: None,
             discarding_message: false,
             mid_frame: false,
             close_sent: false,

@@ -69,7 +69,7 @@ impl Session {
         let first = header.opcode != Opcode::Continuation;
         let payload = bytes.get(header.len..).unwrap_or_default();
         let mut here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len());
-        if self.bytes.is_some() {
+        if self.metering.is_some() {
             self.peer_mut(from).discarding_message &= !first;
             let piece = self.meter_piece(from, header.len.saturating_add(here), header.len, now);
             let Some(piece) = piece else { return Ok(Verdict::Wait) };
@@ -85,7 +85,7 @@ impl Session {
                 self.count_overhead(now)?;
             }
         }
-        if self.bytes.is_some() {
+        if self.metering.is_some() {
             self.meter_frame(from, header, now)?;
         }
         if self.is_reporting {
@@ -149,7 +149,7 @@ impl Session {
             }
         };
         self.counts.throttled += u64::from(!reservation_retry);
-        self.client.wait_until = Some(until);
+        self.wait_until = Some(until);
         self.deadline_changed = true;
         Some(Verdict::Wait)
     }
@@ -157,7 +157,7 @@ impl Session {
     /// Returns the verdict on `n` bytes of a data frame that the inspector has accepted.
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
         let output_closed = self.peer(from.other()).output_closed();
-        if self.bytes.is_some() {
+        if self.metering.is_some() {
             self.pass_metered(from);
         }
         let peer = self.peer_mut(from);

@@ -1,36 +1,11 @@
 //! Counts what limits would have done, where they are only reported.
 
-use std::time::Instant;
-
 use super::Session;
+use super::metering::{NewReport, Reports};
 use super::outcome::CloseReason;
 use super::side::Side;
 use crate::policy::limits::LimitKind;
 use crate::ws::frame::Header;
-
-/// The number of times that each limit would have acted, by the position in [`LimitKind::ALL`].
-pub type ReportCounts = [u64; LimitKind::ALL.len()];
-
-/// The reports of a session. Only sessions that exceeded a limit allocate this.
-#[derive(Debug, Default)]
-pub(super) struct Reports {
-    pub counts: ReportCounts,
-    /// The counts that the caller has taken.
-    pub taken: ReportCounts,
-    /// When data last passed, in a session that was reported as idle since then.
-    pub idle_since: Option<Instant>,
-}
-
-/// A limit that would have acted since the last call of [`Session::take_reports`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NewReport {
-    /// The limit.
-    pub kind: LimitKind,
-    /// How often.
-    pub count: u64,
-    /// Whether it is the first time in this session.
-    pub is_first: bool,
-}
 
 impl Session {
     /// Applies a limit that is exceeded: ends the session for this reason, or counts that it would have ended.
@@ -46,7 +21,7 @@ impl Session {
     /// Counts that a limit would have acted.
     #[cold]
     pub(super) fn report(&mut self, kind: LimitKind) {
-        let reports = self.reports.get_or_insert_default();
+        let reports = self.metering.get_or_insert_default().reports.get_or_insert_default();
         if let Some(count) = reports.counts.get_mut(kind as usize) {
             *count = count.saturating_add(1);
         }
@@ -71,14 +46,19 @@ impl Session {
     /// Counts that the session would have ended because it is idle, once for each time without data.
     pub(super) fn report_idle(&mut self) {
         self.report(LimitKind::IdleTimeout);
-        if let Some(reports) = &mut self.reports {
-            reports.idle_since = Some(self.data_passed);
+        let since = self.data_passed;
+        if let Some(reports) = self.metering.as_mut().and_then(|metering| metering.reports.as_mut()) {
+            reports.idle_since = Some(since);
         }
+    }
+
+    fn reports(&self) -> Option<&Reports> {
+        self.metering.as_ref()?.reports.as_ref()
     }
 
     /// Whether the time without data was reported.
     pub(super) fn is_idle_reported(&self) -> bool {
-        self.reports.as_ref().is_some_and(|reports| reports.idle_since == Some(self.data_passed))
+        self.reports().is_some_and(|reports| reports.idle_since == Some(self.data_passed))
     }
 
     /// Whether [`Session::take_reports`] has any. It is called after every poll, so it only reads a flag.
@@ -90,7 +70,9 @@ impl Session {
     /// Returns the limits that would have acted since the last call.
     pub fn take_reports(&mut self) -> Vec<NewReport> {
         self.has_new_reports = false;
-        let Some(reports) = &mut self.reports else { return Vec::new() };
+        let Some(reports) = self.metering.as_mut().and_then(|metering| metering.reports.as_mut()) else {
+            return Vec::new();
+        };
         let counts = reports.counts.iter().zip(&mut reports.taken);
         let new = LimitKind::ALL.into_iter().zip(counts).filter_map(|(kind, (count, taken))| {
             let before = std::mem::replace(taken, *count);
@@ -102,7 +84,7 @@ impl Session {
 
     /// Returns the limits that would have acted, and how often.
     pub fn reported(&self) -> impl Iterator<Item = (LimitKind, u64)> {
-        let counts = self.reports.as_ref().map(|reports| reports.counts).unwrap_or_default();
+        let counts = self.reports().map(|reports| reports.counts).unwrap_or_default();
         LimitKind::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0)
     }
 }

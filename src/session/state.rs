@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::bytes::{ByteMeterState, ByteMeters};
+use super::metering::{ByteMeterState, ByteMeters, Metering, ReportCounts, Reports};
 use super::outbox::{CommandedClose, Outbox, Queued};
 use super::outcome::{CloseReason, Outcome, SessionStats};
 use super::peer::{Input, Peer};
-use super::report::{ReportCounts, Reports};
 use super::rules::{message_limiter, on_excess, rules};
 use super::side::Side;
 use crate::policy::counters::SharedCounts;
@@ -74,6 +73,8 @@ pub struct SessionState {
     pub drain_at: Option<RelativeTime>,
     /// When data last passed in either direction.
     pub data_passed: RelativeTime,
+    /// Until when the client and the upstream are not read because they exceeded their rate.
+    pub wait_until: [Option<RelativeTime>; 2],
     /// Whether a cell of the message quota is reserved for the message that waits.
     pub reservation_held: bool,
     /// Whether the message that waits has no cell yet and was counted as throttled.
@@ -108,8 +109,6 @@ pub struct PeerState {
     pub inspector: InspectorState,
     /// The input that is still expected from it.
     pub input: Input,
-    /// Until when it is not read because it exceeded its rate.
-    pub wait_until: Option<RelativeTime>,
     /// Whether the message that it is sending is dropped.
     pub discarding_message: bool,
     /// Whether a part of a frame that it is sending has been forwarded.
@@ -144,9 +143,9 @@ impl ReportState {
         Self { counts: reports.counts, idle_since: relative(reports.idle_since, now) }
     }
 
-    fn import(self, now: Instant) -> Box<Reports> {
+    fn import(self, now: Instant) -> Reports {
         let Self { counts, idle_since } = self;
-        Box::new(Reports { counts, taken: counts, idle_since: absolute(idle_since, now) })
+        Reports { counts, taken: counts, idle_since: absolute(idle_since, now) }
     }
 }
 
@@ -155,7 +154,6 @@ impl PeerState {
         let Peer {
             inspector,
             input,
-            wait_until,
             discarding_message,
             mid_frame,
             close_sent,
@@ -169,7 +167,6 @@ impl PeerState {
         Self {
             inspector: inspector.export(),
             input,
-            wait_until: relative(wait_until, now),
             discarding_message,
             mid_frame,
             close_sent,
@@ -186,7 +183,6 @@ impl PeerState {
         let Self {
             inspector: state,
             input,
-            wait_until,
             discarding_message,
             mid_frame,
             close_sent,
@@ -200,7 +196,6 @@ impl PeerState {
         Peer {
             inspector: inspector(state),
             input,
-            wait_until: absolute(wait_until, now),
             discarding_message,
             mid_frame,
             close_sent,
@@ -220,17 +215,17 @@ impl Session {
         let Self {
             limits: _,
             messages: limiter,
-            bytes,
+            metering,
             on_excess: _,
             is_reporting: _,
             has_new_reports: _,
-            reports,
             overhead,
             client,
             upstream,
             expires,
             drain_at,
             data_passed,
+            wait_until,
             reservation_held,
             reservation_retry,
             deadline_changed: _,
@@ -246,13 +241,15 @@ impl Session {
             counts,
         } = self;
         let rules = *client.inspector.rules();
+        let metering = metering.map(|metering| *metering).unwrap_or_default();
         let (close, messages) = outbox.map(|outbox| outbox.into_parts()).unwrap_or_default();
         SessionState {
             compressed: rules.compressed,
             check_utf8: rules.check_utf8,
             overhead: overhead.into_count().export(now),
-            bytes: bytes.map(|bytes| bytes.export(now)),
-            reports: reports.map(|reports| ReportState::export(&reports, now)),
+            wait_until: [wait_until, metering.upstream_wait_until].map(|at| relative(at, now)),
+            bytes: metering.bytes.map(|bytes| bytes.export(now)),
+            reports: metering.reports.map(|reports| ReportState::export(&reports, now)),
             message_count: limiter.map(|limiter| limiter.count().export(now)),
             client: PeerState::export(client, now),
             upstream: PeerState::export(upstream, now),
@@ -290,6 +287,9 @@ impl Session {
         if let (Some(bytes), Some(states)) = (&mut bytes, &state.bytes) {
             bytes.restore(states);
         }
+        let [wait_until, upstream_wait_until] = state.wait_until.map(|at| absolute(at, now));
+        let reports = state.reports.map(|reports| reports.import(now));
+        let metering = Metering { bytes, reports, upstream_wait_until };
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::import(overhead, now)),
             client: peer(Side::Client, client),
@@ -297,13 +297,13 @@ impl Session {
             on_excess: on_excess(&limits, compressed),
             is_reporting: limits.is_reporting(),
             has_new_reports: false,
-            reports: state.reports.map(|reports| reports.import(now)),
             messages,
-            bytes,
+            metering: metering.boxed(),
             limits,
             expires: absolute(state.expires, now),
             drain_at: absolute(state.drain_at, now),
             data_passed: state.data_passed.to_instant(now),
+            wait_until,
             reservation_held: state.reservation_held,
             reservation_retry: state.reservation_retry,
             deadline_changed: true,
