@@ -8,9 +8,9 @@ use super::quota::Quota;
 /// Whether the limits of a route have an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitMode {
-    /// They have.
+    /// The limits act.
     Enforce,
-    /// They have none: what they would have done is counted and logged.
+    /// The limits do not act. Each time that one would have acted is counted, and the first of a session is logged.
     Report,
 }
 
@@ -168,8 +168,8 @@ pub struct ByteQuota {
 /// The limits of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Whether the limits have an effect. Those that protect the process always have one: pings, `pong_timeout`,
-    /// `close_timeout`, `write_timeout`. So has `check_utf8`, a rule of the protocol.
+    /// Whether the limits have an effect. Timeouts that protect the process always have one: pings, `pong_timeout`,
+    /// `close_timeout`, `write_timeout`. `check_utf8` has one as well, since it is a rule of the protocol.
     pub mode: LimitMode,
     /// The quota of messages from the client; `None`: unlimited.
     pub messages: Option<MessageQuota>,

@@ -12,7 +12,7 @@ use super::quota::nanos_at;
 /// The id of a session, by which its worker finds it.
 pub type SessionId = u128;
 
-/// The slots in use of each key. A slot takes about 60 bytes in addition to its [`SessionSlot`].
+/// The slots in use of each key. A slot takes about 120 bytes more than one of a plain counter.
 #[derive(Debug)]
 pub struct SessionSlots<K>(Arc<Mutex<Taken<K>>>);
 

@@ -69,8 +69,8 @@ impl Workers {
         self.replaced.get(number).cloned().unwrap_or_default()
     }
 
-    /// Ends sessions whose slot another session has taken over. A session that is not registered yet finds out when it
-    /// is.
+    /// Ends sessions whose slot another session has taken over. A session that is not registered yet is ended when it
+    /// registers.
     pub fn replace(&self, ids: &[SessionId]) {
         for worker in self.replaced.iter().filter(|_| !ids.is_empty()) {
             worker.add(ids.iter().copied().map(RequestId));

@@ -70,7 +70,7 @@ fn a_side_that_waits_for_bytes_is_neither_idle_nor_silent() {
 fn messages_beyond_the_bytes_are_dropped_whole() {
     let events = [
         binary(Client, 50),
-        // Its first frame is within the quota, so the whole message passes, and what follows has to wait.
+        // Its first frame is within the quota, so the whole message passes, and later messages are beyond the quota.
         from(Client, BINARY, "begin"),
         from(Client, FIN | CONTINUATION, vec![b'x'; 200]),
         binary(Client, 1),

@@ -2,6 +2,7 @@
 
 mod auths;
 mod recheck;
+mod session_limits;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;

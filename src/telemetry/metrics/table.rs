@@ -246,7 +246,7 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Counter,
         labels: &["route", "action"],
         unit: None,
-        help: "Messages that exceeded `message_rate` and frames that exceeded `byte_rate`, by what happened: `close`, \
+        help: "Messages that exceeded `message_rate` and frames that exceeded `byte_rate`, by `on_excess`: `close`, \
                `delay` or `drop`",
         collect: |scrape, samples| {
             per_route(scrape, |route, values| samples.counts(route, &ACTIONS, &values.throttled));
