@@ -15,6 +15,7 @@
 //! | [`config`] | in | the only module that knows TOML |
 //! | [`runtime`] | out | what workers provide: clock, random bytes, tasks, timers, pacing, guards, lifecycle |
 //! | [`telemetry`] | out | the log, and the table of metrics |
+//! | [`client`] | out | the HTTP client for key sets and forward auth |
 //! | [`upstream`] | out | the servers: choice, connect, and the opening handshake with them |
 //! | [`tls`] | out | certificates, the TLS handshake, the client's byte stream |
 //! | [`relay`] | out | moves the bytes of one session |
@@ -58,6 +59,7 @@ pub mod session;
 pub mod config;
 pub mod runtime;
 pub mod telemetry;
+pub mod client;
 pub mod upstream;
 pub mod tls;
 pub mod relay;

@@ -17,13 +17,18 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tollgate::balance::ServerAddress;
 use tollgate::config::{
-    self, AdminAddress, AdminToken, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat, MaxSessions,
-    OnReload, ProcessConfig, RecordLayer, Report, Shown,
+    self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat,
+    MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown,
 };
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::quota::{Quota, Rate};
+use tollgate::policy::remote::{HttpUrl, Roots};
+use tollgate::policy::requirement::Requirement;
 use tollgate::policy::route::{OnRemoved, RouteAction};
+use tollgate::policy::token::VerifierConfig;
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
@@ -123,6 +128,36 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
     assert_eq!(config.log, log);
 }
 
+/// Returns the rules of a section with tokens.
+fn verifier<'a>(config: &'a Config, name: &str) -> &'a VerifierConfig {
+    match &config.auths[name] {
+        AuthConfig::Token(verifier) => verifier,
+        AuthConfig::Forward(_) => panic!("{name} has a service"),
+    }
+}
+
+/// Checks the sections with a service and those with fetched keys.
+fn auths_have_their_values(config: &Config) {
+    let seconds = Duration::from_secs;
+    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
+    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
+    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
+    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
+    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
+    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let keys = ["visitors", "devices"].map(|name| verifier(config, name).keys.clone());
+    let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
+        keys
+    else {
+        panic!("{keys:?}");
+    };
+    assert_eq!((stale_for, default), (seconds(12 * 3600), seconds(24 * 3600)));
+    assert_eq!(Some(visitors.location), KeyLocation::of_issuer("https://id.example.com/realms/visitors"));
+    assert!(matches!(visitors.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let url = HttpUrl::parse("http://localhost:8080/jwks.json?tenant=1").unwrap();
+    assert_eq!((devices.location, devices.roots), (KeyLocation::Jwks(url), Roots::System));
+}
+
 #[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
@@ -165,23 +200,60 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
     let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
-    assert_eq!(sections, ["partners", "machines"]);
-    let verifier = &config.verifiers[chat.auth.first().unwrap()];
+    assert_eq!(sections, ["partners", "machines", "visitors", "devices", "sso"]);
+    auths_have_their_values(&config);
+    let verifier = |name: &str| verifier(&config, name);
+    let machines = verifier("machines");
+    let verifier = verifier(chat.auth.first().unwrap());
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));
     assert_eq!(chat.pass_headers, ["x-real-ip", "x-original-url"]);
     assert!(feed.pass_headers.is_empty() && partners.pass_headers.is_empty());
-    assert!(partners.origins.allow(Some(b"https://a.example.org")) && partners.origins.allow(None));
+    assert!(partners.origins.allow(Some(b"https://partners.example.com")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
-    assert_eq!(chat.require.len(), 2);
+    assert_eq!(verifier.subject_claim.as_str(), "/user/id");
+    assert_eq!(machines.subject_claim.as_str(), "sub");
+    assert_eq!((verifier.forward_token, machines.forward_token), (true, false));
+    let any_of = |claim: &str, values: &[&str]| {
+        Requirement::any_of(claim.parse().unwrap(), values.iter().map(|value| value.parse().unwrap()).collect())
+    };
+    let required = [
+        any_of("scope", &["chat:write"]),
+        any_of("room", &["lobby", "{room}"]),
+        any_of("realm_access.roles", &["user", "admin"]),
+        any_of("level", &["3"]),
+        any_of("score", &["1.5"]),
+        any_of("verified", &["true"]),
+        Requirement::present("/https:~1~1example.com~1org/id".parse().unwrap()),
+    ];
+    assert_eq!(chat.require, required);
+    let kept: Vec<_> = verifier.claims.iter().map(ClaimPath::as_str).collect();
+    assert_eq!(kept.len(), 9, "{kept:?}: those of `require` and `forward_claims`");
     let forwarded: Vec<_> = chat.forward_claims.iter().map(|(claim, name)| (claim.as_str(), name.as_str())).collect();
-    assert_eq!(forwarded, [("sub", "x-user-id"), ("name", "x-user-name")]);
+    assert_eq!(forwarded, [("sub", "x-user-id"), ("profile.name", "x-user-name")]);
 
-    let limits = Limits {
+    assert_eq!(*chat.limits, limits_of_chat());
+    let messages =
+        MessageQuota { quota: quota(10, seconds(3600), 10), key: RateKey::Address, on_excess: OnExcess::Drop };
+    assert_eq!(feed.limits.messages, Some(messages));
+    assert_eq!(*partners.limits, default_limits());
+}
+
+fn count(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap()
+}
+
+fn quota(number: u32, period: Duration, burst: u32) -> Quota {
+    Quota { rate: Rate { count: count(number), period }, burst: count(burst) }
+}
+
+fn limits_of_chat() -> Limits {
+    let seconds = Duration::from_secs;
+    Limits {
         mode: LimitMode::Report,
         bytes: Some(ByteQuota {
             quota: quota(1 << 20, seconds(60), 65_536),
@@ -207,20 +279,7 @@ fn values_reach_the_fields_of_their_keys() {
         close_timeout: seconds(3),
         write_timeout: seconds(60),
         check_utf8: true,
-    };
-    assert_eq!(*chat.limits, limits);
-    let messages =
-        MessageQuota { quota: quota(10, seconds(3600), 10), key: RateKey::Address, on_excess: OnExcess::Drop };
-    assert_eq!(feed.limits.messages, Some(messages));
-    assert_eq!(*partners.limits, default_limits());
-}
-
-fn count(number: u32) -> NonZeroU32 {
-    NonZeroU32::new(number).unwrap()
-}
-
-fn quota(number: u32, period: Duration, burst: u32) -> Quota {
-    Quota { rate: Rate { count: count(number), period }, burst: count(burst) }
+    }
 }
 
 fn default_limits() -> Limits {

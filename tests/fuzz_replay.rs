@@ -111,6 +111,11 @@ fn token() {
 }
 
 #[test]
+fn claims() {
+    replay("claims", checks::claims);
+}
+
+#[test]
 fn record() {
     replay("record", checks::record);
 }
@@ -123,5 +128,7 @@ fn some_seeds_are_accepted() {
         good.map(|(name, _)| name).collect::<Vec<_>>()
     };
     assert_eq!(passing("token", checks::is_admitted_token), ["fraction", "good_es256", "good_hs256"]);
+    let present = ["dotted", "equal", "escaped_pointer", "member", "pointer", "url"];
+    assert_eq!(passing("claims", checks::is_present), present);
     assert_eq!(passing("config", checks::is_good_config), ["crlf.toml", "everything.toml", "minimal.toml"]);
 }

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 use tollgate::policy::token_cache::MEMORY_MAX_BYTES;
@@ -52,14 +53,16 @@ fn token(number: usize, members: &str) -> String {
 /// `tokens_max`. Returns the number of tokens and the maximum number of bytes allocated.
 fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
     let verifier = Verifier::new(VerifierConfig {
-        keys: std::sync::Arc::new(KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap()),
+        keys: KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap().into(),
         algorithms: vec![Algorithm::HS256],
         issuer: None,
         audience: Vec::new(),
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: Vec::new(),
+        forward_token: false,
         max_bytes: 8192,
-        claims: asked.to_vec(),
+        claims: asked.iter().map(|name| name.parse().unwrap()).collect(),
     });
     let start = allocated();
     let mut most = 0;
@@ -86,6 +89,7 @@ fn cached_tokens_take_at_most_16_mib() {
         filled_to(all)
     };
     let paths: Vec<String> = (0..700).map(|number| format!("c.c{number}")).collect();
+    let elements: Vec<String> = (0..700).map(|number| format!("/c/{number}")).collect();
     let depth = 120;
     let nested =
         |open: &str, close: &str| format!(r#""c":[{}]"#, filled(&(open.repeat(depth) + "0" + &close.repeat(depth))));
@@ -103,6 +107,7 @@ fn cached_tokens_take_at_most_16_mib() {
         ("many names with digits", many("0"), names.clone()),
         ("many names with strings", many(r#""a""#), names.clone()),
         ("many names below one", format!(r#""c":{{{}}}"#, many("0")), paths),
+        ("elements of an array", format!(r#""c":[{}]"#, filled(r#""a""#)), elements),
         ("an audience that is not checked", format!(r#""aud":[{}]"#, filled("0")), Vec::new()),
     ];
     for (name, members, asked) in shapes {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 
@@ -147,12 +148,14 @@ fn public_key(group: &Value) -> &Value {
 fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
     let keys = KeySet::from_jwks(set.to_string().as_bytes(), &ALL).map_err(|error| format!("the key set: {error}"))?;
     let verifier = Verifier::new(VerifierConfig {
-        keys: std::sync::Arc::new(keys),
+        keys: keys.into(),
         algorithms: ALL.to_vec(),
         issuer: None,
         audience: vec![],
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![],
+        forward_token: false,
         max_bytes: 8192,
         claims: vec![],
     });

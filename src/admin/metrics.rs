@@ -5,9 +5,10 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
+use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
-use crate::telemetry::metrics::gauges::{CertificateGauges, Gauges, RouteGauges, ServerGauges};
+use crate::telemetry::metrics::gauges::{CertificateGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges};
 
 /// Returns the metrics in the text format of Prometheus.
 #[utoipa::path(
@@ -28,6 +29,7 @@ fn text(state: &State) -> String {
         certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        key_sets: snapshot.live_keys().map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
         log_lines_dropped: log::dropped_lines(),
     })
 }

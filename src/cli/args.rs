@@ -61,6 +61,9 @@ pub struct Check {
     /// The directory with the files of `credential:NAME`, for a check outside the systemd unit
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub credentials: Option<PathBuf>,
+    /// Also fetch every key set once, as `run` does
+    #[arg(long)]
+    pub online: bool,
 }
 
 /// The arguments of `demo`.
@@ -98,7 +101,7 @@ pub struct Token {
     /// The key id, in the header parameter "kid"
     #[arg(long, value_name = "TEXT")]
     pub kid: Option<String>,
-    /// An additional claim; a value that is JSON is used as JSON, any other value as text
+    /// An additional claim; a value that is JSON (a number, a list, an object) is used as JSON, any other value as text
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
     pub claims: Vec<(String, serde_json::Value)>,
 }
@@ -178,6 +181,9 @@ mod tests {
         assert!(duration("2").is_err() && duration("h").is_err() && duration("99999999999999999999d").is_err());
         assert_eq!(claim("room=blue"), Ok(("room".to_owned(), "blue".into())));
         assert_eq!(claim("n=3"), Ok(("n".to_owned(), 3.into())));
+        assert_eq!(claim(r#"roles=["a", 1]"#), Ok(("roles".to_owned(), serde_json::json!(["a", 1]))));
+        assert_eq!(claim(r#"https://a/b={"c":"="}"#), Ok(("https://a/b".to_owned(), serde_json::json!({"c": "="}))));
+        assert_eq!(claim("roles=[a"), Ok(("roles".to_owned(), "[a".into())));
         assert!(claim("room").is_err());
     }
 }

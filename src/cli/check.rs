@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use super::args::Check;
+use super::check_online;
 use crate::config::{self, Checked, Config, Content, Disk, Files};
 use crate::server::descriptors::check_descriptors;
 
@@ -13,10 +14,12 @@ use crate::server::descriptors::check_descriptors;
 const EXIT_CONFIG: u8 = 78;
 
 /// Checks the configuration in a file. Errors and warnings go to standard error, a summary to standard output. The exit
-/// code is 0, 78 if the configuration cannot be used, or 1 if the output cannot be written.
+/// code is 0, 78 if the configuration cannot be used, or 1 if a key set cannot be fetched or the output cannot be
+/// written.
 pub fn run(arguments: &Check) -> ExitCode {
     let files = Outside { credentials: arguments.credentials.clone().or_else(|| Disk.credentials()) };
-    let code = check(&arguments.file.config, &files, &mut io::stdout().lock(), &mut io::stderr().lock());
+    let (path, online) = (&arguments.file.config, arguments.online);
+    let code = check(path, &files, online, &mut io::stdout().lock(), &mut io::stderr().lock());
     // If the output cannot be written, for instance because the pipe is closed, the exit code still reports a failure.
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
@@ -42,7 +45,7 @@ impl Files for Outside {
 }
 
 /// Checks the configuration in a file, writes to `out` and `err`, and returns the exit code.
-fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
+fn check(path: &Path, files: &dyn Files, online: bool, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     let Checked { config, report } = config::check(path, files);
     write!(err, "{report}")?;
     if report.has_errors() {
@@ -53,7 +56,7 @@ fn check(path: &Path, files: &dyn Files, out: &mut impl Write, err: &mut impl Wr
         return Ok(0);
     };
     write_report(path, &config, out, err)?;
-    Ok(0)
+    if online { check_online::run(path, &config, out, err) } else { Ok(0) }
 }
 
 /// Writes warnings about a usable configuration to `err`, and its summary to `out`.
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn a_missing_file_cannot_be_used() {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check(Path::new("/nonexistent/tollgate.toml"), &Disk, &mut out, &mut err).unwrap();
+        let code = check(Path::new("/nonexistent/tollgate.toml"), &Disk, false, &mut out, &mut err).unwrap();
         assert_eq!((code, out.as_slice()), (78, b"".as_slice()));
         let err = String::from_utf8(err).unwrap();
         assert!(err.starts_with("error: /nonexistent/tollgate.toml: cannot read the configuration: "), "{err}");

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod args;
 pub mod run;
 mod signals;
+mod check_online;
 pub mod check;
 pub mod demo;
 pub mod echo;

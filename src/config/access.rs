@@ -1,10 +1,15 @@
 //! Reads the key `auth` of a route: the `[auth]` sections that authenticate its clients.
 
+use http::HeaderName;
+
 use super::auth::{self, Auth};
+use super::claims::Rules;
 use super::common::{self, Duplicates, NamedSection};
-use super::diagnostic::{Diagnostic, Span};
+use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
-use super::keys;
+use super::keys::{self, Key};
+use crate::policy::claim_path::ClaimPath;
+use crate::policy::requirement::Requirement;
 
 /// The maximum number of sections of one route.
 const AUTHS_MAX: usize = 16;
@@ -19,6 +24,36 @@ pub(super) enum Access<'a> {
 }
 
 impl Access<'_> {
+    /// Reports claims that no section can provide, and headers that both a claim and a service would write.
+    pub(super) fn check_claims(&self, section: &Section<'_>, rules: &Rules) {
+        let Self::Auths(auths) = self else { return };
+        let services: Vec<&[HeaderName]> = auths.iter().filter_map(|auth| auth.response_headers()).collect();
+        let written = |name: &str| {
+            services.iter().any(|names| names.iter().any(|header| header.as_str().eq_ignore_ascii_case(name)))
+        };
+        let report = |key: &Key, message: String, label: &str| {
+            let span = section.key_span(key).unwrap_or_else(|| section.span());
+            section.diagnostics.push(Diagnostic::error(span, message).label(label));
+        };
+        if services.len() == auths.len() {
+            for claim in
+                rules.require.iter().map(Requirement::claim).map(ClaimPath::as_str).filter(|claim| !written(claim))
+            {
+                let message = format!("no service writes the header {}", quote(claim));
+                report(&keys::REQUIRE, message, "a claim of a service is one of its `response_headers`");
+            }
+        }
+        for (_, header) in rules.forward.iter().filter(|(_, header)| written(header.as_str())) {
+            let message = format!("the service writes the header {} itself", quote(header.as_str()));
+            report(&keys::FORWARD_CLAIMS, message, "the header is listed in `response_headers`");
+        }
+    }
+
+    /// Whether a service decides by all headers of a request, with its cookies.
+    pub(super) fn asks_service(&self) -> bool {
+        matches!(self, Self::Auths(auths) if auths.iter().any(|auth| auth.forward))
+    }
+
     /// Whether a credential may come from a cookie.
     pub(super) fn reads_cookie(&self) -> bool {
         matches!(self, Self::Auths(auths) if auths.iter().any(|auth| auth.cookie))
@@ -54,6 +89,13 @@ pub(super) fn read<'a>(section: &Section<'_>, auths: &'a [NamedSection<Auth>]) -
         seen.note(section, &Located { value: text.value.clone(), span: text.span.clone() }, "section", text);
         named.value.used.set(true);
         found.push(&named.value);
+    }
+    let last = texts.value.len().saturating_sub(1);
+    for (place, (auth, text)) in found.iter().zip(&texts.value).enumerate() {
+        if auth.forward && place < last {
+            let message = format!("the section {} must be the last one", quote(text));
+            error(&text.span, message, "its service decides on every request, so no later section is ever used");
+        }
     }
     if found.is_empty() || found.len() < texts.value.len() { Access::Unknown } else { Access::Auths(found) }
 }

@@ -50,7 +50,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         metrics: metrics?,
         listeners: listeners?,
         routes: routes?,
-        verifiers: auths.into_iter().filter_map(|named| named.value.into_verifier()).collect(),
+        auths: auths.into_iter().filter_map(|named| named.value.into_config()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),
         source: Source::default(),

@@ -4,17 +4,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use http::HeaderName;
 use jsonwebtoken::Algorithm;
 
 use super::common::{self, NamedSection};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::FileLoader;
+use super::key_source::{self, is_shared};
 use super::keys::{self, Key};
-use super::suggestion;
+use super::model::AuthConfig;
 use super::units::show_size;
+use super::{forward, suggestion};
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::credential::TokenSource;
-use crate::policy::key::{self, KeySet};
+use crate::policy::forward::ForwardConfig;
+use crate::policy::key;
 use crate::policy::token::VerifierConfig;
 
 const AUTHS_MAX: usize = 256;
@@ -25,6 +30,24 @@ const SOURCES_MAX: usize = 16;
 /// The value of a route's `auth` that requires no token. A section cannot have this name.
 pub(super) const NONE: &str = "none";
 
+/// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
+const TOKEN_KEYS: [&Key; 14] = [
+    &keys::ISSUER,
+    &keys::AUDIENCE,
+    &keys::ALGORITHMS,
+    &keys::JWKS_FILE,
+    &keys::PUBLIC_KEY_FILE,
+    &keys::SECRET_FILE,
+    &keys::JWKS_URL,
+    &keys::DISCOVERY,
+    &keys::KEYS_STALE_FOR,
+    &keys::SUBJECT_CLAIM,
+    &keys::TOKEN_FROM,
+    &keys::TOKEN_MAX_SIZE,
+    &keys::LEEWAY,
+    &keys::FORWARD_TOKEN,
+];
+
 const ALGORITHMS: [&str; 13] = [
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519",
     "EdDSA",
@@ -33,12 +56,14 @@ const ALGORITHMS: [&str; 13] = [
 /// An `[auth.NAME]` section, as routes use it.
 pub(super) struct Auth {
     name: Arc<str>,
-    /// The configuration of its verifier, without claims. `None` after an error in the section, which was reported.
-    verifier: Option<VerifierConfig>,
+    /// Its configuration, without claims. `None` after an error in the section, which was reported.
+    config: Option<AuthConfig>,
     /// The claims that routes use.
-    claims: RefCell<BTreeSet<String>>,
+    claims: RefCell<BTreeSet<ClaimPath>>,
     /// Whether a token may come from a cookie.
     pub(super) cookie: bool,
+    /// Whether a service decides, which recognises every request.
+    pub(super) forward: bool,
     /// Whether a route uses the section.
     pub(super) used: Cell<bool>,
 }
@@ -46,20 +71,30 @@ pub(super) struct Auth {
 impl Auth {
     /// The name by which routes refer to it; `None` if the section has an error.
     pub(super) fn name(&self) -> Option<Arc<str>> {
-        self.verifier.as_ref().map(|_| Arc::clone(&self.name))
+        self.config.as_ref().map(|_| Arc::clone(&self.name))
     }
 
     /// Records a claim that a route uses.
-    pub(super) fn ask(&self, claim: &str) {
-        self.claims.borrow_mut().insert(claim.to_owned());
+    pub(super) fn ask(&self, claim: &ClaimPath) {
+        self.claims.borrow_mut().insert(claim.clone());
     }
 
-    /// The configuration of the verifier that its routes share, with the claims that they use. A section that no route
-    /// uses has none.
-    pub(super) fn into_verifier(self) -> Option<(Arc<str>, VerifierConfig)> {
+    /// The configuration that its routes share, with the claims that they use. A section that no route uses has none.
+    pub(super) fn into_config(self) -> Option<(Arc<str>, AuthConfig)> {
         let claims = self.claims.into_inner().into_iter().collect();
-        let verifier = self.verifier.filter(|_| self.used.get())?;
-        Some((self.name, VerifierConfig { claims, ..verifier }))
+        let config = match self.config.filter(|_| self.used.get())? {
+            AuthConfig::Token(verifier) => AuthConfig::Token(VerifierConfig { claims, ..verifier }),
+            AuthConfig::Forward(forward) => AuthConfig::Forward(ForwardConfig { claims, ..forward }),
+        };
+        Some((self.name, config))
+    }
+
+    /// Returns the headers that a service may name; `None` for another kind of section.
+    pub(super) fn response_headers(&self) -> Option<&[HeaderName]> {
+        match &self.config {
+            Some(AuthConfig::Forward(forward)) => Some(&forward.response_headers),
+            _ => None,
+        }
     }
 }
 
@@ -79,10 +114,25 @@ pub(super) fn read_all(
 }
 
 fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, head_max_bytes: Option<usize>) -> Auth {
+    let kinds = [("jwt", false), ("forward", true)];
+    let forward = section.choice(&keys::KIND, &kinds).map(|kind| kind.value);
     let sources = sources(section);
     let cookie = sources.iter().flatten().any(|source| matches!(source, TokenSource::Cookie(_)));
-    let verifier = verifier(name, section, folder, sources, head_max_bytes);
-    Auth { name: name.value.into(), verifier, cookie, claims: RefCell::default(), used: Cell::new(false) }
+    let values = forward::Values::read(section);
+    let config = match forward {
+        Some(true) => {
+            forward::warn_of_unused(section, &TOKEN_KEYS, "forward");
+            let (valid_name, roots) = (check_name(name, section), key_source::roots(section, folder));
+            valid_name.and(values.finish(section, roots)).map(AuthConfig::Forward)
+        }
+        Some(false) => {
+            forward::warn_of_unused(section, &forward::KEYS, "jwt");
+            verifier(name, section, folder, sources, head_max_bytes).map(AuthConfig::Token)
+        }
+        None => None,
+    };
+    let (claims, used) = (RefCell::default(), Cell::new(false));
+    Auth { name: name.value.into(), config, cookie, forward: forward == Some(true), claims, used }
 }
 
 fn verifier(
@@ -94,19 +144,23 @@ fn verifier(
 ) -> Option<VerifierConfig> {
     let valid_name = check_name(name, section);
     let algorithms = algorithms(section);
-    let keys = key_set(section, folder, algorithms.as_deref());
+    let keys = key_source::read(section, folder, algorithms.as_deref());
     let issuer = issuer(section);
     let audience = audience(section);
+    let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
     let leeway = section.duration(&keys::LEEWAY);
+    let forward_token = section.flag(&keys::FORWARD_TOKEN);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
-        keys: Arc::new(keys?),
+        keys: keys?,
         algorithms: algorithms?,
         issuer: issuer?,
         audience: audience?,
+        subject_claim: subject_claim?,
         leeway: leeway?,
         sources: sources?,
+        forward_token: forward_token?.value,
         max_bytes: max_bytes?,
         claims: Vec::new(),
     })
@@ -166,6 +220,9 @@ fn sources(section: &Section<'_>) -> Option<Vec<TokenSource>> {
 }
 
 fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
+    if section.key_span(&keys::ALGORITHMS).is_none() {
+        section.missing(&keys::ALGORITHMS);
+    }
     let texts = section.texts(&keys::ALGORITHMS, ALGORITHMS_MAX)?;
     if section.is_empty_list(&keys::ALGORITHMS) {
         section
@@ -195,65 +252,6 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
         return None;
     }
     (found.len() == texts.value.len()).then_some(found)
-}
-
-/// Whether an algorithm signs and verifies with the same secret.
-fn is_shared(algorithm: Algorithm) -> bool {
-    matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
-}
-
-type Reader = fn(&[u8], &[Algorithm]) -> Result<KeySet, crate::policy::key::KeyError>;
-
-/// Reads the one key file that the section must name.
-fn key_set(section: &Section<'_>, folder: &FileLoader<'_>, algorithms: Option<&[Algorithm]>) -> Option<KeySet> {
-    let kinds: [(&Key, Reader); 3] = [
-        (&keys::SECRET_FILE, KeySet::from_secret),
-        (&keys::PUBLIC_KEY_FILE, KeySet::from_public_pem),
-        (&keys::JWKS_FILE, KeySet::from_jwks),
-    ];
-    let named: Vec<_> = kinds.iter().filter(|(key, _)| section.key_span(key).is_some()).collect();
-    let [(key, reader)] = named.as_slice() else {
-        if named.is_empty() && section.has("jwks_url") {
-            // `jwks_url` was already reported as an unsupported key.
-            return None;
-        }
-        section.diagnostics.push(
-            match named.get(1).and_then(|(key, _)| section.key_span(key)) {
-                Some(second) => Diagnostic::error(second, "more than one source of keys").label("only one is allowed"),
-                None => Diagnostic::error(section.span(), "no source of keys")
-                    .label(format!("{} needs a file that verifies tokens", section.title())),
-            }
-            .help("a section has exactly one of `secret_file`, `public_key_file` and `jwks_file`"),
-        );
-        return None;
-    };
-    let secret = key.name == keys::SECRET_FILE.name;
-    let content = if secret { folder.read_secret(section, key) } else { folder.read(section, key) };
-    let algorithms = algorithms?;
-    if algorithms.iter().any(|one| is_shared(*one) != secret) {
-        let (label, help) = if secret {
-            ("a secret verifies only HS256, HS384 and HS512", "name a public key with `public_key_file` or `jwks_file`")
-        } else {
-            ("public keys do not verify HS256, HS384 or HS512", "name the shared secret with `secret_file`")
-        };
-        section.diagnostics.push(
-            Diagnostic::error(section.key_span(key)?, format!("`{}` does not match `algorithms`", key.name))
-                .label(label)
-                .help(help),
-        );
-        return None;
-    }
-    let content = content?;
-    match reader(&content.bytes, algorithms) {
-        Ok(set) => Some(set),
-        Err(error) => {
-            section.diagnostics.push(
-                Diagnostic::error(content.span, format!("the file of `{}` cannot be used", key.name))
-                    .label(error.to_string()),
-            );
-            None
-        }
-    }
 }
 
 fn issuer(section: &Section<'_>) -> Parsed<Option<String>> {

@@ -2,15 +2,16 @@
 
 use http::header::HeaderName;
 
-use super::common::Duplicates;
+use super::common::{self, Duplicates};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::keys::{self, Key};
-use super::suggestion;
-use crate::policy::claims::{Requirement, canonical_header_name};
+use super::require;
+use crate::policy::claim_path::ClaimPath;
+use crate::policy::claims::canonical_header_name;
 use crate::policy::pattern::PathPattern;
+use crate::policy::requirement::Requirement;
 
-const REQUIREMENTS_MAX: usize = 32;
 const FORWARDED_MAX: usize = 32;
 
 /// Headers that control framing, routing and authorization. Tollgate sets or forwards them, so a claim cannot use them.
@@ -41,14 +42,14 @@ const RESERVED_PREFIXES: [&str; 2] = ["sec-websocket-", "x-forwarded-"];
 /// The claims that a route requires and forwards.
 pub(super) struct Rules {
     pub(super) require: Vec<Requirement>,
-    pub(super) forward: Vec<(String, HeaderName)>,
+    pub(super) forward: Vec<(ClaimPath, HeaderName)>,
 }
 
 impl Rules {
     /// Returns the names of the claims that the route uses.
-    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn claims(&self) -> impl Iterator<Item = &ClaimPath> {
         let required = self.require.iter().map(Requirement::claim);
-        required.chain(self.forward.iter().map(|(claim, _)| claim.as_str()))
+        required.chain(self.forward.iter().map(|(claim, _)| claim))
     }
 }
 
@@ -58,18 +59,14 @@ pub(super) fn read(section: &Section<'_>, path: Option<&PathPattern>, open: bool
         note_without_token(section, &keys::REQUIRE);
         note_without_token(section, &keys::FORWARD_CLAIMS);
     }
-    let require: Vec<_> =
-        section.table(&keys::REQUIRE, REQUIREMENTS_MAX).iter().map(|pair| requirement(section, pair, path)).collect();
+    let require = require::read(section, path);
     let mut seen = Duplicates::default();
     let forward: Vec<_> = section
         .table(&keys::FORWARD_CLAIMS, FORWARDED_MAX)
         .iter()
         .map(|pair| forwarded(section, pair, &mut seen))
         .collect();
-    Some(Rules {
-        require: require.into_iter().collect::<Option<_>>()?,
-        forward: forward.into_iter().collect::<Option<_>>()?,
-    })
+    Some(Rules { require: require?, forward: forward.into_iter().collect::<Option<_>>()? })
 }
 
 fn note_without_token(section: &Section<'_>, key: &Key) {
@@ -81,48 +78,17 @@ fn note_without_token(section: &Section<'_>, key: &Key) {
     }
 }
 
-fn requirement(
-    section: &Section<'_>,
-    (claim, value): &(Located<String>, Located<String>),
-    path: Option<&PathPattern>,
-) -> Option<Requirement> {
-    let requirement = match Requirement::new(claim, value) {
-        Ok(requirement) => requirement,
-        Err(error) => {
-            section.diagnostics.push(
-                Diagnostic::error(
-                    value.span.clone(),
-                    format!("the claim {} cannot be required like this", quote(claim)),
-                )
-                .label(error.to_string()),
-            );
-            return None;
-        }
-    };
-    let known: Vec<&str> = path?.names().collect();
-    for name in requirement.names().filter(|name| !known.contains(name)) {
-        section.diagnostics.push(
-            Diagnostic::error(
-                value.span.clone(),
-                format!("the path has no placeholder {}", quote(&format!("{{{name}}}"))),
-            )
-            .label("no value to compare the claim with")
-            .help(suggestion::help(name, &known)),
-        );
-    }
-    Some(requirement)
-}
-
 fn forwarded(
     section: &Section<'_>,
     (claim, header): &(Located<String>, Located<String>),
     seen: &mut Duplicates<String>,
-) -> Option<(String, HeaderName)> {
+) -> Option<(ClaimPath, HeaderName)> {
     let diagnostic = |label: &str| {
         let message = format!("the claim {} cannot go into the header {}", quote(claim), quote(header));
         section.diagnostics.push(Diagnostic::error(header.span.clone(), message).label(label));
         None
     };
+    let path = common::claim_path(section, claim);
     let Ok(name) = HeaderName::try_from(header.value.as_str()) else {
         return diagnostic("not the name of a header");
     };
@@ -132,5 +98,5 @@ fn forwarded(
         return diagnostic("this header is reserved: it is part of the protocol, or tollgate sets it");
     }
     seen.note(section, &Located { value: name.to_string(), span: header.span.clone() }, "header", header);
-    Some((claim.value.clone(), name))
+    Some((path?, name))
 }

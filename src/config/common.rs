@@ -1,4 +1,5 @@
-//! Rules that several kinds of sections share: names, values that must be unique, and the paths of Unix sockets.
+//! Rules that several kinds of sections share: names, names of claims, values that must be unique, and the paths of Unix
+//! sockets.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 use super::suggestion;
+use crate::policy::claim_path::{ClaimPath, ClaimPathError};
 
 /// Maximum length of the name of a section or route, in bytes: the name appears in log lines.
 const NAME_MAX: usize = 64;
@@ -55,6 +57,15 @@ pub(super) fn unix_path(path: &str) -> Result<PathBuf, (&'static str, String)> {
         return Err(("not the path of a Unix socket", help));
     }
     Ok(PathBuf::from(path))
+}
+
+/// Reads the name of a claim.
+pub(super) fn claim_path(section: &Section<'_>, name: &Located<String>) -> Option<ClaimPath> {
+    let note = |error: ClaimPathError| {
+        let message = format!("{} is not the name of a claim", quote(name));
+        section.diagnostics.push(Diagnostic::error(name.span.clone(), message).label(error.to_string()));
+    };
+    name.parse().map_err(note).ok()
 }
 
 /// Checks a name that appears in logs.

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Span, quote};
 use super::keys::{AllowsOff, Default, KEYS, Key, Kind, SECTIONS, UNSUPPORTED_YET};
@@ -276,25 +276,32 @@ impl<'a> Section<'a> {
 
     /// Reads a table of strings with the spans of names and values, in the order of the file.
     pub(super) fn table(&self, key: &Key, count_max: usize) -> Vec<(Located<String>, Located<String>)> {
+        let mut pairs = Vec::new();
+        for (name, value) in self.entries(key, count_max) {
+            match value.as_str() {
+                Some(text) => pairs.push((name, Located { value: text.to_owned(), span: value.span })),
+                None => self.wrong_type(&name, "a string", value.span.clone(), type_name(&value)),
+            }
+        }
+        pairs
+    }
+
+    /// Reads a table of values of any type with the spans of names and values, in the order of the file.
+    pub(super) fn entries(&self, key: &Key, count_max: usize) -> Vec<(Located<String>, Located<&'a DeValue<'a>>)> {
         let Some((span, value)) = self.raw(key.name) else { return Vec::new() };
         let Some(table) = value.as_table() else {
             self.wrong_type(key.name, "a table", span, type_name(value));
             return Vec::new();
         };
         self.check_count(key.name, span, table.len(), count_max);
-        let mut pairs = Vec::new();
-        for (name, value) in table {
-            match value.get_ref().as_str() {
-                Some(text) => {
-                    let name = Located { value: name.get_ref().to_string(), span: name.span() };
-                    pairs.push((name, Located { value: text.to_owned(), span: value.span() }));
-                }
-                None => self.wrong_type(name.get_ref(), "a string", value.span(), type_name(value.get_ref())),
-            }
-        }
-        pairs.sort_by_key(|(name, _)| name.span.start);
-        pairs.truncate(count_max);
-        pairs
+        let entry = |(name, value): (&Spanned<DeString<'_>>, &'a Spanned<DeValue<'a>>)| {
+            let name = Located { value: name.get_ref().to_string(), span: name.span() };
+            (name, Located { value: value.get_ref(), span: value.span() })
+        };
+        let mut entries: Vec<_> = table.iter().map(entry).collect();
+        entries.sort_by_key(|(name, _)| name.span.start);
+        entries.truncate(count_max);
+        entries
     }
 
     /// Reads a string with a unit, or `"off"`.
@@ -361,7 +368,8 @@ impl<'a> Section<'a> {
         self.table?.get(name).map(|value| (value.span(), value.get_ref()))
     }
 
-    fn wrong_type(&self, name: &str, form: &str, span: Span, found: &str) {
+    /// Reports a value of the wrong type; `form` names the expected one.
+    pub(super) fn wrong_type(&self, name: &str, form: &str, span: Span, found: &str) {
         self.diagnostics.push(
             Diagnostic::error(span, format!("`{}` must be {form}", name.escape_debug()))
                 .label(format!("this is {found}")),
@@ -380,7 +388,7 @@ impl<'a> Section<'a> {
         });
     }
 
-    fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
+    pub(super) fn check_count(&self, name: &str, span: Span, count: usize, count_max: usize) {
         if count > count_max {
             self.diagnostics.push(
                 Diagnostic::error(span, format!("too many entries in `{name}`"))
@@ -416,7 +424,8 @@ fn known_keys(section: &str) -> BTreeSet<&'static str> {
     keys.chain(children).collect()
 }
 
-fn type_name(value: &DeValue<'_>) -> &'static str {
+/// Returns the type of a value in words.
+pub(super) fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use self::AllowsOff::{Allowed, Refused};
 use self::Default::{Derived, Nothing, Required, Value};
-use self::Kind::{Choice, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList};
+use self::Kind::{
+    Choice, Conditions, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList,
+};
 use super::units::{show_duration, show_size};
 
 /// One configuration key.
@@ -52,6 +54,8 @@ pub enum Kind {
     Percent(AllowsOff),
     /// A table of strings whose keys the operator chooses.
     Table,
+    /// A table whose keys are claims: each has an accepted value, a list of them, or `{ present = true }`.
+    Conditions,
     /// A list of tables.
     TableArray,
 }
@@ -94,9 +98,13 @@ impl Key {
                 or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
             }
             Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
-            Kind::Text | Kind::StringList | Kind::TextOrList | Kind::File | Kind::Table | Kind::TableArray => {
-                String::new()
-            }
+            Kind::Text
+            | Kind::StringList
+            | Kind::TextOrList
+            | Kind::File
+            | Kind::Table
+            | Kind::Conditions
+            | Kind::TableArray => String::new(),
         }
     }
 }
@@ -124,16 +132,14 @@ pub const SECTIONS: &[SectionForm] = &[
 ];
 
 /// Planned keys and sections that this version does not support: section (`""` is the file itself), key, help text.
-pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[
-    ("auth", "jwks_url", "put the key set into a file and name it with `jwks_file`"),
-    ("upstream", "balance", "leave the key out"),
-];
+pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[("upstream", "balance", "leave the key out")];
 
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
 
 const MS_1: Duration = Duration::from_millis(1);
 const MS_100: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -239,27 +245,59 @@ keys! {
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
         "Maximum number of header fields in a request head.";
 
+    KIND = "auth" "kind", Choice(&["jwt", "forward"]), Value("\"jwt\""),
+        "How clients are authenticated: by a JSON Web Token, or by the answer of a service to the headers of the \
+         request.";
     ISSUER = "auth" "issuer", Text, Nothing,
         "The required value of the claim `iss`.";
     AUDIENCE = "auth" "audience", StringList, Nothing,
         "The accepted audiences: the claim `aud` must contain one of them.";
-    ALGORITHMS = "auth" "algorithms", StringList, Required,
-        "The accepted signature algorithms: HS256, HS384 and HS512 with a secret; RS256, RS384, RS512, PS256, PS384, \
+    ALGORITHMS = "auth" "algorithms", StringList, Nothing,
+        "Required with `kind = \"jwt\"`. The accepted signature algorithms: HS256, HS384 and HS512 with a secret; RS256, RS384, RS512, PS256, PS384, \
          PS512, ES256, ES384 and Ed25519 (the same as EdDSA) with public keys.";
+    DISCOVERY = "auth" "discovery", Flag, Value("false"),
+        "Whether the keys are those of the issuer's OpenID configuration; `issuer` is then its URL.";
+    JWKS_URL = "auth" "jwks_url", Text, Nothing,
+        "The URL of a JSON Web Key Set, which is fetched again before it expires: https, or http to a loopback host.";
     JWKS_FILE = "auth" "jwks_file", File, Nothing,
         "A JSON Web Key Set with the public keys that verify tokens.";
     PUBLIC_KEY_FILE = "auth" "public_key_file", File, Nothing,
         "A public key in PEM that verifies tokens, or a certificate, of which only the key is used.";
     SECRET_FILE = "auth" "secret_file", File, Nothing,
         "A secret shared with the issuer; the mode of the file must give others no access.";
+    SUBJECT_CLAIM = "auth" "subject_claim", Text, Value("\"sub\""),
+        "The claim that identifies the client, in quotas, limits, logs and the admin API: a name, a path such as `user.id`, \
+         or a JSON pointer such as `/user/id`.";
     TOKEN_FROM = "auth" "token_from", StringList, Value("[\"header\"]"),
         "The sources of the token, in the order in which they are tried: header, cookie:NAME, query:NAME, \
          subprotocol:NAME, subprotocol_prefix:TEXT.";
     TOKEN_MAX_SIZE = "auth" "token_max_size", Size(256, 64 << 10, Refused), Value("\"8KiB\""),
         "Maximum size of a token; a longer one is answered with 401. It must fit into the listener's \
          `head_max_size`.";
+    KEYS_STALE_FOR = "auth" "keys_stale_for", span(SECOND, Duration::from_hours(30 * 24)), Value("\"1d\""),
+        "How long fetched keys are used after the last successful fetch while the issuer does not answer; then requests \
+         are answered with 503.";
+    CA = "auth" "ca", Text, Value("\"system\""),
+        "The roots of the certificates of `jwks_url` and of the issuer: `system`, or a file with certificates in PEM.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
+    FORWARD_TOKEN = "auth" "forward_token", Flag, Value("false"),
+        "Whether the upstream receives the token, in the place where the client sent it; other sources of tokens are removed.";
+    AUTH_URL = "auth" "url", Text, Nothing,
+        "Required with `kind = \"forward\"`. The URL of the service, `https` unless its host is a loopback host. It gets \
+         the headers of each request: 2xx admits the client, 401, 403 and 3xx are passed back.";
+    AUTH_TIMEOUT = "auth" "timeout", span(MS_100, MINUTE), Value("\"5s\""),
+        "Timeout for the response of the service; without one the client gets a 503.";
+    RESPONSE_HEADERS = "auth" "response_headers", StringList, Value("[]"),
+        "The headers of the service's response that the upstream receives, and that `require` and `forward_claims` can \
+         name. A client cannot send them.";
+    SUBJECT_HEADER = "auth" "subject_header", Text, Nothing,
+        "The header of the service's response with the subject.";
+    CACHE_FOR = "auth" "cache_for", Kind::Duration(MS_100, HOUR, Allowed), Value("\"5s\""),
+        "How long a response that admits is reused for requests with the same headers.";
+    RECHECK_INTERVAL = "auth" "recheck_interval", Kind::Duration(Duration::from_secs(1), DAY, Allowed), Value("\"off\""),
+        "The interval at which the service is asked again about each open session, which ends if it is no longer \
+         admitted.";
 
     SERVERS = "upstream" "servers", StringList, Required,
         "The servers: `IP:port`, `name:port` or `unix:/path`.";
@@ -297,8 +335,9 @@ keys! {
         "The accepted client addresses and networks; empty: all.";
     DENY_ADDRESSES = "route" "deny_addresses", StringList, Value("[]"),
         "The rejected client addresses and networks; they take precedence over `allow_addresses`.";
-    REQUIRE = "route" "require", Table, Value("{}"),
-        "The required values of token claims; {name} is replaced by the text that this placeholder matched.";
+    REQUIRE = "route" "require", Conditions, Value("{}"),
+        "The conditions on token claims, all of which must hold: an accepted value, a list of accepted values, or \
+         { present = true }; {name} is replaced by the text that this placeholder matched.";
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";

@@ -12,12 +12,15 @@ mod common;
 mod diagnostic;
 mod file;
 mod files;
+mod forward;
 #[cfg(test)]
 pub(crate) mod tests;
+mod key_source;
 pub mod keys;
 mod limits;
 mod load;
 mod model;
+mod require;
 mod routes;
 pub mod schema;
 mod suggestion;
@@ -30,7 +33,7 @@ pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
-    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, Certificate, Config, ListenAddress, ListenerConfig,
-    LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
+    AdminAddress, AdminClientConfig, AdminConfig, AdminToken, AuthConfig, Certificate, Config, ListenAddress,
+    ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
 };
 pub use self::units::duration as parse_duration;

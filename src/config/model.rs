@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
+use crate::policy::forward::ForwardConfig;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::route::RouteConfig;
 use crate::policy::token::VerifierConfig;
@@ -31,16 +32,25 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
-    /// Its routes; at least one, in the order of the file. Their upstreams and verifiers are in the fields below.
+    /// Its routes; at least one, in the order of the file. Their upstreams and `[auth]` sections are in the fields below.
     pub routes: Vec<RouteConfig>,
-    /// The verifiers of tokens that routes use, by the name of their `[auth]` section.
-    pub verifiers: BTreeMap<Arc<str>, VerifierConfig>,
+    /// The `[auth]` sections that routes use, by name.
+    pub auths: BTreeMap<Arc<str>, AuthConfig>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
     /// The warnings; the report has no errors.
     pub warnings: Report,
     /// The text that it was read from.
     pub source: Source,
+}
+
+/// An `[auth.NAME]` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthConfig {
+    /// `kind = "jwt"`.
+    Token(VerifierConfig),
+    /// `kind = "forward"`.
+    Forward(ForwardConfig),
 }
 
 /// The text of a configuration, and the files that it names.
@@ -60,15 +70,14 @@ pub struct Source {
 /// not make them differ.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, verifiers, upstreams, warnings: _, source: _ } =
-            self;
+        let Self { server, log, admin, metrics, listeners, routes, auths, upstreams, warnings: _, source: _ } = self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin
             && *metrics == other.metrics
             && *listeners == other.listeners
             && *routes == other.routes
-            && *verifiers == other.verifiers
+            && *auths == other.auths
             && *upstreams == other.upstreams
     }
 }

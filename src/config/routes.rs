@@ -92,6 +92,9 @@ impl<'a> Parts<'a> {
                 rules.claims().for_each(|claim| auth.ask(claim));
             }
         }
+        if let Some(rules) = &claims {
+            access.check_claims(section, rules);
+        }
         if path.is_some() {
             warn_of_foreign_patterns(section);
         }
@@ -244,6 +247,15 @@ fn origins(section: &Section<'_>, access: &Access<'_>) -> Option<Origins> {
                 Diagnostic::error(section.span(), "a route whose token may come from a cookie must list its `origins`")
                     .label("any web page could open sessions in the name of its visitors")
                     .help("list the origins of your pages: origins = [\"https://chat.example.com\"]"),
+            );
+        } else if access.asks_service() {
+            section.diagnostics.push(
+                Diagnostic::warning(
+                    section.span(),
+                    "a route whose clients a service knows by a cookie needs `origins`",
+                )
+                .label("any web page could open sessions in the name of its visitors")
+                .help("list the origins of your pages: origins = [\"https://chat.example.com\"]"),
             );
         }
         return Some(Origins::new(None, missing?.value));

@@ -105,6 +105,7 @@ fn form_of(key: &Key) -> Value {
         Kind::ByteRate(_, _, off) => (text(units::byte_rate_pattern()), off),
         Kind::Percent(off) => (text(units::percent_pattern()), off),
         Kind::Table => (json!({ "type": "object", "additionalProperties": { "type": "string" } }), AllowsOff::Refused),
+        Kind::Conditions => (json!({ "type": "object", "additionalProperties": condition() }), AllowsOff::Refused),
         Kind::TableArray => {
             let items = table(&format!("{}.{}", key.section, key.name));
             (json!({ "type": "array", "items": items }), AllowsOff::Refused)
@@ -114,6 +115,18 @@ fn form_of(key: &Key) -> Value {
         AllowsOff::Allowed => json!({ "anyOf": [form, { "const": "off" }] }),
         AllowsOff::Refused => form,
     }
+}
+
+/// Returns the schema of a condition on a claim.
+fn condition() -> Value {
+    let value = json!({ "type": ["string", "number", "boolean"] });
+    let present = json!({
+        "type": "object",
+        "properties": { "present": { "const": true } },
+        "required": ["present"],
+        "additionalProperties": false,
+    });
+    json!({ "anyOf": [value, { "type": "array", "items": value, "minItems": 1 }, present] })
 }
 
 /// Converts a value of the file. `None` if JSON cannot express it.

@@ -27,7 +27,7 @@ use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
 use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
-use crate::relay::recheck::recheck_late;
+use crate::relay::recheck::{end_if_key_lost, recheck_late};
 use crate::relay::registry::{Command, SessionContext};
 use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
@@ -98,7 +98,7 @@ pub async fn serve(
     let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, metrics, config, (stream, permit), client, head_timeout, phases) => served,
+        served = serve_request(gateway, sessions, config, (stream, permit), client, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -156,6 +156,7 @@ fn relay(
     if opened.generation < snapshot.rechecked_generation() {
         recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
     }
+    end_if_key_lost(sessions.registry(), session_guard.key());
     let guards = RelayGuards { session: session_guard, connection, metrics };
     Relay::new(lease, session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }
@@ -232,7 +233,7 @@ type ResponseFuture<'a> = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes
 /// outcome.
 async fn serve_request(
     gateway: &Gateway,
-    metrics: &WorkerMetrics,
+    worker: &SessionContext,
     config: &ConnectionConfig,
     (stream, permit): (ClientStream, PendingPermit),
     client: IpAddr,
@@ -250,7 +251,7 @@ async fn serve_request(
         phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
-            let (response, opened) = upgrade::answer(gateway, metrics, client, request_id, phases, &request).await;
+            let (response, opened) = upgrade::answer(gateway, worker, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(client)),
@@ -274,7 +275,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, metrics, (client, request_id), &phases, &error);
+                reject_head(gateway, worker.metrics(), (client, request_id), &phases, &error);
             }
             true
         }
@@ -292,7 +293,7 @@ async fn serve_request(
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
         unfinished => {
             if let RequestState::Upgraded(opened) = &unfinished {
-                upgrade::log_answer_not_taken(gateway, metrics, client, opened);
+                upgrade::log_answer_not_taken(gateway, worker.metrics(), client, opened);
             }
             // Its permit or session ends before the closing permit is taken.
             drop(unfinished);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::snapshot::Snapshot;
+use crate::client::KeySets;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::relay::workers::Workers;
@@ -20,6 +21,8 @@ pub struct Gateway {
     update: Mutex<()>,
     /// The quotas and slots that are in use.
     pub counters: Arc<Counters>,
+    /// The key sets that are fetched.
+    pub key_sets: KeySets,
     /// The connector to the servers of all upstreams.
     pub connector: Connector,
     /// The phase of the process, and the log of sessions.
@@ -33,10 +36,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Creates the state with its first snapshot, which has these counters.
+    /// Creates the state with its first snapshot, which has these counters and key sets.
     pub fn new(
         snapshot: Snapshot,
-        counters: Arc<Counters>,
+        (counters, key_sets): (Arc<Counters>, KeySets),
         connector: Connector,
         process: Arc<Process>,
         pending_limit: PendingLimit,
@@ -46,6 +49,7 @@ impl Gateway {
             snapshot: ArcSwap::from_pointee(snapshot),
             update: Mutex::new(()),
             counters,
+            key_sets,
             connector,
             process,
             pending_limit,
@@ -78,18 +82,19 @@ impl Gateway {
         }
     }
 
-    /// Replaces the snapshot for all further requests, and drops the counters and addresses that the new one does not
-    /// name. Only one caller at a time may build and install snapshots.
+    /// Replaces the snapshot for all further requests, and drops the counters, key sets and addresses that the new one does
+    /// not name. Only one caller at a time may build and install snapshots.
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(snapshot);
         self.retain_used();
     }
 
-    /// Drops the counters and addresses that the snapshot in use does not name. A snapshot that was built and not
+    /// Drops the counters, key sets and addresses that the snapshot in use does not name. A snapshot that was built and not
     /// installed may have added some.
     pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
+        self.key_sets.retain(|remote| snapshot.stale_for(remote));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
     }

@@ -56,18 +56,15 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     let config = &route.config;
     // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
     let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
-    let mut headers = end_to_end(facts.headers);
-    credential::strip_headers(route.auth.stripped(), &mut headers);
+    let mut headers = of_client(facts.headers, &config.pass_headers);
+    credential::strip_headers(admission.stripped(), &mut headers);
     let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
-    retain(&mut headers, |name| {
-        let read = canonical_header_name(name);
-        let passes = match HeaderClass::of(&read) {
-            HeaderClass::Plain => true,
-            HeaderClass::Trusted => config.pass_headers.contains(name),
-            HeaderClass::Written | HeaderClass::HopByHop => false,
-        };
-        passes && !of_claims.contains(&read)
-    });
+    if !of_claims.is_empty() || !route.auth.written().is_empty() {
+        retain(&mut headers, |name| {
+            let read = canonical_header_name(name);
+            !of_claims.contains(&read) && !route.auth.written().contains(&read)
+        });
+    }
 
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -90,8 +87,20 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     let state = added.trace.tracestate(facts.headers);
     insert(&mut headers, &named(TRACESTATE), state.and_then(|state| HeaderValue::from_str(&state).ok()));
     for (name, value) in admission.claim_headers() {
-        headers.insert(name.clone(), value.clone());
+        headers.append(name.clone(), value.clone());
     }
+    headers
+}
+
+/// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and
+/// of those that a proxy usually sets only the ones in `pass`.
+pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName]) -> HeaderMap {
+    let mut headers = end_to_end(headers);
+    retain(&mut headers, |name| match HeaderClass::of(&canonical_header_name(name)) {
+        HeaderClass::Plain => true,
+        HeaderClass::Trusted => pass.contains(name),
+        HeaderClass::Written | HeaderClass::HopByHop => false,
+    });
     headers
 }
 

@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::server::ProducesTickets;
 
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
-use crate::config::{Certificate, Config, ListenerConfig, OnReload, RecordLayer};
+use crate::client::KeySets;
+use crate::config::{AuthConfig, Certificate, Config, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
+use crate::policy::forward::ForwardAuth;
+use crate::policy::live_keys::{KeySource, LiveKeys, RemoteKeys};
+use crate::policy::quota::Rate;
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
-use crate::policy::token::Verifier;
+use crate::policy::token::{Verifier, VerifierConfig};
 use crate::tls;
 
 /// Routes, verifiers, pools and the settings of listeners. Unchanged parts are the same objects as in the previous
@@ -28,6 +32,7 @@ pub struct Snapshot {
     listeners: BTreeMap<SocketAddr, Listener>,
     record_layer: RecordLayer,
     on_reload: OnReload,
+    recheck_rate: Rate,
     memory_max: Option<u64>,
     rechecked: u64,
 }
@@ -49,6 +54,8 @@ pub struct SnapshotContext<'a> {
     pub max_sessions: NonZeroU32,
     /// The counters of the process.
     pub counters: &'a Arc<Counters>,
+    /// The key sets of the process.
+    pub key_sets: &'a KeySets,
     /// The time at which new pools start.
     pub now: Instant,
 }
@@ -101,6 +108,14 @@ impl Snapshot {
         self.pools.values()
     }
 
+    /// Returns the forward authentication sections, by name.
+    pub fn forward_auths(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<ForwardAuth>)> {
+        self.auths.iter().filter_map(|(name, method)| match &method.kind {
+            AuthKind::Forward(forward) => Some((name, forward)),
+            AuthKind::Token(_) => None,
+        })
+    }
+
     /// Returns the addresses of the listeners.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.keys().copied()
@@ -111,13 +126,39 @@ impl Snapshot {
         self.listeners.get(&listener).map(|listener| &listener.connections)
     }
 
+    /// Returns the rate at which sessions that are not admitted any more end.
+    pub fn recheck_rate(&self) -> Rate {
+        self.recheck_rate
+    }
+
+    /// Returns the sections whose keys are fetched, by name.
+    pub fn live_keys(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<LiveKeys>)> {
+        self.auths.iter().filter_map(|(name, method)| {
+            let AuthKind::Token(verifier) = &method.kind else { return None };
+            Some((name, verifier.live_keys()?))
+        })
+    }
+
+    /// Returns how long the keys of this set may be used without a further fetch: the shortest time of all sections that
+    /// use it; `None` if none does.
+    pub fn stale_for(&self, remote: &RemoteKeys) -> Option<Duration> {
+        let times = self.auths.values().filter_map(|method| {
+            let AuthKind::Token(verifier) = &method.kind else { return None };
+            match &verifier.config().keys {
+                KeySource::Remote { keys, stale_for } if keys == remote => Some(*stale_for),
+                _ => None,
+            }
+        });
+        times.min()
+    }
+
     /// Returns the certificates of all listeners.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
         self.listeners.values().flat_map(|listener| &listener.config.certificates)
     }
 
     fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {
-        let SnapshotContext { addresses, max_sessions, counters, now } = context;
+        let SnapshotContext { addresses, max_sessions, counters, key_sets, now } = context;
         let mut pools = BTreeMap::new();
         for upstream in &config.upstreams {
             let pool = match before.and_then(|before| before.pools.get(&upstream.name)) {
@@ -128,13 +169,17 @@ impl Snapshot {
             pools.insert(Arc::clone(&upstream.name), pool);
         }
         let mut auths = BTreeMap::new();
-        for (name, verifier) in &config.verifiers {
-            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| {
-                let AuthKind::Token(kept) = &kept.kind;
-                kept.config() == verifier
+        for (name, section) in &config.auths {
+            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| match (&kept.kind, section) {
+                (AuthKind::Token(kept), AuthConfig::Token(verifier)) => kept.config() == verifier,
+                (AuthKind::Forward(kept), AuthConfig::Forward(forward)) => kept.config() == forward,
+                _ => false,
             });
             let new = || {
-                let kind = AuthKind::Token(Arc::new(Verifier::new(verifier.clone())));
+                let kind = match section {
+                    AuthConfig::Token(verifier) => AuthKind::Token(Arc::new(new_verifier(verifier, key_sets))),
+                    AuthConfig::Forward(forward) => AuthKind::Forward(Arc::new(ForwardAuth::new(forward.clone()))),
+                };
                 Arc::new(AuthMethod { name: Arc::clone(name), kind })
             };
             auths.insert(Arc::clone(name), kept.map_or_else(new, Arc::clone));
@@ -174,8 +219,17 @@ impl Snapshot {
             record_layer: config.server.record_layer,
             on_reload: config.server.on_reload,
             rechecked,
+            recheck_rate: config.server.recheck_rate,
             memory_max: config.server.memory_max_bytes,
         })
+    }
+}
+
+/// Returns a verifier with an empty cache. Keys that are fetched are those of the process.
+fn new_verifier(config: &VerifierConfig, key_sets: &KeySets) -> Verifier {
+    match &config.keys {
+        KeySource::Fixed(_) => Verifier::new(config.clone()),
+        KeySource::Remote { keys, .. } => Verifier::with_live_keys(config.clone(), key_sets.get(keys)),
     }
 }
 

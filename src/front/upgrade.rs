@@ -4,21 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{HOST, ORIGIN};
+use http::header::{HOST, ORIGIN, SET_COOKIE};
 use http::uri::Authority;
 use http::{Method, Request, Response, Uri};
 use http_body_util::{Empty, Full};
 use hyper::body::{Bytes, Incoming};
 
+use super::authenticate::authenticate;
 use super::gateway::Gateway;
 use super::headers::{self, UpstreamHeaders};
 use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
-use crate::policy::credential;
+use crate::policy::credential::{self, TokenSource};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
-use crate::policy::route::{Auth, Target};
+use crate::policy::route::Target;
+use crate::relay::registry::SessionContext;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Phase;
@@ -93,7 +95,7 @@ fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
 /// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
 pub async fn answer(
     gateway: &Gateway,
-    metrics: &WorkerMetrics,
+    worker: &SessionContext,
     client: IpAddr,
     request_id: RequestId,
     phases: UpgradePhases,
@@ -102,8 +104,9 @@ pub async fn answer(
     let trace = TraceContext::of_request(request.headers(), random);
     let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
     let (generation, started) = (snapshot.generation(), clock::now());
+    let metrics = worker.metrics();
     let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
-    match respond(&context, &snapshot, request).await {
+    match respond(&context, worker, &snapshot, request).await {
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
             let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
@@ -135,6 +138,7 @@ type Answered = (Response<Full<Bytes>>, Option<OpenedSession>);
 
 async fn respond(
     context: &Context<'_>,
+    worker: &SessionContext,
     snapshot: &Snapshot,
     request: &Request<Incoming>,
 ) -> Result<Answered, RejectedRequest> {
@@ -152,8 +156,7 @@ async fn respond(
             let facts = RequestFacts::of_http(uri, headers, address, context.request_id.0).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
-            let evidence = candidate.evidence()?;
-            candidate.authenticate(&evidence, clock::both())?;
+            authenticate(context.gateway, worker.clients(), candidate).await?;
             return Ok((response::page(&page), None));
         }
         Err(error) => return Err(Rejection::Opening(error).into()),
@@ -161,12 +164,17 @@ async fn respond(
 
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, address, context.request_id.0);
-    let admission = policy.admit(&facts, clock::both())?;
+    let (authenticated, cookies) = authenticate(context.gateway, worker.clients(), policy.begin(&facts)?).await?;
+    let admission = authenticated.reserve(clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
     let upgraded = upgrade(&context, &opening, &facts, admission).await;
     let (response, opened) =
         upgraded.map_err(|rejected| RejectedRequest { phases: Some(context.phases), ..rejected })?;
+    let mut response = response;
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
     Ok((response, Some(opened)))
 }
 
@@ -185,7 +193,7 @@ async fn upgrade(
     };
 
     // (c) The request to the upstream.
-    let (protocols, marker) = credential::strip_protocols(route.auth.stripped(), &opening.protocols);
+    let (protocols, marker) = credential::strip_protocols(admission.stripped(), &opening.protocols);
     let allow_compression = route.config.limits.allow_compression();
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
@@ -194,7 +202,7 @@ async fn upgrade(
     let added =
         UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
     let mut request = Request::new(Empty::new());
-    *request.uri_mut() = target(&upstream.base_path, facts, &route.auth)
+    *request.uri_mut() = target(&upstream.base_path, facts, admission.stripped())
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
     *request.headers_mut() = headers::to_upstream(facts, &admission, &added);
 
@@ -250,9 +258,10 @@ async fn upgrade(
     Ok((response, opened))
 }
 
-/// Returns the target of the request to the upstream: path and query as the client sent them, without the token.
-fn target(base_path: &str, facts: &RequestFacts<'_>, auth: &Auth) -> Option<Uri> {
-    let query = match auth.stripped() {
+/// Returns the target of the request to the upstream: path and query as the client sent them, without the tokens that
+/// are removed.
+fn target(base_path: &str, facts: &RequestFacts<'_>, stripped: &[TokenSource]) -> Option<Uri> {
+    let query = match stripped {
         [] => facts.query.map(str::to_owned),
         stripped => credential::strip_query(stripped, facts.query),
     };

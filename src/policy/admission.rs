@@ -5,9 +5,7 @@
 //! [`Authenticated::reserve`] takes the slots. Each stage is synchronous; the caller may do asynchronous work between
 //! them.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,11 +14,14 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
+use super::claim_path::ClaimPath;
 use super::claims::{self, Claims};
 use super::client_slots;
 use super::counters::{Counters, LimitedClient, RouteCounts, SharedCounts};
 use super::counts::KeyedLimiter;
-use super::credential;
+use super::credential::{self, TokenSource};
+use super::evidence::Evidence;
+use super::forward::Answered;
 use super::grant::{Grant, Lease};
 use super::host::request_host;
 use super::limits::LimitKind;
@@ -144,28 +145,15 @@ pub struct Candidate<'a> {
     host: String,
 }
 
-/// The evidence of a client's identity.
-pub enum Evidence<'a> {
-    /// Nothing: the route requires no authentication.
-    None,
-    /// A token, and the section that recognises it.
-    Token(Arc<AuthMethod>, Cow<'a, str>),
-}
-
-/// The kind only: a token is a secret.
-impl fmt::Debug for Evidence<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Token(..) => "Token",
-        })
-    }
-}
-
 impl<'a> Candidate<'a> {
     /// Returns the route of the request.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// Returns the facts of the request.
+    pub fn facts(&self) -> &'a RequestFacts<'a> {
+        self.facts
     }
 
     fn check(&self) -> Result<(), Rejection> {
@@ -207,7 +195,13 @@ impl<'a> Candidate<'a> {
         }
         let mut first = None;
         for method in methods {
-            let AuthKind::Token(verifier) = &method.kind;
+            let verifier = match &method.kind {
+                AuthKind::Token(verifier) => verifier,
+                // Such a section is the last one.
+                AuthKind::Forward(forward) => {
+                    return Ok(first.unwrap_or_else(|| Evidence::Ask(Arc::clone(method), Arc::clone(forward))));
+                }
+            };
             let found = credential::find(&verifier.config().sources, facts.headers, facts.query, facts.protocols);
             let token = found.map_err(|credential::Ambiguous| self.reject(Rejection::TokenAmbiguous))?;
             let Some(token) = token else { continue };
@@ -224,18 +218,31 @@ impl<'a> Candidate<'a> {
     /// # Errors
     /// If the evidence is not valid, or the claims do not meet the route's conditions.
     pub fn authenticate(self, evidence: &Evidence<'_>, now: Clocks) -> Result<Authenticated<'a>, Rejected> {
-        let (method, claims, token) = match evidence {
-            Evidence::None if self.route.auth.is_open() => (None, None, None),
+        let (mut subject, mut token, mut answered, mut forwarded) = (None, None, None, None);
+        let (method, claims) = match evidence {
+            Evidence::None if self.route.auth.is_open() => (None, None),
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
-            Evidence::Token(method, token) => {
-                let AuthKind::Token(verifier) = &method.kind;
-                let claims = verifier.verify(token, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
-                let record = TokenRecord::new(token, &claims);
-                (Some(Arc::clone(method)), Some(claims), record)
+            Evidence::Token(method, text) => {
+                let AuthKind::Token(verifier) = &method.kind else { return Err(self.reject(Rejection::NoToken)) };
+                verifier.check_keys(now.instant).map_err(|error| self.reject(error.into()))?;
+                let claims = verifier.verify(text, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
+                subject = claims.subject().map(Arc::from);
+                token = TokenRecord::new(text, &claims);
+                if verifier.config().forward_token {
+                    let RequestFacts { headers, query, protocols, .. } = *self.facts;
+                    forwarded = credential::source_of(&verifier.config().sources, headers, query, protocols, text);
+                }
+                (Some(Arc::clone(method)), Some(claims))
+            }
+            Evidence::Ask(..) => return Err(self.reject(Rejection::AuthUnavailable)),
+            Evidence::Answer(method, answer) => {
+                let AuthKind::Forward(forward) = &method.kind else { return Err(self.reject(Rejection::NoToken)) };
+                subject = answer.answer.subject().cloned();
+                answered = Some(answer.clone());
+                (Some(Arc::clone(method)), Some(forward.claims(&answer.answer)))
             }
         };
-        let subject: Option<Arc<str>> = claims.as_ref().and_then(Claims::subject).map(Arc::from);
-        let claim_headers = match &claims {
+        let mut claim_headers = match &claims {
             Some(claims) => claim_headers(&self.route, &self.params, claims).map_err(|claim| Rejected {
                 claim: Some(claim.into()),
                 subject: subject.clone(),
@@ -243,10 +250,13 @@ impl<'a> Candidate<'a> {
             })?,
             None => Vec::new(),
         };
-        Ok(Authenticated { candidate: self, method, claims, token, subject, claim_headers })
+        claim_headers.extend(answered.iter().flat_map(|answered| answered.answer.headers().iter().cloned()));
+        let stripped = self.route.auth.stripped(forwarded);
+        Ok(Authenticated { candidate: self, method, claims, token, answered, subject, claim_headers, stripped })
     }
 
-    fn reject(&self, rejection: Rejection) -> Rejected {
+    /// Returns the rejection of this request for a reason that the caller found between the stages.
+    pub fn reject(&self, rejection: Rejection) -> Rejected {
         Rejected { route: Some(Arc::clone(self.route.name())), ..Rejected::from(rejection) }
     }
 }
@@ -258,8 +268,10 @@ pub struct Authenticated<'a> {
     method: Option<Arc<AuthMethod>>,
     claims: Option<Claims>,
     token: Option<TokenRecord>,
+    answered: Option<Answered>,
     subject: Option<Arc<str>>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
+    stripped: Arc<[TokenSource]>,
 }
 
 impl Authenticated<'_> {
@@ -283,12 +295,13 @@ impl Authenticated<'_> {
         let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| deadline(claims, method, now));
-        let Self { candidate, method, token, subject, claim_headers, .. } = self;
+        let Self { candidate, method, token, answered, subject, claim_headers, stripped, .. } = self;
         let Candidate { facts, route, params, host, .. } = candidate;
         let grant = Grant {
             auth: method.map(|method| Arc::clone(&method.name)),
             subject,
             token,
+            answered,
             params,
             host: host.into(),
             origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
@@ -301,6 +314,7 @@ impl Authenticated<'_> {
             lease: Lease::new(session_slot, taken.slots),
             pool,
             claim_headers,
+            stripped,
             expires,
             messages,
             bytes: counts.bytes,
@@ -323,6 +337,7 @@ pub struct Admission {
     lease: Lease,
     pool: Arc<Pool>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
+    stripped: Arc<[TokenSource]>,
     expires: Option<Instant>,
     messages: Option<Arc<Limiter>>,
     bytes: Option<[Arc<Count>; 2]>,
@@ -376,6 +391,11 @@ impl Admission {
         &self.claim_headers
     }
 
+    /// Returns the sources of tokens that are removed before the request goes to the upstream.
+    pub fn stripped(&self) -> &[TokenSource] {
+        &self.stripped
+    }
+
     /// Returns when the token expires.
     pub fn expires(&self) -> Option<Instant> {
         self.expires
@@ -400,45 +420,18 @@ fn claim_headers<'a>(
     claims: &Claims,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, &'a str> {
     if let Some(unmet) = route.config.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
-        return Err(unmet.claim());
+        return Err(unmet.claim().as_str());
     }
     claims::forward(claims, &route.config.forward_claims).map_err(|_| {
-        let fails = |rule: &&(String, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
-        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim)
+        let fails = |rule: &&(ClaimPath, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
+        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim.as_str())
     })
 }
 
-/// Returns when the token expires, including the leeway of its verification. `None` for a time that no `Instant` can
-/// represent.
+/// Returns when the token expires, including the leeway of its verification. `None` without a token, and for a time
+/// that no `Instant` can represent.
 pub(super) fn deadline(claims: &Claims, method: &AuthMethod, now: Clocks) -> Option<Instant> {
-    let AuthKind::Token(verifier) = &method.kind;
-    let left = claims.expires().saturating_add(verifier.leeway()).saturating_sub(now.unix);
+    let AuthKind::Token(verifier) = &method.kind else { return None };
+    let left = claims.expires()?.saturating_add(verifier.leeway()).saturating_sub(now.unix);
     now.instant.checked_add(left)
-}
-
-#[cfg(test)]
-mod tests {
-    use jsonwebtoken::Algorithm;
-
-    use super::super::key::KeySet;
-    use super::super::token::{Verifier, VerifierConfig};
-    use super::*;
-
-    #[test]
-    fn debug_contains_no_token() {
-        let algorithms = vec![Algorithm::HS256];
-        let verifier = Arc::new(Verifier::new(VerifierConfig {
-            keys: Arc::new(KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap()),
-            algorithms,
-            issuer: None,
-            audience: Vec::new(),
-            leeway: Duration::ZERO,
-            sources: Vec::new(),
-            max_bytes: 100,
-            claims: Vec::new(),
-        }));
-        let method = AuthMethod { name: "users".into(), kind: AuthKind::Token(verifier) };
-        let evidence = Evidence::Token(Arc::new(method), "secret".into());
-        assert_eq!(format!("{evidence:?} {:?}", Evidence::None), "Token None");
-    }
 }

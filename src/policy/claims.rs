@@ -1,4 +1,4 @@
-//! The claims of a verified token: what a route requires of them, and which ones the upstream receives as headers.
+//! The claims of a verified token, and the headers that carry some of them to the upstream.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,16 +8,20 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 
+use super::claim_path::ClaimPath;
 use super::key::KeyId;
+#[cfg(test)]
+use super::members::Wanted;
 use super::members::{Claim, Members};
-use super::pattern::Params;
 
-/// The claims of a verified token. Only the verifier creates them, so they are proof that the token was checked.
+/// The claims of a client: those of a verified token, or the answer of a forward authentication service. Only the
+/// verifier and [`ForwardAuth`](super::forward::ForwardAuth) create them, so they are proof of the check.
 #[derive(Clone, PartialEq)]
 pub struct Claims {
     members: Arc<Members>,
-    expires: Duration,
-    signer: Signer,
+    /// The name of the claim that is the subject.
+    subject_claim: Arc<str>,
+    token: Option<(Duration, Signer)>,
 }
 
 /// The key that verified a token, and the algorithm that it was used with.
@@ -30,35 +34,50 @@ pub struct Signer {
 }
 
 impl Claims {
-    pub(super) fn new(members: Arc<Members>, expires: Duration, signer: Signer) -> Self {
-        Self { members, expires, signer }
+    pub(super) fn new(members: Arc<Members>, subject_claim: Arc<str>, expires: Duration, signer: Signer) -> Self {
+        Self { members, subject_claim, token: Some((expires, signer)) }
     }
 
-    /// Returns the key that verified the token.
-    pub(super) fn signer(&self) -> Signer {
-        self.signer
+    /// Creates the claims of an answer that admits a client. The answer itself has the subject.
+    pub(super) fn of_answer(members: Members) -> Self {
+        Self { members: Arc::new(members), subject_claim: "".into(), token: None }
     }
 
-    /// Returns `sub` (RFC 7519 section 4.1.2), if it is a string that is not empty. It has at most
-    /// [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token with a longer one is rejected. Numbers and
-    /// booleans, which some issuers use against the RFC, count as their JSON text, as they do in a [`Requirement`]: the
-    /// number `1` and the string `"1"` are the same subject. Null, arrays, objects and an empty string are not
-    /// subjects.
+    /// Returns the key that verified the token; `None` if the claims are not those of a token.
+    pub(super) fn signer(&self) -> Option<Signer> {
+        self.token.map(|(_, signer)| signer)
+    }
+
+    /// Returns the subject: `sub` (RFC 7519 section 4.1.2), or the claim that the section names instead, if it is a
+    /// string that is not empty. It has at most [`MAX_SUBJECT_BYTES`](super::token::MAX_SUBJECT_BYTES), since a token
+    /// with a longer one is rejected. Numbers and booleans, which some issuers use against the RFC, count as their JSON
+    /// text, as they do in a [`Requirement`](super::requirement::Requirement): the number `1` and the string `"1"` are
+    /// the same subject. Null, arrays, objects and an empty string are not subjects.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
-        self.members.get("sub")?.scalar_text().filter(|subject| !subject.is_empty())
+        self.members.get(&self.subject_claim)?.scalar_text().filter(|subject| !subject.is_empty())
     }
 
-    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway.
+    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway; `None` if the claims are not
+    /// those of a token.
     #[must_use]
-    pub fn expires(&self) -> Duration {
-        self.expires
+    pub fn expires(&self) -> Option<Duration> {
+        self.token.map(|(expires, _)| expires)
     }
 
-    /// Returns the claim of this name or else, for `realm.role`, the member `role` of the object `realm`. Only the
-    /// claims that the verifier keeps can be found.
-    fn get(&self, name: &str) -> Option<&Claim> {
-        self.members.get(name)
+    /// Returns a claim. Only the claims that the verifier keeps can be found.
+    pub(super) fn get(&self, path: &ClaimPath) -> Option<&Claim> {
+        self.members.get(path.as_str())
+    }
+}
+
+#[cfg(test)]
+impl Claims {
+    /// Returns the claims of a token for a verifier that keeps these names, with the subject `sub`.
+    pub(super) fn of_test(payload: &str, names: &[&str]) -> Self {
+        let wanted = Wanted::new([], names.iter().map(|name| name.parse().unwrap()));
+        let members = Members::parse(payload.as_bytes(), &wanted).unwrap();
+        Self::new(Arc::new(members), "sub".into(), Duration::from_secs(1), Signer::of_test())
     }
 }
 
@@ -78,95 +97,6 @@ impl fmt::Debug for Claims {
     }
 }
 
-/// One condition on a claim, as in `require = { scope = "chat:write", room = "{room}" }`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirement {
-    claim: String,
-    value: Vec<TemplatePart>,
-}
-
-/// A part of a required value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum TemplatePart {
-    Text(String),
-    Placeholder(String),
-}
-
-/// Why a requirement is invalid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequirementError {
-    /// The claim has no name.
-    EmptyClaim,
-    /// A `{` without `}`, or a `}` without `{`.
-    UnbalancedBraces,
-    /// The placeholder has no name, or a name with characters other than letters, digits, `_` and `-`.
-    PlaceholderName,
-}
-
-impl fmt::Display for RequirementError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::EmptyClaim => "the claim has no name",
-            Self::UnbalancedBraces => "the braces of the value are not balanced",
-            Self::PlaceholderName => "a placeholder is written `{name}`, with letters, digits, `_` and `-`",
-        })
-    }
-}
-
-impl std::error::Error for RequirementError {}
-
-impl Requirement {
-    /// Parses a requirement. `value` may contain placeholders of the route's path: `{room}`.
-    ///
-    /// # Errors
-    /// If the claim has no name, or a placeholder of the value is malformed. A literal brace cannot be written.
-    pub fn new(claim: &str, value: &str) -> Result<Self, RequirementError> {
-        if claim.is_empty() {
-            return Err(RequirementError::EmptyClaim);
-        }
-        Ok(Self { claim: claim.to_owned(), value: template_parts(value)? })
-    }
-
-    /// Returns the name of the claim.
-    pub fn claim(&self) -> &str {
-        &self.claim
-    }
-
-    /// Returns the names of the placeholders in the value.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.value.iter().filter_map(|piece| match piece {
-            TemplatePart::Placeholder(name) => Some(name.as_str()),
-            TemplatePart::Text(_) => None,
-        })
-    }
-
-    /// Whether the claims meet the requirement: the claim equals the value, or is an array that contains it. Numbers
-    /// and booleans count as their JSON text. `scope` and `scp` may be a string of space-separated words, of which one
-    /// must equal the value (RFC 8693 section 4.2). A requirement with a placeholder that the path did not fill is
-    /// never met.
-    #[must_use]
-    pub fn met_by(&self, claims: &Claims, params: &Params) -> bool {
-        let Some((wanted, claim)) = self.fill(params).zip(claims.get(&self.claim)) else {
-            return false;
-        };
-        match claim {
-            Claim::Text(words) if SCOPE_CLAIMS.contains(&self.claim.as_str()) => {
-                words.split(' ').any(|word| !word.is_empty() && word == wanted)
-            }
-            Claim::List(values) => values.iter().any(|value| value.scalar_text() == Some(&wanted)),
-            value => value.scalar_text() == Some(&wanted),
-        }
-    }
-
-    fn fill<'a>(&'a self, params: &'a Params) -> Option<String> {
-        let filled = |piece: &'a TemplatePart| match piece {
-            TemplatePart::Text(header_text) => Some(header_text.as_str()),
-            TemplatePart::Placeholder(name) => params.get(name),
-        };
-        self.value.iter().map(filled).collect()
-    }
-}
-
 /// A claim that the route forwards cannot be written as a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unforwardable;
@@ -182,7 +112,7 @@ pub struct Unforwardable;
 /// If a claim has any other value. Without its header the client would look like one whose token lacks the claim.
 pub fn forward(
     claims: &Claims,
-    rules: &[(String, HeaderName)],
+    rules: &[(ClaimPath, HeaderName)],
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Unforwardable> {
     let mut headers = Vec::new();
     for (claim, name) in rules {
@@ -205,33 +135,7 @@ fn has_value(value: &Claim) -> bool {
         Claim::Null => false,
         Claim::Text(header_text) => !header_text.is_empty(),
         Claim::List(values) => !values.is_empty(),
-        Claim::Bool(_) | Claim::Number(_) | Claim::Nested | Claim::Malformed => true,
-    }
-}
-
-fn template_parts(value: &str) -> Result<Vec<TemplatePart>, RequirementError> {
-    let mut template_parts = Vec::new();
-    let mut rest = value;
-    while let Some((header_text, after)) = rest.split_once('{') {
-        let (name, after) = after.split_once('}').ok_or(RequirementError::UnbalancedBraces)?;
-        let is_name = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
-        if name.is_empty() || !name.chars().all(is_name) {
-            return Err(RequirementError::PlaceholderName);
-        }
-        template_parts.push(text_part(header_text)?);
-        template_parts.push(TemplatePart::Placeholder(name.to_owned()));
-        rest = after;
-    }
-    template_parts.push(text_part(rest)?);
-    template_parts.retain(|piece| *piece != TemplatePart::Text(String::new()));
-    Ok(template_parts)
-}
-
-fn text_part(header_text: &str) -> Result<TemplatePart, RequirementError> {
-    if header_text.contains('}') {
-        Err(RequirementError::UnbalancedBraces)
-    } else {
-        Ok(TemplatePart::Text(header_text.to_owned()))
+        Claim::Bool(_) | Claim::Number(_) | Claim::EmptyObject | Claim::Nested | Claim::Malformed => true,
     }
 }
 
@@ -261,9 +165,6 @@ fn header_value(header_text: &str) -> Option<HeaderValue> {
 
 /// The maximum length of a header value that carries a claim.
 pub const MAX_FORWARD_BYTES: usize = 1024;
-
-/// The claims whose string is a list of words: `scope` (RFC 8693 section 4.2), and the name that some issuers give it.
-const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Finds the token of a request, and removes every token source before the request goes to the upstream.
+//! Finds the token of a request, and removes token sources before the request goes to the upstream.
 //!
 //! Finding and removing match names in the same way, so a token that is found is always removed. Names match exactly as
 //! an upstream could read them: neither more loosely nor more strictly.
@@ -128,6 +128,21 @@ pub fn find<'a>(
         }
     }
     Ok(None)
+}
+
+/// Returns the source that carries this token, if one does.
+pub fn source_of<'a>(
+    sources: &'a [TokenSource],
+    headers: &HeaderMap,
+    query: Option<&str>,
+    protocols: &[&str],
+    token: &str,
+) -> Option<&'a TokenSource> {
+    let carries = |source: &&TokenSource| {
+        let found = find(std::slice::from_ref(*source), headers, query, protocols);
+        found.is_ok_and(|found| found.as_deref() == Some(token))
+    };
+    sources.iter().find(carries)
 }
 
 /// Removes every configured source from the headers, used or not: the whole of `Authorization`, and only the matching

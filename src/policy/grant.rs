@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::client_slots::ClientSlots;
 use super::counters::LimitedClient;
+use super::forward::Answered;
 use super::pattern::Params;
 use super::slots::Slot;
 use super::token::TokenRecord;
@@ -28,6 +29,8 @@ pub struct Grant {
     pub subject: Option<Arc<str>>,
     /// The token, if the route required one.
     pub token: Option<TokenRecord>,
+    /// The answer of the forward authentication service, if it admitted the client.
+    pub answered: Option<Answered>,
     /// The values of the path's placeholders.
     pub params: Params,
     /// The host of the request, in the form that routes compare.

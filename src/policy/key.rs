@@ -5,6 +5,7 @@
 
 mod error;
 mod id;
+mod live;
 mod pem;
 
 use std::fmt;

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::claim_path::{ClaimPath, element_index};
+
 /// Why an object cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ObjectError {
@@ -140,17 +142,23 @@ pub(super) enum Claim {
     Number(Box<str>),
     Text(Box<str>),
     List(Box<[Claim]>),
-    /// An object or, within a list, another list. Its contents are not used.
+    /// An object without members.
+    EmptyObject,
+    /// Any other object or, within a list, any object or list. Its contents are not used.
     Nested,
     /// A value that cannot be represented: a string with a lone surrogate, a number out of range, a list with one of
-    /// these, or a member whose name occurs more than once.
+    /// these, a member whose name occurs more than once, or two different members that one name refers to.
     Malformed,
 }
 
 impl Claim {
     /// Parses JSON text.
     fn parse(json: &str) -> Self {
-        let claim = if json.starts_with('[') { Self::list(json) } else { Self::scalar(json) };
+        let claim = match json.as_bytes() {
+            [b'[', ..] => Self::list(json),
+            [b'{', between @ .., b'}'] if between.trim_ascii().is_empty() => Some(Self::EmptyObject),
+            _ => Self::scalar(json),
+        };
         claim.unwrap_or(Self::Malformed)
     }
 
@@ -183,7 +191,7 @@ impl Claim {
             Self::Text(text) | Self::Number(text) => Some(text),
             Self::Bool(true) => Some("true"),
             Self::Bool(false) => Some("false"),
-            Self::Null | Self::List(_) | Self::Nested | Self::Malformed => None,
+            Self::Null | Self::List(_) | Self::EmptyObject | Self::Nested | Self::Malformed => None,
         }
     }
 
@@ -194,7 +202,7 @@ impl Claim {
             Self::List(values) => {
                 block(values.len() * size_of::<Self>()) + values.iter().map(Self::heap_bytes).sum::<usize>()
             }
-            Self::Null | Self::Bool(_) | Self::Nested | Self::Malformed => 0,
+            Self::Null | Self::Bool(_) | Self::EmptyObject | Self::Nested | Self::Malformed => 0,
         }
     }
 }
@@ -216,17 +224,17 @@ pub(super) struct Wanted(Vec<WantedName>);
 
 #[derive(Debug)]
 struct WantedName {
-    name: Arc<str>,
+    path: ClaimPath,
     judged: bool,
 }
 
 impl Wanted {
     /// Creates the list. A `judged` claim that cannot be represented is an error. A claim that is only `kept` becomes
     /// [`Claim::Malformed`] instead, and the routes that use it reject the request.
-    pub(super) fn new<'a>(judged: impl IntoIterator<Item = &'a str>, kept: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut names: BTreeMap<&str, bool> = kept.into_iter().map(|name| (name, false)).collect();
-        names.extend(judged.into_iter().map(|name| (name, true)));
-        Self(names.into_iter().map(|(name, judged)| WantedName { name: name.into(), judged }).collect())
+    pub(super) fn new(judged: impl IntoIterator<Item = ClaimPath>, kept: impl IntoIterator<Item = ClaimPath>) -> Self {
+        let mut names: BTreeMap<ClaimPath, bool> = kept.into_iter().map(|path| (path, false)).collect();
+        names.extend(judged.into_iter().map(|path| (path, true)));
+        Self(names.into_iter().map(|(path, judged)| WantedName { path, judged }).collect())
     }
 }
 
@@ -235,35 +243,49 @@ impl Wanted {
 pub(super) struct Members(Box<[(Arc<str>, Claim)]>);
 
 impl Members {
-    /// Reads the wanted claims of a payload. A claim with the whole name takes precedence: collision-resistant names
-    /// are often URLs and contain dots (RFC 7519 section 4.2). Otherwise `realm.role` is the member `role` of the
-    /// object `realm`.
+    /// Reads the wanted claims of a payload. A name that refers to two different values, as [`ClaimPath`] describes, is
+    /// [`Claim::Malformed`].
     pub(super) fn parse(payload: &[u8], wanted: &Wanted) -> Result<Self, ObjectError> {
         let object = Object::parse(payload)?;
         let mut found = Vec::new();
-        let mut within: BTreeMap<&str, Paths<'_>> = BTreeMap::new();
         for name in &wanted.0 {
-            if let Some(json) = object.get(&name.name)? {
+            if let Some(member) = name.path.member()
+                && let Some(json) = object.get(member)?
+            {
                 found.push((name, Some(json)));
-            } else if let Some((first, rest)) = name.name.split_once('.') {
-                within.entry(first).or_default().push((name, rest));
             }
         }
-        for (first, paths) in within {
-            if let Some(json) = object.get(first)? {
-                find_within(json, &paths, &mut found);
-            }
-        }
-        let mut members = Vec::with_capacity(found.len());
-        for (name, json) in found {
-            let claim = json.map_or(Claim::Malformed, Claim::parse);
-            if name.judged && claim == Claim::Malformed {
-                return Err(ObjectError::Malformed);
-            }
-            members.push((Arc::clone(&name.name), claim));
-        }
+        let nested = wanted.0.iter().map(|name| (name, name.path.nested_steps()));
+        let nested = nested.filter(|(_, steps)| !steps.is_empty()).collect();
+        find_within(&Container::Object(object), nested, &mut found);
+
+        let claim = |(name, json): (&WantedName, Option<&str>)| {
+            (Arc::clone(name.path.text()), json.map_or(Claim::Malformed, Claim::parse))
+        };
+        let mut members: Vec<(Arc<str>, Claim)> = found.into_iter().map(claim).collect();
         members.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(Self(members.into_boxed_slice()))
+        members.dedup_by(|(second_name, second), (name, first)| {
+            if second_name != name {
+                return false;
+            }
+            if second != first {
+                *first = Claim::Malformed;
+            }
+            true
+        });
+        let members = Self(members.into_boxed_slice());
+        let is_malformed = |name: &WantedName| members.get(name.path.as_str()) == Some(&Claim::Malformed);
+        if wanted.0.iter().any(|name| name.judged && is_malformed(name)) {
+            return Err(ObjectError::Malformed);
+        }
+        Ok(members)
+    }
+
+    /// Creates the claims from names and values.
+    pub(super) fn of_pairs(pairs: impl Iterator<Item = (Arc<str>, Claim)>) -> Self {
+        let mut members: Vec<_> = pairs.collect();
+        members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self(members.into_boxed_slice())
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Claim> {
@@ -282,37 +304,66 @@ impl Members {
     }
 }
 
-/// Names, and the path of each below an object.
-type Paths<'a> = Vec<(&'a WantedName, &'a str)>;
+/// Names, and the steps from a value to the member of each. There is at least one step.
+type Paths<'a> = Vec<(&'a WantedName, &'a [Box<str>])>;
 
 /// Names, and the JSON text of the member of each; `None` if the member is ambiguous.
 type Found<'a> = Vec<(&'a WantedName, Option<&'a str>)>;
 
-/// Follows paths into a value and adds the members at their ends to `found`. Each object on the way is parsed once. The
-/// depth of the JSON bounds the recursion.
-fn find_within<'a>(json: &'a str, paths: &Paths<'a>, found: &mut Found<'a>) {
-    if !json.starts_with('{') {
-        return;
-    }
-    let Ok(object) = Object::members_of(json) else {
-        found.extend(paths.iter().map(|&(name, _)| (name, None)));
-        return;
-    };
-    let mut within: BTreeMap<&str, Paths<'a>> = BTreeMap::new();
-    for &(name, path) in paths {
-        match path.split_once('.') {
-            Some((first, rest)) => within.entry(first).or_default().push((name, rest)),
-            None => match object.get(path) {
-                Ok(json) => found.extend(json.map(|json| (name, Some(json)))),
-                Err(_) => found.push((name, None)),
-            },
+/// A value that has members.
+enum Container<'a> {
+    Object(Object<'a>),
+    List(Vec<&'a RawValue>),
+}
+
+impl<'a> Container<'a> {
+    /// Parses JSON text. A value without members is an empty list.
+    fn parse(json: &'a str) -> Result<Self, ObjectError> {
+        match json.as_bytes().first() {
+            Some(b'{') => Object::members_of(json).map(Self::Object),
+            Some(b'[') => serde_json::from_str(json).map(Self::List).map_err(|_| ObjectError::Malformed),
+            _ => Ok(Self::List(Vec::new())),
         }
     }
-    for (first, paths) in within {
-        match object.get(first) {
-            Ok(Some(json)) => find_within(json, &paths, found),
-            Ok(None) => {}
-            Err(_) => found.extend(paths.iter().map(|&(name, _)| (name, None))),
+
+    /// Returns the JSON text of a member. Only a JSON pointer finds an element of a list.
+    fn get(&self, step: &str) -> Result<Option<&'a str>, ObjectError> {
+        match self {
+            Self::Object(object) => object.get(step),
+            Self::List(values) => Ok(element_index(step).and_then(|index| values.get(index)).map(|value| value.get())),
+        }
+    }
+}
+
+/// Follows paths from a value and adds the members at their ends to `found`. Each value on the way is parsed once. The
+/// number of steps bounds the recursion.
+fn find_within<'a>(value: &Container<'a>, mut paths: Paths<'a>, found: &mut Found<'a>) {
+    if matches!(value, Container::List(_)) {
+        paths.retain(|(name, _)| name.path.is_pointer());
+    }
+    let mut by_step: BTreeMap<&str, Paths<'a>> = BTreeMap::new();
+    for (name, steps) in paths {
+        if let Some((step, rest)) = steps.split_first() {
+            by_step.entry(step).or_default().push((name, rest));
+        }
+    }
+    for (step, paths) in by_step {
+        let json = match value.get(step) {
+            Ok(Some(json)) => json,
+            Ok(None) => continue,
+            Err(_) => {
+                found.extend(paths.into_iter().map(|(name, _)| (name, None)));
+                continue;
+            }
+        };
+        let (ends, further): (Paths<'a>, Paths<'a>) = paths.into_iter().partition(|(_, rest)| rest.is_empty());
+        found.extend(ends.into_iter().map(|(name, _)| (name, Some(json))));
+        if further.is_empty() {
+            continue;
+        }
+        match Container::parse(json) {
+            Ok(value) => find_within(&value, further, found),
+            Err(_) => found.extend(further.into_iter().map(|(name, _)| (name, None))),
         }
     }
 }

@@ -7,11 +7,13 @@ use super::admission::{Clocks, Policy, deadline};
 use super::claims::Claims;
 use super::client_slots::{self, ClientSlots};
 use super::counters::SharedCounts;
+use super::forward::ForwardAnswer;
 use super::grant::Grant;
 use super::limits::Limits;
 use super::path::Path;
 use super::pattern::Params;
 use super::rejection::Rejection;
+use super::requirement::Requirement;
 use super::route::{AuthKind, AuthMethod, OnRemoved, Route, Target};
 use super::session_slots::Holder;
 
@@ -124,6 +126,18 @@ impl Policy {
         }
     }
 
+    /// Whether a later answer of the forward authentication service still admits a session: its subject is the same, and
+    /// it meets the conditions of the route. A session whose route or section a reload has removed is not judged here.
+    pub fn admits_answer(&self, session: &OpenSession<'_>, answer: &ForwardAnswer) -> bool {
+        let grant = session.grant;
+        let Some(route) = self.routes().named(session.route.name()) else { return true };
+        let Some(method) = grant.auth.as_deref().and_then(|name| route.auth.named(name)) else { return true };
+        let AuthKind::Forward(forward) = &method.kind else { return true };
+        let claims = forward.claims(answer);
+        let meets = |requirement: &Requirement| requirement.met_by(&claims, &grant.params);
+        answer.subject() == grant.subject.as_ref() && route.config.require.iter().all(meets)
+    }
+
     fn terms(
         &self,
         route: &Arc<Route>,
@@ -177,9 +191,19 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
     Ok(params)
 }
 
-fn leeway(method: &AuthMethod) -> Duration {
-    let AuthKind::Token(verifier) = &method.kind;
-    verifier.leeway()
+/// Whether the token of an open session was verified by a fetched key that has left its set since.
+pub fn has_lost_key(route: &Route, grant: &Grant) -> bool {
+    let method = grant.auth.as_deref().and_then(|name| route.auth.named(name));
+    let (Some(method), Some(token)) = (method, &grant.token) else { return false };
+    let AuthKind::Token(verifier) = &method.kind else { return false };
+    verifier.live_keys().is_some() && verifier.lost_key_of(token)
+}
+
+fn leeway(method: &AuthMethod) -> Option<Duration> {
+    match &method.kind {
+        AuthKind::Token(verifier) => Some(verifier.leeway()),
+        AuthKind::Forward(_) => None,
+    }
 }
 
 /// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns its section and the claims of
@@ -201,9 +225,17 @@ fn admits<'a>(
         return Ok(None);
     }
     let method = grant.auth.as_deref().and_then(|name| route.auth.named(name)).ok_or(Rejection::NoToken)?;
-    let AuthKind::Token(verifier) = &method.kind;
-    let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
-    let claims = verifier.recheck(token, now.unix).map_err(Rejection::Token)?;
+    let claims = match &method.kind {
+        AuthKind::Token(verifier) => {
+            let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
+            verifier.recheck(token, now.unix).map_err(Rejection::Token)?
+        }
+        // The service is not asked: `recheck_interval` does that.
+        AuthKind::Forward(forward) => {
+            let answered = grant.answered.as_ref().ok_or(Rejection::NoToken)?;
+            forward.claims(&answered.answer)
+        }
+    };
     if config.require.iter().all(|requirement| requirement.met_by(&claims, params)) {
         Ok(Some((method, claims)))
     } else {

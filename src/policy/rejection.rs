@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::live_keys::KeysUnavailable;
 use super::path::PathError;
 use super::token::TokenError;
 use crate::ws::handshake::{AnswerError, OpeningError};
@@ -39,6 +40,18 @@ pub enum Rejection {
     TokenAmbiguous,
     /// The token is invalid.
     Token(TokenError),
+    /// The forward authentication service rejected the client with this status: 401, 403 or a redirection.
+    AuthStatus(StatusCode),
+    /// The forward authentication service did not answer in time, or its answer cannot be used.
+    AuthUnavailable,
+    /// Too many requests wait for the forward authentication service.
+    AuthBusy,
+    /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the token
+    /// did not end in time.
+    KeysUnavailable {
+        /// Seconds until the next fetch.
+        retry_after_secs: u64,
+    },
     /// The claims do not meet a requirement of the route, or a forwarded claim cannot be written as a header.
     Claims,
     /// The client address has reached its limit of sessions.
@@ -65,6 +78,12 @@ pub enum Rejection {
     UpstreamStatus(StatusCode),
     /// The client disconnected or stopped reading before it received its response; no error response is sent.
     ClientGone,
+}
+
+impl From<KeysUnavailable> for Rejection {
+    fn from(KeysUnavailable { retry_after_secs }: KeysUnavailable) -> Self {
+        Self::KeysUnavailable { retry_after_secs }
+    }
 }
 
 /// A rejection, with the facts about the request that were known by then. The facts are logged, and not sent to the
@@ -129,14 +148,22 @@ impl Rejection {
             Self::AddressSessions | Self::SubjectSessions => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
             }
-            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy => {
+            Self::KeysUnavailable { retry_after_secs } => {
+                respond_later(StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be verified for now.\n", retry_after_secs)
+            }
+            Self::Full
+            | Self::Memory
+            | Self::Draining
+            | Self::UpstreamBusy
+            | Self::AuthBusy
+            | Self::AuthUnavailable => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
                 respond(StatusCode::BAD_GATEWAY, "The upstream is not available.\n")
             }
             Self::UpstreamTimeout => respond(StatusCode::GATEWAY_TIMEOUT, "The upstream did not answer in time.\n"),
-            Self::UpstreamStatus(status) => respond(status, ""),
+            Self::UpstreamStatus(status) | Self::AuthStatus(status) => respond(status, ""),
             Self::ClientGone => respond(StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT), ""),
         }
     }
@@ -157,6 +184,10 @@ impl Rejection {
             Self::NoToken => "no_token",
             Self::TokenAmbiguous => "token_ambiguous",
             Self::Token(_) => "token",
+            Self::AuthStatus(_) => "auth_status",
+            Self::AuthUnavailable => "auth_unavailable",
+            Self::AuthBusy => "auth_busy",
+            Self::KeysUnavailable { .. } => "keys_unavailable",
             Self::Claims => "claims",
             Self::AddressSessions => "address_sessions",
             Self::SubjectSessions => "subject_sessions",

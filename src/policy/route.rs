@@ -6,13 +6,16 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::address::Addresses;
-use super::claims::Requirement;
+use super::claim_path::ClaimPath;
+use super::claims::canonical_header_name;
 use super::credential::TokenSource;
+use super::forward::ForwardAuth;
 use super::host::HostPattern;
 use super::limits::Limits;
 use super::origin::Origins;
 use super::path::Path;
 use super::pattern::{Params, PathPattern};
+use super::requirement::Requirement;
 use super::token::Verifier;
 use crate::balance::Pool;
 
@@ -90,7 +93,7 @@ pub struct RouteConfig {
     /// The conditions on the claims.
     pub require: Vec<Requirement>,
     /// The claims that the upstream receives, each with its header.
-    pub forward_claims: Vec<(String, HeaderName)>,
+    pub forward_claims: Vec<(ClaimPath, HeaderName)>,
     /// The client headers that the upstream receives although they are removed by default.
     pub pass_headers: Vec<HeaderName>,
     /// How its sessions end when a reload removes it or its upstream.
@@ -135,8 +138,10 @@ pub struct Route {
 #[derive(Debug, Default)]
 pub struct Auth {
     methods: Vec<Arc<AuthMethod>>,
-    /// The sources of the tokens of all sections, without those whose tokens the upstream receives.
-    stripped: Vec<TokenSource>,
+    /// The sources of the tokens of all sections.
+    sources: Arc<[TokenSource]>,
+    /// The canonical names of the headers that sections write.
+    written: Vec<String>,
 }
 
 /// An `[auth]` section of a route.
@@ -153,22 +158,30 @@ pub struct AuthMethod {
 pub enum AuthKind {
     /// A token that this verifier accepts (`kind = "jwt"`).
     Token(Arc<Verifier>),
+    /// The answer of a service (`kind = "forward"`). It recognises every request.
+    Forward(Arc<ForwardAuth>),
 }
 
 impl Auth {
     /// Creates the authentication by these sections, in the order in which they are asked for whether they recognise a
     /// credential. Without a section, every client is admitted (`auth = "none"`).
     pub fn new(methods: Vec<Arc<AuthMethod>>) -> Self {
-        let mut stripped = Vec::new();
+        let (mut sources, mut written) = (Vec::new(), Vec::new());
         for method in &methods {
-            let AuthKind::Token(verifier) = &method.kind;
-            for source in &verifier.config().sources {
-                if !stripped.contains(source) {
-                    stripped.push(source.clone());
+            match &method.kind {
+                AuthKind::Token(verifier) => {
+                    for source in &verifier.config().sources {
+                        if !sources.contains(source) {
+                            sources.push(source.clone());
+                        }
+                    }
+                }
+                AuthKind::Forward(forward) => {
+                    written.extend(forward.config().response_headers.iter().map(canonical_header_name));
                 }
             }
         }
-        Self { methods, stripped }
+        Self { methods, sources: sources.into(), written }
     }
 
     /// Whether the route is open to every client.
@@ -186,10 +199,19 @@ impl Auth {
         self.methods.iter().find(|method| *method.name == *name)
     }
 
-    /// Returns the sources of tokens that are removed before a request goes to the upstream, whichever section admitted
-    /// the client.
-    pub fn stripped(&self) -> &[TokenSource] {
-        &self.stripped
+    /// Returns the sources of tokens that are removed before a request goes to the upstream: those of all sections,
+    /// whichever admitted the client, except the one whose token the upstream receives.
+    pub(super) fn stripped(&self, forwarded: Option<&TokenSource>) -> Arc<[TokenSource]> {
+        match forwarded {
+            None => Arc::clone(&self.sources),
+            Some(forwarded) => self.sources.iter().filter(|source| *source != forwarded).cloned().collect(),
+        }
+    }
+
+    /// Returns the canonical names of the headers that only a section may write: those of a client are removed,
+    /// whichever section admitted it.
+    pub fn written(&self) -> &[String] {
+        &self.written
     }
 
     /// Whether both have the same sections.

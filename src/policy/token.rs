@@ -6,6 +6,8 @@
 //! section 3.10). `typ` is not read either, since issuers disagree about it: tokens of different kinds are
 //! distinguished by issuer, audience and key (RFC 8725 section 3.12).
 
+mod live;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +16,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
+use super::claim_path::ClaimPath;
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
 use super::key::{self, KeyId, KeySet};
+use super::live_keys::{KeySource, LiveKeys};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
 
@@ -25,27 +29,33 @@ pub struct Verifier {
     config: VerifierConfig,
     wanted: Wanted,
     token_cache: TokenCache,
+    /// The keys of a source that is fetched.
+    live: Option<Arc<LiveKeys>>,
 }
 
 /// The configuration of a [`Verifier`]: plain data that two configurations are compared by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifierConfig {
     /// The keys.
-    pub keys: Arc<KeySet>,
+    pub keys: KeySource,
     /// The algorithms that the section allows.
     pub algorithms: Vec<Algorithm>,
     /// The required value of `iss`.
     pub issuer: Option<String>,
     /// `aud` must contain one of these; if empty, `aud` is not checked.
     pub audience: Vec<String>,
+    /// The claim that is the subject: `sub`, unless the issuer identifies its users by another one.
+    pub subject_claim: ClaimPath,
     /// The tolerated difference of clocks, for `exp` and `nbf`; limited to [`MAX_LEEWAY`].
     pub leeway: Duration,
     /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
+    /// Whether the upstream receives the token that admitted the client, in the source that carried it.
+    pub forward_token: bool,
     /// The maximum length of a token.
     pub max_bytes: usize,
     /// The claims that routes require or forward. Only these and the claims of [`KEPT`] are kept.
-    pub claims: Vec<String>,
+    pub claims: Vec<ClaimPath>,
 }
 
 /// Why a token was rejected. The reason is logged, and not sent to the client.
@@ -69,7 +79,8 @@ pub enum TokenError {
     AlgorithmUnknown,
     /// `alg` is not listed for the section, or the key is not pinned to it (RFC 8725 section 3.1).
     AlgorithmNotAllowed,
-    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4).
+    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4); or the key that verified the token is not
+    /// in the set any more.
     KeyUnknown,
     /// The token names no key of the set, and none of the keys tried within [`MAX_KEYS_COST`] signed it.
     KeyAmbiguous,
@@ -95,8 +106,8 @@ pub enum TokenError {
     Issuer,
     /// `aud` contains no value of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
     Audience,
-    /// The text of `sub` is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets no
-    /// limit.
+    /// The text of the subject is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets
+    /// no limit.
     SubjectTooLong,
 }
 
@@ -132,15 +143,22 @@ impl TokenError {
 }
 
 impl Verifier {
-    /// Creates a verifier with an empty cache.
+    /// Creates a verifier with an empty cache. If its keys are fetched, it rejects every token:
+    /// [`Verifier::with_live_keys`] creates one that has them.
     #[must_use]
     pub fn new(config: VerifierConfig) -> Self {
         let has_audience = !config.audience.is_empty();
-        let checked =
-            [("iss", config.issuer.is_some()), ("aud", has_audience), ("sub", true), ("exp", true), ("nbf", true)];
-        let checked = checked.into_iter().filter_map(|(name, is_checked)| is_checked.then_some(name));
-        let wanted = Wanted::new(checked, config.claims.iter().map(String::as_str).chain(KEPT));
-        Self { config, wanted, token_cache: TokenCache::new() }
+        let checked = [("iss", config.issuer.is_some()), ("aud", has_audience), ("exp", true), ("nbf", true)];
+        let checked = checked.into_iter().filter(|(_, is_checked)| *is_checked);
+        let checked = checked.map(|(name, _)| ClaimPath::registered(name)).chain([config.subject_claim.clone()]);
+        let wanted = Wanted::new(checked, config.claims.iter().cloned().chain(KEPT.map(ClaimPath::registered)));
+        Self { config, wanted, token_cache: TokenCache::new(), live: None }
+    }
+
+    /// Creates a verifier with an empty cache, whose keys are fetched.
+    #[must_use]
+    pub fn with_live_keys(config: VerifierConfig, keys: Arc<LiveKeys>) -> Self {
+        Self { live: Some(keys), ..Self::new(config) }
     }
 
     /// Its configuration.
@@ -170,28 +188,31 @@ impl Verifier {
             return Err(TokenError::TooLong);
         }
         let hash = TokenHash::of(token);
-        if let Some((members, signer)) = self.token_cache.get(&hash) {
+        let keys = self.keys().ok_or(TokenError::KeyUnknown)?;
+        // A key that left the set invalidates the tokens that it verified.
+        let is_current = |signer: &Signer| keys.has(signer.key, signer.algorithm);
+        if let Some((members, signer)) = self.token_cache.get(&hash).filter(|(_, signer)| is_current(signer)) {
             return self.check_claims(members, signer, now);
         }
-        let (payload, signer) = self.verify_parts(token)?;
+        let (payload, signer) = self.verify_parts(&keys, token)?;
         let members = self.members(&payload)?;
         let claims = self.check_claims(Arc::clone(&members), signer, now)?;
-        let ends = claims.expires().saturating_add(self.leeway());
+        let ends = claims.expires().unwrap_or(now).saturating_add(self.leeway());
         self.token_cache.insert(hash, (members, signer), ends, now);
         Ok(claims)
     }
 
     /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key
-    /// must be in the key set, and its claims are judged by the rules of this verifier.
+    /// must be in the key set, and its claims are judged by the rules of this verifier. Keys that were not fetched yet
+    /// are not checked: see [`Verifier::lost_key_of`].
     ///
     /// # Errors
     /// The first rule that the token breaks.
     pub fn recheck(&self, token: &TokenRecord, now: Duration) -> Result<Claims, TokenError> {
-        let Signer { key, algorithm } = token.signer;
-        if !self.config.algorithms.contains(&algorithm) {
+        if !self.config.algorithms.contains(&token.signer.algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        if !self.config.keys.has(key, algorithm) {
+        if self.lost_key_of(token) {
             return Err(TokenError::KeyUnknown);
         }
         self.check_claims(self.members(&token.payload)?, token.signer, now)
@@ -214,11 +235,12 @@ impl Verifier {
         if token.len() > self.config.max_bytes {
             return Err(TokenError::TooLong);
         }
-        self.verify_parts(token).map(|(payload, _)| payload)
+        let keys = self.keys().ok_or(TokenError::KeyUnknown)?;
+        self.verify_parts(&keys, token).map(|(payload, _)| payload)
     }
 
     /// Verifies the signature of a token that is not too long. Returns its payload, and the key that signed it.
-    fn verify_parts(&self, token: &str) -> Result<(Vec<u8>, Signer), TokenError> {
+    fn verify_parts(&self, keys: &KeySet, token: &str) -> Result<(Vec<u8>, Signer), TokenError> {
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::NotCompact)?;
         let (header, payload) = message.split_once('.').ok_or(TokenError::NotCompact)?;
         if payload.contains('.') {
@@ -228,16 +250,22 @@ impl Verifier {
         let header = Header::parse(&decode(header)?)?;
         let payload = decode(payload)?;
         decode(signature)?;
-        let key = self.check_signature(&header, message, signature)?;
+        let key = self.check_signature(keys, &header, message, signature)?;
         Ok((payload, Signer { key, algorithm: header.algorithm }))
     }
 
-    fn check_signature(&self, header: &Header, message: &str, signature: &str) -> Result<KeyId, TokenError> {
+    fn check_signature(
+        &self,
+        keys: &KeySet,
+        header: &Header,
+        message: &str,
+        signature: &str,
+    ) -> Result<KeyId, TokenError> {
         let algorithm = header.algorithm;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(TokenError::AlgorithmNotAllowed);
         }
-        let mut candidates = self.config.keys.candidates(header.kid.as_deref()).peekable();
+        let mut candidates = keys.candidates(header.kid.as_deref()).peekable();
         if candidates.peek().is_none() {
             return Err(TokenError::KeyUnknown);
         }
@@ -261,7 +289,7 @@ impl Verifier {
     fn check_claims(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
         let expires = self.check_times(&members, now)?;
         self.check_parties(&members)?;
-        Ok(Claims::new(members, expires, signer))
+        Ok(Claims::new(members, Arc::clone(self.config.subject_claim.text()), expires, signer))
     }
 
     /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
@@ -280,7 +308,7 @@ impl Verifier {
         Ok(expires)
     }
 
-    /// Checks `iss`, `aud` and the length of `sub`.
+    /// Checks `iss`, `aud` and the length of the subject.
     fn check_parties(&self, claims: &Members) -> Result<(), TokenError> {
         let text = |name| claims.get(name).and_then(Claim::as_text);
         if let Some(issuer) = &self.config.issuer
@@ -291,7 +319,7 @@ impl Verifier {
         if !self.config.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
             return Err(TokenError::Audience);
         }
-        let subject = claims.get("sub").and_then(Claim::scalar_text);
+        let subject = claims.get(self.config.subject_claim.as_str()).and_then(Claim::scalar_text);
         if subject.is_some_and(|subject| subject.len() > MAX_SUBJECT_BYTES) {
             return Err(TokenError::SubjectTooLong);
         }
@@ -318,6 +346,7 @@ impl fmt::Debug for Verifier {
             .field("algorithms", &self.config.algorithms)
             .field("issuer", &self.config.issuer)
             .field("audience", &self.config.audience)
+            .field("subject_claim", &self.config.subject_claim)
             .field("leeway", &self.leeway())
             .finish_non_exhaustive()
     }
@@ -335,7 +364,7 @@ impl TokenRecord {
     /// Takes the payload of a token whose claims were verified; `None` if the token is not the one of these claims.
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = decode(token.split('.').nth(1)?).ok()?;
-        Some(Self { payload: payload.into(), signer: claims.signer() })
+        Some(Self { payload: payload.into(), signer: claims.signer()? })
     }
 }
 
@@ -397,13 +426,13 @@ fn numeric_date(value: &Claim) -> Option<Duration> {
 }
 
 /// The claims that are kept even if no route uses them: the registered claims (RFC 7519 section 4.1), and `sid`
-/// (`OpenID` Connect Front-Channel Logout section 3).
+/// (OpenID Connect Front-Channel Logout section 3).
 pub const KEPT: [&str; 8] = ["sub", "iss", "aud", "exp", "nbf", "iat", "jti", "sid"];
 
 /// The maximum leeway. A clock that is off by more than five minutes is broken.
 pub const MAX_LEEWAY: Duration = Duration::from_mins(5);
 
-/// The maximum length of `sub`. `OpenID` Connect Core section 2 allows 255 ASCII characters.
+/// The maximum length of the subject. `OpenID` Connect Core section 2 allows 255 ASCII characters.
 pub const MAX_SUBJECT_BYTES: usize = 256;
 
 /// The maximum total cost of the signature checks of one token: without a `kid`, any key of its algorithm could have
@@ -412,4 +441,4 @@ pub const MAX_SUBJECT_BYTES: usize = 256;
 pub const MAX_KEYS_COST: usize = 8;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -166,6 +166,7 @@ impl fmt::Debug for TokenCache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::claim_path::ClaimPath;
     use super::super::members::{Claim, Wanted};
     use super::*;
 
@@ -175,7 +176,7 @@ mod tests {
     /// A subject of 8 bytes, and another claim of `length` bytes.
     fn members(name: &str, length: usize) -> Members {
         let payload = format!(r#"{{"sub":"{name:8}","pad":"{}"}}"#, "x".repeat(length));
-        Members::parse(payload.as_bytes(), &Wanted::new(["sub", "pad"], [])).unwrap()
+        Members::parse(payload.as_bytes(), &Wanted::new(["sub", "pad"].map(ClaimPath::registered), [])).unwrap()
     }
 
     fn size(length: usize) -> usize {

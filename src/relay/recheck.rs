@@ -2,7 +2,7 @@
 
 use super::registry::{Command, ListedSession, Registry};
 use crate::policy::admission::Policy;
-use crate::policy::recheck::{Recheck, Removed};
+use crate::policy::recheck::{Recheck, Removed, has_lost_key};
 use crate::policy::route::OnRemoved;
 use crate::runtime::{clock, cycle};
 use crate::session::CloseReason;
@@ -70,6 +70,15 @@ pub fn recheck_late(registry: &Registry, key: usize, policy: &Policy) {
     };
     // The session was registered just now, so it has no other commands.
     let _ = registry.deliver_to(key, Command::Revoke(cause));
+}
+
+/// Ends a session whose key left its set before the session was registered.
+pub fn end_if_key_lost(registry: &Registry, key: usize) {
+    let Some((route, facts)) = registry.get(key) else { return };
+    if has_lost_key(&route, &facts.grant) {
+        // The session was registered just now, so it has no more than one other command.
+        let _ = registry.deliver_to(key, Command::Revoke(CloseReason::NotAdmitted));
+    }
 }
 
 fn recheck(

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::description::SessionInfo;
 use super::facts::SessionFacts;
 use super::watcher::Watcher;
+use crate::client::clients::HttpClients;
 use crate::policy::recheck::{TermChanges, Terms};
 use crate::policy::route::Route;
 use crate::runtime::timers::{Timer, Timers};
@@ -238,12 +239,13 @@ impl Drop for Registration {
     }
 }
 
-/// The timers, the registry and the metrics that a worker provides to its sessions.
+/// The timers, the registry, the metrics and the HTTP clients that a worker provides to its connections.
 #[derive(Debug, Clone, Default)]
 pub struct SessionContext {
     timers: Arc<Timers>,
     registry: Arc<Registry>,
     metrics: Arc<WorkerMetrics>,
+    clients: Arc<HttpClients>,
 }
 
 impl SessionContext {
@@ -255,6 +257,11 @@ impl SessionContext {
     /// Returns the metrics of the worker.
     pub fn metrics(&self) -> &WorkerMetrics {
         &self.metrics
+    }
+
+    /// Returns the HTTP clients of the worker.
+    pub fn clients(&self) -> &HttpClients {
+        &self.clients
     }
 
     /// Returns the timers of the worker.

@@ -290,7 +290,8 @@ impl Reloader {
     fn build(&self, config: &Config, addresses: &[std::net::SocketAddr]) -> Result<Arc<Snapshot>, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(config))?;
         let counters = &self.gateway.counters;
-        let context = SnapshotContext { addresses, max_sessions, counters, now: clock::now() };
+        let key_sets = &self.gateway.key_sets;
+        let context = SnapshotContext { addresses, max_sessions, counters, key_sets, now: clock::now() };
         self.gateway.snapshot().next(config, context).map(Arc::new).map_err(ServeError::Tls)
     }
 
@@ -301,6 +302,12 @@ impl Reloader {
         RecheckReport { kept: self.gateway.process.lifecycle.sessions(), ..RecheckReport::default() }
     }
 
+    /// Starts to fetch the key sets of the first snapshot.
+    pub(super) fn start_key_sets(&self) {
+        self.gateway.retain_used();
+        self.gateway.key_sets.start(&self.tasks);
+    }
+
     async fn swap(
         &mut self,
         snapshot: Arc<Snapshot>,
@@ -308,6 +315,7 @@ impl Reloader {
         next: super::listeners::NextListeners,
     ) -> RecheckReport {
         self.gateway.install(Arc::clone(&snapshot));
+        self.gateway.key_sets.start(&self.tasks);
         self.gateway.process.lifecycle.set_drain_timeout(config.server.drain_timeout);
         self.gateway.process.lifecycle.set_shutdown_delay(config.server.shutdown_delay);
         // A level that an operator set stays unless the configuration changes. The log is not set up in tests.

@@ -14,7 +14,9 @@ use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::{fit_descriptors, other_descriptors};
 use super::error::ServeError;
+use super::forward_recheck;
 use super::inherited::Inherited;
+use super::key_loss;
 use super::listeners::{Listeners, NextListeners};
 use super::memory;
 use super::pool::{WorkerPool, WorkerReceiver};
@@ -22,6 +24,7 @@ use super::reload::{ReloadError, ReloadSummary, Reloader};
 use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
+use crate::client::KeySets;
 use crate::config::Config;
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
@@ -91,7 +94,14 @@ impl Server {
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
-        let context = SnapshotContext { addresses: &addresses, max_sessions, counters: &counters, now: now.instant };
+        let key_sets = KeySets::new(clock::now);
+        let context = SnapshotContext {
+            addresses: &addresses,
+            max_sessions,
+            counters: &counters,
+            key_sets: &key_sets,
+            now: now.instant,
+        };
         let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
         let lifecycle = Lifecycle::new(config.server.drain_timeout);
         lifecycle.set_shutdown_delay(config.server.shutdown_delay);
@@ -104,7 +114,8 @@ impl Server {
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
-        let gateway = Arc::new(Gateway::new(snapshot, counters, connector, process, pending_limit, channels));
+        let gateway =
+            Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, pending_limit, channels));
         let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
         let (control, requests) = Control::new(Arc::clone(&gateway), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
@@ -155,6 +166,7 @@ impl Server {
         let watched = Arc::clone(&pool);
         let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
+            reloader.start_key_sets();
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
             serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
@@ -174,6 +186,8 @@ impl Server {
                 () = serving => {}
                 () = watching => {}
                 () = memory::watch(&gateway) => {}
+                () = forward_recheck::run(&gateway) => {}
+                () = key_loss::watch(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
             }

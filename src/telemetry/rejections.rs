@@ -132,7 +132,10 @@ fn level(rejection: Rejection) -> Level {
         Rejection::Opening(OpeningError::NotUpgrade) => Level::DEBUG,
         Rejection::Full
         | Rejection::Memory
+        | Rejection::KeysUnavailable { .. }
         | Rejection::Unreachable
+        | Rejection::AuthUnavailable
+        | Rejection::AuthBusy
         | Rejection::UpstreamBusy
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
@@ -149,6 +152,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::NoToken
         | Rejection::Token(_)
         | Rejection::TokenAmbiguous
+        | Rejection::AuthStatus(_)
         | Rejection::Claims
         | Rejection::AddressSessions
         | Rejection::SubjectSessions

@@ -210,7 +210,8 @@ fn a_choice_accepts_only_its_words() {
     let text = example();
     for one in documented(&text) {
         let Kind::Choice(words) = one.key.kind else { continue };
-        for word in words {
+        // A section of another kind needs other keys: `everything.toml` has one.
+        for word in words.iter().filter(|word| **word != "forward") {
             let said = said_about(&text, &one, &format!("\"{word}\""));
             assert!(!said.contains("error"), "{} = {word}: {said}", one.key.name);
         }

@@ -7,6 +7,7 @@ mod support;
 
 mod refusals;
 mod reload;
+mod keys;
 mod admin;
 mod requests;
 mod closes;
@@ -14,6 +15,8 @@ mod closing;
 mod deadlines;
 mod passing;
 mod headers;
+mod forward;
+mod claims;
 mod log_lines;
 mod metering;
 mod limits;

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
@@ -75,8 +76,9 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
         Rejection::Full | Rejection::Memory | Rejection::Draining | Rejection::UpstreamBusy => 503,
+        Rejection::AuthUnavailable | Rejection::AuthBusy | Rejection::KeysUnavailable { .. } => 503,
         Rejection::UpstreamTimeout => 504,
-        Rejection::UpstreamStatus(status) => status.as_u16(),
+        Rejection::UpstreamStatus(status) | Rejection::AuthStatus(status) => status.as_u16(),
         Rejection::ClientGone => 499,
         Rejection::Head { too_large } => {
             if too_large {
@@ -154,6 +156,11 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         // The smallest limit is more memory than the process has without a load:
         // `sessions_are_rejected_while_the_memory_exceeds_memory_max` covers this.
         Rejection::Memory => Vec::new(),
+        Rejection::KeysUnavailable { .. } => {
+            // Nothing listens on this port.
+            let setup = setup().auth("jwks_url = \"http://127.0.0.1:1/keys\"");
+            vec![case(room().bearer(&good_token()), Play::SetUp(setup))]
+        }
         Rejection::Draining => vec![case(open(), Play::Draining)],
         Rejection::Unreachable => vec![
             case(open(), Play::Nowhere),
@@ -174,6 +181,10 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         .into(),
         Rejection::UpstreamBusy => vec![case(open(), Play::Pending)],
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
+        // `forward` has its own file, with a service that decides.
+        Rejection::AuthStatus(_) | Rejection::AuthUnavailable => Vec::new(),
+        // It takes 512 requests that wait: a unit test of `ForwardAuth` covers the limit.
+        Rejection::AuthBusy => Vec::new(),
         // hyper answers these itself, in its own form: `malformed_heads_are_rejected` covers them.
         Rejection::Head { .. } => Vec::new(),
         // No client is left to read a response:
@@ -564,6 +575,10 @@ fn every_other_rejection_has_its_response_and_log_line() {
         NoToken,
         TokenAmbiguous,
         Token([Rejection::Token(TokenError::Expired)]),
+        AuthStatus([Rejection::AuthStatus(StatusCode::FORBIDDEN)]),
+        AuthUnavailable,
+        AuthBusy,
+        KeysUnavailable([Rejection::KeysUnavailable { retry_after_secs: 1 }]),
         Claims,
         AddressSessions,
         SubjectSessions,

@@ -121,6 +121,7 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
                     addresses: &addresses,
                     max_sessions: NonZeroU32::new(200).unwrap(),
                     counters: &gateway.counters,
+                    key_sets: &gateway.key_sets,
                     now: tollgate::runtime::clock::now(),
                 };
                 gateway.update(|before| before.next(&configs[number % 2], context)).unwrap();

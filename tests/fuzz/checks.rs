@@ -4,6 +4,8 @@
 // Each fuzz target uses one function and a part of the harness.
 #![allow(dead_code)]
 
+#[path = "claims.rs"]
+mod claims;
 #[path = "../harness/mod.rs"]
 pub mod harness;
 #[path = "record.rs"]
@@ -17,11 +19,13 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+pub use claims::{claims, is_present};
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;
 pub use record::record;
 use tollgate::config::{self, Content, Files};
+use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::credential::{self, TokenSource};
 use tollgate::policy::host::{HostPattern, request_host};
 use tollgate::policy::key::KeySet;
@@ -224,7 +228,7 @@ pub fn config(data: &[u8]) {
                 let RouteAction::Proxy { upstream } = &route.action else { panic!("a file describes no page") };
                 let exists = config.upstreams.iter().any(|known| known.name == *upstream);
                 assert!(exists, "the upstream of a route does not exist");
-                let has_verifier = route.auth.iter().all(|auth| config.verifiers.contains_key(auth));
+                let has_verifier = route.auth.iter().all(|auth| config.auths.contains_key(auth));
                 assert!(has_verifier, "the verifier of a route does not exist");
                 assert!(route.limits.frame_max_bytes <= route.limits.message_max_bytes);
             }
@@ -338,10 +342,12 @@ pub fn token(data: &[u8]) {
             algorithms,
             issuer: Some("joe".to_owned()),
             audience: Vec::new(),
+            subject_claim: ClaimPath::registered("sub"),
             leeway: Duration::ZERO,
             sources: vec![TokenSource::Header],
+            forward_token: false,
             max_bytes: 8192,
-            claims: vec!["realm.role".to_owned()],
+            claims: vec!["realm.role".parse().expect("a name")],
         })
     });
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -354,7 +360,7 @@ pub fn token(data: &[u8]) {
         let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
         let signed = message == SIGNED || hmac::verify(&key, message.as_bytes(), &signature).is_ok();
         assert!(signed, "{text} was not signed");
-        assert!(claims.expires() > Duration::ZERO);
+        assert!(claims.expires().is_some_and(|expires| expires > Duration::ZERO));
     }
 }
 
@@ -389,8 +395,10 @@ pub fn is_admitted_token(data: &[u8]) -> bool {
         algorithms: algorithms.to_vec(),
         issuer: Some("joe".to_owned()),
         audience: Vec::new(),
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: Vec::new(),
+        forward_token: false,
         max_bytes: 8192,
         claims: Vec::new(),
     };

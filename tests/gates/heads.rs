@@ -13,6 +13,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use tollgate::client::KeySets;
 use tollgate::config::{self, Content, Files};
 use tollgate::front::headers::{self, UpstreamHeaders};
 use tollgate::front::snapshot::{Snapshot, SnapshotContext};
@@ -89,6 +90,7 @@ impl Head {
             addresses: &[],
             max_sessions: NonZeroU32::MIN,
             counters: &counters,
+            key_sets: &KeySets::new(tollgate::runtime::clock::now),
             now: tollgate::runtime::clock::now(),
         };
         let snapshot = Snapshot::new(&config, context).expect("no listener needs TLS");
@@ -120,7 +122,7 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
     let facts = RequestFacts::of_opening(&opening, headers, address, 1);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
-    let stripped = admission.route().auth.stripped();
+    let stripped = admission.stripped();
     assert!(!stripped.is_empty(), "the route requires a token");
     let (protocols, _) = credential::strip_protocols(stripped, &opening.protocols);
     black_box(credential::strip_query(stripped, opening.query));

@@ -69,7 +69,10 @@ PLANTED = [
     ("upstream.chat", [], "is not of type 'object'"),
     ("upstream.chat.servers", None, "'servers' is a required property"),
     ("route", None, "'route' is a required property"),
-    ("route.0.require", {"room": 1}, "is not of type 'string'"),
+    ("route.0.require", {"room": []}, "is not valid under any of the given schemas"),
+    ("route.0.require", {"room": [["a"]]}, "is not valid under any of the given schemas"),
+    ("route.0.require", {"room": {"present": False}}, "is not valid under any of the given schemas"),
+    ("route.0.forward_claims", {"room": 1}, "is not of type 'string'"),
     ("route.0.limits.message_rte", "1/s", "'message_rte' was unexpected"),
     ("route.0.limits.message_max_size", "1TiB", "does not match"),
 ]

@@ -10,6 +10,7 @@ use rcgen::{
 };
 
 use super::*;
+use crate::policy::claim_path::ClaimPath;
 use crate::policy::key::{self, KeySet};
 use crate::policy::token::{Verifier, VerifierConfig};
 
@@ -56,12 +57,14 @@ fn minted(algorithm: &str, file: &[u8]) -> Result<String, String> {
 /// Checks that a verifier with these keys accepts a token.
 fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
     let verifier = Verifier::new(VerifierConfig {
-        keys: std::sync::Arc::new(keys),
+        keys: keys.into(),
         algorithms: vec![algorithm],
         issuer: None,
         audience: vec![],
+        subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
         sources: vec![],
+        forward_token: false,
         max_bytes: 8192,
         claims: vec![],
     });

@@ -78,7 +78,14 @@ fn gateway(config: &Config) -> Gateway {
     };
     let (workers, _) = Workers::new(0);
     let connector = Connector::new(clock::now);
-    Gateway::new(snapshot, counters, connector, Arc::new(process), PendingLimit::new(1, None), workers)
+    Gateway::new(
+        snapshot,
+        (counters, KeySets::new(clock::now)),
+        connector,
+        Arc::new(process),
+        PendingLimit::new(1, None),
+        workers,
+    )
 }
 
 fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
@@ -87,6 +94,7 @@ fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -
         addresses: &[address],
         max_sessions: NonZeroU32::new(1_000).unwrap(),
         counters,
+        key_sets: &KeySets::new(clock::now),
         now: clock::now(),
     };
     match before {

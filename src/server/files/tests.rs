@@ -99,7 +99,7 @@ fn a_half_written_or_mismatched_pair_keeps_the_old_one_and_other_changes_are_use
         let refreshed = refreshed.unwrap();
         assert_eq!(names(&refreshed.changed), ["secret"]);
         assert_eq!(refreshed.config.listeners, config.listeners);
-        assert_ne!(refreshed.config.verifiers, config.verifiers);
+        assert_ne!(refreshed.config.auths, config.auths);
         assert_eq!(unusable.len(), 1);
         assert_eq!(names(&unusable[0].group), ["a.pem", "a.key"]);
         let report = unusable[0].report.to_string();

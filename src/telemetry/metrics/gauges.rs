@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::balance::Pool;
 use crate::config::Certificate;
+use crate::policy::live_keys::LiveKeys;
 use crate::policy::route::{Route, Target};
 
 /// The values of a scrape that are kept elsewhere.
@@ -19,6 +20,8 @@ pub struct Gauges {
     pub routes: Vec<RouteGauges>,
     /// The servers of the snapshot's pools.
     pub servers: Vec<ServerGauges>,
+    /// The key sets that are fetched.
+    pub key_sets: Vec<KeySetGauges>,
     /// The log lines that were lost because the log is not read fast enough:
     /// [`log::dropped_lines`](crate::telemetry::log::dropped_lines).
     pub log_lines_dropped: u64,
@@ -42,6 +45,19 @@ pub struct RouteGauges {
     pub upstream: Arc<str>,
 }
 
+/// The values of the key set of an `[auth]` section. Sections that share a set have the same values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySetGauges {
+    /// The name of the section.
+    pub auth: Arc<str>,
+    /// The time since the last successful fetch; `None` before the first one.
+    pub age: Option<Duration>,
+    /// The number of fetches that succeeded.
+    pub succeeded: u64,
+    /// The number of fetches that failed.
+    pub failed: u64,
+}
+
 /// The values of a server of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerGauges {
@@ -59,6 +75,14 @@ impl From<&Certificate> for CertificateGauges {
             name: certificate.names.first().cloned().unwrap_or_default(),
             expires: certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
         }
+    }
+}
+
+impl KeySetGauges {
+    /// Returns the values of the key set of a section.
+    pub fn of(auth: &Arc<str>, keys: &LiveKeys, now: Instant) -> Self {
+        let (succeeded, failed) = keys.fetches();
+        Self { auth: Arc::clone(auth), age: keys.age(now), succeeded, failed }
     }
 }
 

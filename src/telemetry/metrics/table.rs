@@ -359,6 +359,31 @@ pub static TABLE: &[Definition] = &[
         collect: |scrape, samples| samples.count([], scrape.reloads.last_success.as_secs()),
     },
     Definition {
+        name: "tollgate_key_set_age_seconds",
+        kind: Kind::Gauge,
+        labels: &["auth"],
+        unit: Some(Unit::Seconds),
+        help: "Time since the key set of an `[auth]` section was fetched; absent before the first fetch that succeeds",
+        collect: |scrape, samples| {
+            for set in &scrape.gauges.key_sets {
+                set.age.iter().for_each(|age| samples.count([&set.auth], age.as_secs()));
+            }
+        },
+    },
+    Definition {
+        name: "tollgate_key_set_fetches_total",
+        kind: Kind::Counter,
+        labels: &["auth", "outcome"],
+        unit: None,
+        help: "Fetches of the key set of an `[auth]` section, by outcome: `success` or `failure`",
+        collect: |scrape, samples| {
+            for set in &scrape.gauges.key_sets {
+                samples.count([&*set.auth, "success"], set.succeeded);
+                samples.count([&*set.auth, "failure"], set.failed);
+            }
+        },
+    },
+    Definition {
         name: "tollgate_certificate_expiry_timestamp_seconds",
         kind: Kind::Gauge,
         labels: &["name"],

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::gauges::{CertificateGauges, RouteGauges, ServerGauges};
+use super::gauges::{CertificateGauges, KeySetGauges, RouteGauges, ServerGauges};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{SessionMetrics, WorkerMetrics};
 use super::*;
@@ -70,11 +70,18 @@ fn the_text_of_a_process_is_exact() {
     };
     let certificate =
         |expires| CertificateGauges { name: "chat.example.com".to_owned(), expires: Duration::from_secs(expires) };
+    let keys = |auth: &str, age: Option<u64>| KeySetGauges {
+        auth: auth.into(),
+        age: age.map(Duration::from_secs),
+        succeeded: age.map_or(0, |_| 12),
+        failed: 3,
+    };
     let gauges = Gauges {
         config_generation: 1,
         certificates: vec![certificate(1_800_000_000), certificate(1_790_000_000)],
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         servers: vec![server("a:1", 0), server("b:1", 7)],
+        key_sets: vec![keys("users", Some(90)), keys("visitors", None)],
         log_lines_dropped: 5,
     };
     let figures =

@@ -4,6 +4,7 @@ pub mod every;
 pub mod gate;
 pub mod log;
 pub mod pki;
+pub mod provider;
 pub mod request;
 pub mod secrets;
 pub mod session;

@@ -98,13 +98,18 @@ pub fn public_key_pem() -> String {
 
 /// Returns a valid token for room "blue" and subject "ada", with these claims replaced or, if null, removed.
 pub fn token(claims: &Value) -> String {
+    signed(&payload(claims))
+}
+
+/// Returns the payload of such a token.
+fn payload(claims: &Value) -> String {
     let exp = jsonwebtoken::get_current_timestamp() + 600;
     let mut all = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": exp, "sub": "ada", "room": "blue" });
     for (name, value) in claims.as_object().unwrap() {
         all[name] = value.clone();
     }
     all.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-    signed(&all.to_string())
+    all.to_string()
 }
 
 /// Returns a valid token whose payload also contains these members, as literal JSON.
@@ -114,13 +119,41 @@ pub fn token_with(members: &str) -> String {
 }
 
 fn signed(payload: &str) -> String {
-    let key = EncodingKey::from_ec_pem(issuer().serialize_pem().as_bytes()).unwrap();
+    sign(issuer(), r#"{"alg":"ES256","typ":"JWT"}"#, payload)
+}
+
+fn sign(key: &KeyPair, header: &str, payload: &str) -> String {
+    let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).unwrap();
     let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
-    let message = format!("{}.{}", part(r#"{"alg":"ES256","typ":"JWT"}"#), part(payload));
+    let message = format!("{}.{}", part(header), part(payload));
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap();
     let token = format!("{message}.{signature}");
     secrets::remember(&token);
     token
+}
+
+/// A key that an identity provider publishes under a name.
+pub struct NamedKey {
+    kid: &'static str,
+    key: KeyPair,
+}
+
+impl NamedKey {
+    pub fn new(kid: &'static str) -> Self {
+        Self { kid, key: KeyPair::generate().unwrap() }
+    }
+
+    /// Returns a valid token that names the key, with these claims replaced.
+    pub fn token(&self, claims: &Value) -> String {
+        sign(&self.key, &format!(r#"{{"alg":"ES256","kid":"{}"}}"#, self.kid), &payload(claims))
+    }
+
+    /// Returns the public key as a JWK.
+    pub fn jwk(&self) -> Value {
+        let raw = self.key.public_key_raw();
+        let [x, y] = [&raw[1..33], &raw[33..65]].map(|coordinate| URL_SAFE_NO_PAD.encode(coordinate));
+        json!({ "kty": "EC", "crv": "P-256", "use": "sig", "kid": self.kid, "x": x, "y": y })
+    }
 }
 
 /// Returns a valid token.

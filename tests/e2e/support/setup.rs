@@ -125,7 +125,11 @@ impl Setup {
             ("public_key_file", "\"token.pem\"".to_owned()),
             ("leeway", "\"0s\"".to_owned()),
         ];
-        section("[auth.users]", &auth.each_ref().map(|(key, value)| (*key, value.as_str())), &self.auth);
+        // Keys that are fetched replace the file.
+        let is_fetched = ["jwks_url", "discovery"].iter().any(|key| self.auth.contains(key));
+        let auth = auth.iter().map(|(key, value)| (*key, value.as_str()));
+        let auth: Vec<_> = auth.filter(|(key, _)| !is_fetched || *key != "public_key_file").collect();
+        section("[auth.users]", &auth, &self.auth);
         section("[upstream.main]", &[("servers", &format!("{:?}", self.servers))], &self.upstream);
         let open =
             [("name", "\"open\""), ("path", "\"/open/{*rest}\""), ("upstream", "\"main\""), ("auth", "\"none\"")];

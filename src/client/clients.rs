@@ -1,0 +1,41 @@
+//! The HTTP clients of one runtime, by the roots that they trust.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use super::http_client::{ClientError, HttpClient};
+use crate::policy::remote::Roots;
+
+/// The maximum number of clients. Roots that a reload removed may still have one; the oldest is dropped.
+const CLIENTS_MAX: usize = 64;
+/// The maximum number of unused connections to one server.
+const IDLE_MAX: usize = 8;
+
+/// The HTTP clients of one runtime. Each is created by its first use.
+#[derive(Default)]
+pub struct HttpClients(Mutex<Vec<(Roots, HttpClient)>>);
+
+impl HttpClients {
+    /// Returns the client for servers whose certificates lead to these roots.
+    ///
+    /// # Errors
+    /// If no root certificate can be used.
+    pub fn trusting(&self, roots: &Roots) -> Result<HttpClient, ClientError> {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.iter().find(|(known, _)| known == roots) {
+            return Ok(client.clone());
+        }
+        let client = HttpClient::new(roots, IDLE_MAX)?;
+        if clients.len() >= CLIENTS_MAX {
+            clients.remove(0);
+        }
+        clients.push((roots.clone(), client.clone()));
+        Ok(client)
+    }
+}
+
+impl fmt::Debug for HttpClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClients").finish_non_exhaustive()
+    }
+}

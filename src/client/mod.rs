@@ -1,0 +1,13 @@
+//! The HTTP client for requests that Tollgate itself makes, and the exchanges that use it.
+
+pub mod http_client;
+pub mod clients;
+pub mod forward;
+pub mod key_fetch;
+pub mod key_sets;
+
+#[cfg(test)]
+mod tests;
+
+pub use http_client::{ClientError, HttpClient, RequestLimits};
+pub use key_sets::{KeySets, Waited};

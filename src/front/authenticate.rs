@@ -1,0 +1,100 @@
+//! Authenticates the client of a request: waits for the keys of its token, or asks the service of its route.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::gateway::Gateway;
+use super::headers;
+use super::keys::wait_for_keys;
+use super::response::RejectedRequest;
+use crate::client::clients::HttpClients;
+use crate::client::forward::{Decision, ask};
+use crate::policy::admission::{Authenticated, Candidate};
+use crate::policy::evidence::Evidence;
+use crate::policy::forward::{Answered, ForwardAuth, Question};
+use crate::policy::rejection::{Rejected, Rejection};
+use crate::policy::request::RequestFacts;
+use crate::policy::route::AuthMethod;
+use crate::runtime::clock;
+
+/// A client that was authenticated, and the cookies that its response adds.
+pub(super) type WithCookies<'a> = (Authenticated<'a>, Vec<HeaderValue>);
+
+/// Authenticates the client. A request that needs keys waits for them, and one that a service decides on waits for its
+/// answer, for its timeout at most.
+pub(super) async fn authenticate<'a>(
+    gateway: &Gateway,
+    clients: &HttpClients,
+    candidate: Candidate<'a>,
+) -> Result<WithCookies<'a>, RejectedRequest> {
+    let (method, forward) = match candidate.evidence()? {
+        Evidence::Ask(method, forward) => (method, forward),
+        evidence => {
+            wait_for_keys(gateway, &candidate, &evidence).await?;
+            return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new()));
+        }
+    };
+    let (evidence, cookies) = answer(clients, &candidate, method, &forward).await?;
+    Ok((candidate.authenticate(&evidence, clock::both())?, cookies))
+}
+
+/// Returns the answer of the service, or an earlier one to the same question.
+async fn answer<'a>(
+    clients: &HttpClients,
+    candidate: &Candidate<'a>,
+    method: Arc<AuthMethod>,
+    forward: &ForwardAuth,
+) -> Result<(Evidence<'a>, Vec<HeaderValue>), RejectedRequest> {
+    let reject = |rejection| {
+        let route = Some(Arc::clone(candidate.route().name()));
+        RejectedRequest::from(Rejected { route, ..Rejected::from(rejection) })
+    };
+    let question = Question::new(question_headers(candidate.facts()));
+    let (answer, cookies) = if let Some(answer) = forward.known(&question, clock::now()) {
+        (answer, Vec::new())
+    } else {
+        let _pending = forward.pend().ok_or_else(|| reject(Rejection::AuthBusy))?;
+        match ask(clients, forward, &question).await {
+            Decision::Admitted(answer, cookies) => {
+                forward.keep(&question, &answer, clock::now());
+                (answer, cookies)
+            }
+            Decision::Rejected(response) => {
+                let rejected = reject(Rejection::AuthStatus(response.status()));
+                return Err(RejectedRequest { response: Some(response), ..rejected });
+            }
+            Decision::Unavailable(detail) => {
+                return Err(RejectedRequest { detail: Some(detail), ..reject(Rejection::AuthUnavailable) });
+            }
+        }
+    };
+    let question = forward.config().recheck_interval.map(|_| Arc::new(question));
+    Ok((Evidence::Answer(method, Answered { answer, question }), cookies))
+}
+
+/// Returns the headers by which a service decides: those of the client that are not about its connection or the opening
+/// handshake, and what the client asked for, in the headers of Traefik and Caddy (`X-Forwarded-*`) and in those that
+/// nginx is configured to send (`X-Original-*`).
+fn question_headers(facts: &RequestFacts<'_>) -> HeaderMap {
+    let mut headers = headers::of_client(facts.headers, &[]);
+    let target = facts.query.map_or_else(|| facts.path.to_owned(), |query| format!("{}?{query}", facts.path));
+    let url = format!("https://{}{target}", facts.authority);
+    let address = facts.address.to_canonical().to_string();
+    let added = [
+        ("x-forwarded-for", address.as_str()),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", facts.authority),
+        ("x-forwarded-method", "GET"),
+        ("x-forwarded-uri", &target),
+        ("x-original-method", "GET"),
+        ("x-original-url", &url),
+    ];
+    for (name, value) in added {
+        if let Ok(mut value) = HeaderValue::from_str(value) {
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
+}

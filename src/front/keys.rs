@@ -1,0 +1,41 @@
+//! Makes a request wait for the keys that its token needs.
+
+use super::gateway::Gateway;
+use crate::client::Waited;
+use crate::policy::admission::Candidate;
+use crate::policy::evidence::Evidence;
+use crate::policy::live_keys::KeyNeed;
+use crate::policy::rejection::{Rejected, Rejection};
+use crate::policy::route::AuthKind;
+use crate::runtime::clock;
+
+/// The `Retry-After` of a request whose fetch has not ended in time, in seconds.
+const RETRY_AFTER_SECS: u64 = 5;
+
+/// Waits until the token of a request can be decided: at once for known keys, and otherwise for a fetch that is in
+/// progress or is allowed now.
+///
+/// # Errors
+/// If a fetch that may bring the key of the token does not end in time, or too many requests wait for it.
+pub async fn wait_for_keys(
+    gateway: &Gateway,
+    candidate: &Candidate<'_>,
+    evidence: &Evidence<'_>,
+) -> Result<(), Rejected> {
+    let Evidence::Token(method, token) = evidence else { return Ok(()) };
+    let AuthKind::Token(verifier) = &method.kind else { return Ok(()) };
+    let Some(live) = verifier.live_keys() else { return Ok(()) };
+    let need = || verifier.key_need(token, clock::now());
+    if need() == KeyNeed::Nothing {
+        return Ok(());
+    }
+    // Without a fetcher, a reload has removed the set meanwhile.
+    let Some(fetcher) = gateway.key_sets.fetcher(live.remote()) else { return Ok(()) };
+    match fetcher.wait(need).await {
+        Waited::Current => Ok(()),
+        Waited::Unknown => {
+            let unavailable = Rejection::KeysUnavailable { retry_after_secs: RETRY_AFTER_SECS };
+            Err(candidate.reject(unavailable))
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Asks the services of forward authentication again about open sessions, and ends those that are no longer admitted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt as _};
+use tokio::time::sleep_until;
+
+use crate::client::clients::HttpClients;
+use crate::client::forward::{Decision, ask};
+use crate::front::gateway::Gateway;
+use crate::policy::forward::{ForwardAuth, Question, QuestionKey};
+use crate::relay::registry::{Command, ListedSession};
+use crate::runtime::clock;
+use crate::session::CloseReason;
+
+/// The maximum number of requests to one service at once.
+const AT_ONCE: usize = 16;
+/// The maximum number of parts into which the sessions of one section are divided. Each part is checked at its own time,
+/// so that the service is not asked about all sessions at once.
+const PARTS_MAX: u32 = 16;
+/// The minimum time between two parts.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest time until a changed configuration is noticed.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// The progress of the checks of one section.
+#[derive(Debug)]
+struct Progress {
+    next: Instant,
+    part: u32,
+    is_available: bool,
+}
+
+/// Sessions with the same question.
+struct Group {
+    question: Arc<Question>,
+    sessions: Vec<ListedSession>,
+}
+
+/// Checks the sessions of each section at its interval. Never returns.
+pub(super) async fn run(gateway: &Gateway) {
+    let clients = HttpClients::default();
+    let mut all: HashMap<Arc<str>, Progress> = HashMap::new();
+    loop {
+        let snapshot = gateway.snapshot();
+        let now = clock::now();
+        let mut wakes = clock::after(now, NOTICE);
+        let sections: Vec<_> = snapshot.forward_auths().collect();
+        all.retain(|name, _| sections.iter().any(|(known, _)| *known == name));
+        for (name, forward) in sections {
+            let Some(interval) = forward.config().recheck_interval else { continue };
+            let (parts, pause) = divided(interval);
+            let first = || Progress { next: clock::after(now, pause), part: 0, is_available: true };
+            let progress = all.entry(Arc::clone(name)).or_insert_with(first);
+            if progress.next <= now {
+                progress.part = progress.part.wrapping_add(1).checked_rem(parts).unwrap_or_default();
+                progress.next = clock::after(now, pause);
+                let is_available = check(gateway, &clients, (name, forward), (progress.part, parts)).await;
+                note(name, std::mem::replace(&mut progress.is_available, is_available), is_available);
+            }
+            wakes = wakes.min(progress.next);
+        }
+        drop(snapshot);
+        sleep_until(wakes.into()).await;
+    }
+}
+
+/// Returns the number of parts, and the time between two of them.
+fn divided(interval: Duration) -> (u32, Duration) {
+    let parts = u32::try_from(interval.as_millis() / PAUSE_MIN.as_millis()).unwrap_or(u32::MAX).clamp(1, PARTS_MAX);
+    (parts, interval.checked_div(parts).unwrap_or(interval))
+}
+
+/// Checks one part of the sessions of a section. Returns whether the service decided about all of them. A session stays
+/// open while there is no decision.
+async fn check(
+    gateway: &Gateway,
+    clients: &HttpClients,
+    (name, forward): (&Arc<str>, &ForwardAuth),
+    part: (u32, u32),
+) -> bool {
+    let mut groups: HashMap<QuestionKey, Group> = HashMap::new();
+    for session in gateway.workers.list().await {
+        let grant = &session.1.grant;
+        let is_of_part = session.1.request_id.0 % u128::from(part.1.max(1)) == u128::from(part.0);
+        let question = grant.answered.as_ref().and_then(|answered| answered.question.as_ref());
+        let Some(question) = question.filter(|_| is_of_part && grant.auth.as_ref() == Some(name)) else { continue };
+        let new = || Group { question: Arc::clone(question), sessions: Vec::new() };
+        groups.entry(question.key()).or_insert_with(new).sessions.push(session);
+    }
+    let decided = stream::iter(groups.into_values())
+        .map(|group| async move { decide(gateway, clients, forward, group).await })
+        .buffer_unordered(AT_ONCE);
+    decided.fold(true, |all, decided| async move { all && decided }).await
+}
+
+/// Asks about the sessions of one question, and ends those that are not admitted. Returns whether there is a decision.
+async fn decide(gateway: &Gateway, clients: &HttpClients, forward: &ForwardAuth, group: Group) -> bool {
+    let answer = match ask(clients, forward, &group.question).await {
+        Decision::Admitted(answer, _) => Some(answer),
+        Decision::Rejected(_) => None,
+        Decision::Unavailable(_) => return false,
+    };
+    let snapshot = gateway.snapshot();
+    for (route, facts) in group.sessions {
+        let session = facts.open_session(&route);
+        let admits = |answer| snapshot.policy().admits_answer(&session, answer);
+        if !answer.as_deref().is_some_and(admits) {
+            gateway.workers.command_soon(facts.request_id, Command::Revoke(CloseReason::NotAdmitted)).await;
+        }
+    }
+    true
+}
+
+fn note(name: &str, was_available: bool, is_available: bool) {
+    match (was_available, is_available) {
+        (true, false) => {
+            tracing::warn!(auth = name, "the service does not answer about open sessions, which stay open meanwhile");
+        }
+        (false, true) => tracing::info!(auth = name, "the service answers about open sessions again"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_divided_into_parts_of_at_least_a_second() {
+        let seconds = Duration::from_secs;
+        assert_eq!(divided(seconds(1)), (1, seconds(1)));
+        assert_eq!(divided(seconds(10)), (10, seconds(1)));
+        assert_eq!(divided(seconds(160)), (16, seconds(10)));
+        assert_eq!(divided(Duration::from_millis(1_500)), (1, Duration::from_millis(1_500)));
+    }
+}
