@@ -8,13 +8,11 @@ import asyncio
 import contextlib
 import os
 import random
-import threading
 import time
 import urllib.request
 
 import websockets.asyncio.client
 import websockets.sync.client
-import websockets.sync.server
 
 import harness
 from harness import equal
@@ -36,16 +34,6 @@ suite = harness.Suite("limits")
 harness.many_files()
 directory = harness.work_dir("limits")
 secrets = harness.Secrets(directory)
-
-
-def echo(connection):
-    with contextlib.suppress(websockets.exceptions.ConnectionClosed):
-        for message in connection:
-            connection.send(message)
-
-
-server = websockets.sync.server.serve(echo, "127.0.0.1", 0)
-threading.Thread(target=server.serve_forever, daemon=True).start()
 metrics_port = harness.free_port()
 users = {"auth": '"users"', "origins": '["https://localhost"]'}
 per_subject = {"sessions_per_subject": str(LIMIT), "on_session_limit": '"close_oldest"'}
@@ -53,7 +41,7 @@ proxy = harness.Proxy("".join([
     f'[server]\nworkers = 2\nmax_sessions = {RACING + 100}\nmax_handshakes = {RACING + 100}\nhandshakes_per_address = "off"\n',
     f'[log]\nformat = "text"\n[metrics]\naddress = "127.0.0.1:{metrics_port}"\n',
     harness.listener(secrets), harness.auth(secrets),
-    harness.upstream("echo", server.socket.getsockname()[1]), f"max_pending_requests = {RACING + 100}\n",
+    harness.upstream("echo", harness.echo_backend()), f"max_pending_requests = {RACING + 100}\n",
     harness.route("race", "/race", "echo", per_subject, **users),
     harness.route("plain", "/plain", "echo", {"message_max_size": '"1GiB"', "overhead_rate": '"1000000/s"'}, **users),
     harness.route("report", "/report", "echo", TIGHT, **users),
