@@ -20,6 +20,7 @@
 mod bytes;
 mod commands;
 mod deadlines;
+mod lifetime;
 mod metering;
 mod outbox;
 mod outcome;
@@ -33,12 +34,14 @@ pub mod state;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
+use lifetime::Lifetime;
 pub use metering::{ByteMeterState, NewReport, ReportCounts};
 use metering::{ByteMeters, Metering};
 use outbox::Outbox;
@@ -96,8 +99,10 @@ pub struct SessionConfig {
     pub messages: Option<Arc<Limiter>>,
     /// The counts of bytes from the client and from the upstream that the session shares with others.
     pub bytes: Option<[Arc<Count>; 2]>,
-    /// When the token expires.
-    pub expires: Option<Instant>,
+    /// When the session ends because its token expires.
+    pub expires: Option<Expiry>,
+    /// A random number by which the maximum age of the session is shortened; see [`Limits::session_age_max`].
+    pub age_jitter: u16,
     /// Whether permessage-deflate was negotiated.
     pub compressed: bool,
     /// The tag of the session's own pings, by which their pongs are recognized.
@@ -119,8 +124,7 @@ pub struct Session {
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
-    expires: Option<Instant>,
-    drain_at: Option<Instant>,
+    lifetime: Box<Lifetime>,
     /// When data last passed either way.
     data_passed: Instant,
     /// Until when the client is not read because it exceeded its rate.
@@ -152,7 +156,7 @@ pub struct Session {
 impl Session {
     /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
-        let SessionConfig { limits, messages, bytes, expires, compressed, ping_tag } = terms;
+        let SessionConfig { limits, messages, bytes, expires, age_jitter, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
@@ -164,8 +168,7 @@ impl Session {
             messages: messages.filter(|_| limits.messages.is_some()),
             metering: Metering { bytes: ByteMeters::new(&limits, bytes), ..Metering::default() }.boxed(),
             limits,
-            expires,
-            drain_at: None,
+            lifetime: Box::new(Lifetime { expires, opened_at: now, age_jitter, drain_at: None }),
             data_passed: now,
             wait_until: None,
             reservation_held: false,
@@ -235,7 +238,7 @@ impl Session {
     /// Ends the session at this time because the process drains.
     pub fn drain_at(&mut self, at: Instant) {
         self.deadline_changed = true;
-        self.drain_at = Some(at);
+        self.lifetime.drain_at = Some(at);
     }
 
     /// Whether the input of a side may end because its Close was received. Bytes may still be sent to it.
@@ -370,14 +373,6 @@ impl Session {
         }
     }
 
-    fn refund_message(&mut self) {
-        if std::mem::take(&mut self.reservation_held)
-            && let Some(messages) = &self.messages
-        {
-            messages.refund();
-        }
-    }
-
     /// Ends the closing handshake after its timeout. A side that has not been sent a Close is still sent one.
     fn close_now(&mut self) {
         self.over = true;
@@ -398,6 +393,9 @@ impl Session {
     fn close_of(&self, cause: CloseReason) -> (CloseCode, &str) {
         match (cause, self.outbox.as_ref().and_then(|outbox| outbox.close.as_ref())) {
             (CloseReason::Command, Some(close)) => (close.code, &close.reason),
+            (CloseReason::TokenExpired, _) => {
+                (self.lifetime.expires.map_or(cause.close_code(), |expires| expires.code), cause.reason())
+            }
             (CloseReason::Closed, _) => {
                 (self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL), "")
             }

@@ -346,6 +346,7 @@ fn route(model: &Model) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             mode: LimitMode::Enforce,
@@ -365,6 +366,7 @@ fn route(model: &Model) -> Arc<Route> {
             close_timeout: second,
             write_timeout: second,
             check_utf8: false,
+            max_session_age: None,
         }),
     };
     Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })

@@ -14,7 +14,7 @@ use harness::endpoint::{Endpoint, Habits};
 use harness::random::{Random, number_from_env};
 use harness::relay::{PING_TAG, Relay, Setup, quota};
 use harness::wire::{self, CLOSE, PONG};
-use tollgate::policy::limits::{LimitMode, Limits, OnExcess};
+use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, OnExcess};
 use tollgate::session::{CloseReason, Message, Outcome, Side};
 use tollgate::ws::code::CloseCode;
 use tollgate::ws::frame::REASON_MAX_BYTES;
@@ -74,6 +74,8 @@ fn random_limits(random: &mut Random) -> Setup {
         ..setup.limits
     };
     setup.expires_after = random.chance(10).then(|| span(random));
+    setup.limits.max_session_age = random.chance(10).then(|| span(random));
+    setup.age_jitter = u16::MAX;
     setup.compressed = random.chance(30);
     setup
 }
@@ -346,7 +348,7 @@ fn invariants_hold_in_random_sessions() {
     if is_default_run() {
         println!("{causes:?}");
         // Every cause except `Aborted`, which only the relay uses, and those of a changed configuration or a newer session.
-        assert_eq!(causes.len(), 17, "the simulation does not reach every cause any more: {causes:?}");
+        assert_eq!(causes.len(), 18, "the simulation does not reach every cause any more: {causes:?}");
     }
 }
 
@@ -361,7 +363,12 @@ fn nothing_is_lost_between_well_behaved_ends() {
         setup.limits = Limits {
             mode: setup.limits.mode,
             messages: setup.limits.messages.filter(|messages| messages.on_excess == OnExcess::Delay),
-            bytes: setup.limits.bytes.filter(|bytes| bytes.on_excess == OnExcess::Delay),
+            // Fast enough for a frame of 64 KiB within a minute.
+            bytes: setup
+                .limits
+                .bytes
+                .filter(|bytes| bytes.on_excess == OnExcess::Delay)
+                .map(|bytes| ByteQuota { quota: quota(2_000, bytes.quota.burst.get()), ..bytes }),
             write_timeout: Duration::from_secs(1_000_000),
             pong_timeout: Duration::from_secs(1_000_000),
             idle_timeout: None,
@@ -392,7 +399,7 @@ fn nothing_is_lost_between_well_behaved_ends() {
                 if let Some(bytes) = &mut limits.bytes
                     && world.random.chance(80)
                 {
-                    bytes.quota = world.random.pick(&[quota(100, 20), quota(1_000, 2_000), quota(50_000, 1)]);
+                    bytes.quota = world.random.pick(&[quota(2_000, 20), quota(3_000, 5_000), quota(50_000, 100)]);
                 }
                 world.set_limits(limits);
             }
@@ -491,6 +498,7 @@ fn limits_that_are_only_reported_change_nothing() {
             message_max_bytes: u64::MAX,
             upstream_message_max_bytes: None,
             idle_timeout: None,
+            max_session_age: None,
             ..unlimited.limits
         };
         let start = Instant::now();
@@ -514,7 +522,7 @@ fn limits_that_are_only_reported_change_nothing() {
     });
     if is_default_run() {
         println!("{reports:?}");
-        assert_eq!(reports.len(), 8, "the simulation does not exceed every limit any more: {reports:?}");
+        assert_eq!(reports.len(), 9, "the simulation does not exceed every limit any more: {reports:?}");
     }
 }
 

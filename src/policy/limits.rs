@@ -42,6 +42,8 @@ pub enum LimitKind {
     UpstreamMessageMaxSize,
     /// The time without a data frame.
     IdleTimeout,
+    /// The time that a session may last.
+    MaxSessionAge,
     /// The number of sessions of a subject.
     SessionsPerSubject,
     /// The number of sessions of an address.
@@ -50,7 +52,7 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MessageRate,
         Self::ByteRate,
         Self::UpstreamByteRate,
@@ -59,6 +61,7 @@ impl LimitKind {
         Self::FrameMaxSize,
         Self::UpstreamMessageMaxSize,
         Self::IdleTimeout,
+        Self::MaxSessionAge,
         Self::SessionsPerSubject,
         Self::SessionsPerAddress,
     ];
@@ -74,6 +77,7 @@ impl LimitKind {
             Self::FrameMaxSize => "frame_max_size",
             Self::UpstreamMessageMaxSize => "upstream_message_max_size",
             Self::IdleTimeout => "idle_timeout",
+            Self::MaxSessionAge => "max_session_age",
             Self::SessionsPerSubject => "sessions_per_subject",
             Self::SessionsPerAddress => "sessions_per_address",
         }
@@ -205,9 +209,19 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Whether text messages from a client must be UTF-8 (RFC 6455 section 8.1). Disables compression.
     pub check_utf8: bool,
+    /// How long a session may last at most; `None`: unlimited. See [`Limits::session_age_max`].
+    pub max_session_age: Option<Duration>,
 }
 
 impl Limits {
+    /// Returns how long a session may last: `max_session_age` less up to a tenth of it, in proportion to `jitter`, a
+    /// random number of the session. Sessions that began together so end over a tenth of the time.
+    pub fn session_age_max(&self, jitter: u16) -> Option<Duration> {
+        let age = self.max_session_age?;
+        let less = (age / 10).saturating_mul(u32::from(jitter)) / (u32::from(u16::MAX) + 1);
+        Some(age.saturating_sub(less))
+    }
+
     /// Whether messages may be compressed (RFC 7692). False if text is checked, since it would have to be decompressed,
     /// and if messages are dropped, since later messages are compressed with reference to earlier ones.
     pub fn allow_compression(&self) -> bool {

@@ -1,4 +1,4 @@
-//! The deadlines of a session: heartbeats, timeouts, token expiry, drain, end of the closing handshake.
+//! The deadlines of a session: heartbeats, timeouts, token expiry, age, drain, end of the closing handshake.
 
 use std::time::Instant;
 
@@ -6,6 +6,7 @@ use super::Session;
 use super::outcome::{CloseReason, ClosedBy};
 use super::peer::Input;
 use super::side::Side;
+use crate::policy::limits::LimitKind;
 
 impl Session {
     /// Returns when to call [`Session::handle_timeout`] next.
@@ -24,8 +25,9 @@ impl Session {
         if self.closing_since.is_some() {
             add(self.close_by());
         } else {
-            add(self.expires);
-            add(self.drain_at);
+            add(self.expires_at());
+            add(self.max_age_at());
+            add(self.lifetime.drain_at);
             add(self.idle_at());
             add(self.heartbeat_at(Side::Client));
             add(self.heartbeat_at(Side::Upstream));
@@ -40,8 +42,9 @@ impl Session {
             [(at(self, Side::Client), name[0]), (at(self, Side::Upstream), name[1])]
         };
         let open = [
-            (self.expires, "token_expires"),
-            (self.drain_at, "drain"),
+            (self.expires_at(), "token_expires"),
+            (self.max_age_at().filter(|_| !self.is_reporting), "max_session_age"),
+            (self.lifetime.drain_at, "drain"),
             (self.idle_at().filter(|_| !self.is_reporting), "idle_timeout"),
             (self.wait_until, "rate_allows"),
             (self.wait_until(Side::Upstream), "rate_allows"),
@@ -96,8 +99,13 @@ impl Session {
         if let Some(outbox) = &mut self.outbox {
             outbox.drop_expired(now);
         }
-        if self.is_reporting && self.closing_since.is_none() && due(self.idle_at()) {
-            self.report_idle();
+        if self.is_reporting && self.closing_since.is_none() {
+            if due(self.idle_at()) {
+                self.report_idle();
+            }
+            if due(self.max_age_at()) {
+                self.report(LimitKind::MaxSessionAge);
+            }
         }
         for side in Side::BOTH {
             if due(self.wait_until(side)) {
@@ -117,9 +125,11 @@ impl Session {
             if due(self.close_by()) {
                 self.close_now();
             }
-        } else if due(self.expires) {
+        } else if due(self.expires_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::TokenExpired, now);
-        } else if due(self.drain_at) {
+        } else if due(self.max_age_at()) {
+            self.end(ClosedBy::Tollgate, CloseReason::MaxAge, now);
+        } else if due(self.lifetime.drain_at) {
             self.end(ClosedBy::Tollgate, CloseReason::Drain, now);
         } else if due(self.idle_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::IdleTimeout, now);
@@ -142,6 +152,19 @@ impl Session {
         self.set_wait(side, None);
         self.peer_mut(side).on_activity(now);
         self.data_passed = now;
+    }
+
+    /// Returns the deadline that the token sets.
+    fn expires_at(&self) -> Option<Instant> {
+        self.lifetime.expires.map(|expires| expires.at)
+    }
+
+    /// Returns when the session reaches its maximum age.
+    fn max_age_at(&self) -> Option<Instant> {
+        if self.is_reporting && self.has_reported(LimitKind::MaxSessionAge) {
+            return None;
+        }
+        self.lifetime.opened_at.checked_add(self.limits.session_age_max(self.lifetime.age_jitter)?)
     }
 
     /// Returns the deadline of the closing handshake.

@@ -154,6 +154,15 @@ impl Session {
         Some(Verdict::Wait)
     }
 
+    /// Gives back the cell that is reserved for a message that waits.
+    pub(super) fn refund_message(&mut self) {
+        if std::mem::take(&mut self.reservation_held)
+            && let Some(messages) = &self.messages
+        {
+            messages.refund();
+        }
+    }
+
     /// Returns the verdict on `n` bytes of a data frame that the inspector has accepted.
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
         let output_closed = self.peer(from.other()).output_closed();

@@ -56,6 +56,11 @@ impl Session {
         self.metering.as_ref()?.reports.as_ref()
     }
 
+    /// Whether a limit would have acted on this session.
+    pub(super) fn has_reported(&self, kind: LimitKind) -> bool {
+        self.reports().and_then(|reports| reports.counts.get(kind as usize)).is_some_and(|count| *count > 0)
+    }
+
     /// Whether the time without data was reported.
     pub(super) fn is_idle_reported(&self) -> bool {
         self.reports().is_some_and(|reports| reports.idle_since == Some(self.data_passed))

@@ -22,12 +22,12 @@ AT_ONCE = 100  # TLS handshakes of the race that are in progress at once
 LIMIT = 3
 SECONDS = 30
 REPLACED = "replaced by a newer session"
-# Each of them acts on the messages of `reported_and_unlimited`.
+# Each of them would act on the messages that the suite sends.
 TIGHT = {
     "mode": '"report"', "message_rate": '"1/s"', "message_burst": "1", "byte_rate": '"1KiB/s"', "on_excess": '"drop"',
     "message_max_size": '"4KiB"', "frame_max_size": '"2KiB"', "upstream_message_max_size": '"4KiB"',
-    "overhead_rate": '"1/s"', "overhead_burst": "1", "idle_timeout": '"100ms"', "sessions_per_subject": "1",
-    "sessions_per_address": "1", "on_session_limit": '"close_oldest"',
+    "overhead_rate": '"1/s"', "overhead_burst": "1", "idle_timeout": '"100ms"', "max_session_age": '"1s"',
+    "sessions_per_subject": "1", "sessions_per_address": "1", "on_session_limit": '"close_oldest"',
 }
 
 suite = harness.Suite("limits")
@@ -133,7 +133,7 @@ with suite.check("with mode = \"report\" a session receives what one without lim
                     found.append(connection.recv(SECONDS))
                 for payload in (b"", b"ping"):
                     equal(connection.ping(payload).wait(SECONDS), True)
-            time.sleep(0.3)  # longer than the idle timeout
+            time.sleep(1.1)  # longer than the idle timeout and than the maximum age
             for connection in several:
                 connection.send("end")
                 found.append(connection.recv(SECONDS))
@@ -146,7 +146,8 @@ with suite.check("each limit that is only reported is in the metrics, and the en
                 if name.startswith('tollgate_reported_limits_total{route="report"') and value > 0}
     # A frame beyond both sizes counts for the smaller one, and this client does not fragment.
     expected = {"message_rate", "byte_rate", "upstream_byte_rate", "overhead_rate", "frame_max_size",
-                "upstream_message_max_size", "idle_timeout", "sessions_per_subject", "sessions_per_address"}
+                "upstream_message_max_size", "idle_timeout", "max_session_age", "sessions_per_subject",
+                "sessions_per_address"}
     equal(set(reported), expected)
     log = proxy.output()
     equal(log.count("limit exceeded, and only reported") <= 3 * len(TIGHT), True)

@@ -192,6 +192,17 @@ fn each_idle_time_is_reported_once() {
 }
 
 #[test]
+fn the_maximum_age_is_reported_once_and_applies_when_it_is_enforced() {
+    let aged = lenient().with(|limits| limits.max_session_age = Some(Duration::from_secs(10)));
+    let mut relay = play(aged.clone().reporting(), &[Pass(30_000), text(Client, "a"), Pass(30_000)]);
+    assert_eq!((reported(&relay), relay.outcome), (vec![("max_session_age", 1)], None));
+    assert_eq!(relay.session.poll_timeout(), None);
+    relay.set_limits(aged.limits);
+    relay.pass(Duration::ZERO);
+    assert_eq!(shown(&relay, Client), ["close 1001 maximum session age"]);
+}
+
+#[test]
 fn small_frames_are_reported_as_overhead() {
     let setup = lenient().with(|limits| limits.overhead = quota(1, 2)).reporting();
     let mut relay = play(setup, &vec![from(Client, FIN | PING, ""); 5]);

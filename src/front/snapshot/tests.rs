@@ -2,6 +2,7 @@
 
 mod auths;
 mod recheck;
+mod refresh;
 mod session_limits;
 
 use std::net::{IpAddr, Ipv4Addr};

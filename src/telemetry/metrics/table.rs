@@ -9,8 +9,9 @@ use super::gauges::Gauges;
 use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
 use super::merged::Merged;
 use super::process::ProcessFigures;
+use super::samples::Samples;
 use super::text::{Family, Kind, Value};
-use super::worker::RouteValues;
+use super::worker::{Outcomes, RouteValues};
 use crate::policy::limits::{LimitAction, LimitKind};
 
 /// A metric.
@@ -68,40 +69,13 @@ pub(super) struct Reloads {
     pub last_success: Duration,
 }
 
-/// The series of one metric.
-#[derive(Debug, Default)]
-pub(super) struct Samples(Vec<(Vec<String>, Value)>);
-
-impl Samples {
-    fn add<const N: usize>(&mut self, labels: [&str; N], value: Value) {
-        self.0.push((labels.map(str::to_owned).to_vec(), value));
-    }
-
-    fn count<const N: usize>(&mut self, labels: [&str; N], count: u64) {
-        self.add(labels, Value::Count(count));
-    }
-
-    fn counts<const N: usize>(&mut self, route: &str, names: &[&str; N], counts: &[u64; N]) {
-        for (name, count) in names.iter().zip(counts) {
-            self.count([route, name], *count);
-        }
-    }
-
-    /// Adds a number of the process that the kernel may not provide.
-    fn process(&mut self, value: Option<Value>) {
-        if let Some(value) = value {
-            self.add([], value);
-        }
-    }
-}
-
 impl Definition {
     /// Returns the metric with its values.
     pub(super) fn family(&self, scrape: &Scrape<'_>) -> Family {
         let Self { name, kind, labels, help, .. } = *self;
         let mut samples = Samples::default();
         (self.collect)(scrape, &mut samples);
-        Family { name, help, kind, labels, series: samples.0 }
+        Family { name, help, kind, labels, series: samples.into_series() }
     }
 }
 
@@ -163,6 +137,15 @@ fn with_configured<'a>(
     }
 }
 
+/// Adds the number of requests of each route and outcome.
+fn outcomes(requests: &Outcomes, samples: &mut Samples) {
+    for (route, outcomes) in requests {
+        for (outcome, count) in outcomes {
+            samples.count([route, outcome], *count);
+        }
+    }
+}
+
 /// Adds the time at which the certificate of each name expires: of several with one name, the first that does.
 fn certificates(scrape: &Scrape<'_>, samples: &mut Samples) {
     let mut first = BTreeMap::new();
@@ -195,13 +178,16 @@ pub static TABLE: &[Definition] = &[
         unit: None,
         help: "Requests, by outcome: `accepted`, or the cause of the rejection as in the log. \
                The route is empty if none matched",
-        collect: |scrape, samples| {
-            for (route, outcomes) in &scrape.merged.upgrades {
-                for (outcome, count) in outcomes {
-                    samples.count([route, outcome], *count);
-                }
-            }
-        },
+        collect: |scrape, samples| outcomes(&scrape.merged.upgrades, samples),
+    },
+    Definition {
+        name: "tollgate_refreshes_total",
+        kind: Kind::Counter,
+        labels: &["route", "outcome"],
+        unit: None,
+        help: "Requests at a `refresh_path`, by outcome: `renewed` if at least one session was renewed, `no_session` if \
+               there was none to renew, or the cause of the rejection as in the log",
+        collect: |scrape, samples| outcomes(&scrape.merged.refreshes, samples),
     },
     Definition {
         name: "tollgate_upgrade_duration_seconds",
