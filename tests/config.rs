@@ -23,7 +23,7 @@ use tollgate::config::{
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
-use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::peer::Peer;
 use tollgate::policy::quota::{Quota, Rate};
@@ -272,28 +272,7 @@ fn values_reach_the_fields_of_their_keys() {
     let forwarded: Vec<_> = chat.forward_claims.iter().map(|(claim, name)| (claim.as_str(), name.as_str())).collect();
     assert_eq!(forwarded, [("sub", "x-user-id"), ("profile.name", "x-user-name")]);
 
-    let limits = Limits {
-        messages: Some(MessageQuota {
-            quota: quota(50, seconds(1), 100),
-            key: RateKey::Subject,
-            on_excess: OnExcess::Delay,
-        }),
-        overhead: quota(10, seconds(1), 20),
-        message_max_bytes: 65_536,
-        frame_max_bytes: 16_384,
-        upstream_message_max_bytes: Some(1 << 30),
-        sessions_per_subject: Some(count(10)),
-        sessions_per_address: Some(count(100)),
-        idle_timeout: Some(seconds(300)),
-        ping_interval: None,
-        upstream_ping_interval: Some(seconds(60)),
-        pong_timeout: seconds(2),
-        close_timeout: seconds(3),
-        write_timeout: seconds(60),
-        check_utf8: true,
-        max_session_age: Some(seconds(86_400)),
-    };
-    assert_eq!(*chat.limits, limits);
+    assert_eq!(*chat.limits, limits_of_chat());
     let messages =
         MessageQuota { quota: quota(10, seconds(3600), 10), key: RateKey::Address, on_excess: OnExcess::Drop };
     assert_eq!(feed.limits.messages, Some(messages));
@@ -308,9 +287,43 @@ fn quota(number: u32, period: Duration, burst: u32) -> Quota {
     Quota { rate: Rate { count: count(number), period }, burst: count(burst) }
 }
 
+fn limits_of_chat() -> Limits {
+    let seconds = Duration::from_secs;
+    Limits {
+        mode: LimitMode::Report,
+        bytes: Some(ByteQuota {
+            quota: quota(1 << 20, seconds(60), 65_536),
+            key: RateKey::Subject,
+            on_excess: OnExcess::Delay,
+        }),
+        messages: Some(MessageQuota {
+            quota: quota(50, seconds(1), 100),
+            key: RateKey::Subject,
+            on_excess: OnExcess::Delay,
+        }),
+        overhead: quota(10, seconds(1), 20),
+        message_max_bytes: 65_536,
+        frame_max_bytes: 16_384,
+        upstream_message_max_bytes: Some(1 << 30),
+        sessions_per_subject: Some(count(10)),
+        sessions_per_address: Some(count(100)),
+        on_session_limit: OnSessionLimit::CloseOldest,
+        idle_timeout: Some(seconds(300)),
+        ping_interval: None,
+        upstream_ping_interval: Some(seconds(60)),
+        pong_timeout: seconds(2),
+        close_timeout: seconds(3),
+        write_timeout: seconds(60),
+        check_utf8: true,
+        max_session_age: Some(seconds(86_400)),
+    }
+}
+
 fn default_limits() -> Limits {
     let seconds = Duration::from_secs;
     Limits {
+        mode: LimitMode::Enforce,
+        bytes: None,
         messages: None,
         overhead: quota(100, seconds(1), 200),
         message_max_bytes: 1 << 20,
@@ -318,6 +331,7 @@ fn default_limits() -> Limits {
         upstream_message_max_bytes: None,
         sessions_per_subject: None,
         sessions_per_address: None,
+        on_session_limit: OnSessionLimit::Refuse,
         idle_timeout: None,
         ping_interval: Some(seconds(30)),
         upstream_ping_interval: None,

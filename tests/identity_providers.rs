@@ -152,6 +152,7 @@ fn admit(snapshot: &Snapshot, claims: &Value) -> Result<Admission, (String, Opti
         protocols: &[],
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         scheme: Scheme::Https,
+        id: 1,
     };
     snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: NOW }).map_err(|rejected| {
         let rule = rejected.rejection.detail().unwrap_or_else(|| rejected.rejection.label());

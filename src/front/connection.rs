@@ -29,7 +29,7 @@ use crate::policy::peer::Peer;
 use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
 use crate::relay::recheck::{end_if_key_lost, recheck_late};
-use crate::relay::registry::SessionContext;
+use crate::relay::registry::{Command, SessionContext};
 use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
 use crate::runtime::cycle;
@@ -37,6 +37,7 @@ use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit};
 use crate::runtime::socket::SocketStream;
+use crate::session::CloseReason;
 use crate::telemetry::metrics::labels::ConnectionState;
 use crate::telemetry::metrics::worker::{ConnectionGuard, SessionMetrics, WorkerMetrics};
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
@@ -121,7 +122,20 @@ fn relay(
         tls,
         started: clock::now(),
     });
-    let session_guard = sessions.register(Arc::clone(&facts), route);
+    let session_guard = sessions.register(Arc::clone(&facts), Arc::clone(&route));
+    for limit in admission.exceeded() {
+        let action = route.config.limits.action(*limit);
+        metrics.count_reported(*limit, action, 1);
+        gateway.process.sessions.log_reported(&facts.log_summary(), *limit, action, clock::now());
+    }
+    let lease = admission.into_lease();
+    if lease.is_limited() {
+        sessions.registry().note_limited(session_guard.key());
+    }
+    if lease.is_replaced() {
+        // Another session took over a slot before this one was registered, so no worker found it.
+        let _ = sessions.registry().deliver_to(session_guard.key(), Command::Revoke(CloseReason::Replaced));
+    }
     // A snapshot that was installed since the admission has checked the sessions that were registered by then.
     let snapshot = gateway.snapshot();
     if opened.generation < snapshot.rechecked_generation() {
@@ -129,7 +143,7 @@ fn relay(
     }
     end_if_key_lost(sessions.registry(), session_guard.key());
     let guards = RelayGuards { session: session_guard, connection, metrics };
-    Relay::new(admission.into_lease(), session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
+    Relay::new(lease, session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }
 
 fn count_session(metrics: &WorkerMetrics, connection: ConnectionGuard, opened: &OpenedSession) -> SessionMetrics {

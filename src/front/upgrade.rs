@@ -170,7 +170,7 @@ async fn respond(
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
-            let facts = RequestFacts::of_http(uri, headers, client).ok_or_else(rejected)?;
+            let facts = RequestFacts::of_http(uri, headers, client, context.request_id.0).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
             authenticate(context.gateway, worker.clients(), candidate).await?;
@@ -180,7 +180,7 @@ async fn respond(
     };
 
     // (b) Admission.
-    let facts = RequestFacts::of_opening(&opening, headers, client);
+    let facts = RequestFacts::of_opening(&opening, headers, client, context.request_id.0);
     let candidate = policy.begin(&facts)?;
     let pending = PendingRequest::new(context, candidate.route().name(), None);
     let authenticating = authenticate(context.gateway, worker.clients(), candidate);
@@ -249,6 +249,7 @@ async fn upgrade(
     let config = SessionConfig {
         limits: Arc::clone(&route.config.limits),
         messages: admission.messages().cloned(),
+        bytes: admission.bytes().cloned(),
         expires: admission.expires(),
         age_jitter: u16::from_be_bytes(random()),
         compressed: answer.extension.is_some(),
@@ -256,6 +257,9 @@ async fn upgrade(
     };
     let now = clock::now();
     let session = Session::new(config, now);
+    // The oldest sessions of the client are told to end before its new one begins.
+    let mut admission = admission;
+    context.gateway.workers.replace(&admission.open_session(&context.gateway.counters, now));
     let (request_id, summary, mut phases) = (context.request_id, context.summary.keep(), context.phases);
     phases.enter(UpgradePhase::Answer, now);
     let opened = OpenedSession {

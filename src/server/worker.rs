@@ -68,6 +68,7 @@ impl Worker {
             .max_blocking_threads(LOOKUPS)
             .event_interval(EVENT_INTERVAL)
             .build()?;
+        let replaced = gateway.workers.replaced(number);
         let cycles = {
             let _entered = runtime.enter();
             Cycles::new()?
@@ -81,6 +82,7 @@ impl Worker {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
                 () = serve_commands(commands, &context.sessions, &context.gateway.process) => {}
+                () = replaced.serve(context.sessions.registry()) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
                 () = heartbeat.answer() => {}

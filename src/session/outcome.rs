@@ -44,6 +44,8 @@ pub enum CloseReason {
     Violation(Side, Violation),
     /// The client sent messages faster than its route allows.
     MessageRate,
+    /// A side sent bytes faster than the route allows.
+    ByteRate(Side),
     /// The client sent control frames or small fragments faster than its route allows.
     OverheadRate,
     /// The token expired.
@@ -62,6 +64,8 @@ pub enum CloseReason {
     WriteStall(Side),
     /// An operator ended the session.
     Command,
+    /// A newer session of the same subject or address has taken over its slot.
+    Replaced,
     /// A changed configuration does not admit the session any more.
     NotAdmitted,
     /// A changed configuration has no route or no server for the session any more.
@@ -76,9 +80,12 @@ impl CloseReason {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
             Self::Violation(_, violation) => violation.close_code(),
-            Self::MessageRate | Self::OverheadRate | Self::TokenExpired | Self::NotAdmitted => {
-                CloseCode::POLICY_VIOLATION
-            }
+            Self::MessageRate
+            | Self::ByteRate(_)
+            | Self::OverheadRate
+            | Self::TokenExpired
+            | Self::Replaced
+            | Self::NotAdmitted => CloseCode::POLICY_VIOLATION,
             Self::MaxAge
             | Self::IdleTimeout
             | Self::NoPong(_)
@@ -97,7 +104,9 @@ impl CloseReason {
             Self::Closed | Self::Command | Self::Aborted => "",
             Self::Violation(_, violation) => violation.label(),
             Self::MessageRate => "message rate exceeded",
+            Self::ByteRate(_) => "byte rate exceeded",
             Self::OverheadRate => "frame rate exceeded",
+            Self::Replaced => "replaced by a newer session",
             Self::NotAdmitted => "no longer admitted",
             Self::Removed => "route removed",
             Self::TokenExpired => "token expired",
@@ -119,6 +128,8 @@ impl CloseReason {
             Self::Violation(Side::Client, _) => "client_violation",
             Self::Violation(Side::Upstream, _) => "upstream_violation",
             Self::MessageRate => "message_rate",
+            Self::ByteRate(Side::Client) => "byte_rate",
+            Self::ByteRate(Side::Upstream) => "upstream_byte_rate",
             Self::OverheadRate => "overhead_rate",
             Self::TokenExpired => "token_expired",
             Self::MaxAge => "max_session_age",
@@ -131,6 +142,7 @@ impl CloseReason {
             Self::WriteStall(Side::Client) => "client_write_stall",
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
             Self::Command => "command",
+            Self::Replaced => "replaced",
             Self::NotAdmitted => "not_admitted",
             Self::Removed => "removed",
             Self::Aborted => "cut",
@@ -165,7 +177,8 @@ pub struct SessionStats {
     pub client: DirectionStats,
     /// From the upstream.
     pub upstream: DirectionStats,
-    /// The number of messages with which the client exceeded its message rate.
+    /// The number of messages with which the client exceeded its message rate, and of frames with which a side exceeded
+    /// its byte rate.
     pub throttled: u64,
 }
 

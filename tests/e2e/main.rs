@@ -23,6 +23,7 @@ mod forward;
 mod claims;
 mod log_lines;
 mod metering;
+mod limits;
 mod abuse;
 mod operations;
 mod service;

@@ -124,6 +124,12 @@ pub fn session(data: &[u8]) {
     if let Some(on_excess) = on_excess[usize::from(second & 3)] {
         setup = setup.rate(1, 3, on_excess);
     }
+    if bit(second, 2) {
+        setup = setup.byte_rate(50, 100, on_excess[usize::from(second & 3)].unwrap_or(OnExcess::Close));
+    }
+    if bit(second, 3) {
+        setup = setup.reporting();
+    }
     let pings = bit(first, 1) || bit(first, 2);
     let all_passes = second & 3 < 2 && !pings;
 

@@ -3,6 +3,7 @@
 mod auths;
 mod recheck;
 mod refresh;
+mod session_limits;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -117,6 +118,7 @@ fn admit(snapshot: &Snapshot, path: &str, address: IpAddr) -> Result<Admission, 
         protocols: &[],
         address,
         scheme: Scheme::Https,
+        id: 1,
     };
     snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) })
 }
@@ -274,6 +276,7 @@ fn a_session_keeps_a_bounded_part_of_the_request() {
         protocols: &[],
         address: CLIENT,
         scheme: Scheme::Https,
+        id: 1,
     };
     let clocks = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
     let admission = snapshot.policy().admit(&facts, clocks).unwrap();

@@ -9,8 +9,10 @@ use super::gauges::Gauges;
 use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
 use super::merged::Merged;
 use super::process::ProcessFigures;
+use super::samples::Samples;
 use super::text::{Family, Kind, Value};
 use super::worker::{Outcomes, RouteValues};
+use crate::policy::limits::{LimitAction, LimitKind};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -67,40 +69,13 @@ pub(super) struct Reloads {
     pub last_success: Duration,
 }
 
-/// The series of one metric.
-#[derive(Debug, Default)]
-pub(super) struct Samples(Vec<(Vec<String>, Value)>);
-
-impl Samples {
-    fn add<const N: usize>(&mut self, labels: [&str; N], value: Value) {
-        self.0.push((labels.map(str::to_owned).to_vec(), value));
-    }
-
-    fn count<const N: usize>(&mut self, labels: [&str; N], count: u64) {
-        self.add(labels, Value::Count(count));
-    }
-
-    fn counts<const N: usize>(&mut self, route: &str, names: &[&str; N], counts: &[u64; N]) {
-        for (name, count) in names.iter().zip(counts) {
-            self.count([route, name], *count);
-        }
-    }
-
-    /// Adds a number of the process that the kernel may not provide.
-    fn process(&mut self, value: Option<Value>) {
-        if let Some(value) = value {
-            self.add([], value);
-        }
-    }
-}
-
 impl Definition {
     /// Returns the metric with its values.
     pub(super) fn family(&self, scrape: &Scrape<'_>) -> Family {
         let Self { name, kind, labels, help, .. } = *self;
         let mut samples = Samples::default();
         (self.collect)(scrape, &mut samples);
-        Family { name, help, kind, labels, series: samples.0 }
+        Family { name, help, kind, labels, series: samples.into_series() }
     }
 }
 
@@ -115,6 +90,16 @@ fn histograms(
     of: fn(&RouteValues<u64>) -> &Histogram<u64>,
 ) {
     per_route(scrape, |route, values| samples.add([route], Value::Histogram(Box::new(of(values).clone()), bounds)));
+}
+
+fn reported(scrape: &Scrape<'_>, samples: &mut Samples) {
+    per_route(scrape, |route, values| {
+        for (limit, by_action) in LimitKind::ALL.iter().zip(values.reported) {
+            for (action, count) in LimitAction::ALL.iter().zip(by_action).filter(|(_, count)| *count > 0) {
+                samples.count([route, limit.label(), action.label()], count);
+            }
+        }
+    });
 }
 
 fn closes(scrape: &Scrape<'_>, samples: &mut Samples) {
@@ -247,10 +232,20 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Counter,
         labels: &["route", "action"],
         unit: None,
-        help: "Messages that exceeded `message_rate`, by what happened: `close`, `delay` or `drop`",
+        help: "Messages that exceeded `message_rate` and frames that exceeded `byte_rate`, by `on_excess`: `close`, \
+               `delay` or `drop`",
         collect: |scrape, samples| {
             per_route(scrape, |route, values| samples.counts(route, &ACTIONS, &values.throttled));
         },
+    },
+    Definition {
+        name: "tollgate_reported_limits_total",
+        kind: Kind::Counter,
+        labels: &["route", "limit", "action"],
+        unit: None,
+        help: "How often limits with `mode = \"report\"` would have acted, by limit and action: `close`, `delay`, `drop`, \
+               `refuse` or `close_oldest`",
+        collect: reported,
     },
     Definition {
         name: "tollgate_session_duration_seconds",

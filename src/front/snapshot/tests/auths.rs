@@ -58,6 +58,7 @@ fn admission(policy: &Policy, header: Option<&str>, query: Option<&str>) -> Resu
         protocols: &[],
         address: CLIENT,
         scheme: Scheme::Https,
+        id: 1,
     };
     let admitted = policy.admit(&facts, Clocks { instant: clock::now(), unix: UNIX });
     let detail = |rejection: Rejection| rejection.detail().unwrap_or(rejection.label());
