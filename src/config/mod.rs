@@ -20,6 +20,7 @@ pub mod keys;
 mod limits;
 mod load;
 mod model;
+mod refresh;
 mod require;
 mod routes;
 pub mod schema;

@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::error::ServeError;
 use super::worker;
 use crate::config::{AuthConfig, Config, ListenAddress, MaxSessions};
+use crate::front::gateway::REFRESHES_MAX;
 use crate::policy::live_keys::KeySource;
 use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
@@ -43,7 +44,9 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     let inherited = config.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Inherited(_)));
     // Each pending request counts as a session, so `max_sessions` bounds their number.
     let extra: usize = config.upstreams.iter().map(extra_descriptors).fold(0, usize::saturating_add);
+    let refreshes = config.routes.iter().any(|route| route.refresh_path.is_some());
     let count = OTHER_DESCRIPTORS
+        + if refreshes { REFRESHES_MAX } else { 0 }
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
