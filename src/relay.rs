@@ -11,6 +11,7 @@ pub mod revoke;
 pub mod registry;
 pub mod renewal;
 pub mod renewal_count;
+pub mod replaced;
 pub mod watcher;
 pub mod workers;
 
@@ -154,7 +155,8 @@ impl<C, U> Relay<C, U> {
     fn log(&mut self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.facts.started);
         let ended = (outcome, self.session.reason_of(outcome.cause));
-        self.process.sessions.log_end(&self.facts.log_summary(), age, ended, &self.session.counts());
+        let summary = self.facts.log_summary();
+        self.process.sessions.log_end(&summary, age, ended, &self.session.counts(), self.session.reported());
         self.metrics.end(&outcome, age);
     }
 }
@@ -178,6 +180,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
         if relay.lingers_until.is_none() {
             let polled = relay.poll_session(cx, now);
             relay.metrics.count(&relay.session.counts(), relay.session.on_excess());
+            if relay.session.has_new_reports() {
+                relay.count_reports(now);
+            }
             let Poll::Ready(outcome) = polled else { return Poll::Pending };
             relay.log(outcome, now);
             relay.log_undelivered();

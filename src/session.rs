@@ -17,13 +17,16 @@
 //! The bytes of [`Verdict::Forward`] are sent to the other side, the frame of [`Action::Send`] to the side that it
 //! names, and the message of [`Action::SendMessage`] to the client, in the order in which they are returned.
 
+mod bytes;
 mod commands;
 mod deadlines;
 mod lifetime;
+mod metering;
 mod outbox;
 mod outcome;
 mod peer;
 mod receive;
+mod report;
 mod rules;
 mod side;
 pub mod state;
@@ -39,6 +42,8 @@ use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
 use lifetime::Lifetime;
+pub use metering::{ByteMeterState, NewReport, ReportCounts};
+use metering::{ByteMeters, Metering};
 use outbox::Outbox;
 pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
@@ -92,6 +97,8 @@ pub struct SessionConfig {
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
     pub messages: Option<Arc<Limiter>>,
+    /// The counts of bytes from the client and from the upstream that the session shares with others.
+    pub bytes: Option<[Arc<Count>; 2]>,
     /// When the session ends because its token expires.
     pub expires: Option<Expiry>,
     /// A random number by which the maximum age of the session is shortened; see [`Limits::session_age_max`].
@@ -108,8 +115,12 @@ pub struct SessionConfig {
 pub struct Session {
     limits: Arc<Limits>,
     messages: Option<Arc<Limiter>>,
-    /// The treatment of messages that exceed their quota.
+    metering: Option<Box<Metering>>,
+    /// The treatment of messages and bytes that exceed their quotas.
     on_excess: OnExcess,
+    /// Whether limits are only reported.
+    is_reporting: bool,
+    has_new_reports: bool,
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
@@ -145,14 +156,17 @@ pub struct Session {
 impl Session {
     /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
-        let SessionConfig { limits, messages, expires, age_jitter, compressed, ping_tag } = terms;
+        let SessionConfig { limits, messages, bytes, expires, age_jitter, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
             client: Peer::new(inspector(Side::Client), now),
             upstream: Peer::new(inspector(Side::Upstream), now),
             on_excess: on_excess(&limits, compressed),
+            is_reporting: limits.is_reporting(),
+            has_new_reports: false,
             messages: messages.filter(|_| limits.messages.is_some()),
+            metering: Metering { bytes: ByteMeters::new(&limits, bytes), ..Metering::default() }.boxed(),
             limits,
             lifetime: Box::new(Lifetime { expires, opened_at: now, age_jitter, drain_at: None }),
             data_passed: now,
@@ -234,7 +248,7 @@ impl Session {
 
     /// Whether a side must not be read for now because it exceeded its rate.
     pub fn waiting(&self, side: Side) -> bool {
-        side == Side::Client && self.wait_until.is_some()
+        self.wait_until(side).is_some()
     }
 
     /// Returns the messages and bytes forwarded until now.
@@ -258,7 +272,7 @@ impl Session {
         if peer.mid_frame { peer.inspector.remaining() } else { 0 }
     }
 
-    /// Returns the treatment of messages that exceed their quota.
+    /// Returns the treatment of messages and bytes that exceed their quotas.
     pub fn on_excess(&self) -> OnExcess {
         self.on_excess
     }
@@ -348,17 +362,14 @@ impl Session {
         self.deadline_changed = true;
         self.action_due = true;
         self.closing_since.get_or_insert(now);
-        // Read a delayed client again so that its Close is received, and return its reservation. The delayed message is
-        // not forwarded early.
-        self.wait_until = None;
-        self.refund_reservation();
-    }
-
-    fn refund_reservation(&mut self) {
-        if std::mem::take(&mut self.reservation_held)
-            && let Some(messages) = &self.messages
-        {
-            messages.refund();
+        // Read a delayed side again so that its Close is received, and return its reservation. A delayed message is not
+        // forwarded early.
+        for side in Side::BOTH {
+            self.set_wait(side, None);
+        }
+        self.refund_message();
+        if let Some(bytes) = self.bytes() {
+            bytes.refund();
         }
     }
 

@@ -11,7 +11,7 @@ use proptest::sample::{Index, select};
 use tollgate::policy::address::Addresses;
 use tollgate::policy::admission::Policy;
 use tollgate::policy::host::{HostPattern, request_host};
-use tollgate::policy::limits::Limits;
+use tollgate::policy::limits::{LimitMode, Limits, OnSessionLimit};
 use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
@@ -349,6 +349,8 @@ fn route(model: &Model) -> Arc<Route> {
         refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
+            mode: LimitMode::Enforce,
+            bytes: None,
             messages: None,
             overhead,
             message_max_bytes: 1,
@@ -356,6 +358,7 @@ fn route(model: &Model) -> Arc<Route> {
             upstream_message_max_bytes: None,
             sessions_per_subject: None,
             sessions_per_address: None,
+            on_session_limit: OnSessionLimit::Refuse,
             idle_timeout: None,
             ping_interval: None,
             upstream_ping_interval: None,

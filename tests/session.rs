@@ -4,6 +4,8 @@
 
 #[path = "session/commands.rs"]
 mod commands;
+#[path = "session/limits.rs"]
+mod limits;
 mod harness;
 #[path = "session/messages.rs"]
 mod messages;
@@ -314,7 +316,12 @@ fn case(cause: CloseReason) -> Case {
         CloseReason::MessageRate => {
             let setup = lenient().rate(1, 1, Close);
             let events = vec![text(Client, ""), text(Client, "")];
-            case(setup, events, 1008, "message rate exceeded", Some(CloseReason::OverheadRate))
+            case(setup, events, 1008, "message rate exceeded", Some(CloseReason::ByteRate(Client)))
+        }
+        CloseReason::ByteRate(side) => {
+            let next = if side == Client { CloseReason::ByteRate(Upstream) } else { CloseReason::OverheadRate };
+            let setup = lenient().byte_rate(1, 10, Close);
+            case(setup, vec![from(side, FIN | BINARY, [0; 10])], 1008, "byte rate exceeded", Some(next))
         }
         CloseReason::OverheadRate => {
             let setup = lenient().with(|limits| limits.overhead = quota(1, 1));
@@ -361,7 +368,11 @@ fn case(cause: CloseReason) -> Case {
         }
         CloseReason::Command => {
             let events = vec![Command(CloseCode(4001), "maintenance")];
-            case(lenient(), events, 4001, "maintenance", Some(CloseReason::Revoked))
+            case(lenient(), events, 4001, "maintenance", Some(CloseReason::Replaced))
+        }
+        CloseReason::Replaced => {
+            let reason = "replaced by a newer session";
+            case(lenient(), vec![Revoke(cause)], 1008, reason, Some(CloseReason::Revoked))
         }
         CloseReason::Revoked => case(lenient(), vec![Revoke(cause)], 1008, "revoked", Some(CloseReason::NotAdmitted)),
         CloseReason::NotAdmitted => {
@@ -464,7 +475,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 18 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 21 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -479,7 +490,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 20, "{labels:?}");
+    assert_eq!(labels.len(), 23, "{labels:?}");
 }
 
 #[test]

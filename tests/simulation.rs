@@ -14,7 +14,7 @@ use harness::endpoint::{Endpoint, Habits};
 use harness::random::{Random, number_from_env};
 use harness::relay::{PING_TAG, Relay, Setup, quota};
 use harness::wire::{self, CLOSE, PONG};
-use tollgate::policy::limits::{Limits, OnExcess};
+use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, OnExcess};
 use tollgate::session::{CloseReason, Message, Outcome, Side};
 use tollgate::ws::code::CloseCode;
 use tollgate::ws::frame::REASON_MAX_BYTES;
@@ -48,9 +48,15 @@ fn random_limits(random: &mut Random) -> Setup {
     let span = |random: &mut Random| Duration::from_millis(random.pick(&[100, 1_000, 5_000, 20_000]));
     let sometimes = |random: &mut Random| if random.chance(50) { Some(span(random)) } else { None };
     let mut setup = Setup::lenient();
+    let on_excess = random.pick(&[OnExcess::Close, OnExcess::Delay, OnExcess::Drop]);
     if random.chance(60) {
-        let on_excess = random.pick(&[OnExcess::Close, OnExcess::Delay, OnExcess::Drop]);
         setup = setup.rate(1 + random.below(20) as u32, 1 + random.below(10) as u32, on_excess);
+    }
+    if random.chance(30) {
+        setup = setup.byte_rate(1 + random.below(2_000) as u32, 1 + random.below(1_000) as u32, on_excess);
+    }
+    if random.chance(15) {
+        setup = setup.reporting();
     }
     let size = |random: &mut Random| random.pick(&[30, 126, 1_000, 65_535, u64::MAX, u64::MAX, u64::MAX]);
     setup.limits = Limits {
@@ -265,7 +271,7 @@ impl World {
     /// without dropped messages. Returns the sent frames beyond that prefix.
     fn check_forwarded(&self, from: Side) -> Vec<wire::Sent<'_>> {
         let forwarded = self.relay.forwarded(from.other());
-        let drops = |limits: &Limits| limits.messages.is_some_and(|messages| messages.on_excess != OnExcess::Close);
+        let drops = |limits: &Limits| limits.on_excess().is_some_and(|on_excess| on_excess != OnExcess::Close);
         let drops = from == Side::Client && self.limits.iter().any(drops);
         let mut rest = &forwarded[..];
         let mut dropping = false;
@@ -341,8 +347,8 @@ fn invariants_hold_in_random_sessions() {
     });
     if is_default_run() {
         println!("{causes:?}");
-        // Every cause except `Aborted`, which only the relay uses.
-        assert_eq!(causes.len(), 16, "the simulation does not reach every cause any more: {causes:?}");
+        // Every cause except `Aborted`, which only the relay uses, and those of a changed configuration or a newer session.
+        assert_eq!(causes.len(), 18, "the simulation does not reach every cause any more: {causes:?}");
     }
 }
 
@@ -355,7 +361,14 @@ fn nothing_is_lost_between_well_behaved_ends() {
         let lenient = Setup::lenient().limits;
         let mut setup = Setup { expires_after: None, ..setup };
         setup.limits = Limits {
+            mode: setup.limits.mode,
             messages: setup.limits.messages.filter(|messages| messages.on_excess == OnExcess::Delay),
+            // Fast enough for a frame of 64 KiB within a minute.
+            bytes: setup
+                .limits
+                .bytes
+                .filter(|bytes| bytes.on_excess == OnExcess::Delay)
+                .map(|bytes| ByteQuota { quota: quota(2_000, bytes.quota.burst.get()), ..bytes }),
             write_timeout: Duration::from_secs(1_000_000),
             pong_timeout: Duration::from_secs(1_000_000),
             idle_timeout: None,
@@ -383,6 +396,11 @@ fn nothing_is_lost_between_well_behaved_ends() {
                 {
                     messages.quota = world.random.pick(&quotas);
                 }
+                if let Some(bytes) = &mut limits.bytes
+                    && world.random.chance(80)
+                {
+                    bytes.quota = world.random.pick(&[quota(2_000, 20), quota(3_000, 5_000), quota(50_000, 100)]);
+                }
                 world.set_limits(limits);
             }
             let side = world.random.pick(&Side::BOTH);
@@ -404,7 +422,7 @@ fn nothing_is_lost_between_well_behaved_ends() {
         Side::BOTH.into_iter().for_each(|side| world.relay.unblock(side));
         loop {
             Side::BOTH.into_iter().for_each(|side| world.arrive(side, usize::MAX));
-            if !world.relay.session.waiting(Side::Client) {
+            if !Side::BOTH.into_iter().any(|side| world.relay.session.waiting(side)) {
                 break;
             }
             world.relay.pass(Duration::from_secs(1));
@@ -435,7 +453,9 @@ fn nothing_is_lost_between_well_behaved_ends() {
 fn the_outcome_does_not_depend_on_how_input_is_split() {
     for_each_seed(|seed| {
         let mut random = Random::new(seed);
-        let setup = random_limits(&mut random);
+        let mut setup = random_limits(&mut random);
+        // Where bytes are delayed, a frame is forwarded in pieces that depend on the split.
+        setup.limits.bytes = setup.limits.bytes.filter(|bytes| bytes.on_excess == OnExcess::Close);
         let segments = random_segments(&mut random, setup.compressed);
         let whole = feed(&setup, &segments, |bytes| bytes.len());
         let single = feed(&setup, &segments, |_| 1);
@@ -458,6 +478,52 @@ fn the_outcome_does_not_depend_on_how_input_is_split() {
             }
         }
     });
+}
+
+/// A session whose limits are only reported and one without limits receive the same bytes at the same times. Each side
+/// is sent the same bytes by both at every step, and both end in the same way.
+#[test]
+fn limits_that_are_only_reported_change_nothing() {
+    let mut reports = BTreeMap::<&str, u64>::new();
+    for_each_seed(|seed| {
+        let mut random = Random::new(seed);
+        let setup = random_limits(&mut random).reporting();
+        let mut unlimited = setup.clone();
+        unlimited.limits = Limits {
+            mode: LimitMode::Enforce,
+            messages: None,
+            bytes: None,
+            overhead: quota(1_000_000, 1_000_000),
+            frame_max_bytes: u64::MAX,
+            message_max_bytes: u64::MAX,
+            upstream_message_max_bytes: None,
+            idle_timeout: None,
+            max_session_age: None,
+            ..unlimited.limits
+        };
+        let start = Instant::now();
+        let (mut reporting, mut unlimited) = (Relay::new(setup.clone(), start), Relay::new(unlimited, start));
+        for (side, bytes) in random_segments(&mut random, setup.compressed) {
+            let pause = Duration::from_millis(random.pick(&[0, 1, 100, 3_000]));
+            for relay in [&mut reporting, &mut unlimited] {
+                relay.arrive(side, &bytes);
+                relay.pass(pause);
+                assert!(Side::BOTH.into_iter().all(|side| !relay.session.waiting(side)));
+            }
+            for side in Side::BOTH {
+                assert!(reporting.peer(side).received == unlimited.peer(side).received, "bytes to the {side:?}");
+            }
+            assert_eq!(reporting.outcome, unlimited.outcome);
+        }
+        assert_eq!(unlimited.session.reported().count(), 0);
+        for (limit, count) in reporting.session.reported() {
+            *reports.entry(limit.label()).or_default() += count;
+        }
+    });
+    if is_default_run() {
+        println!("{reports:?}");
+        assert_eq!(reports.len(), 9, "the simulation does not exceed every limit any more: {reports:?}");
+    }
 }
 
 /// Returns the bytes that the two endpoints send, in random order.

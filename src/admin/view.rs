@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use x509_cert::der::DateTime;
 
-use crate::policy::limits::{Limits, OnExcess, RateKey};
+use crate::policy::limits::{LimitAction, LimitKind, Limits, RateKey};
 use crate::policy::quota::Quota;
 use crate::relay::description::SessionInfo;
 use crate::runtime::clock;
@@ -47,10 +47,10 @@ pub(super) struct Session {
     path: Option<String>,
     /// The `Origin` of the request.
     origin: Option<String>,
-    /// The TLS version of the client's connection.
-    tls_version: &'static str,
-    /// Its cipher suite.
-    cipher: &'static str,
+    /// The TLS version of the client's connection, unless it has no TLS.
+    tls_version: Option<&'static str>,
+    /// Its cipher suite, unless it has no TLS.
+    cipher: Option<&'static str>,
     /// The time of the 101 (RFC 3339), unless the clock of the machine is wrong.
     started: Option<String>,
     /// Seconds since the 101.
@@ -68,8 +68,10 @@ pub(super) struct Session {
     messages_out: u64,
     /// Bytes of frames from the upstream, with headers.
     bytes_out: u64,
-    /// Messages with which the client exceeded its rate.
+    /// Messages with which the client exceeded its rate, and frames with which a side exceeded its byte rate.
     throttled: u64,
+    /// The limits that would have acted, where limits are only reported, and how often.
+    reported: BTreeMap<&'static str, u64>,
     /// Traffic per second, over the last 10 seconds.
     rates: Rates,
     /// Bytes from the client that wait for the upstream.
@@ -104,13 +106,18 @@ struct Deadline {
 /// The limits of a session, named as in the configuration. Null: unlimited.
 #[derive(Debug, Serialize, ToSchema)]
 struct SessionLimits {
+    /// `enforce` or `report`.
+    mode: &'static str,
     message_rate: Option<MessageRate>,
+    byte_rate: Option<ByteRate>,
     overhead_rate: Rate,
     message_max_bytes: u64,
     frame_max_bytes: u64,
     upstream_message_max_bytes: Option<u64>,
     sessions_per_subject: Option<u32>,
     sessions_per_address: Option<u32>,
+    /// `refuse` or `close_oldest`.
+    on_session_limit: &'static str,
     idle_timeout_seconds: Option<f64>,
     ping_interval_seconds: Option<f64>,
     upstream_ping_interval_seconds: Option<f64>,
@@ -140,6 +147,21 @@ struct MessageRate {
     /// The key by which messages are counted: `session`, `subject` or `address`.
     key: &'static str,
     /// The treatment of a message beyond it: `close`, `delay` or `drop`.
+    on_excess: &'static str,
+}
+
+/// The rate of the bytes of frames, in each direction.
+#[derive(Debug, Serialize, ToSchema)]
+struct ByteRate {
+    /// The bytes in each period.
+    bytes: u32,
+    /// The period in seconds.
+    period_seconds: f64,
+    /// The bytes at once.
+    burst_bytes: u32,
+    /// The key by which bytes are counted: `session`, `subject` or `address`.
+    key: &'static str,
+    /// The treatment of bytes beyond it: `close`, `delay` or `drop`.
     on_excess: &'static str,
 }
 
@@ -200,6 +222,7 @@ impl Session {
             messages_out: stats.upstream.messages,
             bytes_out: stats.upstream.bytes,
             throttled: stats.throttled,
+            reported: info.reported.iter().map(|(limit, count)| (limit.label(), *count)).collect(),
             rates: Rates {
                 messages_in: rates.messages_in,
                 bytes_in: rates.bytes_in,
@@ -218,18 +241,18 @@ impl SessionLimits {
     fn new(limits: &Limits) -> Self {
         let optional = |time: Option<Duration>| time.map(seconds);
         Self {
+            mode: if limits.is_reporting() { "report" } else { "enforce" },
             message_rate: limits.messages.map(|messages| MessageRate {
                 rate: Rate::new(messages.quota),
-                key: match messages.key {
-                    RateKey::Session => "session",
-                    RateKey::Subject => "subject",
-                    RateKey::Address => "address",
-                },
-                on_excess: match messages.on_excess {
-                    OnExcess::Close => "close",
-                    OnExcess::Delay => "delay",
-                    OnExcess::Drop => "drop",
-                },
+                key: key(messages.key),
+                on_excess: LimitAction::from(messages.on_excess).label(),
+            }),
+            byte_rate: limits.bytes.map(|bytes| ByteRate {
+                bytes: bytes.quota.rate.count.get(),
+                period_seconds: seconds(bytes.quota.rate.period),
+                burst_bytes: bytes.quota.burst.get(),
+                key: key(bytes.key),
+                on_excess: LimitAction::from(bytes.on_excess).label(),
             }),
             overhead_rate: Rate::new(limits.overhead),
             message_max_bytes: limits.message_max_bytes,
@@ -237,6 +260,7 @@ impl SessionLimits {
             upstream_message_max_bytes: limits.upstream_message_max_bytes,
             sessions_per_subject: limits.sessions_per_subject.map(NonZeroU32::get),
             sessions_per_address: limits.sessions_per_address.map(NonZeroU32::get),
+            on_session_limit: limits.action(LimitKind::SessionsPerAddress).label(),
             idle_timeout_seconds: optional(limits.idle_timeout),
             ping_interval_seconds: optional(limits.ping_interval),
             upstream_ping_interval_seconds: optional(limits.upstream_ping_interval),
@@ -246,6 +270,14 @@ impl SessionLimits {
             check_utf8: limits.check_utf8,
             max_session_age_seconds: optional(limits.max_session_age),
         }
+    }
+}
+
+fn key(key: RateKey) -> &'static str {
+    match key {
+        RateKey::Session => "session",
+        RateKey::Subject => "subject",
+        RateKey::Address => "address",
     }
 }
 

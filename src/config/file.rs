@@ -229,6 +229,12 @@ impl<'a> Section<'a> {
         self.unit(key, "a rate such as \"50/s\"", off, |text| units::rate(text, max))
     }
 
+    /// Reads a rate of bytes, whose count is the number of bytes. Its value is `None` for `"off"`.
+    pub(super) fn byte_rate_or_off(&self, key: &Key) -> Option<Located<Option<Rate>>> {
+        let Kind::ByteRate(min, max, off) = key.kind else { return None };
+        self.unit(key, "a rate of bytes such as \"1MiB/s\"", off, |text| units::byte_rate(text, &(min..=max)))
+    }
+
     /// Reads a share in percent. Its value is `None` for `"off"`.
     pub(super) fn percent_or_off(&self, key: &Key) -> Option<Located<Option<u8>>> {
         let Kind::Percent(off) = key.kind else { return None };

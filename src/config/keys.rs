@@ -48,6 +48,8 @@ pub enum Kind {
     Size(u64, u64, AllowsOff),
     /// A rate such as `"50/s"`; the number is the largest count.
     Rate(u32, AllowsOff),
+    /// A rate of bytes such as `"1MiB/s"`; the numbers bound the size.
+    ByteRate(u64, u64, AllowsOff),
     /// A share such as `"20%"`.
     Percent(AllowsOff),
     /// A table of strings whose keys the operator chooses.
@@ -92,6 +94,9 @@ impl Key {
             Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
             Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
             Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
+            Kind::ByteRate(min, max, off) => {
+                or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
+            }
             Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
             Kind::Text
             | Kind::StringList
@@ -233,16 +238,31 @@ keys! {
         "The IP address and port that serve /metrics, /healthz and /readyz without a token, and nothing else.";
 
     ADDRESS = "listener" "address", Text, Required,
-        "The IP address and port to listen on, or `systemd:NAME` for the socket that systemd passes under this \
-         `FileDescriptorName=`.";
-    CERTIFICATES = "listener" "certificates", TableArray, Required,
+        "The IP address and port to listen on, `unix:/path` for a Unix socket, or `systemd:NAME` for the socket that \
+         systemd passes under this `FileDescriptorName=`.";
+    SOCKET_GROUP = "listener" "socket_group", Text, Nothing,
+        "The group whose members may connect to the Unix socket; absent: the group of the process.";
+    TLS = "listener" "tls", Flag, Value("true"),
+        "Whether clients connect by TLS. A plain listener is for a loopback or private address or a Unix socket, behind \
+         a balancer that terminates TLS.";
+    INSECURE = "listener" "insecure", Flag, Value("false"),
+        "Whether a plain listener may have an address that is neither loopback nor private.";
+    TLS_MIN_VERSION = "listener" "tls_min_version", Choice(&["1.2", "1.3"]), Value("\"1.2\""),
+        "The lowest version of TLS.";
+    CERTIFICATES = "listener" "certificates", TableArray, Derived("none; required unless `tls = false`"),
         "Certificate chains and their keys. SNI selects one; without a match the first valid one is used.";
     CHAIN = "listener.certificates" "chain", File, Required,
         "The certificate, followed by its intermediates, in PEM.";
     KEY = "listener.certificates" "key", File, Required,
         "The private key of the certificate, in PEM; the mode of the file must give others no access.";
+    PROXY_PROTOCOL_FROM = "listener" "proxy_protocol_from", StringList, Value("[]"),
+        "The addresses and networks of balancers, or `unix`, that must send a PROXY header (version 1 or 2) first; it \
+         names the client.";
+    TRUSTED_PROXIES = "listener" "trusted_proxies", StringList, Value("[]"),
+        "The addresses and networks of proxies, or `unix`, whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` \
+         name the client.";
     HANDSHAKE_TIMEOUT = "listener" "handshake_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
-        "Timeout for the TLS handshake and the request head together.";
+        "Timeout for the PROXY header, the TLS handshake and the request head together.";
     HEAD_MAX_SIZE = "listener" "head_max_size", Size(8 << 10, 64 << 10, Refused), Value("\"16KiB\""),
         "Maximum size of a request head.";
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
@@ -363,15 +383,24 @@ keys! {
     PASS_HEADERS = "route" "pass_headers", StringList, Value("[]"),
         "Client headers to forward although they are removed by default.";
 
+    LIMIT_MODE = "route.limits" "mode", Choice(&["enforce", "report"]), Value("\"enforce\""),
+        "Whether the limits below have an effect, or only count and log what they would have done. Pings, \
+         `pong_timeout`, `close_timeout`, `write_timeout` and `check_utf8` always have theirs.";
     MESSAGE_RATE = "route.limits" "message_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "Rate limit on the messages of a client.";
     MESSAGE_BURST = "route.limits" "message_burst", number(1, COUNT_MAX), Derived("the count of message_rate"),
         "Number of these messages that may arrive at once.";
+    BYTE_RATE = "route.limits" "byte_rate", Kind::ByteRate(1 << 10, 1 << 30, Allowed), Value("\"off\""),
+        "Rate limit on the bytes of frames, with their headers, in each direction by itself.";
+    BYTE_BURST = "route.limits" "byte_burst", Size(1 << 10, 1 << 30, Refused), Derived("the size of byte_rate"),
+        "Number of these bytes that may arrive at once. Where bytes are delayed, a larger frame passes in parts; \
+         otherwise it always exceeds the rate.";
     RATE_KEY = "route.limits" "rate_key", Choice(&["session", "subject", "address"]), Value("\"session\""),
-        "The scope of `message_rate`: one session, all sessions of a token subject, or all of a client address.";
+        "The scope of `message_rate` and `byte_rate`: one session, all sessions of a token subject, or all of a client \
+         address.";
     ON_EXCESS = "route.limits" "on_excess", Choice(&["close", "delay", "drop"]), Value("\"close\""),
-        "Action beyond `message_rate`: close the session, delay reading from the client, or drop messages, which \
-         disables compression.";
+        "Action beyond `message_rate` or `byte_rate`: close the session, delay reading, or drop messages of the client, \
+         which disables compression. Messages of the upstream are delayed and never dropped.";
     MESSAGE_MAX_SIZE = "route.limits" "message_max_size", Size(1, 1 << 40, Refused), Value("\"1MiB\""),
         "Maximum size of a message from a client, over all its fragments.";
     FRAME_MAX_SIZE = "route.limits" "frame_max_size", Size(1, 1 << 40, Refused), Derived("message_max_size"),
@@ -386,6 +415,9 @@ keys! {
         "Maximum number of concurrent sessions of one token subject.";
     SESSIONS_PER_ADDRESS = "route.limits" "sessions_per_address", number(1, COUNT_MAX), Nothing,
         "Maximum number of concurrent sessions of one client address.";
+    ON_SESSION_LIMIT = "route.limits" "on_session_limit", Choice(&["refuse", "close_oldest"]), Value("\"refuse\""),
+        "Action beyond `sessions_per_subject` or `sessions_per_address`: answer with 429, or close the oldest session \
+         with 1008 once the upstream has accepted the new one, so that an upgrade that fails closes none.";
     IDLE_TIMEOUT = "route.limits" "idle_timeout", Kind::Duration(MS_100, Duration::from_hours(7 * 24), Allowed),
         Value("\"off\""),
         "How long a session may be without a message in either direction before it is closed.";

@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::diagnostic::{Diagnostic, Span};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
-use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use crate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use crate::policy::quota::{Quota, Rate};
 
 /// Reads the limits of a route. `open` is whether the route requires no token, so that its sessions have no subject.
 pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
-    let messages = messages(section, open);
+    let mode = section.choice(&keys::LIMIT_MODE, &[("enforce", LimitMode::Enforce), ("report", LimitMode::Report)]);
+    let rates = rates(section, open);
     let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
     let overhead_burst = section.count(&keys::OVERHEAD_BURST);
     let (message_max, frame_max) = sizes(section);
@@ -21,6 +22,7 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
         no_subject(section, "sessions_per_subject", span);
     }
     let per_address = optional_count(section, &keys::SESSIONS_PER_ADDRESS);
+    let on_session_limit = on_session_limit(section);
     let idle_timeout = section.duration_or_off(&keys::IDLE_TIMEOUT);
     let ping_interval = section.duration_or_off(&keys::PING_INTERVAL);
     let upstream_ping_interval = section.duration_or_off(&keys::UPSTREAM_PING_INTERVAL);
@@ -32,14 +34,18 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
 
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
     warn_of_late_ping(section, &idle_timeout, &ping_interval);
+    let (messages, bytes) = rates?;
     Some(Limits {
-        messages: messages?,
+        mode: mode?.value,
+        messages,
+        bytes,
         overhead: Quota { rate: overhead_rate?.value?, burst: overhead_burst?.value },
         message_max_bytes: message_max?,
         frame_max_bytes: frame_max?,
         upstream_message_max_bytes: upstream_message_max?.value,
         sessions_per_subject: per_subject?,
         sessions_per_address: per_address?,
+        on_session_limit: on_session_limit?,
         idle_timeout: idle_timeout.value,
         ping_interval: ping_interval.value,
         upstream_ping_interval: upstream_ping_interval?.value,
@@ -72,32 +78,69 @@ pub(super) fn quota(
 
 /// Reports a key that has no effect without a rate. Returns whether the key is absent.
 fn needs_rate(section: &Section<'_>, key: &Key, rate_key: &Key) -> bool {
+    needs_one_of(section, key, &[rate_key])
+}
+
+/// Reports a key that has no effect without one of these keys. Returns whether the key is absent.
+fn needs_one_of(section: &Section<'_>, key: &Key, needed: &[&Key]) -> bool {
     let Some(span) = section.key_span(key) else { return true };
-    section.diagnostics.push(
-        Diagnostic::error(span, format!("`{}` has no effect without `{}`", key.name, rate_key.name))
-            .label(format!("there is no `{}` here", rate_key.name)),
-    );
+    let names = |joint: &str| needed.iter().map(|key| format!("`{}`", key.name)).collect::<Vec<_>>().join(joint);
+    let label = match needed {
+        [_] => format!("there is no {} here", names("")),
+        _ => format!("there is neither {} here", names(" nor ")),
+    };
+    section
+        .diagnostics
+        .push(Diagnostic::error(span, format!("`{}` has no effect without {}", key.name, names(" or "))).label(label));
     false
 }
 
-fn messages(section: &Section<'_>, open: bool) -> Parsed<Option<MessageQuota>> {
-    let rate = section.rate_or_off(&keys::MESSAGE_RATE);
+fn on_session_limit(section: &Section<'_>) -> Option<OnSessionLimit> {
+    let actions = [("refuse", OnSessionLimit::Refuse), ("close_oldest", OnSessionLimit::CloseOldest)];
+    let on_session_limit = section.choice(&keys::ON_SESSION_LIMIT, &actions)?;
+    let limits = [&keys::SESSIONS_PER_SUBJECT, &keys::SESSIONS_PER_ADDRESS];
+    let has_limit = limits.iter().any(|key| section.key_span(key).is_some());
+    (has_limit || needs_one_of(section, &keys::ON_SESSION_LIMIT, &limits)).then_some(on_session_limit.value)
+}
+
+/// Reads the quotas of messages and of bytes.
+fn rates(section: &Section<'_>, open: bool) -> Parsed<(Option<MessageQuota>, Option<ByteQuota>)> {
+    let (message_rate, byte_rate) =
+        (section.rate_or_off(&keys::MESSAGE_RATE), section.byte_rate_or_off(&keys::BYTE_RATE));
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
     let key = section.choice(&keys::RATE_KEY, &keys_of_rate);
     let actions = [("close", OnExcess::Close), ("delay", OnExcess::Delay), ("drop", OnExcess::Drop)];
     let on_excess = section.choice(&keys::ON_EXCESS, &actions);
 
-    let rate = rate?;
-    let quota = quota(section, &rate, &keys::MESSAGE_BURST, &keys::MESSAGE_RATE);
-    let (key, on_excess) = (key?, on_excess?);
+    let messages = message_rate.as_ref().map(|rate| quota(section, rate, &keys::MESSAGE_BURST, &keys::MESSAGE_RATE));
+    let bytes = byte_rate.as_ref().map(|rate| byte_quota(section, rate));
+    let (message_rate, byte_rate, key, on_excess) = (message_rate?, byte_rate?, key?, on_excess?);
     if open && key.value == RateKey::Subject {
         no_subject(section, "rate_key", key.span.clone());
     }
-    if rate.value.is_none() {
-        let alone = [&keys::RATE_KEY, &keys::ON_EXCESS].map(|key| needs_rate(section, key, &keys::MESSAGE_RATE));
-        return (quota.is_some() && alone == [true, true]).then_some(None);
+    if message_rate.value.is_none() && byte_rate.value.is_none() {
+        let rates = [&keys::MESSAGE_RATE, &keys::BYTE_RATE];
+        let alone = [&keys::RATE_KEY, &keys::ON_EXCESS].map(|key| needs_one_of(section, key, &rates));
+        if alone != [true, true] {
+            return None;
+        }
     }
-    Some(quota?.map(|quota| MessageQuota { quota, key: key.value, on_excess: on_excess.value }))
+    let (key, on_excess) = (key.value, on_excess.value);
+    Some((
+        messages??.map(|quota| MessageQuota { quota, key, on_excess }),
+        bytes??.map(|quota| ByteQuota { quota, key, on_excess }),
+    ))
+}
+
+/// Combines the rate of bytes with its burst, which is by default the size of the rate.
+fn byte_quota(section: &Section<'_>, rate: &Located<Option<Rate>>) -> Parsed<Option<Quota>> {
+    let written = section.key_span(&keys::BYTE_BURST).is_some();
+    let burst = section.size_or_off(&keys::BYTE_BURST).and_then(|burst| burst.value);
+    let Some(rate) = rate.value else {
+        return needs_rate(section, &keys::BYTE_BURST, &keys::BYTE_RATE).then_some(None);
+    };
+    let burst = if written { u32::try_from(burst?).ok().and_then(NonZeroU32::new)? } else { rate.count };
+    Some(Some(Quota { rate, burst }))
 }
 
 fn no_subject(section: &Section<'_>, key: &str, span: Span) {

@@ -1,4 +1,4 @@
-//! Parses and formats durations, sizes, rates and shares: `"30s"`, `"64KiB"`, `"50/s"`, `"20%"`.
+//! Parses and formats durations, sizes, rates and shares: `"30s"`, `"64KiB"`, `"50/s"`, `"1MiB/s"`, `"20%"`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -23,6 +23,11 @@ pub(super) fn size_pattern() -> String {
 /// Returns a regular expression for the text of a rate, without the bounds of its count.
 pub(super) fn rate_pattern() -> String {
     format!("^[0-9]+/({})$", names(&PERIODS))
+}
+
+/// Returns a regular expression for the text of a rate of bytes, without the bounds of its size.
+pub(super) fn byte_rate_pattern() -> String {
+    format!("^[0-9]+({})/({})$", names(&SIZES), names(&PERIODS))
 }
 
 /// Returns the regular expression of a share, without its bounds.
@@ -70,6 +75,16 @@ pub(super) fn rate(text: &str, count_max: u32) -> Result<Rate, String> {
     let count = number(count).ok_or(FORM)?.ok_or_else(bounds)?;
     let count = u32::try_from(count).ok().filter(|count| *count <= count_max).and_then(NonZeroU32::new);
     Ok(Rate { count: count.ok_or_else(bounds)?, period: Duration::from_secs(*seconds) })
+}
+
+/// Parses a rate of bytes whose size is within inclusive bounds, of at most 32 bits. Its count is the number of bytes.
+pub(super) fn byte_rate(text: &str, bounds: &RangeInclusive<u64>) -> Result<Rate, String> {
+    const FORM: &str = "expected a size and a period (s, m, h), as in \"1MiB/s\"";
+    let (bytes, period) = text.split_once('/').ok_or(FORM)?;
+    let (_, seconds) = PERIODS.iter().find(|(unit, _)| *unit == period).ok_or(FORM)?;
+    let bytes = size(bytes, bounds)?;
+    let count = u32::try_from(bytes).ok().and_then(NonZeroU32::new).ok_or(FORM)?;
+    Ok(Rate { count, period: Duration::from_secs(*seconds) })
 }
 
 /// Parses a share in percent, from 0 to 100.
@@ -159,6 +174,23 @@ mod tests {
         }
         for text in ["0/s", "1001/s", "99999999999999999999/s"] {
             assert_eq!(read(text).unwrap_err(), "the count must be between 1 and 1000", "{text}");
+        }
+    }
+
+    #[test]
+    fn byte_rates() {
+        let read = |text| byte_rate(text, &(1024..=1 << 30)).map(|rate| (rate.count.get(), rate.period.as_secs()));
+        assert_eq!(read("1MiB/s"), Ok((1 << 20, 1)));
+        assert_eq!(read("1024B/m"), Ok((1024, 60)));
+        assert_eq!(read("1GiB/h"), Ok((1 << 30, 3600)));
+        for text in ["", "1MiB", "1MiB/", "1MiB/d", "1MiB/s/s"] {
+            assert!(read(text).unwrap_err().starts_with("expected a size and a period"), "{text}");
+        }
+        for text in ["/s", "1/s", "1MB/s", "1MiB /s", "-1MiB/s"] {
+            assert!(read(text).unwrap_err().contains("binary unit"), "{text}");
+        }
+        for text in ["1023B/s", "2GiB/s", "0B/s"] {
+            assert_eq!(read(text).unwrap_err(), "must be between 1KiB and 1GiB", "{text}");
         }
     }
 

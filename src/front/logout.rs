@@ -1,10 +1,10 @@
 //! Back-channel logout: receives a logout token, and revokes the tokens that it names.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::Authority;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -17,7 +17,6 @@ use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;
 use crate::policy::logout::{LogoutEndpoint, LogoutError};
 use crate::policy::path::Path;
-use crate::policy::request::RequestFacts;
 use crate::policy::route::AuthKind;
 use crate::runtime::clock;
 use crate::telemetry::request::RequestId;
@@ -30,12 +29,15 @@ const FORM_BYTES: usize = 1024;
 const FIELD: &str = "query:logout_token";
 
 /// Returns the sections that receive logout tokens at the target of a request.
-pub(super) fn endpoints<'a>(snapshot: &'a Snapshot, request: &Request<()>, client: IpAddr) -> Vec<&'a LogoutEndpoint> {
+pub(super) fn endpoints<'a>(snapshot: &'a Snapshot, request: &Request<()>) -> Vec<&'a LogoutEndpoint> {
     if snapshot.logouts().is_empty() {
         return Vec::new();
     }
-    let facts = RequestFacts::of_http(request.uri(), request.headers(), client);
-    let target = facts.and_then(|facts| Some((request_host(facts.authority)?, Path::parse(facts.path).ok()?)));
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Vec::new() };
+    // In absolute form the authority of the target replaces Host (RFC 9112 section 3.2.2).
+    let authority = request.uri().authority().map(Authority::as_str).or(host.to_str().ok());
+    let target = authority.and_then(request_host).zip(Path::parse(request.uri().path()).ok());
     let Some((host, path)) = target else { return Vec::new() };
     snapshot.logouts().iter().filter(|endpoint| endpoint.serves(&host, &path)).collect()
 }

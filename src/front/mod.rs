@@ -5,6 +5,8 @@ pub mod snapshot;
 pub mod revoker;
 pub mod logouts;
 pub mod gateway;
+mod accept;
+pub mod identify;
 pub mod headers;
 mod authenticate;
 mod response;

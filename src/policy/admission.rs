@@ -16,21 +16,23 @@ use http::{HeaderName, HeaderValue};
 use super::address::AddressKey;
 use super::claim_path::ClaimPath;
 use super::claims::{self, Claims};
-use super::counters::{Counters, MessageKey};
-use super::counts::{Counts, KeyedLimiter};
+use super::client_slots;
+use super::counters::{Counters, LimitedClient, RouteCounts, SharedCounts};
+use super::counts::KeyedLimiter;
 use super::credential::{self, TokenSource};
 use super::evidence::Evidence;
 use super::expiry::Expiry;
 use super::forward::Answered;
 use super::grant::{self, Grant, Lease, SessionToken};
 use super::host::request_host;
-use super::limits::RateKey;
+use super::limits::LimitKind;
 use super::path::Path;
 use super::pattern::Params;
 use super::quota::{Count, Limiter, Quota};
 use super::rejection::{Rejected, Rejection};
 use super::request::{RequestFacts, RequestKind};
 use super::route::{AuthKind, AuthMethod, Route, Routes, Target};
+use super::session_slots::{Holder, SessionId};
 use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
@@ -52,8 +54,8 @@ pub struct Clocks {
 #[derive(Debug)]
 pub struct Policy {
     routes: Routes,
-    /// By route name, only for routes whose sessions share counts of messages.
-    messages: HashMap<Arc<str>, Arc<Counts<MessageKey>>>,
+    /// By route name, only for routes whose sessions share counts of messages or bytes.
+    shared: HashMap<Arc<str>, Arc<RouteCounts>>,
     upgrades: Option<KeyedLimiter<AddressKey>>,
     max_sessions: NonZeroU32,
     counters: Arc<Counters>,
@@ -63,11 +65,11 @@ impl Policy {
     /// Creates the rules. `upgrades` is the quota of requests of one client address.
     pub fn new(routes: Routes, upgrades: Option<Quota>, max_sessions: NonZeroU32, counters: Arc<Counters>) -> Self {
         let shared = |route: &Route| {
-            route.config.limits.messages.filter(|messages| messages.key != RateKey::Session)?;
-            Some((Arc::clone(route.name()), counters.messages(route.name())))
+            route.config.limits.shared_key()?;
+            Some((Arc::clone(route.name()), counters.route(route.name())))
         };
         Self {
-            messages: routes.iter().filter_map(|route| shared(route)).collect(),
+            shared: routes.iter().filter_map(|route| shared(route)).collect(),
             routes,
             upgrades: upgrades.map(|quota| KeyedLimiter::over(Arc::clone(counters.upgrades()), quota)),
             max_sessions,
@@ -112,20 +114,10 @@ impl Policy {
         Ok(candidate)
     }
 
-    /// Returns the count of messages that a session shares with others, if its route shares one.
-    pub(super) fn shared_count(
-        &self,
-        route: &Route,
-        (auth, subject): (Option<&str>, Option<&str>),
-        address: IpAddr,
-        now: Instant,
-    ) -> Option<Arc<Count>> {
-        let key = match (route.config.limits.messages?.key, subject) {
-            (RateKey::Session, _) => return None,
-            (RateKey::Subject, Some(subject)) => MessageKey::of_identity(auth.unwrap_or_default(), subject),
-            (RateKey::Subject, None) | (RateKey::Address, _) => MessageKey::Address(address.into()),
-        };
-        Some(self.messages.get(route.name())?.get(&key, now))
+    /// Returns the counts of messages and bytes that a session shares with others.
+    pub(super) fn shared_counts(&self, route: &Route, client: &LimitedClient<'_>, now: Instant) -> SharedCounts {
+        let counts = self.shared.get(route.name());
+        counts.map_or_else(SharedCounts::default, |counts| counts.shared(&route.config.limits, client, now))
     }
 
     /// Returns the counters of the process.
@@ -185,12 +177,10 @@ impl<'a> Candidate<'a> {
         if counters.is_full(self.policy.max_sessions) {
             return Err(Rejection::Full);
         }
-        match config.limits.sessions_per_address {
-            Some(max) if counters.is_address_full(&config.name, self.facts.address, max) => {
-                Err(Rejection::AddressSessions)
-            }
-            _ => Ok(()),
+        if client_slots::is_address_full(counters, &config.limits, &config.name, self.facts.address) {
+            return Err(Rejection::AddressSessions);
         }
+        Ok(())
     }
 
     /// Finds the evidence in the head of the request: the credential that the first section of the route recognises.
@@ -290,7 +280,7 @@ pub struct Authenticated<'a> {
 }
 
 impl Authenticated<'_> {
-    /// Takes the slots of the session, of its address and of its subject.
+    /// Takes the slot of the session, and those of its address and of its subject if these reject further sessions.
     ///
     /// # Errors
     /// If one of these limits is reached, or the route does not lead to an upstream. No slot is taken then.
@@ -301,24 +291,13 @@ impl Authenticated<'_> {
         let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
         let pool = Arc::clone(pool);
         let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
-        let address_slot = match limits.sessions_per_address {
-            Some(max) => {
-                let taken = counters.take_address(name, facts.address, max);
-                Some(taken.ok_or_else(|| reject(Rejection::AddressSessions))?)
-            }
-            None => None,
-        };
-        let subject_slot = match limits.sessions_per_subject {
-            Some(max) => {
-                // Tokens without a subject cannot be distinguished, so all of them count as one.
-                let subject = self.subject.as_deref().unwrap_or_default();
-                let auth = self.auth().unwrap_or_default();
-                let taken = counters.take_subject(name, auth, subject, max);
-                Some(taken.ok_or_else(|| reject(Rejection::SubjectSessions))?)
-            }
-            None => None,
-        };
-        let messages = self.message_limiter(now.instant);
+        let client =
+            LimitedClient { route: name, address: facts.address, auth: self.auth(), subject: self.subject.as_deref() };
+        let holder = Holder { id: facts.id, opened: now.instant };
+        let taken = client_slots::take_at_admission(counters, limits, client, holder).map_err(reject)?;
+        let counts = policy.shared_counts(route, &client, now.instant);
+        let count = counts.messages.unwrap_or_default();
+        let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
         let Self { candidate, method, token, answered, subject, claim_headers, stripped, .. } = self;
@@ -333,26 +312,31 @@ impl Authenticated<'_> {
             origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
             address: facts.address,
         };
-        let lease = Lease::new(session_slot, (address_slot, subject_slot));
-        Ok(Admission { route, grant: Arc::new(grant), lease, pool, claim_headers, stripped, expires, messages })
+        Ok(Admission {
+            id: facts.id,
+            route,
+            grant: Arc::new(grant),
+            lease: Lease::new(session_slot, taken.slots),
+            pool,
+            claim_headers,
+            stripped,
+            expires,
+            messages,
+            bytes: counts.bytes,
+            exceeded: taken.exceeded,
+        })
     }
 
     /// Returns the name of the section that admits the client.
     fn auth(&self) -> Option<&str> {
         self.method.as_ref().map(|method| &*method.name)
     }
-
-    fn message_limiter(&self, now: Instant) -> Option<Arc<Limiter>> {
-        let Candidate { policy, facts, route, .. } = &self.candidate;
-        let messages = route.config.limits.messages?;
-        let count = policy.shared_count(route, (self.auth(), self.subject.as_deref()), facts.address, now);
-        Some(Arc::new(count.map_or_else(|| Limiter::new(messages.quota), |count| Limiter::over(count, messages.quota))))
-    }
 }
 
 /// The permission to open a connection to a server of one pool, and to relay.
 #[derive(Debug)]
 pub struct Admission {
+    id: SessionId,
     route: Arc<Route>,
     grant: Arc<Grant>,
     lease: Lease,
@@ -361,9 +345,32 @@ pub struct Admission {
     stripped: Arc<[TokenSource]>,
     expires: Option<Expiry>,
     messages: Option<Arc<Limiter>>,
+    bytes: Option<[Arc<Count>; 2]>,
+    exceeded: Vec<LimitKind>,
 }
 
 impl Admission {
+    /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest sessions of
+    /// its address or subject. Returns the ids of these, which have to be closed. To be called once, before the 101.
+    pub fn open_session(&mut self, counters: &Counters, now: Instant) -> Vec<SessionId> {
+        let client = self.grant.limited_client(self.route.name());
+        let holder = Holder { id: self.id, opened: now };
+        let taken = client_slots::take_at_opening(counters, &self.route.config.limits, client, holder);
+        self.lease.add_client(taken.slots);
+        self.exceeded.extend(taken.exceeded);
+        taken.replaced
+    }
+
+    /// Returns the numbers of sessions that are exceeded, where limits are only reported.
+    pub fn exceeded(&self) -> &[LimitKind] {
+        &self.exceeded
+    }
+
+    /// Returns the counts of bytes that the session shares with others.
+    pub fn bytes(&self) -> Option<&[Arc<Count>; 2]> {
+        self.bytes.as_ref()
+    }
+
     /// Returns the route of the request.
     pub fn route(&self) -> &Arc<Route> {
         &self.route

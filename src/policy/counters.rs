@@ -5,12 +5,16 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::address::AddressKey;
 use super::counts::{Counts, Grouped};
+use super::limits::{Limits, RateKey};
+use super::quota::Count;
 use super::revocation::Revocations;
+use super::session_slots::SessionSlots;
 use super::slots::{Slot, Slots};
 
 /// The counters of the process.
@@ -18,13 +22,31 @@ use super::slots::{Slot, Slots};
 pub struct Counters {
     /// The counts of requests, by client address.
     upgrades: Arc<Counts<AddressKey>>,
-    /// The counts of messages, by route name.
-    messages: Mutex<HashMap<Arc<str>, Arc<Counts<MessageKey>>>>,
+    /// The counts of messages and bytes, by route name.
+    routes: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
     sessions: Slots<()>,
-    by_address: Slots<RouteAddress>,
-    by_subject: Slots<RouteIdentity>,
+    by_address: SessionSlots<RouteAddress>,
+    by_subject: SessionSlots<RouteIdentity>,
     is_short_of_memory: AtomicBool,
     revocations: Revocations,
+}
+
+/// The counts of messages and bytes of one route, by the key of the sessions that share them.
+#[derive(Debug, Default)]
+pub struct RouteCounts {
+    /// The counts of messages from the clients.
+    pub messages: Counts<MessageKey>,
+    /// The counts of bytes, from the clients and from the upstream.
+    pub bytes: [Counts<MessageKey>; 2],
+}
+
+/// The counts that a session shares with others. Each is `None` if the session has a count of its own.
+#[derive(Debug, Default, Clone)]
+pub struct SharedCounts {
+    /// The count of messages from the client.
+    pub messages: Option<Arc<Count>>,
+    /// The counts of bytes, from the client and from the upstream.
+    pub bytes: Option<[Arc<Count>; 2]>,
 }
 
 /// A client address at a route, by the route's name.
@@ -33,7 +55,7 @@ pub type RouteAddress = (Arc<str>, AddressKey);
 /// which no name contains. Equal subjects of two sections are different clients.
 pub type RouteIdentity = (Arc<str>, Arc<str>);
 
-/// The sessions whose messages are counted together.
+/// The sessions whose messages and bytes are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageKey {
     /// The SHA-256 of the subject: a subject may be kilobytes long, and there may be many.
@@ -77,15 +99,15 @@ impl Counters {
         &self.upgrades
     }
 
-    /// Returns the counts of messages at the route of this name.
-    pub fn messages(&self, route: &Arc<str>) -> Arc<Counts<MessageKey>> {
-        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(messages.entry(Arc::clone(route)).or_default())
+    /// Returns the counts of messages and bytes at the route of this name.
+    pub fn route(&self, route: &Arc<str>) -> Arc<RouteCounts> {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(routes.entry(Arc::clone(route)).or_default())
     }
 
-    /// Drops the counts of messages of routes for which `keep` returns false.
+    /// Drops the counts of messages and bytes of routes for which `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
     }
 
     /// Returns the revocations.
@@ -118,38 +140,65 @@ impl Counters {
         self.sessions.take((), max)
     }
 
-    /// Whether an address has `max` sessions at a route.
-    pub fn is_address_full(&self, route: &Arc<str>, address: IpAddr, max: NonZeroU32) -> bool {
-        self.by_address.count(&(Arc::clone(route), address.into())) >= max.get()
+    /// Returns the slots of the sessions of each address at each route.
+    pub(super) fn by_address(&self) -> &SessionSlots<RouteAddress> {
+        &self.by_address
     }
 
-    /// Takes the slot of a session of an address at a route, if it has fewer than `max`.
-    pub fn take_address(&self, route: &Arc<str>, address: IpAddr, max: NonZeroU32) -> Option<Slot<RouteAddress>> {
-        self.by_address.take((Arc::clone(route), address.into()), max)
-    }
-
-    /// Takes the slot of a session of a subject at a route, if it has fewer than `max`.
-    pub fn take_subject(
-        &self,
-        route: &Arc<str>,
-        auth: &str,
-        subject: &str,
-        max: NonZeroU32,
-    ) -> Option<Slot<RouteIdentity>> {
-        self.by_subject.take((Arc::clone(route), identity(auth, subject)), max)
-    }
-
-    /// Counts an open session of an address at a route that did not limit these before.
-    pub fn add_address(&self, route: &Arc<str>, address: IpAddr) -> Slot<RouteAddress> {
-        self.by_address.add((Arc::clone(route), address.into()))
-    }
-
-    /// Counts an open session of a subject at a route that did not limit these before.
-    pub fn add_subject(&self, route: &Arc<str>, auth: &str, subject: &str) -> Slot<RouteIdentity> {
-        self.by_subject.add((Arc::clone(route), identity(auth, subject)))
+    /// Returns the slots of the sessions of each identity at each route.
+    pub(super) fn by_subject(&self) -> &SessionSlots<RouteIdentity> {
+        &self.by_subject
     }
 }
 
+/// The client of a session, as the limits count it.
+#[derive(Debug, Clone, Copy)]
+pub struct LimitedClient<'a> {
+    /// The name of the route.
+    pub route: &'a Arc<str>,
+    /// The address.
+    pub address: IpAddr,
+    /// The name of the `[auth]` section that admitted it; `None`: the route is open.
+    pub auth: Option<&'a str>,
+    /// The subject of its token.
+    pub subject: Option<&'a str>,
+}
+
+impl LimitedClient<'_> {
+    /// Returns the key of the sessions of its address.
+    pub(super) fn address_key(&self) -> RouteAddress {
+        (Arc::clone(self.route), self.address.into())
+    }
+
+    /// Returns the key of the sessions of its identity. Tokens without a subject cannot be distinguished, so all of them
+    /// count as one.
+    pub(super) fn subject_key(&self) -> RouteIdentity {
+        (Arc::clone(self.route), identity(self.auth.unwrap_or_default(), self.subject.unwrap_or_default()))
+    }
+
+    /// Returns the key of its messages and bytes where sessions share counts. A client without a subject is counted by
+    /// its address.
+    fn message_key(&self, key: RateKey) -> MessageKey {
+        match (key, self.subject) {
+            (RateKey::Subject, Some(subject)) => MessageKey::of_identity(self.auth.unwrap_or_default(), subject),
+            _ => MessageKey::Address(self.address.into()),
+        }
+    }
+}
+
+impl RouteCounts {
+    /// Returns the counts that a session of this client shares with others.
+    pub(super) fn shared(&self, limits: &Limits, client: &LimitedClient<'_>, now: Instant) -> SharedCounts {
+        let Some(key) = limits.shared_key() else { return SharedCounts::default() };
+        let key = client.message_key(key);
+        SharedCounts {
+            messages: limits.messages.map(|_| self.messages.get(&key, now)),
+            bytes: limits.bytes.map(|_| self.bytes.each_ref().map(|bytes| bytes.get(&key, now))),
+        }
+    }
+}
+
+/// Returns the identity of a subject: the name of the `[auth]` section, which contains no NUL, and the subject.
 fn identity(auth: &str, subject: &str) -> Arc<str> {
     format!("{auth}\0{subject}").into()
 }
@@ -160,10 +209,9 @@ mod tests {
 
     #[test]
     fn equal_subjects_of_two_sections_are_different_clients() {
-        let (counters, route, max) = (Counters::default(), Arc::from("chat"), NonZeroU32::MIN);
-        let held = counters.take_subject(&route, "users", "ann", max);
-        assert!(held.is_some() && counters.take_subject(&route, "users", "ann", max).is_none());
-        assert!(counters.take_subject(&route, "partners", "ann", max).is_some());
+        assert_eq!(identity("users", "ann"), identity("users", "ann"));
+        assert_ne!(identity("users", "ann"), identity("partners", "ann"));
+        assert_ne!(identity("a", "b"), identity("ab", ""));
         let key = MessageKey::of_identity;
         assert_eq!(key("users", "ann"), key("users", "ann"));
         assert_ne!(key("users", "ann"), key("partners", "ann"));
@@ -171,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_of_messages_are_kept_by_the_name_of_the_route() {
+    fn counts_are_kept_by_the_name_of_the_route() {
         let (counters, chat) = (Counters::default(), Arc::from("chat"));
-        let counts = counters.messages(&chat);
+        let counts = counters.route(&chat);
         counters.retain(|route| route == "chat");
-        assert!(Arc::ptr_eq(&counts, &counters.messages(&chat)));
+        assert!(Arc::ptr_eq(&counts, &counters.route(&chat)));
         counters.retain(|route| route == "feed");
-        assert!(!Arc::ptr_eq(&counts, &counters.messages(&chat)));
+        assert!(!Arc::ptr_eq(&counts, &counters.route(&chat)));
     }
 }

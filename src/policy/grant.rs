@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::counters::{RouteAddress, RouteIdentity};
+use super::client_slots::ClientSlots;
+use super::counters::LimitedClient;
 use super::forward::Answered;
 use super::pattern::Params;
 use super::revocation::entry::Identity;
@@ -16,7 +17,9 @@ use super::token::TokenRecord;
 #[derive(Debug)]
 pub struct Lease {
     _session: Slot<()>,
-    client: Option<ClientSlots>,
+    /// Most routes limit neither addresses nor subjects.
+    client: Option<Box<ClientSlots>>,
+    is_client_released: bool,
 }
 
 /// The facts that a session was admitted with. A later snapshot can check them again.
@@ -46,6 +49,11 @@ impl Grant {
     pub fn is_revoked(&self, check: impl FnOnce(&Identity<'_>) -> bool) -> bool {
         let token = self.token.get();
         identity(self.auth.as_deref(), self.subject.as_deref(), token.as_deref()).is_some_and(|client| check(&client))
+    }
+
+    /// Returns the client as the limits of this route count it.
+    pub(super) fn limited_client<'a>(&'a self, route: &'a Arc<str>) -> LimitedClient<'a> {
+        LimitedClient { route, address: self.address, auth: self.auth.as_deref(), subject: self.subject.as_deref() }
     }
 }
 
@@ -79,13 +87,12 @@ impl SessionToken {
     }
 }
 
-/// The slots that a session takes from the limits of its client.
-pub type ClientSlots = (Option<Slot<RouteAddress>>, Option<Slot<RouteIdentity>>);
-
 impl Lease {
     /// Creates the lease of a session with its slot and those of its client.
     pub(super) fn new(session: Slot<()>, client: ClientSlots) -> Self {
-        Self { _session: session, client: Some(client) }
+        let mut lease = Self { _session: session, client: None, is_client_released: false };
+        lease.add_client(client);
+        lease
     }
 
     /// Releases the slots of the address and of the subject, because the client has disconnected or its session is
@@ -93,13 +100,23 @@ impl Lease {
     /// descriptors until then.
     pub fn release_client(&mut self) {
         self.client = None;
+        self.is_client_released = true;
     }
 
     /// Adds slots to those of the client, unless they were released.
     pub fn add_client(&mut self, added: ClientSlots) {
-        if let Some((address, subject)) = &mut self.client {
-            *address = added.0.or(address.take());
-            *subject = added.1.or(subject.take());
+        if !self.is_client_released && !added.is_empty() {
+            self.client.get_or_insert_default().add(added);
         }
+    }
+
+    /// Whether it holds slots of its client, which another session may take over.
+    pub fn is_limited(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Whether another session has taken over a slot of this one.
+    pub fn is_replaced(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| !client.are_held())
     }
 }

@@ -5,7 +5,127 @@ use std::time::Duration;
 
 use super::quota::Quota;
 
-/// The key by which messages are counted.
+/// Whether the limits of a route have an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitMode {
+    /// The limits act.
+    Enforce,
+    /// The limits do not act. Each time that one would have acted is counted, and the first of a session is logged.
+    Report,
+}
+
+/// The treatment of a session beyond `sessions_per_subject` or `sessions_per_address`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSessionLimit {
+    /// Its request is answered with 429.
+    Refuse,
+    /// It takes over the slot of the oldest session, which is closed with code 1008.
+    CloseOldest,
+}
+
+/// A limit of a route that `mode = "report"` turns into a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LimitKind {
+    /// The quota of messages from the client.
+    MessageRate,
+    /// The quota of bytes from the client.
+    ByteRate,
+    /// The quota of bytes from the upstream.
+    UpstreamByteRate,
+    /// The quota of control frames and small fragments from the client.
+    OverheadRate,
+    /// The size of a message from the client.
+    MessageMaxSize,
+    /// The size of a frame from the client.
+    FrameMaxSize,
+    /// The size of a message from the upstream.
+    UpstreamMessageMaxSize,
+    /// The time without a data frame.
+    IdleTimeout,
+    /// The time that a session may last.
+    MaxSessionAge,
+    /// The number of sessions of a subject.
+    SessionsPerSubject,
+    /// The number of sessions of an address.
+    SessionsPerAddress,
+}
+
+impl LimitKind {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 11] = [
+        Self::MessageRate,
+        Self::ByteRate,
+        Self::UpstreamByteRate,
+        Self::OverheadRate,
+        Self::MessageMaxSize,
+        Self::FrameMaxSize,
+        Self::UpstreamMessageMaxSize,
+        Self::IdleTimeout,
+        Self::MaxSessionAge,
+        Self::SessionsPerSubject,
+        Self::SessionsPerAddress,
+    ];
+
+    /// Returns its name in logs and metrics: its key, with `upstream_` if it limits the upstream.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::MessageRate => "message_rate",
+            Self::ByteRate => "byte_rate",
+            Self::UpstreamByteRate => "upstream_byte_rate",
+            Self::OverheadRate => "overhead_rate",
+            Self::MessageMaxSize => "message_max_size",
+            Self::FrameMaxSize => "frame_max_size",
+            Self::UpstreamMessageMaxSize => "upstream_message_max_size",
+            Self::IdleTimeout => "idle_timeout",
+            Self::MaxSessionAge => "max_session_age",
+            Self::SessionsPerSubject => "sessions_per_subject",
+            Self::SessionsPerAddress => "sessions_per_address",
+        }
+    }
+}
+
+/// The action of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitAction {
+    /// The session is closed.
+    Close,
+    /// Reading is delayed.
+    Delay,
+    /// The message is dropped.
+    Drop,
+    /// The upgrade is answered with 429.
+    Refuse,
+    /// The oldest session is closed.
+    CloseOldest,
+}
+
+impl LimitAction {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Close, Self::Delay, Self::Drop, Self::Refuse, Self::CloseOldest];
+
+    /// Returns its name in logs and metrics: the value of its key.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Delay => "delay",
+            Self::Drop => "drop",
+            Self::Refuse => "refuse",
+            Self::CloseOldest => "close_oldest",
+        }
+    }
+}
+
+impl From<OnExcess> for LimitAction {
+    fn from(on_excess: OnExcess) -> Self {
+        match on_excess {
+            OnExcess::Close => Self::Close,
+            OnExcess::Delay => Self::Delay,
+            OnExcess::Drop => Self::Drop,
+        }
+    }
+}
+
+/// The key by which messages and bytes are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateKey {
     /// Each session has a quota of its own.
@@ -38,11 +158,27 @@ pub struct MessageQuota {
     pub on_excess: OnExcess,
 }
 
+/// The quota of the bytes of frames, header and payload, in each direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteQuota {
+    /// The quota, of which a cell is a byte.
+    pub quota: Quota,
+    /// The key by which bytes are counted.
+    pub key: RateKey,
+    /// The treatment of bytes that exceed the quota.
+    pub on_excess: OnExcess,
+}
+
 /// The limits of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
+    /// Whether the limits have an effect. Timeouts that protect the process always have one: pings, `pong_timeout`,
+    /// `close_timeout`, `write_timeout`. `check_utf8` has one as well, since it is a rule of the protocol.
+    pub mode: LimitMode,
     /// The quota of messages from the client; `None`: unlimited.
     pub messages: Option<MessageQuota>,
+    /// The quota of bytes; `None`: unlimited.
+    pub bytes: Option<ByteQuota>,
     /// The quota of control frames and small inner fragments from the client and, without a quota of messages, of empty
     /// messages: they cost work and carry almost no data.
     pub overhead: Quota,
@@ -57,6 +193,8 @@ pub struct Limits {
     pub sessions_per_subject: Option<NonZeroU32>,
     /// The maximum number of concurrent sessions of one client address.
     pub sessions_per_address: Option<NonZeroU32>,
+    /// The treatment of a session beyond either of these two numbers.
+    pub on_session_limit: OnSessionLimit,
     /// How long a session may last without a data frame in either direction; `None`: unlimited.
     pub idle_timeout: Option<Duration>,
     /// How long a client may be silent before it is pinged; `None`: it is never pinged.
@@ -87,6 +225,38 @@ impl Limits {
     /// Whether messages may be compressed (RFC 7692). False if text is checked, since it would have to be decompressed,
     /// and if messages are dropped, since later messages are compressed with reference to earlier ones.
     pub fn allow_compression(&self) -> bool {
-        !self.check_utf8 && self.messages.is_none_or(|messages| messages.on_excess != OnExcess::Drop)
+        !self.check_utf8 && (self.is_reporting() || self.on_excess() != Some(OnExcess::Drop))
+    }
+
+    /// Whether the limits only report what they would do.
+    pub fn is_reporting(&self) -> bool {
+        self.mode == LimitMode::Report
+    }
+
+    /// Returns the treatment of messages and bytes that exceed their quotas, if there is a quota.
+    pub fn on_excess(&self) -> Option<OnExcess> {
+        self.messages.map(|messages| messages.on_excess).or(self.bytes.map(|bytes| bytes.on_excess))
+    }
+
+    /// Returns the key by which sessions share counts of messages and bytes, if they share them.
+    pub fn shared_key(&self) -> Option<RateKey> {
+        let key = self.messages.map(|messages| messages.key).or(self.bytes.map(|bytes| bytes.key));
+        key.filter(|key| *key != RateKey::Session)
+    }
+
+    /// Returns the action of a limit.
+    pub fn action(&self, kind: LimitKind) -> LimitAction {
+        match (kind, self.on_excess()) {
+            // Messages of the upstream are never dropped.
+            (LimitKind::UpstreamByteRate, Some(OnExcess::Drop)) => LimitAction::Delay,
+            (LimitKind::MessageRate | LimitKind::ByteRate | LimitKind::UpstreamByteRate, Some(on_excess)) => {
+                on_excess.into()
+            }
+            (LimitKind::SessionsPerSubject | LimitKind::SessionsPerAddress, _) => match self.on_session_limit {
+                OnSessionLimit::Refuse => LimitAction::Refuse,
+                OnSessionLimit::CloseOldest => LimitAction::CloseOldest,
+            },
+            _ => LimitAction::Close,
+        }
     }
 }

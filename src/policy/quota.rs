@@ -75,6 +75,15 @@ impl Count {
         self.0.load(Ordering::Relaxed) <= now
     }
 
+    /// Replaces the theoretical arrival time by the one that `change` returns, and returns the earlier one. Nothing
+    /// changes if `change` returns `None`.
+    ///
+    /// # Errors
+    /// The theoretical arrival time if it was not changed.
+    pub(super) fn update(&self, change: impl Fn(u64) -> Option<u64>) -> Result<u64, u64> {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change)
+    }
+
     /// Returns the theoretical arrival time relative to `now`, in nanoseconds: the form in which another process can
     /// import it.
     pub fn export(&self, now: Instant) -> i64 {
@@ -245,9 +254,8 @@ impl Limiter {
     /// Refunds one cell that was taken and not used. Reservations of other callers keep their instants, so the next
     /// cell may be available at the same time as the last of them.
     pub fn refund(&self) {
-        let refund = |count: u64| Some(count.saturating_sub(self.interval_nanos));
         // The update is never rejected.
-        let _ = self.count.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, refund);
+        let _ = self.count.update(|count| Some(count.saturating_sub(self.interval_nanos)));
     }
 }
 
@@ -275,12 +283,12 @@ pub(super) fn nanos_at(now: Instant) -> u64 {
 
 /// Converts a time in the scale of counts to an instant, at least `now`. Returns `now` if no `Instant` can represent
 /// it.
-fn instant_at(nanos: u64, now: Instant) -> Instant {
+pub(super) fn instant_at(nanos: u64, now: Instant) -> Instant {
     now.checked_add(Duration::from_nanos(nanos.saturating_sub(nanos_at(now)))).unwrap_or(now)
 }
 
 /// Returns the nanoseconds of a span, at most [`REPLENISH_MAX`], so that sums of a few spans do not overflow.
-fn nanos(span: Duration) -> u64 {
+pub(super) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.min(REPLENISH_MAX).as_nanos()).unwrap_or(u64::MAX)
 }
 

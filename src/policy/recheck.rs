@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use super::admission::{Clocks, Policy, expiry};
 use super::claims::Claims;
+use super::client_slots::{self, ClientSlots};
+use super::counters::SharedCounts;
 use super::expiry::Expiry;
 use super::forward::ForwardAnswer;
-use super::grant::{ClientSlots, Grant};
+use super::grant::Grant;
 use super::limits::Limits;
 use super::path::Path;
 use super::pattern::Params;
-use super::quota::Count;
 use super::rejection::Rejection;
 use super::requirement::Requirement;
 use super::route::{AuthKind, AuthMethod, OnRemoved, Route, Target};
+use super::session_slots::Holder;
 
 /// An open session, as its worker knows it.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +28,8 @@ pub struct OpenSession<'a> {
     pub path: Option<&'a str>,
     /// The name of its server.
     pub server: &'a str,
+    /// Its id, and when it was opened.
+    pub holder: Holder,
 }
 
 /// The result of a check.
@@ -57,8 +61,8 @@ pub struct Terms {
 pub struct TermChanges {
     /// The limits.
     pub limits: Arc<Limits>,
-    /// The count of messages that the session shares with others, if it shares one.
-    pub shared: Option<Arc<Count>>,
+    /// The counts of messages and bytes that the session shares with others.
+    pub shared: SharedCounts,
     /// When the session ends because its token expires.
     pub expires: Option<Expiry>,
     /// The slots of limits that did not apply before.
@@ -75,8 +79,9 @@ impl Terms {
 impl TermChanges {
     /// Takes over the slots of earlier changes that the session has not received, where these have none.
     pub fn keep_slots(&mut self, earlier: &mut Self) {
-        self.slots.0 = self.slots.0.take().or(earlier.slots.0.take());
-        self.slots.1 = self.slots.1.take().or(earlier.slots.1.take());
+        let mut slots = std::mem::take(&mut earlier.slots);
+        slots.add(std::mem::take(&mut self.slots));
+        self.slots = slots;
     }
 }
 
@@ -163,18 +168,13 @@ impl Policy {
         if expires_as_before && limits_before == limits {
             return Terms { route: Arc::clone(route), changes: None };
         }
-        let added = limits.sessions_per_address.is_some() && limits_before.sessions_per_address.is_none();
-        let address = added.then(|| self.counters().add_address(route.name(), grant.address));
-        let added = limits.sessions_per_subject.is_some() && limits_before.sessions_per_subject.is_none();
-        let subject = grant.subject.as_deref();
-        let auth = grant.auth.as_deref();
-        let subject_slot = added
-            .then(|| self.counters().add_subject(route.name(), auth.unwrap_or_default(), subject.unwrap_or_default()));
+        let client = grant.limited_client(route.name());
+        let slots = client_slots::add_new_limits(self.counters(), (limits_before, limits), client, session.holder);
         let changes = TermChanges {
             limits: Arc::clone(limits),
-            shared: self.shared_count(route, (auth, subject), grant.address, now.instant),
+            shared: self.shared_counts(route, &client, now.instant),
             expires: verified.and_then(|(method, claims)| expiry(claims, method, now)),
-            slots: (address, subject_slot),
+            slots,
         };
         Terms { route: Arc::clone(route), changes: Some(changes) }
     }

@@ -36,15 +36,6 @@ impl<K: Hash + Eq + Clone> Slots<K> {
         Some(Slot { taken: Arc::clone(&self.taken), key })
     }
 
-    /// Takes a slot of a key for something that exists already, even beyond the limit.
-    pub fn add(&self, key: K) -> Slot<K> {
-        let mut taken = lock(&self.taken);
-        let count = taken.entry(key.clone()).or_insert(0);
-        *count = count.saturating_add(1);
-        drop(taken);
-        Slot { taken: Arc::clone(&self.taken), key }
-    }
-
     /// Returns the number of taken slots of a key.
     pub fn count(&self, key: &K) -> u32 {
         lock(&self.taken).get(key).copied().unwrap_or_default()

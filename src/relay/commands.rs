@@ -9,7 +9,7 @@ use super::peer_io::Stream;
 use super::registry::Command;
 use super::watcher::Watcher;
 use crate::policy::recheck::TermChanges;
-use crate::session::Side;
+use crate::session::{CloseReason, Side};
 use crate::ws::frame::Message;
 
 /// The maximum number of operators that watch one session.
@@ -32,7 +32,14 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Command::Send(message) => self.send_message(message, now),
             _ if is_over => {}
             Command::Close { code, reason } => self.session.close(code, &reason, now),
-            Command::Revoke(cause) => self.session.revoke(cause, now),
+            Command::Revoke(cause) => {
+                self.session.revoke(cause, now);
+                if cause == CloseReason::Replaced {
+                    // Another session of the client has taken over one of the slots. The other slot must not count until
+                    // a client that may be gone has answered its Close.
+                    self.lease.release_client();
+                }
+            }
             Command::SetExpiry(expires, count) => {
                 if self.session.set_expiry(expires) {
                     count.add_one();
@@ -49,6 +56,18 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         // A session that is closing keeps the code of its Close.
         let _ = self.session.set_expiry(expires);
         self.lease.add_client(slots);
+    }
+
+    /// Counts and logs limits that would have acted. A session logs each limit once.
+    #[cold]
+    pub(super) fn count_reports(&mut self, now: Instant) {
+        for report in self.session.take_reports() {
+            let action = self.session.limits().action(report.kind);
+            self.metrics.count_reported(report.kind, action, report.count);
+            if report.is_first {
+                self.process.sessions.log_reported(&self.facts.log_summary(), report.kind, action, now);
+            }
+        }
     }
 
     fn send_message(&mut self, message: Message, now: Instant) {
@@ -91,7 +110,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             SessionActivity::Lingering
         } else if self.session.is_closing() {
             SessionActivity::Closing
-        } else if self.session.waiting(Side::Client) {
+        } else if Side::BOTH.into_iter().any(|side| self.session.waiting(side)) {
             SessionActivity::Throttled
         } else {
             SessionActivity::Open
@@ -106,6 +125,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             rates: self.rates.as_ref().map(|rates| rates.rates(&stats, now)).unwrap_or_default(),
             last_activity: now.saturating_duration_since(self.session.data_passed()),
             limits: self.session.limits().clone(),
+            reported: self.session.reported().collect(),
             buffered_in: self.client.unprocessed.len().saturating_add(self.upstream.pending_output()),
             buffered_out: self.upstream.unprocessed.len().saturating_add(self.client.pending_output()),
             next_deadline: deadline.map(|(at, name)| (at.saturating_duration_since(now), name)),

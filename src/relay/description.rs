@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::policy::limits::Limits;
+use crate::policy::limits::{LimitKind, Limits};
 use crate::session::SessionStats;
 use crate::telemetry::request::RequestId;
 
@@ -15,7 +15,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 pub enum SessionActivity {
     /// It forwards messages.
     Open,
-    /// Its client exceeded its rate and is not read.
+    /// A side exceeded its rate and is not read.
     Throttled,
     /// Its closing handshake has begun.
     Closing,
@@ -50,6 +50,8 @@ pub struct SessionInfo {
     pub rates: Rates,
     /// The time since a message last passed in either direction.
     pub last_activity: Duration,
+    /// The limits that would have acted, and how often.
+    pub reported: Vec<(LimitKind, u64)>,
     /// The limits in force.
     pub limits: Arc<Limits>,
     /// The bytes from the client that are not forwarded yet.

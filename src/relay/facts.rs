@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::policy::grant::Grant;
 use crate::policy::recheck::OpenSession;
 use crate::policy::route::Route;
+use crate::policy::session_slots::Holder;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId};
 use crate::telemetry::sessions::SessionSummary;
 use crate::tls::TlsSummary;
@@ -25,8 +26,8 @@ pub struct SessionFacts {
     pub server: Arc<str>,
     /// The target and the origin of its request, for the log.
     pub summary: OwnedRequestSummary,
-    /// The version and the cipher suite of its client's connection.
-    pub tls: TlsSummary,
+    /// The version and the cipher suite of its client's connection; `None` without TLS.
+    pub tls: Option<TlsSummary>,
     /// The time of its 101.
     pub started: Instant,
 }
@@ -51,6 +52,7 @@ impl SessionFacts {
 
     /// Returns the session in the form in which a policy checks it. `route` is the route by whose rules it is open.
     pub fn open_session<'a>(&'a self, route: &'a Arc<Route>) -> OpenSession<'a> {
-        OpenSession { route, grant: &self.grant, path: self.summary.whole_path(), server: &self.server }
+        let holder = Holder { id: self.request_id.0, opened: self.started };
+        OpenSession { route, grant: &self.grant, path: self.summary.whole_path(), server: &self.server, holder }
     }
 }

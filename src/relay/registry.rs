@@ -1,5 +1,6 @@
 //! The sessions of one worker, by id. Other threads reach a session only by commands that its worker delivers here.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,8 +36,8 @@ pub enum Command {
         /// The reason in both Closes.
         reason: Arc<str>,
     },
-    /// Closes both sides because the session was revoked, a changed configuration does not admit it, or has removed its
-    /// route.
+    /// Closes both sides because the session was revoked, a changed configuration does not admit it or has removed its route,
+    /// or another session has taken over its slot.
     Revoke(CloseReason),
     /// Replaces the terms of the session. A later one replaces one that was not executed yet.
     SetTerms(Box<TermChanges>),
@@ -68,6 +69,8 @@ pub enum NotDelivered {
 #[derive(Default)]
 pub struct Registry {
     entries: Mutex<Slab<Entry>>,
+    /// The keys of the sessions that hold slots of their client's limits.
+    limited: Mutex<HashMap<RequestId, usize>>,
     /// Changes when a command is delivered, so that a session checks for new commands with one load.
     delivered: AtomicU32,
 }
@@ -78,6 +81,7 @@ struct Entry {
     route: Arc<Route>,
     waker: Option<Waker>,
     commands: Vec<Command>,
+    is_limited: bool,
 }
 
 /// A session in a list: its route, and its facts.
@@ -140,6 +144,26 @@ impl Registry {
         true
     }
 
+    /// Records that the session with this key holds slots that another session may take over, so that it is found by its
+    /// id without a search.
+    pub fn note_limited(&self, key: usize) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            entry.is_limited = true;
+            self.limited().insert(entry.facts.request_id, key);
+        }
+    }
+
+    /// Ends a session that holds such slots, even if it has too many pending commands. Has no effect if there is none with
+    /// this id.
+    pub fn revoke_limited(&self, id: RequestId, cause: CloseReason) {
+        let Some(key) = self.limited().get(&id).copied() else { return };
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.commands.push(Command::Revoke(cause));
+            self.wake(entries, key);
+        }
+    }
+
     /// Replaces the route by whose rules the session with this key is open. Changes of its terms are delivered even to
     /// a session with too many pending commands.
     pub fn set_terms(&self, key: usize, terms: Terms) {
@@ -147,6 +171,10 @@ impl Registry {
         let Some(entry) = entries.get_mut(key) else { return };
         let before = std::mem::replace(&mut entry.route, terms.route);
         let mut replaced = None;
+        if terms.changes.as_ref().is_some_and(|changes| !changes.slots.is_empty()) {
+            entry.is_limited = true;
+            self.limited().insert(entry.facts.request_id, key);
+        }
         if let Some(changes) = terms.changes {
             replaced = take(&mut entry.commands, |command| matches!(command, Command::SetTerms(_)));
             let mut changes = changes;
@@ -183,10 +211,15 @@ impl Registry {
     }
 
     fn register(self: &Arc<Self>, facts: Arc<SessionFacts>, route: Arc<Route>) -> Registration {
-        let key = self.lock().insert(Entry { facts, route, waker: None, commands: Vec::new() });
+        let key = self.lock().insert(Entry { facts, route, waker: None, commands: Vec::new(), is_limited: false });
         // The first poll always checks for commands, and registers its waker.
         let seen = self.delivered.load(Ordering::Relaxed).wrapping_sub(1);
         Registration { registry: Arc::clone(self), key, seen }
+    }
+
+    fn limited(&self) -> MutexGuard<'_, HashMap<RequestId, usize>> {
+        // The map is consistent after every step.
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Entry>> {
@@ -231,6 +264,9 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let entry = self.registry.lock().try_remove(self.key);
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.is_limited) {
+            self.registry.limited().remove(&entry.facts.request_id);
+        }
         // Not under the lock: dropping the waker may drop a task.
         drop(entry);
     }

@@ -17,8 +17,9 @@ use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::expiry::Expiry;
+use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
-use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use crate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
@@ -141,6 +142,8 @@ impl Stream for Peer {
 pub(super) fn limits() -> Limits {
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) };
     Limits {
+        mode: LimitMode::Enforce,
+        bytes: None,
         messages: None,
         overhead: Quota { rate, burst: NonZeroU32::MIN },
         message_max_bytes: 1 << 20,
@@ -148,6 +151,7 @@ pub(super) fn limits() -> Limits {
         upstream_message_max_bytes: None,
         sessions_per_subject: None,
         sessions_per_address: None,
+        on_session_limit: OnSessionLimit::Refuse,
         idle_timeout: None,
         ping_interval: None,
         upstream_ping_interval: None,
@@ -163,7 +167,15 @@ pub(super) fn limits() -> Limits {
 fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
     let expires = Some(Expiry { at: now + SHORT, code: CloseCode::POLICY_VIOLATION });
     let limits = Arc::new(limits());
-    let terms = SessionConfig { limits, messages: None, expires, age_jitter: 0, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig {
+        limits,
+        messages: None,
+        bytes: None,
+        expires,
+        age_jitter: 0,
+        compressed: false,
+        ping_tag: *b"test",
+    };
     relay_with(terms, client_side, upstream_side, now)
 }
 
@@ -212,7 +224,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     };
     let client = Ipv4Addr::LOCALHOST.into();
     let headers = HeaderMap::new();
-    let facts = RequestFacts::of_opening(&opening, &headers, client);
+    let facts = RequestFacts::of_opening(&opening, &headers, Client { address: client, scheme: Scheme::Https }, 1);
     policy.admit(&facts, clock::both()).unwrap()
 }
 
@@ -225,7 +237,7 @@ pub(super) fn session_facts(admission: &Admission, id: u128, now: Instant) -> Ar
         upstream: Arc::clone(&admission.pool().config().name),
         server: "server".into(),
         summary: RequestSummary::default().keep(),
-        tls: TlsSummary::of_test(),
+        tls: Some(TlsSummary::of_test()),
         started: now,
     })
 }
@@ -300,8 +312,15 @@ fn message(text: &str) -> Message {
 /// Returns a relay between two silent sides, without a deadline.
 fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
     let limits = Arc::new(limits());
-    let terms =
-        SessionConfig { limits, messages: None, expires: None, age_jitter: 0, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig {
+        limits,
+        messages: None,
+        bytes: None,
+        expires: None,
+        age_jitter: 0,
+        compressed: false,
+        ping_tag: *b"test",
+    };
     relay_with(terms, client_side, upstream_side, clock::now())
 }
 
@@ -351,6 +370,7 @@ fn a_message_is_delayed_until_the_rate_allows_it() {
     let terms = SessionConfig {
         limits,
         messages: limiter,
+        bytes: None,
         expires: None,
         age_jitter: 0,
         compressed: false,
@@ -395,7 +415,7 @@ fn the_server_closes_first() {
 #[test]
 fn the_sizes_of_session_types_are_limited() {
     let sizes = [
-        of::<Session>(512),
+        of::<Session>(520),
         of::<TrafficSecret>(49),
         of::<Opener>(120),
         of::<Sealer>(112),
@@ -405,7 +425,7 @@ fn the_sizes_of_session_types_are_limited() {
         of::<PeerIo<UpstreamStream>>(128 + DEBUG),
         // The whole relay. Together with the overhead of its task it must fit into 1,536 bytes, the next size class of
         // the allocator.
-        of::<Relay<ClientStream, UpstreamStream>>(1408 + 2 * DEBUG),
+        of::<Relay<ClientStream, UpstreamStream>>(1336 + 2 * DEBUG),
     ];
     let larger: Vec<_> = sizes.into_iter().filter(|(_, bytes, bytes_max)| bytes > bytes_max).collect();
     assert!(larger.is_empty(), "type, bytes, at most: {larger:#?}");

@@ -10,9 +10,11 @@ use super::description::SessionInfo;
 use super::recheck::{RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
 use super::renewal_count::RenewalCount;
+use super::replaced::ReplacedSessions;
 use super::revoke::Sweep;
 use crate::policy::admission::Policy;
 use crate::policy::refresh::Renewal;
+use crate::policy::session_slots::SessionId;
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
 
@@ -24,7 +26,10 @@ const COMMANDS_MAX: usize = 64;
 
 /// The command channels of all workers.
 #[derive(Debug)]
-pub struct Workers(Vec<mpsc::Sender<WorkerCommand>>);
+pub struct Workers {
+    commands: Vec<mpsc::Sender<WorkerCommand>>,
+    replaced: Vec<Arc<ReplacedSessions>>,
+}
 
 /// A command to a worker.
 #[derive(Debug)]
@@ -62,8 +67,21 @@ pub enum BulkCommand {
 impl Workers {
     /// Creates the channels of `workers` workers. Each worker executes the commands of its receiver.
     pub fn new(workers: usize) -> (Self, Vec<mpsc::Receiver<WorkerCommand>>) {
-        let (senders, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
-        (Self(senders), receivers)
+        let (commands, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
+        (Self { commands, replaced: (0..workers).map(|_| Arc::default()).collect() }, receivers)
+    }
+
+    /// Returns the list of replaced sessions that the worker with this number serves.
+    pub fn replaced(&self, number: usize) -> Arc<ReplacedSessions> {
+        self.replaced.get(number).cloned().unwrap_or_default()
+    }
+
+    /// Ends sessions whose slot another session has taken over. A session that is not registered yet is ended when it
+    /// registers.
+    pub fn replace(&self, ids: &[SessionId]) {
+        for worker in self.replaced.iter().filter(|_| !ids.is_empty()) {
+            worker.add(ids.iter().copied().map(RequestId));
+        }
     }
 
     /// Sends a command to the session with this id, on any worker.
@@ -72,7 +90,7 @@ impl Workers {
     /// If no worker has the session, or the session has too many pending commands. The error contains the command.
     pub async fn command(&self, id: RequestId, command: Command) -> Result<(), NotDelivered> {
         let mut command = command;
-        for worker in &self.0 {
+        for worker in &self.commands {
             let (reply, replied) = oneshot::channel();
             let Err(mpsc::error::SendError(unsent)) = worker.send(WorkerCommand::Session { id, command, reply }).await
             else {
@@ -109,7 +127,7 @@ impl Workers {
 
     /// Delivers a command to each session with one of these ids.
     pub async fn each(&self, ids: Arc<HashSet<RequestId>>, command: BulkCommand) {
-        for worker in &self.0 {
+        for worker in &self.commands {
             // A worker that has ended has no sessions.
             let _ = worker.send(WorkerCommand::Each(Arc::clone(&ids), command.clone())).await;
         }
@@ -134,7 +152,7 @@ impl Workers {
     /// Renews the sessions of a client with its fresh token. Returns their number when each has taken its new expiry.
     pub async fn renew(&self, renewal: &Arc<Renewal>) -> usize {
         let (count, renewed) = RenewalCount::new();
-        for worker in &self.0 {
+        for worker in &self.commands {
             // A worker that has ended has no sessions.
             let _ = worker.send(WorkerCommand::Renew(Arc::clone(renewal), count.clone())).await;
         }
@@ -145,8 +163,8 @@ impl Workers {
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
-        let mut pending = Vec::with_capacity(self.0.len());
-        for worker in &self.0 {
+        let mut pending = Vec::with_capacity(self.commands.len());
+        for worker in &self.commands {
             let (reply, replied) = oneshot::channel();
             if worker.send(command(reply)).await.is_ok() {
                 pending.push(replied);

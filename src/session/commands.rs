@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Session;
+use super::metering::ByteMeters;
 use super::outbox::{CommandedClose, QUEUED_MAX_AGE, SendError};
 use super::outcome::{CloseReason, ClosedBy};
 use super::rules::{message_limiter, on_excess, sizes};
 use super::side::Side;
+use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess, RateKey};
 use crate::policy::quota::{Count, LocalLimiter};
@@ -27,8 +29,9 @@ impl Session {
         self.end(ClosedBy::Tollgate, CloseReason::Command, now);
     }
 
-    /// Ends the session because it was revoked, a changed configuration does not admit it any more, or has removed its
-    /// route. `cause` has the code and the text of the Close. Has no effect on a session that is closing or has ended.
+    /// Ends the session because it was revoked, a changed configuration does not admit it any more or has removed its route,
+    /// or another session has taken over its slot. `cause` has the code and the text of the Close. Has no effect on a
+    /// session that is closing or has ended.
     pub fn revoke(&mut self, cause: CloseReason, now: Instant) {
         if !self.is_closing() {
             self.end(ClosedBy::Tollgate, cause, now);
@@ -40,34 +43,19 @@ impl Session {
     /// - Sizes apply from the next frame header of each side. A message in progress is judged by its new limit at its
     ///   next frame.
     /// - The overhead quota applies at once. Frames counted against the old one still count.
-    /// - `shared` is the message count that the session shares with others, if any. Without it the session keeps its
-    ///   own count. A message that waits for its rate is judged again, so the client is read again. The message keeps
-    ///   waiting if its quota and its count stay the same.
+    /// - `shared` are the counts of messages and bytes that the session shares with others, if any. Without them the
+    ///   session keeps its own counts. A message that waits for its rate is judged again, so the client is read again,
+    ///   and so are bytes. They keep waiting if their quota and their count stay the same.
     /// - Timeouts and the maximum age are measured from the same instants as before. One that has passed under its new
     ///   length is due at once.
     /// - Compression and the UTF-8 check of texts stay as they were negotiated. Where messages may be compressed, new
     ///   limits that drop messages delay them instead: later messages are compressed with reference to earlier ones.
-    pub fn set_limits(&mut self, limits: Arc<Limits>, shared: Option<Arc<Count>>, now: Instant) {
+    pub fn set_limits(&mut self, limits: Arc<Limits>, shared: SharedCounts, now: Instant) {
         self.deadline_changed = true;
         let on_excess = on_excess(&limits, self.client.inspector.rules().compressed);
-        let own =
-            self.messages.as_ref().filter(|_| self.limits.messages.is_some_and(|old| old.key == RateKey::Session));
-        let count = shared.or_else(|| own.map(|own| Arc::clone(own.count())));
-        let is_same_count = match (&self.messages, &count) {
-            (Some(old), Some(count)) => Arc::ptr_eq(old.count(), count),
-            (None, _) => limits.messages.is_none(),
-            (Some(_), None) => false,
-        };
-        if !is_same_count || self.limits.messages != limits.messages {
-            // A message that waited was counted as throttled already.
-            let waited = std::mem::take(&mut self.reservation_retry) || self.reservation_held;
-            self.refund_reservation();
-            self.reservation_retry = waited && on_excess == OnExcess::Delay;
-            if self.wait_until.is_some() {
-                self.end_wait(now);
-            }
-            self.messages = message_limiter(&limits, count.unwrap_or_default());
-        }
+        let is_same_mode = limits.mode == self.limits.mode && on_excess == self.on_excess;
+        self.set_message_quota(&limits, shared.messages, is_same_mode, now);
+        self.set_byte_quota(&limits, shared.bytes, is_same_mode, now);
         for side in Side::BOTH {
             let (frame_max_bytes, message_max_bytes) = sizes(side, &limits);
             self.peer_mut(side).inspector.set_sizes(frame_max_bytes, message_max_bytes);
@@ -77,8 +65,57 @@ impl Session {
             let count = std::mem::replace(&mut self.overhead, unused).into_count();
             self.overhead = LocalLimiter::new(limits.overhead, count);
         }
+        self.is_reporting = limits.is_reporting();
         self.limits = limits;
         self.on_excess = on_excess;
+    }
+
+    fn set_message_quota(&mut self, limits: &Limits, shared: Option<Arc<Count>>, is_same_mode: bool, now: Instant) {
+        let own =
+            self.messages.as_ref().filter(|_| self.limits.messages.is_some_and(|old| old.key == RateKey::Session));
+        let count = shared.or_else(|| own.map(|own| Arc::clone(own.count())));
+        let is_same_count = match (&self.messages, &count) {
+            (Some(old), Some(count)) => Arc::ptr_eq(old.count(), count),
+            (None, _) => limits.messages.is_none(),
+            (Some(_), None) => false,
+        };
+        if is_same_count && is_same_mode && self.limits.messages == limits.messages {
+            return;
+        }
+        // A message that waited was counted as throttled already.
+        let waited = std::mem::take(&mut self.reservation_retry) || self.reservation_held;
+        self.refund_message();
+        self.reservation_retry = waited && !limits.is_reporting() && limits.on_excess() != Some(OnExcess::Close);
+        if waited && self.wait_until.is_some() {
+            self.end_wait(Side::Client, now);
+        }
+        self.messages = message_limiter(limits, count.unwrap_or_default());
+    }
+
+    fn set_byte_quota(&mut self, limits: &Limits, shared: Option<[Arc<Count>; 2]>, is_same_mode: bool, now: Instant) {
+        let is_own = self.limits.bytes.is_some_and(|old| old.key == RateKey::Session);
+        let old = self.metering.as_ref().and_then(|metering| metering.bytes.as_ref());
+        let counts = shared.or_else(|| old.filter(|_| is_own).map(ByteMeters::counts));
+        let is_same_count = match (old, &counts) {
+            (Some(old), Some(counts)) => old.has_counts(counts),
+            (None, _) => limits.bytes.is_none(),
+            (Some(_), None) => false,
+        };
+        if is_same_count && is_same_mode && self.limits.bytes == limits.bytes {
+            return;
+        }
+        if let Some(bytes) = self.bytes() {
+            bytes.refund();
+            let message_waits = self.reservation_held || self.reservation_retry;
+            for side in Side::BOTH {
+                if self.waiting(side) && !(side == Side::Client && message_waits) {
+                    self.end_wait(side, now);
+                }
+            }
+        }
+        let mut metering = self.metering.take().map(|metering| *metering).unwrap_or_default();
+        metering.bytes = ByteMeters::new(limits, counts);
+        self.metering = metering.boxed();
     }
 
     /// Changes when the token expires, and the code of the Close; `None` means never. A time that has passed ends the

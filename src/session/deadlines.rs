@@ -6,6 +6,7 @@ use super::Session;
 use super::outcome::{CloseReason, ClosedBy};
 use super::peer::Input;
 use super::side::Side;
+use crate::policy::limits::LimitKind;
 
 impl Session {
     /// Returns when to call [`Session::handle_timeout`] next.
@@ -16,6 +17,7 @@ impl Session {
         let mut earliest = self.wait_until;
         let mut add = |at: Option<Instant>| earliest = earliest.into_iter().chain(at).min();
         add(self.outbox.as_ref().and_then(|outbox| outbox.next_expiry()));
+        add(self.wait_until(Side::Upstream));
         for side in Side::BOTH {
             add(self.stalled_at(side));
             add(self.last_words_at(side));
@@ -41,10 +43,11 @@ impl Session {
         };
         let open = [
             (self.expires_at(), "token_expires"),
-            (self.max_age_at(), "max_session_age"),
+            (self.max_age_at().filter(|_| !self.is_reporting), "max_session_age"),
             (self.lifetime.drain_at, "drain"),
-            (self.idle_at(), "idle_timeout"),
+            (self.idle_at().filter(|_| !self.is_reporting), "idle_timeout"),
             (self.wait_until, "rate_allows"),
+            (self.wait_until(Side::Upstream), "rate_allows"),
         ];
         let closing = self.closing_since.is_some();
         let always = [(self.close_by(), "close_timeout")];
@@ -93,13 +96,21 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.deadline_changed = true;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.wait_until) {
-            self.end_wait(now);
-        }
         if let Some(outbox) = &mut self.outbox {
             outbox.drop_expired(now);
         }
+        if self.is_reporting && self.closing_since.is_none() {
+            if due(self.idle_at()) {
+                self.report_idle();
+            }
+            if due(self.max_age_at()) {
+                self.report(LimitKind::MaxSessionAge);
+            }
+        }
         for side in Side::BOTH {
+            if due(self.wait_until(side)) {
+                self.end_wait(side, now);
+            }
             if due(self.last_words_at(side)) {
                 self.on_disconnected(side, now);
             }
@@ -136,10 +147,10 @@ impl Session {
         }
     }
 
-    /// Ends the delay of the client. Its silence does not count for the time in which it was not read.
-    pub(super) fn end_wait(&mut self, now: Instant) {
-        self.wait_until = None;
-        self.client.on_activity(now);
+    /// Ends the delay of a side. Its silence does not count for the time in which it was not read.
+    pub(super) fn end_wait(&mut self, side: Side, now: Instant) {
+        self.set_wait(side, None);
+        self.peer_mut(side).on_activity(now);
         self.data_passed = now;
     }
 
@@ -150,6 +161,9 @@ impl Session {
 
     /// Returns when the session reaches its maximum age.
     fn max_age_at(&self) -> Option<Instant> {
+        if self.is_reporting && self.has_reported(LimitKind::MaxSessionAge) {
+            return None;
+        }
         self.lifetime.opened_at.checked_add(self.limits.session_age_max(self.lifetime.age_jitter)?)
     }
 
@@ -169,9 +183,10 @@ impl Session {
         peer.write_closed_since.filter(|_| peer.input == Input::Open)?.checked_add(self.limits.close_timeout)
     }
 
-    /// Returns the idle deadline. A client that waits for its rate is not idle.
+    /// Returns the idle deadline. A side that waits for its rate is not idle.
     fn idle_at(&self) -> Option<Instant> {
-        if self.wait_until.is_some() {
+        let waits = Side::BOTH.into_iter().any(|side| self.waiting(side));
+        if waits || (self.is_reporting && self.is_idle_reported()) {
             return None;
         }
         self.data_passed.checked_add(self.limits.idle_timeout?)

@@ -44,6 +44,8 @@ pub enum CloseReason {
     Violation(Side, Violation),
     /// The client sent messages faster than its route allows.
     MessageRate,
+    /// A side sent bytes faster than the route allows.
+    ByteRate(Side),
     /// The client sent control frames or small fragments faster than its route allows.
     OverheadRate,
     /// The token expired.
@@ -64,6 +66,8 @@ pub enum CloseReason {
     Command,
     /// The token, its subject or its session at the issuer was revoked.
     Revoked,
+    /// A newer session of the same subject or address has taken over its slot.
+    Replaced,
     /// A changed configuration does not admit the session any more.
     NotAdmitted,
     /// A changed configuration has no route or no server for the session any more.
@@ -78,9 +82,13 @@ impl CloseReason {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
             Self::Violation(_, violation) => violation.close_code(),
-            Self::MessageRate | Self::OverheadRate | Self::TokenExpired | Self::Revoked | Self::NotAdmitted => {
-                CloseCode::POLICY_VIOLATION
-            }
+            Self::MessageRate
+            | Self::ByteRate(_)
+            | Self::OverheadRate
+            | Self::TokenExpired
+            | Self::Revoked
+            | Self::Replaced
+            | Self::NotAdmitted => CloseCode::POLICY_VIOLATION,
             Self::MaxAge
             | Self::IdleTimeout
             | Self::NoPong(_)
@@ -99,8 +107,10 @@ impl CloseReason {
             Self::Closed | Self::Command | Self::Aborted => "",
             Self::Violation(_, violation) => violation.label(),
             Self::MessageRate => "message rate exceeded",
+            Self::ByteRate(_) => "byte rate exceeded",
             Self::OverheadRate => "frame rate exceeded",
             Self::Revoked => "revoked",
+            Self::Replaced => "replaced by a newer session",
             Self::NotAdmitted => "no longer admitted",
             Self::Removed => "route removed",
             Self::TokenExpired => "token expired",
@@ -122,6 +132,8 @@ impl CloseReason {
             Self::Violation(Side::Client, _) => "client_violation",
             Self::Violation(Side::Upstream, _) => "upstream_violation",
             Self::MessageRate => "message_rate",
+            Self::ByteRate(Side::Client) => "byte_rate",
+            Self::ByteRate(Side::Upstream) => "upstream_byte_rate",
             Self::OverheadRate => "overhead_rate",
             Self::TokenExpired => "token_expired",
             Self::MaxAge => "max_session_age",
@@ -135,6 +147,7 @@ impl CloseReason {
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
             Self::Command => "command",
             Self::Revoked => "revoked",
+            Self::Replaced => "replaced",
             Self::NotAdmitted => "not_admitted",
             Self::Removed => "removed",
             Self::Aborted => "cut",
@@ -169,7 +182,8 @@ pub struct SessionStats {
     pub client: DirectionStats,
     /// From the upstream.
     pub upstream: DirectionStats,
-    /// The number of messages with which the client exceeded its message rate.
+    /// The number of messages with which the client exceeded its message rate, and of frames with which a side exceeded
+    /// its byte rate.
     pub throttled: u64,
 }
 

@@ -6,7 +6,7 @@ use super::outcome::{CloseReason, ClosedBy, Outcome};
 use super::peer::Input;
 use super::side::Side;
 use super::{SMALL_FRAGMENT_BYTES, Session, Verdict};
-use crate::policy::limits::OnExcess;
+use crate::policy::limits::{LimitKind, OnExcess};
 use crate::policy::quota::NotUntil;
 use crate::ws::close::Close;
 use crate::ws::code::CloseCode;
@@ -42,8 +42,11 @@ impl Session {
         }
     }
 
-    fn count_overhead(&self, now: Instant) -> Result<(), CloseReason> {
-        self.overhead.check(now).map_err(|_| CloseReason::OverheadRate)
+    fn count_overhead(&mut self, now: Instant) -> Result<(), CloseReason> {
+        match self.overhead.check(now) {
+            Ok(()) => Ok(()),
+            Err(_) => self.exceed(LimitKind::OverheadRate, CloseReason::OverheadRate),
+        }
     }
 
     fn judge(&mut self, from: Side, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
@@ -51,6 +54,7 @@ impl Session {
         match self.peer(from).inspector.look(bytes).map_err(broken)? {
             Next::Incomplete => Ok(Verdict::More),
             Next::Payload(n) => {
+                let Some(n) = self.meter_piece(from, n, 1, now) else { return Ok(Verdict::Wait) };
                 let payload = bytes.get(..n).unwrap_or(bytes);
                 self.peer_mut(from).inspector.payload(payload).map_err(broken)?;
                 Ok(self.pass_data(from, n, now))
@@ -63,6 +67,14 @@ impl Session {
     fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
         let broken = |violation| CloseReason::Violation(from, violation);
         let first = header.opcode != Opcode::Continuation;
+        let payload = bytes.get(header.len..).unwrap_or_default();
+        let mut here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len());
+        if self.metering.is_some() {
+            self.peer_mut(from).discarding_message &= !first;
+            let piece = self.meter_piece(from, header.len.saturating_add(here), header.len, now);
+            let Some(piece) = piece else { return Ok(Verdict::Wait) };
+            here = piece.saturating_sub(header.len);
+        }
         if from == Side::Client && !self.upstream.output_closed() {
             if first && let Some(step) = self.count_message(now)? {
                 return Ok(step);
@@ -73,8 +85,12 @@ impl Session {
                 self.count_overhead(now)?;
             }
         }
-        let payload = bytes.get(header.len..).unwrap_or_default();
-        let here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len());
+        if self.metering.is_some() {
+            self.meter_frame(from, header, now)?;
+        }
+        if self.is_reporting {
+            self.report_sizes(from, header);
+        }
         let peer = self.peer_mut(from);
         peer.inspector.begin(header).map_err(broken)?;
         if here > 0 {
@@ -94,6 +110,12 @@ impl Session {
             return Ok(None);
         }
         let Some(messages) = &self.messages else { return Ok(None) };
+        if self.is_reporting {
+            if messages.check(now).is_err() {
+                self.report(LimitKind::MessageRate);
+            }
+            return Ok(None);
+        }
         if self.on_excess == OnExcess::Delay && self.closing_since.is_none() {
             let asked = messages.reserve(now);
             return Ok(self.delay(asked, now));
@@ -132,15 +154,31 @@ impl Session {
         Some(Verdict::Wait)
     }
 
+    /// Gives back the cell that is reserved for a message that waits.
+    pub(super) fn refund_message(&mut self) {
+        if std::mem::take(&mut self.reservation_held)
+            && let Some(messages) = &self.messages
+        {
+            messages.refund();
+        }
+    }
+
     /// Returns the verdict on `n` bytes of a data frame that the inspector has accepted.
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
         let output_closed = self.peer(from.other()).output_closed();
+        if self.metering.is_some() {
+            self.pass_metered(from);
+        }
         let peer = self.peer_mut(from);
         if peer.discarding_message || output_closed {
             peer.mid_frame = false;
             return Verdict::Discard(n);
         }
         peer.mid_frame = !peer.inspector.at_boundary();
+        if self.is_reporting {
+            // The next time without data is reported again.
+            self.deadline_changed |= self.is_idle_reported();
+        }
         self.data_passed = now;
         self.counts.of(from).bytes += n as u64;
         Verdict::Forward(n)
@@ -185,6 +223,7 @@ impl Session {
         if header.opcode == Opcode::Ping && from == Side::Upstream {
             self.pongs_owed = self.pongs_owed.saturating_add(1);
         }
+        self.charge_control(from, whole, now);
         self.counts.of(from).bytes += whole as u64;
         Ok(Verdict::Forward(whole))
     }

@@ -7,9 +7,10 @@ use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter};
 use crate::ws::inspector::Rules;
 
-/// Returns the frame limit and the message limit of a side, in bytes.
+/// Returns the frame limit and the message limit of a side, in bytes. Limits that are only reported do not limit.
 pub(super) fn sizes(side: Side, limits: &Limits) -> (u64, u64) {
     match side {
+        _ if limits.is_reporting() => (u64::MAX, u64::MAX),
         Side::Client => (limits.frame_max_bytes, limits.message_max_bytes),
         Side::Upstream => {
             let max_bytes = limits.upstream_message_max_bytes.unwrap_or(u64::MAX);
@@ -29,7 +30,7 @@ pub(super) fn rules(side: Side, limits: &Limits, compressed: bool, check_utf8: b
 /// Returns the treatment of messages that exceed the quota. Where messages may be compressed, they are delayed and
 /// not dropped: later messages are compressed with reference to earlier ones.
 pub(super) fn on_excess(limits: &Limits, compressed: bool) -> OnExcess {
-    match limits.messages.map(|messages| messages.on_excess) {
+    match limits.on_excess() {
         Some(OnExcess::Drop) if compressed => OnExcess::Delay,
         Some(on_excess) => on_excess,
         None => OnExcess::Delay,

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use super::lifetime::Lifetime;
+use super::metering::{ByteMeterState, ByteMeters, Metering, ReportCounts, Reports};
 use super::outbox::{CommandedClose, Outbox, Queued};
 use super::outcome::{CloseReason, Outcome, SessionStats};
 use super::peer::{Input, Peer};
 use super::rules::{message_limiter, on_excess, rules};
 use super::side::Side;
+use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::Limits;
 use crate::policy::quota::{Count, LocalLimiter};
@@ -58,6 +60,10 @@ pub struct SessionState {
     pub check_utf8: bool,
     /// The count of the overhead quota, as [`Count::export`] returns it.
     pub overhead: i64,
+    /// The byte quotas of the client and of the upstream, if there are any. Their counts include reserved bytes.
+    pub bytes: Option<[ByteMeterState; 2]>,
+    /// What limits would have done.
+    pub reports: Option<ReportState>,
     /// The count of the message quota, if there is one. It includes the cell of a message that waits.
     pub message_count: Option<i64>,
     /// The client.
@@ -74,8 +80,8 @@ pub struct SessionState {
     pub drain_at: Option<RelativeTime>,
     /// When data last passed in either direction.
     pub data_passed: RelativeTime,
-    /// Until when the client is not read because it exceeded its rate.
-    pub wait_until: Option<RelativeTime>,
+    /// Until when the client and the upstream are not read because they exceeded their rate.
+    pub wait_until: [Option<RelativeTime>; 2],
     /// Whether a cell of the message quota is reserved for the message that waits.
     pub reservation_held: bool,
     /// Whether the message that waits has no cell yet and was counted as throttled.
@@ -128,6 +134,26 @@ pub struct PeerState {
     pub blocked_since: Option<RelativeTime>,
     /// Since when nothing can be sent to it.
     pub write_closed_since: Option<RelativeTime>,
+}
+
+/// What the limits of a session would have done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportState {
+    /// The counts, which the caller has taken.
+    pub counts: ReportCounts,
+    /// When data last passed, in a session that was reported as idle since then.
+    pub idle_since: Option<RelativeTime>,
+}
+
+impl ReportState {
+    fn export(reports: &Reports, now: Instant) -> Self {
+        Self { counts: reports.counts, idle_since: relative(reports.idle_since, now) }
+    }
+
+    fn import(self, now: Instant) -> Reports {
+        let Self { counts, idle_since } = self;
+        Reports { counts, taken: counts, idle_since: absolute(idle_since, now) }
+    }
 }
 
 impl PeerState {
@@ -196,7 +222,10 @@ impl Session {
         let Self {
             limits: _,
             messages: limiter,
+            metering,
             on_excess: _,
+            is_reporting: _,
+            has_new_reports: _,
             overhead,
             client,
             upstream,
@@ -218,12 +247,16 @@ impl Session {
             counts,
         } = self;
         let rules = *client.inspector.rules();
+        let metering = metering.map(|metering| *metering).unwrap_or_default();
         let Lifetime { expires, opened_at, age_jitter, drain_at } = *lifetime;
         let (close, messages) = outbox.map(|outbox| outbox.into_parts()).unwrap_or_default();
         SessionState {
             compressed: rules.compressed,
             check_utf8: rules.check_utf8,
             overhead: overhead.into_count().export(now),
+            wait_until: [wait_until, metering.upstream_wait_until].map(|at| relative(at, now)),
+            bytes: metering.bytes.map(|bytes| bytes.export(now)),
+            reports: metering.reports.map(|reports| ReportState::export(&reports, now)),
             message_count: limiter.map(|limiter| limiter.count().export(now)),
             client: PeerState::export(client, now),
             upstream: PeerState::export(upstream, now),
@@ -232,7 +265,6 @@ impl Session {
             age_jitter,
             drain_at: relative(drain_at, now),
             data_passed: RelativeTime::since(data_passed, now),
-            wait_until: relative(wait_until, now),
             reservation_held,
             reservation_retry,
             outcome,
@@ -248,23 +280,34 @@ impl Session {
         }
     }
 
-    /// Continues an exported session. `shared` is the message count that the session shares with others, if any.
-    /// Without it the session continues with the exported count. The limits may differ from the exported session's:
+    /// Continues an exported session. `shared` are the counts of messages and bytes that the session shares with others,
+    /// if any. Without them the session continues with the exported counts. The limits may differ from the exported session's:
     /// they apply as with [`Session::set_limits`], except that a message that waits keeps its reservation.
-    pub fn import(state: SessionState, limits: Arc<Limits>, shared: Option<Arc<Count>>, now: Instant) -> Self {
+    pub fn import(state: SessionState, limits: Arc<Limits>, shared: SharedCounts, now: Instant) -> Self {
         let SessionState { compressed, check_utf8, overhead, client, upstream, .. } = state;
         let peer = |side, state: PeerState| {
             let rules = rules(side, &limits, compressed, check_utf8);
             state.import(|state| Inspector::import(rules, state), now)
         };
         let own = || state.message_count.map(|count| Count::import(count, now)).unwrap_or_default();
-        let messages = message_limiter(&limits, shared.unwrap_or_else(|| Arc::new(own())));
+        let messages = message_limiter(&limits, shared.messages.unwrap_or_else(|| Arc::new(own())));
+        let own = || state.bytes.map(|states| states.map(|state| Arc::new(Count::import(state.count, now))));
+        let mut bytes = ByteMeters::new(&limits, shared.bytes.or_else(own));
+        if let (Some(bytes), Some(states)) = (&mut bytes, &state.bytes) {
+            bytes.restore(states);
+        }
+        let [wait_until, upstream_wait_until] = state.wait_until.map(|at| absolute(at, now));
+        let reports = state.reports.map(|reports| reports.import(now));
+        let metering = Metering { bytes, reports, upstream_wait_until };
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::import(overhead, now)),
             client: peer(Side::Client, client),
             upstream: peer(Side::Upstream, upstream),
             on_excess: on_excess(&limits, compressed),
+            is_reporting: limits.is_reporting(),
+            has_new_reports: false,
             messages,
+            metering: metering.boxed(),
             limits,
             lifetime: Box::new(Lifetime {
                 expires: state.expires.map(|(at, code)| Expiry { at: at.to_instant(now), code }),
@@ -273,7 +316,7 @@ impl Session {
                 drain_at: absolute(state.drain_at, now),
             }),
             data_passed: state.data_passed.to_instant(now),
-            wait_until: absolute(state.wait_until, now),
+            wait_until,
             reservation_held: state.reservation_held,
             reservation_retry: state.reservation_retry,
             deadline_changed: true,

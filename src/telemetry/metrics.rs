@@ -6,6 +6,7 @@ pub mod gauges;
 pub mod labels;
 mod merged;
 mod process;
+mod samples;
 pub mod table;
 mod text;
 pub mod worker;

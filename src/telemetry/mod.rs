@@ -5,6 +5,7 @@ pub mod phases;
 pub mod escape;
 pub mod identity;
 pub mod log;
+pub mod line_quota;
 pub mod trace_context;
 pub mod metrics;
 pub mod request;

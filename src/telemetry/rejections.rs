@@ -1,31 +1,23 @@
 //! Logs rejected requests, one line each, at a limited rate so that the log does not fill the disk.
 
+use std::io;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::Level;
 
 use super::identity::Identities;
+use super::line_quota::LineQuota;
 use super::phases::{PhaseTimes, phase_event};
 use super::request::{RequestId, RequestSummary};
 use crate::policy::logout::LogoutError;
-use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
-
-/// At most 50 lines per second on average, and bursts of 500: about 20 KB per second under attack.
-const LINES: Quota = Quota {
-    rate: Rate { count: NonZeroU32::MIN.saturating_add(49), period: Duration::from_secs(1) },
-    burst: NonZeroU32::MIN.saturating_add(499),
-};
 
 /// The log of rejections.
 #[derive(Debug)]
 pub struct RejectionLog {
-    lines: Limiter,
-    left_out: AtomicU64,
+    lines: LineQuota,
 }
 
 /// A request that was rejected.
@@ -77,17 +69,16 @@ impl RejectionEvent<'_> {
 impl RejectionLog {
     /// Creates a log whose quota is unused.
     pub fn new() -> Self {
-        Self { lines: Limiter::new(LINES), left_out: AtomicU64::new(0) }
+        Self { lines: LineQuota::new() }
     }
 
     /// Logs a rejection, or counts it as left out if the quota is exceeded.
     pub fn log(&self, event: &RejectionEvent<'_>, identities: &Identities, now: Instant) {
         let level = level(event.rejection);
         // A line below the log level is not counted as left out.
-        if tracing::level_filters::LevelFilter::current() < level || !self.may_write(now) {
+        if tracing::level_filters::LevelFilter::current() < level || !self.lines.may_write(now) {
             return;
         }
-        let left_out = self.left_out.swap(0, Ordering::Relaxed);
         phase_event!(
             level,
             event.times,
@@ -106,7 +97,7 @@ impl RejectionLog {
             upstream = event.upstream,
             server = event.server,
             detail = event.detail.map(super::truncate),
-            left_out = (left_out > 0).then_some(left_out),
+            left_out = self.lines.take_left_out(),
             "refused"
         );
     }
@@ -114,7 +105,7 @@ impl RejectionLog {
     /// Logs a connection that was closed before its handshake because too many connections, of its address or in total,
     /// are queued.
     pub fn log_connection_closed(&self, client: IpAddr, identities: &Identities, now: Instant) {
-        if self.may_write(now) {
+        if self.lines.may_write(now) {
             tracing::warn!(
                 client = identities.address(client),
                 "connection closed: too many connections wait for their handshake"
@@ -122,17 +113,17 @@ impl RejectionLog {
         }
     }
 
-    /// Whether the quota allows one more line; if not, counts it as left out.
-    fn may_write(&self, now: Instant) -> bool {
-        let may = self.lines.check(now).is_ok();
-        self.left_out.fetch_add(u64::from(!may), Ordering::Relaxed);
-        may
+    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid
+    /// one.
+    pub fn log_no_proxy_header(&self, peer: IpAddr, error: &io::Error, identities: &Identities, now: Instant) {
+        if self.lines.may_write(now) {
+            tracing::warn!(client = identities.address(peer), %error, "connection closed: no valid PROXY header");
+        }
     }
 
     /// Logs how many lines were left out since this was last logged, if any. To be called every few seconds.
     pub fn report(&self) {
-        let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        if left_out > 0 {
+        if let Some(left_out) = self.lines.take_left_out() {
             tracing::warn!(left_out, "lines about refusals were left out");
         }
     }
@@ -187,6 +178,8 @@ fn level(rejection: Rejection) -> Level {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::Value;
 
     use super::*;

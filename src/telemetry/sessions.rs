@@ -8,9 +8,11 @@ use tracing::Level;
 
 use super::event::event;
 use super::identity::Identities;
+use super::line_quota::LineQuota;
 use super::phases::{PhaseTimes, UpgradePhases, phase_event};
 use super::request::{RequestId, RequestSummary};
 use crate::config::LogConfig;
+use crate::policy::limits::{LimitAction, LimitKind};
 use crate::session::{Outcome, SessionStats};
 
 /// The client and the upstream's server of a session.
@@ -36,6 +38,7 @@ pub struct Sessions {
     start_level: Level,
     slow_upgrade: Option<Duration>,
     identities: Identities,
+    reports: LineQuota,
 }
 
 /// Writes a line about a session: the fields that describe it, and further ones.
@@ -61,7 +64,12 @@ impl Sessions {
     /// Creates a log with the level of "session started" lines and the threshold of slow upgrades from the
     /// configuration.
     pub fn new(config: &LogConfig, identities: Identities) -> Self {
-        Self { start_level: config.session_start, slow_upgrade: config.slow_upgrade, identities }
+        Self {
+            start_level: config.session_start,
+            slow_upgrade: config.slow_upgrade,
+            identities,
+            reports: LineQuota::new(),
+        }
     }
 
     /// Returns the form in which the log shows clients.
@@ -105,14 +113,33 @@ impl Sessions {
         session_event!(Level::WARN, self.identities, session, messages, "messages of an operator were not sent");
     }
 
-    /// Logs the end of a session, with the reason of its Close if it is one of ours.
+    /// Logs that a limit that is only reported would have acted on a session, if the quota of such lines allows it.
+    pub fn log_reported(&self, session: &SessionSummary<'_>, limit: LimitKind, action: LimitAction, now: Instant) {
+        if tracing::level_filters::LevelFilter::current() < Level::INFO || !self.reports.may_write(now) {
+            return;
+        }
+        session_event!(
+            Level::INFO,
+            self.identities,
+            session,
+            limit = limit.label(),
+            action = action.label(),
+            left_out = self.reports.take_left_out(),
+            "limit exceeded, and only reported"
+        );
+    }
+
+    /// Logs the end of a session, with the reason of its Close if it is one of ours, and with the limits that would have
+    /// acted.
     pub fn log_end(
         &self,
         session: &SessionSummary<'_>,
         age: Duration,
         (outcome, reason): (Outcome, &str),
         counts: &SessionStats,
+        reported: impl Iterator<Item = (LimitKind, u64)>,
     ) {
+        let reported: Vec<_> = reported.map(|(limit, count)| format!("{} {count}", limit.label())).collect();
         let Outcome { by, code, cause } = outcome;
         let SessionStats { client, upstream, throttled } = counts;
         session_event!(
@@ -125,6 +152,7 @@ impl Sessions {
             messages_out = upstream.messages,
             bytes_out = upstream.bytes,
             throttled,
+            reported = (!reported.is_empty()).then(|| reported.join(", ")),
             by = by.label(),
             code = code.map(|code| code.0),
             cause = cause.label(),

@@ -176,6 +176,11 @@ impl Inspector {
         self.remaining == 0
     }
 
+    /// Returns the size of the message in progress according to its headers up to now; 0 between messages.
+    pub fn message_bytes(&self) -> u64 {
+        self.message.unwrap_or(0)
+    }
+
     /// Whether a message is in progress.
     pub fn in_message(&self) -> bool {
         self.message.is_some()

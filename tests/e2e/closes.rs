@@ -84,6 +84,19 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             };
             vec![ours(three_pings, 1008, "frame rate exceeded").limits("overhead_rate = \"1/h\"\noverhead_burst = 2")]
         }
+        CloseReason::ByteRate(side) => {
+            let frame = Frame::new(BINARY, [0; 2048]);
+            let two_frames = move |session: &mut Session, _: &Gate| match side {
+                Side::Client => (0..2).for_each(|_| session.client.send_frame(frame.clone())),
+                Side::Upstream => (0..2).for_each(|_| session.server.send_frame(frame.clone())),
+            };
+            let gets = |receiver| Gets::Close(usize::from(side != receiver), 1008, "byte rate exceeded");
+            let both = [gets(Side::Client), gets(Side::Upstream)];
+            let limits = "byte_rate = \"1KiB/h\"\nbyte_burst = \"3KiB\"";
+            vec![case(two_frames, both, "tollgate", Some(1008)).limits(limits)]
+        }
+        // It takes a second session, so `limits.rs` has the case.
+        CloseReason::Replaced => vec![],
         CloseReason::TokenExpired => {
             let exp = jsonwebtoken::get_current_timestamp() + 2;
             let request = Request::to("/room/blue").bearer(&token(&json!({ "exp": exp })));
@@ -315,7 +328,9 @@ fn check(causes: impl IntoIterator<Item = CloseReason>) {
             let asked_id = session.asked.get("X-Request-Id").unwrap().to_owned();
             (case.play)(&mut session, &gate);
             // The end that caused the close answers last: one that broke a rule still gets answers to earlier messages.
-            let upstream_first = case.by != "upstream" && !matches!(cause, CloseReason::Violation(Side::Upstream, _));
+            let by_upstream =
+                matches!(cause, CloseReason::Violation(Side::Upstream, _) | CloseReason::ByteRate(Side::Upstream));
+            let upstream_first = case.by != "upstream" && !by_upstream;
             if upstream_first {
                 get(&format!("{what}: the upstream"), &mut session.server, case.server);
             }
@@ -411,6 +426,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         Closed,
         Violation([CloseReason::Violation(Side::Client, Violation::NotMasked)]),
         MessageRate,
+        ByteRate(sides().map(CloseReason::ByteRate)),
         OverheadRate,
         TokenExpired,
         MaxAge,
@@ -421,6 +437,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         WriteStall(sides().map(CloseReason::WriteStall)),
         Command,
         Revoked,
+        Replaced,
         NotAdmitted,
         Removed,
         Aborted,

@@ -9,7 +9,7 @@ use crate::support::request::Request;
 use crate::support::session::Session;
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
-use crate::support::wire::{CONTINUATION, Frame, PING};
+use crate::support::wire::{BINARY, CONTINUATION, Frame, PING};
 
 /// The whole burst passes, and the first message beyond it ends the session.
 #[test]
@@ -154,4 +154,78 @@ fn small_fragments_are_overhead() {
     }
     assert_eq!(session.expect_closed(1008, "frame rate exceeded").len(), 3);
     assert_eq!(gate.log.next("session ended")["cause"], "overhead_rate");
+}
+
+/// The bytes of each direction pass at the rate, in order, and the other direction is not delayed.
+#[test]
+fn excess_bytes_are_delayed_in_each_direction() {
+    let upstream = Upstream::bind();
+    let limits = "byte_rate = \"20KiB/s\"\nbyte_burst = \"2KiB\"\non_excess = \"delay\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    for from_client in [true, false] {
+        let mut session = Session::open(&gate, &upstream);
+        // Larger than the burst, so that it passes in parts.
+        let payload: Vec<u8> = (0..12 * 1024).map(|n: u32| n.to_be_bytes()[3]).collect();
+        let frame = Frame::new(BINARY, &payload);
+        if from_client {
+            session.client.send_frame(frame);
+            session.server.send_text("free");
+            session.client.expect_text("free");
+            assert_eq!(session.server.frame().payload, payload);
+        } else {
+            session.server.send_frame(frame);
+            session.client.send_text("free");
+            session.server.expect_text("free");
+            assert_eq!(session.client.frame().payload, payload);
+        }
+        session.close();
+        let line = gate.log.next("session ended");
+        assert_eq!((&line["throttled"], &line["cause"]), (&json!(1), &json!("closed")), "{line}");
+        // 10 KiB beyond the burst.
+        assert!(line["age_ms"].as_u64().unwrap() >= 500 - 5, "{line}");
+    }
+}
+
+#[test]
+fn messages_beyond_the_bytes_are_dropped_whole() {
+    let upstream = Upstream::bind();
+    let limits = "byte_rate = \"1KiB/h\"\nbyte_burst = \"2KiB\"\non_excess = \"drop\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_text("one");
+    session.client.send_frame(Frame::new(BINARY, [0; 3000]).unfinished());
+    session.client.send_frame(Frame::new(CONTINUATION, "dropped, too"));
+    session.client.send_frame(Frame::new(PING, "passes"));
+    session.client.send_text("two");
+    session.server.expect_text("one");
+    assert_eq!(session.server.frame().opcode, PING);
+    session.server.expect_text("two");
+    session.close();
+    let line = gate.log.next("session ended");
+    assert_eq!((&line["messages_in"], &line["throttled"]), (&json!(2), &json!(1)), "{line}");
+}
+
+/// Sessions of one subject share the bytes of each direction.
+#[test]
+fn sessions_of_a_subject_share_a_quota_of_bytes() {
+    let upstream = Upstream::bind();
+    let limits = "byte_rate = \"1KiB/h\"\nbyte_burst = \"2KiB\"\nrate_key = \"subject\"";
+    let gate = Setup::new().room_limits(limits).start(&upstream);
+    let open = |subject: &str| {
+        let request = Request::to("/room/blue").bearer(&token(&json!({ "sub": subject })));
+        Session::open_with(&gate, &upstream, &request, &[])
+    };
+    let (mut first, mut second, mut other) = (open("ada"), open("ada"), open("bob"));
+    let frame = || Frame::new(BINARY, [0; 1500]);
+    for session in [&mut first, &mut other] {
+        session.client.send_frame(frame());
+        session.server.frame();
+    }
+    // The other direction has a quota of its own.
+    second.server.send_frame(frame());
+    second.client.frame();
+    second.client.send_frame(frame());
+    assert_eq!(second.expect_closed(1008, "byte rate exceeded"), []);
+    first.close();
+    other.close();
 }

@@ -8,6 +8,8 @@
 mod claims;
 #[path = "../harness/mod.rs"]
 pub mod harness;
+#[path = "proxies.rs"]
+mod proxies;
 #[path = "record.rs"]
 mod record;
 
@@ -23,6 +25,7 @@ pub use claims::{claims, is_present};
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;
+pub use proxies::{forwarded, proxy_header};
 pub use record::record;
 use tollgate::config::{self, Content, Files};
 use tollgate::policy::claim_path::ClaimPath;
@@ -120,6 +123,12 @@ pub fn session(data: &[u8]) {
     let on_excess = [None, Some(OnExcess::Close), Some(OnExcess::Delay), Some(OnExcess::Drop)];
     if let Some(on_excess) = on_excess[usize::from(second & 3)] {
         setup = setup.rate(1, 3, on_excess);
+    }
+    if bit(second, 2) {
+        setup = setup.byte_rate(50, 100, on_excess[usize::from(second & 3)].unwrap_or(OnExcess::Close));
+    }
+    if bit(second, 3) {
+        setup = setup.reporting();
     }
     let pings = bit(first, 1) || bit(first, 2);
     let all_passes = second & 3 < 2 && !pings;

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tollgate::policy::counters::SharedCounts;
 use tollgate::policy::expiry::Expiry;
-use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
+use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
 use tollgate::ws::code::CloseCode;
@@ -37,6 +38,8 @@ impl Setup {
     /// Returns a setup without limits or pings. Its timeouts are those that cannot be turned off.
     pub fn lenient() -> Self {
         let limits = Limits {
+            mode: LimitMode::Enforce,
+            bytes: None,
             messages: None,
             overhead: quota(1_000_000, 1_000_000),
             message_max_bytes: u64::MAX,
@@ -44,6 +47,7 @@ impl Setup {
             upstream_message_max_bytes: None,
             sessions_per_subject: None,
             sessions_per_address: None,
+            on_session_limit: OnSessionLimit::Refuse,
             idle_timeout: None,
             ping_interval: None,
             upstream_ping_interval: None,
@@ -65,6 +69,16 @@ impl Setup {
     pub fn rate(self, per_second: u32, burst: u32, on_excess: OnExcess) -> Self {
         let messages = MessageQuota { quota: quota(per_second, burst), key: RateKey::Session, on_excess };
         self.with(|limits| limits.messages = Some(messages))
+    }
+
+    pub fn byte_rate(self, per_second: u32, burst: u32, on_excess: OnExcess) -> Self {
+        let bytes = ByteQuota { quota: quota(per_second, burst), key: RateKey::Session, on_excess };
+        self.with(|limits| limits.bytes = Some(bytes))
+    }
+
+    /// Lets the limits only report what they would do.
+    pub fn reporting(self) -> Self {
+        self.with(|limits| limits.mode = LimitMode::Report)
     }
 }
 
@@ -96,7 +110,7 @@ pub struct Relay {
     /// A session that receives the same calls as `session` and is never exported. It must make the same decisions.
     twin: Option<Box<Session>>,
     limits: Arc<Limits>,
-    shared: Option<Arc<Count>>,
+    shared: SharedCounts,
     /// The messages for the client that the session accepted.
     pub queued: Vec<Message>,
     /// The number of these messages that were sent.
@@ -133,6 +147,7 @@ impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
         let Setup { limits, messages, expires_after, expiry_code, age_jitter, compressed } = setup;
         let shared = messages.as_ref().map(|limiter| Arc::clone(limiter.count()));
+        let shared = SharedCounts { messages: shared, bytes: None };
         let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
         let write_timeout = limits.write_timeout;
         let expires = expires_after.map(|after| Expiry { at: now + after, code: expiry_code });
@@ -140,6 +155,7 @@ impl Relay {
         let terms = SessionConfig {
             limits: Arc::clone(&limits),
             messages,
+            bytes: None,
             expires,
             age_jitter,
             compressed,
@@ -168,6 +184,15 @@ impl Relay {
         }
     }
 
+    /// Returns a relay whose session shares these counts of bytes with others.
+    pub fn with_bytes(setup: Setup, counts: [Arc<Count>; 2], now: Instant) -> Self {
+        let (limits, bytes) = (Arc::new(setup.limits.clone()), Some(counts));
+        let (messages, expires, age_jitter) = (None, None, 0);
+        let terms =
+            SessionConfig { limits, messages, bytes, expires, age_jitter, compressed: false, ping_tag: PING_TAG };
+        Self { session: Session::new(terms, now), ..Self::new(setup, now) }
+    }
+
     /// Returns a relay that checks every decision against a twin of its session.
     pub fn with_twin(setup: Setup, now: Instant) -> Self {
         assert!(setup.messages.is_none(), "the twin needs a limiter of its own");
@@ -181,6 +206,7 @@ impl Relay {
         let terms = SessionConfig {
             limits: Arc::clone(limits),
             messages: None,
+            bytes: None,
             expires: None,
             age_jitter: 0,
             compressed: false,
@@ -211,7 +237,7 @@ impl Relay {
         let limits = Arc::new(limits);
         self.session.set_limits(Arc::clone(&limits), self.shared.clone(), self.now);
         if let Some(twin) = &mut self.twin {
-            twin.set_limits(Arc::clone(&limits), None, self.now);
+            twin.set_limits(Arc::clone(&limits), SharedCounts::default(), self.now);
         }
         self.write_timeout = limits.write_timeout;
         self.limits = limits;

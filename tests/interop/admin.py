@@ -10,12 +10,10 @@ import pathlib
 import socket
 import stat
 import subprocess
-import threading
 import time
 
 import websockets.asyncio.client
 import websockets.sync.client
-import websockets.sync.server
 
 import harness
 import leaks
@@ -36,15 +34,7 @@ for file, token in {"token": TOKEN, "read-token": READ_TOKEN}.items():
     leaks.remember(token)
 
 
-def echo(connection):
-    with contextlib.suppress(websockets.exceptions.ConnectionClosed):
-        for message in connection:
-            connection.send(message)
-
-
-server = websockets.sync.server.serve(echo, "127.0.0.1", 0)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-backend = server.socket.getsockname()[1]
+backend = harness.echo_backend()
 
 
 def config(admin, more=""):
@@ -577,5 +567,4 @@ with suite.check("an open tap does not keep the process from ending"):
     tap.wait(SECONDS)
     client.close()
 
-server.shutdown()
 suite.finish()

@@ -356,6 +356,21 @@ class Node:
             suite.fail(f"{self.process.name} exits in time", f"{error}\n{self.process.output()[-2000:]}")
 
 
+def echo_backend():
+    """Starts an echoing backend made of `websockets` in this process, and returns its port."""
+    import websockets.sync.server
+
+    def echo(connection):
+        with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+            for message in connection:
+                connection.send(message)
+
+    server = websockets.sync.server.serve(echo, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _cleanup.callback(server.shutdown)
+    return server.socket.getsockname()[1]
+
+
 # ------------------------------------------------------------------------------------------------------------ raw clients
 
 

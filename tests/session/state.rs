@@ -1,6 +1,7 @@
 //! The exported state. The simulation checks that an imported session makes the same decisions as one that was never
 //! exported.
 
+use tollgate::policy::counters::SharedCounts;
 use tollgate::session::state::{RelativeTime, SessionState};
 use tollgate::session::{CommandedClose, Input, Message, Session};
 use tollgate::ws::inspector::InspectorState;
@@ -13,7 +14,7 @@ fn export(relay: &mut Relay) -> SessionState {
 }
 
 fn import(state: SessionState, setup: &Setup, now: Instant) -> Session {
-    Session::import(state, Arc::new(setup.limits.clone()), None, now)
+    Session::import(state, Arc::new(setup.limits.clone()), SharedCounts::default(), now)
 }
 
 #[test]

@@ -91,9 +91,17 @@ fn row(session: &Value) -> Vec<String> {
         output::span(number(session, "idle_seconds")),
         format!("{:.0}", both("messages_in", "messages_out")),
         output::bytes(both("bytes_in", "bytes_out")),
-        text(session, "activity"),
+        activity(session),
     ]);
     row
+}
+
+/// Returns the activity of a session, and the limits that would have acted on it.
+fn activity(session: &Value) -> String {
+    let reported = session.get("reported").and_then(Value::as_object);
+    let limits: Vec<&str> = reported.into_iter().flatten().map(|(limit, _)| limit.as_str()).collect();
+    let activity = text(session, "activity");
+    if limits.is_empty() { activity } else { format!("{activity}, reported: {}", limits.join(" ")) }
 }
 
 #[cfg(test)]
@@ -112,5 +120,7 @@ mod tests {
         let expected = ["0a", "chat", "-", "192.0.2.7", "127.0.0.1:9001", "1m01s", "0.5s", "3", "1.0", "KiB", "open"];
         assert_eq!(lines[1], expected);
         assert!(text.ends_with("raise --limit.\n"));
+        let session = json!({ "activity": "open", "reported": { "byte_rate": 3, "idle_timeout": 1 } });
+        assert_eq!(activity(&session), "open, reported: byte_rate idle_timeout");
     }
 }

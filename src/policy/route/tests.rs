@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::super::limits::Limits;
+use super::super::limits::{LimitMode, Limits, OnSessionLimit};
 use super::super::origin::MissingOrigin;
 use super::super::quota::{Quota, Rate};
 use super::*;
@@ -25,6 +25,8 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
+            mode: LimitMode::Enforce,
+            bytes: None,
             messages: None,
             overhead: Quota { rate, burst: NonZeroU32::MIN },
             message_max_bytes: 1,
@@ -32,6 +34,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             upstream_message_max_bytes: None,
             sessions_per_subject: None,
             sessions_per_address: None,
+            on_session_limit: OnSessionLimit::Refuse,
             idle_timeout: None,
             ping_interval: None,
             upstream_ping_interval: None,

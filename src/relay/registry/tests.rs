@@ -72,6 +72,30 @@ fn a_dropped_session_is_removed_from_the_registry() {
     assert!(matches!(back, Err(NotDelivered::NoSession(Command::Send(_)))));
 }
 
+/// Another session has taken over the slot, so the command must not be lost.
+#[test]
+fn a_session_that_was_replaced_is_ended_even_with_many_pending_commands() {
+    let (context, woken) = (SessionContext::default(), Arc::new(Woken::default()));
+    let waker = Waker::from(Arc::clone(&woken));
+    let (mut session, mut other) = (register(&context, 7), register(&context, 8));
+    assert!(session.take_commands(&waker).is_empty() && other.take_commands(&waker).is_empty());
+    (0..COMMANDS_MAX).for_each(|_| context.registry().deliver(ID, command()).unwrap());
+    let before = woken.0.load(Ordering::Relaxed);
+    // It is not known by its id until it holds such a slot.
+    context.registry().revoke_limited(ID, CloseReason::Replaced);
+    assert_eq!(woken.0.load(Ordering::Relaxed), before);
+    context.registry().note_limited(session.key());
+    context.registry().revoke_limited(ID, CloseReason::Replaced);
+    assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);
+    let commands = session.take_commands(&waker);
+    assert!(matches!(commands.last(), Some(Command::Revoke(CloseReason::Replaced))));
+    assert!(other.take_commands(&waker).is_empty());
+    // The id of a session that has ended is forgotten.
+    drop(session);
+    assert!(context.registry().limited().is_empty());
+    context.registry().revoke_limited(ID, CloseReason::Replaced);
+}
+
 /// A change of the expiry is not lost, and the last one of several remains.
 #[test]
 fn a_new_expiry_reaches_a_session_with_too_many_pending_commands() {

@@ -6,6 +6,8 @@ use super::super::description::SessionActivity;
 use super::super::registry::Command;
 use super::super::renewal_count::RenewalCount;
 use super::*;
+use crate::policy::client_slots::ClientSlots;
+use crate::policy::counters::SharedCounts;
 use crate::policy::recheck::TermChanges;
 use crate::telemetry::metrics::gauges::Gauges;
 
@@ -49,6 +51,7 @@ fn relay_in_state(
     let terms = SessionConfig {
         limits,
         messages: limiter,
+        bytes: None,
         expires: None,
         age_jitter: 0,
         compressed: false,
@@ -118,7 +121,7 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     let set_terms = |at: Option<Instant>| {
         let expires = at.map(|at| Expiry { at, code: CloseCode::POLICY_VIOLATION });
         let limits = Arc::new(limits());
-        let changes = TermChanges { limits, shared: None, expires, slots: (None, None) };
+        let changes = TermChanges { limits, shared: SharedCounts::default(), expires, slots: ClientSlots::default() };
         worker.registry().deliver(RequestId(1), Command::SetTerms(Box::new(changes))).unwrap();
     };
     set_terms(None);
@@ -147,6 +150,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let terms = SessionConfig {
             limits,
             messages: None,
+            bytes: None,
             expires: None,
             age_jitter: 0,
             compressed: false,

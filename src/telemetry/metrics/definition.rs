@@ -1,11 +1,12 @@
-//! The form of a metric: its definition, and the values that a scrape collects.
+//! The form of a metric: its definition, and the sources of the values that a scrape collects.
 
 use std::time::Duration;
 
 use super::gauges::Gauges;
 use super::merged::Merged;
 use super::process::ProcessFigures;
-use super::text::{Family, Kind, Value};
+use super::samples::Samples;
+use super::text::{Family, Kind};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -62,39 +63,12 @@ pub(super) struct Reloads {
     pub last_success: Duration,
 }
 
-/// The series of one metric.
-#[derive(Debug, Default)]
-pub(super) struct Samples(Vec<(Vec<String>, Value)>);
-
-impl Samples {
-    pub(super) fn add<const N: usize>(&mut self, labels: [&str; N], value: Value) {
-        self.0.push((labels.map(str::to_owned).to_vec(), value));
-    }
-
-    pub(super) fn count<const N: usize>(&mut self, labels: [&str; N], count: u64) {
-        self.add(labels, Value::Count(count));
-    }
-
-    pub(super) fn counts<const N: usize>(&mut self, route: &str, names: &[&str; N], counts: &[u64; N]) {
-        for (name, count) in names.iter().zip(counts) {
-            self.count([route, name], *count);
-        }
-    }
-
-    /// Adds a number of the process that the kernel may not provide.
-    pub(super) fn process(&mut self, value: Option<Value>) {
-        if let Some(value) = value {
-            self.add([], value);
-        }
-    }
-}
-
 impl Definition {
     /// Returns the metric with its values.
     pub(super) fn family(&self, scrape: &Scrape<'_>) -> Family {
         let Self { name, kind, labels, help, .. } = *self;
         let mut samples = Samples::default();
         (self.collect)(scrape, &mut samples);
-        Family { name, help, kind, labels, series: samples.0 }
+        Family { name, help, kind, labels, series: samples.into_series() }
     }
 }

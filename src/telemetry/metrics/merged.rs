@@ -61,6 +61,9 @@ impl RouteValues<u64> {
         merge(&mut self.bytes, &cells.bytes);
         merge(&mut self.throttled, &cells.throttled);
         merge(&mut self.send_failures, &cells.send_failures);
+        for (sums, cells) in self.reported.iter_mut().zip(&cells.reported) {
+            merge(sums, cells);
+        }
         for (sums, cells) in self.closes.iter_mut().zip(&cells.closes) {
             merge(sums, cells);
         }

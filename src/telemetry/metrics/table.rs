@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
+use super::definition::Scrape;
 pub use super::definition::{Definition, Unit};
-use super::definition::{Samples, Scrape};
 use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
+use super::samples::Samples;
 use super::text::{Kind, Value};
 use super::worker::{Outcomes, RouteValues};
+use crate::policy::limits::{LimitAction, LimitKind};
 
 fn per_route(scrape: &Scrape<'_>, mut add: impl FnMut(&str, &RouteValues<u64>)) {
     scrape.merged.routes.iter().for_each(|(route, values)| add(route, values));
@@ -21,6 +23,16 @@ fn histograms(
     of: fn(&RouteValues<u64>) -> &Histogram<u64>,
 ) {
     per_route(scrape, |route, values| samples.add([route], Value::Histogram(Box::new(of(values).clone()), bounds)));
+}
+
+fn reported(scrape: &Scrape<'_>, samples: &mut Samples) {
+    per_route(scrape, |route, values| {
+        for (limit, by_action) in LimitKind::ALL.iter().zip(values.reported) {
+            for (action, count) in LimitAction::ALL.iter().zip(by_action).filter(|(_, count)| *count > 0) {
+                samples.count([route, limit.label(), action.label()], count);
+            }
+        }
+    });
 }
 
 fn closes(scrape: &Scrape<'_>, samples: &mut Samples) {
@@ -153,10 +165,20 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Counter,
         labels: &["route", "action"],
         unit: None,
-        help: "Messages that exceeded `message_rate`, by what happened: `close`, `delay` or `drop`",
+        help: "Messages that exceeded `message_rate` and frames that exceeded `byte_rate`, by `on_excess`: `close`, \
+               `delay` or `drop`",
         collect: |scrape, samples| {
             per_route(scrape, |route, values| samples.counts(route, &ACTIONS, &values.throttled));
         },
+    },
+    Definition {
+        name: "tollgate_reported_limits_total",
+        kind: Kind::Counter,
+        labels: &["route", "limit", "action"],
+        unit: None,
+        help: "How often limits with `mode = \"report\"` would have acted, by limit and action: `close`, `delay`, `drop`, \
+               `refuse` or `close_oldest`",
+        collect: reported,
     },
     Definition {
         name: "tollgate_session_duration_seconds",

@@ -7,7 +7,7 @@ use super::gauges::{CertificateGauges, KeySetGauges, RouteGauges, ServerGauges};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
 use super::*;
-use crate::policy::limits::OnExcess;
+use crate::policy::limits::{LimitAction, LimitKind, OnExcess};
 use crate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats, Side};
 use crate::ws::code::CloseCode;
 
@@ -60,6 +60,8 @@ fn the_text_of_a_process_is_exact() {
     let mut session = open(&worker, "chat");
     session.count(&stats([3, 1], [60, 20], 2), OnExcess::Drop);
     session.count_send_failures(1);
+    session.count_reported(LimitKind::MessageRate, LimitAction::Drop, 4);
+    session.count_reported(LimitKind::SessionsPerSubject, LimitAction::CloseOldest, 1);
     let mut ended = open(&worker, "chat");
     ended.end(&outcome(Some(4321), ClosedBy::Client, CloseReason::Closed), Duration::from_millis(1500));
     metrics.count_reload(ReloadOutcome::Failure, Duration::from_secs(1_700_000_060));

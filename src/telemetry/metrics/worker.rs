@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::labels::{self, ConnectionState, HandshakeOutcome};
-use crate::policy::limits::OnExcess;
+use crate::policy::limits::{LimitAction, LimitKind, OnExcess};
 use crate::session::{Outcome, SessionStats};
 
 /// The metrics of one worker. The maps grow with the names of the configuration. Their locks are free except during a
@@ -60,6 +60,8 @@ pub struct RouteValues<T> {
     pub bytes: [T; labels::DIRECTIONS.len()],
     /// Messages that exceeded their quota, by [`labels::ACTIONS`].
     pub throttled: [T; labels::ACTIONS.len()],
+    /// Acts of limits that are only reported, by [`LimitKind::ALL`] and [`LimitAction::ALL`].
+    pub reported: [[T; LimitAction::ALL.len()]; LimitKind::ALL.len()],
     /// Messages of operators that were not sent.
     pub send_failures: [T; 1],
     /// Ended sessions, by [`labels::CODES`] and [`labels::CLOSED_BY`].
@@ -264,6 +266,11 @@ impl SessionMetrics {
         }
         add(&cells.throttled[labels::action(on_excess)], now.throttled, self.counted.throttled);
         self.counted = now;
+    }
+
+    /// Counts acts of a limit that is only reported.
+    pub fn count_reported(&self, limit: LimitKind, action: LimitAction, count: u64) {
+        self.target.route.0.reported[limit as usize][action as usize].add(count);
     }
 
     /// Counts messages of operators that were not sent.

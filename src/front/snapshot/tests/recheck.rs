@@ -4,6 +4,7 @@ use jsonwebtoken::{EncodingKey, Header};
 
 use super::*;
 use crate::policy::recheck::{OpenSession, Recheck};
+use crate::policy::session_slots::Holder;
 
 /// The time of the tests, since the Unix epoch.
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
@@ -29,6 +30,8 @@ fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
         headers,
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
+        id: 1,
     }
 }
 
@@ -55,7 +58,8 @@ fn recheck_later(
     let admission = before.policy().admit(&facts(path, &headers), clocks()).unwrap();
     let server = admission.pool().servers().next().unwrap().name.clone();
     let after = build(Some(&before), &config(&files, replacements), &counters);
-    let session = OpenSession { route: admission.route(), grant: admission.grant(), path: Some(path), server: &server };
+    let (route, grant, holder) = (admission.route(), admission.grant(), Holder { id: 1, opened: clocks().instant });
+    let session = OpenSession { route, grant, path: Some(path), server: &server, holder };
     let Clocks { instant, unix } = clocks();
     match after.policy().recheck(&session, Clocks { instant: instant + later, unix: unix + later }) {
         Recheck::Unchanged => ("unchanged", ""),
@@ -140,8 +144,10 @@ fn the_values_of_placeholders_have_the_names_of_the_last_route() {
     let (mut route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
     let second = step(Some(&first), "channel", "1s");
     let third = step(Some(&second), "channel", "2s");
+    let holder = Holder { id: 1, opened: clocks().instant };
     for snapshot in [&second, &third] {
-        let session = OpenSession { route: &route, grant: &grant, path: Some("/blue"), server: "127.0.0.1:9002" };
+        let (path, server) = (Some("/blue"), "127.0.0.1:9002");
+        let session = OpenSession { route: &route, grant: &grant, path, server, holder };
         let Recheck::Admitted(terms) = snapshot.policy().recheck(&session, clocks()) else { panic!("not admitted") };
         route = terms.route;
     }
@@ -192,7 +198,9 @@ fn a_new_limit_of_sessions_counts_open_sessions() {
     let mut leases = Vec::new();
     for admission in open {
         let (route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
-        let session = OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001" };
+        let holder = Holder { id: 1, opened: clocks().instant };
+        let session =
+            OpenSession { route: &route, grant: &grant, path: Some("/chat"), server: "127.0.0.1:9001", holder };
         let Recheck::Admitted(terms) = after.policy().recheck(&session, clocks()) else { panic!("not admitted") };
         let mut lease = admission.into_lease();
         lease.add_client(terms.changes.unwrap().slots);

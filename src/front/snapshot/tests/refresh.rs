@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::policy::recheck::OpenSession;
 use crate::policy::refresh::{RefreshToken, Renewal};
+use crate::policy::session_slots::Holder;
 
 /// The time of the tests, since the Unix epoch.
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
@@ -49,6 +50,8 @@ fn facts<'a>(path: &'a str, query: Option<&'a str>, headers: &'a HeaderMap) -> R
         headers,
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
+        id: 1,
     }
 }
 
@@ -89,6 +92,7 @@ fn a_token_renews_the_sessions_of_the_same_login_whose_requirements_it_meets() {
             grant: admission.grant(),
             path: Some("/blue"),
             server: "127.0.0.1:9002",
+            holder: Holder { id: 1, opened: clocks().instant },
         };
         let headers = with(AUTHORIZATION, &format!("Bearer {}", token(&fresh)));
         let renewal = renewal(&snapshot, &facts("/refresh", None, &headers)).unwrap();

@@ -1,0 +1,94 @@
+//! Limits of sessions at the admission and at the opening of sessions.
+
+use super::*;
+use crate::policy::grant::Lease;
+use crate::policy::limits::LimitKind;
+use crate::policy::session_slots::SessionId;
+
+/// Admits the request of a session with this id.
+fn admit_as(snapshot: &Snapshot, id: SessionId) -> Result<Admission, Rejection> {
+    let facts = RequestFacts {
+        kind: RequestKind::WebSocket,
+        authority: "localhost",
+        path: "/chat",
+        query: None,
+        origin: None,
+        headers: &HeaderMap::new(),
+        protocols: &[],
+        address: CLIENT,
+        scheme: Scheme::Https,
+        id,
+    };
+    let now = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
+    snapshot.policy().admit(&facts, now).map_err(|rejected| rejected.rejection)
+}
+
+/// Returns a snapshot whose route `chat` has this line in its limits.
+fn limited(counters: &Arc<Counters>, line: &str) -> Snapshot {
+    let limits = format!("sessions_per_address = 2\n{line}");
+    build(None, &config(&InMemory::new(), &[("sessions_per_address = 2", &limits)]), counters)
+}
+
+#[test]
+fn a_session_takes_over_the_slot_of_the_oldest_when_it_opens() {
+    let counters = Arc::default();
+    let snapshot = limited(&counters, "on_session_limit = \"close_oldest\"");
+    let mut admitted: Vec<_> = (0..5).map(|id| admit_as(&snapshot, id).unwrap()).collect();
+    // The order in which the sessions open decides, and not that of their requests.
+    let mut leases = Vec::new();
+    for (index, replaced) in [(3, vec![]), (0, vec![]), (1, vec![3]), (0, vec![0])] {
+        let mut admission = admitted.remove(index);
+        assert_eq!(admission.open_session(&counters, clock::now()), replaced);
+        leases.push(admission.into_lease());
+    }
+    assert_eq!(leases.iter().map(Lease::is_replaced).collect::<Vec<_>>(), [true, true, false, false]);
+    assert!(leases.iter().all(Lease::is_limited));
+    // A replaced session releases nothing, and the end of another one frees its slot.
+    leases.drain(..3);
+    let mut last = admitted.remove(0);
+    assert_eq!(last.open_session(&counters, clock::now()), [0_u128; 0]);
+}
+
+#[test]
+fn upgrades_that_are_not_opened_hold_no_slot() {
+    let counters = Arc::default();
+    let snapshot = limited(&counters, "on_session_limit = \"close_oldest\"");
+    let waiting: Vec<_> = (0..20).map(|id| admit_as(&snapshot, id).unwrap()).collect();
+    let mut first = admit_as(&snapshot, 100).unwrap();
+    assert_eq!(first.open_session(&counters, clock::now()), [0_u128; 0]);
+    drop(waiting);
+    assert!(!first.into_lease().is_replaced());
+}
+
+#[test]
+fn a_refusing_limit_is_taken_at_the_admission() {
+    let counters = Arc::default();
+    let snapshot = limited(&counters, "on_session_limit = \"refuse\"");
+    let mut held: Vec<_> = (0..2).map(|id| admit_as(&snapshot, id).unwrap()).collect();
+    assert_eq!(admit_as(&snapshot, 3).err(), Some(Rejection::AddressSessions));
+    assert_eq!(held.remove(0).open_session(&counters, clock::now()), [0_u128; 0]);
+    // Its slot is free again, and the next session can be replaced after a change of the treatment.
+    assert!(admit_as(&snapshot, 4).is_ok());
+    let closing = limited(&counters, "on_session_limit = \"close_oldest\"");
+    let third = admit_as(&snapshot, 5).unwrap();
+    let mut fourth = admit_as(&closing, 6).unwrap();
+    assert_eq!(fourth.open_session(&counters, clock::now()), [1]);
+    assert!(held.remove(0).into_lease().is_replaced() && !third.into_lease().is_replaced());
+}
+
+#[test]
+fn a_limit_that_is_only_reported_admits_and_counts() {
+    for line in ["mode = \"report\"", "mode = \"report\"\non_session_limit = \"close_oldest\""] {
+        let counters = Arc::default();
+        let snapshot = limited(&counters, line);
+        let mut open = Vec::new();
+        for id in 0..4 {
+            let mut admission = admit_as(&snapshot, id).unwrap();
+            assert_eq!(admission.open_session(&counters, clock::now()), [0_u128; 0]);
+            let expected: &[LimitKind] = if id < 2 { &[] } else { &[LimitKind::SessionsPerAddress] };
+            assert_eq!(admission.exceeded(), expected, "{line}, session {id}");
+            open.push(admission.into_lease());
+        }
+        assert!(open.iter().all(|lease| !lease.is_replaced()));
+    }
+}

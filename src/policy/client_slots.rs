@@ -1,0 +1,146 @@
+//! The slots that a session takes from the limits of its client: one of its address, and one of its subject.
+//!
+//! With `on_session_limit = "refuse"` an upgrade takes them when it is admitted, so that upgrades that wait for the
+//! upstream count, too. With `"close_oldest"` it takes them when the upstream has accepted it: an upgrade that fails
+//! closes no session. Until then it holds no slot, so it is never rejected and no other upgrade can replace it.
+
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::counters::{Counters, LimitedClient, RouteAddress, RouteIdentity};
+use super::limits::{LimitKind, Limits, OnSessionLimit};
+use super::rejection::Rejection;
+use super::session_slots::{Holder, SessionId, SessionSlot, SessionSlots};
+
+/// The slots of a session. Dropping them releases them.
+#[derive(Debug, Default)]
+pub struct ClientSlots {
+    address: Option<SessionSlot<RouteAddress>>,
+    subject: Option<SessionSlot<RouteIdentity>>,
+}
+
+/// The result of taking slots.
+#[derive(Debug, Default)]
+pub struct TakenSlots {
+    /// The slots.
+    pub slots: ClientSlots,
+    /// The sessions whose slots were taken over, which have to be closed.
+    pub replaced: Vec<SessionId>,
+    /// The limits that were exceeded, where limits are only reported.
+    pub exceeded: Vec<LimitKind>,
+}
+
+impl ClientSlots {
+    /// Whether the session still holds all of its slots: no other session has taken one of them over.
+    pub fn are_held(&self) -> bool {
+        self.address.as_ref().is_none_or(SessionSlot::is_held) && self.subject.as_ref().is_none_or(SessionSlot::is_held)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.address.is_none() && self.subject.is_none()
+    }
+
+    /// Adds slots. They replace those of the same limit.
+    pub fn add(&mut self, added: Self) {
+        self.address = added.address.or(self.address.take());
+        self.subject = added.subject.or(self.subject.take());
+    }
+}
+
+/// Takes the slots of a session at its admission, where sessions beyond the limit are rejected.
+///
+/// # Errors
+/// If a limit is reached. No slot is taken then.
+pub(super) fn take_at_admission(
+    counters: &Counters,
+    limits: &Limits,
+    client: LimitedClient<'_>,
+    holder: Holder,
+) -> Result<TakenSlots, Rejection> {
+    match limits.on_session_limit {
+        OnSessionLimit::Refuse => take(counters, limits, client, holder),
+        OnSessionLimit::CloseOldest => Ok(TakenSlots::default()),
+    }
+}
+
+/// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest session.
+pub(super) fn take_at_opening(
+    counters: &Counters,
+    limits: &Limits,
+    client: LimitedClient<'_>,
+    holder: Holder,
+) -> TakenSlots {
+    match limits.on_session_limit {
+        OnSessionLimit::Refuse => TakenSlots::default(),
+        // This is never rejected.
+        OnSessionLimit::CloseOldest => take(counters, limits, client, holder).unwrap_or_default(),
+    }
+}
+
+/// Takes slots for an open session at a route that did not limit its sessions `before`.
+pub(super) fn add_new_limits(
+    counters: &Counters,
+    (before, limits): (&Limits, &Limits),
+    client: LimitedClient<'_>,
+    holder: Holder,
+) -> ClientSlots {
+    let is_new = |before: Option<NonZeroU32>, now: Option<NonZeroU32>| before.is_none() && now.is_some();
+    let address = is_new(before.sessions_per_address, limits.sessions_per_address);
+    let subject = is_new(before.sessions_per_subject, limits.sessions_per_subject);
+    ClientSlots {
+        address: address.then(|| counters.by_address().add(client.address_key(), holder).0),
+        subject: subject.then(|| counters.by_subject().add(client.subject_key(), holder).0),
+    }
+}
+
+/// Whether a new session of the address would be rejected.
+pub(super) fn is_address_full(counters: &Counters, limits: &Limits, route: &Arc<str>, address: IpAddr) -> bool {
+    let rejects = limits.on_session_limit == OnSessionLimit::Refuse && !limits.is_reporting();
+    let is_full = |max: NonZeroU32| counters.by_address().count(&(Arc::clone(route), address.into())) >= max.get();
+    rejects && limits.sessions_per_address.is_some_and(is_full)
+}
+
+fn take(
+    counters: &Counters,
+    limits: &Limits,
+    client: LimitedClient<'_>,
+    holder: Holder,
+) -> Result<TakenSlots, Rejection> {
+    let mut taken = TakenSlots::default();
+    if let Some(max) = limits.sessions_per_address {
+        let limit = (limits, LimitKind::SessionsPerAddress, max);
+        let slot = take_one(counters.by_address(), client.address_key(), holder, limit, &mut taken);
+        taken.slots.address = Some(slot.ok_or(Rejection::AddressSessions)?);
+    }
+    if let Some(max) = limits.sessions_per_subject {
+        let limit = (limits, LimitKind::SessionsPerSubject, max);
+        let slot = take_one(counters.by_subject(), client.subject_key(), holder, limit, &mut taken);
+        taken.slots.subject = Some(slot.ok_or(Rejection::SubjectSessions)?);
+    }
+    Ok(taken)
+}
+
+fn take_one<K: Hash + Eq + Clone>(
+    slots: &SessionSlots<K>,
+    key: K,
+    holder: Holder,
+    (limits, kind, max): (&Limits, LimitKind, NonZeroU32),
+    taken: &mut TakenSlots,
+) -> Option<SessionSlot<K>> {
+    if limits.is_reporting() {
+        let (slot, before) = slots.add(key, holder);
+        taken.exceeded.extend((before >= max.get()).then_some(kind));
+        return Some(slot);
+    }
+    match limits.on_session_limit {
+        OnSessionLimit::Refuse => slots.take(key, holder, max),
+        OnSessionLimit::CloseOldest => {
+            let (slot, replaced) = slots.take_over(key, holder, max);
+            taken.replaced.extend(replaced);
+            Some(slot)
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Slots of the sessions of each key, in the order in which the sessions were opened, so that a new session can take over
+//! the slot of the oldest one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::quota::nanos_at;
+
+/// The id of a session, by which its worker finds it.
+pub type SessionId = u128;
+
+/// The slots in use of each key. A slot takes about 120 bytes more than one of a plain counter.
+#[derive(Debug)]
+pub struct SessionSlots<K>(Arc<Mutex<Taken<K>>>);
+
+#[derive(Debug)]
+struct Taken<K> {
+    by_key: HashMap<K, KeySlots>,
+    /// The holders of all slots. Those of one key are adjacent, the oldest first.
+    holders: BTreeMap<Position, SessionId>,
+    /// The number of the last key or slot that was added.
+    last_number: u64,
+}
+
+/// The slots of one key.
+#[derive(Debug)]
+struct KeySlots {
+    /// A number that no other key has or had.
+    number: u64,
+    count: u32,
+}
+
+/// The number of a key, the time at which the session was opened, and a number that no other slot has or had.
+type Position = (u64, u64, u64);
+
+/// The slot of one session. Dropping it releases it, unless another session has taken it over.
+#[derive(Debug)]
+pub struct SessionSlot<K: Hash + Eq> {
+    taken: Arc<Mutex<Taken<K>>>,
+    key: K,
+    position: Position,
+}
+
+/// A session that takes a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub id: SessionId,
+    /// When it was opened.
+    pub opened: Instant,
+}
+
+impl<K: Hash + Eq + Clone> SessionSlots<K> {
+    /// Creates slots that are all free.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Taken { by_key: HashMap::new(), holders: BTreeMap::new(), last_number: 0 })))
+    }
+
+    /// Takes one of the `max` slots of a key, if one is free.
+    pub fn take(&self, key: K, holder: Holder, max: NonZeroU32) -> Option<SessionSlot<K>> {
+        let mut taken = lock(&self.0);
+        let is_free = taken.by_key.get(&key).is_none_or(|slots| slots.count < max.get());
+        is_free.then(|| self.insert(&mut taken, key, holder))
+    }
+
+    /// Takes one of the `max` slots of a key. If none is free, it takes over the slot of the oldest session, and of as
+    /// many more as exceed a limit that was lowered. Returns the ids of these sessions, which hold no slot any more.
+    pub fn take_over(&self, key: K, holder: Holder, max: NonZeroU32) -> (SessionSlot<K>, Vec<SessionId>) {
+        let mut taken = lock(&self.0);
+        let mut replaced = Vec::new();
+        while taken.by_key.get(&key).is_some_and(|slots| slots.count >= max.get())
+            && let Some(oldest) = taken.remove_oldest(&key)
+        {
+            replaced.push(oldest);
+        }
+        (self.insert(&mut taken, key, holder), replaced)
+    }
+
+    /// Takes a slot of a key, even beyond the limit. Returns it with the number of slots that were taken before.
+    pub fn add(&self, key: K, holder: Holder) -> (SessionSlot<K>, u32) {
+        let mut taken = lock(&self.0);
+        let before = taken.by_key.get(&key).map_or(0, |slots| slots.count);
+        (self.insert(&mut taken, key, holder), before)
+    }
+
+    /// Returns the number of taken slots of a key.
+    pub fn count(&self, key: &K) -> u32 {
+        lock(&self.0).by_key.get(key).map_or(0, |slots| slots.count)
+    }
+
+    fn insert(&self, taken: &mut Taken<K>, key: K, holder: Holder) -> SessionSlot<K> {
+        let position = taken.insert(&key, holder);
+        SessionSlot { taken: Arc::clone(&self.0), key, position }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Default for SessionSlots<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Hash + Eq> Taken<K> {
+    fn insert(&mut self, key: &K, holder: Holder) -> Position
+    where
+        K: Clone,
+    {
+        // The number of a slot is also that of its key, if it is the first of the key.
+        self.last_number = self.last_number.wrapping_add(1);
+        let slots = self.by_key.entry(key.clone()).or_insert(KeySlots { number: self.last_number, count: 0 });
+        slots.count = slots.count.saturating_add(1);
+        let position = (slots.number, nanos_at(holder.opened), self.last_number);
+        self.holders.insert(position, holder.id);
+        position
+    }
+
+    fn remove_oldest(&mut self, key: &K) -> Option<SessionId> {
+        let number = self.by_key.get(key)?.number;
+        let position = *self.holders.range((number, 0, 0)..).next()?.0;
+        self.remove(key, position)
+    }
+
+    /// Removes the holder of a slot, if it has not been removed. The slots of other holders stay.
+    fn remove(&mut self, key: &K, position: Position) -> Option<SessionId> {
+        let id = self.holders.remove(&position)?;
+        if let Some(slots) = self.by_key.get_mut(key) {
+            slots.count = slots.count.saturating_sub(1);
+            if slots.count == 0 {
+                self.by_key.remove(key);
+            }
+        }
+        Some(id)
+    }
+}
+
+impl<K: Hash + Eq> SessionSlot<K> {
+    /// Whether the session still holds the slot: no other session has taken it over.
+    pub fn is_held(&self) -> bool {
+        lock(&self.taken).holders.contains_key(&self.position)
+    }
+}
+
+impl<K: Hash + Eq> Drop for SessionSlot<K> {
+    fn drop(&mut self) {
+        lock(&self.taken).remove(&self.key, self.position);
+    }
+}
+
+/// Locks a map. It is consistent after every step, so a panic of another holder does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

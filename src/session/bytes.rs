@@ -1,0 +1,123 @@
+//! Meters the bytes of frames, header and payload, in each direction.
+//!
+//! A data frame is judged at its header, as a whole: a frame that exceeds the quota ends the session before any part of it
+//! is forwarded, or its message is dropped. Where bytes are delayed, a frame is forwarded in pieces of at most the burst,
+//! each when the quota allows it, so that a frame larger than the burst passes, too. Control frames are charged and never
+//! wait. Fragments of a message that began within the quota are charged as well, since a part of a message cannot be
+//! dropped.
+
+use std::time::Instant;
+
+use super::Session;
+use super::metering::ByteMeters;
+use super::outcome::CloseReason;
+use super::side::Side;
+use crate::policy::limits::{LimitKind, OnExcess};
+use crate::ws::frame::{Header, Opcode};
+
+impl Session {
+    /// Returns the quotas of bytes.
+    pub(super) fn bytes(&mut self) -> Option<&mut ByteMeters> {
+        self.metering.as_mut()?.bytes.as_mut()
+    }
+
+    /// Returns until when a side is not read because it exceeded its rate.
+    pub(super) fn wait_until(&self, side: Side) -> Option<Instant> {
+        match side {
+            Side::Client => self.wait_until,
+            Side::Upstream => self.metering.as_ref()?.upstream_wait_until,
+        }
+    }
+
+    /// Sets until when a side is not read. The upstream waits only for a quota of bytes.
+    pub(super) fn set_wait(&mut self, side: Side, until: Option<Instant>) {
+        match side {
+            Side::Client => self.wait_until = until,
+            Side::Upstream => {
+                if let Some(metering) = &mut self.metering {
+                    metering.upstream_wait_until = until;
+                }
+            }
+        }
+    }
+
+    /// Meters the next `n` bytes of a data frame where bytes are delayed; `least` of them have to be forwarded at once.
+    /// Returns how many may be forwarded now; `None`: the side has to wait.
+    pub(super) fn meter_piece(&mut self, from: Side, n: usize, least: usize, now: Instant) -> Option<usize> {
+        if !self.delays_bytes(from) {
+            return Some(n);
+        }
+        let Some(meters) = self.bytes() else { return Some(n) };
+        let meter = meters.of(from);
+        match meter.reserve(n, least, now) {
+            Ok(allowed) => Some(allowed),
+            Err(until) => {
+                let is_counted = std::mem::replace(&mut meter.is_counted, true);
+                self.counts.throttled += u64::from(!is_counted);
+                self.set_wait(from, Some(until));
+                self.deadline_changed = true;
+                None
+            }
+        }
+    }
+
+    /// Meters a data frame as a whole at its header, where bytes are not delayed.
+    pub(super) fn meter_frame(&mut self, from: Side, header: &Header, now: Instant) -> Result<(), CloseReason> {
+        if self.delays_bytes(from) || self.is_skipped(from) {
+            return Ok(());
+        }
+        let action = self.byte_action(from);
+        let bytes = header.payload_len.saturating_add(header.len as u64);
+        let can_drop = from == Side::Client && header.opcode != Opcode::Continuation;
+        let must_pass = !self.is_reporting && action != OnExcess::Close && !can_drop;
+        let Some(meters) = self.bytes() else { return Ok(()) };
+        let limiter = &meters.of(from).limiter;
+        if must_pass {
+            limiter.charge(bytes, now);
+        } else if !limiter.check(bytes, now) {
+            let kind = if from == Side::Client { LimitKind::ByteRate } else { LimitKind::UpstreamByteRate };
+            self.counts.throttled += u64::from(!self.is_reporting);
+            if self.is_reporting || action == OnExcess::Close {
+                return self.exceed(kind, CloseReason::ByteRate(from));
+            }
+            // Also where bytes are delayed, while the session closes: an endpoint that has received a Close discards data
+            // anyway (RFC 6455 section 1.4).
+            self.client.discarding_message = true;
+        }
+        Ok(())
+    }
+
+    /// Records that the metered bytes are forwarded or dropped.
+    pub(super) fn pass_metered(&mut self, from: Side) {
+        let ends_frame = self.peer(from).inspector.at_boundary();
+        if let Some(meters) = self.bytes() {
+            meters.pass(from, ends_frame);
+        }
+    }
+
+    /// Charges a control frame that is forwarded.
+    pub(super) fn charge_control(&mut self, from: Side, bytes: usize, now: Instant) {
+        if let Some(meters) = self.bytes() {
+            meters.of(from).limiter.charge(bytes as u64, now);
+        }
+    }
+
+    /// Whether the data of a side has to wait while its quota is exceeded.
+    fn delays_bytes(&self, from: Side) -> bool {
+        let waits = !self.is_reporting && self.byte_action(from) == OnExcess::Delay && self.closing_since.is_none();
+        waits && !self.is_skipped(from)
+    }
+
+    /// Whether the message in progress is not forwarded.
+    fn is_skipped(&self, from: Side) -> bool {
+        self.peer(from).discarding_message || self.peer(from.other()).output_closed()
+    }
+
+    /// Returns the treatment of bytes from a side that exceed the quota. Messages of the upstream are never dropped.
+    fn byte_action(&self, from: Side) -> OnExcess {
+        match (self.on_excess, from) {
+            (OnExcess::Drop, Side::Upstream) => OnExcess::Delay,
+            (on_excess, _) => on_excess,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The state of limits that few sessions have: quotas of bytes, and reports.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::side::Side;
+use crate::policy::byte_quota::ByteLimiter;
+use crate::policy::limits::{LimitKind, Limits};
+use crate::policy::quota::{Count, NotUntil};
+
+/// The state of limits that few sessions have. Only sessions with a quota of bytes, and those that exceeded a limit that is
+/// only reported, allocate it.
+#[derive(Debug, Default)]
+pub(super) struct Metering {
+    pub bytes: Option<ByteMeters>,
+    pub reports: Option<Reports>,
+    /// Until when the upstream is not read because it exceeded its rate.
+    pub upstream_wait_until: Option<Instant>,
+}
+
+impl Metering {
+    /// Returns the state of a session, if there is any.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        (self.bytes.is_some() || self.reports.is_some()).then(|| Box::new(self))
+    }
+}
+
+/// The quotas of both directions.
+#[derive(Debug)]
+pub(super) struct ByteMeters {
+    client: ByteMeter,
+    upstream: ByteMeter,
+}
+
+/// The quota of one direction.
+#[derive(Debug)]
+pub(super) struct ByteMeter {
+    pub limiter: ByteLimiter,
+    /// The number of bytes that are reserved for the piece that comes next.
+    reserved: u32,
+    /// Whether the frame in progress was counted as throttled.
+    pub is_counted: bool,
+}
+
+/// The state of one direction as plain data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteMeterState {
+    /// The count, as [`Count::export`] returns it.
+    pub count: i64,
+    /// The number of bytes that are reserved for the piece that comes next.
+    pub reserved: u32,
+    /// Whether the frame in progress was counted as throttled.
+    pub is_counted: bool,
+}
+
+impl ByteMeters {
+    /// Creates the meters of a session with a quota of bytes. Without shared counts it has counts of its own.
+    pub(super) fn new(limits: &Limits, counts: Option<[Arc<Count>; 2]>) -> Option<Self> {
+        let quota = limits.bytes?.quota;
+        let [client, upstream] = counts.unwrap_or_default();
+        let meter = |count| ByteMeter { limiter: ByteLimiter::over(count, quota), reserved: 0, is_counted: false };
+        Some(Self { client: meter(client), upstream: meter(upstream) })
+    }
+
+    /// Returns the counts.
+    pub(super) fn counts(&self) -> [Arc<Count>; 2] {
+        [&self.client, &self.upstream].map(|meter| Arc::clone(meter.limiter.count()))
+    }
+
+    /// Whether the counts are these.
+    pub(super) fn has_counts(&self, [client, upstream]: &[Arc<Count>; 2]) -> bool {
+        Arc::ptr_eq(self.client.limiter.count(), client) && Arc::ptr_eq(self.upstream.limiter.count(), upstream)
+    }
+
+    /// Gives back the reserved bytes.
+    pub(super) fn refund(&mut self) {
+        for meter in [&mut self.client, &mut self.upstream] {
+            meter.limiter.refund(std::mem::take(&mut meter.reserved).into());
+        }
+    }
+
+    /// Records that the next piece is forwarded or dropped, and whether it ends its frame.
+    pub(super) fn pass(&mut self, from: Side, ends_frame: bool) {
+        let meter = self.of(from);
+        meter.reserved = 0;
+        meter.is_counted &= !ends_frame;
+    }
+
+    pub(super) fn export(&self, now: Instant) -> [ByteMeterState; 2] {
+        [&self.client, &self.upstream].map(|meter| ByteMeterState {
+            count: meter.limiter.count().export(now),
+            reserved: meter.reserved,
+            is_counted: meter.is_counted,
+        })
+    }
+
+    pub(super) fn restore(&mut self, states: &[ByteMeterState; 2]) {
+        for (meter, state) in [&mut self.client, &mut self.upstream].into_iter().zip(states) {
+            (meter.reserved, meter.is_counted) = (state.reserved, state.is_counted);
+        }
+    }
+
+    pub(super) fn of(&mut self, from: Side) -> &mut ByteMeter {
+        match from {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+}
+
+impl ByteMeter {
+    /// Reserves the next bytes of a frame: at least `least`, and at most the burst. Returns how many of `n` bytes may be
+    /// forwarded now.
+    pub(super) fn reserve(&mut self, n: usize, least: usize, now: Instant) -> Result<usize, Instant> {
+        if self.reserved == 0 {
+            let burst = usize::try_from(self.limiter.burst_bytes()).unwrap_or(usize::MAX);
+            let piece = u32::try_from(n.min(burst.max(least))).unwrap_or(u32::MAX);
+            match self.limiter.reserve(piece.into(), now) {
+                Ok(at) => {
+                    self.reserved = piece;
+                    if at > now {
+                        return Err(at);
+                    }
+                }
+                Err(NotUntil { until }) => return Err(until),
+            }
+        }
+        Ok(n.min(usize::try_from(self.reserved).unwrap_or(usize::MAX)))
+    }
+}
+
+/// The number of times that each limit would have acted, by the position in [`LimitKind::ALL`].
+pub type ReportCounts = [u64; LimitKind::ALL.len()];
+
+/// The reports of a session.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    pub counts: ReportCounts,
+    /// The counts that the caller has taken.
+    pub taken: ReportCounts,
+    /// When data last passed, in a session that was reported as idle since then.
+    pub idle_since: Option<Instant>,
+}
+
+/// A limit that would have acted since the last call of [`Session::take_reports`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewReport {
+    /// The limit.
+    pub kind: LimitKind,
+    /// How often.
+    pub count: u64,
+    /// Whether it is the first time in this session.
+    pub is_first: bool,
+}
