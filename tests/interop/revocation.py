@@ -224,11 +224,24 @@ with suite.check("kill -9 loses no revocation that was answered"):
     equal(rejected(proxy, secrets.token("eve", jti=sorted(answered)[0])), True)
     equal(rejected(proxy, secrets.token("eve", jti="t-none")), False)
 
-with suite.check(f"{REVOCATIONS} revocations in a row"):
-    api, begun = Api(), time.monotonic()
-    for number in range(REVOCATIONS):
-        equal(api.ask("POST", "/v1/revocations", {"jti": f"row-{number}"})[0], 201)
-    suite.note(f"{REVOCATIONS / (time.monotonic() - begun):.0f} a second, one after another, each on disk")
+with suite.check(f"{REVOCATIONS} revocations in a row, beside {SESSIONS} sessions that none of them concerns"):
+    def post_in_a_row(start):
+        api, begun = Api(), time.monotonic()
+        for number in range(start, start + REVOCATIONS):
+            equal(api.ask("POST", "/v1/revocations", {"jti": f"row-{number}"})[0], 201)
+        return REVOCATIONS / (time.monotonic() - begun)
+
+    async def post_beside_sessions():
+        sessions = await open_all(proxy, [secrets.token("bob")] * SESSIONS)
+        rate = await asyncio.to_thread(post_in_a_row, REVOCATIONS)
+        for session in sessions:
+            await session.send("still here")
+            equal(await session.recv(), "still here")
+        await asyncio.gather(*(session.close() for session in sessions))
+        return rate
+
+    alone, beside = post_in_a_row(0), asyncio.run(post_beside_sessions())
+    suite.note(f"one after another, each on disk: {alone:.0f} a second without sessions, {beside:.0f} beside {SESSIONS}")
 
 with suite.check("a logout token of another library ends the sessions of its subject"):
     now = int(time.time())
