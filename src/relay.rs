@@ -8,6 +8,8 @@ pub mod peer_io;
 mod read;
 pub mod recheck;
 pub mod registry;
+pub mod renewal;
+pub mod renewal_count;
 pub mod watcher;
 pub mod workers;
 

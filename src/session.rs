@@ -19,6 +19,7 @@
 
 mod commands;
 mod deadlines;
+mod lifetime;
 mod outbox;
 mod outcome;
 mod peer;
@@ -30,12 +31,14 @@ pub mod state;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter, LocalLimiter};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, ControlFrame};
 use crate::ws::inspector::Inspector;
 
+use lifetime::Lifetime;
 use outbox::Outbox;
 pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
 pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
@@ -89,8 +92,10 @@ pub struct SessionConfig {
     pub limits: Arc<Limits>,
     /// The quota of the client's messages, which other sessions may share.
     pub messages: Option<Arc<Limiter>>,
-    /// When the token expires.
-    pub expires: Option<Instant>,
+    /// When the session ends because its token expires.
+    pub expires: Option<Expiry>,
+    /// A random number by which the maximum age of the session is shortened; see [`Limits::session_age_max`].
+    pub age_jitter: u16,
     /// Whether permessage-deflate was negotiated.
     pub compressed: bool,
     /// The tag of the session's own pings, by which their pongs are recognized.
@@ -108,8 +113,7 @@ pub struct Session {
     overhead: LocalLimiter,
     client: Peer,
     upstream: Peer,
-    expires: Option<Instant>,
-    drain_at: Option<Instant>,
+    lifetime: Box<Lifetime>,
     /// When data last passed either way.
     data_passed: Instant,
     /// Until when the client is not read because it exceeded its rate.
@@ -141,7 +145,7 @@ pub struct Session {
 impl Session {
     /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
-        let SessionConfig { limits, messages, expires, compressed, ping_tag } = terms;
+        let SessionConfig { limits, messages, expires, age_jitter, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
@@ -150,8 +154,7 @@ impl Session {
             on_excess: on_excess(&limits, compressed),
             messages: messages.filter(|_| limits.messages.is_some()),
             limits,
-            expires,
-            drain_at: None,
+            lifetime: Box::new(Lifetime { expires, opened_at: now, age_jitter, drain_at: None }),
             data_passed: now,
             wait_until: None,
             reservation_held: false,
@@ -221,7 +224,7 @@ impl Session {
     /// Ends the session at this time because the process drains.
     pub fn drain_at(&mut self, at: Instant) {
         self.deadline_changed = true;
-        self.drain_at = Some(at);
+        self.lifetime.drain_at = Some(at);
     }
 
     /// Whether the input of a side may end because its Close was received. Bytes may still be sent to it.
@@ -379,6 +382,9 @@ impl Session {
     fn close_of(&self, cause: CloseReason) -> (CloseCode, &str) {
         match (cause, self.outbox.as_ref().and_then(|outbox| outbox.close.as_ref())) {
             (CloseReason::Command, Some(close)) => (close.code, &close.reason),
+            (CloseReason::TokenExpired, _) => {
+                (self.lifetime.expires.map_or(cause.close_code(), |expires| expires.code), cause.reason())
+            }
             (CloseReason::Closed, _) => {
                 (self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL), "")
             }

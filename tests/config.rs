@@ -21,6 +21,7 @@ use tollgate::config::{
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
 };
 use tollgate::policy::claim_path::ClaimPath;
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
@@ -30,6 +31,7 @@ use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::requirement::Requirement;
 use tollgate::policy::route::{OnRemoved, RouteAction};
 use tollgate::policy::token::VerifierConfig;
+use tollgate::ws::code::CloseCode;
 
 /// Parses a text whose files are the fixtures.
 fn parse(text: &str) -> Result<Config, Report> {
@@ -129,24 +131,16 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
     assert_eq!(config.log, log);
 }
 
-/// Returns the rules of a section with tokens.
-fn verifier<'a>(config: &'a Config, name: &str) -> &'a VerifierConfig {
-    match &config.auths[name] {
-        AuthConfig::Token(verifier) => verifier,
-        AuthConfig::Forward(_) => panic!("{name} has a service"),
-    }
+/// Returns the section of this name, which verifies tokens.
+fn token_auth<'a>(config: &'a Config, name: &str) -> &'a VerifierConfig {
+    let AuthConfig::Token(verifier) = &config.auths[name] else { panic!("{name} has a service") };
+    verifier
 }
 
-/// Checks the sections with a service and those with fetched keys.
-fn auths_have_their_values(config: &Config) {
-    let seconds = Duration::from_secs;
-    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
-    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
-    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
-    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
-    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
-    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
-    let keys = ["visitors", "devices"].map(|name| verifier(config, name).keys.clone());
+#[test]
+fn fetched_keys_have_an_address_roots_and_a_time() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let keys = ["visitors", "devices"].map(|name| token_auth(&config, name).keys.clone());
     let [KeySource::Remote { keys: visitors, stale_for }, KeySource::Remote { keys: devices, stale_for: default }] =
         keys
     else {
@@ -198,6 +192,17 @@ fn values_of_listeners_reach_their_fields() {
 }
 
 #[test]
+fn forward_authentication_has_a_url_and_times() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
+    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
+    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
+    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
+    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
+    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
+}
+
+#[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
     let admin = config.admin.as_ref().unwrap();
@@ -228,13 +233,14 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(partners.host, HostPattern::Any);
     assert_eq!(chat.path.names().collect::<Vec<_>>(), ["room", "rest"]);
     assert_eq!(chat.upstream_host.as_ref().unwrap(), "chat.internal:8080");
-    let sections: Vec<&str> = partners.auth.iter().map(|name| &**name).collect();
-    assert_eq!(sections, ["partners", "machines", "visitors", "devices", "sso"]);
-    auths_have_their_values(&config);
-    let verifier = |name: &str| verifier(&config, name);
+    assert!(partners.auth.iter().map(|name| &**name).eq(["partners", "machines", "visitors", "devices", "sso"]));
+    let verifier = |name: &str| token_auth(&config, name);
     let machines = verifier("machines");
     let verifier = verifier(chat.auth.first().unwrap());
     assert_eq!((verifier.sources.len(), verifier.max_bytes), (5, 65_536));
+    assert_eq!(verifier.on_expiry, OnExpiry::Close { grace: seconds(300), code: CloseCode(4403) });
+    assert_eq!(token_auth(&config, &feed.auth[0]).on_expiry, OnExpiry::Ignore);
+    assert_eq!(token_auth(&config, &partners.auth[0]).on_expiry, OnExpiry::default());
     assert!(chat.origins.allow(Some(b"https://a.example.com")) && chat.origins.allow(Some(b"capacitor://localhost")));
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));
@@ -243,6 +249,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(partners.origins.allow(Some(b"https://partners.example.com")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
+    assert_eq!((chat.refresh_path.as_ref(), &feed.refresh_path), (Some(&"/ws/refresh".parse().unwrap()), &None));
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
     assert_eq!(verifier.subject_claim.as_str(), "/user/id");
     assert_eq!(machines.subject_claim.as_str(), "sub");
@@ -284,6 +291,7 @@ fn values_reach_the_fields_of_their_keys() {
         close_timeout: seconds(3),
         write_timeout: seconds(60),
         check_utf8: true,
+        max_session_age: Some(seconds(86_400)),
     };
     assert_eq!(*chat.limits, limits);
     let messages =
@@ -317,6 +325,7 @@ fn default_limits() -> Limits {
         close_timeout: seconds(5),
         write_timeout: seconds(30),
         check_utf8: false,
+        max_session_age: None,
     }
 }
 

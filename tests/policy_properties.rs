@@ -346,6 +346,7 @@ fn route(model: &Model) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             messages: None,
@@ -362,6 +363,7 @@ fn route(model: &Model) -> Arc<Route> {
             close_timeout: second,
             write_timeout: second,
             check_utf8: false,
+            max_session_age: None,
         }),
     };
     Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })

@@ -323,7 +323,11 @@ fn case(cause: CloseReason) -> Case {
         }
         CloseReason::TokenExpired => {
             let setup = Setup { expires_after: Some(Duration::from_secs(60)), ..lenient() };
-            case(setup, vec![Pass(60 * SECOND)], 1008, "token expired", Some(CloseReason::IdleTimeout))
+            case(setup, vec![Pass(60 * SECOND)], 1008, "token expired", Some(CloseReason::MaxAge))
+        }
+        CloseReason::MaxAge => {
+            let setup = lenient().with(|limits| limits.max_session_age = Some(Duration::from_secs(60)));
+            case(setup, vec![Pass(60 * SECOND)], 1001, "maximum session age", Some(CloseReason::IdleTimeout))
         }
         CloseReason::IdleTimeout => {
             let setup = lenient().with(|limits| limits.idle_timeout = Some(Duration::from_secs(60)));
@@ -459,7 +463,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 16 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 17 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -474,7 +478,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 18, "{labels:?}");
+    assert_eq!(labels.len(), 19, "{labels:?}");
 }
 
 #[test]

@@ -68,6 +68,8 @@ fn random_limits(random: &mut Random) -> Setup {
         ..setup.limits
     };
     setup.expires_after = random.chance(10).then(|| span(random));
+    setup.limits.max_session_age = random.chance(10).then(|| span(random));
+    setup.age_jitter = u16::MAX;
     setup.compressed = random.chance(30);
     setup
 }
@@ -340,7 +342,7 @@ fn invariants_hold_in_random_sessions() {
     if is_default_run() {
         println!("{causes:?}");
         // Every cause except `Aborted`, which only the relay uses.
-        assert_eq!(causes.len(), 15, "the simulation does not reach every cause any more: {causes:?}");
+        assert_eq!(causes.len(), 16, "the simulation does not reach every cause any more: {causes:?}");
     }
 }
 

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tollgate::policy::claim_path::ClaimPath;
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 use tollgate::policy::token_cache::MEMORY_MAX_BYTES;
@@ -59,6 +60,7 @@ fn fill(members: &str, asked: &[String], tokens_max: usize) -> (usize, usize) {
         audience: Vec::new(),
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: Vec::new(),
         forward_token: false,
         max_bytes: 8192,

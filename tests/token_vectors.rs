@@ -11,6 +11,7 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tollgate::policy::claim_path::ClaimPath;
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 
@@ -154,6 +155,7 @@ fn verify(set: &Value, token: &str) -> Result<Vec<u8>, String> {
         audience: vec![],
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: vec![],
         forward_token: false,
         max_bytes: 8192,

@@ -118,6 +118,7 @@ struct SessionLimits {
     close_timeout_seconds: f64,
     write_timeout_seconds: f64,
     check_utf8: bool,
+    max_session_age_seconds: Option<f64>,
 }
 
 /// A rate.
@@ -243,6 +244,7 @@ impl SessionLimits {
             close_timeout_seconds: seconds(limits.close_timeout),
             write_timeout_seconds: seconds(limits.write_timeout),
             check_utf8: limits.check_utf8,
+            max_session_age_seconds: optional(limits.max_session_age),
         }
     }
 }

@@ -79,6 +79,7 @@ fn page_route(echo: &RouteConfig, page: Arc<str>) -> RouteConfig {
         path: PathPattern::root(),
         action: RouteAction::Page(page),
         auth: Vec::new(),
+        refresh_path: None,
         origins: Origins::new(None, MissingOrigin::Allow),
         require: Vec::new(),
         forward_claims: Vec::new(),

@@ -18,9 +18,11 @@ use super::units::show_size;
 use super::{forward, suggestion};
 use crate::policy::claim_path::ClaimPath;
 use crate::policy::credential::TokenSource;
+use crate::policy::expiry::OnExpiry;
 use crate::policy::forward::ForwardConfig;
 use crate::policy::key;
 use crate::policy::token::VerifierConfig;
+use crate::ws::code::CloseCode;
 
 const AUTHS_MAX: usize = 256;
 const ALGORITHMS_MAX: usize = 16;
@@ -150,6 +152,7 @@ fn verifier(
     let subject_claim = section.text(&keys::SUBJECT_CLAIM).and_then(|name| common::claim_path(section, &name));
     let leeway = section.duration(&keys::LEEWAY);
     let forward_token = section.flag(&keys::FORWARD_TOKEN);
+    let on_expiry = on_expiry(section);
     let max_bytes = max_bytes(section, head_max_bytes);
     valid_name?;
     Some(VerifierConfig {
@@ -159,11 +162,39 @@ fn verifier(
         audience: audience?,
         subject_claim: subject_claim?,
         leeway: leeway?,
+        on_expiry: on_expiry?,
         sources: sources?,
         forward_token: forward_token?.value,
         max_bytes: max_bytes?,
         claims: Vec::new(),
     })
+}
+
+/// Reads the keys about the expiry of tokens.
+fn on_expiry(section: &Section<'_>) -> Option<OnExpiry> {
+    let ignores = section.choice(&keys::ON_EXPIRY, &[("close", false), ("ignore", true)]);
+    let (grace, code) = (section.duration(&keys::EXPIRY_GRACE), section.integer(&keys::EXPIRY_CLOSE_CODE));
+    let (ignores, grace, code) = (ignores?.value, grace?, code?);
+    if !matches!(code.value, 1008 | 4000..) {
+        section.diagnostics.push(
+            Diagnostic::error(code.span, format!("`expiry_close_code` cannot be {}", code.value))
+                .label("expected 1008, or a code of your application from 4000 to 4999"),
+        );
+        return None;
+    }
+    if !ignores {
+        let code = CloseCode(u16::try_from(code.value).ok()?);
+        return Some(OnExpiry::Close { grace, code });
+    }
+    let unused = [&keys::EXPIRY_GRACE, &keys::EXPIRY_CLOSE_CODE];
+    let unused = unused.into_iter().filter_map(|key| Some((key.name, section.key_span(key)?)));
+    let note = |(name, span)| {
+        section.diagnostics.push(
+            Diagnostic::error(span, format!("`{name}` has no effect with `on_expiry = \"ignore\"`"))
+                .label("no session ends because its token expires"),
+        );
+    };
+    (unused.map(note).count() == 0).then_some(OnExpiry::Ignore)
 }
 
 /// Reads `token_max_size`. Warns if it exceeds every request head: each token source is a part of the head.

@@ -291,6 +291,12 @@ keys! {
         "The roots of the certificates of `jwks_url` and of the issuer: `system`, or a file with certificates in PEM.";
     LEEWAY = "auth" "leeway", span(Duration::ZERO, Duration::from_mins(5)), Value("\"30s\""),
         "Accepted difference between the clocks of the issuer and of this machine.";
+    ON_EXPIRY = "auth" "on_expiry", Choice(&["close", "ignore"]), Value("\"close\""),
+        "Whether a session ends when its token expires: at `exp` plus `leeway` plus `expiry_grace`, or not.";
+    EXPIRY_GRACE = "auth" "expiry_grace", span(Duration::ZERO, DAY), Value("\"0s\""),
+        "How long a session continues after `exp` and `leeway`. An expired token opens no new session.";
+    EXPIRY_CLOSE_CODE = "auth" "expiry_close_code", number(1008, 4999), Value("1008"),
+        "The close code of sessions whose token expires: 1008, or one from 4000 to 4999.";
     FORWARD_TOKEN = "auth" "forward_token", Flag, Value("false"),
         "Whether the upstream receives the token, in the place where the client sent it; other sources of tokens are removed.";
     AUTH_URL = "auth" "url", Text, Nothing,
@@ -351,6 +357,8 @@ keys! {
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";
+    REFRESH_PATH = "route" "refresh_path", Text, Nothing,
+        "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
         "How the sessions of the route end when a reload removes it or its upstream: paced over `drain_timeout`, or at \
          once.";
@@ -396,4 +404,8 @@ keys! {
         "How long a client or an upstream may accept none of the bytes that are queued for it.";
     CHECK_UTF8 = "route.limits" "check_utf8", Flag, Value("false"),
         "Whether text messages from a client must be valid UTF-8; this disables compression.";
+    MAX_SESSION_AGE = "route.limits" "max_session_age",
+        Kind::Duration(Duration::from_secs(1), Duration::from_hours(365 * 24), Allowed), Value("\"off\""),
+        "How long a session may last; each ends up to a tenth earlier, at random, so that sessions that began together do \
+         not end together.";
 }

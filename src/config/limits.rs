@@ -28,6 +28,7 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
     let close_timeout = section.duration(&keys::CLOSE_TIMEOUT);
     let write_timeout = section.duration(&keys::WRITE_TIMEOUT);
     let check_utf8 = section.flag(&keys::CHECK_UTF8);
+    let max_session_age = section.duration_or_off(&keys::MAX_SESSION_AGE);
 
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
     warn_of_late_ping(section, &idle_timeout, &ping_interval);
@@ -46,6 +47,7 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
         close_timeout: close_timeout?,
         write_timeout: write_timeout?,
         check_utf8: check_utf8?.value,
+        max_session_age: max_session_age?.value,
     })
 }
 

@@ -22,6 +22,7 @@ mod listener;
 mod load;
 mod model;
 mod networks;
+mod refresh;
 mod require;
 mod routes;
 pub mod schema;

@@ -14,7 +14,8 @@ use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
 use super::networks::networks;
-use super::{claims, limits};
+use super::refresh::Served;
+use super::{claims, limits, refresh};
 use crate::balance::UpstreamConfig;
 use crate::policy::address::Addresses;
 use crate::policy::claims::canonical_header_name;
@@ -51,6 +52,11 @@ pub(super) fn read_all(
         note_shadowed(section, &parts, &mut patterns);
         read.push(parts);
     }
+    refresh::note_collisions(
+        root,
+        &read.iter().filter_map(Parts::refresh).collect::<Vec<_>>(),
+        &patterns.iter().map(Pattern::served).collect::<Vec<_>>(),
+    );
     warn_of_unused(root, auths, upstreams, &used);
     let routes: Vec<Option<RouteConfig>> = read.into_iter().map(|parts| parts.finish(upstreams)).collect();
     routes.into_iter().collect()
@@ -67,6 +73,7 @@ struct Parts<'a> {
     access: Access<'a>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
+    refresh_path: Parsed<Option<Located<PathPattern>>>,
     on_removed: Option<OnRemoved>,
     claims: Option<claims::Rules>,
     pass_headers: Option<Vec<HeaderName>>,
@@ -103,6 +110,7 @@ impl<'a> Parts<'a> {
             upstream_host: upstream_host(section),
             origins: origins(section, &access),
             addresses: addresses(section),
+            refresh_path: refresh::read(section, &access),
             on_removed: on_removed(section),
             pass_headers: pass_headers(section, claims.as_ref()),
             claims,
@@ -110,6 +118,12 @@ impl<'a> Parts<'a> {
             path,
             access,
         }
+    }
+
+    fn refresh(&self) -> Option<Served<'_>> {
+        let (path, name) = (self.refresh_path.as_ref()?.as_ref()?, self.name.as_ref());
+        let route = name.map_or("", |name| name.value.as_str());
+        Some(Served { host: self.host.as_ref()?, path: &path.value, route, span: &path.span })
     }
 
     fn finish(self, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<RouteConfig> {
@@ -129,6 +143,7 @@ impl<'a> Parts<'a> {
             auth,
             origins: self.origins?,
             addresses: self.addresses?,
+            refresh_path: self.refresh_path?.map(|path| path.value),
             on_removed: self.on_removed?,
             require: claims.require,
             forward_claims: claims.forward,
@@ -331,6 +346,13 @@ struct Pattern {
     path: PathPattern,
     route: String,
     span: Span,
+}
+
+impl Pattern {
+    fn served(&self) -> Served<'_> {
+        let Self { host, path, route, span } = self;
+        Served { host, path, route, span }
+    }
 }
 
 /// Reports a route that matches the same requests as an earlier one: one of the two would never be used.

@@ -15,7 +15,7 @@ use crate::policy::evidence::Evidence;
 use crate::policy::forward::{Answered, ForwardAuth, Question};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
-use crate::policy::route::AuthMethod;
+use crate::policy::route::{AuthKind, AuthMethod};
 use crate::runtime::clock;
 
 /// A client that was authenticated, and the cookies that its response adds.
@@ -31,7 +31,11 @@ pub(super) async fn authenticate<'a>(
     let (method, forward) = match candidate.evidence()? {
         Evidence::Ask(method, forward) => (method, forward),
         evidence => {
-            wait_for_keys(gateway, &candidate, &evidence).await?;
+            if let Evidence::Token(method, token) = &evidence
+                && let AuthKind::Token(verifier) = &method.kind
+            {
+                wait_for_keys(gateway, verifier, token).await.map_err(|rejection| candidate.reject(rejection))?;
+            }
             return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new()));
         }
     };

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use super::snapshot::Snapshot;
 use crate::client::KeySets;
@@ -12,6 +13,9 @@ use crate::relay::workers::Workers;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::rejections::RejectionLog;
 use crate::upstream::Connector;
+
+/// The maximum number of refreshes in progress.
+pub const REFRESHES_MAX: usize = 64;
 
 /// The state of the process: the snapshot in use, and the parts that outlive every snapshot.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub struct Gateway {
     pub pending_limit: PendingLimit,
     /// The command channels of all workers.
     pub workers: Arc<Workers>,
+    /// Limits the refreshes in progress to [`REFRESHES_MAX`].
+    pub refreshes: Semaphore,
     /// The log of rejections.
     pub rejections: RejectionLog,
 }
@@ -54,6 +60,7 @@ impl Gateway {
             process,
             pending_limit,
             workers: Arc::new(workers),
+            refreshes: Semaphore::new(REFRESHES_MAX),
             rejections: RejectionLog::new(),
         }
     }

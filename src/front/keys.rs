@@ -2,11 +2,9 @@
 
 use super::gateway::Gateway;
 use crate::client::Waited;
-use crate::policy::admission::Candidate;
-use crate::policy::evidence::Evidence;
 use crate::policy::live_keys::KeyNeed;
-use crate::policy::rejection::{Rejected, Rejection};
-use crate::policy::route::AuthKind;
+use crate::policy::rejection::Rejection;
+use crate::policy::token::Verifier;
 use crate::runtime::clock;
 
 /// The `Retry-After` of a request whose fetch has not ended in time, in seconds.
@@ -17,13 +15,7 @@ const RETRY_AFTER_SECS: u64 = 5;
 ///
 /// # Errors
 /// If a fetch that may bring the key of the token does not end in time, or too many requests wait for it.
-pub async fn wait_for_keys(
-    gateway: &Gateway,
-    candidate: &Candidate<'_>,
-    evidence: &Evidence<'_>,
-) -> Result<(), Rejected> {
-    let Evidence::Token(method, token) = evidence else { return Ok(()) };
-    let AuthKind::Token(verifier) = &method.kind else { return Ok(()) };
+pub async fn wait_for_keys(gateway: &Gateway, verifier: &Verifier, token: &str) -> Result<(), Rejection> {
     let Some(live) = verifier.live_keys() else { return Ok(()) };
     let need = || verifier.key_need(token, clock::now());
     if need() == KeyNeed::Nothing {
@@ -33,9 +25,6 @@ pub async fn wait_for_keys(
     let Some(fetcher) = gateway.key_sets.fetcher(live.remote()) else { return Ok(()) };
     match fetcher.wait(need).await {
         Waited::Current => Ok(()),
-        Waited::Unknown => {
-            let unavailable = Rejection::KeysUnavailable { retry_after_secs: RETRY_AFTER_SECS };
-            Err(candidate.reject(unavailable))
-        }
+        Waited::Unknown => Err(Rejection::KeysUnavailable { retry_after_secs: RETRY_AFTER_SECS }),
     }
 }

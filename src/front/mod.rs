@@ -11,5 +11,7 @@ mod response;
 mod head_rejection;
 mod keys;
 mod request_stream;
+mod cors;
+mod refresh;
 pub mod upgrade;
 pub mod connection;

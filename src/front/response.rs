@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
@@ -16,6 +16,9 @@ use crate::policy::rejection::{Rejected, Rejection};
 use crate::telemetry::phases::UpgradePhases;
 use crate::telemetry::request::RequestId;
 use crate::ws::handshake::{self, Answer, Opening};
+
+/// The methods of a refresh path.
+pub(super) const REFRESH_METHODS: &str = "POST, OPTIONS";
 
 /// A request that was rejected.
 #[derive(Debug)]
@@ -31,11 +34,21 @@ pub(super) struct RejectedRequest {
     pub(super) response: Option<Response<Bytes>>,
     /// The phases of its upgrade, if it was admitted.
     pub(super) phases: Option<UpgradePhases>,
+    /// Further headers of the response, if the request was at a refresh path.
+    pub(super) refresh: Option<HeaderMap>,
 }
 
 impl<T: Into<Rejected>> From<T> for RejectedRequest {
     fn from(rejected: T) -> Self {
-        Self { rejected: rejected.into(), upstream: None, server: None, detail: None, response: None, phases: None }
+        Self {
+            rejected: rejected.into(),
+            upstream: None,
+            server: None,
+            detail: None,
+            response: None,
+            phases: None,
+            refresh: None,
+        }
     }
 }
 
@@ -54,6 +67,7 @@ impl RejectedRequest {
             None => error_response(self.rejected.rejection),
         };
         let headers = response.headers_mut();
+        headers.extend(self.refresh.into_iter().flatten());
         headers.append(CONNECTION, HeaderValue::from_static("close"));
         if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
             headers.insert(HeaderName::from_static(X_REQUEST_ID), id);
@@ -73,6 +87,9 @@ fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
     }
     if error.status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge(rejection)));
+    }
+    if error.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static(REFRESH_METHODS));
     }
     if error.status == StatusCode::UPGRADE_REQUIRED {
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

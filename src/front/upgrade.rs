@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use super::authenticate::authenticate;
 use super::gateway::Gateway;
 use super::headers::{self, UpstreamHeaders};
+use super::refresh::Refresh;
 use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
@@ -114,7 +115,7 @@ pub async fn answer(
         Ok((response, opened)) => (response, opened),
         Err(rejected) => {
             let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
-            context.log(&RejectionEvent {
+            let event = RejectionEvent {
                 route: rejected.rejected.route.as_deref(),
                 subject: rejected.rejected.subject.as_deref(),
                 claim: rejected.rejected.claim.as_deref(),
@@ -122,7 +123,13 @@ pub async fn answer(
                 server: rejected.server.as_deref(),
                 detail: rejected.detail.as_deref(),
                 ..context.event(rejected.rejected.rejection)
-            });
+            };
+            if rejected.refresh.is_some() {
+                metrics.count_refresh(event.route.unwrap_or_default(), event.rejection.label());
+                log(gateway, &event);
+            } else {
+                context.log(&event);
+            }
             (rejected.into_response(request_id), None)
         }
     }
@@ -153,6 +160,11 @@ async fn respond(
     // (a) The address is charged before the request is parsed.
     let policy = snapshot.policy();
     policy.charge(client.address, clock::now())?;
+    let Context { gateway, metrics, request_id, .. } = *context;
+    let refresh = Refresh { gateway, metrics, client, request_id, request };
+    if let Some(response) = refresh.answer(policy).await? {
+        return Ok((response, None));
+    }
     let opening = match Opening::parse(request.method(), uri, request.version(), headers) {
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
@@ -236,6 +248,7 @@ async fn upgrade(
         limits: Arc::clone(&route.config.limits),
         messages: admission.messages().cloned(),
         expires: admission.expires(),
+        age_jitter: u16::from_be_bytes(random()),
         compressed: answer.extension.is_some(),
         ping_tag: random(),
     };

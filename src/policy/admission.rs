@@ -20,8 +20,9 @@ use super::counters::{Counters, MessageKey};
 use super::counts::{Counts, KeyedLimiter};
 use super::credential::{self, TokenSource};
 use super::evidence::Evidence;
+use super::expiry::Expiry;
 use super::forward::Answered;
-use super::grant::{Grant, Lease};
+use super::grant::{Grant, Lease, SessionToken};
 use super::host::request_host;
 use super::limits::RateKey;
 use super::path::Path;
@@ -315,13 +316,13 @@ impl Authenticated<'_> {
         };
         let messages = self.message_limiter(now.instant);
         let expires =
-            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| deadline(claims, method, now));
+            self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
         let Self { candidate, method, token, answered, subject, claim_headers, stripped, .. } = self;
         let Candidate { facts, route, params, host, .. } = candidate;
         let grant = Grant {
             auth: method.map(|method| Arc::clone(&method.name)),
             subject,
-            token,
+            token: SessionToken::new(token),
             answered,
             params,
             host: host.into(),
@@ -354,7 +355,7 @@ pub struct Admission {
     pool: Arc<Pool>,
     claim_headers: Vec<(HeaderName, HeaderValue)>,
     stripped: Arc<[TokenSource]>,
-    expires: Option<Instant>,
+    expires: Option<Expiry>,
     messages: Option<Arc<Limiter>>,
 }
 
@@ -389,8 +390,8 @@ impl Admission {
         &self.stripped
     }
 
-    /// Returns when the token expires.
-    pub fn expires(&self) -> Option<Instant> {
+    /// Returns when the session ends because the token expires.
+    pub fn expires(&self) -> Option<Expiry> {
         self.expires
     }
 
@@ -421,10 +422,10 @@ fn claim_headers<'a>(
     })
 }
 
-/// Returns when the token expires, including the leeway of its verification. `None` without a token, and for a time
-/// that no `Instant` can represent.
-pub(super) fn deadline(claims: &Claims, method: &AuthMethod, now: Clocks) -> Option<Instant> {
-    let AuthKind::Token(verifier) = &method.kind else { return None };
-    let left = claims.expires()?.saturating_add(verifier.leeway()).saturating_sub(now.unix);
-    now.instant.checked_add(left)
+/// Returns when the session of a token ends because the token expires: now, if that time has passed. `None` if its
+/// session outlives it, and for a time that no `Instant` can represent.
+pub(super) fn expiry(claims: &Claims, method: &AuthMethod, now: Clocks) -> Option<Expiry> {
+    let (end, code) = method.session_end(claims)?;
+    let at = now.instant.checked_add(end.saturating_sub(now.unix))?;
+    Some(Expiry { at, code })
 }

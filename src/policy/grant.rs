@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use super::counters::{RouteAddress, RouteIdentity};
 use super::forward::Answered;
 use super::pattern::Params;
@@ -25,7 +27,7 @@ pub struct Grant {
     /// The token's subject.
     pub subject: Option<Arc<str>>,
     /// The token, if the route required one.
-    pub token: Option<TokenRecord>,
+    pub token: SessionToken,
     /// The answer of the forward authentication service, if it admitted the client.
     pub answered: Option<Answered>,
     /// The values of the path's placeholders.
@@ -36,6 +38,27 @@ pub struct Grant {
     pub origin: Option<Box<[u8]>>,
     /// The client's address.
     pub address: IpAddr,
+}
+
+/// The token of a session. A fresh one may replace it while the session is open.
+#[derive(Debug)]
+pub struct SessionToken(ArcSwapOption<TokenRecord>);
+
+impl SessionToken {
+    /// Holds the token that the session was admitted with.
+    pub(super) fn new(token: Option<TokenRecord>) -> Self {
+        Self(ArcSwapOption::from_pointee(token))
+    }
+
+    /// Returns the last token.
+    pub fn get(&self) -> Option<Arc<TokenRecord>> {
+        self.0.load_full()
+    }
+
+    /// Replaces the token: every later check of the session is by this one.
+    pub fn replace(&self, token: Arc<TokenRecord>) {
+        self.0.store(Some(token));
+    }
 }
 
 /// The slots that a session takes from the limits of its client.

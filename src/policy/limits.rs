@@ -71,9 +71,19 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// Whether text messages from a client must be UTF-8 (RFC 6455 section 8.1). Disables compression.
     pub check_utf8: bool,
+    /// How long a session may last at most; `None`: unlimited. See [`Limits::session_age_max`].
+    pub max_session_age: Option<Duration>,
 }
 
 impl Limits {
+    /// Returns how long a session may last: `max_session_age` less up to a tenth of it, in proportion to `jitter`, a
+    /// random number of the session. Sessions that began together so end over a tenth of the time.
+    pub fn session_age_max(&self, jitter: u16) -> Option<Duration> {
+        let age = self.max_session_age?;
+        let less = (age / 10).saturating_mul(u32::from(jitter)) / (u32::from(u16::MAX) + 1);
+        Some(age.saturating_sub(less))
+    }
+
     /// Whether messages may be compressed (RFC 7692). False if text is checked, since it would have to be decompressed,
     /// and if messages are dropped, since later messages are compressed with reference to earlier ones.
     pub fn allow_compression(&self) -> bool {

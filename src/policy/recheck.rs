@@ -1,10 +1,10 @@
 //! Checks an open session against the rules of a later snapshot, with the facts that it was admitted with.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::admission::{Clocks, Policy, deadline};
+use super::admission::{Clocks, Policy, expiry};
 use super::claims::Claims;
+use super::expiry::Expiry;
 use super::forward::ForwardAnswer;
 use super::grant::{ClientSlots, Grant};
 use super::limits::Limits;
@@ -35,6 +35,8 @@ pub enum Recheck {
     Unchanged,
     /// The session is admitted.
     Admitted(Terms),
+    /// The session is admitted, but by these terms its token has expired, so it ends when it receives them.
+    Expired(Terms),
     /// The session is not admitted any more, for this reason.
     Rejected(Rejection),
     /// The session has no route or no server any more.
@@ -57,10 +59,17 @@ pub struct TermChanges {
     pub limits: Arc<Limits>,
     /// The count of messages that the session shares with others, if it shares one.
     pub shared: Option<Arc<Count>>,
-    /// When the token expires.
-    pub expires: Option<Instant>,
+    /// When the session ends because its token expires.
+    pub expires: Option<Expiry>,
     /// The slots of limits that did not apply before.
     pub slots: ClientSlots,
+}
+
+impl Terms {
+    fn has_expired(&self, now: Clocks) -> bool {
+        let expires = self.changes.as_ref().and_then(|changes| changes.expires);
+        expires.is_some_and(|expires| expires.at <= now.instant)
+    }
 }
 
 impl TermChanges {
@@ -116,7 +125,10 @@ impl Policy {
         };
         let admitted = admits(route, session.grant, params.as_ref().unwrap_or(&session.grant.params), now);
         match admitted {
-            Ok(verified) => Recheck::Admitted(self.terms(route, session, verified.as_ref(), now)),
+            Ok(verified) => {
+                let terms = self.terms(route, session, verified.as_ref(), now);
+                if terms.has_expired(now) { Recheck::Expired(terms) } else { Recheck::Admitted(terms) }
+            }
             Err(rejection) => Recheck::Rejected(rejection),
         }
     }
@@ -144,7 +156,7 @@ impl Policy {
         let method_before = grant.auth.as_deref().and_then(|name| before.auth.named(name));
         let expires_as_before = match (method_before, verified) {
             (None, None) => true,
-            (Some(before), Some((after, _))) => leeway(before) == leeway(after),
+            (Some(before), Some((after, claims))) => before.session_end(claims) == after.session_end(claims),
             _ => false,
         };
         let (limits_before, limits) = (&before.config.limits, &route.config.limits);
@@ -161,26 +173,32 @@ impl Policy {
         let changes = TermChanges {
             limits: Arc::clone(limits),
             shared: self.shared_count(route, (auth, subject), grant.address, now.instant),
-            expires: verified.and_then(|(method, claims)| deadline(claims, method, now)),
+            expires: verified.and_then(|(method, claims)| expiry(claims, method, now)),
             slots: (address, subject_slot),
         };
         Terms { route: Arc::clone(route), changes: Some(changes) }
     }
 }
 
-/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders if
-/// the path of the route changed.
+/// Returns the values of the placeholders of the route in the path of the session; `None` if the path is not known whole
+/// and the route has the same pattern as before, so that the values did not change.
+pub(super) fn params(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
+    let pattern = &route.config.path;
+    let path = session.path.and_then(|path| Path::parse(path).ok());
+    match path.and_then(|path| pattern.matches(&path)) {
+        None if *pattern != session.route.config.path => Err(Removed::Path),
+        params => Ok(params),
+    }
+}
+
+/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders, as
+/// [`params`] does.
 fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
     let (config, before) = (&route.config, &session.route.config);
     if config.host != before.host && !config.host.matches(&session.grant.host) {
         return Err(Removed::Host);
     }
-    let params = if config.path == before.path {
-        None
-    } else {
-        let path = session.path.and_then(|path| Path::parse(path).ok());
-        Some(path.and_then(|path| config.path.matches(&path)).ok_or(Removed::Path)?)
-    };
+    let params = params(route, session)?;
     if config.action != before.action {
         return Err(Removed::Upstream);
     }
@@ -194,16 +212,9 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
 /// Whether the token of an open session was verified by a fetched key that has left its set since.
 pub fn has_lost_key(route: &Route, grant: &Grant) -> bool {
     let method = grant.auth.as_deref().and_then(|name| route.auth.named(name));
-    let (Some(method), Some(token)) = (method, &grant.token) else { return false };
+    let (Some(method), Some(token)) = (method, grant.token.get()) else { return false };
     let AuthKind::Token(verifier) = &method.kind else { return false };
-    verifier.live_keys().is_some() && verifier.lost_key_of(token)
-}
-
-fn leeway(method: &AuthMethod) -> Option<Duration> {
-    match &method.kind {
-        AuthKind::Token(verifier) => Some(verifier.leeway()),
-        AuthKind::Forward(_) => None,
-    }
+    verifier.live_keys().is_some() && verifier.lost_key_of(&token)
 }
 
 /// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns its section and the claims of
@@ -227,8 +238,8 @@ fn admits<'a>(
     let method = grant.auth.as_deref().and_then(|name| route.auth.named(name)).ok_or(Rejection::NoToken)?;
     let claims = match &method.kind {
         AuthKind::Token(verifier) => {
-            let token = grant.token.as_ref().ok_or(Rejection::NoToken)?;
-            verifier.recheck(token, now.unix).map_err(Rejection::Token)?
+            let token = grant.token.get().ok_or(Rejection::NoToken)?;
+            verifier.recheck(&token, now.unix).map_err(Rejection::Token)?
         }
         // The service is not asked: `recheck_interval` does that.
         AuthKind::Forward(forward) => {

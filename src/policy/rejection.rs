@@ -25,6 +25,8 @@ pub enum Rejection {
     Path(PathError),
     /// No route matches this host and path.
     NoRoute,
+    /// The path is not answered for this method.
+    Method,
     /// The route does not admit this client address.
     Address,
     /// The client address exceeds its quota of requests, in which every request counts.
@@ -58,7 +60,7 @@ pub enum Rejection {
     AddressSessions,
     /// The token's subject has reached its limit of sessions.
     SubjectSessions,
-    /// The process has reached its limit of sessions.
+    /// The process has reached its limit of sessions, or of refreshes in progress.
     Full,
     /// The process exceeds its limit of memory.
     Memory,
@@ -138,6 +140,7 @@ impl Rejection {
                 respond(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
             }
             Self::NoRoute => respond(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
+            Self::Method => respond(StatusCode::METHOD_NOT_ALLOWED, "Only POST is answered here.\n"),
             Self::NoToken | Self::TokenAmbiguous | Self::Token(_) => {
                 respond(StatusCode::UNAUTHORIZED, "A valid token is required.\n")
             }
@@ -178,6 +181,7 @@ impl Rejection {
             Self::Host => "host",
             Self::Path(_) => "path",
             Self::NoRoute => "no_route",
+            Self::Method => "method",
             Self::Address => "address",
             Self::UpgradeRate { .. } => "upgrade_rate",
             Self::Origin => "origin",

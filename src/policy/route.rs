@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
 use super::address::Addresses;
 use super::claim_path::ClaimPath;
-use super::claims::canonical_header_name;
+use super::claims::{Claims, canonical_header_name};
 use super::credential::TokenSource;
 use super::forward::ForwardAuth;
 use super::host::HostPattern;
@@ -18,6 +19,7 @@ use super::pattern::{Params, PathPattern};
 use super::requirement::Requirement;
 use super::token::Verifier;
 use crate::balance::Pool;
+use crate::ws::code::CloseCode;
 
 /// All routes, ordered so that the first that matches is the most specific.
 ///
@@ -34,6 +36,7 @@ pub struct Routes {
     ordered: Vec<Arc<Route>>,
     by_name: HashMap<Arc<str>, Arc<Route>>,
     host_fall_through: bool,
+    have_refresh_paths: bool,
 }
 
 impl Routes {
@@ -46,18 +49,47 @@ impl Routes {
             a.host.order(&b.host).then_with(|| a.path.order(&b.path)).then_with(|| a.name.cmp(&b.name))
         });
         let by_name = routes.iter().map(|route| (Arc::clone(route.name()), Arc::clone(route))).collect();
-        Self { ordered: routes, by_name, host_fall_through }
+        let have_refresh_paths = routes.iter().any(|route| route.config.refresh_path.is_some());
+        Self { ordered: routes, by_name, host_fall_through, have_refresh_paths }
     }
 
     /// Returns the most specific route for a path and a host, as [`request_host`](super::host::request_host) returns
     /// it, with the values of the path's placeholders.
     #[must_use]
     pub fn find(&self, host: &str, path: &Path) -> Option<(&Arc<Route>, Params)> {
-        let mut serving = self.ordered.iter().filter(|route| route.config.host.matches(host)).peekable();
-        let most_specific = &serving.peek()?.config.host;
+        self.asked(host).find_map(|route| Some((route, route.config.path.matches(path)?)))
+    }
+
+    /// Whether a route has a refresh path.
+    pub fn have_refresh_paths(&self) -> bool {
+        self.have_refresh_paths
+    }
+
+    /// Returns the route of which this is the refresh path, for a host as in [`Routes::find`]. A refresh path precedes
+    /// the paths of the routes of its host, and of wider hosts.
+    pub fn find_refreshed(&self, host: &str, path: &Path) -> Option<&Arc<Route>> {
+        let mut served: Option<&HostPattern> = None;
+        for route in self.asked(host) {
+            let config = &route.config;
+            if served.is_some_and(|host| *host != config.host) {
+                return None;
+            }
+            if config.refresh_path.as_ref().is_some_and(|own| own.matches(path).is_some()) {
+                return Some(route);
+            }
+            if config.path.matches(path).is_some() {
+                served = Some(&config.host);
+            }
+        }
+        None
+    }
+
+    /// Returns the routes that are asked for a host, in order.
+    fn asked(&self, host: &str) -> impl Iterator<Item = &Arc<Route>> {
+        let mut serving = self.ordered.iter().filter(move |route| route.config.host.matches(host)).peekable();
+        let most_specific = serving.peek().map(|route| &route.config.host);
         // Routes with the same host pattern are adjacent.
-        let mut asked = serving.take_while(|route| self.host_fall_through || route.config.host == *most_specific);
-        asked.find_map(|route| Some((route, route.config.path.matches(path)?)))
+        serving.take_while(move |route| self.host_fall_through || Some(&route.config.host) == most_specific)
     }
 
     /// Returns the route of this name.
@@ -96,6 +128,8 @@ pub struct RouteConfig {
     pub forward_claims: Vec<(ClaimPath, HeaderName)>,
     /// The client headers that the upstream receives although they are removed by default.
     pub pass_headers: Vec<HeaderName>,
+    /// The path at which a fresh token renews its open sessions. It has no placeholders.
+    pub refresh_path: Option<PathPattern>,
     /// How its sessions end when a reload removes it or its upstream.
     pub on_removed: OnRemoved,
     /// The limits of its sessions.
@@ -160,6 +194,15 @@ pub enum AuthKind {
     Token(Arc<Verifier>),
     /// The answer of a service (`kind = "forward"`). It recognises every request.
     Forward(Arc<ForwardAuth>),
+}
+
+impl AuthMethod {
+    /// Returns when the session of a token ends because the token has expired, counted from the Unix epoch, and the
+    /// code of its Close. `None` if its session outlives it.
+    pub fn session_end(&self, claims: &Claims) -> Option<(Duration, CloseCode)> {
+        let AuthKind::Token(verifier) = &self.kind else { return None };
+        verifier.session_end(claims)
+    }
 }
 
 impl Auth {

@@ -8,6 +8,8 @@
 
 mod live;
 
+mod error;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +18,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 
+pub use self::error::TokenError;
 use super::claim_path::ClaimPath;
 use super::claims::{Claims, Signer};
 use super::credential::TokenSource;
+use super::expiry::OnExpiry;
 use super::key::{self, KeyId, KeySet};
 use super::live_keys::{KeySource, LiveKeys};
 use super::members::{Claim, Members, Object, ObjectError, Wanted};
 use super::token_cache::{TokenCache, TokenHash};
+use crate::ws::code::CloseCode;
 
 /// Verifies tokens by the rules of one `[auth.<name>]` section.
 pub struct Verifier {
@@ -48,6 +53,8 @@ pub struct VerifierConfig {
     pub subject_claim: ClaimPath,
     /// The tolerated difference of clocks, for `exp` and `nbf`; limited to [`MAX_LEEWAY`].
     pub leeway: Duration,
+    /// The effect of the expiry of a token on its session.
+    pub on_expiry: OnExpiry,
     /// The sources of the token, in order.
     pub sources: Vec<TokenSource>,
     /// Whether the upstream receives the token that admitted the client, in the source that carried it.
@@ -56,90 +63,6 @@ pub struct VerifierConfig {
     pub max_bytes: usize,
     /// The claims that routes require or forward. Only these and the claims of [`KEPT`] are kept.
     pub claims: Vec<ClaimPath>,
-}
-
-/// Why a token was rejected. The reason is logged, and not sent to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenError {
-    /// The token is longer than [`VerifierConfig::max_bytes`].
-    TooLong,
-    /// The token is not three parts separated by dots (RFC 7515 section 7.1).
-    NotCompact,
-    /// A part is not base64url, or is padded, or its last character has non-zero spare bits (RFC 7515 section 2).
-    Base64,
-    /// The header is not a JSON object, `alg` is missing, or a member has the wrong type (RFC 7515 section 4).
-    HeaderMalformed,
-    /// The header contains a member name twice (RFC 7515 section 4).
-    HeaderDuplicate,
-    /// The header has `crit`: it requires an extension, and none is supported (RFC 7515 section 4.1.11).
-    Critical,
-    /// The header has a `b64` other than true: an unsupported extension (RFC 7797 section 3).
-    UnencodedPayload,
-    /// `alg` is `none`, or an unknown algorithm (RFC 7518 section 3.1, RFC 8725 section 3.2).
-    AlgorithmUnknown,
-    /// `alg` is not listed for the section, or the key is not pinned to it (RFC 8725 section 3.1).
-    AlgorithmNotAllowed,
-    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4); or the key that verified the token is not
-    /// in the set any more.
-    KeyUnknown,
-    /// The token names no key of the set, and none of the keys tried within [`MAX_KEYS_COST`] signed it.
-    KeyAmbiguous,
-    /// The signature is invalid (RFC 7515 section 5.2).
-    Signature,
-    /// The payload is not a JSON object (RFC 7519 section 7.2), or a claim that the section itself checks contains a
-    /// lone surrogate or a number out of range. Such a value in any other claim affects only the routes that use the
-    /// claim.
-    ClaimsMalformed,
-    /// The payload contains a claim name twice (RFC 7519 section 4).
-    ClaimsDuplicate,
-    /// `exp` is missing; Tollgate requires it, although it is optional in RFC 7519 section 4.1.4.
-    ExpiresMissing,
-    /// `exp` is not a number of seconds (RFC 7519 sections 2 and 4.1.4).
-    ExpiresMalformed,
-    /// `exp` is not in the future (RFC 7519 section 4.1.4).
-    Expired,
-    /// `nbf` is not a number of seconds (RFC 7519 sections 2 and 4.1.5).
-    NotBeforeMalformed,
-    /// `nbf` is in the future (RFC 7519 section 4.1.5).
-    NotYetValid,
-    /// `iss` is not the section's issuer (RFC 7519 section 4.1.1, RFC 8725 section 3.8).
-    Issuer,
-    /// `aud` contains no value of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
-    Audience,
-    /// The text of the subject is longer than [`MAX_SUBJECT_BYTES`], a limit of Tollgate; RFC 7519 section 4.1.2 sets
-    /// no limit.
-    SubjectTooLong,
-}
-
-impl TokenError {
-    /// Returns the name of the rule in logs.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::TooLong => "too_long",
-            Self::NotCompact => "not_compact",
-            Self::Base64 => "base64",
-            Self::HeaderMalformed => "header_malformed",
-            Self::HeaderDuplicate => "header_duplicate",
-            Self::Critical => "critical",
-            Self::UnencodedPayload => "unencoded_payload",
-            Self::AlgorithmUnknown => "algorithm_unknown",
-            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
-            Self::KeyUnknown => "key_unknown",
-            Self::KeyAmbiguous => "key_ambiguous",
-            Self::Signature => "signature",
-            Self::ClaimsMalformed => "claims_malformed",
-            Self::ClaimsDuplicate => "claims_duplicate",
-            Self::ExpiresMissing => "expires_missing",
-            Self::ExpiresMalformed => "expires_malformed",
-            Self::Expired => "expired",
-            Self::NotBeforeMalformed => "not_before_malformed",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Issuer => "issuer",
-            Self::Audience => "audience",
-            Self::SubjectTooLong => "subject_too_long",
-        }
-    }
 }
 
 impl Verifier {
@@ -204,7 +127,8 @@ impl Verifier {
 
     /// Checks a token that was verified before, by this or another verifier, as if it were presented again: its key
     /// must be in the key set, and its claims are judged by the rules of this verifier. Keys that were not fetched yet
-    /// are not checked: see [`Verifier::lost_key_of`].
+    /// are not checked: see [`Verifier::lost_key_of`]. It may have expired: its session ends at
+    /// [`Verifier::session_end`].
     ///
     /// # Errors
     /// The first rule that the token breaks.
@@ -215,7 +139,13 @@ impl Verifier {
         if self.lost_key_of(token) {
             return Err(TokenError::KeyUnknown);
         }
-        self.check_claims(self.members(&token.payload)?, token.signer, now)
+        self.check_unexpired(self.members(&token.payload)?, token.signer, now)
+    }
+
+    /// Returns when the session of a token ends because the token has expired, counted from the Unix epoch, and the
+    /// code of its Close. `None` if its session outlives it.
+    pub fn session_end(&self, claims: &Claims) -> Option<(Duration, CloseCode)> {
+        self.config.on_expiry.end(claims.expires()?, self.leeway())
     }
 
     fn members(&self, payload: &[u8]) -> Result<Arc<Members>, TokenError> {
@@ -287,18 +217,24 @@ impl Verifier {
     }
 
     fn check_claims(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
+        let claims = self.check_unexpired(members, signer, now)?;
+        if claims.expires().is_some_and(|expires| now >= expires.saturating_add(self.leeway())) {
+            return Err(TokenError::Expired);
+        }
+        Ok(claims)
+    }
+
+    /// Checks the claims of a token except whether it has expired.
+    fn check_unexpired(&self, members: Arc<Members>, signer: Signer, now: Duration) -> Result<Claims, TokenError> {
         let expires = self.check_times(&members, now)?;
         self.check_parties(&members)?;
         Ok(Claims::new(members, Arc::clone(self.config.subject_claim.text()), expires, signer))
     }
 
-    /// Checks `exp` and `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
+    /// Checks `nbf`, and returns `exp`. `iat` is not checked: RFC 7519 defines no rule for it.
     fn check_times(&self, claims: &Members, now: Duration) -> Result<Duration, TokenError> {
         let expires = claims.get("exp").ok_or(TokenError::ExpiresMissing)?;
         let expires = numeric_date(expires).ok_or(TokenError::ExpiresMalformed)?;
-        if now >= expires.saturating_add(self.leeway()) {
-            return Err(TokenError::Expired);
-        }
         if let Some(not_before) = claims.get("nbf") {
             let not_before = numeric_date(not_before).ok_or(TokenError::NotBeforeMalformed)?;
             if now.saturating_add(self.leeway()) < not_before {
@@ -365,6 +301,19 @@ impl TokenRecord {
     pub fn new(token: &str, claims: &Claims) -> Option<Self> {
         let payload = decode(token.split('.').nth(1)?).ok()?;
         Some(Self { payload: payload.into(), signer: claims.signer()? })
+    }
+
+    /// Whether both tokens are of one issuer and of one login: `iss` and `sid` are equal, or both tokens lack the claim.
+    pub(super) fn is_same_login(&self, other: &Self) -> bool {
+        let login = |payload: &[u8]| {
+            let object = Object::parse(payload).ok()?;
+            let value = |name| match object.get(name).ok()? {
+                Some(json) => serde_json::from_str::<serde_json::Value>(json).ok().map(Some),
+                None => Some(None),
+            };
+            Some([value("iss")?, value("sid")?])
+        };
+        login(&self.payload).is_some_and(|own| login(&other.payload) == Some(own))
     }
 }
 

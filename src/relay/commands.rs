@@ -33,6 +33,11 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             _ if is_over => {}
             Command::Close { code, reason } => self.session.close(code, &reason, now),
             Command::Revoke(cause) => self.session.revoke(cause, now),
+            Command::SetExpiry(expires, count) => {
+                if self.session.set_expiry(expires) {
+                    count.add_one();
+                }
+            }
             Command::SetTerms(changes) => self.set_terms(*changes, now),
             Command::Watch(watcher, reply) => drop(reply.send(self.add_watcher(*watcher))),
         }
@@ -41,7 +46,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn set_terms(&mut self, changes: TermChanges, now: Instant) {
         let TermChanges { limits, shared, expires, slots } = changes;
         self.session.set_limits(limits, shared, now);
-        self.session.set_expiry(expires);
+        // A session that is closing keeps the code of its Close.
+        let _ = self.session.set_expiry(expires);
         self.lease.add_client(slots);
     }
 

@@ -16,7 +16,7 @@ const IN_A_ROW: usize = 64;
 pub enum RecheckMode {
     /// The sessions do not change.
     DryRun,
-    /// Admitted sessions get their new terms. The caller ends the others.
+    /// Admitted sessions get their new terms, which may end them. The caller ends the others.
     Apply,
 }
 
@@ -29,6 +29,8 @@ pub struct RecheckReport {
     pub changed: usize,
     /// The sessions that are not admitted any more, each with the rule.
     pub rejected: Vec<(RequestId, &'static str)>,
+    /// The sessions whose token has expired by their new terms, which end them at once.
+    pub expired: Vec<RequestId>,
     /// The sessions that lost their route or their server, each with what it lost.
     pub removed: Vec<(RequestId, Removed, OnRemoved)>,
 }
@@ -39,6 +41,7 @@ impl RecheckReport {
         self.kept = self.kept.saturating_add(other.kept);
         self.changed = self.changed.saturating_add(other.changed);
         self.rejected.extend(other.rejected);
+        self.expired.extend(other.expired);
         self.removed.extend(other.removed);
     }
 }
@@ -94,6 +97,12 @@ fn recheck(
         Recheck::Admitted(terms) => {
             let count = if terms.changes.is_some() { &mut report.changed } else { &mut report.kept };
             *count = count.saturating_add(1);
+            if mode == RecheckMode::Apply {
+                registry.set_terms(key, terms);
+            }
+        }
+        Recheck::Expired(terms) => {
+            report.expired.push(facts.request_id);
             if mode == RecheckMode::Apply {
                 registry.set_terms(key, terms);
             }

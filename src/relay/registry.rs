@@ -10,8 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::description::SessionInfo;
 use super::facts::SessionFacts;
+use super::renewal_count::RenewalCount;
 use super::watcher::Watcher;
 use crate::client::clients::HttpClients;
+use crate::policy::expiry::Expiry;
 use crate::policy::recheck::{TermChanges, Terms};
 use crate::policy::route::Route;
 use crate::runtime::timers::{Timer, Timers};
@@ -37,6 +39,9 @@ pub enum Command {
     Revoke(CloseReason),
     /// Replaces the terms of the session. A later one replaces one that was not executed yet.
     SetTerms(Box<TermChanges>),
+    /// Changes when the session ends because its token expires. A session that is not closing is counted. A later change
+    /// replaces one that was not executed yet.
+    SetExpiry(Option<Expiry>, RenewalCount),
     /// Sends a message to the client. If it cannot be sent within
     /// [`QUEUED_MAX_AGE`](crate::session::QUEUED_MAX_AGE), the session counts and logs that.
     Send(Message),
@@ -129,8 +134,7 @@ impl Registry {
         let before = std::mem::replace(&mut entry.route, terms.route);
         let mut replaced = None;
         if let Some(changes) = terms.changes {
-            let is_terms = |command: &Command| matches!(command, Command::SetTerms(_));
-            replaced = entry.commands.iter().position(is_terms).map(|at| entry.commands.remove(at));
+            replaced = take(&mut entry.commands, |command| matches!(command, Command::SetTerms(_)));
             let mut changes = changes;
             if let Some(Command::SetTerms(replaced)) = &mut replaced {
                 changes.keep_slots(replaced);
@@ -142,6 +146,17 @@ impl Registry {
         }
         // Not under the lock: dropping a route may drop a verifier, and dropping terms releases slots.
         drop((before, replaced));
+    }
+
+    /// Changes when the session with this key ends because its token expires. The change is delivered even to a session
+    /// with too many pending commands.
+    pub fn set_expiry(&self, key: usize, expires: Option<Expiry>, count: RenewalCount) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(key) else { return };
+        let replaced = take(&mut entry.commands, |command| matches!(command, Command::SetExpiry(..)));
+        entry.commands.push(Command::SetExpiry(expires, count));
+        self.wake(entries, key);
+        drop(replaced);
     }
 
     /// Wakes the session with this key after a command was delivered.
@@ -164,6 +179,11 @@ impl Registry {
         // The slab is consistent after every step.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes the first of these commands.
+fn take(commands: &mut Vec<Command>, is_wanted: fn(&Command) -> bool) -> Option<Command> {
+    commands.iter().position(is_wanted).map(|at| commands.remove(at))
 }
 
 impl fmt::Debug for Registry {

@@ -16,6 +16,7 @@ use super::*;
 use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
+use crate::policy::expiry::Expiry;
 use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
 use crate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
@@ -33,6 +34,7 @@ use crate::telemetry::sessions::Sessions;
 use crate::tls::TlsSummary;
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
+use crate::ws::code::CloseCode;
 use crate::ws::handshake::Opening;
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -154,14 +156,15 @@ pub(super) fn limits() -> Limits {
         close_timeout: SHORT,
         write_timeout: Duration::from_secs(1),
         check_utf8: false,
+        max_session_age: None,
     }
 }
 
 /// Returns a relay between the two sides whose token expires soon.
 fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
-    let expires = Some(now + SHORT);
+    let expires = Some(Expiry { at: now + SHORT, code: CloseCode::POLICY_VIOLATION });
     let limits = Arc::new(limits());
-    let terms = SessionConfig { limits, messages: None, expires, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig { limits, messages: None, expires, age_jitter: 0, compressed: false, ping_tag: *b"test" };
     relay_with(terms, client_side, upstream_side, now)
 }
 
@@ -183,6 +186,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits,
     };
@@ -297,7 +301,8 @@ fn message(text: &str) -> Message {
 /// Returns a relay between two silent sides, without a deadline.
 fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
     let limits = Arc::new(limits());
-    let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms =
+        SessionConfig { limits, messages: None, expires: None, age_jitter: 0, compressed: false, ping_tag: *b"test" };
     relay_with(terms, client_side, upstream_side, clock::now())
 }
 
@@ -344,7 +349,14 @@ fn a_message_is_delayed_until_the_rate_allows_it() {
     let limits = Arc::new(Limits { messages: Some(messages), ..limits() });
     let before = clock::now();
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig {
+        limits,
+        messages: limiter,
+        expires: None,
+        age_jitter: 0,
+        compressed: false,
+        ping_tag: *b"test",
+    };
     let two = [0x82, 0x80, 0, 0, 0, 0].repeat(2);
     let mut relay = relay_with(terms, Peer::new(two, Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent), before);
     assert!(Pin::new(&mut relay).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());

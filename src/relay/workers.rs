@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::description::SessionInfo;
 use super::recheck::{RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
+use super::renewal_count::RenewalCount;
 use crate::policy::admission::Policy;
+use crate::policy::refresh::Renewal;
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
 
@@ -41,6 +43,8 @@ pub enum WorkerCommand {
     Each(Arc<HashSet<RequestId>>, BulkCommand),
     /// Checks its sessions against the rules of a snapshot.
     Recheck(Arc<Policy>, RecheckMode, oneshot::Sender<RecheckReport>),
+    /// Renews its sessions of a client with a fresh token.
+    Renew(Arc<Renewal>, RenewalCount),
 }
 
 /// A command that many sessions receive.
@@ -118,6 +122,17 @@ impl Workers {
         all
     }
 
+    /// Renews the sessions of a client with its fresh token. Returns their number when each has taken its new expiry.
+    pub async fn renew(&self, renewal: &Arc<Renewal>) -> usize {
+        let (count, renewed) = RenewalCount::new();
+        for worker in &self.0 {
+            // A worker that has ended has no sessions.
+            let _ = worker.send(WorkerCommand::Renew(Arc::clone(renewal), count.clone())).await;
+        }
+        drop(count);
+        renewed.total().await
+    }
+
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
@@ -159,7 +174,7 @@ mod tests {
                 match command {
                     WorkerCommand::List(reply) => reply.send(Vec::new()).unwrap(),
                     WorkerCommand::Each(..) => sent += 1,
-                    WorkerCommand::Recheck(..) => panic!("no rules were sent"),
+                    WorkerCommand::Recheck(..) | WorkerCommand::Renew(..) => panic!("neither was sent"),
                     WorkerCommand::Session { id, reply, .. } if id == own => {
                         delivered += 1;
                         reply.send(Ok(())).unwrap();

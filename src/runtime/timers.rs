@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-use super::clock;
 use super::lifecycle::Lifecycle;
+use super::{clock, cycle};
 
 /// Far deadlines may pass this much later, so that many sessions wake at once.
 const COARSE: Duration = Duration::from_millis(250);
@@ -23,6 +23,10 @@ const FAR: Duration = Duration::from_secs(2);
 /// A deadline further away than this, a century, is ignored. It may be the `exp` of a token, and a deadline near the
 /// end of the clock would overflow in the arithmetic of tokio's timers.
 const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// The number of sessions that are woken in a row before the worker's other sessions run. Many deadlines may pass at
+/// once, as those of tokens that were issued together.
+const WOKEN_IN_A_ROW: usize = 64;
 
 /// The timers of one worker. No other thread uses them, so the lock is always free.
 pub struct Timers {
@@ -58,7 +62,12 @@ impl Timers {
                 }
             };
             // Not under the lock: a session that ends when it is woken removes its timer.
-            woken.iter().for_each(Waker::wake_by_ref);
+            for (number, some) in woken.chunks(WOKEN_IN_A_ROW).enumerate() {
+                if number > 0 {
+                    cycle::next().await;
+                }
+                some.iter().for_each(Waker::wake_by_ref);
+            }
         }
     }
 
@@ -197,7 +206,7 @@ impl List {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
+    use std::task::{Poll, Wake};
 
     use super::*;
 
@@ -287,6 +296,44 @@ mod tests {
         let mut timer = Timer::new(Arc::clone(&timers));
         timer.set(start + NEVER, start, &waker);
         assert!(timer.is_set());
+    }
+
+    /// Another task of the worker runs while many deadlines that passed at once are handled.
+    #[test]
+    fn deadlines_that_pass_together_do_not_keep_other_sessions_waiting() {
+        const MANY: usize = 10 * WOKEN_IN_A_ROW;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (timers, passed) = (Arc::new(Timers::new()), Arc::new(AtomicUsize::new(0)));
+            let start = timers.epoch;
+            for _ in 0..MANY {
+                let (mut timer, passed) = (Timer::new(Arc::clone(&timers)), Arc::clone(&passed));
+                tokio::spawn(std::future::poll_fn(move |cx| {
+                    if timer.pass(clock::now()) {
+                        passed.fetch_add(1, Ordering::Relaxed);
+                        return Poll::Ready(());
+                    }
+                    timer.set(start + Duration::from_millis(50), start, cx.waker());
+                    Poll::Pending
+                }));
+            }
+            let other = async {
+                let mut first = 0;
+                while passed.load(Ordering::Relaxed) < MANY {
+                    cycle::next().await;
+                    first = if first == 0 { passed.load(Ordering::Relaxed) } else { first };
+                }
+                first
+            };
+            let lifecycle = Lifecycle::new(Duration::ZERO);
+            let first = tokio::select! {
+                biased;
+                () = cycle::Cycles::new().unwrap().run() => panic!("the cycles ended"),
+                () = timers.run(&lifecycle) => panic!("the timers ended"),
+                first = other => first,
+            };
+            assert!(first <= 2 * WOKEN_IN_A_ROW, "{first} before another task ran");
+        });
     }
 
     #[test]

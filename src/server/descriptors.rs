@@ -6,7 +6,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::ServeError;
 use super::worker;
-use crate::config::{Config, ListenAddress, MaxSessions};
+use crate::config::{AuthConfig, Config, ListenAddress, MaxSessions};
+use crate::front::gateway::REFRESHES_MAX;
+use crate::policy::live_keys::KeySource;
+use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::connector::extra_descriptors;
 
@@ -19,6 +22,10 @@ const ADMIN_DESCRIPTORS: usize = ADMIN_CONNECTIONS_MAX + 8;
 /// Descriptors of a listener: its socket, a clone registered with the event loop, another clone while it moves, and a
 /// connection that waits for a permit.
 const LISTENER_DESCRIPTORS: usize = 4;
+
+/// Descriptors of a key set that is fetched: a connection to its server, one to that of the issuer's configuration, and two
+/// of a name look-up.
+const KEY_SET_DESCRIPTORS: usize = 4;
 
 /// Checks `max_sessions` against the highest descriptor limit of this process, as
 /// [`Server::bind`](super::serve::Server::bind) does, but does not raise the limit. Returns the number of sessions that
@@ -37,14 +44,25 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     let inherited = config.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Inherited(_)));
     // Each pending request counts as a session, so `max_sessions` bounds their number.
     let extra: usize = config.upstreams.iter().map(extra_descriptors).fold(0, usize::saturating_add);
+    let refreshes = config.routes.iter().any(|route| route.refresh_path.is_some());
     let count = OTHER_DESCRIPTORS
+        + if refreshes { REFRESHES_MAX } else { 0 }
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
         + inherited.count()
+        + KEY_SET_DESCRIPTORS * key_sets(config)
         + worker::DESCRIPTORS * config.server.workers.get()
         + extra.min(config.server.max_sessions.count as usize);
     count as u64
+}
+
+/// Returns the number of sections whose keys are fetched.
+fn key_sets(config: &Config) -> usize {
+    let is_fetched = |section: &&AuthConfig| {
+        matches!(section, AuthConfig::Token(VerifierConfig { keys: KeySource::Remote { .. }, .. }))
+    };
+    config.auths.values().filter(is_fetched).count()
 }
 
 /// Raises the descriptor limit to its maximum and checks the number of sessions against it: each session needs two,

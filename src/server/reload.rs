@@ -283,6 +283,7 @@ impl Reloader {
     /// Leaves out the sessions that an earlier reload is ending already: they do not count as ended by this one.
     fn without_ending(&self, mut report: RecheckReport) -> RecheckReport {
         report.rejected.retain(|(id, _)| !self.ends.contains_key(id));
+        report.expired.retain(|id| !self.ends.contains_key(id));
         report.removed.retain(|(id, ..)| !self.ends.contains_key(id));
         report
     }
@@ -411,7 +412,8 @@ async fn close_all(workers: &Workers, closings: Vec<Closing>) {
 fn by_cause(report: &RecheckReport) -> Vec<(&'static str, usize)> {
     let mut counts = std::collections::BTreeMap::<&'static str, usize>::new();
     let rejected = report.rejected.iter().map(|(_, rule)| *rule);
-    for cause in rejected.chain(report.removed.iter().map(|(_, removed, _)| removed.label())) {
+    let expired = report.expired.iter().map(|_| CloseReason::TokenExpired.label());
+    for cause in rejected.chain(expired).chain(report.removed.iter().map(|(_, removed, _)| removed.label())) {
         *counts.entry(cause).or_default() += 1;
     }
     counts.into_iter().collect()

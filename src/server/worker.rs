@@ -17,6 +17,7 @@ use crate::front::identify::identify;
 use crate::relay::Process;
 use crate::relay::recheck::recheck_all;
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
+use crate::relay::renewal::renew_all;
 use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
@@ -108,6 +109,7 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
                 let report = recheck_all(sessions, &policy, mode).await;
                 drop(reply.send(report));
             }
+            WorkerCommand::Renew(renewal, count) => renew_all(sessions, &renewal, &count).await,
         }
     }
     std::future::pending::<()>().await;

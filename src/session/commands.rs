@@ -8,6 +8,7 @@ use super::outbox::{CommandedClose, QUEUED_MAX_AGE, SendError};
 use super::outcome::{CloseReason, ClosedBy};
 use super::rules::{message_limiter, on_excess, sizes};
 use super::side::Side;
+use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess, RateKey};
 use crate::policy::quota::{Count, LocalLimiter};
 use crate::ws::code::CloseCode;
@@ -42,8 +43,8 @@ impl Session {
     /// - `shared` is the message count that the session shares with others, if any. Without it the session keeps its
     ///   own count. A message that waits for its rate is judged again, so the client is read again. The message keeps
     ///   waiting if its quota and its count stay the same.
-    /// - Timeouts are measured from the same instants as before. One that has passed under its new length is due at
-    ///   once.
+    /// - Timeouts and the maximum age are measured from the same instants as before. One that has passed under its new
+    ///   length is due at once.
     /// - Compression and the UTF-8 check of texts stay as they were negotiated. Where messages may be compressed, new
     ///   limits that drop messages delay them instead: later messages are compressed with reference to earlier ones.
     pub fn set_limits(&mut self, limits: Arc<Limits>, shared: Option<Arc<Count>>, now: Instant) {
@@ -80,10 +81,15 @@ impl Session {
         self.on_excess = on_excess;
     }
 
-    /// Changes when the token expires; `None` means never. A time that has passed ends the session at once.
-    pub fn set_expiry(&mut self, expires: Option<Instant>) {
+    /// Changes when the token expires, and the code of the Close; `None` means never. A time that has passed ends the
+    /// session at once. Has no effect on a session that is closing or has ended; returns whether it had one.
+    pub fn set_expiry(&mut self, expires: Option<Expiry>) -> bool {
+        if self.is_closing() {
+            return false;
+        }
         self.deadline_changed = true;
-        self.expires = expires;
+        self.lifetime.expires = expires;
+        true
     }
 
     /// Queues a message of our own for the client. It is sent once the client accepts bytes and no message of the

@@ -1,4 +1,4 @@
-//! The deadlines of a session: heartbeats, timeouts, token expiry, drain, end of the closing handshake.
+//! The deadlines of a session: heartbeats, timeouts, token expiry, age, drain, end of the closing handshake.
 
 use std::time::Instant;
 
@@ -23,8 +23,9 @@ impl Session {
         if self.closing_since.is_some() {
             add(self.close_by());
         } else {
-            add(self.expires);
-            add(self.drain_at);
+            add(self.expires_at());
+            add(self.max_age_at());
+            add(self.lifetime.drain_at);
             add(self.idle_at());
             add(self.heartbeat_at(Side::Client));
             add(self.heartbeat_at(Side::Upstream));
@@ -39,8 +40,9 @@ impl Session {
             [(at(self, Side::Client), name[0]), (at(self, Side::Upstream), name[1])]
         };
         let open = [
-            (self.expires, "token_expires"),
-            (self.drain_at, "drain"),
+            (self.expires_at(), "token_expires"),
+            (self.max_age_at(), "max_session_age"),
+            (self.lifetime.drain_at, "drain"),
             (self.idle_at(), "idle_timeout"),
             (self.wait_until, "rate_allows"),
         ];
@@ -112,9 +114,11 @@ impl Session {
             if due(self.close_by()) {
                 self.close_now();
             }
-        } else if due(self.expires) {
+        } else if due(self.expires_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::TokenExpired, now);
-        } else if due(self.drain_at) {
+        } else if due(self.max_age_at()) {
+            self.end(ClosedBy::Tollgate, CloseReason::MaxAge, now);
+        } else if due(self.lifetime.drain_at) {
             self.end(ClosedBy::Tollgate, CloseReason::Drain, now);
         } else if due(self.idle_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::IdleTimeout, now);
@@ -137,6 +141,16 @@ impl Session {
         self.wait_until = None;
         self.client.on_activity(now);
         self.data_passed = now;
+    }
+
+    /// Returns the deadline that the token sets.
+    fn expires_at(&self) -> Option<Instant> {
+        self.lifetime.expires.map(|expires| expires.at)
+    }
+
+    /// Returns when the session reaches its maximum age.
+    fn max_age_at(&self) -> Option<Instant> {
+        self.lifetime.opened_at.checked_add(self.limits.session_age_max(self.lifetime.age_jitter)?)
     }
 
     /// Returns the deadline of the closing handshake.

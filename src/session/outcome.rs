@@ -48,6 +48,8 @@ pub enum CloseReason {
     OverheadRate,
     /// The token expired.
     TokenExpired,
+    /// The session lasted as long as its route allows.
+    MaxAge,
     /// No data passed within the idle timeout of the route.
     IdleTimeout,
     /// A side did not answer a ping.
@@ -69,7 +71,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Returns the code of our Close. It is not used where a side or a command sets the code.
+    /// Returns the code of our Close. It is not used where a side, a command or the expiry of the token sets the code.
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
@@ -77,7 +79,8 @@ impl CloseReason {
             Self::MessageRate | Self::OverheadRate | Self::TokenExpired | Self::NotAdmitted => {
                 CloseCode::POLICY_VIOLATION
             }
-            Self::IdleTimeout
+            Self::MaxAge
+            | Self::IdleTimeout
             | Self::NoPong(_)
             | Self::Drain
             | Self::Removed
@@ -98,6 +101,7 @@ impl CloseReason {
             Self::NotAdmitted => "no longer admitted",
             Self::Removed => "route removed",
             Self::TokenExpired => "token expired",
+            Self::MaxAge => "maximum session age",
             Self::IdleTimeout => "idle timeout",
             Self::NoPong(_) => "no pong",
             Self::Drain => "going away",
@@ -117,6 +121,7 @@ impl CloseReason {
             Self::MessageRate => "message_rate",
             Self::OverheadRate => "overhead_rate",
             Self::TokenExpired => "token_expired",
+            Self::MaxAge => "max_session_age",
             Self::IdleTimeout => "idle_timeout",
             Self::NoPong(Side::Client) => "client_no_pong",
             Self::NoPong(Side::Upstream) => "upstream_no_pong",

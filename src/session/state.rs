@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
+use super::lifetime::Lifetime;
 use super::outbox::{CommandedClose, Outbox, Queued};
 use super::outcome::{CloseReason, Outcome, SessionStats};
 use super::peer::{Input, Peer};
 use super::rules::{message_limiter, on_excess, rules};
 use super::side::Side;
+use crate::policy::expiry::Expiry;
 use crate::policy::limits::Limits;
 use crate::policy::quota::{Count, LocalLimiter};
+use crate::ws::code::CloseCode;
 use crate::ws::frame::Message;
 use crate::ws::inspector::{Inspector, InspectorState};
 
@@ -61,8 +64,12 @@ pub struct SessionState {
     pub client: PeerState,
     /// The upstream.
     pub upstream: PeerState,
-    /// When the token expires.
-    pub expires: Option<RelativeTime>,
+    /// When the session ends because its token expires, and the code of its Close.
+    pub expires: Option<(RelativeTime, CloseCode)>,
+    /// The time of the 101.
+    pub opened_at: RelativeTime,
+    /// The random number by which the maximum age is shortened.
+    pub age_jitter: u16,
     /// When the session ends because the process drains.
     pub drain_at: Option<RelativeTime>,
     /// When data last passed in either direction.
@@ -193,8 +200,7 @@ impl Session {
             overhead,
             client,
             upstream,
-            expires,
-            drain_at,
+            lifetime,
             data_passed,
             wait_until,
             reservation_held,
@@ -212,6 +218,7 @@ impl Session {
             counts,
         } = self;
         let rules = *client.inspector.rules();
+        let Lifetime { expires, opened_at, age_jitter, drain_at } = *lifetime;
         let (close, messages) = outbox.map(|outbox| outbox.into_parts()).unwrap_or_default();
         SessionState {
             compressed: rules.compressed,
@@ -220,7 +227,9 @@ impl Session {
             message_count: limiter.map(|limiter| limiter.count().export(now)),
             client: PeerState::export(client, now),
             upstream: PeerState::export(upstream, now),
-            expires: relative(expires, now),
+            expires: expires.map(|Expiry { at, code }| (RelativeTime::since(at, now), code)),
+            opened_at: RelativeTime::since(opened_at, now),
+            age_jitter,
             drain_at: relative(drain_at, now),
             data_passed: RelativeTime::since(data_passed, now),
             wait_until: relative(wait_until, now),
@@ -257,8 +266,12 @@ impl Session {
             on_excess: on_excess(&limits, compressed),
             messages,
             limits,
-            expires: absolute(state.expires, now),
-            drain_at: absolute(state.drain_at, now),
+            lifetime: Box::new(Lifetime {
+                expires: state.expires.map(|(at, code)| Expiry { at: at.to_instant(now), code }),
+                opened_at: state.opened_at.to_instant(now),
+                age_jitter: state.age_jitter,
+                drain_at: absolute(state.drain_at, now),
+            }),
             data_passed: state.data_passed.to_instant(now),
             wait_until: absolute(state.wait_until, now),
             reservation_held: state.reservation_held,

@@ -173,6 +173,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Host
         | Rejection::Path(_)
         | Rejection::NoRoute
+        | Rejection::Method
         | Rejection::Address
         | Rejection::UpgradeRate { .. }
         | Rejection::Origin

@@ -89,6 +89,9 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             let request = Request::to("/room/blue").bearer(&token(&json!({ "exp": exp })));
             vec![Case { request, ..ours(|_, _| {}, 1008, "token expired") }]
         }
+        CloseReason::MaxAge => {
+            vec![ours(|_, _| {}, 1001, "maximum session age").limits("max_session_age = \"1s\"")]
+        }
         CloseReason::IdleTimeout => vec![ours(|_, _| {}, 1001, "idle timeout").limits("idle_timeout = \"100ms\"")],
         CloseReason::NoPong(Side::Client) => {
             vec![ours(|_, _| {}, 1001, "no pong").limits("ping_interval = \"100ms\"\npong_timeout = \"100ms\"")]
@@ -408,6 +411,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         MessageRate,
         OverheadRate,
         TokenExpired,
+        MaxAge,
         IdleTimeout,
         NoPong(sides().map(CloseReason::NoPong)),
         Drain,

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod refresh;
 mod refusals;
 mod reload;
 mod keys;
@@ -13,6 +14,7 @@ mod requests;
 mod closes;
 mod closing;
 mod deadlines;
+mod expiry;
 mod passing;
 mod proxies;
 mod plain;

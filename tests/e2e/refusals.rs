@@ -49,6 +49,10 @@ enum Play {
     Answers(fn(&Head) -> Vec<u8>),
 }
 
+/// A route with a refresh path.
+const REFRESHED: &str = "[[route]]\nname = \"live\"\npath = \"/live/{room}\"\nrefresh_path = \"/live/refresh\"\n\
+                         upstream = \"main\"\nauth = \"users\"\n";
+
 fn case(request: Request, play: Play) -> Case {
     Case { request, play }
 }
@@ -73,6 +77,7 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::NoToken | Rejection::TokenAmbiguous | Rejection::Token(_) => 401,
         Rejection::Address | Rejection::Origin | Rejection::Claims => 403,
         Rejection::NoRoute => 404,
+        Rejection::Method => 405,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
         Rejection::Full | Rejection::Memory | Rejection::Draining | Rejection::UpstreamBusy => 503,
@@ -105,6 +110,13 @@ fn cases(rejection: Rejection) -> Vec<Case> {
             open().replacing("Host: "),
         ]),
         Rejection::NoRoute => plain([Request::to("/elsewhere"), Request::to("/opener"), Request::to("/room/blue/")]),
+        Rejection::Method => {
+            let setup = || setup().more(REFRESHED);
+            let get = Request::to("/live/refresh");
+            [get.clone(), get.first_line("PATCH /live/refresh HTTP/1.1")]
+                .map(|request| case(request, Play::SetUp(setup())))
+                .into()
+        }
         Rejection::Address => {
             vec![case(open(), Play::SetUp(setup().route("deny_addresses = [\"127.0.0.0/8\"]")))]
         }
@@ -569,6 +581,7 @@ fn every_other_rejection_has_its_response_and_log_line() {
         Host,
         Path([Rejection::Path(PathError::DotSegment)]),
         NoRoute,
+        Method,
         Address,
         UpgradeRate([Rejection::UpgradeRate { retry_after_secs: 1 }]),
         Origin,

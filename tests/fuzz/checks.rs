@@ -30,6 +30,7 @@ pub use record::record;
 use tollgate::config::{self, Content, Files};
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::credential::{self, TokenSource};
+use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::{HostPattern, request_host};
 use tollgate::policy::key::KeySet;
 use tollgate::policy::limits::OnExcess;
@@ -117,6 +118,8 @@ pub fn session(data: &[u8]) {
     });
     setup.compressed = bit(first, 6);
     setup.expires_after = span(bit(first, 7));
+    setup.limits.max_session_age = setup.expires_after.map(|span| 2 * span);
+    setup.age_jitter = u16::MAX;
     let on_excess = [None, Some(OnExcess::Close), Some(OnExcess::Delay), Some(OnExcess::Drop)];
     if let Some(on_excess) = on_excess[usize::from(second & 3)] {
         setup = setup.rate(1, 3, on_excess);
@@ -341,6 +344,7 @@ pub fn token(data: &[u8]) {
             audience: Vec::new(),
             subject_claim: ClaimPath::registered("sub"),
             leeway: Duration::ZERO,
+            on_expiry: OnExpiry::default(),
             sources: vec![TokenSource::Header],
             forward_token: false,
             max_bytes: 8192,
@@ -394,6 +398,7 @@ pub fn is_admitted_token(data: &[u8]) -> bool {
         audience: Vec::new(),
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: Vec::new(),
         forward_token: false,
         max_bytes: 8192,

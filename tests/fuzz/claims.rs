@@ -69,6 +69,7 @@ fn verified(path: &ClaimPath, payload: &str) -> Option<Claims> {
         issuer: None,
         audience: Vec::new(),
         subject_claim: ClaimPath::registered("sub"),
+        on_expiry: tollgate::policy::expiry::OnExpiry::default(),
         leeway: Duration::ZERO,
         sources: Vec::new(),
         forward_token: false,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tollgate::policy::expiry::Expiry;
 use tollgate::policy::limits::{Limits, MessageQuota, OnExcess, RateKey};
 use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
@@ -27,6 +28,8 @@ pub struct Setup {
     pub limits: Limits,
     pub messages: Option<Arc<Limiter>>,
     pub expires_after: Option<Duration>,
+    pub expiry_code: CloseCode,
+    pub age_jitter: u16,
     pub compressed: bool,
 }
 
@@ -48,8 +51,10 @@ impl Setup {
             close_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
             check_utf8: false,
+            max_session_age: None,
         };
-        Self { limits, messages: None, expires_after: None, compressed: false }
+        let expiry_code = CloseCode::POLICY_VIOLATION;
+        Self { limits, messages: None, expires_after: None, expiry_code, age_jitter: 0, compressed: false }
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Limits)) -> Self {
@@ -126,13 +131,20 @@ fn facts(session: &Session) -> impl PartialEq + std::fmt::Debug {
 
 impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
-        let Setup { limits, messages, expires_after, compressed } = setup;
+        let Setup { limits, messages, expires_after, expiry_code, age_jitter, compressed } = setup;
         let shared = messages.as_ref().map(|limiter| Arc::clone(limiter.count()));
         let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
         let write_timeout = limits.write_timeout;
-        let expires = expires_after.map(|after| now + after);
+        let expires = expires_after.map(|after| Expiry { at: now + after, code: expiry_code });
         let limits = Arc::new(limits);
-        let terms = SessionConfig { limits: Arc::clone(&limits), messages, expires, compressed, ping_tag: PING_TAG };
+        let terms = SessionConfig {
+            limits: Arc::clone(&limits),
+            messages,
+            expires,
+            age_jitter,
+            compressed,
+            ping_tag: PING_TAG,
+        };
         Self {
             session: Session::new(terms, now),
             twin: None,
@@ -170,6 +182,7 @@ impl Relay {
             limits: Arc::clone(limits),
             messages: None,
             expires: None,
+            age_jitter: 0,
             compressed: false,
             ping_tag: [0; 4],
         };
@@ -207,8 +220,10 @@ impl Relay {
     }
 
     pub fn set_expiry(&mut self, after: Option<Duration>) {
-        let at = after.map(|after| self.now + after);
-        self.call(|session, _| session.set_expiry(at));
+        let expires = after.map(|after| Expiry { at: self.now + after, code: CloseCode::POLICY_VIOLATION });
+        self.call(|session, _| {
+            session.set_expiry(expires);
+        });
     }
 
     pub fn send(&mut self, message: Message) -> Result<(), SendError> {

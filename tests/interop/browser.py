@@ -1,7 +1,8 @@
-"""Tests Chromium on the page of `tollgate demo`."""
+"""Tests Chromium on the page of `tollgate demo`, and refreshes by pages of another origin."""
 
 import shutil
 import ssl
+import time
 
 import harness
 
@@ -15,17 +16,38 @@ directory = harness.work_dir("browser")
 screenshots = harness.INTEROP / "screenshots"
 screenshots.mkdir(parents=True, exist_ok=True)
 demo = harness.Demo(directory)
+
+
+def spki(certificate):
+    """Returns the hash of the key of a certificate, which a browser can be told to trust."""
+    return harness.run("sh", "-c", 'openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der '
+                       "| openssl dgst -sha256 -binary | openssl base64", "sh", certificate).stdout.strip()
+
+
 port = int(demo.facts["page"].rsplit(":", 1)[1].strip("/"))
 
 # The browser trusts only this key, as it would after an import of the CA.
 (directory / "demo.pem").write_text(ssl.get_server_certificate(("127.0.0.1", port), timeout=10))
-spki = harness.run("sh", "-c", 'openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der '
-                   "| openssl dgst -sha256 -binary | openssl base64", "sh", directory / "demo.pem").stdout.strip()
-
 program = harness.Node("node/browser.js", directory)
-program.tell(**demo.facts, spki=spki, chromium=executable, screenshots=str(screenshots))
+program.tell(**demo.facts, spki=spki(directory / "demo.pem"), chromium=executable, screenshots=str(screenshots))
 program.run_checks(suite, seconds=180)
 
 with suite.check("demo: exits with 0 on SIGTERM"):
     harness.equal(demo.stop(), 0)
+
+# Pages of another origin renew their sessions.
+LIFE_SECONDS = 6  # of the first tokens
+secrets = harness.Secrets(directory)
+chain, key = secrets.dir / "localhost.pem", secrets.dir / "localhost.key"
+program = harness.Node("node/refresh.js", directory, executable, spki(chain), chain, key)
+proxy = harness.Proxy("".join([
+    harness.listener(secrets), harness.auth(secrets), harness.upstream("echo", program.facts["port"]),
+    harness.route("live", "/live/{room}", "echo", auth='"users"', refresh_path='"/live/refresh"',
+                  origins=f'["https://localhost:{program.facts["pages"]}"]'),
+]), directory)
+now = int(time.time())
+tokens = lambda expires: {name: secrets.foreign_token(sub=name, exp=expires) for name in ["ann", "bob", "cid"]}
+program.tell(url=proxy.url("/live/blue"), refresh=proxy.url("/live/refresh", "https"), first=tokens(now + LIFE_SECONDS),
+             fresh=tokens(now + 3600), expires=now + 3600)
+program.run_checks(suite, seconds=120)
 suite.finish()

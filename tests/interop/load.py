@@ -2,14 +2,11 @@
 all close at once. After a warm-up round there are three more, and after each the resident memory of the proxy returns to
 its value after the warm-up."""
 
-import os
 import resource
-import select
-import socket
-import ssl
 import time
 
 import harness
+from crowd import Session, drive
 from harness import equal
 
 SESSIONS = 9000
@@ -19,103 +16,10 @@ BYTES = 1024
 OPENING = 512  # concurrent connections without a session yet
 HANDSHAKES = 900  # max_handshakes, unless the descriptor limit requires less
 OTHER_DESCRIPTORS = 200  # of the proxy, beyond two per session and two per handshake
-STEP_SECONDS = 60
 IDLE_SECONDS = 2
 SETTLE_SECONDS = 30  # for memory to be returned after the last close: the allocator returns unused memory within 10 s
 SESSION_MAX_KIB = 48  # resident, with its buffers: a coarse alarm, not a measurement
 LEFT_MAX = 0.10
-
-READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-MASK = os.urandom(4)
-
-
-class Session:
-    """A WebSocket client whose steps are generators: each yields the socket event that it waits for."""
-
-    def __init__(self, context, port, address):
-        self.context, self.received = context, bytearray()
-        self.socket = socket.socket()
-        self.socket.setblocking(False)
-        self.socket.bind((address, 0))
-        self.socket.connect_ex(("127.0.0.1", port))
-
-    def open(self):
-        yield WRITE
-        self.socket = self.context.wrap_socket(self.socket, server_hostname="localhost", do_handshake_on_connect=False)
-        yield from self.until(self.socket.do_handshake)
-        yield from self.send(b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
-        while b"\r\n\r\n" not in self.received:
-            yield from self.fill(len(self.received) + 1)
-        head, _, rest = bytes(self.received).partition(b"\r\n\r\n")
-        self.received = bytearray(rest)
-        equal(head.split(b"\r\n")[0], b"HTTP/1.1 101 Switching Protocols")
-
-    def talk(self, word):
-        message = (word * BYTES)[:BYTES].encode()
-        yield from self.send(b"\x82\xfe" + BYTES.to_bytes(2, "big") + MASK + masked(message))
-        equal((yield from self.receive(4 + BYTES)), b"\x82\x7e" + BYTES.to_bytes(2, "big") + message)
-
-    def close(self):
-        yield from self.send(b"\x88\x82" + MASK + masked(b"\x03\xe8"))
-        equal((yield from self.receive(4)), b"\x88\x02\x03\xe8")
-        equal((yield from self.until(self.socket.recv, 1)), b"")
-        self.socket.close()
-
-    def send(self, data):
-        equal((yield from self.until(self.socket.send, data)), len(data))
-
-    def fill(self, count):
-        while len(self.received) < count:
-            part = yield from self.until(self.socket.recv, 65536)
-            if not part:
-                raise ConnectionError(f"closed by the proxy, after {bytes(self.received)!r}")
-            self.received += part
-
-    def receive(self, count):
-        yield from self.fill(count)
-        data, self.received = bytes(self.received[:count]), self.received[count:]
-        return data
-
-    def until(self, call, *arguments):
-        while True:
-            try:
-                return call(*arguments)
-            except ssl.SSLWantReadError:
-                yield READ
-            except ssl.SSLWantWriteError:
-                yield WRITE
-
-
-def masked(data):
-    key = MASK * (len(data) // 4 + 1)
-    return (int.from_bytes(data, "big") ^ int.from_bytes(key[:len(data)], "big")).to_bytes(len(data), "big")
-
-
-def drive(sessions, step, at_once=SESSIONS):
-    """Runs one step of each session, at most `at_once` concurrently, in the order of the sessions."""
-    waiting, poll, end = {}, select.epoll(), time.monotonic() + STEP_SECONDS
-    todo = iter(sessions)
-
-    def go_on(session, steps, known):
-        what = next(steps, None)
-        if what is None:
-            if known and session.socket.fileno() >= 0:
-                poll.unregister(session.socket)
-            return
-        (poll.modify if known else poll.register)(session.socket, what)
-        waiting[session.socket.fileno()] = session, steps
-
-    while True:
-        while len(waiting) < at_once and (session := next(todo, None)):
-            go_on(session, step(session), False)
-        if not waiting:
-            return
-        for descriptor, _ in poll.poll(1):
-            go_on(*waiting.pop(descriptor), True)
-        if time.monotonic() > end:
-            raise TimeoutError(f"{len(waiting)} sessions made no progress within {STEP_SECONDS} s")
-
 
 suite = harness.Suite("load")
 harness.many_files()
@@ -155,7 +59,7 @@ def crowd(count, address):
     drive(arrivals(), Session.open, OPENING)
     took("open")
     for talk in range(TALKS):
-        drive(everyone, lambda session: session.talk(f"{talk}/{session.socket.fileno()} "))
+        drive(everyone, lambda session: session.talk(f"{talk}/{session.socket.fileno()} ", BYTES))
     took("talked")
     time.sleep(IDLE_SECONDS)
     took("idle")

@@ -377,3 +377,72 @@ fn the_expiry_may_change_until_the_session_closes() {
     relay.pass(Duration::from_secs(5));
     assert_eq!(relay.outcome, commanded());
 }
+
+/// The section of the token may have a close code of its own. A session that closes already keeps its reason.
+#[test]
+fn the_close_of_an_expired_token_has_the_code_of_its_section() {
+    let setup = Setup { expires_after: Some(Duration::from_secs(60)), expiry_code: CloseCode(4403), ..lenient() };
+    let both = ["close 4403 token expired"];
+    let outcome = end(ClosedBy::Tollgate, 4403, CloseReason::TokenExpired);
+    let mut relay = play(setup, &[Pass(60 * SECOND - 1)]);
+    assert!(shown(&relay, Client).is_empty());
+    relay.pass(Duration::from_millis(1));
+    // No later expiry changes the Close that the other side gets after its frame.
+    relay.set_expiry(None);
+    assert_eq!(
+        (shown(&relay, Client), shown(&relay, Upstream)),
+        (both.map(str::to_owned).into(), both.map(str::to_owned).into())
+    );
+    relay.pass(Duration::from_secs(5));
+    assert_eq!(relay.outcome, outcome);
+}
+
+/// A side in the middle of a frame gets its Close later, with the same code.
+#[test]
+fn a_later_expiry_does_not_change_the_close_in_progress() {
+    let setup = Setup { expires_after: Some(Duration::from_secs(1)), expiry_code: CloseCode(4403), ..lenient() };
+    let mut relay = play(setup, &[begin(Client, FIN | TEXT, 6, "abcd"), Pass(SECOND)]);
+    relay.set_expiry(Some(Duration::from_secs(60)));
+    apply(&mut relay, &more(Client, "ef"));
+    assert_eq!(shown(&relay, Upstream), ["text abcdef", "close 4403 token expired"]);
+    assert_eq!(shown(&relay, Client), ["close 4403 token expired"]);
+}
+
+// Age.
+
+/// The age is measured from the 101, whatever passes, and a random number takes up to a tenth from it.
+#[test]
+fn a_session_ends_at_its_maximum_age_less_its_share_of_a_tenth() {
+    let aged = |seconds, age_jitter| Setup {
+        age_jitter,
+        ..lenient().with(|limits| limits.max_session_age = Some(Duration::from_secs(seconds)))
+    };
+    for (seconds, jitter, ends_at_ms) in
+        [(100, 0, 100_000), (100, 0x8000, 95_000), (100, u16::MAX, 90_001), (3600, 0x4000, 3_510_000)]
+    {
+        let mut relay = play(aged(seconds, jitter), &[Pass(ends_at_ms / 2), text(Client, "x"), text(Upstream, "y")]);
+        assert_eq!(relay.session.next_deadline().map(|(_, name)| name), Some("max_session_age"));
+        relay.pass(Duration::from_millis(ends_at_ms - ends_at_ms / 2 - 1));
+        assert!(!relay.session.is_closing(), "{seconds} s, {jitter}");
+        relay.pass(Duration::from_millis(1));
+        assert_eq!(shown(&relay, Client).last().unwrap(), "close 1001 maximum session age", "{seconds} s, {jitter}");
+    }
+}
+
+#[test]
+fn a_new_maximum_age_is_measured_from_the_start_of_the_session() {
+    // The ages before and after a change at 30 seconds, and when the session closes.
+    let table = [(None, Some(40), 40), (Some(40), Some(90), 90), (Some(90), Some(20), 30), (Some(40), None, 0)];
+    for (before, after, closes_at) in table {
+        let seconds = |age: Option<u64>| age.map(Duration::from_secs);
+        let setup = lenient().with(|limits| limits.max_session_age = seconds(before));
+        let aged = move |limits: &mut Limits| limits.max_session_age = seconds(after);
+        let mut relay = play_with_change(setup, &[Pass(30 * SECOND)], aged, &[]);
+        if closes_at > 30 {
+            relay.pass(Duration::from_secs(closes_at - 30) - Duration::from_millis(1));
+            assert!(!relay.session.is_closing(), "{before:?} to {after:?}");
+        }
+        relay.pass(if closes_at == 0 { Duration::from_secs(1_000) } else { Duration::from_millis(1) });
+        assert_eq!(relay.session.is_closing(), closes_at > 0, "{before:?} to {after:?}");
+    }
+}

@@ -20,6 +20,8 @@ fn import(state: SessionState, setup: &Setup, now: Instant) -> Session {
 fn the_state_has_the_values_of_the_session() {
     let setup = Setup {
         expires_after: Some(Duration::from_secs(60)),
+        expiry_code: CloseCode(4403),
+        age_jitter: 7,
         ..lenient().with(|limits| {
             limits.check_utf8 = true;
             limits.upstream_ping_interval = Some(Duration::from_secs(1));
@@ -50,7 +52,8 @@ fn the_state_has_the_values_of_the_session() {
     assert_eq!(state.client.inspector, inspector);
     assert_eq!(state.upstream.inspector.message, Some(3));
     assert_eq!((state.client.input, state.upstream.input), (Input::Open, Input::Open));
-    assert_eq!(state.expires, Some(RelativeTime(58_000_000_000)));
+    assert_eq!(state.expires, Some((RelativeTime(58_000_000_000), CloseCode(4403))));
+    assert_eq!((state.opened_at, state.age_jitter), (RelativeTime(-2_000_000_000), 7));
     assert_eq!(state.drain_at, Some(RelativeTime(5_000_000_000)));
     assert_eq!(state.data_passed, RelativeTime(-500_000_000));
     assert_eq!(state.upstream.last_activity, RelativeTime(-2_000_000_000));

@@ -11,6 +11,7 @@ use rcgen::{
 
 use super::*;
 use crate::policy::claim_path::ClaimPath;
+use crate::policy::expiry::OnExpiry;
 use crate::policy::key::{self, KeySet};
 use crate::policy::token::{Verifier, VerifierConfig};
 
@@ -63,6 +64,7 @@ fn check(keys: KeySet, algorithm: Algorithm, token: &str) {
         audience: vec![],
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: vec![],
         forward_token: false,
         max_bytes: 8192,

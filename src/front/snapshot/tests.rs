@@ -2,6 +2,7 @@
 
 mod auths;
 mod recheck;
+mod refresh;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;

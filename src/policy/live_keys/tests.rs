@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::policy::claim_path::ClaimPath;
+use crate::policy::expiry::OnExpiry;
 use crate::policy::token::{TokenError, TokenRecord, Verifier, VerifierConfig};
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
@@ -50,6 +51,7 @@ fn live(now: Instant) -> (Arc<LiveKeys>, Verifier) {
         audience: Vec::new(),
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: Vec::new(),
         forward_token: false,
         max_bytes: 8192,

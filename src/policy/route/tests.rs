@@ -22,6 +22,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             messages: None,
@@ -38,6 +39,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             close_timeout: Duration::from_secs(1),
             write_timeout: Duration::from_secs(1),
             check_utf8: false,
+            max_session_age: None,
         }),
     };
     Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })
@@ -169,4 +171,44 @@ fn a_lookup_returns_the_placeholder_values() {
     let routes = routes(&[("", "/ws/{room}/{*rest}")]);
     let (_route, params) = routes.find("a.example", &Path::parse("/ws/a%20b/c/d").unwrap()).unwrap();
     assert_eq!((params.get("room"), params.get("rest"), params.get("other")), (Some("a b"), Some("c/d"), None));
+}
+
+/// A refresh path precedes the paths of the routes of its host, as the most specific host that matches decides.
+#[test]
+fn a_refresh_path_is_found_by_host_and_path() {
+    let with_refresh = |name: &str, host: &str, path: &str, refresh: &str| {
+        let mut route = Arc::into_inner(route(name, host, path)).unwrap();
+        route.config.refresh_path = (!refresh.is_empty()).then(|| refresh.parse().unwrap());
+        Arc::new(route)
+    };
+    let routes = |host_fall_through| {
+        let routes = vec![
+            with_refresh("any", "", "/ws/{room}", "/ws/refresh"),
+            with_refresh("one", "a.example", "/{*all}", "/one/refresh"),
+            with_refresh("two", "a.example", "/two", "/tw%6F/refresh"),
+            with_refresh("three", "b.example", "/ws/{room}", ""),
+            with_refresh("four", "c.example", "/other", ""),
+        ];
+        Routes::new(routes, host_fall_through)
+    };
+    // The host, the path, and the routes that are found without and with the search of wider hosts.
+    let table = [
+        ("d.example", "/ws/refresh", Some("any"), Some("any")),
+        ("d.example", "/ws/blue", None, None),
+        ("a.example", "/one/refresh", Some("one"), Some("one")),
+        ("a.example", "/two/refresh", Some("two"), Some("two")),
+        ("a.example", "/ws/refresh", None, None),
+        ("b.example", "/ws/refresh", None, None),
+        ("c.example", "/ws/refresh", None, Some("any")),
+    ];
+    for (host, path, plain, fall_through) in table {
+        let parsed = Path::parse(path).unwrap();
+        let name = |routes: &Routes| routes.find_refreshed(host, &parsed).map(|route| route.name().to_string());
+        assert_eq!(
+            (name(&routes(false)).as_deref(), name(&routes(true)).as_deref()),
+            (plain, fall_through),
+            "{host}{path}"
+        );
+    }
+    assert!(routes(false).have_refresh_paths() && !Routes::new(vec![route("a", "", "/")], false).have_refresh_paths());
 }

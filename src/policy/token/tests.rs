@@ -62,6 +62,7 @@ pub(in crate::policy) fn parts(keys: KeySet, algorithms: &[Algorithm]) -> Verifi
         audience: vec!["chat".to_owned(), "chat-admin".to_owned()],
         subject_claim: ClaimPath::registered("sub"),
         leeway: Duration::ZERO,
+        on_expiry: OnExpiry::default(),
         sources: vec![TokenSource::Header],
         forward_token: false,
         max_bytes: MAX_BYTES,
@@ -640,6 +641,20 @@ fn the_times_of_a_cached_token_are_checked_again() {
     assert_eq!(verifier.verify(&token, NOW + 60 * second), Err(TokenError::Expired));
     assert_eq!(verifier.verify(&token, Duration::from_secs(1_799_999_989)), Err(TokenError::NotYetValid));
     assert_eq!(verifier.verify(&token, NOW), Ok(first));
+}
+
+/// The session of a token may outlive it, and every other rule still holds.
+#[test]
+fn a_recheck_accepts_a_token_that_has_expired() {
+    let verifier = hmac_verifier();
+    let token = hmac_token(r#"{"alg":"HS256"}"#, GOOD);
+    let claims = verifier.verify(&token, NOW).unwrap();
+    let record = TokenRecord::new(&token, &claims).unwrap();
+    let later = NOW + Duration::from_secs(3600);
+    assert_eq!(verifier.verify(&token, later), Err(TokenError::Expired));
+    assert_eq!(verifier.recheck(&record, later), Ok(claims));
+    let other = Verifier::new(VerifierConfig { issuer: Some("another".to_owned()), ..verifier.config().clone() });
+    assert_eq!(other.recheck(&record, later), Err(TokenError::Issuer));
 }
 
 #[test]

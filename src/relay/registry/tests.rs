@@ -71,3 +71,24 @@ fn a_dropped_session_is_removed_from_the_registry() {
     let back = context.registry().deliver(ID, command());
     assert!(matches!(back, Err(NotDelivered::NoSession(Command::Send(_)))));
 }
+
+/// A change of the expiry is not lost, and the last one of several remains.
+#[test]
+fn a_new_expiry_reaches_a_session_with_too_many_pending_commands() {
+    let context = SessionContext::default();
+    let mut session = register(&context, 7);
+    for _ in 0..COMMANDS_MAX {
+        context.registry().deliver(ID, command()).unwrap();
+    }
+    let expiry = |code| Some(Expiry { at: clock::now(), code: CloseCode(code) });
+    for code in [4001, 4002, 4003] {
+        context.registry().set_expiry(session.key(), expiry(code), RenewalCount::new().0);
+    }
+    let commands = session.take_commands(Waker::noop());
+    assert_eq!(commands.len(), COMMANDS_MAX + 1);
+    let code = |command: &Command| match command {
+        Command::SetExpiry(expires, _) => expires.map(|expires| expires.code.0),
+        _ => None,
+    };
+    assert_eq!(commands.iter().filter_map(code).collect::<Vec<_>>(), [4003]);
+}

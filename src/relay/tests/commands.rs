@@ -4,10 +4,10 @@ use tokio::net::UnixStream;
 
 use super::super::description::SessionActivity;
 use super::super::registry::Command;
+use super::super::renewal_count::RenewalCount;
 use super::*;
 use crate::policy::recheck::TermChanges;
 use crate::telemetry::metrics::gauges::Gauges;
-use crate::ws::code::CloseCode;
 
 /// The states of a session in which a command must reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,14 @@ fn relay_in_state(
     let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
     let limits = Arc::new(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() });
     let limiter = Some(Arc::new(Limiter::new(quota)));
-    let terms = SessionConfig { limits, messages: limiter, expires: None, compressed: false, ping_tag: *b"test" };
+    let terms = SessionConfig {
+        limits,
+        messages: limiter,
+        expires: None,
+        age_jitter: 0,
+        compressed: false,
+        ping_tag: *b"test",
+    };
     let mut relay = relay_in(worker, terms, client, upstream, now);
     if state == State::Hibernating {
         relay.hibernate_at = None;
@@ -108,7 +115,8 @@ fn new_limits_and_messages_reach_a_throttled_session() {
     assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     assert_eq!(*received[0].borrow(), b"\x81\x05hello");
     // Without a quota the delayed message is forwarded.
-    let set_terms = |expires| {
+    let set_terms = |at: Option<Instant>| {
+        let expires = at.map(|at| Expiry { at, code: CloseCode::POLICY_VIOLATION });
         let limits = Arc::new(limits());
         let changes = TermChanges { limits, shared: None, expires, slots: (None, None) };
         worker.registry().deliver(RequestId(1), Command::SetTerms(Box::new(changes))).unwrap();
@@ -136,7 +144,14 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
         let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
         let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
-        let terms = SessionConfig { limits, messages: None, expires: None, compressed: false, ping_tag: *b"test" };
+        let terms = SessionConfig {
+            limits,
+            messages: None,
+            expires: None,
+            age_jitter: 0,
+            compressed: false,
+            ping_tag: *b"test",
+        };
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());
         let ends = async {
@@ -171,4 +186,38 @@ fn a_message_to_a_closing_session_is_counted_as_a_send_failure() {
         worker.registry().deliver(RequestId(1), Command::Send(message("late"))).unwrap();
         assert!(Pin::new(&mut relay).poll(&mut cx).is_pending());
     }
+}
+
+/// The answer to a refresh counts the sessions that go on, and does not wait for others.
+#[test]
+fn a_session_that_is_closing_or_over_is_not_renewed() {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let states = [
+        (State::Idle, 1),
+        (State::Throttled, 1),
+        (State::ClientBlocked, 1),
+        (State::UpstreamBlocked, 1),
+        (State::Hibernating, 1),
+        (State::Closing, 0),
+        (State::Lingering, 0),
+    ];
+    for (state, renewed) in states {
+        let worker = SessionContext::default();
+        let (mut relay, _received) = relay_in_state(&worker, state, clock::now());
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
+        let (count, total) = RenewalCount::new();
+        let key = worker.registry().keys()[0];
+        worker.registry().set_expiry(key, None, count);
+        let mut total = std::pin::pin!(total.total());
+        assert!(total.as_mut().poll(&mut cx).is_pending(), "{state:?}: the session was not polled");
+        assert!(Pin::new(&mut relay).poll(&mut cx).is_pending(), "{state:?}");
+        assert_eq!(total.as_mut().poll(&mut cx), Poll::Ready(renewed), "{state:?}");
+    }
+    // A session that ends before it is polled is not waited for either.
+    let worker = SessionContext::default();
+    let (relay, _received) = relay_in_state(&worker, State::Idle, clock::now());
+    let (count, total) = RenewalCount::new();
+    worker.registry().set_expiry(worker.registry().keys()[0], None, count);
+    drop(relay);
+    assert_eq!(std::pin::pin!(total.total()).poll(&mut cx), Poll::Ready(0));
 }

@@ -12,6 +12,7 @@ fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
         kept: 10,
         changed: 5,
         rejected: (0..rejected).map(|id| (RequestId(id), "claims")).collect(),
+        expired: Vec::new(),
         removed: drained.chain((2000..2000 + closed).map(removed(OnRemoved::Close))).collect(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cells::{Cell, merge};
 use super::labels::STATES;
-use super::worker::{Handshakes, RouteValues, Upgrades, WorkerMetrics};
+use super::worker::{Handshakes, Outcomes, RouteValues, WorkerMetrics};
 
 /// The sums over all workers.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,9 @@ pub struct Merged {
     /// TLS handshakes, by version, resumption and outcome.
     pub handshakes: Handshakes<u64>,
     /// Upgrades, by route and outcome.
-    pub upgrades: Upgrades,
+    pub upgrades: Outcomes,
+    /// Refreshes, by route and outcome.
+    pub refreshes: Outcomes,
     /// The values of each route.
     pub routes: BTreeMap<Arc<str>, RouteValues<u64>>,
     /// Open sessions, by route and upstream.
@@ -32,18 +34,23 @@ impl Merged {
         for (sums, cells) in self.handshakes.iter_mut().flatten().zip(connections.handshakes.iter().flatten()) {
             merge(sums, cells);
         }
-        for (route, outcomes) in worker.upgrades() {
-            let sums = self.upgrades.entry(route).or_default();
-            for (outcome, count) in outcomes {
-                *sums.entry(outcome).or_default() += count;
-            }
-        }
+        add_outcomes(&mut self.upgrades, worker.upgrades());
+        add_outcomes(&mut self.refreshes, worker.refreshes());
         for (route, cells) in worker.routes() {
             self.routes.entry(route).or_default().merge(&cells.0);
         }
         for ([route, upstream, server], open) in worker.targets() {
             *self.sessions.entry([route, Arc::clone(&upstream)]).or_default() += open;
             *self.upstream_sessions.entry([upstream, server]).or_default() += open;
+        }
+    }
+}
+
+fn add_outcomes(sums: &mut Outcomes, counts: Outcomes) {
+    for (route, outcomes) in counts {
+        let sums = sums.entry(route).or_default();
+        for (outcome, count) in outcomes {
+            *sums.entry(outcome).or_default() += count;
         }
     }
 }

@@ -10,7 +10,7 @@ use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, R
 use super::merged::Merged;
 use super::process::ProcessFigures;
 use super::text::{Family, Kind, Value};
-use super::worker::RouteValues;
+use super::worker::{Outcomes, RouteValues};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +152,15 @@ fn with_configured<'a>(
     }
 }
 
+/// Adds the number of requests of each route and outcome.
+fn outcomes(requests: &Outcomes, samples: &mut Samples) {
+    for (route, outcomes) in requests {
+        for (outcome, count) in outcomes {
+            samples.count([route, outcome], *count);
+        }
+    }
+}
+
 /// Adds the time at which the certificate of each name expires: of several with one name, the first that does.
 fn certificates(scrape: &Scrape<'_>, samples: &mut Samples) {
     let mut first = BTreeMap::new();
@@ -184,13 +193,16 @@ pub static TABLE: &[Definition] = &[
         unit: None,
         help: "Requests, by outcome: `accepted`, or the cause of the rejection as in the log. \
                The route is empty if none matched",
-        collect: |scrape, samples| {
-            for (route, outcomes) in &scrape.merged.upgrades {
-                for (outcome, count) in outcomes {
-                    samples.count([route, outcome], *count);
-                }
-            }
-        },
+        collect: |scrape, samples| outcomes(&scrape.merged.upgrades, samples),
+    },
+    Definition {
+        name: "tollgate_refreshes_total",
+        kind: Kind::Counter,
+        labels: &["route", "outcome"],
+        unit: None,
+        help: "Requests at a `refresh_path`, by outcome: `renewed` if at least one session was renewed, `no_session` if \
+               there was none to renew, or the cause of the rejection as in the log",
+        collect: |scrape, samples| outcomes(&scrape.merged.refreshes, samples),
     },
     Definition {
         name: "tollgate_upgrade_duration_seconds",

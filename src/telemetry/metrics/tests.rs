@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::gauges::{CertificateGauges, KeySetGauges, RouteGauges, ServerGauges};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
-use super::worker::{SessionMetrics, WorkerMetrics};
+use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
 use super::*;
 use crate::policy::limits::OnExcess;
 use crate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats, Side};
@@ -55,6 +55,8 @@ fn the_text_of_a_process_is_exact() {
     worker.count_handshake(HandshakeOutcome::Completed { version: TlsVersion::Tls13, resumed: true });
     worker.count_handshake(HandshakeOutcome::TimedOut);
     worker.count_upgrade("", "no_route");
+    worker.count_refresh("chat", RENEWED);
+    worker.count_refresh("chat", "token");
     let mut session = open(&worker, "chat");
     session.count(&stats([3, 1], [60, 20], 2), OnExcess::Drop);
     session.count_send_failures(1);

@@ -15,7 +15,8 @@ use crate::session::{Outcome, SessionStats};
 #[repr(align(128))]
 pub struct WorkerMetrics {
     connections: Arc<ConnectionCells>,
-    upgrades: Mutex<Upgrades>,
+    upgrades: Mutex<Outcomes>,
+    refreshes: Mutex<Outcomes>,
     sessions: Mutex<Sessions>,
 }
 
@@ -25,8 +26,8 @@ struct Sessions {
     targets: BTreeMap<TargetKey, Arc<TargetCells>>,
 }
 
-/// The number of upgrades, by route and outcome.
-pub type Upgrades = BTreeMap<Arc<str>, BTreeMap<&'static str, u64>>;
+/// The number of requests, by route and outcome.
+pub type Outcomes = BTreeMap<Arc<str>, BTreeMap<&'static str, u64>>;
 
 /// The route, the upstream and the server of a session.
 pub type TargetKey = [Arc<str>; 3];
@@ -93,12 +94,13 @@ impl WorkerMetrics {
     /// Counts an upgrade by its outcome: [`ACCEPTED`], or the [`label`](crate::policy::rejection::Rejection::label) of
     /// its rejection. `route` is empty if no route matched.
     pub fn count_upgrade(&self, route: &str, outcome: &'static str) {
-        let mut upgrades = lock(&self.upgrades);
-        let outcomes = match upgrades.get_mut(route) {
-            Some(outcomes) => outcomes,
-            None => upgrades.entry(route.into()).or_default(),
-        };
-        *outcomes.entry(outcome).or_default() += 1;
+        count(&self.upgrades, route, outcome);
+    }
+
+    /// Counts a request at the refresh path of a route by its outcome: [`RENEWED`], [`NO_SESSION`], or the
+    /// [`label`](crate::policy::rejection::Rejection::label) of its rejection.
+    pub fn count_refresh(&self, route: &str, outcome: &'static str) {
+        count(&self.refreshes, route, outcome);
     }
 
     /// Counts an accepted upgrade that took `duration`, and its session and connection until the guard is dropped.
@@ -139,6 +141,7 @@ impl WorkerMetrics {
         let is_used = |route: &str| keep(route) || targets.keys().any(|[used, ..]| **used == *route);
         routes.retain(|route, _| is_used(route));
         lock(&self.upgrades).retain(|route, _| route.is_empty() || is_used(route));
+        lock(&self.refreshes).retain(|route, _| is_used(route));
     }
 
     /// Returns the cells of the connections.
@@ -147,8 +150,13 @@ impl WorkerMetrics {
     }
 
     /// Returns the number of upgrades.
-    pub(super) fn upgrades(&self) -> Upgrades {
+    pub(super) fn upgrades(&self) -> Outcomes {
         lock(&self.upgrades).clone()
+    }
+
+    /// Returns the number of refreshes.
+    pub(super) fn refreshes(&self) -> Outcomes {
+        lock(&self.refreshes).clone()
     }
 
     /// Returns the cells of the routes. They are read without the lock.
@@ -164,6 +172,19 @@ impl WorkerMetrics {
 
 /// The `outcome` of an accepted upgrade.
 pub const ACCEPTED: &str = "accepted";
+/// The `outcome` of a refresh that renewed at least one session.
+pub const RENEWED: &str = "renewed";
+/// The `outcome` of a refresh whose client has no session that it could renew.
+pub const NO_SESSION: &str = "no_session";
+
+fn count(requests: &Mutex<Outcomes>, route: &str, outcome: &'static str) {
+    let mut requests = lock(requests);
+    let outcomes = match requests.get_mut(route) {
+        Some(outcomes) => outcomes,
+        None => requests.entry(route.into()).or_default(),
+    };
+    *outcomes.entry(outcome).or_default() += 1;
+}
 
 /// Counts a connection in its state until it is dropped. Only the worker's thread may use it.
 #[derive(Debug)]

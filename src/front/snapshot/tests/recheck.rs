@@ -39,17 +39,29 @@ const PEOPLE: &str = "[auth.people]\nsecret_file = \"secret\"\nalgorithms = [\"H
 /// Opens a session at `path` by the test configuration, and returns the result of its check after these replacements:
 /// what the check decides, and the rule or whether the terms changed.
 fn recheck(path: &str, replacements: &[(&str, &str)]) -> (&'static str, &'static str) {
+    recheck_later(path, &[], replacements, Duration::ZERO)
+}
+
+/// Opens a session after the first replacements, and checks it after the others, this much later.
+fn recheck_later(
+    path: &str,
+    first: &[(&str, &str)],
+    replacements: &[(&str, &str)],
+    later: Duration,
+) -> (&'static str, &'static str) {
     let (files, counters) = (InMemory::new(), Arc::default());
-    let before = build(None, &config(&files, &[]), &counters);
+    let before = build(None, &config(&files, first), &counters);
     let mut headers = HeaderMap::new();
     headers.insert("authorization", format!("Bearer {}", token()).parse().unwrap());
     let admission = before.policy().admit(&facts(path, &headers), clocks()).unwrap();
     let server = admission.pool().servers().next().unwrap().name.clone();
     let after = build(Some(&before), &config(&files, replacements), &counters);
     let session = OpenSession { route: admission.route(), grant: admission.grant(), path: Some(path), server: &server };
-    match after.policy().recheck(&session, clocks()) {
+    let Clocks { instant, unix } = clocks();
+    match after.policy().recheck(&session, Clocks { instant: instant + later, unix: unix + later }) {
         Recheck::Unchanged => ("unchanged", ""),
         Recheck::Admitted(terms) => ("admitted", if terms.changes.is_some() { "changed" } else { "same terms" }),
+        Recheck::Expired(terms) => ("expired", if terms.changes.is_some() { "changed" } else { "same terms" }),
         Recheck::Rejected(rejection) => ("rejected", rejection.label()),
         Recheck::Removed(removed, _) => ("removed", removed.label()),
     }
@@ -107,6 +119,63 @@ fn open_sessions_are_checked_against_the_next_snapshot() {
     ];
     for (replacements, expected) in feed {
         assert_eq!(recheck("/feed", replacements), *expected, "{replacements:?}");
+    }
+}
+
+/// A placeholder that a reload renamed has the new name in every later check, too.
+#[test]
+fn the_values_of_placeholders_have_the_names_of_the_last_route() {
+    let (files, counters) = (InMemory::new(), Arc::default());
+    let step = |before: Option<&Snapshot>, name: &str, leeway: &str| {
+        let (path, leeway) =
+            (format!("path = \"/{{{name}}}\""), format!("algorithms = [\"HS256\"]\nleeway = {leeway:?}"));
+        let require = format!("auth = \"users\"\nrequire = {{ room = \"{{{name}}}\" }}");
+        let replacements =
+            [("path = \"/feed\"", &*path), ("auth = \"users\"", &require), ("algorithms = [\"HS256\"]", &leeway)];
+        build(before, &config(&files, &replacements), &counters)
+    };
+    let first = step(None, "room", "1s");
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {}", token()).parse().unwrap());
+    let admission = first.policy().admit(&facts("/blue", &headers), clocks()).unwrap();
+    let (mut route, grant) = (Arc::clone(admission.route()), Arc::clone(admission.grant()));
+    let second = step(Some(&first), "channel", "1s");
+    let third = step(Some(&second), "channel", "2s");
+    for snapshot in [&second, &third] {
+        let session = OpenSession { route: &route, grant: &grant, path: Some("/blue"), server: "127.0.0.1:9002" };
+        let Recheck::Admitted(terms) = snapshot.policy().recheck(&session, clocks()) else { panic!("not admitted") };
+        route = terms.route;
+    }
+}
+
+/// A session whose deadline moves into the past is expired by its new terms; one that has time left is admitted.
+#[test]
+fn changes_of_the_expiry_reach_open_sessions() {
+    let algorithms = "algorithms = [\"HS256\"]";
+    let ignore = format!("{algorithms}\non_expiry = \"ignore\"");
+    let grace = format!("{algorithms}\nexpiry_grace = \"1h\"");
+    let code = format!("{algorithms}\nexpiry_close_code = 4001");
+    let aged = "auth = \"users\"\nlimits = { max_session_age = \"1h\" }";
+    let (plain, none): ((&str, &str), &[(&str, &str)]) = ((algorithms, algorithms), &[]);
+    let (ignore, grace, code) = ((algorithms, &*ignore), (algorithms, &*grace), (algorithms, &*code));
+    // The token expires after 600 s, and the leeway is 30 s.
+    let table: &[(&[(&str, &str)], &[(&str, &str)], u64, (&str, &str))] = &[
+        (none, &[code], 0, ("admitted", "changed")),
+        (none, &[grace], 0, ("admitted", "changed")),
+        (none, &[ignore], 0, ("admitted", "changed")),
+        (none, &[("auth = \"users\"", aged)], 0, ("admitted", "changed")),
+        (&[grace], &[plain], 600, ("admitted", "changed")),
+        (&[grace], &[plain], 630, ("expired", "changed")),
+        (&[grace], &[code], 629, ("admitted", "changed")),
+        (&[ignore], &[grace], 4_229, ("admitted", "changed")),
+        (&[ignore], &[grace], 4_230, ("expired", "changed")),
+        (&[grace], &[ignore], 3_000, ("admitted", "changed")),
+        (&[ignore], &[ignore, ("auth = \"users\"", aged)], 10_000, ("admitted", "changed")),
+        (&[ignore], &[ignore, ("path = \"/feed\"", "path = \"/{room}\"")], 10_000, ("admitted", "same terms")),
+    ];
+    for (first, then, later, expected) in table {
+        let found = recheck_later("/feed", first, then, Duration::from_secs(*later));
+        assert_eq!(found, *expected, "{first:?}, then {then:?} after {later} s");
     }
 }
 
