@@ -154,6 +154,17 @@ fn fetched_keys_have_an_address_roots_and_a_time() {
 }
 
 #[test]
+fn forward_authentication_has_a_url_and_times() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
+    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
+    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
+    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
+    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
+    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
+}
+
+#[test]
 fn values_of_listeners_reach_their_fields() {
     let config = everything();
     let [first, second, third, plain, socket] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
@@ -189,17 +200,6 @@ fn values_of_listeners_reach_their_fields() {
     assert_eq!(first.handshake_timeout, Duration::from_millis(250));
     assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
     assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
-}
-
-#[test]
-fn forward_authentication_has_a_url_and_times() {
-    let (config, seconds) = (everything(), Duration::from_secs);
-    let AuthConfig::Forward(sso) = &config.auths["sso"] else { panic!("a service") };
-    assert_eq!(sso.url.uri(), "https://sso.example.com:4181/auth?rd=/");
-    assert_eq!((sso.timeout, sso.cache_for, sso.recheck_interval), (seconds(2), None, Some(seconds(60))));
-    assert_eq!(sso.response_headers, ["x-auth-request-user", "authorization"]);
-    assert_eq!(sso.subject_header.as_ref().unwrap(), "x-auth-request-user");
-    assert!(matches!(&sso.roots, Roots::Certificates(roots) if roots.len() == 1));
 }
 
 #[test]

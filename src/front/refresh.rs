@@ -111,9 +111,9 @@ fn response(renewal: &Renewal, renewed: usize) -> Response<Full<Bytes>> {
 }
 
 /// Answers `OPTIONS`: a preflight request has no credentials, so only its address and its origin are checked.
-fn options(route: &Route, request: &HeaderMap, client: IpAddr) -> Result<Response<Full<Bytes>>, Rejection> {
+fn options(route: &Route, request: &HeaderMap, address: IpAddr) -> Result<Response<Full<Bytes>>, Rejection> {
     let origin = request.get(ORIGIN).map(HeaderValue::as_bytes);
-    if !route.config.addresses.allow(client) {
+    if !route.config.addresses.allow(address) {
         return Err(Rejection::Address);
     }
     if origin.is_some() && !route.config.origins.allow(origin) {

@@ -1,5 +1,6 @@
 //! One request, in five steps: parse it, admit it, write the request to the upstream, get its response, send the 101.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -180,7 +181,10 @@ async fn respond(
 
     // (b) Admission.
     let facts = RequestFacts::of_opening(&opening, headers, client);
-    let (authenticated, cookies) = authenticate(context.gateway, worker.clients(), policy.begin(&facts)?).await?;
+    let candidate = policy.begin(&facts)?;
+    let pending = PendingRequest::new(context, candidate.route().name(), None);
+    let authenticating = authenticate(context.gateway, worker.clients(), candidate);
+    let (authenticated, cookies) = pending.until(authenticating).await?;
     let admission = authenticated.reserve(clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
@@ -223,10 +227,8 @@ async fn upgrade(
     *request.headers_mut() = headers::to_upstream(facts, &admission, &added);
 
     // (d) Its response.
-    let mut pending = PendingRequest { context, admission: &admission, is_answered: false };
-    let asked = context.gateway.connector.ask(&admission, request).await;
-    pending.is_answered = true;
-    drop(pending);
+    let pending = PendingRequest::new(context, route.name(), Some(&admission));
+    let asked = pending.until(context.gateway.connector.ask(&admission, request)).await;
     let (response, server) = asked.map_err(|AskError { rejection, server, detail }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
         RejectedRequest { server, detail, ..reject(rejection) }
@@ -282,26 +284,44 @@ fn target(base_path: &str, facts: &RequestFacts<'_>, stripped: &[TokenSource]) -
     format!("{base_path}{}{query}", facts.path).parse().ok()
 }
 
-/// An admitted request that waits for its upstream. If it is dropped without a response, the client has disconnected or
-/// the process aborts; it is logged in both cases.
+/// A request that waits for its authentication or, once it is admitted, for its upstream. If it is dropped meanwhile, the
+/// client has disconnected or the process aborts; it is logged in both cases.
 struct PendingRequest<'a> {
     context: &'a Context<'a>,
-    admission: &'a Admission,
-    is_answered: bool,
+    route: Arc<str>,
+    admission: Option<&'a Admission>,
+    is_over: bool,
+}
+
+impl<'a> PendingRequest<'a> {
+    fn new(context: &'a Context<'a>, route: &Arc<str>, admission: Option<&'a Admission>) -> Self {
+        Self { context, route: Arc::clone(route), admission, is_over: false }
+    }
+
+    /// Waits for the future.
+    async fn until<T>(mut self, future: impl Future<Output = T>) -> T {
+        let output = future.await;
+        self.is_over = true;
+        output
+    }
 }
 
 impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        if self.is_answered {
+        if self.is_over {
             return;
         }
         let aborted = self.context.gateway.process.lifecycle.phase() == Phase::Aborted;
         let rejection = if aborted { Rejection::Draining } else { Rejection::ClientGone };
         self.context.log(&RejectionEvent {
-            route: Some(self.admission.route().name()),
-            subject: self.admission.subject(),
-            upstream: Some(&self.admission.pool().config().name),
-            detail: Some("no response of the upstream yet"),
+            route: Some(&self.route),
+            subject: self.admission.and_then(Admission::subject),
+            upstream: self.admission.map(|admission| &*admission.pool().config().name),
+            detail: Some(if self.admission.is_some() {
+                "no response of the upstream yet"
+            } else {
+                "not authenticated yet"
+            }),
             ..self.context.event(rejection)
         });
     }
