@@ -29,8 +29,9 @@
 //!
 //! # The path of a connection
 //!
-//! [`server::accept`] accepts it on the [`server::worker`] with the fewest connections. [`front::connection`] does the
-//! TLS handshake and reads one request. [`front::upgrade`] answers it in five steps: it parses the request
+//! [`server::accept`] accepts it on the [`server::worker`] with the fewest connections. [`front::identify`] reads the
+//! PROXY header of a balancer. [`front::connection`] does the TLS handshake and reads one request, whose client
+//! [`policy::forwarded`] finds. [`front::upgrade`] answers it in five steps: it parses the request
 //! ([`ws::handshake`]), admits it ([`policy::admission`]), writes the headers for the upstream ([`front::headers`]),
 //! gets the response of the upstream ([`upstream::open`]), and sends the 101. Then [`relay`] moves bytes as
 //! [`session::Session`] decides, woken by the sockets and by the worker's [`runtime::timers`]. One log line is written

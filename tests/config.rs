@@ -17,14 +17,15 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tollgate::balance::ServerAddress;
 use tollgate::config::{
-    self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, LogConfig, LogFormat,
-    MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown,
+    self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
+    LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
 };
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
+use tollgate::policy::peer::Peer;
 use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::requirement::Requirement;
@@ -164,6 +165,44 @@ fn forward_authentication_has_a_url_and_times() {
 }
 
 #[test]
+fn values_of_listeners_reach_their_fields() {
+    let config = everything();
+    let [first, second, third, plain, socket] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
+    let tcp = |address: &str| ListenAddress::Tcp(address.parse().unwrap());
+    let addresses = [
+        tcp("127.0.0.1:443"),
+        tcp("[::1]:443"),
+        ListenAddress::Inherited("public".into()),
+        tcp("0.0.0.0:80"),
+        ListenAddress::Unix("/run/tollgate/http.sock".into()),
+    ];
+    assert_eq!([first, second, third, plain, socket].map(|listener| listener.address.clone()), addresses);
+    assert_eq!(first.certificates().len(), 2);
+    assert_eq!(first.certificates()[1].names, ["rsa.example.com"]);
+    let min_version = |listener: &ListenerConfig| listener.tls.as_ref().map(|tls| tls.min_version);
+    assert_eq!(min_version(first), Some(TlsMinVersion::Tls13));
+    assert_eq!([second, third].map(min_version), [Some(TlsMinVersion::Tls12); 2]);
+    assert_eq!(
+        [plain, socket].map(|listener| (listener.tls.is_none(), listener.insecure)),
+        [(true, true), (true, false)]
+    );
+    assert_eq!([plain, socket].map(|listener| listener.socket_group.as_deref()), [None, Some("balancers")]);
+    let peers = |listener: &ListenerConfig, address: &str| {
+        let peer = Peer::of_address(address.parse().unwrap());
+        [listener.proxy_protocol_from.contains(peer), listener.trusted_proxies.contains(peer)]
+    };
+    assert_eq!(
+        ["10.1.2.3", "192.0.2.7", "127.0.0.1"].map(|address| peers(first, address)),
+        [[true, false], [false, true], [false, false]]
+    );
+    assert!(!socket.proxy_protocol_from.contains(Peer::Unix) && socket.trusted_proxies.contains(Peer::Unix));
+    assert!(second.proxy_protocol_from.is_empty() && second.trusted_proxies.is_empty());
+    assert_eq!(first.handshake_timeout, Duration::from_millis(250));
+    assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
+    assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
+}
+
+#[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
     let admin = config.admin.as_ref().unwrap();
@@ -173,16 +212,6 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
     assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
     assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
-
-    let [first, second, third] = config.listeners.as_slice() else { panic!("{:?}", config.listeners) };
-    let tcp = |address: &str| ListenAddress::Tcp(address.parse().unwrap());
-    let addresses = [tcp("127.0.0.1:443"), tcp("[::1]:443"), ListenAddress::Inherited("public".into())];
-    assert_eq!([&first.address, &second.address, &third.address], addresses.each_ref());
-    assert_eq!(first.certificates.len(), 2);
-    assert_eq!(first.certificates[1].names, ["rsa.example.com"]);
-    assert_eq!(first.handshake_timeout, Duration::from_millis(250));
-    assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
-    assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
 
     let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
     let servers: Vec<_> = chat.servers.iter().map(ToString::to_string).collect();
@@ -378,7 +407,7 @@ fn load_resolves_relative_paths_against_the_directory_of_the_file() {
     let path = fixtures::folder().join("tollgate.toml");
     fs::write(&path, example()).unwrap();
     let config = config::load(&path).unwrap_or_else(|report| panic!("{report}"));
-    let certificate = &config.listeners[0].certificates[0];
+    let certificate = &config.listeners[0].certificates()[0];
     assert_eq!(certificate.names, ["chat.example.com", "*.example.com"]);
     assert!(certificate.not_after > SystemTime::now());
 }
@@ -402,10 +431,10 @@ fn every_kind_of_key_loads_in_every_format() {
     ] {
         let config = parse(&with_certificate(&format!("{chain}.pem"), &format!("{key}.pem")));
         let config = config.unwrap_or_else(|report| panic!("{report}"));
-        assert_eq!(config.listeners[0].certificates[0].names, [format!("{chain}.example.com")]);
+        assert_eq!(config.listeners[0].certificates()[0].names, [format!("{chain}.example.com")]);
     }
     let config = parse(&with_certificate("ip.pem", "privkey.pem")).unwrap_or_else(|report| panic!("{report}"));
-    assert!(config.listeners[0].certificates[0].names.is_empty());
+    assert!(config.listeners[0].certificates()[0].names.is_empty());
     assert!(parse(&with_certificate("fullchain.pem", "group-key.pem")).is_ok(), "the group may read a key");
 }
 

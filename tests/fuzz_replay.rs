@@ -120,6 +120,16 @@ fn record() {
     replay("record", checks::record);
 }
 
+#[test]
+fn proxy_header() {
+    replay("proxy_header", checks::proxy_header);
+}
+
+#[test]
+fn forwarded() {
+    replay("forwarded", checks::forwarded);
+}
+
 /// If all seeds were rejected early, the code behind the first checks would never run.
 #[test]
 fn some_seeds_are_accepted() {

@@ -20,6 +20,7 @@ use tollgate::client::KeySets;
 use tollgate::config::{self, Config, Content, Files};
 use tollgate::front::snapshot::{Snapshot, SnapshotContext};
 use tollgate::policy::admission::{Admission, Clocks};
+use tollgate::policy::forwarded::Scheme;
 use tollgate::policy::request::{RequestFacts, RequestKind};
 use tollgate::runtime::clock;
 
@@ -128,7 +129,7 @@ fn config_of(sample: &Sample) -> Config {
 
 fn snapshot_of(config: &Config) -> Snapshot {
     let context = SnapshotContext {
-        addresses: &["127.0.0.1:443".parse().unwrap()],
+        addresses: &[config.listeners[0].address.clone()],
         max_sessions: NonZeroU32::new(100).unwrap(),
         counters: &Default::default(),
         key_sets: &KeySets::new(clock::now),
@@ -150,6 +151,7 @@ fn admit(snapshot: &Snapshot, claims: &Value) -> Result<Admission, (String, Opti
         headers: &headers,
         protocols: &[],
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        scheme: Scheme::Https,
         id: 1,
     };
     snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: NOW }).map_err(|rejected| {

@@ -139,7 +139,7 @@ pub(super) async fn info(Extract(state): Shared) -> axum::Json<Info> {
         max_sessions: snapshot.policy().max_sessions().get(),
         phase: if is_admitting(&state) { "serving" } else { "draining" },
         config: facts.file.as_ref().map(|file| file.display().to_string()),
-        listeners: snapshot.addresses().map(|address| address.to_string()).collect(),
+        listeners: snapshot.addresses().map(ToString::to_string).collect(),
         last_reload: last_reload.map(|LastReload { unix, error }| ReloadResult {
             time: unix.and_then(rfc3339),
             is_successful: error.is_none(),

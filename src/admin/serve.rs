@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Peer};
 use super::api;
-use super::listener::{Bound, SocketFile};
+use super::listener::Bound;
 use super::state::{LastReload, State};
 use crate::config::{AdminAddress, AdminConfig};
 use crate::runtime::clock;
@@ -27,6 +27,7 @@ use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::control::Control;
 use crate::server::descriptors::ADMIN_CONNECTIONS_MAX;
 use crate::server::reload::{ReloadError, ReloadSummary};
+use crate::server::unix_socket::SocketFile;
 
 /// How long a connection may be idle, or a request head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

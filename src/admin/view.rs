@@ -47,10 +47,10 @@ pub(super) struct Session {
     path: Option<String>,
     /// The `Origin` of the request.
     origin: Option<String>,
-    /// The TLS version of the client's connection.
-    tls_version: &'static str,
-    /// Its cipher suite.
-    cipher: &'static str,
+    /// The TLS version of the client's connection, unless it has no TLS.
+    tls_version: Option<&'static str>,
+    /// Its cipher suite, unless it has no TLS.
+    cipher: Option<&'static str>,
     /// The time of the 101 (RFC 3339), unless the clock of the machine is wrong.
     started: Option<String>,
     /// Seconds since the 101.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-use super::common::unix_path;
+use super::common::{socket_group, unix_path};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::files::FileLoader;
@@ -23,7 +23,8 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Option
     }
     let section = root.child("admin");
     let address = address(&section);
-    let group = socket_group(&section, address.as_ref());
+    let is_unix = address.as_ref().map(|address| matches!(address.value, AdminAddress::Unix(_)));
+    let group = socket_group(&section, &keys::ADMIN_SOCKET_GROUP, is_unix);
     let token = token(&section, folder, &keys::ADMIN_TOKEN_FILE);
     let read_token = token_that_reads(&section, folder, token.as_ref());
     let payload = section.flag(&keys::ADMIN_PAYLOAD);
@@ -102,19 +103,6 @@ fn address(section: &Section<'_>) -> Option<Located<AdminAddress>> {
             None
         }
     }
-}
-
-#[expect(clippy::option_option, reason = "an error and an absent key are different")]
-fn socket_group(section: &Section<'_>, address: Option<&Located<AdminAddress>>) -> Option<Option<String>> {
-    let Some(span) = section.key_span(&keys::ADMIN_SOCKET_GROUP) else { return Some(None) };
-    let group = section.text(&keys::ADMIN_SOCKET_GROUP)?;
-    let label = match address.map(|address| &address.value) {
-        Some(AdminAddress::Tcp(_)) => "the address is not a Unix socket",
-        _ if group.is_empty() || group.contains([':', '\0']) => "not the name of a group",
-        _ => return Some(Some(group.value)),
-    };
-    section.diagnostics.push(Diagnostic::error(span, "`socket_group` cannot be used").label(label));
-    None
 }
 
 /// Reads a token from a file: visible ASCII, of at least 16 and at most 512 bytes, with one optional line end.

@@ -1,5 +1,4 @@
-//! Assembles a [`Config`] from the sections of a file; reads the sections of the process, the log and the listeners
-//! itself.
+//! Assembles a [`Config`] from the sections of a file; reads the sections of the process and the log itself.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
@@ -8,23 +7,14 @@ use std::time::SystemTime;
 
 use x509_cert::der::DateTime;
 
-use super::common::Duplicates;
-use super::diagnostic::{Diagnostic, Report, Severity, Span, quote};
-use super::file::{Located, Parsed, Section};
+use super::diagnostic::{Diagnostic, Report, Severity};
+use super::file::{Parsed, Section};
 use super::files::{self, FileLoader};
 use super::model::{
-    Config, ListenAddress, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer,
-    Shown, Source,
+    Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
 };
-use super::{admin, auth, certificate, keys, limits, routes, upstreams};
+use super::{admin, auth, keys, limits, listener, routes, upstreams};
 use crate::policy::quota::Quota;
-
-/// Maximum numbers of listeners, and of certificates per listener.
-const LISTENERS_MAX: usize = 64;
-const CERTIFICATES_MAX: usize = 64;
-
-/// Maximum length of the name of an inherited socket, as in systemd.
-const SOCKET_NAME_MAX: usize = 255;
 
 /// The default of `handshakes_per_address` is `max_handshakes` divided by this, but at least [`ADDRESS_SHARE_MIN`].
 const ADDRESS_SHARE: u32 = 16;
@@ -37,7 +27,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let log = log(&root.child("log"));
     let admin = admin::read(root, folder);
     let metrics = admin::metrics(root);
-    let listeners = listeners(root, folder);
+    let listeners = listener::read_all(root, folder);
     let head_max_bytes = listeners.iter().flatten().map(|listener: &ListenerConfig| listener.head_max_bytes).max();
     let auths = auth::read_all(root, folder, head_max_bytes);
     let upstreams = upstreams::read_all(root);
@@ -140,99 +130,4 @@ fn log(section: &Section<'_>) -> Option<LogConfig> {
         address: address?.value,
         slow_upgrade: slow_upgrade?.value,
     })
-}
-
-fn listeners(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Vec<ListenerConfig>> {
-    let sections = root.children("listener", "listener", LISTENERS_MAX);
-    if root.lacks("listener") {
-        root.diagnostics.push(Diagnostic::of_file("there is no listener").help("add a [[listener]] section"));
-    }
-    let mut seen = Duplicates::default();
-    let read: Vec<Option<ListenerConfig>> =
-        sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
-    let listeners: Vec<ListenerConfig> = read.into_iter().collect::<Option<_>>()?;
-    note_invalid_certificates(root, &listeners, folder.files.now());
-    Some(listeners)
-}
-
-/// Reports an error if no certificate is valid now. A single expired certificate must not affect the clients of the
-/// others.
-fn note_invalid_certificates(root: &Section<'_>, listeners: &[ListenerConfig], now: SystemTime) {
-    let mut certificates = listeners.iter().flat_map(|listener| &listener.certificates).peekable();
-    if files::can_be_right(now)
-        && certificates.peek().is_some()
-        && certificates.all(|certificate| !certificate.is_valid(now))
-    {
-        root.diagnostics.push(
-            Diagnostic::of_file("no certificate is valid now, so no client could connect")
-                .help("renew the certificates, and check the clock of this machine"),
-        );
-    }
-}
-
-fn listener(
-    section: &Section<'_>,
-    folder: &FileLoader<'_>,
-    seen: &mut Duplicates<ListenAddress>,
-) -> Option<ListenerConfig> {
-    let address = address(section);
-    let entries = section.children("certificates", "listener.certificates", CERTIFICATES_MAX);
-    match section.key_span(&keys::CERTIFICATES) {
-        None => section.missing(&keys::CERTIFICATES),
-        Some(span) if section.is_empty_list(&keys::CERTIFICATES) => {
-            section
-                .diagnostics
-                .push(Diagnostic::error(span, "a listener needs a certificate").label("the list is empty"));
-        }
-        Some(_) => {}
-    }
-    let certificates: Vec<_> = entries.iter().map(|entry| certificate::read(entry, folder)).collect();
-    let handshake_timeout = section.duration(&keys::HANDSHAKE_TIMEOUT);
-    let head_max_bytes = section.size_or_off(&keys::HEAD_MAX_SIZE);
-    let head_max_headers = section.integer(&keys::HEAD_MAX_HEADERS);
-
-    let address = address?;
-    // With port 0 every listener gets a port of its own.
-    if !matches!(address.value, ListenAddress::Tcp(bound) if bound.port() == 0) {
-        seen.note(section, &address, "address", &address.to_string());
-    }
-    Some(ListenerConfig {
-        address: address.value,
-        certificates: certificates.into_iter().collect::<Option<_>>()?,
-        handshake_timeout: handshake_timeout?,
-        head_max_bytes: usize::try_from(head_max_bytes?.value?).ok()?,
-        head_max_headers: usize::try_from(head_max_headers?.value).ok()?,
-    })
-}
-
-fn address(section: &Section<'_>) -> Option<Located<ListenAddress>> {
-    let text = section.text(&keys::ADDRESS)?;
-    if let Ok(address) = text.parse() {
-        return Some(Located { value: ListenAddress::Tcp(address), span: text.span });
-    }
-    if let Some(name) = text.strip_prefix("systemd:") {
-        return Some(Located { value: inherited(section, name, &text.span)?, span: text.span });
-    }
-    let diagnostic = Diagnostic::error(text.span.clone(), format!("{} is not an address to listen on", quote(&text)))
-        .label("expected an IP address and a port");
-    section.diagnostics.push(if let Some(port) = text.strip_prefix(':') {
-        diagnostic.help(format!("for every address of this machine write \"[::]:{port}\" or \"0.0.0.0:{port}\""))
-    } else {
-        diagnostic.help("write it as in \"0.0.0.0:443\" or \"[::]:443\"")
-    });
-    None
-}
-
-/// Checks the name of an inherited socket by the rule of systemd for `FileDescriptorName=`.
-fn inherited(section: &Section<'_>, name: &str, span: &Span) -> Option<ListenAddress> {
-    let valid = |byte: u8| byte.is_ascii_graphic() && byte != b':';
-    if (1..=SOCKET_NAME_MAX).contains(&name.len()) && name.bytes().all(valid) {
-        return Some(ListenAddress::Inherited(name.into()));
-    }
-    section.diagnostics.push(
-        Diagnostic::error(span.clone(), format!("{} cannot be the name of an inherited socket", quote(name)))
-            .label("expected the FileDescriptorName= of a socket unit")
-            .help(format!("a name has 1 to {SOCKET_NAME_MAX} ASCII characters, and no space or colon")),
-    );
-    None
 }

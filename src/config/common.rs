@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
+use super::keys::Key;
 use super::suggestion;
 use crate::policy::claim_path::{ClaimPath, ClaimPathError};
 
@@ -57,6 +58,22 @@ pub(super) fn unix_path(path: &str) -> Result<PathBuf, (&'static str, String)> {
         return Err(("not the path of a Unix socket", help));
     }
     Ok(PathBuf::from(path))
+}
+
+/// Reads the group of a Unix socket. `is_unix` is whether the address of its section is one; `None`: it is not known.
+#[expect(clippy::option_option, reason = "an error and an absent key are different")]
+pub(super) fn socket_group(section: &Section<'_>, key: &Key, is_unix: Option<bool>) -> Option<Option<String>> {
+    let Some(span) = section.key_span(key) else { return Some(None) };
+    let group = section.text(key)?;
+    let label = if is_unix == Some(false) {
+        "the address is not a Unix socket"
+    } else if group.is_empty() || group.contains([':', '\0']) {
+        "not the name of a group"
+    } else {
+        return Some(Some(group.value));
+    };
+    section.diagnostics.push(Diagnostic::error(span, "`socket_group` cannot be used").label(label));
+    None
 }
 
 /// Reads the name of a claim.

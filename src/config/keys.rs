@@ -230,16 +230,31 @@ keys! {
         "The IP address and port that serve /metrics, /healthz and /readyz without a token, and nothing else.";
 
     ADDRESS = "listener" "address", Text, Required,
-        "The IP address and port to listen on, or `systemd:NAME` for the socket that systemd passes under this \
-         `FileDescriptorName=`.";
-    CERTIFICATES = "listener" "certificates", TableArray, Required,
+        "The IP address and port to listen on, `unix:/path` for a Unix socket, or `systemd:NAME` for the socket that \
+         systemd passes under this `FileDescriptorName=`.";
+    SOCKET_GROUP = "listener" "socket_group", Text, Nothing,
+        "The group whose members may connect to the Unix socket; absent: the group of the process.";
+    TLS = "listener" "tls", Flag, Value("true"),
+        "Whether clients connect by TLS. A plain listener is for a loopback or private address or a Unix socket, behind \
+         a balancer that terminates TLS.";
+    INSECURE = "listener" "insecure", Flag, Value("false"),
+        "Whether a plain listener may have an address that is neither loopback nor private.";
+    TLS_MIN_VERSION = "listener" "tls_min_version", Choice(&["1.2", "1.3"]), Value("\"1.2\""),
+        "The lowest version of TLS.";
+    CERTIFICATES = "listener" "certificates", TableArray, Derived("none; required unless `tls = false`"),
         "Certificate chains and their keys. SNI selects one; without a match the first valid one is used.";
     CHAIN = "listener.certificates" "chain", File, Required,
         "The certificate, followed by its intermediates, in PEM.";
     KEY = "listener.certificates" "key", File, Required,
         "The private key of the certificate, in PEM; the mode of the file must give others no access.";
+    PROXY_PROTOCOL_FROM = "listener" "proxy_protocol_from", StringList, Value("[]"),
+        "The addresses and networks of balancers, or `unix`, that must send a PROXY header (version 1 or 2) first; it \
+         names the client.";
+    TRUSTED_PROXIES = "listener" "trusted_proxies", StringList, Value("[]"),
+        "The addresses and networks of proxies, or `unix`, whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` \
+         name the client.";
     HANDSHAKE_TIMEOUT = "listener" "handshake_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
-        "Timeout for the TLS handshake and the request head together.";
+        "Timeout for the PROXY header, the TLS handshake and the request head together.";
     HEAD_MAX_SIZE = "listener" "head_max_size", Size(8 << 10, 64 << 10, Refused), Value("\"16KiB\""),
         "Maximum size of a request head.";
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),

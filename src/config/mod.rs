@@ -18,8 +18,10 @@ pub(crate) mod tests;
 mod key_source;
 pub mod keys;
 mod limits;
+mod listener;
 mod load;
 mod model;
+mod networks;
 mod refresh;
 mod require;
 mod routes;
@@ -35,6 +37,7 @@ pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
     AdminAddress, AdminClientConfig, AdminConfig, AdminToken, AuthConfig, Certificate, Config, ListenAddress,
-    ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
+    ListenerConfig, ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
+    Source, TlsMinVersion,
 };
 pub use self::units::duration as parse_duration;

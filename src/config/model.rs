@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::diagnostic::Report;
 use crate::balance::UpstreamConfig;
 use crate::policy::forward::ForwardConfig;
+use crate::policy::peer::PeerSet;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::route::RouteConfig;
 use crate::policy::token::VerifierConfig;
@@ -255,9 +256,17 @@ impl fmt::Debug for AdminToken {
 pub struct ListenerConfig {
     /// The address to listen on, unique among the listeners unless its port is 0, which lets the kernel choose a port.
     pub address: ListenAddress,
-    /// At least one. The first valid one serves clients without SNI, or with a host name that no certificate has.
-    pub certificates: Vec<Certificate>,
-    /// Timeout for the TLS handshake and the request head together.
+    /// The group of its Unix socket.
+    pub socket_group: Option<String>,
+    /// TLS; `None`: a plain listener.
+    pub tls: Option<ListenerTls>,
+    /// Whether a plain listener may have an address that other machines reach over a public network.
+    pub insecure: bool,
+    /// The peers that must send a PROXY header.
+    pub proxy_protocol_from: PeerSet,
+    /// The peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed.
+    pub trusted_proxies: PeerSet,
+    /// Timeout for the PROXY header, the TLS handshake and the request head together.
     pub handshake_timeout: Duration,
     /// Maximum size of a request head: 8 KiB to 64 KiB.
     pub head_max_bytes: usize,
@@ -265,13 +274,64 @@ pub struct ListenerConfig {
     pub head_max_headers: usize,
 }
 
-/// The address of a listener.
+impl ListenerConfig {
+    /// Returns its certificates; empty for a plain listener.
+    pub fn certificates(&self) -> &[Certificate] {
+        self.tls.as_ref().map_or(&[], |tls| &tls.certificates)
+    }
+}
+
+/// The TLS settings of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// At least one. The first valid one serves clients without SNI, or with a host name that no certificate has.
+    pub certificates: Vec<Certificate>,
+    /// The lowest version.
+    pub min_version: TlsMinVersion,
+}
+
+/// The lowest version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMinVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// The address of a listener. That of a bound socket is never `Inherited`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListenAddress {
     /// The address that the process binds.
     Tcp(SocketAddr),
+    /// The absolute path of a Unix socket.
+    Unix(PathBuf),
     /// The name of the socket that systemd passes: the `FileDescriptorName=` of its socket unit.
     Inherited(Arc<str>),
+}
+
+impl ListenAddress {
+    /// Returns the address if it is one of TCP.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) | Self::Inherited(_) => None,
+        }
+    }
+
+    /// Whether only this machine or private networks reach the address, so that a plain listener exposes no secret: a
+    /// Unix socket, a loopback, private or link-local address. `None` for an inherited socket, whose address is not known
+    /// yet.
+    pub fn is_private(&self) -> Option<bool> {
+        match self {
+            Self::Unix(_) => Some(true),
+            Self::Inherited(_) => None,
+            Self::Tcp(address) => Some(match address.ip().to_canonical() {
+                IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+                IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+            }),
+        }
+    }
 }
 
 /// `Display` writes the form used in the configuration file.
@@ -279,6 +339,7 @@ impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Inherited(name) => write!(f, "systemd:{name}"),
         }
     }

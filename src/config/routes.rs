@@ -1,13 +1,11 @@
 //! Reads the `[[route]]` sections.
 
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
 use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
-use ipnet::IpNet;
 
 use super::access::{self, Access};
 use super::auth::Auth;
@@ -15,6 +13,7 @@ use super::common::{self, Duplicates, NamedSection};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
+use super::networks::networks;
 use super::refresh::Served;
 use super::{claims, limits, refresh};
 use crate::balance::UpstreamConfig;
@@ -29,7 +28,6 @@ use crate::policy::route::{OnRemoved, RouteAction, RouteConfig, shadowed};
 
 const ROUTES_MAX: usize = 4096;
 const ORIGINS_MAX: usize = 256;
-const ADDRESSES_MAX: usize = 1024;
 const PASS_HEADERS_MAX: usize = 64;
 
 /// Reads every route, checks the routes against each other, and resolves their references to other sections.
@@ -340,41 +338,6 @@ fn addresses(section: &Section<'_>) -> Option<Addresses> {
     let allow = networks(section, &keys::ALLOW_ADDRESSES);
     let deny = networks(section, &keys::DENY_ADDRESSES);
     Some(Addresses::new(allow?, deny?))
-}
-
-fn networks(section: &Section<'_>, key: &Key) -> Option<Vec<IpNet>> {
-    let texts = section.texts(key, ADDRESSES_MAX)?;
-    let read = |text: &Located<String>| {
-        let note = |(label, help): (&str, String)| {
-            let message = format!("{} is not an address or network", quote(text));
-            section.diagnostics.push(Diagnostic::error(text.span.clone(), message).label(label).help(help));
-        };
-        network(text).map_err(note).ok()
-    };
-    let networks: Vec<_> = texts.value.iter().map(read).collect();
-    networks.into_iter().collect()
-}
-
-/// Parses an address or a network. The error is the label at the caret and the help text.
-fn network(text: &str) -> Result<IpNet, (&'static str, String)> {
-    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        (
-            "expected an IP address or a network",
-            "write it as in \"192.0.2.7\", \"10.0.0.0/8\" or \"fd00::/8\"".to_owned(),
-        )
-    })?;
-    if let IpNet::V6(v6) = network
-        && v6.addr().to_ipv4_mapped().is_some()
-    {
-        return Err((
-            "an IPv4 address in IPv6 form",
-            "write the IPv4 address: client addresses are compared in IPv4 form".to_owned(),
-        ));
-    }
-    if network.trunc() != network {
-        return Err(("bits are set beyond the prefix", format!("write \"{}\"", network.trunc())));
-    }
-    Ok(network)
 }
 
 /// The host and the path of an earlier route.

@@ -83,11 +83,12 @@ async fn answer<'a>(
 fn question_headers(facts: &RequestFacts<'_>) -> HeaderMap {
     let mut headers = headers::of_client(facts.headers, &[]);
     let target = facts.query.map_or_else(|| facts.path.to_owned(), |query| format!("{}?{query}", facts.path));
-    let url = format!("https://{}{target}", facts.authority);
+    let scheme = facts.scheme.as_str();
+    let url = format!("{scheme}://{}{target}", facts.authority);
     let address = facts.address.to_canonical().to_string();
     let added = [
         ("x-forwarded-for", address.as_str()),
-        ("x-forwarded-proto", "https"),
+        ("x-forwarded-proto", scheme),
         ("x-forwarded-host", facts.authority),
         ("x-forwarded-method", "GET"),
         ("x-forwarded-uri", &target),

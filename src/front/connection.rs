@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,15 +15,17 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
+use super::accept::{AcceptedConnection, accept, after_drain};
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
+use crate::policy::forwarded::Client;
+use crate::policy::peer::Peer;
 use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
 use crate::relay::recheck::{end_if_key_lost, recheck_late};
@@ -34,10 +35,10 @@ use crate::runtime::clock;
 use crate::runtime::cycle;
 use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
-use crate::runtime::lifecycle::Lifecycle;
-use crate::runtime::pending_limit::{ClosingPermit, PendingPermit, PendingSlot};
+use crate::runtime::pending_limit::{ClosingPermit, PendingPermit};
+use crate::runtime::socket::SocketStream;
 use crate::session::CloseReason;
-use crate::telemetry::metrics::labels::{ConnectionState, HandshakeOutcome, TlsVersion};
+use crate::telemetry::metrics::labels::ConnectionState;
 use crate::telemetry::metrics::worker::{ConnectionGuard, SessionMetrics, WorkerMetrics};
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::telemetry::rejections::RejectionEvent;
@@ -50,10 +51,6 @@ use crate::upstream::UpstreamStream;
 /// meanwhile. Closing a socket with unread bytes resets the connection, which may discard the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX_BYTES: usize = 256 * 1024;
-/// The time that a client without a request has to send one after the drain has started.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
-/// The interval at which a queued connection whose client sends urgent data is checked.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that a client has to read its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,8 +60,8 @@ pub async fn serve(
     gateway: &Arc<Gateway>,
     sessions: &SessionContext,
     config: &ConnectionConfig,
-    stream: TcpStream,
-    client: IpAddr,
+    stream: SocketStream,
+    peer: Peer,
     pending: PendingConnection,
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
@@ -77,28 +74,16 @@ pub async fn serve(
     let accepted = tokio::select! {
         () = lifecycle.aborted() => return None,
         () = after_drain(lifecycle) => return None,
-        accepted = timeout_at(deadline.into(), accept(slot, config, stream, &mut phases)) => accepted,
+        accepted = accept(gateway, metrics, config, (stream, peer), slot, deadline, &mut phases) => accepted?,
     };
-    let identities = gateway.process.sessions.identities();
-    metrics.count_handshake(handshake_outcome(&accepted));
-    let (permit, stream, tls) = match accepted {
-        Ok(Ok(accepted)) => accepted,
-        Ok(Err(error)) => {
-            tracing::debug!(client = identities.address(client), %error, "TLS handshake failed");
-            return None;
-        }
-        Err(_) => {
-            tracing::debug!(client = identities.address(client), "TLS handshake took too long");
-            return None;
-        }
-    };
+    let AcceptedConnection { permit, stream, tls } = accepted;
     connection.enter(ConnectionState::Request);
     let now = clock::now();
     phases.enter(UpgradePhase::Head, now);
     let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, sessions, config, (stream, permit), client, head_timeout, phases) => served,
+        served = serve_request(gateway, sessions, config, (stream, permit), peer, head_timeout, phases) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -108,7 +93,7 @@ pub async fn serve(
             return None;
         }
     };
-    upgrade::log_if_slow(gateway, client, &opened);
+    upgrade::log_if_slow(gateway, &opened);
     let metrics = count_session(metrics, connection, &opened);
     Some(relay(gateway, sessions, opened, tls, (stream, read_ahead), (load, metrics)))
 }
@@ -118,7 +103,7 @@ fn relay(
     gateway: &Gateway,
     sessions: &SessionContext,
     opened: OpenedSession,
-    tls: TlsSummary,
+    tls: Option<TlsSummary>,
     (stream, read_ahead): (ClientStream, Bytes),
     (connection, metrics): (LoadGuard, SessionMetrics),
 ) -> Relay<ClientStream, UpstreamStream> {
@@ -168,45 +153,6 @@ fn count_session(metrics: &WorkerMetrics, connection: ConnectionGuard, opened: &
     metrics.open_session(connection, target, duration, &session.counts())
 }
 
-/// Waits for a pending permit, and does the TLS handshake.
-async fn accept(
-    slot: PendingSlot,
-    config: &ConnectionConfig,
-    stream: TcpStream,
-    phases: &mut UpgradePhases,
-) -> io::Result<(PendingPermit, ClientStream, TlsSummary)> {
-    let permit = tokio::select! {
-        permit = slot.acquire() => permit,
-        // A client that disconnects while it is queued gives up its position.
-        () = peer_closed(&stream) => None,
-    };
-    let permit = permit.ok_or(io::ErrorKind::NotConnected)?;
-    phases.enter(UpgradePhase::Tls, clock::now());
-    let (stream, tls) = ClientStream::accept(&config.tls, stream).await?;
-    Ok((permit, stream, tls))
-}
-
-fn handshake_outcome<E>(
-    accepted: &Result<io::Result<(PendingPermit, ClientStream, TlsSummary)>, E>,
-) -> HandshakeOutcome {
-    match accepted {
-        Ok(Ok((_, _, tls))) => {
-            let version = if tls.is_tls13() { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
-            HandshakeOutcome::Completed { version, resumed: tls.resumed() }
-        }
-        Ok(Err(error)) => HandshakeOutcome::from(error),
-        Err(_) => HandshakeOutcome::TimedOut,
-    }
-}
-
-/// Completes when the client has closed its direction, even if bytes that it sent before are unread.
-async fn peer_closed(stream: &TcpStream) {
-    // Readiness for urgent data includes the end of the stream. Urgent data itself has no meaning here.
-    while stream.ready(Interest::PRIORITY).await.is_ok_and(|ready| !ready.is_read_closed()) {
-        sleep(WATCH_INTERVAL).await;
-    }
-}
-
 /// The outcome of the request of a connection.
 enum RequestOutcome {
     /// The client has its 101.
@@ -236,7 +182,7 @@ async fn serve_request(
     worker: &SessionContext,
     config: &ConnectionConfig,
     (stream, permit): (ClientStream, PendingPermit),
-    client: IpAddr,
+    peer: Peer,
     head_timeout: Duration,
     phases: UpgradePhases,
 ) -> (ClientStream, Bytes, RequestOutcome) {
@@ -251,10 +197,11 @@ async fn serve_request(
         phases.enter(UpgradePhase::Admission, clock::now());
         let (state, response_ready) = (&state, &response_ready);
         Box::pin(async move {
+            let client = Client::of_request(request.headers(), peer, &config.trusted_proxies, config.scheme());
             let (response, opened) = upgrade::answer(gateway, worker, client, request_id, phases, &request).await;
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
-                None => RequestState::Rejected(gateway.pending_limit.closing(client)),
+                None => RequestState::Rejected(gateway.pending_limit.closing(config.counted(Peer::Ip(client.address)))),
             };
             response_ready.notify_one();
             Ok(response)
@@ -275,7 +222,7 @@ async fn serve_request(
     let was_written = tokio::select! {
         served = serving => {
             if let Some(Err(error)) = served {
-                reject_head(gateway, worker.metrics(), (client, request_id), &phases, &error);
+                reject_head(gateway, worker.metrics(), config, (peer, request_id), &phases, &error);
             }
             true
         }
@@ -293,11 +240,11 @@ async fn serve_request(
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
         unfinished => {
             if let RequestState::Upgraded(opened) = &unfinished {
-                upgrade::log_answer_not_taken(gateway, worker.metrics(), client, opened);
+                upgrade::log_answer_not_taken(gateway, worker.metrics(), opened);
             }
             // Its permit or session ends before the closing permit is taken.
             drop(unfinished);
-            RequestOutcome::Rejected(gateway.pending_limit.closing(client))
+            RequestOutcome::Rejected(gateway.pending_limit.closing(config.counted(peer)))
         }
     };
     let (stream, read_ahead) = io.into_inner().into_parts(read_buf);
@@ -308,24 +255,20 @@ fn lock(state: &Mutex<RequestState>) -> MutexGuard<'_, RequestState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Completes some time after the start of the drain. Until then, clients that connected without a request may send one,
-/// and get a 503.
-async fn after_drain(lifecycle: &Lifecycle) {
-    lifecycle.draining().await;
-    sleep(DRAIN_GRACE).await;
-}
-
-/// Logs and charges a head that hyper rejected, with a response of its own or without one.
+/// Logs and charges a head that hyper rejected, with a response of its own or without one. That of a trusted proxy is
+/// not charged, since its client is not known.
 fn reject_head(
     gateway: &Gateway,
     metrics: &WorkerMetrics,
-    (client, request_id): (IpAddr, RequestId),
+    config: &ConnectionConfig,
+    (peer, request_id): (Peer, RequestId),
     phases: &UpgradePhases,
     error: &hyper::Error,
 ) {
-    let identities = gateway.process.sessions.identities();
+    let (identities, client) = (gateway.process.sessions.identities(), peer.address());
     // An incomplete head is charged, too. A 429 would come too late here.
     let charge = || {
+        let Some(client) = config.counted(peer) else { return };
         let _ = gateway.snapshot().policy().charge(client, clock::now());
     };
     if !error.is_parse() {

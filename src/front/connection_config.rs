@@ -1,19 +1,40 @@
 //! The settings of a listener for its connections.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use crate::policy::forwarded::Scheme;
+use crate::policy::peer::{Peer, PeerSet};
+
 /// The settings of a listener for its connections.
 #[derive(Debug)]
 pub struct ConnectionConfig {
-    /// The TLS configuration.
-    pub tls: Arc<ServerConfig>,
-    /// Timeout for the wait for a pending permit, the TLS handshake and the request head together.
+    /// The TLS configuration; `None`: a plain listener.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// The peers that must send a PROXY header.
+    pub proxy_protocol_from: PeerSet,
+    /// The peers whose headers name the client.
+    pub trusted_proxies: PeerSet,
+    /// Timeout for the PROXY header, the wait for a pending permit, the TLS handshake and the request head together.
     pub handshake_timeout: Duration,
     /// The maximum size of a request head, in bytes.
     pub head_max_bytes: usize,
     /// The maximum number of header fields in a request head.
     pub head_max_headers: usize,
+}
+
+impl ConnectionConfig {
+    /// Returns the address under which the connections of a peer are counted. `None` for a trusted proxy, which carries
+    /// the requests of many clients.
+    pub fn counted(&self, peer: Peer) -> Option<IpAddr> {
+        (!self.trusted_proxies.contains(peer)).then(|| peer.address())
+    }
+
+    /// Returns the scheme of a request that no trusted proxy forwards.
+    pub fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
 }

@@ -76,11 +76,12 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, added.extensions);
 
     let address = facts.address.to_canonical();
-    let forwarded = format!("for={};host={};proto=https", forwarded_node(address), quoted(authority));
+    let scheme = facts.scheme.as_str();
+    let forwarded = format!("for={};host={};proto={scheme}", forwarded_node(address), quoted(authority));
     insert(&mut headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
     let named = |name| HeaderName::from_static(name);
     insert(&mut headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
-    insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static("https")));
+    insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static(scheme)));
     insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
     insert(&mut headers, &named(X_REQUEST_ID), HeaderValue::from_str(added.request_id).ok());
     insert(&mut headers, &named(TRACEPARENT), HeaderValue::from_str(&added.trace.traceparent(added.span_id)).ok());

@@ -3,6 +3,8 @@
 pub mod connection_config;
 pub mod snapshot;
 pub mod gateway;
+mod accept;
+pub mod identify;
 pub mod headers;
 mod authenticate;
 mod response;

@@ -16,6 +16,7 @@ use super::gateway::Gateway;
 use super::keys::wait_for_keys;
 use super::response::{REFRESH_METHODS, RejectedRequest};
 use crate::policy::admission::Policy;
+use crate::policy::forwarded::Client;
 use crate::policy::refresh::{RefreshToken, Renewal, reads_cookie};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Refresh<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) metrics: &'a WorkerMetrics,
-    pub(super) client: IpAddr,
+    pub(super) client: Client,
     pub(super) request_id: RequestId,
     pub(super) request: &'a Request<Incoming>,
 }
@@ -65,7 +66,7 @@ impl Refresh<'_> {
         let reject = |rejection| Rejected { route: Some(Arc::clone(route.name())), ..Rejected::from(rejection) };
         let (method, headers) = (self.request.method(), self.request.headers());
         if *method == Method::OPTIONS {
-            return options(route, headers, self.client).map_err(reject);
+            return options(route, headers, self.client.address).map_err(reject);
         }
         if *method != Method::POST {
             return Err(reject(Rejection::Method));
@@ -93,7 +94,7 @@ impl Refresh<'_> {
             request_id = self.request_id.to_string(),
             route = &**route,
             subject = identities.subject(Some(renewal.subject())),
-            client = identities.address(self.client),
+            client = identities.address(self.client.address),
             renewed,
             "token refreshed"
         );
@@ -110,9 +111,9 @@ fn response(renewal: &Renewal, renewed: usize) -> Response<Full<Bytes>> {
 }
 
 /// Answers `OPTIONS`: a preflight request has no credentials, so only its address and its origin are checked.
-fn options(route: &Route, request: &HeaderMap, client: IpAddr) -> Result<Response<Full<Bytes>>, Rejection> {
+fn options(route: &Route, request: &HeaderMap, address: IpAddr) -> Result<Response<Full<Bytes>>, Rejection> {
     let origin = request.get(ORIGIN).map(HeaderValue::as_bytes);
-    if !route.config.addresses.allow(client) {
+    if !route.config.addresses.allow(address) {
         return Err(Rejection::Address);
     }
     if origin.is_some() && !route.config.origins.allow(origin) {

@@ -1,7 +1,6 @@
 //! The configuration in use: immutable, and replaced as a whole.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use rustls::server::ProducesTickets;
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
 use crate::client::KeySets;
-use crate::config::{AuthConfig, Certificate, Config, ListenerConfig, OnReload, RecordLayer};
+use crate::config::{AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
 use crate::policy::forward::ForwardAuth;
@@ -29,7 +28,7 @@ pub struct Snapshot {
     policy: Arc<Policy>,
     pools: BTreeMap<Arc<str>, Arc<Pool>>,
     auths: BTreeMap<Arc<str>, Arc<AuthMethod>>,
-    listeners: BTreeMap<SocketAddr, Listener>,
+    listeners: BTreeMap<ListenAddress, Listener>,
     record_layer: RecordLayer,
     on_reload: OnReload,
     recheck_rate: Rate,
@@ -49,7 +48,7 @@ struct Listener {
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotContext<'a> {
     /// The address that each listener is bound to, in the order of the configuration.
-    pub addresses: &'a [SocketAddr],
+    pub addresses: &'a [ListenAddress],
     /// `max_sessions`, lowered to what the descriptor limit allows.
     pub max_sessions: NonZeroU32,
     /// The counters of the process.
@@ -117,13 +116,13 @@ impl Snapshot {
     }
 
     /// Returns the addresses of the listeners.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners.keys().copied()
+    pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.listeners.keys()
     }
 
     /// Returns the settings for connections of the listener that is bound to this address.
-    pub fn connections(&self, listener: SocketAddr) -> Option<&Arc<ConnectionConfig>> {
-        self.listeners.get(&listener).map(|listener| &listener.connections)
+    pub fn connections(&self, listener: &ListenAddress) -> Option<&Arc<ConnectionConfig>> {
+        self.listeners.get(listener).map(|listener| &listener.connections)
     }
 
     /// Returns the rate at which sessions that are not admitted any more end.
@@ -154,7 +153,7 @@ impl Snapshot {
 
     /// Returns the certificates of all listeners.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
-        self.listeners.values().flat_map(|listener| &listener.config.certificates)
+        self.listeners.values().flat_map(|listener| listener.config.certificates())
     }
 
     fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {
@@ -197,7 +196,7 @@ impl Snapshot {
                 Some(kept) => Arc::clone(&kept.connections),
                 None => Arc::new(connection_config(listener, config.server.record_layer, &ticketer)?),
             };
-            listeners.insert(*address, Listener { config: listener.clone(), connections, ticketer });
+            listeners.insert(address.clone(), Listener { config: listener.clone(), connections, ticketer });
         }
         let routes = config.routes.iter().filter_map(|route| {
             let new = Route { config: route.clone(), auth: auth(route, &auths)?, target: target(route, &pools)? };
@@ -238,8 +237,12 @@ fn connection_config(
     record_layer: RecordLayer,
     ticketer: &Arc<dyn ProducesTickets>,
 ) -> Result<ConnectionConfig, rustls::Error> {
+    let tls = listener.tls.as_ref();
+    let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, Arc::clone(ticketer))).transpose()?;
     Ok(ConnectionConfig {
-        tls: tls::config::server_config(&listener.certificates, record_layer, Arc::clone(ticketer))?,
+        tls,
+        proxy_protocol_from: listener.proxy_protocol_from.clone(),
+        trusted_proxies: listener.trusted_proxies.clone(),
         handshake_timeout: listener.handshake_timeout,
         head_max_bytes: listener.head_max_bytes,
         head_max_headers: listener.head_max_headers,

@@ -1,6 +1,6 @@
 //! One request, in five steps: parse it, admit it, write the request to the upstream, get its response, send the 101.
 
-use std::net::IpAddr;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
 use crate::policy::credential::{self, TokenSource};
+use crate::policy::forwarded::Client;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
 use crate::policy::route::Target;
@@ -66,7 +67,7 @@ pub struct OpenedSession {
 struct Context<'a> {
     gateway: &'a Gateway,
     metrics: &'a WorkerMetrics,
-    client: IpAddr,
+    client: Client,
     request_id: RequestId,
     trace: TraceContext,
     summary: RequestSummary<'a>,
@@ -79,7 +80,11 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn event(&self, rejection: Rejection) -> RejectionEvent<'a> {
         let times = self.gateway.process.sessions.slow_times(&self.phases, clock::now());
-        RejectionEvent { summary: self.summary, times, ..RejectionEvent::new(rejection, self.request_id, self.client) }
+        RejectionEvent {
+            summary: self.summary,
+            times,
+            ..RejectionEvent::new(rejection, self.request_id, self.client.address)
+        }
     }
 
     /// Logs and counts a rejection.
@@ -97,7 +102,7 @@ fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
 pub async fn answer(
     gateway: &Gateway,
     worker: &SessionContext,
-    client: IpAddr,
+    client: Client,
     request_id: RequestId,
     phases: UpgradePhases,
     request: &Request<Incoming>,
@@ -149,15 +154,15 @@ async fn respond(
     snapshot: &Snapshot,
     request: &Request<Incoming>,
 ) -> Result<Answered, RejectedRequest> {
-    let (uri, headers, address) = (request.uri(), request.headers(), context.client);
+    let (uri, headers, client) = (request.uri(), request.headers(), context.client);
     if !context.gateway.process.lifecycle.is_admitting() {
         return Err(Rejection::Draining.into());
     }
     // (a) The address is charged before the request is parsed.
     let policy = snapshot.policy();
-    policy.charge(address, clock::now())?;
+    policy.charge(client.address, clock::now())?;
     let Context { gateway, metrics, request_id, .. } = *context;
-    let refresh = Refresh { gateway, metrics, client: address, request_id, request };
+    let refresh = Refresh { gateway, metrics, client, request_id, request };
     if let Some(response) = refresh.answer(policy).await? {
         return Ok((response, None));
     }
@@ -165,7 +170,7 @@ async fn respond(
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
-            let facts = RequestFacts::of_http(uri, headers, address, context.request_id.0).ok_or_else(rejected)?;
+            let facts = RequestFacts::of_http(uri, headers, client, context.request_id.0).ok_or_else(rejected)?;
             let candidate = policy.begin(&facts).map_err(|_| rejected())?;
             let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
             authenticate(context.gateway, worker.clients(), candidate).await?;
@@ -175,8 +180,11 @@ async fn respond(
     };
 
     // (b) Admission.
-    let facts = RequestFacts::of_opening(&opening, headers, address, context.request_id.0);
-    let (authenticated, cookies) = authenticate(context.gateway, worker.clients(), policy.begin(&facts)?).await?;
+    let facts = RequestFacts::of_opening(&opening, headers, client, context.request_id.0);
+    let candidate = policy.begin(&facts)?;
+    let pending = PendingRequest::new(context, candidate.route().name(), None);
+    let authenticating = authenticate(context.gateway, worker.clients(), candidate);
+    let (authenticated, cookies) = pending.until(authenticating).await?;
     let admission = authenticated.reserve(clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
@@ -219,10 +227,8 @@ async fn upgrade(
     *request.headers_mut() = headers::to_upstream(facts, &admission, &added);
 
     // (d) Its response.
-    let mut pending = PendingRequest { context, admission: &admission, is_answered: false };
-    let asked = context.gateway.connector.ask(&admission, request).await;
-    pending.is_answered = true;
-    drop(pending);
+    let pending = PendingRequest::new(context, route.name(), Some(&admission));
+    let asked = pending.until(context.gateway.connector.ask(&admission, request)).await;
     let (response, server) = asked.map_err(|AskError { rejection, server, detail }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
         RejectedRequest { server, detail, ..reject(rejection) }
@@ -282,33 +288,51 @@ fn target(base_path: &str, facts: &RequestFacts<'_>, stripped: &[TokenSource]) -
     format!("{base_path}{}{query}", facts.path).parse().ok()
 }
 
-/// An admitted request that waits for its upstream. If it is dropped without a response, the client has disconnected or
-/// the process aborts; it is logged in both cases.
+/// A request that waits for its authentication or, once it is admitted, for its upstream. If it is dropped meanwhile, the
+/// client has disconnected or the process aborts; it is logged in both cases.
 struct PendingRequest<'a> {
     context: &'a Context<'a>,
-    admission: &'a Admission,
-    is_answered: bool,
+    route: Arc<str>,
+    admission: Option<&'a Admission>,
+    is_over: bool,
+}
+
+impl<'a> PendingRequest<'a> {
+    fn new(context: &'a Context<'a>, route: &Arc<str>, admission: Option<&'a Admission>) -> Self {
+        Self { context, route: Arc::clone(route), admission, is_over: false }
+    }
+
+    /// Waits for the future.
+    async fn until<T>(mut self, future: impl Future<Output = T>) -> T {
+        let output = future.await;
+        self.is_over = true;
+        output
+    }
 }
 
 impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
-        if self.is_answered {
+        if self.is_over {
             return;
         }
         let aborted = self.context.gateway.process.lifecycle.phase() == Phase::Aborted;
         let rejection = if aborted { Rejection::Draining } else { Rejection::ClientGone };
         self.context.log(&RejectionEvent {
-            route: Some(self.admission.route().name()),
-            subject: self.admission.subject(),
-            upstream: Some(&self.admission.pool().config().name),
-            detail: Some("no response of the upstream yet"),
+            route: Some(&self.route),
+            subject: self.admission.and_then(Admission::subject),
+            upstream: self.admission.map(|admission| &*admission.pool().config().name),
+            detail: Some(if self.admission.is_some() {
+                "no response of the upstream yet"
+            } else {
+                "not authenticated yet"
+            }),
             ..self.context.event(rejection)
         });
     }
 }
 
 /// Logs a session that ended before it began, because the client did not read its 101 in time.
-pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: IpAddr, opened: &OpenedSession) {
+pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, opened: &OpenedSession) {
     metrics.count_upgrade(opened.admission.route().name(), Rejection::ClientGone.label());
     let event = RejectionEvent {
         summary: opened.summary.summary(),
@@ -317,18 +341,18 @@ pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, client: 
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
         times: gateway.process.sessions.slow_times(&opened.phases, clock::now()),
-        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, client)
+        ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, opened.admission.grant().address)
     };
     log(gateway, &event);
 }
 
 /// Logs an upgrade that was slow. To be called when its 101 was written.
-pub fn log_if_slow(gateway: &Gateway, client: IpAddr, opened: &OpenedSession) {
+pub fn log_if_slow(gateway: &Gateway, opened: &OpenedSession) {
     let session = SessionSummary {
         request_id: opened.request_id,
         route: opened.admission.route().name(),
         subject: opened.admission.subject(),
-        client,
+        client: opened.admission.grant().address,
         server: &opened.server,
         request: opened.summary.summary(),
     };

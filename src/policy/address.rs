@@ -32,7 +32,7 @@ impl Addresses {
 
 /// Converts an IPv4-mapped network (`::ffff:10.0.0.0/104`) to its IPv4 network. Addresses are compared in canonical
 /// form, so the mapped network would match nothing, and a `deny` of it would reject no client.
-fn to_canonical(net: IpNet) -> IpNet {
+pub(super) fn to_canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let v4 = v6.addr().to_ipv4_mapped();
     let prefix = v6.prefix_len().checked_sub(MAPPED_PREFIX_BITS);

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, Uri};
 
+use super::forwarded::{Client, Scheme};
 use super::session_slots::SessionId;
 use crate::ws::handshake::Opening;
 
@@ -37,13 +38,15 @@ pub struct RequestFacts<'a> {
     pub protocols: &'a [&'a str],
     /// The client's address.
     pub address: IpAddr,
+    /// The scheme by which the client connects.
+    pub scheme: Scheme,
     /// The id of the request, and of the session that it may become.
     pub id: SessionId,
 }
 
 impl<'a> RequestFacts<'a> {
     /// Returns the facts of an opening handshake.
-    pub fn of_opening(opening: &'a Opening<'_>, headers: &'a HeaderMap, address: IpAddr, id: SessionId) -> Self {
+    pub fn of_opening(opening: &'a Opening<'_>, headers: &'a HeaderMap, client: Client, id: SessionId) -> Self {
         Self {
             kind: RequestKind::WebSocket,
             authority: opening.authority,
@@ -52,14 +55,15 @@ impl<'a> RequestFacts<'a> {
             origin: opening.origin,
             headers,
             protocols: &opening.protocols,
-            address,
+            address: client.address,
+            scheme: client.scheme,
             id,
         }
     }
 
     /// Returns the facts of an ordinary request; `None` if it does not have exactly one `Host` (RFC 9112 section 3.2),
     /// or has more than one `Origin` (RFC 6454 section 7.3).
-    pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, address: IpAddr, id: SessionId) -> Option<Self> {
+    pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, client: Client, id: SessionId) -> Option<Self> {
         let at_most_once = |name| {
             let mut lines = headers.get_all(name).into_iter();
             let first = lines.next();
@@ -75,7 +79,8 @@ impl<'a> RequestFacts<'a> {
             origin: at_most_once(ORIGIN)?.map(http::HeaderValue::as_bytes),
             headers,
             protocols: &[],
-            address,
+            address: client.address,
+            scheme: client.scheme,
             id,
         })
     }
@@ -99,13 +104,15 @@ mod tests {
 
     use super::*;
 
+    const CLIENT: Client = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), scheme: Scheme::Https };
+
     #[test]
     fn debug_contains_no_secret() {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "a.example".parse().unwrap());
         headers.insert("authorization", "Bearer secret".parse().unwrap());
         let uri: Uri = "/chat?token=secret".parse().unwrap();
-        let facts = RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into(), 1).unwrap();
+        let facts = RequestFacts::of_http(&uri, &headers, CLIENT, 1).unwrap();
         let facts = RequestFacts { protocols: &["secret"], ..facts };
         let text = format!("{facts:?}");
         assert!(text.contains("/chat") && text.contains("a.example") && !text.contains("secret"), "{text}");
@@ -119,7 +126,7 @@ mod tests {
                 headers.append(*name, value.parse().unwrap());
             }
             let uri: Uri = uri.parse().unwrap();
-            RequestFacts::of_http(&uri, &headers, Ipv4Addr::LOCALHOST.into(), 1)
+            RequestFacts::of_http(&uri, &headers, CLIENT, 1)
                 .map(|facts| (facts.authority.to_owned(), facts.path.to_owned(), facts.origin.map(<[u8]>::to_vec)))
         };
         let host = ("host", "a.example");

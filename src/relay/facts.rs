@@ -26,8 +26,8 @@ pub struct SessionFacts {
     pub server: Arc<str>,
     /// The target and the origin of its request, for the log.
     pub summary: OwnedRequestSummary,
-    /// The version and the cipher suite of its client's connection.
-    pub tls: TlsSummary,
+    /// The version and the cipher suite of its client's connection; `None` without TLS.
+    pub tls: Option<TlsSummary>,
     /// The time of its 101.
     pub started: Instant,
 }

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::runtime::cycle::Ticket;
+use crate::runtime::socket::SocketStream;
 use crate::runtime::socket_state::{SocketState, unacknowledged_bytes};
 use crate::tls::stream::ClientStream;
 use crate::upstream::UpstreamStream;
@@ -46,11 +47,11 @@ impl Stream for ClientStream {
     }
 
     fn written_to_kernel(&self, _taken: u64) -> u64 {
-        self.written()
+        written_to_kernel(self.socket(), self.written())
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket().as_fd())
+        Some(self.socket().socket())
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -75,10 +76,8 @@ impl Stream for UpstreamStream {
         false
     }
 
-    /// The kernel reports the memory of a Unix socket's queue, not its bytes. Subtracted from a constant, it shows
-    /// whether the queue shrinks.
     fn written_to_kernel(&self, taken: u64) -> u64 {
-        if matches!(self, UpstreamStream::Unix(_)) { u64::MAX / 2 } else { taken }
+        written_to_kernel(self, taken)
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -94,6 +93,12 @@ impl Stream for UpstreamStream {
     }
 
     fn hibernate(&mut self) {}
+}
+
+/// Returns how many bytes the kernel has taken. It reports the memory of a Unix socket's queue, not its bytes. Subtracted
+/// from a constant, it shows whether the queue shrinks.
+fn written_to_kernel(socket: &SocketStream, taken: u64) -> u64 {
+    if socket.is_unix() { u64::MAX / 2 } else { taken }
 }
 
 /// One side of a relayed session.

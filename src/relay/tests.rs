@@ -17,6 +17,7 @@ use crate::balance::{Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::expiry::Expiry;
+use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
 use crate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
@@ -223,7 +224,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     };
     let client = Ipv4Addr::LOCALHOST.into();
     let headers = HeaderMap::new();
-    let facts = RequestFacts::of_opening(&opening, &headers, client, 1);
+    let facts = RequestFacts::of_opening(&opening, &headers, Client { address: client, scheme: Scheme::Https }, 1);
     policy.admit(&facts, clock::both()).unwrap()
 }
 
@@ -236,7 +237,7 @@ pub(super) fn session_facts(admission: &Admission, id: u128, now: Instant) -> Ar
         upstream: Arc::clone(&admission.pool().config().name),
         server: "server".into(),
         summary: RequestSummary::default().keep(),
-        tls: TlsSummary::of_test(),
+        tls: Some(TlsSummary::of_test()),
         started: now,
     })
 }

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod entropy;
+pub mod socket;
 pub mod socket_state;
 pub mod lifecycle;
 pub mod tasks;

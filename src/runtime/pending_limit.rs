@@ -1,7 +1,8 @@
 //! Limits pending connections, whose request head is not read yet, and those that close after a rejection.
 //!
 //! A connection holds a permit until its request head is read and then releases it: an admitted request counts as a
-//! session, and a rejected one takes a closing permit, if one is free.
+//! session, and a rejected one takes a closing permit, if one is free. A trusted proxy, which carries many clients, has
+//! no share: its address is `None` here.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,6 +15,9 @@ use crate::policy::address::AddressKey;
 
 /// One address may take this part of the queue, one in `QUEUED_SHARE`, so that others can still queue.
 const QUEUED_SHARE: u32 = 4;
+/// Connections whose PROXY header is not read yet may take this part of the permits, one in `HEADER_SHARE`. They have no
+/// client address to be counted under, so slow ones could otherwise take all permits.
+const HEADER_SHARE: u32 = 2;
 
 /// The limits on pending, queued and closing connections of all listeners together.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct PendingLimit {
     queued: Arc<Semaphore>,
     /// For closing connections; as many as `permits`, with the same share per address.
     closing: Arc<Semaphore>,
+    /// For connections whose PROXY header is not read yet.
+    headers: Arc<Semaphore>,
     shares: Option<Arc<AddressShares>>,
     queued_shares: Option<Arc<AddressShares>>,
     closing_shares: Option<Arc<AddressShares>>,
@@ -42,6 +48,15 @@ pub enum PendingSlot {
     Acquired(PendingPermit),
     /// The share of its address is exhausted, so the connection is queued.
     QueuedConnection(QueuedConnection),
+    /// The connection has a permit. Its client is named by the PROXY header, which is not read yet.
+    Unidentified(UnidentifiedConnection),
+}
+
+/// A connection that holds a permit while its PROXY header is read.
+#[derive(Debug)]
+pub struct UnidentifiedConnection {
+    permit: OwnedSemaphorePermit,
+    _header: OwnedSemaphorePermit,
 }
 
 /// A connection that waits for the share of its address; leaves the queue when dropped.
@@ -76,6 +91,7 @@ impl PendingLimit {
             permits: permits(),
             queued: permits(),
             closing: permits(),
+            headers: Arc::new(Semaphore::new((max / HEADER_SHARE).max(1) as usize)),
             shares: per_address.map(shares),
             queued_shares: per_address.map(|_| shares(queued)),
             closing_shares: per_address.map(shares),
@@ -88,28 +104,52 @@ impl PendingLimit {
     /// Connections are queued because all clients behind one NAT or load balancer reconnect at once after an outage: a
     /// reset would make them retry, and waiting costs one descriptor within a limit. `handshake_timeout` includes the
     /// wait.
-    pub async fn acquire(&self, client: IpAddr) -> Option<PendingSlot> {
-        let share = match &self.shares {
-            Some(shares) => {
-                let mut share = Box::new(AddressShares::join(shares, client.into()));
-                if !share.try_take() {
-                    let queued_share = take_share(self.queued_shares.as_ref(), client).ok()?;
-                    let queued = Arc::clone(&self.queued).try_acquire_owned().ok()?;
-                    let permits = Arc::clone(&self.permits);
-                    let queued = QueuedConnection { share, permits, _permit: queued, _queued_share: queued_share };
-                    return Some(PendingSlot::QueuedConnection(queued));
-                }
-                Some(share)
+    pub async fn acquire(&self, client: Option<IpAddr>) -> Option<PendingSlot> {
+        match self.take_share_or_queue(client)? {
+            Ok(share) => {
+                // The semaphore is never closed.
+                let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+                Some(PendingSlot::Acquired(PendingPermit { _permit: permit, _share: share }))
             }
-            None => None,
-        };
-        // The semaphore is never closed.
+            Err(queued) => Some(PendingSlot::QueuedConnection(queued)),
+        }
+    }
+
+    /// Waits for the permit of a connection whose PROXY header is not read yet. Returns `None` at once if too many such
+    /// connections are open, so that they delay no other.
+    pub async fn acquire_unidentified(&self) -> Option<PendingSlot> {
+        let header = Arc::clone(&self.headers).try_acquire_owned().ok()?;
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
-        Some(PendingSlot::Acquired(PendingPermit { _permit: permit, _share: share }))
+        Some(PendingSlot::Unidentified(UnidentifiedConnection { permit, _header: header }))
+    }
+
+    /// Counts a connection under its client once its PROXY header is read. If the share of the client is exhausted, the
+    /// permit is released, and the connection is queued; `None` if the queue is full.
+    pub fn identify(&self, connection: UnidentifiedConnection, client: Option<IpAddr>) -> Option<PendingSlot> {
+        Some(match self.take_share_or_queue(client)? {
+            Ok(share) => PendingSlot::Acquired(PendingPermit { _permit: connection.permit, _share: share }),
+            Err(queued) => PendingSlot::QueuedConnection(queued),
+        })
+    }
+
+    /// Takes one unit of the address's share, or a position in the queue for one. `None` if the queue is full.
+    fn take_share_or_queue(
+        &self,
+        client: Option<IpAddr>,
+    ) -> Option<Result<Option<Box<AddressShare>>, QueuedConnection>> {
+        let Some((shares, client)) = self.shares.as_ref().zip(client) else { return Some(Ok(None)) };
+        let mut share = Box::new(AddressShares::join(shares, client.into()));
+        if share.try_take() {
+            return Some(Ok(Some(share)));
+        }
+        let queued_share = take_share(self.queued_shares.as_ref(), Some(client)).ok()?;
+        let queued = Arc::clone(&self.queued).try_acquire_owned().ok()?;
+        let permits = Arc::clone(&self.permits);
+        Some(Err(QueuedConnection { share, permits, _permit: queued, _queued_share: queued_share }))
     }
 
     /// Returns a permit for a closing connection of this address, if one is free.
-    pub fn closing(&self, client: IpAddr) -> Option<ClosingPermit> {
+    pub fn closing(&self, client: Option<IpAddr>) -> Option<ClosingPermit> {
         let share = take_share(self.closing_shares.as_ref(), client).ok()?;
         let permit = Arc::clone(&self.closing).try_acquire_owned().ok()?;
         Some(ClosingPermit { _permit: permit, _share: share })
@@ -119,17 +159,22 @@ impl PendingLimit {
 /// The share of an address is exhausted.
 struct NoShare;
 
-/// Takes one unit of an address's share. Returns `Ok(None)` if addresses have no share of their own.
-fn take_share(shares: Option<&Arc<AddressShares>>, client: IpAddr) -> Result<Option<Box<AddressShare>>, NoShare> {
-    let Some(shares) = shares else { return Ok(None) };
+/// Takes one unit of an address's share. Returns `Ok(None)` if the address has no share.
+fn take_share(
+    shares: Option<&Arc<AddressShares>>,
+    client: Option<IpAddr>,
+) -> Result<Option<Box<AddressShare>>, NoShare> {
+    let Some((shares, client)) = shares.zip(client) else { return Ok(None) };
     let mut share = Box::new(AddressShares::join(shares, client.into()));
     if share.try_take() { Ok(Some(share)) } else { Err(NoShare) }
 }
 
 impl PendingSlot {
-    /// Waits for the permit. The connections of an address get theirs first in, first out.
+    /// Waits for the permit. The connections of an address get theirs first in, first out. `None` for a connection that
+    /// is not identified.
     pub async fn acquire(self) -> Option<PendingPermit> {
         match self {
+            Self::Unidentified(_) => None,
             Self::Acquired(permit) => Some(permit),
             Self::QueuedConnection(QueuedConnection { mut share, permits, _permit, _queued_share }) => {
                 share.take().await;
@@ -214,7 +259,7 @@ mod tests {
     }
 
     fn slot(pending_limit: &PendingLimit, client: IpAddr) -> Option<PendingSlot> {
-        match poll(pin!(pending_limit.acquire(client))) {
+        match poll(pin!(pending_limit.acquire(Some(client)))) {
             Poll::Ready(slot) => slot,
             Poll::Pending => panic!("it delays other addresses"),
         }
@@ -259,17 +304,64 @@ mod tests {
         assert!(pending_limit.shares.as_ref().unwrap().lock().is_empty());
     }
 
+    fn unidentified(pending_limit: &PendingLimit) -> Option<UnidentifiedConnection> {
+        match poll(pin!(pending_limit.acquire_unidentified())) {
+            Poll::Ready(Some(PendingSlot::Unidentified(connection))) => Some(connection),
+            Poll::Ready(None) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn connections_without_a_proxy_header_take_half_of_the_permits_and_then_the_share_of_their_client() {
+        let pending_limit = PendingLimit::new(4, NonZeroU32::new(1));
+        let [first, second] = [unidentified(&pending_limit), unidentified(&pending_limit)].map(Option::unwrap);
+        assert!(unidentified(&pending_limit).is_none(), "further ones are closed at once");
+        let of_b = entered(&pending_limit, B);
+        let Some(PendingSlot::Acquired(of_a)) = pending_limit.identify(first, Some(A)) else {
+            panic!("A has no other")
+        };
+        let Some(PendingSlot::QueuedConnection(queued)) = pending_limit.identify(second, Some(A)) else {
+            panic!("the share of A is exhausted")
+        };
+        // Its permit is free again, and another connection may wait for its header.
+        assert_eq!(pending_limit.permits.available_permits(), 2);
+        let [third, fourth] = [unidentified(&pending_limit), unidentified(&pending_limit)].map(Option::unwrap);
+        assert!(pending_limit.identify(third, Some(A)).is_none(), "the queue share of A is full");
+        drop((of_a, fourth));
+        assert!(poll(pin!(PendingSlot::QueuedConnection(queued).acquire())).is_ready());
+        drop(of_b);
+        assert!(pending_limit.shares.as_ref().unwrap().lock().is_empty());
+    }
+
+    #[test]
+    fn a_trusted_proxy_has_no_share() {
+        let pending_limit = PendingLimit::new(4, NonZeroU32::new(1));
+        let acquire = || match poll(pin!(pending_limit.acquire(None))) {
+            Poll::Ready(Some(PendingSlot::Acquired(permit))) => Some(permit),
+            Poll::Ready(other) => panic!("{other:?}"),
+            Poll::Pending => None,
+        };
+        let held: Vec<_> = (0..4).map(|_| acquire().unwrap()).collect();
+        assert!(acquire().is_none(), "it waits for a permit");
+        let closing: Vec<_> = (0..4).map(|_| pending_limit.closing(None).unwrap()).collect();
+        assert!(pending_limit.closing(None).is_none());
+        drop((held, closing));
+        let connection = unidentified(&pending_limit).unwrap();
+        assert!(matches!(pending_limit.identify(connection, None), Some(PendingSlot::Acquired(_))));
+    }
+
     #[test]
     fn closing_connections_are_limited_without_a_queue() {
         let pending_limit = PendingLimit::new(3, NonZeroU32::new(2));
-        let of_a = [pending_limit.closing(A), pending_limit.closing(A)];
+        let of_a = [pending_limit.closing(Some(A)), pending_limit.closing(Some(A))];
         assert!(of_a.iter().all(Option::is_some));
-        assert!(pending_limit.closing(A).is_none(), "the share of one address");
-        let of_b = pending_limit.closing(B);
+        assert!(pending_limit.closing(Some(A)).is_none(), "the share of one address");
+        let of_b = pending_limit.closing(Some(B));
         assert!(of_b.is_some());
-        assert!(pending_limit.closing(B).is_none(), "the limit for all addresses");
+        assert!(pending_limit.closing(Some(B)).is_none(), "the limit for all addresses");
         drop(of_a);
-        assert!(pending_limit.closing(A).is_some() && pending_limit.closing(B).is_some());
+        assert!(pending_limit.closing(Some(A)).is_some() && pending_limit.closing(Some(B)).is_some());
         drop(of_b);
         assert!(pending_limit.closing_shares.as_ref().unwrap().lock().is_empty());
     }

@@ -6,18 +6,20 @@
 //! the listener moves for every second one.
 
 use std::io;
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::pool::WorkerHandle;
-use super::socket::{Accepted, Listener};
+use super::socket::{Accepted, Accepting, Listener};
 use super::worker::WorkerContext;
+use crate::front::connection_config::ConnectionConfig;
+use crate::policy::peer::Peer;
 use crate::runtime::clock;
 use crate::runtime::cycle;
+use crate::runtime::socket::{DetachedSocket, SocketStream};
 use crate::runtime::tasks::Tasks;
 
 /// Connections accepted in a row before the worker's sessions run.
@@ -52,8 +54,8 @@ pub async fn run(context: WorkerContext, mut listeners: mpsc::Receiver<Listener>
 /// listener stays, and the drain does not wait for the connections that it accepts.
 async fn serve(mut listener: Listener, mut worker: WorkerContext) {
     loop {
-        match listener.accepted.take().map(|accepted| accepted.try_map(TcpStream::from_std)) {
-            Some(Ok(accepted)) => worker.spawn_connection(accepted, listener.address),
+        match listener.accepted.take().map(|accepted| accepted.try_map(DetachedSocket::attach)) {
+            Some(Ok(accepted)) => worker.spawn_connection(accepted),
             Some(Err(error)) => tracing::error!(%error, "cannot register a connection with the event loop"),
             None => {}
         }
@@ -81,7 +83,7 @@ async fn serve(mut listener: Listener, mut worker: WorkerContext) {
 async fn accept_all<'a>(
     listener: &Listener,
     worker: &'a WorkerContext,
-) -> Option<(&'a WorkerHandle, Accepted<std::net::TcpStream>)> {
+) -> Option<(&'a WorkerHandle, Accepted<DetachedSocket>)> {
     let (mut pause, mut in_a_row, mut watched) = (PAUSE_MIN, 0, None);
     loop {
         let accepted = tokio::select! {
@@ -90,13 +92,16 @@ async fn accept_all<'a>(
             accepted = accept(listener, &mut watched) => accepted,
         };
         match accepted {
-            Ok((stream, client)) => {
+            Ok((stream, peer)) => {
                 pause = PAUSE_MIN;
-                // A connection that was accepted is served even if the listener is closed meanwhile.
-                match (with_permit(stream, client, worker).await, worker.less_loaded_peer()) {
+                // A connection that was accepted is served even if the listener is closed meanwhile, but not if the
+                // configuration was replaced before.
+                let config = worker.gateway().snapshot().connections(&listener.address).cloned();
+                let Some(config) = config else { continue };
+                match (with_permit((stream, peer), config, worker).await, worker.less_loaded_peer()) {
                     (None, _) => {}
-                    (Some(accepted), None) => worker.spawn_connection(accepted, listener.address),
-                    (Some(accepted), Some(other)) => match accepted.try_map(TcpStream::into_std) {
+                    (Some(accepted), None) => worker.spawn_connection(accepted),
+                    (Some(accepted), Some(other)) => match accepted.try_map(SocketStream::detach) {
                         Ok(accepted) => return Some((other, accepted)),
                         Err(error) => tracing::error!(%error, "cannot move a connection to another worker"),
                     },
@@ -117,26 +122,33 @@ async fn accept_all<'a>(
 }
 
 /// Accepts one connection. `watched` keeps the listener registered with the event loop from the first call on.
-async fn accept(listener: &Listener, watched: &mut Option<TcpListener>) -> io::Result<(TcpStream, IpAddr)> {
+async fn accept(listener: &Listener, watched: &mut Option<Accepting>) -> io::Result<(SocketStream, Peer)> {
     let watched = match watched {
         Some(watched) => watched,
-        // Register a clone, so that the listener is not lost if that fails.
-        None => watched.insert(TcpListener::from_std(listener.socket.try_clone()?)?),
+        // A clone is registered, so that the listener is not lost if that fails.
+        None => watched.insert(listener.socket.register()?),
     };
-    let (stream, address) = watched.accept().await?;
-    // An inherited socket may be one for IPv6 and IPv4, whose IPv4 clients have mapped addresses.
-    Ok((stream, address.ip().to_canonical()))
+    watched.accept().await
 }
 
-/// Waits for the permit of a connection, unless the share of its address is exhausted. Returns `None` for a connection
-/// that was closed because the queue is full.
-async fn with_permit(stream: TcpStream, client: IpAddr, worker: &WorkerContext) -> Option<Accepted<TcpStream>> {
-    let slot = worker.gateway().pending_limit.acquire(client).await;
+/// Waits for the permit of a connection, unless the share of its address is exhausted. The client of a connection with a
+/// PROXY header is counted later. Returns `None` for a connection that was closed because the queue is full.
+async fn with_permit(
+    (stream, peer): (SocketStream, Peer),
+    config: Arc<ConnectionConfig>,
+    worker: &WorkerContext,
+) -> Option<Accepted<SocketStream>> {
+    let gateway = worker.gateway();
+    let slot = if config.proxy_protocol_from.contains(peer) {
+        gateway.pending_limit.acquire_unidentified().await
+    } else {
+        gateway.pending_limit.acquire(config.counted(peer)).await
+    };
     if slot.is_none() {
-        let gateway = worker.gateway();
-        gateway.rejections.log_connection_closed(client, gateway.process.sessions.identities(), clock::now());
+        let identities = gateway.process.sessions.identities();
+        gateway.rejections.log_connection_closed(peer.address(), identities, clock::now());
     }
-    slot.map(|slot| Accepted { stream, client, slot })
+    slot.map(|slot| Accepted { stream, peer, config, slot })
 }
 
 /// Whether the error concerns only one connection, as of a client that disconnected before it was accepted.

@@ -17,6 +17,7 @@ use crate::relay::watcher::{self, Watch};
 use crate::relay::workers::{BulkCommand, Workers};
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
+use crate::tls::TlsSummary;
 use crate::ws::code::CloseCode;
 
 /// The maximum number of requests that wait for the thread of the control loop.
@@ -102,10 +103,10 @@ pub struct SessionEntry {
     pub path: Option<Box<str>>,
     /// The origin of its request, truncated.
     pub origin: Option<Box<str>>,
-    /// The TLS version, as in `TLSv1_3`.
-    pub tls_version: &'static str,
-    /// The cipher suite.
-    pub cipher: &'static str,
+    /// The TLS version, as in `TLSv1_3`; `None` without TLS.
+    pub tls_version: Option<&'static str>,
+    /// The cipher suite; `None` without TLS.
+    pub cipher: Option<&'static str>,
     /// The time of its 101.
     pub started: Instant,
 }
@@ -124,8 +125,8 @@ impl From<ListedSession> for SessionEntry {
             host: request.host().map(Box::from),
             path: request.path().map(Box::from),
             origin: request.origin().map(Box::from),
-            tls_version: facts.tls.version(),
-            cipher: facts.tls.cipher_suite(),
+            tls_version: facts.tls.map(TlsSummary::version),
+            cipher: facts.tls.map(TlsSummary::cipher_suite),
             started: facts.started,
         }
     }

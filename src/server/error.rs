@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::inherited::InheritedError;
+use crate::config::ListenAddress;
 
 /// An error that prevents the server from starting.
 #[derive(Debug)]
 pub enum ServeError {
     /// An address could not be bound.
-    Bind(SocketAddr, io::Error),
+    Bind(ListenAddress, io::Error),
     /// The socket that systemd passes under this name cannot be used.
     Inherited(Arc<str>, InheritedError),
     /// The environment variables of inherited sockets are not valid.

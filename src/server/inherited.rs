@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use listenfd::ListenFd;
-use rustix::net::sockopt::socket_acceptconn;
+use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn};
 
+use super::socket::ListenSocket;
 use crate::config::{ListenAddress, ListenerConfig};
 
 /// The sockets that the process inherited. They stay open until it ends: a listener has a clone.
@@ -17,7 +18,7 @@ pub struct Inherited(Vec<InheritedSocket>);
 struct InheritedSocket {
     name: String,
     /// The error is the reason for which it cannot be a listener.
-    socket: Result<TcpListener, String>,
+    socket: Result<ListenSocket, String>,
 }
 
 /// Why an inherited socket cannot be a listener.
@@ -27,10 +28,12 @@ pub enum InheritedError {
     Missing(Vec<String>),
     /// Several sockets have this name.
     Several(usize),
-    /// The descriptor is not a listening TCP socket.
+    /// The descriptor is not a listening TCP or Unix stream socket.
     WrongType(String),
     /// Another listener has the same address.
-    SameAddress(SocketAddr),
+    SameAddress(ListenAddress),
+    /// The listener is plain, and others than this machine and private networks reach the address.
+    NotPrivate(ListenAddress),
 }
 
 impl fmt::Display for InheritedError {
@@ -45,8 +48,11 @@ impl fmt::Display for InheritedError {
                 "systemd passed {count} sockets of this name: each listener needs a socket unit with one ListenStream= \
                  and a FileDescriptorName= of its own"
             ),
-            Self::WrongType(reason) => write!(f, "it is not a listening TCP socket: {reason}"),
+            Self::WrongType(reason) => write!(f, "it is not a listening TCP or Unix stream socket: {reason}"),
             Self::SameAddress(address) => write!(f, "another listener has its address {address}, too"),
+            Self::NotPrivate(address) => {
+                write!(f, "its address {address} is not private, and a listener with tls = false needs insecure = true")
+            }
         }
     }
 }
@@ -66,23 +72,17 @@ impl Inherited {
             return Ok(Self::default());
         }
         let mut owned = ListenFd::from_env();
-        let sockets = passed.enumerate().map(|(index, (_, name))| InheritedSocket {
-            name,
-            socket: match owned.take_tcp_listener(index) {
-                Ok(Some(socket)) => listening(socket),
-                Ok(None) => Err("it was taken before".to_owned()),
-                Err(error) => Err(error.to_string()),
-            },
-        });
+        let sockets =
+            passed.enumerate().map(|(index, (_, name))| InheritedSocket { name, socket: take(&mut owned, index) });
         Ok(Self(sockets.collect()))
     }
 
     /// Returns a clone of the socket with this name, which is in non-blocking mode.
     ///
     /// # Errors
-    /// If there is not exactly one listening TCP socket of this name. The outer error is of the system, which did not
+    /// If there is not exactly one listening socket of this name. The outer error is of the system, which did not
     /// provide a descriptor.
-    pub fn get(&self, name: &str) -> io::Result<Result<TcpListener, InheritedError>> {
+    pub fn get(&self, name: &str) -> io::Result<Result<ListenSocket, InheritedError>> {
         let mut named = self.0.iter().filter(|socket| socket.name == name);
         let Some(first) = named.next() else {
             return Ok(Err(InheritedError::Missing(self.0.iter().map(|socket| socket.name.clone()).collect())));
@@ -106,14 +106,31 @@ impl Inherited {
     }
 }
 
+/// Takes a descriptor as a socket of TCP or as a Unix socket. If it is neither, the error is that of TCP.
+fn take(owned: &mut ListenFd, index: usize) -> Result<ListenSocket, String> {
+    let socket = match owned.take_tcp_listener(index) {
+        Ok(socket) => socket.map(ListenSocket::Tcp),
+        Err(error) => {
+            let socket = owned.take_unix_listener(index).map_err(|_| error.to_string())?;
+            socket.map(ListenSocket::Unix)
+        }
+    };
+    listening(socket.ok_or("it was taken before")?)
+}
+
 /// Checks that the socket listens, and prepares it like those that the process binds itself.
-fn listening(socket: TcpListener) -> Result<TcpListener, String> {
-    let prepare = || {
-        let listens = socket_acceptconn(&socket)?;
-        socket.set_nonblocking(true)?;
-        // Accepted sockets inherit the option.
-        rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
-        Ok::<_, io::Error>(listens)
+fn listening(socket: ListenSocket) -> Result<ListenSocket, String> {
+    let prepare = || match &socket {
+        ListenSocket::Tcp(tcp) => {
+            tcp.set_nonblocking(true)?;
+            // Accepted sockets inherit the option.
+            set_tcp_nodelay(tcp, true)?;
+            Ok::<_, io::Error>(socket_acceptconn(tcp.as_fd())?)
+        }
+        ListenSocket::Unix(unix) => {
+            unix.set_nonblocking(true)?;
+            Ok(socket_acceptconn(unix.as_fd())?)
+        }
     };
     match prepare() {
         Ok(true) => Ok(socket),
@@ -124,12 +141,16 @@ fn listening(socket: TcpListener) -> Result<TcpListener, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     fn inherited(names: &[&str]) -> Inherited {
         let socket = |name: &&str| InheritedSocket {
             name: (*name).to_owned(),
-            socket: TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string()).and_then(listening),
+            socket: TcpListener::bind("127.0.0.1:0")
+                .map_err(|error| error.to_string())
+                .and_then(|socket| listening(ListenSocket::Tcp(socket))),
         };
         Inherited(names.iter().map(socket).collect())
     }
@@ -137,8 +158,8 @@ mod tests {
     #[test]
     fn exactly_one_listening_socket_of_the_name_is_found() {
         let sockets = inherited(&["public", "twice", "twice"]);
-        let address = sockets.get("public").unwrap().unwrap().local_addr().unwrap();
-        assert_eq!(sockets.get("public").unwrap().unwrap().local_addr().unwrap(), address, "a second time");
+        let address = sockets.get("public").unwrap().unwrap().address().unwrap();
+        assert_eq!(sockets.get("public").unwrap().unwrap().address().unwrap(), address, "a second time");
         assert_eq!(sockets.get("twice").unwrap().unwrap_err(), InheritedError::Several(2));
         let missing = sockets.get("other").unwrap().unwrap_err();
         assert_eq!(missing.to_string(), "systemd passed no socket of this name, only public, twice, twice");

@@ -1,6 +1,5 @@
 //! The listeners of the process: which are open, and the changes that a new configuration needs.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::error::ServeError;
 use super::inherited::{Inherited, InheritedError};
 use super::pool::WorkerPool;
 use super::socket::{self, Listener};
+use super::unix_socket::SocketFile;
 use crate::config::{ListenAddress, ListenerConfig};
 
 /// The time in which workers close the sockets of listeners. A worker polls its listeners far more often, but a
@@ -31,7 +31,9 @@ struct ListenerHandle {
     /// The address in the configuration, whose port may be 0.
     configured: ListenAddress,
     /// The address that it is bound to.
-    address: SocketAddr,
+    address: ListenAddress,
+    /// The file of its Unix socket, which is removed with the handle.
+    _file: Option<SocketFile>,
     stop: CancellationToken,
     /// Completes once the socket is closed.
     closed: oneshot::Receiver<()>,
@@ -46,8 +48,8 @@ pub struct NextListeners {
 
 #[derive(Debug)]
 enum NextListener {
-    Kept { index: usize, address: SocketAddr },
-    New(ListenerHandle, Listener),
+    Kept { index: usize, address: ListenAddress },
+    New(Box<(ListenerHandle, Listener)>),
 }
 
 impl Listeners {
@@ -71,9 +73,9 @@ impl Listeners {
             let listener = match found {
                 Some((index, handle)) => {
                     kept.iter_mut().skip(index).take(1).for_each(|kept| *kept = true);
-                    NextListener::Kept { index, address: handle.address }
+                    NextListener::Kept { index, address: handle.address.clone() }
                 }
-                None => self.open(&listener.address, &next.addresses())?,
+                None => self.open(listener, &next.addresses())?,
             };
             next.next.push(listener);
         }
@@ -87,7 +89,8 @@ impl Listeners {
         for listener in next.next {
             match listener {
                 NextListener::Kept { index, .. } => self.open.extend(before.get_mut(index).and_then(Option::take)),
-                NextListener::New(handle, listener) => {
+                NextListener::New(new) => {
+                    let (handle, listener) = *new;
                     // No worker ends before the drain.
                     let _ = pool.least_loaded().map(|worker| worker.send(listener));
                     self.open.push(handle);
@@ -106,39 +109,50 @@ impl Listeners {
     }
 
     /// Returns the bound addresses, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.open.iter().map(|handle| handle.address).collect()
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        self.open.iter().map(|handle| handle.address.clone()).collect()
     }
 
     /// Opens the socket of a new listener. `addresses` are those of the listeners before it.
-    fn open(&self, configured: &ListenAddress, addresses: &[SocketAddr]) -> Result<NextListener, ServeError> {
-        let socket = match configured {
-            ListenAddress::Tcp(address) => socket::bind(*address).map_err(|error| ServeError::Bind(*address, error))?,
+    fn open(&self, config: &ListenerConfig, addresses: &[ListenAddress]) -> Result<NextListener, ServeError> {
+        let configured = &config.address;
+        let bind_error = |error| ServeError::Bind(configured.clone(), error);
+        let (socket, file) = match configured {
+            ListenAddress::Tcp(address) => (socket::bind(*address).map_err(bind_error)?, None),
+            ListenAddress::Unix(path) => {
+                let bound = socket::bind_unix(path, config.socket_group.as_deref());
+                bound.map(|(socket, file)| (socket, Some(file))).map_err(bind_error)?
+            }
             ListenAddress::Inherited(name) => {
                 let error = |error| ServeError::Inherited(Arc::clone(name), error);
                 let socket = self.inherited.get(name).map_err(ServeError::System)?.map_err(error)?;
-                let address = socket.local_addr().map_err(ServeError::System)?;
+                let address = socket.address().map_err(|found| error(InheritedError::WrongType(found.to_string())))?;
                 // Listeners are known by their address. Two descriptors may refer to one socket.
                 if addresses.contains(&address) {
                     return Err(error(InheritedError::SameAddress(address)));
                 }
-                socket
+                if config.tls.is_none() && !config.insecure && address.is_private() == Some(false) {
+                    return Err(error(InheritedError::NotPrivate(address)));
+                }
+                (socket, None)
             }
         };
-        let address = socket.local_addr().map_err(ServeError::System)?;
+        let address = socket.address().map_err(ServeError::System)?;
         let (open, closed) = oneshot::channel();
         let stop = CancellationToken::new();
-        let listener = Listener { socket, address, stop: stop.clone(), open, accepted: None };
-        Ok(NextListener::New(ListenerHandle { configured: configured.clone(), address, stop, closed }, listener))
+        let known_as = Arc::new(address.clone());
+        let listener = Listener { socket, address: known_as, stop: stop.clone(), open, accepted: None };
+        let handle = ListenerHandle { configured: configured.clone(), address, _file: file, stop, closed };
+        Ok(NextListener::New(Box::new((handle, listener))))
     }
 }
 
 impl NextListeners {
     /// Returns the bound addresses, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<ListenAddress> {
         let address = |next: &NextListener| match next {
-            NextListener::Kept { address, .. } => *address,
-            NextListener::New(handle, _) => handle.address,
+            NextListener::Kept { address, .. } => address.clone(),
+            NextListener::New(new) => new.0.address.clone(),
         };
         self.next.iter().map(address).collect()
     }

@@ -1,6 +1,7 @@
 //! The server: binds listeners, starts workers, accepts connections, reloads, and drains.
 
 pub mod error;
+pub mod unix_socket;
 pub mod socket;
 mod watchdog;
 pub mod pool;

@@ -15,7 +15,7 @@ use super::files::{FilesInUse, Refreshed, Unusable};
 use super::listeners::Listeners;
 use super::pool::WorkerPool;
 use super::restart::{adopt_fixed, needs_restart};
-use crate::config::{self, Checked, Config, Disk, Report};
+use crate::config::{self, Checked, Config, Disk, ListenAddress, Report};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::policy::quota::Rate;
@@ -288,7 +288,7 @@ impl Reloader {
         report
     }
 
-    fn build(&self, config: &Config, addresses: &[std::net::SocketAddr]) -> Result<Arc<Snapshot>, ServeError> {
+    fn build(&self, config: &Config, addresses: &[ListenAddress]) -> Result<Arc<Snapshot>, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(config))?;
         let counters = &self.gateway.counters;
         let key_sets = &self.gateway.key_sets;

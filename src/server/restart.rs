@@ -16,9 +16,18 @@ pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
         ("log.address", log.address != next.log.address),
         ("admin", running.admin != next.admin),
         ("metrics", running.metrics != next.metrics),
+        ("listener.socket_group", is_regrouped(running, next)),
     ];
     let differing = differs.into_iter().filter(|(_, differs)| *differs);
     differing.map(|(name, _)| format!("{name} changes only at a restart")).collect()
+}
+
+/// Whether a Unix socket that stays bound is to have another group.
+fn is_regrouped(running: &Config, next: &Config) -> bool {
+    next.listeners.iter().any(|listener| {
+        let same = running.listeners.iter().find(|bound| bound.address == listener.address);
+        same.is_some_and(|bound| bound.socket_group != listener.socket_group)
+    })
 }
 
 /// Replaces the settings that need a restart by those of the running process.

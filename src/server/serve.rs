@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
 use crate::client::KeySets;
-use crate::config::Config;
+use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::relay::Process;
@@ -84,7 +83,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP
-    /// socket.
+    /// or Unix stream socket.
     pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
@@ -135,7 +134,7 @@ impl Server {
     }
 
     /// Returns the addresses that it is bound to, in the order of the configuration.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<ListenAddress> {
         self.listeners.addresses()
     }
 

@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,6 +13,7 @@ use super::pool::{WorkerHandle, WorkerPool, WorkerReceiver};
 use super::socket::{Accepted, Listener};
 use crate::front::connection;
 use crate::front::gateway::Gateway;
+use crate::front::identify::identify;
 use crate::relay::Process;
 use crate::relay::recheck::recheck_all;
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
@@ -24,6 +23,7 @@ use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::handshake_pacing;
+use crate::runtime::socket::SocketStream;
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::telemetry::request::RequestId;
 
@@ -181,17 +181,20 @@ impl WorkerContext {
         self.pool.less_loaded_peer(self.connections.load(Ordering::Relaxed))
     }
 
-    /// Spawns the task of a connection that the listener with this address accepted.
-    pub fn spawn_connection(&self, accepted: Accepted<TcpStream>, listener: SocketAddr) {
-        let Accepted { stream, client, slot } = accepted;
-        // A connection whose listener was removed meanwhile closes.
-        let Some(config) = self.gateway.snapshot().connections(listener).cloned() else { return };
-        let pending = PendingConnection { slot, load: LoadGuard::new(&self.connections) };
+    /// Spawns the task of a connection that was accepted.
+    pub fn spawn_connection(&self, accepted: Accepted<SocketStream>) {
+        let Accepted { stream, peer, config, slot } = accepted;
+        let load = LoadGuard::new(&self.connections);
         let (gateway, sessions, tasks) = (Arc::clone(&self.gateway), self.sessions.clone(), self.tasks.clone());
         let deadline = clock::after(clock::now(), config.handshake_timeout);
         self.tasks.start(async move {
+            let counted = sessions.metrics().connection();
+            let identified = identify(&gateway, &config, &stream, peer, slot, deadline).await;
+            drop(counted);
+            let Some((peer, slot)) = identified else { return };
+            let pending = PendingConnection { slot, load };
             // A session gets a task of its own: this one would keep the memory that its handshakes needed.
-            let steps = Box::pin(connection::serve(&gateway, &sessions, &config, stream, client, pending, deadline));
+            let steps = Box::pin(connection::serve(&gateway, &sessions, &config, stream, peer, pending, deadline));
             if let Some(relay) = handshake_pacing::paced(steps).await {
                 tasks.start(relay);
             }

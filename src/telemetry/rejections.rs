@@ -1,5 +1,6 @@
 //! Logs rejected requests, one line each, at a limited rate so that the log does not fill the disk.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -108,6 +109,14 @@ impl RejectionLog {
                 client = identities.address(client),
                 "connection closed: too many connections wait for their handshake"
             );
+        }
+    }
+
+    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid
+    /// one.
+    pub fn log_no_proxy_header(&self, peer: IpAddr, error: &io::Error, identities: &Identities, now: Instant) {
+        if self.lines.may_write(now) {
+            tracing::warn!(client = identities.address(peer), %error, "connection closed: no valid PROXY header");
         }
     }
 

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use rustls::{ConnectionTrafficSecrets, KeyLog, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
@@ -25,6 +24,7 @@ use super::summary::TlsSummary;
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
+use crate::runtime::socket::SocketStream;
 
 /// Limit on the output of a session that rustls buffers. The relay counts on it as a part of its own limit.
 const BUFFER_MAX_BYTES: usize = 32 * 1024;
@@ -43,6 +43,8 @@ pub(super) enum Protected {
     Own(SealedStream),
     /// rustls, for TLS 1.2 or if the configuration selects it. Its state is several times as large.
     Rustls(Box<TlsStream<Socket>>),
+    /// No TLS.
+    Plain(Socket),
 }
 
 /// Configures a listener for connections that leave rustls.
@@ -55,7 +57,10 @@ pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
 ///
 /// # Errors
 /// If the client disconnects, or the handshake fails.
-pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) -> io::Result<(Protected, TlsSummary)> {
+pub(super) async fn accept(
+    config: &Arc<ServerConfig>,
+    mut stream: SocketStream,
+) -> io::Result<(Protected, TlsSummary)> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
     let (mut received, mut secrets) = (Received::new(), Secrets::default());
@@ -78,8 +83,8 @@ pub(super) async fn accept(config: &Arc<ServerConfig>, mut stream: TcpStream) ->
     stream.write_all(&final_flight).await?;
     feed(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls builds its stream only from a handshake, so it is given one that is complete.
-    let socket = Socket { stream, written: 0, read_ends: None, ticket: Ticket::default() };
-    let stream = TlsAcceptor::from(Arc::clone(config)).accept_with(socket, |new| *new = connection).await?;
+    let acceptor = TlsAcceptor::from(Arc::clone(config));
+    let stream = acceptor.accept_with(Socket::new(stream), |new| *new = connection).await?;
     Ok((Protected::Rustls(Box::new(stream)), summary))
 }
 
@@ -88,7 +93,7 @@ fn feed(
     connection: &mut ServerConnection,
     mut bytes: &[u8],
     secrets: &mut Secrets,
-    stream: &TcpStream,
+    stream: &SocketStream,
 ) -> io::Result<()> {
     while !bytes.is_empty() {
         if connection.read_tls(&mut bytes)? == 0 {
@@ -119,7 +124,7 @@ fn drain_output(connection: &mut ServerConnection) -> io::Result<Vec<u8>> {
 
 /// Takes the connection over from rustls after the handshake.
 fn take_over(
-    stream: TcpStream,
+    stream: SocketStream,
     connection: ServerConnection,
     secrets: &Secrets,
     leftover: Leftover,
@@ -157,7 +162,7 @@ impl Received {
     }
 
     /// Receives once. At most a part of a header is left in the buffer, so it has free capacity.
-    async fn receive(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    async fn receive(&mut self, stream: &mut SocketStream) -> io::Result<()> {
         self.bytes.drain(..self.taken);
         self.taken = 0;
         match stream.read_buf(&mut self.bytes).await? {
@@ -221,7 +226,7 @@ impl KeyLog for SecretCapture {
 /// A socket that counts the bytes that the kernel takes. rustls buffers, so writes to rustls do not show whether a
 /// client reads.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: SocketStream,
     pub(super) written: u64,
     /// The end of the current read. `None`: the read is not limited.
     read_ends: Option<Instant>,
@@ -238,6 +243,10 @@ impl AsyncRead for Socket {
 }
 
 impl Socket {
+    pub(super) fn new(stream: SocketStream) -> Self {
+        Self { stream, written: 0, read_ends: None, ticket: Ticket::default() }
+    }
+
     /// Begins a read of a session, which lasts at most [`READ_BUDGET`].
     pub(super) fn begin_read(&mut self) {
         self.read_ends = Some(clock::after(clock::now(), READ_BUDGET));
@@ -255,7 +264,7 @@ impl Socket {
     }
 
     /// Returns the underlying socket.
-    pub(super) fn get_ref(&self) -> &TcpStream {
+    pub(super) fn get_ref(&self) -> &SocketStream {
         &self.stream
     }
 
@@ -284,7 +293,7 @@ impl AsyncWrite for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

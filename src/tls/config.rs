@@ -10,7 +10,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 
 use super::accept;
-use crate::config::{Certificate, RecordLayer};
+use crate::config::{Certificate, ListenerTls, RecordLayer, TlsMinVersion};
 use crate::runtime::clock;
 
 /// Returns the keys of a listener's tickets. Tickets contain the TLS session, encrypted with keys that rotate, so
@@ -22,20 +22,25 @@ pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     aws_lc_rs::Ticketer::new()
 }
 
-/// Returns the TLS configuration of one listener: TLS 1.2 and 1.3, HTTP/1.1 only, no early data, stateless tickets.
+/// Returns the TLS configuration of one listener: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data, stateless
+/// tickets.
 ///
 /// # Errors
 /// If rustls rejects its own defaults.
 pub fn server_config(
-    certificates: &[Certificate],
+    tls: &ListenerTls,
     record_layer: RecordLayer,
     ticketer: Arc<dyn ProducesTickets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions: &[_] = match tls.min_version {
+        TlsMinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsMinVersion::Tls13 => &[&rustls::version::TLS13],
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_protocol_versions(versions)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SniResolver::new(certificates)));
+        .with_cert_resolver(Arc::new(SniResolver::new(&tls.certificates)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // One ticket is enough, since a client that resumes gets another.
     config.ticketer = ticketer;

@@ -11,9 +11,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::record::{Alert, Content, ContentType, Opened, Opener, RECORD_MAX, SealError, Sealed, Sealer, Violation};
+use crate::runtime::socket::SocketStream;
 
 /// Limits on the records that one read opens, and on the key updates among them. A record costs up to a microsecond and
 /// a key update seven, so a read of many small records would delay the other sessions of the thread.
@@ -31,7 +31,7 @@ thread_local! {
 
 /// The stream. An end without `close_notify` is an error (RFC 8446 section 6.1).
 pub struct SealedStream {
-    stream: TcpStream,
+    stream: SocketStream,
     opener: Opener,
     sealer: Sealer,
     /// Received bytes that have not been opened: whole records that a read left over, then the start of a record. No
@@ -45,8 +45,8 @@ pub struct SealedStream {
     out: Vec<u8>,
     /// Whether `out` waits for the first write, to be sent together with it.
     flush_deferred: bool,
-    /// Bytes of `out` that the kernel has taken.
-    out_taken: usize,
+    /// Bytes of `out` that the kernel has taken; four bytes, since every session has this field.
+    out_taken: u32,
     written: u64,
 }
 
@@ -61,7 +61,7 @@ pub struct Leftover {
 
 impl SealedStream {
     /// Takes over a connection after its handshake.
-    pub fn new(stream: TcpStream, opener: Opener, sealer: Sealer, leftover: Leftover) -> Self {
+    pub fn new(stream: SocketStream, opener: Opener, sealer: Sealer, leftover: Leftover) -> Self {
         let Leftover { received, to_send } = leftover;
         Self {
             stream,
@@ -100,7 +100,7 @@ impl SealedStream {
     }
 
     /// Returns the underlying socket.
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &SocketStream {
         &self.stream
     }
 
@@ -198,11 +198,11 @@ impl SealedStream {
     /// Writes the pending records to the kernel, and frees their buffer once all are taken.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.flush_deferred = false;
-        while let Some(rest) = self.out.get(self.out_taken..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = self.out.get(self.out_taken as usize..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => {
-                    self.out_taken += n;
+                    self.out_taken = self.out_taken.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
                     self.written += n as u64;
                 }
             }
@@ -311,7 +311,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::record::{Suite, TrafficSecret};
@@ -326,7 +326,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let (opener, sealer) = (Opener::new(secret(1), 0), Sealer::new(secret(2), 0));
-        (SealedStream::new(stream, opener, sealer, Leftover::default()), client, Sealer::new(secret(1), 0))
+        (SealedStream::new(stream.into(), opener, sealer, Leftover::default()), client, Sealer::new(secret(1), 0))
     }
 
     fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {

@@ -1,20 +1,19 @@
-//! The stream of a client after its TLS handshake, under our own record layer or under rustls.
+//! The stream of a client: after its TLS handshake under our own record layer or under rustls, or without TLS.
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-use super::accept::{self, Protected};
+use super::accept::{self, Protected, Socket};
 use super::summary::TlsSummary;
+use crate::runtime::socket::SocketStream;
 use crate::runtime::socket_state::SocketState;
 
-/// A client's connection after its TLS handshake: a byte stream that hides how its bytes are protected.
+/// A client's connection, after its TLS handshake if it has one: a byte stream that hides how its bytes are protected.
 #[derive(Debug)]
 pub struct ClientStream(Protected);
 
@@ -23,9 +22,14 @@ impl ClientStream {
     ///
     /// # Errors
     /// If the client disconnects, or the handshake fails.
-    pub async fn accept(config: &Arc<ServerConfig>, stream: TcpStream) -> io::Result<(Self, TlsSummary)> {
+    pub async fn accept(config: &Arc<ServerConfig>, stream: SocketStream) -> io::Result<(Self, TlsSummary)> {
         let (stream, summary) = accept::accept(config, stream).await?;
         Ok((Self(stream), summary))
+    }
+
+    /// Returns the stream of a connection without TLS.
+    pub fn plain(stream: SocketStream) -> Self {
+        Self(Protected::Plain(Socket::new(stream)))
     }
 
     /// Returns the number of bytes that the kernel has taken since the handshake.
@@ -33,6 +37,7 @@ impl ClientStream {
         match &self.0 {
             Protected::Own(stream) => stream.written(),
             Protected::Rustls(stream) => stream.get_ref().0.written,
+            Protected::Plain(stream) => stream.written,
         }
     }
 
@@ -42,27 +47,30 @@ impl ClientStream {
         match &self.0 {
             Protected::Own(stream) => stream.holds_back(),
             Protected::Rustls(_) => true,
+            Protected::Plain(_) => false,
         }
     }
 
-    /// Returns the number of key updates since the last call. rustls does not report them, so it is 0 there.
+    /// Returns the number of key updates since the last call. It is 0 for rustls, which does not report them, and without
+    /// TLS.
     pub fn take_key_updates(&mut self) -> u8 {
         match &mut self.0 {
             Protected::Own(stream) => stream.take_key_updates(),
-            Protected::Rustls(_) => 0,
+            Protected::Rustls(_) | Protected::Plain(_) => 0,
         }
     }
 
     /// Whether the client has closed its direction or disconnected. A read reports this only after all bytes before it.
     pub fn is_peer_closed(&self) -> bool {
-        SocketState::of(self.socket().as_fd()).peer_closed
+        SocketState::of(self.socket().socket()).peer_closed
     }
 
     /// Returns the underlying socket.
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &SocketStream {
         match &self.0 {
             Protected::Own(stream) => stream.socket(),
             Protected::Rustls(stream) => stream.get_ref().0.get_ref(),
+            Protected::Plain(stream) => stream.get_ref(),
         }
     }
 
@@ -86,6 +94,8 @@ impl AsyncRead for ClientStream {
                 }
                 read
             }
+            // One read is one `recv`, so it needs no budget.
+            Protected::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -95,6 +105,7 @@ impl AsyncWrite for ClientStream {
         match &mut self.0 {
             Protected::Own(stream) => Pin::new(stream).poll_write(cx, bytes),
             Protected::Rustls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Protected::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -102,6 +113,7 @@ impl AsyncWrite for ClientStream {
         match &mut self.0 {
             Protected::Own(stream) => Pin::new(stream).poll_flush(cx),
             Protected::Rustls(stream) => Pin::new(stream).poll_flush(cx),
+            Protected::Plain(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -109,6 +121,7 @@ impl AsyncWrite for ClientStream {
         match &mut self.0 {
             Protected::Own(stream) => Pin::new(stream).poll_shutdown(cx),
             Protected::Rustls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Protected::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -19,12 +19,12 @@ use tokio::time::{sleep, timeout};
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
-use super::stream::UpstreamStream;
 use crate::balance::{Pool, Server, ServerAddress, UpstreamConfig};
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::rejection::Rejection;
+use crate::runtime::socket::SocketStream;
 
 /// Quota of the log lines about failures and recoveries of one upstream's servers: 1 per second in the long run, 10 at
 /// once.
@@ -109,7 +109,7 @@ impl Connector {
 
     /// Connects to the next server in round-robin order, or to the first after it that accepts the connection. Each is
     /// tried once; those that failed recently are tried last.
-    async fn connect<'a>(&self, pool: &'a Pool) -> Result<(UpstreamStream, &'a Server), AskError> {
+    async fn connect<'a>(&self, pool: &'a Pool) -> Result<(SocketStream, &'a Server), AskError> {
         let mut failed = AskError { rejection: Rejection::Unreachable, server: None, detail: String::new() };
         let mut skipped = Vec::new();
         for server in pool.rotation() {
@@ -135,7 +135,7 @@ impl Connector {
         Err(failed)
     }
 
-    async fn try_server(&self, pool: &Pool, server: &Server) -> Result<UpstreamStream, AskError> {
+    async fn try_server(&self, pool: &Pool, server: &Server) -> Result<SocketStream, AskError> {
         match self.open_stream(server, pool.config().connect_timeout).await {
             Ok(stream) => {
                 pool.connected(server);
@@ -155,11 +155,11 @@ impl Connector {
         }
     }
 
-    async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<UpstreamStream> {
+    async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
         let stream = match &server.address {
             ServerAddress::Unix(path) => {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
-                return connected.map_err(|_| race::no_connection_in_time())?.map(UpstreamStream::Unix);
+                return connected.map_err(|_| race::no_connection_in_time())?.map(SocketStream::Unix);
             }
             ServerAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
                 Ok(ip) => race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?,
@@ -168,7 +168,7 @@ impl Connector {
         };
         // Frames are written whole, so a delay would gain nothing.
         stream.set_nodelay(true)?;
-        Ok(UpstreamStream::Tcp(stream))
+        Ok(SocketStream::Tcp(stream))
     }
 
     /// Logs a warning when a server begins to fail. The line that reports its recovery counts its further failures.

@@ -4,7 +4,6 @@ pub mod connector;
 pub mod open;
 mod race;
 mod names;
-pub mod stream;
 
+pub use crate::runtime::socket::SocketStream as UpstreamStream;
 pub use connector::{AskError, Connector};
-pub use stream::UpstreamStream;

@@ -13,7 +13,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::stream::UpstreamStream;
+use crate::runtime::socket::SocketStream;
 
 /// The maximum size of the head of a response.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
@@ -40,7 +40,7 @@ const ABOUT_BODY: [&str; 11] = [
     "repr-digest",
 ];
 
-type Connection = http1::Connection<TokioIo<UpstreamStream>, Empty<Bytes>>;
+type Connection = http1::Connection<TokioIo<SocketStream>, Empty<Bytes>>;
 
 /// The response of a server.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub enum UpstreamResponse {
         /// The head of the response.
         head: Response<()>,
         /// The connection.
-        stream: UpstreamStream,
+        stream: SocketStream,
         /// The bytes that the server sent after the head.
         read_ahead: Bytes,
     },
@@ -80,7 +80,7 @@ impl From<hyper::Error> for OpenError {
 /// # Errors
 /// If the head is not received in time, the connection breaks, or the response is not HTTP or has too large a head.
 pub async fn open(
-    stream: UpstreamStream,
+    stream: SocketStream,
     request: Request<Empty<Bytes>>,
     response_timeout: Duration,
     title_case_headers: bool,
@@ -101,7 +101,7 @@ pub async fn open(
 
 /// Sends the request and reads the head of the final response. After a 101, hyper is done with the connection.
 async fn ask(
-    stream: UpstreamStream,
+    stream: SocketStream,
     request: Request<Empty<Bytes>>,
     title_case_headers: bool,
 ) -> Result<(Response<Incoming>, Connection), OpenError> {

@@ -170,6 +170,22 @@ fn a_request_does_not_wait_long_for_a_slow_issuer() {
 }
 
 #[test]
+fn a_client_that_disconnects_while_it_waits_for_keys_is_logged() {
+    let (upstream, [key, unknown]) = (Upstream::bind(), ["a", "b"].map(NamedKey::new));
+    let provider = Provider::start(&[&key]);
+    let gate = jwks_url(&provider).start(&upstream);
+    open(&gate, &upstream, &key).close();
+    provider.answer(|_| None);
+    let mut client = Client::connect(&gate);
+    client.send(&room(&unknown).bytes());
+    // Its fetch has begun.
+    provider.wait_for(2);
+    drop(client);
+    let line = gate.log.next("refused");
+    assert_eq!((&line["cause"], &line["route"]), (&json!("client_gone"), &json!("room")), "{line}");
+}
+
+#[test]
 fn keys_that_are_too_old_are_not_used() {
     let (upstream, key) = (Upstream::bind(), NamedKey::new("a"));
     let provider = Provider::start(&[&key]);

@@ -16,6 +16,8 @@ mod closing;
 mod deadlines;
 mod expiry;
 mod passing;
+mod proxies;
+mod plain;
 mod headers;
 mod forward;
 mod claims;

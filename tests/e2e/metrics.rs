@@ -42,7 +42,7 @@ impl Metered {
         let path = folder.write("tollgate.toml", &text);
         let config = config::load(Path::new(&path)).unwrap_or_else(|report| panic!("{report}"));
         let server = Server::bind(config, None).unwrap();
-        let (gateway, address) = (Arc::clone(server.gateway()), server.addresses()[0]);
+        let (gateway, address) = (Arc::clone(server.gateway()), server.addresses()[0].tcp().unwrap());
         let (stop, stopped) = mpsc::channel(1);
         let running = thread::spawn(move || server.run(stopped, |_| ()).unwrap());
         let client = Arc::new(pki::client_config(rustls::ALL_VERSIONS));

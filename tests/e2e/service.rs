@@ -275,9 +275,9 @@ fn an_inherited_socket_that_cannot_be_used_is_an_error() {
             UdpSocket::bind("127.0.0.1:0").unwrap().into(),
             "public",
             "",
-            "systemd:public: it is not a listening TCP socket",
+            "systemd:public: it is not a listening TCP or Unix stream socket",
         ),
-        (connected().into(), "public", "", "it is not a listening TCP socket: it does not listen"),
+        (connected().into(), "public", "", "it is not a listening TCP or Unix stream socket: it does not listen"),
     ];
     for (descriptor, names, more, expected) in table {
         let setup = Setup::new().to("127.0.0.1:1").listener(INHERITED).more(more);
@@ -302,7 +302,8 @@ fn sessions_are_rejected_while_the_memory_exceeds_memory_max() {
     let upstream = Upstream::bind();
     let setup = Setup::new().to(upstream.address()).server(&format!("memory_max = \"{}B\"", resident + LEFT));
     let (server, folder) = server(setup);
-    let (control, gateway, address) = (server.control().clone(), Arc::clone(server.gateway()), server.addresses()[0]);
+    let (control, gateway) = (server.control().clone(), Arc::clone(server.gateway()));
+    let address = server.addresses()[0].tcp().unwrap();
     let (stop, stopped) = mpsc::channel(1);
     let running = thread::spawn(move || server.run(stopped, |_| ()).unwrap());
     let connect = || {

@@ -100,7 +100,7 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
                         while swaps.load(Ordering::Relaxed) == before {
                             thread::yield_now();
                         }
-                        let stream = TcpStream::connect(addresses[0]).unwrap();
+                        let stream = TcpStream::connect(addresses[0].tcp().unwrap()).unwrap();
                         let mut client = Client::handshake(stream, pki::plain_client_config(), "chat.example.com");
                         client.send(&Request::to("/chat").bytes());
                         let answer = client.head();

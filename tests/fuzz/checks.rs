@@ -8,6 +8,8 @@
 mod claims;
 #[path = "../harness/mod.rs"]
 pub mod harness;
+#[path = "proxies.rs"]
+mod proxies;
 #[path = "record.rs"]
 mod record;
 
@@ -23,6 +25,7 @@ pub use claims::{claims, is_present};
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;
+pub use proxies::{forwarded, proxy_header};
 pub use record::record;
 use tollgate::config::{self, Content, Files};
 use tollgate::policy::claim_path::ClaimPath;

@@ -66,7 +66,7 @@ impl Echo {
         let text = CONFIG.replace("@UPSTREAM@", &listener.local_addr().unwrap().to_string());
         let config = config::parse(&text, Path::new("tollgate.toml"), Path::new("/"), &files);
         let server = Server::bind(config.unwrap_or_else(|report| panic!("{report}")), None).unwrap();
-        let address = server.addresses()[0];
+        let address = server.addresses()[0].tcp().unwrap();
         let (stop, stopped) = mpsc::channel(1);
         let server = thread::spawn(move || server.run(stopped, |_| ()).unwrap());
         let upstream = thread::spawn(move || answer(&listener));

@@ -19,6 +19,7 @@ use tollgate::front::headers::{self, UpstreamHeaders};
 use tollgate::front::snapshot::{Snapshot, SnapshotContext};
 use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
+use tollgate::policy::forwarded::{Client, Scheme};
 use tollgate::policy::request::RequestFacts;
 use tollgate::telemetry::trace_context::TraceContext;
 use tollgate::ws::handshake::{Opening, PROTOCOLS_MAX};
@@ -120,7 +121,7 @@ impl Head {
 fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
     policy.charge(address, now.instant).expect("the rate is not exceeded");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
-    let facts = RequestFacts::of_opening(&opening, headers, address, 1);
+    let facts = RequestFacts::of_opening(&opening, headers, Client { address, scheme: Scheme::Https }, 1);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
     let stripped = admission.stripped();
     assert!(!stripped.is_empty(), "the route requires a token");

@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedCipherSuite};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tollgate::config::{Certificate, RecordLayer};
+use tollgate::config::{Certificate, ListenerTls, RecordLayer, TlsMinVersion};
 use tollgate::tls::config::server_config;
 use tollgate::tls::stream::ClientStream;
 
@@ -39,7 +39,12 @@ fn server(layer: RecordLayer) -> Arc<rustls::ServerConfig> {
     let key = Arc::new(CertifiedKey::new(vec![chain.clone()], key));
     let (not_before, not_after) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
     let certificate = Certificate { names: vec!["localhost".to_owned()], key, not_before, not_after };
-    server_config(&[certificate], layer, tollgate::tls::config::ticketer().unwrap()).unwrap()
+    server_config(
+        &ListenerTls { certificates: vec![certificate], min_version: TlsMinVersion::Tls12 },
+        layer,
+        tollgate::tls::config::ticketer().unwrap(),
+    )
+    .unwrap()
 }
 
 fn client(suites: &[SupportedCipherSuite]) -> Arc<ClientConfig> {
@@ -123,7 +128,7 @@ fn run<S: Future<Output = ()>>(
         let driving = std::thread::spawn(move || drive(address));
         let serving = async {
             let (socket, _) = listener.accept().await.unwrap();
-            serve(ClientStream::accept(&server(layer), socket).await.unwrap().0).await;
+            serve(ClientStream::accept(&server(layer), socket.into()).await.unwrap().0).await;
         };
         tokio::time::timeout(PATIENCE, serving).await.unwrap();
         driving.join().unwrap();
@@ -231,7 +236,9 @@ fn handshakes_of_one_thread_may_interleave() {
         for _client in 0..CLIENTS {
             let (socket, _) = listener.accept().await.unwrap();
             let config = Arc::clone(&config);
-            local.spawn_local(async move { echo(ClientStream::accept(&config, socket).await.unwrap().0, 512).await });
+            local.spawn_local(
+                async move { echo(ClientStream::accept(&config, socket.into()).await.unwrap().0, 512).await },
+            );
         }
         tokio::time::timeout(PATIENCE, local).await.unwrap();
         driving.join().unwrap();
@@ -260,7 +267,7 @@ fn the_ticket_of_a_connection_that_leaves_rustls_resumes_its_session() {
         let config = server(layer);
         for _connection in 0..2 {
             let (socket, _) = listener.accept().await.unwrap();
-            echo(ClientStream::accept(&config, socket).await.unwrap().0, 512).await;
+            echo(ClientStream::accept(&config, socket.into()).await.unwrap().0, 512).await;
         }
         driving.join().unwrap();
     });

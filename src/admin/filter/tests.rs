@@ -19,8 +19,8 @@ pub(crate) fn session(id: u128, route: &str, subject: Option<&str>, address: &st
         host: None,
         path: None,
         origin: None,
-        tls_version: "TLSv1.3",
-        cipher: "TLS13_AES_128_GCM_SHA256",
+        tls_version: Some("TLSv1.3"),
+        cipher: Some("TLS13_AES_128_GCM_SHA256"),
         started: crate::runtime::clock::now(),
     }
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::*;
-use crate::config::ListenAddress;
 use crate::config::tests::InMemory;
 use crate::front::gateway::Gateway;
 use crate::policy::admission::{Admission, Clocks};
+use crate::policy::forwarded::Scheme;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::{RequestFacts, RequestKind};
 use crate::relay::Process;
@@ -90,9 +90,8 @@ fn gateway(config: &Config) -> Gateway {
 }
 
 fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -> Snapshot {
-    let ListenAddress::Tcp(address) = config.listeners[0].address else { panic!("an address") };
     let context = SnapshotContext {
-        addresses: &[address],
+        addresses: &[config.listeners[0].address.clone()],
         max_sessions: NonZeroU32::new(1_000).unwrap(),
         counters,
         key_sets: &KeySets::new(clock::now),
@@ -118,6 +117,7 @@ fn admit(snapshot: &Snapshot, path: &str, address: IpAddr) -> Result<Admission, 
         headers: &HeaderMap::new(),
         protocols: &[],
         address,
+        scheme: Scheme::Https,
         id: 1,
     };
     snapshot.policy().admit(&facts, Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) })
@@ -133,7 +133,7 @@ fn route<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Route> {
 fn the_next_snapshot_keeps_exactly_what_is_unchanged() {
     let (files, counters) = (InMemory::new(), Arc::default());
     let first = build(None, &config(&files, &[]), &counters);
-    let listener = "127.0.0.1:443".parse().unwrap();
+    let listener = &ListenAddress::Tcp("127.0.0.1:443".parse().unwrap());
     // The replacement, and whether both pools, the verifier, both routes and the listener are kept.
     let table: &[(&str, &str, [bool; 6])] = &[
         ("[server]", "[server]", [true; 6]),
@@ -275,6 +275,7 @@ fn a_session_keeps_a_bounded_part_of_the_request() {
         headers: &HeaderMap::new(),
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
         id: 1,
     };
     let clocks = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };

@@ -80,7 +80,7 @@ fn a_changed_pair_is_used_without_the_changed_configuration() {
     assert!(unusable.is_empty());
     assert_eq!(names(&refreshed.changed), ["a.pem", "a.key"]);
     assert_ne!(refreshed.config, config);
-    assert_eq!(refreshed.config.listeners[0].certificates[1], config.listeners[0].certificates[1]);
+    assert_eq!(refreshed.config.listeners[0].certificates()[1], config.listeners[0].certificates()[1]);
     let (again, _) = refreshed.files.refresh(&config.source);
     assert!(again.is_none());
 }

@@ -1,5 +1,6 @@
 //! The client's end of a connection, and sessions of which the test drives both ends.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,13 @@ impl Client {
 
     pub fn connect_with(gate: &Gate, config: Arc<ClientConfig>, name: &'static str) -> Self {
         Self::handshake(TcpStream::connect(gate.address()).expect("the proxy accepts"), config, name)
+    }
+
+    /// Connects, sends a PROXY header, and does the TLS handshake.
+    pub fn connect_via(gate: &Gate, header: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(gate.address()).expect("the proxy accepts");
+        stream.write_all(header).unwrap();
+        Self::handshake(stream, pki::plain_client_config(), "chat.example.com")
     }
 
     /// Does the TLS handshake on a connected stream.

@@ -117,7 +117,9 @@ impl Setup {
         let sections = [("max_sessions", "32"), ("max_handshakes", "32"), ("workers", "2")];
         section("[server]", &sections, &self.server);
         section("[log]", &[("level", "\"debug\"")], &self.log);
-        section("[[listener]]", &[("address", "\"127.0.0.1:0\""), ("certificates", certificates)], &self.listener);
+        let listener = [("address", "\"127.0.0.1:0\""), ("certificates", certificates)];
+        let is_plain = self.listener.contains("tls = false");
+        section("[[listener]]", if is_plain { &listener[..1] } else { &listener }, &self.listener);
         let auth = [
             ("issuer", format!("{ISSUER:?}")),
             ("audience", format!("[{AUDIENCE:?}]")),

@@ -57,6 +57,7 @@ fn admission(policy: &Policy, header: Option<&str>, query: Option<&str>) -> Resu
         headers: &headers,
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
         id: 1,
     };
     let admitted = policy.admit(&facts, Clocks { instant: clock::now(), unix: UNIX });

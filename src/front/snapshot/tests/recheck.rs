@@ -30,6 +30,7 @@ fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
         headers,
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
         id: 1,
     }
 }

@@ -50,6 +50,7 @@ fn facts<'a>(path: &'a str, query: Option<&'a str>, headers: &'a HeaderMap) -> R
         headers,
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
         id: 1,
     }
 }

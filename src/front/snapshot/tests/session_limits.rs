@@ -16,6 +16,7 @@ fn admit_as(snapshot: &Snapshot, id: SessionId) -> Result<Admission, Rejection> 
         headers: &HeaderMap::new(),
         protocols: &[],
         address: CLIENT,
+        scheme: Scheme::Https,
         id,
     };
     let now = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };

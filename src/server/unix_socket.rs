@@ -1,0 +1,105 @@
+//! Binds Unix sockets: replaces the file of a process that has ended, and removes the file at the end.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Group;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The mode of a socket file for its owner alone.
+pub const MODE_OWNER: u32 = 0o600;
+/// The mode of a socket file for its owner and its group.
+pub const MODE_GROUP: u32 = 0o660;
+
+/// The file of a Unix socket, which is removed when this is dropped.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+/// The options of a Unix socket.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketOptions<'a> {
+    /// The mode of its file.
+    pub mode: u32,
+    /// The group of its file; `None`: the group of the process.
+    pub group: Option<&'a str>,
+    /// The number of connections that the kernel queues.
+    pub backlog: i32,
+}
+
+impl SocketFile {
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Binds a Unix socket in non-blocking mode. Its file never has wider permissions than the requested ones.
+///
+/// # Errors
+/// If the group does not exist, another process serves the socket, or the system does not permit it.
+pub fn bind(path: &Path, options: SocketOptions<'_>) -> io::Result<(UnixListener, SocketFile)> {
+    let gid = options.group.map(group_id).transpose()?;
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Linux creates the file with the mode of the unbound socket, so no client connects before a chmod of the file.
+    let socket = File::from(OwnedFd::from(socket));
+    socket.set_permissions(Permissions::from_mode(MODE_OWNER))?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&SockAddr::unix(path)?)?;
+    let metadata = fs::symlink_metadata(path)?;
+    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+    if let Some(gid) = gid {
+        let explain = |error: io::Error| io::Error::new(error.kind(), format!("cannot give it to its group: {error}"));
+        chown(path, None, Some(gid)).map_err(explain)?;
+    }
+    if options.mode != MODE_OWNER {
+        fs::set_permissions(path, Permissions::from_mode(options.mode))?;
+    }
+    socket.listen(options.backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok((UnixListener::from(OwnedFd::from(socket)), file))
+}
+
+/// Removes the socket file of a process that has ended. A socket that accepts a connection stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !file.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket")),
+    }
+}
+
+fn group_id(name: &str) -> io::Result<u32> {
+    let group = Group::from_name(name)?;
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("this system has no group \"{name}\""));
+    group.map(|group| group.gid.as_raw()).ok_or_else(missing)
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another process may have replaced the file.
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+"""Tests the address of the client behind HAProxy and nginx: by PROXY headers, and by the headers that they append.
+
+Clients connect from several addresses of 127.0.0.0/8, and the balancers connect to Tollgate from 127.0.0.1, or over a Unix
+socket.
+"""
+
+import contextlib
+import itertools
+import json
+import pathlib
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+import time
+
+import harness
+import websockets.exceptions
+from harness import Process, Proxy, Secrets, Suite, equal, free_port
+from websockets.sync.client import connect
+from websockets.sync.server import serve
+
+SECONDS = 15
+SHARE = 4  # handshakes_per_address
+SPOOFED = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "ftp", "X-Real-IP": "203.0.113.9"}
+
+suite = Suite("proxies")
+folder = harness.work_dir("proxies")
+secrets = Secrets(folder)
+context = secrets.client_context()
+numbers = itertools.count()
+
+
+def answer(websocket):
+    """Sends the headers of the request, and then echoes."""
+    websocket.send(json.dumps({name.lower(): value for name, value in websocket.request.headers.raw_items()}))
+    for message in websocket:
+        websocket.send(message)
+
+
+backend = serve(answer, "127.0.0.1", 0)
+threading.Thread(target=backend.serve_forever, daemon=True).start()
+sockets = pathlib.Path(tempfile.mkdtemp(prefix="tollgate-"))  # the path of a socket is limited to 107 bytes
+
+PORTS = {name: free_port() for name in ("proxied", "plain_proxied", "plain_trusted", "haproxy_v1", "haproxy_v2", "haproxy_tls",
+                                        "haproxy_http", "nginx_tcp", "nginx_unix")}
+
+LISTENERS = f"""
+[[listener]]
+address = "127.0.0.1:{PORTS['plain_proxied']}"
+tls = false
+proxy_protocol_from = ["127.0.0.1"]
+
+[[listener]]
+address = "127.0.0.1:{PORTS['plain_trusted']}"
+tls = false
+trusted_proxies = ["127.0.0.1"]
+
+[[listener]]
+address = "unix:{sockets}/http.sock"
+tls = false
+trusted_proxies = ["unix"]
+"""
+
+HAPROXY = f"""
+global
+    maxconn 4000
+defaults
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    timeout tunnel 60s
+frontend v1
+    mode tcp
+    bind 127.0.0.1:{PORTS['haproxy_v1']}
+    use_backend tollgate_v1
+backend tollgate_v1
+    mode tcp
+    server tollgate 127.0.0.1:{PORTS['proxied']} send-proxy check check-send-proxy inter 100ms
+frontend v2
+    mode tcp
+    bind 127.0.0.1:{PORTS['haproxy_v2']}
+    use_backend tollgate_v2
+backend tollgate_v2
+    mode tcp
+    server tollgate 127.0.0.1:{PORTS['proxied']} send-proxy-v2 check check-send-proxy inter 100ms
+frontend tls
+    mode tcp
+    bind 127.0.0.1:{PORTS['haproxy_tls']} ssl crt {folder}/haproxy.pem
+    use_backend tollgate_tls
+backend tollgate_tls
+    mode tcp
+    server tollgate 127.0.0.1:{PORTS['plain_proxied']} send-proxy-v2 proxy-v2-options ssl,cert-cn,authority,crc32c
+frontend http
+    mode http
+    bind 127.0.0.1:{PORTS['haproxy_http']} ssl crt {folder}/haproxy.pem
+    option forwardfor
+    http-request set-header X-Forwarded-Proto https
+    use_backend tollgate_http
+backend tollgate_http
+    mode http
+    server tollgate 127.0.0.1:{PORTS['plain_trusted']}
+"""
+
+NGINX_SERVER = """
+    server {
+        listen 127.0.0.1:@LISTEN@ ssl;
+        ssl_certificate @DIR@/localhost.pem;
+        ssl_certificate_key @DIR@/localhost.key;
+        location / {
+            proxy_pass http://@UPSTREAM@;
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection Upgrade;
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+        }
+    }
+"""
+
+
+def nginx_config():
+    servers = [("nginx_tcp", f"127.0.0.1:{PORTS['plain_trusted']}"), ("nginx_unix", f"unix:{sockets}/http.sock")]
+    servers = "".join(
+        NGINX_SERVER.replace("@LISTEN@", str(PORTS[name])).replace("@DIR@", str(secrets.dir)).replace("@UPSTREAM@", upstream)
+        for name, upstream in servers
+    )
+    temporary = "".join(f"    {kind}_temp_path {folder}/nginx-{kind};\n"
+                        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    return f"""
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.err;
+user root;
+worker_processes 1;
+events {{ worker_connections 4000; }}
+http {{
+    access_log off;
+{temporary}{servers}
+}}
+"""
+
+
+def start(name, ports, *command):
+    """Starts a balancer, and waits until it listens."""
+    if not shutil.which(command[0]):
+        raise RuntimeError(f"{command[0]} is not installed")
+    process = Process(name, command, folder)
+    end = time.monotonic() + SECONDS
+    while not all(harness.accepts(port) for port in ports):
+        if time.monotonic() > end or not process.alive():
+            raise RuntimeError(f"{name} did not start:\n{process.output()[-2000:]}")
+        time.sleep(0.02)
+    return process
+
+
+def open_through(name, path="open", source="127.0.0.7", headers=None):
+    """Returns a session through a balancer, its request as the backend received it, and its path."""
+    path = f"/{path}/{next(numbers)}"
+    plain = harness.raw(PORTS[name], seconds=SECONDS, source=source)
+    try:
+        session = connect(f"wss://localhost{path}", sock=plain, ssl=context, compression=None, additional_headers=headers,
+                          open_timeout=SECONDS, legacy=True)
+    except Exception:
+        plain.close()
+        raise
+    return session, json.loads(session.recv(SECONDS)), path
+
+
+def status_through(name, path, source, headers=None):
+    """Returns the status of a request: 101 if a session was opened."""
+    try:
+        session, _, _ = open_through(name, path, source, headers)
+    except websockets.exceptions.InvalidStatus as refused:
+        return refused.response.status_code
+    session.close()
+    return 101
+
+
+def lines(message, **fields):
+    """Returns the lines with this message and these fields."""
+    found = []
+    for line in tollgate.output().splitlines():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if event.get("message") == message and all(event.get(name) == value for name, value in fields.items()):
+                found.append(event)
+    return found
+
+
+def wait_for(message, **fields):
+    end = time.monotonic() + SECONDS
+    while not (found := lines(message, **fields)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the log has no line {message!r} with {fields}")
+        time.sleep(0.02)
+    return found
+
+
+def check_session(name, source, headers=None, scheme="https"):
+    session, seen, path = open_through(name, source=source, headers=headers)
+    with session:
+        session.send("hello")
+        equal(session.recv(SECONDS), "hello")
+    equal((seen["x-forwarded-for"], seen["x-forwarded-proto"]), (source, scheme))
+    equal(seen["forwarded"], f'for={source};host="localhost";proto={scheme}')
+    equal("x-real-ip" in seen, False)
+    equal([line["client"] for line in wait_for("session ended", path=path)], [source])
+
+
+config = "\n".join([
+    f"[server]\nhandshakes_per_address = {SHARE}\nmax_handshakes = 512\n\n[log]\nlevel = \"debug\"\n",
+    harness.listener(secrets),
+    harness.listener(secrets, proxy_protocol_from='["127.0.0.1"]').replace("@PORT@", str(PORTS["proxied"])),
+    LISTENERS,
+    harness.upstream("backend", backend.socket.getsockname()[1]),
+    harness.route("open", "/open/{case}", "backend"),
+    harness.route("one", "/one/{case}", "backend", limits={"sessions_per_address": 1}),
+    harness.route("denied", "/denied/{case}", "backend", deny_addresses='["127.0.0.66"]'),
+])
+tollgate = Proxy(config, folder)
+(folder / "haproxy.pem").write_text((secrets.dir / "localhost.pem").read_text() + (secrets.dir / "localhost.key").read_text())
+(folder / "haproxy.cfg").write_text(HAPROXY)
+(folder / "nginx.conf").write_text(nginx_config())
+start("haproxy", [port for name, port in PORTS.items() if name.startswith("haproxy")], "haproxy", "-q", "-f",
+      folder / "haproxy.cfg")
+start("nginx", [PORTS["nginx_tcp"], PORTS["nginx_unix"]], "nginx", "-e", folder / "nginx.err", "-c", folder / "nginx.conf")
+
+# A balancer in TCP mode passes the TLS connection to Tollgate, or terminates it (`haproxy_tls`).
+TCP = {"haproxy_v1": "https", "haproxy_v2": "https", "haproxy_tls": "http"}
+HTTP = ("haproxy_http", "nginx_tcp", "nginx_unix")
+
+for balancer in (*TCP, *HTTP):
+    scheme = TCP.get(balancer, "https")
+    with suite.check(f"{balancer}: log, headers and backend have the client's address"):
+        for source in ("127.0.0.7", "127.0.0.8"):
+            check_session(balancer, source, scheme=scheme)
+
+    with suite.check(f"{balancer}: an address that the client writes into the headers is not believed"):
+        check_session(balancer, "127.0.0.7", SPOOFED, scheme)
+        check_session(balancer, "127.0.0.7", {"Forwarded": "for=203.0.113.9;proto=ftp"}, scheme)
+        # The client claims to be one more trusted proxy.
+        check_session(balancer, "127.0.0.7", {"X-Forwarded-For": "203.0.113.9, 127.0.0.1"}, scheme)
+
+    with suite.check(f"{balancer}: sessions are limited by the client's address"):
+        first, _, _ = open_through(balancer, "one", "127.0.0.7")
+        equal(status_through(balancer, "one", "127.0.0.7"), 429)
+        equal(status_through(balancer, "one", "127.0.0.7", {"X-Forwarded-For": "203.0.113.10"}), 429)
+        equal(status_through(balancer, "one", "127.0.0.8"), 101)
+        first.close()
+
+    with suite.check(f"{balancer}: address lists are applied to the client's address"):
+        equal(status_through(balancer, "denied", "127.0.0.66"), 403)
+        equal(status_through(balancer, "denied", "127.0.0.66", {"X-Forwarded-For": "203.0.113.10"}), 403)
+        equal(status_through(balancer, "denied", "127.0.0.67"), 101)
+
+with suite.check("haproxy_v2: a PROXY header that the client sends is not believed"):
+    with harness.raw(PORTS["haproxy_v2"], source="127.0.0.7") as client:
+        client.sendall(b"PROXY TCP4 203.0.113.9 203.0.113.1 1 2\r\n")
+        equal(b"HTTP" in harness.read_all(client, SECONDS), False)
+
+with suite.check("a PROXY header of a client that connects directly is not believed"):
+    for source in ("127.0.0.7", "127.0.0.8"):
+        with harness.raw(PORTS["proxied"], source=source) as client:
+            client.sendall(b"PROXY TCP4 203.0.113.9 203.0.113.1 1 2\r\n")
+            equal(b"HTTP" in harness.read_all(client, SECONDS), False)
+    equal([line for line in lines("session ended") if line["client"].startswith("203.")], [])
+
+with suite.check("haproxy_v2: handshakes are limited by the client's address, and others are served"):
+    idle = []
+    for _ in range(SHARE):
+        plain = harness.raw(PORTS["haproxy_v2"], seconds=SECONDS, source="127.0.0.70")
+        idle.append(context.wrap_socket(plain, server_hostname="localhost"))
+    waiting = harness.raw(PORTS["haproxy_v2"], seconds=1, source="127.0.0.70")
+    try:
+        context.wrap_socket(waiting, server_hostname="localhost")
+        raise AssertionError("the share of the address is exhausted")
+    except (TimeoutError, ssl.SSLError, socket.timeout):
+        pass
+    check_session("haproxy_v2", "127.0.0.71")
+    for client in (*idle, waiting):
+        client.close()
+
+with suite.check("nginx_tcp and nginx_unix: the balancer's own connections do not count"):
+    for balancer in ("nginx_tcp", "nginx_unix"):
+        opened = [open_through(balancer, source="127.0.0.7")[0] for _ in range(4 * SHARE)]
+        for session in opened:
+            session.close()
+
+with suite.check("120 sessions at once from 120 addresses, each under its own"):
+    opened = []
+    for number in range(120):
+        balancer = (*TCP, *HTTP)[number % 6]
+        source = f"127.0.1.{number + 1}"
+        opened.append((source, *open_through(balancer, source=source)))
+    for source, session, seen, path in opened:
+        equal(seen["x-forwarded-for"], source)
+        session.send(path)
+        equal(session.recv(SECONDS), path)
+        session.close()
+    for source, _, _, path in opened:
+        equal([line["client"] for line in wait_for("session ended", path=path)], [source])
+
+with suite.check("health checks with LOCAL headers and without any request are no warnings"):
+    # Each check of HAProxy ends with the connection, before the TLS handshake.
+    while len(wait_for("TLS handshake failed", client="127.0.0.1")) < 6:
+        time.sleep(0.02)
+    equal(lines("connection closed: no valid PROXY header"), [])
+
+shutil.rmtree(sockets, ignore_errors=True)
+suite.finish()
