@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use tokio::time::sleep_until;
 
 use crate::client::clients::HttpClients;
 use crate::client::forward::{Decision, ask};
 use crate::front::gateway::Gateway;
+use crate::front::snapshot::Snapshot;
 use crate::policy::forward::{ForwardAuth, Question, QuestionKey};
 use crate::relay::registry::{Command, ListedSession};
 use crate::runtime::clock;
@@ -30,7 +31,17 @@ const NOTICE: Duration = Duration::from_secs(1);
 struct Progress {
     next: Instant,
     part: u32,
+    /// Whether a check is under way. The next one does not start before its end.
+    is_checking: bool,
     is_available: bool,
+}
+
+/// One part of the sessions of a section.
+struct Part {
+    name: Arc<str>,
+    forward: Arc<ForwardAuth>,
+    number: u32,
+    parts: u32,
 }
 
 /// Sessions with the same question.
@@ -39,32 +50,49 @@ struct Group {
     sessions: Vec<ListedSession>,
 }
 
-/// Checks the sessions of each section at its interval. Never returns.
+/// Checks the sessions of each section at its interval. Never returns. The sections are checked at the same time, so that a
+/// slow service delays only its own section.
 pub(super) async fn run(gateway: &Gateway) {
     let clients = HttpClients::default();
     let mut all: HashMap<Arc<str>, Progress> = HashMap::new();
+    let mut checks = FuturesUnordered::new();
     loop {
-        let snapshot = gateway.snapshot();
-        let now = clock::now();
-        let mut wakes = clock::after(now, NOTICE);
-        let sections: Vec<_> = snapshot.forward_auths().collect();
-        all.retain(|name, _| sections.iter().any(|(known, _)| *known == name));
-        for (name, forward) in sections {
-            let Some(interval) = forward.config().recheck_interval else { continue };
-            let (parts, pause) = divided(interval);
-            let first = || Progress { next: clock::after(now, pause), part: 0, is_available: true };
-            let progress = all.entry(Arc::clone(name)).or_insert_with(first);
-            if progress.next <= now {
-                progress.part = progress.part.wrapping_add(1).checked_rem(parts).unwrap_or_default();
-                progress.next = clock::after(now, pause);
-                let is_available = check(gateway, &clients, (name, forward), (progress.part, parts)).await;
-                note(name, std::mem::replace(&mut progress.is_available, is_available), is_available);
+        let (due, wakes) = due(&gateway.snapshot(), &mut all, clock::now());
+        checks.extend(due.into_iter().map(|due| check(gateway, &clients, due)));
+        tokio::select! {
+            () = sleep_until(wakes.into()) => {}
+            Some((name, is_available)) = checks.next() => {
+                let Some(progress) = all.get_mut(&name) else { continue };
+                progress.is_checking = false;
+                note(&name, std::mem::replace(&mut progress.is_available, is_available), is_available);
             }
-            wakes = wakes.min(progress.next);
         }
-        drop(snapshot);
-        sleep_until(wakes.into()).await;
     }
+}
+
+/// Returns the parts that are checked now, and the time of the next call.
+fn due(snapshot: &Snapshot, all: &mut HashMap<Arc<str>, Progress>, now: Instant) -> (Vec<Part>, Instant) {
+    let mut wakes = clock::after(now, NOTICE);
+    let sections: Vec<_> = snapshot.forward_auths().collect();
+    all.retain(|name, progress| progress.is_checking || sections.iter().any(|(known, _)| *known == name));
+    let mut due = Vec::new();
+    for (name, forward) in sections {
+        let Some(interval) = forward.config().recheck_interval else { continue };
+        let (parts, pause) = divided(interval);
+        let first = || Progress { next: clock::after(now, pause), part: 0, is_checking: false, is_available: true };
+        let progress = all.entry(Arc::clone(name)).or_insert_with(first);
+        if progress.is_checking {
+            continue;
+        }
+        if progress.next <= now {
+            progress.part = progress.part.wrapping_add(1).checked_rem(parts).unwrap_or_default();
+            progress.next = clock::after(now, pause);
+            progress.is_checking = true;
+            due.push(Part { name: Arc::clone(name), forward: Arc::clone(forward), number: progress.part, parts });
+        }
+        wakes = wakes.min(progress.next);
+    }
+    (due, wakes)
 }
 
 /// Returns the number of parts, and the time between two of them.
@@ -73,27 +101,24 @@ fn divided(interval: Duration) -> (u32, Duration) {
     (parts, interval.checked_div(parts).unwrap_or(interval))
 }
 
-/// Checks one part of the sessions of a section. Returns whether the service decided about all of them. A session stays
-/// open while there is no decision.
-async fn check(
-    gateway: &Gateway,
-    clients: &HttpClients,
-    (name, forward): (&Arc<str>, &ForwardAuth),
-    part: (u32, u32),
-) -> bool {
+/// Checks one part of the sessions of a section. Returns the section, and whether its service decided about all of them. A
+/// session stays open while there is no decision.
+async fn check(gateway: &Gateway, clients: &HttpClients, part: Part) -> (Arc<str>, bool) {
+    let Part { name, forward, number, parts } = part;
     let mut groups: HashMap<QuestionKey, Group> = HashMap::new();
     for session in gateway.workers.list().await {
         let grant = &session.1.grant;
-        let is_of_part = session.1.request_id.0 % u128::from(part.1.max(1)) == u128::from(part.0);
+        let is_of_part = session.1.request_id.0 % u128::from(parts.max(1)) == u128::from(number);
         let question = grant.answered.as_ref().and_then(|answered| answered.question.as_ref());
-        let Some(question) = question.filter(|_| is_of_part && grant.auth.as_ref() == Some(name)) else { continue };
+        let Some(question) = question.filter(|_| is_of_part && grant.auth.as_ref() == Some(&name)) else { continue };
         let new = || Group { question: Arc::clone(question), sessions: Vec::new() };
         groups.entry(question.key()).or_insert_with(new).sessions.push(session);
     }
+    let forward = &*forward;
     let decided = stream::iter(groups.into_values())
         .map(|group| async move { decide(gateway, clients, forward, group).await })
         .buffer_unordered(AT_ONCE);
-    decided.fold(true, |all, decided| async move { all && decided }).await
+    (name, decided.fold(true, |all, decided| async move { all && decided }).await)
 }
 
 /// Asks about the sessions of one question, and ends those that are not admitted. Returns whether there is a decision.

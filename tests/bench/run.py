@@ -19,7 +19,7 @@ SAYING = 0.1  # seconds that the load generator waits before it reports
 
 COMMON = {"WORKERS": "2", "SESSIONS": "9000", "HANDSHAKES": "850"}
 meter = lambda rate, excess: f'message_rate = "{rate}/s"\nmessage_burst = {rate}\non_excess = "{excess}"'
-OURS = {"METER": meter(1000000, "close"), "RECORD_LAYER": "own", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
+OURS = {"METER": meter(1000000, "close"), "RECORD_LAYER": "own", "SECTIONS": "", "AUTH": 'auth = "users"\nforward_claims = { sub = "X-User-Id" }'}
 
 # name: (template in peers/, command, additional values for the template)
 PEERS = {
@@ -152,8 +152,13 @@ class Bench:
         openssl = lambda *a: subprocess.run(["openssl", *a], check=True, stderr=subprocess.DEVNULL)
         openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
         openssl("pkey", "-in", key, "-pubout", "-out", public)
-        return subprocess.run([TOLLGATE, "token", "--key", key, "--issuer", "https://bench.example/", "--audience", "bench",
-                               "--subject", "bench", "--expires", "24h"], check=True, capture_output=True, text=True).stdout.strip()
+        return self.sign(key, "ES256")
+
+    def sign(self, key, algorithm):
+        """Returns a token that is valid for a day."""
+        command = [TOLLGATE, "token", "--key", key, "--algorithm", algorithm, "--issuer", "https://bench.example/", "--audience", "bench",
+                   "--subject", "bench", "--expires", "24h"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def cpus(self, key):
         """Returns the CPUs of the proxy and of the rest: disjoint if one worker is measured and there are several CPUs."""

@@ -261,3 +261,25 @@ fn a_session_ends_when_the_service_no_longer_admits_it() {
         assert_eq!(server.expect_close(1008), "no longer admitted");
     }
 }
+
+#[test]
+fn a_slow_service_delays_the_checks_of_its_own_sessions_alone() {
+    let (upstream, slow, other) = (Upstream::bind(), Upstream::bind(), Upstream::bind());
+    let more = format!(
+        "[auth.other]\nkind = \"forward\"\nurl = \"http://{}/auth\"\nrecheck_interval = \"1s\"\n\
+         [[route]]\nname = \"other\"\npath = \"/other\"\nupstream = \"main\"\nauth = \"other\"",
+        other.address()
+    );
+    let gate = asking(&slow, "recheck_interval = \"1s\"\ntimeout = \"1m\"").more(&more).start(&upstream);
+    let (client, _) = ask(&gate, &mut Service::new(&slow), &open(), &admitting(ADA));
+    let waiting = complete(client, &upstream);
+    let mut service = Service::new(&other);
+    let (client, _) = ask(&gate, &mut service, &Request::to("/other"), &admitting(""));
+    let Session { mut client, mut server, .. } = complete(client, &upstream);
+    let unanswered = slow.accept();
+    service.reply(&replying("401 Unauthorized", "", ""));
+    assert_eq!(client.expect_close(1008), "no longer admitted");
+    assert_eq!(server.expect_close(1008), "no longer admitted");
+    waiting.close();
+    drop(unanswered);
+}

@@ -1,10 +1,12 @@
-"""Tests Chromium on the page of `tollgate demo`, and refreshes by pages of another origin."""
+"""Tests Chromium on the page of `tollgate demo`, refreshes by pages of another origin, and forward authentication."""
 
+import secrets as randoms
 import shutil
 import ssl
 import time
 
 import harness
+import leaks
 
 suite = harness.Suite("browser")
 executable = shutil.which("chromium")
@@ -50,4 +52,29 @@ tokens = lambda expires: {name: secrets.foreign_token(sub=name, exp=expires) for
 program.tell(url=proxy.url("/live/blue"), refresh=proxy.url("/live/refresh", "https"), first=tokens(now + LIFE_SECONDS),
              fresh=tokens(now + 3600), expires=now + 3600)
 program.run_checks(suite, seconds=120)
+
+
+def forward_auth():
+    """A page whose login is checked by a service that answers as oauth2-proxy does."""
+    program = harness.Node("node/forward.js", directory, executable, spki(chain), chain, key)
+    section = f"""
+[auth.sso]
+kind = "forward"
+url = "http://127.0.0.1:{program.facts["auth"]}/oauth2/auth"
+response_headers = ["X-Auth-Request-User", "X-Auth-Request-Groups"]
+subject_header = "X-Auth-Request-User"
+recheck_interval = "1s"
+"""
+    proxy = harness.Proxy("".join([
+        harness.listener(secrets), section, harness.upstream("echo", program.facts["port"]),
+        harness.route("live", "/live", "echo", auth='"sso"', origins=f'["https://localhost:{program.facts["pages"]}"]',
+                      require='{ "X-Auth-Request-Groups" = "dev" }'),
+    ]), directory, name="forward")
+    login = randoms.token_hex(16)
+    cookies = [leaks.remember(f"{login}|{randoms.token_hex(16)}") for _ in range(2)]
+    program.tell(url=proxy.url("/live"), cookies=cookies, recheckMs=1000)
+    program.run_checks(suite, seconds=120)
+
+
+forward_auth()
 suite.finish()

@@ -54,9 +54,13 @@ class Session:
         self.socket.close()
 
     def wait_for_close(self):
-        """Waits for a Close of up to 125 bytes, keeps the time, the code and the reason, and answers it."""
-        header = yield from self.receive(2)
+        """Waits for a frame, and keeps the time."""
+        yield from self.fill(2)
         self.closed_at = time.time()
+
+    def answer_close(self):
+        """Reads that frame, a Close of up to 125 bytes, keeps its code and reason, and answers it."""
+        header = yield from self.receive(2)
         equal(header[0], 0x88)
         payload = yield from self.receive(header[1])
         self.close_frame = int.from_bytes(payload[:2], "big"), payload[2:].decode()

@@ -87,6 +87,7 @@ with suite.check(f"{count:,} sessions whose tokens expire in the same second all
                f"descriptor limit {limit:,}")
     assert left > 0, "the tokens expired before all sessions were open"
     drive(everyone, Session.wait_for_close, seconds=left + 30)
+    drive(everyone, Session.answer_close)
     late = sorted(session.closed_at - expires for session in everyone)
     at = lambda share: late[min(len(late) - 1, int(share * len(late)))]
     suite.note(f"Close frames after exp, s: first {late[0]:.3f}, 10% {at(0.1):.3f}, half {statistics.median(late):.3f}, "

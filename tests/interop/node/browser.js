@@ -2,14 +2,10 @@
 'use strict';
 const assert = require('assert/strict');
 const http = require('http');
-const { chromium } = require('playwright-core');
 const { check, facts, listen } = require('./checks');
+const { launch } = require('./pages');
 
 const WAIT_MS = 10_000;
-const FLAGS = [
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-];
 
 // A page of another origin, as an attacker would serve it.
 const stranger = http.createServer((request, response) => {
@@ -19,9 +15,7 @@ const stranger = http.createServer((request, response) => {
 
 async function main() {
   const { page: address, url, token, spki, chromium: executablePath, screenshots } = await facts({ port: await listen(stranger) });
-  const browser = await chromium.launch({
-    executablePath, headless: true, args: [...FLAGS, `--ignore-certificate-errors-spki-list=${spki}`],
-  });
+  const browser = await launch(executablePath, spki);
   const faults = []; // script errors and policy violations that the browser reports
   const external = []; // requests to other hosts
 

@@ -2,24 +2,13 @@
 // The pages have a server of their own, which is another origin by each of its names.
 'use strict';
 const assert = require('assert/strict');
-const fs = require('fs');
-const http = require('http');
-const https = require('https');
-const { chromium } = require('playwright-core');
-const { WebSocketServer } = require('ws');
 const { check, facts, listen } = require('./checks');
+const { echoing, launch, pagesWith } = require('./pages');
 
 const [executablePath, spki, chain, key] = process.argv.slice(2);
 
-const pages = https.createServer({ cert: fs.readFileSync(chain), key: fs.readFileSync(key) }, (request, response) => {
-  response.setHeader('Content-Type', 'text/html');
-  response.end('<!DOCTYPE html><title>Another origin</title>');
-});
-const upstream = http.createServer();
-new WebSocketServer({ server: upstream }).on('connection', (socket) => {
-  socket.on('error', () => {});
-  socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
-});
+const pages = pagesWith(chain, key);
+const upstream = echoing();
 
 /** In the page: sends a request, and returns its status and JSON, or the name of the error. */
 const post = ([where, options]) => fetch(where, { method: 'POST', ...options })
@@ -27,11 +16,7 @@ const post = ([where, options]) => fetch(where, { method: 'POST', ...options })
 
 async function main() {
   // Before the tokens are made, so that their time does not begin too early.
-  const browser = await chromium.launch({
-    executablePath, headless: true,
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      `--ignore-certificate-errors-spki-list=${spki}`],
-  });
+  const browser = await launch(executablePath, spki);
   const own = { port: await listen(upstream), pages: await listen(pages) };
   const { url, refresh, first, fresh, expires } = await facts(own);
   const visit = async (host) => {
