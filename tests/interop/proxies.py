@@ -4,6 +4,7 @@ Clients connect from several addresses of 127.0.0.0/8, and the balancers connect
 socket.
 """
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -18,7 +19,7 @@ import time
 import harness
 import websockets.exceptions
 from harness import Process, Proxy, Secrets, Suite, equal, free_port
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 from websockets.sync.server import serve
 
 SECONDS = 15
@@ -30,6 +31,7 @@ folder = harness.work_dir("proxies")
 secrets = Secrets(folder)
 context = secrets.client_context()
 numbers = itertools.count()
+run = asyncio.new_event_loop().run_until_complete
 
 
 def answer(websocket):
@@ -156,23 +158,33 @@ def start(name, ports, *command):
     return process
 
 
-def open_through(name, path="open", source="127.0.0.7", headers=None):
-    """Returns a session through a balancer, its request as the backend received it, and its path."""
-    path = f"/{path}/{next(numbers)}"
-    plain = harness.raw(PORTS[name], seconds=SECONDS, source=source)
-    try:
-        session = connect(f"wss://localhost{path}", sock=plain, ssl=context, compression=None, additional_headers=headers,
-                          open_timeout=SECONDS, legacy=True)
-    except Exception:
-        plain.close()
-        raise
-    return session, json.loads(session.recv(SECONDS)), path
+class Session:
+    """A session through a balancer, with its request as the backend received it, and its path."""
+
+    def __init__(self, name, path="open", source="127.0.0.7", headers=None):
+        self.path = f"/{path}/{next(numbers)}"
+        run(self.open(harness.raw(PORTS[name], seconds=SECONDS, source=source), headers))
+        self.seen = json.loads(self.recv())
+
+    async def open(self, plain, headers):
+        plain.setblocking(False)
+        self.session = await connect(f"wss://localhost{self.path}", sock=plain, ssl=context, compression=None,
+                                     additional_headers=headers, open_timeout=SECONDS)
+
+    def send(self, message):
+        run(self.session.send(message))
+
+    def recv(self):
+        return run(asyncio.wait_for(self.session.recv(), SECONDS))
+
+    def close(self):
+        run(self.session.close())
 
 
 def status_through(name, path, source, headers=None):
     """Returns the status of a request: 101 if a session was opened."""
     try:
-        session, _, _ = open_through(name, path, source, headers)
+        session = Session(name, path, source, headers)
     except websockets.exceptions.InvalidStatus as refused:
         return refused.response.status_code
     session.close()
@@ -200,10 +212,11 @@ def wait_for(message, **fields):
 
 
 def check_session(name, source, headers=None, scheme="https"):
-    session, seen, path = open_through(name, source=source, headers=headers)
-    with session:
-        session.send("hello")
-        equal(session.recv(SECONDS), "hello")
+    session = Session(name, source=source, headers=headers)
+    session.send("hello")
+    equal(session.recv(), "hello")
+    session.close()
+    seen, path = session.seen, session.path
     equal((seen["x-forwarded-for"], seen["x-forwarded-proto"]), (source, scheme))
     equal(seen["forwarded"], f'for={source};host="localhost";proto={scheme}')
     equal("x-real-ip" in seen, False)
@@ -245,7 +258,7 @@ for balancer in (*TCP, *HTTP):
         check_session(balancer, "127.0.0.7", {"X-Forwarded-For": "203.0.113.9, 127.0.0.1"}, scheme)
 
     with suite.check(f"{balancer}: sessions are limited by the client's address"):
-        first, _, _ = open_through(balancer, "one", "127.0.0.7")
+        first = Session(balancer, "one", "127.0.0.7")
         equal(status_through(balancer, "one", "127.0.0.7"), 429)
         equal(status_through(balancer, "one", "127.0.0.7", {"X-Forwarded-For": "203.0.113.10"}), 429)
         equal(status_through(balancer, "one", "127.0.0.8"), 101)
@@ -285,7 +298,7 @@ with suite.check("haproxy_v2: handshakes are limited by the client's address, an
 
 with suite.check("nginx_tcp and nginx_unix: the balancer's own connections do not count"):
     for balancer in ("nginx_tcp", "nginx_unix"):
-        opened = [open_through(balancer, source="127.0.0.7")[0] for _ in range(4 * SHARE)]
+        opened = [Session(balancer, source="127.0.0.7") for _ in range(4 * SHARE)]
         for session in opened:
             session.close()
 
@@ -294,14 +307,14 @@ with suite.check("120 sessions at once from 120 addresses, each under its own"):
     for number in range(120):
         balancer = (*TCP, *HTTP)[number % 6]
         source = f"127.0.1.{number + 1}"
-        opened.append((source, *open_through(balancer, source=source)))
-    for source, session, seen, path in opened:
-        equal(seen["x-forwarded-for"], source)
-        session.send(path)
-        equal(session.recv(SECONDS), path)
+        opened.append((source, Session(balancer, source=source)))
+    for source, session in opened:
+        equal(session.seen["x-forwarded-for"], source)
+        session.send(session.path)
+        equal(session.recv(), session.path)
         session.close()
-    for source, _, _, path in opened:
-        equal([line["client"] for line in wait_for("session ended", path=path)], [source])
+    for source, session in opened:
+        equal([line["client"] for line in wait_for("session ended", path=session.path)], [source])
 
 with suite.check("health checks with LOCAL headers and without any request are no warnings"):
     # Each check of HAProxy ends with the connection, before the TLS handshake.

@@ -86,7 +86,7 @@ def counted_by_strace(pid, calls):
 def start_proxy(upstream_port):
     """Starts the proxy with the configuration of the bench, which is a realistic one."""
     values = {"CERT": directory / "localhost.pem", "KEY": directory / "localhost.key", "TOKEN_PUBLIC": secrets.public,
-              "METRICS": 0, "UPSTREAM": f"127.0.0.1:{upstream_port}", "AUTH": 'auth = "users"', "WORKERS": 2, "SESSIONS": 9000, "HANDSHAKES": 850,
+              "METRICS": 0, "UPSTREAM": f"127.0.0.1:{upstream_port}", "SECTIONS": "", "AUTH": 'auth = "users"', "WORKERS": 2, "SESSIONS": 9000, "HANDSHAKES": 850,
               "METER": 'message_rate = "1000000/s"\nmessage_burst = 1000000\non_excess = "close"', "RECORD_LAYER": "own"}
     config = (BENCH / "peers/tollgate.toml").read_text()
     for name, value in values.items():
