@@ -10,7 +10,7 @@
 //! | [`ws`] | pure | RFC 6455 and 7692: opening handshake, frames, the rules of one direction, close codes |
 //! | [`record`] | pure | the TLS 1.3 record layer after the handshake: open, seal, key updates, alerts |
 //! | [`balance`] | pure | pools and the choice of a server |
-//! | [`policy`] | pure | admission: routes, origins, tokens, quotas, rejections |
+//! | [`policy`] | pure | admission: routes, origins, tokens, revocations, quotas, rejections |
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
 //! | [`config`] | in | the only module that knows TOML |
 //! | [`runtime`] | out | what workers provide: clock, random bytes, tasks, timers, pacing, guards, lifecycle |

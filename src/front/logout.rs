@@ -1,8 +1,10 @@
 //! Back-channel logout: receives a logout token, and revokes the tokens that it names.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::header::{CONTENT_TYPE, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, Request};
@@ -12,6 +14,7 @@ use tokio::time::timeout;
 
 use super::gateway::Gateway;
 use super::keys::wait_for_keys;
+use super::logouts::RECEIVING_MAX;
 use super::snapshot::Snapshot;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;
@@ -51,12 +54,14 @@ pub(super) async fn log_out(
     gateway: &Gateway,
     snapshot: &Snapshot,
     endpoints: &[&LogoutEndpoint],
-    request: &Request<()>,
-    body: Incoming,
+    (request, body): (&Request<()>, Incoming),
+    client: IpAddr,
     request_id: RequestId,
 ) -> Result<(), LogoutError> {
     let _permit = gateway.logouts.permits.try_acquire().map_err(|_| LogoutError::Busy)?;
+    let receiving = gateway.logouts.receiving.take(client.into(), RECEIVING_MAX).ok_or(LogoutError::Busy)?;
     let body = receive(endpoints, request, body).await?;
+    drop(receiving);
     let token = token(&body)?;
     let recognizing = endpoints.iter().find(|endpoint| endpoint.recognizes(&token));
     let endpoint = recognizing.or(endpoints.first()).ok_or(LogoutError::Form)?;
@@ -68,17 +73,16 @@ pub(super) async fn log_out(
     let (now, auth) = (clock::both().unix, &*endpoint.method.name);
     let logout = endpoint.verify(&token, now)?;
     gateway.logouts.recent.note(&logout, auth, now)?;
+    let revocations = logout.revocations(auth, now, snapshot.revocation_end(Some(auth), now));
+    // All are queued before the first wait: the issuer may disconnect meanwhile.
+    let revoking = revocations.into_iter().map(|revocation| gateway.revoker.revoke(revocation));
     let mut ended = 0_usize;
-    let end = snapshot.revocation_end(Some(auth), now);
-    for revocation in logout.revocations(auth, now, end) {
-        match gateway.revoker.revoke(revocation).await {
-            Ok(revoked) => ended = ended.saturating_add(revoked.ended),
-            Err(error) => {
-                tracing::error!(%request_id, auth, %error, "logout failed");
-                gateway.logouts.recent.forget(&logout, auth);
-                return Err(LogoutError::NotStored);
-            }
-        }
+    for revoked in join_all(revoking).await {
+        let Ok(revoked) = revoked else {
+            gateway.logouts.recent.forget(&logout, auth);
+            return Err(LogoutError::NotStored);
+        };
+        ended = ended.saturating_add(revoked.ended);
     }
     tracing::info!(%request_id, auth, ended, "logout");
     Ok(())

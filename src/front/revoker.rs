@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::policy::counters::Counters;
-use crate::policy::revocation::Applied;
 use crate::policy::revocation::entry::{Revocation, RevocationId};
 use crate::policy::revocation::journal::Change;
+use crate::policy::revocation::{Added, Applied};
 use crate::relay::revoke::Sweep;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
@@ -20,13 +20,30 @@ pub const COMMITS_MAX: usize = 1024;
 /// The longest wait for the journal: a disk that takes longer does not work.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A change that the journal is to make and to store.
+/// A change that is to be made and stored, and whose sessions are to end. Once it is queued, this happens even if the
+/// client that asked for it disconnects.
 #[derive(Debug)]
 pub struct Commit {
     /// The change.
     pub change: Change,
-    /// Receives the result once the change is stored.
-    pub reply: oneshot::Sender<Result<Applied, RevokeError>>,
+    /// Receives the result once the change is stored, and each session that it concerns has the command to end.
+    pub reply: oneshot::Sender<Result<Committed, RevokeError>>,
+}
+
+/// A change that was made.
+#[derive(Debug)]
+pub struct Committed {
+    /// The change.
+    pub applied: Applied,
+    /// The number of open sessions that it ends.
+    pub ended: usize,
+}
+
+/// The queue of changes, and whether they are stored on disk.
+#[derive(Debug)]
+struct Queue {
+    commits: mpsc::Sender<Commit>,
+    is_durable: bool,
 }
 
 /// Makes revocations.
@@ -34,7 +51,7 @@ pub struct Commit {
 pub struct Revoker {
     counters: Arc<Counters>,
     workers: Arc<Workers>,
-    journal: OnceLock<mpsc::Sender<Commit>>,
+    queue: OnceLock<Queue>,
 }
 
 /// A revocation that was made.
@@ -79,45 +96,35 @@ impl fmt::Display for RevokeError {
 impl std::error::Error for RevokeError {}
 
 impl Revoker {
-    /// Creates a revoker that keeps revocations in memory.
+    /// Creates a revoker that makes changes itself, and keeps revocations in memory.
     pub fn new(counters: Arc<Counters>, workers: Arc<Workers>) -> Self {
-        Self { counters, workers, journal: OnceLock::new() }
+        Self { counters, workers, queue: OnceLock::new() }
     }
 
-    /// Makes it store all further changes by this journal.
-    pub fn set_journal(&self, journal: mpsc::Sender<Commit>) {
-        // There is one journal.
-        let _ = self.journal.set(journal);
+    /// Makes it queue all further changes here, for a thread that makes them and, if `is_durable` is set, stores them.
+    pub fn set_queue(&self, commits: mpsc::Sender<Commit>, is_durable: bool) {
+        // There is one thread.
+        let _ = self.queue.set(Queue { commits, is_durable });
     }
 
     /// Whether revocations outlive the process.
     pub fn is_durable(&self) -> bool {
-        self.journal.get().is_some()
+        self.queue.get().is_some_and(|queue| queue.is_durable)
     }
 
-    /// Adds a revocation, and ends the open sessions that it concerns. Returns when it is stored, and every such session
+    /// Adds a revocation, and ends the open sessions that it concerns. Returns when it is stored, and each such session
     /// has the command to end.
     ///
     /// # Errors
     /// If it was not made, or is not stored.
     pub async fn revoke(&self, revocation: Revocation) -> Result<Revoked, RevokeError> {
-        let target = Arc::new(revocation.clone());
-        match self.commit(Change::Add(revocation)).await {
-            Ok(Applied::Added(added)) => {
-                let ended = self.sweep(vec![Arc::clone(&added.revocation)]).await;
-                let (revocation, is_new) = (added.revocation, added.is_new);
-                Ok(Revoked { revocation, is_new, ended, is_durable: self.is_durable() })
-            }
-            Ok(Applied::Removed(_)) => Err(RevokeError::NotStored),
-            Err(error @ (RevokeError::NotStored | RevokeError::Late)) => {
-                self.sweep(vec![target]).await;
-                Err(error)
-            }
-            Err(error) => {
-                tracing::error!(%error, "a revocation was refused");
-                Err(error)
-            }
-        }
+        let committed = self.commit(Change::Add(revocation)).await.inspect_err(|error| {
+            tracing::error!(%error, "a revocation failed");
+        })?;
+        let Applied::Added(Added { revocation, is_new }) = committed.applied else {
+            return Err(RevokeError::NotStored);
+        };
+        Ok(Revoked { revocation, is_new, ended: committed.ended, is_durable: self.is_durable() })
     }
 
     /// Removes a revocation. Returns whether there was one.
@@ -125,8 +132,8 @@ impl Revoker {
     /// # Errors
     /// If the removal is not stored.
     pub async fn remove(&self, id: RevocationId) -> Result<bool, RevokeError> {
-        let applied = self.commit(Change::Remove(id)).await?;
-        Ok(matches!(applied, Applied::Removed(Some(_))))
+        let committed = self.commit(Change::Remove(id)).await?;
+        Ok(matches!(committed.applied, Applied::Removed(Some(_))))
     }
 
     /// Replaces the revocations of `revocations_file`, and ends the open sessions that new ones concern. Returns their
@@ -137,20 +144,18 @@ impl Revoker {
     pub async fn replace_listed(&self, listed: &[Revocation]) -> Result<usize, RevokeError> {
         let added = self.counters.revocations().replace_listed(listed, clock::both().unix);
         let added = added.map_err(|_| RevokeError::Full)?;
-        if added.is_empty() { Ok(0) } else { Ok(self.sweep(added).await) }
+        if added.is_empty() { Ok(0) } else { Ok(self.workers.revoke(&Sweep::new(added, &self.counters)).await) }
     }
 
-    async fn sweep(&self, added: Vec<Arc<Revocation>>) -> usize {
-        self.workers.revoke(&Sweep::new(added, &self.counters)).await
-    }
-
-    async fn commit(&self, change: Change) -> Result<Applied, RevokeError> {
-        let Some(journal) = self.journal.get() else {
+    async fn commit(&self, change: Change) -> Result<Committed, RevokeError> {
+        let Some(Queue { commits, .. }) = self.queue.get() else {
             let applied = self.counters.revocations().apply(change, clock::both().unix);
-            return applied.map_err(|_| RevokeError::Full);
+            let applied = applied.map_err(|_| RevokeError::Full)?;
+            let ended = self.end_sessions(&applied).await;
+            return Ok(Committed { applied, ended });
         };
         let (reply, replied) = oneshot::channel();
-        journal.try_send(Commit { change, reply }).map_err(|error| match error {
+        commits.try_send(Commit { change, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
             mpsc::error::TrySendError::Closed(_) => RevokeError::NotStored,
         })?;
@@ -159,5 +164,11 @@ impl Revoker {
             Ok(Err(_)) => Err(RevokeError::NotStored),
             Err(_) => Err(RevokeError::Late),
         }
+    }
+
+    /// Ends the open sessions that an added revocation concerns. Returns their number.
+    pub async fn end_sessions(&self, applied: &Applied) -> usize {
+        let Applied::Added(added) = applied else { return 0 };
+        self.workers.revoke(&Sweep::new(vec![Arc::clone(&added.revocation)], &self.counters)).await
     }
 }

@@ -167,7 +167,14 @@ async fn respond(
     if request.method() == Method::POST {
         let logouts = logout::endpoints(snapshot, request);
         if !logouts.is_empty() {
-            let logging_out = logout::log_out(context.gateway, snapshot, &logouts, request, body, context.request_id);
+            let logging_out = logout::log_out(
+                context.gateway,
+                snapshot,
+                &logouts,
+                (request, body),
+                client.address,
+                context.request_id,
+            );
             logging_out.await.map_err(|error| RejectedRequest::from(Rejection::Logout(error)))?;
             return Ok((response::logged_out(), None));
         }

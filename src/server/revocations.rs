@@ -5,16 +5,16 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::front::gateway::Gateway;
-use crate::front::revoker::{COMMITS_MAX, Commit, RevokeError};
-use crate::policy::counters::Counters;
+use crate::front::revoker::{COMMITS_MAX, Commit, Committed, RevokeError};
 use crate::policy::revocation::Revocations;
 use crate::policy::revocation::journal::{Change, HEADER, replay};
 use crate::runtime::clock;
@@ -45,6 +45,8 @@ pub enum JournalError {
     OtherVersion(PathBuf),
     /// A file in the directory cannot be read or written.
     Io(PathBuf, io::Error),
+    /// The system did not provide a thread.
+    System(io::Error),
 }
 
 impl fmt::Display for JournalError {
@@ -52,6 +54,7 @@ impl fmt::Display for JournalError {
         match self {
             Self::Locked(path) => write!(f, "another process uses this state_dir: it has locked {}", path.display()),
             Self::OtherVersion(path) => write!(f, "another version of tollgate wrote {}", path.display()),
+            Self::System(error) => write!(f, "no thread: {error}"),
             Self::Io(path, error) => write!(f, "cannot use {} in state_dir: {error}", path.display()),
         }
     }
@@ -64,54 +67,60 @@ impl std::error::Error for JournalError {}
 ///
 /// # Errors
 /// If the journal cannot be used, or the system does not provide a thread.
-pub(super) fn start(gateway: &Gateway, config: &Config) -> Result<(), JournalError> {
+pub(super) fn start(gateway: &Arc<Gateway>, config: &Config) -> Result<(), JournalError> {
     let (store, now) = (gateway.counters.revocations(), clock::both().unix);
     // A file of 1 MiB has fewer than the store can have.
     if store.replace_listed(&config.revocations, now).is_err() {
         tracing::error!("revocations_file has more revocations than the store can have: none is in effect");
     }
-    let Some(directory) = &config.server.state_dir else {
-        if config.can_revoke() {
-            tracing::warn!("revocations end with the process: there is no state_dir");
-        }
-        return Ok(());
+    let journal = match &config.server.state_dir {
+        Some(directory) => Some(Journal::open(directory, store, now)?),
+        None => None,
     };
-    let journal = Journal::open(directory, store, now)?;
-    let system = |error| JournalError::Io(directory.clone(), error);
-    let runtime = Builder::new_current_thread().build().map_err(system)?;
+    let is_durable = journal.is_some();
+    if !is_durable && config.can_revoke() {
+        tracing::warn!("revocations end with the process: there is no state_dir");
+    }
+    let runtime = Builder::new_current_thread().build().map_err(JournalError::System)?;
     let (sender, commits) = mpsc::channel(COMMITS_MAX);
-    let serving = serve(journal, Arc::clone(&gateway.counters), commits);
-    start_thread("revocations", runtime, serving).map_err(system)?;
-    gateway.revoker.set_journal(sender);
+    start_thread("revocations", runtime, serve(journal, Arc::downgrade(gateway), commits))
+        .map_err(JournalError::System)?;
+    gateway.revoker.set_queue(sender, is_durable);
     Ok(())
 }
 
-/// Makes and stores changes until the process ends. Changes that wait at the same time share one fsync. This blocks its
-/// thread.
-async fn serve(mut journal: Journal, counters: Arc<Counters>, mut commits: mpsc::Receiver<Commit>) {
+/// Makes and stores changes until the process ends, and ends the sessions that they concern. Changes that wait at the same
+/// time share one fsync, which blocks this thread.
+async fn serve(mut journal: Option<Journal>, gateway: Weak<Gateway>, mut commits: mpsc::Receiver<Commit>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while commits.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let (mut lines, mut applied) = (String::new(), Vec::with_capacity(batch.len()));
-        let now = clock::both().unix;
+        let Some(gateway) = gateway.upgrade() else { return };
+        let (store, now) = (gateway.counters.revocations(), clock::both().unix);
+        let (mut lines, mut made) = (String::new(), Vec::with_capacity(batch.len()));
         for Commit { change, reply } in batch.drain(..) {
             let line = change.line();
-            if let Ok(made) = counters.revocations().apply(change, now) {
+            if let Ok(applied) = store.apply(change, now) {
                 lines.push_str(&line);
-                applied.push((made, reply));
+                made.push((applied, reply));
             } else {
                 // If the caller no longer waits, the log has the error.
                 drop(reply.send(Err(RevokeError::Full)));
             }
         }
-        let stored = journal.store(lines.as_bytes(), counters.revocations(), now);
+        let stored = journal.as_mut().map_or(Ok(()), |journal| journal.store(lines.as_bytes(), store, now));
         if let Err(error) = &stored {
-            let directory = journal.directory.display();
-            tracing::error!(%directory, %error, "revocations are in effect but could not be stored");
+            tracing::error!(%error, "revocations are in effect but could not be stored in state_dir");
         }
-        for (made, reply) in applied {
-            let result = if stored.is_ok() { Ok(made) } else { Err(RevokeError::NotStored) };
-            drop(reply.send(result));
-        }
+        let is_stored = stored.is_ok();
+        let ending = made.into_iter().map(|(applied, reply)| {
+            let revoker = &gateway.revoker;
+            async move {
+                let ended = revoker.end_sessions(&applied).await;
+                let result = if is_stored { Ok(Committed { applied, ended }) } else { Err(RevokeError::NotStored) };
+                drop(reply.send(result));
+            }
+        });
+        join_all(ending).await;
     }
 }
 
