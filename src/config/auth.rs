@@ -33,7 +33,7 @@ const SOURCES_MAX: usize = 16;
 pub(super) const NONE: &str = "none";
 
 /// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
-const TOKEN_KEYS: [&Key; 14] = [
+const TOKEN_KEYS: [&Key; 17] = [
     &keys::ISSUER,
     &keys::AUDIENCE,
     &keys::ALGORITHMS,
@@ -47,6 +47,9 @@ const TOKEN_KEYS: [&Key; 14] = [
     &keys::TOKEN_FROM,
     &keys::TOKEN_MAX_SIZE,
     &keys::LEEWAY,
+    &keys::ON_EXPIRY,
+    &keys::EXPIRY_GRACE,
+    &keys::EXPIRY_CLOSE_CODE,
     &keys::FORWARD_TOKEN,
 ];
 
