@@ -34,7 +34,7 @@ const SOURCES_MAX: usize = 16;
 pub(super) const NONE: &str = "none";
 
 /// The keys of a section with `kind = "jwt"` that one with `kind = "forward"` does not have.
-const TOKEN_KEYS: [&Key; 16] = [
+const TOKEN_KEYS: [&Key; 19] = [
     &keys::ISSUER,
     &keys::AUDIENCE,
     &keys::ALGORITHMS,
@@ -48,6 +48,9 @@ const TOKEN_KEYS: [&Key; 16] = [
     &keys::TOKEN_FROM,
     &keys::TOKEN_MAX_SIZE,
     &keys::LEEWAY,
+    &keys::ON_EXPIRY,
+    &keys::EXPIRY_GRACE,
+    &keys::EXPIRY_CLOSE_CODE,
     &keys::FORWARD_TOKEN,
     &keys::BACKCHANNEL_LOGOUT_PATH,
     &keys::BACKCHANNEL_LOGOUT_AUDIENCE,

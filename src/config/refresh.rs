@@ -15,8 +15,12 @@ pub(super) fn read(section: &Section<'_>, access: &Access<'_>) -> Parsed<Option<
         section.diagnostics.push(Diagnostic::error(span.clone(), "`refresh_path` cannot be used").label(label));
         None
     };
-    if matches!(access, Access::Open) {
-        return error("a route with `auth = \"none\"` has no tokens");
+    match access {
+        Access::Open => return error("a route with `auth = \"none\"` has no tokens"),
+        Access::Auths(auths) if auths.iter().all(|auth| auth.forward) => {
+            return error("no section of this route has tokens: a service decides");
+        }
+        Access::Auths(_) | Access::Unknown => {}
     }
     let text = section.text(&keys::REFRESH_PATH)?;
     match text.parse::<PathPattern>() {
