@@ -142,7 +142,7 @@ pub(super) struct Reports {
     pub idle_since: Option<Instant>,
 }
 
-/// A limit that would have acted since the last call of [`Session::take_reports`].
+/// A limit that would have acted since the last call of [`Session::take_reports`](super::Session::take_reports).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewReport {
     /// The limit.
