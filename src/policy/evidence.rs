@@ -13,7 +13,8 @@ pub enum Evidence<'a> {
     None,
     /// A token, and the section that recognises it.
     Token(Arc<AuthMethod>, Cow<'a, str>),
-    /// The section whose service must be asked. It is not evidence: [`Candidate::authenticate`](super::admission::Candidate::authenticate) rejects it.
+    /// The section whose service must be asked. It is not evidence:
+    /// [`authenticate`](super::admission::Candidate::authenticate) rejects it.
     Ask(Arc<AuthMethod>, Arc<ForwardAuth>),
     /// The answer of that service, which admits the client.
     Answer(Arc<AuthMethod>, Answered),

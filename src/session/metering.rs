@@ -8,8 +8,8 @@ use crate::policy::byte_quota::ByteLimiter;
 use crate::policy::limits::{LimitKind, Limits};
 use crate::policy::quota::{Count, NotUntil};
 
-/// The state of limits that few sessions have. Only sessions with a quota of bytes, and those that exceeded a limit that is
-/// only reported, allocate it.
+/// The state of limits that few sessions have. Only sessions with a quota of bytes, and those that exceeded a limit
+/// that is only reported, allocate it.
 #[derive(Debug, Default)]
 pub(super) struct Metering {
     pub bytes: Option<ByteMeters>,
@@ -109,8 +109,8 @@ impl ByteMeters {
 }
 
 impl ByteMeter {
-    /// Reserves the next bytes of a frame: at least `least`, and at most the burst. Returns how many of `n` bytes may be
-    /// forwarded now.
+    /// Reserves the next bytes of a frame: at least `least`, and at most the burst. Returns how many of `n` bytes may
+    /// be forwarded now.
     pub(super) fn reserve(&mut self, n: usize, least: usize, now: Instant) -> Result<usize, Instant> {
         if self.reserved == 0 {
             let burst = usize::try_from(self.limiter.burst_bytes()).unwrap_or(usize::MAX);

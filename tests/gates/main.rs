@@ -27,7 +27,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const WARM_UP: usize = 8;
 /// Batches of messages through the proxy, of which the one with the fewest allocations counts: on a busy machine a
 /// timer of the proxy may fire during a batch, and it allocates. A message that allocates does so in every batch.
-const BATCHES: usize = 4;
+const BATCHES: usize = 16;
 
 #[test]
 fn messages_allocate_nothing_and_heads_in_proportion() {
