@@ -56,6 +56,11 @@ pub enum Waited {
     Current,
     /// The fetch did not end in time, or too many requests wait for it.
     Unknown,
+    /// The last fetch failed, and the next one may bring the key.
+    Failed {
+        /// Seconds until the next fetch, at least 1.
+        retry_after_secs: u64,
+    },
 }
 
 impl KeySets {
@@ -124,19 +129,29 @@ impl KeyFetcher {
 
     /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs.
     ///
-    /// A fetch that is in progress may have begun before the issuer published the key: then one more is asked for.
+    /// A fetch that is in progress may have begun before the issuer published the key: if it succeeds without the key, one
+    /// more is asked for.
     pub async fn wait(&self, need: impl Fn() -> KeyNeed) -> Waited {
         let Ok(_waiter) = self.waiters.try_acquire() else { return Waited::Unknown };
         let waiting = async {
             for _ in 0..2 {
                 // Subscribed before the demand, so that its end is not missed.
                 let mut ended = self.ended.subscribe();
-                if !self.is_awaited(need()) || ended.changed().await.is_err() {
+                if !self.is_awaited(need()) || ended.changed().await.is_err() || self.live.schedule().is_failing() {
                     return;
                 }
             }
         };
-        timeout(WAIT_MAX, waiting).await.map_or(Waited::Unknown, |()| Waited::Current)
+        if timeout(WAIT_MAX, waiting).await.is_err() {
+            return Waited::Unknown;
+        }
+        let schedule = self.live.schedule();
+        let may_follow = schedule.is_failing().then(|| schedule.retry_after_secs((self.clock)()));
+        drop(schedule);
+        match may_follow {
+            Some(retry_after_secs) if need() == KeyNeed::NamedKey => Waited::Failed { retry_after_secs },
+            _ => Waited::Current,
+        }
     }
 
     /// Whether a fetch ends soon that may bring what is needed.

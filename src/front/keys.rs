@@ -13,7 +13,8 @@ const RETRY_AFTER_SECS: u64 = 5;
 /// Waits until the token of a request can be decided.
 ///
 /// # Errors
-/// If a fetch that may bring the key of the token does not end in time, or too many requests wait for it.
+/// If a fetch that may bring the key of the token fails or does not end in time, or too many requests wait for it. A
+/// client that gets a 401 instead would throw a good token away.
 pub async fn wait_for_keys(gateway: &Gateway, verifier: &Verifier, token: &str) -> Result<(), Rejection> {
     let Some(live) = verifier.live_keys() else { return Ok(()) };
     let need = || verifier.key_need(token, clock::now());
@@ -24,6 +25,7 @@ pub async fn wait_for_keys(gateway: &Gateway, verifier: &Verifier, token: &str) 
     let Some(fetcher) = gateway.key_sets.fetcher(live.remote()) else { return Ok(()) };
     match fetcher.wait(need).await {
         Waited::Current => Ok(()),
+        Waited::Failed { retry_after_secs } => Err(Rejection::KeysUnavailable { retry_after_secs }),
         Waited::Unknown => Err(Rejection::KeysUnavailable { retry_after_secs: RETRY_AFTER_SECS }),
     }
 }

@@ -116,6 +116,23 @@ fn made_up_keys_cause_two_fetches_and_then_no_wait() {
 }
 
 #[test]
+fn a_key_that_a_failing_fetch_may_bring_is_not_unknown() {
+    let fetcher = fetcher();
+    let requests = async {
+        fetcher.wait(needs(&fetcher, 1)).await;
+        let mut waited = Vec::new();
+        for _ in 0..10 {
+            waited.push(fetcher.wait(needs(&fetcher, 2)).await);
+        }
+        assert_eq!(fetcher.wait(needs(&fetcher, 1)).await, Waited::Current, "known keys are there");
+        waited
+    };
+    let (count, waited) = run(&fetcher, |fetch| if fetch == 1 { fetched(&["a"]) } else { failed() }, requests);
+    let is_failed = |waited: &Waited| matches!(waited, Waited::Failed { retry_after_secs: 1..=31 });
+    assert!(count == 3 && waited.iter().all(is_failed), "{count} fetches: {waited:?}");
+}
+
+#[test]
 fn the_number_of_waiting_requests_is_limited() {
     let fetcher = fetcher();
     block_on(async {
