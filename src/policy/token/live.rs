@@ -59,7 +59,8 @@ impl Verifier {
     /// Whether a key of the set signed the token, which is not too long.
     fn is_signed(&self, keys: &KeySet, token: &str) -> bool {
         let known = self.token_cache.get(&TokenHash::of(token));
-        known.is_some_and(|(_, signer)| keys.has(signer.key, signer.algorithm)) || self.verify_parts(keys, token).is_ok()
+        known.is_some_and(|(_, signer)| keys.has(signer.key, signer.algorithm))
+            || self.verify_parts(keys, token).is_ok()
     }
 
     /// Whether the key that verified a token is not in the set any more. Before the first fetch, no key counts as lost:
