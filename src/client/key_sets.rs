@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,8 +17,6 @@ use crate::policy::live_keys::{KeyNeed, KeysChanged, LiveKeys, RemoteKeys};
 use crate::runtime::entropy::random;
 use crate::runtime::tasks::Tasks;
 
-/// The maximum number of requests that wait for a fetch of one set.
-pub const WAITERS_MAX: usize = 1024;
 /// How long a request waits for keys.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -45,7 +43,6 @@ pub struct KeyFetcher {
     wake: Notify,
     /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
-    waiters: Semaphore,
     clock: fn() -> Instant,
 }
 
@@ -54,7 +51,7 @@ pub struct KeyFetcher {
 pub enum Waited {
     /// The keys are as current as they can be: the token can be decided.
     Current,
-    /// The fetch did not end in time, or too many requests wait for it.
+    /// The fetch did not end in time.
     Unknown,
     /// The last fetch failed, and the next one may bring the key.
     Failed {
@@ -124,15 +121,15 @@ impl KeySets {
 
 impl KeyFetcher {
     fn new(live: Arc<LiveKeys>, clock: fn() -> Instant) -> Self {
-        Self { live, wake: Notify::new(), ended: watch::Sender::new(0), waiters: Semaphore::new(WAITERS_MAX), clock }
+        Self { live, wake: Notify::new(), ended: watch::Sender::new(0), clock }
     }
 
-    /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs.
+    /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs. The caller
+    /// limits the number of requests that wait.
     ///
     /// A fetch that is in progress may have begun before the issuer published the key: if it succeeds without the key, one
     /// more is asked for.
     pub async fn wait(&self, need: impl Fn() -> KeyNeed) -> Waited {
-        let Ok(_waiter) = self.waiters.try_acquire() else { return Waited::Unknown };
         let waiting = async {
             for _ in 0..2 {
                 // Subscribed before the demand, so that its end is not missed.

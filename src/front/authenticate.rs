@@ -34,17 +34,20 @@ pub(super) async fn authenticate<'a>(
             if let Evidence::Token(method, token) = &evidence
                 && let AuthKind::Token(verifier) = &method.kind
             {
-                wait_for_keys(gateway, verifier, token).await.map_err(|rejection| candidate.reject(rejection))?;
+                let client = candidate.facts().address;
+                let waited = wait_for_keys(gateway, client, verifier, token).await;
+                waited.map_err(|rejection| candidate.reject(rejection))?;
             }
             return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new()));
         }
     };
-    let (evidence, cookies) = answer(clients, &candidate, method, &forward).await?;
+    let (evidence, cookies) = answer(gateway, clients, &candidate, method, &forward).await?;
     Ok((candidate.authenticate(&evidence, clock::both())?, cookies))
 }
 
 /// Returns the answer of the service, or an earlier one to the same question.
 async fn answer<'a>(
+    gateway: &Gateway,
     clients: &HttpClients,
     candidate: &Candidate<'a>,
     method: Arc<AuthMethod>,
@@ -58,6 +61,7 @@ async fn answer<'a>(
     let (answer, cookies) = if let Some(answer) = forward.known(&question, clock::now()) {
         (answer, Vec::new())
     } else {
+        let _waiting = gateway.wait(candidate.facts().address).ok_or_else(|| reject(Rejection::AuthBusy))?;
         let _pending = forward.pend().ok_or_else(|| reject(Rejection::AuthBusy))?;
         match ask(clients, forward, &question).await {
             Decision::Admitted(answer, cookies) => {

@@ -77,7 +77,7 @@ impl Refresh<'_> {
         let facts = RequestFacts::of_http(self.request.uri(), headers, self.client, self.request_id.0);
         let facts = RequestFacts { protocols: &protocols, ..facts.ok_or_else(|| reject(Rejection::Host))? };
         let token = RefreshToken::of_request(route, &facts).map_err(reject)?;
-        wait_for_keys(self.gateway, &token.verifier, &token.token).await.map_err(reject)?;
+        wait_for_keys(self.gateway, self.client.address, &token.verifier, &token.token).await.map_err(reject)?;
         let renewal = Arc::new(Renewal::of_token(route, &token, clock::both())?);
         if renewal.is_revoked(self.gateway.counters.revocations(), clock::both().unix) {
             return Err(reject(Rejection::Revoked));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::descriptors::{fit_descriptors, other_descriptors};
+use super::descriptors::fit_descriptors;
 use super::error::ServeError;
 use super::files::{FilesInUse, Refreshed, Unusable};
 use super::listeners::Listeners;
@@ -304,7 +304,7 @@ impl Reloader {
     }
 
     fn build(&self, config: &Config, addresses: &[ListenAddress]) -> Result<Arc<Snapshot>, ServeError> {
-        let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(config))?;
+        let max_sessions = fit_descriptors(config)?;
         let counters = &self.gateway.counters;
         let key_sets = &self.gateway.key_sets;
         let context = SnapshotContext { addresses, max_sessions, counters, key_sets, now: clock::now() };

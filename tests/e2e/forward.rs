@@ -283,3 +283,49 @@ fn a_slow_service_delays_the_checks_of_its_own_sessions_alone() {
     waiting.close();
     drop(unanswered);
 }
+
+/// With the descriptors that the process asks for, all sessions can be open while as many requests as possible wait.
+#[test]
+fn requests_that_wait_leave_descriptors_and_places_to_others() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let more = format!(
+        "[auth.sso]\nkind = \"forward\"\nurl = \"http://{}/auth\"\ntimeout = \"1m\"\n\
+         [[route]]\nname = \"asked\"\npath = \"/asked\"\nupstream = \"main\"\nauth = \"sso\"\n",
+        listener.address()
+    );
+    let setup = |limit: &str| {
+        let server = "max_sessions = 8\nmax_handshakes = 8";
+        let setup = Setup::new().to(upstream.address()).server(server).more(&more);
+        setup.before(format!("ulimit -n {limit}").leak())
+    };
+    let mut refused = Gate::launch(setup("100"));
+    assert_eq!(refused.wait_exit().code(), Some(78));
+    let error = refused.log.next("tollgate failed")["error"].to_string();
+    let needed = error.split(' ').skip_while(|word| *word != "needs").nth(1).unwrap();
+    let gate = Gate::start(setup(needed));
+    let ask = |address: u8| {
+        let mut client = Client::connect_from(&gate, [127, 0, 0, address]);
+        client.send(&Request::to("/asked").bytes());
+        client
+    };
+    let expect_busy = |address: u8| {
+        let head = ask(address).response().head;
+        assert_eq!((head.status(), head.get("Retry-After")), (503, Some("5")), "{head:?}");
+        assert_eq!(gate.log.next("refused")["cause"], "auth_busy");
+    };
+    let mut waiting = Vec::new();
+    for address in 1..=4 {
+        // Once the service has the question, the request waits.
+        waiting.extend((0..16).map(|_| (ask(address), listener.accept())));
+        expect_busy(address);
+    }
+    expect_busy(5);
+    let sessions: Vec<Session> = (0..8).map(|_| Session::open(&gate, &upstream)).collect();
+    sessions.into_iter().for_each(Session::close);
+    // A client that goes away leaves its place.
+    let (client, mut service) = waiting.pop().unwrap();
+    drop(client);
+    service.head();
+    service.expect_end();
+    let _next = (ask(5), listener.accept());
+}

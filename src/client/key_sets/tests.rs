@@ -1,8 +1,6 @@
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 
 use futures_util::future::join_all;
-use futures_util::poll;
 
 use super::super::tests::{block_on, jwks};
 use super::*;
@@ -130,22 +128,6 @@ fn a_key_that_a_failing_fetch_may_bring_is_not_unknown() {
     let (count, waited) = run(&fetcher, |fetch| if fetch == 1 { fetched(&["a"]) } else { failed() }, requests);
     let is_failed = |waited: &Waited| matches!(waited, Waited::Failed { retry_after_secs: 1..=31 });
     assert!(count == 3 && waited.iter().all(is_failed), "{count} fetches: {waited:?}");
-}
-
-#[test]
-fn the_number_of_waiting_requests_is_limited() {
-    let fetcher = fetcher();
-    block_on(async {
-        let mut waiting: Vec<_> = (0..WAITERS_MAX).map(|_| Box::pin(fetcher.wait(needs(&fetcher, 1)))).collect();
-        for wait in &mut waiting {
-            assert!(poll!(wait).is_pending());
-        }
-        assert_eq!(fetcher.wait(needs(&fetcher, 1)).await, Waited::Unknown);
-        // A request that is dropped gives its permit back.
-        waiting.pop();
-        let mut one = pin!(fetcher.wait(needs(&fetcher, 1)));
-        assert!(poll!(&mut one).is_pending());
-    });
 }
 
 #[test]
