@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::http_client::HttpClient;
 use super::key_fetch::{FetchError, Fetched, client, fetch};
+use super::key_log::{KeyLog, KeyUser};
 use crate::policy::key_schedule::Demand;
 use crate::policy::live_keys::{KeyNeed, KeysChanged, LiveKeys, RemoteKeys};
 use crate::runtime::entropy::random;
@@ -41,6 +42,7 @@ pub struct KeyFetcher {
     live: Arc<LiveKeys>,
     /// Wakes the task after the time of the next fetch has changed.
     wake: Notify,
+    log: Mutex<KeyLog>,
     /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
     clock: fn() -> Instant,
@@ -97,12 +99,13 @@ impl KeySets {
         }
     }
 
-    /// Keeps the sets for which `stale_for` returns how long they may be used without a further fetch. The others are
-    /// dropped, and their tasks end.
-    pub fn retain(&self, stale_for: impl Fn(&RemoteKeys) -> Option<Duration>) {
+    /// Keeps the sets for which `users` returns sections that use them. The others are dropped, and their tasks end.
+    pub fn retain(&self, users: impl Fn(&RemoteKeys) -> Vec<KeyUser>) {
         self.entries().retain(|remote, entry| {
-            let Some(stale_for) = stale_for(remote) else { return false };
+            let users = users(remote);
+            let Some(stale_for) = users.iter().map(|user| user.stale_for).min() else { return false };
             entry.fetcher.live.schedule().limit_lifetime(stale_for);
+            entry.fetcher.log().set_users(users);
             entry.fetcher.wake.notify_one();
             true
         });
@@ -121,7 +124,7 @@ impl KeySets {
 
 impl KeyFetcher {
     fn new(live: Arc<LiveKeys>, clock: fn() -> Instant) -> Self {
-        Self { live, wake: Notify::new(), ended: watch::Sender::new(0), clock }
+        Self { live, wake: Notify::new(), log: Mutex::default(), ended: watch::Sender::new(0), clock }
     }
 
     /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs. The caller
@@ -179,9 +182,11 @@ impl KeyFetcher {
 
     async fn run_with<F: Future<Output = Result<Fetched, FetchError>>>(&self, changed: &Notify, fetch: impl Fn() -> F) {
         loop {
+            let unusable = self.log_use();
             let due = self.live.schedule().due();
             tokio::select! {
                 () = sleep_until(due.into()) => {}
+                () = sleep_until(unusable.unwrap_or(due).into()), if unusable.is_some() => continue,
                 // The time may have changed.
                 () = self.wake.notified() => continue,
             }
@@ -196,31 +201,54 @@ impl KeyFetcher {
 
     /// Takes the result of a fetch, and logs changes of the state. Returns whether sessions may have lost their keys.
     fn finish(&self, result: Result<Fetched, FetchError>) -> bool {
-        let (live, now) = (&self.live, (self.clock)());
-        let url = live.remote().location.url();
+        let (live, now, mut log) = (&self.live, (self.clock)(), self.log());
+        let (auth, url) = (log.auths(), live.remote().location.url());
         let (was_failing, age_secs) = (live.schedule().is_failing(), live.age(now).map(|age| age.as_secs()));
         let random = u32::from_ne_bytes(random());
         let Fetched { keys, lifetime } = match result {
             Ok(fetched) => fetched,
             Err(error) => {
                 live.keep(now, random);
-                if !was_failing {
-                    tracing::warn!(%url, %error, age_secs, "key set cannot be fetched");
+                if log.fail(&error, now) {
+                    let (url, error) = (error.url().unwrap_or(url), error.reason());
+                    tracing::warn!(auth, %url, %error, age_secs, "key set cannot be fetched");
                 }
                 return false;
             }
         };
+        log.succeed();
         let count = keys.ids().count();
         let KeysChanged { is_first, added, removed } = live.replace(keys, lifetime, now, random);
         if is_first {
-            tracing::info!(%url, keys = count, "key set fetched");
+            tracing::info!(auth, %url, keys = count, "key set fetched");
         } else if was_failing {
-            tracing::info!(%url, keys = count, age_secs, "key set fetched again");
+            tracing::info!(auth, %url, keys = count, age_secs, "key set fetched again");
         }
         if !is_first && (added > 0 || removed > 0) {
-            tracing::info!(%url, keys = count, added, removed, "key set changed");
+            tracing::info!(auth, %url, keys = count, added, removed, "key set changed");
         }
         is_first || removed > 0
+    }
+
+    /// Logs the sections that cannot use the set any more because it is too old, and those that can again. Returns when the
+    /// next one cannot use it any more.
+    fn log_use(&self) -> Option<Instant> {
+        let now = (self.clock)();
+        let age = self.live.age(now);
+        let changes = self.log().pass(age, now);
+        let (url, age_secs) = (self.live.remote().location.url(), age.map(|age| age.as_secs()));
+        for auth in changes.lost {
+            tracing::error!(auth = &*auth, %url, age_secs, "key set is unusable: it is older than keys_stale_for");
+        }
+        for auth in changes.regained {
+            tracing::info!(auth = &*auth, %url, "key set is usable again");
+        }
+        changes.next
+    }
+
+    fn log(&self) -> MutexGuard<'_, KeyLog> {
+        // It is consistent after every step.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -120,7 +120,7 @@ impl Gateway {
     pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
-        self.key_sets.retain(|remote| snapshot.stale_for(remote));
+        self.key_sets.retain(|remote| snapshot.key_users(remote));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
     }

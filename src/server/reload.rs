@@ -305,8 +305,7 @@ impl Reloader {
 
     fn build(&self, config: &Config, addresses: &[ListenAddress]) -> Result<Arc<Snapshot>, ServeError> {
         let max_sessions = fit_descriptors(config)?;
-        let counters = &self.gateway.counters;
-        let key_sets = &self.gateway.key_sets;
+        let (counters, key_sets) = (&self.gateway.counters, &self.gateway.key_sets);
         let context = SnapshotContext { addresses, max_sessions, counters, key_sets, now: clock::now() };
         self.gateway.snapshot().next(config, context).map(Arc::new).map_err(ServeError::Tls)
     }

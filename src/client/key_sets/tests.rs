@@ -19,6 +19,10 @@ fn fetcher() -> KeyFetcher {
     KeyFetcher::new(Arc::new(LiveKeys::new(remote("a"), clock::now())), clock::now)
 }
 
+fn users() -> Vec<KeyUser> {
+    vec![KeyUser { auth: "users".into(), stale_for: Duration::from_mins(1) }]
+}
+
 fn fetched(names: &[&str]) -> Result<Fetched, FetchError> {
     Ok(Fetched { keys: KeySet::from_server(jwks(names).as_bytes()).unwrap(), lifetime: None })
 }
@@ -148,7 +152,7 @@ fn a_set_is_shared_by_its_address_and_dropped_when_no_snapshot_uses_it() {
     let sets = KeySets::new(clock::now);
     let (a, b) = (sets.get(&remote("a")), sets.get(&remote("b")));
     assert!(Arc::ptr_eq(&a, &sets.get(&remote("a"))) && !Arc::ptr_eq(&a, &b));
-    sets.retain(|kept| (*kept == remote("a")).then_some(Duration::from_secs(60)));
+    sets.retain(|kept| if *kept == remote("a") { users() } else { Vec::new() });
     assert!(sets.fetcher(&remote("a")).is_some() && sets.fetcher(&remote("b")).is_none());
     assert!(Arc::ptr_eq(&a, &sets.get(&remote("a"))) && !Arc::ptr_eq(&b, &sets.get(&remote("b"))));
 }
@@ -161,14 +165,14 @@ fn the_task_of_a_set_ends_with_the_set() {
         let location = KeyLocation::Jwks(HttpUrl::parse("http://127.0.0.1:1/").unwrap());
         let remote = RemoteKeys { location, roots: Roots::Certificates(Vec::new().into()) };
         let live = sets.get(&remote);
-        sets.retain(|_| Some(Duration::from_secs(60)));
+        sets.retain(|_| users());
         sets.start(&tasks);
         sets.start(&tasks);
         let fetcher = sets.fetcher(&remote).unwrap();
         fetcher.ended.subscribe().changed().await.unwrap();
         assert_eq!(live.fetches(), (0, 1));
         drop(fetcher);
-        sets.retain(|_| None);
+        sets.retain(|_| Vec::new());
         tasks.end().await;
         assert_eq!(Arc::strong_count(&live), 1);
     });
