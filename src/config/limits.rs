@@ -9,17 +9,17 @@ use super::keys::{self, Key};
 use crate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use crate::policy::quota::{Quota, Rate};
 
-/// Reads the limits of a route. `open` is whether the route requires no token, so that its sessions have no subject.
-pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
+/// Reads the limits of a route. `nameless` says why its sessions have no subject, if they have none.
+pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limits> {
     let mode = section.choice(&keys::LIMIT_MODE, &[("enforce", LimitMode::Enforce), ("report", LimitMode::Report)]);
-    let rates = rates(section, open);
+    let rates = rates(section, nameless);
     let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
     let overhead_burst = section.count(&keys::OVERHEAD_BURST);
     let (message_max, frame_max) = sizes(section);
     let upstream_message_max = section.size_or_off(&keys::UPSTREAM_MESSAGE_MAX_SIZE);
     let per_subject = optional_count(section, &keys::SESSIONS_PER_SUBJECT);
-    if let (true, Some(span)) = (open, section.key_span(&keys::SESSIONS_PER_SUBJECT)) {
-        no_subject(section, "sessions_per_subject", span);
+    if let (Some(reason), Some(span)) = (nameless, section.key_span(&keys::SESSIONS_PER_SUBJECT)) {
+        no_subject(section, "sessions_per_subject", reason, span);
     }
     let per_address = optional_count(section, &keys::SESSIONS_PER_ADDRESS);
     let on_session_limit = on_session_limit(section);
@@ -104,7 +104,7 @@ fn on_session_limit(section: &Section<'_>) -> Option<OnSessionLimit> {
 }
 
 /// Reads the quotas of messages and of bytes.
-fn rates(section: &Section<'_>, open: bool) -> Parsed<(Option<MessageQuota>, Option<ByteQuota>)> {
+fn rates(section: &Section<'_>, nameless: Option<&str>) -> Parsed<(Option<MessageQuota>, Option<ByteQuota>)> {
     let (message_rate, byte_rate) =
         (section.rate_or_off(&keys::MESSAGE_RATE), section.byte_rate_or_off(&keys::BYTE_RATE));
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
@@ -115,8 +115,8 @@ fn rates(section: &Section<'_>, open: bool) -> Parsed<(Option<MessageQuota>, Opt
     let messages = message_rate.as_ref().map(|rate| quota(section, rate, &keys::MESSAGE_BURST, &keys::MESSAGE_RATE));
     let bytes = byte_rate.as_ref().map(|rate| byte_quota(section, rate));
     let (message_rate, byte_rate, key, on_excess) = (message_rate?, byte_rate?, key?, on_excess?);
-    if open && key.value == RateKey::Subject {
-        no_subject(section, "rate_key", key.span.clone());
+    if let (Some(reason), RateKey::Subject) = (nameless, key.value) {
+        no_subject(section, "rate_key", reason, key.span.clone());
     }
     if message_rate.value.is_none() && byte_rate.value.is_none() {
         let rates = [&keys::MESSAGE_RATE, &keys::BYTE_RATE];
@@ -143,14 +143,11 @@ fn byte_quota(section: &Section<'_>, rate: &Located<Option<Rate>>) -> Parsed<Opt
     Some(Some(Quota { rate, burst }))
 }
 
-fn no_subject(section: &Section<'_>, key: &str, span: Span) {
+fn no_subject(section: &Section<'_>, key: &str, reason: &str, span: Span) {
     section.diagnostics.push(
-        Diagnostic::error(
-            span,
-            format!("`{key}` counts by subject, but a route with `auth = \"none\"` has no subjects"),
-        )
-        .label("there is no token, so no subject")
-        .help("count by address: clients of an open route have nothing else in common"),
+        Diagnostic::error(span, format!("`{key}` counts by subject, but {reason}"))
+            .label("there is no subject, so all clients would count as one")
+            .help("count by address: clients without a subject have nothing else in common"),
     );
 }
 
