@@ -4,6 +4,7 @@
 //! upstream count, too. With `"close_oldest"` it takes them when the upstream has accepted it: an upgrade that fails
 //! closes no session. Until then it holds no slot, so it is never rejected and no other upgrade can replace it.
 
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -110,6 +111,12 @@ fn take(
     holder: Holder,
 ) -> Result<TakenSlots, Rejection> {
     let mut taken = TakenSlots::default();
+    if limits.on_session_limit == OnSessionLimit::CloseOldest
+        && !limits.is_reporting()
+        && let Some(max) = limits.sessions_per_address.zip(limits.sessions_per_subject)
+    {
+        taken.replaced = release_common(counters, client, max);
+    }
     if let Some(max) = limits.sessions_per_address {
         let limit = (limits, LimitKind::SessionsPerAddress, max);
         let slot = take_one(counters.by_address(), client.address_key(), holder, limit, &mut taken);
@@ -121,6 +128,26 @@ fn take(
         taken.slots.subject = Some(slot.ok_or(Rejection::SubjectSessions)?);
     }
     Ok(taken)
+}
+
+/// Releases the slots of the oldest sessions that have both a slot of this subject and one of this address, as long as
+/// both limits are exceeded: closing one such session makes way in both. Returns their ids.
+fn release_common(
+    counters: &Counters,
+    client: LimitedClient<'_>,
+    (per_address, per_subject): (NonZeroU32, NonZeroU32),
+) -> Vec<SessionId> {
+    let (by_address, by_subject) = (counters.by_address(), counters.by_subject());
+    let (address, subject) = (client.address_key(), client.subject_key());
+    let excess = by_address.excess(&address, per_address).min(by_subject.excess(&subject, per_subject));
+    if excess == 0 {
+        return Vec::new();
+    }
+    let of_subject: HashSet<SessionId> = by_subject.ids(&subject).into_iter().collect();
+    let common = by_address.ids(&address).into_iter().filter(|id| of_subject.contains(id));
+    // Another upgrade may have taken over a slot of it meanwhile, and closes it then.
+    let release = |id: &SessionId| by_subject.release(&subject, *id) && by_address.release(&address, *id);
+    common.take(usize::try_from(excess).unwrap_or(usize::MAX)).filter(release).collect()
 }
 
 fn take_one<K: Hash + Eq + Clone>(

@@ -1,5 +1,7 @@
 //! Limits of sessions at the admission and at the opening of sessions.
 
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+
 use super::*;
 use crate::policy::grant::Lease;
 use crate::policy::limits::LimitKind;
@@ -90,5 +92,71 @@ fn a_limit_that_is_only_reported_admits_and_counts() {
             open.push(admission.into_lease());
         }
         assert!(open.iter().all(|lease| !lease.is_replaced()));
+    }
+}
+
+/// The route `feed` of clients with a token.
+fn feed(counters: &Arc<Counters>, limits: &str) -> Snapshot {
+    let limits = format!("auth = \"users\"\n[route.limits]\n{limits}");
+    build(None, &config(&InMemory::new(), &[("auth = \"users\"", &limits)]), counters)
+}
+
+/// Admits the request of a client with a token of this subject, from 192.0.2.`host`.
+fn admit_at_feed(snapshot: &Snapshot, id: SessionId, subject: Option<&str>, host: u8) -> Result<Admission, Rejection> {
+    let mut claims = serde_json::json!({ "exp": 1_800_000_600 });
+    if let Some(subject) = subject {
+        claims["sub"] = subject.into();
+    }
+    let key = EncodingKey::from_secret(b"a secret of thirty-two bytes ...");
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let facts = RequestFacts {
+        kind: RequestKind::WebSocket,
+        authority: "a.example",
+        path: "/feed",
+        query: None,
+        origin: None,
+        headers: &headers,
+        protocols: &[],
+        address: [192, 0, 2, host].into(),
+        scheme: Scheme::Https,
+        id,
+    };
+    let now = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
+    snapshot.policy().admit(&facts, now).map_err(|rejected| rejected.rejection)
+}
+
+/// Sessions are given as subject and host, in the order in which they open; the last one is new.
+#[test]
+fn one_session_makes_way_in_both_limits() {
+    let table: [(&str, &[(&str, u8)], &[SessionId]); 7] = [
+        // The oldest session of both.
+        ("sessions_per_subject = 2\nsessions_per_address = 2", &[("ann", 1), ("ann", 1), ("ann", 1)], &[0]),
+        // The oldest of the subject has another address.
+        ("sessions_per_subject = 2\nsessions_per_address = 1", &[("ann", 2), ("ann", 1), ("ann", 1)], &[1]),
+        // The oldest of the address has another subject.
+        ("sessions_per_subject = 1\nsessions_per_address = 2", &[("bob", 1), ("ann", 1), ("ann", 1)], &[1]),
+        // No session is in the way of both.
+        ("sessions_per_subject = 1\nsessions_per_address = 1", &[("bob", 1), ("ann", 2), ("ann", 1)], &[0, 1]),
+        // Only one limit is reached.
+        ("sessions_per_subject = 1\nsessions_per_address = 9", &[("bob", 1), ("ann", 1), ("ann", 1)], &[1]),
+        ("sessions_per_subject = 9\nsessions_per_address = 2", &[("bob", 1), ("ann", 1), ("ann", 1)], &[0]),
+        ("sessions_per_subject = 9\nsessions_per_address = 9", &[("bob", 1), ("ann", 1), ("ann", 1)], &[]),
+    ];
+    for (limits, sessions, expected) in table {
+        let counters = Arc::default();
+        let snapshot = feed(&counters, &format!("{limits}\non_session_limit = \"close_oldest\""));
+        let (mut open, mut replaced) = (Vec::new(), Vec::new());
+        for (id, (subject, host)) in sessions.iter().enumerate() {
+            assert!(replaced.is_empty(), "{limits}");
+            let mut admission = admit_at_feed(&snapshot, id as SessionId, Some(*subject), *host).unwrap();
+            replaced = admission.open_session(&counters, clock::now());
+            open.push(admission.into_lease());
+        }
+        assert_eq!(replaced, expected, "{limits}");
+        for (id, lease) in open.iter().enumerate() {
+            assert_eq!(lease.is_replaced(), expected.contains(&(id as SessionId)), "{limits}, session {id}");
+        }
     }
 }
