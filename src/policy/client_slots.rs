@@ -2,7 +2,9 @@
 //!
 //! With `on_session_limit = "refuse"` an upgrade takes them when it is admitted, so that upgrades that wait for the
 //! upstream count, too. With `"close_oldest"` it takes them when the upstream has accepted it: an upgrade that fails
-//! closes no session. Until then it holds no slot, so it is never rejected and no other upgrade can replace it.
+//! closes no session. Until then it holds no slot, so it is never rejected and no other upgrade can replace it. Clients
+//! without a subject cannot be distinguished, so the limit of a subject always rejects them: otherwise they would close
+//! each other's sessions.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -61,10 +63,7 @@ pub(super) fn take_at_admission(
     client: LimitedClient<'_>,
     holder: Holder,
 ) -> Result<TakenSlots, Rejection> {
-    match limits.on_session_limit {
-        OnSessionLimit::Refuse => take(counters, limits, client, holder),
-        OnSessionLimit::CloseOldest => Ok(TakenSlots::default()),
-    }
+    take(counters, limits, client, holder, OnSessionLimit::Refuse)
 }
 
 /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest session.
@@ -74,11 +73,8 @@ pub(super) fn take_at_opening(
     client: LimitedClient<'_>,
     holder: Holder,
 ) -> TakenSlots {
-    match limits.on_session_limit {
-        OnSessionLimit::Refuse => TakenSlots::default(),
-        // This is never rejected.
-        OnSessionLimit::CloseOldest => take(counters, limits, client, holder).unwrap_or_default(),
-    }
+    // This is never rejected.
+    take(counters, limits, client, holder, OnSessionLimit::CloseOldest).unwrap_or_default()
 }
 
 /// Takes slots for an open session at a route that did not limit its sessions `before`.
@@ -104,26 +100,30 @@ pub(super) fn is_address_full(counters: &Counters, limits: &Limits, route: &Arc<
     rejects && limits.sessions_per_address.is_some_and(is_full)
 }
 
+/// Takes the slots of the limits with this treatment of further sessions.
 fn take(
     counters: &Counters,
     limits: &Limits,
     client: LimitedClient<'_>,
     holder: Holder,
+    treatment: OnSessionLimit,
 ) -> Result<TakenSlots, Rejection> {
+    let of_subject = if client.subject.is_some() { limits.on_session_limit } else { OnSessionLimit::Refuse };
+    let per_address = limits.sessions_per_address.filter(|_| limits.on_session_limit == treatment);
+    let per_subject = limits.sessions_per_subject.filter(|_| of_subject == treatment);
     let mut taken = TakenSlots::default();
-    if limits.on_session_limit == OnSessionLimit::CloseOldest
-        && !limits.is_reporting()
-        && let Some(max) = limits.sessions_per_address.zip(limits.sessions_per_subject)
+    if let (OnSessionLimit::CloseOldest, false, Some(max)) =
+        (treatment, limits.is_reporting(), per_address.zip(per_subject))
     {
         taken.replaced = release_common(counters, client, max);
     }
-    if let Some(max) = limits.sessions_per_address {
-        let limit = (limits, LimitKind::SessionsPerAddress, max);
+    if let Some(max) = per_address {
+        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerAddress, max);
         let slot = take_one(counters.by_address(), client.address_key(), holder, limit, &mut taken);
         taken.slots.address = Some(slot.ok_or(Rejection::AddressSessions)?);
     }
-    if let Some(max) = limits.sessions_per_subject {
-        let limit = (limits, LimitKind::SessionsPerSubject, max);
+    if let Some(max) = per_subject {
+        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerSubject, max);
         let slot = take_one(counters.by_subject(), client.subject_key(), holder, limit, &mut taken);
         taken.slots.subject = Some(slot.ok_or(Rejection::SubjectSessions)?);
     }
@@ -154,15 +154,15 @@ fn take_one<K: Hash + Eq + Clone>(
     slots: &SessionSlots<K>,
     key: K,
     holder: Holder,
-    (limits, kind, max): (&Limits, LimitKind, NonZeroU32),
+    (treatment, is_reporting, kind, max): (OnSessionLimit, bool, LimitKind, NonZeroU32),
     taken: &mut TakenSlots,
 ) -> Option<SessionSlot<K>> {
-    if limits.is_reporting() {
+    if is_reporting {
         let (slot, before) = slots.add(key, holder);
         taken.exceeded.extend((before >= max.get()).then_some(kind));
         return Some(slot);
     }
-    match limits.on_session_limit {
+    match treatment {
         OnSessionLimit::Refuse => slots.take(key, holder, max),
         OnSessionLimit::CloseOldest => {
             let (slot, replaced) = slots.take_over(key, holder, max);

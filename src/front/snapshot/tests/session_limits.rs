@@ -160,3 +160,33 @@ fn one_session_makes_way_in_both_limits() {
         }
     }
 }
+
+/// Clients without a subject cannot be distinguished, so none of them may close the session of another.
+#[test]
+fn a_client_without_a_subject_replaces_no_session() {
+    let counters = Arc::default();
+    let snapshot =
+        feed(&counters, "sessions_per_subject = 2\nsessions_per_address = 3\non_session_limit = \"close_oldest\"");
+    let admit = |id, subject| admit_at_feed(&snapshot, id, subject, 1);
+    let open = |admission: Result<Admission, Rejection>| {
+        let mut admission = admission.unwrap();
+        let replaced = admission.open_session(&counters, clock::now());
+        (admission.into_lease(), replaced)
+    };
+    let (first, replaced) = open(admit(0, None));
+    assert_eq!(replaced, [0_u128; 0]);
+    // An upgrade that waits for its upstream has its slot, as every upgrade that can be rejected.
+    let waiting = admit(1, None);
+    assert!(waiting.is_ok());
+    assert_eq!(admit(2, None).err(), Some(Rejection::SubjectSessions));
+    drop(waiting);
+    let (second, _) = open(admit(3, None));
+    // An empty subject is none.
+    assert_eq!(admit(4, Some("")).err(), Some(Rejection::SubjectSessions));
+    let (third, replaced) = open(admit(5, Some("ann")));
+    assert_eq!(replaced, [0_u128; 0]);
+    // The limit of the address closes its oldest session, whose slot of the subject is then free.
+    let (_fourth, replaced) = open(admit(6, Some("ann")));
+    assert_eq!(replaced, [0]);
+    assert_eq!([&first, &second, &third].map(Lease::is_replaced), [true, false, false]);
+}
