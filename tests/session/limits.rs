@@ -209,13 +209,19 @@ fn a_changed_quota_of_bytes_applies_to_a_side_that_waits() {
 
 #[test]
 fn every_limit_is_reported_and_has_no_effect() {
-    let table: [(Setup, Vec<Event>, (&str, u64)); 8] = [
+    let table: [(Setup, Vec<Event>, (&str, u64)); 9] = [
         (lenient().rate(1, 1, Close), vec![text(Client, "a"); 4], ("message_rate", 3)),
         (lenient().rate(1, 1, Delay), vec![text(Client, "a"); 4], ("message_rate", 3)),
         (lenient().rate(1, 1, Drop), vec![text(Client, "a"); 4], ("message_rate", 3)),
         (lenient().byte_rate(1, 10, Delay), vec![binary(Client, 4), binary(Client, 200)], ("byte_rate", 1)),
         (lenient().byte_rate(1, 10, Drop), vec![binary(Upstream, 8), binary(Upstream, 1)], ("upstream_byte_rate", 1)),
         (lenient().with(|limits| limits.frame_max_bytes = 10), vec![binary(Client, 11)], ("frame_max_size", 1)),
+        // Without `frame_max_size` a frame may be as large as a message.
+        (
+            lenient().with(|limits| (limits.frame_max_bytes, limits.message_max_bytes) = (10, 10)),
+            vec![binary(Client, 11)],
+            ("message_max_size", 1),
+        ),
         (
             lenient().with(|limits| limits.message_max_bytes = 10),
             // Once for the message, and not for each of its further frames.
@@ -268,6 +274,17 @@ fn small_frames_are_reported_as_overhead() {
     assert_eq!((reported(&relay), relay.outcome), (vec![("overhead_rate", 3)], None));
     relay.session.count_key_updates(4, relay.now);
     assert_eq!((reported(&relay), relay.outcome), (vec![("overhead_rate", 7)], None));
+}
+
+/// The limits of sessions that the upgrade exceeded.
+#[test]
+fn exceeded_numbers_of_sessions_are_among_the_reports() {
+    let mut relay = play(lenient().reporting(), &[]);
+    relay.session.report_upgrade(&[]);
+    assert!(!relay.session.has_new_reports());
+    relay.session.report_upgrade(&[LimitKind::SessionsPerSubject, LimitKind::SessionsPerAddress]);
+    let expected = vec![("sessions_per_subject", 1), ("sessions_per_address", 1)];
+    assert_eq!((reported(&relay), relay.session.take_reports().len()), (expected, 2));
 }
 
 #[test]
