@@ -108,7 +108,7 @@ fn take(
     holder: Holder,
     treatment: OnSessionLimit,
 ) -> Result<TakenSlots, Rejection> {
-    let of_subject = if client.subject.is_some() { limits.on_session_limit } else { OnSessionLimit::Refuse };
+    let of_subject = limits.on_subject_limit(client.subject.is_some());
     let per_address = limits.sessions_per_address.filter(|_| limits.on_session_limit == treatment);
     let per_subject = limits.sessions_per_subject.filter(|_| of_subject == treatment);
     let mut taken = TakenSlots::default();

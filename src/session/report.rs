@@ -30,7 +30,9 @@ impl Session {
 
     /// Counts the numbers of sessions that the upgrade of this one has exceeded.
     pub fn report_upgrade(&mut self, exceeded: &[LimitKind]) {
-        exceeded.iter().for_each(|kind| self.report(*kind));
+        for kind in exceeded {
+            self.report(*kind);
+        }
     }
 
     /// Counts the sizes that a data frame exceeds. To be called before the inspector begins the frame.

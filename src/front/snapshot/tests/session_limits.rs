@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
 use super::*;
 use crate::policy::grant::Lease;
-use crate::policy::limits::LimitKind;
+use crate::policy::limits::{LimitAction, LimitKind};
 use crate::policy::session_slots::SessionId;
 
 /// Admits the request of a session with this id.
@@ -173,6 +173,9 @@ fn a_client_without_a_subject_replaces_no_session() {
         let replaced = admission.open_session(&counters, clock::now());
         (admission.into_lease(), replaced)
     };
+    let limits = &snapshot.policy().routes().named("feed").unwrap().config.limits;
+    let action = |has_subject| limits.action_on(LimitKind::SessionsPerSubject, has_subject);
+    assert_eq!([true, false].map(action), [LimitAction::CloseOldest, LimitAction::Refuse]);
     let (first, replaced) = open(admit(0, None));
     assert_eq!(replaced, [0_u128; 0]);
     // An upgrade that waits for its upstream has its slot, as every upgrade that can be rejected.
