@@ -35,6 +35,7 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limi
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
     warn_of_late_ping(section, &idle_timeout, &ping_interval);
     let (messages, bytes) = rates?;
+    warn_of_small_burst(section, bytes, frame_max?);
     Some(Limits {
         mode: mode?.value,
         messages,
@@ -174,6 +175,30 @@ fn optional_count(section: &Section<'_>, key: &Key) -> Parsed<Option<NonZeroU32>
         return Some(None);
     }
     section.count(key).map(|count| Some(count.value))
+}
+
+/// Warns of frames that are small enough for the route and exceed every quota of bytes.
+fn warn_of_small_burst(section: &Section<'_>, bytes: Option<ByteQuota>, frame_max_bytes: u64) {
+    let Some(ByteQuota { quota, on_excess, .. }) = bytes else { return };
+    if u64::from(quota.burst.get()) >= frame_max_bytes {
+        return;
+    }
+    let effect = match on_excess {
+        // A larger frame passes in parts.
+        OnExcess::Delay => return,
+        OnExcess::Close => "a larger frame always closes its session",
+        OnExcess::Drop => "a message that begins with a larger frame is always dropped",
+    };
+    let written = section.key_span(&keys::BYTE_BURST);
+    let label = if written.is_some() { effect.to_owned() } else { format!("also the default of the burst: {effect}") };
+    let Some(span) = written.or_else(|| section.key_span(&keys::BYTE_RATE)) else { return };
+    let size = [&keys::FRAME_MAX_SIZE, &keys::MESSAGE_MAX_SIZE].into_iter().find(|key| section.key_span(key).is_some());
+    let size = size.unwrap_or(&keys::MESSAGE_MAX_SIZE).name;
+    section.diagnostics.push(
+        Diagnostic::warning(span, format!("`byte_burst` is smaller than `{size}`"))
+            .label(label)
+            .help("make the burst larger or the size smaller, or delay: then a larger frame passes in parts"),
+    );
 }
 
 fn warn_of_late_ping(

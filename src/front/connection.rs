@@ -108,7 +108,7 @@ fn relay(
     (stream, read_ahead): (ClientStream, Bytes),
     (connection, metrics): (LoadGuard, SessionMetrics),
 ) -> Relay<ClientStream, UpstreamStream> {
-    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
+    let OpenedSession { admission, mut session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
@@ -124,11 +124,7 @@ fn relay(
         started: clock::now(),
     });
     let session_guard = sessions.register(Arc::clone(&facts), Arc::clone(&route));
-    for limit in admission.exceeded() {
-        let action = route.config.limits.action(*limit);
-        metrics.count_reported(*limit, action, 1);
-        gateway.process.sessions.log_reported(&facts.log_summary(), *limit, action, clock::now());
-    }
+    session.report_upgrade(admission.exceeded());
     let lease = admission.into_lease();
     if lease.is_limited() {
         sessions.registry().note_limited(session_guard.key());
