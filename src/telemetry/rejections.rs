@@ -33,6 +33,8 @@ pub struct RejectionEvent<'a> {
     pub summary: RequestSummary<'a>,
     /// The route, if one was found.
     pub route: Option<&'a str>,
+    /// The auth section that decided, if one did.
+    pub auth: Option<&'a str>,
     /// The token's subject, if the token is valid.
     pub subject: Option<&'a str>,
     /// The name of the claim that fails the route's requirement, or that cannot be sent as a header.
@@ -56,6 +58,7 @@ impl RejectionEvent<'_> {
             client,
             summary: RequestSummary::default(),
             route: None,
+            auth: None,
             subject: None,
             claim: None,
             upstream: None,
@@ -92,6 +95,7 @@ impl RejectionLog {
             host = event.summary.host(),
             path = event.summary.path(),
             origin = event.summary.origin(),
+            auth = event.auth,
             subject = identities.subject(event.subject),
             claim = event.claim,
             upstream = event.upstream,
