@@ -10,6 +10,7 @@ use super::identity::Identities;
 use super::line_quota::LineQuota;
 use super::phases::{PhaseTimes, phase_event};
 use super::request::{RequestId, RequestSummary};
+use crate::config::ListenAddress;
 use crate::policy::logout::LogoutError;
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
@@ -117,11 +118,31 @@ impl RejectionLog {
         }
     }
 
-    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid
-    /// one.
-    pub fn log_no_proxy_header(&self, peer: IpAddr, error: &io::Error, identities: &Identities, now: Instant) {
+    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid one. `listener`
+    /// is the one that the peer is connected to.
+    pub fn log_no_proxy_header(
+        &self,
+        peer: IpAddr,
+        listener: &ListenAddress,
+        error: &io::Error,
+        identities: &Identities,
+        now: Instant,
+    ) {
         if self.lines.may_write(now) {
-            tracing::warn!(client = identities.address(peer), %error, "connection closed: no valid PROXY header");
+            let client = identities.address(peer);
+            tracing::warn!(client, %listener, %error, "connection closed: no valid PROXY header");
+        }
+    }
+
+    /// Logs a connection whose TLS or request is malformed because a peer that must not send a PROXY header sent one.
+    pub fn log_proxy_header(&self, peer: IpAddr, listener: &ListenAddress, identities: &Identities, now: Instant) {
+        if self.lines.may_write(now) {
+            let client = identities.address(peer);
+            tracing::warn!(
+                client,
+                %listener,
+                "a PROXY header, but the peer is not in proxy_protocol_from, or it sent one before"
+            );
         }
     }
 

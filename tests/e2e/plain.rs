@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
 
+use crate::proxies::UNEXPECTED_HEADER;
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
 use crate::support::pki::client_config;
@@ -316,7 +317,15 @@ fn a_proxy_header_of_another_peer_is_rejected() {
         client.send(&[header, &Request::to("/open/").bytes()].concat());
         assert_eq!(client.head().status(), 400);
         assert_eq!(gate.log.next("refused")["client"], "127.0.0.1");
+        let line = gate.log.next(UNEXPECTED_HEADER);
+        assert_eq!((&line["level"], &line["client"]), (&"WARN".into(), &"127.0.0.1".into()), "{line}");
+        assert_eq!(line["listener"], gate.address().to_string(), "{line}");
     }
+    let mut client = over_tcp(&gate);
+    client.send(b"PROXY-LIKE\r\n\r\n");
+    assert_eq!(client.head().status(), 400);
+    gate.log.next("refused");
+    assert_eq!(gate.log.all(UNEXPECTED_HEADER).len(), 2);
     upstream.assert_untouched();
 }
 
