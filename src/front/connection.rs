@@ -224,22 +224,24 @@ async fn serve_request(
         Poll::Pending if matches!(*lock(&state), RequestState::Rejected(None)) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
-    let was_written = tokio::select! {
-        served = serving => {
-            if let Some(Err(error)) = served {
-                reject_head(gateway, worker.metrics(), config, (peer, request_id), &phases, &error);
-            }
-            true
-        }
+    let (was_written, error) = tokio::select! {
+        served = serving => (true, served.and_then(Result::err)),
         () = async {
             after_drain(&gateway.process.lifecycle).await;
             if head_was_read.load(Ordering::Relaxed) {
                 pending::<()>().await;
             }
-        } => false,
-        () = async { response_ready.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
+        } => (false, None),
+        () = async { response_ready.notified().await; sleep(ANSWER_TIMEOUT).await } => (false, None),
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    if let Some(error) = error {
+        reject_head(gateway, worker.metrics(), config, (peer, request_id), &phases, &error);
+        if error.is_parse() && config.tls.is_none() && io.inner().is_proxy_header() {
+            let (identities, now) = (gateway.process.sessions.identities(), clock::now());
+            gateway.rejections.log_proxy_header(peer.address(), &config.listener, identities, now);
+        }
+    }
     let outcome = match state.into_inner().unwrap_or_else(PoisonError::into_inner) {
         RequestState::Upgraded(opened) if was_written => RequestOutcome::Upgraded(opened),
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),
