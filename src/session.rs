@@ -369,7 +369,7 @@ impl Session {
         }
         self.refund_message();
         if let Some(bytes) = self.bytes() {
-            bytes.refund();
+            bytes.refund(now);
         }
     }
 

@@ -321,7 +321,11 @@ fn case(cause: CloseReason) -> Case {
         CloseReason::ByteRate(side) => {
             let next = if side == Client { CloseReason::ByteRate(Upstream) } else { CloseReason::OverheadRate };
             let setup = lenient().byte_rate(1, 10, Close);
-            case(setup, vec![from(side, FIN | BINARY, [0; 10])], 1008, "byte rate exceeded", Some(next))
+            let reason = match side {
+                Client => "byte rate of the client exceeded",
+                Upstream => "byte rate of the upstream exceeded",
+            };
+            case(setup, vec![from(side, FIN | BINARY, [0; 10])], 1008, reason, Some(next))
         }
         CloseReason::OverheadRate => {
             let setup = lenient().with(|limits| limits.overhead = quota(1, 1));

@@ -23,7 +23,7 @@ pub(super) struct Filter {
     pub(super) route: Option<String>,
     /// The name of the `[auth]` section.
     pub(super) auth: Option<String>,
-    /// The subject of the token.
+    /// The subject; of every section, unless `auth` is given.
     pub(super) subject: Option<String>,
     /// The client's address, or a network such as `10.0.0.0/8`.
     #[schema(schema_with = schema::address_or_null)]

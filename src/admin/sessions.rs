@@ -28,7 +28,7 @@ pub(super) struct ListQuery {
     route: Option<String>,
     /// The name of the `[auth]` section.
     auth: Option<String>,
-    /// The subject of the token.
+    /// The subject; of every section, unless `auth` is given.
     subject: Option<String>,
     /// The client's address, or a network such as `10.0.0.0/8`.
     #[param(schema_with = schema::address)]

@@ -49,6 +49,18 @@ impl Access<'_> {
         }
     }
 
+    /// Returns why clients may have no subject; `None` if they all have one, as far as the configuration says.
+    pub(super) fn without_subject(&self) -> Option<String> {
+        match self {
+            Self::Open => Some("a route with `auth = \"none\"` has no subjects".to_owned()),
+            Self::Auths(auths) => {
+                let nameless = auths.iter().find(|auth| auth.has_no_subject())?;
+                Some(format!("the section [auth.{}] has no `subject_header`", nameless.name()?))
+            }
+            Self::Unknown => None,
+        }
+    }
+
     /// Whether a service decides by all headers of a request, with its cookies.
     pub(super) fn asks_service(&self) -> bool {
         matches!(self, Self::Auths(auths) if auths.iter().any(|auth| auth.forward))
@@ -97,5 +109,26 @@ pub(super) fn read<'a>(section: &Section<'_>, auths: &'a [NamedSection<Auth>]) -
             error(&text.span, message, "its service decides on every request, so no later section is ever used");
         }
     }
+    warn_of_shadowed(section, &found, &texts.value);
     if found.is_empty() || found.len() < texts.value.len() { Access::Unknown } else { Access::Auths(found) }
+}
+
+/// Warns of a section that is never asked, because an earlier one recognises all of its tokens.
+fn warn_of_shadowed(section: &Section<'_>, found: &[&Auth], texts: &[Located<String>]) {
+    for (place, (auth, text)) in found.iter().zip(texts).enumerate() {
+        let Some(earlier) =
+            found.iter().take(place).find(|earlier| !std::ptr::eq(**earlier, *auth) && earlier.shadows(auth))
+        else {
+            continue;
+        };
+        let name = earlier.name().unwrap_or_default();
+        section.diagnostics.push(
+            Diagnostic::warning(
+                text.span.clone(),
+                format!("the section {} is not asked about its tokens", quote(text)),
+            )
+            .label(format!("{} comes before it and recognises all of them", quote(&name)))
+            .help("a section recognises tokens by `issuer` and `audience`, in the places of `token_from`"),
+        );
+    }
 }

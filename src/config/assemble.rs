@@ -7,12 +7,11 @@ use std::time::SystemTime;
 
 use x509_cert::der::DateTime;
 
+use super::behind_proxy::note_one_address;
 use super::diagnostic::{Diagnostic, Report, Severity};
 use super::file::{Parsed, Section};
 use super::files::{self, FileLoader};
-use super::model::{
-    Config, ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source,
-};
+use super::model::{Config, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source};
 use super::{admin, auth, keys, limits, listener, logout, revocations, routes, upstreams};
 use crate::policy::quota::Quota;
 
@@ -29,13 +28,16 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let admin = admin::read(root, folder);
     let metrics = admin::metrics(root);
     let listeners = listener::read_all(root, folder);
-    let head_max_bytes = listeners.iter().flatten().map(|listener: &ListenerConfig| listener.head_max_bytes).max();
+    let head_max_bytes = listeners.iter().flatten().map(|listener| listener.head_max_bytes).max();
     let auths = auth::read_all(root, folder, head_max_bytes);
     let auth_names: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
     let revocations = revocations::read(&section, folder, &auth_names);
     let upstreams = upstreams::read_all(root);
     let routes = routes::read_all(root, &auths, &upstreams);
 
+    if let (Some(server), Some(listeners), Some(routes)) = (&server, &listeners, &routes) {
+        note_one_address(root, listeners, routes, server.upgrade_quota);
+    }
     let logouts = auths.iter().filter_map(|auth| Some((auth.value.name()?, auth.value.logout.as_ref()?)));
     Some(Config {
         server: server?,
@@ -43,7 +45,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         log: log?,
         admin: admin?,
         metrics: metrics?,
-        listeners: listeners?,
+        listeners: listeners?.into_iter().map(|listener| listener.value).collect(),
         logouts: logout::rules(root, logouts, routes.as_deref())?,
         routes: routes?,
         auths: auths.into_iter().filter_map(|named| named.value.into_config()).collect(),

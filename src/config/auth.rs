@@ -99,6 +99,24 @@ impl Auth {
         Some((self.name, config))
     }
 
+    /// Whether a service decides about its clients without naming them.
+    pub(super) fn has_no_subject(&self) -> bool {
+        matches!(&self.config, Some(AuthConfig::Forward(forward)) if forward.subject_header.is_none())
+    }
+
+    /// Whether this section recognises every token that a later one does, in one of the same places.
+    pub(super) fn shadows(&self, later: &Self) -> bool {
+        let (Some(AuthConfig::Token(own)), Some(AuthConfig::Token(later))) = (&self.config, &later.config) else {
+            return false;
+        };
+        let covers = |own: &[String], later: &[String]| {
+            own.is_empty() || (!later.is_empty() && later.iter().all(|name| own.contains(name)))
+        };
+        own.sources.iter().any(|source| later.sources.contains(source))
+            && (own.issuer.is_none() || own.issuer == later.issuer)
+            && covers(&own.audience, &later.audience)
+    }
+
     /// Returns the headers that a service may name; `None` for another kind of section.
     pub(super) fn response_headers(&self) -> Option<&[HeaderName]> {
         match &self.config {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use http::header::SET_COOKIE;
 
 use super::common::Duplicates;
 use super::diagnostic::{Diagnostic, quote};
@@ -114,6 +115,9 @@ fn header(section: &Section<'_>, text: &Located<String>) -> Option<HeaderName> {
         None
     };
     let Ok(name) = HeaderName::try_from(text.value.as_str()) else { return diagnostic("not the name of a header") };
+    if name == SET_COOKIE {
+        return diagnostic("the client gets the cookies of the service, and no request carries this header");
+    }
     match HeaderClass::of(&canonical_header_name(&name)) {
         HeaderClass::HopByHop => diagnostic("this header is hop-by-hop and is never forwarded"),
         HeaderClass::Written => diagnostic("tollgate writes this header itself"),

@@ -417,7 +417,8 @@ keys! {
         "Maximum number of concurrent sessions of one client address.";
     ON_SESSION_LIMIT = "route.limits" "on_session_limit", Choice(&["refuse", "close_oldest"]), Value("\"refuse\""),
         "Action beyond `sessions_per_subject` or `sessions_per_address`: answer with 429, or close the oldest session \
-         with 1008 once the upstream has accepted the new one, so that an upgrade that fails closes none.";
+         with 1008 once the upstream has accepted the new one, so that an upgrade that fails closes none. A client \
+         without a subject always gets 429 beyond `sessions_per_subject`.";
     IDLE_TIMEOUT = "route.limits" "idle_timeout", Kind::Duration(MS_100, Duration::from_hours(7 * 24), Allowed),
         Value("\"off\""),
         "How long a session may be without a message in either direction before it is closed.";

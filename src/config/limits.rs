@@ -9,17 +9,17 @@ use super::keys::{self, Key};
 use crate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use crate::policy::quota::{Quota, Rate};
 
-/// Reads the limits of a route. `open` is whether the route requires no token, so that its sessions have no subject.
-pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
+/// Reads the limits of a route. `nameless` says why its sessions have no subject, if they have none.
+pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limits> {
     let mode = section.choice(&keys::LIMIT_MODE, &[("enforce", LimitMode::Enforce), ("report", LimitMode::Report)]);
-    let rates = rates(section, open);
+    let rates = rates(section, nameless);
     let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
     let overhead_burst = section.count(&keys::OVERHEAD_BURST);
     let (message_max, frame_max) = sizes(section);
     let upstream_message_max = section.size_or_off(&keys::UPSTREAM_MESSAGE_MAX_SIZE);
     let per_subject = optional_count(section, &keys::SESSIONS_PER_SUBJECT);
-    if let (true, Some(span)) = (open, section.key_span(&keys::SESSIONS_PER_SUBJECT)) {
-        no_subject(section, "sessions_per_subject", span);
+    if let (Some(reason), Some(span)) = (nameless, section.key_span(&keys::SESSIONS_PER_SUBJECT)) {
+        no_subject(section, "sessions_per_subject", reason, span);
     }
     let per_address = optional_count(section, &keys::SESSIONS_PER_ADDRESS);
     let on_session_limit = on_session_limit(section);
@@ -35,6 +35,7 @@ pub(super) fn read(section: &Section<'_>, open: bool) -> Option<Limits> {
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
     warn_of_late_ping(section, &idle_timeout, &ping_interval);
     let (messages, bytes) = rates?;
+    warn_of_small_burst(section, bytes, frame_max?);
     Some(Limits {
         mode: mode?.value,
         messages,
@@ -104,7 +105,7 @@ fn on_session_limit(section: &Section<'_>) -> Option<OnSessionLimit> {
 }
 
 /// Reads the quotas of messages and of bytes.
-fn rates(section: &Section<'_>, open: bool) -> Parsed<(Option<MessageQuota>, Option<ByteQuota>)> {
+fn rates(section: &Section<'_>, nameless: Option<&str>) -> Parsed<(Option<MessageQuota>, Option<ByteQuota>)> {
     let (message_rate, byte_rate) =
         (section.rate_or_off(&keys::MESSAGE_RATE), section.byte_rate_or_off(&keys::BYTE_RATE));
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
@@ -115,8 +116,8 @@ fn rates(section: &Section<'_>, open: bool) -> Parsed<(Option<MessageQuota>, Opt
     let messages = message_rate.as_ref().map(|rate| quota(section, rate, &keys::MESSAGE_BURST, &keys::MESSAGE_RATE));
     let bytes = byte_rate.as_ref().map(|rate| byte_quota(section, rate));
     let (message_rate, byte_rate, key, on_excess) = (message_rate?, byte_rate?, key?, on_excess?);
-    if open && key.value == RateKey::Subject {
-        no_subject(section, "rate_key", key.span.clone());
+    if let (Some(reason), RateKey::Subject) = (nameless, key.value) {
+        no_subject(section, "rate_key", reason, key.span.clone());
     }
     if message_rate.value.is_none() && byte_rate.value.is_none() {
         let rates = [&keys::MESSAGE_RATE, &keys::BYTE_RATE];
@@ -143,14 +144,11 @@ fn byte_quota(section: &Section<'_>, rate: &Located<Option<Rate>>) -> Parsed<Opt
     Some(Some(Quota { rate, burst }))
 }
 
-fn no_subject(section: &Section<'_>, key: &str, span: Span) {
+fn no_subject(section: &Section<'_>, key: &str, reason: &str, span: Span) {
     section.diagnostics.push(
-        Diagnostic::error(
-            span,
-            format!("`{key}` counts by subject, but a route with `auth = \"none\"` has no subjects"),
-        )
-        .label("there is no token, so no subject")
-        .help("count by address: clients of an open route have nothing else in common"),
+        Diagnostic::error(span, format!("`{key}` counts by subject, but {reason}"))
+            .label("there is no subject, so all clients would count as one")
+            .help("count by address: clients without a subject have nothing else in common"),
     );
 }
 
@@ -177,6 +175,30 @@ fn optional_count(section: &Section<'_>, key: &Key) -> Parsed<Option<NonZeroU32>
         return Some(None);
     }
     section.count(key).map(|count| Some(count.value))
+}
+
+/// Warns of frames that are small enough for the route and exceed every quota of bytes.
+fn warn_of_small_burst(section: &Section<'_>, bytes: Option<ByteQuota>, frame_max_bytes: u64) {
+    let Some(ByteQuota { quota, on_excess, .. }) = bytes else { return };
+    if u64::from(quota.burst.get()) >= frame_max_bytes {
+        return;
+    }
+    let effect = match on_excess {
+        // A larger frame passes in parts.
+        OnExcess::Delay => return,
+        OnExcess::Close => "a larger frame always closes its session",
+        OnExcess::Drop => "a message that begins with a larger frame is always dropped",
+    };
+    let written = section.key_span(&keys::BYTE_BURST);
+    let label = if written.is_some() { effect.to_owned() } else { format!("also the default of the burst: {effect}") };
+    let Some(span) = written.or_else(|| section.key_span(&keys::BYTE_RATE)) else { return };
+    let size = [&keys::FRAME_MAX_SIZE, &keys::MESSAGE_MAX_SIZE].into_iter().find(|key| section.key_span(key).is_some());
+    let size = size.unwrap_or(&keys::MESSAGE_MAX_SIZE).name;
+    section.diagnostics.push(
+        Diagnostic::warning(span, format!("`byte_burst` is smaller than `{size}`"))
+            .label(label)
+            .help("make the burst larger or the size smaller, or delay: then a larger frame passes in parts"),
+    );
 }
 
 fn warn_of_late_ping(

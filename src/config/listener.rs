@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::behind_proxy::note_unmatched;
 use super::certificate;
 use super::common::{self, Duplicates};
 use super::diagnostic::{Diagnostic, Span, quote};
@@ -18,24 +19,23 @@ const CERTIFICATES_MAX: usize = 64;
 /// Maximum length of the name of an inherited socket, as in systemd.
 const SOCKET_NAME_MAX: usize = 255;
 
-/// Reads every listener, in the order of the file.
-pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Vec<ListenerConfig>> {
+/// Reads every listener, in the order of the file. Each has the span of its address.
+pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Vec<Located<ListenerConfig>>> {
     let sections = root.children("listener", "listener", LISTENERS_MAX);
     if root.lacks("listener") {
         root.diagnostics.push(Diagnostic::of_file("there is no listener").help("add a [[listener]] section"));
     }
     let mut seen = Duplicates::default();
-    let read: Vec<Option<ListenerConfig>> =
-        sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
-    let listeners: Vec<ListenerConfig> = read.into_iter().collect::<Option<_>>()?;
+    let read: Vec<_> = sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
+    let listeners = read.into_iter().collect::<Option<Vec<_>>>()?;
     note_invalid_certificates(root, &listeners, folder.files.now());
     Some(listeners)
 }
 
 /// Reports an error if no certificate is valid now. A single expired certificate must not affect the clients of the
 /// others.
-fn note_invalid_certificates(root: &Section<'_>, listeners: &[ListenerConfig], now: SystemTime) {
-    let mut certificates = listeners.iter().flat_map(ListenerConfig::certificates).peekable();
+fn note_invalid_certificates(root: &Section<'_>, listeners: &[Located<ListenerConfig>], now: SystemTime) {
+    let mut certificates = listeners.iter().flat_map(|listener| listener.certificates()).peekable();
     if files::can_be_right(now)
         && listeners.iter().all(|listener| listener.tls.is_some())
         && certificates.peek().is_some()
@@ -52,7 +52,7 @@ fn listener(
     section: &Section<'_>,
     folder: &FileLoader<'_>,
     seen: &mut Duplicates<ListenAddress>,
-) -> Option<ListenerConfig> {
+) -> Option<Located<ListenerConfig>> {
     let address = address(section);
     let is_unix = address.as_ref().and_then(|address| match address.value {
         ListenAddress::Unix(_) => Some(true),
@@ -80,17 +80,20 @@ fn listener(
         seen.note(section, &address, "address", &address.to_string());
     }
     note_insecure(section, &address, &has_tls, &insecure);
-    Some(ListenerConfig {
+    let (proxy_protocol_from, trusted_proxies) = (proxy_protocol_from?, trusted_proxies?);
+    note_unmatched(section, &address, &proxy_protocol_from, &trusted_proxies);
+    let listener = ListenerConfig {
         address: address.value,
         socket_group: socket_group?,
         tls: tls?,
         insecure: insecure.value,
-        proxy_protocol_from: proxy_protocol_from?,
-        trusted_proxies: trusted_proxies?,
+        proxy_protocol_from,
+        trusted_proxies,
         handshake_timeout: handshake_timeout?,
         head_max_bytes: usize::try_from(head_max_bytes?.value?).ok()?,
         head_max_headers: usize::try_from(head_max_headers?.value).ok()?,
-    })
+    };
+    Some(Located { value: listener, span: address.span })
 }
 
 fn tls(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ListenerTls> {

@@ -18,6 +18,7 @@ pub(crate) mod tests;
 mod key_source;
 pub mod keys;
 mod limits;
+mod behind_proxy;
 mod listener;
 mod load;
 mod logout;

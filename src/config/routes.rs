@@ -114,7 +114,7 @@ impl<'a> Parts<'a> {
             on_removed: on_removed(section),
             pass_headers: pass_headers(section, claims.as_ref()),
             claims,
-            limits: limits::read(&section.child("route.limits"), open),
+            limits: limits::read(&section.child("route.limits"), access.without_subject().as_deref()),
             path,
             access,
         }

@@ -1,5 +1,6 @@
 //! The steps of a connection before its request: a permit, and the TLS handshake.
 
+use std::error::Error;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use tokio::time::{sleep, timeout_at};
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use crate::policy::peer::Peer;
+use crate::policy::proxy_header::ProxyHeaderError;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::{PendingPermit, PendingSlot};
@@ -44,7 +46,8 @@ pub(super) async fn accept(
     phases: &mut UpgradePhases,
 ) -> Option<AcceptedConnection> {
     let accepted = timeout_at(deadline.into(), establish(slot, config, stream, phases)).await;
-    let client = gateway.process.sessions.identities().address(peer.address());
+    let identities = gateway.process.sessions.identities();
+    let client = identities.address(peer.address());
     if config.tls.is_none() {
         if !matches!(accepted, Ok(Ok(_))) {
             tracing::debug!(client, "closed while it waited for a permit");
@@ -54,6 +57,9 @@ pub(super) async fn accept(
     metrics.count_handshake(handshake_outcome(&accepted));
     match accepted {
         Ok(Ok(accepted)) => return Some(accepted),
+        Ok(Err(error)) if is_proxy_header(&error) => {
+            gateway.rejections.log_proxy_header(peer.address(), &config.listener, identities, clock::now());
+        }
         Ok(Err(error)) => tracing::debug!(client, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(client, "TLS handshake took too long"),
     }
@@ -78,6 +84,10 @@ async fn establish(
         None => (ClientStream::plain(stream), None),
     };
     Ok(AcceptedConnection { permit, stream, tls })
+}
+
+fn is_proxy_header(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<ProxyHeaderError>)
 }
 
 fn handshake_outcome<E>(accepted: &Result<io::Result<AcceptedConnection>, E>) -> HandshakeOutcome {

@@ -13,7 +13,7 @@ use crate::client::forward::{Decision, ask};
 use crate::policy::admission::{Authenticated, Candidate};
 use crate::policy::evidence::Evidence;
 use crate::policy::forward::{Answered, ForwardAuth, Question};
-use crate::policy::rejection::{Rejected, Rejection};
+use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
 use crate::policy::route::{AuthKind, AuthMethod};
 use crate::runtime::clock;
@@ -36,7 +36,7 @@ pub(super) async fn authenticate<'a>(
             {
                 let client = candidate.facts().address;
                 let waited = wait_for_keys(gateway, client, verifier, token).await;
-                waited.map_err(|rejection| candidate.reject(rejection))?;
+                waited.map_err(|rejection| candidate.reject_by(method, rejection))?;
             }
             return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new()));
         }
@@ -53,10 +53,7 @@ async fn answer<'a>(
     method: Arc<AuthMethod>,
     forward: &ForwardAuth,
 ) -> Result<(Evidence<'a>, Vec<HeaderValue>), RejectedRequest> {
-    let reject = |rejection| {
-        let route = Some(Arc::clone(candidate.route().name()));
-        RejectedRequest::from(Rejected { route, ..Rejected::from(rejection) })
-    };
+    let reject = |rejection| RejectedRequest::from(candidate.reject_by(&method, rejection));
     let question = Question::new(question_headers(candidate.facts()));
     let (answer, cookies) = if let Some(answer) = forward.known(&question, clock::now()) {
         (answer, Vec::new())

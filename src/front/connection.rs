@@ -108,7 +108,7 @@ fn relay(
     (stream, read_ahead): (ClientStream, Bytes),
     (connection, metrics): (LoadGuard, SessionMetrics),
 ) -> Relay<ClientStream, UpstreamStream> {
-    let OpenedSession { admission, session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
+    let OpenedSession { admission, mut session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
@@ -124,11 +124,7 @@ fn relay(
         started: clock::now(),
     });
     let session_guard = sessions.register(Arc::clone(&facts), Arc::clone(&route));
-    for limit in admission.exceeded() {
-        let action = route.config.limits.action(*limit);
-        metrics.count_reported(*limit, action, 1);
-        gateway.process.sessions.log_reported(&facts.log_summary(), *limit, action, clock::now());
-    }
+    session.report_upgrade(admission.exceeded());
     let lease = admission.into_lease();
     if lease.is_limited() {
         sessions.registry().note_limited(session_guard.key());
@@ -228,22 +224,24 @@ async fn serve_request(
         Poll::Pending if matches!(*lock(&state), RequestState::Rejected(None)) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     });
-    let was_written = tokio::select! {
-        served = serving => {
-            if let Some(Err(error)) = served {
-                reject_head(gateway, worker.metrics(), config, (peer, request_id), &phases, &error);
-            }
-            true
-        }
+    let (was_written, error) = tokio::select! {
+        served = serving => (true, served.and_then(Result::err)),
         () = async {
             after_drain(&gateway.process.lifecycle).await;
             if head_was_read.load(Ordering::Relaxed) {
                 pending::<()>().await;
             }
-        } => false,
-        () = async { response_ready.notified().await; sleep(ANSWER_TIMEOUT).await } => false,
+        } => (false, None),
+        () = async { response_ready.notified().await; sleep(ANSWER_TIMEOUT).await } => (false, None),
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    if let Some(error) = error {
+        reject_head(gateway, worker.metrics(), config, (peer, request_id), &phases, &error);
+        if error.is_parse() && config.tls.is_none() && io.inner().is_proxy_header() {
+            let (identities, now) = (gateway.process.sessions.identities(), clock::now());
+            gateway.rejections.log_proxy_header(peer.address(), &config.listener, identities, now);
+        }
+    }
     let outcome = match state.into_inner().unwrap_or_else(PoisonError::into_inner) {
         RequestState::Upgraded(opened) if was_written => RequestOutcome::Upgraded(opened),
         RequestState::Rejected(closing) => RequestOutcome::Rejected(closing),

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use crate::config::ListenAddress;
 use crate::policy::forwarded::Scheme;
 use crate::policy::peer::{Peer, PeerSet};
 
 /// The settings of a listener for its connections.
 #[derive(Debug)]
 pub struct ConnectionConfig {
+    /// The address that the listener is bound to, for the log.
+    pub listener: ListenAddress,
     /// The TLS configuration; `None`: a plain listener.
     pub tls: Option<Arc<ServerConfig>>,
     /// The peers that must send a PROXY header.

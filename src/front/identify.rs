@@ -46,7 +46,7 @@ pub async fn identify(
             return None;
         }
         Err(error) => {
-            gateway.rejections.log_no_proxy_header(peer.address(), &error, identities, now);
+            gateway.rejections.log_no_proxy_header(peer.address(), &config.listener, &error, identities, now);
             return None;
         }
     };

@@ -77,10 +77,11 @@ impl Refresh<'_> {
         let facts = RequestFacts::of_http(self.request.uri(), headers, self.client, self.request_id.0);
         let facts = RequestFacts { protocols: &protocols, ..facts.ok_or_else(|| reject(Rejection::Host))? };
         let token = RefreshToken::of_request(route, &facts).map_err(reject)?;
+        let reject = |rejection| token.reject(route, rejection);
         wait_for_keys(self.gateway, self.client.address, &token.verifier, &token.token).await.map_err(reject)?;
         let renewal = Arc::new(Renewal::of_token(route, &token, clock::both())?);
         if renewal.is_revoked(self.gateway.counters.revocations(), clock::both().unix) {
-            return Err(reject(Rejection::Revoked));
+            return Err(Rejected { subject: Some(Arc::clone(renewal.subject())), ..reject(Rejection::Revoked) });
         }
         let _permit = self.gateway.refreshes.try_acquire().map_err(|_| reject(Rejection::Full))?;
         let renewed = timeout(PATIENCE, self.gateway.workers.renew(&renewal)).await;
@@ -96,6 +97,7 @@ impl Refresh<'_> {
         tracing::debug!(
             request_id = self.request_id.to_string(),
             route = &**route,
+            auth = &**renewal.auth(),
             subject = identities.subject(Some(renewal.subject())),
             client = identities.address(self.client.address),
             renewed,

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::head_rejection::HeadRejection;
+use crate::policy::proxy_header::{self, START_BYTES};
 use crate::runtime::cycle::Allowance;
 use crate::telemetry::request::RequestId;
 
@@ -38,6 +39,8 @@ pub(super) struct RequestStream<'a, S> {
     /// The writer until then: hyper writes only to reject the head.
     rejection: HeadRejection,
     head: Head,
+    /// The first bytes of the head, and their number.
+    start: ([u8; START_BYTES], usize),
     behind: Vec<u8>,
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
     /// unread.
@@ -72,6 +75,7 @@ impl<'a, S> RequestStream<'a, S> {
             takes_body: None,
             rejection: HeadRejection::new(request_id),
             head: Head::Blank,
+            start: ([0; START_BYTES], 0),
             behind: Vec::new(),
             is_closed,
             look: None,
@@ -82,6 +86,20 @@ impl<'a, S> RequestStream<'a, S> {
     /// Serves the body of the request to hyper once this is set. It must be set before hyper reads on.
     pub(super) fn with_body(self, takes_body: &'a AtomicBool) -> Self {
         Self { takes_body: Some(takes_body), ..self }
+    }
+
+    /// Whether the client sent a PROXY header in place of a request, as far as the head was read.
+    pub(super) fn is_proxy_header(&self) -> bool {
+        let (start, len) = &self.start;
+        proxy_header::is_start(start.get(..*len).unwrap_or_default())
+    }
+
+    fn keep_start(&mut self, read: &[u8]) {
+        let (start, len) = &mut self.start;
+        for (kept, byte) in start.iter_mut().skip(*len).zip(read) {
+            *kept = *byte;
+            *len += 1;
+        }
     }
 
     /// Returns the stream and the bytes behind the request. `unread` are those of them that hyper has read.
@@ -158,6 +176,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
+        this.keep_start(read);
         if let Some(end) = this.head.read(read) {
             this.behind.extend_from_slice(read.get(end..).unwrap_or_default());
             buf.set_filled(before + end);

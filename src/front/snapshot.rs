@@ -221,7 +221,7 @@ impl Snapshot {
             let unchanged = kept.filter(|kept| same_layer && kept.config == *listener);
             let connections = match unchanged {
                 Some(kept) => Arc::clone(&kept.connections),
-                None => Arc::new(connection_config(listener, config.server.record_layer, &ticketer)?),
+                None => Arc::new(connection_config(address, listener, config.server.record_layer, &ticketer)?),
             };
             listeners.insert(address.clone(), Listener { config: listener.clone(), connections, ticketer });
         }
@@ -262,6 +262,7 @@ fn new_verifier(config: &VerifierConfig, key_sets: &KeySets) -> Verifier {
 }
 
 fn connection_config(
+    address: &ListenAddress,
     listener: &ListenerConfig,
     record_layer: RecordLayer,
     ticketer: &Arc<dyn ProducesTickets>,
@@ -269,6 +270,7 @@ fn connection_config(
     let tls = listener.tls.as_ref();
     let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, Arc::clone(ticketer))).transpose()?;
     Ok(ConnectionConfig {
+        listener: address.clone(),
         tls,
         proxy_protocol_from: listener.proxy_protocol_from.clone(),
         trusted_proxies: listener.trusted_proxies.clone(),

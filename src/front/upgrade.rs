@@ -20,6 +20,7 @@ use super::snapshot::Snapshot;
 use crate::policy::admission::Admission;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::forwarded::Client;
+use crate::policy::grant::Grant;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
 use crate::policy::route::Target;
@@ -120,6 +121,7 @@ pub async fn answer(
             let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
             let event = RejectionEvent {
                 route: rejected.rejected.route.as_deref(),
+                auth: rejected.rejected.auth.as_deref(),
                 subject: rejected.rejected.subject.as_deref(),
                 claim: rejected.rejected.claim.as_deref(),
                 upstream: rejected.upstream.as_deref(),
@@ -225,8 +227,9 @@ async fn upgrade(
 ) -> Result<(Response<Full<Bytes>>, OpenedSession), RejectedRequest> {
     let (route, upstream) = (admission.route(), admission.pool().config());
     let reject = |rejection| {
-        let (route, subject) = (Some(Arc::clone(route.name())), admission.subject().map(Arc::from));
-        let rejected = Rejected { route, subject, ..Rejected::from(rejection) };
+        let Grant { auth, subject, .. } = &**admission.grant();
+        let (route, auth, subject) = (Some(Arc::clone(route.name())), auth.clone(), subject.clone());
+        let rejected = Rejected { route, auth, subject, ..Rejected::from(rejection) };
         RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), ..rejected.into() }
     };
 
@@ -337,6 +340,7 @@ impl Drop for PendingRequest<'_> {
         let rejection = if aborted { Rejection::Draining } else { Rejection::ClientGone };
         self.context.log(&RejectionEvent {
             route: Some(&self.route),
+            auth: self.admission.and_then(|admission| admission.grant().auth.as_deref()),
             subject: self.admission.and_then(Admission::subject),
             upstream: self.admission.map(|admission| &*admission.pool().config().name),
             detail: Some(if self.admission.is_some() {
@@ -355,6 +359,7 @@ pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, opened: 
     let event = RejectionEvent {
         summary: opened.summary.summary(),
         route: Some(opened.admission.route().name()),
+        auth: opened.admission.grant().auth.as_deref(),
         subject: opened.admission.subject(),
         server: Some(&opened.server),
         detail: Some("the client did not read the 101 in time"),
@@ -369,6 +374,7 @@ pub fn log_if_slow(gateway: &Gateway, opened: &OpenedSession) {
     let session = SessionSummary {
         request_id: opened.request_id,
         route: opened.admission.route().name(),
+        auth: opened.admission.grant().auth.as_deref(),
         subject: opened.admission.subject(),
         client: opened.admission.grant().address,
         server: &opened.server,

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
-use super::claim_path::ClaimPath;
-use super::claims::{self, Claims};
+use super::claim_headers::claim_headers;
+use super::claims::Claims;
 use super::client_slots;
 use super::counters::{Counters, LimitedClient, RouteCounts, SharedCounts};
 use super::counts::KeyedLimiter;
@@ -204,7 +204,7 @@ impl<'a> Candidate<'a> {
                 }
             };
             let found = credential::find(&verifier.config().sources, facts.headers, facts.query, facts.protocols);
-            let token = found.map_err(|credential::Ambiguous| self.reject(Rejection::TokenAmbiguous))?;
+            let token = found.map_err(|credential::Ambiguous| self.reject_by(method, Rejection::TokenAmbiguous))?;
             let Some(token) = token else { continue };
             if methods.len() == 1 || verifier.recognizes(&token) {
                 return Ok(Evidence::Token(Arc::clone(method), token));
@@ -225,8 +225,9 @@ impl<'a> Candidate<'a> {
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
             Evidence::Token(method, text) => {
                 let AuthKind::Token(verifier) = &method.kind else { return Err(self.reject(Rejection::NoToken)) };
-                verifier.check_keys(now.instant).map_err(|error| self.reject(error.into()))?;
-                let claims = verifier.verify(text, now.unix).map_err(|error| self.reject(Rejection::Token(error)))?;
+                verifier.check_keys(now.instant).map_err(|error| self.reject_by(method, error.into()))?;
+                let invalid = |error| self.reject_by(method, Rejection::Token(error));
+                let claims = verifier.verify(text, now.unix).map_err(invalid)?;
                 subject = claims.subject().map(Arc::from);
                 token = TokenRecord::new(text, &claims);
                 if verifier.config().forward_token {
@@ -243,13 +244,15 @@ impl<'a> Candidate<'a> {
                 (Some(Arc::clone(method)), Some(forward.claims(&answer.answer)))
             }
         };
-        let client = grant::identity(method.as_ref().map(|method| &*method.name), subject.as_deref(), token.as_ref());
+        let auth = method.as_ref().map(|method| Arc::clone(&method.name));
+        let client = grant::identity(auth.as_deref(), subject.as_deref(), token.as_ref());
         if client.is_some_and(|client| self.policy.counters.revocations().is_revoked(&client, now.unix)) {
-            return Err(Rejected { subject, ..self.reject(Rejection::Revoked) });
+            return Err(Rejected { auth, subject, ..self.reject(Rejection::Revoked) });
         }
         let mut claim_headers = match &claims {
             Some(claims) => claim_headers(&self.route, &self.params, claims).map_err(|claim| Rejected {
                 claim: Some(claim.into()),
+                auth,
                 subject: subject.clone(),
                 ..self.reject(Rejection::Claims)
             })?,
@@ -260,8 +263,13 @@ impl<'a> Candidate<'a> {
         Ok(Authenticated { candidate: self, method, claims, token, answered, subject, claim_headers, stripped })
     }
 
-    /// Returns the rejection of this request for a reason that the caller found between the stages.
-    pub fn reject(&self, rejection: Rejection) -> Rejected {
+    /// Returns the rejection of this request by a section, for a reason that the caller may have found between the
+    /// stages.
+    pub fn reject_by(&self, method: &AuthMethod, rejection: Rejection) -> Rejected {
+        Rejected { auth: Some(Arc::clone(&method.name)), ..self.reject(rejection) }
+    }
+
+    fn reject(&self, rejection: Rejection) -> Rejected {
         Rejected { route: Some(Arc::clone(self.route.name())), ..Rejected::from(rejection) }
     }
 }
@@ -287,12 +295,19 @@ impl Authenticated<'_> {
     pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
-        let reject = |rejection| Rejected { subject: self.subject.clone(), ..self.candidate.reject(rejection) };
+        let auth = self.method.as_ref().map(|method| Arc::clone(&method.name));
+        let subject = || self.subject.clone();
+        let reject =
+            |rejection| Rejected { auth: auth.clone(), subject: subject(), ..self.candidate.reject(rejection) };
         let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
         let pool = Arc::clone(pool);
         let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
-        let client =
-            LimitedClient { route: name, address: facts.address, auth: self.auth(), subject: self.subject.as_deref() };
+        let client = LimitedClient {
+            route: name,
+            address: facts.address,
+            auth: auth.as_deref(),
+            subject: self.subject.as_deref(),
+        };
         let holder = Holder { id: facts.id, opened: now.instant };
         let taken = client_slots::take_at_admission(counters, limits, client, holder).map_err(reject)?;
         let counts = policy.shared_counts(route, &client, now.instant);
@@ -300,10 +315,10 @@ impl Authenticated<'_> {
         let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
-        let Self { candidate, method, token, answered, subject, claim_headers, stripped, .. } = self;
+        let Self { candidate, token, answered, subject, claim_headers, stripped, .. } = self;
         let Candidate { facts, route, params, host, .. } = candidate;
         let grant = Grant {
-            auth: method.map(|method| Arc::clone(&method.name)),
+            auth,
             subject,
             token: SessionToken::new(token),
             answered,
@@ -325,11 +340,6 @@ impl Authenticated<'_> {
             bytes: counts.bytes,
             exceeded: taken.exceeded,
         })
-    }
-
-    /// Returns the name of the section that admits the client.
-    fn auth(&self) -> Option<&str> {
-        self.method.as_ref().map(|method| &*method.name)
     }
 }
 
@@ -415,22 +425,6 @@ impl Admission {
     pub fn into_lease(self) -> Lease {
         self.lease
     }
-}
-
-/// Checks the claims against the conditions of the route, and returns the headers for the upstream. The error is the
-/// name of the claim that fails.
-fn claim_headers<'a>(
-    route: &'a Route,
-    params: &Params,
-    claims: &Claims,
-) -> Result<Vec<(HeaderName, HeaderValue)>, &'a str> {
-    if let Some(unmet) = route.config.require.iter().find(|requirement| !requirement.met_by(claims, params)) {
-        return Err(unmet.claim().as_str());
-    }
-    claims::forward(claims, &route.config.forward_claims).map_err(|_| {
-        let fails = |rule: &&(ClaimPath, HeaderName)| claims::forward(claims, std::slice::from_ref(*rule)).is_err();
-        route.config.forward_claims.iter().find(fails).map_or("", |(claim, _)| claim.as_str())
-    })
 }
 
 /// Returns when the session of a token ends because the token expires: now, if that time has passed. `None` if its

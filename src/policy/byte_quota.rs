@@ -4,7 +4,7 @@
 //! number of bytes is computed at once, and rounded up to a nanosecond.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::quota::{Count, NotUntil, Quota, WAIT_MAX, instant_at, nanos, nanos_at};
 
@@ -76,9 +76,11 @@ impl ByteLimiter {
         }
     }
 
-    /// Gives back bytes that were taken and not used. Reservations of other callers keep their instants.
-    pub fn refund(&self, bytes: u64) {
-        let cost = cost(self.quota, bytes);
+    /// Gives back bytes that were taken this long ago and not used, as far as they have not been replenished since:
+    /// otherwise bytes that are held could be saved up beyond the burst. Reservations of other callers keep their
+    /// instants.
+    pub fn refund(&self, bytes: u64, held: Duration) {
+        let cost = cost(self.quota, bytes).saturating_sub(nanos(held));
         // The update is never rejected.
         let _ = self.count.update(|count| Some(count.saturating_sub(cost)));
     }
@@ -94,8 +96,6 @@ fn cost(quota: Quota, bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -121,8 +121,12 @@ mod tests {
         assert_eq!(limiter.reserve(500, start), after(0));
         assert_eq!(limiter.reserve(100, start), after(100));
         assert_eq!(limiter.reserve(100, start), after(200));
-        limiter.refund(100);
+        limiter.refund(100, Duration::ZERO);
         assert_eq!(limiter.reserve(400, start), after(500));
+        // 50 of the 100 bytes have been replenished after 50 ms, and all of the 400 after 400 ms.
+        limiter.refund(100, Duration::from_millis(50));
+        limiter.refund(400, Duration::from_millis(400));
+        assert_eq!(limiter.reserve(50, start), after(500));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 //!
 //! With `on_session_limit = "refuse"` an upgrade takes them when it is admitted, so that upgrades that wait for the
 //! upstream count, too. With `"close_oldest"` it takes them when the upstream has accepted it: an upgrade that fails
-//! closes no session. Until then it holds no slot, so it is never rejected and no other upgrade can replace it.
+//! closes no session. Until then it holds no slot, so it is never rejected and no other upgrade can replace it. Clients
+//! without a subject cannot be distinguished, so the limit of a subject always rejects them: otherwise they would close
+//! each other's sessions.
 
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -60,10 +63,7 @@ pub(super) fn take_at_admission(
     client: LimitedClient<'_>,
     holder: Holder,
 ) -> Result<TakenSlots, Rejection> {
-    match limits.on_session_limit {
-        OnSessionLimit::Refuse => take(counters, limits, client, holder),
-        OnSessionLimit::CloseOldest => Ok(TakenSlots::default()),
-    }
+    take(counters, limits, client, holder, OnSessionLimit::Refuse)
 }
 
 /// Takes the slots of a session whose upstream has accepted it, where it takes over those of the oldest session.
@@ -73,11 +73,8 @@ pub(super) fn take_at_opening(
     client: LimitedClient<'_>,
     holder: Holder,
 ) -> TakenSlots {
-    match limits.on_session_limit {
-        OnSessionLimit::Refuse => TakenSlots::default(),
-        // This is never rejected.
-        OnSessionLimit::CloseOldest => take(counters, limits, client, holder).unwrap_or_default(),
-    }
+    // This is never rejected.
+    take(counters, limits, client, holder, OnSessionLimit::CloseOldest).unwrap_or_default()
 }
 
 /// Takes slots for an open session at a route that did not limit its sessions `before`.
@@ -103,39 +100,69 @@ pub(super) fn is_address_full(counters: &Counters, limits: &Limits, route: &Arc<
     rejects && limits.sessions_per_address.is_some_and(is_full)
 }
 
+/// Takes the slots of the limits with this treatment of further sessions.
 fn take(
     counters: &Counters,
     limits: &Limits,
     client: LimitedClient<'_>,
     holder: Holder,
+    treatment: OnSessionLimit,
 ) -> Result<TakenSlots, Rejection> {
+    let of_subject = limits.on_subject_limit(client.subject.is_some());
+    let per_address = limits.sessions_per_address.filter(|_| limits.on_session_limit == treatment);
+    let per_subject = limits.sessions_per_subject.filter(|_| of_subject == treatment);
     let mut taken = TakenSlots::default();
-    if let Some(max) = limits.sessions_per_address {
-        let limit = (limits, LimitKind::SessionsPerAddress, max);
+    if let (OnSessionLimit::CloseOldest, false, Some(max)) =
+        (treatment, limits.is_reporting(), per_address.zip(per_subject))
+    {
+        taken.replaced = release_common(counters, client, max);
+    }
+    if let Some(max) = per_address {
+        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerAddress, max);
         let slot = take_one(counters.by_address(), client.address_key(), holder, limit, &mut taken);
         taken.slots.address = Some(slot.ok_or(Rejection::AddressSessions)?);
     }
-    if let Some(max) = limits.sessions_per_subject {
-        let limit = (limits, LimitKind::SessionsPerSubject, max);
+    if let Some(max) = per_subject {
+        let limit = (treatment, limits.is_reporting(), LimitKind::SessionsPerSubject, max);
         let slot = take_one(counters.by_subject(), client.subject_key(), holder, limit, &mut taken);
         taken.slots.subject = Some(slot.ok_or(Rejection::SubjectSessions)?);
     }
     Ok(taken)
 }
 
+/// Releases the slots of the oldest sessions that have both a slot of this subject and one of this address, as long as
+/// both limits are exceeded: closing one such session makes way in both. Returns their ids.
+fn release_common(
+    counters: &Counters,
+    client: LimitedClient<'_>,
+    (per_address, per_subject): (NonZeroU32, NonZeroU32),
+) -> Vec<SessionId> {
+    let (by_address, by_subject) = (counters.by_address(), counters.by_subject());
+    let (address, subject) = (client.address_key(), client.subject_key());
+    let excess = by_address.excess(&address, per_address).min(by_subject.excess(&subject, per_subject));
+    if excess == 0 {
+        return Vec::new();
+    }
+    let of_subject: HashSet<SessionId> = by_subject.ids(&subject).into_iter().collect();
+    let common = by_address.ids(&address).into_iter().filter(|id| of_subject.contains(id));
+    // Another upgrade may have taken over a slot of it meanwhile, and closes it then.
+    let release = |id: &SessionId| by_subject.release(&subject, *id) && by_address.release(&address, *id);
+    common.take(usize::try_from(excess).unwrap_or(usize::MAX)).filter(release).collect()
+}
+
 fn take_one<K: Hash + Eq + Clone>(
     slots: &SessionSlots<K>,
     key: K,
     holder: Holder,
-    (limits, kind, max): (&Limits, LimitKind, NonZeroU32),
+    (treatment, is_reporting, kind, max): (OnSessionLimit, bool, LimitKind, NonZeroU32),
     taken: &mut TakenSlots,
 ) -> Option<SessionSlot<K>> {
-    if limits.is_reporting() {
+    if is_reporting {
         let (slot, before) = slots.add(key, holder);
         taken.exceeded.extend((before >= max.get()).then_some(kind));
         return Some(slot);
     }
-    match limits.on_session_limit {
+    match treatment {
         OnSessionLimit::Refuse => slots.take(key, holder, max),
         OnSessionLimit::CloseOldest => {
             let (slot, replaced) = slots.take_over(key, holder, max);

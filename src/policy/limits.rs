@@ -125,6 +125,15 @@ impl From<OnExcess> for LimitAction {
     }
 }
 
+impl From<OnSessionLimit> for LimitAction {
+    fn from(on_session_limit: OnSessionLimit) -> Self {
+        match on_session_limit {
+            OnSessionLimit::Refuse => Self::Refuse,
+            OnSessionLimit::CloseOldest => Self::CloseOldest,
+        }
+    }
+}
+
 /// The key by which messages and bytes are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateKey {
@@ -244,7 +253,21 @@ impl Limits {
         key.filter(|key| *key != RateKey::Session)
     }
 
-    /// Returns the action of a limit.
+    /// Returns the treatment of a session beyond `sessions_per_subject`. Clients without a subject cannot be distinguished,
+    /// so none of them closes the session of another.
+    pub fn on_subject_limit(&self, has_subject: bool) -> OnSessionLimit {
+        if has_subject { self.on_session_limit } else { OnSessionLimit::Refuse }
+    }
+
+    /// Returns the action of a limit on a client.
+    pub fn action_on(&self, kind: LimitKind, has_subject: bool) -> LimitAction {
+        match kind {
+            LimitKind::SessionsPerSubject => self.on_subject_limit(has_subject).into(),
+            _ => self.action(kind),
+        }
+    }
+
+    /// Returns the action of a limit on clients with a subject.
     pub fn action(&self, kind: LimitKind) -> LimitAction {
         match (kind, self.on_excess()) {
             // Messages of the upstream are never dropped.
@@ -252,10 +275,7 @@ impl Limits {
             (LimitKind::MessageRate | LimitKind::ByteRate | LimitKind::UpstreamByteRate, Some(on_excess)) => {
                 on_excess.into()
             }
-            (LimitKind::SessionsPerSubject | LimitKind::SessionsPerAddress, _) => match self.on_session_limit {
-                OnSessionLimit::Refuse => LimitAction::Refuse,
-                OnSessionLimit::CloseOldest => LimitAction::CloseOldest,
-            },
+            (LimitKind::SessionsPerSubject | LimitKind::SessionsPerAddress, _) => self.on_session_limit.into(),
             _ => LimitAction::Close,
         }
     }

@@ -48,6 +48,11 @@ impl PeerSet {
         self.networks.is_empty() && !self.unix
     }
 
+    /// Whether the set contains peers that have an address.
+    pub fn has_networks(&self) -> bool {
+        !self.networks.is_empty()
+    }
+
     /// Whether the set contains this peer.
     pub fn contains(&self, peer: Peer) -> bool {
         match peer {

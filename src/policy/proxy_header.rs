@@ -10,6 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// addresses of version 2 take up to 232 bytes, and the rest is for its TLVs: a client certificate is the largest.
 pub const HEADER_MAX_BYTES: usize = 4096;
 
+/// The number of bytes in which the start of any header is recognised.
+pub const START_BYTES: usize = V2_START.len();
+
 const V1_START: &[u8] = b"PROXY ";
 const V1_MAX_BYTES: usize = 107;
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -28,6 +31,8 @@ pub struct ProxyHeader {
 /// A rule of the protocol that a header breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyHeaderError {
+    /// The peer sent a header although it must not.
+    Unexpected,
     /// The first bytes are not those of a header.
     NoHeader,
     /// The header is too long, or the line of version 1 has no end within its limit.
@@ -53,6 +58,7 @@ pub enum ProxyHeaderError {
 impl fmt::Display for ProxyHeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Unexpected => "the connection begins with a PROXY header, which it must not have",
             Self::NoHeader => "the connection does not begin with a PROXY header",
             Self::TooLong => "the PROXY header is too long",
             Self::LineEnd => "the PROXY header does not end with CR LF",
@@ -85,6 +91,12 @@ impl ProxyHeader {
         }
         parse_v2(bytes)
     }
+}
+
+/// Whether bytes that are neither TLS nor HTTP are the start of a header. Of a header that is not complete, the first
+/// [`START_BYTES`] suffice.
+pub fn is_start(bytes: &[u8]) -> bool {
+    bytes.starts_with(V1_START) || bytes.starts_with(V2_START)
 }
 
 /// Parses `PROXY TCP4 SOURCE DESTINATION PORT PORT`, or `PROXY UNKNOWN` with anything behind it, and CR LF.

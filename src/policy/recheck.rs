@@ -138,18 +138,6 @@ impl Policy {
         }
     }
 
-    /// Whether a later answer of the forward authentication service still admits a session: its subject is the same, and
-    /// it meets the conditions of the route. A session whose route or section a reload has removed is not judged here.
-    pub fn admits_answer(&self, session: &OpenSession<'_>, answer: &ForwardAnswer) -> bool {
-        let grant = session.grant;
-        let Some(route) = self.routes().named(session.route.name()) else { return true };
-        let Some(method) = grant.auth.as_deref().and_then(|name| route.auth.named(name)) else { return true };
-        let AuthKind::Forward(forward) = &method.kind else { return true };
-        let claims = forward.claims(answer);
-        let meets = |requirement: &Requirement| requirement.met_by(&claims, &grant.params);
-        answer.subject() == grant.subject.as_ref() && route.config.require.iter().all(meets)
-    }
-
     fn terms(
         &self,
         route: &Arc<Route>,
@@ -207,6 +195,18 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
         return Err(Removed::Server);
     }
     Ok(params)
+}
+
+/// Whether a later answer of the forward authentication service still admits a session: its subject is the same, and it
+/// meets the conditions of the route by whose rules the session is open.
+pub fn admits_answer(session: &OpenSession<'_>, answer: &ForwardAnswer) -> bool {
+    let (route, grant) = (session.route, session.grant);
+    let Some(method) = grant.auth.as_deref().and_then(|name| route.auth.named(name)) else { return false };
+    let AuthKind::Forward(forward) = &method.kind else { return false };
+    let Ok(params) = params(route, session) else { return false };
+    let (claims, params) = (forward.claims(answer), params.as_ref().unwrap_or(&grant.params));
+    let meets = |requirement: &Requirement| requirement.met_by(&claims, params);
+    answer.subject() == grant.subject.as_ref() && route.config.require.iter().all(meets)
 }
 
 /// Whether the token of an open session was verified by a fetched key that has left its set since.

@@ -48,7 +48,7 @@ impl Renewal {
     /// The first rule that the token does not meet. A token without a subject is rejected: it does not identify the
     /// client.
     pub fn of_token(route: &Arc<Route>, found: &RefreshToken<'_>, now: Clocks) -> Result<Self, Rejected> {
-        let reject = |rejection| Rejected { route: Some(Arc::clone(route.name())), ..Rejected::from(rejection) };
+        let reject = |rejection| found.reject(route, rejection);
         let RefreshToken { method, verifier, token, .. } = found;
         let method = Arc::clone(method);
         verifier.check_keys(now.instant).map_err(|error| reject(error.into()))?;
@@ -88,8 +88,13 @@ impl Renewal {
         &self.route
     }
 
+    /// Returns the name of the section that verified the token.
+    pub fn auth(&self) -> &Arc<str> {
+        &self.method.name
+    }
+
     /// Returns the subject of the token.
-    pub fn subject(&self) -> &str {
+    pub fn subject(&self) -> &Arc<str> {
         &self.subject
     }
 
@@ -148,6 +153,12 @@ impl<'a> RefreshToken<'a> {
             return Err(Rejection::Origin);
         }
         Ok(found)
+    }
+
+    /// Returns the rejection of the request by the section of the token.
+    pub fn reject(&self, route: &Route, rejection: Rejection) -> Rejected {
+        let (route, auth) = (Some(Arc::clone(route.name())), Some(Arc::clone(&self.method.name)));
+        Rejected { route, auth, ..Rejected::from(rejection) }
     }
 
     /// Finds the token that the first section of the route recognises, or else the first one that a section reads.

@@ -101,6 +101,8 @@ pub struct Rejected {
     pub rejection: Rejection,
     /// The name of the route, if one matched.
     pub route: Option<Arc<str>>,
+    /// The name of the auth section that decided, if one did.
+    pub auth: Option<Arc<str>>,
     /// The token's subject, if the token is valid.
     pub subject: Option<Arc<str>>,
     /// The name of the claim that does not meet a requirement, or that cannot be written as a header; never its value.
@@ -109,7 +111,7 @@ pub struct Rejected {
 
 impl From<Rejection> for Rejected {
     fn from(rejection: Rejection) -> Self {
-        Self { rejection, route: None, subject: None, claim: None }
+        Self { rejection, route: None, auth: None, subject: None, claim: None }
     }
 }
 

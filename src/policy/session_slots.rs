@@ -79,6 +79,24 @@ impl<K: Hash + Eq + Clone> SessionSlots<K> {
         (self.insert(&mut taken, key, holder), replaced)
     }
 
+    /// Returns by how many a further session of a key would exceed `max` slots.
+    pub fn excess(&self, key: &K, max: NonZeroU32) -> u32 {
+        self.count(key).saturating_add(1).saturating_sub(max.get())
+    }
+
+    /// Returns the ids of the sessions of a key, the oldest first.
+    pub fn ids(&self, key: &K) -> Vec<SessionId> {
+        let taken = lock(&self.0);
+        taken.of_key(key).map(|(_, id)| *id).collect()
+    }
+
+    /// Releases the slot that a session has of a key. Returns whether it had one.
+    pub fn release(&self, key: &K, id: SessionId) -> bool {
+        let mut taken = lock(&self.0);
+        let position = taken.of_key(key).find(|(_, holder)| **holder == id).map(|(position, _)| *position);
+        position.is_some_and(|position| taken.remove(key, position).is_some())
+    }
+
     /// Takes a slot of a key, even beyond the limit. Returns it with the number of slots that were taken before.
     pub fn add(&self, key: K, holder: Holder) -> (SessionSlot<K>, u32) {
         let mut taken = lock(&self.0);
@@ -117,9 +135,14 @@ impl<K: Hash + Eq> Taken<K> {
         position
     }
 
+    /// Returns the holders of the slots of a key, the oldest first.
+    fn of_key(&self, key: &K) -> impl Iterator<Item = (&Position, &SessionId)> {
+        let number = self.by_key.get(key).map(|slots| slots.number);
+        number.into_iter().flat_map(|number| self.holders.range((number, 0, 0)..(number.saturating_add(1), 0, 0)))
+    }
+
     fn remove_oldest(&mut self, key: &K) -> Option<SessionId> {
-        let number = self.by_key.get(key)?.number;
-        let position = *self.holders.range((number, 0, 0)..).next()?.0;
+        let position = *self.of_key(key).next()?.0;
         self.remove(key, position)
     }
 

@@ -96,11 +96,15 @@ impl Verifier {
         self.config.leeway.min(MAX_LEEWAY)
     }
 
-    /// Whether the token claims to be of the issuer of this section, or the section has no issuer. The claim is not
-    /// verified, and only selects the section of a route that verifies the token.
+    /// Whether the token claims to be of the issuer and for the audience of this section, as far as the section has
+    /// them. The claims are not verified, and only select the section of a route that verifies the token.
     pub fn recognizes(&self, token: &str) -> bool {
-        let Some(issuer) = &self.config.issuer else { return true };
-        token.len() <= self.config.max_bytes && unverified_issuer(token).is_some_and(|claimed| claimed == *issuer)
+        if self.config.issuer.is_none() && self.config.audience.is_empty() {
+            return true;
+        }
+        let payload = token.split('.').nth(1).filter(|_| token.len() <= self.config.max_bytes);
+        let members = payload.and_then(|payload| Members::parse(&decode(payload).ok()?, &self.wanted).ok());
+        members.is_some_and(|members| self.check_issuer(&members).is_ok() && self.check_audience(&members).is_ok())
     }
 
     /// Returns when the last of the tokens expires that it has verified, with the leeway, since the Unix epoch.
@@ -254,22 +258,34 @@ impl Verifier {
         Ok(expires)
     }
 
-    /// Checks `iss`, `aud` and the length of the subject.
+    /// Checks `iss`, `aud` and the subject.
     fn check_parties(&self, claims: &Members) -> Result<(), TokenError> {
-        let text = |name| claims.get(name).and_then(Claim::as_text);
-        if let Some(issuer) = &self.config.issuer
-            && text("iss") != Some(issuer)
-        {
-            return Err(TokenError::Issuer);
+        self.check_issuer(claims)?;
+        self.check_audience(claims)?;
+        let path = &self.config.subject_claim;
+        let subject = claims.get(path.as_str()).and_then(Claim::scalar_text).filter(|subject| !subject.is_empty());
+        match subject {
+            Some(subject) if subject.len() > MAX_SUBJECT_BYTES => Err(TokenError::SubjectTooLong),
+            // `sub` is optional (RFC 7519 section 4.1.2). A claim that the operator named is not.
+            None if path.as_str() != "sub" => Err(TokenError::SubjectMissing),
+            _ => Ok(()),
         }
-        if !self.config.audience.is_empty() && !claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
-            return Err(TokenError::Audience);
+    }
+
+    fn check_issuer(&self, claims: &Members) -> Result<(), TokenError> {
+        let claimed = claims.get("iss").and_then(Claim::as_text);
+        match &self.config.issuer {
+            Some(issuer) if claimed != Some(issuer) => Err(TokenError::Issuer),
+            _ => Ok(()),
         }
-        let subject = claims.get(self.config.subject_claim.as_str()).and_then(Claim::scalar_text);
-        if subject.is_some_and(|subject| subject.len() > MAX_SUBJECT_BYTES) {
-            return Err(TokenError::SubjectTooLong);
+    }
+
+    fn check_audience(&self, claims: &Members) -> Result<(), TokenError> {
+        if self.config.audience.is_empty() || claims.get("aud").is_some_and(|audience| self.is_audience(audience)) {
+            Ok(())
+        } else {
+            Err(TokenError::Audience)
         }
-        Ok(())
     }
 
     /// Whether `aud` contains a value of the audience. It is a string, or an array of strings only (RFC 7519 section
@@ -325,13 +341,6 @@ impl Header {
         let algorithm = key::algorithm(&algorithm).ok_or(TokenError::AlgorithmUnknown)?;
         Ok(Self { algorithm, kid: text("kid")? })
     }
-}
-
-/// Returns the `iss` of a token without any verification.
-fn unverified_issuer(token: &str) -> Option<String> {
-    let payload = decode(token.split('.').nth(1)?).ok()?;
-    let payload = Object::parse(&payload).ok()?;
-    serde_json::from_str(payload.get("iss").ok()??).ok()
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {

@@ -62,7 +62,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     #[cold]
     pub(super) fn count_reports(&mut self, now: Instant) {
         for report in self.session.take_reports() {
-            let action = self.session.limits().action(report.kind);
+            let action = self.session.limits().action_on(report.kind, self.facts.subject().is_some());
             self.metrics.count_reported(report.kind, action, report.count);
             if report.is_first {
                 self.process.sessions.log_reported(&self.facts.log_summary(), report.kind, action, now);

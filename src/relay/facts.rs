@@ -43,6 +43,7 @@ impl SessionFacts {
         SessionSummary {
             request_id: self.request_id,
             route: &self.route,
+            auth: self.grant.auth.as_deref(),
             subject: self.subject(),
             client: self.grant.address,
             server: &self.server,

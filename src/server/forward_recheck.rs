@@ -12,9 +12,11 @@ use crate::client::forward::{Decision, ask};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::Snapshot;
 use crate::policy::forward::{ForwardAuth, Question, QuestionKey};
+use crate::policy::recheck::admits_answer;
 use crate::relay::registry::{Command, ListedSession};
 use crate::runtime::clock;
 use crate::session::CloseReason;
+use crate::telemetry::request::RequestId;
 
 /// The maximum number of requests to one service at once.
 pub(super) const AT_ONCE: usize = 16;
@@ -61,10 +63,10 @@ pub(super) async fn run(gateway: &Gateway) {
         checks.extend(due.into_iter().map(|due| check(gateway, &clients, due)));
         tokio::select! {
             () = sleep_until(wakes.into()) => {}
-            Some((name, is_available)) = checks.next() => {
+            Some((name, checked)) = checks.next() => {
                 let Some(progress) = all.get_mut(&name) else { continue };
                 progress.is_checking = false;
-                note(&name, std::mem::replace(&mut progress.is_available, is_available), is_available);
+                progress.is_available = note(&name, progress.is_available, checked);
             }
         }
     }
@@ -101,9 +103,13 @@ fn divided(interval: Duration) -> (u32, Duration) {
     (parts, interval.checked_div(parts).unwrap_or(interval))
 }
 
-/// Checks one part of the sessions of a section. Returns the section, and whether its service decided about all of them. A
-/// session stays open while there is no decision.
-async fn check(gateway: &Gateway, clients: &HttpClients, part: Part) -> (Arc<str>, bool) {
+/// The result of a check: `None` if there was no session to ask about, and the reason if the service did not decide about
+/// all of them.
+type Checked = Option<Result<(), String>>;
+
+/// Checks one part of the sessions of a section. A session stays open while there is no decision. Sessions that are not
+/// admitted any more end at `recheck_rate`.
+async fn check(gateway: &Gateway, clients: &HttpClients, part: Part) -> (Arc<str>, Checked) {
     let Part { name, forward, number, parts } = part;
     let mut groups: HashMap<QuestionKey, Group> = HashMap::new();
     for session in gateway.workers.list().await {
@@ -115,37 +121,66 @@ async fn check(gateway: &Gateway, clients: &HttpClients, part: Part) -> (Arc<str
         groups.entry(question.key()).or_insert_with(new).sessions.push(session);
     }
     let forward = &*forward;
-    let decided = stream::iter(groups.into_values())
-        .map(|group| async move { decide(gateway, clients, forward, group).await })
+    let mut decided = stream::iter(groups.into_values())
+        .map(|group| async move { decide(clients, forward, group).await })
         .buffer_unordered(AT_ONCE);
-    (name, decided.fold(true, |all, decided| async move { all && decided }).await)
+    let mut checked = None;
+    let rate = gateway.snapshot().recheck_rate();
+    let interval = rate.period.checked_div(rate.count.get()).unwrap_or_default();
+    let mut next = clock::now();
+    while let Some(ended) = decided.next().await {
+        match ended {
+            Ok(ended) => {
+                checked.get_or_insert(Ok(()));
+                for id in ended {
+                    sleep_until(next.into()).await;
+                    gateway.workers.command_soon(id, Command::Revoke(CloseReason::NotAdmitted)).await;
+                    next = clock::after(next, interval);
+                }
+            }
+            Err(reason) => checked = Some(Err(reason)),
+        }
+    }
+    (name, checked)
 }
 
-/// Asks about the sessions of one question, and ends those that are not admitted. Returns whether there is a decision.
-async fn decide(gateway: &Gateway, clients: &HttpClients, forward: &ForwardAuth, group: Group) -> bool {
+/// Asks about the sessions of one question. Returns those that are not admitted any more.
+///
+/// # Errors
+/// The reason if there is no decision.
+async fn decide(clients: &HttpClients, forward: &ForwardAuth, group: Group) -> Result<Vec<RequestId>, String> {
     let answer = match ask(clients, forward, &group.question).await {
         Decision::Admitted(answer, _) => Some(answer),
         Decision::Rejected(_) => None,
-        Decision::Unavailable(_) => return false,
+        Decision::Unavailable(reason) => return Err(reason),
     };
-    let snapshot = gateway.snapshot();
-    for (route, facts) in group.sessions {
-        let session = facts.open_session(&route);
-        let admits = |answer| snapshot.policy().admits_answer(&session, answer);
-        if !answer.as_deref().is_some_and(admits) {
-            gateway.workers.command_soon(facts.request_id, Command::Revoke(CloseReason::NotAdmitted)).await;
-        }
-    }
-    true
+    let is_ended = |(route, facts): &ListedSession| {
+        let session = facts.open_session(route);
+        !answer.as_deref().is_some_and(|answer| admits_answer(&session, answer))
+    };
+    Ok(group.sessions.iter().filter(|session| is_ended(session)).map(|(_, facts)| facts.request_id).collect())
 }
 
-fn note(name: &str, was_available: bool, is_available: bool) {
-    match (was_available, is_available) {
-        (true, false) => {
-            tracing::warn!(auth = name, "the service does not answer about open sessions, which stay open meanwhile");
+/// Logs whether the service decides, if that has changed. Returns whether it does.
+fn note(auth: &str, was_available: bool, checked: Checked) -> bool {
+    match checked {
+        Some(Err(error)) => {
+            if was_available {
+                tracing::warn!(
+                    auth,
+                    error,
+                    "the service does not decide about open sessions, which stay open meanwhile"
+                );
+            }
+            false
         }
-        (false, true) => tracing::info!(auth = name, "the service answers about open sessions again"),
-        _ => {}
+        Some(Ok(())) => {
+            if !was_available {
+                tracing::info!(auth, "the service decides about open sessions again");
+            }
+            true
+        }
+        None => was_available,
     }
 }
 

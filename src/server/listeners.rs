@@ -72,6 +72,7 @@ impl Listeners {
             let found = self.open.iter().enumerate().find(is_free);
             let listener = match found {
                 Some((index, handle)) => {
+                    check_inherited(listener, &handle.address, &next.addresses())?;
                     kept.iter_mut().skip(index).take(1).for_each(|kept| *kept = true);
                     NextListener::Kept { index, address: handle.address.clone() }
                 }
@@ -127,13 +128,7 @@ impl Listeners {
                 let error = |error| ServeError::Inherited(Arc::clone(name), error);
                 let socket = self.inherited.get(name).map_err(ServeError::System)?.map_err(error)?;
                 let address = socket.address().map_err(|found| error(InheritedError::WrongType(found.to_string())))?;
-                // Listeners are known by their address. Two descriptors may refer to one socket.
-                if addresses.contains(&address) {
-                    return Err(error(InheritedError::SameAddress(address)));
-                }
-                if config.tls.is_none() && !config.insecure && address.is_private() == Some(false) {
-                    return Err(error(InheritedError::NotPrivate(address)));
-                }
+                check_inherited(config, &address, addresses)?;
                 (socket, None)
             }
         };
@@ -156,6 +151,25 @@ impl NextListeners {
         };
         self.next.iter().map(address).collect()
     }
+}
+
+/// Checks the rules of a listener that need the address of its inherited socket, whether it is new or kept. `addresses`
+/// are those of the listeners before it. Nothing is checked for an address that the configuration contains.
+fn check_inherited(
+    config: &ListenerConfig,
+    address: &ListenAddress,
+    addresses: &[ListenAddress],
+) -> Result<(), ServeError> {
+    let ListenAddress::Inherited(name) = &config.address else { return Ok(()) };
+    let error = |error| Err(ServeError::Inherited(Arc::clone(name), error));
+    // Listeners are known by their address. Two descriptors may refer to one socket.
+    if addresses.contains(address) {
+        return error(InheritedError::SameAddress(address.clone()));
+    }
+    if config.tls.is_none() && !config.insecure && address.is_private() == Some(false) {
+        return error(InheritedError::NotPrivate(address.clone()));
+    }
+    Ok(())
 }
 
 /// Closes listeners, and waits until their sockets are closed.

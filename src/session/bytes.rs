@@ -3,8 +3,9 @@
 //! A data frame is judged at its header, as a whole: a frame that exceeds the quota ends the session before any part of it
 //! is forwarded, or its message is dropped. Where bytes are delayed, a frame is forwarded in pieces of at most the burst,
 //! each when the quota allows it, so that a frame larger than the burst passes, too. Control frames are charged and never
-//! wait. Fragments of a message that began within the quota are charged as well, since a part of a message cannot be
-//! dropped.
+//! wait. Later fragments of a message that began within the quota are charged as they pass, since a part of a message
+//! cannot be dropped. A session that ends gives back the bytes that were charged and never arrived: other sessions may
+//! share the quota.
 
 use std::time::Instant;
 
@@ -70,11 +71,12 @@ impl Session {
         let bytes = header.payload_len.saturating_add(header.len as u64);
         let can_drop = from == Side::Client && header.opcode != Opcode::Continuation;
         let must_pass = !self.is_reporting && action != OnExcess::Close && !can_drop;
-        let Some(meters) = self.bytes() else { return Ok(()) };
-        let limiter = &meters.of(from).limiter;
+        // Its bytes are charged as they pass: it may be larger than any quota, and its rest may never arrive.
         if must_pass {
-            limiter.charge(bytes, now);
-        } else if !limiter.check(bytes, now) {
+            return Ok(());
+        }
+        let Some(meters) = self.bytes() else { return Ok(()) };
+        if !meters.of(from).check(bytes, now) {
             let kind = if from == Side::Client { LimitKind::ByteRate } else { LimitKind::UpstreamByteRate };
             self.counts.throttled += u64::from(!self.is_reporting);
             if self.is_reporting || action == OnExcess::Close {
@@ -87,11 +89,16 @@ impl Session {
         Ok(())
     }
 
-    /// Records that the metered bytes are forwarded or dropped.
-    pub(super) fn pass_metered(&mut self, from: Side) {
+    /// Records that `n` metered bytes are forwarded or dropped, and charges those that are forwarded and were not charged
+    /// before. Where limits are only reported, bytes beyond the quota are not charged, as if they had not passed.
+    pub(super) fn pass_metered(&mut self, from: Side, n: usize, now: Instant) {
         let ends_frame = self.peer(from).inspector.at_boundary();
-        if let Some(meters) = self.bytes() {
-            meters.pass(from, ends_frame);
+        let charges = !self.is_reporting && !self.is_skipped(from);
+        let Some(meters) = self.bytes() else { return };
+        let meter = meters.of(from);
+        let uncharged = meter.pass(n as u64, ends_frame);
+        if charges && uncharged > 0 {
+            meter.limiter.charge(uncharged, now);
         }
     }
 

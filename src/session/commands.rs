@@ -105,7 +105,7 @@ impl Session {
             return;
         }
         if let Some(bytes) = self.bytes() {
-            bytes.refund();
+            bytes.refund(now);
             let message_waits = self.reservation_held || self.reservation_retry;
             for side in Side::BOTH {
                 if self.waiting(side) && !(side == Side::Client && message_waits) {

@@ -1,7 +1,7 @@
 //! The state of limits that few sessions have: quotas of bytes, and reports.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::side::Side;
 use crate::policy::byte_quota::ByteLimiter;
@@ -36,8 +36,11 @@ pub(super) struct ByteMeters {
 #[derive(Debug)]
 pub(super) struct ByteMeter {
     pub limiter: ByteLimiter,
-    /// The number of bytes that are reserved for the piece that comes next.
-    reserved: u32,
+    /// The number of bytes that are charged and have not passed yet: the rest of a frame that was judged as a whole, or
+    /// a piece that waits.
+    reserved: u64,
+    /// When they were charged.
+    reserved_at: Option<Instant>,
     /// Whether the frame in progress was counted as throttled.
     pub is_counted: bool,
 }
@@ -47,8 +50,10 @@ pub(super) struct ByteMeter {
 pub struct ByteMeterState {
     /// The count, as [`Count::export`] returns it.
     pub count: i64,
-    /// The number of bytes that are reserved for the piece that comes next.
-    pub reserved: u32,
+    /// The number of bytes that are charged and have not passed yet.
+    pub reserved: u64,
+    /// How long ago they were charged.
+    pub held: Duration,
     /// Whether the frame in progress was counted as throttled.
     pub is_counted: bool,
 }
@@ -58,7 +63,12 @@ impl ByteMeters {
     pub(super) fn new(limits: &Limits, counts: Option<[Arc<Count>; 2]>) -> Option<Self> {
         let quota = limits.bytes?.quota;
         let [client, upstream] = counts.unwrap_or_default();
-        let meter = |count| ByteMeter { limiter: ByteLimiter::over(count, quota), reserved: 0, is_counted: false };
+        let meter = |count| ByteMeter {
+            limiter: ByteLimiter::over(count, quota),
+            reserved: 0,
+            reserved_at: None,
+            is_counted: false,
+        };
         Some(Self { client: meter(client), upstream: meter(upstream) })
     }
 
@@ -72,31 +82,27 @@ impl ByteMeters {
         Arc::ptr_eq(self.client.limiter.count(), client) && Arc::ptr_eq(self.upstream.limiter.count(), upstream)
     }
 
-    /// Gives back the reserved bytes.
-    pub(super) fn refund(&mut self) {
+    /// Gives back the bytes that are charged and have not passed. Those that pass later are charged then.
+    pub(super) fn refund(&mut self, now: Instant) {
         for meter in [&mut self.client, &mut self.upstream] {
-            meter.limiter.refund(std::mem::take(&mut meter.reserved).into());
+            let held = meter.held(now);
+            meter.limiter.refund(std::mem::take(&mut meter.reserved), held);
         }
-    }
-
-    /// Records that the next piece is forwarded or dropped, and whether it ends its frame.
-    pub(super) fn pass(&mut self, from: Side, ends_frame: bool) {
-        let meter = self.of(from);
-        meter.reserved = 0;
-        meter.is_counted &= !ends_frame;
     }
 
     pub(super) fn export(&self, now: Instant) -> [ByteMeterState; 2] {
         [&self.client, &self.upstream].map(|meter| ByteMeterState {
             count: meter.limiter.count().export(now),
             reserved: meter.reserved,
+            held: meter.held(now),
             is_counted: meter.is_counted,
         })
     }
 
-    pub(super) fn restore(&mut self, states: &[ByteMeterState; 2]) {
+    pub(super) fn restore(&mut self, states: &[ByteMeterState; 2], now: Instant) {
         for (meter, state) in [&mut self.client, &mut self.upstream].into_iter().zip(states) {
             (meter.reserved, meter.is_counted) = (state.reserved, state.is_counted);
+            meter.reserved_at = now.checked_sub(state.held);
         }
     }
 
@@ -114,10 +120,10 @@ impl ByteMeter {
     pub(super) fn reserve(&mut self, n: usize, least: usize, now: Instant) -> Result<usize, Instant> {
         if self.reserved == 0 {
             let burst = usize::try_from(self.limiter.burst_bytes()).unwrap_or(usize::MAX);
-            let piece = u32::try_from(n.min(burst.max(least))).unwrap_or(u32::MAX);
-            match self.limiter.reserve(piece.into(), now) {
+            let piece = n.min(burst.max(least)) as u64;
+            match self.limiter.reserve(piece, now) {
                 Ok(at) => {
-                    self.reserved = piece;
+                    self.set_reserved(piece, now);
                     if at > now {
                         return Err(at);
                     }
@@ -126,6 +132,33 @@ impl ByteMeter {
             }
         }
         Ok(n.min(usize::try_from(self.reserved).unwrap_or(usize::MAX)))
+    }
+
+    /// Charges a whole frame at its header, if the quota allows it. Returns whether it does.
+    pub(super) fn check(&mut self, bytes: u64, now: Instant) -> bool {
+        let allowed = self.limiter.check(bytes, now);
+        if allowed {
+            self.set_reserved(bytes, now);
+        }
+        allowed
+    }
+
+    /// Records that the next `n` bytes are forwarded or dropped, and whether they end their frame. Returns how many of
+    /// them are not charged yet.
+    pub(super) fn pass(&mut self, n: u64, ends_frame: bool) -> u64 {
+        let charged = self.reserved.min(n);
+        self.reserved = self.reserved.saturating_sub(charged);
+        self.is_counted &= !ends_frame;
+        n.saturating_sub(charged)
+    }
+
+    fn set_reserved(&mut self, bytes: u64, now: Instant) {
+        (self.reserved, self.reserved_at) = (bytes, Some(now));
+    }
+
+    /// Returns how long ago the reserved bytes were charged.
+    fn held(&self, now: Instant) -> Duration {
+        self.reserved_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 }
 

@@ -167,7 +167,7 @@ impl Session {
     fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
         let output_closed = self.peer(from.other()).output_closed();
         if self.metering.is_some() {
-            self.pass_metered(from);
+            self.pass_metered(from, n, now);
         }
         let peer = self.peer_mut(from);
         if peer.discarding_message || output_closed {

@@ -28,13 +28,24 @@ impl Session {
         self.has_new_reports = true;
     }
 
+    /// Counts the numbers of sessions that the upgrade of this one has exceeded.
+    pub fn report_upgrade(&mut self, exceeded: &[LimitKind]) {
+        for kind in exceeded {
+            self.report(*kind);
+        }
+    }
+
     /// Counts the sizes that a data frame exceeds. To be called before the inspector begins the frame.
     pub(super) fn report_sizes(&mut self, from: Side, header: &Header) {
         let before = self.peer(from).inspector.message_bytes();
         let after = before.saturating_add(header.payload_len);
         let exceeds = |max_bytes: u64| before <= max_bytes && after > max_bytes;
+        // By default the largest frame is the largest message. Then the limit that is reported is that of the message.
+        let has_frame_limit = self.limits.frame_max_bytes < self.limits.message_max_bytes;
         match from {
-            Side::Client if header.payload_len > self.limits.frame_max_bytes => self.report(LimitKind::FrameMaxSize),
+            Side::Client if has_frame_limit && header.payload_len > self.limits.frame_max_bytes => {
+                self.report(LimitKind::FrameMaxSize);
+            }
             Side::Client if exceeds(self.limits.message_max_bytes) => self.report(LimitKind::MessageMaxSize),
             Side::Upstream if self.limits.upstream_message_max_bytes.is_some_and(exceeds) => {
                 self.report(LimitKind::UpstreamMessageMaxSize);

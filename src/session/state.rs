@@ -294,7 +294,7 @@ impl Session {
         let own = || state.bytes.map(|states| states.map(|state| Arc::new(Count::import(state.count, now))));
         let mut bytes = ByteMeters::new(&limits, shared.bytes.or_else(own));
         if let (Some(bytes), Some(states)) = (&mut bytes, &state.bytes) {
-            bytes.restore(states);
+            bytes.restore(states, now);
         }
         let [wait_until, upstream_wait_until] = state.wait_until.map(|at| absolute(at, now));
         let reports = state.reports.map(|reports| reports.import(now));

@@ -10,6 +10,7 @@ use super::identity::Identities;
 use super::line_quota::LineQuota;
 use super::phases::{PhaseTimes, phase_event};
 use super::request::{RequestId, RequestSummary};
+use crate::config::ListenAddress;
 use crate::policy::logout::LogoutError;
 use crate::policy::rejection::Rejection;
 use crate::ws::handshake::OpeningError;
@@ -33,6 +34,8 @@ pub struct RejectionEvent<'a> {
     pub summary: RequestSummary<'a>,
     /// The route, if one was found.
     pub route: Option<&'a str>,
+    /// The auth section that decided, if one did.
+    pub auth: Option<&'a str>,
     /// The token's subject, if the token is valid.
     pub subject: Option<&'a str>,
     /// The name of the claim that fails the route's requirement, or that cannot be sent as a header.
@@ -56,6 +59,7 @@ impl RejectionEvent<'_> {
             client,
             summary: RequestSummary::default(),
             route: None,
+            auth: None,
             subject: None,
             claim: None,
             upstream: None,
@@ -92,6 +96,7 @@ impl RejectionLog {
             host = event.summary.host(),
             path = event.summary.path(),
             origin = event.summary.origin(),
+            auth = event.auth,
             subject = identities.subject(event.subject),
             claim = event.claim,
             upstream = event.upstream,
@@ -113,11 +118,31 @@ impl RejectionLog {
         }
     }
 
-    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid
-    /// one.
-    pub fn log_no_proxy_header(&self, peer: IpAddr, error: &io::Error, identities: &Identities, now: Instant) {
+    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid one. `listener`
+    /// is the one that the peer is connected to.
+    pub fn log_no_proxy_header(
+        &self,
+        peer: IpAddr,
+        listener: &ListenAddress,
+        error: &io::Error,
+        identities: &Identities,
+        now: Instant,
+    ) {
         if self.lines.may_write(now) {
-            tracing::warn!(client = identities.address(peer), %error, "connection closed: no valid PROXY header");
+            let client = identities.address(peer);
+            tracing::warn!(client, %listener, %error, "connection closed: no valid PROXY header");
+        }
+    }
+
+    /// Logs a connection whose TLS or request is malformed because a peer that must not send a PROXY header sent one.
+    pub fn log_proxy_header(&self, peer: IpAddr, listener: &ListenAddress, identities: &Identities, now: Instant) {
+        if self.lines.may_write(now) {
+            let client = identities.address(peer);
+            tracing::warn!(
+                client,
+                %listener,
+                "a PROXY header, but the peer is not in proxy_protocol_from, or it sent one before"
+            );
         }
     }
 

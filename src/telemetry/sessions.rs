@@ -22,6 +22,8 @@ pub struct SessionSummary<'a> {
     pub request_id: RequestId,
     /// The name of its route.
     pub route: &'a str,
+    /// The auth section that admitted the client; `None`: the route is open.
+    pub auth: Option<&'a str>,
     /// The token's subject.
     pub subject: Option<&'a str>,
     /// The client's address.
@@ -49,6 +51,7 @@ macro_rules! session_event {
             request_id = $session.request_id.to_string(),
             trace_id = $session.request.trace_id().map(|id| id.to_string()),
             route = $session.route,
+            auth = $session.auth,
             subject = $identities.subject($session.subject),
             client = $identities.address($session.client),
             server = $session.server,

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use super::sealed::{Leftover, SealedStream};
 use super::summary::TlsSummary;
+use crate::policy::proxy_header::{self, ProxyHeaderError};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
@@ -56,20 +57,24 @@ pub(super) fn enable_secret_extraction(config: &mut ServerConfig) {
 /// Runs the handshake.
 ///
 /// # Errors
-/// If the client disconnects, or the handshake fails.
+/// If the client disconnects, or the handshake fails: with a [`ProxyHeaderError`] if the client sent a PROXY header.
 pub(super) async fn accept(
     config: &Arc<ServerConfig>,
     mut stream: SocketStream,
 ) -> io::Result<(Protected, TlsSummary)> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
-    let (mut received, mut secrets) = (Received::new(), Secrets::default());
+    let (mut received, mut secrets, mut is_start) = (Received::new(), Secrets::default(), true);
     while connection.is_handshaking() {
         let Some(part) = received.take() else {
             received.receive(&mut stream).await?;
             continue;
         };
-        feed(&mut connection, part, &mut secrets, &stream)?;
+        let fed = feed(&mut connection, part, &mut secrets, &stream);
+        if mem::take(&mut is_start) && fed.is_err() && proxy_header::is_start(part) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, ProxyHeaderError::Unexpected));
+        }
+        fed?;
         if connection.is_handshaking() && connection.wants_write() {
             stream.write_all(&drain_output(&mut connection)?).await?;
         }

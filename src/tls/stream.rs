@@ -21,7 +21,8 @@ impl ClientStream {
     /// Runs the TLS handshake, and returns the stream with the parameters that were negotiated.
     ///
     /// # Errors
-    /// If the client disconnects, or the handshake fails.
+    /// If the client disconnects, or the handshake fails: with a
+    /// [`ProxyHeaderError`](crate::policy::proxy_header::ProxyHeaderError) if the client sent a PROXY header.
     pub async fn accept(config: &Arc<ServerConfig>, stream: SocketStream) -> io::Result<(Self, TlsSummary)> {
         let (stream, summary) = accept::accept(config, stream).await?;
         Ok((Self(stream), summary))

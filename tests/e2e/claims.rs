@@ -88,10 +88,12 @@ fn another_claim_can_identify_the_client() {
     let long = Client::connect(&gate).ask(&of("ada", json!("x".repeat(257))));
     assert_eq!(long.head.status(), 401);
     assert_eq!(gate.log.next("refused")["rule"], json!("subject_too_long"));
-    // Without the claim there is no subject, as without `sub`: all such tokens share one limit.
-    let none = Session::open_with(&gate, &upstream, &of("ada", json!(null)), &[]);
-    assert_eq!(Client::connect(&gate).ask(&of("eve", json!({}))).head.status(), 429);
-    [first, second, none].into_iter().for_each(Session::close);
+    // A claim that the section names is required.
+    for missing in [json!(null), json!({}), json!("")] {
+        assert_eq!(Client::connect(&gate).ask(&of("ada", missing)).head.status(), 401);
+        assert_eq!(gate.log.next("refused")["rule"], json!("subject_missing"));
+    }
+    [first, second].into_iter().for_each(Session::close);
 }
 
 /// Returns the parts of a request at the upstream that can carry a token.

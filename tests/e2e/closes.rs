@@ -90,7 +90,11 @@ fn cases(cause: CloseReason) -> Vec<Case> {
                 Side::Client => (0..2).for_each(|_| session.client.send_frame(frame.clone())),
                 Side::Upstream => (0..2).for_each(|_| session.server.send_frame(frame.clone())),
             };
-            let gets = |receiver| Gets::Close(usize::from(side != receiver), 1008, "byte rate exceeded");
+            let reason = match side {
+                Side::Client => "byte rate of the client exceeded",
+                Side::Upstream => "byte rate of the upstream exceeded",
+            };
+            let gets = |receiver| Gets::Close(usize::from(side != receiver), 1008, reason);
             let both = [gets(Side::Client), gets(Side::Upstream)];
             let limits = "byte_rate = \"1KiB/h\"\nbyte_burst = \"3KiB\"";
             vec![case(two_frames, both, "tollgate", Some(1008)).limits(limits)]

@@ -154,13 +154,15 @@ fn a_service_without_a_decision_rejects_the_client_for_now() {
     let gate = asking(&listener, "timeout = \"100ms\"").start(&upstream);
     let mut service = Service::new(&listener);
     let twice = format!("{ADA}{ADA}");
-    let large = format!("X-Auth-Request-Groups: {}\r\n", "a".repeat(9_000));
+    let large = format!("{ADA}X-Auth-Request-Groups: {}\r\n", "a".repeat(9_000));
     let replies = [
         replying("500 Internal Server Error", "", ""),
         replying("404 Not Found", "", ""),
         replying("429 Too Many Requests", "", ""),
         admitting(&twice),
         admitting(&large),
+        // Without the header that names the subject.
+        admitting("X-Auth-Request-Groups: admin\r\n"),
         b"SSH-2.0-OpenSSH\r\n".to_vec(),
         format!("HTTP/1.1 200 OK\r\nX-Long: {}\r\n\r\n", "a".repeat(64 << 10)).into_bytes(),
         Vec::new(),

@@ -241,12 +241,15 @@ fn limits_that_are_reported_have_no_effect() {
         "byte_rate 3",
         "upstream_byte_rate 3",
         "overhead_rate 2",
-        "frame_max_size 3",
+        "message_max_size 3",
         "upstream_message_max_size 3",
     ];
     for part in expected {
         assert!(reported.split(", ").any(|found| found == part), "{part} is not in {reported}");
     }
+    let beyond =
+        |line: &&serde_json::Value| line["reported"].as_str().is_some_and(|all| all.contains("sessions_per_address 1"));
+    assert_eq!(ends.iter().filter(beyond).count(), 2, "{ends:?}");
     // Each session has one line for each limit, with the action.
     let lines = gate.log.all("limit exceeded, and only reported");
     let of = |limit: &str| lines.iter().filter(|line| line["limit"] == limit).collect::<Vec<_>>();

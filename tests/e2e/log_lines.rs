@@ -42,15 +42,18 @@ fn a_rejection_logs_its_client_route_and_cause() {
 
     let line = refused(&gate, &room());
     check(&line, &[("cause", json!("no_token")), ("route", json!("room")), ("subject", Value::Null)]);
+    check(&line, &[("auth", Value::Null)]);
 
     let line = refused(&gate, &room().bearer(&token(&json!({ "exp": 1 }))));
     check(&line, &[("cause", json!("token")), ("rule", json!("expired")), ("route", json!("room"))]);
+    check(&line, &[("auth", json!("users"))]);
 
     // The name of the claim is logged, not its value.
     let line = refused(&gate, &room().bearer(&token(&json!({ "room": "classified" }))));
     let claims = [("cause", json!("claims")), ("route", json!("room")), ("subject", json!("ada"))];
     check(&line, &here);
     check(&line, &claims);
+    check(&line, &[("auth", json!("users"))]);
     check(&line, &[("claim", json!("room")), ("path", json!("/room/blue"))]);
     assert!(!line.to_string().contains("classified"), "{line}");
 
@@ -77,6 +80,7 @@ fn upstream_failures_are_logged_as_warnings() {
     let line = refused(&gate, &Request::to("/room/blue").bearer(&good_token()));
     check(&line, &[("level", json!("WARN")), ("cause", json!("unreachable")), ("upstream", json!("main"))]);
     check(&line, &[("route", json!("room")), ("subject", json!("ada")), ("path", json!("/room/blue"))]);
+    check(&line, &[("auth", json!("users"))]);
 
     let upstream = Upstream::bind();
     let gate = Setup::new().upstream("response_timeout = \"100ms\"").start(&upstream);
@@ -120,12 +124,12 @@ fn session_start_and_end_are_logged() {
         check(line, &[("request_id", json!(id)), ("route", json!("room")), ("subject", json!("ada"))]);
         check(line, &[("client", json!("127.0.0.1")), ("server", json!(server)), ("level", json!("INFO"))]);
         check(line, &[("host", json!("chat.example.com")), ("path", json!("/room/blue"))]);
-        check(line, &[("origin", json!("https://chat.example.com"))]);
+        check(line, &[("origin", json!("https://chat.example.com")), ("auth", json!("users"))]);
     }
     // By default "session started" is logged at debug level.
     let gate = Setup::new().log("level = \"info\"").start(&upstream);
     Session::open(&gate, &upstream).close();
-    gate.log.next("session ended");
+    check(&gate.log.next("session ended"), &[("route", json!("open")), ("auth", Value::Null)]);
     assert!(gate.log.all("session started").is_empty());
 }
 
@@ -205,6 +209,26 @@ fn upgrades_within_the_threshold_have_no_phases_in_the_log() {
         assert_eq!((&line["tls_ms"], &line["total_ms"]), (&Value::Null, &Value::Null), "{line}");
         assert!(gate.log.all("slow upgrade").is_empty());
     }
+}
+
+/// A subject alone does not identify a client: another section may have the same one.
+#[test]
+fn every_line_about_a_client_names_the_section_that_admitted_it() {
+    let upstream = Upstream::bind();
+    let limits = "sessions_per_subject = 1";
+    let gate = Setup::new().room_limits(limits).start(&upstream);
+    let request = Request::to("/room/blue").bearer(&good_token());
+    let session = Session::open_with(&gate, &upstream, &request, &[]);
+    let identity = [("auth", json!("users")), ("subject", json!("ada"))];
+    let line = refused(&gate, &request);
+    check(&line, &[("cause", json!("subject_sessions"))]);
+    check(&line, &identity);
+    session.close();
+    check(&gate.log.next("session ended"), &identity);
+    let gate = Setup::new().room_limits(&format!("{limits}\nmode = \"report\"")).start(&upstream);
+    let sessions = [(); 2].map(|()| Session::open_with(&gate, &upstream, &request, &[]));
+    check(&gate.log.next("limit exceeded, and only reported"), &identity);
+    drop(sessions);
 }
 
 /// A client has the same hash in the lines of its sessions and of its rejections, within one process.

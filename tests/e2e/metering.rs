@@ -225,7 +225,29 @@ fn sessions_of_a_subject_share_a_quota_of_bytes() {
     second.server.send_frame(frame());
     second.client.frame();
     second.client.send_frame(frame());
-    assert_eq!(second.expect_closed(1008, "byte rate exceeded"), []);
+    assert_eq!(second.expect_closed(1008, "byte rate of the client exceeded"), []);
     first.close();
+    other.close();
+}
+
+/// A client that declares 500 MiB and disconnects does not lock out the other clients of its address.
+#[test]
+fn bytes_that_are_declared_and_never_arrive_do_not_count() {
+    let upstream = Upstream::bind();
+    let limits = "byte_rate = \"1KiB/h\"\nbyte_burst = \"2KiB\"\nrate_key = \"address\"\non_excess = \"drop\"\n\
+                  message_max_size = \"1GiB\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    let mut session = Session::open(&gate, &upstream);
+    session.client.send_frame(Frame::text("a").unfinished());
+    let mut header = vec![0x80, 0xff, 0, 0, 0, 0];
+    header.extend_from_slice(&(500_u32 << 20).to_be_bytes());
+    header.extend_from_slice(&[0; 4]);
+    session.client.send(&header);
+    assert_eq!(session.server.frame().payload, b"a");
+    drop(session);
+    gate.log.next("session ended");
+    let mut other = Session::open(&gate, &upstream);
+    other.client.send_text("passes");
+    other.server.expect_text("passes");
     other.close();
 }

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::Signal;
 use rustls::version::{TLS12, TLS13};
 
+use crate::proxies::UNEXPECTED_HEADER;
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
 use crate::support::pki::client_config;
@@ -278,6 +280,33 @@ fn an_inherited_socket_of_a_plain_listener_must_be_private() {
     gate.log.next("listening");
 }
 
+/// A reload keeps the listener, whose other settings it changes.
+#[test]
+fn a_reload_cannot_make_an_inherited_public_listener_plain_without_insecure() {
+    let (upstream, public) = (Upstream::bind(), || TcpListener::bind("0.0.0.0:0").unwrap());
+    let inherited = "address = \"systemd:public\"";
+    let plain = format!("{inherited}\ntls = false");
+    let insecure = format!("{plain}\ninsecure = true");
+    let setup = Setup::new().listener(&insecure).inherit(public(), "public");
+    let gate = Gate::launch(setup.to(upstream.address()));
+    gate.log.next("listening");
+    gate.edit(|text| text.replace("insecure = true", ""));
+    gate.signal(Signal::HUP);
+    gate.log.next("reload failed: the configuration in use stays");
+    assert!(gate.log.text().contains("is not private, and a listener with tls = false needs insecure = true"));
+    gate.reload(|text| text.replace("tls = false", "tls = false\ninsecure = true"));
+
+    let gate = Gate::launch(Setup::new().listener(inherited).inherit(public(), "public").to(upstream.address()));
+    gate.log.next("listening");
+    gate.edit(|text| {
+        let certificates = text.lines().find(|line| line.starts_with("certificates")).unwrap().to_owned();
+        text.replace(&certificates, "tls = false")
+    });
+    gate.signal(Signal::HUP);
+    gate.log.next("reload failed: the configuration in use stays");
+    assert!(gate.log.text().contains("is not private"));
+}
+
 /// The header is a malformed request line to a plain listener.
 #[test]
 fn a_proxy_header_of_another_peer_is_rejected() {
@@ -288,7 +317,15 @@ fn a_proxy_header_of_another_peer_is_rejected() {
         client.send(&[header, &Request::to("/open/").bytes()].concat());
         assert_eq!(client.head().status(), 400);
         assert_eq!(gate.log.next("refused")["client"], "127.0.0.1");
+        let line = gate.log.next(UNEXPECTED_HEADER);
+        assert_eq!((&line["level"], &line["client"]), (&"WARN".into(), &"127.0.0.1".into()), "{line}");
+        assert_eq!(line["listener"], gate.address().to_string(), "{line}");
     }
+    let mut client = over_tcp(&gate);
+    client.send(b"PROXY-LIKE\r\n\r\n");
+    assert_eq!(client.head().status(), 400);
+    gate.log.next("refused");
+    assert_eq!(gate.log.all(UNEXPECTED_HEADER).len(), 2);
     upstream.assert_untouched();
 }
 

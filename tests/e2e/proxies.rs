@@ -18,6 +18,9 @@ use crate::support::wire::Head;
 const FROM_BALANCER: &str = "proxy_protocol_from = [\"127.0.0.1\"]";
 const TRUSTED: &str = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
 
+/// The warning about a header that must not be there.
+pub const UNEXPECTED_HEADER: &str = "a PROXY header, but the peer is not in proxy_protocol_from, or it sent one before";
+
 /// Returns a header of version 1.
 fn v1(client: &str) -> Vec<u8> {
     let (family, own) = if client.contains(':') { ("TCP6", "2001:db8::1") } else { ("TCP4", "198.51.100.1") };
@@ -114,6 +117,7 @@ fn a_balancer_without_a_valid_header_is_closed_and_logged() {
     ] {
         let line = expect_closed(&gate, bytes);
         assert_eq!((&line["client"], &line["error"]), (&"127.0.0.1".into(), &error.into()), "{line}");
+        assert_eq!(line["listener"], gate.address().to_string(), "{line}");
     }
     upstream.assert_untouched();
     // A health check that only connects is not worth a warning.
@@ -144,8 +148,14 @@ fn a_header_of_another_peer_is_refused() {
         let _ = stream.read_to_end(&mut received);
         // A TLS alert, if the client gets it before the reset.
         assert!(received.is_empty() || received[0] == 21, "{received:?}");
-        gate.log.next("TLS handshake failed");
+        let line = gate.log.next(UNEXPECTED_HEADER);
+        assert_eq!((&line["level"], &line["client"]), (&"WARN".into(), &"127.0.0.1".into()), "{line}");
+        assert_eq!(line["listener"], gate.address().to_string(), "{line}");
     }
+    let mut stream = TcpStream::connect(gate.address()).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    gate.log.next("TLS handshake failed");
+    assert_eq!(gate.log.all(UNEXPECTED_HEADER).len(), 2);
     upstream.assert_untouched();
     expect_client(&gate, Session::open(&gate, &upstream), "127.0.0.1");
 }

@@ -287,7 +287,7 @@ async def paging():
 
     with suite.check("`sessions` prints a table, and JSON for scripts"):
         out, _ = await asyncio.to_thread(command, "sessions", "--limit", 5)
-        equal((len(out.splitlines()), out.split()[:3]), (7, ["ID", "ROUTE", "SUBJECT"]))
+        equal((len(out.splitlines()), out.split()[:3]), (7, ["ID", "ROUTE", "AUTH"]))
         out, _ = await asyncio.to_thread(command, "sessions", "--route", "other", "--limit", 1000, "--json")
         equal({session["route"] for session in json.loads(out)["sessions"]}, {"other"})
 

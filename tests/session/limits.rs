@@ -117,6 +117,65 @@ fn a_delayed_side_that_disconnects_returns_its_bytes() {
     assert_eq!(limiter.reserve(10, start), Ok(start + Duration::from_secs(1)));
 }
 
+/// Sessions of one address share the bytes. A client that declares a large frame and disconnects does not use them up.
+#[test]
+fn declared_bytes_that_never_arrive_are_returned() {
+    let begin = from(Client, BINARY, "x");
+    let header =
+        |first: u8, len: u32| Bytes(Client, [&[first, 0xff, 0, 0, 0, 0], &len.to_be_bytes()[..], &[0; 4]].concat());
+    let table = [
+        // A continuation of 500 MiB, of which only the header arrives.
+        (Drop, vec![begin.clone(), header(FIN | CONTINUATION, 500 << 20)], 7 + 14),
+        (Delay, vec![begin.clone(), header(FIN | CONTINUATION, 500 << 20)], 7 + 14),
+        (Close, vec![header(FIN | BINARY, 70_000), Bytes(Client, vec![0; 100])], 14 + 100),
+        (Drop, vec![header(FIN | BINARY, 70_000), Bytes(Client, vec![0; 100])], 14 + 100),
+        (Delay, vec![header(FIN | BINARY, 70_000), Bytes(Client, vec![0; 100])], 14 + 100),
+    ];
+    for (on_excess, events, arrived) in table {
+        for end in [Disconnect(Client), close(Upstream, 1000, ""), Command(CloseCode(4001), "")] {
+            let (start, counts) = (Instant::now(), [Arc::default(), Arc::default()]);
+            let mut relay = Relay::with_bytes(lenient().byte_rate(1, 80_000, on_excess), counts.clone(), start);
+            events.iter().chain([&end]).for_each(|event| apply(&mut relay, event));
+            let limiter = ByteLimiter::over(counts[0].clone(), quota(1, 80_000));
+            let left = 80_000 - arrived;
+            assert!(!limiter.check(left + 1, start) && limiter.check(left, start), "{on_excess:?}, {end:?}");
+        }
+    }
+}
+
+/// Bytes of a frame that were returned when its session began to close are charged once they arrive.
+#[test]
+fn bytes_that_arrive_while_the_session_closes_are_charged() {
+    let (start, counts) = (Instant::now(), [Arc::default(), Arc::default()]);
+    let mut relay = Relay::with_bytes(lenient().byte_rate(1, 1_000, Close), counts.clone(), start);
+    let frame = wire::frame(FIN | BINARY, key(Client), &[0; 120]);
+    let events = [
+        Bytes(Client, frame[..26].to_vec()),
+        Command(CloseCode(4001), ""),
+        Bytes(Client, frame[26..66].to_vec()),
+        Disconnect(Client),
+    ];
+    events.iter().for_each(|event| apply(&mut relay, event));
+    let limiter = ByteLimiter::over(counts[0].clone(), quota(1, 1_000));
+    assert!(!limiter.check(935, start) && limiter.check(934, start));
+}
+
+/// A frame that is declared long before its session ends saves up no quota: its bytes have been replenished meanwhile.
+#[test]
+fn bytes_that_were_held_are_not_returned_twice() {
+    let (start, counts) = (Instant::now(), [Arc::default(), Arc::default()]);
+    let mut held: Vec<_> =
+        (0..3).map(|_| Relay::with_bytes(lenient().byte_rate(100, 300, Close), counts.clone(), start)).collect();
+    for relay in &mut held {
+        apply(relay, &Bytes(Client, wire::frame(FIN | BINARY, key(Client), &[0; 94])[..6].to_vec()));
+        apply(relay, &Pass(10_000));
+    }
+    let (limiter, now) = (ByteLimiter::over(counts[0].clone(), quota(100, 300)), start + Duration::from_secs(10));
+    assert!(limiter.check(300, now));
+    held.iter_mut().for_each(|relay| apply(relay, &Disconnect(Client)));
+    assert!(!limiter.check(1, now), "the burst is used up");
+}
+
 #[test]
 fn sessions_share_counts_of_bytes() {
     let (start, counts) = (Instant::now(), [Arc::default(), Arc::default()]);
@@ -150,13 +209,19 @@ fn a_changed_quota_of_bytes_applies_to_a_side_that_waits() {
 
 #[test]
 fn every_limit_is_reported_and_has_no_effect() {
-    let table: [(Setup, Vec<Event>, (&str, u64)); 8] = [
+    let table: [(Setup, Vec<Event>, (&str, u64)); 9] = [
         (lenient().rate(1, 1, Close), vec![text(Client, "a"); 4], ("message_rate", 3)),
         (lenient().rate(1, 1, Delay), vec![text(Client, "a"); 4], ("message_rate", 3)),
         (lenient().rate(1, 1, Drop), vec![text(Client, "a"); 4], ("message_rate", 3)),
         (lenient().byte_rate(1, 10, Delay), vec![binary(Client, 4), binary(Client, 200)], ("byte_rate", 1)),
         (lenient().byte_rate(1, 10, Drop), vec![binary(Upstream, 8), binary(Upstream, 1)], ("upstream_byte_rate", 1)),
         (lenient().with(|limits| limits.frame_max_bytes = 10), vec![binary(Client, 11)], ("frame_max_size", 1)),
+        // Without `frame_max_size` a frame may be as large as a message.
+        (
+            lenient().with(|limits| (limits.frame_max_bytes, limits.message_max_bytes) = (10, 10)),
+            vec![binary(Client, 11)],
+            ("message_max_size", 1),
+        ),
         (
             lenient().with(|limits| limits.message_max_bytes = 10),
             // Once for the message, and not for each of its further frames.
@@ -209,6 +274,17 @@ fn small_frames_are_reported_as_overhead() {
     assert_eq!((reported(&relay), relay.outcome), (vec![("overhead_rate", 3)], None));
     relay.session.count_key_updates(4, relay.now);
     assert_eq!((reported(&relay), relay.outcome), (vec![("overhead_rate", 7)], None));
+}
+
+/// The limits of sessions that the upgrade exceeded.
+#[test]
+fn exceeded_numbers_of_sessions_are_among_the_reports() {
+    let mut relay = play(lenient().reporting(), &[]);
+    relay.session.report_upgrade(&[]);
+    assert!(!relay.session.has_new_reports());
+    relay.session.report_upgrade(&[LimitKind::SessionsPerSubject, LimitKind::SessionsPerAddress]);
+    let expected = vec![("sessions_per_subject", 1), ("sessions_per_address", 1)];
+    assert_eq!((reported(&relay), relay.session.take_reports().len()), (expected, 2));
 }
 
 #[test]

@@ -30,10 +30,10 @@ pub struct FilterArguments {
     /// Only sessions of this route
     #[arg(long, value_name = "NAME")]
     pub route: Option<String>,
-    /// Only sessions whose token this auth section verified
+    /// Only sessions whose client this auth section admitted
     #[arg(long, value_name = "NAME")]
     pub auth: Option<String>,
-    /// Only sessions of this token subject
+    /// Only sessions of this subject: of every auth section that has it, unless --auth is given
     #[arg(long, value_name = "TEXT")]
     pub subject: Option<String>,
     /// Only clients with this address, or in this network
@@ -136,7 +136,7 @@ pub struct Revoke {
     /// The auth section of the tokens; required with --subject, else any
     #[arg(long, value_name = "NAME")]
     pub auth: Option<String>,
-    /// Revoke the tokens of this subject
+    /// Revoke the tokens of this subject of the section --auth; the same subject of another section stays valid
     #[arg(long, value_name = "TEXT", requires = "auth")]
     pub subject: Option<String>,
     /// Revoke the token with this id (claim "jti")

@@ -19,9 +19,10 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Clears a terminal, and moves its cursor to the start.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     Column { title: "ID", is_number: false },
     Column { title: "ROUTE", is_number: false },
+    Column { title: "AUTH", is_number: false },
     Column { title: "SUBJECT", is_number: false },
     Column { title: "ADDRESS", is_number: false },
     Column { title: "SERVER", is_number: false },
@@ -84,7 +85,7 @@ fn page(sessions: &[Value], has_more: bool) -> String {
 
 fn row(session: &Value) -> Vec<String> {
     let both = |a: &str, b: &str| number(session, a) + number(session, b);
-    let named = ["id", "route", "subject", "address", "server"].map(|name| text(session, name));
+    let named = ["id", "route", "auth", "subject", "address", "server"].map(|name| text(session, name));
     let mut row = Vec::from(named);
     row.extend([
         output::span(number(session, "age_seconds")),
@@ -111,13 +112,15 @@ mod tests {
     #[test]
     fn a_session_is_a_line() {
         let session = json!({
-            "id": "0a", "route": "chat", "subject": null, "address": "192.0.2.7", "server": "127.0.0.1:9001",
-            "age_seconds": 61.0, "idle_seconds": 0.5, "messages_in": 1, "messages_out": 2, "bytes_in": 1000,
+            "id": "0a", "route": "chat", "auth": "users", "subject": null, "address": "192.0.2.7",
+            "server": "127.0.0.1:9001", "age_seconds": 61.0, "idle_seconds": 0.5, "messages_in": 1, "messages_out": 2, "bytes_in": 1000,
             "bytes_out": 24, "activity": "open"
         });
         let text = page(&[session], true);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        let expected = ["0a", "chat", "-", "192.0.2.7", "127.0.0.1:9001", "1m01s", "0.5s", "3", "1.0", "KiB", "open"];
+        assert_eq!(lines[0][..4], ["ID", "ROUTE", "AUTH", "SUBJECT"]);
+        let expected =
+            ["0a", "chat", "users", "-", "192.0.2.7", "127.0.0.1:9001", "1m01s", "0.5s", "3", "1.0", "KiB", "open"];
         assert_eq!(lines[1], expected);
         assert!(text.ends_with("raise --limit.\n"));
         let session = json!({ "activity": "open", "reported": { "byte_rate": 3, "idle_timeout": 1 } });

@@ -110,7 +110,8 @@ pub struct Answered {
 pub enum AnswerError {
     /// The listed headers exceed [`ANSWER_MAX_BYTES`].
     TooLarge,
-    /// The subject occurs more than once, is not visible text, or is longer than [`MAX_SUBJECT_BYTES`].
+    /// The header with the subject is missing or empty, occurs more than once, is not visible text, or is longer than
+    /// [`MAX_SUBJECT_BYTES`].
     Subject,
 }
 
@@ -119,7 +120,9 @@ impl AnswerError {
     pub fn label(self) -> &'static str {
         match self {
             Self::TooLarge => "the listed headers of the answer are too large",
-            Self::Subject => "the header with the subject occurs twice, is too long, or is not visible text",
+            Self::Subject => {
+                "the header with the subject is missing, occurs twice, is too long, or is not visible text"
+            }
         }
     }
 }
@@ -171,10 +174,7 @@ impl fmt::Debug for ForwardAnswer {
 
 fn subject(response: &HeaderMap, name: &HeaderName) -> Result<Option<Arc<str>>, AnswerError> {
     let mut values = response.get_all(name).iter();
-    let (Some(value), second) = (values.next(), values.next()) else { return Ok(None) };
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(AnswerError::Subject) };
     let text = value.to_str().map_err(|_| AnswerError::Subject)?.trim();
-    if second.is_some() || text.len() > MAX_SUBJECT_BYTES {
-        return Err(AnswerError::Subject);
-    }
-    Ok(Some(text).filter(|text| !text.is_empty()).map(Arc::from))
+    if (1..=MAX_SUBJECT_BYTES).contains(&text.len()) { Ok(Some(text.into())) } else { Err(AnswerError::Subject) }
 }

@@ -125,3 +125,21 @@ fn a_malformed_header_is_rejected_by_the_rule_that_it_breaks() {
         assert_eq!(ProxyHeader::parse(&[&bytes[..], b"\r\n"].concat()), Err(error), "{}", bytes.escape_ascii());
     }
 }
+
+#[test]
+fn the_start_of_a_header_is_recognised_in_its_first_bytes() {
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n";
+    for (bytes, expected) in [
+        (&b"PROXY "[..], true),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n", true),
+        (v2, true),
+        (b"PROXY", false),
+        (b"PROXY-LIKE / HTTP/1.1\r\n", false),
+        (&v2[..11], false),
+        (b"\r\n\r\nGET / HTTP/1.1\r\n", false),
+        (b"\x16\x03\x01", false),
+        (b"", false),
+    ] {
+        assert_eq!(is_start(&bytes[..bytes.len().min(START_BYTES)]), expected, "{bytes:?}");
+    }
+}

@@ -51,6 +51,8 @@ pub enum TokenError {
     /// `typ` is that of a logout token, which is not for the upstream even if its audience is the same (RFC 8725 section
     /// 3.11).
     LogoutToken,
+    /// The claim that the section names as the subject is missing, or is not a text, number or boolean.
+    SubjectMissing,
     /// The text of the subject is longer than [`MAX_SUBJECT_BYTES`](super::MAX_SUBJECT_BYTES), a limit of Tollgate; RFC 7519 section 4.1.2 sets
     /// no limit.
     SubjectTooLong,
@@ -83,6 +85,7 @@ impl TokenError {
             Self::Issuer => "issuer",
             Self::Audience => "audience",
             Self::LogoutToken => "logout_token",
+            Self::SubjectMissing => "subject_missing",
             Self::SubjectTooLong => "subject_too_long",
         }
     }

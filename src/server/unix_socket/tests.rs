@@ -1,5 +1,7 @@
 //! Tests of the socket file: its mode, stale files, its end.
 
+use std::os::unix::net::UnixStream;
+
 use super::*;
 
 /// A directory that is removed at the end of the test.
@@ -90,4 +92,19 @@ fn a_socket_that_another_process_put_in_its_place_stays() {
     let _other = UnixListener::bind(&path).unwrap();
     drop(bound);
     assert!(path.exists());
+}
+
+/// Such a process does not accept for a while. A blocking connect would wait until it does.
+#[test]
+fn a_live_socket_with_a_full_queue_is_not_waited_for() {
+    let folder = Folder::new("full");
+    let path = folder.socket();
+    let busy = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    busy.listen(0).unwrap();
+    let _queued = UnixStream::connect(&path).unwrap();
+    let (send, bound) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(bind_for_owner(&folder).map(|_| ()).map_err(|error| error.kind())));
+    let bound = bound.recv_timeout(std::time::Duration::from_secs(10)).expect("bind returns at once");
+    assert_eq!(bound, Err(io::ErrorKind::AddrInUse));
 }

@@ -99,6 +99,29 @@ fn the_first_section_that_recognizes_the_credential_decides() {
     }
 }
 
+/// Two sections of one issuer differ by their audience.
+#[test]
+fn a_section_recognizes_tokens_by_issuer_and_audience() {
+    let (files, counters) = (InMemory::new(), Arc::default());
+    let section = |name: &str| {
+        format!(
+            "[auth.{name}]\nsecret_file = \"secret\"\nalgorithms = [\"HS256\"]\nissuer = \"people\"\naudience = [\"{name}\"]\n"
+        )
+    };
+    let sections = format!("{}{}[auth.users]", section("web"), section("mobile"));
+    let replacements = [("[auth.users]", sections.as_str()), ("auth = \"users\"", "auth = [\"web\", \"mobile\"]")];
+    let snapshot = build(None, &config(&files, &replacements), &counters);
+    let token = |audience: serde_json::Value| {
+        let claims = serde_json::json!({ "sub": "ann", "exp": UNIX.as_secs() + 600, "iss": "people", "aud": audience });
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET)).unwrap()
+    };
+    let by = |audience| admitted(snapshot.policy(), Some(&token(audience)), None);
+    assert_eq!(by("web".into()).as_deref(), Ok("web"));
+    assert_eq!(by("mobile".into()).as_deref(), Ok("mobile"));
+    assert_eq!(by(serde_json::json!(["mobile", "web"])).as_deref(), Ok("web"));
+    assert_eq!(by("other".into()).as_deref(), Err(&"audience"));
+}
+
 #[test]
 fn identities_of_different_sections_are_different() {
     let policy = policy();

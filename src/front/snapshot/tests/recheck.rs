@@ -211,3 +211,47 @@ fn a_new_limit_of_sessions_counts_open_sessions() {
     leases.truncate(1);
     assert!(admits().is_ok());
 }
+
+/// A later answer of a service is judged by the route of the session, whose placeholders may have been renamed.
+#[test]
+fn a_later_answer_is_judged_by_the_rules_of_the_session() {
+    use http::HeaderValue;
+
+    use crate::policy::evidence::Evidence;
+    use crate::policy::forward::{Answered, ForwardAnswer};
+    use crate::policy::recheck::admits_answer;
+
+    const SSO: &str = "[auth.sso]\nkind = \"forward\"\nurl = \"http://127.0.0.1:1/\"\nresponse_headers = [\"x-rooms\"]\n\
+                       subject_header = \"x-user\"\n[auth.users]";
+    let (files, counters) = (InMemory::new(), Arc::default());
+    let route = |name: &str| {
+        format!("path = \"/{{{name}}}\"\norigins = [\"https://a.example\"]\nrequire = {{ x-rooms = \"{{{name}}}\" }}")
+    };
+    let configured = |name: &str| {
+        let replacements =
+            [("[auth.users]", SSO), ("auth = \"users\"", "auth = \"sso\""), ("path = \"/feed\"", &route(name))];
+        config(&files, &replacements)
+    };
+    let before = build(None, &configured("room"), &counters);
+    let headers = HeaderMap::new();
+    let facts = facts("/blue", &headers);
+    let candidate = before.policy().begin(&facts).unwrap();
+    let Evidence::Ask(method, forward) = candidate.evidence().unwrap() else { panic!("the service is asked") };
+    let answer = |user: &'static str, rooms: &'static str| {
+        let lines = [("x-user", user), ("x-rooms", rooms)];
+        let headers = lines.map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        Arc::new(ForwardAnswer::new(&headers.into_iter().collect(), forward.config()).unwrap())
+    };
+    let evidence = Evidence::Answer(method, Answered { answer: answer("ann", "red, blue"), question: None });
+    let admission = candidate.authenticate(&evidence, clocks()).unwrap().reserve(clocks()).unwrap();
+    let grant = admission.grant();
+    let holder = Holder { id: 1, opened: clocks().instant };
+    let after = build(Some(&before), &configured("channel"), &counters);
+    let renamed = after.policy().routes().named("feed").unwrap();
+    for route in [admission.route(), renamed] {
+        let session = OpenSession { route, grant, path: Some("/blue"), server: "127.0.0.1:9002", holder };
+        assert!(admits_answer(&session, &answer("ann", "blue")));
+        assert!(!admits_answer(&session, &answer("ann", "red")), "another room");
+        assert!(!admits_answer(&session, &answer("eve", "blue")), "another subject");
+    }
+}

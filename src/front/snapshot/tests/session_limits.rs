@@ -1,8 +1,10 @@
 //! Limits of sessions at the admission and at the opening of sessions.
 
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+
 use super::*;
 use crate::policy::grant::Lease;
-use crate::policy::limits::LimitKind;
+use crate::policy::limits::{LimitAction, LimitKind};
 use crate::policy::session_slots::SessionId;
 
 /// Admits the request of a session with this id.
@@ -91,4 +93,103 @@ fn a_limit_that_is_only_reported_admits_and_counts() {
         }
         assert!(open.iter().all(|lease| !lease.is_replaced()));
     }
+}
+
+/// The route `feed` of clients with a token.
+fn feed(counters: &Arc<Counters>, limits: &str) -> Snapshot {
+    let limits = format!("auth = \"users\"\n[route.limits]\n{limits}");
+    build(None, &config(&InMemory::new(), &[("auth = \"users\"", &limits)]), counters)
+}
+
+/// Admits the request of a client with a token of this subject, from 192.0.2.`host`.
+fn admit_at_feed(snapshot: &Snapshot, id: SessionId, subject: Option<&str>, host: u8) -> Result<Admission, Rejection> {
+    let mut claims = serde_json::json!({ "exp": 1_800_000_600 });
+    if let Some(subject) = subject {
+        claims["sub"] = subject.into();
+    }
+    let key = EncodingKey::from_secret(b"a secret of thirty-two bytes ...");
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let facts = RequestFacts {
+        kind: RequestKind::WebSocket,
+        authority: "a.example",
+        path: "/feed",
+        query: None,
+        origin: None,
+        headers: &headers,
+        protocols: &[],
+        address: [192, 0, 2, host].into(),
+        scheme: Scheme::Https,
+        id,
+    };
+    let now = Clocks { instant: clock::now(), unix: Duration::from_secs(1_800_000_000) };
+    snapshot.policy().admit(&facts, now).map_err(|rejected| rejected.rejection)
+}
+
+/// Sessions are given as subject and host, in the order in which they open; the last one is new.
+#[test]
+fn one_session_makes_way_in_both_limits() {
+    let table: [(&str, &[(&str, u8)], &[SessionId]); 7] = [
+        // The oldest session of both.
+        ("sessions_per_subject = 2\nsessions_per_address = 2", &[("ann", 1), ("ann", 1), ("ann", 1)], &[0]),
+        // The oldest of the subject has another address.
+        ("sessions_per_subject = 2\nsessions_per_address = 1", &[("ann", 2), ("ann", 1), ("ann", 1)], &[1]),
+        // The oldest of the address has another subject.
+        ("sessions_per_subject = 1\nsessions_per_address = 2", &[("bob", 1), ("ann", 1), ("ann", 1)], &[1]),
+        // No session is in the way of both.
+        ("sessions_per_subject = 1\nsessions_per_address = 1", &[("bob", 1), ("ann", 2), ("ann", 1)], &[0, 1]),
+        // Only one limit is reached.
+        ("sessions_per_subject = 1\nsessions_per_address = 9", &[("bob", 1), ("ann", 1), ("ann", 1)], &[1]),
+        ("sessions_per_subject = 9\nsessions_per_address = 2", &[("bob", 1), ("ann", 1), ("ann", 1)], &[0]),
+        ("sessions_per_subject = 9\nsessions_per_address = 9", &[("bob", 1), ("ann", 1), ("ann", 1)], &[]),
+    ];
+    for (limits, sessions, expected) in table {
+        let counters = Arc::default();
+        let snapshot = feed(&counters, &format!("{limits}\non_session_limit = \"close_oldest\""));
+        let (mut open, mut replaced) = (Vec::new(), Vec::new());
+        for (id, (subject, host)) in sessions.iter().enumerate() {
+            assert!(replaced.is_empty(), "{limits}");
+            let mut admission = admit_at_feed(&snapshot, id as SessionId, Some(*subject), *host).unwrap();
+            replaced = admission.open_session(&counters, clock::now());
+            open.push(admission.into_lease());
+        }
+        assert_eq!(replaced, expected, "{limits}");
+        for (id, lease) in open.iter().enumerate() {
+            assert_eq!(lease.is_replaced(), expected.contains(&(id as SessionId)), "{limits}, session {id}");
+        }
+    }
+}
+
+/// Clients without a subject cannot be distinguished, so none of them may close the session of another.
+#[test]
+fn a_client_without_a_subject_replaces_no_session() {
+    let counters = Arc::default();
+    let snapshot =
+        feed(&counters, "sessions_per_subject = 2\nsessions_per_address = 3\non_session_limit = \"close_oldest\"");
+    let admit = |id, subject| admit_at_feed(&snapshot, id, subject, 1);
+    let open = |admission: Result<Admission, Rejection>| {
+        let mut admission = admission.unwrap();
+        let replaced = admission.open_session(&counters, clock::now());
+        (admission.into_lease(), replaced)
+    };
+    let limits = &snapshot.policy().routes().named("feed").unwrap().config.limits;
+    let action = |has_subject| limits.action_on(LimitKind::SessionsPerSubject, has_subject);
+    assert_eq!([true, false].map(action), [LimitAction::CloseOldest, LimitAction::Refuse]);
+    let (first, replaced) = open(admit(0, None));
+    assert_eq!(replaced, [0_u128; 0]);
+    // An upgrade that waits for its upstream has its slot, as every upgrade that can be rejected.
+    let waiting = admit(1, None);
+    assert!(waiting.is_ok());
+    assert_eq!(admit(2, None).err(), Some(Rejection::SubjectSessions));
+    drop(waiting);
+    let (second, _) = open(admit(3, None));
+    // An empty subject is none.
+    assert_eq!(admit(4, Some("")).err(), Some(Rejection::SubjectSessions));
+    let (third, replaced) = open(admit(5, Some("ann")));
+    assert_eq!(replaced, [0_u128; 0]);
+    // The limit of the address closes its oldest session, whose slot of the subject is then free.
+    let (_fourth, replaced) = open(admit(6, Some("ann")));
+    assert_eq!(replaced, [0]);
+    assert_eq!([&first, &second, &third].map(Lease::is_replaced), [true, false, false]);
 }

@@ -30,32 +30,34 @@ fn another_claim_can_be_the_subject() {
         r#""sub":"pairwise","oid":"o1","user":{"id":7,"names":["ada"]},"https://example.com/user":"u1","a.b":"x","empty":"""#,
     );
     let cases = [
-        ("sub", Some("pairwise")),
-        ("oid", Some("o1")),
-        ("user.id", Some("7")),
-        ("/user/id", Some("7")),
-        ("/user/names/0", Some("ada")),
-        ("https://example.com/user", Some("u1")),
-        ("a.b", Some("x")),
-        // As with `sub`: these are not subjects, and the token is valid.
-        ("user", None),
-        ("user.names", None),
-        ("empty", None),
-        ("missing", None),
+        ("sub", Ok("pairwise")),
+        ("oid", Ok("o1")),
+        ("user.id", Ok("7")),
+        ("/user/id", Ok("7")),
+        ("/user/names/0", Ok("ada")),
+        ("https://example.com/user", Ok("u1")),
+        ("a.b", Ok("x")),
+        // These are not subjects, and a claim that the operator names is required.
+        ("user", Err(TokenError::SubjectMissing)),
+        ("user.names", Err(TokenError::SubjectMissing)),
+        ("empty", Err(TokenError::SubjectMissing)),
+        ("missing", Err(TokenError::SubjectMissing)),
     ];
     for (claim, expected) in cases {
-        assert_eq!(subject_by(claim, &payload), Ok(expected.map(str::to_owned)), "{claim}");
+        assert_eq!(subject_by(claim, &payload), expected.map(|subject| Some(subject.to_owned())), "{claim}");
     }
+    let nameless = r#"{"exp":1800000060,"iss":"https://id.example.com/","aud":"chat"}"#;
+    assert_eq!(subject_by("sub", nameless), Ok(None), "`sub` is optional");
 }
 
 #[test]
 fn the_rules_of_the_subject_apply_to_the_claim_that_is_named() {
     let long = with(&format!(r#""sub":"{0}","oid":"{0}""#, "x".repeat(257)));
     assert_eq!(subject_by("oid", &long), Err(TokenError::SubjectTooLong));
-    assert_eq!(subject_by("user.id", &long), Ok(None));
+    assert_eq!(subject_by("user.id", &long), Err(TokenError::SubjectMissing));
     let malformed = with(r#""sub":"\ud800","oid":"\ud800""#);
     assert_eq!(subject_by("oid", &malformed), Err(TokenError::ClaimsMalformed));
-    assert_eq!(subject_by("user.id", &malformed), Ok(None));
+    assert_eq!(subject_by("user.id", &malformed), Err(TokenError::SubjectMissing));
     let ambiguous = with(r#""user.id":"a","user":{"id":"b"}"#);
     assert_eq!(subject_by("user.id", &ambiguous), Err(TokenError::ClaimsMalformed));
     assert_eq!(subject_by("/user/id", &ambiguous), Ok(Some("b".to_owned())));
