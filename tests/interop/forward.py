@@ -18,7 +18,7 @@ from python_peers import SECONDS, WebsocketsClient, websockets_backend
 
 RECONNECTS = 200
 REUSE_SECONDS = 5  # the default of cache_for
-HANGING, HANG_SECONDS = 100, 6
+HANGING, HANG_SECONDS = 60, 6  # 64 requests of one address may wait
 UPGRADES = 30
 DELAY_MAX = 0.25  # seconds that a median upgrade may take longer beside upgrades that hang
 RECHECK_SECONDS = 2
