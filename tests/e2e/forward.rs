@@ -180,6 +180,7 @@ fn a_service_without_a_decision_rejects_the_client_for_now() {
 fn expect_unavailable(gate: &Gate, client: &mut Client) {
     let response = client.response();
     assert_eq!((response.head.status(), response.head.get("Retry-After")), (503, Some("5")));
+    assert_eq!(response.body, "Clients cannot be authenticated for now.\n");
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["level"]), (&json!("auth_unavailable"), &json!("WARN")), "{line}");
     assert!(line["detail"].is_string(), "{line}");
