@@ -58,7 +58,7 @@ async fn answer<'a>(
     let (answer, cookies) = if let Some(answer) = forward.known(&question, clock::now()) {
         (answer, Vec::new())
     } else {
-        let _pending = forward.pend().ok_or_else(|| reject(Rejection::AuthBusy))?;
+        let _pending = forward.pend(candidate.facts().address).ok_or_else(|| reject(Rejection::AuthBusy))?;
         match ask(clients, forward, &question).await {
             Decision::Admitted(answer, cookies) => {
                 forward.keep(&question, &answer, clock::now());
