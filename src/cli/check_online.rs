@@ -62,12 +62,12 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
 
 /// Asks a service about a request without a credential. Any status is an answer.
 async fn ask_once(forward: &ForwardConfig) -> Result<StatusCode, ClientError> {
-    let client = HttpClient::new(&forward.roots, 1)?;
+    let client = HttpClient::new(&forward.roots, 1);
     let limits = RequestLimits { timeout: forward.timeout, body_max_bytes: BODY_MAX_BYTES };
     let question = Question::new(HeaderMap::new());
     Ok(client.send(question.request(forward), limits).await?.status())
 }
 
 async fn fetch_once(remote: &RemoteKeys) -> Result<Fetched, FetchError> {
-    fetch(&client(remote)?, remote).await
+    fetch(&client(remote), remote).await
 }

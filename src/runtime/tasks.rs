@@ -16,6 +16,15 @@ pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = (
     Ok(())
 }
 
+/// Starts work that blocks, on a thread for such work of this runtime. It continues if the result is dropped. The result
+/// is `None` if the work panics, or the runtime ends before it starts.
+pub fn start_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Option<T>> + Send + 'static {
+    let working = tokio::task::spawn_blocking(work);
+    async move { working.await.ok() }
+}
+
 /// A set of tasks that can be waited for.
 #[derive(Debug, Default, Clone)]
 pub struct Tasks(TaskTracker);

@@ -147,6 +147,50 @@ fn a_rejection_of_the_service_is_passed_back() {
     upstream.assert_untouched();
 }
 
+/// The status decides without the body, which may be long or never end.
+#[test]
+fn a_long_or_slow_body_of_the_service_changes_no_decision() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let gate = asking(&listener, "timeout = \"10s\"").start(&upstream);
+    let mut service = Service::new(&listener);
+    let long = "a".repeat(70_000);
+    let endless = |status: &str, lines: &str| {
+        format!("HTTP/1.1 {status}\r\n{lines}Content-Type: text/html\r\nContent-Length: 9\r\n\r\na").into_bytes()
+    };
+    for (cookie, reply) in [("long", replying("200 OK", ADA, &long)), ("endless", endless("200 OK", ADA))] {
+        let request = open().replacing(&format!("Cookie: session={cookie}"));
+        let (client, _) = ask(&gate, &mut service, &request, &reply);
+        let session = complete(client, &upstream);
+        assert_eq!(session.asked.get("X-Auth-Request-User"), Some("ada"));
+        session.close();
+    }
+    let location = "Location: https://login.example.com/\r\nContent-Encoding: gzip\r\n";
+    for reply in [replying("302 Found", location, &long), endless("302 Found", location)] {
+        let (mut client, _) = ask(&gate, &mut service, &open().replacing("Cookie: c=d"), &reply);
+        let response = client.response();
+        assert_eq!((response.head.status(), response.body.as_str()), (302, ""));
+        assert_eq!(response.head.get("Location"), Some("https://login.example.com/"));
+        assert_eq!((response.head.get("Content-Encoding"), response.head.get("Content-Type")), (None, None));
+    }
+}
+
+#[test]
+fn one_address_cannot_take_all_places_that_wait_for_the_service() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let gate = asking(&listener, "timeout = \"1m\"").start(&upstream);
+    let waiting: Vec<_> = (0..32)
+        .map(|_| {
+            let mut client = Client::connect(&gate);
+            client.send(&open().bytes());
+            (client, listener.accept())
+        })
+        .collect();
+    let response = Client::connect(&gate).ask(&open());
+    assert_eq!((response.head.status(), response.body.as_str()), (503, "Clients cannot be authenticated for now.\n"));
+    assert_eq!(gate.log.next("refused")["cause"], "auth_busy");
+    drop(waiting);
+}
+
 /// A server error, a status that is not a decision, an answer that cannot be used, silence, and no server.
 #[test]
 fn a_service_without_a_decision_rejects_the_client_for_now() {
