@@ -45,11 +45,16 @@ pub async fn ask(clients: &HttpClients, forward: &ForwardAuth, question: &Questi
         };
     }
     forward.forget(question);
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || status.is_redirection() {
+    if is_rejection(status) {
         let limit = config.timeout.min(short_body::BODY_TIMEOUT);
         Decision::Rejected(short_body::attach(head, short_body::read(body), limit).await)
     } else {
         client.drain(body);
         Decision::Unavailable(format!("the service answered {}", status.as_u16()))
     }
+}
+
+/// Whether a response with this status rejects the client: 401, 403 or 3xx.
+pub fn is_rejection(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || status.is_redirection()
 }

@@ -2,9 +2,11 @@
 
 use serde_json::json;
 
+use crate::keys::check_online;
 use crate::refusals::{answer, check_id};
 use crate::support::gate::Gate;
 use crate::support::pki::good_token;
+use crate::support::provider::{self, Provider};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
@@ -13,11 +15,14 @@ use crate::support::wire::Head;
 
 /// Returns a setup whose routes ask this service. `lines` are further keys of the section.
 fn asking(service: &Upstream, lines: &str) -> Setup {
+    asking_at(&format!("http://{}/auth?x=1", service.address()), lines)
+}
+
+fn asking_at(url: &str, lines: &str) -> Setup {
     let section = format!(
-        "[auth.sso]\nkind = \"forward\"\nurl = \"http://{}/auth?x=1\"\n\
+        "[auth.sso]\nkind = \"forward\"\nurl = \"{url}\"\n\
          response_headers = [\"X-Auth-Request-User\", \"X-Auth-Request-Groups\", \"Authorization\"]\n\
-         subject_header = \"X-Auth-Request-User\"\n{lines}",
-        service.address()
+         subject_header = \"X-Auth-Request-User\"\n{lines}"
     );
     Setup::new()
         .route("auth = \"sso\"\nrequire = {}\nforward_claims = {}\norigins = [\"https://a.example\"]")
@@ -327,4 +332,28 @@ fn a_slow_service_delays_the_checks_of_its_own_sessions_alone() {
     assert_eq!(server.expect_close(1008), "no longer admitted");
     waiting.close();
     drop(unanswered);
+}
+
+#[test]
+fn check_online_reports_a_service_that_gives_no_decision() {
+    let (upstream, provider) = (Upstream::bind(), Provider::start(&[]));
+    let url = provider.url("/auth");
+    let gate = asking_at(&url, "").start(&upstream);
+    let table = [
+        ("401 Unauthorized", 0, ""),
+        ("403 Forbidden", 0, ""),
+        ("302 Found", 0, ""),
+        ("202 Accepted", 0, "warning: "),
+        ("404 Not Found", 1, "error: "),
+        ("500 Internal Server Error", 1, "error: "),
+    ];
+    for (status, expected, kind) in table {
+        provider.answer(move |path| (path == "/auth").then(|| provider::answer(status, "")));
+        let (code, out, err) = check_online(&gate);
+        assert_eq!(code, Some(expected), "{status}: {out}{err}");
+        let (text, none) = if kind.is_empty() { (&out, &err) } else { (&err, &out) };
+        let line = text.lines().last().unwrap();
+        assert!(line.starts_with(kind) && line.contains(&url) && line.contains(status), "{status}: {text}");
+        assert!(!none.contains(&url), "{status}: {none}");
+    }
 }
