@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 
 use super::clients::HttpClients;
 use super::short_body;
-use crate::policy::forward::{ForwardAnswer, ForwardAuth, Question};
+use crate::policy::forward::{AuthOutcome, ForwardAnswer, ForwardAuth, Question};
 
 /// The maximum number of cookies of an answer that the client gets.
 const COOKIES_MAX: usize = 16;
@@ -24,8 +24,18 @@ pub enum Decision {
     Unavailable(String),
 }
 
-/// Asks the service. The status decides, as soon as the head of the response has arrived. An earlier answer is not reused, and this one is kept.
+/// Asks the service, and counts the outcome. The status decides, as soon as the head of the response has arrived. An earlier answer is not reused, and this one is kept.
 pub async fn ask(clients: &HttpClients, forward: &ForwardAuth, question: &Question) -> Decision {
+    let decision = decide(clients, forward, question).await;
+    forward.count(match decision {
+        Decision::Admitted(..) => AuthOutcome::Admitted,
+        Decision::Rejected(_) => AuthOutcome::Rejected,
+        Decision::Unavailable(_) => AuthOutcome::Unavailable,
+    });
+    decision
+}
+
+async fn decide(clients: &HttpClients, forward: &ForwardAuth, question: &Question) -> Decision {
     let config = forward.config();
     let client = clients.trusting(&config.roots);
     let response = match client.head(question.request(config), config.timeout).await {

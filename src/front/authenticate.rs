@@ -12,7 +12,7 @@ use crate::client::clients::HttpClients;
 use crate::client::forward::{Decision, ask};
 use crate::policy::admission::{Authenticated, Candidate};
 use crate::policy::evidence::Evidence;
-use crate::policy::forward::{Answered, ForwardAuth};
+use crate::policy::forward::{Answered, AuthOutcome, ForwardAuth};
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::route::{AuthKind, AuthMethod};
 use crate::runtime::clock;
@@ -55,6 +55,7 @@ async fn answer<'a>(
     };
     let question = question::about(candidate.facts());
     let (answer, cookies) = if let Some(answer) = forward.known(&question, clock::now()) {
+        forward.count(AuthOutcome::Reused);
         (answer, Vec::new())
     } else {
         let _pending = forward.pend(candidate.facts().address).ok_or_else(|| reject(Rejection::AuthBusy))?;

@@ -3,6 +3,7 @@
 
 mod answer_cache;
 mod exchange;
+mod outcomes;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -15,6 +16,8 @@ use self::answer_cache::AnswerCache;
 pub use self::exchange::{
     ANSWER_MAX_BYTES, AnswerError, Answered, ForwardAnswer, ForwardConfig, Question, QuestionKey,
 };
+pub use self::outcomes::AuthOutcome;
+use self::outcomes::Outcomes;
 use super::address::AddressKey;
 use super::claim_path::ClaimPath;
 use super::claims::Claims;
@@ -33,6 +36,7 @@ pub struct ForwardAuth {
     cache: AnswerCache,
     pending: Slots<()>,
     pending_by_address: Slots<AddressKey>,
+    outcomes: Arc<Outcomes>,
 }
 
 /// A request that waits for the service. Dropping it ends the wait.
@@ -45,7 +49,23 @@ pub struct PendingQuestion {
 impl ForwardAuth {
     /// Creates the state without answers.
     pub fn new(config: ForwardConfig) -> Self {
-        Self { config, cache: AnswerCache::new(), pending: Slots::new(), pending_by_address: Slots::new() }
+        let (pending, pending_by_address) = (Slots::new(), Slots::new());
+        Self { config, cache: AnswerCache::new(), pending, pending_by_address, outcomes: Arc::default() }
+    }
+
+    /// Returns the state without answers for a changed configuration. Its counts of outcomes continue.
+    pub fn replace(&self, config: ForwardConfig) -> Self {
+        Self { outcomes: Arc::clone(&self.outcomes), ..Self::new(config) }
+    }
+
+    /// Counts the outcome of a question.
+    pub fn count(&self, outcome: AuthOutcome) {
+        self.outcomes.count(outcome);
+    }
+
+    /// Returns the number of questions with this outcome.
+    pub fn outcomes(&self, outcome: AuthOutcome) -> u64 {
+        self.outcomes.get(outcome)
     }
 
     /// Returns its configuration.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::admin::Api;
 use crate::keys::check_online;
 use crate::refusals::{answer, check_id};
 use crate::support::gate::Gate;
@@ -356,4 +357,33 @@ fn check_online_reports_a_service_that_gives_no_decision() {
         assert!(line.starts_with(kind) && line.contains(&url) && line.contains(status), "{status}: {text}");
         assert!(!none.contains(&url), "{status}: {none}");
     }
+}
+
+#[test]
+fn the_outcomes_of_a_section_are_counted_across_a_change_of_its_configuration() {
+    let (upstream, listener, api) = (Upstream::bind(), Upstream::bind(), Api::new());
+    let gate = asking(&listener, "cache_for = \"1h\"").more(&api.section()).start(&upstream);
+    let mut service = Service::new(&listener);
+    let count = |outcome: &str| {
+        let metrics = api.get("/metrics");
+        let series = format!("tollgate_auth_requests_total{{auth=\"sso\",outcome=\"{outcome}\"}} ");
+        metrics.as_str().unwrap().lines().find_map(|line| line.strip_prefix(&series)).unwrap().to_owned()
+    };
+    let counts = || ["admitted", "rejected", "unavailable", "reused"].map(count);
+    assert_eq!(counts(), ["0", "0", "0", "0"]);
+    let (client, _) = ask(&gate, &mut service, &open(), &admitting(ADA));
+    complete(client, &upstream).close();
+    for _ in 0..2 {
+        Session::open_with(&gate, &upstream, &open(), &[]).close();
+    }
+    for status in ["403 Forbidden", "500 Internal Server Error"] {
+        let other = open().replacing("Cookie: session=other");
+        let (mut client, _) = ask(&gate, &mut service, &other, &replying(status, "", ""));
+        client.response();
+    }
+    assert_eq!(counts(), ["1", "1", "1", "2"]);
+    gate.reload(|text| text.replace("cache_for = \"1h\"", "cache_for = \"30m\""));
+    let (client, _) = ask(&gate, &mut service, &open(), &admitting(ADA));
+    complete(client, &upstream).close();
+    assert_eq!(counts(), ["2", "1", "1", "2"]);
 }
