@@ -199,9 +199,10 @@ impl Inner {
         if let Some(pools) = pools.get() {
             return Ok(pools);
         }
-        let roots = match is_https {
-            true => roots::store(&self.roots).await.map_err(ClientError::Roots)?,
-            false => Arc::new(RootCertStore::empty()),
+        let roots = if is_https {
+            roots::store(&self.roots).await.map_err(ClientError::Roots)?
+        } else {
+            Arc::new(RootCertStore::empty())
         };
         let tls = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()

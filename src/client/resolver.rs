@@ -133,10 +133,10 @@ mod tests {
 
     /// Returns a resolver and the look-ups that it has begun, which the test answers.
     fn resolver() -> (Resolver, mpsc::UnboundedReceiver<Question>) {
-        let (begin, begun) = mpsc::unbounded_channel();
+        let (sender, begun) = mpsc::unbounded_channel();
         let resolver = Resolver::new(move |name| {
             let (answer, answered) = oneshot::channel();
-            begin.send((name, answer)).unwrap();
+            sender.send((name, answer)).unwrap();
             Box::pin(async move { answered.await.map_err(|_| io::Error::other("no such name")) })
         });
         (resolver, begun)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Response;
 use http::response::Parts;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::body::{Bytes, Incoming};
 use tokio::time::timeout;
 
@@ -32,7 +32,7 @@ const ABOUT_BODY: [&str; 11] = [
 
 /// Reads a whole body; `None` if it is longer than [`BODY_MAX_BYTES`] or incomplete.
 pub async fn read(body: Incoming) -> Option<Bytes> {
-    Limited::new(body, BODY_MAX_BYTES).collect().await.ok().map(|body| body.to_bytes())
+    Limited::new(body, BODY_MAX_BYTES).collect().await.ok().map(Collected::to_bytes)
 }
 
 /// Returns the response with the body that `reading` returns within `limit`, else without a body and without the headers

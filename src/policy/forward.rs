@@ -25,9 +25,9 @@ use super::members::{Claim, Members};
 use super::slots::{Slot, Slots};
 
 /// The maximum number of requests of one section that wait for the service at once.
-pub const PENDING_MAX: NonZeroU32 = NonZeroU32::new(512).unwrap();
+pub const PENDING_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(511);
 /// The maximum number of these from one client address, so that a few addresses cannot take all places.
-pub const PENDING_MAX_PER_ADDRESS: NonZeroU32 = NonZeroU32::new(32).unwrap();
+pub const PENDING_MAX_PER_ADDRESS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// The state of one section: its configuration, the answers that can be reused, and the requests that wait.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::io;
 use std::thread;
 
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 /// Starts a thread that runs a future to completion.
@@ -16,13 +17,17 @@ pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = (
     Ok(())
 }
 
-/// Starts work that blocks, on a thread for such work of this runtime. It continues if the result is dropped. The result
-/// is `None` if the work panics, or the runtime ends before it starts.
+/// Starts a thread for work that blocks. It continues if the receiver of the result is dropped. There is no result if the
+/// thread cannot be started, or panics.
 pub fn start_blocking<T: Send + 'static>(
+    name: &str,
     work: impl FnOnce() -> T + Send + 'static,
-) -> impl Future<Output = Option<T>> + Send + 'static {
-    let working = tokio::task::spawn_blocking(work);
-    async move { working.await.ok() }
+) -> oneshot::Receiver<T> {
+    let (sender, receiver) = oneshot::channel();
+    let work = move || drop(sender.send(work()));
+    // Otherwise the sender is dropped, which the receiver reports.
+    let _ = thread::Builder::new().name(name.to_owned()).spawn(work);
+    receiver
 }
 
 /// A set of tasks that can be waited for.

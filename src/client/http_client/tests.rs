@@ -132,6 +132,7 @@ fn a_request_is_sent_again_if_a_reused_connection_breaks() {
 
 #[test]
 fn a_request_is_not_sent_again_if_a_new_connection_breaks_or_the_response_is_malformed() {
+    const MALFORMED: &[&[u8]] = &[b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n\r\n"];
     let serve = |answers: &'static [&'static [u8]]| {
         block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -158,7 +159,6 @@ fn a_request_is_not_sent_again_if_a_new_connection_breaks_or_the_response_is_mal
         })
     };
     assert!(matches!(serve(&[b""]), Err(ClientError::Broken(_))));
-    const MALFORMED: &[&[u8]] = &[b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n\r\n"];
     assert!(matches!(serve(MALFORMED), Err(ClientError::Broken(_))));
 }
 
