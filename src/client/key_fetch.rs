@@ -35,8 +35,6 @@ pub struct Fetched {
 /// Why a key set cannot be fetched. The text names the URL of the request that failed, without its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchError {
-    /// No root certificate can be used.
-    Client(ClientError),
     /// There is no response.
     Request(HttpUrl, ClientError),
     /// The whole fetch took longer than [`FETCH_TIMEOUT`].
@@ -57,7 +55,6 @@ pub enum FetchError {
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Client(error) => error.fmt(f),
             Self::Request(url, error) => write!(f, "{url}: {error}"),
             Self::Timeout => write!(f, "no key set within {FETCH_TIMEOUT:?}"),
             Self::Status(url, status) if status.is_redirection() => {
@@ -85,11 +82,8 @@ struct Configuration {
 }
 
 /// Returns a client for the fetches of one set.
-///
-/// # Errors
-/// If no root certificate can be used.
-pub fn client(remote: &RemoteKeys) -> Result<HttpClient, FetchError> {
-    HttpClient::new(&remote.roots, IDLE_MAX).map_err(FetchError::Client)
+pub fn client(remote: &RemoteKeys) -> HttpClient {
+    HttpClient::new(&remote.roots, IDLE_MAX)
 }
 
 /// Fetches a key set.

@@ -3,9 +3,11 @@
 
 mod answer_cache;
 mod exchange;
+mod outcomes;
 
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use http::{HeaderName, HeaderValue};
@@ -14,34 +16,56 @@ use self::answer_cache::AnswerCache;
 pub use self::exchange::{
     ANSWER_MAX_BYTES, AnswerError, Answered, ForwardAnswer, ForwardConfig, Question, QuestionKey,
 };
+pub use self::outcomes::AuthOutcome;
+use self::outcomes::Outcomes;
+use super::address::AddressKey;
 use super::claim_path::ClaimPath;
 use super::claims::Claims;
 use super::members::{Claim, Members};
+use super::slots::{Slot, Slots};
 
 /// The maximum number of requests of one section that wait for the service at once.
-pub const PENDING_MAX: usize = 512;
+pub const PENDING_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(511);
+/// The maximum number of these from one client address, so that a few addresses cannot take all places.
+pub const PENDING_MAX_PER_ADDRESS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
+
 /// The state of one section: its configuration, the answers that can be reused, and the requests that wait.
 #[derive(Debug)]
 pub struct ForwardAuth {
     config: ForwardConfig,
     cache: AnswerCache,
-    pending: Arc<AtomicUsize>,
+    pending: Slots<()>,
+    pending_by_address: Slots<AddressKey>,
+    outcomes: Arc<Outcomes>,
 }
 
 /// A request that waits for the service. Dropping it ends the wait.
 #[derive(Debug)]
-pub struct PendingQuestion(Arc<AtomicUsize>);
-
-impl Drop for PendingQuestion {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+pub struct PendingQuestion {
+    _of_section: Slot<()>,
+    _of_address: Slot<AddressKey>,
 }
 
 impl ForwardAuth {
     /// Creates the state without answers.
     pub fn new(config: ForwardConfig) -> Self {
-        Self { config, cache: AnswerCache::new(), pending: Arc::default() }
+        let (pending, pending_by_address) = (Slots::new(), Slots::new());
+        Self { config, cache: AnswerCache::new(), pending, pending_by_address, outcomes: Arc::default() }
+    }
+
+    /// Returns the state without answers for a changed configuration. Its counts of outcomes continue.
+    pub fn replace(&self, config: ForwardConfig) -> Self {
+        Self { outcomes: Arc::clone(&self.outcomes), ..Self::new(config) }
+    }
+
+    /// Counts the outcome of a question.
+    pub fn count(&self, outcome: AuthOutcome) {
+        self.outcomes.count(outcome);
+    }
+
+    /// Returns the number of questions with this outcome.
+    pub fn outcomes(&self, outcome: AuthOutcome) -> u64 {
+        self.outcomes.get(outcome)
     }
 
     /// Returns its configuration.
@@ -49,11 +73,11 @@ impl ForwardAuth {
         &self.config
     }
 
-    /// Counts a request that waits for the service; `None` if [`PENDING_MAX`] wait already.
-    pub fn pend(&self) -> Option<PendingQuestion> {
-        let pending = PendingQuestion(Arc::clone(&self.pending));
-        // The guard of a request beyond the limit takes its count back.
-        (self.pending.fetch_add(1, Ordering::Relaxed) < PENDING_MAX).then_some(pending)
+    /// Counts a request from this address that waits for the service; `None` if [`PENDING_MAX`] wait already, or
+    /// [`PENDING_MAX_PER_ADDRESS`] from this address.
+    pub fn pend(&self, address: IpAddr) -> Option<PendingQuestion> {
+        let of_address = self.pending_by_address.take(AddressKey::from(address), PENDING_MAX_PER_ADDRESS)?;
+        Some(PendingQuestion { _of_section: self.pending.take((), PENDING_MAX)?, _of_address: of_address })
     }
 
     /// Returns an earlier answer to the same question that can be reused.

@@ -132,7 +132,7 @@ fn an_answer_is_reused_until_it_is_too_old_or_forgotten() {
 }
 
 #[test]
-fn kept_answers_and_waiting_requests_are_limited() {
+fn kept_answers_are_limited() {
     let forward = ForwardAuth::new(config(&[]));
     let answer = Arc::new(answer_of_ada(&[]).unwrap());
     let now = Instant::now();
@@ -142,10 +142,25 @@ fn kept_answers_and_waiting_requests_are_limited() {
         assert!(forward.known(&question, now).is_some());
     }
     assert!(Arc::strong_count(&answer) <= 4_097, "{}", Arc::strong_count(&answer));
-    let mut pending: Vec<_> = (0..PENDING_MAX).map(|_| forward.pend().unwrap()).collect();
-    assert!(forward.pend().is_none() && forward.pend().is_none());
+}
+
+#[test]
+fn waiting_requests_are_limited_in_total_and_for_each_address() {
+    let forward = ForwardAuth::new(config(&[]));
+    let share = PENDING_MAX_PER_ADDRESS.get();
+    let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number));
+    let mut pending: Vec<_> = (0..share).map(|_| forward.pend(address(0)).unwrap()).collect();
+    assert!(forward.pend(address(0)).is_none() && forward.pend(address(1)).is_some());
     pending.pop();
-    assert!(forward.pend().is_some());
+    pending.push(forward.pend(address(0)).unwrap());
+    let six = |text: &str| IpAddr::from(text.parse::<std::net::Ipv6Addr>().unwrap());
+    pending.extend((0..share).map(|_| forward.pend(six("2001:db8::1")).unwrap()));
+    assert!(forward.pend(six("2001:db8::2")).is_none(), "a /64 is one client");
+    let rest = PENDING_MAX.get() - 2 * share;
+    pending.extend((0..rest).map(|number| forward.pend(address(1 + number / share)).unwrap()));
+    assert!(forward.pend(address(1000)).is_none() && forward.pend(address(1001)).is_none());
+    pending.pop();
+    assert!(forward.pend(address(1000)).is_some());
 }
 
 #[test]

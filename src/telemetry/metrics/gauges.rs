@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::balance::Pool;
 use crate::config::Certificate;
+use crate::policy::forward::{AuthOutcome, ForwardAuth};
 use crate::policy::live_keys::LiveKeys;
 use crate::policy::route::{Route, Target};
 
@@ -26,6 +27,8 @@ pub struct Gauges {
     pub revocations_refused: u64,
     /// The key sets that are fetched.
     pub key_sets: Vec<KeySetGauges>,
+    /// The forward authentication sections.
+    pub forward_auths: Vec<ForwardAuthGauges>,
     /// The log lines that were lost because the log is not read fast enough:
     /// [`log::dropped_lines`](crate::telemetry::log::dropped_lines).
     pub log_lines_dropped: u64,
@@ -62,6 +65,15 @@ pub struct KeySetGauges {
     pub failed: u64,
 }
 
+/// The values of a forward authentication section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardAuthGauges {
+    /// The name of the section.
+    pub auth: Arc<str>,
+    /// The number of questions with each outcome.
+    pub outcomes: [(AuthOutcome, u64); AuthOutcome::ALL.len()],
+}
+
 /// The values of a server of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerGauges {
@@ -87,6 +99,14 @@ impl KeySetGauges {
     pub fn of(auth: &Arc<str>, keys: &LiveKeys, now: Instant) -> Self {
         let (succeeded, failed) = keys.fetches();
         Self { auth: Arc::clone(auth), age: keys.age(now), succeeded, failed }
+    }
+}
+
+impl ForwardAuthGauges {
+    /// Returns the values of a section.
+    pub fn of(auth: &Arc<str>, forward: &ForwardAuth) -> Self {
+        let outcomes = AuthOutcome::ALL.map(|outcome| (outcome, forward.outcomes(outcome)));
+        Self { auth: Arc::clone(auth), outcomes }
     }
 }
 
