@@ -34,7 +34,7 @@ fn text(state: &State) -> String {
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
         revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
         revocations_refused: revocations.refused(),
-        key_sets: snapshot.live_keys().map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
+        key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
         forward_auths: snapshot.forward_auths().map(|(auth, forward)| ForwardAuthGauges::of(auth, forward)).collect(),
         log_lines_dropped: log::dropped_lines(),
     })

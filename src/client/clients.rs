@@ -10,7 +10,7 @@ use crate::policy::remote::Roots;
 /// The maximum number of clients. Roots that a reload removed may still have one; the oldest is dropped.
 const CLIENTS_MAX: usize = 64;
 /// The maximum number of unused connections to one server.
-const IDLE_MAX: usize = 8;
+pub const IDLE_MAX: usize = 8;
 
 /// The HTTP clients of one runtime, which share their look-ups. Each is created by its first use.
 #[derive(Default)]

@@ -54,20 +54,53 @@ pub enum FetchError {
 
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(url) = self.url() {
+            write!(f, "{url}: ")?;
+        }
+        self.reason().fmt(f)
+    }
+}
+
+impl FetchError {
+    /// Returns the URL of the request that failed, if it was one.
+    pub fn url(&self) -> Option<&HttpUrl> {
         match self {
-            Self::Request(url, error) => write!(f, "{url}: {error}"),
-            Self::Timeout => write!(f, "no key set within {FETCH_TIMEOUT:?}"),
-            Self::Status(url, status) if status.is_redirection() => {
-                write!(f, "{url}: the answer is a redirect ({}), which is not followed", status.as_u16())
+            Self::Timeout => None,
+            Self::Request(url, _)
+            | Self::Status(url, _)
+            | Self::Keys(url, _)
+            | Self::Configuration(url)
+            | Self::Issuer(url)
+            | Self::JwksUri(url, _) => Some(url),
+        }
+    }
+
+    /// Returns the text without the URL.
+    pub fn reason(&self) -> Reason<'_> {
+        Reason(self)
+    }
+}
+
+/// The text of an error without its URL.
+#[derive(Debug, Clone, Copy)]
+pub struct Reason<'a>(&'a FetchError);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            FetchError::Request(_, error) => error.fmt(f),
+            FetchError::Timeout => write!(f, "no key set within {FETCH_TIMEOUT:?}"),
+            FetchError::Status(_, status) if status.is_redirection() => {
+                write!(f, "the answer is a redirect ({}), which is not followed", status.as_u16())
             }
-            Self::Status(url, status) => write!(f, "{url}: the status is {} instead of 200", status.as_u16()),
-            Self::Keys(url, KeyError::Empty) => write!(f, "{url}: the response is empty"),
-            Self::Keys(url, error) => write!(f, "{url}: the key set cannot be used: {error}"),
-            Self::Configuration(url) => {
-                write!(f, "{url}: not an OpenID configuration: a JSON object with `issuer` and `jwks_uri`")
+            FetchError::Status(_, status) => write!(f, "the status is {} instead of 200", status.as_u16()),
+            FetchError::Keys(_, KeyError::Empty) => f.write_str("the response is empty"),
+            FetchError::Keys(_, error) => write!(f, "the key set cannot be used: {error}"),
+            FetchError::Configuration(_) => {
+                f.write_str("not an OpenID configuration: a JSON object with `issuer` and `jwks_uri`")
             }
-            Self::Issuer(url) => write!(f, "{url}: the configuration is that of another issuer"),
-            Self::JwksUri(url, error) => write!(f, "{url}: its jwks_uri cannot be used: {error}"),
+            FetchError::Issuer(_) => f.write_str("the configuration is that of another issuer"),
+            FetchError::JwksUri(_, error) => write!(f, "its jwks_uri cannot be used: {error}"),
         }
     }
 }

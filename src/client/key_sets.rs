@@ -6,18 +6,17 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::key_fetch::{FetchError, Fetched, client, fetch};
+use super::key_log::{KeyLog, KeyUser};
 use crate::policy::key_schedule::Demand;
 use crate::policy::live_keys::{KeyNeed, KeysChanged, LiveKeys, RemoteKeys};
 use crate::runtime::entropy::random;
 use crate::runtime::tasks::Tasks;
 
-/// The maximum number of requests that wait for a fetch of one set.
-pub const WAITERS_MAX: usize = 1024;
 /// How long a request waits for keys.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -42,9 +41,9 @@ pub struct KeyFetcher {
     live: Arc<LiveKeys>,
     /// Wakes the task after the time of the next fetch has changed.
     wake: Notify,
+    log: Mutex<KeyLog>,
     /// The number of fetches that have ended.
     ended: watch::Sender<u64>,
-    waiters: Semaphore,
     clock: fn() -> Instant,
 }
 
@@ -53,8 +52,13 @@ pub struct KeyFetcher {
 pub enum Waited {
     /// The keys are as current as they can be: the token can be decided.
     Current,
-    /// The fetch did not end in time, or too many requests wait for it.
+    /// The fetch did not end in time.
     Unknown,
+    /// The last fetch failed, and the next one may bring the key.
+    Failed {
+        /// Seconds until the next fetch, at least 1.
+        retry_after_secs: u64,
+    },
 }
 
 impl KeySets {
@@ -94,12 +98,13 @@ impl KeySets {
         }
     }
 
-    /// Keeps the sets for which `stale_for` returns how long they may be used without a further fetch. The others are
-    /// dropped, and their tasks end.
-    pub fn retain(&self, stale_for: impl Fn(&RemoteKeys) -> Option<Duration>) {
+    /// Keeps the sets for which `users` returns sections that use them. The others are dropped, and their tasks end.
+    pub fn retain(&self, users: impl Fn(&RemoteKeys) -> Vec<KeyUser>) {
         self.entries().retain(|remote, entry| {
-            let Some(stale_for) = stale_for(remote) else { return false };
+            let users = users(remote);
+            let Some(stale_for) = users.iter().map(|user| user.stale_for).min() else { return false };
             entry.fetcher.live.schedule().limit_lifetime(stale_for);
+            entry.fetcher.log().set_users(users);
             entry.fetcher.wake.notify_one();
             true
         });
@@ -118,24 +123,34 @@ impl KeySets {
 
 impl KeyFetcher {
     fn new(live: Arc<LiveKeys>, clock: fn() -> Instant) -> Self {
-        Self { live, wake: Notify::new(), ended: watch::Sender::new(0), waiters: Semaphore::new(WAITERS_MAX), clock }
+        Self { live, wake: Notify::new(), log: Mutex::default(), ended: watch::Sender::new(0), clock }
     }
 
-    /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs.
+    /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs. The caller
+    /// limits the number of requests that wait.
     ///
-    /// A fetch that is in progress may have begun before the issuer published the key: then one more is asked for.
+    /// A fetch that is in progress may have begun before the issuer published the key: if it succeeds without the key, one
+    /// more is asked for.
     pub async fn wait(&self, need: impl Fn() -> KeyNeed) -> Waited {
-        let Ok(_waiter) = self.waiters.try_acquire() else { return Waited::Unknown };
         let waiting = async {
             for _ in 0..2 {
                 // Subscribed before the demand, so that its end is not missed.
                 let mut ended = self.ended.subscribe();
-                if !self.is_awaited(need()) || ended.changed().await.is_err() {
+                if !self.is_awaited(need()) || ended.changed().await.is_err() || self.live.schedule().is_failing() {
                     return;
                 }
             }
         };
-        timeout(WAIT_MAX, waiting).await.map_or(Waited::Unknown, |()| Waited::Current)
+        if timeout(WAIT_MAX, waiting).await.is_err() {
+            return Waited::Unknown;
+        }
+        let schedule = self.live.schedule();
+        let may_follow = schedule.is_failing().then(|| schedule.retry_after_secs((self.clock)()));
+        drop(schedule);
+        match may_follow {
+            Some(retry_after_secs) if need() == KeyNeed::NamedKey => Waited::Failed { retry_after_secs },
+            _ => Waited::Current,
+        }
     }
 
     /// Whether a fetch ends soon that may bring what is needed.
@@ -163,9 +178,11 @@ impl KeyFetcher {
 
     async fn run_with<F: Future<Output = Result<Fetched, FetchError>>>(&self, changed: &Notify, fetch: impl Fn() -> F) {
         loop {
+            let unusable = self.log_use();
             let due = self.live.schedule().due();
             tokio::select! {
                 () = sleep_until(due.into()) => {}
+                () = sleep_until(unusable.unwrap_or(due).into()), if unusable.is_some() => continue,
                 // The time may have changed.
                 () = self.wake.notified() => continue,
             }
@@ -180,31 +197,54 @@ impl KeyFetcher {
 
     /// Takes the result of a fetch, and logs changes of the state. Returns whether sessions may have lost their keys.
     fn finish(&self, result: Result<Fetched, FetchError>) -> bool {
-        let (live, now) = (&self.live, (self.clock)());
-        let url = live.remote().location.url();
+        let (live, now, mut log) = (&self.live, (self.clock)(), self.log());
+        let (auth, url) = (log.auths(), live.remote().location.url());
         let (was_failing, age_secs) = (live.schedule().is_failing(), live.age(now).map(|age| age.as_secs()));
         let random = u32::from_ne_bytes(random());
         let Fetched { keys, lifetime } = match result {
             Ok(fetched) => fetched,
             Err(error) => {
                 live.keep(now, random);
-                if !was_failing {
-                    tracing::warn!(%url, %error, age_secs, "key set cannot be fetched");
+                if log.fail(&error, now) {
+                    let (url, error) = (error.url().unwrap_or(url), error.reason());
+                    tracing::warn!(auth, %url, %error, age_secs, "key set cannot be fetched");
                 }
                 return false;
             }
         };
+        log.succeed();
         let count = keys.ids().count();
         let KeysChanged { is_first, added, removed } = live.replace(keys, lifetime, now, random);
         if is_first {
-            tracing::info!(%url, keys = count, "key set fetched");
+            tracing::info!(auth, %url, keys = count, "key set fetched");
         } else if was_failing {
-            tracing::info!(%url, keys = count, age_secs, "key set fetched again");
+            tracing::info!(auth, %url, keys = count, age_secs, "key set fetched again");
         }
         if !is_first && (added > 0 || removed > 0) {
-            tracing::info!(%url, keys = count, added, removed, "key set changed");
+            tracing::info!(auth, %url, keys = count, added, removed, "key set changed");
         }
         is_first || removed > 0
+    }
+
+    /// Logs the sections that cannot use the set any more because it is too old, and those that can again. Returns when the
+    /// next one cannot use it any more.
+    fn log_use(&self) -> Option<Instant> {
+        let now = (self.clock)();
+        let age = self.live.age(now);
+        let changes = self.log().pass(age, now);
+        let (url, age_secs) = (self.live.remote().location.url(), age.map(|age| age.as_secs()));
+        for auth in changes.lost {
+            tracing::error!(auth = &*auth, %url, age_secs, "key set is unusable: it is older than keys_stale_for");
+        }
+        for auth in changes.regained {
+            tracing::info!(auth = &*auth, %url, "key set is usable again");
+        }
+        changes.next
+    }
+
+    fn log(&self) -> MutexGuard<'_, KeyLog> {
+        // It is consistent after every step.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,10 +8,12 @@ pub mod http_client;
 pub mod clients;
 pub mod forward;
 pub mod key_fetch;
+mod key_log;
 pub mod key_sets;
 
 #[cfg(test)]
 mod tests;
 
 pub use http_client::{ClientError, HttpClient, RequestLimits};
+pub use key_log::KeyUser;
 pub use key_sets::{KeySets, Waited};

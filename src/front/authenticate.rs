@@ -33,18 +33,20 @@ pub(super) async fn authenticate<'a>(
             if let Evidence::Token(method, token) = &evidence
                 && let AuthKind::Token(verifier) = &method.kind
             {
-                let waited = wait_for_keys(gateway, verifier, token).await;
+                let client = candidate.facts().address;
+                let waited = wait_for_keys(gateway, client, verifier, token).await;
                 waited.map_err(|rejection| candidate.reject_by(method, rejection))?;
             }
             return Ok((candidate.authenticate(&evidence, clock::both())?, Vec::new()));
         }
     };
-    let (evidence, cookies) = answer(clients, &candidate, method, &forward).await?;
+    let (evidence, cookies) = answer(gateway, clients, &candidate, method, &forward).await?;
     Ok((candidate.authenticate(&evidence, clock::both())?, cookies))
 }
 
 /// Returns the answer of the service, or an earlier one to the same question.
 async fn answer<'a>(
+    gateway: &Gateway,
     clients: &HttpClients,
     candidate: &Candidate<'a>,
     method: Arc<AuthMethod>,
@@ -56,7 +58,8 @@ async fn answer<'a>(
         forward.count(AuthOutcome::Reused);
         (answer, Vec::new())
     } else {
-        let _pending = forward.pend(candidate.facts().address).ok_or_else(|| reject(Rejection::AuthBusy))?;
+        let _waiting = gateway.wait(candidate.facts().address).ok_or_else(|| reject(Rejection::AuthBusy))?;
+        let _pending = forward.pend().ok_or_else(|| reject(Rejection::AuthBusy))?;
         match ask(clients, forward, &question).await {
             Decision::Admitted(answer, cookies) => {
                 forward.keep(&question, &answer, clock::now());

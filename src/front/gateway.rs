@@ -1,5 +1,6 @@
 //! The state that all connections share for as long as the process lives.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -8,6 +9,7 @@ use tokio::sync::Semaphore;
 use super::logouts::Logouts;
 use super::revoker::Revoker;
 use super::snapshot::Snapshot;
+use super::waiting::{Waiting, WaitingRequest};
 use crate::client::KeySets;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
@@ -41,6 +43,8 @@ pub struct Gateway {
     pub revoker: Revoker,
     /// The logout tokens that were received, and those that are being received.
     pub logouts: Logouts,
+    /// The requests that wait for keys or for a service.
+    pub waiting: Waiting,
     /// Limits the refreshes in progress to [`REFRESHES_MAX`].
     pub refreshes: Semaphore,
     /// The log of rejections.
@@ -69,6 +73,7 @@ impl Gateway {
             pending_limit,
             workers,
             logouts: Logouts::default(),
+            waiting: Waiting::default(),
             refreshes: Semaphore::new(REFRESHES_MAX),
             rejections: RejectionLog::new(),
         }
@@ -77,6 +82,11 @@ impl Gateway {
     /// Returns the current snapshot. A request loads it once and uses it until its end.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Counts a request that waits for keys or for a service; `None` if too many do.
+    pub fn wait(&self, client: IpAddr) -> Option<WaitingRequest> {
+        self.waiting.enter(client, self.snapshot.load().policy().max_sessions())
     }
 
     /// Replaces the snapshot for all further requests by the one that `build` returns, as [`Gateway::install`] does.
@@ -110,7 +120,7 @@ impl Gateway {
     pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
-        self.key_sets.retain(|remote| snapshot.stale_for(remote));
+        self.key_sets.retain(|remote| snapshot.key_users(remote));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
     }

@@ -67,7 +67,7 @@ pub(super) async fn log_out(
     let endpoint = recognizing.or(endpoints.first()).ok_or(LogoutError::Form)?;
     if let AuthKind::Token(verifier) = &endpoint.method.kind {
         let has_keys =
-            wait_for_keys(gateway, verifier, &token).await.is_ok() && verifier.check_keys(clock::now()).is_ok();
+            wait_for_keys(gateway, client, verifier, &token).await.is_ok() && verifier.check_keys(clock::now()).is_ok();
         has_keys.then_some(()).ok_or(LogoutError::NoKeys)?;
     }
     let (now, auth) = (clock::both().unix, &*endpoint.method.name);

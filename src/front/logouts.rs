@@ -9,7 +9,7 @@ use crate::policy::logout::RecentLogouts;
 use crate::policy::slots::Slots;
 
 /// The maximum number of logouts in progress: each may have a body that is being received, or wait for a disk.
-const LOGOUTS_MAX: usize = 256;
+pub const LOGOUTS_MAX: usize = 256;
 /// The maximum number of bodies of one client address that are being received, so that a slow client leaves permits to
 /// the issuer.
 pub(super) const RECEIVING_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(15);

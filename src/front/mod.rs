@@ -4,6 +4,7 @@ pub mod connection_config;
 pub mod snapshot;
 pub mod revoker;
 pub mod logouts;
+pub mod waiting;
 pub mod gateway;
 mod accept;
 pub mod identify;

@@ -78,7 +78,7 @@ impl Refresh<'_> {
         let facts = RequestFacts { protocols: &protocols, ..facts.ok_or_else(|| reject(Rejection::Host))? };
         let token = RefreshToken::of_request(route, &facts).map_err(reject)?;
         let reject = |rejection| token.reject(route, rejection);
-        wait_for_keys(self.gateway, &token.verifier, &token.token).await.map_err(reject)?;
+        wait_for_keys(self.gateway, self.client.address, &token.verifier, &token.token).await.map_err(reject)?;
         let renewal = Arc::new(Renewal::of_token(route, &token, clock::both())?);
         if renewal.is_revoked(self.gateway.counters.revocations(), clock::both().unix) {
             return Err(Rejected { subject: Some(Arc::clone(renewal.subject())), ..reject(Rejection::Revoked) });

@@ -9,12 +9,12 @@ use rustls::server::ProducesTickets;
 
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
-use crate::client::KeySets;
+use crate::client::{KeySets, KeyUser};
 use crate::config::{AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
 use crate::policy::forward::{ForwardAuth, ForwardConfig};
-use crate::policy::live_keys::{KeySource, LiveKeys, RemoteKeys};
+use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::logout::{LogoutEndpoint, LogoutRules};
 use crate::policy::quota::Rate;
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
@@ -159,24 +159,22 @@ impl Snapshot {
     }
 
     /// Returns the sections whose keys are fetched, by name.
-    pub fn live_keys(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<LiveKeys>)> {
-        self.auths.iter().filter_map(|(name, method)| {
-            let AuthKind::Token(verifier) = &method.kind else { return None };
-            Some((name, verifier.live_keys()?))
+    pub fn fetching(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Verifier>)> {
+        self.auths.iter().filter_map(|(name, method)| match &method.kind {
+            AuthKind::Token(verifier) if verifier.live_keys().is_some() => Some((name, verifier)),
+            _ => None,
         })
     }
 
-    /// Returns how long the keys of this set may be used without a further fetch: the shortest time of all sections that
-    /// use it; `None` if none does.
-    pub fn stale_for(&self, remote: &RemoteKeys) -> Option<Duration> {
-        let times = self.auths.values().filter_map(|method| {
-            let AuthKind::Token(verifier) = &method.kind else { return None };
-            match &verifier.config().keys {
-                KeySource::Remote { keys, stale_for } if keys == remote => Some(*stale_for),
-                _ => None,
+    /// Returns the sections that use this key set.
+    pub fn key_users(&self, remote: &RemoteKeys) -> Vec<KeyUser> {
+        let users = self.fetching().filter_map(|(name, verifier)| match &verifier.config().keys {
+            KeySource::Remote { keys, stale_for } if keys == remote => {
+                Some(KeyUser { auth: Arc::clone(name), stale_for: *stale_for })
             }
+            _ => None,
         });
-        times.min()
+        users.collect()
     }
 
     /// Returns the certificates of all listeners.

@@ -5,7 +5,6 @@ mod answer_cache;
 mod exchange;
 mod outcomes;
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +17,6 @@ pub use self::exchange::{
 };
 pub use self::outcomes::AuthOutcome;
 use self::outcomes::Outcomes;
-use super::address::AddressKey;
 use super::claim_path::ClaimPath;
 use super::claims::Claims;
 use super::members::{Claim, Members};
@@ -26,8 +24,6 @@ use super::slots::{Slot, Slots};
 
 /// The maximum number of requests of one section that wait for the service at once.
 pub const PENDING_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(511);
-/// The maximum number of these from one client address, so that a few addresses cannot take all places.
-pub const PENDING_MAX_PER_ADDRESS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// The state of one section: its configuration, the answers that can be reused, and the requests that wait.
 #[derive(Debug)]
@@ -35,22 +31,17 @@ pub struct ForwardAuth {
     config: ForwardConfig,
     cache: AnswerCache,
     pending: Slots<()>,
-    pending_by_address: Slots<AddressKey>,
     outcomes: Arc<Outcomes>,
 }
 
 /// A request that waits for the service. Dropping it ends the wait.
 #[derive(Debug)]
-pub struct PendingQuestion {
-    _of_section: Slot<()>,
-    _of_address: Slot<AddressKey>,
-}
+pub struct PendingQuestion(#[expect(dead_code, reason = "the slot is released when it is dropped")] Slot<()>);
 
 impl ForwardAuth {
     /// Creates the state without answers.
     pub fn new(config: ForwardConfig) -> Self {
-        let (pending, pending_by_address) = (Slots::new(), Slots::new());
-        Self { config, cache: AnswerCache::new(), pending, pending_by_address, outcomes: Arc::default() }
+        Self { config, cache: AnswerCache::new(), pending: Slots::new(), outcomes: Arc::default() }
     }
 
     /// Returns the state without answers for a changed configuration. Its counts of outcomes continue.
@@ -73,11 +64,9 @@ impl ForwardAuth {
         &self.config
     }
 
-    /// Counts a request from this address that waits for the service; `None` if [`PENDING_MAX`] wait already, or
-    /// [`PENDING_MAX_PER_ADDRESS`] from this address.
-    pub fn pend(&self, address: IpAddr) -> Option<PendingQuestion> {
-        let of_address = self.pending_by_address.take(AddressKey::from(address), PENDING_MAX_PER_ADDRESS)?;
-        Some(PendingQuestion { _of_section: self.pending.take((), PENDING_MAX)?, _of_address: of_address })
+    /// Counts a request that waits for the service; `None` if [`PENDING_MAX`] wait already.
+    pub fn pend(&self) -> Option<PendingQuestion> {
+        self.pending.take((), PENDING_MAX).map(PendingQuestion)
     }
 
     /// Returns an earlier answer to the same question that can be reused.

@@ -162,6 +162,11 @@ impl KeySet {
         self.keys.iter().any(|key| key.id == id && key.fits(algorithm))
     }
 
+    /// Whether a key of the set has this `kid`.
+    pub(super) fn names(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid.as_deref() == Some(kid))
+    }
+
     /// Returns the keys that may have signed a token with this `kid`. If keys have that `kid`, only they are returned,
     /// and at most one of them fits an algorithm: a token that names its key is not checked with any other key.
     /// Otherwise the keys without `kid` are returned; and for a token without `kid`, all keys.

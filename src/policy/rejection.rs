@@ -54,7 +54,7 @@ pub enum Rejection {
     /// Too many requests wait for the forward authentication service, of all clients or of this address.
     AuthBusy,
     /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the token
-    /// did not end in time.
+    /// failed or did not end in time; or too many requests wait.
     KeysUnavailable {
         /// Seconds until the next fetch.
         retry_after_secs: u64,

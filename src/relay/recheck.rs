@@ -1,5 +1,7 @@
 //! Checks the sessions of one worker against the rules of a new snapshot.
 
+use std::sync::Arc;
+
 use super::registry::{Command, ListedSession, Registry};
 use crate::policy::admission::Policy;
 use crate::policy::recheck::{Recheck, Removed, has_lost_key};
@@ -73,6 +75,31 @@ pub fn recheck_late(registry: &Registry, key: usize, policy: &Policy) {
     };
     // The session was registered just now, so it has no other commands.
     let _ = registry.deliver_to(key, Command::Revoke(cause));
+}
+
+/// The condition on which a session is ended. It is checked right before: the session may have been renewed, or its key may
+/// have come back, since it was found.
+#[derive(Debug, Clone)]
+pub enum EndCondition {
+    /// The key that verified its token has left its set.
+    KeyLost,
+    /// These rules do not admit it.
+    NotAdmitted(Arc<Policy>),
+}
+
+/// Ends the session with this id if the condition holds. Otherwise it gets the terms of the rules. Returns whether it ends.
+pub fn end_if(registry: &Registry, id: RequestId, condition: &EndCondition) -> bool {
+    let Some(key) = registry.key_of(id) else { return false };
+    let Some(session) = registry.get(key) else { return false };
+    let ends = match condition {
+        EndCondition::KeyLost => has_lost_key(&session.0, &session.1.grant),
+        EndCondition::NotAdmitted(policy) => {
+            let mut report = RecheckReport::default();
+            recheck(registry, key, &session, policy, RecheckMode::Apply, &mut report);
+            !report.rejected.is_empty() || !report.removed.is_empty()
+        }
+    };
+    ends && registry.end(key, CloseReason::NotAdmitted)
 }
 
 /// Ends a session whose key left its set before the session was registered.

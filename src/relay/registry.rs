@@ -105,14 +105,18 @@ impl Registry {
         self.lock().get(key).map(|entry| (Arc::clone(&entry.route), Arc::clone(&entry.facts)))
     }
 
+    /// Returns the key of the session with this id.
+    pub fn key_of(&self, id: RequestId) -> Option<usize> {
+        self.lock().iter().find(|(_, entry)| entry.facts.request_id == id).map(|(key, _)| key)
+    }
+
     /// Delivers a command to the session with this id, and wakes it. The search is linear in the number of sessions:
     /// an index would cost memory for every session, and commands to many sessions are delivered by key.
     ///
     /// # Errors
     /// If there is no such session, or it has too many pending commands. The error contains the command.
     pub fn deliver(&self, id: RequestId, command: Command) -> Result<(), NotDelivered> {
-        let found = self.lock().iter().find(|(_, entry)| entry.facts.request_id == id).map(|(key, _)| key);
-        let Some(key) = found else { return Err(NotDelivered::NoSession(command)) };
+        let Some(key) = self.key_of(id) else { return Err(NotDelivered::NoSession(command)) };
         self.deliver_to(key, command)
     }
 

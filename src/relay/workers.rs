@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::description::SessionInfo;
-use super::recheck::{RecheckMode, RecheckReport};
+use super::recheck::{EndCondition, RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
 use super::renewal_count::RenewalCount;
 use super::replaced::ReplacedSessions;
@@ -49,6 +49,8 @@ pub enum WorkerCommand {
     Each(Arc<HashSet<RequestId>>, BulkCommand),
     /// Checks its sessions against the rules of a snapshot.
     Recheck(Arc<Policy>, RecheckMode, oneshot::Sender<RecheckReport>),
+    /// Ends its session with this id if the condition holds, and replies whether it does.
+    EndIf(RequestId, EndCondition, oneshot::Sender<bool>),
     /// Ends its sessions that these revocations concern, and replies with their number.
     Revoke(Sweep, oneshot::Sender<usize>),
     /// Renews its sessions of a client with a fresh token.
@@ -143,6 +145,11 @@ impl Workers {
         all
     }
 
+    /// Ends the session with this id, on any worker, if the condition holds. Returns whether it ends.
+    pub async fn end_if(&self, id: RequestId, condition: &EndCondition) -> bool {
+        self.ask_all(|reply| WorkerCommand::EndIf(id, condition.clone(), reply)).await.contains(&true)
+    }
+
     /// Ends all sessions that these revocations concern. Returns their number.
     pub async fn revoke(&self, sweep: &Sweep) -> usize {
         let ended = self.ask_all(|reply| WorkerCommand::Revoke(sweep.clone(), reply)).await;
@@ -201,7 +208,10 @@ mod tests {
                 match command {
                     WorkerCommand::List(reply) => reply.send(Vec::new()).unwrap(),
                     WorkerCommand::Each(..) => sent += 1,
-                    WorkerCommand::Recheck(..) | WorkerCommand::Revoke(..) | WorkerCommand::Renew(..) => {
+                    WorkerCommand::Recheck(..)
+                    | WorkerCommand::EndIf(..)
+                    | WorkerCommand::Revoke(..)
+                    | WorkerCommand::Renew(..) => {
                         panic!("none was sent")
                     }
                     WorkerCommand::Session { id, reply, .. } if id == own => {

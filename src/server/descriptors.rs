@@ -5,9 +5,13 @@ use std::num::NonZeroU32;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::ServeError;
+use super::forward_recheck::AT_ONCE;
 use super::worker;
+use crate::client::clients::IDLE_MAX;
 use crate::config::{AuthConfig, Config, ListenAddress, MaxSessions};
 use crate::front::gateway::REFRESHES_MAX;
+use crate::front::logouts::LOGOUTS_MAX;
+use crate::front::waiting::waiting_max;
 use crate::policy::live_keys::KeySource;
 use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
@@ -35,11 +39,43 @@ const KEY_SET_DESCRIPTORS: usize = 4;
 /// If the number in the configuration does not fit, or no session fits.
 pub fn check_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    fit(config.server.max_sessions, other_descriptors(config), limit)
+    fit(config.server.max_sessions, Others::of(config), limit)
 }
 
-/// Returns the number of descriptors needed besides two per session.
-pub(super) fn other_descriptors(config: &Config) -> u64 {
+/// The descriptors needed besides two per session.
+#[derive(Debug, Clone, Copy)]
+struct Others {
+    /// Their number, without those of requests that wait.
+    count: u64,
+    /// Whether requests wait for keys or for a service: each needs two, of which the service or the look-up of its name
+    /// needs one.
+    may_wait: bool,
+}
+
+impl Others {
+    fn of(config: &Config) -> Self {
+        Self { count: other_descriptors(config), may_wait: key_sets(config) + services(config) > 0 }
+    }
+
+    /// Returns the number of requests that wait, if there are so many sessions.
+    fn waiting(self, sessions: u32) -> u64 {
+        if self.may_wait { u64::from(waiting_max(sessions).get()) } else { 0 }
+    }
+
+    /// Returns the largest number of sessions that fit.
+    fn fitting(self, limit: u64) -> u32 {
+        let needed = |sessions: u32| 2 * (u64::from(sessions) + self.waiting(sessions)) + self.count;
+        let (mut fits, mut exceeds) = (0, u32::try_from(limit / 2).unwrap_or(u32::MAX).saturating_add(1));
+        while exceeds - fits > 1 {
+            let middle = fits.midpoint(exceeds);
+            *if needed(middle) <= limit { &mut fits } else { &mut exceeds } = middle;
+        }
+        fits
+    }
+}
+
+/// Returns the number of descriptors needed besides those of sessions and of requests that wait.
+fn other_descriptors(config: &Config) -> u64 {
     // An inherited socket stays open besides its listener.
     let inherited = config.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Inherited(_)));
     // Each pending request counts as a session, so `max_sessions` bounds their number.
@@ -47,11 +83,14 @@ pub(super) fn other_descriptors(config: &Config) -> u64 {
     let refreshes = config.routes.iter().any(|route| route.refresh_path.is_some());
     let count = OTHER_DESCRIPTORS
         + if refreshes { REFRESHES_MAX } else { 0 }
+        + if config.logouts.is_empty() { 0 } else { LOGOUTS_MAX }
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)
         + LISTENER_DESCRIPTORS * config.listeners.len()
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
         + inherited.count()
         + KEY_SET_DESCRIPTORS * key_sets(config)
+        // Unused connections of each worker and of the task that asks again, and its requests.
+        + (IDLE_MAX * (config.server.workers.get() + 1) + AT_ONCE) * services(config)
         + worker::DESCRIPTORS * config.server.workers.get()
         + extra.min(config.server.max_sessions.count as usize);
     count as u64
@@ -65,9 +104,13 @@ fn key_sets(config: &Config) -> usize {
     config.auths.values().filter(is_fetched).count()
 }
 
-/// Raises the descriptor limit to its maximum and checks the number of sessions against it: each session needs two,
-/// besides `others`.
-pub(super) fn fit_descriptors(max_sessions: MaxSessions, others: u64) -> Result<NonZeroU32, ServeError> {
+/// Returns the number of sections whose service decides.
+fn services(config: &Config) -> usize {
+    config.auths.values().filter(|section| matches!(section, AuthConfig::Forward(_))).count()
+}
+
+/// Raises the descriptor limit to its maximum and checks the number of sessions against it: each session needs two.
+pub(super) fn fit_descriptors(config: &Config) -> Result<NonZeroU32, ServeError> {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, ..limit };
@@ -77,18 +120,17 @@ pub(super) fn fit_descriptors(max_sessions: MaxSessions, others: u64) -> Result<
             Err(error) => tracing::warn!(%error, "cannot raise the descriptor limit"),
         }
     }
-    fit(max_sessions, others, limit.current.unwrap_or(u64::MAX))
+    fit(config.server.max_sessions, Others::of(config), limit.current.unwrap_or(u64::MAX))
 }
 
-fn fit(max_sessions: MaxSessions, others: u64, limit: u64) -> Result<NonZeroU32, ServeError> {
+fn fit(max_sessions: MaxSessions, others: Others, limit: u64) -> Result<NonZeroU32, ServeError> {
     let MaxSessions { count: sessions, explicit } = max_sessions;
-    let needed = 2 * u64::from(sessions) + others;
+    let needed = 2 * (u64::from(sessions) + others.waiting(sessions)) + others.count;
     let too_few = ServeError::Descriptors { sessions, needed, limit };
     if needed <= limit {
         return NonZeroU32::new(sessions).ok_or(too_few);
     }
-    let fitting = u32::try_from(limit.saturating_sub(others) / 2).unwrap_or(u32::MAX);
-    match NonZeroU32::new(fitting) {
+    match NonZeroU32::new(others.fitting(limit)) {
         Some(fitting) if !explicit => {
             tracing::warn!(max_sessions = fitting, needed, limit, "max_sessions lowered to the descriptor limit");
             Ok(fitting)
@@ -103,10 +145,26 @@ mod tests {
 
     #[test]
     fn sessions_are_limited_by_the_descriptors() {
-        let fit = |count, explicit, limit| fit(MaxSessions { count, explicit }, 328, limit).ok().map(NonZeroU32::get);
+        let others = Others { count: 328, may_wait: false };
+        let fit =
+            |count, explicit, limit| fit(MaxSessions { count, explicit }, others, limit).ok().map(NonZeroU32::get);
         assert_eq!(fit(1000, true, 2328), Some(1000));
         assert_eq!(fit(1000, true, 2327), None);
         assert_eq!(fit(1000, false, 2327), Some(999));
         assert_eq!(fit(1000, false, 300), None);
+    }
+
+    /// The number of requests that wait is a quarter of that of sessions, from 64 to 1,024.
+    #[test]
+    fn requests_that_wait_are_included() {
+        let others = Others { count: 328, may_wait: true };
+        let fit =
+            |count, explicit, limit| fit(MaxSessions { count, explicit }, others, limit).ok().map(NonZeroU32::get);
+        assert_eq!(fit(1000, true, 2828), Some(1000));
+        assert_eq!(fit(1000, true, 2827), None);
+        for (limit, fitting) in [(456, None), (458, Some(1)), (2827, Some(999)), (65_536, Some(31_580))] {
+            assert_eq!(fit(100_000, false, limit), fitting, "{limit}");
+        }
+        assert_eq!(fit(10_000, false, u64::MAX), Some(10_000));
     }
 }

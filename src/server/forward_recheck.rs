@@ -19,7 +19,7 @@ use crate::session::CloseReason;
 use crate::telemetry::request::RequestId;
 
 /// The maximum number of requests to one service at once.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 /// The maximum number of parts into which the sessions of one section are divided. Each part is checked at its own time,
 /// so that the service is not asked about all sessions at once.
 const PARTS_MAX: u32 = 16;

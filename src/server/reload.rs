@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::descriptors::{fit_descriptors, other_descriptors};
+use super::descriptors::fit_descriptors;
 use super::error::ServeError;
 use super::files::{FilesInUse, Refreshed, Unusable};
 use super::listeners::Listeners;
@@ -20,7 +20,7 @@ use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::policy::quota::Rate;
 use crate::policy::route::OnRemoved;
-use crate::relay::recheck::{RecheckMode, RecheckReport};
+use crate::relay::recheck::{EndCondition, RecheckMode, RecheckReport};
 use crate::relay::registry::Command;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
@@ -304,9 +304,8 @@ impl Reloader {
     }
 
     fn build(&self, config: &Config, addresses: &[ListenAddress]) -> Result<Arc<Snapshot>, ServeError> {
-        let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(config))?;
-        let counters = &self.gateway.counters;
-        let key_sets = &self.gateway.key_sets;
+        let max_sessions = fit_descriptors(config)?;
+        let (counters, key_sets) = (&self.gateway.counters, &self.gateway.key_sets);
         let context = SnapshotContext { addresses, max_sessions, counters, key_sets, now: clock::now() };
         self.gateway.snapshot().next(config, context).map(Arc::new).map_err(ServeError::Tls)
     }
@@ -364,10 +363,11 @@ impl Reloader {
         self.ends = closings.iter().map(|(at, id, _)| (*id, *at)).collect();
         self.ending = CancellationToken::new();
         let (workers, ending) = (Arc::clone(&self.gateway.workers), self.ending.clone());
+        let not_admitted = EndCondition::NotAdmitted(Arc::clone(self.gateway.snapshot().policy()));
         self.tasks.start(async move {
             tokio::select! {
                 () = ending.cancelled() => {}
-                () = close_all(&workers, closings) => {}
+                () = close_all(&workers, closings, &not_admitted) => {}
             }
         });
     }
@@ -417,10 +417,15 @@ fn later(at: Instant, time: Duration) -> Instant {
     at.checked_add(time).unwrap_or(at)
 }
 
-async fn close_all(workers: &Workers, closings: Vec<Closing>) {
+/// Closes each session at its time. One that is admitted then, because its client has renewed it, stays open.
+async fn close_all(workers: &Workers, closings: Vec<Closing>, not_admitted: &EndCondition) {
     for (at, id, cause) in closings {
         sleep_until(at).await;
-        workers.command_soon(id, Command::Revoke(cause)).await;
+        if cause == CloseReason::NotAdmitted {
+            workers.end_if(id, not_admitted).await;
+        } else {
+            workers.command_soon(id, Command::Revoke(cause)).await;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
-use super::descriptors::{fit_descriptors, other_descriptors};
+use super::descriptors::fit_descriptors;
 use super::error::ServeError;
 use super::forward_recheck;
 use super::inherited::Inherited;
@@ -87,7 +87,7 @@ impl Server {
     /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP
     /// or Unix stream socket.
     pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
-        let max_sessions = fit_descriptors(config.server.max_sessions, other_descriptors(&config))?;
+        let max_sessions = fit_descriptors(&config)?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
         for name in inherited.unused(&config.listeners) {
             tracing::warn!(name, "no listener uses the socket that systemd passes under this name");

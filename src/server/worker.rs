@@ -15,7 +15,7 @@ use crate::front::connection;
 use crate::front::gateway::Gateway;
 use crate::front::identify::identify;
 use crate::relay::Process;
-use crate::relay::recheck::recheck_all;
+use crate::relay::recheck::{end_if, recheck_all};
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
 use crate::relay::renewal::renew_all;
 use crate::relay::revoke::revoke_all;
@@ -112,6 +112,7 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
                 let report = recheck_all(sessions, &policy, mode).await;
                 drop(reply.send(report));
             }
+            WorkerCommand::EndIf(id, condition, reply) => drop(reply.send(end_if(sessions, id, &condition))),
             WorkerCommand::Revoke(sweep, reply) => drop(reply.send(revoke_all(sessions, &sweep).await)),
             WorkerCommand::Renew(renewal, count) => renew_all(sessions, &renewal, &count, &gateway.counters).await,
         }

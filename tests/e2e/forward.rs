@@ -180,23 +180,6 @@ fn a_long_or_slow_body_of_the_service_changes_no_decision() {
     }
 }
 
-#[test]
-fn one_address_cannot_take_all_places_that_wait_for_the_service() {
-    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
-    let gate = asking(&listener, "timeout = \"1m\"").start(&upstream);
-    let waiting: Vec<_> = (0..32)
-        .map(|_| {
-            let mut client = Client::connect(&gate);
-            client.send(&open().bytes());
-            (client, listener.accept())
-        })
-        .collect();
-    let response = Client::connect(&gate).ask(&open());
-    assert_eq!((response.head.status(), response.body.as_str()), (503, "Clients cannot be authenticated for now.\n"));
-    assert_eq!(gate.log.next("refused")["cause"], "auth_busy");
-    drop(waiting);
-}
-
 /// A server error, a status that is not a decision, an answer that cannot be used, silence, and no server.
 #[test]
 fn a_service_without_a_decision_rejects_the_client_for_now() {
@@ -388,4 +371,50 @@ fn the_outcomes_of_a_section_are_counted_across_a_change_of_its_configuration() 
     let (client, _) = ask(&gate, &mut service, &open(), &admitting(ADA));
     complete(client, &upstream).close();
     assert_eq!(counts(), ["2", "1", "1", "2"]);
+}
+
+/// With the descriptors that the process asks for, all sessions can be open while as many requests as possible wait.
+#[test]
+fn requests_that_wait_leave_descriptors_and_places_to_others() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let more = format!(
+        "[auth.sso]\nkind = \"forward\"\nurl = \"http://{}/auth\"\ntimeout = \"1m\"\n\
+         [[route]]\nname = \"asked\"\npath = \"/asked\"\nupstream = \"main\"\nauth = \"sso\"\n",
+        listener.address()
+    );
+    let setup = |limit: &str| {
+        let server = "max_sessions = 8\nmax_handshakes = 8";
+        let setup = Setup::new().to(upstream.address()).server(server).more(&more);
+        setup.before(format!("ulimit -n {limit}").leak())
+    };
+    let mut refused = Gate::launch(setup("100"));
+    assert_eq!(refused.wait_exit().code(), Some(78));
+    let error = refused.log.next("tollgate failed")["error"].to_string();
+    let needed = error.split(' ').skip_while(|word| *word != "needs").nth(1).unwrap();
+    let gate = Gate::start(setup(needed));
+    let ask = |address: u8| {
+        let mut client = Client::connect_from(&gate, [127, 0, 0, address]);
+        client.send(&Request::to("/asked").bytes());
+        client
+    };
+    let expect_busy = |address: u8| {
+        let head = ask(address).response().head;
+        assert_eq!((head.status(), head.get("Retry-After")), (503, Some("5")), "{head:?}");
+        assert_eq!(gate.log.next("refused")["cause"], "auth_busy");
+    };
+    let mut waiting = Vec::new();
+    for address in 1..=4 {
+        // Once the service has the question, the request waits.
+        waiting.extend((0..16).map(|_| (ask(address), listener.accept())));
+        expect_busy(address);
+    }
+    expect_busy(5);
+    let sessions: Vec<Session> = (0..8).map(|_| Session::open(&gate, &upstream)).collect();
+    sessions.into_iter().for_each(Session::close);
+    // A client that goes away leaves its place.
+    let (client, mut service) = waiting.pop().unwrap();
+    drop(client);
+    service.head();
+    service.expect_end();
+    let _next = (ask(5), listener.accept());
 }

@@ -63,7 +63,9 @@ fn a_start_without_the_issuer_answers_503_until_the_keys_are_there() {
     Session::open(&gate, &upstream).close();
     let failed = gate.log.all("key set cannot be fetched");
     assert_eq!(failed[0]["url"], format!("http://{address}/keys"), "{failed:?}");
-    assert!(failed[0]["error"].as_str().unwrap().contains("refused"), "{failed:?}");
+    assert_eq!(failed[0]["auth"], "users", "{failed:?}");
+    let error = failed[0]["error"].as_str().unwrap();
+    assert!(error.contains("refused") && !error.contains("http://"), "{failed:?}");
 
     socket.listen(16).unwrap();
     let _provider = Provider::listen(socket.into(), &[&key]);
@@ -140,7 +142,7 @@ fn the_keys_are_kept_while_the_issuer_does_not_answer_properly() {
         let gate = jwks_url(&provider).start(&upstream);
         let mut session = open(&gate, &upstream, &key);
         provider.answer(move |_| answer.clone());
-        assert_eq!(status(&gate, &unknown), 401, "{expected}");
+        expect_unavailable(&ask(&gate, &room(&unknown)));
         let failed = gate.log.next("key set cannot be fetched");
         assert!(failed["error"].as_str().unwrap().contains(expected), "{failed}");
         assert_eq!(failed["age_secs"], 0, "{failed}");
@@ -206,10 +208,17 @@ fn keys_that_are_too_old_are_not_used() {
         drop(upstream.accept());
         assert!(Instant::now() < until, "the keys are still used");
     }
+    let line = gate.log.next("key set is unusable: it is older than keys_stale_for");
+    assert_eq!((&line["auth"], &line["level"]), (&json!("users"), &json!("ERROR")), "{line}");
     // An outage of the issuer ends no session.
     echo(&mut session);
+    // Another reason is logged.
+    provider.answer(|_| Some(answer("200 OK", "<html>")));
+    let failed = gate.log.next("key set cannot be fetched");
+    assert!(failed["error"].as_str().unwrap().contains("not JSON"), "{failed}");
     provider.publish(&[&key]);
     gate.log.next("key set fetched again");
+    assert_eq!(gate.log.next("key set is usable again")["auth"], "users");
     open(&gate, &upstream, &key).close();
     session.close();
 }
@@ -252,7 +261,7 @@ fn the_configuration_of_another_issuer_is_not_used() {
     let request = Request::to("/room/blue").bearer(&key.token(&json!({ "iss": issuer })));
     expect_unavailable(&ask(&gate, &request));
     let failed = gate.log.next("key set cannot be fetched");
-    assert!(failed["error"].as_str().unwrap().ends_with("is that of another issuer"), "{failed}");
+    assert_eq!(failed["error"], "the configuration is that of another issuer", "{failed}");
     configure(&provider, &issuer, &key);
     gate.log.next("key set fetched");
     Session::open_with(&gate, &upstream, &request, &[]).close();

@@ -16,6 +16,7 @@ mod requests;
 mod closes;
 mod closing;
 mod deadlines;
+mod ending;
 mod expiry;
 mod passing;
 mod proxies;

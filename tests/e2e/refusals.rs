@@ -202,7 +202,7 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::Logout(_) => Vec::new(),
         // `forward` has its own file, with a service that decides.
         Rejection::AuthStatus(_) | Rejection::AuthUnavailable => Vec::new(),
-        // It takes 512 requests that wait: a unit test of `ForwardAuth` covers the limit.
+        // `requests_that_wait_leave_descriptors_and_places_to_others` covers this.
         Rejection::AuthBusy => Vec::new(),
         // hyper answers these itself, in its own form: `malformed_heads_are_rejected` covers them.
         Rejection::Head { .. } => Vec::new(),

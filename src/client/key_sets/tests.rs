@@ -1,8 +1,6 @@
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 
 use futures_util::future::join_all;
-use futures_util::poll;
 
 use super::super::tests::{block_on, jwks};
 use super::*;
@@ -18,6 +16,10 @@ fn remote(path: &str) -> RemoteKeys {
 
 fn fetcher() -> KeyFetcher {
     KeyFetcher::new(Arc::new(LiveKeys::new(remote("a"), clock::now())), clock::now)
+}
+
+fn users() -> Vec<KeyUser> {
+    vec![KeyUser { auth: "users".into(), stale_for: Duration::from_mins(1) }]
 }
 
 fn fetched(names: &[&str]) -> Result<Fetched, FetchError> {
@@ -115,19 +117,20 @@ fn made_up_keys_cause_two_fetches_and_then_no_wait() {
 }
 
 #[test]
-fn the_number_of_waiting_requests_is_limited() {
+fn a_key_that_a_failing_fetch_may_bring_is_not_unknown() {
     let fetcher = fetcher();
-    block_on(async {
-        let mut waiting: Vec<_> = (0..WAITERS_MAX).map(|_| Box::pin(fetcher.wait(needs(&fetcher, 1)))).collect();
-        for wait in &mut waiting {
-            assert!(poll!(wait).is_pending());
+    let requests = async {
+        fetcher.wait(needs(&fetcher, 1)).await;
+        let mut waited = Vec::new();
+        for _ in 0..10 {
+            waited.push(fetcher.wait(needs(&fetcher, 2)).await);
         }
-        assert_eq!(fetcher.wait(needs(&fetcher, 1)).await, Waited::Unknown);
-        // A request that is dropped gives its permit back.
-        waiting.pop();
-        let mut one = pin!(fetcher.wait(needs(&fetcher, 1)));
-        assert!(poll!(&mut one).is_pending());
-    });
+        assert_eq!(fetcher.wait(needs(&fetcher, 1)).await, Waited::Current, "known keys are there");
+        waited
+    };
+    let (count, waited) = run(&fetcher, |fetch| if fetch == 1 { fetched(&["a"]) } else { failed() }, requests);
+    let is_failed = |waited: &Waited| matches!(waited, Waited::Failed { retry_after_secs: 1..=31 });
+    assert!(count == 3 && waited.iter().all(is_failed), "{count} fetches: {waited:?}");
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn a_set_is_shared_by_its_address_and_dropped_when_no_snapshot_uses_it() {
     let sets = KeySets::new(clock::now);
     let (a, b) = (sets.get(&remote("a")), sets.get(&remote("b")));
     assert!(Arc::ptr_eq(&a, &sets.get(&remote("a"))) && !Arc::ptr_eq(&a, &b));
-    sets.retain(|kept| (*kept == remote("a")).then_some(Duration::from_secs(60)));
+    sets.retain(|kept| if *kept == remote("a") { users() } else { Vec::new() });
     assert!(sets.fetcher(&remote("a")).is_some() && sets.fetcher(&remote("b")).is_none());
     assert!(Arc::ptr_eq(&a, &sets.get(&remote("a"))) && !Arc::ptr_eq(&b, &sets.get(&remote("b"))));
 }
@@ -161,14 +164,14 @@ fn the_task_of_a_set_ends_with_the_set() {
         let location = KeyLocation::Jwks(HttpUrl::parse("http://127.0.0.1:1/").unwrap());
         let remote = RemoteKeys { location, roots: Roots::Certificates(Vec::new().into()) };
         let live = sets.get(&remote);
-        sets.retain(|_| Some(Duration::from_secs(60)));
+        sets.retain(|_| users());
         sets.start(&tasks);
         sets.start(&tasks);
         let fetcher = sets.fetcher(&remote).unwrap();
         fetcher.ended.subscribe().changed().await.unwrap();
         assert_eq!(live.fetches(), (0, 1));
         drop(fetcher);
-        sets.retain(|_| None);
+        sets.retain(|_| Vec::new());
         tasks.end().await;
         assert_eq!(Arc::strong_count(&live), 1);
     });

@@ -11,7 +11,7 @@ use crate::policy::token::{TokenError, TokenRecord, Verifier, VerifierConfig};
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 const DAY: Duration = Duration::from_hours(24);
 
-/// An Ed25519 key.
+/// An Ed25519 key. Its JWK has no `kid` if that is empty.
 struct Signer {
     kid: &'static str,
     key: rcgen::KeyPair,
@@ -32,7 +32,11 @@ impl Signer {
 fn set(signers: &[&Signer]) -> KeySet {
     let keys = signers.iter().map(|signer| {
         let x = URL_SAFE_NO_PAD.encode(signer.key.public_key_raw());
-        json!({ "kty": "OKP", "crv": "Ed25519", "kid": signer.kid, "x": x })
+        let mut jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": x });
+        if !signer.kid.is_empty() {
+            jwk["kid"] = signer.kid.into();
+        }
+        jwk
     });
     KeySet::from_server(json!({ "keys": keys.collect::<Vec<_>>() }).to_string().as_bytes()).unwrap()
 }
@@ -165,6 +169,24 @@ fn only_an_unknown_key_of_an_allowed_algorithm_is_worth_a_fetch() {
     }
     let long = format!("{}{}", token(r#"{"alg":"EdDSA","kid":"b"}"#), "A".repeat(8192));
     assert_eq!((verifier.key_need(&long, now), verifier.key_need("", now)), (KeyNeed::Nothing, KeyNeed::Nothing));
+}
+
+#[test]
+fn an_unknown_key_is_worth_a_fetch_although_a_key_has_no_name() {
+    let now = Instant::now();
+    let (live, verifier) = live(now);
+    let (nameless, named, new) = (Signer::new(""), Signer::new("a"), Signer::new("b"));
+    replace(&live, &[&nameless, &named], now);
+    assert_eq!(verifier.key_need(&named.token(), now), KeyNeed::Nothing);
+    assert_eq!(verifier.key_need(&new.token(), now), KeyNeed::NamedKey);
+    // The key without a name verifies a token with any name.
+    let other_name = Signer { kid: "c", key: nameless.key };
+    assert_eq!(verifier.key_need(&other_name.token(), now), KeyNeed::Nothing);
+    assert!(verifier.verify(&other_name.token(), NOW).is_ok());
+    assert_eq!(verifier.key_need(&other_name.token(), now), KeyNeed::Nothing, "it is cached");
+    replace(&live, &[&new], now);
+    assert_eq!(verifier.key_need(&new.token(), now), KeyNeed::Nothing);
+    assert_eq!(verifier.key_need(&other_name.token(), now), KeyNeed::NamedKey, "its key has left the set");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::key::KeySet;
 use super::super::live_keys::{KeyNeed, KeySource, KeysUnavailable, LiveKeys};
-use super::{Header, TokenRecord, Verifier, decode};
+use super::{Header, TokenHash, TokenRecord, Verifier, decode};
 
 impl Verifier {
     /// Returns the keys that are fetched; `None` if they are those of a file.
@@ -41,7 +41,7 @@ impl Verifier {
     }
 
     /// Returns the fetch that a token needs. Only a token with a `kid` that no key has needs a certain key, if its
-    /// algorithm is allowed: one that is malformed would be rejected after any fetch.
+    /// algorithm is allowed (one that is malformed would be rejected after any fetch) and no key without `kid` verifies it.
     pub fn key_need(&self, token: &str, now: Instant) -> KeyNeed {
         if self.live.is_none() {
             return KeyNeed::Nothing;
@@ -51,9 +51,16 @@ impl Verifier {
         let header = header.and_then(|(header, _)| Header::parse(&decode(header).ok()?).ok());
         let names_unknown_key = header.is_some_and(|Header { algorithm, kid }| {
             let is_allowed = self.config.algorithms.contains(&algorithm);
-            is_allowed && kid.is_some() && keys.candidates(kid.as_deref()).next().is_none()
+            is_allowed && kid.is_some_and(|kid| !keys.names(&kid))
         });
-        if names_unknown_key { KeyNeed::NamedKey } else { KeyNeed::Nothing }
+        if names_unknown_key && !self.is_signed(&keys, token) { KeyNeed::NamedKey } else { KeyNeed::Nothing }
+    }
+
+    /// Whether a key of the set signed the token, which is not too long.
+    fn is_signed(&self, keys: &KeySet, token: &str) -> bool {
+        let known = self.token_cache.get(&TokenHash::of(token));
+        known.is_some_and(|(_, signer)| keys.has(signer.key, signer.algorithm))
+            || self.verify_parts(keys, token).is_ok()
     }
 
     /// Whether the key that verified a token is not in the set any more. Before the first fetch, no key counts as lost:

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::balance::Pool;
 use crate::config::Certificate;
 use crate::policy::forward::{AuthOutcome, ForwardAuth};
-use crate::policy::live_keys::LiveKeys;
 use crate::policy::route::{Route, Target};
+use crate::policy::token::Verifier;
 
 /// The values of a scrape that are kept elsewhere.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -52,13 +52,15 @@ pub struct RouteGauges {
     pub upstream: Arc<str>,
 }
 
-/// The values of the key set of an `[auth]` section. Sections that share a set have the same values.
+/// The values of the key set of an `[auth]` section. Sections that share a set have the same values, except `usable`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySetGauges {
     /// The name of the section.
     pub auth: Arc<str>,
     /// The time since the last successful fetch; `None` before the first one.
     pub age: Option<Duration>,
+    /// Whether it verifies tokens: it was fetched, and is not older than `keys_stale_for`.
+    pub usable: bool,
     /// The number of fetches that succeeded.
     pub succeeded: u64,
     /// The number of fetches that failed.
@@ -95,10 +97,11 @@ impl From<&Certificate> for CertificateGauges {
 }
 
 impl KeySetGauges {
-    /// Returns the values of the key set of a section.
-    pub fn of(auth: &Arc<str>, keys: &LiveKeys, now: Instant) -> Self {
-        let (succeeded, failed) = keys.fetches();
-        Self { auth: Arc::clone(auth), age: keys.age(now), succeeded, failed }
+    /// Returns the values of the key set of a section; `None` if its keys are not fetched.
+    pub fn of(auth: &Arc<str>, verifier: &Verifier, now: Instant) -> Option<Self> {
+        let keys = verifier.live_keys()?;
+        let ((succeeded, failed), usable) = (keys.fetches(), verifier.check_keys(now).is_ok());
+        Some(Self { auth: Arc::clone(auth), age: keys.age(now), usable, succeeded, failed })
     }
 }
 

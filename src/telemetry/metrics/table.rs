@@ -306,6 +306,18 @@ pub static TABLE: &[Definition] = &[
         },
     },
     Definition {
+        name: "tollgate_key_set_usable",
+        kind: Kind::Gauge,
+        labels: &["auth"],
+        unit: None,
+        help: "1 if the key set of an `[auth]` section verifies tokens, 0 if it was not fetched yet or is older than `keys_stale_for`",
+        collect: |scrape, samples| {
+            for set in &scrape.gauges.key_sets {
+                samples.count([&set.auth], u64::from(set.usable));
+            }
+        },
+    },
+    Definition {
         name: "tollgate_key_set_fetches_total",
         kind: Kind::Counter,
         labels: &["auth", "outcome"],

@@ -76,6 +76,7 @@ fn the_text_of_a_process_is_exact() {
     let keys = |auth: &str, age: Option<u64>| KeySetGauges {
         auth: auth.into(),
         age: age.map(Duration::from_secs),
+        usable: age.is_some(),
         succeeded: age.map_or(0, |_| 12),
         failed: 3,
     };
