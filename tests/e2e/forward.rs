@@ -148,6 +148,7 @@ fn a_rejection_of_the_service_is_passed_back() {
         }
         let line = gate.log.next("refused");
         assert_eq!((&line["cause"], &line["route"]), (&json!("auth_status"), &json!("open")), "{line}");
+        assert_eq!(line["auth"], "sso", "{line}");
         check_id(&response.head, &line);
     }
     upstream.assert_untouched();
@@ -218,6 +219,7 @@ fn expect_unavailable(gate: &Gate, client: &mut Client) {
     assert_eq!(response.body, "Clients cannot be authenticated for now.\n");
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["level"]), (&json!("auth_unavailable"), &json!("WARN")), "{line}");
+    assert_eq!(line["auth"], "sso", "{line}");
     assert!(line["detail"].is_string(), "{line}");
 }
 
@@ -254,6 +256,7 @@ fn the_claims_of_an_answer_must_meet_the_conditions_of_the_route() {
     assert_eq!(client.response().head.status(), 403);
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["subject"]), (&json!("claims"), &json!("eve")), "{line}");
+    assert_eq!(line["auth"], "sso", "{line}");
 }
 
 /// A token that the first section recognises is not shown to the service, even if it is invalid.
