@@ -8,7 +8,9 @@ use super::state::{Shared, State};
 use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
-use crate::telemetry::metrics::gauges::{CertificateGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges};
+use crate::telemetry::metrics::gauges::{
+    CertificateGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+};
 
 /// Returns the metrics in the text format of Prometheus.
 #[utoipa::path(
@@ -33,6 +35,7 @@ fn text(state: &State) -> String {
         revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
         revocations_refused: revocations.refused(),
         key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
+        forward_auths: snapshot.forward_auths().map(|(auth, forward)| ForwardAuthGauges::of(auth, forward)).collect(),
         log_lines_dropped: log::dropped_lines(),
     })
 }

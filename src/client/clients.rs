@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use super::http_client::{ClientError, HttpClient};
+use super::http_client::HttpClient;
+use super::resolver::Resolver;
 use crate::policy::remote::Roots;
 
 /// The maximum number of clients. Roots that a reload removed may still have one; the oldest is dropped.
@@ -11,26 +12,26 @@ const CLIENTS_MAX: usize = 64;
 /// The maximum number of unused connections to one server.
 pub const IDLE_MAX: usize = 8;
 
-/// The HTTP clients of one runtime. Each is created by its first use.
+/// The HTTP clients of one runtime, which share their look-ups. Each is created by its first use.
 #[derive(Default)]
-pub struct HttpClients(Mutex<Vec<(Roots, HttpClient)>>);
+pub struct HttpClients {
+    clients: Mutex<Vec<(Roots, HttpClient)>>,
+    resolver: Resolver,
+}
 
 impl HttpClients {
     /// Returns the client for servers whose certificates lead to these roots.
-    ///
-    /// # Errors
-    /// If no root certificate can be used.
-    pub fn trusting(&self, roots: &Roots) -> Result<HttpClient, ClientError> {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn trusting(&self, roots: &Roots) -> HttpClient {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, client)) = clients.iter().find(|(known, _)| known == roots) {
-            return Ok(client.clone());
+            return client.clone();
         }
-        let client = HttpClient::new(roots, IDLE_MAX)?;
+        let client = HttpClient::with_resolver(roots, IDLE_MAX, self.resolver.clone());
         if clients.len() >= CLIENTS_MAX {
             clients.remove(0);
         }
         clients.push((roots.clone(), client.clone()));
-        Ok(client)
+        client
     }
 }
 

@@ -7,11 +7,9 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Bytes;
 
 use super::clients::HttpClients;
-use super::http_client::RequestLimits;
-use crate::policy::forward::{ForwardAnswer, ForwardAuth, Question};
+use super::short_body;
+use crate::policy::forward::{AuthOutcome, ForwardAnswer, ForwardAuth, Question};
 
-/// The maximum size of the body of a response, which a rejected client gets.
-const BODY_MAX_BYTES: usize = 64 * 1024;
 /// The maximum number of cookies of an answer that the client gets.
 const COOKIES_MAX: usize = 16;
 
@@ -20,38 +18,53 @@ const COOKIES_MAX: usize = 16;
 pub enum Decision {
     /// The client is admitted. The service may renew its cookies.
     Admitted(Arc<ForwardAnswer>, Vec<HeaderValue>),
-    /// The client is rejected with this response: 401, 403 or 3xx.
+    /// The client is rejected with this response: 401, 403 or 3xx. It has no body if that is too long or takes too long.
     Rejected(Response<Bytes>),
     /// There is no decision, for this reason.
     Unavailable(String),
 }
 
-/// Asks the service. An earlier answer is not reused, and this one is kept.
+/// Asks the service, and counts the outcome. The status decides, as soon as the head of the response has arrived. An earlier answer is not reused, and this one is kept.
 pub async fn ask(clients: &HttpClients, forward: &ForwardAuth, question: &Question) -> Decision {
+    let decision = decide(clients, forward, question).await;
+    forward.count(match decision {
+        Decision::Admitted(..) => AuthOutcome::Admitted,
+        Decision::Rejected(_) => AuthOutcome::Rejected,
+        Decision::Unavailable(_) => AuthOutcome::Unavailable,
+    });
+    decision
+}
+
+async fn decide(clients: &HttpClients, forward: &ForwardAuth, question: &Question) -> Decision {
     let config = forward.config();
-    let client = match clients.trusting(&config.roots) {
-        Ok(client) => client,
-        Err(error) => return Decision::Unavailable(error.to_string()),
-    };
-    let limits = RequestLimits { timeout: config.timeout, body_max_bytes: BODY_MAX_BYTES };
-    let response = match client.send(question.request(config), limits).await {
+    let client = clients.trusting(&config.roots);
+    let response = match client.head(question.request(config), config.timeout).await {
         Ok(response) => response,
         Err(error) => return Decision::Unavailable(error.to_string()),
     };
     let status = response.status();
+    let (head, body) = response.into_parts();
     if status.is_success() {
-        return match ForwardAnswer::new(response.headers(), config) {
+        client.drain(body);
+        return match ForwardAnswer::new(&head.headers, config) {
             Ok(answer) => {
-                let cookies = response.headers().get_all(SET_COOKIE).iter().take(COOKIES_MAX).cloned().collect();
+                let cookies = head.headers.get_all(SET_COOKIE).iter().take(COOKIES_MAX).cloned().collect();
                 Decision::Admitted(Arc::new(answer), cookies)
             }
             Err(error) => Decision::Unavailable(error.label().to_owned()),
         };
     }
     forward.forget(question);
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || status.is_redirection() {
-        Decision::Rejected(response)
+    if is_rejection(status) {
+        let limit = config.timeout.min(short_body::BODY_TIMEOUT);
+        Decision::Rejected(short_body::attach(head, short_body::read(body), limit).await)
     } else {
+        client.drain(body);
         Decision::Unavailable(format!("the service answered {}", status.as_u16()))
     }
+}
+
+/// Whether a response with this status rejects the client: 401, 403 or 3xx.
+pub fn is_rejection(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) || status.is_redirection()
 }

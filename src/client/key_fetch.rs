@@ -35,8 +35,6 @@ pub struct Fetched {
 /// Why a key set cannot be fetched. The text names the URL of the request that failed, without its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchError {
-    /// No root certificate can be used.
-    Client(ClientError),
     /// There is no response.
     Request(HttpUrl, ClientError),
     /// The whole fetch took longer than [`FETCH_TIMEOUT`].
@@ -67,7 +65,7 @@ impl FetchError {
     /// Returns the URL of the request that failed, if it was one.
     pub fn url(&self) -> Option<&HttpUrl> {
         match self {
-            Self::Client(_) | Self::Timeout => None,
+            Self::Timeout => None,
             Self::Request(url, _)
             | Self::Status(url, _)
             | Self::Keys(url, _)
@@ -90,7 +88,7 @@ pub struct Reason<'a>(&'a FetchError);
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            FetchError::Client(error) | FetchError::Request(_, error) => error.fmt(f),
+            FetchError::Request(_, error) => error.fmt(f),
             FetchError::Timeout => write!(f, "no key set within {FETCH_TIMEOUT:?}"),
             FetchError::Status(_, status) if status.is_redirection() => {
                 write!(f, "the answer is a redirect ({}), which is not followed", status.as_u16())
@@ -117,11 +115,8 @@ struct Configuration {
 }
 
 /// Returns a client for the fetches of one set.
-///
-/// # Errors
-/// If no root certificate can be used.
-pub fn client(remote: &RemoteKeys) -> Result<HttpClient, FetchError> {
-    HttpClient::new(&remote.roots, IDLE_MAX).map_err(FetchError::Client)
+pub fn client(remote: &RemoteKeys) -> HttpClient {
+    HttpClient::new(&remote.roots, IDLE_MAX)
 }
 
 /// Fetches a key set.

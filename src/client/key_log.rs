@@ -108,7 +108,8 @@ mod tests {
     fn a_failure_is_logged_when_its_reason_changes_and_hourly() {
         let (mut log, start) = (KeyLog::default(), Instant::now());
         let timeout = FetchError::Timeout;
-        let other = FetchError::Client(crate::client::ClientError::Roots("none".to_owned()));
+        let url = crate::policy::remote::HttpUrl::parse("https://id.example.com/keys").unwrap();
+        let other = FetchError::Request(url, crate::client::ClientError::Roots("none".to_owned()));
         let minutes = |minutes| start + Duration::from_mins(minutes);
         assert!(log.fail(&timeout, start) && !log.fail(&timeout, minutes(59)));
         assert!(log.fail(&timeout, minutes(60)) && !log.fail(&timeout, minutes(61)));

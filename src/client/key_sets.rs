@@ -10,7 +10,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::http_client::HttpClient;
 use super::key_fetch::{FetchError, Fetched, client, fetch};
 use super::key_log::{KeyLog, KeyUser};
 use crate::policy::key_schedule::Demand;
@@ -173,11 +172,8 @@ impl KeyFetcher {
 
     /// Fetches the set whenever it is due. Never returns.
     async fn run(&self, changed: &Notify) {
-        self.run_with(changed, || async {
-            let client: HttpClient = client(self.live.remote())?;
-            fetch(&client, self.live.remote()).await
-        })
-        .await;
+        let client = client(self.live.remote());
+        self.run_with(changed, || fetch(&client, self.live.remote())).await;
     }
 
     async fn run_with<F: Future<Output = Result<Fetched, FetchError>>>(&self, changed: &Notify, fetch: impl Fn() -> F) {

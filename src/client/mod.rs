@@ -1,5 +1,9 @@
 //! The HTTP client for requests that Tollgate itself makes, and the exchanges that use it.
 
+mod resolver;
+mod roots;
+mod connector;
+pub mod short_body;
 pub mod http_client;
 pub mod clients;
 pub mod forward;

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 
 use super::gateway::Gateway;
-use super::headers;
 use super::keys::wait_for_keys;
+use super::question;
 use super::response::RejectedRequest;
 use crate::client::clients::HttpClients;
 use crate::client::forward::{Decision, ask};
 use crate::policy::admission::{Authenticated, Candidate};
 use crate::policy::evidence::Evidence;
-use crate::policy::forward::{Answered, ForwardAuth, Question};
+use crate::policy::forward::{Answered, AuthOutcome, ForwardAuth};
 use crate::policy::rejection::Rejection;
-use crate::policy::request::RequestFacts;
 use crate::policy::route::{AuthKind, AuthMethod};
 use crate::runtime::clock;
 
@@ -54,8 +53,9 @@ async fn answer<'a>(
     forward: &ForwardAuth,
 ) -> Result<(Evidence<'a>, Vec<HeaderValue>), RejectedRequest> {
     let reject = |rejection| RejectedRequest::from(candidate.reject_by(&method, rejection));
-    let question = Question::new(question_headers(candidate.facts()));
+    let question = question::about(candidate.facts());
     let (answer, cookies) = if let Some(answer) = forward.known(&question, clock::now()) {
+        forward.count(AuthOutcome::Reused);
         (answer, Vec::new())
     } else {
         let _waiting = gateway.wait(candidate.facts().address).ok_or_else(|| reject(Rejection::AuthBusy))?;
@@ -76,31 +76,4 @@ async fn answer<'a>(
     };
     let question = forward.config().recheck_interval.map(|_| Arc::new(question));
     Ok((Evidence::Answer(method, Answered { answer, question }), cookies))
-}
-
-/// Returns the headers by which a service decides: those of the client that are not about its connection or the opening
-/// handshake, and what the client asked for, in the headers of Traefik and Caddy (`X-Forwarded-*`) and in those that
-/// nginx is configured to send (`X-Original-*`).
-fn question_headers(facts: &RequestFacts<'_>) -> HeaderMap {
-    let mut headers = headers::of_client(facts.headers, &[]);
-    let target = facts.query.map_or_else(|| facts.path.to_owned(), |query| format!("{}?{query}", facts.path));
-    let scheme = facts.scheme.as_str();
-    let url = format!("{scheme}://{}{target}", facts.authority);
-    let address = facts.address.to_canonical().to_string();
-    let added = [
-        ("x-forwarded-for", address.as_str()),
-        ("x-forwarded-proto", scheme),
-        ("x-forwarded-host", facts.authority),
-        ("x-forwarded-method", "GET"),
-        ("x-forwarded-uri", &target),
-        ("x-original-method", "GET"),
-        ("x-original-url", &url),
-    ];
-    for (name, value) in added {
-        if let Ok(mut value) = HeaderValue::from_str(value) {
-            value.set_sensitive(true);
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-    headers
 }

@@ -9,6 +9,7 @@ pub mod gateway;
 mod accept;
 pub mod identify;
 pub mod headers;
+pub mod question;
 mod authenticate;
 mod response;
 mod head_rejection;

@@ -13,7 +13,7 @@ use crate::client::{KeySets, KeyUser};
 use crate::config::{AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, RecordLayer};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
-use crate::policy::forward::ForwardAuth;
+use crate::policy::forward::{ForwardAuth, ForwardConfig};
 use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::logout::{LogoutEndpoint, LogoutRules};
 use crate::policy::quota::Rate;
@@ -195,7 +195,8 @@ impl Snapshot {
         }
         let mut auths = BTreeMap::new();
         for (name, section) in &config.auths {
-            let kept = before.and_then(|before| before.auths.get(name)).filter(|kept| match (&kept.kind, section) {
+            let earlier = before.and_then(|before| before.auths.get(name));
+            let kept = earlier.filter(|kept| match (&kept.kind, section) {
                 (AuthKind::Token(kept), AuthConfig::Token(verifier)) => kept.config() == verifier,
                 (AuthKind::Forward(kept), AuthConfig::Forward(forward)) => kept.config() == forward,
                 _ => false,
@@ -203,7 +204,9 @@ impl Snapshot {
             let new = || {
                 let kind = match section {
                     AuthConfig::Token(verifier) => AuthKind::Token(Arc::new(new_verifier(verifier, key_sets))),
-                    AuthConfig::Forward(forward) => AuthKind::Forward(Arc::new(ForwardAuth::new(forward.clone()))),
+                    AuthConfig::Forward(forward) => {
+                        AuthKind::Forward(Arc::new(new_forward(forward, earlier.map(|earlier| &earlier.kind))))
+                    }
                 };
                 Arc::new(AuthMethod { name: Arc::clone(name), kind })
             };
@@ -258,6 +261,14 @@ fn new_verifier(config: &VerifierConfig, key_sets: &KeySets) -> Verifier {
     match &config.keys {
         KeySource::Fixed(_) => Verifier::new(config.clone()),
         KeySource::Remote { keys, .. } => Verifier::with_live_keys(config.clone(), key_sets.get(keys)),
+    }
+}
+
+/// Returns the state of a forward authentication section, with the counts of the earlier one.
+fn new_forward(config: &ForwardConfig, earlier: Option<&AuthKind>) -> ForwardAuth {
+    match earlier {
+        Some(AuthKind::Forward(earlier)) => earlier.replace(config.clone()),
+        _ => ForwardAuth::new(config.clone()),
     }
 }
 

@@ -3,9 +3,10 @@
 
 mod answer_cache;
 mod exchange;
+mod outcomes;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use http::{HeaderName, HeaderValue};
@@ -14,34 +15,48 @@ use self::answer_cache::AnswerCache;
 pub use self::exchange::{
     ANSWER_MAX_BYTES, AnswerError, Answered, ForwardAnswer, ForwardConfig, Question, QuestionKey,
 };
+pub use self::outcomes::AuthOutcome;
+use self::outcomes::Outcomes;
 use super::claim_path::ClaimPath;
 use super::claims::Claims;
 use super::members::{Claim, Members};
+use super::slots::{Slot, Slots};
 
 /// The maximum number of requests of one section that wait for the service at once.
-pub const PENDING_MAX: usize = 512;
+pub const PENDING_MAX: NonZeroU32 = NonZeroU32::MIN.saturating_add(511);
+
 /// The state of one section: its configuration, the answers that can be reused, and the requests that wait.
 #[derive(Debug)]
 pub struct ForwardAuth {
     config: ForwardConfig,
     cache: AnswerCache,
-    pending: Arc<AtomicUsize>,
+    pending: Slots<()>,
+    outcomes: Arc<Outcomes>,
 }
 
 /// A request that waits for the service. Dropping it ends the wait.
 #[derive(Debug)]
-pub struct PendingQuestion(Arc<AtomicUsize>);
-
-impl Drop for PendingQuestion {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+pub struct PendingQuestion(#[expect(dead_code, reason = "the slot is released when it is dropped")] Slot<()>);
 
 impl ForwardAuth {
     /// Creates the state without answers.
     pub fn new(config: ForwardConfig) -> Self {
-        Self { config, cache: AnswerCache::new(), pending: Arc::default() }
+        Self { config, cache: AnswerCache::new(), pending: Slots::new(), outcomes: Arc::default() }
+    }
+
+    /// Returns the state without answers for a changed configuration. Its counts of outcomes continue.
+    pub fn replace(&self, config: ForwardConfig) -> Self {
+        Self { outcomes: Arc::clone(&self.outcomes), ..Self::new(config) }
+    }
+
+    /// Counts the outcome of a question.
+    pub fn count(&self, outcome: AuthOutcome) {
+        self.outcomes.count(outcome);
+    }
+
+    /// Returns the number of questions with this outcome.
+    pub fn outcomes(&self, outcome: AuthOutcome) -> u64 {
+        self.outcomes.get(outcome)
     }
 
     /// Returns its configuration.
@@ -51,9 +66,7 @@ impl ForwardAuth {
 
     /// Counts a request that waits for the service; `None` if [`PENDING_MAX`] wait already.
     pub fn pend(&self) -> Option<PendingQuestion> {
-        let pending = PendingQuestion(Arc::clone(&self.pending));
-        // The guard of a request beyond the limit takes its count back.
-        (self.pending.fetch_add(1, Ordering::Relaxed) < PENDING_MAX).then_some(pending)
+        self.pending.take((), PENDING_MAX).map(PendingQuestion)
     }
 
     /// Returns an earlier answer to the same question that can be reused.

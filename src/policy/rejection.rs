@@ -51,7 +51,7 @@ pub enum Rejection {
     AuthStatus(StatusCode),
     /// The forward authentication service did not answer in time, or its answer cannot be used.
     AuthUnavailable,
-    /// Too many requests wait for the forward authentication service.
+    /// Too many requests wait for the forward authentication service, of all clients or of this address.
     AuthBusy,
     /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the token
     /// failed or did not end in time; or too many requests wait.
@@ -168,12 +168,12 @@ impl Rejection {
             Self::KeysUnavailable { retry_after_secs } => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be verified for now.\n", retry_after_secs)
             }
-            Self::Full
-            | Self::Memory
-            | Self::Draining
-            | Self::UpstreamBusy
-            | Self::AuthBusy
-            | Self::AuthUnavailable => {
+            Self::AuthBusy | Self::AuthUnavailable => respond_later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Clients cannot be authenticated for now.\n",
+                RETRY_AFTER_SECS,
+            ),
+            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {

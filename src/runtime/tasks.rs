@@ -5,6 +5,7 @@ use std::io;
 use std::thread;
 
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 /// Starts a thread that runs a future to completion.
@@ -14,6 +15,19 @@ use tokio_util::task::TaskTracker;
 pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(future))?;
     Ok(())
+}
+
+/// Starts a thread for work that blocks. It continues if the receiver of the result is dropped. There is no result if the
+/// thread cannot be started, or panics.
+pub fn start_blocking<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> oneshot::Receiver<T> {
+    let (sender, receiver) = oneshot::channel();
+    let work = move || drop(sender.send(work()));
+    // Otherwise the sender is dropped, which the receiver reports.
+    let _ = thread::Builder::new().name(name.to_owned()).spawn(work);
+    receiver
 }
 
 /// A set of tasks that can be waited for.

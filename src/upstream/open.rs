@@ -7,38 +7,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
+use crate::client::short_body;
 use crate::runtime::socket::SocketStream;
 
 /// The maximum size of the head of a response.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
 /// The maximum number of header fields in a response.
 const HEAD_MAX_HEADERS: usize = 128;
-/// The maximum size of the body of a response other than 101. A longer body is dropped entirely.
-const BODY_MAX_BYTES: usize = 64 * 1024;
-/// Timeout for such a body, unless `response_timeout` is shorter. A body that takes longer is dropped entirely: a
-/// server may send one without a length and leave the connection open.
-const BODY_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Headers that describe the body (RFC 9110 section 8, RFC 6266, RFC 9530). All others describe the response.
-const ABOUT_BODY: [&str; 11] = [
-    "content-length",
-    "content-encoding",
-    "content-type",
-    "content-language",
-    "content-location",
-    "content-range",
-    "content-disposition",
-    "content-md5",
-    "digest",
-    "content-digest",
-    "repr-digest",
-];
 
 type Connection = http1::Connection<TokioIo<SocketStream>, Empty<Bytes>>;
 
@@ -88,7 +69,7 @@ pub async fn open(
     let asking = ask(stream, request, title_case_headers);
     let (response, mut connection) = timeout(response_timeout, asking).await.map_err(|_| OpenError::Timeout)??;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let body_timeout = response_timeout.min(BODY_TIMEOUT);
+        let body_timeout = response_timeout.min(short_body::BODY_TIMEOUT);
         return Ok(UpstreamResponse::NotSwitched(not_switched(&mut connection, response, body_timeout).await));
     }
     let parts = connection.into_parts();
@@ -130,18 +111,9 @@ async fn not_switched(
     response: Response<Incoming>,
     body_timeout: Duration,
 ) -> Response<Bytes> {
-    let (mut head, body) = response.into_parts();
-    let reading = timeout(body_timeout, drive(connection, Limited::new(body, BODY_MAX_BYTES).collect()));
-    let body = if let Ok(Ok(Ok(body))) = reading.await {
-        body.to_bytes()
-    } else {
-        // Headers that describe the dropped body would be wrong for an empty one.
-        for name in ABOUT_BODY {
-            head.headers.remove(name);
-        }
-        Bytes::new()
-    };
-    Response::from_parts(head, body)
+    let (head, body) = response.into_parts();
+    let reading = async { drive(connection, short_body::read(body)).await.ok().flatten() };
+    short_body::attach(head, reading, body_timeout).await
 }
 
 /// Runs the connection until `future` is ready. The end of the connection alone is not an error: `future` may complete

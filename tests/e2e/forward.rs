@@ -2,9 +2,12 @@
 
 use serde_json::json;
 
+use crate::admin::Api;
+use crate::keys::check_online;
 use crate::refusals::{answer, check_id};
 use crate::support::gate::Gate;
 use crate::support::pki::good_token;
+use crate::support::provider::{self, Provider};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
@@ -13,11 +16,14 @@ use crate::support::wire::Head;
 
 /// Returns a setup whose routes ask this service. `lines` are further keys of the section.
 fn asking(service: &Upstream, lines: &str) -> Setup {
+    asking_at(&format!("http://{}/auth?x=1", service.address()), lines)
+}
+
+fn asking_at(url: &str, lines: &str) -> Setup {
     let section = format!(
-        "[auth.sso]\nkind = \"forward\"\nurl = \"http://{}/auth?x=1\"\n\
+        "[auth.sso]\nkind = \"forward\"\nurl = \"{url}\"\n\
          response_headers = [\"X-Auth-Request-User\", \"X-Auth-Request-Groups\", \"Authorization\"]\n\
-         subject_header = \"X-Auth-Request-User\"\n{lines}",
-        service.address()
+         subject_header = \"X-Auth-Request-User\"\n{lines}"
     );
     Setup::new()
         .route("auth = \"sso\"\nrequire = {}\nforward_claims = {}\norigins = [\"https://a.example\"]")
@@ -142,9 +148,37 @@ fn a_rejection_of_the_service_is_passed_back() {
         }
         let line = gate.log.next("refused");
         assert_eq!((&line["cause"], &line["route"]), (&json!("auth_status"), &json!("open")), "{line}");
+        assert_eq!(line["auth"], "sso", "{line}");
         check_id(&response.head, &line);
     }
     upstream.assert_untouched();
+}
+
+/// The status decides without the body, which may be long or never end.
+#[test]
+fn a_long_or_slow_body_of_the_service_changes_no_decision() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let gate = asking(&listener, "timeout = \"10s\"").start(&upstream);
+    let mut service = Service::new(&listener);
+    let long = "a".repeat(70_000);
+    let endless = |status: &str, lines: &str| {
+        format!("HTTP/1.1 {status}\r\n{lines}Content-Type: text/html\r\nContent-Length: 9\r\n\r\na").into_bytes()
+    };
+    for (cookie, reply) in [("long", replying("200 OK", ADA, &long)), ("endless", endless("200 OK", ADA))] {
+        let request = open().replacing(&format!("Cookie: session={cookie}"));
+        let (client, _) = ask(&gate, &mut service, &request, &reply);
+        let session = complete(client, &upstream);
+        assert_eq!(session.asked.get("X-Auth-Request-User"), Some("ada"));
+        session.close();
+    }
+    let location = "Location: https://login.example.com/\r\nContent-Encoding: gzip\r\n";
+    for reply in [replying("302 Found", location, &long), endless("302 Found", location)] {
+        let (mut client, _) = ask(&gate, &mut service, &open().replacing("Cookie: c=d"), &reply);
+        let response = client.response();
+        assert_eq!((response.head.status(), response.body.as_str()), (302, ""));
+        assert_eq!(response.head.get("Location"), Some("https://login.example.com/"));
+        assert_eq!((response.head.get("Content-Encoding"), response.head.get("Content-Type")), (None, None));
+    }
 }
 
 /// A server error, a status that is not a decision, an answer that cannot be used, silence, and no server.
@@ -182,8 +216,10 @@ fn a_service_without_a_decision_rejects_the_client_for_now() {
 fn expect_unavailable(gate: &Gate, client: &mut Client) {
     let response = client.response();
     assert_eq!((response.head.status(), response.head.get("Retry-After")), (503, Some("5")));
+    assert_eq!(response.body, "Clients cannot be authenticated for now.\n");
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["level"]), (&json!("auth_unavailable"), &json!("WARN")), "{line}");
+    assert_eq!(line["auth"], "sso", "{line}");
     assert!(line["detail"].is_string(), "{line}");
 }
 
@@ -220,6 +256,7 @@ fn the_claims_of_an_answer_must_meet_the_conditions_of_the_route() {
     assert_eq!(client.response().head.status(), 403);
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["subject"]), (&json!("claims"), &json!("eve")), "{line}");
+    assert_eq!(line["auth"], "sso", "{line}");
 }
 
 /// A token that the first section recognises is not shown to the service, even if it is invalid.
@@ -284,6 +321,59 @@ fn a_slow_service_delays_the_checks_of_its_own_sessions_alone() {
     assert_eq!(server.expect_close(1008), "no longer admitted");
     waiting.close();
     drop(unanswered);
+}
+
+#[test]
+fn check_online_reports_a_service_that_gives_no_decision() {
+    let (upstream, provider) = (Upstream::bind(), Provider::start(&[]));
+    let url = provider.url("/auth");
+    let gate = asking_at(&url, "").start(&upstream);
+    let table = [
+        ("401 Unauthorized", 0, ""),
+        ("403 Forbidden", 0, ""),
+        ("302 Found", 0, ""),
+        ("202 Accepted", 0, "warning: "),
+        ("404 Not Found", 1, "error: "),
+        ("500 Internal Server Error", 1, "error: "),
+    ];
+    for (status, expected, kind) in table {
+        provider.answer(move |path| (path == "/auth").then(|| provider::answer(status, "")));
+        let (code, out, err) = check_online(&gate);
+        assert_eq!(code, Some(expected), "{status}: {out}{err}");
+        let (text, none) = if kind.is_empty() { (&out, &err) } else { (&err, &out) };
+        let line = text.lines().last().unwrap();
+        assert!(line.starts_with(kind) && line.contains(&url) && line.contains(status), "{status}: {text}");
+        assert!(!none.contains(&url), "{status}: {none}");
+    }
+}
+
+#[test]
+fn the_outcomes_of_a_section_are_counted_across_a_change_of_its_configuration() {
+    let (upstream, listener, api) = (Upstream::bind(), Upstream::bind(), Api::new());
+    let gate = asking(&listener, "cache_for = \"1h\"").more(&api.section()).start(&upstream);
+    let mut service = Service::new(&listener);
+    let count = |outcome: &str| {
+        let metrics = api.get("/metrics");
+        let series = format!("tollgate_auth_requests_total{{auth=\"sso\",outcome=\"{outcome}\"}} ");
+        metrics.as_str().unwrap().lines().find_map(|line| line.strip_prefix(&series)).unwrap().to_owned()
+    };
+    let counts = || ["admitted", "rejected", "unavailable", "reused"].map(count);
+    assert_eq!(counts(), ["0", "0", "0", "0"]);
+    let (client, _) = ask(&gate, &mut service, &open(), &admitting(ADA));
+    complete(client, &upstream).close();
+    for _ in 0..2 {
+        Session::open_with(&gate, &upstream, &open(), &[]).close();
+    }
+    for status in ["403 Forbidden", "500 Internal Server Error"] {
+        let other = open().replacing("Cookie: session=other");
+        let (mut client, _) = ask(&gate, &mut service, &other, &replying(status, "", ""));
+        client.response();
+    }
+    assert_eq!(counts(), ["1", "1", "1", "2"]);
+    gate.reload(|text| text.replace("cache_for = \"1h\"", "cache_for = \"30m\""));
+    let (client, _) = ask(&gate, &mut service, &open(), &admitting(ADA));
+    complete(client, &upstream).close();
+    assert_eq!(counts(), ["2", "1", "1", "2"]);
 }
 
 /// With the descriptors that the process asks for, all sessions can be open while as many requests as possible wait.

@@ -296,7 +296,7 @@ fn a_reload_with_another_url_ends_the_sessions_whose_keys_are_not_there() {
     stays.close();
 }
 
-fn check_online(gate: &Gate) -> (Option<i32>, String, String) {
+pub fn check_online(gate: &Gate) -> (Option<i32>, String, String) {
     let file = gate.folder.path("tollgate.toml");
     let arguments = ["check", "--online", "--config", file.to_str().unwrap()];
     let Output { status, stdout, stderr } = command(None, &arguments).output().unwrap();

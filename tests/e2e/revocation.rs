@@ -163,7 +163,8 @@ fn a_session_is_revoked_by_the_token_that_renewed_it() {
     assert_eq!(revoke(&api, json!({ "jti": "t1" }))["ended"], json!(0));
     revoke(&api, json!({ "jti": "t3" }));
     let response = refresh(&third);
-    assert_eq!((response.head.status(), gate.log.next("refused")["cause"].clone()), (401, json!("revoked")));
+    let line = gate.log.next("refused");
+    assert_eq!((response.head.status(), &line["cause"], &line["auth"]), (401, &json!("revoked"), &json!("users")));
     assert_eq!(revoke(&api, json!({ "jti": "t2" }))["ended"], json!(1));
     expect_closed(session, 1008, "revoked");
 }

@@ -21,7 +21,7 @@ fn exchange(answer: Vec<u8>, limits: RequestLimits) -> (String, Result<Response<
     block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = url(&format!("http://{}/keys?tenant=1", listener.local_addr().unwrap()));
-        let client = HttpClient::new(&Roots::Certificates(Vec::new().into()), 1).unwrap();
+        let client = HttpClient::new(&Roots::Certificates(Vec::new().into()), 1);
         let serving = async {
             let mut stream: TcpStream = listener.accept().await.unwrap().0;
             let head = read_head(&mut stream).await;
@@ -88,11 +88,124 @@ fn a_response_that_is_not_http_is_an_error() {
 fn a_refused_connection_is_an_error_with_its_cause() {
     let result = block_on(async {
         let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let client = HttpClient::new(&Roots::Certificates(Vec::new().into()), 1).unwrap();
+        let client = HttpClient::new(&Roots::Certificates(Vec::new().into()), 1);
         client.get(&url(&format!("http://127.0.0.1:{port}/")), LIMITS).await
     });
     let Err(ClientError::Connect(cause)) = result else { panic!("{result:?}") };
     assert!(cause.contains("refused"), "{cause}");
+}
+
+/// Reads a request on a connection and answers it.
+async fn reply(stream: &mut TcpStream, answer: &[u8]) {
+    read_head(stream).await;
+    stream.write_all(answer).await.unwrap();
+}
+
+/// A server that closes its connections at the moment at which they are used again.
+#[test]
+fn a_request_is_sent_again_if_a_reused_connection_breaks() {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = url(&format!("http://{}/", listener.local_addr().unwrap()));
+        let client = HttpClient::new(&Roots::System, 2);
+        let ok = response("200 OK", "");
+        let serving = async {
+            // Two connections are kept, and each of them breaks.
+            let (mut first, mut second) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+            tokio::join!(reply(&mut first, &ok), reply(&mut second, &ok));
+            let broken = tokio::select! {
+                _ = read_head(&mut first) => { drop(first); second }
+                _ = read_head(&mut second) => { drop(second); first }
+            };
+            let mut third = listener.accept().await.unwrap().0;
+            reply(&mut third, &ok).await;
+            (broken, third)
+        };
+        let asking = async {
+            let (first, second) = tokio::join!(client.get(&url, LIMITS), client.get(&url, LIMITS));
+            assert!(first.is_ok() && second.is_ok());
+            client.get(&url, LIMITS).await
+        };
+        assert_eq!(tokio::join!(serving, asking).1.unwrap().status().as_u16(), 200);
+    });
+}
+
+#[test]
+fn a_request_is_not_sent_again_if_a_new_connection_breaks_or_the_response_is_malformed() {
+    const MALFORMED: &[&[u8]] = &[b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n\r\n"];
+    let serve = |answers: &'static [&'static [u8]]| {
+        block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = url(&format!("http://{}/", listener.local_addr().unwrap()));
+            let client = HttpClient::new(&Roots::System, 1);
+            let serving = async {
+                let mut stream = listener.accept().await.unwrap().0;
+                for answer in answers {
+                    reply(&mut stream, answer).await;
+                }
+                drop(stream);
+                listener.accept().await.map(drop)
+            };
+            let asking = async {
+                for _ in 1..answers.len() {
+                    client.get(&url, LIMITS).await.unwrap();
+                }
+                client.get(&url, LIMITS).await.map(drop)
+            };
+            tokio::select! {
+                _ = serving => panic!("the request was sent again"),
+                result = asking => result,
+            }
+        })
+    };
+    assert!(matches!(serve(&[b""]), Err(ClientError::Broken(_))));
+    assert!(matches!(serve(MALFORMED), Err(ClientError::Broken(_))));
+}
+
+#[test]
+fn a_head_is_returned_before_its_body_and_a_short_body_keeps_the_connection() {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = HttpClient::new(&Roots::System, 1);
+        let request = || {
+            let mut request = Request::new(());
+            *request.uri_mut() = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+            request
+        };
+        let (mut stream, response) = tokio::join!(
+            async {
+                let mut stream = listener.accept().await.unwrap().0;
+                reply(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n").await;
+                stream
+            },
+            client.head(request(), LIMITS.timeout)
+        );
+        client.drain(response.unwrap().into_body());
+        stream.write_all(b"abc").await.unwrap();
+        // The connection can be used again when the task has read the body.
+        while Arc::strong_count(&client.0.drains) > 1 {
+            tokio::task::yield_now().await;
+        }
+        let answer = super::super::tests::response("204 No Content", "");
+        let again = tokio::join!(reply(&mut stream, &answer), async {
+            client.head(request(), LIMITS.timeout).await.unwrap().status()
+        });
+        assert_eq!(again.1.as_u16(), 204);
+    });
+}
+
+#[test]
+fn only_https_needs_roots() {
+    block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = HttpClient::new(&Roots::Certificates(vec![CertificateDer::from(vec![0])].into()), 1);
+        let serving = async { reply(&mut listener.accept().await.unwrap().0, &response("200 OK", "")).await };
+        let plain = url(&format!("http://{address}/"));
+        assert!(tokio::join!(serving, client.get(&plain, LIMITS)).1.is_ok());
+        let tls = client.get(&url(&format!("https://{address}/")), LIMITS).await;
+        assert!(matches!(tls, Err(ClientError::Roots(_))), "{tls:?}");
+    });
 }
 
 /// Asks a TLS server whose certificate has this name, with these roots.
@@ -111,7 +224,7 @@ fn exchange_tls(name: &str, is_trusted: bool) -> Result<Response<Bytes>, ClientE
     block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = url(&format!("https://localhost:{}/keys", listener.local_addr().unwrap().port()));
-        let client = HttpClient::new(&Roots::Certificates(vec![root].into()), 1).unwrap();
+        let client = HttpClient::new(&Roots::Certificates(vec![root].into()), 1);
         let serving = async {
             let stream = listener.accept().await.unwrap().0;
             // The handshake fails if the client does not trust the certificate.

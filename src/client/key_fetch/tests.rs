@@ -17,7 +17,7 @@ fn fetch_from(
             let (head, body) = answer(path);
             response(&head.replace("@BASE@", &base), &body.replace("@BASE@", &base))
         };
-        serve(listener, answer, async { fetch(&client(&remote)?, &remote).await }).await
+        serve(listener, answer, async { fetch(&client(&remote), &remote).await }).await
     })
 }
 

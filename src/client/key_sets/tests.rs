@@ -4,7 +4,6 @@ use futures_util::future::join_all;
 
 use super::super::tests::{block_on, jwks};
 use super::*;
-use crate::client::ClientError;
 use crate::policy::key::KeySet;
 use crate::policy::live_keys::KeyLocation;
 use crate::policy::remote::{HttpUrl, Roots};
@@ -28,7 +27,7 @@ fn fetched(names: &[&str]) -> Result<Fetched, FetchError> {
 }
 
 fn failed() -> Result<Fetched, FetchError> {
-    Err(FetchError::Client(ClientError::Timeout(Duration::from_secs(1))))
+    Err(FetchError::Timeout)
 }
 
 /// Runs `requests` while the task fetches with these results, of which the last is repeated. Returns the number of

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::balance::Pool;
 use crate::config::Certificate;
+use crate::policy::forward::{AuthOutcome, ForwardAuth};
 use crate::policy::route::{Route, Target};
 use crate::policy::token::Verifier;
 
@@ -26,6 +27,8 @@ pub struct Gauges {
     pub revocations_refused: u64,
     /// The key sets that are fetched.
     pub key_sets: Vec<KeySetGauges>,
+    /// The forward authentication sections.
+    pub forward_auths: Vec<ForwardAuthGauges>,
     /// The log lines that were lost because the log is not read fast enough:
     /// [`log::dropped_lines`](crate::telemetry::log::dropped_lines).
     pub log_lines_dropped: u64,
@@ -64,6 +67,15 @@ pub struct KeySetGauges {
     pub failed: u64,
 }
 
+/// The values of a forward authentication section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardAuthGauges {
+    /// The name of the section.
+    pub auth: Arc<str>,
+    /// The number of questions with each outcome.
+    pub outcomes: [(AuthOutcome, u64); AuthOutcome::ALL.len()],
+}
+
 /// The values of a server of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerGauges {
@@ -90,6 +102,14 @@ impl KeySetGauges {
         let keys = verifier.live_keys()?;
         let ((succeeded, failed), usable) = (keys.fetches(), verifier.check_keys(now).is_ok());
         Some(Self { auth: Arc::clone(auth), age: keys.age(now), usable, succeeded, failed })
+    }
+}
+
+impl ForwardAuthGauges {
+    /// Returns the values of a section.
+    pub fn of(auth: &Arc<str>, forward: &ForwardAuth) -> Self {
+        let outcomes = AuthOutcome::ALL.map(|outcome| (outcome, forward.outcomes(outcome)));
+        Self { auth: Arc::clone(auth), outcomes }
     }
 }
 

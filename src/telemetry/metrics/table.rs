@@ -331,6 +331,21 @@ pub static TABLE: &[Definition] = &[
         },
     },
     Definition {
+        name: "tollgate_auth_requests_total",
+        kind: Kind::Counter,
+        labels: &["auth", "outcome"],
+        unit: None,
+        help: "Questions to the service of an `[auth]` section, also about open sessions, by outcome: `admitted`, \
+               `rejected`, `unavailable` (no decision), or `reused` for an earlier answer that was used again",
+        collect: |scrape, samples| {
+            for section in &scrape.gauges.forward_auths {
+                for (outcome, count) in section.outcomes {
+                    samples.count([&*section.auth, outcome.label()], count);
+                }
+            }
+        },
+    },
+    Definition {
         name: "tollgate_certificate_expiry_timestamp_seconds",
         kind: Kind::Gauge,
         labels: &["name"],

@@ -3,10 +3,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::gauges::{CertificateGauges, KeySetGauges, RouteGauges, ServerGauges};
+use super::gauges::{CertificateGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
 use super::*;
+use crate::policy::forward::AuthOutcome;
 use crate::policy::limits::{LimitAction, LimitKind, OnExcess};
 use crate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats, Side};
 use crate::ws::code::CloseCode;
@@ -87,6 +88,15 @@ fn the_text_of_a_process_is_exact() {
         revocations: 3,
         revocations_refused: 2,
         key_sets: vec![keys("users", Some(90)), keys("visitors", None)],
+        forward_auths: vec![ForwardAuthGauges {
+            auth: "sso".into(),
+            outcomes: [
+                (AuthOutcome::Admitted, 20),
+                (AuthOutcome::Rejected, 2),
+                (AuthOutcome::Unavailable, 1),
+                (AuthOutcome::Reused, 30),
+            ],
+        }],
         log_lines_dropped: 5,
     };
     let figures =
