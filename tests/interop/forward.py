@@ -279,7 +279,7 @@ async def death(setting):
             sso.log_out(bob)
             answer = await setting.ask("/uncached", ada)
             equal((answer.status, answer.headers["Retry-After"]), (503, "5"))
-            warning = "the service does not answer about open sessions"
+            warning = "the service does not decide about open sessions"
             await until("a warning", lambda: warning in setting.proxy.output())
             await asyncio.sleep(RECHECK_SECONDS)  # every session has been checked without an answer
             await echo(sessions[ada] + sessions[bob])
@@ -292,7 +292,7 @@ async def death(setting):
             await knocking
             await echo(sessions[ada])
             equal(set(statuses), {101, 503})
-            equal("the service answers about open sessions again" in setting.proxy.output(), True)
+            equal("the service decides about open sessions again" in setting.proxy.output(), True)
             suite.note(f"{statuses[101]} upgrades admitted and {statuses[503]} rejected with 503 over the death; the first was "
                        f"admitted {recovered:.2f} s after it, a session logged out meanwhile ended {took:.2f} s after it")
 
