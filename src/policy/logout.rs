@@ -133,7 +133,7 @@ impl LogoutEndpoint {
 
     /// Whether this section can have issued a token: if several share a path, the first that can decides.
     pub fn recognizes(&self, token: &str) -> bool {
-        matches!(&self.method.kind, AuthKind::Token(verifier) if verifier.recognizes(token))
+        matches!(&self.method.kind, AuthKind::Token(verifier) if verifier.recognizes_issuer(token))
     }
 
     /// Verifies a logout token at `now`, counted from the Unix epoch.

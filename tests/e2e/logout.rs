@@ -151,6 +151,26 @@ fn every_check_of_section_2_6_is_made() {
     expect_closed(session, 1008, "revoked");
 }
 
+/// The audience of a logout token is not that of the tokens that admit clients, so the issuer selects the section.
+#[test]
+fn the_section_of_the_issuer_decides_if_several_share_a_path() {
+    let upstream = Upstream::bind();
+    let other = "[auth.another]\nissuer = \"https://another.example/\"\naudience = [\"chat\"]\nalgorithms = [\"ES256\"]\n\
+                 public_key_file = \"token.pem\"\nbackchannel_logout_path = \"/logout\"\n\
+                 backchannel_logout_audience = [\"web\"]\n\
+                 [[route]]\nname = \"another\"\npath = \"/another\"\nupstream = \"main\"\nauth = \"another\"\n";
+    let gate = setup().more(other).start(&upstream);
+    expect_logged_out(&gate, &logout_token("of users", &json!({})), 0);
+    let of_another = logout_token("of another", &json!({ "iss": "https://another.example/" }));
+    assert_eq!(log_out(&gate, &of_another).head.status(), 200);
+    assert_eq!(gate.log.next("logout")["auth"], "another");
+    expect_refused(
+        &gate,
+        &log_out(&gate, &logout_token("of none", &json!({ "iss": "https://none.example/" }))),
+        "issuer",
+    );
+}
+
 #[test]
 fn a_request_that_is_not_a_form_with_one_token_is_refused() {
     let upstream = Upstream::bind();
