@@ -347,7 +347,8 @@ fn invariants_hold_in_random_sessions() {
     });
     if is_default_run() {
         println!("{causes:?}");
-        // Every cause except `Aborted`, which only the relay uses, and those of a changed configuration or a newer session.
+        // Every cause except `Aborted`, which only the relay uses, and those of a changed configuration or a newer
+        // session.
         assert_eq!(causes.len(), 18, "the simulation does not reach every cause any more: {causes:?}");
     }
 }

@@ -26,8 +26,8 @@ const LIMIT_MAX: usize = 1000;
 /// The type of the problem of a full store.
 const FULL_TYPE: &str = "urn:tollgate:revocations-full";
 
-/// A revocation to make. Exactly one of `subject`, `jti` and `sid` is given; a `subject` needs `auth`. Times are seconds
-/// since the Unix epoch.
+/// A revocation to make. Exactly one of `subject`, `jti` and `sid` is given; a `subject` needs `auth`. Times are
+/// seconds since the Unix epoch.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewRevocation {
@@ -45,8 +45,8 @@ pub(super) struct NewRevocation {
     /// Only tokens that were issued before this time, or do not say when.
     #[schema(minimum = 0, maximum = 253_402_300_799_i64)]
     issued_before: Option<f64>,
-    /// The end of the revocation. If it is absent: `revocation_retention` from now, or later, when the last token expires
-    /// that was seen.
+    /// The end of the revocation. If it is absent: `revocation_retention` from now, or later, when the last token
+    /// expires that was seen.
     #[schema(minimum = 0, maximum = 253_402_300_799_i64)]
     expires: Option<f64>,
     /// A note, at most 256 characters.

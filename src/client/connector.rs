@@ -21,8 +21,8 @@ use super::resolver::Resolver;
 /// Timeout for the connection to each address of a server. The timeout of the request includes it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether a connection has carried a response. It is an extension of each response, and a part of the information about
-/// the connection of an error.
+/// Whether a connection has carried a response. It is an extension of each response, and a part of the information
+/// about the connection of an error.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mark(Arc<AtomicBool>);
 

@@ -18,13 +18,15 @@ const COOKIES_MAX: usize = 16;
 pub enum Decision {
     /// The client is admitted. The service may renew its cookies.
     Admitted(Arc<ForwardAnswer>, Vec<HeaderValue>),
-    /// The client is rejected with this response: 401, 403 or 3xx. It has no body if that is too long or takes too long.
+    /// The client is rejected with this response: 401, 403 or 3xx. It has no body if that is too long or takes too
+    /// long.
     Rejected(Response<Bytes>),
     /// There is no decision, for this reason.
     Unavailable(String),
 }
 
-/// Asks the service, and counts the outcome. The status decides, as soon as the head of the response has arrived. An earlier answer is not reused, and this one is kept.
+/// Asks the service, and counts the outcome. The status decides, as soon as the head of the response has arrived. An
+/// earlier answer is not reused, and this one is kept.
 pub async fn ask(clients: &HttpClients, forward: &ForwardAuth, question: &Question) -> Decision {
     let decision = decide(clients, forward, question).await;
     forward.count(match decision {

@@ -50,8 +50,8 @@ impl KeyLog {
         self.users.iter().map(|user| &*user.auth).collect::<Vec<_>>().join(", ")
     }
 
-    /// Takes a failure. Returns whether it is logged: if the fetch before succeeded or failed for another reason, or this
-    /// reason was logged an hour ago.
+    /// Takes a failure. Returns whether it is logged: if the fetch before succeeded or failed for another reason, or
+    /// this reason was logged an hour ago.
     pub fn fail(&mut self, error: &FetchError, now: Instant) -> bool {
         let is_known = self
             .failure

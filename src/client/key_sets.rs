@@ -126,11 +126,11 @@ impl KeyFetcher {
         Self { live, wake: Notify::new(), log: Mutex::default(), ended: watch::Sender::new(0), clock }
     }
 
-    /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs. The caller
-    /// limits the number of requests that wait.
+    /// Waits, at most [`WAIT_MAX`], until a token can be decided. `need` returns the fetch that it still needs. The
+    /// caller limits the number of requests that wait.
     ///
-    /// A fetch that is in progress may have begun before the issuer published the key: if it succeeds without the key, one
-    /// more is asked for.
+    /// A fetch that is in progress may have begun before the issuer published the key: if it succeeds without the key,
+    /// one more is asked for.
     pub async fn wait(&self, need: impl Fn() -> KeyNeed) -> Waited {
         let waiting = async {
             for _ in 0..2 {
@@ -226,8 +226,8 @@ impl KeyFetcher {
         is_first || removed > 0
     }
 
-    /// Logs the sections that cannot use the set any more because it is too old, and those that can again. Returns when the
-    /// next one cannot use it any more.
+    /// Logs the sections that cannot use the set any more because it is too old, and those that can again. Returns when
+    /// the next one cannot use it any more.
     fn log_use(&self) -> Option<Instant> {
         let now = (self.clock)();
         let age = self.live.age(now);

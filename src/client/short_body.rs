@@ -35,8 +35,8 @@ pub async fn read(body: Incoming) -> Option<Bytes> {
     Limited::new(body, BODY_MAX_BYTES).collect().await.ok().map(Collected::to_bytes)
 }
 
-/// Returns the response with the body that `reading` returns within `limit`, else without a body and without the headers
-/// that describe it.
+/// Returns the response with the body that `reading` returns within `limit`, else without a body and without the
+/// headers that describe it.
 pub async fn attach(mut head: Parts, reading: impl Future<Output = Option<Bytes>>, limit: Duration) -> Response<Bytes> {
     let body = timeout(limit, reading).await.ok().flatten().unwrap_or_else(|| {
         for name in ABOUT_BODY {

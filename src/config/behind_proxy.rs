@@ -10,8 +10,8 @@ use crate::policy::peer::{Peer, PeerSet};
 use crate::policy::quota::Quota;
 use crate::policy::route::RouteConfig;
 
-/// Warns of a list that no peer of its listener can match: `unix` alone for TCP, and only networks for a Unix socket. The
-/// type of an inherited socket is not known yet.
+/// Warns of a list that no peer of its listener can match: `unix` alone for TCP, and only networks for a Unix socket.
+/// The type of an inherited socket is not known yet.
 pub(super) fn note_unmatched(
     section: &Section<'_>,
     address: &ListenAddress,

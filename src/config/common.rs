@@ -1,5 +1,5 @@
-//! Rules that several kinds of sections share: names, names of claims, values that must be unique, and the paths of Unix
-//! sockets.
+//! Rules that several kinds of sections share: names, names of claims, values that must be unique, and the paths of
+//! Unix sockets.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,8 @@ pub(super) struct LogoutSetting {
     path: Span,
 }
 
-/// Reads the settings. The verifier of the section, whose issuer and audience hold for logout tokens, is `None` after an
-/// error.
+/// Reads the settings. The verifier of the section, whose issuer and audience hold for logout tokens, is `None` after
+/// an error.
 pub(super) fn read(
     section: &Section<'_>,
     verifier: Option<VerifierConfig>,
@@ -87,7 +87,8 @@ fn audience(section: &Section<'_>) -> Option<Vec<String>> {
     Some(texts.value.into_iter().map(|text| text.value).collect())
 }
 
-/// Returns the rules of the sections that routes use, of these settings by name. Reports a path that a route on the same host has, too.
+/// Returns the rules of the sections that routes use, of these settings by name. Reports a path that a route on the
+/// same host has, too.
 pub(super) fn rules<'a>(
     root: &Section<'_>,
     settings: impl Iterator<Item = (Arc<str>, &'a LogoutSetting)>,

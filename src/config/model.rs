@@ -35,7 +35,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The listeners: at least one, in the order of the file.
     pub listeners: Vec<ListenerConfig>,
-    /// Its routes; at least one, in the order of the file. Their upstreams and `[auth]` sections are in the fields below.
+    /// Its routes; at least one, in the order of the file. Their upstreams and `[auth]` sections are in the fields
+    /// below.
     pub routes: Vec<RouteConfig>,
     /// The `[auth]` sections that routes use, by name.
     pub auths: BTreeMap<Arc<str>, AuthConfig>,
@@ -338,8 +339,8 @@ impl ListenAddress {
     }
 
     /// Whether only this machine or private networks reach the address, so that a plain listener exposes no secret: a
-    /// Unix socket, a loopback, private or link-local address. `None` for an inherited socket, whose address is not known
-    /// yet.
+    /// Unix socket, a loopback, private or link-local address. `None` for an inherited socket, whose address is not
+    /// known yet.
     pub fn is_private(&self) -> Option<bool> {
         match self {
             Self::Unix(_) => Some(true),

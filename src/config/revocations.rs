@@ -30,7 +30,8 @@ pub(super) fn state_dir(section: &Section<'_>, folder: &FileLoader<'_>) -> Optio
     Some(Some(folder.base.join(text.value)))
 }
 
-/// Reads `revocations_file`. Without it there are no listed revocations. Warns of those whose section is not in `auths`.
+/// Reads `revocations_file`. Without it there are no listed revocations. Warns of those whose section is not in
+/// `auths`.
 pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>, auths: &[&str]) -> Option<Arc<[Revocation]>> {
     if section.key_span(&keys::REVOCATIONS_FILE).is_none() {
         return Some(Arc::default());

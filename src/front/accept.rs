@@ -35,7 +35,8 @@ pub(super) struct AcceptedConnection {
     pub(super) tls: Option<TlsSummary>,
 }
 
-/// Waits for a pending permit, and does the TLS handshake of a listener with TLS, which is counted. A failure is logged.
+/// Waits for a pending permit, and does the TLS handshake of a listener with TLS, which is counted. A failure is
+/// logged.
 pub(super) async fn accept(
     gateway: &Gateway,
     metrics: &WorkerMetrics,

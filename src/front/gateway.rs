@@ -108,15 +108,15 @@ impl Gateway {
         }
     }
 
-    /// Replaces the snapshot for all further requests, and drops the counters, key sets and addresses that the new one does
-    /// not name. Only one caller at a time may build and install snapshots.
+    /// Replaces the snapshot for all further requests, and drops the counters, key sets and addresses that the new one
+    /// does not name. Only one caller at a time may build and install snapshots.
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(snapshot);
         self.retain_used();
     }
 
-    /// Drops the counters, key sets and addresses that the snapshot in use does not name. A snapshot that was built and not
-    /// installed may have added some.
+    /// Drops the counters, key sets and addresses that the snapshot in use does not name. A snapshot that was built and
+    /// not installed may have added some.
     pub fn retain_used(&self) {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));

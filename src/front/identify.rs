@@ -18,8 +18,8 @@ use crate::runtime::socket::SocketStream;
 /// The size of a peek. Nearly all headers are shorter.
 const PEEK_BYTES: usize = 256;
 
-/// Reads the PROXY header if the connection has to have one. Returns the peer that the header names, and the slot of the
-/// connection. Returns `None` for a connection that closes: without a valid header in time, or because too many
+/// Reads the PROXY header if the connection has to have one. Returns the peer that the header names, and the slot of
+/// the connection. Returns `None` for a connection that closes: without a valid header in time, or because too many
 /// connections of its client are queued.
 ///
 /// A header that names no client leaves the peer as it is.
@@ -58,8 +58,8 @@ pub async fn identify(
     slot.map(|slot| (peer, slot))
 }
 
-/// Reads the header, and no byte behind it. Bytes are read only once they are known to belong to the header. Returns the
-/// client that it names.
+/// Reads the header, and no byte behind it. Bytes are read only once they are known to belong to the header. Returns
+/// the client that it names.
 async fn read_header(stream: &SocketStream) -> io::Result<Option<IpAddr>> {
     let mut header = Vec::new();
     loop {

@@ -6,9 +6,9 @@ use super::headers;
 use crate::policy::forward::Question;
 use crate::policy::request::RequestFacts;
 
-/// Returns the question about a request. Its headers are those of the client that are not about its connection or the opening
-/// handshake, and what the client asked for, in the headers of Traefik and Caddy (`X-Forwarded-*`) and in those that
-/// nginx is configured to send (`X-Original-*`).
+/// Returns the question about a request. Its headers are those of the client that are not about its connection or the
+/// opening handshake, and what the client asked for, in the headers of Traefik and Caddy (`X-Forwarded-*`) and in those
+/// that nginx is configured to send (`X-Original-*`).
 pub fn about(facts: &RequestFacts<'_>) -> Question {
     let mut headers = headers::of_client(facts.headers, &[]);
     let target = facts.query.map_or_else(|| facts.path.to_owned(), |query| format!("{}?{query}", facts.path));

@@ -119,8 +119,8 @@ impl Snapshot {
         &self.logouts
     }
 
-    /// Returns the generation of the last snapshot that open sessions were checked against: this one, or one before it if
-    /// this one keeps them as they are.
+    /// Returns the generation of the last snapshot that open sessions were checked against: this one, or one before it
+    /// if this one keeps them as they are.
     pub fn rechecked_generation(&self) -> u64 {
         self.rechecked
     }

@@ -309,8 +309,8 @@ fn target(base_path: &str, facts: &RequestFacts<'_>, stripped: &[TokenSource]) -
     format!("{base_path}{}{query}", facts.path).parse().ok()
 }
 
-/// A request that waits for its authentication or, once it is admitted, for its upstream. If it is dropped meanwhile, the
-/// client has disconnected or the process aborts; it is logged in both cases.
+/// A request that waits for its authentication or, once it is admitted, for its upstream. If it is dropped meanwhile,
+/// the client has disconnected or the process aborts; it is logged in both cases.
 struct PendingRequest<'a> {
     context: &'a Context<'a>,
     route: Arc<str>,

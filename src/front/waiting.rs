@@ -1,7 +1,7 @@
 //! Limits the requests that wait for keys or for a service before they are admitted.
 //!
-//! Such a request holds no handshake permit and no session slot, but the descriptor of its connection and up to one more,
-//! so the limit on descriptors includes these requests.
+//! Such a request holds no handshake permit and no session slot, but the descriptor of its connection and up to one
+//! more, so the limit on descriptors includes these requests.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

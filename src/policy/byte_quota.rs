@@ -1,7 +1,7 @@
 //! Quotas of bytes, counted by the generic cell rate algorithm.
 //!
-//! governor counts cells of a whole number of nanoseconds each. A byte at 300 MiB/s takes 3.2 ns, so here the time of any
-//! number of bytes is computed at once, and rounded up to a nanosecond.
+//! governor counts cells of a whole number of nanoseconds each. A byte at 300 MiB/s takes 3.2 ns, so here the time of
+//! any number of bytes is computed at once, and rounded up to a nanosecond.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,8 +86,8 @@ impl ByteLimiter {
     }
 }
 
-/// Returns the time of this number of bytes at the rate, in nanoseconds, rounded up. It is at most 73 years, so that sums
-/// do not overflow.
+/// Returns the time of this number of bytes at the rate, in nanoseconds, rounded up. It is at most 73 years, so that
+/// sums do not overflow.
 fn cost(quota: Quota, bytes: u64) -> u64 {
     let count = u128::from(quota.rate.count.get());
     let cost = u128::from(bytes).saturating_mul(quota.rate.period.as_nanos()).div_ceil(count);

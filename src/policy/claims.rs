@@ -58,8 +58,8 @@ impl Claims {
         self.members.get(&self.subject_claim)?.scalar_text().filter(|subject| !subject.is_empty())
     }
 
-    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway; `None` if the claims are not
-    /// those of a token.
+    /// Returns `exp` (RFC 7519 section 4.1.4), counted from the Unix epoch, without leeway; `None` if the claims are
+    /// not those of a token.
     #[must_use]
     pub fn expires(&self) -> Option<Duration> {
         self.token.map(|(expires, _)| expires)

@@ -51,8 +51,8 @@ pub struct SharedCounts {
 
 /// A client address at a route, by the route's name.
 pub type RouteAddress = (Arc<str>, AddressKey);
-/// An identity at a route: the route's name, and the name of the `[auth]` section with the subject, if the client has one,
-/// separated by a NUL, which no name contains. Equal subjects of two sections are different clients.
+/// An identity at a route: the route's name, and the name of the `[auth]` section with the subject, if the client has
+/// one, separated by a NUL, which no name contains. Equal subjects of two sections are different clients.
 pub type RouteIdentity = (Arc<str>, Arc<str>);
 
 /// The sessions whose messages and bytes are counted together.
@@ -170,8 +170,8 @@ impl LimitedClient<'_> {
         (Arc::clone(self.route), self.address.into())
     }
 
-    /// Returns the key of the sessions of its identity. Clients of a section without a subject cannot be distinguished, so
-    /// all of them count as one, which is none with a subject.
+    /// Returns the key of the sessions of its identity. Clients of a section without a subject cannot be distinguished,
+    /// so all of them count as one, which is none with a subject.
     pub(super) fn subject_key(&self) -> RouteIdentity {
         let auth = self.auth.unwrap_or_default();
         let identity = self.subject.map_or_else(|| auth.into(), |subject| identity(auth, subject));

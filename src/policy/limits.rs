@@ -253,8 +253,8 @@ impl Limits {
         key.filter(|key| *key != RateKey::Session)
     }
 
-    /// Returns the treatment of a session beyond `sessions_per_subject`. Clients without a subject cannot be distinguished,
-    /// so none of them closes the session of another.
+    /// Returns the treatment of a session beyond `sessions_per_subject`. Clients without a subject cannot be
+    /// distinguished, so none of them closes the session of another.
     pub fn on_subject_limit(&self, has_subject: bool) -> OnSessionLimit {
         if has_subject { self.on_session_limit } else { OnSessionLimit::Refuse }
     }

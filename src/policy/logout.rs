@@ -210,8 +210,8 @@ fn time(claims: &Object<'_>, name: &str, missing: LogoutError) -> Result<Duratio
 
 impl Logout {
     /// Returns the revocations that it causes (section 2.7), which end at `expires`: those of the session, if it names
-    /// one, and of all tokens of the subject that were issued before otherwise. Tokens without a `sid` may belong to the
-    /// session, so those of the subject are revoked, too.
+    /// one, and of all tokens of the subject that were issued before otherwise. Tokens without a `sid` may belong to
+    /// the session, so those of the subject are revoked, too.
     pub fn revocations(&self, auth: &str, now: Duration, expires: Duration) -> Vec<Revocation> {
         let Self { subject, sid, issued, .. } = self;
         let entry = |kind, value: &str, issued_before| {

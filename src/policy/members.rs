@@ -208,8 +208,8 @@ impl Claim {
     }
 }
 
-/// Parses a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. Returns `None`
-/// if the value is not a number, is before the epoch, or is out of range.
+/// Parses a `NumericDate` (RFC 7519 section 2): seconds since the Unix epoch, optionally with a fraction. Returns
+/// `None` if the value is not a number, is before the epoch, or is out of range.
 pub(super) fn numeric_date(value: &Claim) -> Option<Duration> {
     let Claim::Number(text) = value else { return None };
     match text.parse::<u64>() {

@@ -21,7 +21,8 @@ impl Peer {
         Self::Ip(address.to_canonical())
     }
 
-    /// Returns the address under which the peer is counted and logged. It is 127.0.0.1 for every client of a Unix socket.
+    /// Returns the address under which the peer is counted and logged. It is 127.0.0.1 for every client of a Unix
+    /// socket.
     pub fn address(self) -> IpAddr {
         match self {
             Self::Ip(address) => address,

@@ -1,7 +1,8 @@
 //! Parses the header of the PROXY protocol, versions 1 and 2, by which a balancer names the client of a connection.
 //!
-//! The specification is `doc/proxy-protocol.txt` of `HAProxy`. The crates that parse it do not distinguish an incomplete
-//! header from one that is malformed at its first byte, accept a malformed version 1, or reject a valid `LOCAL`.
+//! The specification is `doc/proxy-protocol.txt` of `HAProxy`. The crates that parse it do not distinguish an
+//! incomplete header from one that is malformed at its first byte, accept a malformed version 1, or reject a valid
+//! `LOCAL`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

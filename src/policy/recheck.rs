@@ -168,8 +168,8 @@ impl Policy {
     }
 }
 
-/// Returns the values of the placeholders of the route in the path of the session; `None` if the path is not known whole
-/// and the route has the same pattern as before, so that the values did not change.
+/// Returns the values of the placeholders of the route in the path of the session; `None` if the path is not known
+/// whole and the route has the same pattern as before, so that the values did not change.
 pub(super) fn params(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
     let pattern = &route.config.path;
     let path = session.path.and_then(|path| Path::parse(path).ok());

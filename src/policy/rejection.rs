@@ -53,8 +53,8 @@ pub enum Rejection {
     AuthUnavailable,
     /// Too many requests wait for the forward authentication service, of all clients or of this address.
     AuthBusy,
-    /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the token
-    /// failed or did not end in time; or too many requests wait.
+    /// The keys that verify tokens were not fetched yet, or are too old; or the fetch that may bring the key of the
+    /// token failed or did not end in time; or too many requests wait.
     KeysUnavailable {
         /// Seconds until the next fetch.
         retry_after_secs: u64,

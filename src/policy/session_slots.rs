@@ -1,5 +1,5 @@
-//! Slots of the sessions of each key, in the order in which the sessions were opened, so that a new session can take over
-//! the slot of the oldest one.
+//! Slots of the sessions of each key, in the order in which the sessions were opened, so that a new session can take
+//! over the slot of the oldest one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

@@ -3,8 +3,8 @@
 //! The order of the steps keeps this safe: check the length, parse the header, select the key by the algorithms that
 //! the *operator* listed, verify the signature, and only then read claims. Only `alg`, `kid`, `crit` and `b64` of the
 //! header are read: a key or the address of a key in it (`jwk`, `jku`, `x5c`, `x5u`) is chosen by the sender (RFC 8725
-//! section 3.10). Of `typ` only the one of logout tokens is rejected, since issuers disagree about the others: tokens of
-//! different kinds are distinguished by issuer, audience and key (RFC 8725 section 3.12).
+//! section 3.10). Of `typ` only the one of logout tokens is rejected, since issuers disagree about the others: tokens
+//! of different kinds are distinguished by issuer, audience and key (RFC 8725 section 3.12).
 
 mod live;
 

@@ -114,7 +114,8 @@ impl TokenCache {
         drop(evicted);
     }
 
-    /// Returns the latest time at which one of the tokens that were added expires, with the leeway, since the Unix epoch.
+    /// Returns the latest time at which one of the tokens that were added expires, with the leeway, since the Unix
+    /// epoch.
     pub(super) fn latest_end(&self) -> Duration {
         self.with(|tokens| tokens.latest_end)
     }

@@ -25,7 +25,8 @@ impl TokenRecord {
         Some(Self { payload: payload.into(), signer: claims.signer()?, ids: TokenIds::of(claims) })
     }
 
-    /// Whether both tokens are of one issuer and of one login: `iss` and `sid` are equal, or both tokens lack the claim.
+    /// Whether both tokens are of one issuer and of one login: `iss` and `sid` are equal, or both tokens lack the
+    /// claim.
     pub(super) fn is_same_login(&self, other: &Self) -> bool {
         let login = |payload: &[u8]| {
             let object = Object::parse(payload).ok()?;

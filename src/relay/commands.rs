@@ -35,8 +35,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             Command::Revoke(cause) => {
                 self.session.revoke(cause, now);
                 if cause == CloseReason::Replaced {
-                    // Another session of the client has taken over one of the slots. The other slot must not count until
-                    // a client that may be gone has answered its Close.
+                    // Another session of the client has taken over one of the slots. The other slot must not count
+                    // until a client that may be gone has answered its Close.
                     self.lease.release_client();
                 }
             }

@@ -95,8 +95,8 @@ impl Stream for UpstreamStream {
     fn hibernate(&mut self) {}
 }
 
-/// Returns how many bytes the kernel has taken. It reports the memory of a Unix socket's queue, not its bytes. Subtracted
-/// from a constant, it shows whether the queue shrinks.
+/// Returns how many bytes the kernel has taken. It reports the memory of a Unix socket's queue, not its bytes.
+/// Subtracted from a constant, it shows whether the queue shrinks.
 fn written_to_kernel(socket: &SocketStream, taken: u64) -> u64 {
     if socket.is_unix() { u64::MAX / 2 } else { taken }
 }

@@ -77,8 +77,8 @@ pub fn recheck_late(registry: &Registry, key: usize, policy: &Policy) {
     let _ = registry.deliver_to(key, Command::Revoke(cause));
 }
 
-/// The condition on which a session is ended. It is checked right before: the session may have been renewed, or its key may
-/// have come back, since it was found.
+/// The condition on which a session is ended. It is checked right before: the session may have been renewed, or its key
+/// may have come back, since it was found.
 #[derive(Debug, Clone)]
 pub enum EndCondition {
     /// The key that verified its token has left its set.
@@ -87,7 +87,8 @@ pub enum EndCondition {
     NotAdmitted(Arc<Policy>),
 }
 
-/// Ends the session with this id if the condition holds. Otherwise it gets the terms of the rules. Returns whether it ends.
+/// Ends the session with this id if the condition holds. Otherwise it gets the terms of the rules. Returns whether it
+/// ends.
 pub fn end_if(registry: &Registry, id: RequestId, condition: &EndCondition) -> bool {
     let Some(key) = registry.key_of(id) else { return false };
     let Some(session) = registry.get(key) else { return false };

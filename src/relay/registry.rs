@@ -36,21 +36,21 @@ pub enum Command {
         /// The reason in both Closes.
         reason: Arc<str>,
     },
-    /// Closes both sides because the session was revoked, a changed configuration does not admit it or has removed its route,
-    /// or another session has taken over its slot.
+    /// Closes both sides because the session was revoked, a changed configuration does not admit it or has removed its
+    /// route, or another session has taken over its slot.
     Revoke(CloseReason),
     /// Replaces the terms of the session. A later one replaces one that was not executed yet.
     SetTerms(Box<TermChanges>),
-    /// Changes when the session ends because its token expires. A session that is not closing is counted. A later change
-    /// replaces one that was not executed yet.
+    /// Changes when the session ends because its token expires. A session that is not closing is counted. A later
+    /// change replaces one that was not executed yet.
     SetExpiry(Option<Expiry>, RenewalCount),
     /// Sends a message to the client. If it cannot be sent within
     /// [`QUEUED_MAX_AGE`](crate::session::QUEUED_MAX_AGE), the session counts and logs that.
     Send(Message),
     /// Describes the session. The channel has a capacity for every session that is asked.
     Describe(mpsc::Sender<SessionInfo>),
-    /// Reports the frames of the session. The reply is whether it does: not if it has too many watchers. A session that is
-    /// over drops the sender.
+    /// Reports the frames of the session. The reply is whether it does: not if it has too many watchers. A session that
+    /// is over drops the sender.
     Watch(Box<Watcher>, oneshot::Sender<bool>),
 }
 
@@ -148,8 +148,8 @@ impl Registry {
         true
     }
 
-    /// Records that the session with this key holds slots that another session may take over, so that it is found by its
-    /// id without a search.
+    /// Records that the session with this key holds slots that another session may take over, so that it is found by
+    /// its id without a search.
     pub fn note_limited(&self, key: usize) {
         if let Some(entry) = self.lock().get_mut(key) {
             entry.is_limited = true;
@@ -157,8 +157,8 @@ impl Registry {
         }
     }
 
-    /// Ends a session that holds such slots, even if it has too many pending commands. Has no effect if there is none with
-    /// this id.
+    /// Ends a session that holds such slots, even if it has too many pending commands. Has no effect if there is none
+    /// with this id.
     pub fn revoke_limited(&self, id: RequestId, cause: CloseReason) {
         let Some(key) = self.limited().get(&id).copied() else { return };
         let mut entries = self.lock();

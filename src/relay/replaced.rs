@@ -1,7 +1,7 @@
 //! Sessions whose slot another session has taken over, in a list for each worker, which ends its own ones.
 //!
-//! The list is not a channel: its sender is an upgrade, which must neither wait nor lose an entry if its client disconnects.
-//! It has no limit of its own, since each session loses each of its slots at most once.
+//! The list is not a channel: its sender is an upgrade, which must neither wait nor lose an entry if its client
+//! disconnects. It has no limit of its own, since each session loses each of its slots at most once.
 
 use std::sync::{Mutex, PoisonError};
 

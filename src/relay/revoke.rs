@@ -53,8 +53,8 @@ pub async fn revoke_all(registry: &Registry, sweep: &Sweep) -> usize {
     ended
 }
 
-/// Ends a session that was revoked between its admission and its registration, or while it got a fresh token: a sweep did
-/// not find it then.
+/// Ends a session that was revoked between its admission and its registration, or while it got a fresh token: a sweep
+/// did not find it then.
 pub fn revoke_late(registry: &Registry, key: usize, grant: &Grant, store: &Counters) {
     if grant.is_revoked(|client| store.revocations().is_revoked(client, clock::both().unix)) {
         registry.end(key, CloseReason::Revoked);

@@ -109,8 +109,8 @@ impl Workers {
         Err(NotDelivered::NoSession(command))
     }
 
-    /// Sends a command to the session with this id, again after a pause while it has too many pending commands. A session
-    /// that ended meanwhile needs no command.
+    /// Sends a command to the session with this id, again after a pause while it has too many pending commands. A
+    /// session that ended meanwhile needs no command.
     pub async fn command_soon(&self, id: RequestId, command: Command) {
         let mut command = command;
         for _ in 0..RETRIES {

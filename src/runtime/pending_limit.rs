@@ -15,8 +15,8 @@ use crate::policy::address::AddressKey;
 
 /// One address may take this part of the queue, one in `QUEUED_SHARE`, so that others can still queue.
 const QUEUED_SHARE: u32 = 4;
-/// Connections whose PROXY header is not read yet may take this part of the permits, one in `HEADER_SHARE`. They have no
-/// client address to be counted under, so slow ones could otherwise take all permits.
+/// Connections whose PROXY header is not read yet may take this part of the permits, one in `HEADER_SHARE`. They have
+/// no client address to be counted under, so slow ones could otherwise take all permits.
 const HEADER_SHARE: u32 = 2;
 
 /// The limits on pending, queued and closing connections of all listeners together.

@@ -97,8 +97,8 @@ impl SocketStream {
     }
 
     /// Waits for received bytes, and copies them without reading them: a later read returns them again. The length is 0
-    /// at the end of the stream. While received bytes are unread this returns at once, so a caller that needs more bytes
-    /// discards these first.
+    /// at the end of the stream. While received bytes are unread this returns at once, so a caller that needs more
+    /// bytes discards these first.
     ///
     /// # Errors
     /// Returns the error of the kernel.

@@ -17,8 +17,8 @@ pub fn start_thread(name: &str, runtime: Runtime, future: impl Future<Output = (
     Ok(())
 }
 
-/// Starts a thread for work that blocks. It continues if the receiver of the result is dropped. There is no result if the
-/// thread cannot be started, or panics.
+/// Starts a thread for work that blocks. It continues if the receiver of the result is dropped. There is no result if
+/// the thread cannot be started, or panics.
 pub fn start_blocking<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,

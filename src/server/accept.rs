@@ -131,8 +131,8 @@ async fn accept(listener: &Listener, watched: &mut Option<Accepting>) -> io::Res
     watched.accept().await
 }
 
-/// Waits for the permit of a connection, unless the share of its address is exhausted. The client of a connection with a
-/// PROXY header is counted later. Returns `None` for a connection that was closed because the queue is full.
+/// Waits for the permit of a connection, unless the share of its address is exhausted. The client of a connection with
+/// a PROXY header is counted later. Returns `None` for a connection that was closed because the queue is full.
 async fn with_permit(
     (stream, peer): (SocketStream, Peer),
     config: Arc<ConnectionConfig>,

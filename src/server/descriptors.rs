@@ -27,8 +27,8 @@ const ADMIN_DESCRIPTORS: usize = ADMIN_CONNECTIONS_MAX + 8;
 /// connection that waits for a permit.
 const LISTENER_DESCRIPTORS: usize = 4;
 
-/// Descriptors of a key set that is fetched: a connection to its server, one to that of the issuer's configuration, and two
-/// of a name look-up.
+/// Descriptors of a key set that is fetched: a connection to its server, one to that of the issuer's configuration, and
+/// two of a name look-up.
 const KEY_SET_DESCRIPTORS: usize = 4;
 
 /// Checks `max_sessions` against the highest descriptor limit of this process, as

@@ -20,8 +20,8 @@ use crate::telemetry::request::RequestId;
 
 /// The maximum number of requests to one service at once.
 pub(super) const AT_ONCE: usize = 16;
-/// The maximum number of parts into which the sessions of one section are divided. Each part is checked at its own time,
-/// so that the service is not asked about all sessions at once.
+/// The maximum number of parts into which the sessions of one section are divided. Each part is checked at its own
+/// time, so that the service is not asked about all sessions at once.
 const PARTS_MAX: u32 = 16;
 /// The minimum time between two parts.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -52,8 +52,8 @@ struct Group {
     sessions: Vec<ListedSession>,
 }
 
-/// Checks the sessions of each section at its interval. Never returns. The sections are checked at the same time, so that a
-/// slow service delays only its own section.
+/// Checks the sessions of each section at its interval. Never returns. The sections are checked at the same time, so
+/// that a slow service delays only its own section.
 pub(super) async fn run(gateway: &Gateway) {
     let clients = HttpClients::default();
     let mut all: HashMap<Arc<str>, Progress> = HashMap::new();
@@ -103,8 +103,8 @@ fn divided(interval: Duration) -> (u32, Duration) {
     (parts, interval.checked_div(parts).unwrap_or(interval))
 }
 
-/// The result of a check: `None` if there was no session to ask about, and the reason if the service did not decide about
-/// all of them.
+/// The result of a check: `None` if there was no session to ask about, and the reason if the service did not decide
+/// about all of them.
 type Checked = Option<Result<(), String>>;
 
 /// Checks one part of the sessions of a section. A session stays open while there is no decision. Sessions that are not

@@ -89,8 +89,8 @@ pub(super) fn start(gateway: &Arc<Gateway>, config: &Config) -> Result<(), Journ
     Ok(())
 }
 
-/// Makes and stores changes until the process ends, and ends the sessions that they concern. Changes that wait at the same
-/// time share one fsync, which blocks this thread.
+/// Makes and stores changes until the process ends, and ends the sessions that they concern. Changes that wait at the
+/// same time share one fsync, which blocks this thread.
 async fn serve(mut journal: Option<Journal>, gateway: Weak<Gateway>, mut commits: mpsc::Receiver<Commit>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while commits.recv_many(&mut batch, BATCH_MAX).await > 0 {

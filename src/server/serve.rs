@@ -75,8 +75,8 @@ impl Server {
     /// Binds every listener. `file` is the file of the configuration, which a reload reads again.
     ///
     /// # Errors
-    /// If an address cannot be bound, the descriptor limit is too low for the configuration, TLS cannot be set up, or the
-    /// revocations in `state_dir` cannot be used.
+    /// If an address cannot be bound, the descriptor limit is too low for the configuration, TLS cannot be set up, or
+    /// the revocations in `state_dir` cannot be used.
     pub fn bind(config: Config, file: Option<PathBuf>) -> Result<Self, ServeError> {
         Self::bind_with(config, file, Inherited::default())
     }

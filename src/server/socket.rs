@@ -94,8 +94,8 @@ impl Accepting {
     }
 }
 
-/// Binds a listening socket of TCP. One for IPv6 accepts only IPv6, so that `0.0.0.0` and `[::]` can be bound at the same
-/// time.
+/// Binds a listening socket of TCP. One for IPv6 accepts only IPv6, so that `0.0.0.0` and `[::]` can be bound at the
+/// same time.
 ///
 /// # Errors
 /// If the address is in use, not local, or not permitted.

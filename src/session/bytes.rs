@@ -1,11 +1,11 @@
 //! Meters the bytes of frames, header and payload, in each direction.
 //!
-//! A data frame is judged at its header, as a whole: a frame that exceeds the quota ends the session before any part of it
-//! is forwarded, or its message is dropped. Where bytes are delayed, a frame is forwarded in pieces of at most the burst,
-//! each when the quota allows it, so that a frame larger than the burst passes, too. Control frames are charged and never
-//! wait. Later fragments of a message that began within the quota are charged as they pass, since a part of a message
-//! cannot be dropped. A session that ends gives back the bytes that were charged and never arrived: other sessions may
-//! share the quota.
+//! A data frame is judged at its header, as a whole: a frame that exceeds the quota ends the session before any part of
+//! it is forwarded, or its message is dropped. Where bytes are delayed, a frame is forwarded in pieces of at most the
+//! burst, each when the quota allows it, so that a frame larger than the burst passes, too. Control frames are charged
+//! and never wait. Later fragments of a message that began within the quota are charged as they pass, since a part of a
+//! message cannot be dropped. A session that ends gives back the bytes that were charged and never arrived: other
+//! sessions may share the quota.
 
 use std::time::Instant;
 
@@ -82,15 +82,16 @@ impl Session {
             if self.is_reporting || action == OnExcess::Close {
                 return self.exceed(kind, CloseReason::ByteRate(from));
             }
-            // Also where bytes are delayed, while the session closes: an endpoint that has received a Close discards data
-            // anyway (RFC 6455 section 1.4).
+            // Also where bytes are delayed, while the session closes: an endpoint that has received a Close discards
+            // data anyway (RFC 6455 section 1.4).
             self.client.discarding_message = true;
         }
         Ok(())
     }
 
-    /// Records that `n` metered bytes are forwarded or dropped, and charges those that are forwarded and were not charged
-    /// before. Where limits are only reported, bytes beyond the quota are not charged, as if they had not passed.
+    /// Records that `n` metered bytes are forwarded or dropped, and charges those that are forwarded and were not
+    /// charged before. Where limits are only reported, bytes beyond the quota are not charged, as if they had not
+    /// passed.
     pub(super) fn pass_metered(&mut self, from: Side, n: usize, now: Instant) {
         let ends_frame = self.peer(from).inspector.at_boundary();
         let charges = !self.is_reporting && !self.is_skipped(from);

@@ -280,9 +280,10 @@ impl Session {
         }
     }
 
-    /// Continues an exported session. `shared` are the counts of messages and bytes that the session shares with others,
-    /// if any. Without them the session continues with the exported counts. The limits may differ from the exported session's:
-    /// they apply as with [`Session::set_limits`], except that a message that waits keeps its reservation.
+    /// Continues an exported session. `shared` are the counts of messages and bytes that the session shares with
+    /// others, if any. Without them the session continues with the exported counts. The limits may differ from the
+    /// exported session's: they apply as with [`Session::set_limits`], except that a message that waits keeps its
+    /// reservation.
     pub fn import(state: SessionState, limits: Arc<Limits>, shared: SharedCounts, now: Instant) -> Self {
         let SessionState { compressed, check_utf8, overhead, client, upstream, .. } = state;
         let peer = |side, state: PeerState| {

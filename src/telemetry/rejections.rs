@@ -118,8 +118,8 @@ impl RejectionLog {
         }
     }
 
-    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid one. `listener`
-    /// is the one that the peer is connected to.
+    /// Logs a connection that was closed because a peer that must send a PROXY header did not send a valid one.
+    /// `listener` is the one that the peer is connected to.
     pub fn log_no_proxy_header(
         &self,
         peer: IpAddr,

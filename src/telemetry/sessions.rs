@@ -132,8 +132,8 @@ impl Sessions {
         );
     }
 
-    /// Logs the end of a session, with the reason of its Close if it is one of ours, and with the limits that would have
-    /// acted.
+    /// Logs the end of a session, with the reason of its Close if it is one of ours, and with the limits that would
+    /// have acted.
     pub fn log_end(
         &self,
         session: &SessionSummary<'_>,

@@ -22,8 +22,8 @@ pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     aws_lc_rs::Ticketer::new()
 }
 
-/// Returns the TLS configuration of one listener: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data, stateless
-/// tickets.
+/// Returns the TLS configuration of one listener: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data,
+/// stateless tickets.
 ///
 /// # Errors
 /// If rustls rejects its own defaults.

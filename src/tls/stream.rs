@@ -52,8 +52,8 @@ impl ClientStream {
         }
     }
 
-    /// Returns the number of key updates since the last call. It is 0 for rustls, which does not report them, and without
-    /// TLS.
+    /// Returns the number of key updates since the last call. It is 0 for rustls, which does not report them, and
+    /// without TLS.
     pub fn take_key_updates(&mut self) -> u8 {
         match &mut self.0 {
             Protected::Own(stream) => stream.take_key_updates(),

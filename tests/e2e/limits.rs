@@ -161,8 +161,8 @@ fn answer_close<S: Read + Write>(peer: &mut Peer<S>) {
     peer.rest();
 }
 
-/// Many threads open sessions of one subject at once. Each upgrade is accepted, and all sessions but as many as the limit
-/// allows are closed with the reason.
+/// Many threads open sessions of one subject at once. Each upgrade is accepted, and all sessions but as many as the
+/// limit allows are closed with the reason.
 #[test]
 fn racing_upgrades_of_one_subject_are_all_accepted() {
     const THREADS: usize = 8;

@@ -65,7 +65,8 @@ fn expect_expired(session: &mut Session) {
     session.server.send_frame(Frame::close(1008, ""));
 }
 
-/// The sessions are spread over two workers. The end of another client's session shows that the first token has expired.
+/// The sessions are spread over two workers. The end of another client's session shows that the first token has
+/// expired.
 #[test]
 fn a_fresh_token_renews_all_sessions_of_its_client() {
     let upstream = Upstream::bind();

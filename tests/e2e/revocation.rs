@@ -263,8 +263,8 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     io::copy(&mut stream, &mut io::sink()).map(drop)
 }
 
-/// Clients connect while their subject is revoked: an admission that the revocation did not see is found by its session,
-/// and the other way round.
+/// Clients connect while their subject is revoked: an admission that the revocation did not see is found by its
+/// session, and the other way round.
 #[test]
 fn no_session_that_is_admitted_meanwhile_outlives_a_revocation() {
     let (listener, api) = (TcpListener::bind("127.0.0.1:0").unwrap(), Api::new());

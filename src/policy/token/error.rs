@@ -21,10 +21,11 @@ pub enum TokenError {
     AlgorithmUnknown,
     /// `alg` is not listed for the section, or the key is not pinned to it (RFC 8725 section 3.1).
     AlgorithmNotAllowed,
-    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4); or the key that verified the token is not
-    /// in the set any more.
+    /// Every key has a `kid`, and none has the token's (RFC 7515 section 4.1.4); or the key that verified the token is
+    /// not in the set any more.
     KeyUnknown,
-    /// The token names no key of the set, and none of the keys tried within [`MAX_KEYS_COST`](super::MAX_KEYS_COST) signed it.
+    /// The token names no key of the set, and none of the keys tried within [`MAX_KEYS_COST`](super::MAX_KEYS_COST)
+    /// signed it.
     KeyAmbiguous,
     /// The signature is invalid (RFC 7515 section 5.2).
     Signature,
@@ -48,13 +49,13 @@ pub enum TokenError {
     Issuer,
     /// `aud` contains no value of the section's audience (RFC 7519 section 4.1.3, RFC 8725 section 3.9).
     Audience,
-    /// `typ` is that of a logout token, which is not for the upstream even if its audience is the same (RFC 8725 section
-    /// 3.11).
+    /// `typ` is that of a logout token, which is not for the upstream even if its audience is the same (RFC 8725
+    /// section 3.11).
     LogoutToken,
     /// The claim that the section names as the subject is missing, or is not a text, number or boolean.
     SubjectMissing,
-    /// The text of the subject is longer than [`MAX_SUBJECT_BYTES`](super::MAX_SUBJECT_BYTES), a limit of Tollgate; RFC 7519 section 4.1.2 sets
-    /// no limit.
+    /// The text of the subject is longer than [`MAX_SUBJECT_BYTES`](super::MAX_SUBJECT_BYTES), a limit of Tollgate; RFC
+    /// 7519 section 4.1.2 sets no limit.
     SubjectTooLong,
 }
 

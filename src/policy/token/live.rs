@@ -41,7 +41,8 @@ impl Verifier {
     }
 
     /// Returns the fetch that a token needs. Only a token with a `kid` that no key has needs a certain key, if its
-    /// algorithm is allowed (one that is malformed would be rejected after any fetch) and no key without `kid` verifies it.
+    /// algorithm is allowed (one that is malformed would be rejected after any fetch) and no key without `kid` verifies
+    /// it.
     pub fn key_need(&self, token: &str, now: Instant) -> KeyNeed {
         if self.live.is_none() {
             return KeyNeed::Nothing;
