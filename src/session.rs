@@ -166,7 +166,8 @@ impl Session {
             is_reporting: limits.is_reporting(),
             has_new_reports: false,
             messages: messages.filter(|_| limits.messages.is_some()),
-            metering: Metering { bytes: ByteMeters::new(&limits, bytes), ..Metering::default() }.boxed(),
+            metering: Metering { bytes: ByteMeters::new(&limits, bytes), ..Metering::default() }
+                .boxed(limits.is_reporting()),
             limits,
             lifetime: Box::new(Lifetime { expires, opened_at: now, age_jitter, drain_at: None }),
             data_passed: now,

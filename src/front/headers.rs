@@ -56,15 +56,9 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     let config = &route.config;
     // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
     let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
-    let mut headers = of_client(facts.headers, &config.pass_headers);
-    credential::strip_headers(admission.stripped(), &mut headers);
     let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
-    if !of_claims.is_empty() || !route.auth.written().is_empty() {
-        retain(&mut headers, |name| {
-            let read = canonical_header_name(name);
-            !of_claims.contains(&read) && !route.auth.written().contains(&read)
-        });
-    }
+    let mut headers = of_client(facts.headers, &config.pass_headers, [&of_claims, route.auth.written()]);
+    credential::strip_headers(admission.stripped(), &mut headers);
 
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -94,13 +88,17 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
 }
 
 /// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and
-/// of those that a proxy usually sets only the ones in `pass`.
-pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName]) -> HeaderMap {
+/// of those that a proxy usually sets only the ones in `pass`. Those with a canonical name in `written` are removed, too.
+pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName], written: [&[String]; 2]) -> HeaderMap {
     let mut headers = end_to_end(headers);
-    retain(&mut headers, |name| match HeaderClass::of(&canonical_header_name(name)) {
-        HeaderClass::Plain => true,
-        HeaderClass::Trusted => pass.contains(name),
-        HeaderClass::Written | HeaderClass::HopByHop => false,
+    retain(&mut headers, |name| {
+        let read = canonical_header_name(name);
+        let passes = match HeaderClass::of(&read) {
+            HeaderClass::Plain => true,
+            HeaderClass::Trusted => pass.contains(name),
+            HeaderClass::Written | HeaderClass::HopByHop => false,
+        };
+        passes && !written.iter().any(|names| names.contains(&read))
     });
     headers
 }

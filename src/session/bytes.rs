@@ -42,6 +42,47 @@ impl Session {
         }
     }
 
+    /// Whether the session has limits that few sessions have: a quota of bytes, or limits that are only reported.
+    pub(super) fn has_rare_limits(&self) -> bool {
+        self.metering.is_some()
+    }
+
+    /// Meters the first piece of a data frame, of which `available` bytes are there with its header. Returns how many
+    /// bytes of its payload may be forwarded now; `None`: the side has to wait.
+    pub(super) fn meter_first_piece(
+        &mut self,
+        from: Side,
+        header: &Header,
+        available: usize,
+        now: Instant,
+    ) -> Option<usize> {
+        self.peer_mut(from).discarding_message &= header.opcode == Opcode::Continuation;
+        let whole = usize::try_from(header.payload_len).unwrap_or(usize::MAX).saturating_add(header.len);
+        let piece = self.meter_piece(from, whole.min(available), header.len, now)?;
+        Some(piece.saturating_sub(header.len))
+    }
+
+    /// Judges a data frame by these limits at its header.
+    pub(super) fn judge_by_rare_limits(
+        &mut self,
+        from: Side,
+        header: &Header,
+        now: Instant,
+    ) -> Result<(), CloseReason> {
+        self.meter_frame(from, header, now)?;
+        if self.is_reporting {
+            self.report_sizes(from, header);
+        }
+        Ok(())
+    }
+
+    /// Records for these limits that `n` bytes of a data frame are forwarded or dropped.
+    pub(super) fn pass_by_rare_limits(&mut self, from: Side, n: usize, now: Instant) {
+        self.pass_metered(from, n, now);
+        // The next time without data is reported again.
+        self.deadline_changed |= self.is_idle_reported();
+    }
+
     /// Meters the next `n` bytes of a data frame where bytes are delayed; `least` of them have to be forwarded at once.
     /// Returns how many may be forwarded now; `None`: the side has to wait.
     pub(super) fn meter_piece(&mut self, from: Side, n: usize, least: usize, now: Instant) -> Option<usize> {
@@ -63,7 +104,7 @@ impl Session {
     }
 
     /// Meters a data frame as a whole at its header, where bytes are not delayed.
-    pub(super) fn meter_frame(&mut self, from: Side, header: &Header, now: Instant) -> Result<(), CloseReason> {
+    fn meter_frame(&mut self, from: Side, header: &Header, now: Instant) -> Result<(), CloseReason> {
         if self.delays_bytes(from) || self.is_skipped(from) {
             return Ok(());
         }
@@ -92,7 +133,7 @@ impl Session {
     /// Records that `n` metered bytes are forwarded or dropped, and charges those that are forwarded and were not
     /// charged before. Where limits are only reported, bytes beyond the quota are not charged, as if they had not
     /// passed.
-    pub(super) fn pass_metered(&mut self, from: Side, n: usize, now: Instant) {
+    fn pass_metered(&mut self, from: Side, n: usize, now: Instant) {
         let ends_frame = self.peer(from).inspector.at_boundary();
         let charges = !self.is_reporting && !self.is_skipped(from);
         let Some(meters) = self.bytes() else { return };
@@ -104,6 +145,8 @@ impl Session {
     }
 
     /// Charges a control frame that is forwarded.
+    #[cold]
+    #[inline(never)]
     pub(super) fn charge_control(&mut self, from: Side, bytes: usize, now: Instant) {
         if let Some(meters) = self.bytes() {
             meters.of(from).limiter.charge(bytes as u64, now);

@@ -115,7 +115,7 @@ impl Session {
         }
         let mut metering = self.metering.take().map(|metering| *metering).unwrap_or_default();
         metering.bytes = ByteMeters::new(limits, counts);
-        self.metering = metering.boxed();
+        self.metering = metering.boxed(limits.is_reporting());
     }
 
     /// Changes when the token expires, and the code of the Close; `None` means never. A time that has passed ends the

@@ -8,8 +8,8 @@ use crate::policy::byte_quota::ByteLimiter;
 use crate::policy::limits::{LimitKind, Limits};
 use crate::policy::quota::{Count, NotUntil};
 
-/// The state of limits that few sessions have. Only sessions with a quota of bytes, and those that exceeded a limit
-/// that is only reported, allocate it.
+/// The state of limits that few sessions have. Only sessions with a quota of bytes, and those whose limits are
+/// only reported, allocate it.
 #[derive(Debug, Default)]
 pub(super) struct Metering {
     pub bytes: Option<ByteMeters>,
@@ -19,9 +19,9 @@ pub(super) struct Metering {
 }
 
 impl Metering {
-    /// Returns the state of a session, if there is any.
-    pub(super) fn boxed(self) -> Option<Box<Self>> {
-        (self.bytes.is_some() || self.reports.is_some()).then(|| Box::new(self))
+    /// Returns the state of a session, if it has one of these limits or has reported one.
+    pub(super) fn boxed(self, is_reporting: bool) -> Option<Box<Self>> {
+        (self.bytes.is_some() || self.reports.is_some() || is_reporting).then(|| Box::new(self))
     }
 }
 

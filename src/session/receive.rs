@@ -13,6 +13,10 @@ use crate::ws::code::CloseCode;
 use crate::ws::frame::{CONTROL_MAX_BYTES, Header, Opcode, apply_mask};
 use crate::ws::inspector::Next;
 
+/// Whether a session has limits that few sessions have.
+const RARE: bool = true;
+const COMMON: bool = false;
+
 impl Session {
     /// Returns the verdict on the first of the bytes received from a side.
     pub fn receive(&mut self, from: Side, bytes: &[u8], now: Instant) -> Verdict {
@@ -53,28 +57,63 @@ impl Session {
         let broken = |violation| CloseReason::Violation(from, violation);
         match self.peer(from).inspector.look(bytes).map_err(broken)? {
             Next::Incomplete => Ok(Verdict::More),
-            Next::Payload(n) => {
-                let Some(n) = self.meter_piece(from, n, 1, now) else { return Ok(Verdict::Wait) };
-                let payload = bytes.get(..n).unwrap_or(bytes);
-                self.peer_mut(from).inspector.payload(payload).map_err(broken)?;
-                Ok(self.pass_data(from, n, now))
-            }
-            Next::Data(header) => self.judge_data(from, &header, bytes, now),
+            Next::Payload(n) if self.has_rare_limits() => self.judge_rare_payload(from, n, bytes, now),
+            Next::Payload(n) => self.judge_payload::<COMMON>(from, n, bytes, now),
+            Next::Data(header) if self.has_rare_limits() => self.judge_rare_data(from, &header, bytes, now),
+            Next::Data(header) => self.judge_data::<COMMON>(from, &header, usize::MAX, bytes, now),
             Next::Control(header) => self.judge_control(from, &header, bytes, now),
         }
     }
 
-    fn judge_data(&mut self, from: Side, header: &Header, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
+    /// Judges a frame of a session with limits that few sessions have. This code is apart from that of all other frames,
+    /// so that these cost one check.
+    #[cold]
+    #[inline(never)]
+    fn judge_rare_data(
+        &mut self,
+        from: Side,
+        header: &Header,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Verdict, CloseReason> {
+        let Some(most) = self.meter_first_piece(from, header, bytes.len(), now) else { return Ok(Verdict::Wait) };
+        self.judge_data::<RARE>(from, header, most, bytes, now)
+    }
+
+    /// As [`Session::judge_rare_data`], for further payload of a frame.
+    #[cold]
+    #[inline(never)]
+    fn judge_rare_payload(&mut self, from: Side, n: usize, bytes: &[u8], now: Instant) -> Result<Verdict, CloseReason> {
+        let Some(n) = self.meter_piece(from, n, 1, now) else { return Ok(Verdict::Wait) };
+        self.judge_payload::<RARE>(from, n, bytes, now)
+    }
+
+    #[inline]
+    fn judge_payload<const IS_RARE: bool>(
+        &mut self,
+        from: Side,
+        n: usize,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Verdict, CloseReason> {
+        let payload = bytes.get(..n).unwrap_or(bytes);
+        let checked = self.peer_mut(from).inspector.payload(payload);
+        checked.map_err(|violation| CloseReason::Violation(from, violation))?;
+        Ok(self.pass_data::<IS_RARE>(from, n, now))
+    }
+
+    /// Judges a data frame, of whose payload at most `most` bytes may be forwarded now.
+    #[inline]
+    fn judge_data<const IS_RARE: bool>(
+        &mut self,
+        from: Side,
+        header: &Header,
+        most: usize,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<Verdict, CloseReason> {
         let broken = |violation| CloseReason::Violation(from, violation);
         let first = header.opcode != Opcode::Continuation;
-        let payload = bytes.get(header.len..).unwrap_or_default();
-        let mut here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len());
-        if self.metering.is_some() {
-            self.peer_mut(from).discarding_message &= !first;
-            let piece = self.meter_piece(from, header.len.saturating_add(here), header.len, now);
-            let Some(piece) = piece else { return Ok(Verdict::Wait) };
-            here = piece.saturating_sub(header.len);
-        }
         if from == Side::Client && !self.upstream.output_closed() {
             if first && let Some(step) = self.count_message(now)? {
                 return Ok(step);
@@ -85,12 +124,11 @@ impl Session {
                 self.count_overhead(now)?;
             }
         }
-        if self.metering.is_some() {
-            self.meter_frame(from, header, now)?;
+        if IS_RARE {
+            self.judge_by_rare_limits(from, header, now)?;
         }
-        if self.is_reporting {
-            self.report_sizes(from, header);
-        }
+        let payload = bytes.get(header.len..).unwrap_or_default();
+        let here = usize::try_from(header.payload_len).unwrap_or(usize::MAX).min(payload.len()).min(most);
         let peer = self.peer_mut(from);
         peer.inspector.begin(header).map_err(broken)?;
         if here > 0 {
@@ -100,27 +138,27 @@ impl Session {
         if first && !skipped {
             self.counts.of(from).messages += 1;
         }
-        Ok(self.pass_data(from, header.len + here, now))
+        Ok(self.pass_data::<IS_RARE>(from, header.len + here, now))
     }
 
     /// Counts the message that begins here against the quota. Returns a verdict if the message must wait.
+    #[expect(clippy::inline_always, reason = "with two callers the compiler would call it for each message")]
+    #[inline(always)]
     fn count_message(&mut self, now: Instant) -> Result<Option<Verdict>, CloseReason> {
         self.client.discarding_message = false;
         if std::mem::take(&mut self.reservation_held) {
             return Ok(None);
         }
         let Some(messages) = &self.messages else { return Ok(None) };
-        if self.is_reporting {
-            if messages.check(now).is_err() {
-                self.report(LimitKind::MessageRate);
-            }
-            return Ok(None);
-        }
-        if self.on_excess == OnExcess::Delay && self.closing_since.is_none() {
+        if self.on_excess == OnExcess::Delay && !self.is_reporting && self.closing_since.is_none() {
             let asked = messages.reserve(now);
             return Ok(self.delay(asked, now));
         }
         let Err(_) = messages.check(now) else { return Ok(None) };
+        if self.is_reporting {
+            self.report(LimitKind::MessageRate);
+            return Ok(None);
+        }
         self.counts.throttled += 1;
         match self.on_excess {
             OnExcess::Close => Err(CloseReason::MessageRate),
@@ -164,10 +202,10 @@ impl Session {
     }
 
     /// Returns the verdict on `n` bytes of a data frame that the inspector has accepted.
-    fn pass_data(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
+    fn pass_data<const IS_RARE: bool>(&mut self, from: Side, n: usize, now: Instant) -> Verdict {
         let output_closed = self.peer(from.other()).output_closed();
-        if self.metering.is_some() {
-            self.pass_metered(from, n, now);
+        if IS_RARE {
+            self.pass_by_rare_limits(from, n, now);
         }
         let peer = self.peer_mut(from);
         if peer.discarding_message || output_closed {
@@ -175,10 +213,6 @@ impl Session {
             return Verdict::Discard(n);
         }
         peer.mid_frame = !peer.inspector.at_boundary();
-        if self.is_reporting {
-            // The next time without data is reported again.
-            self.deadline_changed |= self.is_idle_reported();
-        }
         self.data_passed = now;
         self.counts.of(from).bytes += n as u64;
         Verdict::Forward(n)
@@ -223,7 +257,9 @@ impl Session {
         if header.opcode == Opcode::Ping && from == Side::Upstream {
             self.pongs_owed = self.pongs_owed.saturating_add(1);
         }
-        self.charge_control(from, whole, now);
+        if self.has_rare_limits() {
+            self.charge_control(from, whole, now);
+        }
         self.counts.of(from).bytes += whole as u64;
         Ok(Verdict::Forward(whole))
     }

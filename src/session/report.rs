@@ -9,6 +9,8 @@ use crate::ws::frame::Header;
 
 impl Session {
     /// Applies a limit that is exceeded: ends the session for this reason, or counts that it would have ended.
+    #[cold]
+    #[inline(never)]
     pub(super) fn exceed(&mut self, kind: LimitKind, cause: CloseReason) -> Result<(), CloseReason> {
         if self.is_reporting {
             self.report(kind);

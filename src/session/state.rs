@@ -308,7 +308,7 @@ impl Session {
             is_reporting: limits.is_reporting(),
             has_new_reports: false,
             messages,
-            metering: metering.boxed(),
+            metering: metering.boxed(limits.is_reporting()),
             limits,
             lifetime: Box::new(Lifetime {
                 expires: state.expires.map(|(at, code)| Expiry { at: at.to_instant(now), code }),
