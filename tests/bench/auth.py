@@ -89,7 +89,8 @@ def prepare(bench, kinds):
     sections = SECTIONS.format(dir=bench.dir, keys=keys, upstream=bench.upstream_port)
     for kind in kinds:
         _, auth, credential = KINDS[kind]
-        values = {**OURS, "SECTIONS": sections, "AUTH": f"auth = {auth}"}
+        # Requests that wait for keys or for a service need descriptors of their own.
+        values = {**OURS, "SESSIONS": 4000, "SECTIONS": sections, "AUTH": f"auth = {auth}"}
         bench.peers[kind] = (HERE / "peers/tollgate.toml", f"{TOLLGATE} run --config @CONFIG@", values, "wss://localhost:@PORT@/",
                              [f"Origin: {ORIGIN}", *credentials[credential]])
 
