@@ -209,7 +209,7 @@ fn a_sample_warns_only_of_the_audience_that_cognito_does_not_have() {
     }
 }
 
-/// What the page says of each provider: which tokens are rejected, by which rule.
+/// The tokens of each provider that are rejected, and the rule of each, as the page has them.
 #[test]
 fn samples_reject_the_tokens_that_they_are_meant_to_reject() {
     let table: &[(&str, &str, Value, &str)] = &[

@@ -12,6 +12,8 @@ use crate::server::descriptors::check_descriptors;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
+/// The exit code if a key set cannot be fetched, or a service gives no decision.
+const EXIT_FAILED: u8 = 1;
 
 /// Checks the configuration in a file. Errors and warnings go to standard error, a summary to standard output. The exit
 /// code is 0, 78 if the configuration cannot be used, or 1 if a key set cannot be fetched or the output cannot be
@@ -55,15 +57,24 @@ fn check(path: &Path, files: &dyn Files, online: bool, out: &mut impl Write, err
         return Ok(EXIT_CONFIG);
     }
     let Some(config) = config else {
+        if online {
+            let text = "--online needs the credentials of the unit: set --credentials";
+            writeln!(err, "error: {}: {text}", path.display())?;
+            return Ok(EXIT_FAILED);
+        }
         writeln!(out, "{}: ok, except for the credentials, which were not checked", path.display())?;
         return Ok(0);
     };
-    write_report(path, &config, out, err)?;
-    if online { check_online::run(path, &config, out, err) } else { Ok(0) }
+    write_warnings(path, &config, err)?;
+    if online && !check_online::run(path, &config, out, err)? {
+        return Ok(EXIT_FAILED);
+    }
+    write!(out, "{}", summary(path, &config))?;
+    Ok(0)
 }
 
-/// Writes warnings about a usable configuration to `err`, and its summary to `out`.
-fn write_report(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+/// Writes warnings about a usable configuration.
+fn write_warnings(path: &Path, config: &Config, err: &mut impl Write) -> io::Result<()> {
     // The service may run under another limit, so this is not an error.
     let descriptors = match check_descriptors(config) {
         Ok(fitting) if fitting.get() >= config.server.max_sessions.count => None,
@@ -89,7 +100,7 @@ fn write_report(path: &Path, config: &Config, out: &mut impl Write, err: &mut im
             route.name
         )?;
     }
-    write!(out, "{}", summary(path, config))
+    Ok(())
 }
 
 /// Returns the summary of a valid configuration: its path and the numbers of its sections.
@@ -129,10 +140,10 @@ mod tests {
             upstream.a.servers = ["[::1]:9001"]
             route = [{ name = "open", path = "/", upstream = "a", auth = "none" }]
         "#;
-        let (path, mut out, mut err) = (Path::new("tollgate.toml"), Vec::new(), Vec::new());
+        let (path, mut err) = (Path::new("tollgate.toml"), Vec::new());
         let config = config::parse(text, path, Path::new(""), &files).unwrap();
-        write_report(path, &config, &mut out, &mut err).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n");
+        write_warnings(path, &config, &mut err).unwrap();
+        assert_eq!(summary(path, &config), "tollgate.toml: ok (1 listener, 1 route, 1 upstream)\n");
         let open = "warning: tollgate.toml: route \"open\" is open to every client: it has auth = \"none\"\n";
         assert!(String::from_utf8(err).unwrap().ends_with(open));
     }

@@ -14,7 +14,7 @@ use crate::policy::admission::{Authenticated, Candidate};
 use crate::policy::evidence::Evidence;
 use crate::policy::forward::{Answered, AuthOutcome, ForwardAuth};
 use crate::policy::rejection::Rejection;
-use crate::policy::route::{AuthKind, AuthMethod};
+use crate::policy::route::AuthMethod;
 use crate::runtime::clock;
 
 /// A client that was authenticated, and the cookies that its response adds.
@@ -30,9 +30,7 @@ pub(super) async fn authenticate<'a>(
     let (method, forward) = match candidate.evidence()? {
         Evidence::Ask(method, forward) => (method, forward),
         evidence => {
-            if let Evidence::Token(method, token) = &evidence
-                && let AuthKind::Token(verifier) = &method.kind
-            {
+            if let Evidence::Token(method, verifier, token) = &evidence {
                 let client = candidate.facts().address;
                 let waited = wait_for_keys(gateway, client, verifier, token).await;
                 waited.map_err(|rejection| candidate.reject_by(method, rejection))?;
@@ -50,7 +48,7 @@ async fn answer<'a>(
     clients: &HttpClients,
     candidate: &Candidate<'a>,
     method: Arc<AuthMethod>,
-    forward: &ForwardAuth,
+    forward: &Arc<ForwardAuth>,
 ) -> Result<(Evidence<'a>, Vec<HeaderValue>), RejectedRequest> {
     let reject = |rejection| RejectedRequest::from(candidate.reject_by(&method, rejection));
     let question = question::about(candidate.facts());
@@ -75,5 +73,5 @@ async fn answer<'a>(
         }
     };
     let question = forward.config().recheck_interval.map(|_| Arc::new(question));
-    Ok((Evidence::Answer(method, Answered { answer, question }), cookies))
+    Ok((Evidence::Answer(method, Arc::clone(forward), Answered { answer, question }), cookies))
 }

@@ -206,10 +206,12 @@ impl<'a> Candidate<'a> {
             let found = credential::find(&verifier.config().sources, facts.headers, facts.query, facts.protocols);
             let token = found.map_err(|credential::Ambiguous| self.reject_by(method, Rejection::TokenAmbiguous))?;
             let Some(token) = token else { continue };
-            if methods.len() == 1 || verifier.recognizes(&token) {
-                return Ok(Evidence::Token(Arc::clone(method), token));
+            let is_recognized = methods.len() == 1 || verifier.recognizes(&token);
+            let evidence = Evidence::Token(Arc::clone(method), Arc::clone(verifier), token);
+            if is_recognized {
+                return Ok(evidence);
             }
-            first.get_or_insert_with(|| Evidence::Token(Arc::clone(method), token));
+            first.get_or_insert(evidence);
         }
         first.ok_or_else(|| self.reject(Rejection::NoToken))
     }
@@ -223,8 +225,7 @@ impl<'a> Candidate<'a> {
         let (method, claims) = match evidence {
             Evidence::None if self.route.auth.is_open() => (None, None),
             Evidence::None => return Err(self.reject(Rejection::NoToken)),
-            Evidence::Token(method, text) => {
-                let AuthKind::Token(verifier) = &method.kind else { return Err(self.reject(Rejection::NoToken)) };
+            Evidence::Token(method, verifier, text) => {
                 verifier.check_keys(now.instant).map_err(|error| self.reject_by(method, error.into()))?;
                 let invalid = |error| self.reject_by(method, Rejection::Token(error));
                 let claims = verifier.verify(text, now.unix).map_err(invalid)?;
@@ -237,8 +238,7 @@ impl<'a> Candidate<'a> {
                 (Some(Arc::clone(method)), Some(claims))
             }
             Evidence::Ask(..) => return Err(self.reject(Rejection::AuthUnavailable)),
-            Evidence::Answer(method, answer) => {
-                let AuthKind::Forward(forward) = &method.kind else { return Err(self.reject(Rejection::NoToken)) };
+            Evidence::Answer(method, forward, answer) => {
                 subject = answer.answer.subject().cloned();
                 answered = Some(answer.clone());
                 (Some(Arc::clone(method)), Some(forward.claims(&answer.answer)))

@@ -177,8 +177,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is reserved, and whenever: in no span is more allowed than the burst and the rate times the span,
-        /// and reservations are in order.
+        /// In no span are more bytes allowed than the burst and the rate times the span, for any reservations at any
+        /// times. Reservations are in order.
         #[test]
         fn no_span_has_more_bytes_than_burst_and_rate(
             rate in 1..5_000_u32,

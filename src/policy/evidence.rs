@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use super::forward::{Answered, ForwardAuth};
 use super::route::AuthMethod;
+use super::token::Verifier;
 
 /// The evidence of a client's identity.
 pub enum Evidence<'a> {
     /// Nothing: the route requires no authentication.
     None,
-    /// A token, and the section that recognises it.
-    Token(Arc<AuthMethod>, Cow<'a, str>),
+    /// A token, and the section that recognises it with its verifier.
+    Token(Arc<AuthMethod>, Arc<Verifier>, Cow<'a, str>),
     /// The section whose service must be asked. It is not evidence:
     /// [`authenticate`](super::admission::Candidate::authenticate) rejects it.
     Ask(Arc<AuthMethod>, Arc<ForwardAuth>),
     /// The answer of that service, which admits the client.
-    Answer(Arc<AuthMethod>, Answered),
+    Answer(Arc<AuthMethod>, Arc<ForwardAuth>, Answered),
 }
 
 /// The kind only: a token is a secret.
@@ -38,7 +39,6 @@ mod tests {
 
     use super::super::key::KeySet;
     use super::super::route::AuthKind;
-    use super::super::token::Verifier;
     use super::super::token::tests::parts;
     use super::*;
 
@@ -47,8 +47,8 @@ mod tests {
         let algorithms = [Algorithm::HS256];
         let keys = KeySet::from_secret(&[b'k'; 32], &algorithms).unwrap();
         let verifier = Arc::new(Verifier::new(parts(keys, &algorithms)));
-        let method = AuthMethod { name: "users".into(), kind: AuthKind::Token(verifier) };
-        let evidence = Evidence::Token(Arc::new(method), "secret".into());
+        let method = AuthMethod { name: "users".into(), kind: AuthKind::Token(Arc::clone(&verifier)) };
+        let evidence = Evidence::Token(Arc::new(method), verifier, "secret".into());
         assert_eq!(format!("{evidence:?} {:?}", Evidence::None), "Token None");
     }
 }

@@ -1,4 +1,4 @@
-//! What the expiry of its token means for an open session.
+//! The effect of the expiry of its token on an open session.
 
 use std::time::{Duration, Instant};
 

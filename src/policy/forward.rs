@@ -36,7 +36,9 @@ pub struct ForwardAuth {
 
 /// A request that waits for the service. Dropping it ends the wait.
 #[derive(Debug)]
-pub struct PendingQuestion(#[expect(dead_code, reason = "the slot is released when it is dropped")] Slot<()>);
+pub struct PendingQuestion {
+    _slot: Slot<()>,
+}
 
 impl ForwardAuth {
     /// Creates the state without answers.
@@ -66,7 +68,7 @@ impl ForwardAuth {
 
     /// Counts a request that waits for the service; `None` if [`PENDING_MAX`] wait already.
     pub fn pend(&self) -> Option<PendingQuestion> {
-        self.pending.take((), PENDING_MAX).map(PendingQuestion)
+        Some(PendingQuestion { _slot: self.pending.take((), PENDING_MAX)? })
     }
 
     /// Returns an earlier answer to the same question that can be reused.

@@ -163,20 +163,23 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-/// Returns a relay between the two sides whose token expires soon.
-fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
-    let expires = Some(Expiry { at: now + SHORT, code: CloseCode::POLICY_VIOLATION });
-    let limits = Arc::new(limits());
-    let terms = SessionConfig {
-        limits,
+/// Returns the configuration of a session with these limits, without quotas and deadlines of its own.
+fn terms(limits: Limits) -> SessionConfig {
+    SessionConfig {
+        limits: Arc::new(limits),
         messages: None,
         bytes: None,
-        expires,
+        expires: None,
         age_jitter: 0,
         compressed: false,
         ping_tag: *b"test",
-    };
-    relay_with(terms, client_side, upstream_side, now)
+    }
+}
+
+/// Returns a relay between the two sides whose token expires soon.
+fn relay(client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
+    let expires = Some(Expiry { at: now + SHORT, code: CloseCode::POLICY_VIOLATION });
+    relay_with(SessionConfig { expires, ..terms(limits()) }, client_side, upstream_side, now)
 }
 
 fn relay_with(terms: SessionConfig, client_side: Peer, upstream_side: Peer, now: Instant) -> Relay<Peer, Peer> {
@@ -311,17 +314,7 @@ fn message(text: &str) -> Message {
 
 /// Returns a relay between two silent sides, without a deadline.
 fn quiet_relay(client_side: Peer, upstream_side: Peer) -> Relay<Peer, Peer> {
-    let limits = Arc::new(limits());
-    let terms = SessionConfig {
-        limits,
-        messages: None,
-        bytes: None,
-        expires: None,
-        age_jitter: 0,
-        compressed: false,
-        ping_tag: *b"test",
-    };
-    relay_with(terms, client_side, upstream_side, clock::now())
+    relay_with(terms(limits()), client_side, upstream_side, clock::now())
 }
 
 #[test]
@@ -364,18 +357,11 @@ fn a_message_is_delayed_until_the_rate_allows_it() {
     let rate = Rate { count: NonZeroU32::new(20).unwrap(), period: Duration::from_secs(1) };
     let quota = Quota { rate, burst: NonZeroU32::MIN };
     let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
-    let limits = Arc::new(Limits { messages: Some(messages), ..limits() });
-    let before = clock::now();
-    let limiter = Some(Arc::new(Limiter::new(quota)));
     let terms = SessionConfig {
-        limits,
-        messages: limiter,
-        bytes: None,
-        expires: None,
-        age_jitter: 0,
-        compressed: false,
-        ping_tag: *b"test",
+        messages: Some(Arc::new(Limiter::new(quota))),
+        ..terms(Limits { messages: Some(messages), ..limits() })
     };
+    let before = clock::now();
     let two = [0x82, 0x80, 0, 0, 0, 0].repeat(2);
     let mut relay = relay_with(terms, Peer::new(two, Then::IsSilent), Peer::new(Vec::new(), Then::IsSilent), before);
     assert!(Pin::new(&mut relay).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());

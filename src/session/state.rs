@@ -62,7 +62,7 @@ pub struct SessionState {
     pub overhead: i64,
     /// The byte quotas of the client and of the upstream, if there are any. Their counts include reserved bytes.
     pub bytes: Option<[ByteMeterState; 2]>,
-    /// What limits would have done.
+    /// The actions that limits would have taken.
     pub reports: Option<ReportState>,
     /// The count of the message quota, if there is one. It includes the cell of a message that waits.
     pub message_count: Option<i64>,
@@ -136,7 +136,7 @@ pub struct PeerState {
     pub write_closed_since: Option<RelativeTime>,
 }
 
-/// What the limits of a session would have done.
+/// The actions that the limits of a session would have taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportState {
     /// The counts, which the caller has taken.

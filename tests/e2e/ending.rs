@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::refresh::renew;
 use crate::support::gate::Gate;
 use crate::support::pki::{NamedKey, token};
 use crate::support::provider::Provider;
@@ -21,27 +22,7 @@ fn setup(provider: &Provider) -> Setup {
 }
 
 fn open_all(gate: &Gate, upstream: &Upstream, token: impl Fn(&Value) -> String) -> [Session; 4] {
-    SUBJECTS.map(|subject| {
-        let request = Request::to("/live/blue").bearer(&token(&json!({ "sub": subject })));
-        let mut session = Session::open_with(gate, upstream, &request, &[]);
-        echo(&mut session);
-        session
-    })
-}
-
-fn echo(session: &mut Session) {
-    session.client.send_text("hello");
-    session.server.expect_text("hello");
-    session.server.send_text("hello");
-    session.client.expect_text("hello");
-}
-
-fn renew(gate: &Gate, token: &str) {
-    let request = Request::to("/").first_line("POST /live/refresh HTTP/1.1");
-    let opening = ["Upgrade", "Connection", "Sec-WebSocket-Version", "Sec-WebSocket-Key"];
-    let request = opening.iter().fold(request, |request, name| request.without(name)).with("Content-Length: 0");
-    let response = Client::connect(gate).ask(&request.bearer(token));
-    assert!(response.body.contains("\"renewed\":1"), "{response:?}");
+    SUBJECTS.map(|subject| Session::open_at(gate, upstream, "/live/blue", &token(&json!({ "sub": subject }))))
 }
 
 /// Makes the process fetch the keys, by a token of a key that no set has.
@@ -51,14 +32,14 @@ fn fetch(gate: &Gate, path: &str) {
 }
 
 /// The third session would end before the fourth one does.
-fn expect_end_of_all_but_third(sessions: [Session; 4], renew_third: impl FnOnce()) {
+fn expect_end_of_all_but_third(sessions: [Session; 4], renew_third: impl FnOnce() -> Value) {
     let [mut first, mut second, mut third, mut fourth] = sessions;
     assert_eq!(first.client.expect_close(1008), "no longer admitted");
-    renew_third();
+    assert_eq!(renew_third()["renewed"], 1);
     for session in [&mut second, &mut fourth] {
         assert_eq!(session.client.expect_close(1008), "no longer admitted");
     }
-    echo(&mut third);
+    third.echo("hello");
     third.close();
 }
 
@@ -111,5 +92,5 @@ fn sessions_stay_open_if_their_key_comes_back_and_the_next_set_is_not_delayed() 
     provider.publish(&[&old]);
     fetch(&gate, "/live/blue");
     assert_eq!(guest.client.expect_close(1008), "no longer admitted");
-    echo(&mut fourth);
+    fourth.echo("hello");
 }

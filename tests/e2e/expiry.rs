@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::gate::Gate;
 use crate::support::pki::{AUDIENCE, ISSUER, token};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
@@ -24,19 +23,6 @@ fn section(name: &str, lines: &str) -> String {
 
 fn unix() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
-}
-
-fn echo(session: &mut Session, text: &str) {
-    session.client.send_text(text);
-    session.server.expect_text(text);
-    session.server.send_text(text);
-    session.client.expect_text(text);
-}
-
-fn open(gate: &Gate, upstream: &Upstream, path: &str, token: &str) -> Session {
-    let mut session = Session::open_with(gate, upstream, &Request::to(path).bearer(token), &[]);
-    echo(&mut session, "first");
-    session
 }
 
 fn expect_both(session: &mut Session, code: u16, reason: &str) {
@@ -60,7 +46,7 @@ fn sessions_end_when_their_section_says_so() {
     let expires = Duration::from_secs(unix().as_secs() + 2);
     let token = token(&json!({ "exp": expires.as_secs() }));
     let [mut strict, mut late, mut patient, mut graced] =
-        ["/strict", "/late", "/patient", "/graced"].map(|path| open(&gate, &upstream, path, &token));
+        ["/strict", "/late", "/patient", "/graced"].map(|path| Session::open_at(&gate, &upstream, path, &token));
     for (session, code, ends) in [(&mut strict, 4403, expires), (&mut late, 1008, expires + Duration::from_secs(2))] {
         expect_both(session, code, "token expired");
         let late = unix().checked_sub(ends).expect("the session ended early");
@@ -69,7 +55,7 @@ fn sessions_end_when_their_section_says_so() {
         assert_eq!((&line["cause"], &line["code"]), (&json!("token_expired"), &json!(code)));
     }
     for (session, path) in [(&mut patient, "/patient"), (&mut graced, "/graced")] {
-        echo(session, "later");
+        session.echo("later");
         // The grace is that of open sessions.
         let status = Client::connect(&gate).ask(&Request::to(path).bearer(&token)).head.status();
         assert_eq!(status, 401, "{path}");
@@ -84,25 +70,25 @@ fn a_reload_changes_when_sessions_end() {
     let patient = section("patient", "on_expiry = \"ignore\"");
     let gate = Setup::new().more(&[section("strict", ""), patient].concat()).start(&upstream);
     let soon = token(&json!({ "exp": unix().as_secs() + 2 }));
-    let [mut strict, mut patient] = ["/strict", "/patient"].map(|path| open(&gate, &upstream, path, &soon));
-    let mut extended = open(&gate, &upstream, "/strict", &token(&json!({})));
+    let [mut strict, mut patient] = ["/strict", "/patient"].map(|path| Session::open_at(&gate, &upstream, path, &soon));
+    let mut extended = Session::open_at(&gate, &upstream, "/strict", &token(&json!({})));
     expect_both(&mut strict, 1008, "token expired");
     gate.log.next("session ended");
     // Even a token that expired long ago admits with a longer grace.
     let line = gate.reload(|text| text.replace("on_expiry = \"ignore\"", "expiry_grace = \"1h\""));
     assert_eq!((&line["changed"], &line["ended"]), (&json!(1), &json!(0)), "{line}");
-    echo(&mut patient, "later");
+    patient.echo("later");
     gate.edit(|text| text.replace("expiry_grace = \"1h\"", "expiry_close_code = 4001"));
     gate.signal(Signal::HUP);
     let refused = |line: &str| line.contains("sessions would end, and recheck_max is 20%: --force permits it");
     gate.log.wait_for("the refused reload", refused);
-    echo(&mut patient, "later");
+    patient.echo("later");
     let line = gate.reload(|text| text.replace("[server]\n", "[server]\nrecheck_max = \"off\"\n"));
     assert_eq!(line["ended"], 1, "{line}");
     expect_both(&mut patient, 4001, "token expired");
     let line = gate.log.next("session ended");
     assert_eq!((&line["cause"], &line["code"]), (&json!("token_expired"), &json!(4001)));
-    echo(&mut extended, "still here");
+    extended.echo("still here");
 }
 
 #[test]
@@ -111,10 +97,10 @@ fn a_reload_that_sets_a_maximum_age_ends_older_sessions_at_once() {
     let gate = Setup::new().start(&upstream);
     let mut old = Session::open(&gate, &upstream);
     let began = unix();
-    echo(&mut old, "first");
+    old.echo("first");
     // The shortest age, of which a random part of up to a tenth is missing.
     while unix() < began + Duration::from_secs(1) {
-        echo(&mut old, "wait");
+        old.echo("wait");
     }
     let age = |text: String| text.replace("close_timeout", "max_session_age = \"1s\"\nclose_timeout");
     let line = gate.reload(age);

@@ -128,6 +128,19 @@ fn a_service_that_admits_writes_the_headers_of_the_upstream() {
 }
 
 #[test]
+fn a_client_gets_at_most_16_cookies_of_the_service() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let gate = asking(&listener, "").start(&upstream);
+    let lines: String = (0..17).map(|number| format!("Set-Cookie: c{number}=x\r\n")).collect();
+    let (client, _) = ask(&gate, &mut Service::new(&listener), &open(), &admitting(&format!("{ADA}{lines}")));
+    let session = complete(client, &upstream);
+    let cookies = session.answer.fields.iter().filter(|(name, _)| name == "set-cookie").map(|(_, value)| &**value);
+    let first: Vec<_> = (0..16).map(|number| format!("c{number}=x")).collect();
+    assert_eq!(cookies.collect::<Vec<_>>(), first);
+    session.close();
+}
+
+#[test]
 fn a_rejection_of_the_service_is_passed_back() {
     let (upstream, listener) = (Upstream::bind(), Upstream::bind());
     let gate = asking(&listener, "").start(&upstream);
@@ -341,10 +354,16 @@ fn check_online_reports_a_service_that_gives_no_decision() {
         let (code, out, err) = check_online(&gate);
         assert_eq!(code, Some(expected), "{status}: {out}{err}");
         let (text, none) = if kind.is_empty() { (&out, &err) } else { (&err, &out) };
-        let line = text.lines().last().unwrap();
-        assert!(line.starts_with(kind) && line.contains(&url) && line.contains(status), "{status}: {text}");
+        let line = text.lines().find(|line| line.contains(&url)).expect(status);
+        assert!(line.starts_with(kind) && line.contains(status), "{status}: {text}");
+        assert_eq!(out.contains(": ok ("), code == Some(0), "{status}: {out}");
         assert!(!none.contains(&url), "{status}: {none}");
     }
+    provider.answer(|_| Some(b"nothing\r\n\r\n".into()));
+    let (code, out, err) = check_online(&gate);
+    assert_eq!((code, &*out), (Some(1), ""), "{err}");
+    let line = err.lines().last().unwrap();
+    assert!(line.starts_with("error: ") && line.contains(&format!("\"sso\": {url}: no valid response: ")), "{err}");
 }
 
 #[test]

@@ -32,15 +32,8 @@ fn status(gate: &Gate, key: &NamedKey) -> u16 {
 
 fn open(gate: &Gate, upstream: &Upstream, key: &NamedKey) -> Session {
     let mut session = Session::open_with(gate, upstream, &room(key), &[]);
-    echo(&mut session);
+    session.echo("hello");
     session
-}
-
-fn echo(session: &mut Session) {
-    session.client.send_text("hello");
-    session.server.expect_text("hello");
-    session.server.send_text("hello");
-    session.client.expect_text("hello");
 }
 
 /// Checks a 503 that tells the client when to try again.
@@ -97,7 +90,7 @@ fn a_rotation_is_followed_and_a_key_that_left_ends_its_sessions() {
     assert_eq!(provider.paths().len(), 2);
     let changed = gate.log.next("key set changed");
     assert_eq!((&changed["added"], &changed["removed"]), (&json!(1), &json!(0)), "{changed}");
-    echo(&mut before);
+    before.echo("hello");
     // The old key leaves.
     provider.publish(&[&new]);
     assert_eq!(status(&gate, &unknown), 401);
@@ -107,7 +100,7 @@ fn a_rotation_is_followed_and_a_key_that_left_ends_its_sessions() {
     assert_eq!(status(&gate, &old), 401);
     let line = gate.log.all("refused").pop().unwrap();
     assert_eq!((&line["cause"], &line["rule"]), (&json!("token"), &json!("key_unknown")), "{line}");
-    echo(&mut after);
+    after.echo("hello");
     after.close();
 }
 
@@ -151,7 +144,7 @@ fn the_keys_are_kept_while_the_issuer_does_not_answer_properly() {
         // The next attempt succeeds.
         provider.publish(&[&key]);
         gate.log.next("key set fetched again");
-        echo(&mut session);
+        session.echo("hello");
         session.close();
     }
 }
@@ -211,7 +204,7 @@ fn keys_that_are_too_old_are_not_used() {
     let line = gate.log.next("key set is unusable: it is older than keys_stale_for");
     assert_eq!((&line["auth"], &line["level"]), (&json!("users"), &json!("ERROR")), "{line}");
     // An outage of the issuer ends no session.
-    echo(&mut session);
+    session.echo("hello");
     // Another reason is logged.
     provider.answer(|_| Some(answer("200 OK", "<html>")));
     let failed = gate.log.next("key set cannot be fetched");
@@ -291,7 +284,7 @@ fn a_reload_with_another_url_ends_the_sessions_whose_keys_are_not_there() {
     let line = gate.reload(|text| text.replace("/keys\"", "/other\""));
     assert_eq!((&line["ended"], &line["kept"]), (&json!(0), &json!(2)), "the keys are not fetched yet: {line}");
     assert_eq!(lost.client.expect_close(1008), "no longer admitted");
-    echo(&mut stays);
+    stays.echo("hello");
     open(&gate, &upstream, &kept).close();
     stays.close();
 }
@@ -311,16 +304,18 @@ fn check_online_fetches_every_key_set() {
     let (code, out, err) = check_online(&gate);
     assert_eq!(code, Some(0), "{err}");
     let url = provider.url("/keys");
-    assert!(out.ends_with(&format!("auth \"users\": 1 keys, 1 for `algorithms`, from {url}\n")), "{out}");
+    let [keys, summary] = out.lines().collect::<Vec<_>>()[..] else { panic!("{out}") };
+    assert!(keys.ends_with(&format!("auth \"users\": 1 keys, 1 for `algorithms`, from {url}")), "{out}");
+    assert!(summary.contains("tollgate.toml: ok ("), "{out}");
     provider.answer(|_| Some(answer("500 Internal Server Error", "")));
-    let (code, _, err) = check_online(&gate);
-    assert_eq!(code, Some(1), "{err}");
+    let (code, out, err) = check_online(&gate);
+    assert_eq!((code, &*out), (Some(1), ""), "{err}");
     assert!(err.ends_with(&format!("auth \"users\": {url}: the status is 500 instead of 200\n")), "{err}");
     let ed25519: Value =
         json!({ "kty": "OKP", "crv": "Ed25519", "kid": "e", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
     let keys = json!({ "keys": [ed25519] }).to_string();
     provider.answer(move |_| Some(answer("200 OK", &keys)));
-    let (code, _, err) = check_online(&gate);
-    assert_eq!(code, Some(1), "{err}");
+    let (code, out, err) = check_online(&gate);
+    assert_eq!((code, &*out), (Some(1), ""), "{err}");
     assert!(err.ends_with("no key of the set fits `algorithms`\n"), "{err}");
 }

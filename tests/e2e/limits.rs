@@ -23,14 +23,6 @@ fn open(gate: &Gate, upstream: &Upstream, subject: &str) -> Session {
     Session::open_with(gate, upstream, &room(subject), &[])
 }
 
-/// Sends a message in each direction.
-fn echo(session: &mut Session) {
-    session.client.send_text("in");
-    session.server.expect_text("in");
-    session.server.send_text("out");
-    session.client.expect_text("out");
-}
-
 /// Checks that both ends get the Close of a session that was replaced, and answers it.
 fn expect_closed(mut session: Session) {
     assert_eq!(session.client.expect_close(1008), REPLACED);
@@ -50,7 +42,7 @@ fn expect_replaced(gate: &Gate, sessions: Vec<Session>, limit: usize) {
             let line = gate.log.next("session ended");
             assert_eq!((&line["cause"], &line["by"]), (&json!("replaced"), &json!("tollgate")), "{line}");
         } else {
-            echo(&mut session);
+            session.echo("hello");
             session.close();
         }
     }
@@ -65,7 +57,7 @@ fn a_new_session_of_a_subject_closes_the_oldest_one() {
     let mut other = open(&gate, &upstream, "bob");
     let sessions = (0..5).map(|_| open(&gate, &upstream, "ada")).collect();
     expect_replaced(&gate, sessions, 2);
-    echo(&mut other);
+    other.echo("hello");
     other.close();
 }
 
@@ -78,7 +70,7 @@ fn a_new_session_of_an_address_closes_the_oldest_one() {
     let mut other = from([127, 0, 0, 9]);
     let sessions = (0..3).map(|_| from([127, 0, 0, 7])).collect();
     expect_replaced(&gate, sessions, 1);
-    echo(&mut other);
+    other.echo("hello");
     other.close();
 }
 
@@ -91,11 +83,11 @@ fn a_client_that_does_not_answer_does_not_lock_its_owner_out() {
     let mut dead = Vec::new();
     for _ in 0..4 {
         let mut session = open(&gate, &upstream, "ada");
-        echo(&mut session);
+        session.echo("hello");
         dead.push(session);
     }
     let mut last = open(&gate, &upstream, "ada");
-    echo(&mut last);
+    last.echo("hello");
     last.close();
 }
 
@@ -112,7 +104,7 @@ fn an_upgrade_that_fails_closes_no_session() {
     server.head();
     server.send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(rejected.response().head.status(), 503);
-    echo(&mut first);
+    first.echo("hello");
     // An upgrade that waits holds no slot, so it neither closes a session nor is it rejected.
     let mut waiting = Client::connect(&gate);
     waiting.send(&room("ada").bytes());
@@ -135,7 +127,7 @@ fn sessions_that_were_open_before_the_limit_are_closed_first() {
     let old: Vec<_> = (0..2)
         .map(|_| {
             let mut session = open(&gate, &upstream, "ada");
-            echo(&mut session);
+            session.echo("hello");
             session
         })
         .collect();

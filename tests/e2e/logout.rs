@@ -210,6 +210,29 @@ fn logouts_are_received_on_the_hosts_of_the_routes_and_charged_to_the_address() 
     assert_eq!(log_out(&gate, &logout_token("l2", &json!({}))).head.status(), 429);
 }
 
+/// The interim response 100 shows that the proxy waits for a body (RFC 9110 section 10.1.1).
+#[test]
+fn the_logouts_of_one_address_whose_bodies_are_awaited_are_limited() {
+    let upstream = Upstream::bind();
+    let gate = start(&upstream);
+    let waiting = "Content-Length: 1\r\nExpect: 100-continue\r\n\r\n";
+    let head = format!("POST /logout HTTP/1.1\r\nHost: chat.example.com\r\nContent-Type: {FORM}\r\n{waiting}");
+    let mut slow: Vec<Client> = (0..16).map(|_| Client::connect(&gate)).collect();
+    for client in &mut slow {
+        client.send(head.as_bytes());
+        assert_eq!(client.head().status(), 100);
+    }
+    let response = log_out(&gate, &logout_token("l1", &json!({})));
+    assert_eq!(response.head.status(), 503, "{response:?}");
+    // Another address has its own limit.
+    let mut other = Client::connect_from(&gate, [127, 0, 0, 2]);
+    other.send(head.as_bytes());
+    assert_eq!(other.head().status(), 100);
+    slow[0].send(b"x");
+    assert_eq!(slow[0].response().head.status(), 400);
+    assert_eq!(log_out(&gate, &logout_token("l1", &json!({}))).head.status(), 200);
+}
+
 #[test]
 fn a_logout_token_admits_no_client() {
     let upstream = Upstream::bind();

@@ -459,6 +459,9 @@ fn check_finds_credentials_outside_the_unit() {
     assert_eq!(code, Some(0), "{err}");
     assert!(err.contains("warning: \"credential:tls.key\" is not checked") && err.contains("--credentials"), "{err}");
     assert!(out.contains("not checked"), "{out}");
+    let (code, out, err) = check(&file, &["--online"]);
+    assert_eq!((code, &*out), (Some(1), ""), "{err}");
+    assert!(err.lines().last().unwrap().contains("--online needs the credentials"), "{err}");
     // With `--credentials` they are checked, as under systemd.
     let own = folder.path("").to_str().unwrap().to_owned();
     let (code, out, err) = check(&file, &["--credentials", &own]);

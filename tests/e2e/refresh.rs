@@ -37,24 +37,11 @@ fn ask(gate: &Gate, request: &Request) -> ErrorResponse {
 }
 
 /// Sends a token to the refresh path, and returns the body of the answer, which must be a 200.
-fn renew(gate: &Gate, token: &str) -> Value {
+pub fn renew(gate: &Gate, token: &str) -> Value {
     let ErrorResponse { head, body } = ask(gate, &refresh("POST").bearer(token));
     assert_eq!((head.status(), head.get("Content-Type")), (200, Some("application/json")), "{head:?}, {body}");
     assert_eq!(head.get("Cache-Control"), Some("no-store"), "{head:?}");
     serde_json::from_str(&body).unwrap()
-}
-
-fn echo(session: &mut Session, text: &str) {
-    session.client.send_text(text);
-    session.server.expect_text(text);
-    session.server.send_text(text);
-    session.client.expect_text(text);
-}
-
-fn open(gate: &Gate, upstream: &Upstream, path: &str, token: &str) -> Session {
-    let mut session = Session::open_with(gate, upstream, &Request::to(path).bearer(token), &[]);
-    echo(&mut session, "first");
-    session
 }
 
 fn expect_expired(session: &mut Session) {
@@ -73,13 +60,13 @@ fn a_fresh_token_renews_all_sessions_of_its_client() {
     let gate = start(&upstream, "");
     let (soon, late) = (unix() + 2, unix() + 600);
     let first = token(&json!({ "exp": soon }));
-    let mut renewed: Vec<Session> = (0..6).map(|_| open(&gate, &upstream, "/live/blue", &first)).collect();
-    let mut other = open(&gate, &upstream, "/live/blue", &token(&json!({ "exp": soon, "sub": "bob" })));
+    let mut renewed: Vec<Session> = (0..6).map(|_| Session::open_at(&gate, &upstream, "/live/blue", &first)).collect();
+    let mut other = Session::open_at(&gate, &upstream, "/live/blue", &token(&json!({ "exp": soon, "sub": "bob" })));
     assert_eq!(renew(&gate, &token(&json!({ "exp": late }))), json!({ "renewed": 6, "expires": late }));
     let line = gate.log.next("token refreshed");
     assert_eq!((&line["route"], &line["subject"], &line["renewed"]), (&json!("live"), &json!("ada"), &json!(6)));
     expect_expired(&mut other);
-    renewed.iter_mut().for_each(|session| echo(session, "later"));
+    renewed.iter_mut().for_each(|session| session.echo("later"));
     // Nothing is left to renew for the other client.
     assert_eq!(renew(&gate, &token(&json!({ "exp": late, "sub": "bob" })))["renewed"], 0);
 }
@@ -101,11 +88,11 @@ fn a_token_renews_nothing_else() {
         ("/live/red", json!({ "room": "red" })),
         ("/room/blue", json!({})),
     ];
-    let mut renewed = open(&gate, &upstream, "/live/blue", &of(json!({})));
-    let mut others = others.map(|(path, claims)| open(&gate, &upstream, path, &of(claims)));
+    let mut renewed = Session::open_at(&gate, &upstream, "/live/blue", &of(json!({})));
+    let mut others = others.map(|(path, claims)| Session::open_at(&gate, &upstream, path, &of(claims)));
     assert_eq!(renew(&gate, &of(json!({ "exp": soon + 600 })))["renewed"], 1);
     others.iter_mut().for_each(expect_expired);
-    echo(&mut renewed, "later");
+    renewed.echo("later");
 }
 
 /// The session takes the expiry of the fresh token, even if it is earlier.
@@ -113,7 +100,7 @@ fn a_token_renews_nothing_else() {
 fn an_earlier_expiry_applies_too() {
     let upstream = Upstream::bind();
     let gate = start(&upstream, "");
-    let mut session = open(&gate, &upstream, "/live/blue", &good_token());
+    let mut session = Session::open_at(&gate, &upstream, "/live/blue", &good_token());
     let soon = unix() + 2;
     assert_eq!(renew(&gate, &token(&json!({ "exp": soon }))), json!({ "renewed": 1, "expires": soon }));
     expect_expired(&mut session);
@@ -128,18 +115,18 @@ fn a_reload_checks_the_fresh_token() {
     let gate = Setup::new().server("recheck_max = \"off\"").more(LIVE).start(&upstream);
     let soon = unix() + 2;
     let claims = |exp: u64, role: &str| token(&json!({ "exp": exp, "role": role }));
-    let mut session = open(&gate, &upstream, "/live/blue", &claims(soon, "guest"));
+    let mut session = Session::open_at(&gate, &upstream, "/live/blue", &claims(soon, "guest"));
     assert_eq!(renew(&gate, &claims(soon + 600, "admin"))["renewed"], 1);
     while unix() <= soon {
-        echo(&mut session, "wait");
+        session.echo("wait");
     }
     let line = gate.reload(|text| text.replace("leeway = \"0s\"", "leeway = \"1s\""));
     assert_eq!(line["ended"], 0, "{line}");
-    echo(&mut session, "later");
+    session.echo("later");
     let require = "require = { room = \"{room}\", role = \"admin\" }";
     let line = gate.reload(|text| text.replace("require = { room = \"{room}\" }", require));
     assert_eq!(line["ended"], 0, "{line}");
-    echo(&mut session, "still here");
+    session.echo("still here");
 }
 
 #[test]
@@ -218,7 +205,7 @@ fn a_cookie_needs_an_origin() {
             Request::to("/live/blue").with(&format!("Cookie: session={}", token(&json!({ "exp": unix() + 2 }))));
         Session::open_with(&gate, &upstream, &request, &[])
     };
-    echo(&mut session, "first");
+    session.echo("first");
     let cookie = || refresh("POST").with(&format!("Cookie: session={}", good_token()));
     assert_eq!(ask(&gate, &cookie()).head.status(), 403);
     assert_eq!(ask(&gate, &cookie().with("Origin: https://evil.example")).head.status(), 403);

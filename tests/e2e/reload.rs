@@ -15,25 +15,17 @@ use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 use crate::support::wire::Frame;
 
-/// Sends a message in each direction.
-fn echo(session: &mut Session, text: &str) {
-    session.client.send_text(text);
-    session.server.expect_text(text);
-    session.server.send_text(text);
-    session.client.expect_text(text);
-}
-
 /// Opens a session, and waits until its messages pass: from then on it is counted.
 fn open(gate: &Gate, upstream: &Upstream) -> Session {
     let mut session = Session::open(gate, upstream);
-    echo(&mut session, "first");
+    session.echo("first");
     session
 }
 
 fn room(gate: &Gate, upstream: &Upstream, claims: &serde_json::Value) -> Session {
     let request = Request::to("/room/blue").bearer(&token(claims));
     let mut session = Session::open_with(gate, upstream, &request, &[]);
-    echo(&mut session, "first");
+    session.echo("first");
     session
 }
 
@@ -51,7 +43,7 @@ fn a_reload_of_the_same_file_changes_nothing() {
         (&line["generation"], &line["kept"], &line["changed"], &line["ended"]),
         (&json!(2), &json!(1), &json!(0), &json!(0))
     );
-    echo(&mut session, "after");
+    session.echo("after");
     session.close();
     open(&gate, &upstream).close();
 }
@@ -65,7 +57,7 @@ fn an_invalid_file_changes_nothing_and_is_reported_with_its_line() {
     gate.signal(Signal::HUP);
     gate.log.next("reload failed: the configuration in use stays");
     assert!(gate.log.text().contains("tollgate.toml:") && gate.log.text().contains("nobody"));
-    echo(&mut session, "after");
+    session.echo("after");
     open(&gate, &upstream).close();
     // The next valid file is the second generation.
     let line = gate.reload(|text| text.replace("\"nobody\"", "\"none\""));
@@ -82,7 +74,7 @@ fn new_limits_apply_to_open_sessions_at_once() {
     session.server.expect_text("a message of 20 bytes");
     let line = gate.reload(|text| text.replace("close_timeout", "message_max_size = \"10B\"\nclose_timeout"));
     assert_eq!((&line["kept"], &line["changed"]), (&json!(0), &json!(1)));
-    echo(&mut session, "short");
+    session.echo("short");
     session.client.send_text("a message of 20 bytes");
     let reason = session.server.expect_close(1009);
     session.server.send_frame(Frame::close(1009, ""));
@@ -100,7 +92,7 @@ fn a_session_that_a_new_requirement_rejects_ends_and_others_stay() {
     assert_eq!((&line["kept"], &line["ended"]), (&json!(1), &json!(1)), "{line}");
     assert_eq!(guest.client.expect_close(1008), "no longer admitted");
     assert_eq!(guest.server.expect_close(1008), "no longer admitted");
-    echo(&mut admin, "still here");
+    admin.echo("still here");
     let mut client = Client::connect(&gate);
     assert_eq!(client.ask(&Request::to("/room/blue").bearer(&token(&claims("guest")))).head.status(), 403);
 }
@@ -124,7 +116,7 @@ fn a_reload_that_ends_too_many_sessions_is_refused() {
     gate.signal(Signal::HUP);
     gate.log.next("4 of 4 sessions would end, and recheck_max is 20%: --force permits it");
     gate.log.next("reload failed: the configuration in use stays");
-    sessions.iter_mut().for_each(|session| echo(session, "still here"));
+    sessions.iter_mut().for_each(|session| session.echo("still here"));
     sessions.push(open(&gate, &upstream));
     sessions.into_iter().for_each(Session::close);
 }
@@ -138,7 +130,7 @@ fn open_sessions_stay_unchanged_if_the_operator_keeps_them() {
     let line = gate
         .reload(|text| text.replace("[server]", "[server]\non_reload = \"keep\"").replace("auth = \"none\"", denied));
     assert_eq!(line["kept"], 1);
-    echo(&mut session, "old terms");
+    session.echo("old terms");
     assert_eq!(Client::connect(&gate).ask(&Request::to("/open/")).head.status(), 403);
     session.close();
 }
@@ -190,7 +182,7 @@ fn listeners_are_added_and_removed_while_others_stay() {
     assert!(TcpStream::connect(second).is_err());
     // The sessions of the removed listener continue.
     on_second.close();
-    echo(&mut session, "first");
+    session.echo("first");
     gate.set_address(&json!({ "address": first.to_string() }));
     let mut client = Client::handshake(queued, plain_client_config(), "chat.example.com");
     assert_eq!(client.ask(&Request::to("/none")).head.status(), 404);
@@ -272,6 +264,6 @@ fn files_that_change_are_used_without_a_reload() {
     let line = gate.log.next("files reloaded");
     assert_eq!((&line["kept"], &line["ended"]), (&json!(1), &json!(0)), "{line}");
     assert_eq!(served(), leaf.der);
-    echo(&mut session, "still here");
+    session.echo("still here");
     session.close();
 }

@@ -1,4 +1,4 @@
-//! Tests of `token`: known attacks on verifiers, the checks of claims, and the use of the cache.
+//! Tests of `token`: known attacks on the form and the signature of tokens, and the use of the cache.
 
 use jsonwebtoken::EncodingKey;
 use proptest::prelude::*;
@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::*;
 
+mod claims;
+mod keys;
 mod subject;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
@@ -192,122 +194,6 @@ fn an_algorithm_must_also_be_listed_for_the_section() {
 }
 
 #[test]
-fn attack_embedded_key() {
-    let ours = Signer::new(Algorithm::ES256);
-    let theirs = Signer::new(Algorithm::ES256);
-    let verifier = Verifier::new(parts(ours.keys(), &[Algorithm::ES256]));
-    let jwk = r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#;
-    for member in [
-        format!(r#""jwk":{jwk}"#),
-        r#""jku":"https://evil.example/jwks.json""#.to_owned(),
-        r#""x5u":"https://evil.example/cert.pem""#.to_owned(),
-        r#""x5c":["AA=="]"#.to_owned(),
-    ] {
-        let header = format!(r#"{{"alg":"ES256",{member}}}"#);
-        let forged = signed(&header, GOOD, &theirs.sign, Algorithm::ES256);
-        assert_eq!(verifier.verify(&forged, NOW), Err(TokenError::Signature), "{member}");
-        // These members are not read: a valid token may contain them.
-        assert!(verifier.verify(&signed(&header, GOOD, &ours.sign, Algorithm::ES256), NOW).is_ok());
-    }
-}
-
-#[test]
-fn attack_kid_injection() {
-    let verifier = Verifier::new(parts(jwks(&[(Some("k1"), SECRET)]), &[Algorithm::HS256]));
-    for kid in ["../../../../dev/null", "k1' OR '1'='1", "k1\\u0000", "", "K1", "k1 ", "http://evil.example/"] {
-        let header = format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#);
-        for secret in [SECRET, b""] {
-            let forged = signed(&header, GOOD, &EncodingKey::from_secret(secret), Algorithm::HS256);
-            assert_eq!(verifier.verify(&forged, NOW), Err(TokenError::KeyUnknown), "{kid}");
-        }
-    }
-    for kid in ["null", "1", "[\"k1\"]", "{}"] {
-        check_header(&format!(r#"{{"alg":"HS256","kid":{kid}}}"#), Err(TokenError::HeaderMalformed));
-    }
-}
-
-#[test]
-fn the_kid_chooses_the_key_without_fallback() {
-    type Case<'a> = (Option<&'a str>, &'a [u8], Result<(), TokenError>);
-    let other: &[u8] = b"another secret that is long enough";
-    let set = || jwks(&[(Some("a"), SECRET), (Some("b"), other), (None, b"a key without any name, 32 bytes")]);
-    let verifier = Verifier::new(parts(set(), &[Algorithm::HS256]));
-    let nameless: &[u8] = b"a key without any name, 32 bytes";
-    let cases: [Case<'_>; 9] = [
-        (Some("a"), SECRET, Ok(())),
-        (Some("b"), other, Ok(())),
-        (Some("a"), other, Err(TokenError::Signature)),
-        (Some("a"), nameless, Err(TokenError::Signature)),
-        (Some("c"), nameless, Ok(())),
-        (Some("c"), SECRET, Err(TokenError::Signature)),
-        (None, SECRET, Ok(())),
-        (None, other, Ok(())),
-        (None, nameless, Ok(())),
-    ];
-    for (kid, secret, expected) in cases {
-        let header = kid.map_or(r#"{"alg":"HS256"}"#.to_owned(), |kid| format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#));
-        let token = signed(&header, GOOD, &EncodingKey::from_secret(secret), Algorithm::HS256);
-        assert_eq!(verifier.verify(&token, NOW).map(drop), expected, "{kid:?}");
-    }
-}
-
-#[test]
-fn a_token_without_kid_is_checked_with_a_bounded_number_of_keys() {
-    let secrets: Vec<String> = (0..=MAX_KEYS_COST).map(|n| format!("secret number {n:02} of thirty-two b.")).collect();
-    let keys: Vec<(Option<&str>, &[u8])> = secrets.iter().map(|secret| (None, secret.as_bytes())).collect();
-    let sign = |secret: &str| {
-        signed(r#"{"alg":"HS256"}"#, GOOD, &EncodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
-    };
-    let verifier = Verifier::new(parts(jwks(&keys), &[Algorithm::HS256]));
-    assert!(verifier.verify(&sign(&secrets[MAX_KEYS_COST - 1]), NOW).is_ok());
-    assert_eq!(verifier.verify(&sign(&secrets[MAX_KEYS_COST]), NOW), Err(TokenError::KeyAmbiguous));
-    let verifier = Verifier::new(parts(jwks(&keys[..MAX_KEYS_COST]), &[Algorithm::HS256]));
-    assert_eq!(verifier.verify(&sign("no key of the set"), NOW), Err(TokenError::Signature));
-}
-
-#[test]
-fn expensive_keys_are_tried_half_as_often() {
-    let signers: Vec<Signer> = (0..5).map(|_| Signer::new(Algorithm::ES384)).collect();
-    let jwk = |signer: &Signer| {
-        let raw = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let (x, y) = (raw(&signer.public_raw[1..49]), raw(&signer.public_raw[49..]));
-        serde_json::json!({"kty": "EC", "crv": "P-384", "x": x, "y": y})
-    };
-    let verifier = |signers: &[Signer]| {
-        let set = serde_json::json!({ "keys": signers.iter().map(jwk).collect::<Vec<_>>() });
-        let keys = KeySet::from_jwks(set.to_string().as_bytes(), &[Algorithm::ES384]).unwrap();
-        Verifier::new(parts(keys, &[Algorithm::ES384]))
-    };
-    assert!(verifier(&signers).verify(&signers[3].token(GOOD), NOW).is_ok());
-    assert_eq!(verifier(&signers).verify(&signers[4].token(GOOD), NOW), Err(TokenError::KeyAmbiguous));
-    assert_eq!(verifier(&signers[..4]).verify(&signers[4].token(GOOD), NOW), Err(TokenError::Signature));
-}
-
-#[test]
-fn kid_and_alg_together_choose_the_key() {
-    let (ec, ed) = (Signer::new(Algorithm::ES256), Signer::new(Algorithm::EdDSA));
-    let raw = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    let set = serde_json::json!({ "keys": [
-        {"kty": "EC", "crv": "P-256", "kid": "k1", "x": raw(&ec.public_raw[1..33]), "y": raw(&ec.public_raw[33..])},
-        {"kty": "OKP", "crv": "Ed25519", "kid": "k1", "alg": "Ed25519", "x": raw(&ed.public_raw)},
-    ]});
-    let listed = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256];
-    let keys = KeySet::from_jwks(set.to_string().as_bytes(), &listed).unwrap();
-    let verifier = Verifier::new(parts(keys, &listed));
-    let outcome = |alg: &str, kid: &str, signer: &Signer| {
-        let header = format!(r#"{{"alg":"{alg}","kid":"{kid}"}}"#);
-        verifier.verify(&signed(&header, GOOD, &signer.sign, signer.algorithm), NOW).map(drop)
-    };
-    assert_eq!(outcome("ES256", "k1", &ec), Ok(()));
-    assert_eq!(outcome("EdDSA", "k1", &ed), Ok(()));
-    assert_eq!(outcome("Ed25519", "k1", &ed), Ok(()));
-    assert_eq!(outcome("ES256", "k1", &ed), Err(TokenError::Signature));
-    assert_eq!(outcome("Ed25519", "k1", &ec), Err(TokenError::Signature));
-    assert_eq!(outcome("RS256", "k1", &ec), Err(TokenError::AlgorithmNotAllowed));
-    assert_eq!(outcome("ES256", "k2", &ec), Err(TokenError::KeyUnknown));
-}
-
-#[test]
 fn attack_crit_and_other_headers() {
     // Members that are not read need only be JSON by their syntax.
     check_header(r#"{"alg":"HS256","x":"\ud800","y":1e400,"\ud801":[{}]}"#, Ok(()));
@@ -357,169 +243,6 @@ fn attack_duplicate_members() {
 }
 
 #[test]
-fn attack_claims_that_are_not_an_object() {
-    for payload in ["", "null", "[]", "1", "\"x\"", "{", r#"{"exp":1800000060}x"#, "{\"exp\":1e999}", "{'exp':1}"] {
-        check_payload(payload, Err(TokenError::ClaimsMalformed));
-    }
-    let deep = format!(r#"{{"exp":1800000060,"a":{}1{}}}"#, "[".repeat(2000), "]".repeat(2000));
-    check_payload(&deep, Err(TokenError::ClaimsMalformed));
-}
-
-#[test]
-fn attack_exp() {
-    let cases = [
-        ("1800000001", Ok(())),
-        ("1800000000.5", Ok(())),
-        ("1.8000000005e9", Ok(())),
-        ("18446744073709551615", Ok(())),
-        ("1800000000", Err(TokenError::Expired)),
-        ("1799999999.999", Err(TokenError::Expired)),
-        ("0", Err(TokenError::Expired)),
-        ("\"1800000060\"", Err(TokenError::ExpiresMalformed)),
-        ("\"never\"", Err(TokenError::ExpiresMalformed)),
-        ("null", Err(TokenError::ExpiresMalformed)),
-        ("true", Err(TokenError::ExpiresMalformed)),
-        ("[1800000060]", Err(TokenError::ExpiresMalformed)),
-        ("{}", Err(TokenError::ExpiresMalformed)),
-        ("-1", Err(TokenError::ExpiresMalformed)),
-        ("-0.5", Err(TokenError::ExpiresMalformed)),
-        ("1e30", Err(TokenError::ExpiresMalformed)),
-    ];
-    for (exp, expected) in cases {
-        check_payload(&with_exp(exp), expected);
-    }
-    check_payload(r#"{"iss":"https://id.example.com/","aud":"chat"}"#, Err(TokenError::ExpiresMissing));
-    check_payload(r#"{"EXP":1800000060}"#, Err(TokenError::ExpiresMissing));
-}
-
-#[test]
-fn attack_nbf() {
-    check_payload(&with(r#""nbf":1800000000"#), Ok(()));
-    check_payload(&with(r#""nbf":0"#), Ok(()));
-    check_payload(&with(r#""nbf":1800000000.5"#), Err(TokenError::NotYetValid));
-    check_payload(&with(r#""nbf":1800000001"#), Err(TokenError::NotYetValid));
-    check_payload(&with(r#""nbf":18446744073709551615"#), Err(TokenError::NotYetValid));
-    check_payload(&with(r#""nbf":"1800000000""#), Err(TokenError::NotBeforeMalformed));
-    check_payload(&with(r#""nbf":null"#), Err(TokenError::NotBeforeMalformed));
-    check_payload(&with(r#""nbf":-1"#), Err(TokenError::NotBeforeMalformed));
-    check_payload(&with(r#""iat":1900000000"#), Ok(()));
-    check_payload(&with(r#""iat":"yesterday""#), Ok(()));
-}
-
-#[test]
-fn leeway_applies_to_exp_and_nbf_and_is_bounded() {
-    let token = hmac_token(r#"{"alg":"HS256"}"#, r#"{"exp":1800000000,"nbf":1799999000}"#);
-    let at = |leeway: u64, now: u64| {
-        let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-        let verifier = Verifier::new(VerifierConfig {
-            issuer: None,
-            audience: vec![],
-            leeway: Duration::from_secs(leeway),
-            ..parts(keys, &[Algorithm::HS256])
-        });
-        verifier.verify(&token, Duration::from_secs(now)).map(|claims| claims.expires().unwrap().as_secs())
-    };
-    assert_eq!(at(30, 1_800_000_029), Ok(1_800_000_000));
-    assert_eq!(at(30, 1_800_000_030), Err(TokenError::Expired));
-    assert_eq!(at(30, 1_799_998_970), Ok(1_800_000_000));
-    assert_eq!(at(30, 1_799_998_969), Err(TokenError::NotYetValid));
-    assert_eq!(at(u64::MAX, 1_800_000_299), Ok(1_800_000_000));
-    assert_eq!(at(u64::MAX, 1_800_000_300), Err(TokenError::Expired));
-}
-
-#[test]
-fn attack_wrong_issuer() {
-    let cases = [
-        (r#""https://id.example.com/""#, Ok(())),
-        (r#""https://id.example.com""#, Err(TokenError::Issuer)),
-        (r#""https://ID.example.com/""#, Err(TokenError::Issuer)),
-        (r#""https://id.example.com/ ""#, Err(TokenError::Issuer)),
-        (r#"["https://id.example.com/"]"#, Err(TokenError::Issuer)),
-        ("null", Err(TokenError::Issuer)),
-    ];
-    for (issuer, expected) in cases {
-        check_payload(&format!(r#"{{"exp":1800000060,"aud":"chat","iss":{issuer}}}"#), expected);
-    }
-    check_payload(r#"{"exp":1800000060,"aud":"chat"}"#, Err(TokenError::Issuer));
-}
-
-#[test]
-fn attack_wrong_audience() {
-    let cases = [
-        (r#""chat""#, Ok(())),
-        (r#"["chat"]"#, Ok(())),
-        (r#"["mail","chat-admin"]"#, Ok(())),
-        (r#""chatter""#, Err(TokenError::Audience)),
-        (r#""Chat""#, Err(TokenError::Audience)),
-        (r#""chat chat-admin""#, Err(TokenError::Audience)),
-        (r#"["mail"]"#, Err(TokenError::Audience)),
-        ("[]", Err(TokenError::Audience)),
-        (r#"["chat",1]"#, Err(TokenError::Audience)),
-        (r#"[["chat"]]"#, Err(TokenError::Audience)),
-        (r#"{"chat":true}"#, Err(TokenError::Audience)),
-        ("null", Err(TokenError::Audience)),
-        (r#""""#, Err(TokenError::Audience)),
-    ];
-    for (audience, expected) in cases {
-        check_payload(&format!(r#"{{"exp":1800000060,"iss":"https://id.example.com/","aud":{audience}}}"#), expected);
-    }
-    check_payload(r#"{"exp":1800000060,"iss":"https://id.example.com/"}"#, Err(TokenError::Audience));
-}
-
-#[test]
-fn malformed_values_matter_only_in_claims_that_the_section_checks() {
-    for value in [r#""\ud800""#, "1e400", r#"["\udfff"]"#, r#"{"\ud800":1}"#, r#"{"a":1,"a":2}"#] {
-        for name in ["name", "iat", "jti", "sid", "\\ud800"] {
-            check_payload(&with(&format!(r#""{name}":{value}"#)), Ok(()));
-        }
-    }
-    for name in ["sub", "nbf"] {
-        check_payload(&with(&format!(r#""{name}":"\ud800""#)), Err(TokenError::ClaimsMalformed));
-    }
-    // The same values in claims that the section checks, or that only a route uses.
-    let judged = |issuer: Option<&str>, audience: &[&str], claims: &[&str], member: &str| {
-        let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-        let verifier = Verifier::new(VerifierConfig {
-            issuer: issuer.map(str::to_owned),
-            audience: audience.iter().map(|name| (*name).to_owned()).collect(),
-            claims: claims.iter().map(|name| name.parse().unwrap()).collect(),
-            ..parts(keys, &[Algorithm::HS256])
-        });
-        let token = hmac_token(r#"{"alg":"HS256"}"#, &format!(r#"{{"exp":1800000060,{member}}}"#));
-        verifier.verify(&token, NOW).map(drop)
-    };
-    let malformed = Err(TokenError::ClaimsMalformed);
-    let iss = r#""iss":"\ud800""#;
-    assert_eq!(judged(None, &[], &[], iss), Ok(()));
-    assert_eq!(judged(Some("i"), &[], &[], iss), malformed);
-    assert_eq!(judged(None, &[], &["iss"], iss), Ok(()));
-    let aud = r#""aud":["\ud800","chat"]"#;
-    assert_eq!(judged(None, &[], &[], aud), Ok(()));
-    assert_eq!(judged(None, &["chat"], &[], aud), malformed);
-    let realm = r#""realm":{"role":1e400,"name":"\ud800"}"#;
-    assert_eq!(judged(None, &[], &["realm", "realm.x", "realm.x.role", "name"], realm), Ok(()));
-    assert_eq!(judged(None, &[], &["realm.role", "realm.name"], realm), Ok(()));
-    assert_eq!(judged(None, &[], &["o.p"], r#""o":{"p":1,"p":2}"#), Ok(()));
-    assert_eq!(judged(None, &[], &["o.p"], r#""o":{"p":1},"o":{"p":1}"#), Err(TokenError::ClaimsDuplicate));
-    assert_eq!(judged(None, &[], &["sub", "exp"], r#""sub":1e400"#), malformed);
-}
-
-#[test]
-fn at_the_maximum_time_every_token_is_expired() {
-    for leeway in [Duration::ZERO, MAX_LEEWAY] {
-        for exp in ["1800000060", "18446744073709551615", "1.8446744073709550e19"] {
-            let keys = KeySet::from_secret(SECRET, &[Algorithm::HS256]).unwrap();
-            let verifier = Verifier::new(VerifierConfig { leeway, ..parts(keys, &[Algorithm::HS256]) });
-            let token = hmac_token(r#"{"alg":"HS256"}"#, &with_exp(exp));
-            assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
-            // A cached token is rejected, too.
-            assert!(verifier.verify(&token, NOW).is_ok());
-            assert_eq!(verifier.verify(&token, Duration::MAX), Err(TokenError::Expired), "{exp}");
-        }
-    }
-}
-
-#[test]
 fn the_length_of_a_token_is_bounded_by_the_section() {
     let token = hmac_token(r#"{"alg":"HS256"}"#, &with(&format!(r#""pad":"{}""#, "x".repeat(12_000))));
     let outcome = |max_bytes| {
@@ -529,15 +252,6 @@ fn the_length_of_a_token_is_bounded_by_the_section() {
     };
     assert_eq!(outcome(token.len()), Ok(()));
     assert_eq!(outcome(token.len() - 1), Err(TokenError::TooLong));
-}
-
-#[test]
-fn claims_are_read_only_after_the_signature() {
-    let stranger = EncodingKey::from_secret(b"a secret that is not ours, but long");
-    for payload in ["{", r#"{"exp":"x"}"#, r#"{"exp":1}"#, "{}"] {
-        let token = signed(r#"{"alg":"HS256"}"#, payload, &stranger, Algorithm::HS256);
-        assert_eq!(hmac_verifier().verify(&token, NOW), Err(TokenError::Signature));
-    }
 }
 
 #[test]

@@ -46,16 +46,9 @@ fn relay_in_state(
     let rate = Rate { count: NonZeroU32::MIN, period: Duration::from_secs(3_600) };
     let quota = Quota { rate, burst: NonZeroU32::MIN };
     let messages = MessageQuota { quota, key: RateKey::Session, on_excess: OnExcess::Delay };
-    let limits = Arc::new(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() });
-    let limiter = Some(Arc::new(Limiter::new(quota)));
     let terms = SessionConfig {
-        limits,
-        messages: limiter,
-        bytes: None,
-        expires: None,
-        age_jitter: 0,
-        compressed: false,
-        ping_tag: *b"test",
+        messages: Some(Arc::new(Limiter::new(quota))),
+        ..terms(Limits { messages: Some(messages), close_timeout: PATIENCE, ..limits() })
     };
     let mut relay = relay_in(worker, terms, client, upstream, now);
     if state == State::Hibernating {
@@ -146,16 +139,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let (mut client, client_side) = UnixStream::pair().unwrap();
         let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
         let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
-        let limits = Arc::new(Limits { close_timeout: PATIENCE, ..limits() });
-        let terms = SessionConfig {
-            limits,
-            messages: None,
-            bytes: None,
-            expires: None,
-            age_jitter: 0,
-            compressed: false,
-            ping_tag: *b"test",
-        };
+        let terms = terms(Limits { close_timeout: PATIENCE, ..limits() });
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());
         let ends = async {

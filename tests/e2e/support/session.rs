@@ -93,6 +93,13 @@ pub struct Session {
 }
 
 impl Session {
+    /// Opens a session at a path with a bearer token, and sends one message each way.
+    pub fn open_at(gate: &Gate, upstream: &Upstream, path: &str, token: &str) -> Self {
+        let mut session = Self::open_with(gate, upstream, &Request::to(path).bearer(token), &[]);
+        session.echo("hello");
+        session
+    }
+
     /// Opens a session on the route without tokens.
     pub fn open(gate: &Gate, upstream: &Upstream) -> Self {
         Self::open_with(gate, upstream, &Request::to("/open/"), &[])
@@ -111,6 +118,14 @@ impl Session {
         assert_eq!(answer.status(), 101, "{answer:?}");
         assert_eq!(answer.get("Sec-WebSocket-Accept"), Some(ACCEPT));
         Self { client, server, asked, answer }
+    }
+
+    /// Passes this text from the client to the upstream and back.
+    pub fn echo(&mut self, text: &str) {
+        self.client.send_text(text);
+        self.server.expect_text(text);
+        self.server.send_text(text);
+        self.client.expect_text(text);
     }
 
     /// Checks that both ends get this Close from the proxy, and answers it: the upstream first, since a client that

@@ -242,7 +242,8 @@ fn a_later_answer_is_judged_by_the_rules_of_the_session() {
         let headers = lines.map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
         Arc::new(ForwardAnswer::new(&headers.into_iter().collect(), forward.config()).unwrap())
     };
-    let evidence = Evidence::Answer(method, Answered { answer: answer("ann", "red, blue"), question: None });
+    let evidence =
+        Evidence::Answer(method, Arc::clone(&forward), Answered { answer: answer("ann", "red, blue"), question: None });
     let admission = candidate.authenticate(&evidence, clocks()).unwrap().reserve(clocks()).unwrap();
     let grant = admission.grant();
     let holder = Holder { id: 1, opened: clocks().instant };
