@@ -15,6 +15,8 @@ mod schema;
 mod filter;
 mod paging;
 mod view;
+#[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "used by the next commit"))]
+mod explain;
 mod process;
 mod metrics;
 mod sessions;
