@@ -1,0 +1,68 @@
+// One event: what happened, which setting decided, what to change, and all fields.
+
+function settingItem(setting, file) {
+  const where = setting.line === null ? 'not in the file: the default applies'
+    : setting.is_set ? `line ${setting.line}` : `not set, so the default applies; its section is at line ${setting.line}`;
+  return h('li', { data: { line: setting.line } }, h('code', setting.key), ' in ', h('code', setting.section), `: ${where}`,
+    setting.line !== null && file && h('span.quiet', ` of ${file}`));
+}
+
+function explanationSection({ explanation, generation }) {
+  const { text, advice, settings, file, is_current: isCurrent } = explanation;
+  return h('section.explanation', { 'aria-labelledby': 'explanation' }, h('h2', { id: 'explanation' }, 'What happened'),
+    h('p.lead', text),
+    h('h2', 'What to change'), h('p', advice),
+    settings.length > 0 && [h('h3', settings.length === 1 ? 'The setting that decided' : 'The settings that decided'), h('ul', settings.map((setting) => settingItem(setting, file)))],
+    !isCurrent && h('p.warning', `The configuration was reloaded since (this was generation ${generation}), so the lines may differ.`));
+}
+
+function eventTerms(event) {
+  const shared = [
+    ['Time', timeElement(event.time)], ['Kind', event.kind === 'end' ? 'end of a session' : 'rejection of a request'], ['Cause', h('code', event.cause)],
+    ['Id', h('code', event.id)], ['Trace', event.trace_id && h('code', event.trace_id)], ['Generation', event.generation],
+    ['Route', event.route], ['Auth', event.auth], ['Subject', event.subject], ['Address', event.address], ['Host', event.host], ['Path', event.path],
+    ['Origin', event.origin], ['Upstream', event.upstream], ['Server', event.server],
+  ];
+  if (event.kind === 'rejection') {
+    return terms([...shared, ['Status', event.status], ['Rule', event.rule && h('code', event.rule)], ['Claim', event.claim && h('code', event.claim)], ['Detail', event.detail]]);
+  }
+  const reported = Object.entries(event.reported ?? {}).map(([limit, number]) => `${keyText(limit)} ${count(number)} times`).join(', ');
+  return terms([...shared, ['Ended by', sideText(event.by)], ['Code', codeText(event.code)], ['Reason', event.reason || 'none'], ['Lasted', duration(event.age_seconds)],
+    ['Messages in', count(event.messages_in)], ['Messages out', count(event.messages_out)], ['Bytes in', bytes(event.bytes_in)], ['Bytes out', bytes(event.bytes_out)],
+    ['Throttled', count(event.throttled)], ['Limits only reported', reported || null]]);
+}
+
+function eventHeading({ kind, cause, status, code, by }) {
+  const what = capital(causeText(kind, cause));
+  return kind === 'rejection' ? `${what}: rejected with ${status}` : `${what}: ended by ${sideText(by)}, ${codeText(code)}`;
+}
+
+/** Links to the events beside this one. */
+function neighbours(sequence) {
+  const all = events.all();
+  const place = all.findIndex((event) => event.sequence === sequence);
+  const link = (event, text) => event && h('a', { href: `#/events/${event.sequence}` }, text);
+  return h('nav.pages', { 'aria-label': 'Events beside this one' }, link(all[place - 1], 'Newer event'), link(all[place + 1], 'Older event'));
+}
+
+function eventView([text]) {
+  const sequence = Number(text);
+  const holder = h('div', h('p.quiet', 'Loading'));
+  let isShown = false;
+  function show() {
+    const event = events.all().find((one) => one.sequence === sequence);
+    if (!event) {
+      fill(holder, h('div.banner', h('p', 'This event is not among the last 1,000 ends and rejections.')));
+      return;
+    }
+    isShown = true;
+    fill(holder, h('p.event-title', h(`span.tag.${event.kind}`, event.kind), ' ', eventHeading(event)), explanationSection(event),
+      h('section', { 'aria-labelledby': 'event-fields' }, h('h2', { id: 'event-fields' }, 'All fields'), eventTerms(event)), neighbours(sequence));
+  }
+  const load = poll(EVENTS_MS, async (signal) => {
+    if (!isShown) await events.load(signal);
+    if (!isShown) show();
+  }, (error) => error.status && fill(holder, problemBlock(error)));
+  if (events.all().some((event) => event.sequence === sequence)) show();
+  return { title: `Event ${sequence}`, content: [h('p', h('a', { href: '#/events' }, 'All events')), holder], stop: () => load.stop() };
+}

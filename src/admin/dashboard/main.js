@@ -1,0 +1,130 @@
+// Starts the page: access, the state of the process, and the views by `location.hash`.
+
+const INFO_MS = 2000;
+const FRESH_MS = 1000;
+/** The answer is expected within this time, after which the page says how old its data is in a warning. */
+const STALE_MS = 15_000;
+
+const ROUTES = [
+  [/^\/$/, 'overview', overviewView], [/^\/sessions$/, 'sessions', sessionsView], [/^\/sessions\/([0-9a-fA-F]{32})$/, 'sessions', sessionView],
+  [/^\/events$/, 'events', eventsView], [/^\/events\/([0-9]{1,15})$/, 'events', eventView], [/^\/config$/, 'config', configView],
+  [/^\/revocations$/, 'revocations', revocationsView],
+];
+
+const main = document.getElementById('main');
+let view = null;
+let infoPoll = null;
+let isOpen = false;
+
+function notFoundView() {
+  return { title: 'No such view', content: [h('p', 'The address names no view. ', h('a', { href: '#/' }, 'Overview'))], stop() {} };
+}
+
+/** Shows the view of the address. Focus goes to its heading, except at the start. */
+function navigate(isStart = false) {
+  view?.stop();
+  const [path, query = ''] = (location.hash.replace(/^#/, '') || '/').split('?');
+  const [pattern, name, create] = ROUTES.find(([own]) => own.test(path)) ?? [null, '', notFoundView];
+  const parameters = pattern ? path.match(pattern).slice(1) : [];
+  view = create(parameters, new URLSearchParams(query));
+  document.title = `${view.title} - Tollgate`;
+  const heading = h('h1', { tabindex: -1 }, view.title);
+  fill(main, heading, view.content);
+  main.dataset.view = name;
+  for (const link of document.querySelectorAll('#nav a')) setAttribute(link, 'aria-current', link.dataset.view === name ? 'page' : null);
+  if (!isStart) {
+    window.scrollTo(0, 0);
+    heading.focus({ preventScroll: true });
+  }
+}
+
+function showInfo() {
+  const { info } = state;
+  const isDraining = info.phase === 'draining';
+  setText(document.getElementById('phase'), isDraining ? 'Draining' : 'Serving');
+  document.getElementById('phase').className = isDraining ? 'bad' : 'good';
+  const sessions = document.getElementById('strip-sessions');
+  setText(sessions, count(info.sessions));
+  sessions.dataset.value = info.sessions;
+  setText(document.getElementById('strip-max'), count(info.max_sessions));
+  setText(document.getElementById('strip-generation'), count(info.generation));
+  setText(document.getElementById('strip-version'), info.version);
+  setText(document.getElementById('strip-uptime'), wholeDuration(info.uptime_seconds));
+}
+
+/** Shows how old the data is. Only a change of the connection is read out by a screen reader. */
+function showFresh() {
+  const fresh = document.getElementById('fresh');
+  const age = state.lastAnswerAt === null ? null : (Date.now() - state.lastAnswerAt) / 1000;
+  const isStale = state.isLost || (age !== null && age * 1000 > STALE_MS);
+  document.body.classList.toggle('lost', isStale);
+  fresh.className = isStale ? 'bad' : '';
+  if (age === null) setText(fresh, 'loading');
+  else setText(fresh, isStale ? `connection lost ${wholeDuration(age)} ago, retrying` : `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`);
+}
+
+async function open() {
+  try {
+    state.info = await get('/v1/info');
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status === 401) return; // the handler of 401 shows the form
+    if (error.status === 0) unanswered();
+    fill(main, h('h1', 'Tollgate'), problemBlock(error), h('p', 'Trying again.'));
+    setTimeout(open, RETRY_MS * 2);
+    return;
+  }
+  isOpen = true;
+  setChrome(true);
+  showInfo();
+  navigate(true);
+  infoPoll = poll(INFO_MS, async (signal) => {
+    state.info = await get('/v1/info', {}, signal);
+    showInfo();
+    showFresh();
+  });
+}
+
+/** Forgets all data, and asks for a token. */
+function lock(message) {
+  infoPoll?.stop();
+  view?.stop();
+  [view, infoPoll, isOpen] = [null, null, false];
+  state.info = null;
+  token.forget();
+  history.reset();
+  events.reset();
+  document.querySelectorAll('dialog').forEach((dialog) => dialog.remove());
+  document.body.classList.remove('lost');
+  document.title = 'Token - Tollgate';
+  setChrome(false);
+  showLogin((value) => {
+    token.set(value);
+    open();
+  }, message);
+}
+
+function start() {
+  takeTokenFromFragment();
+  window.addEventListener('hashchange', () => {
+    if (location.hash.startsWith('#token=')) {
+      takeTokenFromFragment();
+      if (!isOpen) open();
+      return;
+    }
+    if (isOpen) navigate();
+  });
+  window.addEventListener('tollgate-unauthorized', () => lock(token.get() ? 'Tollgate does not accept this token.' : null));
+  window.addEventListener('tollgate-connection', () => {
+    showFresh();
+    notify(state.isLost ? 'The connection to Tollgate is lost. The page keeps the last data and tries again.' : 'Connected again.', state.isLost);
+  });
+  document.getElementById('skip').addEventListener('click', (event) => {
+    event.preventDefault();
+    main.focus();
+  });
+  document.getElementById('forget').addEventListener('click', () => lock('The token is forgotten.'));
+  setInterval(showFresh, FRESH_MS);
+  open();
+}
+
+start();

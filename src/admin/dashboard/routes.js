@@ -1,0 +1,103 @@
+// What is configured and how it does: upstreams, routes, auth sections and certificates.
+
+const lineNote = (line) => (line === null || line === undefined ? null : h('span.line', `line ${line}`));
+const codeList = (values) => (values?.length ? values.map((value, index) => [index ? ', ' : '', h('code', value)]) : 'none');
+
+const SERVER_COLUMNS = [
+  { label: 'Server', href: ({ upstream, address }) => `#/sessions?${new URLSearchParams({ upstream, server: address })}`, text: ({ address }) => address },
+  { label: 'State', kind: 'state', text: () => '', node: ({ state: own }, old) => stateTag(own, old) },
+  { label: 'Sessions', kind: 'value', text: ({ sessions }) => count(sessions), value: ({ sessions }) => sessions },
+  { label: 'Failed connects', kind: 'value', text: ({ connect_failures: failures }) => count(failures), value: ({ connect_failures: failures }) => failures },
+];
+
+function stateTag(own, old) {
+  const tag = old ?? h('span.tag');
+  setText(tag, own);
+  tag.className = `tag ${own === 'up' ? 'good' : 'bad'}`;
+  return tag;
+}
+
+/** A block of the configuration: its heading with the line, live facts, fixed facts, and more. */
+function block(title, line, ...content) {
+  return h('article.block', h('h3', title, ' ', lineNote(line)), content);
+}
+
+/** The live facts of a block; `update` takes entries of a name, a text and an exact number. */
+function liveTerms() {
+  const list = h('dl.terms.live');
+  return {
+    element: list,
+    update: (entries) => keyed(list, entries, ([name]) => name, ([name]) => h('div', h('dt', name), h('dd', { data: { fact: name } })), (row, [, text, value]) => {
+      setText(row.lastChild, text);
+      setAttribute(row.lastChild, 'data-value', value ?? null);
+    }),
+  };
+}
+
+function upstreamBlock(upstream) {
+  const live = liveTerms();
+  const table = createTable({ caption: `Servers of ${upstream.name}`, columns: SERVER_COLUMNS, keyOf: ({ address }) => address });
+  const element = block(upstream.name, upstream.line, live.element, table.element,
+    terms([['Routes', codeList(upstream.routes)], ['Path', upstream.path || 'that of the request'], ['connect_timeout', duration(upstream.connect_timeout_seconds)],
+      ['response_timeout', duration(upstream.response_timeout_seconds)]]));
+  element.dataset.upstream = upstream.name;
+  return { element, update(now) {
+    live.update([['Sessions', count(now.sessions), now.sessions], ['Pending requests', `${count(now.pending_requests)} of ${count(now.max_pending_requests)}`, now.pending_requests]]);
+    table.update(now.servers.map((server) => ({ ...server, upstream: now.name })));
+  } };
+}
+
+function routeBlock(route) {
+  const live = liveTerms();
+  const outcomes = h('ul.counts');
+  const closes = h('ul.counts');
+  const element = block(route.name, route.line, live.element,
+    terms([['Host', route.host ? h('code', route.host) : 'any'], ['Path', h('code', route.path)], ['Upstream', route.upstream ?? 'none'], ['Auth', route.auth.length ? codeList(route.auth) : 'none'],
+      ['Origins', route.origins ? codeList(route.origins) : 'any'], ['Requirements', codeList(route.require)], ['Refresh path', route.refresh_path && h('code', route.refresh_path)]]),
+    h('h4', 'Requests by outcome'), outcomes, h('h4', 'Closes'), closes,
+    h('details', h('summary', 'Limits'), limitTerms(route.limits)));
+  element.dataset.route = route.name;
+  return { element, update(now) {
+    live.update([['Sessions', count(now.sessions), now.sessions], ['Messages in', shortCount(now.messages_in), now.messages_in], ['Messages out', shortCount(now.messages_out), now.messages_out],
+      ['Bytes in', bytes(now.bytes_in), now.bytes_in], ['Bytes out', bytes(now.bytes_out), now.bytes_out], ['Throttled', shortCount(now.throttled), now.throttled]]);
+    const named = Object.entries(now.outcomes).map(([outcome, value]) => [outcome === 'accepted' ? outcome : causeText('rejection', outcome), value]);
+    countList(outcomes, named);
+    countList(closes, now.closes.map(({ code, by, count: value }) => [`${code} by ${by}`, value]));
+  } };
+}
+
+/** Shows counts, the largest first. */
+function countList(list, entries) {
+  const shown = entries.filter(([, value]) => value > 0).sort(([, a], [, b]) => b - a);
+  const items = shown.length ? shown : [['none since the start', null]];
+  keyed(list, items, ([name]) => name, ([name]) => h('li', h('span', name), ' ', h('b')), (row, [, value]) => {
+    setText(row.lastChild, value === null ? '' : count(value));
+    row.dataset.value = value ?? 0;
+  });
+}
+
+function authBlock(auth) {
+  const live = liveTerms();
+  const keys = auth.key_set;
+  const fixed = auth.kind === 'jwt'
+    ? [['Issuer', auth.issuer ?? 'any'], ['Audience', codeList(auth.audience)], ['Algorithms', codeList(auth.algorithms)], ['Token from', codeList(auth.token_from)],
+      ['Key set', keys ? keys.url : 'a local key'], keys && ['Stale after', duration(keys.stale_after_seconds)]]
+    : [['URL', auth.url]];
+  const element = block(auth.name, auth.line, live.element, terms([['Kind', auth.kind === 'jwt' ? 'JSON Web Tokens' : 'forward authentication'], ['Routes', codeList(auth.routes)], ...fixed]));
+  element.dataset.auth = auth.name;
+  return { element, update(now) {
+    const set = now.key_set;
+    live.update([['Sessions', count(now.sessions), now.sessions],
+      ...(set ? [['Key set age', set.age_seconds === null ? 'never fetched' : wholeDuration(set.age_seconds), set.age_seconds], ['Keys', set.usable ? 'usable' : 'not usable'],
+        ['Fetches', `${count(set.fetches_succeeded)} succeeded, ${count(set.fetches_failed)} failed`]] : []),
+      ...Object.entries(now.outcomes).map(([outcome, value]) => [capital(outcome.replaceAll('_', ' ')), count(value), value])]);
+  } };
+}
+
+const CERTIFICATE_COLUMNS = [
+  { label: 'Names', text: ({ names }) => names.join(', ') || 'none' },
+  { label: 'Days left', kind: 'value', text: ({ days_left: days }) => (isNumber(days) ? Math.floor(days) : NONE), value: ({ days_left: days }) => days },
+  { label: 'Expires', text: () => '', node: ({ expires }, old) => (old?.dateTime === expires ? old : timeElement(expires)) },
+  { label: 'Listener', text: ({ listener }) => listener },
+  { label: 'Line', kind: 'value', text: ({ line }) => line ?? NONE },
+];
