@@ -44,5 +44,5 @@ pub use self::model::{
     ListenerConfig, ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
     Source, TlsMinVersion,
 };
-pub use self::setting_lines::{SettingLine, SettingLines, SettingSection};
+pub use self::setting_lines::{Setting, SettingLine, SettingLines, SettingSection};
 pub use self::units::duration as parse_duration;

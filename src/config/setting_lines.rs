@@ -93,8 +93,22 @@ pub struct SettingLines {
 #[derive(Debug, Clone)]
 struct SectionLines {
     header: usize,
-    keys: Box<[(&'static str, usize)]>,
+    settings: Box<[Setting]>,
 }
+
+/// A setting that the file has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    pub key: &'static str,
+    /// Its line, counted from 1.
+    pub line: usize,
+    /// The value as the file has it, cut to 512 bytes. Secrets are in files of their own.
+    pub value: Box<str>,
+}
+
+/// Limit on the text of a value.
+const VALUE_MAX_BYTES: usize = 512;
 
 impl SettingLines {
     /// Reads the text of a configuration that was checked. A text that is not TOML has no lines, and so has a section or
@@ -131,23 +145,32 @@ impl SettingLines {
             let route = self.section(SettingSection::Route(route))?;
             return Some(SettingLine { line: route.header, is_set: false });
         };
-        let line = found.keys.iter().find(|(name, _)| *name == key).map(|(_, line)| *line);
+        let line = found.settings.iter().find(|setting| setting.key == key).map(|setting| setting.line);
         Some(SettingLine { line: line.unwrap_or(found.header), is_set: line.is_some() })
+    }
+
+    /// Returns the settings that the file has for a section, in the order of the file.
+    pub fn settings(&self, section: SettingSection<'_>) -> impl Iterator<Item = &Setting> {
+        self.section(section).into_iter().flat_map(|section| &section.settings)
     }
 
     fn section(&self, section: SettingSection<'_>) -> Option<&SectionLines> {
         self.sections.get(section.kind())?.get(section.name())
     }
 
-    fn add(&mut self, section: SettingSection<'_>, value: &Spanned<DeValue<'_>>, numbers: &LineNumbers) {
+    fn add(&mut self, section: SettingSection<'_>, value: &Spanned<DeValue<'_>>, numbers: &LineNumbers<'_>) {
         let Some(table) = value.get_ref().as_table() else { return };
         let known = KEYS.iter().filter(|key| key.section == section.kind());
-        let line = |key: &Key| {
-            let (written, _) = table.get_key_value(key.name)?;
-            Some((key.name, numbers.line_at(written.span().start)))
+        let setting = |key: &Key| {
+            let (written, value) = table.get_key_value(key.name)?;
+            let text = numbers.text.get(value.span()).unwrap_or_default();
+            let value = text.get(..text.floor_char_boundary(VALUE_MAX_BYTES)).unwrap_or(text).into();
+            Some(Setting { key: key.name, line: numbers.line_at(written.span().start), value })
         };
         let header = numbers.line_at(value.span().start);
-        let lines = SectionLines { header, keys: known.filter_map(line).collect() };
+        let mut settings: Vec<_> = known.filter_map(setting).collect();
+        settings.sort_by_key(|setting| setting.line);
+        let lines = SectionLines { header, settings: settings.into() };
         self.sections.entry(section.kind()).or_default().entry(section.name().into()).or_insert(lines);
     }
 }
@@ -171,17 +194,20 @@ fn listed<'a>(
     })
 }
 
-/// The offsets of the line breaks of a text.
-struct LineNumbers(Vec<usize>);
+/// A text, and the offsets of its line breaks.
+struct LineNumbers<'a> {
+    text: &'a str,
+    breaks: Vec<usize>,
+}
 
-impl LineNumbers {
-    fn new(text: &str) -> Self {
-        Self(text.match_indices('\n').map(|(at, _)| at).collect())
+impl<'a> LineNumbers<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, breaks: text.match_indices('\n').map(|(at, _)| at).collect() }
     }
 
     /// Returns the number of the line with the byte at this offset, counted from 1.
     fn line_at(&self, offset: usize) -> usize {
-        self.0.partition_point(|line_break| *line_break < offset) + 1
+        self.breaks.partition_point(|line_break| *line_break < offset) + 1
     }
 }
 
