@@ -113,8 +113,8 @@ fn address(facts: &Facts<'_>) -> Words {
 fn upgrade_rate(retry_after_secs: u64, facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "Requests from {} arrive faster than `upgrade_rate` allows; the next one is allowed after {retry_after_secs} \
-             s.",
+            "Requests from {} arrive faster than `upgrade_rate` allows. The answer had a Retry-After of \
+             {retry_after_secs} s.",
             facts.the_address()
         ),
         "Nothing has to change if one client connects in a loop: it has to wait longer between attempts. If many clients \
@@ -220,8 +220,8 @@ fn auth_busy(facts: &Facts<'_>) -> Words {
 fn keys_unavailable(retry_after_secs: u64, facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "The keys of {} that verify the token are not there: they were not fetched yet, are older than \
-             `keys_stale_for`, or too many requests wait for them. The next attempt is due in {retry_after_secs} s.",
+            "The token cannot be verified, because {} has no current keys: they were not fetched yet, are older than \
+             `keys_stale_for`, or too many requests wait for them. The answer had a Retry-After of {retry_after_secs} s.",
             facts.the_auth()
         ),
         "Check that this machine reaches `jwks_url` or the issuer; the log has the error of each fetch. Clients may try \

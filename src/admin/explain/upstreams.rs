@@ -55,9 +55,8 @@ pub(super) fn malformed(facts: &Facts<'_>) -> Words {
             facts.the_server(),
             facts.in_brackets()
         )),
-        "Check that `servers` names the port for plain HTTP/1.1: neither TLS, HTTP/2 nor another service. A server \
-         that only reads header names in title case needs `title_case_headers = true`.",
-        &[keys::SERVERS, keys::TITLE_CASE_HEADERS],
+        "Check that `servers` names the port for plain HTTP/1.1: neither TLS, HTTP/2 nor another service.",
+        &[keys::SERVERS],
     )
 }
 

@@ -66,8 +66,8 @@ const REJECTIONS: &[(Rejection, Expected)] = &[
     (
         Rejection::UpgradeRate { retry_after_secs: 7 },
         (
-            "Requests from the address 192.0.2.7 arrive faster than `upgrade_rate` allows; the next one is \
-             allowed after 7 s.",
+            "Requests from the address 192.0.2.7 arrive faster than `upgrade_rate` allows. The answer had a Retry-After \
+             of 7 s.",
             "Nothing has to change if one client connects in a loop: it has to wait longer between attempts. If \
              many clients share this address, raise `upgrade_rate` or `upgrade_burst`. If it is the address of \
              a balancer, name it in the listener's `proxy_protocol_from` or `trusted_proxies`.",
