@@ -240,10 +240,16 @@ fn kind(kind: &EventKind) -> (&'static str, ListedKind) {
 
 impl ListedExplanation {
     fn new(event: &Event, snapshot: &Snapshot) -> Self {
+        let route = event.route.as_deref().and_then(|route| snapshot.policy().routes().named(route));
+        // A request without a token is of no section, but that of a route with one section would be of that.
+        let only = route.and_then(|route| match &*route.config.auth {
+            [only] => Some(&**only),
+            _ => None,
+        });
         let facts = Facts {
             listener: None,
             route: event.route.as_deref(),
-            auth: event.auth.as_deref(),
+            auth: event.auth.as_deref().or(only),
             upstream: event.upstream.as_deref(),
             server: event.server.as_deref(),
             origin: event.origin.as_deref(),

@@ -6,7 +6,7 @@ use crate::config::keys;
 use crate::session::{CloseReason, Outcome, Side};
 
 /// Explains the end of a session. `reason` is the text of the Close if an operator closed it.
-pub(in crate::admin) fn end<'a>(outcome: Outcome, reason: &str, facts: &Facts<'a>) -> Explanation<'a> {
+pub fn end<'a>(outcome: Outcome, reason: &str, facts: &Facts<'a>) -> Explanation<'a> {
     explain(outcome, reason, facts).about(facts)
 }
 

@@ -8,7 +8,7 @@ use crate::config::keys::Key;
 /// The facts about a session or a request that explanations name, each as the log shows it. A fact that is not known is
 /// `None`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::admin) struct Facts<'a> {
+pub struct Facts<'a> {
     /// The listener's address as the configuration has it.
     pub listener: Option<&'a str>,
     /// The name of the route.
@@ -35,7 +35,7 @@ pub(in crate::admin) struct Facts<'a> {
 
 /// An explanation for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::admin) struct Explanation<'a> {
+pub struct Explanation<'a> {
     /// The event and the rule, in one or two sentences.
     pub text: String,
     /// The change that prevents the event, or that none is needed.

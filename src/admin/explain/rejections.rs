@@ -8,7 +8,7 @@ use crate::config::keys;
 use crate::policy::rejection::Rejection;
 
 /// Explains the rejection of a request.
-pub(in crate::admin) fn rejection<'a>(rejection: Rejection, facts: &Facts<'a>) -> Explanation<'a> {
+pub fn rejection<'a>(rejection: Rejection, facts: &Facts<'a>) -> Explanation<'a> {
     explain(rejection, facts).about(facts)
 }
 
