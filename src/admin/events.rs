@@ -246,8 +246,11 @@ impl ListedExplanation {
             [only] => Some(&**only),
             _ => None,
         });
+        // An event does not know its listener, but that of a process with one listener is this one.
+        let mut listeners = snapshot.listeners().map(|(_, listener)| listener.address.to_string());
+        let listener = listeners.next().filter(|_| listeners.next().is_none());
         let facts = Facts {
-            listener: None,
+            listener: listener.as_deref(),
             route: event.route.as_deref(),
             auth: event.auth.as_deref().or(only),
             upstream: event.upstream.as_deref(),
