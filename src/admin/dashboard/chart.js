@@ -25,7 +25,7 @@ function createCursor() {
  * round. `span` is the longest time shown, in seconds.
  */
 function createChart({ title, format, axis, base = 1000, span = SPAN_SECONDS, cursor, isWhole = false }) {
-  const grid = svg('g', { class: 'grid' });
+  const grid = svg('g', { class: 'axes' });
   const lines = svg('g', { class: 'lines' });
   const keys = svg('g', { class: 'keys' });
   const line = svg('line', { class: 'cursor', y1: GUTTER.top, y2: CHART_HEIGHT - GUTTER.bottom, visibility: 'hidden' });

@@ -99,6 +99,11 @@ function field(label, control, hint = null) {
   return h('div.field', h('label', { for: id }, label), control, hint && h('p.hint', { id: `${id}-hint` }, hint));
 }
 
+/** Returns a sentence in which names between backticks are code. */
+function prose(text) {
+  return text.split('`').map((part, index) => (index % 2 ? h('code', part) : part));
+}
+
 let lastId = 0;
 
 function uniqueId(prefix) {

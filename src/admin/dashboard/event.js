@@ -10,8 +10,8 @@ function settingItem(setting, file) {
 function explanationSection({ explanation, generation }) {
   const { text, advice, settings, file, is_current: isCurrent } = explanation;
   return h('section.explanation', { 'aria-labelledby': 'explanation' }, h('h2', { id: 'explanation' }, 'What happened'),
-    h('p.lead', text),
-    h('h2', 'What to change'), h('p', advice),
+    h('p.lead', prose(text)),
+    h('h2', 'What to change'), h('p', prose(advice)),
     settings.length > 0 && [h('h3', settings.length === 1 ? 'The setting that decided' : 'The settings that decided'), h('ul', settings.map((setting) => settingItem(setting, file)))],
     !isCurrent && h('p.warning', `The configuration was reloaded since (this was generation ${generation}), so the lines may differ.`));
 }
@@ -57,7 +57,7 @@ function eventView([text]) {
     }
     isShown = true;
     fill(holder, h('p.event-title', h(`span.tag.${event.kind}`, event.kind), ' ', eventHeading(event)), explanationSection(event),
-      h('section', { 'aria-labelledby': 'event-fields' }, h('h2', { id: 'event-fields' }, 'All fields'), eventTerms(event)), neighbours(sequence));
+      h('section.panel', { 'aria-labelledby': 'event-fields' }, h('h2', { id: 'event-fields' }, 'All fields'), eventTerms(event)), neighbours(sequence));
   }
   const load = poll(EVENTS_MS, async (signal) => {
     if (!isShown) await events.load(signal);

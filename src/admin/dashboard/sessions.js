@@ -11,10 +11,10 @@ const ORDERS = [
 
 const SESSION_COLUMNS = [
   { label: 'Session', kind: 'id', sort: 'id', href: ({ id }) => `#/sessions/${id}`, text: ({ id }) => id.slice(0, 8), title: ({ id }) => id },
-  { label: 'Route', text: ({ route }) => route },
-  { label: 'Subject', text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE), title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null) },
-  { label: 'Address', text: ({ address }) => address },
-  { label: 'Server', text: ({ upstream, server }) => `${upstream} ${server}` },
+  { label: 'Route', kind: 'name', text: ({ route }) => route },
+  { label: 'Subject', kind: 'name', text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE), title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null) },
+  { label: 'Address', kind: 'name', text: ({ address }) => address },
+  { label: 'Server', kind: 'name', text: ({ upstream, server }) => `${upstream} ${server}` },
   { label: 'Age', kind: 'value', sort: 'age', text: ({ age_seconds: age }) => wholeDuration(age), value: ({ age_seconds: age }) => age },
   { label: 'Messages', kind: 'value', sort: 'messages', text: (row) => shortCount(row.messages_in + row.messages_out), value: (row) => row.messages_in + row.messages_out,
     title: (row) => `${count(row.messages_in)} in, ${count(row.messages_out)} out` },
