@@ -35,13 +35,13 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets an attribute if it differs. Null and false remove it. */
+/** Sets an attribute if it differs. Null and false remove it; true is "true" in ARIA, and empty in HTML. */
 function setAttribute(element, name, value) {
   if (value === null || value === undefined || value === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name);
     return;
   }
-  const text = value === true ? '' : String(value);
+  const text = value === true && !name.startsWith('aria-') ? '' : String(value);
   if (element.getAttribute(name) !== text) element.setAttribute(name, text);
 }
 

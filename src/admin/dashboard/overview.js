@@ -3,7 +3,7 @@
 const HISTORY_MS = 2000;
 const STATE_MS = 15_000;
 
-const direction = ({ direction: way }) => ({ label: way === 'in' ? 'from clients' : 'to clients', key: way });
+const direction = ({ direction: way }) => ({ label: way === 'in' ? 'from clients' : 'to clients', key: way, rank: way === 'in' ? 2 : 1 });
 const plain = (label) => (labels) => ({ label: labels[label] });
 const eventsLink = (kind, cause) => `#/events?kind=${kind}&cause=${encodeURIComponent(cause)}`;
 
@@ -51,7 +51,7 @@ const SECTIONS = [
     { id: 'reloads', title: 'Reloads', metric: 'tollgate_reloads_total', ...rare, rows: 3, name: plain('outcome') },
     { id: 'revocations', title: 'Revocations in effect', metric: 'tollgate_revocations', ...gauged, rows: 3, name: () => ({ label: 'revocations' }) },
     { id: 'cpu', title: 'CPU', metric: 'process_cpu_seconds_total', format: (value) => percent(value === null ? null : value * 100),
-      axis: (value) => `${axisCount(value * 100)} %`, total: duration, rows: 3, name: () => ({ label: 'of one core' }) },
+      axis: (value) => `${axisCount(value * 100)} %`, total: (seconds) => `${count(seconds)} s`, rows: 3, name: () => ({ label: 'of one core' }) },
     { id: 'memory', title: 'Memory', metric: 'process_resident_memory_bytes', format: bytes, axis: axisBytes, base: 1024, rows: 3, name: () => ({ label: 'resident memory' }) },
   ]],
 ];

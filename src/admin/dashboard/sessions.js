@@ -14,7 +14,7 @@ const SESSION_COLUMNS = [
   { label: 'Route', kind: 'name', text: ({ route }) => route },
   { label: 'Subject', kind: 'name', text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE), title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null) },
   { label: 'Address', kind: 'name', text: ({ address }) => address },
-  { label: 'Server', kind: 'name', text: ({ upstream, server }) => `${upstream} ${server}` },
+  { label: 'Server', kind: 'server', text: ({ upstream, server }) => `${upstream} ${server}` },
   { label: 'Age', kind: 'value', sort: 'age', text: ({ age_seconds: age }) => wholeDuration(age), value: ({ age_seconds: age }) => age },
   { label: 'Messages', kind: 'value', sort: 'messages', text: (row) => shortCount(row.messages_in + row.messages_out), value: (row) => row.messages_in + row.messages_out,
     title: (row) => `${count(row.messages_in)} in, ${count(row.messages_out)} out` },
