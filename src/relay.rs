@@ -28,9 +28,10 @@ use crate::runtime::entropy::random;
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::{Lifecycle, Phase};
 use crate::session::{Action, CloseReason, Outcome, Session, Side};
+use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::worker::SessionMetrics;
-use crate::telemetry::sessions::Sessions;
+use crate::telemetry::sessions::{SessionEnd, Sessions};
 use crate::ws::frame::{ControlFrame, Opcode};
 use budget::{Budget, ReadOutcome};
 use description::RateWindow;
@@ -61,6 +62,8 @@ pub struct Process {
     pub sessions: Sessions,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
+    /// The last ends of sessions and rejections.
+    pub events: Events,
 }
 
 /// A stream, and the bytes that were read from it after its handshake.
@@ -154,9 +157,13 @@ impl<C, U> Relay<C, U> {
     /// Logs and counts the end of the session.
     fn log(&mut self, outcome: Outcome, now: Instant) {
         let age = now.saturating_duration_since(self.facts.started);
-        let ended = (outcome, self.session.reason_of(outcome.cause));
+        let reported: Vec<_> = self.session.reported().collect();
+        let (counts, reason) = (self.session.counts(), self.session.reason_of(outcome.cause));
+        let end = SessionEnd { age, outcome, reason, counts, reported: &reported };
+        let Process { sessions, events, .. } = &*self.process;
         let summary = self.facts.log_summary();
-        self.process.sessions.log_end(&summary, age, ended, &self.session.counts(), self.session.reported());
+        sessions.log_end(&summary, &end);
+        events.push_end(&summary, &end, sessions.identities(), clock::unix());
         self.metrics.end(&outcome, age);
     }
 }

@@ -33,13 +33,26 @@ pub(super) enum Peer {
     },
 }
 
+/// What the client of an admitted request may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// Everything.
+    All,
+    /// Read, except payloads.
+    Read,
+}
+
 /// The client of an admitted request, as audit lines show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Caller(Peer);
+pub(super) struct Caller {
+    peer: Peer,
+    /// Its rights.
+    pub(super) rights: Rights,
+}
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.peer {
             Peer::Unix(Some(uid)) => write!(f, "uid {uid}"),
             Peer::Unix(None) => f.write_str("unix socket"),
             Peer::Tcp { client, .. } => write!(f, "token from {client}"),
@@ -72,32 +85,38 @@ impl Access {
     /// token.
     pub(super) fn admit(&self, peer: Peer, request: &Parts) -> Result<Caller> {
         let host = host(request)?;
-        if let Peer::Tcp { local, .. } = peer
-            && !host.as_ref().is_some_and(|host| is_own_host(host, local))
-        {
+        let is_own = |host: &Authority| match peer {
+            Peer::Tcp { local, .. } => is_own_host(host, Some(local)),
+            // A browser reaches the socket through a forwarded port, and its page may have a name that leads there.
+            Peer::Unix(_) => is_own_host(host, None) || !host.host().contains(['.', ':']),
+        };
+        let may_lack_host = matches!(peer, Peer::Unix(_));
+        if !host.as_ref().map_or(may_lack_host, is_own) {
             let detail = "the host is neither the address of the admin API nor localhost";
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         check_origin(&request.headers, host.as_ref())?;
-        if let Peer::Tcp { client, .. } = peer
-            && !OPEN_PATHS.contains(&request.uri.path())
-        {
-            self.check_token(request, client)?;
-        }
-        Ok(Caller(peer))
+        let rights = match peer {
+            Peer::Tcp { client, .. } if !OPEN_PATHS.contains(&request.uri.path()) => {
+                self.check_token(request, client)?
+            }
+            Peer::Tcp { .. } => Rights::Read,
+            Peer::Unix(_) => Rights::All,
+        };
+        Ok(Caller { peer, rights })
     }
 
-    fn check_token(&self, request: &Parts, client: SocketAddr) -> Result<()> {
+    fn check_token(&self, request: &Parts, client: SocketAddr) -> Result<Rights> {
         let token = bearer(&request.headers).unwrap_or_default();
         let matches = |own: &Option<AdminToken>| own.as_ref().is_some_and(|own| own.matches(token));
         if matches(&self.token) {
-            return Ok(());
+            return Ok(Rights::All);
         }
         if matches(&self.read_token) {
             // Payloads are the users' data.
             let asks_payload = request.uri.query().is_some_and(|query| query.contains("payload"));
             if matches!(request.method, Method::GET | Method::HEAD) && !asks_payload {
-                return Ok(());
+                return Ok(Rights::Read);
             }
             return Err(Problem::new(StatusCode::FORBIDDEN, "this token may only read, and sees no payloads"));
         }
@@ -131,12 +150,13 @@ fn host(request: &Parts) -> Result<Option<Authority>> {
 }
 
 /// Whether a host names this machine: the bound address, a loopback address or `localhost`, with any port. A page that
-/// reaches the socket by DNS rebinding has a host name of its own here.
-fn is_own_host(host: &Authority, local: SocketAddr) -> bool {
+/// reaches the socket by DNS rebinding has a host name of its own here. A name without a dot is not one: nobody can
+/// register it.
+fn is_own_host(host: &Authority, local: Option<SocketAddr>) -> bool {
     let name = host.host();
     let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     match literal.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback() || address == local.ip(),
+        Ok(address) => address.to_canonical().is_loopback() || local.is_some_and(|local| address == local.ip()),
         Err(_) => name.eq_ignore_ascii_case("localhost"),
     }
 }

@@ -21,10 +21,10 @@ use super::access::{Access, Peer};
 use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
-use super::{frames, metrics, operations, process, revocations, schema, sessions};
-
-/// The page at `/`, which has no data.
-const START_PAGE: &str = "Tollgate admin API. The endpoints are in /v1/openapi.json.\n";
+use super::{
+    auths, certificates, events, frames, history, metrics, operations, process, revocations, routes, schema, sessions,
+    upstreams,
+};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -36,7 +36,7 @@ struct Document;
 /// Returns the endpoints of the admin API.
 pub(super) fn admin(mut state: State, access: Access) -> Router {
     let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(start_page))
+        .routes(routes!(dashboard))
         .routes(routes!(process::healthz))
         .routes(routes!(process::readyz))
         .routes(routes!(metrics::scrape))
@@ -48,6 +48,12 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(operations::send))
         .routes(routes!(sessions::describe_one, operations::close_one))
         .routes(routes!(frames::frames))
+        .routes(routes!(history::history))
+        .routes(routes!(events::list))
+        .routes(routes!(upstreams::list))
+        .routes(routes!(routes::list))
+        .routes(routes!(auths::list))
+        .routes(routes!(certificates::list))
         .routes(routes!(revocations::list, revocations::revoke))
         .routes(routes!(revocations::remove))
         .routes(routes!(openapi))
@@ -112,16 +118,16 @@ async fn secure(request: Request, next: Next) -> Response {
     response
 }
 
-/// Returns a short text.
+/// Returns the dashboard, which has no data.
 #[utoipa::path(
     get,
     path = "/",
     tag = "process",
     security(()),
-    responses((status = 200, description = "A short text", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "The dashboard", body = String, content_type = "text/html"))
 )]
-async fn start_page() -> &'static str {
-    START_PAGE
+async fn dashboard(Extract(state): Shared) -> Response {
+    state.page.clone().into_response()
 }
 
 /// Returns this document.

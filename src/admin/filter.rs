@@ -12,6 +12,9 @@ use crate::policy::address::Addresses;
 use crate::server::control::SessionEntry;
 use crate::telemetry::request::RequestId;
 
+/// Limit on the text to search.
+const SEARCH_MAX_BYTES: usize = 256;
+
 /// The sessions to select: those that match every given field.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -32,6 +35,9 @@ pub(super) struct Filter {
     pub(super) upstream: Option<String>,
     /// The upstream's server.
     pub(super) server: Option<String>,
+    /// Text in the id, a name, the subject, the address, the host, the path or the origin; ASCII case is ignored.
+    #[schema(min_length = 1, max_length = 256)]
+    pub(super) search: Option<String>,
     /// Has to be true if no other field is given.
     pub(super) all: bool,
 }
@@ -47,15 +53,18 @@ pub(super) struct Selection {
 impl Filter {
     /// Whether no field restricts the selection.
     fn is_empty(&self) -> bool {
-        let Self { id, route, auth, subject, address, upstream, server, all: _ } = self;
-        [id, route, auth, subject, address, upstream, server].into_iter().all(Option::is_none)
+        let Self { id, route, auth, subject, address, upstream, server, search, all: _ } = self;
+        [id, route, auth, subject, address, upstream, server, search].into_iter().all(Option::is_none)
     }
 
     /// Checks the filter of a list, which may be empty.
     ///
     /// # Errors
-    /// If the id or the address is malformed.
+    /// If the id, the address or the text to search is malformed.
     pub(super) fn check(self) -> Result<Selection> {
+        if self.search.as_ref().is_some_and(|text| !(1..=SEARCH_MAX_BYTES).contains(&text.len())) {
+            return Err(Problem::bad_request(format!("`search` has 1 to {SEARCH_MAX_BYTES} bytes")));
+        }
         let id = self.id.as_deref().map(|id| {
             parse_id(id).ok_or_else(|| Problem::bad_request("the id of a session has 32 hexadecimal digits"))
         });
@@ -70,7 +79,7 @@ impl Filter {
     /// Checks the filter of a change, which has to select all sessions explicitly.
     ///
     /// # Errors
-    /// If it is empty, or the id or the address is malformed.
+    /// If it is empty, or one of its fields is malformed.
     pub(super) fn check_for_change(self, all: bool) -> Result<Selection> {
         if self.is_empty() && !self.all && !all {
             return Err(Problem::bad_request("an empty filter selects all sessions only with \"all\": true"));
@@ -82,7 +91,7 @@ impl Filter {
 impl Selection {
     /// Whether a session matches.
     pub(super) fn matches(&self, session: &SessionEntry) -> bool {
-        let Filter { route, auth, subject, upstream, server, .. } = &self.filter;
+        let Filter { route, auth, subject, upstream, server, search, .. } = &self.filter;
         let is = |wanted: &Option<String>, own: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| own.is_some_and(|own| own == wanted))
         };
@@ -93,11 +102,12 @@ impl Selection {
             && is(upstream, Some(&session.upstream))
             && is(server, Some(&session.server))
             && self.addresses.as_ref().is_none_or(|addresses| addresses.allow(session.address))
+            && search.as_deref().is_none_or(|text| contains(session, text))
     }
 
     /// Returns the fields for an audit line. The subject is left out: `[log] subject` may forbid it.
     pub(super) fn summary(&self) -> String {
-        let Filter { id, route, auth, subject, address, upstream, server, all: _ } = &self.filter;
+        let Filter { id, route, auth, subject, address, upstream, server, search, all: _ } = &self.filter;
         let hidden = Some("...".to_owned());
         let fields = [
             ("id", id),
@@ -107,11 +117,30 @@ impl Selection {
             ("address", if address.is_some() { &hidden } else { &None }),
             ("upstream", upstream),
             ("server", server),
+            ("search", if search.is_some() { &hidden } else { &None }),
         ];
         let given = fields.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_deref()?)));
         let given: Vec<String> = given.collect();
         if given.is_empty() { "all".to_owned() } else { given.join(" ") }
     }
+}
+
+/// Whether a fact about a session contains this text.
+fn contains(session: &SessionEntry, text: &str) -> bool {
+    let facts = [
+        Some(&*session.route),
+        session.auth.as_deref(),
+        session.subject.as_deref(),
+        Some(&*session.upstream),
+        Some(&*session.server),
+        session.host.as_deref(),
+        session.path.as_deref(),
+        session.origin.as_deref(),
+    ];
+    let is_in = |fact: &str| fact.as_bytes().windows(text.len()).any(|part| part.eq_ignore_ascii_case(text.as_bytes()));
+    facts.into_iter().flatten().any(is_in)
+        || is_in(&session.address.to_canonical().to_string())
+        || is_in(&session.id.to_string())
 }
 
 /// Parses the id of a session.

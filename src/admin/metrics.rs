@@ -6,6 +6,7 @@ use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
 use crate::runtime::clock;
+use crate::server::control::Control;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::gauges::{
@@ -24,10 +25,15 @@ pub(super) async fn scrape(Extract(state): Shared) -> Response {
 }
 
 fn text(state: &State) -> String {
-    let gateway = state.control.gateway();
+    state.control.gateway().process.metrics.encode(&gauges(&state.control))
+}
+
+/// Returns the values that other parts of the process own.
+pub(super) fn gauges(control: &Control) -> Gauges {
+    let gateway = control.gateway();
     let snapshot = gateway.snapshot();
     let revocations = gateway.counters.revocations();
-    gateway.process.metrics.encode(&Gauges {
+    Gauges {
         config_generation: snapshot.generation(),
         certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
@@ -37,5 +43,5 @@ fn text(state: &State) -> String {
         key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
         forward_auths: snapshot.forward_auths().map(|(auth, forward)| ForwardAuthGauges::of(auth, forward)).collect(),
         log_lines_dropped: log::dropped_lines(),
-    })
+    }
 }

@@ -8,12 +8,13 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::access::Caller;
+use super::access::{Caller, Rights};
 use super::audit;
 use super::extract::{Json, Query};
 use super::problem::{Problem, Result};
 use super::state::{LastReload, Shared, State};
-use super::view::{Reload, rfc3339};
+use super::view::{Reload, rfc3339, seconds};
+use crate::runtime::clock;
 use crate::runtime::lifecycle::Phase;
 use crate::server::reload::{ReloadError, ReloadOptions};
 use crate::telemetry::log;
@@ -44,6 +45,13 @@ pub(super) struct Info {
     listeners: Vec<String>,
     /// The last reload; null if there was none.
     last_reload: Option<ReloadResult>,
+    /// Seconds since the start.
+    uptime_seconds: f64,
+    /// The rights of this request: `all`, or `read`.
+    #[schema(pattern = "^(all|read)$")]
+    rights: &'static str,
+    /// Whether a tap may show payloads to a request with all rights.
+    payload: bool,
 }
 
 /// The result of a reload.
@@ -125,7 +133,7 @@ pub(super) async fn readyz(Extract(state): Shared) -> Result<&'static str> {
     tag = "process",
     responses((status = 200, description = "Facts about the process", body = Info))
 )]
-pub(super) async fn info(Extract(state): Shared) -> axum::Json<Info> {
+pub(super) async fn info(Extract(state): Shared, Extension(caller): Extension<Caller>) -> axum::Json<Info> {
     let (gateway, facts) = (state.control.gateway(), state.control.facts());
     let snapshot = gateway.snapshot();
     let last_reload = state.last_reload.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -145,6 +153,12 @@ pub(super) async fn info(Extract(state): Shared) -> axum::Json<Info> {
             is_successful: error.is_none(),
             error,
         }),
+        uptime_seconds: seconds(clock::now().saturating_duration_since(facts.started)),
+        rights: match caller.rights {
+            Rights::All => "all",
+            Rights::Read => "read",
+        },
+        payload: state.payload,
     })
 }
 

@@ -52,7 +52,7 @@ pub(super) fn add_rules(document: &mut Value) {
     let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
     let is_true = json!({ "required": ["all"], "properties": { "all": { "const": true } } });
     let mut fields: Vec<Value> =
-        ["id", "route", "auth", "subject", "address", "upstream", "server"].map(given).to_vec();
+        ["id", "route", "auth", "subject", "address", "upstream", "server", "search"].map(given).to_vec();
     fields.push(is_true.clone());
     let selects = json!([{ "required": ["filter"], "properties": { "filter": { "anyOf": fields } } }, is_true]);
     let only = |name: &str, other: &str| {

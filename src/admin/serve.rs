@@ -1,6 +1,7 @@
 //! Serves the API and the metrics listener on a thread of their own.
 
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -18,9 +19,9 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Peer};
-use super::api;
 use super::listener::Bound;
 use super::state::{LastReload, State};
+use super::{api, history};
 use crate::config::{AdminAddress, AdminConfig};
 use crate::runtime::clock;
 use crate::runtime::tasks::{Tasks, start_thread};
@@ -94,8 +95,10 @@ impl Admin {
         let (stop, mut served, mut file) = (CancellationToken::new(), Vec::new(), None);
         let (mut address, mut metrics_address) = (None, None);
         let last_reload = Arc::<Mutex<_>>::default();
+        let history = Arc::<Mutex<_>>::default();
         let state = |payload| State {
             last_reload: Arc::clone(&last_reload),
+            history: Arc::clone(&history),
             ..State::new(control.clone(), payload, stop.clone())
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::System)?;
@@ -118,9 +121,16 @@ impl Admin {
         drop(entered);
         let (end, ended) = sync_channel(1);
         if !served.is_empty() {
-            let stopped = stop.clone();
+            let (stopped, control, has_api) = (stop.clone(), control.clone(), address.is_some());
             let serving = async move {
-                serve(served, stopped).await;
+                let keeping = async {
+                    // Without the API nobody can ask for the history.
+                    if has_api { history::keep(&control, &history).await } else { pending().await }
+                };
+                tokio::select! {
+                    () = serve(served, stopped) => {}
+                    () = keeping => {}
+                }
                 // Nothing waits for the end if the process has ended.
                 let _ = end.send(());
             };

@@ -37,6 +37,9 @@ pub(super) struct ListQuery {
     upstream: Option<String>,
     /// The upstream's server.
     server: Option<String>,
+    /// Text in the id, a name, the subject, the address, the host, the path or the origin; ASCII case is ignored.
+    #[param(min_length = 1, max_length = 256)]
+    search: Option<String>,
     /// `age`, `messages`, `bytes` or `id`; `-` before it reverses the order.
     #[param(pattern = "^-?(age|messages|bytes|id)$", example = "-bytes")]
     sort: Option<String>,
@@ -57,15 +60,16 @@ pub(super) struct ListQuery {
     responses((status = 200, description = "A page of the list", body = SessionPage))
 )]
 pub(super) async fn list(Extract(state): Shared, Query(query): Query<ListQuery>) -> Result<axum::Json<SessionPage>> {
-    let ListQuery { route, auth, subject, address, upstream, server, sort, limit, cursor } = query;
+    let ListQuery { route, auth, subject, address, upstream, server, search, sort, limit, cursor } = query;
     let page = Page::parse(sort.as_deref(), limit, cursor.as_deref())?;
-    let filter = Filter { id: None, route, auth, subject, address, upstream, server, all: true }.check()?;
+    let filter = Filter { id: None, route, auth, subject, address, upstream, server, search, all: true }.check()?;
     let mut entries = state.control.sessions().await;
     entries.retain(|entry| filter.matches(entry));
+    let total = entries.len();
     let (entries, cursor) = page.select(places(&state, entries, page.order.key).await);
     let infos = describe(&state, &entries).await;
     let sessions = entries.iter().filter_map(|entry| Some(Session::new(entry, infos.get(&entry.id.0)?, false)));
-    Ok(axum::Json(SessionPage { sessions: sessions.collect(), cursor }))
+    Ok(axum::Json(SessionPage { sessions: sessions.collect(), total, cursor }))
 }
 
 /// Describes a session.

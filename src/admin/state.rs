@@ -7,7 +7,9 @@ use axum::body::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::page::Page;
 use crate::server::control::Control;
+use crate::telemetry::history::History;
 
 /// The number of concurrent taps. Each one makes a session copy headers or payloads of its frames.
 pub(super) const WATCHERS_MAX: usize = 16;
@@ -34,6 +36,10 @@ pub(super) struct State {
     pub(super) watchers: Arc<Semaphore>,
     /// Cancelled when the API ends.
     pub(super) stop: CancellationToken,
+    /// The figures of the last hour.
+    pub(super) history: Arc<Mutex<History>>,
+    /// The dashboard.
+    pub(super) page: Page,
     /// The OpenAPI document.
     pub(super) openapi: Bytes,
 }
@@ -45,6 +51,15 @@ impl State {
     /// Creates the state. The OpenAPI document is filled in with the router.
     pub(super) fn new(control: Control, payload: bool, stop: CancellationToken) -> Self {
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
-        Self { control, last_reload: Arc::default(), payload, watchers, stop, openapi: Bytes::new() }
+        Self {
+            control,
+            last_reload: Arc::default(),
+            payload,
+            watchers,
+            stop,
+            history: Arc::default(),
+            page: Page::new(),
+            openapi: Bytes::new(),
+        }
     }
 }

@@ -20,6 +20,8 @@ use crate::server::reload::ReloadSummary;
 pub(super) struct SessionPage {
     /// The sessions, in the requested order.
     pub(super) sessions: Vec<Session>,
+    /// The number of all sessions that match, on this page or not.
+    pub(super) total: usize,
     /// The cursor of the next page; null on the last one.
     pub(super) cursor: Option<String>,
 }
@@ -105,7 +107,7 @@ struct Deadline {
 
 /// The limits of a session, named as in the configuration. Null: unlimited.
 #[derive(Debug, Serialize, ToSchema)]
-struct SessionLimits {
+pub(super) struct SessionLimits {
     /// `enforce` or `report`.
     mode: &'static str,
     message_rate: Option<MessageRate>,
@@ -238,7 +240,7 @@ impl Session {
 }
 
 impl SessionLimits {
-    fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         let optional = |time: Option<Duration>| time.map(seconds);
         Self {
             mode: if limits.is_reporting() { "report" } else { "enforce" },

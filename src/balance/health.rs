@@ -30,6 +30,11 @@ impl Health {
                     .is_ok())
     }
 
+    /// Whether a request failed, and none succeeded since.
+    pub fn has_failed(&self) -> bool {
+        self.failing.load(Ordering::Relaxed) || self.skip_until_ms.load(Ordering::Relaxed) != 0
+    }
+
     /// Records that the server accepted no connection.
     pub fn skip(&self, now_ms: u64) {
         self.skip_until_ms.store(skip_until(now_ms), Ordering::Relaxed);

@@ -83,6 +83,11 @@ impl Pool {
         Some(PendingRequest(&self.pending))
     }
 
+    /// Returns the number of pending requests.
+    pub fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
     /// Returns every server once, in the order in which one request tries them: round robin.
     pub fn rotation(&self) -> impl Iterator<Item = &Server> {
         let first = self.next_server.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);

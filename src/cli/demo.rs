@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,9 @@ use rcgen::{
 use serde_json::json;
 
 use super::args::{Demo, Token};
+use super::shell::quote;
 use super::{echo, signals, token};
+use crate::admin::Admin;
 use crate::config;
 use crate::policy::host::HostPattern;
 use crate::policy::origin::{MissingOrigin, Origins};
@@ -30,6 +32,8 @@ use crate::telemetry::log;
 const ISSUER: &str = "https://demo.tollgate.example/";
 const AUDIENCE: &str = "demo";
 const TOKEN_LASTS: Duration = Duration::from_hours(8);
+/// The subjects of the tokens: the first is that of the token that is shown.
+const SUBJECTS: [&str; 5] = ["demo-user", "ada", "grace", "edsger", "barbara"];
 const PAGE: &str = include_str!("demo.html");
 
 /// Runs the demo until a stop signal. The exit code is 1 if the demo fails.
@@ -49,21 +53,31 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     let port = addresses.first().map_or(demo.port, SocketAddr::port);
     let echo = echo::start()?;
     write_certificates(&dir)?;
-    let token = write_keys(&dir)?;
-    let file = dir.write("tollgate.toml", &configuration(&addresses, port, echo))?;
+    let tokens = write_keys(&dir)?;
+    let token = tokens.first().cloned().unwrap_or_default();
+    let admin_token = format!("{:032x}", u128::from_be_bytes(random()));
+    dir.write("admin-token", &admin_token)?;
+    let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr())?;
+    let file = dir.write("tollgate.toml", &configuration(&addresses, port, echo, admin))?;
 
     let mut config = config::load(&file).map_err(|report| report.to_string())?;
     let _log = log::init(config.log);
     let url = format!("wss://localhost:{port}/echo");
-    let page = PAGE.replace("{{TOKEN}}", &token).replace("{{URL}}", &url);
+    // A browser does not send what follows the `#`.
+    let dashboard = format!("http://{admin}/#token={admin_token}");
+    let page =
+        PAGE.replace("{{TOKENS}}", &tokens.join(" ")).replace("{{URL}}", &url).replace("{{DASHBOARD}}", &dashboard);
     let page = config.routes.first().map(|echo| page_route(echo, page.into()));
     config.routes.extend(page);
     // The page is not a part of the file, so a reload is not possible.
+    let admin = config.admin.clone();
     let server = Server::bind(config, None)?;
+    let _admin = Admin::start(admin.as_ref(), None, server.control())?;
     let stop = signals::receive(server.control().clone())?;
-    let ready = Ready { url, token, ca: dir.path("ca.pem"), page: format!("https://localhost:{port}/"), file };
+    let ready =
+        Ready { url, token, ca: dir.path("ca.pem"), page: format!("https://localhost:{port}/"), dashboard, file };
     if demo.json {
-        println!("{}", json!({ "url": ready.url, "token": ready.token, "ca": ready.ca, "page": ready.page }));
+        println!("{}", ready.json());
     } else {
         println!("{}", ready.text(port));
     }
@@ -152,24 +166,27 @@ fn write_certificates(dir: &TempDir) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Creates the key pair for tokens, and returns a token signed with it.
-fn write_keys(dir: &TempDir) -> Result<String, Box<dyn Error>> {
+/// Creates the key pair for tokens, and returns a token signed with it for each subject.
+fn write_keys(dir: &TempDir) -> Result<Vec<String>, Box<dyn Error>> {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     dir.write("token-public.pem", &pair.public_key_pem())?;
     let key = dir.write("token-private.pem", &pair.serialize_pem())?;
-    token::mint(&Token {
-        key,
-        algorithm: "ES256".to_owned(),
-        subject: Some("demo-user".to_owned()),
-        issuer: Some(ISSUER.to_owned()),
-        audience: Some(AUDIENCE.to_owned()),
-        expires: TOKEN_LASTS,
-        kid: None,
-        claims: Vec::new(),
-    })
+    let mint = |subject: &str| {
+        token::mint(&Token {
+            key: key.clone(),
+            algorithm: "ES256".to_owned(),
+            subject: Some(subject.to_owned()),
+            issuer: Some(ISSUER.to_owned()),
+            audience: Some(AUDIENCE.to_owned()),
+            expires: TOKEN_LASTS,
+            kid: None,
+            claims: Vec::new(),
+        })
+    };
+    SUBJECTS.into_iter().map(mint).collect()
 }
 
-fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> String {
+fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr, admin: SocketAddr) -> String {
     let listener = |address: &SocketAddr| {
         let certificates = "certificates = [{ chain = \"chain.pem\", key = \"key.pem\" }]";
         format!("[[listener]]\naddress = \"{address}\"\n{certificates}\n\n")
@@ -181,6 +198,10 @@ fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr) -> Strin
          format = \"text\"\n\n\
          [server]\n\
          max_sessions = 1000\n\n\
+         [admin]\n\
+         address = \"{admin}\"\n\
+         token_file = \"admin-token\"\n\
+         payload = true\n\n\
          [auth.demo]\n\
          issuer = \"{ISSUER}\"\n\
          audience = [\"{AUDIENCE}\"]\n\
@@ -209,18 +230,25 @@ struct Ready {
     token: String,
     ca: PathBuf,
     page: String,
+    dashboard: String,
     file: PathBuf,
 }
 
 impl Ready {
+    fn json(&self) -> serde_json::Value {
+        let Self { url, token, ca, page, dashboard, file } = self;
+        json!({ "url": url, "token": token, "ca": ca, "page": page, "dashboard": dashboard, "config": file })
+    }
+
     fn text(&self, port: u16) -> String {
-        let Self { url, token, page, .. } = self;
+        let Self { url, token, page, dashboard, .. } = self;
         let (ca, file) = (quote(&self.ca), quote(&self.file));
         format!(
             r#"Tollgate serves {url} in front of an echo server. A session needs the token below, may send 20 messages a
 second (40 at once), and ends with close code 1008 beyond that. Ctrl-C ends the demo.
 
 In a browser, which warns about the demo's certificate: {page}
+The dashboard, which shows the sessions that this page opens: {dashboard}
 
 With openssl alone: opens a session, sends "hello" and a close as masked frames, and shows the response
   printf 'GET /echo HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n\r\n\201\205\0\0\0\0hello\210\200\0\0\0\0' | openssl s_client -quiet -verify_return_error -CAfile {ca} -servername localhost -connect localhost:{port} 2>/dev/null | tr -cd '[:print:]\n'
@@ -236,15 +264,5 @@ With a WebSocket client that npx, pip or cargo installs, one per line. Type a me
 The configuration of the demo: {file}
 "#
         )
-    }
-}
-
-/// Quotes a path for a shell, unless it needs no quotes.
-fn quote(path: &Path) -> String {
-    let text = path.display().to_string();
-    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte)) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
     }
 }

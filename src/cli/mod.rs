@@ -1,6 +1,7 @@
 //! The command line: one module per subcommand.
 
 pub mod config_file;
+mod shell;
 pub mod admin;
 pub mod args;
 pub mod run;

@@ -29,6 +29,7 @@ mod refresh;
 mod require;
 mod routes;
 pub mod schema;
+mod setting_lines;
 mod suggestion;
 mod units;
 mod upstreams;
@@ -43,4 +44,5 @@ pub use self::model::{
     ListenerConfig, ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
     Source, TlsMinVersion,
 };
+pub use self::setting_lines::{Setting, SettingLine, SettingLines, SettingSection};
 pub use self::units::duration as parse_duration;

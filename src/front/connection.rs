@@ -290,7 +290,7 @@ fn reject_head(
     let times = gateway.process.sessions.slow_times(phases, clock::now());
     let event = RejectionEvent { detail: Some(&detail), times, ..RejectionEvent::new(rejection, request_id, client) };
     metrics.count_upgrade("", rejection.label());
-    gateway.rejections.log(&event, identities, clock::now());
+    gateway.log_rejection(&event);
 }
 
 /// Lets a client read its response before the connection closes. Without a permit the connection closes at once, and a

@@ -14,8 +14,9 @@ use crate::client::KeySets;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::relay::workers::Workers;
+use crate::runtime::clock;
 use crate::runtime::pending_limit::PendingLimit;
-use crate::telemetry::rejections::RejectionLog;
+use crate::telemetry::rejections::{RejectionEvent, RejectionLog};
 use crate::upstream::Connector;
 
 /// The maximum number of refreshes in progress.
@@ -84,6 +85,13 @@ impl Gateway {
         self.snapshot.load_full()
     }
 
+    /// Logs the rejection of a request, and keeps it for the operator.
+    pub fn log_rejection(&self, event: &RejectionEvent<'_>) {
+        let identities = self.process.sessions.identities();
+        self.rejections.log(event, identities, clock::now());
+        self.process.events.push_rejection(event, identities, clock::unix());
+    }
+
     /// Counts a request that waits for keys or for a service; `None` if too many do.
     pub fn wait(&self, client: IpAddr) -> Option<WaitingRequest> {
         self.waiting.enter(client, self.snapshot.load().policy().max_sessions())
@@ -111,6 +119,7 @@ impl Gateway {
     /// Replaces the snapshot for all further requests, and drops the counters, key sets and addresses that the new one
     /// does not name. Only one caller at a time may build and install snapshots.
     pub fn install(&self, snapshot: Arc<Snapshot>) {
+        self.process.events.set_generation(snapshot.generation());
         self.snapshot.store(snapshot);
         self.retain_used();
     }

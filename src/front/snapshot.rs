@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use rustls::server::ProducesTickets;
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
 use crate::client::{KeySets, KeyUser};
-use crate::config::{AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, RecordLayer};
+use crate::config::{
+    AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, RecordLayer, SettingLines,
+};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
 use crate::policy::forward::{ForwardAuth, ForwardConfig};
@@ -40,6 +43,10 @@ pub struct Snapshot {
     memory_max: Option<u64>,
     revocation_retention: Duration,
     rechecked: u64,
+    file_name: PathBuf,
+    /// The text of the configuration.
+    text: Arc<str>,
+    setting_lines: Arc<SettingLines>,
 }
 
 #[derive(Debug)]
@@ -177,6 +184,26 @@ impl Snapshot {
         users.collect()
     }
 
+    /// Returns the file of the configuration.
+    pub fn file_name(&self) -> &Path {
+        &self.file_name
+    }
+
+    /// Returns the lines of the settings in that file.
+    pub fn setting_lines(&self) -> &SettingLines {
+        &self.setting_lines
+    }
+
+    /// Returns the sections that authenticate clients, by name.
+    pub fn auths(&self) -> impl Iterator<Item = &Arc<AuthMethod>> {
+        self.auths.values()
+    }
+
+    /// Returns the address and the settings of each listener.
+    pub fn listeners(&self) -> impl Iterator<Item = (&ListenAddress, &ListenerConfig)> {
+        self.listeners.iter().map(|(address, listener)| (address, &listener.config))
+    }
+
     /// Returns the certificates of all listeners.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
         self.listeners.values().flat_map(|listener| listener.config.certificates())
@@ -252,6 +279,12 @@ impl Snapshot {
             recheck_rate: config.server.recheck_rate,
             memory_max: config.server.memory_max_bytes,
             revocation_retention: config.server.revocation_retention,
+            setting_lines: match before {
+                Some(before) if before.text == config.source.text => Arc::clone(&before.setting_lines),
+                _ => Arc::new(SettingLines::parse(&config.source.text)),
+            },
+            file_name: config.source.file_name.clone(),
+            text: Arc::clone(&config.source.text),
         })
     }
 }

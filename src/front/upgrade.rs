@@ -92,12 +92,8 @@ impl<'a> Context<'a> {
     /// Logs and counts a rejection.
     fn log(&self, event: &RejectionEvent<'_>) {
         self.metrics.count_upgrade(event.route.unwrap_or_default(), event.rejection.label());
-        log(self.gateway, event);
+        self.gateway.log_rejection(event);
     }
-}
-
-fn log(gateway: &Gateway, event: &RejectionEvent<'_>) {
-    gateway.rejections.log(event, gateway.process.sessions.identities(), clock::now());
 }
 
 /// Returns the response to a request, and its session if it is admitted. The whole request uses one snapshot.
@@ -131,7 +127,7 @@ pub async fn answer(
             };
             if rejected.refresh.is_some() {
                 metrics.count_refresh(event.route.unwrap_or_default(), event.rejection.label());
-                log(gateway, &event);
+                gateway.log_rejection(&event);
             } else {
                 context.log(&event);
             }
@@ -366,7 +362,7 @@ pub fn log_answer_not_taken(gateway: &Gateway, metrics: &WorkerMetrics, opened: 
         times: gateway.process.sessions.slow_times(&opened.phases, clock::now()),
         ..RejectionEvent::new(Rejection::ClientGone, opened.request_id, opened.admission.grant().address)
     };
-    log(gateway, &event);
+    gateway.log_rejection(&event);
 }
 
 /// Logs an upgrade that was slow. To be called when its 101 was written.
@@ -377,6 +373,7 @@ pub fn log_if_slow(gateway: &Gateway, opened: &OpenedSession) {
         auth: opened.admission.grant().auth.as_deref(),
         subject: opened.admission.subject(),
         client: opened.admission.grant().address,
+        upstream: &opened.admission.pool().config().name,
         server: &opened.server,
         request: opened.summary.summary(),
     };

@@ -46,6 +46,7 @@ impl SessionFacts {
             auth: self.grant.auth.as_deref(),
             subject: self.subject(),
             client: self.grant.address,
+            upstream: &self.upstream,
             server: &self.server,
             request: self.summary.summary(),
         }

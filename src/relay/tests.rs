@@ -28,6 +28,7 @@ use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::guard::LoadGuard;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::session::{Message, SessionConfig, SessionStats};
+use crate::telemetry::events::Events;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::request::{RequestId, RequestSummary};
 use crate::telemetry::sessions::Sessions;
@@ -260,6 +261,7 @@ fn relay_in<C, U>(
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
+        events: Events::new(false),
     });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));

@@ -33,6 +33,7 @@ use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::telemetry::events::Events;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::metrics::{Metrics, ReloadOutcome};
 use crate::telemetry::rejections::RejectionLog;
@@ -111,6 +112,7 @@ impl Server {
             lifecycle,
             sessions: Sessions::new(&config.log, identities),
             metrics: Arc::new(Metrics::new(now.unix)),
+            events: Events::new(config.admin.is_some()),
         });
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);

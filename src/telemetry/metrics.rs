@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use definition::{Reloads, Scrape};
 use gauges::Gauges;
-use merged::Merged;
+pub use merged::Merged;
 use process::ProcessFigures;
 use table::TABLE;
-pub use text::{CONTENT_TYPE, Kind};
+pub use text::{CONTENT_TYPE, Family, Kind, Value};
 use worker::WorkerMetrics;
 
 /// The metrics of the process. They outlive every snapshot.
@@ -85,13 +85,29 @@ impl Metrics {
         self.encode_with(gauges, process)
     }
 
-    fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
+    /// Returns the metrics of these names with their values. The figures of the process are those that cost little to
+    /// read: its descriptors are not counted.
+    pub fn families(&self, gauges: &Gauges, is_wanted: impl Fn(&str) -> bool) -> Vec<Family> {
+        self.collect(gauges, ProcessFigures::read_without_descriptors(), is_wanted)
+    }
+
+    /// Returns the sums over all workers.
+    pub fn merged(&self) -> Merged {
         self.drop_old();
         let mut merged = Merged::default();
         lock(&self.workers).iter().for_each(|worker| merged.add(worker));
+        merged
+    }
+
+    fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
+        text::encode(self.collect(gauges, process, |_| true))
+    }
+
+    fn collect(&self, gauges: &Gauges, process: ProcessFigures, is_wanted: impl Fn(&str) -> bool) -> Vec<Family> {
+        let merged = self.merged();
         let (started, reloads) = (self.started, *lock(&self.reloads));
         let scrape = Scrape { merged: &merged, gauges, reloads, process, started };
-        text::encode(TABLE.iter().map(|definition| definition.family(&scrape)).collect())
+        TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape)).collect()
     }
 
     /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A

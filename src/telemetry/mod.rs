@@ -11,6 +11,8 @@ pub mod metrics;
 pub mod request;
 pub mod rejections;
 pub mod sessions;
+pub mod events;
+pub mod history;
 
 /// Limit on the host, path, origin and detail of a log line.
 const TEXT_MAX_BYTES: usize = 256;

@@ -28,10 +28,27 @@ pub struct SessionSummary<'a> {
     pub subject: Option<&'a str>,
     /// The client's address.
     pub client: IpAddr,
+    /// The upstream.
+    pub upstream: &'a str,
     /// The upstream's server.
     pub server: &'a str,
     /// The trace, the target and the origin of its request.
     pub request: RequestSummary<'a>,
+}
+
+/// The end of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionEnd<'a> {
+    /// The time since its 101.
+    pub age: Duration,
+    /// The side, the code and the cause.
+    pub outcome: Outcome,
+    /// The reason of its Close, if it is one of ours.
+    pub reason: &'a str,
+    /// Its traffic.
+    pub counts: SessionStats,
+    /// The limits that would have acted, and how often.
+    pub reported: &'a [(LimitKind, u64)],
 }
 
 /// The log of sessions.
@@ -132,18 +149,10 @@ impl Sessions {
         );
     }
 
-    /// Logs the end of a session, with the reason of its Close if it is one of ours, and with the limits that would
-    /// have acted.
-    pub fn log_end(
-        &self,
-        session: &SessionSummary<'_>,
-        age: Duration,
-        (outcome, reason): (Outcome, &str),
-        counts: &SessionStats,
-        reported: impl Iterator<Item = (LimitKind, u64)>,
-    ) {
-        let reported: Vec<_> = reported.map(|(limit, count)| format!("{} {count}", limit.label())).collect();
-        let Outcome { by, code, cause } = outcome;
+    /// Logs the end of a session.
+    pub fn log_end(&self, session: &SessionSummary<'_>, end: &SessionEnd<'_>) {
+        let SessionEnd { age, outcome: Outcome { by, code, cause }, reason, counts, reported } = *end;
+        let reported: Vec<_> = reported.iter().map(|(limit, count)| format!("{} {count}", limit.label())).collect();
         let SessionStats { client, upstream, throttled } = counts;
         session_event!(
             Level::INFO,

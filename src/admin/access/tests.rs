@@ -92,9 +92,27 @@ fn a_tcp_request_names_this_machine_as_its_host() {
 }
 
 #[test]
-fn a_unix_socket_takes_any_host_and_no_token() {
-    for headers in [&[][..], &[("host", "evil.example")], &[("host", "admin"), ("authorization", "Bearer wrong")]] {
+fn a_unix_socket_needs_no_token() {
+    for headers in [&[][..], &[("host", "localhost:1")], &[("host", "admin"), ("authorization", "Bearer wrong")]] {
         assert_eq!(status(&access(), Peer::Unix(Some(0)), "POST", "/v1/reload", headers), 200, "{headers:?}");
+    }
+}
+
+/// A browser reaches the socket through a port that ssh forwards.
+#[test]
+fn a_unix_socket_takes_only_hosts_that_nobody_else_can_have() {
+    for (host, expected) in [
+        ("localhost:9640", 200),
+        ("127.0.0.1:9640", 200),
+        ("[::1]:9640", 200),
+        ("tollgate", 200),
+        ("evil.example", 403),
+        ("evil.example:9640", 403),
+        ("evil.", 403),
+        ("192.0.2.1", 403),
+        ("[2001:db8::1]", 403),
+    ] {
+        assert_eq!(status(&access(), Peer::Unix(None), "GET", "/v1/info", &[("host", host)]), expected, "{host}");
     }
 }
 
@@ -118,6 +136,7 @@ fn a_page_of_another_origin_is_rejected() {
 
 #[test]
 fn an_audit_line_names_the_user_or_the_address() {
-    assert_eq!(Caller(Peer::Unix(Some(1000))).to_string(), "uid 1000");
-    assert_eq!(Caller(tcp()).to_string(), "token from 127.0.0.1:50000");
+    let caller = |peer| Caller { peer, rights: Rights::All };
+    assert_eq!(caller(Peer::Unix(Some(1000))).to_string(), "uid 1000");
+    assert_eq!(caller(tcp()).to_string(), "token from 127.0.0.1:50000");
 }

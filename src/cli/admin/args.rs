@@ -67,6 +67,9 @@ pub struct Status {
     /// The process
     #[command(flatten)]
     pub connection: Connection,
+    /// Print how to open the dashboard in a browser, and connect to nothing
+    #[arg(long)]
+    pub open: bool,
 }
 
 /// The arguments of `sessions`.

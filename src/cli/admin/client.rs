@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::args::Connection;
 use super::failure::{EXIT_CONFIG, Failure};
-use crate::config::{AdminAddress, admin_client};
+use crate::config::{AdminAddress, AdminClientConfig, admin_client};
 
 /// How long an answer may take. A reload checks every session first.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,8 +35,11 @@ pub struct Client {
 }
 
 /// The address of a process.
-enum Target {
+#[derive(Debug)]
+pub enum Target {
+    /// The path of a Unix socket.
     Unix(PathBuf),
+    /// A host and a port.
     Tcp(String),
 }
 
@@ -54,15 +57,7 @@ impl Client {
         let (target, token) = if let Some(address) = &arguments.admin {
             (Target::parse(address)?, given)
         } else {
-            let path = &arguments.file.config;
-            let fail = |message| Failure { code: EXIT_CONFIG, message };
-            let client = admin_client(path, given.is_none()).map_err(|report| {
-                fail(format!("{report}(name the address with --admin, the token with --token-file)"))
-            })?;
-
-            let missing =
-                || fail(format!("{} has no [admin] section, so its process has no admin API", path.display()));
-            let client = client.ok_or_else(missing)?;
+            let client = configured(&arguments.file.config, given.is_none())?;
             (client.address.into(), given.or(client.token))
         };
         let token = token.as_deref().map(|token| bearer(token)).transpose()?;
@@ -153,8 +148,31 @@ impl Client {
     }
 }
 
+/// Reads the address from the configuration, and the token if `with_token`.
+fn configured(path: &Path, with_token: bool) -> Result<AdminClientConfig, Failure> {
+    let fail = |message| Failure { code: EXIT_CONFIG, message };
+    let client = admin_client(path, with_token)
+        .map_err(|report| fail(format!("{report}(name the address with --admin, the token with --token-file)")))?;
+    client.ok_or_else(|| fail(format!("{} has no [admin] section, so its process has no admin API", path.display())))
+}
+
 impl Target {
-    fn parse(address: &str) -> Result<Self, Failure> {
+    /// Finds the address.
+    ///
+    /// # Errors
+    /// If the arguments or the configuration name none.
+    pub fn of(arguments: &Connection) -> Result<Self, Failure> {
+        match &arguments.admin {
+            Some(address) => Self::parse(address),
+            None => configured(&arguments.file.config, false).map(|client| client.address.into()),
+        }
+    }
+
+    /// Parses `unix:PATH` or `HOST:PORT`.
+    ///
+    /// # Errors
+    /// If the text is neither.
+    pub fn parse(address: &str) -> Result<Self, Failure> {
         if let Some(path) = address.strip_prefix("unix:") {
             return Ok(Self::Unix(path.into()));
         }

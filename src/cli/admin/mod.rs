@@ -5,6 +5,7 @@ pub mod failure;
 pub mod client;
 pub mod output;
 pub mod select;
+pub mod open;
 pub mod status;
 pub mod sessions;
 pub mod kick;

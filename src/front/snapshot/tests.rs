@@ -24,6 +24,7 @@ use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::telemetry::events::Events;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::gauges::Gauges;
@@ -76,6 +77,7 @@ fn gateway(config: &Config) -> Gateway {
         lifecycle: Lifecycle::new(Duration::from_secs(1)),
         sessions: Sessions::new(&config.log, Identities::new(&config.log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
+        events: Events::new(false),
     };
     let (workers, _) = Workers::new(0);
     let connector = Connector::new(clock::now);

@@ -35,6 +35,38 @@ pub fn code(outcome: &Outcome) -> usize {
     CODES.iter().position(|code| *code == name).unwrap_or(CODES.len() - 1)
 }
 
+/// The values of `cause` of an ended session: those of [`CloseReason::label`].
+pub const CAUSES: [&str; 23] = [
+    "closed",
+    "client_violation",
+    "upstream_violation",
+    "message_rate",
+    "byte_rate",
+    "upstream_byte_rate",
+    "overhead_rate",
+    "token_expired",
+    "max_session_age",
+    "idle_timeout",
+    "client_no_pong",
+    "upstream_no_pong",
+    "drain",
+    "client_gone",
+    "upstream_gone",
+    "client_write_stall",
+    "upstream_write_stall",
+    "command",
+    "revoked",
+    "replaced",
+    "not_admitted",
+    "removed",
+    "cut",
+];
+
+/// Returns the position in [`CAUSES`]; `None` if the label is not there, which a test excludes.
+pub fn cause(cause: CloseReason) -> Option<usize> {
+    CAUSES.iter().position(|label| *label == cause.label())
+}
+
 /// Returns the position in [`CLOSED_BY`].
 pub fn closed_by(by: ClosedBy) -> usize {
     match by {

@@ -67,6 +67,9 @@ impl RouteValues<u64> {
         for (sums, cells) in self.closes.iter_mut().zip(&cells.closes) {
             merge(sums, cells);
         }
+        for (sums, cells) in self.close_causes.iter_mut().zip(&cells.close_causes) {
+            merge(sums, cells);
+        }
         self.upgrade_duration.merge(&cells.upgrade_duration);
         self.session_duration.merge(&cells.session_duration);
     }

@@ -19,6 +19,16 @@ impl ProcessFigures {
     /// Reads the figures from `/proc/self`, which systemd's `ProcSubset=pid` leaves readable. This blocks the thread,
     /// and takes longer the more descriptors are open.
     pub fn read() -> Self {
+        let open_fds = Process::myself().and_then(|process| process.fd_count()).ok();
+        Self {
+            open_fds: open_fds.and_then(|count| u64::try_from(count).ok()),
+            max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+            ..Self::read_without_descriptors()
+        }
+    }
+
+    /// Reads the figures except those of descriptors, in a time that does not depend on the load.
+    pub fn read_without_descriptors() -> Self {
         let Ok(process) = Process::myself() else { return Self::default() };
         let stat = process.stat().ok();
         #[expect(clippy::cast_precision_loss, reason = "exact for more than a million years of ticks")]
@@ -26,8 +36,8 @@ impl ProcessFigures {
         Self {
             cpu_seconds: stat.as_ref().map(|stat| seconds(stat.utime.saturating_add(stat.stime))),
             resident_bytes: stat.as_ref().map(|stat| stat.rss.saturating_mul(procfs::page_size())),
-            open_fds: process.fd_count().ok().and_then(|count| u64::try_from(count).ok()),
-            max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+            open_fds: None,
+            max_fds: None,
         }
     }
 }

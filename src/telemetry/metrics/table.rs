@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::definition::Scrape;
 pub use super::definition::{Definition, Unit};
-use super::labels::{ACTIONS, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
+use super::labels::{ACTIONS, CAUSES, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
 use super::samples::Samples;
 use super::text::{Kind, Value};
 use super::worker::{Outcomes, RouteValues};
@@ -35,11 +35,17 @@ fn reported(scrape: &Scrape<'_>, samples: &mut Samples) {
     });
 }
 
-fn closes(scrape: &Scrape<'_>, samples: &mut Samples) {
+/// Adds the numbers of ended sessions that are not 0, by one of these names and by side.
+fn closes<const N: usize>(
+    scrape: &Scrape<'_>,
+    samples: &mut Samples,
+    names: &[&str; N],
+    of: fn(&RouteValues<u64>) -> &[[u64; CLOSED_BY.len()]; N],
+) {
     per_route(scrape, |route, values| {
-        for (code, by_side) in CODES.iter().zip(values.closes) {
-            for (by, count) in CLOSED_BY.iter().zip(by_side).filter(|(_, count)| *count > 0) {
-                samples.count([route, code, by], count);
+        for (name, by_side) in names.iter().zip(of(values)) {
+            for (by, count) in CLOSED_BY.iter().zip(by_side).filter(|(_, count)| **count > 0) {
+                samples.count([route, name, by], *count);
             }
         }
     });
@@ -158,7 +164,15 @@ pub static TABLE: &[Definition] = &[
         help: "Sessions that ended, by close code and by the side that ended them (`client`, `upstream`, `tollgate`). \
                `3xxx` and `4xxx` are the codes of applications, `none` is a Close without a code, \
                and `1006` a session that was cut off",
-        collect: closes,
+        collect: |scrape, samples| closes(scrape, samples, &CODES, |values| &values.closes),
+    },
+    Definition {
+        name: "tollgate_close_causes_total",
+        kind: Kind::Counter,
+        labels: &["route", "cause", "by"],
+        unit: None,
+        help: "The same sessions, by the cause as in the log and by the side that ended them",
+        collect: |scrape, samples| closes(scrape, samples, &CAUSES, |values| &values.close_causes),
     },
     Definition {
         name: "tollgate_throttled_total",

@@ -11,6 +11,7 @@ use crate::policy::forward::AuthOutcome;
 use crate::policy::limits::{LimitAction, LimitKind, OnExcess};
 use crate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats, Side};
 use crate::ws::code::CloseCode;
+use crate::ws::violation::Violation;
 
 /// Opens a session on the server `a:1` of the upstream `up`.
 fn open(worker: &WorkerMetrics, route: &str) -> SessionMetrics {
@@ -42,6 +43,7 @@ fn value(text: &str, series: &str) -> Option<f64> {
     value
 }
 
+/// Returns the sums without dropping any series.
 fn merged(metrics: &Metrics) -> Merged {
     let mut merged = Merged::default();
     lock(&metrics.workers).iter().for_each(|worker| merged.add(worker));
@@ -140,6 +142,35 @@ fn label_values_are_escaped() {
     let _session = open(&metrics.worker(), "a\"b\\c\nd");
     let text = text(&metrics, &Gauges::default());
     assert_eq!(value(&text, "tollgate_sessions{route=\"a\\\"b\\\\c\\nd\",upstream=\"up\"}"), Some(1.0), "{text}");
+}
+
+#[test]
+fn every_cause_of_an_end_has_a_label_of_its_own() {
+    let labels: BTreeSet<_> = labels::CAUSES.into_iter().collect();
+    assert_eq!(labels.len(), labels::CAUSES.len());
+    let of_side = |side| {
+        let violation = CloseReason::Violation(side, Violation::TextNotUtf8);
+        let [rate, pong] = [CloseReason::ByteRate(side), CloseReason::NoPong(side)];
+        [violation, rate, pong, CloseReason::Disconnected(side), CloseReason::WriteStall(side)]
+    };
+    let others = [
+        CloseReason::Closed,
+        CloseReason::MessageRate,
+        CloseReason::OverheadRate,
+        CloseReason::TokenExpired,
+        CloseReason::MaxAge,
+        CloseReason::IdleTimeout,
+        CloseReason::Drain,
+        CloseReason::Command,
+        CloseReason::Revoked,
+        CloseReason::Replaced,
+        CloseReason::NotAdmitted,
+        CloseReason::Removed,
+        CloseReason::Aborted,
+    ];
+    let all = [Side::Client, Side::Upstream].into_iter().flat_map(of_side).chain(others);
+    let found: BTreeSet<_> = all.map(|reason| labels::CAUSES[labels::cause(reason).unwrap()]).collect();
+    assert_eq!(found, labels, "this list or the labels lack a cause");
 }
 
 /// A client may choose any code from 3000 to 4999. Codes that it must not send never get here, but would have one

@@ -66,6 +66,8 @@ pub struct RouteValues<T> {
     pub send_failures: [T; 1],
     /// Ended sessions, by [`labels::CODES`] and [`labels::CLOSED_BY`].
     pub closes: [[T; labels::CLOSED_BY.len()]; labels::CODES.len()],
+    /// The same, by [`labels::CAUSES`] and [`labels::CLOSED_BY`].
+    pub close_causes: [[T; labels::CLOSED_BY.len()]; labels::CAUSES.len()],
     /// The time from the request head to the 101.
     pub upgrade_duration: Histogram<T>,
     /// The time from the 101 to the end of the session.
@@ -284,7 +286,11 @@ impl SessionMetrics {
             return;
         }
         let cells = &self.target.route.0;
-        cells.closes[labels::code(outcome)][labels::closed_by(outcome.by)].add(1);
+        let by = labels::closed_by(outcome.by);
+        cells.closes[labels::code(outcome)][by].add(1);
+        if let Some(cause) = labels::cause(outcome.cause) {
+            cells.close_causes[cause][by].add(1);
+        }
         cells.session_duration.observe(age, &SESSION_BOUNDS);
         self.close();
         self.state(ConnectionState::Closing).add(1);

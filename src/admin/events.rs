@@ -1,0 +1,289 @@
+//! `GET /v1/events`: the last ends of sessions and rejections of requests, each with its explanation.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State as Extract;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::explain::{self, Explanation, Facts};
+use super::extract::Query;
+use super::problem::{Problem, Result};
+use super::state::Shared;
+use super::view::{rfc3339, seconds};
+use crate::front::snapshot::Snapshot;
+use crate::telemetry::events::{EVENTS_MAX, Event, EventKind, Text};
+
+/// The number of events of a page.
+const LIMIT_DEFAULT: usize = 100;
+
+/// The parameters of a list of events.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// The largest number of events in the answer; 100 by default.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// The cursor of the page before.
+    #[param(pattern = "^[0-9]{1,20}$")]
+    cursor: Option<String>,
+}
+
+/// One page of the list of events.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventPage {
+    /// The events, the newest first.
+    events: Vec<ListedEvent>,
+    /// The cursor of the next page; null on the last one.
+    cursor: Option<String>,
+}
+
+/// The end of a session, or the rejection of a request. A subject and an address are shown as in the log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ListedEvent {
+    /// Its number since the start of the process.
+    sequence: u64,
+    /// The request id, 32 hexadecimal digits.
+    id: String,
+    /// The trace id, 32 hexadecimal digits.
+    trace_id: Option<String>,
+    /// The time (RFC 3339), unless the clock of the machine was wrong.
+    time: Option<String>,
+    /// The number of the configuration in use at that time.
+    generation: u64,
+    /// The name of the route.
+    route: Option<String>,
+    /// The name of the `[auth]` section.
+    auth: Option<String>,
+    /// The subject.
+    subject: Option<String>,
+    /// The client's address.
+    address: Option<String>,
+    /// The host of the request.
+    host: Option<String>,
+    /// The path of the request.
+    path: Option<String>,
+    /// The `Origin` of the request.
+    origin: Option<String>,
+    /// The name of the upstream.
+    upstream: Option<String>,
+    /// The upstream's server.
+    server: Option<String>,
+    /// The cause, as in the log and the metrics.
+    cause: &'static str,
+    /// What happened.
+    #[serde(flatten)]
+    kind: ListedKind,
+    /// The same in words.
+    explanation: ListedExplanation,
+}
+
+/// What happened.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum ListedKind {
+    /// A session ended.
+    End(ListedEnd),
+    /// A request was rejected.
+    Rejection(ListedRejection),
+}
+
+/// The end of a session. "In" is the direction from the client to the upstream.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListedEnd {
+    /// Seconds from the 101 to the end.
+    age_seconds: f64,
+    /// Messages from the client.
+    messages_in: u64,
+    /// Bytes of frames from the client, with headers.
+    bytes_in: u64,
+    /// Messages from the upstream.
+    messages_out: u64,
+    /// Bytes of frames from the upstream, with headers.
+    bytes_out: u64,
+    /// Messages and frames that exceeded a rate.
+    throttled: u64,
+    /// The limits that would have acted, where limits are only reported, and how often.
+    reported: BTreeMap<&'static str, u64>,
+    /// The side that ended it: `client`, `upstream` or `tollgate`.
+    #[schema(pattern = "^(client|upstream|tollgate)$")]
+    by: &'static str,
+    /// The close code; null without one.
+    code: Option<u16>,
+    /// The reason of the Close, if Tollgate sent it.
+    reason: String,
+}
+
+/// The rejection of a request.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListedRejection {
+    /// The status of the answer; 499 if the client disconnected before it.
+    status: u16,
+    /// The broken rule within the cause.
+    rule: Option<&'static str>,
+    /// The claim that fails a requirement.
+    claim: Option<String>,
+    /// Further text, such as an error of the upstream.
+    detail: Option<String>,
+}
+
+/// An event in words.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListedExplanation {
+    /// What happened, and by which rule.
+    text: String,
+    /// What to change.
+    advice: String,
+    /// The settings that decide, the most relevant first.
+    settings: Vec<ListedSetting>,
+    /// The path of the configuration.
+    file: String,
+    /// Whether the configuration is still the one of the event. If not, the lines may be others.
+    is_current: bool,
+}
+
+/// A setting in the configuration that is in use.
+#[derive(Debug, Serialize, ToSchema)]
+struct ListedSetting {
+    /// The section.
+    section: String,
+    /// The key.
+    key: &'static str,
+    /// The line of the key, or of its section if the key has its default.
+    line: Option<usize>,
+    /// Whether the file sets the key.
+    is_set: bool,
+}
+
+/// Lists the last ends of sessions and rejections of requests, the newest first. A flood of rejections leaves the last
+/// 500 ends, and the other way round.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "history",
+    params(ListQuery),
+    responses((status = 200, description = "A page of the list", body = EventPage))
+)]
+pub(super) async fn list(
+    Extract(state): Shared,
+    Query(ListQuery { limit, cursor }): Query<ListQuery>,
+) -> Result<axum::Json<EventPage>> {
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=EVENTS_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("`limit` is a number from 1 to {EVENTS_MAX}")));
+    }
+    let before =
+        cursor.map(|cursor| cursor.parse().map_err(|_| Problem::bad_request("`cursor` is not the one of a page")));
+    let gateway = state.control.gateway();
+    let (page, has_more) = gateway.process.events.page(before.transpose()?, limit);
+    let cursor = page.last().filter(|_| has_more).map(|event| event.sequence.to_string());
+    let snapshot = gateway.snapshot();
+    let events = page.iter().map(|event| ListedEvent::new(event, &snapshot)).collect();
+    Ok(axum::Json(EventPage { events, cursor }))
+}
+
+impl ListedEvent {
+    fn new(event: &Event, snapshot: &Snapshot) -> Self {
+        let owned = |text: &Text| text.as_deref().map(str::to_owned);
+        let (cause, kind) = kind(&event.kind);
+        Self {
+            sequence: event.sequence,
+            id: event.id.to_string(),
+            trace_id: event.trace_id.map(|id| id.to_string()),
+            time: event.unix.and_then(rfc3339),
+            generation: event.generation,
+            route: owned(&event.route),
+            auth: owned(&event.auth),
+            subject: owned(&event.subject),
+            address: owned(&event.address),
+            host: owned(&event.host),
+            path: owned(&event.path),
+            origin: owned(&event.origin),
+            upstream: owned(&event.upstream),
+            server: owned(&event.server),
+            cause,
+            kind,
+            explanation: ListedExplanation::new(event, snapshot),
+        }
+    }
+}
+
+fn kind(kind: &EventKind) -> (&'static str, ListedKind) {
+    match kind {
+        EventKind::End { age, counts, reported, outcome, reason } => {
+            let end = ListedEnd {
+                age_seconds: seconds(*age),
+                messages_in: counts.client.messages,
+                bytes_in: counts.client.bytes,
+                messages_out: counts.upstream.messages,
+                bytes_out: counts.upstream.bytes,
+                throttled: counts.throttled,
+                reported: reported.iter().map(|(limit, count)| (limit.label(), *count)).collect(),
+                by: outcome.by.label(),
+                code: outcome.code.map(|code| code.0),
+                reason: reason.to_string(),
+            };
+            (outcome.cause.label(), ListedKind::End(end))
+        }
+        EventKind::Rejection { rejection, claim, detail } => {
+            let rejected = ListedRejection {
+                status: rejection.response().status.as_u16(),
+                rule: rejection.detail(),
+                claim: claim.as_deref().map(str::to_owned),
+                detail: detail.as_deref().map(str::to_owned),
+            };
+            (rejection.label(), ListedKind::Rejection(rejected))
+        }
+    }
+}
+
+impl ListedExplanation {
+    fn new(event: &Event, snapshot: &Snapshot) -> Self {
+        let route = event.route.as_deref().and_then(|route| snapshot.policy().routes().named(route));
+        // A request without a token is of no section, but that of a route with one section would be of that.
+        let only = route.and_then(|route| match &*route.config.auth {
+            [only] => Some(&**only),
+            _ => None,
+        });
+        let facts = Facts {
+            listener: None,
+            route: event.route.as_deref(),
+            auth: event.auth.as_deref().or(only),
+            upstream: event.upstream.as_deref(),
+            server: event.server.as_deref(),
+            origin: event.origin.as_deref(),
+            host: event.host.as_deref(),
+            path: event.path.as_deref(),
+            address: event.address.as_deref(),
+            claim: match &event.kind {
+                EventKind::Rejection { claim, .. } => claim.as_deref(),
+                EventKind::End { .. } => None,
+            },
+            detail: match &event.kind {
+                EventKind::Rejection { detail, .. } => detail.as_deref(),
+                EventKind::End { .. } => None,
+            },
+        };
+        let Explanation { text, advice, settings } = match &event.kind {
+            EventKind::End { outcome, reason, .. } => explain::end(*outcome, reason, &facts),
+            EventKind::Rejection { rejection, .. } => explain::rejection(*rejection, &facts),
+        };
+        let settings = settings.into_iter().map(|(section, key)| {
+            let found = snapshot.setting_lines().find(section, key);
+            ListedSetting {
+                section: section.to_string(),
+                key,
+                line: found.map(|found| found.line),
+                is_set: found.is_some_and(|found| found.is_set),
+            }
+        });
+        Self {
+            text,
+            advice,
+            settings: settings.collect(),
+            file: snapshot.file_name().display().to_string(),
+            is_current: event.generation == snapshot.generation(),
+        }
+    }
+}

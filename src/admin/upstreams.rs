@@ -1,0 +1,106 @@
+//! `GET /v1/upstreams`: the upstreams, and the state of their servers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State as Extract;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::settings::{WrittenSetting, line, written};
+use super::state::Shared;
+use crate::balance::Pool;
+use crate::config::{SettingLines, SettingSection};
+use crate::policy::route::Target;
+use crate::telemetry::metrics::Merged;
+
+/// The upstreams.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UpstreamList {
+    /// The upstreams, by name.
+    upstreams: Vec<Upstream>,
+}
+
+/// An upstream.
+#[derive(Debug, Serialize, ToSchema)]
+struct Upstream {
+    /// Its name.
+    name: String,
+    /// The line of its section.
+    line: Option<usize>,
+    /// Its settings in the file.
+    settings: Vec<WrittenSetting>,
+    /// The names of the routes that use it.
+    routes: Vec<String>,
+    /// Its open sessions.
+    sessions: u64,
+    /// The requests that wait for its servers.
+    pending_requests: u32,
+    /// The limit of that number.
+    max_pending_requests: u32,
+    /// Its servers, in the order of the file.
+    servers: Vec<Server>,
+}
+
+/// A server of an upstream.
+#[derive(Debug, Serialize, ToSchema)]
+struct Server {
+    /// Its address, as the file has it.
+    address: String,
+    /// `up`, or `failing`: a request to it failed, and none succeeded since.
+    #[schema(pattern = "^(up|failing)$")]
+    state: &'static str,
+    /// Its open sessions.
+    sessions: u64,
+    /// The attempts to connect to it that failed.
+    connect_failures: u64,
+}
+
+/// Lists the upstreams with their servers.
+#[utoipa::path(
+    get,
+    path = "/v1/upstreams",
+    tag = "configuration",
+    responses((status = 200, description = "The upstreams", body = UpstreamList))
+)]
+pub(super) async fn list(Extract(state): Shared) -> axum::Json<UpstreamList> {
+    let gateway = state.control.gateway();
+    let (snapshot, counts) = (gateway.snapshot(), gateway.process.metrics.merged());
+    let routes = |pool: &Pool| {
+        let uses = snapshot.policy().routes().iter().filter(|route| match &route.target {
+            Target::Pool(used) => used.config().name == pool.config().name,
+            Target::Page(_) => false,
+        });
+        uses.map(|route| route.name().to_string()).collect()
+    };
+    let upstreams =
+        snapshot.pools().map(|pool| Upstream::new(pool, routes(pool), snapshot.setting_lines(), &counts)).collect();
+    axum::Json(UpstreamList { upstreams })
+}
+
+impl Upstream {
+    fn new(pool: &Pool, routes: Vec<String>, lines: &SettingLines, counts: &Merged) -> Self {
+        let config = pool.config();
+        let section = SettingSection::Upstream(&config.name);
+        let servers = pool.servers().map(|server| {
+            let target = [&config.name, &server.name].map(Arc::clone);
+            Server {
+                address: server.name.to_string(),
+                state: if server.health.has_failed() { "failing" } else { "up" },
+                sessions: counts.upstream_sessions.get(&target).copied().unwrap_or_default(),
+                connect_failures: server.connect_failures.load(Ordering::Relaxed),
+            }
+        });
+        let sessions = counts.upstream_sessions.iter().filter(|([upstream, _], _)| *upstream == config.name);
+        Self {
+            name: config.name.to_string(),
+            line: line(lines, section),
+            settings: written(lines, section, None),
+            routes,
+            sessions: sessions.map(|(_, count)| count).sum(),
+            pending_requests: pool.pending(),
+            max_pending_requests: config.max_pending_requests,
+            servers: servers.collect(),
+        }
+    }
+}
