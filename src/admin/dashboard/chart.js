@@ -190,6 +190,11 @@ function drawKeys(group, series, scale, width) {
     end.y = Math.min(end.y, below - LABEL_GAP);
     below = end.y;
   }
+  let above = GUTTER.top + 1;
+  for (const end of ends.toReversed()) {
+    end.y = Math.max(end.y, above);
+    above = end.y + LABEL_GAP;
+  }
   group.replaceChildren(...ends.map(({ key, slot, y }) => svg('text', { class: `key s${slot}`, x: width - GUTTER.right + 4, y }, key)));
 }
 

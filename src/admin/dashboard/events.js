@@ -28,7 +28,7 @@ const events = createEvents();
 
 const EVENT_COLUMNS = [
   { label: 'Time', kind: 'time', text: () => '', node: ({ time }, old) => (old?.dateTime === time ? old : timeElement(time)) },
-  { label: 'Kind', text: ({ kind }) => (kind === 'end' ? 'end' : 'rejection') },
+  { label: 'Kind', kind: 'kind', text: ({ kind }) => (kind === 'end' ? 'end' : 'rejection') },
   { label: 'Cause', kind: 'cause', href: ({ sequence }) => `#/events/${sequence}`, text: ({ kind, cause }) => causeText(kind, cause), title: ({ cause }) => cause },
   { label: 'Status', kind: 'value', text: ({ kind, status, code }) => (kind === 'rejection' ? status : code ?? 'none'),
     title: ({ kind, code }) => (kind === 'end' ? codeText(code) : null) },

@@ -35,23 +35,23 @@ const SECTIONS = [
     { id: 'handshakes', title: 'TLS handshakes', metric: 'tollgate_tls_handshakes_total', ...rare, rows: 4, name: plain('outcome') },
   ]],
   ['Admission and ends', [
-    { id: 'upgrades', title: 'Upgrades', metric: 'tollgate_upgrades_total', ...rare, rows: 8, name: upgradeName },
-    { id: 'rejections', title: 'Rejections by cause', metric: 'tollgate_upgrades_total', ...rare, rows: 8, name: rejectionName,
+    { id: 'upgrades', title: 'Upgrades', metric: 'tollgate_upgrades_total', ...rare, rows: 3, name: upgradeName },
+    { id: 'rejections', title: 'Rejections by cause', metric: 'tollgate_upgrades_total', ...rare, rows: 3, name: rejectionName,
       isWanted: ({ outcome }) => outcome !== 'accepted' },
-    { id: 'closes', title: 'Closes by code and side', metric: 'tollgate_closes_total', ...rare, rows: 8,
+    { id: 'closes', title: 'Closes by code and side', metric: 'tollgate_closes_total', ...rare, rows: 3,
       name: ({ code, by }) => ({ label: `${code} by ${by}`, title: codeText(code) }) },
-    { id: 'causes', title: 'Ends by cause', metric: 'tollgate_close_causes_total', ...rare, rows: 8, name: endName },
+    { id: 'causes', title: 'Ends by cause', metric: 'tollgate_close_causes_total', ...rare, rows: 3, name: endName },
   ]],
   ['Upstreams', [
-    { id: 'servers', title: 'Sessions by server', metric: 'tollgate_upstream_sessions', ...gauged, rows: 4, name: serverName },
-    { id: 'failures', title: 'Failed connects by server', metric: 'tollgate_upstream_connect_failures_total', ...rare, rows: 4, name: serverName },
+    { id: 'servers', title: 'Sessions by server', metric: 'tollgate_upstream_sessions', ...gauged, rows: 3, name: serverName },
+    { id: 'failures', title: 'Failed connects by server', metric: 'tollgate_upstream_connect_failures_total', ...rare, rows: 3, name: serverName },
   ]],
   ['Process', [
     { id: 'generation', title: 'Configuration generation', metric: 'tollgate_config_generation', ...gauged, rows: 3, name: () => ({ label: 'generation' }), note: reloadNote },
     { id: 'reloads', title: 'Reloads', metric: 'tollgate_reloads_total', ...rare, rows: 3, name: plain('outcome') },
     { id: 'revocations', title: 'Revocations in effect', metric: 'tollgate_revocations', ...gauged, rows: 3, name: () => ({ label: 'revocations' }) },
     { id: 'cpu', title: 'CPU', metric: 'process_cpu_seconds_total', format: (value) => percent(value === null ? null : value * 100),
-      axis: (value) => `${axisCount(value * 100)} %`, total: (seconds) => `${count(seconds)} s`, rows: 3, name: () => ({ label: 'of one core' }) },
+      axis: (value) => `${axisCount(value * 100)} %`, total: (seconds) => `${digits(seconds)} s`, rows: 3, name: () => ({ label: 'of one core' }) },
     { id: 'memory', title: 'Memory', metric: 'process_resident_memory_bytes', format: bytes, axis: axisBytes, base: 1024, rows: 3, name: () => ({ label: 'resident memory' }) },
   ]],
 ];
@@ -83,7 +83,7 @@ function seriesOf(config, slots) {
     return { values, total, rank: config.total ? total : Math.max(0, ...one.values.filter(isNumber)),
       metric: seriesKey(one.name, one.labels), ...config.name(one.labels) };
   });
-  const series = largest(list.filter((one) => one.total > 0 || one.rank > 0 || list.length <= config.rows), slots);
+  const series = largest(list.filter((one) => one.total > 0 || one.rank > 0 || list.length <= 4), slots);
   return series.length > 1 ? series.map((one) => ({ ...one, key: one.key ?? (one.isOther ? '+' : String(one.slot + 1)) })) : series;
 }
 
@@ -106,7 +106,7 @@ function createCertificateCard() {
     element,
     update(certificates) {
       const sorted = certificates.slice().sort((a, b) => (a.days_left ?? Infinity) - (b.days_left ?? Infinity));
-      setText(number, sorted.length && isNumber(sorted[0].days_left) ? plural(Math.floor(sorted[0].days_left), 'day') : 'none');
+      setText(number, sorted.length && isNumber(sorted[0].days_left) ? daysText(sorted[0].days_left) : 'none');
       keyed(list, sorted, (one) => `${one.listener} ${one.names.join()}`, () => certificateBar(), updateBar);
     },
   };
@@ -120,7 +120,7 @@ function updateBar(row, { names, days_left: days, listener }) {
   const more = names.length > 1 ? ` and ${names.length - 1} more` : '';
   setText(row.children[0], `${names[0] ?? 'no name'}${more}, ${listener}`);
   setAttribute(row.children[0], 'title', names.join(', '));
-  setText(row.children[1], !isNumber(days) ? NONE : days <= 0 ? 'expired' : plural(Math.floor(days), 'day'));
+  setText(row.children[1], daysText(days));
   row.dataset.level = days < CERTIFICATE_BAD_DAYS ? 'bad' : days < CERTIFICATE_WARN_DAYS ? 'warn' : 'good';
   row.dataset.value = days;
   row.querySelector('.bar > div').style.width = `${Math.max(1, Math.min(100, ((days ?? 0) / 90) * 100))}%`;
@@ -144,9 +144,12 @@ function overviewView() {
     return h('section', { 'aria-labelledby': id }, h('h2', { id }, title), h(`div.grid.of-${own.length}`, own));
   });
 
+  // All cards appear at once, so that none moves another.
+  const rest = h('div.rest', { hidden: true }, sections);
   const refresh = () => {
     cards.forEach(updateCard);
     attention.update({ ...facts, info: state.info });
+    rest.hidden = false;
   };
   const polls = [
     poll(HISTORY_MS, async (signal) => {
@@ -166,7 +169,7 @@ function overviewView() {
   if (history.times().length) refresh();
   return {
     title: 'Overview',
-    content: [attention.element, ...sections],
+    content: [attention.element, rest],
     stop() {
       polls.forEach((one) => one.stop());
       cards.forEach(({ card }) => card.stop());

@@ -47,7 +47,7 @@ function sessionTerms(session) {
     ]],
     ['Where', [
       ['Route', link('route', session.route)], ['Host', session.host], ['Path', session.path], ['Upstream', link('upstream', session.upstream)],
-      ['Server', link('server', session.server)], ['TLS', session.tls_version ? `${session.tls_version}, ${session.cipher}` : 'none'],
+      ['Server', link('server', session.server)], ['TLS', session.tls_version ? `${session.tls_version.replace('v', ' ').replace('_', '.')}, ${session.cipher}` : 'none'],
     ]],
   ].map(([title, entries]) => h('section.group', h('h3', title), terms(entries)));
 }

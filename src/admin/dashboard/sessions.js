@@ -77,6 +77,7 @@ function sessionsView(_, query) {
   }
   function changeSort(value) {
     filters.showSort(value);
+    table.showSort(value);
     set('sort', value === 'age' ? '' : value);
   }
   function restart() {
@@ -91,7 +92,6 @@ function sessionsView(_, query) {
   function show(answer) {
     next = answer.cursor;
     table.update(answer.sessions);
-    table.showSort(sort());
     fill(error);
     const isFiltered = Object.keys(filter()).length > 0;
     setText(total, `${plural(answer.total, 'session')}${isFiltered ? ' match' + (answer.total === 1 ? 'es' : '') : ''}`);
@@ -105,6 +105,7 @@ function sessionsView(_, query) {
     close.disabled = message.disabled = answer.total === 0;
   }
 
+  table.showSort(sort());
   const list = poll(LIST_MS, async (signal) =>
     show(await get('/v1/sessions', { ...filter(), sort: sort(), limit: PAGE_SIZE, cursor }, signal)),
   (failure) => failure.status && fill(error, problemBlock(failure)));
