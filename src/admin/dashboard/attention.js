@@ -26,7 +26,7 @@ function createAttention() {
       quiet.hidden = items.length > 0;
       keyed(list, items, (item) => item.key, () => h('li', h('strong'), ' ', h('a')), (row, item) => {
         row.className = item.level;
-        setText(row.firstChild, item.level === 'bad' ? 'Now:' : 'Soon:');
+        setText(row.firstChild, item.level === 'bad' ? 'Now:' : 'Watch:');
         setText(row.lastChild, item.text);
         setAttribute(row.lastChild, 'href', item.href);
       });

@@ -10,6 +10,7 @@ function createCard({ id, title, format, axis, base, isWhole, cursor, rows, tota
   const note = h('span.note', gridNote);
   const when = h('th.value', { scope: 'col' }, 'now');
   const legend = h('tbody');
+  const nothing = h('p.quiet', 'None since the start.');
   const table = lazyTable(title, format);
   const titleId = `${id}-title`;
   const element = h('figure.card', { id, 'aria-labelledby': titleId },
@@ -17,11 +18,12 @@ function createCard({ id, title, format, axis, base, isWhole, cursor, rows, tota
     chart.element,
     h(`div.legend.rows-${rows}`, h('table', h('caption.hidden', `${title}: series`),
       h('thead', h('tr', h('th', { scope: 'col' }, h('span.hidden', 'Series')), when, total && h('th.value', { scope: 'col' }, 'since start'))),
-      legend)),
+      legend), nothing),
     table.element);
   let data = { times: [], series: [] };
 
   function updateLegend() {
+    nothing.hidden = data.series.length > 0;
     const time = cursor.get();
     const index = time === null ? data.times.length - 1 : nearest(data.times, time);
     setText(when, time === null || index < 0 ? 'now' : `at ${clockTime(data.times[index])}`);

@@ -25,7 +25,7 @@ function createCursor() {
  * round. `span` is the longest time shown, in seconds.
  */
 function createChart({ title, format, axis, base = 1000, span = SPAN_SECONDS, cursor, isWhole = false }) {
-  const grid = svg('g', { class: 'grid' });
+  const grid = svg('g', { class: 'axes' });
   const lines = svg('g', { class: 'lines' });
   const keys = svg('g', { class: 'keys' });
   const line = svg('line', { class: 'cursor', y1: GUTTER.top, y2: CHART_HEIGHT - GUTTER.bottom, visibility: 'hidden' });
@@ -189,6 +189,11 @@ function drawKeys(group, series, scale, width) {
   for (const end of ends) {
     end.y = Math.min(end.y, below - LABEL_GAP);
     below = end.y;
+  }
+  let above = GUTTER.top + 1;
+  for (const end of ends.toReversed()) {
+    end.y = Math.max(end.y, above);
+    above = end.y + LABEL_GAP;
   }
   group.replaceChildren(...ends.map(({ key, slot, y }) => svg('text', { class: `key s${slot}`, x: width - GUTTER.right + 4, y }, key)));
 }

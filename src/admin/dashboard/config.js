@@ -43,6 +43,9 @@ function configView() {
     auths: blockSection('Auth sections', ({ name }) => name, authBlock, 'No auth section is configured.'),
   };
   const certificates = createTable({ caption: 'Certificates', columns: CERTIFICATE_COLUMNS, keyOf: ({ listener, names }) => `${listener} ${names.join()}`, empty: 'No listener has certificates.' });
+  // The parts appear at once, so that none moves another.
+  const rest = h('div.rest', { hidden: true }, Object.values(parts).map(({ element }) => element),
+    h('section', { 'aria-labelledby': 'config-certificates' }, h('h2', { id: 'config-certificates' }, 'Certificates'), certificates.element));
   const error = h('div');
   const reload = createReload(() => load.now());
 
@@ -55,11 +58,11 @@ function configView() {
     const answer = Object.assign({}, ...answers);
     for (const [name, part] of Object.entries(parts)) part.update(answer[name], info.generation);
     certificates.update(answer.certificates);
+    rest.hidden = false;
   }, (failure) => failure.status && fill(error, problemBlock(failure)));
   return {
     title: 'Configuration',
-    content: [error, reload.element, listeners.element, parts.upstreams.element, parts.routes.element, parts.auths.element,
-      h('section', { 'aria-labelledby': 'config-certificates' }, h('h2', { id: 'config-certificates' }, 'Certificates'), certificates.element)],
+    content: [error, reload.element, listeners.element, rest],
     stop: () => load.stop(),
   };
 }

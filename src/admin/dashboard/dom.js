@@ -35,13 +35,13 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets an attribute if it differs. Null and false remove it. */
+/** Sets an attribute if it differs. Null and false remove it; true is "true" in ARIA, and empty in HTML. */
 function setAttribute(element, name, value) {
   if (value === null || value === undefined || value === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name);
     return;
   }
-  const text = value === true ? '' : String(value);
+  const text = value === true && !name.startsWith('aria-') ? '' : String(value);
   if (element.getAttribute(name) !== text) element.setAttribute(name, text);
 }
 
@@ -97,6 +97,11 @@ function field(label, control, hint = null) {
   const id = control.id || (control.id = uniqueId('field'));
   if (hint) control.setAttribute('aria-describedby', `${id}-hint`);
   return h('div.field', h('label', { for: id }, label), control, hint && h('p.hint', { id: `${id}-hint` }, hint));
+}
+
+/** Returns a sentence in which names between backticks are code. */
+function prose(text) {
+  return text.split('`').map((part, index) => (index % 2 ? h('code', part) : part));
 }
 
 let lastId = 0;

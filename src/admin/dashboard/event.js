@@ -1,18 +1,26 @@
 // One event: what happened, which setting decided, what to change, and all fields.
 
-function settingItem(setting, file) {
-  const where = setting.line === null ? 'not in the file: the default applies'
-    : setting.is_set ? `line ${setting.line}` : `not set, so the default applies; its section is at line ${setting.line}`;
-  return h('li', { data: { line: setting.line } }, h('code', setting.key), ' in ', h('code', setting.section), `: ${where}`,
-    setting.line !== null && file && h('span.quiet', ` of ${file}`));
+function settingItem({ key, section, line, is_set: isSet }, file) {
+  const where = isSet ? `line ${line}` : line === null ? 'default' : `default; the section is at line ${line}`;
+  return h('li', { data: { line: isSet ? line : null } }, h('code', key), ' in ', h('code', section), ', ', isSet ? h('strong', where) : where,
+    isSet && file && h('span.quiet', ` of ${file}`));
+}
+
+/** The settings that the file has, and the others behind a click, unless there are no other ones. */
+function settingLists(settings, file) {
+  const items = (list) => h('ul', list.map((setting) => settingItem(setting, file)));
+  const own = settings.filter(({ is_set: isSet }) => isSet);
+  const defaults = settings.filter(({ is_set: isSet }) => !isSet);
+  if (!settings.length) return null;
+  if (!own.length) return [h('h3', 'Settings that decided'), items(defaults)];
+  return [h('h3', 'Settings that decided'), items(own),
+    defaults.length > 0 && h('details', h('summary', `${plural(defaults.length, 'more setting')}, at the default`), items(defaults))];
 }
 
 function explanationSection({ explanation, generation }) {
   const { text, advice, settings, file, is_current: isCurrent } = explanation;
   return h('section.explanation', { 'aria-labelledby': 'explanation' }, h('h2', { id: 'explanation' }, 'What happened'),
-    h('p.lead', text),
-    h('h2', 'What to change'), h('p', advice),
-    settings.length > 0 && [h('h3', settings.length === 1 ? 'The setting that decided' : 'The settings that decided'), h('ul', settings.map((setting) => settingItem(setting, file)))],
+    h('p.lead', prose(text)), h('h2', 'What to change'), h('p', prose(advice)), settingLists(settings, file),
     !isCurrent && h('p.warning', `The configuration was reloaded since (this was generation ${generation}), so the lines may differ.`));
 }
 
@@ -57,7 +65,7 @@ function eventView([text]) {
     }
     isShown = true;
     fill(holder, h('p.event-title', h(`span.tag.${event.kind}`, event.kind), ' ', eventHeading(event)), explanationSection(event),
-      h('section', { 'aria-labelledby': 'event-fields' }, h('h2', { id: 'event-fields' }, 'All fields'), eventTerms(event)), neighbours(sequence));
+      h('section.panel', { 'aria-labelledby': 'event-fields' }, h('h2', { id: 'event-fields' }, 'All fields'), eventTerms(event)), neighbours(sequence));
   }
   const load = poll(EVENTS_MS, async (signal) => {
     if (!isShown) await events.load(signal);

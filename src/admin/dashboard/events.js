@@ -28,14 +28,14 @@ const events = createEvents();
 
 const EVENT_COLUMNS = [
   { label: 'Time', kind: 'time', text: () => '', node: ({ time }, old) => (old?.dateTime === time ? old : timeElement(time)) },
-  { label: 'Kind', text: ({ kind }) => (kind === 'end' ? 'end' : 'rejection') },
+  { label: 'Kind', kind: 'kind', text: ({ kind }) => (kind === 'end' ? 'end' : 'rejection') },
   { label: 'Cause', kind: 'cause', href: ({ sequence }) => `#/events/${sequence}`, text: ({ kind, cause }) => causeText(kind, cause), title: ({ cause }) => cause },
   { label: 'Status', kind: 'value', text: ({ kind, status, code }) => (kind === 'rejection' ? status : code ?? 'none'),
     title: ({ kind, code }) => (kind === 'end' ? codeText(code) : null) },
-  { label: 'Route', text: ({ route }) => route ?? 'none' },
-  { label: 'Subject', text: ({ subject }) => subject ?? NONE },
-  { label: 'Address', text: ({ address }) => address ?? NONE },
-  { label: 'In words', kind: 'words', text: ({ explanation }) => explanation.text },
+  { label: 'Route', kind: 'name', text: ({ route }) => route ?? 'none' },
+  { label: 'Subject', kind: 'name', text: ({ subject }) => subject ?? NONE },
+  { label: 'Address', kind: 'name', text: ({ address }) => address ?? NONE },
+  { label: 'In words', kind: 'words', text: ({ explanation }) => explanation.text.replaceAll('`', '') },
 ];
 
 /** Whether an event matches the filter of the list. */
@@ -55,7 +55,7 @@ function eventsView(_, query) {
   const error = h('div');
   const table = createTable({ caption: 'Ends and rejections, newest first', columns: EVENT_COLUMNS, keyOf: ({ sequence }) => sequence, empty: 'No event matches.' });
   const more = h('button', { type: 'button', hidden: true, on: { click: () => { shown += EVENTS_PAGE; render(); } } }, 'Show 100 more');
-  const kind = select([['', 'ends and rejections'], ['end', 'ends'], ['rejection', 'rejections']], query.get('kind') ?? '', (value) => set('kind', value), { name: 'kind' });
+  const kind = select([['', 'any'], ['end', 'ends'], ['rejection', 'rejections']], query.get('kind') ?? '', (value) => set('kind', value), { name: 'kind' });
   const cause = select([['', 'any']], query.get('cause') ?? '', (value) => set('cause', value), { name: 'cause' });
   const route = select([['', 'any']], query.get('route') ?? '', (value) => set('route', value), { name: 'route' });
   const text = h('input', { type: 'search', name: 'text', value: query.get('text') ?? '', autocomplete: 'off', placeholder: 'id, subject, address, origin, …',

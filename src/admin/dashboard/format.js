@@ -102,6 +102,13 @@ function wholeDuration(seconds) {
   return isNumber(seconds) ? duration(Math.floor(seconds)) : NONE;
 }
 
+/** The days until a time: "expired", "12 days", "over 10 years". */
+function daysText(days) {
+  if (!isNumber(days)) return NONE;
+  if (days <= 0) return 'expired';
+  return days > 3652 ? 'over 10 years' : plural(Math.floor(days), 'day');
+}
+
 /** The time of day of a Unix time. */
 function clockTime(unix) {
   return CLOCK.format(new Date(unix * 1000));

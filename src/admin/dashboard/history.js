@@ -48,7 +48,7 @@ function createHistory() {
     times: () => times,
     interval: () => interval,
     all: (name) => [...series.values()].filter((one) => one.name === name),
-    rates: (one) => ratesOf(times, one.values),
+    rates: (one, window) => ratesOf(times, one.values, window),
   };
 }
 
@@ -59,14 +59,14 @@ function seriesKey(name, labels) {
 }
 
 /**
- * Returns the increase of a counter per second at each point. A counter that did not exist counts from 0. A smaller value
+ * Returns the increase of a counter per second at each point, over at least `window` seconds. A counter that did not exist counts from 0. A smaller value
  * than before is a reset, and gives 0.
  */
-function ratesOf(times, values) {
+function ratesOf(times, values, window = RATE_SPAN_SECONDS) {
   return values.map((value, index) => {
     if (value === null || index === 0) return null;
     let from = index - 1;
-    while (from > 0 && times[index] - times[from] < RATE_SPAN_SECONDS) from -= 1;
+    while (from > 0 && times[index] - times[from] < window) from -= 1;
     const span = times[index] - times[from];
     return span > 0 ? Math.max(0, value - (values[from] ?? 0)) / span : null;
   });

@@ -122,7 +122,10 @@ function start() {
     event.preventDefault();
     main.focus();
   });
-  document.getElementById('forget').addEventListener('click', () => lock('The token is forgotten.'));
+  document.getElementById('forget').addEventListener('click', () => {
+    lock(null);
+    notify('This tab has forgotten the token.');
+  });
   setInterval(showFresh, FRESH_MS);
   open();
 }

@@ -3,8 +3,7 @@
 const HISTORY_MS = 2000;
 const STATE_MS = 15_000;
 
-const directions = { in: ['in, from clients', 'in'], out: ['out, to clients', 'out'] };
-const direction = (labels) => ({ label: directions[labels.direction]?.[0] ?? labels.direction, key: directions[labels.direction]?.[1] });
+const direction = ({ direction: way }) => ({ label: way === 'in' ? 'from clients' : 'to clients', key: way, rank: way === 'in' ? 2 : 1 });
 const plain = (label) => (labels) => ({ label: labels[label] });
 const eventsLink = (kind, cause) => `#/events?kind=${kind}&cause=${encodeURIComponent(cause)}`;
 
@@ -20,7 +19,9 @@ function serverName({ upstream, server }) {
   return { label: `${upstream} ${server}`, href: `#/sessions?upstream=${encodeURIComponent(upstream)}&server=${encodeURIComponent(server)}` };
 }
 
+/** Counts of single events are shown as the mean of a minute, so that rare ones are not spikes. */
 const counted = { format: perSecond, axis: axisCount, total: shortCount };
+const rare = { ...counted, window: 60, gridNote: 'mean of a minute' };
 const gauged = { format: shortCount, axis: axisCount, isWhole: true };
 
 /** The cards by section. `metric` is the name of the series, `name` their label in words, `rows` the space for them. */
@@ -29,28 +30,28 @@ const SECTIONS = [
     { id: 'sessions', title: 'Sessions', metric: 'tollgate_sessions', ...gauged, rows: 2, name: () => ({ label: 'open sessions' }), note: sessionsNote },
     { id: 'messages', title: 'Messages', metric: 'tollgate_messages_total', ...counted, rows: 2, name: direction },
     { id: 'bytes', title: 'Bytes', metric: 'tollgate_bytes_total', format: bytesPerSecond, axis: axisBytes, base: 1024, total: bytes, rows: 2, name: direction },
-    { id: 'throttled', title: 'Throttled', metric: 'tollgate_throttled_total', ...counted, rows: 3, name: plain('action'), gridNote: 'beyond message_rate or byte_rate' },
+    { id: 'throttled', title: 'Throttled', metric: 'tollgate_throttled_total', ...rare, rows: 3, name: plain('action') },
     { id: 'connections', title: 'Connections', metric: 'tollgate_connections', ...gauged, rows: 4, name: plain('state') },
-    { id: 'handshakes', title: 'TLS handshakes', metric: 'tollgate_tls_handshakes_total', ...counted, rows: 4, name: plain('outcome') },
+    { id: 'handshakes', title: 'TLS handshakes', metric: 'tollgate_tls_handshakes_total', ...rare, rows: 4, name: plain('outcome') },
   ]],
   ['Admission and ends', [
-    { id: 'upgrades', title: 'Upgrades', metric: 'tollgate_upgrades_total', ...counted, rows: 8, name: upgradeName },
-    { id: 'rejections', title: 'Rejections by cause', metric: 'tollgate_upgrades_total', ...counted, rows: 8, name: rejectionName,
+    { id: 'upgrades', title: 'Upgrades', metric: 'tollgate_upgrades_total', ...rare, rows: 3, name: upgradeName },
+    { id: 'rejections', title: 'Rejections by cause', metric: 'tollgate_upgrades_total', ...rare, rows: 3, name: rejectionName,
       isWanted: ({ outcome }) => outcome !== 'accepted' },
-    { id: 'closes', title: 'Closes by code and side', metric: 'tollgate_closes_total', ...counted, rows: 8,
+    { id: 'closes', title: 'Closes by code and side', metric: 'tollgate_closes_total', ...rare, rows: 3,
       name: ({ code, by }) => ({ label: `${code} by ${by}`, title: codeText(code) }) },
-    { id: 'causes', title: 'Ends by cause', metric: 'tollgate_close_causes_total', ...counted, rows: 8, name: endName },
+    { id: 'causes', title: 'Ends by cause', metric: 'tollgate_close_causes_total', ...rare, rows: 3, name: endName },
   ]],
   ['Upstreams', [
-    { id: 'servers', title: 'Sessions by server', metric: 'tollgate_upstream_sessions', ...gauged, rows: 8, name: serverName },
-    { id: 'failures', title: 'Failed connects by server', metric: 'tollgate_upstream_connect_failures_total', ...counted, rows: 8, name: serverName },
+    { id: 'servers', title: 'Sessions by server', metric: 'tollgate_upstream_sessions', ...gauged, rows: 3, name: serverName },
+    { id: 'failures', title: 'Failed connects by server', metric: 'tollgate_upstream_connect_failures_total', ...rare, rows: 3, name: serverName },
   ]],
   ['Process', [
     { id: 'generation', title: 'Configuration generation', metric: 'tollgate_config_generation', ...gauged, rows: 3, name: () => ({ label: 'generation' }), note: reloadNote },
-    { id: 'reloads', title: 'Reloads', metric: 'tollgate_reloads_total', ...counted, rows: 3, name: plain('outcome') },
+    { id: 'reloads', title: 'Reloads', metric: 'tollgate_reloads_total', ...rare, rows: 3, name: plain('outcome') },
     { id: 'revocations', title: 'Revocations in effect', metric: 'tollgate_revocations', ...gauged, rows: 3, name: () => ({ label: 'revocations' }) },
     { id: 'cpu', title: 'CPU', metric: 'process_cpu_seconds_total', format: (value) => percent(value === null ? null : value * 100),
-      axis: (value) => `${axisCount(value * 100)} %`, total: duration, rows: 3, name: () => ({ label: 'of one core' }) },
+      axis: (value) => `${axisCount(value * 100)} %`, total: (seconds) => `${digits(seconds)} s`, rows: 3, name: () => ({ label: 'of one core' }) },
     { id: 'memory', title: 'Memory', metric: 'process_resident_memory_bytes', format: bytes, axis: axisBytes, base: 1024, rows: 3, name: () => ({ label: 'resident memory' }) },
   ]],
 ];
@@ -78,11 +79,11 @@ let historyProcess = null;
 function seriesOf(config, slots) {
   const list = history.all(config.metric).filter(({ labels }) => !config.isWanted || config.isWanted(labels)).map((one) => {
     const total = one.values.at(-1) ?? 0;
-    const values = config.total ? history.rates(one) : one.values;
+    const values = config.total ? history.rates(one, config.window) : one.values;
     return { values, total, rank: config.total ? total : Math.max(0, ...one.values.filter(isNumber)),
       metric: seriesKey(one.name, one.labels), ...config.name(one.labels) };
   });
-  const series = largest(list.filter((one) => one.total > 0 || one.rank > 0 || list.length <= config.rows), slots);
+  const series = largest(list.filter((one) => one.total > 0 || one.rank > 0 || list.length <= 4), slots);
   return series.length > 1 ? series.map((one) => ({ ...one, key: one.key ?? (one.isOther ? '+' : String(one.slot + 1)) })) : series;
 }
 
@@ -105,7 +106,7 @@ function createCertificateCard() {
     element,
     update(certificates) {
       const sorted = certificates.slice().sort((a, b) => (a.days_left ?? Infinity) - (b.days_left ?? Infinity));
-      setText(number, sorted.length && isNumber(sorted[0].days_left) ? plural(Math.floor(sorted[0].days_left), 'day') : 'none');
+      setText(number, sorted.length && isNumber(sorted[0].days_left) ? daysText(sorted[0].days_left) : 'none');
       keyed(list, sorted, (one) => `${one.listener} ${one.names.join()}`, () => certificateBar(), updateBar);
     },
   };
@@ -119,7 +120,7 @@ function updateBar(row, { names, days_left: days, listener }) {
   const more = names.length > 1 ? ` and ${names.length - 1} more` : '';
   setText(row.children[0], `${names[0] ?? 'no name'}${more}, ${listener}`);
   setAttribute(row.children[0], 'title', names.join(', '));
-  setText(row.children[1], !isNumber(days) ? NONE : days <= 0 ? 'expired' : plural(Math.floor(days), 'day'));
+  setText(row.children[1], daysText(days));
   row.dataset.level = days < CERTIFICATE_BAD_DAYS ? 'bad' : days < CERTIFICATE_WARN_DAYS ? 'warn' : 'good';
   row.dataset.value = days;
   row.querySelector('.bar > div').style.width = `${Math.max(1, Math.min(100, ((days ?? 0) / 90) * 100))}%`;
@@ -140,12 +141,15 @@ function overviewView() {
     });
     if (title === 'Process') own.splice(3, 0, certificateCard.element);
     const id = uniqueId('section');
-    return h('section', { 'aria-labelledby': id }, h('h2', { id }, title), h('div.grid', own));
+    return h('section', { 'aria-labelledby': id }, h('h2', { id }, title), h(`div.grid.of-${own.length}`, own));
   });
 
+  // All cards appear at once, so that none moves another.
+  const rest = h('div.rest', { hidden: true }, sections);
   const refresh = () => {
     cards.forEach(updateCard);
     attention.update({ ...facts, info: state.info });
+    rest.hidden = false;
   };
   const polls = [
     poll(HISTORY_MS, async (signal) => {
@@ -165,7 +169,7 @@ function overviewView() {
   if (history.times().length) refresh();
   return {
     title: 'Overview',
-    content: [attention.element, ...sections],
+    content: [attention.element, rest],
     stop() {
       polls.forEach((one) => one.stop());
       cards.forEach(({ card }) => card.stop());

@@ -34,12 +34,26 @@ function liveTerms() {
   };
 }
 
+const SETTING_COLUMNS = [
+  { label: 'Key', kind: 'key', text: ({ key }) => key },
+  { label: 'Value', kind: 'setting', text: ({ value }) => value },
+  { label: 'Line', kind: 'value', text: ({ line }) => line },
+];
+
+/** The settings of a section as the file has them. */
+function settingTable(name, settings) {
+  if (!settings.length) return h('p.quiet', 'The file sets nothing here.');
+  const table = createTable({ caption: `Settings of ${name} in the file`, columns: SETTING_COLUMNS, keyOf: ({ key, line }) => `${key} ${line}` });
+  table.element.classList.add('settings');
+  table.update(settings);
+  return table.element;
+}
+
 function upstreamBlock(upstream) {
   const live = liveTerms();
   const table = createTable({ caption: `Servers of ${upstream.name}`, columns: SERVER_COLUMNS, keyOf: ({ address }) => address });
-  const element = block(upstream.name, upstream.line, live.element, table.element,
-    terms([['Routes', codeList(upstream.routes)], ['Path', upstream.path || 'that of the request'], ['connect_timeout', duration(upstream.connect_timeout_seconds)],
-      ['response_timeout', duration(upstream.response_timeout_seconds)]]));
+  const element = block(upstream.name, upstream.line, live.element, table.element, h('p', 'Routes: ', codeList(upstream.routes)),
+    settingTable(upstream.name, upstream.settings));
   element.dataset.upstream = upstream.name;
   return { element, update(now) {
     live.update([['Sessions', count(now.sessions), now.sessions], ['Pending requests', `${count(now.pending_requests)} of ${count(now.max_pending_requests)}`, now.pending_requests]]);
@@ -52,10 +66,10 @@ function routeBlock(route) {
   const outcomes = h('ul.counts');
   const closes = h('ul.counts');
   const element = block(route.name, route.line, live.element,
-    terms([['Host', route.host ? h('code', route.host) : 'any'], ['Path', h('code', route.path)], ['Upstream', route.upstream ?? 'none'], ['Auth', route.auth.length ? codeList(route.auth) : 'none'],
-      ['Origins', route.origins ? codeList(route.origins) : 'any'], ['Requirements', codeList(route.require)], ['Refresh path', route.refresh_path && h('code', route.refresh_path)]]),
+    h('p', 'Auth: ', codeList(route.auth), '. Upstream: ', route.upstream ? h('code', route.upstream) : 'none', '.'),
+    settingTable(route.name, route.settings),
     h('h4', 'Requests by outcome'), outcomes, h('h4', 'Closes'), closes,
-    h('details', h('summary', 'Limits'), limitTerms(route.limits)));
+    h('details', h('summary', 'All limits, with defaults'), limitTerms(route.limits)));
   element.dataset.route = route.name;
   return { element, update(now) {
     live.update([['Sessions', count(now.sessions), now.sessions], ['Messages in', shortCount(now.messages_in), now.messages_in], ['Messages out', shortCount(now.messages_out), now.messages_out],
@@ -79,11 +93,10 @@ function countList(list, entries) {
 function authBlock(auth) {
   const live = liveTerms();
   const keys = auth.key_set;
-  const fixed = auth.kind === 'jwt'
-    ? [['Issuer', auth.issuer ?? 'any'], ['Audience', codeList(auth.audience)], ['Algorithms', codeList(auth.algorithms)], ['Token from', codeList(auth.token_from)],
-      ['Key set', keys ? keys.url : 'a local key'], keys && ['Stale after', duration(keys.stale_after_seconds)]]
-    : [['URL', auth.url]];
-  const element = block(auth.name, auth.line, live.element, terms([['Kind', auth.kind === 'jwt' ? 'JSON Web Tokens' : 'forward authentication'], ['Routes', codeList(auth.routes)], ...fixed]));
+  const element = block(auth.name, auth.line, live.element,
+    h('p', auth.kind === 'jwt' ? 'JSON Web Tokens' : 'Forward authentication', '. Routes: ', codeList(auth.routes), '.',
+      keys && [' Keys: ', h('code', keys.url), `, stale after ${duration(keys.stale_after_seconds)}.`]),
+    settingTable(auth.name, auth.settings));
   element.dataset.auth = auth.name;
   return { element, update(now) {
     const set = now.key_set;
@@ -96,7 +109,7 @@ function authBlock(auth) {
 
 const CERTIFICATE_COLUMNS = [
   { label: 'Names', text: ({ names }) => names.join(', ') || 'none' },
-  { label: 'Days left', kind: 'value', text: ({ days_left: days }) => (isNumber(days) ? Math.floor(days) : NONE), value: ({ days_left: days }) => days },
+  { label: 'Left', kind: 'value', text: ({ days_left: days }) => daysText(days), value: ({ days_left: days }) => days },
   { label: 'Expires', text: () => '', node: ({ expires }, old) => (old?.dateTime === expires ? old : timeElement(expires)) },
   { label: 'Listener', text: ({ listener }) => listener },
   { label: 'Line', kind: 'value', text: ({ line }) => line ?? NONE },

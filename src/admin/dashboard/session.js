@@ -47,7 +47,7 @@ function sessionTerms(session) {
     ]],
     ['Where', [
       ['Route', link('route', session.route)], ['Host', session.host], ['Path', session.path], ['Upstream', link('upstream', session.upstream)],
-      ['Server', link('server', session.server)], ['TLS', session.tls_version ? `${session.tls_version}, ${session.cipher}` : 'none'],
+      ['Server', link('server', session.server)], ['TLS', session.tls_version ? `${session.tls_version.replace('v', ' ').replace('_', '.')}, ${session.cipher}` : 'none'],
     ]],
   ].map(([title, entries]) => h('section.group', h('h3', title), terms(entries)));
 }
@@ -123,7 +123,7 @@ function sessionView([id]) {
   };
   return {
     title: `Session ${id.slice(0, 8)}`,
-    content: [h('p', h('a', { href: '#/sessions' }, 'All sessions')), ended, operations, section('Now', live, h('div.grid', figures.map(({ element }) => element))),
+    content: [h('p', h('a', { href: '#/sessions' }, 'All sessions')), ended, operations, section('Now', live, h('div.grid.of-2', figures.map(({ element }) => element))),
       section('Limits against use', limits.element), section('Facts', facts), section('Tap', tap.element),
       h('details.more', h('summary', 'All limits of this session'), fixed)],
     stop() {
@@ -143,7 +143,7 @@ async function showEnd(id, holder, wasOpen) {
     await events.load();
     const event = events.all().find((one) => one.kind === 'end' && one.id === id);
     holder.firstChild.append(event
-      ? h('p', `${event.explanation.text} `, h('a', { href: `#/events/${event.sequence}` }, 'Why it ended'))
+      ? h('p', prose(event.explanation.text), ' ', h('a', { href: `#/events/${event.sequence}` }, 'Why it ended'))
       : h('p', 'Its event is not among the last 1,000 ends and rejections.'));
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;

@@ -11,10 +11,10 @@ const ORDERS = [
 
 const SESSION_COLUMNS = [
   { label: 'Session', kind: 'id', sort: 'id', href: ({ id }) => `#/sessions/${id}`, text: ({ id }) => id.slice(0, 8), title: ({ id }) => id },
-  { label: 'Route', text: ({ route }) => route },
-  { label: 'Subject', text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE), title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null) },
-  { label: 'Address', text: ({ address }) => address },
-  { label: 'Server', text: ({ upstream, server }) => `${upstream} ${server}` },
+  { label: 'Route', kind: 'name', text: ({ route }) => route },
+  { label: 'Subject', kind: 'name', text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE), title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null) },
+  { label: 'Address', kind: 'name', text: ({ address }) => address },
+  { label: 'Server', kind: 'server', text: ({ upstream, server }) => `${upstream} ${server}` },
   { label: 'Age', kind: 'value', sort: 'age', text: ({ age_seconds: age }) => wholeDuration(age), value: ({ age_seconds: age }) => age },
   { label: 'Messages', kind: 'value', sort: 'messages', text: (row) => shortCount(row.messages_in + row.messages_out), value: (row) => row.messages_in + row.messages_out,
     title: (row) => `${count(row.messages_in)} in, ${count(row.messages_out)} out` },
@@ -77,6 +77,7 @@ function sessionsView(_, query) {
   }
   function changeSort(value) {
     filters.showSort(value);
+    table.showSort(value);
     set('sort', value === 'age' ? '' : value);
   }
   function restart() {
@@ -91,7 +92,6 @@ function sessionsView(_, query) {
   function show(answer) {
     next = answer.cursor;
     table.update(answer.sessions);
-    table.showSort(sort());
     fill(error);
     const isFiltered = Object.keys(filter()).length > 0;
     setText(total, `${plural(answer.total, 'session')}${isFiltered ? ' match' + (answer.total === 1 ? 'es' : '') : ''}`);
@@ -105,6 +105,7 @@ function sessionsView(_, query) {
     close.disabled = message.disabled = answer.total === 0;
   }
 
+  table.showSort(sort());
   const list = poll(LIST_MS, async (signal) =>
     show(await get('/v1/sessions', { ...filter(), sort: sort(), limit: PAGE_SIZE, cursor }, signal)),
   (failure) => failure.status && fill(error, problemBlock(failure)));

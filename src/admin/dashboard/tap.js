@@ -104,7 +104,7 @@ function createTap(id) {
   }
 
   return {
-    element: h('div', h('div.buttons', start, pause, clear,
+    element: h('div.tap', h('div.buttons', start, pause, clear,
       canPayload ? h('label.check', payload, ' with payloads, up to 4 KiB of each frame') : h('span.quiet', payloadNote())), status, error, counts, holder),
     stop() {
       controller?.abort();
