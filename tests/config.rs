@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::ServerAddress;
+use tollgate::balance::{Balance, HashSource, ServerAddress, ServerConfig};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -229,11 +229,19 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
 
     let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
-    let servers: Vec<_> = chat.servers.iter().map(ToString::to_string).collect();
-    assert_eq!(servers, ["127.0.0.1:9001", "[::1]:9001", "backend.internal:9001"]);
+    let server = |server: &ServerConfig| {
+        let max = server.max_sessions.map_or(0, u32::from);
+        (server.address.to_string(), server.weight.get(), max, server.drain)
+    };
+    let expected =
+        [("127.0.0.1:9001", 1, 0, false), ("[::1]:9001", 3, 0, false), ("backend.internal:9001", 1, 5000, true)];
+    let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
+    assert_eq!(chat.servers.iter().map(server).collect::<Vec<_>>(), expected);
+    assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
+    assert_eq!(local.balance, Balance::LeastSessions);
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
-    assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into())]);
+    assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));

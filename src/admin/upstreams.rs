@@ -1,7 +1,6 @@
 //! `GET /v1/upstreams`: the upstreams, and the state of their servers.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State as Extract;
 use serde::Serialize;
@@ -47,9 +46,16 @@ struct Upstream {
 struct Server {
     /// Its address, as the file has it.
     address: String,
-    /// `up`, or `failing`: a request to it failed, and none succeeded since.
-    #[schema(pattern = "^(up|failing)$")]
+    /// `up`; `failing`: a request to it failed, and none succeeded since; `draining`: it gets no new sessions; or
+    /// `full`: it has `max_sessions`.
+    #[schema(pattern = "^(up|failing|draining|full)$")]
     state: &'static str,
+    /// Its share of the sessions, relative to the other servers.
+    weight: u16,
+    /// The limit of its sessions, including requests that wait for it.
+    max_sessions: Option<u32>,
+    /// Whether the configuration drains it.
+    drain: bool,
     /// Its open sessions.
     sessions: u64,
     /// The attempts to connect to it that failed.
@@ -83,12 +89,15 @@ impl Upstream {
         let config = pool.config();
         let section = SettingSection::Upstream(&config.name);
         let servers = pool.servers().map(|server| {
-            let target = [&config.name, &server.name].map(Arc::clone);
+            let target = [&config.name, server.name()].map(Arc::clone);
             Server {
-                address: server.name.to_string(),
-                state: if server.health.has_failed() { "failing" } else { "up" },
+                address: server.name().to_string(),
+                state: server.condition().label(),
+                weight: server.config().weight.get(),
+                max_sessions: server.config().max_sessions.map(Into::into),
+                drain: server.config().drain,
                 sessions: counts.upstream_sessions.get(&target).copied().unwrap_or_default(),
-                connect_failures: server.connect_failures.load(Ordering::Relaxed),
+                connect_failures: server.connect_failures(),
             }
         });
         let sessions = counts.upstream_sessions.iter().filter(|([upstream, _], _)| *upstream == config.name);

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderName;
 
 /// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +15,9 @@ pub struct UpstreamConfig {
     /// Its name in logs.
     pub name: Arc<str>,
     /// Its servers: at least one, without duplicates.
-    pub servers: Vec<ServerAddress>,
+    pub servers: Vec<ServerConfig>,
+    /// How a server is chosen for a request.
+    pub balance: Balance,
     /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
     pub base_path: String,
     /// Timeout for the look-up of a name, and for each connection attempt.
@@ -23,6 +28,55 @@ pub struct UpstreamConfig {
     pub max_pending_requests: u32,
     /// Whether header names are sent to its servers in title case.
     pub title_case_headers: bool,
+}
+
+/// A server of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Its address.
+    pub address: ServerAddress,
+    /// Its share of the sessions, relative to the other servers.
+    pub weight: NonZeroU16,
+    /// Maximum number of its sessions, including requests that wait for it; `None` without a limit.
+    pub max_sessions: Option<NonZeroU32>,
+    /// Whether it gets no new sessions.
+    pub drain: bool,
+}
+
+impl From<ServerAddress> for ServerConfig {
+    /// Returns the server with this address and the default of every other setting.
+    fn from(address: ServerAddress) -> Self {
+        Self { address, weight: NonZeroU16::MIN, max_sessions: None, drain: false }
+    }
+}
+
+/// How the server of a request is chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The server with the fewest sessions in proportion to its weight.
+    #[default]
+    LeastSessions,
+    /// Each server in turn, as often as its weight says.
+    RoundRobin,
+    /// The server with the highest score for a part of the request: equal values go to the same server.
+    Hash(HashSource),
+}
+
+/// The part of a request that selects a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashSource {
+    /// The auth section and the subject of the client.
+    Subject,
+    /// The address of the client; of IPv6 its /64.
+    Address,
+    /// The first cookie of this name.
+    Cookie(String),
+    /// The first query parameter of this name.
+    Query(String),
+    /// The first header of this name.
+    Header(HeaderName),
+    /// The placeholder of this name in the path of the route.
+    Path(String),
 }
 
 /// The address of a server. `Display` writes the form used in the configuration file, which is also its name in logs.

@@ -17,10 +17,30 @@ pub struct Health {
     failures: AtomicU64,
 }
 
+/// How a server is regarded by a request that needs one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It did not fail recently, or it is due to be tried again.
+    Good,
+    /// It accepted no connection a short while ago. It is tried if no other server is left.
+    Skipped,
+}
+
+impl Standing {
+    /// Every standing, the best one first.
+    pub const BEST_FIRST: [Self; 2] = [Self::Good, Self::Skipped];
+}
+
 impl Health {
-    /// Whether to try the server now. When the time for which it is skipped is over, one request tries it. The others
-    /// skip it for another [`SKIP_FOR`], or until that request connects.
-    pub fn is_due(&self, now_ms: u64) -> bool {
+    /// Returns how a request regards the server.
+    pub fn standing(&self, now_ms: u64) -> Standing {
+        let until = self.skip_until_ms.load(Ordering::Relaxed);
+        if now_ms >= until { Standing::Good } else { Standing::Skipped }
+    }
+
+    /// Whether a request may try the server now, which is in good standing. When the time for which it is skipped is
+    /// over, one request tries it. The others skip it for another [`SKIP_FOR`], or until that request connects.
+    pub fn claim(&self, now_ms: u64) -> bool {
         let until = self.skip_until_ms.load(Ordering::Relaxed);
         until == 0
             || (now_ms >= until
@@ -28,6 +48,11 @@ impl Health {
                     .skip_until_ms
                     .compare_exchange(until, skip_until(now_ms), Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok())
+    }
+
+    /// Whether the server is not passed over because it failed.
+    pub fn is_healthy(&self) -> bool {
+        self.skip_until_ms.load(Ordering::Relaxed) == 0
     }
 
     /// Whether a request failed, and none succeeded since.
@@ -74,18 +99,18 @@ mod tests {
     fn a_server_that_failed_is_tried_again_by_one_request() {
         let health = Health::default();
         let skip_ms = u64::try_from(SKIP_FOR.as_millis()).unwrap();
-        assert!(health.is_due(0) && health.is_due(0), "it has not failed");
+        assert!(health.claim(0) && health.claim(0), "it has not failed");
         health.skip(1_000);
         for now in [1_000, 1_000 + skip_ms - 1] {
-            assert!(!health.is_due(now), "{now}");
+            assert!(!health.claim(now), "{now}");
         }
         let again = 1_000 + skip_ms;
-        assert!(health.is_due(again), "one request tries it");
-        assert!(!health.is_due(again), "the others skip it");
+        assert!(health.claim(again), "one request tries it");
+        assert!(!health.claim(again), "the others skip it");
         // The request that tried it never completed.
-        assert!(health.is_due(again + skip_ms) && !health.is_due(again + skip_ms));
+        assert!(health.claim(again + skip_ms) && !health.claim(again + skip_ms));
         health.connected();
-        assert!(health.is_due(again + skip_ms) && health.is_due(again + skip_ms));
+        assert!(health.claim(again + skip_ms) && health.claim(again + skip_ms));
     }
 
     #[test]

@@ -1,8 +1,17 @@
-//! Pools of servers, without sockets or a clock: the choice of a server for a request, and the health of each.
+//! Pools of servers, without sockets, a clock or randomness of their own: the choice of a server for a request, and the
+//! state of each.
 
 pub mod config;
 pub mod health;
+pub mod hash;
+pub mod server;
+pub mod choice;
+pub mod rotation;
 pub mod pool;
+#[cfg(test)]
+mod tests;
 
-pub use config::{ServerAddress, UpstreamConfig};
-pub use pool::{Pool, Server};
+pub use choice::{Attempt, NoServer, Picked};
+pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
+pub use pool::Pool;
+pub use server::{Server, ServerSession};

@@ -1,19 +1,23 @@
-//! The pool of an upstream: its servers, the order in which requests try them, and the limit on pending requests.
+//! The pool of an upstream: its servers, the state of its policy, and the limit on pending requests.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::config::{ServerAddress, UpstreamConfig};
-use super::health::Health;
+use super::config::{ServerConfig, UpstreamConfig};
+use super::rotation::Rotation;
+use super::server::{Server, ServerState};
 
 /// An upstream with the state of its servers. A new snapshot keeps it if its configuration is unchanged.
 #[derive(Debug)]
 pub struct Pool {
     config: UpstreamConfig,
-    servers: Vec<Arc<Server>>,
-    /// The number of requests that have started a rotation.
-    next_server: AtomicUsize,
+    servers: Vec<Server>,
+    /// The state of removed servers that still have sessions, for the case that they return.
+    removed: Vec<Weak<ServerState>>,
+    /// The sum of the weights of the servers up to each one.
+    weights: Vec<u64>,
+    rotation: Rotation,
     /// The number of pending requests, also those of the pools that this one replaced.
     pending: Arc<AtomicU32>,
     /// Whether the log reported that no server accepts a connection, and none has accepted one since.
@@ -21,48 +25,56 @@ pub struct Pool {
     started: Instant,
 }
 
-/// A server of a pool.
-#[derive(Debug)]
-pub struct Server {
-    /// Its address as the configuration file has it.
-    pub name: Arc<str>,
-    /// Its address, parsed.
-    pub address: ServerAddress,
-    /// Whether it failed recently.
-    pub health: Health,
-    /// The number of attempts to connect that failed.
-    pub connect_failures: AtomicU64,
-}
-
 /// Counts a request as pending until it is dropped.
 #[derive(Debug)]
 pub struct PendingRequest<'a>(&'a AtomicU32);
 
 impl Pool {
-    /// Creates a pool whose servers have neither failed nor accepted a connection.
+    /// Creates a pool whose servers have no sessions, and have neither failed nor accepted a connection.
     pub fn new(config: UpstreamConfig, now: Instant) -> Self {
-        Self {
-            servers: config.servers.iter().map(|address| Arc::new(Server::new(address))).collect(),
-            next_server: AtomicUsize::new(0),
-            pending: Arc::default(),
-            down: AtomicBool::new(false),
-            config,
-            started: now,
-        }
+        let servers = config.servers.iter().cloned().map(Server::new).collect();
+        Self::with(config, servers, now)
     }
 
     /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers
     /// that both have, and the count of pending requests.
     pub fn replace(&self, config: UpstreamConfig) -> Self {
-        let kept = |address: &ServerAddress| self.servers.iter().find(|server| server.address == *address);
-        let server = |address: &ServerAddress| kept(address).map_or_else(|| Arc::new(Server::new(address)), Arc::clone);
+        let mut states: Vec<_> = self.servers.iter().map(|server| Arc::clone(&server.state)).collect();
+        states.extend(self.removed.iter().filter_map(Weak::upgrade));
+        let mut take = |server: &ServerConfig| {
+            let name = server.address.to_string();
+            let found = states.iter().position(|state| **state.name() == *name);
+            found.map(|index| states.swap_remove(index))
+        };
+        let server = |server: &ServerConfig| match take(server) {
+            Some(state) => Server::with_state(server.clone(), state),
+            None => Server::new(server.clone()),
+        };
+        let servers = config.servers.iter().map(server).collect();
+        let removed = states.iter().filter(|state| state.has_sessions()).map(Arc::downgrade).collect();
         Self {
-            servers: config.servers.iter().map(server).collect(),
-            next_server: AtomicUsize::new(self.next_server.load(Ordering::Relaxed)),
+            removed,
             pending: Arc::clone(&self.pending),
             down: AtomicBool::new(self.down.load(Ordering::Relaxed)),
+            ..Self::with(config, servers, self.started)
+        }
+    }
+
+    fn with(config: UpstreamConfig, servers: Vec<Server>, started: Instant) -> Self {
+        let mut total = 0_u64;
+        let weights = servers.iter().map(|server| {
+            total = total.saturating_add(server.config().weight.get().into());
+            total
+        });
+        Self {
+            weights: weights.collect(),
+            rotation: Rotation::new(servers.len()),
+            servers,
+            removed: Vec::new(),
+            pending: Arc::default(),
+            down: AtomicBool::new(false),
             config,
-            started: self.started,
+            started,
         }
     }
 
@@ -73,7 +85,30 @@ impl Pool {
 
     /// Returns its servers, in the order of the configuration.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
-        self.servers.iter().map(|server| &**server)
+        self.servers.iter()
+    }
+
+    pub(super) fn all(&self) -> &[Server] {
+        &self.servers
+    }
+
+    pub(super) fn rotation(&self) -> &Rotation {
+        &self.rotation
+    }
+
+    pub(super) fn total_weight(&self) -> u64 {
+        self.weights.last().copied().unwrap_or_default()
+    }
+
+    /// Returns the index of the server that has this part of the total weight.
+    pub(super) fn server_at_weight(&self, part: u64) -> usize {
+        self.weights.partition_point(|sum| *sum <= part)
+    }
+
+    pub(super) fn has_equal_weights(&self) -> bool {
+        let mut weights = self.servers.iter().map(|server| server.config().weight);
+        let first = weights.next();
+        weights.all(|weight| Some(weight) == first)
     }
 
     /// Counts a pending request, unless `max_pending_requests` are pending.
@@ -88,21 +123,15 @@ impl Pool {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Returns every server once, in the order in which one request tries them: round robin.
-    pub fn rotation(&self) -> impl Iterator<Item = &Server> {
-        let first = self.next_server.fetch_add(1, Ordering::Relaxed) % self.servers.len().max(1);
-        let (before, after) = self.servers.split_at_checked(first).unwrap_or_default();
-        after.iter().chain(before).map(|server| &**server)
-    }
-
-    /// Converts a time to the scale of [`Health`]: milliseconds since the pool was created.
+    /// Converts a time to the scale of [`Pool::choose`] and of its servers: milliseconds since the first pool of the
+    /// upstream was created.
     pub fn millis_at(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Records that a server accepted a connection.
     pub fn connected(&self, server: &Server) {
-        server.health.connected();
+        server.health().connected();
         self.down.store(false, Ordering::Relaxed);
     }
 
@@ -113,13 +142,6 @@ impl Pool {
     }
 }
 
-impl Server {
-    fn new(address: &ServerAddress) -> Self {
-        let name = address.to_string().into();
-        Self { name, address: address.clone(), health: Health::default(), connect_failures: AtomicU64::new(0) }
-    }
-}
-
 impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -127,64 +149,4 @@ impl Drop for PendingRequest<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn pool(servers: u16, max_pending_requests: u32) -> Pool {
-        let address = |port| ServerAddress::Tcp { host: "192.0.2.1".to_owned(), port };
-        let config = UpstreamConfig {
-            name: "chat".into(),
-            servers: (1..=servers).map(address).collect(),
-            base_path: String::new(),
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_secs(1),
-            max_pending_requests,
-            title_case_headers: false,
-        };
-        Pool::new(config, Instant::now())
-    }
-
-    #[test]
-    fn each_request_starts_with_the_next_server_and_tries_every_server_once() {
-        let pool = pool(3, 1);
-        for first in [1, 2, 3, 1] {
-            let ports: Vec<u16> =
-                pool.rotation().map(|server| server.name.rsplit(':').next().unwrap().parse().unwrap()).collect();
-            assert_eq!(ports, [first, first % 3 + 1, (first + 1) % 3 + 1]);
-        }
-        assert_eq!(self::pool(0, 1).rotation().count(), 0);
-    }
-
-    #[test]
-    fn pending_requests_are_limited_and_released() {
-        let pool = pool(1, 2);
-        let first = pool.begin_request();
-        let second = pool.begin_request();
-        assert!(first.is_some() && second.is_some() && pool.begin_request().is_none());
-        drop(first);
-        assert!(pool.begin_request().is_some());
-    }
-
-    #[test]
-    fn a_replaced_pool_keeps_the_state_of_its_servers_and_its_pending_requests() {
-        let before = pool(2, 2);
-        before.servers[0].health.skip(0);
-        let pending = before.begin_request();
-        let after = before.replace(UpstreamConfig { max_pending_requests: 1, ..pool(3, 1).config });
-        assert_eq!(after.servers().map(|server| server.health.is_due(0)).collect::<Vec<_>>(), [false, true, true]);
-        assert!(after.begin_request().is_none());
-        drop(pending);
-        assert!(after.begin_request().is_some());
-    }
-
-    #[test]
-    fn an_upstream_that_is_down_is_reported_once() {
-        let pool = pool(1, 1);
-        assert!(!pool.report_down(|| false));
-        assert!(pool.report_down(|| true) && !pool.report_down(|| true));
-        pool.rotation().for_each(|server| pool.connected(server));
-        assert!(pool.report_down(|| true));
-    }
-}
+mod tests;

@@ -52,7 +52,7 @@ impl<'a> Section<'a> {
     }
 
     /// Creates a section, and reports every key in it that is not in [`KEYS`].
-    fn new(
+    pub(super) fn new(
         name: &'static str,
         title: String,
         span: Span,
@@ -364,7 +364,7 @@ impl<'a> Section<'a> {
         );
     }
 
-    fn raw(&self, name: &str) -> Option<(Span, &'a DeValue<'a>)> {
+    pub(super) fn raw(&self, name: &str) -> Option<(Span, &'a DeValue<'a>)> {
         self.table?.get(name).map(|value| (value.span(), value.get_ref()))
     }
 

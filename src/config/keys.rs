@@ -3,111 +3,13 @@
 
 use std::time::Duration;
 
-use self::AllowsOff::{Allowed, Refused};
-use self::Default::{Derived, Nothing, Required, Value};
-use self::Kind::{
+use super::key::AllowsOff::{Allowed, Refused};
+use super::key::Default::{Derived, Nothing, Required, Value};
+use super::key::Kind::{
     Choice, Conditions, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList,
+    TextsOrTables,
 };
-use super::units::{show_duration, show_size};
-
-/// One configuration key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
-    /// Its section: a name in [`SECTIONS`], or `listener.certificates`.
-    pub section: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// The kind of its value.
-    pub kind: Kind,
-    /// Its default.
-    pub default: Default,
-    /// Its description, for `config/example.toml` and for help texts.
-    pub doc: &'static str,
-}
-
-/// The kind of a value. Bounds are inclusive; [`AllowsOff`] is whether the string `"off"` is a value, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A string.
-    Text,
-    /// A list of strings.
-    StringList,
-    /// A string, or a list of strings.
-    TextOrList,
-    /// The path of a file.
-    File,
-    /// One of these strings.
-    Choice(&'static [&'static str]),
-    /// `true` or `false`.
-    Flag,
-    /// A whole number.
-    Integer(u32, u32, AllowsOff),
-    /// A duration such as `"30s"`.
-    Duration(Duration, Duration, AllowsOff),
-    /// A size such as `"64KiB"`.
-    Size(u64, u64, AllowsOff),
-    /// A rate such as `"50/s"`; the number is the largest count.
-    Rate(u32, AllowsOff),
-    /// A rate of bytes such as `"1MiB/s"`; the numbers bound the size.
-    ByteRate(u64, u64, AllowsOff),
-    /// A share such as `"20%"`.
-    Percent(AllowsOff),
-    /// A table of strings whose keys the operator chooses.
-    Table,
-    /// A table whose keys are claims: each has an accepted value, a list of them, or `{ present = true }`.
-    Conditions,
-    /// A list of tables.
-    TableArray,
-}
-
-/// Whether `"off"` is a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AllowsOff {
-    /// `"off"` is a value.
-    Allowed,
-    /// `"off"` is not a value.
-    Refused,
-}
-
-/// The default of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
-    /// The key is required.
-    Required,
-    /// This value, in TOML.
-    Value(&'static str),
-    /// A value that depends on another key, described in words.
-    Derived(&'static str),
-    /// The key is optional and has no default.
-    Nothing,
-}
-
-impl Key {
-    /// Returns the bounds in words: `1s to 1h`, `"json", "text"`. Empty for a kind without bounds.
-    #[must_use]
-    pub fn bounds(&self) -> String {
-        let or_off = |off, text: String| if off == AllowsOff::Allowed { format!("{text}, or \"off\"") } else { text };
-        match self.kind {
-            Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "),
-            Kind::Flag => "true or false".to_owned(),
-            Kind::Integer(min, max, off) => or_off(off, format!("{min} to {max}")),
-            Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
-            Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
-            Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
-            Kind::ByteRate(min, max, off) => {
-                or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
-            }
-            Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
-            Kind::Text
-            | Kind::StringList
-            | Kind::TextOrList
-            | Kind::File
-            | Kind::Table
-            | Kind::Conditions
-            | Kind::TableArray => String::new(),
-        }
-    }
-}
+pub use super::key::{AllowsOff, Default, Key, Kind};
 
 /// A section of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +34,7 @@ pub const SECTIONS: &[SectionForm] = &[
 ];
 
 /// Planned keys and sections that this version does not support: section (`""` is the file itself), key, help text.
-pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[("upstream", "balance", "leave the key out")];
+pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[("upstream", "discover", "list the servers in `servers`")];
 
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
@@ -333,8 +235,20 @@ keys! {
         "The interval at which the service is asked again about each open session, which ends if it is no longer \
          admitted.";
 
-    SERVERS = "upstream" "servers", StringList, Required,
-        "The servers: `IP:port`, `name:port` or `unix:/path`.";
+    SERVERS = "upstream" "servers", TextsOrTables, Required,
+        "The servers: `IP:port`, `name:port` or `unix:/path`, or a table of these keys.";
+    SERVER_ADDRESS = "upstream.servers" "address", Text, Required,
+        "Its address, in one of these forms.";
+    SERVER_WEIGHT = "upstream.servers" "weight", number(1, 1000), Value("1"),
+        "The share of the server, relative to the other servers.";
+    SERVER_MAX_SESSIONS = "upstream.servers" "max_sessions", number(1, 10_000_000), Nothing,
+        "Maximum number of its sessions, including the opening handshakes that wait for it; further ones go to other \
+         servers, and get a 503 if all are full.";
+    SERVER_DRAIN = "upstream.servers" "drain", Flag, Value("false"),
+        "Whether it gets no new sessions; open ones stay.";
+    BALANCE = "upstream" "balance", Text, Value("\"least_sessions\""),
+        "How a server is chosen: `least_sessions`, `round_robin`, or `hash:` and one of subject, address, cookie:NAME, \
+         query:NAME, header:NAME, path:NAME. All of them respect the weights.";
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "A prefix for the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),

@@ -106,6 +106,11 @@ fn form_of(key: &Key) -> Value {
         Kind::Percent(off) => (text(units::percent_pattern()), off),
         Kind::Table => (json!({ "type": "object", "additionalProperties": { "type": "string" } }), AllowsOff::Refused),
         Kind::Conditions => (json!({ "type": "object", "additionalProperties": condition() }), AllowsOff::Refused),
+        Kind::TextsOrTables => {
+            let inner = table(&format!("{}.{}", key.section, key.name));
+            let items = json!({ "anyOf": [{ "type": "string" }, inner] });
+            (json!({ "type": "array", "items": items }), AllowsOff::Refused)
+        }
         Kind::TableArray => {
             let items = table(&format!("{}.{}", key.section, key.name));
             (json!({ "type": "array", "items": items }), AllowsOff::Refused)

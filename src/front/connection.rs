@@ -108,7 +108,9 @@ fn relay(
     (stream, read_ahead): (ClientStream, Bytes),
     (connection, metrics): (LoadGuard, SessionMetrics),
 ) -> Relay<ClientStream, UpstreamStream> {
-    let OpenedSession { admission, mut session, upstream, read_ahead: upstream_read_ahead, server, .. } = opened;
+    let OpenedSession {
+        admission, mut session, upstream, read_ahead: upstream_read_ahead, server, server_session, ..
+    } = opened;
     // The bytes are copied, since a slice would keep hyper's whole buffer alive.
     let client_side = Prefixed(stream, read_ahead.to_vec());
     let upstream_side = Prefixed(upstream, upstream_read_ahead.to_vec());
@@ -125,7 +127,8 @@ fn relay(
     });
     let session_guard = sessions.register(Arc::clone(&facts), Arc::clone(&route));
     session.report_upgrade(admission.exceeded());
-    let lease = admission.into_lease();
+    let mut lease = admission.into_lease();
+    lease.hold_server(server_session);
     if lease.is_limited() {
         sessions.registry().note_limited(session_guard.key());
     }

@@ -131,6 +131,7 @@ impl Gateway {
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.key_sets.retain(|remote| snapshot.key_users(remote));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
-        self.connector.retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| *kept.name == *server)));
+        self.connector
+            .retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| **kept.name() == *server)));
     }
 }

@@ -17,6 +17,7 @@ use super::logout;
 use super::refresh::Refresh;
 use super::response::{self, RejectedRequest};
 use super::snapshot::Snapshot;
+use crate::balance::ServerSession;
 use crate::policy::admission::Admission;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::forwarded::Client;
@@ -36,7 +37,7 @@ use crate::telemetry::request::{OwnedRequestSummary, RequestId, RequestSummary};
 use crate::telemetry::sessions::SessionSummary;
 use crate::telemetry::trace_context::{TraceContext, TraceId};
 use crate::upstream::open::UpstreamResponse;
-use crate::upstream::{AskError, UpstreamStream};
+use crate::upstream::{AskError, Asked, UpstreamStream};
 use crate::ws::handshake::{self, Answer, Opening, OpeningError};
 
 /// A session whose 101 is being sent.
@@ -52,6 +53,8 @@ pub struct OpenedSession {
     pub read_ahead: Bytes,
     /// The server, as the configuration names it.
     pub server: Arc<str>,
+    /// The count of the session at its server.
+    pub server_session: ServerSession,
     /// The id of the request.
     pub request_id: RequestId,
     /// The request for the log.
@@ -245,11 +248,12 @@ async fn upgrade(
 
     // (d) Its response.
     let pending = PendingRequest::new(context, route.name(), Some(&admission));
-    let asked = pending.until(context.gateway.connector.ask(&admission, request)).await;
-    let (response, server) = asked.map_err(|AskError { rejection, server, detail }| {
+    let asked = pending.until(context.gateway.connector.ask(&admission, facts, request)).await;
+    let Asked { response, session: server_session } = asked.map_err(|AskError { rejection, server, detail }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
         RejectedRequest { server, detail, ..reject(rejection) }
     })?;
+    let server = Arc::clone(server_session.server());
     let reject = |rejection| RejectedRequest { server: Some(Arc::clone(&server)), ..reject(rejection) };
     let (head, stream, read_ahead) = match response {
         UpstreamResponse::Switched { head, stream, read_ahead } => (head, stream, read_ahead),
@@ -285,6 +289,7 @@ async fn upgrade(
         upstream: stream,
         read_ahead,
         server,
+        server_session,
         request_id,
         summary,
         generation: context.generation,

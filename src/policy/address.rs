@@ -57,6 +57,11 @@ impl From<IpAddr> for AddressKey {
 }
 
 impl AddressKey {
+    /// Returns the address, or the first one of the /64.
+    pub(super) fn network(self) -> IpAddr {
+        self.0
+    }
+
     /// Returns the /48 of an IPv6 address, `None` for an IPv4 address.
     pub(super) fn ipv6_48(&self) -> Option<u64> {
         let IpAddr::V6(v6) = self.0 else { return None };

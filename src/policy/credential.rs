@@ -176,6 +176,16 @@ pub fn strip_headers(sources: &[TokenSource], headers: &mut HeaderMap) {
     }
 }
 
+/// Returns the value of the first cookie of this name in a line of `Cookie`, without quotes.
+pub(super) fn cookie<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    line.split(|&byte| byte == b';').find_map(|pair| cookie_value(pair, name)).map(unquoted)
+}
+
+/// Returns the decoded value of the first query parameter of this name.
+pub(super) fn query_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    query.split('&').find_map(|part| query_value(part, name)).map(decoded)
+}
+
 /// Returns the query without the parameters that are token sources; `None` if no other parameter is left. The others
 /// are unchanged.
 #[must_use]

@@ -12,6 +12,7 @@ use super::pattern::Params;
 use super::revocation::entry::Identity;
 use super::slots::Slot;
 use super::token::TokenRecord;
+use crate::balance::ServerSession;
 
 /// The part of an admission that a session keeps until it ends. Dropping it releases the slots.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Lease {
     /// Most routes limit neither addresses nor subjects.
     client: Option<Box<ClientSlots>>,
     is_client_released: bool,
+    /// The count of the session at its server.
+    server: Option<ServerSession>,
 }
 
 /// The facts that a session was admitted with. A later snapshot can check them again.
@@ -90,9 +93,14 @@ impl SessionToken {
 impl Lease {
     /// Creates the lease of a session with its slot and those of its client.
     pub(super) fn new(session: Slot<()>, client: ClientSlots) -> Self {
-        let mut lease = Self { _session: session, client: None, is_client_released: false };
+        let mut lease = Self { _session: session, client: None, is_client_released: false, server: None };
         lease.add_client(client);
         lease
+    }
+
+    /// Keeps the count of the session at its server until the lease is dropped.
+    pub fn hold_server(&mut self, session: ServerSession) {
+        self.server = Some(session);
     }
 
     /// Releases the slots of the address and of the subject, because the client has disconnected or its session is

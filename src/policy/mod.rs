@@ -39,6 +39,7 @@ pub mod evidence;
 pub mod counters;
 pub mod client_slots;
 pub mod grant;
+pub mod hash_key;
 mod claim_headers;
 pub mod admission;
 pub mod recheck;

@@ -191,7 +191,7 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
         return Err(Removed::Upstream);
     }
     let Target::Pool(pool) = &route.target else { return Err(Removed::Upstream) };
-    if !pool.servers().any(|server| *server.name == *session.server) {
+    if !pool.servers().any(|server| **server.name() == *session.server) {
         return Err(Removed::Server);
     }
     Ok(params)

@@ -73,6 +73,8 @@ pub enum Rejection {
     Draining,
     /// The upstream has reached its limit of pending requests.
     UpstreamBusy,
+    /// Every server of the upstream is draining, or has as many sessions as it may have.
+    UpstreamFull,
     /// No server of the upstream accepted the connection, or the connection broke before the response.
     Unreachable,
     /// The upstream's response is not HTTP, or its head is too large.
@@ -173,7 +175,7 @@ impl Rejection {
                 "Clients cannot be authenticated for now.\n",
                 RETRY_AFTER_SECS,
             ),
-            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy => {
+            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy | Self::UpstreamFull => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
@@ -215,6 +217,7 @@ impl Rejection {
             Self::Memory => "memory",
             Self::Draining => "draining",
             Self::UpstreamBusy => "upstream_busy",
+            Self::UpstreamFull => "upstream_full",
             Self::Unreachable => "unreachable",
             Self::UpstreamMalformed => "upstream_malformed",
             Self::UpstreamTimeout => "upstream_timeout",

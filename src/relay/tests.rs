@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::read::FRAMES_PER_CLOCK;
 use super::registry::SessionContext;
 use super::*;
-use crate::balance::{Pool, UpstreamConfig};
+use crate::balance::{Balance, Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::expiry::Expiry;
@@ -208,6 +208,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     let upstream = UpstreamConfig {
         name: "echo".into(),
         servers: Vec::new(),
+        balance: Balance::default(),
         base_path: String::new(),
         connect_timeout: SHORT,
         response_timeout: SHORT,

@@ -173,6 +173,7 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::AuthUnavailable
         | Rejection::AuthBusy
         | Rejection::UpstreamBusy
+        | Rejection::UpstreamFull
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
         | Rejection::Answer(_) => Level::WARN,

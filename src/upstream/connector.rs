@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -19,11 +18,14 @@ use tokio::time::{sleep, timeout};
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
-use crate::balance::{Pool, Server, ServerAddress, UpstreamConfig};
+use crate::balance::{Attempt, NoServer, Pool, Server, ServerAddress, ServerSession, UpstreamConfig};
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
+use crate::policy::hash_key::hash_key;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::rejection::Rejection;
+use crate::policy::request::RequestFacts;
+use crate::runtime::entropy::random;
 use crate::runtime::socket::SocketStream;
 
 /// Quota of the log lines about failures and recoveries of one upstream's servers: 1 per second in the long run, 10 at
@@ -44,6 +46,15 @@ pub struct Connector {
     clock: fn() -> Instant,
 }
 
+/// The response of a server.
+#[derive(Debug)]
+pub struct Asked {
+    /// The response.
+    pub response: UpstreamResponse,
+    /// The request as a session of the server, to be kept while the session is open.
+    pub session: ServerSession,
+}
+
 /// The reason why no server sent a response.
 #[derive(Debug)]
 pub struct AskError {
@@ -58,7 +69,7 @@ pub struct AskError {
 /// Returns the number of descriptors that the pending requests of an upstream may use besides one each: two addresses
 /// of a name may be tried at once.
 pub fn extra_descriptors(upstream: &UpstreamConfig) -> usize {
-    let races = upstream.servers.iter().any(ServerAddress::has_name);
+    let races = upstream.servers.iter().any(|server| server.address.has_name());
     if races { (ATTEMPTS_AT_ONCE - 1).saturating_mul(upstream.max_pending_requests as usize) } else { 0 }
 }
 
@@ -73,31 +84,35 @@ impl Connector {
         self.names.retain(keep);
     }
 
-    /// Sends the request to a server of the pool that it was admitted for: the next one in round-robin order, or the
-    /// first after it that accepts the connection. Returns the response and the name of the server.
+    /// Sends the request to a server of the pool that it was admitted for: the one that [`Pool::choose`] returns, or the
+    /// first after it that accepts the connection. The request counts as a session of the server from before the
+    /// connection on, so that requests that arrive together are spread.
     ///
     /// # Errors
-    /// If `max_pending_requests` requests are pending, no server accepts the connection in time, or the one that does
-    /// sends no valid response in time.
+    /// If `max_pending_requests` requests are pending, every server is full, no server accepts the connection in time,
+    /// or the one that does sends no valid response in time.
     pub async fn ask(
         &self,
         admission: &Admission,
+        facts: &RequestFacts<'_>,
         request: Request<Empty<Bytes>>,
-    ) -> Result<(UpstreamResponse, Arc<str>), AskError> {
+    ) -> Result<Asked, AskError> {
         let pool = admission.pool();
         let Some(_pending) = pool.begin_request() else {
             return Err(AskError { rejection: Rejection::UpstreamBusy, server: None, detail: String::new() });
         };
-        let (stream, server) = self.connect(pool).await?;
         let config = pool.config();
+        let key = hash_key(&config.balance, facts, admission.grant());
+        let mut attempt = Attempt::new(key, u64::from_be_bytes(random()));
+        let (stream, server, session) = self.connect(pool, &mut attempt).await?;
         let response = open(stream, request, config.response_timeout, config.title_case_headers).await;
-        let name = &server.name;
+        let name = server.name();
         let (rejection, error) = match response {
             Ok(response) => {
-                if let Some(failures) = server.health.recover(|| self.may_log(pool)) {
+                if let Some(failures) = server.health().recover(|| self.may_log(pool)) {
                     tracing::warn!(upstream = %config.name, server = %name, failures, "server recovered");
                 }
-                return Ok((response, Arc::clone(name)));
+                return Ok(Asked { response, session });
             }
             Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no response in time".to_owned()),
             Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
@@ -107,32 +122,38 @@ impl Connector {
         Err(AskError { rejection, server: Some(Arc::clone(name)), detail: error })
     }
 
-    /// Connects to the next server in round-robin order, or to the first after it that accepts the connection. Each is
-    /// tried once; those that failed recently are tried last.
-    async fn connect<'a>(&self, pool: &'a Pool) -> Result<(SocketStream, &'a Server), AskError> {
-        let mut failed = AskError { rejection: Rejection::Unreachable, server: None, detail: String::new() };
-        let mut skipped = Vec::new();
-        for server in pool.rotation() {
-            if !server.health.is_due(pool.millis_at((self.clock)())) {
-                skipped.push(server);
-                continue;
-            }
-            match self.try_server(pool, server).await {
-                Ok(stream) => return Ok((stream, server)),
-                Err(error) => failed = error,
-            }
-        }
-        for server in skipped {
-            match self.try_server(pool, server).await {
-                Ok(stream) => return Ok((stream, server)),
-                Err(error) => failed = error,
+    /// Connects to the chosen server, or to the first one chosen after it that accepts the connection. Each is tried
+    /// once; those that failed recently are tried last.
+    async fn connect<'a>(
+        &self,
+        pool: &'a Pool,
+        attempt: &mut Attempt,
+    ) -> Result<(SocketStream, &'a Server, ServerSession), AskError> {
+        let mut failed = None;
+        loop {
+            let picked = match pool.choose(attempt, pool.millis_at((self.clock)())) {
+                Ok(picked) => picked,
+                Err(none) => return Err(self.no_server(pool, none, failed)),
+            };
+            match self.try_server(pool, picked.server).await {
+                Ok(stream) => return Ok((stream, picked.server, picked.session)),
+                Err(error) => failed = Some(error),
             }
         }
+    }
+
+    /// Returns the error of the last server that was tried. If none was, every server is full.
+    fn no_server(&self, pool: &Pool, none: NoServer, failed: Option<AskError>) -> AskError {
+        let reject = |rejection| AskError { rejection, server: None, detail: String::new() };
+        let failed = match (failed, none) {
+            (None, NoServer::Full) => return reject(Rejection::UpstreamFull),
+            (failed, _) => failed.unwrap_or_else(|| reject(Rejection::Unreachable)),
+        };
         if pool.report_down(|| self.may_log(pool)) {
             let upstream = &pool.config().name;
             tracing::error!(%upstream, error = failed.detail, "no server of the upstream accepts a connection");
         }
-        Err(failed)
+        failed
     }
 
     async fn try_server(&self, pool: &Pool, server: &Server) -> Result<SocketStream, AskError> {
@@ -142,28 +163,28 @@ impl Connector {
                 Ok(stream)
             }
             Err(error) => {
-                server.connect_failures.fetch_add(1, Ordering::Relaxed);
+                server.count_connect_failure();
                 let timed_out = error.kind() == io::ErrorKind::TimedOut;
                 let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
                 // A local error is not caused by the server, which another request may well reach.
                 if !is_local(&error) {
-                    server.health.skip(pool.millis_at((self.clock)()));
+                    server.health().skip(pool.millis_at((self.clock)()));
                 }
                 self.note_failure(pool, server, &error);
-                Err(AskError { rejection, server: Some(Arc::clone(&server.name)), detail: error.to_string() })
+                Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error.to_string() })
             }
         }
     }
 
     async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
-        let stream = match &server.address {
+        let stream = match server.address() {
             ServerAddress::Unix(path) => {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
                 return connected.map_err(|_| race::no_connection_in_time())?.map(SocketStream::Unix);
             }
             ServerAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
                 Ok(ip) => race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?,
-                Err(_) => self.names.get(&server.name).connect(host, *port, connect_timeout, self.clock).await?,
+                Err(_) => self.names.get(server.name()).connect(host, *port, connect_timeout, self.clock).await?,
             },
         };
         // Frames are written whole, so a delay would gain nothing.
@@ -174,10 +195,10 @@ impl Connector {
     /// Logs a warning when a server begins to fail. The line that reports its recovery counts its further failures.
     fn note_failure(&self, pool: &Pool, server: &Server, error: &dyn Display) {
         let upstream = &pool.config().name;
-        if server.health.fail(|| self.may_log(pool)) {
-            tracing::warn!(%upstream, server = %server.name, %error, "server failed");
+        if server.health().fail(|| self.may_log(pool)) {
+            tracing::warn!(%upstream, server = %server.name(), %error, "server failed");
         } else {
-            tracing::debug!(%upstream, server = %server.name, %error, "server failed again");
+            tracing::debug!(%upstream, server = %server.name(), %error, "server failed again");
         }
     }
 

@@ -6,4 +6,4 @@ mod race;
 mod names;
 
 pub use crate::runtime::socket::SocketStream as UpstreamStream;
-pub use connector::{AskError, Connector};
+pub use connector::{AskError, Asked, Connector};

@@ -19,6 +19,9 @@ struct Documented {
     comment: String,
 }
 
+/// The sections that are written as inline tables, and so documented with the key that has them.
+const INLINE: [&str; 2] = ["listener.certificates", "upstream.servers"];
+
 /// Parses the example. A line `# key = value` counts as a key, so every such line must name one.
 fn documented(text: &str) -> Vec<Documented> {
     let mut section = "";
@@ -73,7 +76,7 @@ fn the_example_loads_without_a_warning() {
 fn the_example_documents_every_key() {
     let text = example();
     let documented = documented(&text);
-    let inline: Vec<&Key> = KEYS.iter().filter(|key| key.section == "listener.certificates").collect();
+    let inline: Vec<&Key> = KEYS.iter().filter(|key| INLINE.contains(&key.section)).collect();
     let names: Vec<_> = documented.iter().map(|one| (one.key.section, one.key.name)).collect();
     let known: Vec<_> = KEYS.iter().filter(|key| !inline.contains(key)).map(|key| (key.section, key.name)).collect();
     assert_eq!(names, known);
@@ -87,9 +90,12 @@ fn the_example_documents_every_key() {
         for part in [one.key.doc, &one.key.bounds(), &default] {
             assert!(one.comment.contains(part), "line {}: expected {part:?} in {:?}", one.line, one.comment);
         }
-        if one.key.name == "certificates" {
-            for key in &inline {
-                assert!(one.comment.contains(&format!("{}: {}", key.name, key.doc)), "{:?}", one.comment);
+        let inner = format!("{}.{}", one.key.section, one.key.name);
+        if INLINE.contains(&&*inner) {
+            for key in inline.iter().filter(|key| key.section == inner) {
+                let comment = one.comment.split_whitespace().collect::<Vec<_>>().join(" ");
+                assert!(comment.contains(&format!("{}: {}", key.name, key.doc)), "{comment:?}");
+                assert!(comment.contains(&key.bounds()), "{comment:?}");
                 assert!(one.value.contains(&format!("{} = ", key.name)), "{}", one.value);
             }
         }
@@ -141,6 +147,18 @@ fn every_key_is_read() {
         let said = said_about(&text, &one, "1979-05-27");
         assert!(said.contains(&format!("error: `{}` must be ", one.key.name)), "{}: {said}", one.key.name);
         assert!(said.contains("this is a date or time"), "{}: {said}", one.key.name);
+    }
+    let servers = text.lines().position(|line| line.starts_with("servers = ")).unwrap();
+    for (name, expected) in [
+        ("address", "a string"),
+        ("weight", "a whole number"),
+        ("max_sessions", "a whole number"),
+        ("drain", "true or"),
+    ] {
+        let line = format!("servers = [{{ address = \"a:1\", {name} = 1979-05-27 }}]");
+        let line = if name == "address" { line.replace("address = \"a:1\", ", "") } else { line };
+        let said = parse(&with_line(&text, servers, &line)).unwrap_err().to_string();
+        assert!(said.contains(&format!("error: `{name}` must be {expected}")), "{name}: {said}");
     }
     for name in ["chain", "key"] {
         let written = text.replace(&format!("{name} = \""), &format!("{name} = 1979-05-27 #\""));

@@ -83,7 +83,11 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::Method => 405,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
-        Rejection::Full | Rejection::Memory | Rejection::Draining | Rejection::UpstreamBusy => 503,
+        Rejection::Full
+        | Rejection::Memory
+        | Rejection::Draining
+        | Rejection::UpstreamBusy
+        | Rejection::UpstreamFull => 503,
         Rejection::AuthUnavailable | Rejection::AuthBusy | Rejection::KeysUnavailable { .. } => 503,
         Rejection::UpstreamTimeout => 504,
         Rejection::UpstreamStatus(status) | Rejection::AuthStatus(status) => status.as_u16(),
@@ -195,6 +199,10 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         .map(|answer: fn(&Head) -> Vec<u8>| case(open(), Play::Answers(answer)))
         .into(),
         Rejection::UpstreamBusy => vec![case(open(), Play::Pending)],
+        Rejection::UpstreamFull => {
+            let server = "servers = [{ address = \"127.0.0.1:1\", drain = true }]";
+            vec![case(open(), Play::SetUp(Setup::new().upstream(server)))]
+        }
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
         // `revocation` covers this.
         Rejection::Revoked => Vec::new(),
@@ -608,6 +616,7 @@ fn every_other_rejection_has_its_response_and_log_line() {
         Memory,
         Draining,
         UpstreamBusy,
+        UpstreamFull,
         Unreachable,
         UpstreamMalformed,
         UpstreamTimeout,

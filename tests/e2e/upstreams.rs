@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::sync::mpsc::Receiver;
 
 use crate::refusals::full_queue;
+use crate::support::PATIENCE;
 use crate::support::gate::{Folder, Gate};
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
@@ -12,17 +14,111 @@ use crate::support::setup::Setup;
 use crate::support::upstream::{Server, Upstream, over_unix, refusing, switching};
 use crate::support::wire::Head;
 
+/// Returns a setup of one server for each of these upstreams.
+fn setup_of(servers: &[Upstream]) -> Setup {
+    servers.iter().fold(Setup::new(), |setup, server| setup.to(server.address()))
+}
+
+/// Opens a session at the server that gets it. Returns the session and the index of the server.
+fn open_at_any(gate: &Gate, accepted: &Receiver<(Server, usize)>, request: &Request) -> (Session, usize) {
+    let mut client = Client::connect(gate);
+    client.send(&request.bytes());
+    let (mut server, index) = accepted.recv_timeout(PATIENCE).unwrap();
+    let asked = server.open(&[]);
+    let answer = client.head();
+    assert_eq!(answer.status(), 101);
+    (Session { client, server, asked, answer }, index)
+}
+
 #[test]
-fn servers_are_used_round_robin() {
+fn round_robin_uses_each_server_in_turn() {
     let servers = [Upstream::bind(), Upstream::bind(), Upstream::bind()];
-    let setup = servers.iter().fold(Setup::new(), |setup, server| setup.to(server.address()));
-    let gate = Gate::start(setup);
+    let gate = Gate::start(setup_of(&servers).upstream("balance = \"round_robin\""));
     for _ in 0..2 {
         for server in &servers {
             Session::open(&gate, server).close();
             assert_eq!(gate.log.next("session ended")["server"], server.address().to_string());
         }
     }
+}
+
+/// The server with the fewest sessions for its weight gets the next one, also after sessions have ended.
+#[test]
+fn the_server_with_the_fewest_sessions_gets_the_next_one() {
+    let servers = [Upstream::bind(), Upstream::bind()];
+    let [heavy, light] = [&servers[0], &servers[1]].map(Upstream::address);
+    let list = format!("servers = [{{ address = \"{heavy}\", weight = 2 }}, \"{light}\"]");
+    let gate = Gate::start(Setup::new().upstream(&list));
+    let accepted = Upstream::accept_all(&servers);
+    let open = || open_at_any(&gate, &accepted, &Request::to("/open/"));
+    let mut sessions: Vec<_> = (0..9).map(|_| open()).collect();
+    assert_eq!(sessions.iter().filter(|(_, server)| *server == 0).count(), 6);
+    for _ in 0..2 {
+        let at = sessions.iter().position(|(_, server)| *server == 1).unwrap();
+        sessions.remove(at).0.close();
+        gate.log.next("session ended");
+    }
+    // The session counts until both its connections are closed, which the log does not show.
+    let refilled: Vec<_> = (0..2).map(|_| open()).collect();
+    assert!(refilled.iter().filter(|(_, server)| *server == 1).count() >= 1);
+    sessions.into_iter().chain(refilled).for_each(|(session, _)| session.close());
+}
+
+/// A server at its `max_sessions` gets no more, nor does one that drains; a request that finds all servers so gets a
+/// 503, until a session ends.
+#[test]
+fn full_and_draining_servers_get_no_sessions() {
+    let servers = [Upstream::bind(), Upstream::bind(), Upstream::bind()];
+    let [first, second, draining] = [0, 1, 2].map(|index| servers[index].address());
+    let list = format!(
+        "servers = [{{ address = \"{first}\", max_sessions = 1 }}, {{ address = \"{second}\", max_sessions = 2 }}, \
+         {{ address = \"{draining}\", drain = true }}]"
+    );
+    let gate = Gate::start(Setup::new().upstream(&list));
+    let accepted = Upstream::accept_all(&servers);
+    let mut sessions: Vec<_> = (0..3).map(|_| open_at_any(&gate, &accepted, &Request::to("/open/"))).collect();
+    let mut used: Vec<_> = sessions.iter().map(|(_, server)| *server).collect();
+    used.sort_unstable();
+    assert_eq!(used, [0, 1, 1]);
+    let response = Client::connect(&gate).ask(&Request::to("/open/"));
+    assert_eq!((response.head.status(), response.head.get("Retry-After")), (503, Some("5")));
+    let line = gate.log.next("refused");
+    assert_eq!((&line["cause"], &line["upstream"]), (&"upstream_full".into(), &"main".into()), "{line}");
+    let (session, freed) = sessions.pop().unwrap();
+    session.close();
+    // The place is free once both connections of the session are closed.
+    let again = loop {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        match accepted.recv_timeout(std::time::Duration::from_secs(2)) {
+            Ok((mut server, index)) => {
+                server.open(&[]);
+                assert_eq!(client.head().status(), 101);
+                break index;
+            }
+            Err(_) => assert_eq!(client.response().head.status(), 503),
+        }
+    };
+    assert_eq!(again, freed);
+}
+
+/// Requests with the same value go to the same server, and the values use all servers.
+#[test]
+fn a_hash_keeps_equal_values_on_one_server() {
+    let servers = [Upstream::bind(), Upstream::bind(), Upstream::bind()];
+    let gate = Gate::start(setup_of(&servers).upstream("balance = \"hash:path:rest\""));
+    let accepted = Upstream::accept_all(&servers);
+    let mut used = std::collections::BTreeSet::new();
+    for room in 0..8 {
+        let chosen = [(); 2].map(|()| {
+            let (session, server) = open_at_any(&gate, &accepted, &Request::to(&format!("/open/{room}")));
+            session.close();
+            server
+        });
+        assert_eq!(chosen[0], chosen[1]);
+        used.insert(chosen[0]);
+    }
+    assert!(used.len() > 1, "{used:?}");
 }
 
 /// If a server refuses the connection, the next server is tried.
@@ -299,7 +395,7 @@ fn server_failure_and_recovery_are_logged_once() {
     assert_eq!((&down["level"], &down["upstream"]), (&"ERROR".into(), &"main".into()));
 
     socket.listen(16).unwrap();
-    socket.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     for _ in 0..2 {
         let mut client = Client::connect(&gate);
         client.send(&Request::to("/open/").bytes());

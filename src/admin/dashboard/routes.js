@@ -7,13 +7,17 @@ const SERVER_COLUMNS = [
   { label: 'Server', href: ({ upstream, address }) => `#/sessions?${new URLSearchParams({ upstream, server: address })}`, text: ({ address }) => address },
   { label: 'State', kind: 'state', text: () => '', node: ({ state: own }, old) => stateTag(own, old) },
   { label: 'Sessions', kind: 'value', text: ({ sessions }) => count(sessions), value: ({ sessions }) => sessions },
+  { label: 'Weight', kind: 'value', text: ({ weight }) => count(weight), value: ({ weight }) => weight },
   { label: 'Failed connects', kind: 'value', text: ({ connect_failures: failures }) => count(failures), value: ({ connect_failures: failures }) => failures },
 ];
+
+/** The states that are good or bad; a server that drains or is full is neither. */
+const STATE_CLASSES = { up: 'good', failing: 'bad' };
 
 function stateTag(own, old) {
   const tag = old ?? h('span.tag');
   setText(tag, own);
-  tag.className = `tag ${own === 'up' ? 'good' : 'bad'}`;
+  tag.className = `tag ${STATE_CLASSES[own] ?? ''}`;
   return tag;
 }
 

@@ -10,7 +10,8 @@ const REJECTIONS = {
   auth_unavailable: 'auth service unavailable', auth_busy: 'auth service busy', keys_unavailable: 'no usable keys',
   claims: 'claims not sufficient', address_sessions: 'too many sessions of an address',
   subject_sessions: 'too many sessions of a subject', full: 'process is full', memory: 'memory limit', draining: 'draining',
-  upstream_busy: 'too many pending requests', unreachable: 'no server reachable', upstream_malformed: 'malformed upstream response',
+  upstream_busy: 'too many pending requests', upstream_full: 'every server full or draining',
+  unreachable: 'no server reachable', upstream_malformed: 'malformed upstream response',
   upstream_timeout: 'upstream timed out', upstream_answer: 'invalid upstream handshake',
   upstream_status: 'rejected by the upstream', client_gone: 'client disconnected',
 };

@@ -39,6 +39,7 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
         Rejection::Memory => memory(),
         Rejection::Draining => draining(),
         Rejection::UpstreamBusy => upstreams::busy(facts),
+        Rejection::UpstreamFull => upstreams::full(facts),
         Rejection::Unreachable => upstreams::unreachable(facts),
         Rejection::UpstreamMalformed => upstreams::malformed(facts),
         Rejection::UpstreamTimeout => upstreams::timeout(facts),

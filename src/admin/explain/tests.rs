@@ -143,6 +143,7 @@ fn rejections() -> Vec<Rejection> {
         Memory,
         Draining,
         UpstreamBusy,
+        UpstreamFull,
         Unreachable,
         UpstreamMalformed,
         UpstreamTimeout,

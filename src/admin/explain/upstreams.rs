@@ -16,6 +16,16 @@ pub(super) fn busy(facts: &Facts<'_>) -> Words {
     )
 }
 
+/// Explains a request that found every server of the upstream full or draining.
+pub(super) fn full(facts: &Facts<'_>) -> Words {
+    words(
+        format!("Every server of {} has `max_sessions` sessions, or drains.", facts.the_upstream()),
+        "Add servers, raise `max_sessions` if the servers have the capacity, or end a drain that is over. \
+         The upstreams in the admin API have the state and the sessions of each server.",
+        &[keys::SERVERS],
+    )
+}
+
 /// Explains an upstream that accepts no connection, or breaks it.
 pub(super) fn unreachable(facts: &Facts<'_>) -> Words {
     let text = match facts.server {

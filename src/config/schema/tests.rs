@@ -10,6 +10,9 @@ fn schema_of<'a>(schema: &'a Value, section: &str) -> &'a Value {
         assert!(at.is_object(), "{section} is missing");
         if at["type"] == "array" {
             at = &at["items"];
+            if at["anyOf"].is_array() {
+                at = &at["anyOf"][1];
+            }
         } else if at["additionalProperties"].is_object() {
             at = &at["additionalProperties"];
         }

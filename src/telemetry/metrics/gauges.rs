@@ -1,7 +1,6 @@
 //! The values that other parts of the process own, which the caller of a scrape passes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::balance::Pool;
@@ -85,6 +84,8 @@ pub struct ServerGauges {
     pub server: Arc<str>,
     /// The number of attempts to connect that failed.
     pub connect_failures: u64,
+    /// Whether it answers, as far as requests have shown.
+    pub healthy: bool,
 }
 
 impl From<&Certificate> for CertificateGauges {
@@ -126,8 +127,9 @@ impl ServerGauges {
     pub fn of(pool: &Pool) -> impl Iterator<Item = Self> {
         pool.servers().map(|server| Self {
             upstream: Arc::clone(&pool.config().name),
-            server: Arc::clone(&server.name),
-            connect_failures: server.connect_failures.load(Ordering::Relaxed),
+            server: Arc::clone(server.name()),
+            connect_failures: server.connect_failures(),
+            healthy: server.health().is_healthy(),
         })
     }
 }

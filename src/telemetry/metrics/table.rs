@@ -245,6 +245,19 @@ pub static TABLE: &[Definition] = &[
         },
     },
     Definition {
+        name: "tollgate_upstream_healthy",
+        kind: Kind::Gauge,
+        labels: &["upstream", "server"],
+        unit: None,
+        help: "1 if requests may go to the server, 0 while it is passed over because it failed; a server that drains or \
+               is full counts as healthy",
+        collect: |scrape, samples| {
+            for server in &scrape.gauges.servers {
+                samples.count([&server.upstream, &server.server], server.healthy.into());
+            }
+        },
+    },
+    Definition {
         name: "tollgate_upstream_connect_failures_total",
         kind: Kind::Counter,
         labels: &["upstream", "server"],

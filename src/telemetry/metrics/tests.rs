@@ -72,6 +72,7 @@ fn the_text_of_a_process_is_exact() {
         upstream: "up".into(),
         server: server.into(),
         connect_failures,
+        healthy: connect_failures == 0,
     };
     let certificate =
         |expires| CertificateGauges { name: "chat.example.com".to_owned(), expires: Duration::from_secs(expires) };
@@ -229,7 +230,7 @@ fn servers_without_sessions_have_series_only_while_they_are_configured() {
         text.lines().filter(|line| line.starts_with("tollgate_upstream_sessions{")).count()
     };
     assert_eq!(count(&Gauges::default()), 0);
-    let server = ServerGauges { upstream: "up".into(), server: "a:1".into(), connect_failures: 0 };
+    let server = ServerGauges { upstream: "up".into(), server: "a:1".into(), connect_failures: 0, healthy: true };
     let gauges = Gauges { servers: vec![server], ..Gauges::default() };
     assert_eq!(count(&gauges), 1);
     let _session = open(&worker, "chat");

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::handshake::derive_accept_key;
@@ -34,6 +35,16 @@ impl Upstream {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Server::new(stream, false)
+    }
+
+    /// Accepts every connection of these upstreams from now on. Each arrives with the index of its upstream.
+    pub fn accept_all(upstreams: &[Self]) -> Receiver<(Server, usize)> {
+        let (sender, accepted) = sync_channel(64);
+        for (index, upstream) in upstreams.iter().enumerate() {
+            let (sender, own) = (sender.clone(), Self(upstream.0.try_clone().unwrap()));
+            std::thread::spawn(move || while sender.send((own.accept(), index)).is_ok() {});
+        }
+        accepted
     }
 
     /// Closes every connection at once from now on.

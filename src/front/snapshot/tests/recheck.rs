@@ -56,7 +56,7 @@ fn recheck_later(
     let mut headers = HeaderMap::new();
     headers.insert("authorization", format!("Bearer {}", token()).parse().unwrap());
     let admission = before.policy().admit(&facts(path, &headers), clocks()).unwrap();
-    let server = admission.pool().servers().next().unwrap().name.clone();
+    let server = admission.pool().servers().next().unwrap().name().clone();
     let after = build(Some(&before), &config(&files, replacements), &counters);
     let (route, grant, holder) = (admission.route(), admission.grant(), Holder { id: 1, opened: clocks().instant });
     let session = OpenSession { route, grant, path: Some(path), server: &server, holder };

@@ -1,0 +1,186 @@
+//! The choice of a server for a request: by sessions, in turn, or by a hash, of the servers that may get it.
+
+use super::config::Balance;
+use super::hash::{TextHash, weighted};
+use super::health::Standing;
+use super::pool::Pool;
+use super::server::{Server, ServerSession};
+
+/// The number of servers from which on two at random are compared instead of all.
+const TWO_CHOICES_FROM: usize = 32;
+/// The number of draws for two servers that may get the request, before all servers are compared.
+const DRAWS_MAX: usize = 16;
+
+/// The servers that one request has tried, and the source of its choices.
+#[derive(Debug)]
+pub struct Attempt {
+    key: Option<TextHash>,
+    random: u64,
+    tried: Vec<usize>,
+}
+
+/// A chosen server. The request counts as one of its sessions.
+#[derive(Debug)]
+pub struct Picked<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// The count of the session.
+    pub session: ServerSession,
+}
+
+/// Why no server is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoServer {
+    /// Every server that the request has not tried is full or draining.
+    Full,
+    /// The request has tried every server.
+    AllTried,
+}
+
+impl Attempt {
+    /// Starts with no server tried. `key` is the hash of the request's value of [`Balance::Hash`]; a request without one
+    /// goes to the server with the fewest sessions. `random` is 64 random bits, which decide ties and draws.
+    pub fn new(key: Option<TextHash>, random: u64) -> Self {
+        Self { key, random, tried: Vec::new() }
+    }
+
+    /// Returns the number of servers that the request has tried.
+    pub fn tried(&self) -> usize {
+        self.tried.len()
+    }
+
+    /// Returns a number below `bound`, or 0 if that is 0: `SplitMix64` from the random bits.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or_default()
+    }
+}
+
+impl Pool {
+    /// Chooses the server that a request tries next, and counts the request as one of its sessions. A server that is
+    /// draining, full or tried already is passed over, and so is one that failed recently while another one is left.
+    ///
+    /// # Errors
+    /// If no server is left.
+    pub fn choose(&self, attempt: &mut Attempt, now_ms: u64) -> Result<Picked<'_>, NoServer> {
+        for standing in Standing::BEST_FIRST {
+            // Another request may take the last place of a server, or its only trial, at the same time.
+            for _ in 0..=self.all().len() {
+                let Some(index) = self.select(attempt, standing, now_ms) else { break };
+                let Some(server) = self.all().get(index) else { break };
+                if standing == Standing::Good && !server.health().claim(now_ms) {
+                    continue;
+                }
+                let Some(session) = server.take_session() else { continue };
+                attempt.tried.push(index);
+                return Ok(Picked { server, session });
+            }
+        }
+        let all_tried = attempt.tried.len() >= self.all().len();
+        Err(if all_tried { NoServer::AllTried } else { NoServer::Full })
+    }
+
+    fn select(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
+        match (&self.config().balance, attempt.key) {
+            (Balance::Hash(_), Some(key)) => self.highest_score(key, attempt, standing, now_ms),
+            (Balance::RoundRobin, _) => self.rotation().next(|index| self.weight(index, attempt, standing, now_ms)),
+            (Balance::LeastSessions | Balance::Hash(_), _) => self.least_loaded(attempt, standing, now_ms),
+        }
+    }
+
+    /// Returns the weight of a server that may get the request; `None` if it may not.
+    fn weight(&self, index: usize, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<u32> {
+        let server = self.all().get(index)?;
+        let is_open = !server.config().drain && !server.is_full() && !attempt.tried.contains(&index);
+        let may_get = is_open && server.health().standing(now_ms) <= standing;
+        may_get.then(|| server.config().weight.get().into())
+    }
+
+    fn least_loaded(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
+        let count = self.all().len();
+        if count >= TWO_CHOICES_FROM
+            && let Some(index) = self.better_of_two(attempt, standing, now_ms)
+        {
+            return Some(index);
+        }
+        let mut best: Option<(usize, Load)> = None;
+        let mut ties = 1;
+        for index in 0..count {
+            let Some(load) = self.load(index, attempt, standing, now_ms) else { continue };
+            let is_better = match &best {
+                Some((_, least)) if load.equals(least) => {
+                    ties += 1;
+                    attempt.below(ties) == 0
+                }
+                Some((_, least)) => {
+                    let is_less = load.is_less(least);
+                    ties = if is_less { 1 } else { ties };
+                    is_less
+                }
+                None => true,
+            };
+            if is_better {
+                best = Some((index, load));
+            }
+        }
+        best.map(|(index, _)| index)
+    }
+
+    /// Draws two servers by weight, and returns the one with fewer sessions in proportion to its weight. `None` if the
+    /// draws do not find two.
+    fn better_of_two(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
+        let mut first: Option<(usize, Load)> = None;
+        for _ in 0..DRAWS_MAX {
+            let drawn = attempt.below(self.total_weight());
+            let index = self.server_at_weight(drawn);
+            let Some(load) = self.load(index, attempt, standing, now_ms) else { continue };
+            match &first {
+                Some((other, _)) if *other == index => {}
+                Some((other, least)) => return Some(if load.is_less(least) { index } else { *other }),
+                None => first = Some((index, load)),
+            }
+        }
+        None
+    }
+
+    /// Returns the load that a server would have with the request; `None` if it may not get it.
+    fn load(&self, index: usize, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<Load> {
+        let weight = self.weight(index, attempt, standing, now_ms)?;
+        let sessions = u64::from(self.all().get(index)?.sessions()) + 1;
+        Some(Load { sessions, weight: weight.into() })
+    }
+
+    fn highest_score(&self, key: TextHash, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
+        let may_get = |index: &usize| self.weight(*index, attempt, standing, now_ms).is_some();
+        let scored = self.all().iter().enumerate().map(|(index, server)| (index, server, key.score(server.state.hash)));
+        if self.has_equal_weights() {
+            let scored = scored.filter(|(index, ..)| may_get(index));
+            return scored.max_by_key(|(.., score)| *score).map(|(index, ..)| index);
+        }
+        let scored = scored.map(|(index, server, score)| (index, weighted(score, server.config().weight.get())));
+        scored.filter(|(index, _)| may_get(index)).max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+    }
+}
+
+/// Sessions in proportion to a weight.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    sessions: u64,
+    weight: u64,
+}
+
+impl Load {
+    fn is_less(&self, other: &Self) -> bool {
+        self.sessions.saturating_mul(other.weight) < other.sessions.saturating_mul(self.weight)
+    }
+
+    fn equals(&self, other: &Self) -> bool {
+        !self.is_less(other) && !other.is_less(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! A server of a pool: its settings in one configuration, and its state, which outlives configurations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::config::{ServerAddress, ServerConfig};
+use super::hash::TextHash;
+use super::health::Health;
+
+/// A server of a pool.
+#[derive(Debug)]
+pub struct Server {
+    config: ServerConfig,
+    pub(super) state: Arc<ServerState>,
+}
+
+/// The state of a server, which the pools before and after a reload share.
+#[derive(Debug)]
+pub(super) struct ServerState {
+    name: Arc<str>,
+    pub(super) hash: TextHash,
+    sessions: AtomicU32,
+    connect_failures: AtomicU64,
+    health: Health,
+}
+
+/// Counts a session, or the request that it may become, as one of its server, until it is dropped.
+#[derive(Debug)]
+pub struct ServerSession(Arc<ServerState>);
+
+/// Why a server gets sessions or not, for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerCondition {
+    /// It gets sessions.
+    Up,
+    /// A request to it failed, and none succeeded since.
+    Failing,
+    /// It gets no new sessions, because the configuration says so.
+    Draining,
+    /// It has as many sessions as `max_sessions` permits.
+    Full,
+}
+
+impl ServerCondition {
+    /// Returns the name in the admin API, from a fixed set.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Failing => "failing",
+            Self::Draining => "draining",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn new(config: ServerConfig) -> Self {
+        let state = Arc::new(ServerState::new(&config.address));
+        Self { config, state }
+    }
+
+    /// Creates the server with these settings and the state of an earlier configuration.
+    pub(super) fn with_state(config: ServerConfig, state: Arc<ServerState>) -> Self {
+        Self { config, state }
+    }
+
+    /// Returns its address as the configuration file has it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.state.name
+    }
+
+    /// Returns its address.
+    pub fn address(&self) -> &ServerAddress {
+        &self.config.address
+    }
+
+    /// Returns its settings.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// Returns whether it failed recently.
+    pub fn health(&self) -> &Health {
+        &self.state.health
+    }
+
+    /// Returns the number of its sessions, and of the requests that wait for it.
+    pub fn sessions(&self) -> u32 {
+        self.state.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of attempts to connect that failed.
+    pub fn connect_failures(&self) -> u64 {
+        self.state.connect_failures.load(Ordering::Relaxed)
+    }
+
+    /// Counts a failed attempt to connect.
+    pub fn count_connect_failure(&self) {
+        self.state.connect_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns why it gets sessions or not.
+    pub fn condition(&self) -> ServerCondition {
+        if self.config.drain {
+            ServerCondition::Draining
+        } else if self.health().has_failed() {
+            ServerCondition::Failing
+        } else if self.is_full() {
+            ServerCondition::Full
+        } else {
+            ServerCondition::Up
+        }
+    }
+
+    /// Whether it has as many sessions as it may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.config.max_sessions.is_some_and(|max| self.sessions() >= max.get())
+    }
+
+    /// Counts a session, unless it has as many as it may have.
+    pub(super) fn take_session(&self) -> Option<ServerSession> {
+        let max = self.config.max_sessions.map_or(u32::MAX, Into::into);
+        let below_max = |count: u32| (count < max).then_some(count + 1);
+        self.state.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below_max).ok()?;
+        Some(ServerSession(Arc::clone(&self.state)))
+    }
+}
+
+impl ServerState {
+    fn new(address: &ServerAddress) -> Self {
+        let name: Arc<str> = address.to_string().into();
+        Self {
+            hash: TextHash::of(name.as_bytes()),
+            name,
+            sessions: AtomicU32::new(0),
+            connect_failures: AtomicU64::new(0),
+            health: Health::default(),
+        }
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn has_sessions(&self) -> bool {
+        self.sessions.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl ServerSession {
+    /// Returns the server's address as the configuration file has it.
+    pub fn server(&self) -> &Arc<str> {
+        &self.0.name
+    }
+}
+
+impl Drop for ServerSession {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}

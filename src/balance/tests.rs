@@ -1,0 +1,49 @@
+//! Pools for tests.
+
+use std::time::{Duration, Instant};
+
+use super::{Attempt, Balance, NoServer, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig};
+
+/// Returns the server `192.0.2.1` with this port.
+pub(super) fn server(port: u16) -> ServerConfig {
+    ServerAddress::Tcp { host: "192.0.2.1".to_owned(), port }.into()
+}
+
+/// Returns servers with the ports from 1 on, each with one of these weights.
+pub(super) fn weighted(weights: &[u16]) -> Vec<ServerConfig> {
+    let weight = |(port, weight): (u16, &u16)| ServerConfig { weight: (*weight).try_into().unwrap(), ..server(port) };
+    (1..).zip(weights).map(weight).collect()
+}
+
+pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamConfig {
+    UpstreamConfig {
+        name: "chat".into(),
+        servers,
+        balance,
+        base_path: String::new(),
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_secs(1),
+        max_pending_requests: 2,
+        title_case_headers: false,
+    }
+}
+
+pub(super) fn pool(balance: Balance, servers: Vec<ServerConfig>) -> Pool {
+    Pool::new(config(balance, servers), Instant::now())
+}
+
+/// Returns the port of a server.
+pub(super) fn port(name: &str) -> usize {
+    name.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// Chooses a server for a new request, and returns its port with the session.
+pub(super) fn choose(pool: &Pool, random: u64) -> Result<(usize, ServerSession), NoServer> {
+    let picked = pool.choose(&mut Attempt::new(None, random), 0)?;
+    Ok((port(picked.server.name()), picked.session))
+}
+
+/// Returns the ports of the servers in the order in which one request tries them.
+pub(super) fn order(pool: &Pool, mut attempt: Attempt, now_ms: u64) -> Vec<usize> {
+    std::iter::from_fn(|| pool.choose(&mut attempt, now_ms).ok()).map(|picked| port(picked.server.name())).collect()
+}

@@ -1,0 +1,158 @@
+//! Reads how an upstream balances its sessions: `balance`, and the settings of each of its servers.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use http::HeaderName;
+
+use super::common::Duplicates;
+use super::diagnostic::{Diagnostic, quote};
+use super::file::{Located, Parsed, Section};
+use super::keys;
+use super::mixed_list::{TextOrTable, texts_or_tables};
+use super::server_address::server_address;
+use crate::balance::{Balance, HashSource, ServerAddress, ServerConfig};
+use crate::policy::credential::TokenSource;
+
+const SERVERS_MAX: usize = 256;
+
+/// Reads the servers: at least one, without duplicates.
+pub(super) fn servers(section: &Section<'_>) -> Option<Vec<ServerConfig>> {
+    let title = format!("a server of {}", section.title());
+    let items = texts_or_tables(section, &keys::SERVERS, ("upstream.servers", &title), SERVERS_MAX)?;
+    if section.is_empty_list(&keys::SERVERS) {
+        section
+            .diagnostics
+            .push(Diagnostic::error(items.span, "an upstream needs a server").label("the list is empty"));
+        return None;
+    }
+    let mut seen = Duplicates::default();
+    Some(items.value.into_iter().filter_map(|item| server(section, item, &mut seen)).collect())
+}
+
+fn server(section: &Section<'_>, item: TextOrTable<'_>, seen: &mut Duplicates<ServerAddress>) -> Option<ServerConfig> {
+    match item {
+        TextOrTable::Text(text) => address(section, &text, seen).map(ServerConfig::from),
+        TextOrTable::Table(table) => {
+            let text = table.text(&keys::SERVER_ADDRESS);
+            let weight = table.integer(&keys::SERVER_WEIGHT);
+            let max_sessions = max_sessions(&table);
+            let drain = table.flag(&keys::SERVER_DRAIN);
+            Some(ServerConfig {
+                address: address(section, &text?, seen)?,
+                weight: u16::try_from(weight?.value).ok().and_then(NonZeroU16::new)?,
+                max_sessions: max_sessions?,
+                drain: drain?.value,
+            })
+        }
+    }
+}
+
+fn max_sessions(table: &Section<'_>) -> Parsed<Option<NonZeroU32>> {
+    match table.key_span(&keys::SERVER_MAX_SESSIONS) {
+        None => Some(None),
+        Some(_) => table.count(&keys::SERVER_MAX_SESSIONS).map(|max| Some(max.value)),
+    }
+}
+
+fn address(
+    section: &Section<'_>,
+    text: &Located<String>,
+    seen: &mut Duplicates<ServerAddress>,
+) -> Option<ServerAddress> {
+    match server_address(text) {
+        Ok(address) => {
+            seen.note(section, &Located { value: address.clone(), span: text.span.clone() }, "server", text);
+            Some(address)
+        }
+        Err((label, help)) => {
+            section.diagnostics.push(
+                Diagnostic::error(text.span.clone(), format!("{} is not the address of a server", quote(text)))
+                    .label(label)
+                    .help(help),
+            );
+            None
+        }
+    }
+}
+
+/// Reads how a server is chosen.
+pub(super) fn policy(section: &Section<'_>) -> Option<Balance> {
+    const FORMS: &str = "write \"least_sessions\", \"round_robin\", or \"hash:\" and one of subject, address, cookie:NAME, \
+                         query:NAME, header:NAME, path:NAME";
+    let text = section.text(&keys::BALANCE)?;
+    let label = match text.as_str() {
+        "least_sessions" => return Some(Balance::LeastSessions),
+        "round_robin" => return Some(Balance::RoundRobin),
+        "sticky_cookie" => "not supported by this version",
+        other => match other.strip_prefix("hash:").map(hash_source) {
+            Some(Ok(source)) => return Some(Balance::Hash(source)),
+            Some(Err(label)) => label,
+            None => "not a way to choose a server",
+        },
+    };
+    section.diagnostics.push(
+        Diagnostic::error(text.span.clone(), format!("{} cannot be the value of `balance`", quote(&text)))
+            .label(label)
+            .help(FORMS),
+    );
+    None
+}
+
+/// Parses the part after `hash:`. The error is the label at the caret.
+fn hash_source(text: &str) -> Result<HashSource, &'static str> {
+    let (kind, name) = text.split_once(':').unwrap_or((text, ""));
+    let is_placeholder = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && name.starts_with(|first: char| !first.is_ascii_digit())
+    };
+    match (kind, name) {
+        ("subject", "") => Ok(HashSource::Subject),
+        ("address", "") => Ok(HashSource::Address),
+        ("subject" | "address", _) => Err("this source has no name"),
+        ("cookie" | "query" | "header" | "path", "") => Err("the name is missing"),
+        ("cookie" | "query", _) => match text.parse() {
+            Ok(TokenSource::Cookie(name)) => Ok(HashSource::Cookie(name)),
+            Ok(TokenSource::Query(name)) => Ok(HashSource::Query(name)),
+            _ => Err("not the name of a cookie or a query parameter"),
+        },
+        ("header", name) => HeaderName::try_from(name).map(HashSource::Header).map_err(|_| "not the name of a header"),
+        ("path", name) if is_placeholder(name) => Ok(HashSource::Path(name.to_owned())),
+        ("path", _) => Err("not the name of a placeholder, which is written without braces"),
+        _ => Err("not a part of a request"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_of_hashes() {
+        let name = str::to_owned;
+        let valid = [
+            ("subject", HashSource::Subject),
+            ("address", HashSource::Address),
+            ("cookie:sid", HashSource::Cookie(name("sid"))),
+            ("query:doc", HashSource::Query(name("doc"))),
+            ("header:X-Shard", HashSource::Header(HeaderName::from_static("x-shard"))),
+            ("path:room", HashSource::Path(name("room"))),
+        ];
+        for (text, expected) in valid {
+            assert_eq!(hash_source(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "subject:",
+            "room",
+            "subject:a",
+            "cookie",
+            "cookie:",
+            "cookie:a b",
+            "query:a=b",
+            "header:a b",
+            "path:{a}",
+        ] {
+            assert_eq!(hash_source(text).is_err(), text != "subject:", "{text}");
+        }
+    }
+}
