@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::{Balance, HashSource, ServerAddress, ServerConfig};
+use tollgate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -239,6 +239,12 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.servers.iter().map(server).collect::<Vec<_>>(), expected);
     assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
     assert_eq!(local.balance, Balance::LeastSessions);
+    let health = |upstream: &UpstreamConfig| {
+        let HealthConfig { eject_after, eject_max_percent, slow_start } = upstream.health;
+        (eject_after.map(u32::from), eject_max_percent, slow_start)
+    };
+    assert_eq!(health(chat), (Some(3), 34, seconds(120)));
+    assert_eq!(health(local), (Some(5), 50, seconds(30)));
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);

@@ -11,6 +11,7 @@ use super::state::Shared;
 use crate::balance::Pool;
 use crate::config::{SettingLines, SettingSection};
 use crate::policy::route::Target;
+use crate::runtime::clock;
 use crate::telemetry::metrics::Merged;
 
 /// The upstreams.
@@ -46,9 +47,10 @@ struct Upstream {
 struct Server {
     /// Its address, as the file has it.
     address: String,
-    /// `up`; `failing`: a request to it failed, and none succeeded since; `draining`: it gets no new sessions; or
-    /// `full`: it has `max_sessions`.
-    #[schema(pattern = "^(up|failing|draining|full)$")]
+    /// `up`; `slow start`: it was added or has recovered, and gets fewer sessions than its weight says; `failing`: a
+    /// request to it failed, and none succeeded since; `ejected`: it is passed over after consecutive failures;
+    /// `draining`: it gets no new sessions; or `full`: it has `max_sessions`.
+    #[schema(pattern = "^(up|slow start|failing|ejected|draining|full)$")]
     state: &'static str,
     /// Its share of the sessions, relative to the other servers.
     weight: u16,
@@ -88,11 +90,12 @@ impl Upstream {
     fn new(pool: &Pool, routes: Vec<String>, lines: &SettingLines, counts: &Merged) -> Self {
         let config = pool.config();
         let section = SettingSection::Upstream(&config.name);
+        let now_ms = pool.millis_at(clock::now());
         let servers = pool.servers().map(|server| {
             let target = [&config.name, server.name()].map(Arc::clone);
             Server {
                 address: server.name().to_string(),
-                state: server.condition().label(),
+                state: pool.condition(server, now_ms).label(),
                 weight: server.config().weight.get(),
                 max_sessions: server.config().max_sessions.map(Into::into),
                 drain: server.config().drain,
@@ -104,7 +107,7 @@ impl Upstream {
         Self {
             name: config.name.to_string(),
             line: line(lines, section),
-            settings: written(lines, section, None),
+            settings: written(lines, section, Some(("health", SettingSection::UpstreamHealth(&config.name)))),
             routes,
             sessions: sessions.map(|(_, count)| count).sum(),
             pending_requests: pool.pending(),

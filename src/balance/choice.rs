@@ -91,12 +91,14 @@ impl Pool {
         }
     }
 
-    /// Returns the weight of a server that may get the request; `None` if it may not.
+    /// Returns the weight of a server that may get the request, in thousandths, reduced by its slow start; `None` if it
+    /// may not.
     fn weight(&self, index: usize, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<u32> {
         let server = self.all().get(index)?;
         let is_open = !server.config().drain && !server.is_full() && !attempt.tried.contains(&index);
-        let may_get = is_open && server.health().standing(now_ms) <= standing;
-        may_get.then(|| server.config().weight.get().into())
+        let may_get = is_open && server.health().standing(now_ms, self.suspect_after_ms()) <= standing;
+        let share = || server.health().weight_share(now_ms, self.config().health.slow_start);
+        may_get.then(|| share().saturating_mul(server.config().weight.get().into()))
     }
 
     fn least_loaded(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::health::HealthConfig;
+
 /// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
@@ -18,6 +20,8 @@ pub struct UpstreamConfig {
     pub servers: Vec<ServerConfig>,
     /// How a server is chosen for a request.
     pub balance: Balance,
+    /// How requests judge the health of its servers.
+    pub health: HealthConfig,
     /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
     pub base_path: String,
     /// Timeout for the look-up of a name, and for each connection attempt.

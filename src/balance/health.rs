@@ -1,128 +1,268 @@
-//! The passive health of one server: whether it failed recently, and whether the log has reported it.
+//! The passive health of one server: failures, the times for which it is passed over, and its slow start.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The time for which a server that accepted no connection is tried last. Then one request tries it again.
+/// The time for which a server that accepted no connection is passed over. Then one request tries it again.
 pub const SKIP_FOR: Duration = Duration::from_secs(5);
+/// The time of the first ejection. Each further one takes twice as long.
+pub const EJECT_FOR: Duration = Duration::from_secs(10);
+/// The longest ejection. A server that was not ejected for this long begins with [`EJECT_FOR`] again.
+pub const EJECT_FOR_MAX: Duration = Duration::from_mins(5);
+/// The share of its weight with which a slow start begins, in thousandths.
+const SLOW_START_FROM: u64 = 100;
+/// A whole weight, in the unit of [`Health::weight_share`].
+pub(super) const WHOLE: u32 = 1000;
 
-/// The passive health of a server.
-#[derive(Debug, Default)]
-pub struct Health {
-    /// The time until which the server is skipped, in milliseconds of the pool's clock; 0 if it is not skipped.
-    skip_until_ms: AtomicU64,
-    /// Whether a failure was logged, and no recovery since.
-    failing: AtomicBool,
-    /// The number of failed requests since a recovery was last logged.
-    failures: AtomicU64,
+/// How requests judge the health of an upstream's servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// The number of consecutive failures that eject a server; `None` if none do.
+    pub eject_after: Option<NonZeroU32>,
+    /// The largest share of the servers that is ejected at once, in percent.
+    pub eject_max_percent: u8,
+    /// The time in which a server that was added or has recovered gets to its full weight.
+    pub slow_start: Duration,
 }
 
-/// How a server is regarded by a request that needs one.
+/// How a request regards a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// It did not fail recently, or it is due to be tried again.
     Good,
-    /// It accepted no connection a short while ago. It is tried if no other server is left.
+    /// It accepted no connection a short while ago, or lets an attempt to connect wait. It is tried if no server is in
+    /// good standing.
     Skipped,
+    /// It is ejected. It is tried if no other server is left.
+    Ejected,
 }
 
 impl Standing {
     /// Every standing, the best one first.
-    pub const BEST_FIRST: [Self; 2] = [Self::Good, Self::Skipped];
+    pub const BEST_FIRST: [Self; 3] = [Self::Good, Self::Skipped, Self::Ejected];
 }
 
+/// The kind of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// It did not accept the connection.
+    Connect,
+    /// It broke the connection, or its response was late, malformed or a status from 500 on.
+    Answer,
+}
+
+/// A change of a server's health, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A request failed, and none did before since the last recovery.
+    Failed,
+    /// The server is passed over.
+    Ejected {
+        /// The number of consecutive failures.
+        failures: u32,
+        /// How long it is passed over, before one request tries it.
+        time: Duration,
+    },
+    /// A request succeeded.
+    Recovered {
+        /// The number of requests that failed before.
+        failures: u64,
+    },
+}
+
+/// The passive health of a server. Times are in milliseconds of the pool's clock. The choice of a server reads only the
+/// atomic values.
+#[derive(Debug, Default)]
+pub struct Health {
+    history: Mutex<History>,
+    /// Whether there is a failure since the last success.
+    troubled: AtomicBool,
+    ejected: AtomicBool,
+    /// The time until which the server is passed over; 0 if it is not.
+    skip_until_ms: AtomicU64,
+    /// The begin of an attempt to connect that has not ended; 0 if there is none.
+    connecting_since_ms: AtomicU64,
+    /// The begin of its slow start; 0 if there was none.
+    slow_since_ms: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// The number of failures since the last success.
+    consecutive: u32,
+    /// The number of failures since the log reported a recovery.
+    failures: u64,
+    /// Whether the log reported a failure, and no recovery since.
+    reported: bool,
+    /// The number of ejections that lengthen the next one.
+    ejections: u32,
+    /// The end of the last ejection.
+    ejected_until_ms: u64,
+}
+
+/// An attempt to connect, until it is dropped.
+#[derive(Debug)]
+pub struct Connecting<'a>(&'a Health);
+
 impl Health {
-    /// Returns how a request regards the server.
-    pub fn standing(&self, now_ms: u64) -> Standing {
-        let until = self.skip_until_ms.load(Ordering::Relaxed);
-        if now_ms >= until { Standing::Good } else { Standing::Skipped }
+    /// Returns how a request regards the server. An attempt to connect that has waited for `suspect_after_ms` is taken
+    /// for a failure before its timeout, so that fewer requests wait with it.
+    pub fn standing(&self, now_ms: u64, suspect_after_ms: u64) -> Standing {
+        if now_ms < self.skip_until_ms.load(Ordering::Relaxed) {
+            return if self.ejected.load(Ordering::Relaxed) { Standing::Ejected } else { Standing::Skipped };
+        }
+        let since = self.connecting_since_ms.load(Ordering::Relaxed);
+        let is_suspect = since != 0 && now_ms.saturating_sub(since) >= suspect_after_ms;
+        if is_suspect { Standing::Skipped } else { Standing::Good }
     }
 
-    /// Whether a request may try the server now, which is in good standing. When the time for which it is skipped is
-    /// over, one request tries it. The others skip it for another [`SKIP_FOR`], or until that request connects.
+    /// Whether a request may try the server now, which is in good standing. When the time for which it is passed over
+    /// has ended, one request tries it. The others pass it over for another [`SKIP_FOR`], or until that request
+    /// succeeds.
     pub fn claim(&self, now_ms: u64) -> bool {
         let until = self.skip_until_ms.load(Ordering::Relaxed);
-        until == 0
-            || (now_ms >= until
-                && self
-                    .skip_until_ms
-                    .compare_exchange(until, skip_until(now_ms), Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok())
+        let next = later(now_ms, SKIP_FOR);
+        let claim = || self.skip_until_ms.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed);
+        until == 0 || (now_ms >= until && claim().is_ok())
     }
 
-    /// Whether the server is not passed over because it failed.
+    /// Whether the server is not passed over.
     pub fn is_healthy(&self) -> bool {
         self.skip_until_ms.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether the server is ejected, also while one request tries it.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
     /// Whether a request failed, and none succeeded since.
     pub fn has_failed(&self) -> bool {
-        self.failing.load(Ordering::Relaxed) || self.skip_until_ms.load(Ordering::Relaxed) != 0
+        self.troubled.load(Ordering::Relaxed)
     }
 
-    /// Records that the server accepted no connection.
-    pub fn skip(&self, now_ms: u64) {
-        self.skip_until_ms.store(skip_until(now_ms), Ordering::Relaxed);
+    /// Returns the share of its weight that the server has now, from a tenth of it to [`WHOLE`].
+    pub fn weight_share(&self, now_ms: u64, slow_start: Duration) -> u32 {
+        let since = self.slow_since_ms.load(Ordering::Relaxed);
+        if since == 0 {
+            return WHOLE;
+        }
+        let passed = now_ms.saturating_sub(since).saturating_mul(WHOLE.into());
+        let share = passed.checked_div(millis(slow_start)).map_or(WHOLE.into(), |share| share.max(SLOW_START_FROM));
+        u32::try_from(share).map_or(WHOLE, |share| share.min(WHOLE))
     }
 
-    /// Records that the server accepted a connection.
-    pub fn connected(&self) {
-        self.skip_until_ms.store(0, Ordering::Relaxed);
+    /// Begins a slow start.
+    pub fn start_slowly(&self, now_ms: u64) {
+        self.slow_since_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    /// Records a failed request. Returns true if the failure is to be logged: none was logged since the last recovery,
-    /// and `may_log` allows a line.
-    pub fn fail(&self, may_log: impl FnOnce() -> bool) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        // If no line is allowed, the next failure is reported instead.
-        !self.failing.load(Ordering::Relaxed) && may_log() && !self.failing.swap(true, Ordering::Relaxed)
+    /// Records the begin of an attempt to connect.
+    pub fn connecting(&self, now_ms: u64) -> Connecting<'_> {
+        let _ = self.connecting_since_ms.compare_exchange(0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        Connecting(self)
     }
 
-    /// Records an answered request. Returns the number of failed requests if the recovery is to be logged: a failure
-    /// was logged, and `may_log` allows a line.
-    pub fn recover(&self, may_log: impl FnOnce() -> bool) -> Option<u64> {
-        let news = self.failing.load(Ordering::Relaxed) && may_log() && self.failing.swap(false, Ordering::Relaxed);
-        news.then(|| self.failures.swap(0, Ordering::Relaxed))
+    /// Records that the server accepted a connection. If it is ejected, its answer is what counts.
+    pub fn connected(&self, now_ms: u64) {
+        if !self.is_ejected() && self.skip_until_ms.swap(0, Ordering::Relaxed) != 0 {
+            self.start_slowly(now_ms);
+        }
+    }
+
+    /// Records a failed request. `may_eject` is asked if the server is to be ejected; it is not if it already is.
+    /// Returns the change that is to be logged. A first failure is reported only if `may_log` allows a line; otherwise
+    /// the next one is.
+    pub fn fail(
+        &self,
+        failure: Failure,
+        now_ms: u64,
+        config: &HealthConfig,
+        may_eject: impl FnOnce() -> bool,
+        may_log: impl FnOnce() -> bool,
+    ) -> Option<Change> {
+        let mut history = self.history();
+        self.troubled.store(true, Ordering::Relaxed);
+        history.failures = history.failures.saturating_add(1);
+        history.consecutive = history.consecutive.saturating_add(1);
+        let was_ejected = self.is_ejected();
+        if was_ejected && now_ms < history.ejected_until_ms {
+            // A request that began before the ejection.
+            return None;
+        }
+        let is_due = config.eject_after.is_some_and(|after| history.consecutive >= after.get());
+        if is_due && (was_ejected || may_eject()) {
+            let time = history.eject(now_ms);
+            self.ejected.store(true, Ordering::Relaxed);
+            self.skip_until_ms.store(history.ejected_until_ms, Ordering::Relaxed);
+            history.reported = true;
+            return Some(Change::Ejected { failures: history.consecutive, time });
+        }
+        if failure == Failure::Connect || was_ejected {
+            self.skip_until_ms.store(later(now_ms, SKIP_FOR), Ordering::Relaxed);
+        }
+        let is_news = !history.reported && may_log();
+        history.reported |= is_news;
+        is_news.then_some(Change::Failed)
+    }
+
+    /// Records a request that succeeded. Returns the recovery if it is to be logged: the failure was, and `may_log`
+    /// allows a line.
+    pub fn succeed(&self, now_ms: u64, may_log: impl FnOnce() -> bool) -> Option<Change> {
+        if !self.has_failed() {
+            return None;
+        }
+        let mut history = self.history();
+        history.consecutive = 0;
+        let was_passed_over = self.skip_until_ms.swap(0, Ordering::Relaxed) != 0;
+        if self.ejected.swap(false, Ordering::Relaxed) || was_passed_over {
+            self.start_slowly(now_ms);
+        }
+        let is_news = history.reported && may_log();
+        if history.reported && !is_news {
+            return None;
+        }
+        self.troubled.store(false, Ordering::Relaxed);
+        history.reported = false;
+        let failures = std::mem::take(&mut history.failures);
+        is_news.then_some(Change::Recovered { failures })
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn skip_until(now_ms: u64) -> u64 {
-    let skip_ms = u64::try_from(SKIP_FOR.as_millis()).unwrap_or(u64::MAX);
-    now_ms.saturating_add(skip_ms).max(1)
+impl History {
+    /// Begins an ejection, and returns its length.
+    fn eject(&mut self, now_ms: u64) -> Duration {
+        if now_ms.saturating_sub(self.ejected_until_ms) >= millis(EJECT_FOR_MAX) {
+            self.ejections = 0;
+        }
+        let factor = 1_u32.checked_shl(self.ejections).unwrap_or(u32::MAX);
+        let time = EJECT_FOR.saturating_mul(factor).min(EJECT_FOR_MAX);
+        self.ejections = self.ejections.saturating_add(1).min(u32::BITS - 1);
+        self.ejected_until_ms = later(now_ms, time);
+        time
+    }
+}
+
+impl Drop for Connecting<'_> {
+    /// Ends the attempt. Others that began later are not seen as waiting: the outcome of this one says enough.
+    fn drop(&mut self) {
+        self.0.connecting_since_ms.store(0, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn later(now_ms: u64, time: Duration) -> u64 {
+    now_ms.saturating_add(millis(time)).max(1)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_that_failed_is_tried_again_by_one_request() {
-        let health = Health::default();
-        let skip_ms = u64::try_from(SKIP_FOR.as_millis()).unwrap();
-        assert!(health.claim(0) && health.claim(0), "it has not failed");
-        health.skip(1_000);
-        for now in [1_000, 1_000 + skip_ms - 1] {
-            assert!(!health.claim(now), "{now}");
-        }
-        let again = 1_000 + skip_ms;
-        assert!(health.claim(again), "one request tries it");
-        assert!(!health.claim(again), "the others skip it");
-        // The request that tried it never completed.
-        assert!(health.claim(again + skip_ms) && !health.claim(again + skip_ms));
-        health.connected();
-        assert!(health.claim(again + skip_ms) && health.claim(again + skip_ms));
-    }
-
-    #[test]
-    fn a_change_is_reported_once() {
-        let health = Health::default();
-        assert_eq!(health.recover(|| true), None, "it never failed");
-        assert!(!health.fail(|| false), "no line is allowed");
-        assert!(health.fail(|| true) && !health.fail(|| true) && !health.fail(|| true));
-        assert_eq!(health.recover(|| false), None);
-        assert_eq!(health.recover(|| true), Some(4));
-        assert_eq!(health.recover(|| true), None);
-        assert!(health.fail(|| true));
-        assert_eq!(health.recover(|| true), Some(1));
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! Pools of servers, without sockets, a clock or randomness of their own: the choice of a server for a request, and the
 //! state of each.
 
-pub mod config;
 pub mod health;
+pub mod config;
 pub mod hash;
 pub mod server;
 pub mod choice;
@@ -13,5 +13,6 @@ mod tests;
 
 pub use choice::{Attempt, NoServer, Picked};
 pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
+pub use health::{Change, Failure, HealthConfig};
 pub use pool::Pool;
 pub use server::{Server, ServerSession};

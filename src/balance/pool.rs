@@ -1,12 +1,16 @@
 //! The pool of an upstream: its servers, the state of its policy, and the limit on pending requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::config::{ServerConfig, UpstreamConfig};
+use super::health::{Change, Failure, millis};
 use super::rotation::Rotation;
-use super::server::{Server, ServerState};
+use super::server::{Server, ServerCondition, ServerSession, ServerState};
+
+/// The part of `connect_timeout` after which an attempt to connect that waits makes its server suspect.
+const SUSPECT_AFTER: u32 = 8;
 
 /// An upstream with the state of its servers. A new snapshot keeps it if its configuration is unchanged.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub struct Pool {
     /// The sum of the weights of the servers up to each one.
     weights: Vec<u64>,
     rotation: Rotation,
+    /// Held while a failure is judged, so that servers that fail together do not exceed `eject_max`.
+    judging: Mutex<()>,
     /// The number of pending requests, also those of the pools that this one replaced.
     pending: Arc<AtomicU32>,
     /// Whether the log reported that no server accepts a connection, and none has accepted one since.
@@ -37,18 +43,29 @@ impl Pool {
     }
 
     /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers
-    /// that both have, and the count of pending requests.
-    pub fn replace(&self, config: UpstreamConfig) -> Self {
+    /// that both have, and the count of pending requests. A server that only the new one has starts slowly, and so does
+    /// one that does not drain any more.
+    pub fn replace(&self, config: UpstreamConfig, now: Instant) -> Self {
+        let now_ms = self.millis_at(now);
         let mut states: Vec<_> = self.servers.iter().map(|server| Arc::clone(&server.state)).collect();
         states.extend(self.removed.iter().filter_map(Weak::upgrade));
+        let got_sessions = |config: &ServerConfig| {
+            self.servers.iter().any(|server| *server.address() == config.address && !server.config().drain)
+        };
         let mut take = |server: &ServerConfig| {
             let name = server.address.to_string();
             let found = states.iter().position(|state| **state.name() == *name);
             found.map(|index| states.swap_remove(index))
         };
-        let server = |server: &ServerConfig| match take(server) {
-            Some(state) => Server::with_state(server.clone(), state),
-            None => Server::new(server.clone()),
+        let server = |config: &ServerConfig| {
+            let server = match take(config) {
+                Some(state) => Server::with_state(config.clone(), state),
+                None => Server::new(config.clone()),
+            };
+            if !got_sessions(config) {
+                server.health().start_slowly(now_ms);
+            }
+            server
         };
         let servers = config.servers.iter().map(server).collect();
         let removed = states.iter().filter(|state| state.has_sessions()).map(Arc::downgrade).collect();
@@ -71,6 +88,7 @@ impl Pool {
             rotation: Rotation::new(servers.len()),
             servers,
             removed: Vec::new(),
+            judging: Mutex::new(()),
             pending: Arc::default(),
             down: AtomicBool::new(false),
             config,
@@ -129,10 +147,42 @@ impl Pool {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Returns the server of a session of this pool.
+    pub fn server_of(&self, session: &ServerSession) -> Option<&Server> {
+        self.servers.iter().find(|server| session.is_of(server))
+    }
+
+    /// Returns why a server of this pool gets sessions or not.
+    pub fn condition(&self, server: &Server, now_ms: u64) -> ServerCondition {
+        server.condition(now_ms, self.config.health.slow_start)
+    }
+
+    /// Returns how long an attempt to connect may wait before its server is suspect, in milliseconds.
+    pub(super) fn suspect_after_ms(&self) -> u64 {
+        millis(self.config.connect_timeout / SUSPECT_AFTER)
+    }
+
     /// Records that a server accepted a connection.
-    pub fn connected(&self, server: &Server) {
-        server.health().connected();
+    pub fn connected(&self, server: &Server, now_ms: u64) {
+        server.health().connected(now_ms);
         self.down.store(false, Ordering::Relaxed);
+    }
+
+    /// Records a failed request. Returns the change that is to be logged, if `may_log` allows a line.
+    pub fn failed(
+        &self,
+        server: &Server,
+        failure: Failure,
+        now_ms: u64,
+        may_log: impl FnOnce() -> bool,
+    ) -> Option<Change> {
+        let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_eject = || {
+            let ejected = self.servers.iter().filter(|server| server.health().is_ejected()).count();
+            let max = self.servers.len().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
+            ejected < max
+        };
+        server.health().fail(failure, now_ms, &self.config.health, may_eject, may_log)
     }
 
     /// Records that no server accepts a connection. Returns true if the log has not reported it yet, and `may_log`

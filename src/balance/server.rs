@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::config::{ServerAddress, ServerConfig};
 use super::hash::TextHash;
-use super::health::Health;
+use super::health::{Health, WHOLE};
 
 /// A server of a pool.
 #[derive(Debug)]
@@ -33,8 +34,12 @@ pub struct ServerSession(Arc<ServerState>);
 pub enum ServerCondition {
     /// It gets sessions.
     Up,
+    /// It was added or has recovered, and gets a part of the sessions that its weight says.
+    SlowStart,
     /// A request to it failed, and none succeeded since.
     Failing,
+    /// It is passed over after consecutive failures.
+    Ejected,
     /// It gets no new sessions, because the configuration says so.
     Draining,
     /// It has as many sessions as `max_sessions` permits.
@@ -46,6 +51,8 @@ impl ServerCondition {
     pub fn label(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::SlowStart => "slow start",
+            Self::Ejected => "ejected",
             Self::Failing => "failing",
             Self::Draining => "draining",
             Self::Full => "full",
@@ -100,13 +107,17 @@ impl Server {
     }
 
     /// Returns why it gets sessions or not.
-    pub fn condition(&self) -> ServerCondition {
+    pub(super) fn condition(&self, now_ms: u64, slow_start: Duration) -> ServerCondition {
         if self.config.drain {
             ServerCondition::Draining
+        } else if self.health().is_ejected() {
+            ServerCondition::Ejected
         } else if self.health().has_failed() {
             ServerCondition::Failing
         } else if self.is_full() {
             ServerCondition::Full
+        } else if self.health().weight_share(now_ms, slow_start) < WHOLE {
+            ServerCondition::SlowStart
         } else {
             ServerCondition::Up
         }
@@ -148,6 +159,10 @@ impl ServerState {
 }
 
 impl ServerSession {
+    pub(super) fn is_of(&self, server: &Server) -> bool {
+        Arc::ptr_eq(&self.0, &server.state)
+    }
+
     /// Returns the server's address as the configuration file has it.
     pub fn server(&self) -> &Arc<str> {
         &self.0.name

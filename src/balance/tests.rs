@@ -1,8 +1,11 @@
 //! Pools for tests.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use super::{Attempt, Balance, NoServer, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig};
+use super::{
+    Attempt, Balance, HealthConfig, NoServer, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig,
+};
 
 /// Returns the server `192.0.2.1` with this port.
 pub(super) fn server(port: u16) -> ServerConfig {
@@ -20,6 +23,11 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         name: "chat".into(),
         servers,
         balance,
+        health: HealthConfig {
+            eject_after: NonZeroU32::new(3),
+            eject_max_percent: 50,
+            slow_start: Duration::from_secs(30),
+        },
         base_path: String::new(),
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
@@ -39,7 +47,12 @@ pub(super) fn port(name: &str) -> usize {
 
 /// Chooses a server for a new request, and returns its port with the session.
 pub(super) fn choose(pool: &Pool, random: u64) -> Result<(usize, ServerSession), NoServer> {
-    let picked = pool.choose(&mut Attempt::new(None, random), 0)?;
+    choose_at(pool, random, 0)
+}
+
+/// Chooses a server at this time.
+pub(super) fn choose_at(pool: &Pool, random: u64, now_ms: u64) -> Result<(usize, ServerSession), NoServer> {
+    let picked = pool.choose(&mut Attempt::new(None, random), now_ms)?;
     Ok((port(picked.server.name()), picked.session))
 }
 

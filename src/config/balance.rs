@@ -10,7 +10,7 @@ use super::file::{Located, Parsed, Section};
 use super::keys;
 use super::mixed_list::{TextOrTable, texts_or_tables};
 use super::server_address::server_address;
-use crate::balance::{Balance, HashSource, ServerAddress, ServerConfig};
+use crate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig};
 use crate::policy::credential::TokenSource;
 
 const SERVERS_MAX: usize = 256;
@@ -96,6 +96,19 @@ pub(super) fn policy(section: &Section<'_>) -> Option<Balance> {
             .help(FORMS),
     );
     None
+}
+
+/// Reads `[upstream.NAME.health]`.
+pub(super) fn health(section: &Section<'_>) -> Option<HealthConfig> {
+    let health = section.child("upstream.health");
+    let eject_after = health.count_or_off(&keys::EJECT_AFTER);
+    let eject_max = health.percent_or_off(&keys::EJECT_MAX);
+    let slow_start = health.duration(&keys::SLOW_START);
+    Some(HealthConfig {
+        eject_after: eject_after?.value,
+        eject_max_percent: eject_max?.value?,
+        slow_start: slow_start?,
+    })
 }
 
 /// Parses the part after `hash:`. The error is the label at the caret.

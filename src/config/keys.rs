@@ -29,6 +29,7 @@ pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "listener", written: "[[listener]]" },
     SectionForm { name: "auth", written: "[auth.NAME]" },
     SectionForm { name: "upstream", written: "[upstream.NAME]" },
+    SectionForm { name: "upstream.health", written: "[upstream.NAME.health]" },
     SectionForm { name: "route", written: "[[route]]" },
     SectionForm { name: "route.limits", written: "[route.limits]" },
 ];
@@ -261,6 +262,15 @@ keys! {
          beyond it are answered with 503.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
+
+    EJECT_AFTER = "upstream.health" "eject_after", Integer(1, 1000, Allowed), Value("5"),
+        "Number of consecutive failures that eject a server: no connection, no valid response in time, a bad 101, or a \
+         status from 500 on.";
+    EJECT_MAX = "upstream.health" "eject_max", Percent(Refused), Value("\"50%\""),
+        "Maximum share of the servers that is ejected at once.";
+    SLOW_START = "upstream.health" "slow_start", span(Duration::ZERO, HOUR), Value("\"30s\""),
+        "How long the weight of a server grows from a tenth to the whole after it was added, drained or unreachable; not \
+         with `hash:`.";
 
     NAME = "route" "name", Text, Required,
         "The name in logs.";

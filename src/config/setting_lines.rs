@@ -29,6 +29,8 @@ pub enum SettingSection<'a> {
     Route(&'a str),
     /// The `[route.limits]` of the route with this name.
     RouteLimits(&'a str),
+    /// `[upstream.NAME.health]`, by the name of the upstream.
+    UpstreamHealth(&'a str),
 }
 
 impl<'a> SettingSection<'a> {
@@ -44,6 +46,7 @@ impl<'a> SettingSection<'a> {
             Self::Upstream(_) => "upstream",
             Self::Route(_) => "route",
             Self::RouteLimits(_) => "route.limits",
+            Self::UpstreamHealth(_) => "upstream.health",
         }
     }
 
@@ -55,7 +58,8 @@ impl<'a> SettingSection<'a> {
             | Self::Auth(name)
             | Self::Upstream(name)
             | Self::Route(name)
-            | Self::RouteLimits(name) => name,
+            | Self::RouteLimits(name)
+            | Self::UpstreamHealth(name) => name,
         }
     }
 }
@@ -70,6 +74,8 @@ impl fmt::Display for SettingSection<'_> {
             Self::Auth(name) | Self::Upstream(name) => write!(f, "[{kind}.{name}]"),
             Self::Listener(name) | Self::Route(name) => write!(f, "[[{kind}]] \"{name}\""),
             Self::RouteLimits(name) => write!(f, "[{kind}] of \"{name}\""),
+            Self::UpstreamHealth(name) if name.contains('.') => write!(f, "[upstream.\"{name}\".health]"),
+            Self::UpstreamHealth(name) => write!(f, "[upstream.{name}.health]"),
         }
     }
 }
@@ -126,6 +132,10 @@ impl SettingLines {
         }
         for (name, value) in named(root, "upstream") {
             add(SettingSection::Upstream(name), value);
+            let health = value.get_ref().as_table().and_then(|table| table.get("health"));
+            if let Some(value) = health {
+                add(SettingSection::UpstreamHealth(name), value);
+            }
         }
         for (address, _, value) in listed(root, "listener", &ADDRESS) {
             add(SettingSection::Listener(address), value);
@@ -138,12 +148,16 @@ impl SettingLines {
     }
 
     /// Finds a key of a section: its line if the file has it, else the line of the section's header. For a route without
-    /// `[route.limits]`, that is the header of the route. `None` if the section is not in the file.
+    /// `[route.limits]`, that is the header of the route, and so for an upstream without a section for its health. `None`
+    /// if the section is not in the file.
     pub fn find(&self, section: SettingSection<'_>, key: &str) -> Option<SettingLine> {
         let Some(found) = self.section(section) else {
-            let SettingSection::RouteLimits(route) = section else { return None };
-            let route = self.section(SettingSection::Route(route))?;
-            return Some(SettingLine { line: route.header, is_set: false });
+            let outer = match section {
+                SettingSection::RouteLimits(route) => SettingSection::Route(route),
+                SettingSection::UpstreamHealth(upstream) => SettingSection::Upstream(upstream),
+                _ => return None,
+            };
+            return Some(SettingLine { line: self.section(outer)?.header, is_set: false });
         };
         let line = found.settings.iter().find(|setting| setting.key == key).map(|setting| setting.line);
         Some(SettingLine { line: line.unwrap_or(found.header), is_set: line.is_some() })

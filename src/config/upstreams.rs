@@ -26,6 +26,7 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
     let servers = balance::servers(section);
     let base_path = base_path(section);
     let balance = balance::policy(section);
+    let health = balance::health(section);
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
@@ -35,6 +36,7 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
         name: Arc::from(name.value),
         servers: servers?,
         balance: balance?,
+        health: health?,
         base_path: base_path?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,

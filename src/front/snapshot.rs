@@ -215,7 +215,7 @@ impl Snapshot {
         for upstream in &config.upstreams {
             let pool = match before.and_then(|before| before.pools.get(&upstream.name)) {
                 Some(kept) if kept.config() == upstream => Arc::clone(kept),
-                Some(changed) => Arc::new(changed.replace(upstream.clone())),
+                Some(changed) => Arc::new(changed.replace(upstream.clone(), now)),
                 None => Arc::new(Pool::new(upstream.clone(), now)),
             };
             pools.insert(Arc::clone(&upstream.name), pool);

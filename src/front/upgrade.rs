@@ -262,8 +262,9 @@ async fn upgrade(
             return Err(RejectedRequest { response: Some(response), ..reject(rejection) });
         }
     };
-    let answer = Answer::parse(head.status(), head.version(), head.headers(), &key, &protocols, extensions)
-        .map_err(|error| reject(Rejection::Answer(error)))?;
+    let answer = Answer::parse(head.status(), head.version(), head.headers(), &key, &protocols, extensions);
+    context.gateway.connector.note_answer(admission.pool(), &server_session, answer.as_ref().err());
+    let answer = answer.map_err(|error| reject(Rejection::Answer(error)))?;
 
     // (e) The 101.
     let response = response::switching_protocols(opening, &answer, marker, head.headers());

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::read::FRAMES_PER_CLOCK;
 use super::registry::SessionContext;
 use super::*;
-use crate::balance::{Balance, Pool, UpstreamConfig};
+use crate::balance::{Balance, HealthConfig, Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::expiry::Expiry;
@@ -209,6 +209,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         name: "echo".into(),
         servers: Vec::new(),
         balance: Balance::default(),
+        health: HealthConfig { eject_after: None, eject_max_percent: 50, slow_start: SHORT },
         base_path: String::new(),
         connect_timeout: SHORT,
         response_timeout: SHORT,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
-use crate::balance::{Attempt, NoServer, Pool, Server, ServerAddress, ServerSession, UpstreamConfig};
+use crate::balance::{Attempt, Change, Failure, NoServer, Pool, Server, ServerAddress, ServerSession, UpstreamConfig};
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
 use crate::policy::hash_key::hash_key;
@@ -27,6 +27,7 @@ use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
 use crate::runtime::entropy::random;
 use crate::runtime::socket::SocketStream;
+use crate::ws::handshake::AnswerError;
 
 /// Quota of the log lines about failures and recoveries of one upstream's servers: 1 per second in the long run, 10 at
 /// once.
@@ -106,11 +107,10 @@ impl Connector {
         let mut attempt = Attempt::new(key, u64::from_be_bytes(random()));
         let (stream, server, session) = self.connect(pool, &mut attempt).await?;
         let response = open(stream, request, config.response_timeout, config.title_case_headers).await;
-        let name = server.name();
         let (rejection, error) = match response {
             Ok(response) => {
-                if let Some(failures) = server.health().recover(|| self.may_log(pool)) {
-                    tracing::warn!(upstream = %config.name, server = %name, failures, "server recovered");
+                if let UpstreamResponse::NotSwitched(response) = &response {
+                    self.note_status(pool, server, response.status());
                 }
                 return Ok(Asked { response, session });
             }
@@ -118,8 +118,27 @@ impl Connector {
             Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
             Err(OpenError::Broken(error)) => (Rejection::Unreachable, error.to_string()),
         };
-        self.note_failure(pool, server, &error);
-        Err(AskError { rejection, server: Some(Arc::clone(name)), detail: error })
+        self.note_failure(pool, server, Failure::Answer, &error);
+        Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error })
+    }
+
+    /// Records whether the 101 of a session's server completes the opening handshake.
+    pub fn note_answer(&self, pool: &Pool, session: &ServerSession, error: Option<&AnswerError>) {
+        let Some(server) = pool.server_of(session) else { return };
+        match error {
+            None => self.note_success(pool, server),
+            Some(error) => self.note_failure(pool, server, Failure::Answer, &format!("a bad 101: {}", error.label())),
+        }
+    }
+
+    /// A status from 500 on counts as a failure: a server that answers all requests so would have the fewest sessions,
+    /// and get every request. Any other status is a decision about the client.
+    fn note_status(&self, pool: &Pool, server: &Server, status: StatusCode) {
+        if status.is_server_error() {
+            self.note_failure(pool, server, Failure::Answer, &format!("status {}", status.as_u16()));
+        } else {
+            self.note_success(pool, server);
+        }
     }
 
     /// Connects to the chosen server, or to the first one chosen after it that accepts the connection. Each is tried
@@ -131,7 +150,7 @@ impl Connector {
     ) -> Result<(SocketStream, &'a Server, ServerSession), AskError> {
         let mut failed = None;
         loop {
-            let picked = match pool.choose(attempt, pool.millis_at((self.clock)())) {
+            let picked = match pool.choose(attempt, self.now_ms(pool)) {
                 Ok(picked) => picked,
                 Err(none) => return Err(self.no_server(pool, none, failed)),
             };
@@ -157,23 +176,27 @@ impl Connector {
     }
 
     async fn try_server(&self, pool: &Pool, server: &Server) -> Result<SocketStream, AskError> {
-        match self.open_stream(server, pool.config().connect_timeout).await {
+        let connecting = server.health().connecting(self.now_ms(pool));
+        let connected = self.open_stream(server, pool.config().connect_timeout).await;
+        drop(connecting);
+        let error = match connected {
             Ok(stream) => {
-                pool.connected(server);
-                Ok(stream)
+                pool.connected(server, self.now_ms(pool));
+                return Ok(stream);
             }
-            Err(error) => {
-                server.count_connect_failure();
-                let timed_out = error.kind() == io::ErrorKind::TimedOut;
-                let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
-                // A local error is not caused by the server, which another request may well reach.
-                if !is_local(&error) {
-                    server.health().skip(pool.millis_at((self.clock)()));
-                }
-                self.note_failure(pool, server, &error);
-                Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error.to_string() })
-            }
+            Err(error) => error,
+        };
+        server.count_connect_failure();
+        let timed_out = error.kind() == io::ErrorKind::TimedOut;
+        let rejection = if timed_out { Rejection::UpstreamTimeout } else { Rejection::Unreachable };
+        if is_local(&error) {
+            // It is not caused by the server, which another request may well reach.
+            let upstream = &pool.config().name;
+            tracing::debug!(%upstream, server = %server.name(), %error, "no connection, because of this machine");
+        } else {
+            self.note_failure(pool, server, Failure::Connect, &error);
         }
+        Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error.to_string() })
     }
 
     async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
@@ -192,14 +215,28 @@ impl Connector {
         Ok(SocketStream::Tcp(stream))
     }
 
-    /// Logs a warning when a server begins to fail. The line that reports its recovery counts its further failures.
-    fn note_failure(&self, pool: &Pool, server: &Server, error: &dyn Display) {
-        let upstream = &pool.config().name;
-        if server.health().fail(|| self.may_log(pool)) {
-            tracing::warn!(%upstream, server = %server.name(), %error, "server failed");
-        } else {
-            tracing::debug!(%upstream, server = %server.name(), %error, "server failed again");
+    /// Records a failed request, and logs a warning when the server begins to fail or is ejected. The line that reports
+    /// its recovery counts its further failures.
+    fn note_failure(&self, pool: &Pool, server: &Server, failure: Failure, error: &dyn Display) {
+        let (upstream, name) = (&pool.config().name, server.name());
+        match pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)) {
+            Some(Change::Ejected { failures, time }) => {
+                tracing::warn!(%upstream, server = %name, failures, seconds = time.as_secs(), %error, "server ejected");
+            }
+            Some(_) => tracing::warn!(%upstream, server = %name, %error, "server failed"),
+            None => tracing::debug!(%upstream, server = %name, %error, "server failed again"),
         }
+    }
+
+    fn note_success(&self, pool: &Pool, server: &Server) {
+        let change = server.health().succeed(self.now_ms(pool), || self.may_log(pool));
+        if let Some(Change::Recovered { failures }) = change {
+            tracing::warn!(upstream = %pool.config().name, server = %server.name(), failures, "server recovered");
+        }
+    }
+
+    fn now_ms(&self, pool: &Pool) -> u64 {
+        pool.millis_at((self.clock)())
     }
 
     fn may_log(&self, pool: &Pool) -> bool {

@@ -30,7 +30,11 @@ fn documented(text: &str) -> Vec<Documented> {
     for (line, written) in text.lines().enumerate() {
         if written.starts_with('[') {
             section = written.trim_matches(['[', ']']);
-            section = if section == "route.limits" { section } else { section.split('.').next().unwrap() };
+            section = match section {
+                "route.limits" => section,
+                "upstream.chat.health" => "upstream.health",
+                named => named.split('.').next().unwrap(),
+            };
             comment.clear();
             continue;
         }

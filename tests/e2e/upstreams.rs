@@ -425,3 +425,54 @@ fn a_failed_server_is_skipped_for_a_while() {
     assert!(again < 5, "tried {again} times again");
     drop(waiting);
 }
+
+/// A server that answers every upgrade with an error is ejected although it has the fewest sessions, and the log says
+/// why.
+#[test]
+fn consecutive_errors_eject_a_server() {
+    let servers = [Upstream::bind(), Upstream::bind()];
+    let accepted = Upstream::accept_all(&servers);
+    let gate = Gate::start(setup_of(&servers).more("[upstream.main.health]\neject_after = 3"));
+    let (mut failures, mut sessions) = (0, Vec::new());
+    for _ in 0..20 {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        let (mut server, index) = accepted.recv_timeout(PATIENCE).unwrap();
+        if index == 0 {
+            server.head();
+            server.send(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(client.response().head.status(), 500);
+            failures += 1;
+        } else {
+            server.open(&[]);
+            assert_eq!(client.head().status(), 101);
+            sessions.push((client, server));
+        }
+    }
+    assert_eq!((failures, sessions.len()), (3, 17));
+    let line = gate.log.next("server ejected");
+    let server = servers[0].address().to_string();
+    assert_eq!((&line["level"], &line["server"], &line["upstream"]), (&"WARN".into(), &server.into(), &"main".into()));
+    assert_eq!((&line["failures"], &line["seconds"], &line["error"]), (&3.into(), &10.into(), &"status 500".into()));
+}
+
+/// A 101 that does not complete the handshake counts as a failure, and the only server is never ejected.
+#[test]
+fn the_last_server_is_not_ejected() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().more("[upstream.main.health]\neject_after = 1").start(&upstream);
+    for _ in 0..5 {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        assert_eq!(client.response().head.status(), 502);
+    }
+    let failed = gate.log.all("server failed");
+    let [failed] = failed.as_slice() else { panic!("{failed:?}") };
+    assert!(failed["error"].as_str().is_some_and(|error| error.starts_with("a bad 101")), "{failed}");
+    Session::open(&gate, &upstream).close();
+    assert_eq!(gate.log.next("server recovered")["failures"], 5);
+    assert!(gate.log.all("server ejected").is_empty());
+}

@@ -67,7 +67,7 @@ function firstLine(text) {
 }
 
 function serverFindings(upstream) {
-  return upstream.servers.filter((server) => server.state === 'failing').map((server) => ({
+  return upstream.servers.filter((server) => ['failing', 'ejected'].includes(server.state)).map((server) => ({
     key: `server ${upstream.name} ${server.address}`, level: 'bad', href: '#/config',
     text: `The server ${server.address} of the upstream ${upstream.name} fails: ${plural(server.connect_failures, 'failed connect')} since the start, ${plural(server.sessions, 'session')} open.`,
   }));

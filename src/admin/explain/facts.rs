@@ -80,6 +80,7 @@ impl<'a> Facts<'a> {
             "listener" => self.listener.map(SettingSection::Listener),
             "auth" => self.auth.map(SettingSection::Auth),
             "upstream" => self.upstream.map(SettingSection::Upstream),
+            "upstream.health" => self.upstream.map(SettingSection::UpstreamHealth),
             "route" => self.route.map(SettingSection::Route),
             "route.limits" => self.route.map(SettingSection::RouteLimits),
             _ => None,

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use super::super::config::{HashSource, ServerConfig};
-use super::super::health::SKIP_FOR;
+use super::super::health::{EJECT_FOR, Failure, SKIP_FOR};
 use super::super::tests::{choose, order, pool, port, server, weighted};
 use super::*;
 
@@ -160,7 +160,7 @@ fn full_and_draining_servers_are_passed_over() {
         let mut sessions: Vec<_> = (0..5).map(|number| take(number).unwrap()).collect();
         assert_eq!(pool.servers().map(Server::sessions).collect::<Vec<_>>(), [2, 0, 3], "{balance:?}");
         assert_eq!(take(5).unwrap_err(), NoServer::Full);
-        let labels: Vec<_> = pool.servers().map(|server| server.condition().label()).collect();
+        let labels: Vec<_> = pool.servers().map(|server| pool.condition(server, 0).label()).collect();
         assert_eq!(labels, ["full", "draining", "full"]);
         let freed = port(sessions.pop().unwrap().server());
         assert_eq!(port(take(6).unwrap().server()), freed);
@@ -193,12 +193,31 @@ fn max_sessions_holds_among_threads() {
 fn a_server_that_failed_is_tried_last_and_once_again_after_a_while() {
     for balance in every_policy() {
         let pool = pool(balance, weighted(&[1, 1]));
-        pool.servers().next().unwrap().health().skip(1_000);
+        pool.failed(pool.servers().next().unwrap(), Failure::Connect, 1_000, || true);
         let first = |number: usize, now_ms| order(&pool, Attempt::new(key(number), number as u64), now_ms);
         for number in 0..20 {
             assert_eq!(first(number, 1_000 + SKIP_MS - 1), [2, 1]);
         }
         let again = (0..20).filter(|number| first(*number, 1_000 + SKIP_MS)[0] == 1).count();
+        assert!(again <= 1, "{again}");
+    }
+}
+
+/// An ejected server gets a request only if all others are tried or full.
+#[test]
+fn an_ejected_server_is_tried_last_of_all() {
+    for balance in every_policy() {
+        let pool = pool(balance, weighted(&[1, 1, 1]));
+        let [first, second, _] = pool.all() else { panic!() };
+        for _ in 0..3 {
+            pool.failed(first, Failure::Answer, 0, || true);
+        }
+        pool.failed(second, Failure::Connect, 0, || true);
+        for number in 0..20 {
+            assert_eq!(order(&pool, Attempt::new(key(number), number as u64), 1), [3, 2, 1]);
+        }
+        let due = EJECT_FOR.as_millis() as u64;
+        let again = (0..30).filter(|number| order(&pool, Attempt::new(key(*number), 0), due)[0] == 1).count();
         assert!(again <= 1, "{again}");
     }
 }

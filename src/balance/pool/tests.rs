@@ -1,4 +1,4 @@
-use super::super::tests::{choose, config, pool, server, weighted};
+use super::super::tests::{choose, choose_at, config, pool, server, weighted};
 use super::super::{Balance, NoServer};
 use super::*;
 
@@ -15,11 +15,12 @@ fn pending_requests_are_limited_and_released() {
 #[test]
 fn a_replaced_pool_keeps_the_state_of_its_servers_and_its_pending_requests() {
     let before = pool(Balance::RoundRobin, weighted(&[1, 1]));
-    before.servers[0].health().skip(0);
+    before.failed(&before.servers[0], Failure::Connect, 0, || true);
     let pending = before.begin_request();
     let (_, session) = choose(&before, 0).unwrap();
     let servers = weighted(&[1, 7, 1]);
-    let after = before.replace(UpstreamConfig { max_pending_requests: 1, ..config(Balance::RoundRobin, servers) });
+    let config = UpstreamConfig { max_pending_requests: 1, ..config(Balance::RoundRobin, servers) };
+    let after = before.replace(config, before.started);
     let state = |server: &Server| (server.config().weight.get(), server.health().is_healthy(), server.sessions());
     assert_eq!(after.servers().map(state).collect::<Vec<_>>(), [(1, false, 0), (7, true, 1), (1, true, 0)]);
     assert!(after.begin_request().is_none());
@@ -34,7 +35,7 @@ fn a_server_that_returns_still_counts_its_sessions() {
     let first = pool(Balance::LeastSessions, vec![server(1), server(2)]);
     let sessions: Vec<_> = (0..4).map(|random| choose(&first, random).unwrap()).collect();
     let with = |pool: &Pool, ports: &[u16]| {
-        pool.replace(config(Balance::LeastSessions, ports.iter().map(|port| server(*port)).collect()))
+        pool.replace(config(Balance::LeastSessions, ports.iter().map(|port| server(*port)).collect()), pool.started)
     };
     let second = with(&with(&first, &[1]), &[1]);
     assert_eq!(second.removed.len(), 1);
@@ -51,8 +52,48 @@ fn an_upstream_that_is_down_is_reported_once() {
     let pool = pool(Balance::LeastSessions, weighted(&[1]));
     assert!(!pool.report_down(|| false));
     assert!(pool.report_down(|| true) && !pool.report_down(|| true));
-    pool.servers().for_each(|server| pool.connected(server));
+    pool.connected(&pool.servers[0], 0);
     assert!(pool.report_down(|| true));
+}
+
+/// A server that a reload adds or that drains no more starts slowly; the servers at the start of the process do not.
+#[test]
+fn new_servers_start_slowly() {
+    let draining = |port| ServerConfig { drain: true, ..server(port) };
+    let before = pool(Balance::LeastSessions, vec![server(1), draining(2), draining(3)]);
+    let after = before.replace(
+        config(Balance::LeastSessions, vec![server(1), server(2), draining(3), server(4)]),
+        before.started + std::time::Duration::from_secs(60),
+    );
+    let labels = |pool: &Pool, now_ms| -> Vec<_> {
+        pool.servers().map(|server| pool.condition(server, now_ms).label()).collect()
+    };
+    assert_eq!(labels(&before, 60_000), ["up", "draining", "draining"]);
+    assert_eq!(labels(&after, 60_000), ["up", "slow start", "draining", "slow start"]);
+    assert_eq!(labels(&after, 90_000), ["up", "up", "draining", "up"]);
+    // They get a tenth of their weight at first.
+    let sessions: Vec<_> = (0..24).map(|random| choose_at(&after, random, 60_000).unwrap()).collect();
+    assert_eq!(after.servers().map(Server::sessions).collect::<Vec<_>>(), [20, 2, 0, 2]);
+    drop(sessions);
+}
+
+/// However many servers fail, half of them stay.
+#[test]
+fn a_share_of_the_servers_is_never_ejected() {
+    for (count, expected) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+        let pool = pool(Balance::LeastSessions, weighted(&vec![1; count]));
+        for _ in 0..20 {
+            pool.servers().for_each(|server| {
+                pool.failed(server, Failure::Answer, 0, || true);
+            });
+        }
+        let count = |label| pool.servers().filter(|server| pool.condition(server, 0).label() == label).count();
+        assert_eq!((count("ejected"), count("failing")), (expected, pool.servers().count() - expected));
+        // The one that recovers makes way for another one.
+        let first = pool.servers().next().unwrap();
+        first.health().succeed(0, || true);
+        assert_eq!(count("ejected"), expected.saturating_sub(1));
+    }
 }
 
 #[test]

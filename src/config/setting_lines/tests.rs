@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use SettingSection::{Admin, Auth, Listener, Log, Metrics, Route, RouteLimits, Server, Upstream};
+use SettingSection::{Admin, Auth, Listener, Log, Metrics, Route, RouteLimits, Server, Upstream, UpstreamHealth};
 
 /// Every form that a section can have. The number after `#` is that of the line.
 const TEXT: &str = r#"# 1
@@ -139,7 +139,8 @@ fn every_key_of_the_example_is_found() {
     let auths = ["users", "machines", "partners", "sso", "visitors", "devices"].map(Auth);
     let listeners =
         ["127.0.0.1:443", "unix:/run/tollgate/http.sock", "0.0.0.0:80", "[::1]:443", "systemd:public"].map(Listener);
-    let mut sections = vec![Server, Log, Admin, Metrics, Upstream("chat"), Route("chat"), RouteLimits("chat")];
+    let mut sections =
+        vec![Server, Log, Admin, Metrics, Upstream("chat"), UpstreamHealth("chat"), Route("chat"), RouteLimits("chat")];
     sections.extend(auths.into_iter().chain(listeners));
     for key in KEYS.iter().filter(|key| !["listener.certificates", "upstream.servers"].contains(&key.section)) {
         let found: Vec<_> = sections
@@ -167,6 +168,8 @@ fn a_section_is_shown_as_the_file_has_it() {
         (Auth("web.app"), "[auth.\"web.app\"]"),
         (Upstream("chat"), "[upstream.chat]"),
         (Route("chat"), "[[route]] \"chat\""),
+        (UpstreamHealth("chat"), "[upstream.chat.health]"),
+        (UpstreamHealth("chat.eu"), "[upstream.\"chat.eu\".health]"),
         (RouteLimits("chat"), "[route.limits] of \"chat\""),
     ];
     for (section, expected) in table {

@@ -1,0 +1,180 @@
+use super::*;
+
+const CONFIG: HealthConfig =
+    HealthConfig { eject_after: NonZeroU32::new(3), eject_max_percent: 50, slow_start: Duration::from_secs(30) };
+const SKIP_MS: u64 = SKIP_FOR.as_millis() as u64;
+const EJECT_MS: u64 = EJECT_FOR.as_millis() as u64;
+const NO_SUSPECT: u64 = u64::MAX;
+
+/// An event at a time in milliseconds, with the expected change, or the expected standing.
+enum Step {
+    Connect(u64, Option<Change>),
+    Answer(u64, Option<Change>),
+    Connected(u64),
+    Succeed(u64, Option<Change>),
+    Is(u64, Standing),
+    /// Whether a request may try the server.
+    Claims(u64, bool),
+    /// The share of the weight.
+    Share(u64, u32),
+}
+
+fn ejected(failures: u32, seconds: u64) -> Option<Change> {
+    Some(Change::Ejected { failures, time: Duration::from_secs(seconds) })
+}
+
+fn recovered(failures: u64) -> Option<Change> {
+    Some(Change::Recovered { failures })
+}
+
+fn check(config: &HealthConfig, may_eject: bool, steps: &[Step]) {
+    let health = Health::default();
+    for (number, step) in steps.iter().enumerate() {
+        let fail = |failure, now| health.fail(failure, now, config, || may_eject, || true);
+        match step {
+            Step::Connect(now, expected) => assert_eq!(fail(Failure::Connect, *now), *expected, "step {number}"),
+            Step::Answer(now, expected) => assert_eq!(fail(Failure::Answer, *now), *expected, "step {number}"),
+            Step::Connected(now) => health.connected(*now),
+            Step::Succeed(now, expected) => assert_eq!(health.succeed(*now, || true), *expected, "step {number}"),
+            Step::Is(now, expected) => assert_eq!(health.standing(*now, NO_SUSPECT), *expected, "step {number}"),
+            Step::Claims(now, expected) => assert_eq!(health.claim(*now), *expected, "step {number}"),
+            Step::Share(now, expected) => {
+                assert_eq!(health.weight_share(*now, config.slow_start), *expected, "step {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_accepts_no_connection_is_skipped_and_tried_again_by_one_request() {
+    use Standing::{Good, Skipped};
+    use Step::{Claims, Connect, Connected, Is, Share, Succeed};
+    let again = 1_000 + SKIP_MS;
+    check(
+        &CONFIG,
+        true,
+        &[
+            Is(0, Good),
+            Claims(0, true),
+            Connect(1_000, Some(Change::Failed)),
+            Is(1_000, Skipped),
+            Is(again - 1, Skipped),
+            Is(again, Good),
+            Claims(again, true),
+            Is(again, Skipped),
+            Claims(again, false),
+            // The request that tried it never ended.
+            Claims(again + SKIP_MS, true),
+            Connected(again + SKIP_MS),
+            Is(again + SKIP_MS, Good),
+            Share(again + SKIP_MS, 100),
+            Succeed(again + SKIP_MS, recovered(1)),
+            Claims(again + SKIP_MS, true),
+            Claims(again + SKIP_MS, true),
+        ],
+    );
+}
+
+#[test]
+fn consecutive_failures_eject_a_server_for_growing_times() {
+    use Standing::{Ejected, Good};
+    use Step::{Answer, Claims, Connect, Is, Share, Succeed};
+    let mut steps = vec![
+        Answer(0, Some(Change::Failed)),
+        Answer(0, None),
+        Is(0, Good),
+        Succeed(1, recovered(2)),
+        Share(1, 1000),
+        Connect(2, Some(Change::Failed)),
+        Answer(3, None),
+        Answer(4, ejected(3, 10)),
+        Is(4, Ejected),
+        // Requests that began before.
+        Answer(5, None),
+        Answer(4 + EJECT_MS - 1, None),
+        Is(4 + EJECT_MS, Good),
+        Claims(4 + EJECT_MS, true),
+        Is(4 + EJECT_MS, Ejected),
+    ];
+    let (mut now, mut failures) = (4 + EJECT_MS, 5);
+    for seconds in [20, 40, 80, 160, 300, 300] {
+        failures += 1;
+        steps.extend([Answer(now, ejected(failures, seconds)), Is(now + seconds * 1000 - 1, Ejected)]);
+        now += seconds * 1000;
+        steps.extend([Is(now, Good), Claims(now, true), Claims(now, false)]);
+    }
+    steps.extend([
+        Succeed(now, recovered(u64::from(failures))),
+        Is(now, Good),
+        Share(now, 100),
+        Share(now + 15_000, 500),
+        Share(now + 30_000, 1000),
+    ]);
+    // It soon fails again, and after a long time without an ejection it begins anew.
+    let (soon, late) = (now + 60_000, now + 60_000 + 300_000 + 300_000);
+    for (at, seconds) in [(soon, 300), (late, 10)] {
+        steps.extend([Answer(at, Some(Change::Failed)), Answer(at, None), Answer(at, ejected(3, seconds))]);
+        steps.push(Succeed(at, recovered(3)));
+    }
+    check(&CONFIG, true, &steps);
+}
+
+#[test]
+fn a_server_that_may_not_be_ejected_still_gets_requests() {
+    use Standing::{Good, Skipped};
+    use Step::{Answer, Connect, Is, Succeed};
+    let steps = || {
+        [
+            Answer(0, Some(Change::Failed)),
+            Answer(0, None),
+            Answer(0, None),
+            Answer(0, None),
+            Is(0, Good),
+            Connect(0, None),
+            Is(0, Skipped),
+            Succeed(1, recovered(5)),
+        ]
+    };
+    check(&CONFIG, false, &steps());
+    check(&HealthConfig { eject_after: None, ..CONFIG }, true, &steps());
+}
+
+#[test]
+fn no_slow_start_gives_the_whole_weight_at_once() {
+    let health = Health::default();
+    health.start_slowly(5);
+    assert_eq!(health.weight_share(5, Duration::ZERO), WHOLE);
+    assert_eq!(health.weight_share(5, Duration::from_secs(1)), 100);
+    assert_eq!(health.weight_share(u64::MAX, Duration::from_secs(1)), WHOLE);
+}
+
+/// A server that swallows connections is passed over before the first attempt times out, and gets requests again once
+/// the attempt has ended.
+#[test]
+fn an_attempt_to_connect_that_waits_makes_a_server_suspect() {
+    let health = Health::default();
+    let (first, second) = (health.connecting(1_000), health.connecting(1_200));
+    for (now, expected) in [(1_000, Standing::Good), (1_249, Standing::Good), (1_250, Standing::Skipped)] {
+        assert_eq!(health.standing(now, 250), expected, "{now}");
+    }
+    drop(first);
+    assert_eq!(health.standing(1_250, 250), Standing::Good);
+    drop((second, health.connecting(2_000)));
+    assert_eq!(health.standing(9_000, 250), Standing::Good);
+}
+
+#[test]
+fn a_change_is_reported_once_and_when_a_line_is_allowed() {
+    let health = Health::default();
+    let config = HealthConfig { eject_after: None, ..CONFIG };
+    let fail = |may_log| health.fail(Failure::Answer, 0, &config, || true, || may_log);
+    assert_eq!(health.succeed(0, || true), None, "it never failed");
+    assert_eq!(fail(false), None, "no line is allowed");
+    assert_eq!([fail(true), fail(true), fail(true)], [Some(Change::Failed), None, None]);
+    assert_eq!(health.succeed(0, || false), None);
+    assert!(health.has_failed(), "the recovery is still to be reported");
+    assert_eq!(health.succeed(0, || true), recovered(4));
+    assert_eq!(health.succeed(0, || true), None);
+    assert_eq!(fail(true), Some(Change::Failed));
+    assert_eq!(health.succeed(0, || true), recovered(1));
+}
