@@ -249,6 +249,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
+    assert_eq!((chat.retries, local.retries), (5, 2));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
 

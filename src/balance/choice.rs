@@ -1,5 +1,6 @@
 //! The choice of a server for a request: by sessions, in turn, or by a hash, of the servers that may get it.
 
+use super::attempt::Attempt;
 use super::config::Balance;
 use super::hash::{TextHash, weighted};
 use super::health::Standing;
@@ -10,14 +11,6 @@ use super::server::{Server, ServerSession};
 const TWO_CHOICES_FROM: usize = 32;
 /// The number of draws for two servers that may get the request, before all servers are compared.
 const DRAWS_MAX: usize = 16;
-
-/// The servers that one request has tried, and the source of its choices.
-#[derive(Debug)]
-pub struct Attempt {
-    key: Option<TextHash>,
-    random: u64,
-    tried: Vec<usize>,
-}
 
 /// A chosen server. The request counts as one of its sessions.
 #[derive(Debug)]
@@ -35,28 +28,6 @@ pub enum NoServer {
     Full,
     /// The request has tried every server.
     AllTried,
-}
-
-impl Attempt {
-    /// Starts with no server tried. `key` is the hash of the request's value of [`Balance::Hash`]; a request without one
-    /// goes to the server with the fewest sessions. `random` is 64 random bits, which decide ties and draws.
-    pub fn new(key: Option<TextHash>, random: u64) -> Self {
-        Self { key, random, tried: Vec::new() }
-    }
-
-    /// Returns the number of servers that the request has tried.
-    pub fn tried(&self) -> usize {
-        self.tried.len()
-    }
-
-    /// Returns a number below `bound`, or 0 if that is 0: `SplitMix64` from the random bits.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or_default()
-    }
 }
 
 impl Pool {

@@ -28,6 +28,8 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// Timeout for a server's response to an opening handshake.
     pub response_timeout: Duration,
+    /// The number of further servers that a request tries.
+    pub retries: u32,
     /// Maximum number of opening handshakes that wait for its servers, at least 1.
     pub max_pending_requests: u32,
     /// Whether header names are sent to its servers in title case.

@@ -5,13 +5,16 @@ pub mod health;
 pub mod config;
 pub mod hash;
 pub mod server;
+pub mod attempt;
 pub mod choice;
 pub mod rotation;
+pub mod retry;
 pub mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use choice::{Attempt, NoServer, Picked};
+pub use attempt::Attempt;
+pub use choice::{NoServer, Picked};
 pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
 pub use health::{Change, Failure, HealthConfig};
 pub use pool::Pool;

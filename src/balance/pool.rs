@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::config::{ServerConfig, UpstreamConfig};
 use super::health::{Change, Failure, millis};
+use super::retry::RetryBudget;
 use super::rotation::Rotation;
 use super::server::{Server, ServerCondition, ServerSession, ServerState};
 
@@ -24,6 +25,8 @@ pub struct Pool {
     rotation: Rotation,
     /// Held while a failure is judged, so that servers that fail together do not exceed `eject_max`.
     judging: Mutex<()>,
+    /// The budget of retries, also for those of the pools that this one replaced.
+    retries: Arc<RetryBudget>,
     /// The number of pending requests, also those of the pools that this one replaced.
     pending: Arc<AtomicU32>,
     /// Whether the log reported that no server accepts a connection, and none has accepted one since.
@@ -71,6 +74,7 @@ impl Pool {
         let removed = states.iter().filter(|state| state.has_sessions()).map(Arc::downgrade).collect();
         Self {
             removed,
+            retries: Arc::clone(&self.retries),
             pending: Arc::clone(&self.pending),
             down: AtomicBool::new(self.down.load(Ordering::Relaxed)),
             ..Self::with(config, servers, self.started)
@@ -89,6 +93,7 @@ impl Pool {
             servers,
             removed: Vec::new(),
             judging: Mutex::new(()),
+            retries: Arc::default(),
             pending: Arc::default(),
             down: AtomicBool::new(false),
             config,
@@ -134,6 +139,11 @@ impl Pool {
         let below_max = |pending: u32| (pending < self.config.max_pending_requests).then_some(pending + 1);
         self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below_max).ok()?;
         Some(PendingRequest(&self.pending))
+    }
+
+    /// Returns the budget of retries.
+    pub fn retries(&self) -> &RetryBudget {
+        &self.retries
     }
 
     /// Returns the number of pending requests.

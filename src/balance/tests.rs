@@ -31,6 +31,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         base_path: String::new(),
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
+        retries: 2,
         max_pending_requests: 2,
         title_case_headers: false,
     }

@@ -254,9 +254,12 @@ keys! {
         "A prefix for the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
         "Timeout for the look-up of a server's name, and for each attempt to connect to one of its addresses; then \
-         the next server is tried, each once.";
+         another server is tried.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "Timeout for a server's response to an opening handshake.";
+    RETRIES = "upstream" "retries", number(0, 10), Value("2"),
+        "Number of further servers that an opening handshake tries, each once, if one accepts no connection or breaks it; \
+         of all servers, a tenth of the requests is retried, and at least 10 in a second.";
     MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";

@@ -29,6 +29,7 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
     let health = balance::health(section);
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
+    let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
@@ -40,6 +41,7 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
         base_path: base_path?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
+        retries: retries?.value,
         max_pending_requests: max_pending_requests?.value,
         title_case_headers: title_case_headers?.value,
     })

@@ -213,6 +213,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         base_path: String::new(),
         connect_timeout: SHORT,
         response_timeout: SHORT,
+        retries: 0,
         max_pending_requests: 1,
         title_case_headers: false,
     };

@@ -18,7 +18,9 @@ use tokio::time::{sleep, timeout};
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
-use crate::balance::{Attempt, Change, Failure, NoServer, Pool, Server, ServerAddress, ServerSession, UpstreamConfig};
+use crate::balance::{
+    Attempt, Change, Failure, NoServer, Picked, Pool, Server, ServerAddress, ServerSession, UpstreamConfig,
+};
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
 use crate::policy::hash_key::hash_key;
@@ -85,13 +87,14 @@ impl Connector {
         self.names.retain(keep);
     }
 
-    /// Sends the request to a server of the pool that it was admitted for: the one that [`Pool::choose`] returns, or the
-    /// first after it that accepts the connection. The request counts as a session of the server from before the
-    /// connection on, so that requests that arrive together are spread.
+    /// Sends the request to a server of the pool that it was admitted for: the one that [`Pool::choose`] returns. If that
+    /// does not accept the connection, or breaks it before its response, up to `retries` further servers are tried: an
+    /// opening handshake has no effect before its response (RFC 9110 section 9.2.2). The request counts as a session of
+    /// the server from before the connection on, so that requests that arrive together are spread.
     ///
     /// # Errors
-    /// If `max_pending_requests` requests are pending, every server is full, no server accepts the connection in time,
-    /// or the one that does sends no valid response in time.
+    /// If `max_pending_requests` requests are pending, every server is full, no server that is tried accepts the
+    /// connection in time, or the one that does sends no valid response in time.
     pub async fn ask(
         &self,
         admission: &Admission,
@@ -102,17 +105,62 @@ impl Connector {
         let Some(_pending) = pool.begin_request() else {
             return Err(AskError { rejection: Rejection::UpstreamBusy, server: None, detail: String::new() });
         };
-        let config = pool.config();
-        let key = hash_key(&config.balance, facts, admission.grant());
+        let started = (self.clock)();
+        pool.retries().count_request(pool.millis_at(started));
+        let key = hash_key(&pool.config().balance, facts, admission.grant());
         let mut attempt = Attempt::new(key, u64::from_be_bytes(random()));
-        let (stream, server, session) = self.connect(pool, &mut attempt).await?;
-        let response = open(stream, request, config.response_timeout, config.title_case_headers).await;
-        let (rejection, error) = match response {
+        let mut failed = None;
+        loop {
+            if let Some(failed) = failed.take_if(|_| !self.has_time(pool, &attempt, started)) {
+                return Err(failed);
+            }
+            let Picked { server, session } = match pool.choose(&mut attempt, self.now_ms(pool)) {
+                Ok(picked) => picked,
+                Err(none) => return Err(self.no_server(pool, none, failed)),
+            };
+            if let Some(failed) = failed.take() {
+                if !pool.retries().take(self.now_ms(pool)) {
+                    return Err(failed);
+                }
+                sleep(attempt.pause()).await;
+            }
+            let error = match self.try_server(pool, server).await {
+                Ok(stream) => match self.ask_server(pool, server, stream, request.clone()).await {
+                    Ok(response) => return Ok(Asked { response, session }),
+                    Err(error) if error.rejection != Rejection::Unreachable => return Err(error),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            failed = Some(error);
+        }
+    }
+
+    /// Whether a request that failed may look for another server: it has tried fewer than `retries` further ones, and less
+    /// than `response_timeout` has passed since it began. If it has tried all, the look finds that.
+    fn has_time(&self, pool: &Pool, attempt: &Attempt, started: Instant) -> bool {
+        let config = pool.config();
+        let passed = (self.clock)().saturating_duration_since(started);
+        let retries = u32::try_from(attempt.tried()).unwrap_or(u32::MAX).saturating_sub(1);
+        let is_last = attempt.tried() >= config.servers.len();
+        is_last || (retries < config.retries && passed < config.response_timeout)
+    }
+
+    /// Sends the request over a connection, and records a failure of the server.
+    async fn ask_server(
+        &self,
+        pool: &Pool,
+        server: &Server,
+        stream: SocketStream,
+        request: Request<Empty<Bytes>>,
+    ) -> Result<UpstreamResponse, AskError> {
+        let config = pool.config();
+        let (rejection, error) = match open(stream, request, config.response_timeout, config.title_case_headers).await {
             Ok(response) => {
                 if let UpstreamResponse::NotSwitched(response) = &response {
                     self.note_status(pool, server, response.status());
                 }
-                return Ok(Asked { response, session });
+                return Ok(response);
             }
             Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no response in time".to_owned()),
             Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
@@ -141,34 +189,13 @@ impl Connector {
         }
     }
 
-    /// Connects to the chosen server, or to the first one chosen after it that accepts the connection. Each is tried
-    /// once; those that failed recently are tried last.
-    async fn connect<'a>(
-        &self,
-        pool: &'a Pool,
-        attempt: &mut Attempt,
-    ) -> Result<(SocketStream, &'a Server, ServerSession), AskError> {
-        let mut failed = None;
-        loop {
-            let picked = match pool.choose(attempt, self.now_ms(pool)) {
-                Ok(picked) => picked,
-                Err(none) => return Err(self.no_server(pool, none, failed)),
-            };
-            match self.try_server(pool, picked.server).await {
-                Ok(stream) => return Ok((stream, picked.server, picked.session)),
-                Err(error) => failed = Some(error),
-            }
-        }
-    }
-
     /// Returns the error of the last server that was tried. If none was, every server is full.
     fn no_server(&self, pool: &Pool, none: NoServer, failed: Option<AskError>) -> AskError {
         let reject = |rejection| AskError { rejection, server: None, detail: String::new() };
-        let failed = match (failed, none) {
-            (None, NoServer::Full) => return reject(Rejection::UpstreamFull),
-            (failed, _) => failed.unwrap_or_else(|| reject(Rejection::Unreachable)),
+        let Some(failed) = failed else {
+            return reject(if none == NoServer::Full { Rejection::UpstreamFull } else { Rejection::Unreachable });
         };
-        if pool.report_down(|| self.may_log(pool)) {
+        if none == NoServer::AllTried && pool.report_down(|| self.may_log(pool)) {
             let upstream = &pool.config().name;
             tracing::error!(%upstream, error = failed.detail, "no server of the upstream accepts a connection");
         }

@@ -476,3 +476,45 @@ fn the_last_server_is_not_ejected() {
     assert_eq!(gate.log.next("server recovered")["failures"], 5);
     assert!(gate.log.all("server ejected").is_empty());
 }
+
+/// A request tries as many further servers as `retries` says.
+#[test]
+fn retries_limits_the_number_of_servers() {
+    for (retries, expected) in [(0, 502), (1, 502), (2, 101)] {
+        let (last, gone) = (Upstream::bind(), [refusing(), refusing()]);
+        let policy = format!("balance = \"round_robin\"\nretries = {retries}");
+        let gate = Gate::start(Setup::new().upstream(&policy).to(gone[0].1).to(gone[1].1).to(last.address()));
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        if expected == 101 {
+            last.accept().open(&[]);
+        }
+        assert_eq!(client.head().status(), expected, "{retries}");
+        assert_eq!(gate.log.all("server failed").len(), usize::min(retries + 1, 2));
+        assert!(gate.log.all("no server of the upstream accepts a connection").is_empty());
+    }
+}
+
+/// A connection that breaks before the response is retried at another server; a malformed response is not.
+#[test]
+fn a_connection_that_breaks_before_its_response_is_retried() {
+    let servers = [Upstream::bind(), Upstream::bind()];
+    let gate = Gate::start(setup_of(&servers).upstream("balance = \"round_robin\""));
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    servers[0].accept().head();
+    let mut second = servers[1].accept();
+    let asked = second.open(&[]);
+    assert_eq!(client.head().status(), 101);
+    client.send_text("hello");
+    second.expect_text("hello");
+    assert!(asked.get("Sec-WebSocket-Key").is_some());
+
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    let mut server = servers[1].accept();
+    server.head();
+    server.send(b"SSH-2.0-OpenSSH\r\n");
+    assert_eq!(client.response().head.status(), 502);
+    servers[0].assert_untouched();
+}
