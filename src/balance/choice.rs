@@ -127,14 +127,27 @@ impl Pool {
     }
 
     fn highest_score(&self, key: TextHash, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
-        let may_get = |index: &usize| self.weight(*index, attempt, standing, now_ms).is_some();
-        let scored = self.all().iter().enumerate().map(|(index, server)| (index, server, key.score(server.state.hash)));
+        let may_get = |index| self.weight(index, attempt, standing, now_ms).is_some();
+        let score = |server: &Server| key.score(server.state.hash);
+        // Equal weights do not change the order of the scores.
         if self.has_equal_weights() {
-            let scored = scored.filter(|(index, ..)| may_get(index));
-            return scored.max_by_key(|(.., score)| *score).map(|(index, ..)| index);
+            self.highest(score, may_get)
+        } else {
+            self.highest(|server| weighted(score(server), server.config().weight.get()), may_get)
         }
-        let scored = scored.map(|(index, server, score)| (index, weighted(score, server.config().weight.get())));
-        scored.filter(|(index, _)| may_get(index)).max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| index)
+    }
+
+    /// Returns the server with the highest score of those that may get the request. A score costs less than the question
+    /// whether its server may get the request, which is asked only for a score that is higher than those before.
+    fn highest<S: PartialOrd>(&self, score: impl Fn(&Server) -> S, may_get: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut best: Option<(usize, S)> = None;
+        for (index, server) in self.all().iter().enumerate() {
+            let score = score(server);
+            if best.as_ref().is_none_or(|(_, highest)| score > *highest) && may_get(index) {
+                best = Some((index, score));
+            }
+        }
+        best.map(|(index, _)| index)
     }
 }
 

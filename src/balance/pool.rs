@@ -22,6 +22,7 @@ pub struct Pool {
     removed: Vec<Weak<ServerState>>,
     /// The sum of the weights of the servers up to each one.
     weights: Vec<u64>,
+    equal_weights: bool,
     rotation: Rotation,
     /// Held while a failure is judged, so that servers that fail together do not exceed `eject_max`.
     judging: Mutex<()>,
@@ -87,7 +88,10 @@ impl Pool {
             total = total.saturating_add(server.config().weight.get().into());
             total
         });
+        let mut own = servers.iter().map(|server| server.config().weight);
+        let first = own.next();
         Self {
+            equal_weights: own.all(|weight| Some(weight) == first),
             weights: weights.collect(),
             rotation: Rotation::new(servers.len()),
             servers,
@@ -129,9 +133,7 @@ impl Pool {
     }
 
     pub(super) fn has_equal_weights(&self) -> bool {
-        let mut weights = self.servers.iter().map(|server| server.config().weight);
-        let first = weights.next();
-        weights.all(|weight| Some(weight) == first)
+        self.equal_weights
     }
 
     /// Counts a pending request, unless `max_pending_requests` are pending.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{Api, expect_closed};
 use crate::support::PATIENCE;
+use crate::support::gate::Gate;
 use crate::support::pki::token;
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
@@ -263,6 +264,32 @@ fn routes_upstreams_auths_and_certificates_are_shown_with_their_lines_and_counts
     assert!(certificate["names"].as_array().unwrap().contains(&json!("chat.example.com")), "{certificates}");
     assert!(certificate["days_left"].as_f64().unwrap() > 0.0 && certificate["expires"].is_string(), "{certificates}");
     assert_eq!(certificate["line"], json!(line_of(&text, "certificates = ")));
+}
+
+#[test]
+fn the_list_of_upstreams_has_the_state_of_each_server() {
+    let servers = [Upstream::bind(), Upstream::bind(), Upstream::bind()];
+    let [up, full, draining] = [0, 1, 2].map(|index| servers[index].address());
+    let list = format!(
+        "servers = [\"{up}\", {{ address = \"{full}\", weight = 9, max_sessions = 1 }}, \
+         {{ address = \"{draining}\", drain = true }}]"
+    );
+    let api = Api::new();
+    let gate = Gate::start(Setup::new().more(&api.section()).upstream(&list));
+    let session = Session::open(&gate, &servers[1]);
+    let found = api.get("/v1/upstreams");
+    let expected = [(up, "up", 1, Value::Null), (full, "full", 9, json!(1)), (draining, "draining", 1, Value::Null)];
+    for (server, (address, state, weight, max)) in
+        found["upstreams"][0]["servers"].as_array().unwrap().iter().zip(expected)
+    {
+        assert_eq!(server["address"], address.to_string());
+        assert_eq!(
+            (&server["state"], &server["weight"], &server["max_sessions"]),
+            (&json!(state), &json!(weight), &max)
+        );
+        assert_eq!(server["drain"], state == "draining");
+    }
+    session.close();
 }
 
 #[test]

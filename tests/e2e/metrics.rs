@@ -180,11 +180,13 @@ fn each_request_and_each_handshake_is_counted_once_with_its_outcome() {
     // A health check of a load balancer: a connection without a handshake.
     drop(TcpStream::connect(gate.address).unwrap());
     let failures = format!("tollgate_upstream_connect_failures_total{{upstream=\"dead\",server=\"{dead}\"}} 1");
+    let unhealthy = format!("tollgate_upstream_healthy{{upstream=\"dead\",server=\"{dead}\"}} 0");
     gate.wait_for(&[
         "tollgate_upgrades_total{route=\"\",outcome=\"no_route\"} 1",
         "tollgate_upgrades_total{route=\"\",outcome=\"not_upgrade\"} 1",
         "tollgate_upgrades_total{route=\"\",outcome=\"head\"} 1",
         "tollgate_upgrades_total{route=\"dead\",outcome=\"unreachable\"} 1",
+        &unhealthy,
         "tollgate_tls_handshakes_total{version=\"1.3\",resumed=\"false\",outcome=\"ok\"} 1",
         "tollgate_tls_handshakes_total{version=\"1.3\",resumed=\"true\",outcome=\"ok\"} 3",
         "tollgate_tls_handshakes_total{version=\"none\",resumed=\"false\",outcome=\"disconnected\"} 1",

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::pedantic, reason = "tests are written to be read as tables")]
 
 mod cases;
+mod choices;
 mod heads;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -11,6 +12,7 @@ mod harness;
 use std::env;
 
 use cases::{CASES, RUNS_MAX, Run};
+use choices::CHOICES;
 use heads::{HEADS, SIZES};
 
 fn main() {
@@ -23,10 +25,13 @@ fn main() {
     (0..runs).for_each(|_| run());
 }
 
-/// Prepares a case of `cases.rs`, or a head of `heads.rs` with its size, as in `cookies_16k`.
+/// Prepares a case of `cases.rs` or of `choices.rs`, or a head of `heads.rs` with its size, as in `cookies_16k`.
 fn prepare(name: &str) -> Option<Run> {
     if let Some((_, prepare)) = CASES.into_iter().find(|(case, _)| *case == name) {
         return Some(prepare());
+    }
+    if let Some((_, balance, servers)) = CHOICES.iter().find(|(case, ..)| *case == name) {
+        return Some(choices::prepare(balance, *servers));
     }
     let (kind, size) = name.rsplit_once('_')?;
     let (_, head) = HEADS.into_iter().find(|(head, _)| *head == kind)?;

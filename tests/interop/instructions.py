@@ -1,7 +1,7 @@
-"""Counts the instructions of the pure core and the record layer for each frame, record or request head with callgrind, and
+"""Counts the instructions of the pure core and the record layer for each frame, record, choice of a server or request head with callgrind, and
 checks them against tests/gates/ceilings.toml.
 
-Each case of tests/gates/cases.rs runs twice with different numbers of runs. The difference is the cost of the runs without
+Each case of tests/gates/cases.rs and choices.rs runs twice with different numbers of runs. The difference is the cost of the runs without
 the preparation. Only Rust functions count: functions in C and assembly (libc, aws-lc) depend on the CPU, and the cost of a
 cipher is not under our control. A note gives the total with them.
 """
@@ -58,7 +58,7 @@ if not shutil.which("valgrind"):
     suite.finish()
 program = build()
 costs = {}
-for case, ceiling in (ceilings["instructions"] | ceilings["heads"]).items():
+for case, ceiling in (ceilings["instructions"] | ceilings["choices"] | ceilings["heads"]).items():
     with suite.check(f"{case}: at most {ceiling} instructions"):
         few, many = executed(program, case, FEW), executed(program, case, MANY)
         rust, whole = ((b - a) / (MANY - FEW) for a, b in zip(few, many))

@@ -221,3 +221,19 @@ fn an_ejected_server_is_tried_last_of_all() {
         assert!(again <= 1, "{again}");
     }
 }
+
+/// While an attempt to connect waits, new requests go to other servers long before its timeout.
+#[test]
+fn a_server_that_lets_a_connection_wait_is_passed_over() {
+    for balance in every_policy() {
+        // An eighth of a connect_timeout of one second.
+        let (pool, suspect_ms) = (pool(balance, weighted(&[1, 1])), 125);
+        let waiting = pool.all()[0].health().connecting(1_000);
+        let first = |number: usize, now_ms| order(&pool, Attempt::new(key(number), number as u64), now_ms)[0];
+        let at_first = |now_ms| (0..40).filter(|number| first(*number, now_ms) == 1).count();
+        assert!(at_first(1_000 + suspect_ms - 1) > 10);
+        assert_eq!(at_first(1_000 + suspect_ms), 0);
+        drop(waiting);
+        assert!(at_first(1_000 + suspect_ms) > 10);
+    }
+}
