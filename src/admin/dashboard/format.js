@@ -91,7 +91,7 @@ function duration(seconds) {
   if (seconds < 60) return `${Number.isInteger(seconds) ? seconds : TENTHS.format(seconds)} s`;
   const whole = Math.round(seconds);
   const parts = (large, largeUnit, small, smallUnit) =>
-    (small ? `${large} ${largeUnit} ${small} ${smallUnit}` : `${large} ${largeUnit}`);
+    small ? `${large} ${largeUnit} ${small} ${smallUnit}` : `${large} ${largeUnit}`;
   if (whole < 3600) return parts(Math.floor(whole / 60), 'min', whole % 60, 's');
   if (whole < 86_400) return parts(Math.floor(whole / 3600), 'h', Math.floor((whole % 3600) / 60), 'min');
   return parts(Math.floor(whole / 86_400), 'd', Math.floor((whole % 86_400) / 3600), 'h');

@@ -23,22 +23,39 @@ async function main() {
     const socket = new WebSocket(url + path, { ca, origin, headers: { Authorization: `Bearer ${tokens[user]}` } });
     const messages = [];
     socket.on('message', (data) => messages.push(data.toString()));
-    const ended = new Promise((resolve) => { socket.on('close', (code, reason) => resolve([code, reason.toString()])); });
+    const ended = new Promise((resolve) => {
+      socket.on('close', (code, reason) => resolve([code, reason.toString()]));
+    });
     await new Promise((resolve, reject) => {
       socket.on('open', resolve);
       socket.on('error', reject);
     });
     return { socket, messages, ended };
   }
-  const sessionOf = async (user) => (await until(() => api(`/v1/sessions?subject=${user}&auth=users`), ({ sessions }) => sessions.length === 1, user)).sessions[0];
-  const lineOf = (text) => 1 + fs.readFileSync(file, 'utf8').split('\n').findIndex((line) => line.startsWith(text));
+  const sessionOf = async (user) =>
+    (
+      await until(
+        () => api(`/v1/sessions?subject=${user}&auth=users`),
+        ({ sessions }) => sessions.length === 1,
+        user,
+      )
+    ).sessions[0];
+  const lineOf = (text) =>
+    1 +
+    fs
+      .readFileSync(file, 'utf8')
+      .split('\n')
+      .findIndex((line) => line.startsWith(text));
   const notice = (page, text) => page.locator('#notice', { hasText: text }).waitFor();
   const confirm = (page) => page.click('dialog[open] button[type=submit]');
 
   await check('dashboard: without a token, and with a wrong one, the page shows only the form', async () => {
     const page = await visit(null, { answers: [401] });
     const isBare = async () => {
-      assert.deepEqual([await page.locator('#nav').isVisible(), await page.locator('#strip').isVisible()], [false, false]);
+      assert.deepEqual(
+        [await page.locator('#nav').isVisible(), await page.locator('#strip').isVisible()],
+        [false, false],
+      );
       assert.equal(await page.locator('main > :not(form)').count(), 0);
       assert.equal(await page.evaluate(() => sessionStorage.length), 0);
     };
@@ -68,9 +85,16 @@ async function main() {
   const ann = await client('ann');
   const bob = await client('bob');
   for (const text of ['one', 'two', 'three']) ann.socket.send(text);
-  await until(() => ann.messages.length, (length) => length === 3, 'the echo');
+  await until(
+    () => ann.messages.length,
+    (length) => length === 3,
+    'the echo',
+  );
   const stranger = 'https://evil.example.test';
-  await client('ann', { origin: stranger }).then(() => assert.fail('admitted'), () => {});
+  await client('ann', { origin: stranger }).then(
+    () => assert.fail('admitted'),
+    () => {},
+  );
   const flood = await client('cid');
   for (let i = 0; i < RATE_BURST + 5; i += 1) flood.socket.send('flood');
   await flood.ended;
@@ -78,15 +102,27 @@ async function main() {
   await check('dashboard: every figure equals /metrics at that moment', async () => {
     const page = await visit(tokens.full);
     await go(page, '#/');
-    const shown = () => page.$$eval('[data-metric][data-value]', (list) => list.map(({ dataset }) => [dataset.metric, Number(dataset.value)]));
+    const shown = () =>
+      page.$$eval('[data-metric][data-value]', (list) =>
+        list.map(({ dataset }) => [dataset.metric, Number(dataset.value)]),
+      );
     const differing = async () => {
       const [figures, metrics] = [await shown(), parse(await api('/metrics'))];
       assert.ok(figures.length >= 25, `${figures.length} figures`);
-      return figures.filter(([name]) => !name.startsWith('process_')).map(([name, value]) => [name, value, sum(metrics, name)]).filter(([, value, own]) => value !== own);
+      return figures
+        .filter(([name]) => !name.startsWith('process_'))
+        .map(([name, value]) => [name, value, sum(metrics, name)])
+        .filter(([, value, own]) => value !== own);
     };
     await until(differing, (list) => list.length === 0, 'all figures are those of /metrics');
     const names = (await shown()).map(([name]) => name);
-    for (const name of ['tollgate_sessions', 'tollgate_upgrades_total{outcome="origin"}', 'tollgate_messages_total{direction="in"}', 'tollgate_config_generation']) assert.ok(names.includes(name), name);
+    for (const name of [
+      'tollgate_sessions',
+      'tollgate_upgrades_total{outcome="origin"}',
+      'tollgate_messages_total{direction="in"}',
+      'tollgate_config_generation',
+    ])
+      assert.ok(names.includes(name), name);
     const memory = Number(await page.getAttribute('[data-metric=process_resident_memory_bytes]', 'data-value'));
     assert.ok(Math.abs(memory / sum(parse(await api('/metrics')), 'process_resident_memory_bytes') - 1) < 0.2);
     assert.equal(Number(await page.getAttribute('#strip-sessions', 'data-value')), (await api('/v1/info')).sessions);
@@ -97,14 +133,18 @@ async function main() {
     const page = await visit(tokens.full, { hash: '#/sessions' });
     const { sessions, total } = await api('/v1/sessions');
     assert.equal(Number(await page.getAttribute('.total', 'data-value')), total);
-    assert.deepEqual(await page.$$eval('.list tbody tr a', (links) => links.map((link) => link.title)), sessions.map(({ id }) => id));
+    assert.deepEqual(
+      await page.$$eval('.list tbody tr a', (links) => links.map((link) => link.title)),
+      sessions.map(({ id }) => id),
+    );
     const { id } = await sessionOf('ann');
     await page.click(`.list a[title="${id}"]`);
     const own = await api(`/v1/sessions/${id}`);
     const fact = (name) => page.getAttribute(`[data-fact=${name}]`, 'data-value').then(Number);
     assert.deepEqual([await fact('messages_in'), await fact('bytes_out')], [own.messages_in, own.bytes_out]);
     const text = await page.textContent('main');
-    for (const value of [own.subject, own.address, own.path, own.origin, own.server, own.cipher, '20.0/s']) assert.ok(text.includes(value), value);
+    for (const value of [own.subject, own.address, own.path, own.origin, own.server, own.cipher, '20.0/s'])
+      assert.ok(text.includes(value), value);
     await page.context().close();
   });
 
@@ -117,7 +157,14 @@ async function main() {
     ann.socket.send('grüße');
     const row = page.locator('.frames tbody tr', { hasText: 'grüße' });
     await row.first().waitFor();
-    assert.deepEqual(await row.last().locator('td').allTextContents().then((cells) => cells.slice(1)), ['→ in', 'text', '7 B', 'fin', 'grüße']);
+    assert.deepEqual(
+      await row
+        .last()
+        .locator('td')
+        .allTextContents()
+        .then((cells) => cells.slice(1)),
+      ['→ in', 'text', '7 B', 'fin', 'grüße'],
+    );
     await page.click('#tap-start');
     await page.locator('text=The tap is stopped').waitFor();
     await page.context().close();
@@ -129,27 +176,34 @@ async function main() {
     await page.fill('dialog textarea', 'from the operator');
     await confirm(page);
     await notice(page, 'sent to 1 session');
-    await until(() => ann.messages, (messages) => messages.includes('from the operator'), 'the message');
+    await until(
+      () => ann.messages,
+      (messages) => messages.includes('from the operator'),
+      'the message',
+    );
     await page.context().close();
   });
 
-  await check('dashboard: a close ends the session with that code and reason, and the page says why it ended', async () => {
-    const page = await visit(tokens.full, { hash: `#/sessions/${(await sessionOf('ann')).id}`, answers: [404] });
-    await page.click('#close-one');
-    assert.match(await page.textContent('dialog'), /This ends 1 session/);
-    await page.keyboard.press('Escape');
-    await page.waitForSelector('dialog', { state: 'detached' });
-    assert.equal(ann.socket.readyState, WebSocket.OPEN);
-    await page.click('#close-one');
-    await page.fill('dialog [name=code]', '4001');
-    await page.fill('dialog [name=reason]', 'maintenance');
-    await confirm(page);
-    assert.deepEqual(await ann.ended, [4001, 'maintenance']);
-    await page.locator('main', { hasText: 'This session has ended' }).waitFor();
-    await page.click('text=Why it ended');
-    await page.locator('.explanation', { hasText: 'operator' }).waitFor();
-    await page.context().close();
-  });
+  await check(
+    'dashboard: a close ends the session with that code and reason, and the page says why it ended',
+    async () => {
+      const page = await visit(tokens.full, { hash: `#/sessions/${(await sessionOf('ann')).id}`, answers: [404] });
+      await page.click('#close-one');
+      assert.match(await page.textContent('dialog'), /This ends 1 session/);
+      await page.keyboard.press('Escape');
+      await page.waitForSelector('dialog', { state: 'detached' });
+      assert.equal(ann.socket.readyState, WebSocket.OPEN);
+      await page.click('#close-one');
+      await page.fill('dialog [name=code]', '4001');
+      await page.fill('dialog [name=reason]', 'maintenance');
+      await confirm(page);
+      assert.deepEqual(await ann.ended, [4001, 'maintenance']);
+      await page.locator('main', { hasText: 'This session has ended' }).waitFor();
+      await page.click('text=Why it ended');
+      await page.locator('.explanation', { hasText: 'operator' }).waitFor();
+      await page.context().close();
+    },
+  );
 
   await check('dashboard: a close of all that match says how many it ends, and ends no other', async () => {
     const many = await Promise.all(Array.from({ length: 5 }, () => client('dan')));
@@ -176,21 +230,30 @@ async function main() {
     await page.context().close();
   });
 
-  await check('dashboard: a session that exceeded its message rate is explained with the key and its line', async () => {
-    const page = await visit(tokens.full, { hash: '#/events?kind=end&cause=message_rate' });
-    await page.click('td.cause a');
-    const setting = page.locator('.explanation li', { hasText: 'message_rate' }).first();
-    assert.equal(Number(await setting.getAttribute('data-line')), lineOf('message_rate'));
-    assert.match(await page.textContent('.event-title'), /1008/);
-    await page.context().close();
-  });
+  await check(
+    'dashboard: a session that exceeded its message rate is explained with the key and its line',
+    async () => {
+      const page = await visit(tokens.full, { hash: '#/events?kind=end&cause=message_rate' });
+      await page.click('td.cause a');
+      const setting = page.locator('.explanation li', { hasText: 'message_rate' }).first();
+      assert.equal(Number(await setting.getAttribute('data-line')), lineOf('message_rate'));
+      assert.match(await page.textContent('.event-title'), /1008/);
+      await page.context().close();
+    },
+  );
 
   await check('dashboard: a read token shows no controls', async () => {
     const page = await visit(tokens.read);
     for (const view of ['sessions', `sessions/${(await sessionOf('bob')).id}`, 'config', 'revocations']) {
       await go(page, `#/${view}`);
       await page.locator('.readonly').waitFor();
-      assert.equal(await page.locator('.danger, #send-all, #send-one, #reload-check, #reload-apply, #revoke, #tap-payload').count(), 0, view);
+      assert.equal(
+        await page
+          .locator('.danger, #send-all, #send-one, #reload-check, #reload-apply, #revoke, #tap-payload')
+          .count(),
+        0,
+        view,
+      );
     }
     await page.context().close();
   });
@@ -226,7 +289,10 @@ async function main() {
     await confirm(page);
     await notice(page, '1 session ends');
     assert.deepEqual(await eve.ended, [1008, 'revoked']);
-    await client('eve').then(() => assert.fail('admitted'), () => {});
+    await client('eve').then(
+      () => assert.fail('admitted'),
+      () => {},
+    );
     await page.click('tr:has-text("eve") button');
     await confirm(page);
     await notice(page, 'removed');
@@ -241,15 +307,26 @@ async function main() {
     assert.equal(await page.evaluate(() => document.activeElement.id), 'skip');
     await page.focus('#messages .reader');
     await page.keyboard.press('ArrowLeft');
-    assert.match(await page.getAttribute('#messages .reader', 'aria-valuetext'), /^[0-9:]{8}: from clients .*, to clients /);
+    assert.match(
+      await page.getAttribute('#messages .reader', 'aria-valuetext'),
+      /^[0-9:]{8}: from clients .*, to clients /,
+    );
     await page.focus('#messages summary');
     await page.keyboard.press('Enter');
     await page.locator('#messages details tbody tr').first().waitFor();
     await page.focus('#nav a[data-view=sessions]');
     await page.keyboard.press('Enter');
-    await until(() => page.evaluate(() => document.activeElement.textContent), (text) => text === 'Sessions', 'the heading has focus');
+    await until(
+      () => page.evaluate(() => document.activeElement.textContent),
+      (text) => text === 'Sessions',
+      'the heading has focus',
+    );
     await page.goBack();
-    await until(() => page.title(), (title) => title.startsWith('Overview'), 'the view before');
+    await until(
+      () => page.title(),
+      (title) => title.startsWith('Overview'),
+      'the view before',
+    );
     await page.context().close();
   });
 
@@ -259,29 +336,44 @@ async function main() {
     await page.context().setOffline(true);
     await page.locator('body.lost').waitFor();
     assert.match(await page.textContent('#fresh'), /connection lost/);
-    assert.equal(await page.locator('[data-metric="tollgate_sessions"][data-value]').count() > 0, true);
+    assert.equal((await page.locator('[data-metric="tollgate_sessions"][data-value]').count()) > 0, true);
     await page.context().setOffline(false);
     await page.locator('body:not(.lost)').waitFor();
     await page.context().close();
   });
 
   for (const scheme of ['light', 'dark']) {
-    await check(`dashboard: axe-core finds nothing serious in the ${scheme} theme, and no view scrolls sideways at 320 px`, async () => {
-      const { events } = await api('/v1/events');
-      const views = [...VIEWS.map((view) => [view, view === 'overview' ? '#/' : `#/${view}`]), ['session', `#/sessions/${(await sessionOf('bob')).id}`], ['event', `#/events/${events[0].sequence}`]];
-      const found = [];
-      for (const [width, height] of [[1280, 800], [320, 720]]) {
-        const page = await visit(tokens.full, { colorScheme: scheme, viewport: { width, height } });
-        for (const [view, hash] of views) {
-          await go(page, hash);
-          await page.waitForTimeout(300); // the first answers
-          found.push(...(await axe(page)).map((text) => `${view} ${width}: ${text}`), ...(await wide(page)).map((text) => `${view} is too wide: ${text}`));
-          await page.screenshot({ path: `${screenshots}/dashboard-${view}-${width === 320 ? 'phone-' : ''}${scheme}.png` });
+    await check(
+      `dashboard: axe-core finds nothing serious in the ${scheme} theme, and no view scrolls sideways at 320 px`,
+      async () => {
+        const { events } = await api('/v1/events');
+        const views = [
+          ...VIEWS.map((view) => [view, view === 'overview' ? '#/' : `#/${view}`]),
+          ['session', `#/sessions/${(await sessionOf('bob')).id}`],
+          ['event', `#/events/${events[0].sequence}`],
+        ];
+        const found = [];
+        for (const [width, height] of [
+          [1280, 800],
+          [320, 720],
+        ]) {
+          const page = await visit(tokens.full, { colorScheme: scheme, viewport: { width, height } });
+          for (const [view, hash] of views) {
+            await go(page, hash);
+            await page.waitForTimeout(300); // the first answers
+            found.push(
+              ...(await axe(page)).map((text) => `${view} ${width}: ${text}`),
+              ...(await wide(page)).map((text) => `${view} is too wide: ${text}`),
+            );
+            await page.screenshot({
+              path: `${screenshots}/dashboard-${view}-${width === 320 ? 'phone-' : ''}${scheme}.png`,
+            });
+          }
+          await page.context().close();
         }
-        await page.context().close();
-      }
-      assert.deepEqual(found, []);
-    });
+        assert.deepEqual(found, []);
+      },
+    );
   }
 
   await check('dashboard: no script errors, console errors, policy violations or requests to other hosts', async () => {
@@ -293,10 +385,13 @@ async function main() {
 
 /** Returns the samples of a scrape: the name, the labels and the value of each. */
 function parse(text) {
-  return text.split('\n').filter((line) => line && !line.startsWith('#')).map((line) => {
-    const [, name, labels = '', value] = line.match(/^(\w+)(?:\{(.*)\})? (\S+)$/);
-    return { name, labels: pairs(labels), value: Number(value) };
-  });
+  return text
+    .split('\n')
+    .filter((line) => line && !line.startsWith('#'))
+    .map((line) => {
+      const [, name, labels = '', value] = line.match(/^(\w+)(?:\{(.*)\})? (\S+)$/);
+      return { name, labels: pairs(labels), value: Number(value) };
+    });
 }
 
 const pairs = (text) => [...text.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, label, value]) => `${label}=${value}`);
@@ -304,7 +399,12 @@ const pairs = (text) => [...text.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([,
 /** Returns the sum of the samples with the name and the labels of a figure. */
 function sum(samples, metric) {
   const [, name, labels = ''] = metric.match(/^(\w+)(?:\{(.*)\})?$/);
-  return samples.filter((one) => one.name === name && pairs(labels).every((label) => one.labels.includes(label))).reduce((total, { value }) => total + value, 0);
+  return samples
+    .filter((one) => one.name === name && pairs(labels).every((label) => one.labels.includes(label)))
+    .reduce((total, { value }) => total + value, 0);
 }
 
-main().catch((error) => { console.log(`not ok dashboard runs to completion: ${error.message}`); process.exit(1); });
+main().catch((error) => {
+  console.log(`not ok dashboard runs to completion: ${error.message}`);
+  process.exit(1);
+});

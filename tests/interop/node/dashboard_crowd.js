@@ -1,4 +1,4 @@
-// Measures the dashboard with many sessions, and what it costs the proxy; takes the picture of the README.
+// Measures the dashboard with many sessions, and its cost to the proxy.
 'use strict';
 const assert = require('assert/strict');
 const fs = require('fs');
@@ -6,7 +6,7 @@ const { check, facts } = require('./checks');
 const { go, open, until } = require('./dashboard_pages');
 
 const ROWS_MAX = 100;
-const CPU_SECONDS = 8;
+const CPU_SECONDS = 10;
 const TICKS_PER_SECOND = 100;
 const FRAME_MAX_MS = 250; // a coarse alarm: other processes share the machine
 
@@ -34,7 +34,12 @@ async function main() {
     const first = Date.now() - begun;
     await page.locator(`.total[data-value="${sessions}"]`).waitFor();
     await page.evaluate(() => {
-      window.longestFrame = 0;
+      window.longestFrame = window.longestTask = 0;
+      new PerformanceObserver((list) =>
+        list.getEntries().forEach(({ duration }) => {
+          window.longestTask = Math.max(window.longestTask, duration);
+        }),
+      ).observe({ type: 'longtask' });
       let last = performance.now();
       const frame = (now) => {
         window.longestFrame = Math.max(window.longestFrame, now - last);
@@ -43,43 +48,58 @@ async function main() {
       };
       requestAnimationFrame(frame);
     });
-    const sorts = [['Messages', 'descending'], ['Messages', 'ascending'], ['Bytes', 'descending'], ['Age', 'ascending'], ['Session', 'ascending']];
+    const sorts = [
+      ['Messages', 'descending'],
+      ['Messages', 'ascending'],
+      ['Bytes', 'descending'],
+      ['Age', 'ascending'],
+      ['Session', 'ascending'],
+    ];
     for (const [column, order] of sorts) {
       const answered = page.waitForResponse((response) => response.url().includes('/v1/sessions?'));
       await page.click(`button.sort:has-text("${column}")`);
       await page.locator(`th[aria-sort=${order}]`, { hasText: column }).waitFor();
       await answered;
       await page.waitForTimeout(100);
-      assert.ok(await page.locator('.list tbody tr').count() <= ROWS_MAX);
+      assert.ok((await page.locator('.list tbody tr').count()) <= ROWS_MAX);
     }
-    const longest = await page.evaluate(() => window.longestFrame);
-    console.log(`note ${sessions} sessions: the first row after ${first} ms, the longest frame while sorting ${longest.toFixed(0)} ms`);
+    const [longest, task] = await page.evaluate(() => [window.longestFrame, window.longestTask]);
+    const tasks = task ? `the longest task of the page ${task} ms` : 'no task of the page of 50 ms or more';
+    console.log(
+      `note ${sessions} sessions: the first row after ${first} ms; while sorting, the longest frame ${longest.toFixed(0)} ms, ${tasks}`,
+    );
     assert.ok(longest < FRAME_MAX_MS, `${longest} ms`);
     const ids = () => page.$$eval('.list tbody tr a', (links) => links.map((link) => link.title));
     const one = await ids();
     await page.click('text=Next page');
     const two = await until(ids, (list) => list[0] !== one[0], 'the next page');
-    assert.deepEqual(two.filter((id) => one.includes(id)), []);
+    assert.deepEqual(
+      two.filter((id) => one.includes(id)),
+      [],
+    );
     assert.deepEqual([...one, ...two], [...one, ...two].sort());
     await page.fill('[name=search]', two[0]);
     await page.locator('.total[data-value="1"]').waitFor();
     await page.context().close();
   });
 
-  await check('dashboard: the CPU of the proxy with the page open and closed', async () => {
-    const closed = await share();
-    const page = await visit(token);
-    await go(page, '#/');
-    const overview = await share();
-    await go(page, '#/sessions');
-    const list = await share();
-    await page.context().close();
-    console.log(`note CPU of the proxy with ${sessions} idle sessions, in percent of a core: ${closed} without the page, ${overview} with the overview open, ${list} with the list open`);
-  });
+  const closed = await share();
+  const page = await visit(token);
+  await go(page, '#/');
+  const overview = await share();
+  await go(page, '#/sessions');
+  const list = await share();
+  await page.context().close();
+  console.log(
+    `note CPU of the proxy with ${sessions} idle sessions, in percent of a core: ${closed} without the page, ${overview} with the overview open, ${list} with the list open`,
+  );
 
   await check('dashboard: no faults with many sessions', async () => assert.deepEqual(faults, []));
   await browser.close();
   process.exit(0);
 }
 
-main().catch((error) => { console.log(`not ok dashboard_crowd runs to completion: ${error.message}`); process.exit(1); });
+main().catch((error) => {
+  console.log(`not ok dashboard_crowd runs to completion: ${error.message}`);
+  process.exit(1);
+});

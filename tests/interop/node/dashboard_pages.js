@@ -26,10 +26,15 @@ async function open(executablePath, admin, spki = '') {
       const isProvoked = failed && answers.includes(Number(failed[1] ?? 0));
       if (message.type() === 'error' && !isProvoked) faults.push(message.text());
     });
-    page.on('request', (request) => { if (new URL(request.url()).host !== new URL(admin).host) external.push(request.url()); });
+    page.on('request', (request) => {
+      if (new URL(request.url()).host !== new URL(admin).host) external.push(request.url());
+    });
     await page.exposeFunction('reportViolation', (text) => faults.push(text));
-    await page.addInitScript(() => document.addEventListener('securitypolicyviolation', (event) =>
-      window.reportViolation(`${event.effectiveDirective} blocked ${event.blockedURI} ${event.sample}`)));
+    await page.addInitScript(() =>
+      document.addEventListener('securitypolicyviolation', (event) =>
+        window.reportViolation(`${event.effectiveDirective} blocked ${event.blockedURI} ${event.sample}`),
+      ),
+    );
     await page.goto(token ? `${admin}/#token=${token}` : `${admin}/`);
     if (token) await page.waitForSelector('#nav:not([hidden])');
     if (hash !== '#/') await go(page, hash);
@@ -41,36 +46,57 @@ async function open(executablePath, admin, spki = '') {
 
 /** Goes to a view by its address, and waits until its data is there. */
 async function go(page, hash) {
-  await page.evaluate((to) => { location.hash = to; }, hash);
+  await page.evaluate((to) => {
+    location.hash = to;
+  }, hash);
   const loaded = {
-    '#/': '[data-metric="tollgate_sessions"][data-value]', '#/sessions': '.total[data-value]', '#/events': '.total:not(:text("Loading"))',
-    '#/config': '.rest:not([hidden])', '#/revocations': '.list tr, .list .empty:not([hidden])',
+    '#/': '[data-metric="tollgate_sessions"][data-value]',
+    '#/sessions': '.total[data-value]',
+    '#/events': '.total:not(:text("Loading"))',
+    '#/config': '.rest:not([hidden])',
+    '#/revocations': '.list tr, .list .empty:not([hidden])',
   };
   await page.waitForSelector(loaded[hash.split('?')[0]] ?? 'h1', { state: 'attached' });
 }
 
-/** Returns what axe-core finds to be serious or critical. It runs beside the page, whose policy admits no other script. */
+/** Returns the serious and critical findings of axe-core. It runs beside the page, whose policy admits no other script. */
 async function axe(page) {
   const session = await page.context().newCDPSession(page);
   const { frameTree } = await session.send('Page.getFrameTree');
-  const { executionContextId: contextId } = await session.send('Page.createIsolatedWorld', { frameId: frameTree.frame.id });
+  const { executionContextId: contextId } = await session.send('Page.createIsolatedWorld', {
+    frameId: frameTree.frame.id,
+  });
   await session.send('Runtime.evaluate', { expression: AXE, contextId });
   const { result } = await session.send('Runtime.evaluate', {
-    contextId, awaitPromise: true, returnByValue: true,
+    contextId,
+    awaitPromise: true,
+    returnByValue: true,
     expression: 'axe.run().then(({ violations, passes }) => JSON.stringify({ violations, passes: passes.length }))',
   });
   await session.detach();
   const { violations, passes } = JSON.parse(result.value);
   if (passes < 10) throw new Error(`axe-core applied only ${passes} rules`);
-  return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
-    .map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(({ target }) => target.join(' ')).join(', ')}`);
+  return violations
+    .filter(({ impact }) => ['serious', 'critical'].includes(impact))
+    .map(
+      ({ id, nodes }) =>
+        `${id}: ${nodes
+          .slice(0, 3)
+          .map(({ target }) => target.join(' '))
+          .join(', ')}`,
+    );
 }
 
 /** Returns the elements that are wider than the window, if the page scrolls sideways. */
 function wide(page) {
-  return page.evaluate(() => (document.documentElement.scrollWidth <= window.innerWidth ? []
-    : [...document.querySelectorAll('main *')].filter((element) => element.getBoundingClientRect().right > window.innerWidth)
-      .slice(0, 3).map((element) => `${element.tagName}.${element.className}`)));
+  return page.evaluate(() =>
+    document.documentElement.scrollWidth <= window.innerWidth
+      ? []
+      : [...document.querySelectorAll('main *')]
+          .filter((element) => element.getBoundingClientRect().right > window.innerWidth)
+          .slice(0, 3)
+          .map((element) => `${element.tagName}.${element.className}`),
+  );
 }
 
 /** Waits until `read()` returns something that `isWanted` accepts, and returns it. */

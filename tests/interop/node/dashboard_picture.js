@@ -24,13 +24,25 @@ async function main() {
     await sleep(4000 + (round % 4) * 2500);
     if (round % 3 !== 2) await client.click('#disconnect');
     await client.waitForSelector('#state[data-state=closed]');
-    await client.evaluate(([where, count]) => Promise.all(Array.from({ length: count }, () => new Promise((resolve) => {
-      const socket = new WebSocket(where, ['bearer', 'invalid']);
-      socket.onclose = resolve;
-    }))), [url, round % 3]);
+    await client.evaluate(
+      ([where, count]) =>
+        Promise.all(
+          Array.from(
+            { length: count },
+            () =>
+              new Promise((resolve) => {
+                const socket = new WebSocket(where, ['bearer', 'invalid']);
+                socket.onclose = resolve;
+              }),
+          ),
+        ),
+      [url, round % 3],
+    );
   }
   await check('demo: the dashboard shows its sessions within the first view, for the README', async () => {
-    const page = await (await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: 'light' })).newPage();
+    const page = await (
+      await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: 'light' })
+    ).newPage();
     await page.goto(dashboard);
     await page.waitForSelector('[data-metric="tollgate_sessions"][data-value="5"]');
     await page.waitForTimeout(2500); // a second answer, from which the rates of this moment follow
@@ -42,4 +54,7 @@ async function main() {
   process.exit(0);
 }
 
-main().catch((error) => { console.log(`not ok dashboard_picture runs to completion: ${error.message}`); process.exit(1); });
+main().catch((error) => {
+  console.log(`not ok dashboard_picture runs to completion: ${error.message}`);
+  process.exit(1);
+});
