@@ -75,7 +75,7 @@ impl From<SeriesFigures> for SeriesAnswer {
     }
 }
 
-/// Returns the figures of the last hour, sampled every ten seconds, and those of this moment.
+/// Returns the figures of the last hour, sampled every 10 s, and those of this moment.
 #[utoipa::path(
     get,
     path = "/v1/history",
