@@ -75,3 +75,18 @@ fn the_readme_has_the_table_of_all_metrics() {
     }
     assert_eq!(&rest[..end], expected, "UPDATE_GOLDEN=1 cargo test --test metrics writes it");
 }
+
+#[test]
+fn every_link_within_the_readme_has_its_heading() {
+    let readme = read("README.md");
+    let anchor = |heading: &str| -> String {
+        let letters = heading.trim_start_matches('#').trim().to_lowercase();
+        letters.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c)).collect::<String>().replace(' ', "-")
+    };
+    let headings: BTreeSet<_> = readme.lines().filter(|line| line.starts_with('#')).map(anchor).collect();
+    let links = readme.split("](#").skip(1).filter_map(|rest| rest.split_once(')'));
+    let links: BTreeSet<_> = links.map(|(link, _)| link.to_owned()).collect();
+    assert!(links.len() > 3, "{links:?}");
+    let broken: Vec<_> = links.difference(&headings).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, date_time_ymd,
 };
 use serde_json::json;
+use x509_cert::der::DateTime;
 
 use super::args::{Demo, Token};
 use super::shell::quote;
@@ -25,6 +26,7 @@ use crate::policy::host::HostPattern;
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::pattern::PathPattern;
 use crate::policy::route::{RouteAction, RouteConfig};
+use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::server::serve::Server;
 use crate::telemetry::log;
@@ -32,6 +34,8 @@ use crate::telemetry::log;
 const ISSUER: &str = "https://demo.tollgate.example/";
 const AUDIENCE: &str = "demo";
 const TOKEN_LASTS: Duration = Duration::from_hours(8);
+const DAY: Duration = Duration::from_hours(24);
+const CERTIFICATE_LASTS: Duration = Duration::from_hours(90 * 24);
 /// The subjects of the tokens: the first is that of the token that is shown.
 const SUBJECTS: [&str; 5] = ["demo-user", "ada", "grace", "edsger", "barbara"];
 const PAGE: &str = include_str!("demo.html");
@@ -148,13 +152,23 @@ impl Drop for TempDir {
 }
 
 fn write_certificates(dir: &TempDir) -> Result<(), Box<dyn Error>> {
-    let mut authority = CertificateParams::default();
+    let now = clock::unix().ok_or("the clock of this machine is wrong")?;
+    let date = |unix| -> Result<_, Box<dyn Error>> {
+        let day = DateTime::from_unix_duration(unix)?;
+        Ok(date_time_ymd(day.year().into(), day.month(), day.day()))
+    };
+    let valid = |mut params: CertificateParams| -> Result<_, Box<dyn Error>> {
+        params.not_before = date(now.saturating_sub(DAY))?;
+        params.not_after = date(now.saturating_add(CERTIFICATE_LASTS))?;
+        Ok(params)
+    };
+    let mut authority = valid(CertificateParams::default())?;
     authority.distinguished_name.push(DnType::CommonName, "Tollgate demo authority");
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut leaf = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])?;
+    let mut leaf = valid(CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])?)?;
     leaf.distinguished_name.push(DnType::CommonName, "localhost");
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -197,7 +211,8 @@ fn configuration(addresses: &[SocketAddr], port: u16, echo: SocketAddr, admin: S
          [log]\n\
          format = \"text\"\n\n\
          [server]\n\
-         max_sessions = 1000\n\n\
+         max_sessions = 1000\n\
+         state_dir = \".\"\n\n\
          [admin]\n\
          address = \"{admin}\"\n\
          token_file = \"admin-token\"\n\
