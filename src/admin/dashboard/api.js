@@ -5,7 +5,7 @@ const REQUEST_TIMEOUT_MS = 10_000;
 const CHANGE_TIMEOUT_MS = 60_000;
 const RETRY_MS = 1000;
 
-/** The facts of the last `GET /v1/info`, and what the page knows about its connection. */
+/** The facts of the last `GET /v1/info`, and the state of the connection. */
 const state = { info: null, lastAnswerAt: null, isLost: false };
 
 /** An error of a request. `status` is 0 if the process did not answer. */

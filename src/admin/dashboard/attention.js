@@ -1,4 +1,5 @@
-// What an operator has to look at first: failing servers, certificates, key sets, the last reload, limits, rejections.
+// Findings that an operator has to look at first: failing servers, certificates, key sets, the last reload, limits and
+// rejections.
 
 const CERTIFICATE_WARN_DAYS = 21;
 const CERTIFICATE_BAD_DAYS = 7;

@@ -1,4 +1,4 @@
-// One event: what happened, which setting decided, what to change, and all fields.
+// One event: its explanation, the settings that decided, and all fields.
 
 function settingItem({ key, section, line, is_set: isSet }, file) {
   const where = isSet ? `line ${line}` : line === null ? 'default' : `default; the section is at line ${line}`;

@@ -89,7 +89,7 @@ function matchesEvent(event, query) {
 
 function eventsView(_, query) {
   let shown = EVENTS_PAGE;
-  const total = h('p.total', { 'aria-live': 'polite' }, 'Loading');
+  const total = h('p.total', 'Loading');
   const error = h('div');
   const table = createTable({
     caption: 'Ends and rejections, newest first',
@@ -147,7 +147,7 @@ function eventsView(_, query) {
     else query.delete(name);
     window.history.replaceState(null, '', `#/events${query.size ? `?${query}` : ''}`);
     shown = EVENTS_PAGE;
-    render();
+    render(true);
   }
   function choices() {
     const all = events.all();
@@ -162,7 +162,8 @@ function eventsView(_, query) {
         query.get('route') ?? '',
       );
   }
-  function render() {
+  function render(isAsked = false) {
+    setAttribute(total, 'aria-live', isAsked ? 'polite' : 'off');
     const matching = events.all().filter((event) => matchesEvent(event, query));
     table.update(matching.slice(0, shown));
     setText(

@@ -51,7 +51,7 @@ function shortCount(value) {
 /** A label of an axis of counts. */
 function axisCount(value) {
   const [rest, unit] = scaled(value, 1000, COUNT_UNITS);
-  return Number(rest.toFixed(2)) + unit.trim();
+  return Number(rest.toPrecision(3)) + unit.trim();
 }
 
 /** A rate: "0.25/s", "1.2 k/s". */

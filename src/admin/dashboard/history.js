@@ -14,7 +14,7 @@ function createHistory() {
 
   const isSample = (time) => Math.abs(time / interval - Math.round(time / interval)) * interval < 0.001;
 
-  /** Drops the point of the moment, and what is older than the span. */
+  /** Drops the point of the moment, and points older than the span. */
   function trim(newest) {
     const keep = times.map((time) => isSample(time) && time > newest - SPAN_SECONDS - interval);
     times = times.filter((_, index) => keep[index]);
@@ -49,7 +49,6 @@ function createHistory() {
     /** The time of the last sample, from which the next answer continues. */
     since: () => times.findLast(isSample) ?? null,
     times: () => times,
-    interval: () => interval,
     all: (name) => [...series.values()].filter((one) => one.name === name),
     rates: (one, mean) => ratesOf(times, one.values, mean),
   };
@@ -93,7 +92,7 @@ function sumAt(list) {
 }
 
 /**
- * Returns what a chart shows: the largest series by their rank, each with the place (`slot`) of its colour, and the sum
+ * Returns the series of a chart: the largest by their rank, each with the place (`slot`) of its colour, and the sum
  * of the others. `slots` keeps the places between calls, so that a series keeps its colour.
  */
 function largest(list, slots) {

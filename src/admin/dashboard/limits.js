@@ -1,6 +1,6 @@
 // The limits of a session against its use, as bars.
 
-/** The entries: a name, the use, the limit, and how both are written. Those without a limit say so. */
+/** The entries: a name, the use, the limit, and how both are written. Those without a limit are shown as unlimited. */
 function limitEntries(session, totals) {
   const { limits, rates } = session;
   const messages = limits.message_rate;

@@ -2,7 +2,7 @@
 
 const INFO_MS = 2000;
 const FRESH_MS = 1000;
-/** The answer is expected within this time, after which the page says how old its data is in a warning. */
+/** Data that is older than this is shown as stale. */
 const STALE_MS = 15_000;
 
 const ROUTES = [

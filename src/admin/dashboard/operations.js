@@ -85,7 +85,7 @@ function closeMany(filter, onDone) {
     isDanger: true,
     fields,
     text: (total) => [
-      total === 1 ? 'This ends ' : 'This ends ',
+      'This ends ',
       h('strong', plural(total, 'session')),
       ', counted just now. Those that begin until you confirm are ended, too.',
     ],

@@ -97,7 +97,7 @@ function revocationsView() {
   let cursors = [];
   let cursor = null;
   let next = null;
-  const note = h('p.quiet', { 'aria-live': 'polite' }, 'Loading');
+  const note = h('p.quiet', 'Loading');
   const error = h('div');
   const table = createTable({
     caption: 'Revocations in effect, those that end first are first',

@@ -1,4 +1,4 @@
-// What is configured and how it does: upstreams, routes, auth sections and certificates.
+// Upstreams, routes, auth sections and certificates: their configuration and their state.
 
 const lineNote = (line) => (line === null || line === undefined ? null : h('span.line', `line ${line}`));
 const codeList = (values) =>

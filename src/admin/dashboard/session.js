@@ -58,7 +58,7 @@ function sessionTerms(session) {
   const link = (name, value) => h('a', { href: `#/sessions?${new URLSearchParams({ [name]: value })}` }, value);
   return [
     [
-      'Who',
+      'Client',
       [
         ['Subject', session.subject && link('subject', session.subject)],
         ['Auth', session.auth ? link('auth', session.auth) : 'none: this route asks for no token'],
@@ -67,7 +67,7 @@ function sessionTerms(session) {
       ],
     ],
     [
-      'Where',
+      'Destination',
       [
         ['Route', link('route', session.route)],
         ['Host', session.host],
@@ -148,7 +148,7 @@ function sessionView([id]) {
         sessionTerms(answer),
         h(
           'section.group',
-          h('h3', 'When'),
+          h('h3', 'Session'),
           terms([
             ['Started', timeElement(answer.started)],
             ['Id', h('code', answer.id)],

@@ -128,8 +128,9 @@ function sessionsView(_, query) {
   let cursors = []; // of the pages before this one; the first page has none
   let cursor = null;
   let next = null;
+  let isAsked = false; // whether the operator asked for the answer, which is then read out
 
-  const total = h('p.total', { 'aria-live': 'polite' }, 'Loading');
+  const total = h('p.total', 'Loading');
   const error = h('div');
   const filters = createFilters(query, set, changeSort);
   const table = createTable({
@@ -185,6 +186,7 @@ function sessionsView(_, query) {
     set('sort', value === 'age' ? '' : value);
   }
   function restart() {
+    isAsked = true;
     [cursors, cursor] = [[], null];
     list.now();
   }
@@ -198,6 +200,8 @@ function sessionsView(_, query) {
     table.update(answer.sessions);
     fill(error);
     const isFiltered = Object.keys(filter()).length > 0;
+    setAttribute(total, 'aria-live', isAsked ? 'polite' : 'off');
+    isAsked = false;
     setText(
       total,
       `${plural(answer.total, 'session')}${isFiltered ? ' match' + (answer.total === 1 ? 'es' : '') : ''}`,

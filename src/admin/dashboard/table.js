@@ -36,7 +36,6 @@ function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing 
     table,
     update,
     showSort,
-    setEmpty: (text) => setText(nothing, text),
   };
 }
 

@@ -6,12 +6,15 @@ const { WebSocket } = require('ws');
 const { check, facts, listen } = require('./checks');
 const { VIEWS, axe, go, open, until, wide } = require('./dashboard_pages');
 const { echoing } = require('./pages');
+const { parse, sum } = require('./samples');
 
 const RATE_BURST = 10; // message_burst of the suite's route
+const STRANGER = 'https://evil.example.test';
 
-async function main() {
+/** Starts Chromium, and returns the values that the checks share. */
+async function begin() {
   const told = await facts({ port: await listen(echoing()) });
-  const { admin, url, ca, file, tokens, chromium, screenshots } = told;
+  const { admin, url, ca, file, tokens, chromium } = told;
   const { browser, faults, external, visit } = await open(chromium, admin);
   const api = async (path, method = 'GET') => {
     const answer = await fetch(admin + path, { method, headers: { Authorization: `Bearer ${tokens.full}` } });
@@ -46,9 +49,34 @@ async function main() {
       .readFileSync(file, 'utf8')
       .split('\n')
       .findIndex((line) => line.startsWith(text));
-  const notice = (page, text) => page.locator('#notice', { hasText: text }).waitFor();
-  const confirm = (page) => page.click('dialog[open] button[type=submit]');
+  return { ...told, browser, faults, external, visit, api, client, sessionOf, lineOf };
+}
 
+const notice = (page, text) => page.locator('#notice', { hasText: text }).waitFor();
+const confirm = (page) => page.click('dialog[open] button[type=submit]');
+
+/** Opens clients, of which two stay, one is rejected and one exceeds its rate. */
+async function traffic({ client }) {
+  const ann = await client('ann');
+  const bob = await client('bob');
+  for (const text of ['one', 'two', 'three']) ann.socket.send(text);
+  await until(
+    () => ann.messages.length,
+    (length) => length === 3,
+    'the echo',
+  );
+  await client('ann', { origin: STRANGER }).then(
+    () => assert.fail('admitted'),
+    () => {},
+  );
+  const flood = await client('cid');
+  for (let i = 0; i < RATE_BURST + 5; i += 1) flood.socket.send('flood');
+  await flood.ended;
+  return { ann, bob };
+}
+
+/** Checks the form, and the token in the address. */
+async function access({ visit, admin, tokens }) {
   await check('dashboard: without a token, and with a wrong one, the page shows only the form', async () => {
     const page = await visit(null, { answers: [401] });
     const isBare = async () => {
@@ -81,24 +109,10 @@ async function main() {
     await page.waitForSelector('#nav:not([hidden])');
     await page.context().close();
   });
+}
 
-  const ann = await client('ann');
-  const bob = await client('bob');
-  for (const text of ['one', 'two', 'three']) ann.socket.send(text);
-  await until(
-    () => ann.messages.length,
-    (length) => length === 3,
-    'the echo',
-  );
-  const stranger = 'https://evil.example.test';
-  await client('ann', { origin: stranger }).then(
-    () => assert.fail('admitted'),
-    () => {},
-  );
-  const flood = await client('cid');
-  for (let i = 0; i < RATE_BURST + 5; i += 1) flood.socket.send('flood');
-  await flood.ended;
-
+/** Compares the page with the metrics and the API. */
+async function figures({ visit, api, sessionOf, tokens }) {
   await check('dashboard: every figure equals /metrics at that moment', async () => {
     const page = await visit(tokens.full);
     await go(page, '#/');
@@ -147,7 +161,10 @@ async function main() {
       assert.ok(text.includes(value), value);
     await page.context().close();
   });
+}
 
+/** Changes sessions from the page. */
+async function operations({ visit, client, sessionOf, tokens, ann, bob }) {
   await check('dashboard: a tap lists the frames, with payloads if chosen', async () => {
     const page = await visit(tokens.full, { hash: `#/sessions/${(await sessionOf('ann')).id}` });
     await page.check('#tap-payload');
@@ -185,7 +202,7 @@ async function main() {
   });
 
   await check(
-    'dashboard: a close ends the session with that code and reason, and the page says why it ended',
+    'dashboard: a close ends the session with that code and reason, and the page links to the explanation',
     async () => {
       const page = await visit(tokens.full, { hash: `#/sessions/${(await sessionOf('ann')).id}`, answers: [404] });
       await page.click('#close-one');
@@ -205,7 +222,7 @@ async function main() {
     },
   );
 
-  await check('dashboard: a close of all that match says how many it ends, and ends no other', async () => {
+  await check('dashboard: a close of all that match shows their number first, and ends no other session', async () => {
     const many = await Promise.all(Array.from({ length: 5 }, () => client('dan')));
     const page = await visit(tokens.full, { hash: '#/sessions' });
     await page.fill('[name=search]', 'DAN');
@@ -219,12 +236,15 @@ async function main() {
     assert.equal(bob.socket.readyState, WebSocket.OPEN);
     await page.context().close();
   });
+}
 
+/** Checks the explanations of events. */
+async function explanations({ visit, lineOf, tokens }) {
   await check('dashboard: a rejected origin is explained with the key and its line', async () => {
     const page = await visit(tokens.full, { hash: '#/events?kind=rejection&cause=origin' });
     await page.click('td.cause a');
     const explanation = page.locator('.explanation');
-    assert.match(await explanation.textContent(), new RegExp(`origin ${stranger}`));
+    assert.match(await explanation.textContent(), new RegExp(`origin ${STRANGER}`));
     const setting = explanation.locator('li', { hasText: 'origins' }).first();
     assert.equal(Number(await setting.getAttribute('data-line')), lineOf('origins'));
     await page.context().close();
@@ -241,7 +261,10 @@ async function main() {
       await page.context().close();
     },
   );
+}
 
+/** Checks the page of a token that may only read. */
+async function reading({ visit, sessionOf, tokens }) {
   await check('dashboard: a read token shows no controls', async () => {
     const page = await visit(tokens.read);
     for (const view of ['sessions', `sessions/${(await sessionOf('bob')).id}`, 'config', 'revocations']) {
@@ -257,7 +280,10 @@ async function main() {
     }
     await page.context().close();
   });
+}
 
+/** Reloads the configuration, and revokes tokens. */
+async function configuration({ visit, api, client, file, tokens }) {
   await check('dashboard: a reload is applied only after its dry run', async () => {
     const page = await visit(tokens.full, { hash: '#/config', answers: [422] });
     const before = fs.readFileSync(file, 'utf8');
@@ -299,7 +325,10 @@ async function main() {
     (await client('eve')).socket.close();
     await page.context().close();
   });
+}
 
+/** Checks keyboard, history, and the page of a process that does not answer. */
+async function handling({ visit, tokens }) {
   await check('dashboard: charts and dialogs work by keyboard only, and links by the history', async () => {
     const page = await visit(tokens.full);
     await go(page, '#/');
@@ -330,80 +359,75 @@ async function main() {
     await page.context().close();
   });
 
-  await check('dashboard: while the process does not answer, the page keeps its data and says so', async () => {
-    const page = await visit(tokens.full, { answers: [0] });
-    await go(page, '#/');
-    await page.context().setOffline(true);
-    await page.locator('body.lost').waitFor();
-    assert.match(await page.textContent('#fresh'), /connection lost/);
-    assert.equal((await page.locator('[data-metric="tollgate_sessions"][data-value]').count()) > 0, true);
-    await page.context().setOffline(false);
-    await page.locator('body:not(.lost)').waitFor();
-    await page.context().close();
-  });
+  await check(
+    'dashboard: while the process does not answer, the page keeps its data and shows that the connection is lost',
+    async () => {
+      const page = await visit(tokens.full, { answers: [0] });
+      await go(page, '#/');
+      await page.context().setOffline(true);
+      await page.locator('body.lost').waitFor();
+      assert.match(await page.textContent('#fresh'), /connection lost/);
+      assert.equal((await page.locator('[data-metric="tollgate_sessions"][data-value]').count()) > 0, true);
+      await page.context().setOffline(false);
+      await page.locator('body:not(.lost)').waitFor();
+      await page.context().close();
+    },
+  );
+}
 
-  for (const scheme of ['light', 'dark']) {
-    await check(
-      `dashboard: axe-core finds nothing serious in the ${scheme} theme, and no view scrolls sideways at 320 px`,
-      async () => {
-        const { events } = await api('/v1/events');
-        const views = [
-          ...VIEWS.map((view) => [view, view === 'overview' ? '#/' : `#/${view}`]),
-          ['session', `#/sessions/${(await sessionOf('bob')).id}`],
-          ['event', `#/events/${events[0].sequence}`],
-        ];
+/** Checks all views with axe-core and on a narrow screen, and takes screenshots. */
+async function looks({ visit, api, sessionOf, tokens, screenshots }) {
+  const { events } = await api('/v1/events');
+  const views = [
+    ...VIEWS.map((view) => [view, view === 'overview' ? '#/' : `#/${view}`]),
+    ['session', `#/sessions/${(await sessionOf('bob')).id}`],
+    ['event', `#/events/${events[0].sequence}`],
+  ];
+  for (const [width, height] of [
+    [1280, 800],
+    [320, 720],
+  ]) {
+    for (const colorScheme of ['light', 'dark']) {
+      const name = `at ${width} px in the ${colorScheme} theme`;
+      await check(`dashboard: ${name} axe-core finds nothing serious, and no view scrolls sideways`, async () => {
         const found = [];
-        for (const [width, height] of [
-          [1280, 800],
-          [320, 720],
-        ]) {
-          const page = await visit(tokens.full, { colorScheme: scheme, viewport: { width, height } });
-          for (const [view, hash] of views) {
-            await go(page, hash);
-            await page.waitForTimeout(300); // the first answers
-            found.push(
-              ...(await axe(page)).map((text) => `${view} ${width}: ${text}`),
-              ...(await wide(page)).map((text) => `${view} is too wide: ${text}`),
-            );
-            await page.screenshot({
-              path: `${screenshots}/dashboard-${view}-${width === 320 ? 'phone-' : ''}${scheme}.png`,
-            });
-          }
-          await page.context().close();
+        const examine = async (page, view) => {
+          found.push(...[...(await axe(page)), ...(await wide(page))].map((finding) => `${view}: ${finding}`));
+          await page.screenshot({ path: `${screenshots}/dashboard-${view}-${width}-${colorScheme}.png` });
+        };
+        const page = await visit(tokens.full, { colorScheme, viewport: { width, height } });
+        for (const [view, hash] of views) {
+          await go(page, hash);
+          await page.waitForTimeout(300); // the first answers
+          await examine(page, view);
         }
+        await go(page, '#/sessions');
+        await page.click('#close-all');
+        await page.waitForSelector('dialog[open]');
+        await examine(page, 'dialog');
+        await page.keyboard.press('Escape');
+        await page.click('#forget');
+        await page.waitForSelector('input[type=password]');
+        await examine(page, 'form');
+        await page.context().close();
         assert.deepEqual(found, []);
-      },
-    );
+      });
+    }
   }
+}
 
+async function main() {
+  const kit = await begin();
+  const { browser, faults, external } = kit;
+  await access(kit);
+  Object.assign(kit, await traffic(kit));
+  for (const part of [figures, operations, explanations, reading, configuration, handling, looks]) await part(kit);
   await check('dashboard: no script errors, console errors, policy violations or requests to other hosts', async () => {
     assert.deepEqual([faults, external], [[], []]);
   });
   await browser.close();
   process.exit(0);
 }
-
-/** Returns the samples of a scrape: the name, the labels and the value of each. */
-function parse(text) {
-  return text
-    .split('\n')
-    .filter((line) => line && !line.startsWith('#'))
-    .map((line) => {
-      const [, name, labels = '', value] = line.match(/^(\w+)(?:\{(.*)\})? (\S+)$/);
-      return { name, labels: pairs(labels), value: Number(value) };
-    });
-}
-
-const pairs = (text) => [...text.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, label, value]) => `${label}=${value}`);
-
-/** Returns the sum of the samples with the name and the labels of a figure. */
-function sum(samples, metric) {
-  const [, name, labels = ''] = metric.match(/^(\w+)(?:\{(.*)\})?$/);
-  return samples
-    .filter((one) => one.name === name && pairs(labels).every((label) => one.labels.includes(label)))
-    .reduce((total, { value }) => total + value, 0);
-}
-
 main().catch((error) => {
   console.log(`not ok dashboard runs to completion: ${error.message}`);
   process.exit(1);

@@ -89,14 +89,12 @@ async function axe(page) {
 
 /** Returns the elements that are wider than the window, if the page scrolls sideways. */
 function wide(page) {
-  return page.evaluate(() =>
-    document.documentElement.scrollWidth <= window.innerWidth
-      ? []
-      : [...document.querySelectorAll('main *')]
-          .filter((element) => element.getBoundingClientRect().right > window.innerWidth)
-          .slice(0, 3)
-          .map((element) => `${element.tagName}.${element.className}`),
-  );
+  return page.evaluate(() => {
+    if (document.documentElement.scrollWidth <= window.innerWidth) return [];
+    const isWide = (element) => element.getBoundingClientRect().right > window.innerWidth;
+    const elements = [...document.querySelectorAll('body *')].filter(isWide).slice(0, 3);
+    return ['the page is too wide', ...elements.map(({ tagName, className }) => `too wide: ${tagName}.${className}`)];
+  });
 }
 
 /** Waits until `read()` returns something that `isWanted` accepts, and returns it. */
