@@ -11,7 +11,7 @@ use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_P
 /// The page, in which the style and the script take the place of their markers.
 const HTML: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/page.css");
-/// The parts of the script, each of which uses only those before it.
+/// The parts of the script. At its start each uses only those before it.
 const SCRIPTS: [&str; 28] = [
     include_str!("dashboard/dom.js"),
     include_str!("dashboard/format.js"),

@@ -12,10 +12,9 @@ use super::access::{Caller, Rights};
 use super::audit;
 use super::extract::{Json, Query};
 use super::problem::{Problem, Result};
-use super::state::{LastReload, Shared, State};
+use super::state::{LastReload, Shared};
 use super::view::{Reload, rfc3339, seconds};
 use crate::runtime::clock;
-use crate::runtime::lifecycle::Phase;
 use crate::server::reload::{ReloadError, ReloadOptions};
 use crate::telemetry::log;
 
@@ -145,7 +144,7 @@ pub(super) async fn info(Extract(state): Shared, Extension(caller): Extension<Ca
         workers: facts.workers,
         sessions: gateway.process.lifecycle.sessions(),
         max_sessions: snapshot.policy().max_sessions().get(),
-        phase: if is_admitting(&state) { "serving" } else { "draining" },
+        phase: if gateway.process.lifecycle.is_ready() { "serving" } else { "draining" },
         config: snapshot.file_name().display().to_string(),
         listeners: snapshot.addresses().map(ToString::to_string).collect(),
         last_reload: last_reload.map(|LastReload { unix, error }| ReloadResult {
@@ -240,9 +239,4 @@ pub(super) async fn log_level(
         log.set_level(level);
     }
     axum::Json(body)
-}
-
-fn is_admitting(state: &State) -> bool {
-    let lifecycle = &state.control.gateway().process.lifecycle;
-    lifecycle.is_admitting() && lifecycle.phase() == Phase::Serving
 }

@@ -7,6 +7,8 @@ looks with axe-core, its speed with many sessions and its cost to the proxy.
 import os
 import shutil
 import ssl
+import urllib.error
+import urllib.request
 
 import harness
 import leaks
@@ -51,12 +53,25 @@ def proxy_with(name, upstream, *routes):
     return proxy, f"http://127.0.0.1:{port}"
 
 
+def status(admin, token, query):
+    """Returns the status of a tap on a session that does not exist."""
+    target = f"{admin}/v1/sessions/{'0' * 32}/frames?{query}"
+    request = urllib.request.Request(target, headers={"Authorization": f"Bearer {TOKENS[token]}"})
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def functions():
     """What the page shows and changes."""
     program = harness.Node("node/dashboard.js", directory)
     limits = {"message_rate": '"20/s"', "message_burst": str(RATE_BURST)}
     proxy, admin = proxy_with("functions", program.facts["port"],
                               harness.route("live", "/live", "echo", limits, auth='"users"', origins=f'["{ORIGIN}"]'))
+    with suite.check("the read token sees no payloads, however the query is written"):
+        for query in ["payload=true", "p%61yload=true", "payload=tru%65"]:
+            harness.equal((status(admin, "read", query), status(admin, "full", query)), (403, 404))
     program.tell(admin=admin, url=proxy.url(""), ca=str(secrets.ca), file=str(directory / "functions.toml"), origin=ORIGIN,
                  tokens=TOKENS | {user: secrets.token(user) for user in USERS}, chromium=executable,
                  screenshots=str(screenshots))
