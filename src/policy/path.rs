@@ -141,6 +141,9 @@ pub enum PathError {
     /// A decoded segment still contains an escape of a separator, a dot, a `;`, a `%`, a control, a letter or a digit,
     /// such as `%252f`: an upstream behind another decoder sees another path.
     EncodedTwice,
+    /// The part that a placeholder matched goes into a header of the request to the upstream, which cannot carry it: the
+    /// decoded text is not visible ASCII, begins or ends with a space, or is too long.
+    HeaderValue,
 }
 
 impl PathError {
@@ -161,6 +164,7 @@ impl PathError {
             Self::DotParameter => "dot_parameter",
             Self::EmptySegment => "empty_segment",
             Self::EncodedTwice => "encoded_twice",
+            Self::HeaderValue => "header_value",
         }
     }
 }
@@ -181,6 +185,7 @@ impl fmt::Display for PathError {
             Self::DotParameter => f.write_str("no segment of a path is `.` or `..` with parameters"),
             Self::EmptySegment => f.write_str("only the last segment of a path may be empty: `//` is not allowed"),
             Self::EncodedTwice => f.write_str("a path must not be encoded twice"),
+            Self::HeaderValue => f.write_str("a part of the path cannot be sent in a header"),
         }
     }
 }

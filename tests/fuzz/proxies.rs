@@ -41,7 +41,7 @@ pub fn forwarded(data: &[u8]) {
             headers.append(name, HeaderValue::from_bytes(line).ok()?);
         }
         let peer = Peer::of_address("10.0.0.1".parse().unwrap());
-        Some(Client::of_request(&headers, peer, &trusted, Scheme::Http).address)
+        Some(Client::of_request(&headers, (peer, None), &trusted, Scheme::Http).address)
     };
     for (address, node) in [("203.0.113.9", "203.0.113.9"), ("2001:db8::7", "\"[2001:db8::7]:4711\"")] {
         let expected: IpAddr = address.parse().unwrap();
