@@ -5,6 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The first bytes of a header of version 2.
 pub(super) const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
+/// The version and the commands `LOCAL` and `PROXY`.
+const V2_LOCAL: u8 = 0x20;
+const V2_PROXY: u8 = 0x21;
+
 /// The addresses of a client's connection, in canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoints {
@@ -33,16 +37,17 @@ impl Endpoints {
 }
 
 /// Returns the PROXY header, version 2, of a connection that is proxied for a client: `PROXY` with TCP over IPv4 if both
-/// ends are IPv4, else with TCP over IPv6, where an IPv4 address is mapped. `None` is a client that has no address or an
-/// unknown one: `PROXY` with an unspecified protocol, for which a server uses the addresses of its own connection.
+/// ends are IPv4, else with TCP over IPv6, where an IPv4 address is mapped.
+///
+/// `None` is a client that has no address or an unknown one: `LOCAL`, for which a server uses the addresses of its own
+/// connection. The specification lets a server reject `PROXY` without addresses, as `HAProxy` 2.6 does.
 pub fn proxy_header(endpoints: Option<Endpoints>) -> Vec<u8> {
     let mut header = V2_START.to_vec();
-    // Version 2 and the command PROXY.
-    header.push(0x21);
     let Some(Endpoints { source, destination }) = endpoints else {
-        header.extend([0x00, 0, 0]);
+        header.extend([V2_LOCAL, 0x00, 0, 0]);
         return header;
     };
+    header.push(V2_PROXY);
     match (source.ip(), destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             header.extend([0x11, 0, 12]);
@@ -85,7 +90,7 @@ mod tests {
         v6.extend("2001:db8::1".parse::<Ipv6Addr>().unwrap().octets());
         v6.extend([0x30, 0x39, 0x01, 0xbb]);
         assert_eq!(proxy_header(Some(ends("[2001:db8::7]:12345", "[2001:db8::1]:443"))), v6);
-        assert_eq!(proxy_header(None), b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0");
+        assert_eq!(proxy_header(None), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
     }
 
     #[test]

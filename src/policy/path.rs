@@ -1,7 +1,7 @@
 //! Decodes the path of a request target, and rejects ambiguous paths.
 //!
-//! A route is selected by the decoded path, but the upstream receives the path as the client sent it and decodes it by
-//! its own rules. A path that two parsers could read as two different paths is therefore rejected, not repaired.
+//! A route is selected by the decoded path, but the upstream receives the segments as the client sent them and decodes
+//! them by its own rules. A path that two parsers could read as two different paths is therefore rejected, not repaired.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::ws::grammar::{self, Encoded};
 /// segments in the middle, encoded slashes or controls.
 ///
 /// A trailing slash is significant: it is an empty last segment, so `/ws/` is not `/ws`. The decoded text is used only
-/// to select a route and to fill its placeholders; it must not be written into a request.
+/// to select a route and to fill its placeholders; it must not be written into the target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
     segments: Vec<String>,

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::admin::Api;
 use crate::headers::{seen, told};
 use crate::support::gate::Gate;
 use crate::support::pki::token;
@@ -101,13 +102,14 @@ fn a_removed_header_may_carry_the_token_and_is_checked() {
     assert_eq!(Client::connect(&gate).ask(&request("https://b.example")).head.status(), 403);
 }
 
-/// Searches the log for the secret, too: `Gate` does when it is dropped.
+/// `Gate` searches the log for the secrets when it is dropped.
 #[test]
 fn a_secret_header_comes_from_its_file_and_follows_its_changes() {
     let (first, second) = ("Bearer first-upstream-token-0123456789", "Bearer second-upstream-token-0123456789");
     [first, second].into_iter().for_each(secrets::remember);
-    let upstream = Upstream::bind();
+    let (upstream, api) = (Upstream::bind(), Api::new());
     let gate = Setup::new()
+        .more(&api.section())
         .file("upstream-token", &format!("{first}\n"))
         .route("set_headers_file = { Authorization = \"upstream-token\" }")
         .log("level = \"trace\"")
@@ -116,6 +118,9 @@ fn a_secret_header_comes_from_its_file_and_follows_its_changes() {
     assert_eq!(sent(), expected(&[("authorization", first)]));
     let mut open = Session::open(&gate, &upstream);
     open.echo("before");
+    let settings = ["/v1/routes", "/v1/sessions", "/v1/events", "/v1/info"].map(|target| api.get(target).to_string());
+    assert!(settings[0].contains("upstream-token"), "the name of the file is a setting: {}", settings[0]);
+    assert_eq!(secrets::find(&settings.concat()), None);
 
     fs::write(gate.folder.path("upstream-token"), second).unwrap();
     gate.log.next("files reloaded");

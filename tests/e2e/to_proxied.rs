@@ -15,7 +15,7 @@ const ON: &str = "proxy_protocol = true";
 #[derive(Debug, PartialEq)]
 enum Header {
     Tcp { source: SocketAddr, destination: SocketAddr, family: u8 },
-    Unspecified,
+    Local,
 }
 
 /// Reads a header byte by byte, as `doc/proxy-protocol.txt` section 2.2 of HAProxy describes it.
@@ -23,18 +23,18 @@ fn parse(bytes: &[u8]) -> Header {
     let mut bytes = bytes.iter().copied();
     let mut take = |n: usize| bytes.by_ref().take(n).collect::<Vec<u8>>();
     assert_eq!(take(12), [0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a]);
-    assert_eq!(take(1), [0x21], "version 2, PROXY");
-    let family = take(1)[0];
+    let (command, family) = (take(1)[0], take(1)[0]);
     let len = take(2);
     let len = usize::from(len[0]) << 8 | usize::from(len[1]);
     let address = |bytes: Vec<u8>| match <[u8; 4]>::try_from(bytes.as_slice()) {
         Ok(v4) => v4.into(),
         Err(_) => <[u8; 16]>::try_from(bytes.as_slice()).unwrap().into(),
     };
-    let size = match (family, len) {
-        (0x00, 0) => return Header::Unspecified,
-        (0x11, 12) => 4,
-        (0x21, 36) => 16,
+    // Version 2 with the commands LOCAL and PROXY, and TCP over IPv4 and IPv6.
+    let size = match (command, family, len) {
+        (0x20, 0x00, 0) => return Header::Local,
+        (0x21, 0x11, 12) => 4,
+        (0x21, 0x21, 36) => 16,
         other => panic!("{other:?}"),
     };
     let [source, destination] = [(); 2].map(|()| address(take(size)));

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue};
+use tollgate::policy::endpoints;
 use tollgate::policy::forwarded::{Client, Scheme};
 use tollgate::policy::peer::{Peer, PeerSet};
 use tollgate::policy::proxy_header::{HEADER_MAX_BYTES, ProxyHeader};
@@ -20,6 +21,9 @@ pub fn proxy_header(data: &[u8]) {
             assert_eq!(ProxyHeader::parse(&data[..header.len]), Ok(Some(header)));
             assert_eq!(ProxyHeader::parse(&longer), Ok(Some(header)));
             all_incomplete(&data[..header.len - 1]);
+            let written = endpoints::proxy_header(header.endpoints);
+            let same = ProxyHeader { len: written.len(), endpoints: header.endpoints };
+            assert_eq!(ProxyHeader::parse(&written), Ok(Some(same)));
         }
         Err(error) => assert_eq!(ProxyHeader::parse(&longer), Err(error)),
     }
