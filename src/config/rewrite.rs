@@ -1,4 +1,4 @@
-//! Reads the keys of a route that change the request for its upstream: the headers that it sets and removes, and the path.
+//! Reads the keys of a route that change the request for its upstream: headers that it sets and removes, and the path.
 
 use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE, EXPECT};

@@ -91,7 +91,8 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
 }
 
 /// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and
-/// of those that a proxy usually sets only the ones in `pass`. Those with a canonical name in `withheld` are removed, too.
+/// of those that a proxy usually sets only the ones in `pass`. Those with a canonical name in `withheld` are removed,
+/// too.
 pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName], withheld: &[&[String]]) -> HeaderMap {
     let mut headers = end_to_end(headers);
     retain(&mut headers, |name| {

@@ -19,8 +19,8 @@ use crate::runtime::socket::SocketStream;
 const PEEK_BYTES: usize = 256;
 
 /// Reads the PROXY header if the connection has to have one. Returns the peer that the header names, the ends of its
-/// connection, and the slot of the connection. Returns `None` for a connection that closes: without a valid header in time, or because too many
-/// connections of its client are queued.
+/// connection, and the slot of the connection. Returns `None` for a connection that closes: without a valid header in
+/// time, or because too many connections of its client are queued.
 ///
 /// A header that names no client leaves the peer as it is, and without a header the ends are those of the socket.
 pub async fn identify(

@@ -73,8 +73,9 @@ impl Connector {
         self.names.retain(keep);
     }
 
-    /// Sends the request, after this PROXY header, to a server of the pool that it was admitted for: the next one in round-robin order, or the
-    /// first after it that accepts the connection. Returns the response and the name of the server.
+    /// Sends the request, after this PROXY header, to a server of the pool that it was admitted for: the next one in
+    /// round-robin order, or the first after it that accepts the connection. Returns the response and the name of the
+    /// server.
     ///
     /// # Errors
     /// If `max_pending_requests` requests are pending, no server accepts the connection in time, or the one that does
