@@ -8,14 +8,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::explain::{self, Explanation, Facts};
 use super::extract::Query;
-use super::problem::{Problem, Result};
+use super::paging::{check_limit, invalid_cursor};
+use super::problem::Result;
 use super::state::Shared;
 use super::view::{rfc3339, seconds};
 use crate::front::snapshot::Snapshot;
-use crate::telemetry::events::{EVENTS_MAX, Event, EventKind, Text};
-
-/// The number of events of a page.
-const LIMIT_DEFAULT: usize = 100;
+use crate::telemetry::events::{Event, EventKind, Text};
 
 /// The parameters of a list of events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -169,14 +167,10 @@ pub(super) async fn list(
     Extract(state): Shared,
     Query(ListQuery { limit, cursor }): Query<ListQuery>,
 ) -> Result<axum::Json<EventPage>> {
-    let limit = limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=EVENTS_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("`limit` is a number from 1 to {EVENTS_MAX}")));
-    }
-    let before =
-        cursor.map(|cursor| cursor.parse().map_err(|_| Problem::bad_request("`cursor` is not the one of a page")));
+    let limit = check_limit(limit)?;
+    let before = cursor.map(|cursor| cursor.parse().map_err(|_| invalid_cursor())).transpose()?;
     let gateway = state.control.gateway();
-    let (page, has_more) = gateway.process.events.page(before.transpose()?, limit);
+    let (page, has_more) = gateway.process.events.page(before, limit);
     let cursor = page.last().filter(|_| has_more).map(|event| event.sequence.to_string());
     let snapshot = gateway.snapshot();
     let events = page.iter().map(|event| ListedEvent::new(event, &snapshot)).collect();

@@ -40,7 +40,7 @@ pub(super) struct Info {
     #[schema(pattern = "^(serving|draining)$")]
     phase: &'static str,
     /// The path of the configuration.
-    config: Option<String>,
+    config: String,
     /// The addresses of the listeners.
     listeners: Vec<String>,
     /// The last reload; null if there was none.
@@ -146,7 +146,7 @@ pub(super) async fn info(Extract(state): Shared, Extension(caller): Extension<Ca
         sessions: gateway.process.lifecycle.sessions(),
         max_sessions: snapshot.policy().max_sessions().get(),
         phase: if is_admitting(&state) { "serving" } else { "draining" },
-        config: facts.file.as_ref().map(|file| file.display().to_string()),
+        config: snapshot.file_name().display().to_string(),
         listeners: snapshot.addresses().map(ToString::to_string).collect(),
         last_reload: last_reload.map(|LastReload { unix, error }| ReloadResult {
             time: unix.and_then(rfc3339),
