@@ -56,8 +56,8 @@ const LINGER_MAX_BYTES: usize = 256 * 1024;
 /// The time that a client has to read its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection of a peer, with these ends, until it is upgraded or closed, or the process aborts. The wait for a
-/// pending permit, the TLS handshake and the request head share the deadline.
+/// Serves a connection of a peer, with these ends, until it is upgraded or closed, or the process aborts. The wait for
+/// a pending permit, the TLS handshake and the request head share the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
     sessions: &SessionContext,

@@ -36,8 +36,8 @@ impl Endpoints {
     }
 }
 
-/// Returns the PROXY header, version 2, of a connection that is proxied for a client: `PROXY` with TCP over IPv4 if both
-/// ends are IPv4, else with TCP over IPv6, where an IPv4 address is mapped.
+/// Returns the PROXY header, version 2, of a connection that is proxied for a client: `PROXY` with TCP over IPv4 if
+/// both ends are IPv4, else with TCP over IPv6, where an IPv4 address is mapped.
 ///
 /// `None` is a client that has no address or an unknown one: `LOCAL`, for which a server uses the addresses of its own
 /// connection. The specification lets a server reject `PROXY` without addresses, as `HAProxy` 2.6 does.

@@ -1,7 +1,8 @@
 //! Decodes the path of a request target, and rejects ambiguous paths.
 //!
 //! A route is selected by the decoded path, but the upstream receives the segments as the client sent them and decodes
-//! them by its own rules. A path that two parsers could read as two different paths is therefore rejected, not repaired.
+//! them by its own rules. A path that two parsers could read as two different paths is therefore rejected, not
+//! repaired.
 
 use std::fmt;
 
@@ -141,8 +142,8 @@ pub enum PathError {
     /// A decoded segment still contains an escape of a separator, a dot, a `;`, a `%`, a control, a letter or a digit,
     /// such as `%252f`: an upstream behind another decoder sees another path.
     EncodedTwice,
-    /// The part that a placeholder matched goes into a header of the request to the upstream, which cannot carry it: the
-    /// decoded text is not visible ASCII, begins or ends with a space, or is too long.
+    /// The part that a placeholder matched goes into a header of the request to the upstream, which cannot carry it:
+    /// the decoded text is not visible ASCII, begins or ends with a space, or is too long.
     HeaderValue,
 }
 

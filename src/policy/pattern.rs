@@ -43,8 +43,8 @@ impl PathPattern {
         self.order(other) == Ordering::Equal
     }
 
-    /// Returns the number of segments of this prefix of the pattern; `None` if the pattern does not begin with it, under
-    /// the same names of placeholders. A prefix does not end with `/`, and has no `{*name}`.
+    /// Returns the number of segments of this prefix of the pattern; `None` if the pattern does not begin with it,
+    /// under the same names of placeholders. A prefix does not end with `/`, and has no `{*name}`.
     #[must_use]
     pub fn prefix_len(&self, prefix: &Self) -> Option<usize> {
         let is_whole = prefix.segments.last().is_some_and(|last| match last {

@@ -27,8 +27,8 @@ const V2_UNIX_BYTES: usize = 216;
 pub struct ProxyHeader {
     /// Its length, in bytes.
     pub len: usize,
-    /// The ends of the client's connection to the balancer. `None` if the header contains no client address: the balancer
-    /// itself connects, as for a health check, or the client has no IP address.
+    /// The ends of the client's connection to the balancer. `None` if the header contains no client address: the
+    /// balancer itself connects, as for a health check, or the client has no IP address.
     pub endpoints: Option<Endpoints>,
 }
 

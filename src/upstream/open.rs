@@ -57,8 +57,8 @@ impl From<hyper::Error> for OpenError {
     }
 }
 
-/// Sends a PROXY header, unless it is empty, and a request to switch protocols. The head of the response must be received
-/// within `response_timeout`.
+/// Sends a PROXY header, unless it is empty, and a request to switch protocols. The head of the response must be
+/// received within `response_timeout`.
 ///
 /// # Errors
 /// If the head is not received in time, the connection breaks, or the response is not HTTP or has too large a head.
