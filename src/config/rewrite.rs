@@ -1,7 +1,7 @@
 //! Reads the keys of a route that change the request for its upstream: headers that it sets and removes, and the path.
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, COOKIE, EXPECT};
+use http::header::EXPECT;
 
 use super::access::Access;
 use super::common::Duplicates;
@@ -21,8 +21,8 @@ use crate::policy::template::Template;
 /// The maximum number of headers in each key.
 const HEADERS_MAX: usize = 32;
 
-/// Headers whose value is usually a secret, in addition to `Authorization` and `Cookie`.
-const SECRETS: [&str; 4] = ["api-key", "x-api-key", "x-auth-token", "x-access-token"];
+/// Headers whose value is usually a secret, by their canonical names.
+const SECRETS: [&str; 6] = ["authorization", "cookie", "api-key", "x-api-key", "x-auth-token", "x-access-token"];
 
 /// The other keys of the route that concern headers.
 pub(super) struct Others<'a> {
@@ -147,26 +147,34 @@ fn text_header(
     path: Option<&PathPattern>,
 ) -> Option<(HeaderName, SetValue)> {
     let header = names.set(name);
-    let message = || format!("{} cannot be the value of the header {}", quote(text), quote(name));
+    let read = header.as_ref().map(canonical_header_name).unwrap_or_default();
+    let is_secret = SECRETS.contains(&read.as_str());
+    // A diagnostic shows its line of the file, so one about a secret names the section.
+    let span = if is_secret { names.section.span() } else { text.span.clone() };
+    let report = |label: &str| {
+        let shown = if is_secret { "the text in `set_headers`".to_owned() } else { quote(text) };
+        let message = format!("{shown} cannot be the value of the header {}", quote(name));
+        names.note(span.clone(), message, label)
+    };
     let template = match text.parse::<Template>() {
         Ok(template) => template,
-        Err(error) => return names.note(text.span.clone(), message(), &error.to_string()),
+        Err(error) => return report(&error.to_string()),
     };
-    check_placeholders(names.section, &template, &text.span, path, "no value for the header");
+    check_placeholders(names.section, &template, &span, path, "no value for the header");
     let Some(value) = SetValue::text(template) else {
-        let label =
-            format!("expected 1 to {VALUE_MAX_BYTES} visible ASCII characters, with spaces only between others");
-        return names.note(text.span.clone(), message(), &label);
+        return report(&format!(
+            "expected 1 to {VALUE_MAX_BYTES} visible ASCII characters, with spaces only between others"
+        ));
     };
-    let header = header?;
-    if header == AUTHORIZATION || header == COOKIE || SECRETS.contains(&header.as_str()) {
+    if is_secret {
+        let message = format!("the value of the header {} in `set_headers` may be a secret", quote(name));
         names.section.diagnostics.push(
-            Diagnostic::warning(text.span.clone(), format!("the value of the header {} may be a secret", quote(name)))
+            Diagnostic::warning(span, message)
                 .label("the admin API shows the settings of a route")
                 .help(format!("name a file that holds the value: set_headers_file = {{ {} = \"FILE\" }}", name.value)),
         );
     }
-    Some((header, value))
+    Some((header?, value))
 }
 
 /// Reads the name of a header that is removed.
