@@ -141,6 +141,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(1),
             max_pending_requests,
+            proxy_protocol: false,
             title_case_headers: false,
         };
         Pool::new(config, Instant::now())

@@ -3,111 +3,12 @@
 
 use std::time::Duration;
 
-use self::AllowsOff::{Allowed, Refused};
-use self::Default::{Derived, Nothing, Required, Value};
-use self::Kind::{
+use super::key::AllowsOff::{Allowed, Refused};
+use super::key::Default::{Derived, Nothing, Required, Value};
+use super::key::Kind::{
     Choice, Conditions, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList,
 };
-use super::units::{show_duration, show_size};
-
-/// One configuration key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
-    /// Its section: a name in [`SECTIONS`], or `listener.certificates`.
-    pub section: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// The kind of its value.
-    pub kind: Kind,
-    /// Its default.
-    pub default: Default,
-    /// Its description, for `config/example.toml` and for help texts.
-    pub doc: &'static str,
-}
-
-/// The kind of a value. Bounds are inclusive; [`AllowsOff`] is whether the string `"off"` is a value, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A string.
-    Text,
-    /// A list of strings.
-    StringList,
-    /// A string, or a list of strings.
-    TextOrList,
-    /// The path of a file.
-    File,
-    /// One of these strings.
-    Choice(&'static [&'static str]),
-    /// `true` or `false`.
-    Flag,
-    /// A whole number.
-    Integer(u32, u32, AllowsOff),
-    /// A duration such as `"30s"`.
-    Duration(Duration, Duration, AllowsOff),
-    /// A size such as `"64KiB"`.
-    Size(u64, u64, AllowsOff),
-    /// A rate such as `"50/s"`; the number is the largest count.
-    Rate(u32, AllowsOff),
-    /// A rate of bytes such as `"1MiB/s"`; the numbers bound the size.
-    ByteRate(u64, u64, AllowsOff),
-    /// A share such as `"20%"`.
-    Percent(AllowsOff),
-    /// A table of strings whose keys the operator chooses.
-    Table,
-    /// A table whose keys are claims: each has an accepted value, a list of them, or `{ present = true }`.
-    Conditions,
-    /// A list of tables.
-    TableArray,
-}
-
-/// Whether `"off"` is a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AllowsOff {
-    /// `"off"` is a value.
-    Allowed,
-    /// `"off"` is not a value.
-    Refused,
-}
-
-/// The default of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
-    /// The key is required.
-    Required,
-    /// This value, in TOML.
-    Value(&'static str),
-    /// A value that depends on another key, described in words.
-    Derived(&'static str),
-    /// The key is optional and has no default.
-    Nothing,
-}
-
-impl Key {
-    /// Returns the bounds in words: `1s to 1h`, `"json", "text"`. Empty for a kind without bounds.
-    #[must_use]
-    pub fn bounds(&self) -> String {
-        let or_off = |off, text: String| if off == AllowsOff::Allowed { format!("{text}, or \"off\"") } else { text };
-        match self.kind {
-            Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "),
-            Kind::Flag => "true or false".to_owned(),
-            Kind::Integer(min, max, off) => or_off(off, format!("{min} to {max}")),
-            Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
-            Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
-            Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
-            Kind::ByteRate(min, max, off) => {
-                or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
-            }
-            Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
-            Kind::Text
-            | Kind::StringList
-            | Kind::TextOrList
-            | Kind::File
-            | Kind::Table
-            | Kind::Conditions
-            | Kind::TableArray => String::new(),
-        }
-    }
-}
+pub use super::key::{AllowsOff, Default, Key, Kind};
 
 /// A section of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,6 +246,8 @@ keys! {
     MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
+    PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
+        "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 
@@ -375,11 +278,23 @@ keys! {
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";
+    STRIP_PREFIX = "route" "strip_prefix", Text, Nothing,
+        "The start of `path` that the path at the upstream lacks, in whole segments.";
+    REPLACE_PATH = "route" "replace_path", Text, Nothing,
+        "The path at the upstream, instead of the one that the client sent; the query is kept.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,
         "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
         "How the sessions of the route end when a reload removes it or its upstream: paced over `drain_timeout`, or at \
          once.";
+    SET_HEADERS_FILE = "route" "set_headers_file", Table, Value("{}"),
+        "The headers that the upstream receives with secret values, each with the file that holds its value; the mode of \
+         the file must give others no access.";
+    SET_HEADERS = "route" "set_headers", Table, Value("{}"),
+        "The headers that the upstream receives instead of the client's, with their values; {name} is replaced by the \
+         decoded text that this placeholder matched.";
+    REMOVE_HEADERS = "route" "remove_headers", StringList, Value("[]"),
+        "Client headers that the upstream does not receive.";
     PASS_HEADERS = "route" "pass_headers", StringList, Value("[]"),
         "Client headers to forward although they are removed by default.";
 

@@ -15,6 +15,7 @@ mod files;
 mod forward;
 #[cfg(test)]
 pub(crate) mod tests;
+mod key;
 mod key_source;
 pub mod keys;
 mod limits;
@@ -27,6 +28,7 @@ mod revocations;
 mod networks;
 mod refresh;
 mod require;
+mod rewrite;
 mod routes;
 pub mod schema;
 mod setting_lines;

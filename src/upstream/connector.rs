@@ -73,8 +73,9 @@ impl Connector {
         self.names.retain(keep);
     }
 
-    /// Sends the request to a server of the pool that it was admitted for: the next one in round-robin order, or the
-    /// first after it that accepts the connection. Returns the response and the name of the server.
+    /// Sends the request, after this PROXY header, to a server of the pool that it was admitted for: the next one in
+    /// round-robin order, or the first after it that accepts the connection. Returns the response and the name of the
+    /// server.
     ///
     /// # Errors
     /// If `max_pending_requests` requests are pending, no server accepts the connection in time, or the one that does
@@ -82,6 +83,7 @@ impl Connector {
     pub async fn ask(
         &self,
         admission: &Admission,
+        proxy_header: &[u8],
         request: Request<Empty<Bytes>>,
     ) -> Result<(UpstreamResponse, Arc<str>), AskError> {
         let pool = admission.pool();
@@ -90,7 +92,7 @@ impl Connector {
         };
         let (stream, server) = self.connect(pool).await?;
         let config = pool.config();
-        let response = open(stream, request, config.response_timeout, config.title_case_headers).await;
+        let response = open(stream, proxy_header, request, config.response_timeout, config.title_case_headers).await;
         let name = &server.name;
         let (rejection, error) = match response {
             Ok(response) => {

@@ -63,6 +63,7 @@ fn path_errors() -> Vec<PathError> {
         DotParameter,
         EmptySegment,
         EncodedTwice,
+        HeaderValue,
     })
 }
 

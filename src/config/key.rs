@@ -1,0 +1,104 @@
+//! A configuration key: its section, the kind of its value, its bounds, its default and its description.
+
+use std::time::Duration;
+
+use super::units::{show_duration, show_size};
+
+/// One configuration key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Its section: a name in [`SECTIONS`](super::keys::SECTIONS), or `listener.certificates`.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// The kind of its value.
+    pub kind: Kind,
+    /// Its default.
+    pub default: Default,
+    /// Its description, for `config/example.toml` and for help texts.
+    pub doc: &'static str,
+}
+
+/// The kind of a value. Bounds are inclusive; [`AllowsOff`] is whether the string `"off"` is a value, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A list of strings.
+    StringList,
+    /// A string, or a list of strings.
+    TextOrList,
+    /// The path of a file.
+    File,
+    /// One of these strings.
+    Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number.
+    Integer(u32, u32, AllowsOff),
+    /// A duration such as `"30s"`.
+    Duration(Duration, Duration, AllowsOff),
+    /// A size such as `"64KiB"`.
+    Size(u64, u64, AllowsOff),
+    /// A rate such as `"50/s"`; the number is the largest count.
+    Rate(u32, AllowsOff),
+    /// A rate of bytes such as `"1MiB/s"`; the numbers bound the size.
+    ByteRate(u64, u64, AllowsOff),
+    /// A share such as `"20%"`.
+    Percent(AllowsOff),
+    /// A table of strings whose keys the operator chooses.
+    Table,
+    /// A table whose keys are claims: each has an accepted value, a list of them, or `{ present = true }`.
+    Conditions,
+    /// A list of tables.
+    TableArray,
+}
+
+/// Whether `"off"` is a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllowsOff {
+    /// `"off"` is a value.
+    Allowed,
+    /// `"off"` is not a value.
+    Refused,
+}
+
+/// The default of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// The key is required.
+    Required,
+    /// This value, in TOML.
+    Value(&'static str),
+    /// A value that depends on another key, described in words.
+    Derived(&'static str),
+    /// The key is optional and has no default.
+    Nothing,
+}
+
+impl Key {
+    /// Returns the bounds in words: `1s to 1h`, `"json", "text"`. Empty for a kind without bounds.
+    #[must_use]
+    pub fn bounds(&self) -> String {
+        let or_off = |off, text: String| if off == AllowsOff::Allowed { format!("{text}, or \"off\"") } else { text };
+        match self.kind {
+            Kind::Choice(all) => all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", "),
+            Kind::Flag => "true or false".to_owned(),
+            Kind::Integer(min, max, off) => or_off(off, format!("{min} to {max}")),
+            Kind::Duration(min, max, off) => or_off(off, format!("{} to {}", show_duration(min), show_duration(max))),
+            Kind::Size(min, max, off) => or_off(off, format!("{} to {}", show_size(min), show_size(max))),
+            Kind::Rate(max, off) => or_off(off, format!("1 to {max} per s, m or h")),
+            Kind::ByteRate(min, max, off) => {
+                or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
+            }
+            Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
+            Kind::Text
+            | Kind::StringList
+            | Kind::TextOrList
+            | Kind::File
+            | Kind::Table
+            | Kind::Conditions
+            | Kind::TableArray => String::new(),
+        }
+    }
+}
