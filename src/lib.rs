@@ -14,14 +14,14 @@
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
 //! | [`config`] | in | the only module that knows TOML |
 //! | [`runtime`] | out | what workers provide: clock, random bytes, tasks, timers, pacing, guards, lifecycle |
-//! | [`telemetry`] | out | the log, and the table of metrics |
+//! | [`telemetry`] | out | the log, the table of metrics and their last hour, the last events |
 //! | [`client`] | out | the HTTP client for key sets and forward auth |
 //! | [`upstream`] | out | the servers: choice, connect, and the opening handshake with them |
 //! | [`tls`] | out | certificates, the TLS handshake, the client's byte stream |
 //! | [`relay`] | out | moves the bytes of one session |
 //! | [`front`] | out | a connection: TLS, HTTP, one request, admission, upgrade |
 //! | [`server`] | out | binds, starts workers, accepts, drains |
-//! | [`admin`] | out | the admin API: sessions, reload, metrics, health |
+//! | [`admin`] | out | the admin API and the dashboard: sessions, events, reload, metrics, health |
 //! | [`cli`] | out | the subcommands |
 //!
 //! The pure modules use no socket, file or clock: bytes, facts and the time are arguments, and decisions are results.

@@ -46,7 +46,7 @@ pub use metering::{ByteMeterState, NewReport, ReportCounts};
 use metering::{ByteMeters, Metering};
 use outbox::Outbox;
 pub use outbox::{CommandedClose, QUEUED_MAX_AGE, QUEUED_MAX_BYTES, QUEUED_MESSAGES_MAX, SendError};
-pub use outcome::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
+pub use outcome::{AdmissionRule, CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 pub use peer::Input;
 use peer::Peer;
 use rules::{on_excess, rules};

@@ -75,3 +75,24 @@ fn an_unknown_shell_is_a_bad_argument() {
     assert_eq!(status.code(), Some(64));
     assert!(String::from_utf8(stderr).unwrap().contains("[possible values: bash, zsh, fish]"));
 }
+
+/// Nothing is connected: the process may run on another machine.
+#[test]
+fn status_says_how_a_browser_reaches_the_dashboard() {
+    let open = |more: &[&str]| {
+        let arguments = [&["status", "--open"], more].concat();
+        let Output { status, stdout, .. } = tollgate(&arguments, Stdio::piped());
+        (status.code(), String::from_utf8(stdout).unwrap())
+    };
+    let (code, text) = open(&["--admin", "unix:/run/tollgate/admin.sock"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("  ssh -N -L 9640:/run/tollgate/admin.sock ") && text.contains("http://localhost:9640/"),
+        "{text}"
+    );
+    let (code, json) = open(&["--admin", "127.0.0.1:9000", "--json"]);
+    let ways: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((code, ways["here"].as_str()), (Some(0), Some("http://127.0.0.1:9000/")));
+    assert!(ways["ssh"].as_str().unwrap().starts_with("ssh -N -L 9000:127.0.0.1:9000 "), "{ways}");
+    assert_eq!(open(&["--admin", "nowhere"]).0, Some(64));
+}

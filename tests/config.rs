@@ -25,10 +25,12 @@ use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
+use tollgate::policy::pattern::Params;
 use tollgate::policy::peer::Peer;
 use tollgate::policy::quota::{Quota, Rate};
 use tollgate::policy::remote::{HttpUrl, Roots};
 use tollgate::policy::requirement::Requirement;
+use tollgate::policy::rewrite::Rewrite;
 use tollgate::policy::route::{OnRemoved, RouteAction};
 use tollgate::policy::token::VerifierConfig;
 use tollgate::ws::code::CloseCode;
@@ -218,6 +220,23 @@ fn values_of_listeners_reach_their_fields() {
 }
 
 #[test]
+fn rewrites_reach_their_fields() {
+    let config = everything();
+    let rewrite = &config.routes[0].rewrite;
+    assert_eq!(rewrite.path("/ws/blue/a%20b/"), "/a%20b/");
+    let params = Params::new(vec![("room".into(), "blue".to_owned())]);
+    let headers = rewrite.headers(&params).unwrap();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    let secret = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let expected =
+        [("x-region", "eu west"), ("x-room", "room blue"), ("authorization", "Bearer SECRET"), ("x-api-key", secret)];
+    assert_eq!(headers, expected);
+    assert_eq!(rewrite.withheld(), ["x-region", "x-room", "authorization", "x-api-key", "cookie", "x-debug"]);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("Bearer SECRET") && !shown.contains(secret), "{shown}");
+}
+
+#[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
     let admin = config.admin.as_ref().unwrap();
@@ -250,6 +269,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((chat.retries, local.retries), (5, 2));
+    assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
 
@@ -275,6 +295,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(!chat.origins.allow(Some(b"https://a.example.org")) && !chat.origins.allow(None));
     assert!(feed.origins.allow(Some(b"null")) && feed.origins.allow(Some(b"file://")));
     assert_eq!(chat.pass_headers, ["x-real-ip", "x-original-url"]);
+    assert_eq!((&feed.rewrite.path("/feed"), &partners.rewrite), (&"/v2/feed%20s/", &Rewrite::default()));
     assert!(feed.pass_headers.is_empty() && partners.pass_headers.is_empty());
     assert!(partners.origins.allow(Some(b"https://partners.example.com")) && partners.origins.allow(None));
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());

@@ -11,7 +11,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tollgate::config::{LogConfig, LogFormat, Shown};
 use tollgate::policy::rejection::Rejection;
 use tollgate::telemetry::events::{EVENTS_MAX, Events};
-use tollgate::telemetry::history::{History, SAMPLES_MAX, SERIES_MAX, Sample};
+use tollgate::telemetry::history::{History, SAMPLES_MAX, SERVER_SERIES_MAX, Sample};
 use tollgate::telemetry::identity::Identities;
 use tollgate::telemetry::metrics::{Family, Kind, Value};
 use tollgate::telemetry::rejections::RejectionEvent;
@@ -90,7 +90,7 @@ fn events(rejected: usize, length: usize) -> Events {
 #[test]
 fn the_memory_of_the_history_and_of_the_events_is_bounded() {
     let (_history, usual) = measured(|| hour(25));
-    let (_history, most) = measured(|| hour(2 * SERIES_MAX));
+    let (_history, most) = measured(|| hour(2 * SERVER_SERIES_MAX));
     println!("an hour of 50 series: {} KiB, of as many as possible: {} KiB", usual / KIB, most / KIB);
     assert!(usual < 200 * KIB, "{usual}");
     assert!(most < 1650 * KIB, "{most}");

@@ -16,6 +16,7 @@ use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
 use tollgate::policy::quota::{Quota, Rate};
+use tollgate::policy::rewrite::Rewrite;
 use tollgate::policy::route::{Auth, OnRemoved, Route, RouteAction, RouteConfig, Routes, Target, shadowed};
 
 proptest! {
@@ -346,6 +347,7 @@ fn route(model: &Model) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        rewrite: Rewrite::default(),
         refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {

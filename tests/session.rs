@@ -20,7 +20,7 @@ use harness::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TE
 use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
 use tollgate::policy::quota::Limiter;
 use tollgate::session::Side::{self, Client, Upstream};
-use tollgate::session::{Action, CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
+use tollgate::session::{Action, AdmissionRule, CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
 use tollgate::ws::code::CloseCode;
 use tollgate::ws::frame::REASON_MAX_BYTES;
 use tollgate::ws::violation::Violation;
@@ -378,8 +378,10 @@ fn case(cause: CloseReason) -> Case {
             let reason = "replaced by a newer session";
             case(lenient(), vec![Revoke(cause)], 1008, reason, Some(CloseReason::Revoked))
         }
-        CloseReason::Revoked => case(lenient(), vec![Revoke(cause)], 1008, "revoked", Some(CloseReason::NotAdmitted)),
-        CloseReason::NotAdmitted => {
+        CloseReason::Revoked => {
+            case(lenient(), vec![Revoke(cause)], 1008, "revoked", Some(CloseReason::NotAdmitted(AdmissionRule::Origin)))
+        }
+        CloseReason::NotAdmitted(_) => {
             case(lenient(), vec![Revoke(cause)], 1008, "no longer admitted", Some(CloseReason::Removed))
         }
         CloseReason::Removed => case(lenient(), vec![Revoke(cause)], 1001, "route removed", Some(CloseReason::Aborted)),

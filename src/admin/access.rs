@@ -87,8 +87,9 @@ impl Access {
         let host = host(request)?;
         let is_own = |host: &Authority| match peer {
             Peer::Tcp { local, .. } => is_own_host(host, Some(local)),
-            // A browser reaches the socket through a forwarded port, and its page may have a name that leads there.
-            Peer::Unix(_) => is_own_host(host, None) || !host.host().contains(['.', ':']),
+            // Programs send any name without a dot. A browser that reaches the socket through a forwarded port sends the
+            // port, too, and a page may have a name that leads there.
+            Peer::Unix(_) => is_own_host(host, None) || !host.as_str().contains(['.', ':']),
         };
         let may_lack_host = matches!(peer, Peer::Unix(_));
         if !host.as_ref().map_or(may_lack_host, is_own) {
@@ -113,14 +114,13 @@ impl Access {
             return Ok(Rights::All);
         }
         if matches(&self.read_token) {
-            // Payloads are the users' data.
-            let asks_payload = request.uri.query().is_some_and(|query| query.contains("payload"));
-            if matches!(request.method, Method::GET | Method::HEAD) && !asks_payload {
+            if matches!(request.method, Method::GET | Method::HEAD) {
                 return Ok(Rights::Read);
             }
-            return Err(Problem::new(StatusCode::FORBIDDEN, "this token may only read, and sees no payloads"));
+            return Err(Problem::new(StatusCode::FORBIDDEN, "this token may only read"));
         }
-        if self.failure_lines.check().is_ok() {
+        // A browser asks without a token first, to learn whether it needs one.
+        if !token.is_empty() && self.failure_lines.check().is_ok() {
             tracing::warn!(who = %client, "admin request without a valid token");
         }
         Err(Problem::new(StatusCode::UNAUTHORIZED, "a valid token is needed: Authorization: Bearer TOKEN"))
@@ -150,8 +150,7 @@ fn host(request: &Parts) -> Result<Option<Authority>> {
 }
 
 /// Whether a host names this machine: the bound address, a loopback address or `localhost`, with any port. A page that
-/// reaches the socket by DNS rebinding has a host name of its own here. A name without a dot is not one: nobody can
-/// register it.
+/// reaches the socket by DNS rebinding has a host name of its own here.
 fn is_own_host(host: &Authority, local: Option<SocketAddr>) -> bool {
     let name = host.host();
     let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);

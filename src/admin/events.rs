@@ -8,14 +8,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::explain::{self, Explanation, Facts};
 use super::extract::Query;
-use super::problem::{Problem, Result};
+use super::paging::{check_limit, invalid_cursor};
+use super::problem::Result;
 use super::state::Shared;
 use super::view::{rfc3339, seconds};
 use crate::front::snapshot::Snapshot;
-use crate::telemetry::events::{EVENTS_MAX, Event, EventKind, Text};
-
-/// The number of events of a page.
-const LIMIT_DEFAULT: usize = 100;
+use crate::policy::host::{HostPattern, request_host};
+use crate::policy::path::Path;
+use crate::telemetry::events::{Event, EventKind, Text};
 
 /// The parameters of a list of events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -109,6 +109,8 @@ struct ListedEnd {
     /// The side that ended it: `client`, `upstream` or `tollgate`.
     #[schema(pattern = "^(client|upstream|tollgate)$")]
     by: &'static str,
+    /// The rule within the cause.
+    rule: Option<&'static str>,
     /// The close code; null without one.
     code: Option<u16>,
     /// The reason of the Close, if Tollgate sent it.
@@ -169,14 +171,10 @@ pub(super) async fn list(
     Extract(state): Shared,
     Query(ListQuery { limit, cursor }): Query<ListQuery>,
 ) -> Result<axum::Json<EventPage>> {
-    let limit = limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=EVENTS_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("`limit` is a number from 1 to {EVENTS_MAX}")));
-    }
-    let before =
-        cursor.map(|cursor| cursor.parse().map_err(|_| Problem::bad_request("`cursor` is not the one of a page")));
+    let limit = check_limit(limit)?;
+    let before = cursor.map(|cursor| cursor.parse().map_err(|_| invalid_cursor())).transpose()?;
     let gateway = state.control.gateway();
-    let (page, has_more) = gateway.process.events.page(before.transpose()?, limit);
+    let (page, has_more) = gateway.process.events.page(before, limit);
     let cursor = page.last().filter(|_| has_more).map(|event| event.sequence.to_string());
     let snapshot = gateway.snapshot();
     let events = page.iter().map(|event| ListedEvent::new(event, &snapshot)).collect();
@@ -221,6 +219,7 @@ fn kind(kind: &EventKind) -> (&'static str, ListedKind) {
                 throttled: counts.throttled,
                 reported: reported.iter().map(|(limit, count)| (limit.label(), *count)).collect(),
                 by: outcome.by.label(),
+                rule: outcome.cause.rule(),
                 code: outcome.code.map(|code| code.0),
                 reason: reason.to_string(),
             };
@@ -240,7 +239,12 @@ fn kind(kind: &EventKind) -> (&'static str, ListedKind) {
 
 impl ListedExplanation {
     fn new(event: &Event, snapshot: &Snapshot) -> Self {
-        let route = event.route.as_deref().and_then(|route| snapshot.policy().routes().named(route));
+        let routes = snapshot.policy().routes();
+        let route = event.route.as_deref().and_then(|route| routes.named(route));
+        let claim = match &event.kind {
+            EventKind::Rejection { claim, .. } => claim.as_deref(),
+            EventKind::End { .. } => None,
+        };
         // A request without a token is of no section, but that of a route with one section would be of that.
         let only = route.and_then(|route| match &*route.config.auth {
             [only] => Some(&**only),
@@ -259,15 +263,20 @@ impl ListedExplanation {
             host: event.host.as_deref(),
             path: event.path.as_deref(),
             address: event.address.as_deref(),
-            claim: match &event.kind {
-                EventKind::Rejection { claim, .. } => claim.as_deref(),
-                EventKind::End { .. } => None,
-            },
+            claim,
+            is_claim_required: route.zip(claim).map(|(route, claim)| {
+                route.config.require.iter().any(|requirement| requirement.claim().to_string() == *claim)
+            }),
+            has_hosts: routes.iter().any(|route| route.config.host != HostPattern::Any),
+            slash_route: slash_route(event, snapshot),
             detail: match &event.kind {
                 EventKind::Rejection { detail, .. } => detail.as_deref(),
                 EventKind::End { .. } => None,
             },
         };
+        // With `on_reload = "keep"`, a session may have had the terms of an earlier configuration.
+        let is_end = matches!(event.kind, EventKind::End { .. });
+        let has_its_terms = !is_end || snapshot.rechecked_generation() == snapshot.generation();
         let Explanation { text, advice, settings } = match &event.kind {
             EventKind::End { outcome, reason, .. } => explain::end(*outcome, reason, &facts),
             EventKind::Rejection { rejection, .. } => explain::rejection(*rejection, &facts),
@@ -286,7 +295,15 @@ impl ListedExplanation {
             advice,
             settings: settings.collect(),
             file: snapshot.file_name().display().to_string(),
-            is_current: event.generation == snapshot.generation(),
+            is_current: event.generation == snapshot.generation() && has_its_terms,
         }
     }
+}
+
+/// Returns the route that serves the path of a request without a route with a slash more or less at its end.
+fn slash_route<'a>(event: &Event, snapshot: &'a Snapshot) -> Option<&'a str> {
+    let (None, Some(path)) = (&event.route, event.path.as_deref()) else { return None };
+    let other = path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned);
+    let (host, path) = (request_host(event.host.as_deref()?)?, Path::parse(&other).ok()?);
+    snapshot.policy().routes().find(&host, &path).map(|(route, _)| &**route.name())
 }

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 
-use super::access::Caller;
+use super::access::{Caller, Rights};
 use super::audit;
 use super::extract::Query;
 use super::filter::parse_id;
@@ -93,6 +93,10 @@ pub(super) async fn frames(
 ) -> Result<Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>> {
     if payload && !state.payload {
         return Err(Problem::new(StatusCode::FORBIDDEN, "payloads are only shown with `[admin] payload = true`"));
+    }
+    // Payloads are the users' data.
+    if payload && caller.rights != Rights::All {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "this token sees no payloads"));
     }
     let request = parse_id(&id).ok_or_else(|| no_session(&id))?;
     let Ok(permit) = Arc::clone(&state.watchers).try_acquire_owned() else {

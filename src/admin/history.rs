@@ -75,7 +75,7 @@ impl From<SeriesFigures> for SeriesAnswer {
     }
 }
 
-/// Returns the figures of the last hour, sampled every ten seconds, and those of this moment.
+/// Returns the figures of the last hour, sampled every 10 s, and those of this moment.
 #[utoipa::path(
     get,
     path = "/v1/history",
@@ -96,8 +96,13 @@ pub(super) async fn history(
     Ok(axum::Json(HistoryAnswer { interval_seconds: INTERVAL.as_secs(), times, series }))
 }
 
-/// Takes a sample at each multiple of the interval. Never returns.
+/// Takes a sample now, for the multiple of the interval before, and at each further one. Never returns.
 pub(super) async fn keep(control: &Control, history: &Mutex<History>) {
+    // Without it, the rates of the first interval would be unknown.
+    if let Some(now) = clock::unix() {
+        let first = sample(control, next_time(now).saturating_sub(INTERVAL));
+        lock(history).push(&first);
+    }
     loop {
         // A clock that cannot be right gives no time for a sample.
         let Some(now) = clock::unix() else {

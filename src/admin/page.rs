@@ -11,8 +11,8 @@ use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_P
 /// The page, in which the style and the script take the place of their markers.
 const HTML: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/page.css");
-/// The parts of the script, each of which uses only those before it.
-const SCRIPTS: [&str; 26] = [
+/// The parts of the script. At its start each uses only those before it.
+const SCRIPTS: [&str; 28] = [
     include_str!("dashboard/dom.js"),
     include_str!("dashboard/format.js"),
     include_str!("dashboard/words.js"),
@@ -25,6 +25,8 @@ const SCRIPTS: [&str; 26] = [
     include_str!("dashboard/chart.js"),
     include_str!("dashboard/card.js"),
     include_str!("dashboard/attention.js"),
+    include_str!("dashboard/figures.js"),
+    include_str!("dashboard/certificates.js"),
     include_str!("dashboard/overview.js"),
     include_str!("dashboard/operations.js"),
     include_str!("dashboard/sessions.js"),

@@ -1,6 +1,6 @@
-//! The order of a list of sessions, and its pages.
+//! The pages of lists, and the order of a list of sessions.
 //!
-//! A cursor is the order of a page, and the place of its last entry: its sort key and its id. So it stays valid when
+//! A cursor of such a list is the order of a page, and the place of its last entry: its sort key and its id. So it stays valid when
 //! sessions begin and end. While the order is by counts that grow, an entry may move past the cursor: it then appears
 //! twice or not at all.
 
@@ -11,6 +11,23 @@ use super::problem::{Problem, Result};
 /// The number of entries of a page.
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
+
+/// Returns the number of entries of a page of any list.
+///
+/// # Errors
+/// If it is not from 1 to 1,000.
+pub(super) fn check_limit(limit: Option<usize>) -> Result<usize> {
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")))
+}
+
+/// Returns the problem of a cursor of any list that no page has.
+pub(super) fn invalid_cursor() -> Box<Problem> {
+    Problem::bad_request("`cursor` is not the one of a page")
+}
 
 /// The key by which a list is ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,13 +115,9 @@ impl Page {
         let order = Order::parse(sort.unwrap_or("age")).ok_or_else(|| {
             Problem::bad_request("`sort` is one of age, messages, bytes, id, with a `-` before it to reverse the order")
         })?;
-        let limit = limit.unwrap_or(LIMIT_DEFAULT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")));
-        }
-        let invalid = || Problem::bad_request("`cursor` is not the one of a page");
+        let limit = check_limit(limit)?;
         let Some(cursor) = cursor else { return Ok(Self { order, after: None, limit }) };
-        let (order, after) = Order::decode(cursor).ok_or_else(invalid)?;
+        let (order, after) = Order::decode(cursor).ok_or_else(invalid_cursor)?;
         Ok(Self { order, after: Some(after), limit })
     }
 

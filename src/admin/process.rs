@@ -12,10 +12,9 @@ use super::access::{Caller, Rights};
 use super::audit;
 use super::extract::{Json, Query};
 use super::problem::{Problem, Result};
-use super::state::{LastReload, Shared, State};
+use super::state::{LastReload, Shared};
 use super::view::{Reload, rfc3339, seconds};
 use crate::runtime::clock;
-use crate::runtime::lifecycle::Phase;
 use crate::server::reload::{ReloadError, ReloadOptions};
 use crate::telemetry::log;
 
@@ -40,7 +39,7 @@ pub(super) struct Info {
     #[schema(pattern = "^(serving|draining)$")]
     phase: &'static str,
     /// The path of the configuration.
-    config: Option<String>,
+    config: String,
     /// The addresses of the listeners.
     listeners: Vec<String>,
     /// The last reload; null if there was none.
@@ -145,8 +144,8 @@ pub(super) async fn info(Extract(state): Shared, Extension(caller): Extension<Ca
         workers: facts.workers,
         sessions: gateway.process.lifecycle.sessions(),
         max_sessions: snapshot.policy().max_sessions().get(),
-        phase: if is_admitting(&state) { "serving" } else { "draining" },
-        config: facts.file.as_ref().map(|file| file.display().to_string()),
+        phase: if gateway.process.lifecycle.is_ready() { "serving" } else { "draining" },
+        config: snapshot.file_name().display().to_string(),
         listeners: snapshot.addresses().map(ToString::to_string).collect(),
         last_reload: last_reload.map(|LastReload { unix, error }| ReloadResult {
             time: unix.and_then(rfc3339),
@@ -240,9 +239,4 @@ pub(super) async fn log_level(
         log.set_level(level);
     }
     axum::Json(body)
-}
-
-fn is_admitting(state: &State) -> bool {
-    let lifecycle = &state.control.gateway().process.lifecycle;
-    lifecycle.is_admitting() && lifecycle.phase() == Phase::Serving
 }

@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::access::Caller;
 use super::audit;
 use super::extract::{Json, Query};
+use super::paging::{check_limit, invalid_cursor};
 use super::problem::{Problem, Result};
 use super::state::{Shared, State};
 use crate::front::revoker::RevokeError;
@@ -20,9 +21,6 @@ use crate::policy::revocation::written::WrittenRevocation;
 use crate::policy::revocation::{ENTRIES_MAX, Origin, Place};
 use crate::runtime::clock;
 
-/// The number of revocations of a page.
-const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 1000;
 /// The type of the problem of a full store.
 const FULL_TYPE: &str = "urn:tollgate:revocations-full";
 
@@ -130,12 +128,8 @@ pub(super) async fn list(
     Extract(state): Shared,
     Query(ListQuery { limit, cursor }): Query<ListQuery>,
 ) -> Result<axum::Json<RevocationPage>> {
-    let limit = limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("`limit` is a number from 1 to {LIMIT_MAX}")));
-    }
-    let invalid = || Problem::bad_request("`cursor` is not the one of a page");
-    let after = cursor.map(|cursor| decode(&cursor).ok_or_else(invalid)).transpose()?;
+    let limit = check_limit(limit)?;
+    let after = cursor.map(|cursor| decode(&cursor).ok_or_else(invalid_cursor)).transpose()?;
     let gateway = state.control.gateway();
     let (page, has_more) = gateway.counters.revocations().list(after, limit, clock::both().unix);
     let cursor = page.last().filter(|_| has_more).map(|(place, _)| encode(*place));

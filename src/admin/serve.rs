@@ -141,7 +141,13 @@ impl Admin {
 
     /// Notes the result of a reload for `/v1/info`.
     pub fn note_reload(&self, result: &Result<ReloadSummary, ReloadError>) {
-        let error = result.as_ref().err().map(|error| error.to_string().lines().next().unwrap_or_default().to_owned());
+        let error = result.as_ref().err().map(|error| {
+            let text = error.to_string();
+            let mut lines = text.lines();
+            // The first line of an invalid configuration says so, and the next one has the first error.
+            let shown = if matches!(error, ReloadError::Invalid(_)) { 2 } else { 1 };
+            lines.by_ref().take(shown).collect::<Vec<_>>().join(": ")
+        });
         let noted = LastReload { unix: clock::unix(), error };
         *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(noted);
     }

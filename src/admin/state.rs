@@ -19,7 +19,7 @@ pub(super) const WATCHERS_MAX: usize = 16;
 pub(super) struct LastReload {
     /// The time, since the Unix epoch. `None`: the clock cannot be right.
     pub(super) unix: Option<Duration>,
-    /// The first line of the error, if it failed.
+    /// The first error, if it failed.
     pub(super) error: Option<String>,
 }
 

@@ -32,6 +32,8 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Maximum number of opening handshakes that wait for its servers, at least 1.
     pub max_pending_requests: u32,
+    /// Whether each connection to its servers begins with a PROXY header.
+    pub proxy_protocol: bool,
     /// Whether header names are sent to its servers in title case.
     pub title_case_headers: bool,
 }

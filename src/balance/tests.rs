@@ -33,6 +33,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         response_timeout: Duration::from_secs(1),
         retries: 2,
         max_pending_requests: 2,
+        proxy_protocol: false,
         title_case_headers: false,
     }
 }

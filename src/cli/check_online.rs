@@ -89,7 +89,7 @@ fn host<'a>(config: &'a Config, auth: &str) -> &'a str {
 async fn ask(forward: &ForwardConfig, host: &str) -> Result<StatusCode, ClientError> {
     let mut headers = HeaderMap::new();
     headers.extend(HeaderValue::from_str(host).map(|host| (HOST, host)));
-    let client = Client { address: Ipv4Addr::LOCALHOST.into(), scheme: Scheme::Https };
+    let client = Client { address: Ipv4Addr::LOCALHOST.into(), scheme: Scheme::Https, endpoints: None };
     let uri = Uri::from_static("/");
     let facts = RequestFacts::of_http(&uri, &headers, client, 0);
     let question = facts.as_ref().map_or_else(|| Question::new(HeaderMap::new()), question::about);

@@ -9,6 +9,7 @@ use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 use super::keys::{self, Key};
 use crate::policy::claim_path::ClaimPath;
+use crate::policy::claims::canonical_header_name;
 use crate::policy::requirement::Requirement;
 
 /// The maximum number of sections of one route.
@@ -47,6 +48,13 @@ impl Access<'_> {
             let message = format!("the service writes the header {} itself", quote(header.as_str()));
             report(&keys::FORWARD_CLAIMS, message, "the header is listed in `response_headers`");
         }
+    }
+
+    /// Whether a service may write the header with this canonical name.
+    pub(super) fn writes(&self, read: &str) -> bool {
+        let Self::Auths(auths) = self else { return false };
+        let mut headers = auths.iter().filter_map(|auth| auth.response_headers()).flatten();
+        headers.any(|header| canonical_header_name(header) == read)
     }
 
     /// Returns why clients may have no subject; `None` if they all have one, as far as the configuration says.

@@ -33,7 +33,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let auth_names: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
     let revocations = revocations::read(&section, folder, &auth_names);
     let upstreams = upstreams::read_all(root);
-    let routes = routes::read_all(root, &auths, &upstreams);
+    let routes = routes::read_all(root, folder, &auths, &upstreams);
 
     if let (Some(server), Some(listeners), Some(routes)) = (&server, &listeners, &routes) {
         note_one_address(root, listeners, routes, server.upgrade_quota);

@@ -126,7 +126,11 @@ impl<'a> FileLoader<'a> {
 
     /// Reads the file that this key names. Errors are reported at the key's value.
     pub(super) fn read(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
-        let written = section.text(key)?;
+        self.read_written(section, section.text(key)?)
+    }
+
+    /// Reads the file that this text of the section names.
+    fn read_written(&self, section: &Section<'_>, written: Located<String>) -> Option<Located<Content>> {
         let is_credential = written.starts_with(CREDENTIAL);
         if is_credential && self.files.credentials().is_none() && !self.files.needs_credentials() {
             self.unchecked.set(true);
@@ -166,7 +170,17 @@ impl<'a> FileLoader<'a> {
 
     /// Reads a file that holds a secret, to which other users of the machine must have no access.
     pub(super) fn read_secret(&self, section: &Section<'_>, key: &Key) -> Option<Located<Content>> {
-        let content = self.read(section, key)?;
+        self.read_written_secret(section, key, section.text(key)?)
+    }
+
+    /// Reads the file that this text in the value of a key names, and that holds a secret.
+    pub(super) fn read_written_secret(
+        &self,
+        section: &Section<'_>,
+        key: &Key,
+        written: Located<String>,
+    ) -> Option<Located<Content>> {
+        let content = self.read_written(section, written)?;
         let rights_of_others = content.mode & 0o007;
         if rights_of_others == 0 {
             return Some(content);

@@ -7,7 +7,7 @@ use super::units::{show_duration, show_size};
 /// One configuration key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Its section: a name in [`SECTIONS`], `listener.certificates` or `upstream.servers`.
+    /// Its section: a name in [`SECTIONS`](super::keys::SECTIONS), `listener.certificates` or `upstream.servers`.
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,

@@ -263,6 +263,8 @@ keys! {
     MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
+    PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
+        "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 
@@ -302,11 +304,23 @@ keys! {
     FORWARD_CLAIMS = "route" "forward_claims", Table, Value("{}"),
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";
+    STRIP_PREFIX = "route" "strip_prefix", Text, Nothing,
+        "The start of `path` that the path at the upstream lacks, in whole segments.";
+    REPLACE_PATH = "route" "replace_path", Text, Nothing,
+        "The path at the upstream, instead of the one that the client sent; the query is kept.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,
         "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
         "How the sessions of the route end when a reload removes it or its upstream: paced over `drain_timeout`, or at \
          once.";
+    SET_HEADERS_FILE = "route" "set_headers_file", Table, Value("{}"),
+        "The headers that the upstream receives with secret values, each with the file that holds its value; the mode of \
+         the file must give others no access.";
+    SET_HEADERS = "route" "set_headers", Table, Value("{}"),
+        "The headers that the upstream receives instead of the client's, with their values; {name} is replaced by the \
+         decoded text that this placeholder matched.";
+    REMOVE_HEADERS = "route" "remove_headers", StringList, Value("[]"),
+        "Client headers that the upstream does not receive.";
     PASS_HEADERS = "route" "pass_headers", StringList, Value("[]"),
         "Client headers to forward although they are removed by default.";
 

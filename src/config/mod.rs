@@ -30,6 +30,7 @@ mod revocations;
 mod networks;
 mod refresh;
 mod require;
+mod rewrite;
 mod routes;
 mod server_address;
 pub mod schema;

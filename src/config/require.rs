@@ -10,7 +10,8 @@ use super::file::{Located, Section, type_name};
 use super::keys;
 use super::suggestion;
 use crate::policy::pattern::PathPattern;
-use crate::policy::requirement::{AcceptedValue, Requirement};
+use crate::policy::requirement::Requirement;
+use crate::policy::template::Template;
 
 const REQUIREMENTS_MAX: usize = 32;
 const VALUES_MAX: usize = 64;
@@ -57,15 +58,15 @@ fn accepted(
     span: Span,
     value: &DeValue<'_>,
     path: Option<&PathPattern>,
-) -> Option<AcceptedValue> {
+) -> Option<Template> {
     let Some(text) = json_text(value) else {
         let form = "a string, a number, true or false, a list of these, or { present = true }";
         section.wrong_type(name, form, span, type_name(value));
         return None;
     };
-    match text.parse::<AcceptedValue>() {
+    match text.parse::<Template>() {
         Ok(value) => {
-            check_placeholders(section, &value, &span, path);
+            check_placeholders(section, &value, &span, path, "no value to compare the claim with");
             Some(value)
         }
         Err(error) => {
@@ -111,13 +112,20 @@ fn present(section: &Section<'_>, name: &Located<String>, span: &Span, table: &D
     None
 }
 
-fn check_placeholders(section: &Section<'_>, value: &AcceptedValue, span: &Span, path: Option<&PathPattern>) {
+/// Reports placeholders that the path does not have. `label` says why they are missed.
+pub(super) fn check_placeholders(
+    section: &Section<'_>,
+    value: &Template,
+    span: &Span,
+    path: Option<&PathPattern>,
+    label: &str,
+) {
     let Some(path) = path else { return };
     let known: Vec<&str> = path.names().collect();
     for name in value.names().filter(|name| !known.contains(name)) {
         section.diagnostics.push(
             Diagnostic::error(span.clone(), format!("the path has no placeholder {}", quote(&format!("{{{name}}}"))))
-                .label("no value to compare the claim with")
+                .label(label)
                 .help(suggestion::help(name, &known)),
         );
     }

@@ -12,10 +12,11 @@ use super::auth::Auth;
 use super::common::{self, Duplicates, NamedSection};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Parsed, Section};
+use super::files::FileLoader;
 use super::keys::{self, Key};
 use super::networks::networks;
 use super::refresh::Served;
-use super::{claims, limits, refresh};
+use super::{claims, limits, refresh, rewrite};
 use crate::balance::UpstreamConfig;
 use crate::policy::address::Addresses;
 use crate::policy::claims::canonical_header_name;
@@ -24,6 +25,7 @@ use crate::policy::host::HostPattern;
 use crate::policy::limits::Limits;
 use crate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use crate::policy::pattern::PathPattern;
+use crate::policy::rewrite::Rewrite;
 use crate::policy::route::{OnRemoved, RouteAction, RouteConfig, shadowed};
 
 const ROUTES_MAX: usize = 4096;
@@ -33,6 +35,7 @@ const PASS_HEADERS_MAX: usize = 64;
 /// Reads every route, checks the routes against each other, and resolves their references to other sections.
 pub(super) fn read_all(
     root: &Section<'_>,
+    folder: &FileLoader<'_>,
     auths: &[NamedSection<Auth>],
     upstreams: &[NamedSection<Option<UpstreamConfig>>],
 ) -> Option<Vec<RouteConfig>> {
@@ -45,7 +48,7 @@ pub(super) fn read_all(
     let mut patterns: Vec<Pattern> = Vec::new();
     let mut read = Vec::new();
     for section in &sections {
-        let parts = Parts::read(section, auths, upstreams, &mut names);
+        let parts = Parts::read(section, folder, auths, upstreams, &mut names);
         if let Some(used) = parts.upstream.and_then(|upstream| used.get_mut(upstream)) {
             *used = true;
         }
@@ -77,12 +80,14 @@ struct Parts<'a> {
     on_removed: Option<OnRemoved>,
     claims: Option<claims::Rules>,
     pass_headers: Option<Vec<HeaderName>>,
+    rewrite: Option<Rewrite>,
     limits: Option<Limits>,
 }
 
 impl<'a> Parts<'a> {
     fn read(
         section: &Section<'_>,
+        folder: &FileLoader<'_>,
         auths: &'a [NamedSection<Auth>],
         upstreams: &[NamedSection<Option<UpstreamConfig>>],
         names: &mut Duplicates<String>,
@@ -103,6 +108,12 @@ impl<'a> Parts<'a> {
         if path.is_some() {
             warn_of_foreign_patterns(section);
         }
+        let pass_headers = pass_headers(section, claims.as_ref());
+        let others = rewrite::Others {
+            claims: claims.as_ref().map_or(&[], |rules| &rules.forward),
+            access: &access,
+            pass_headers: pass_headers.as_deref().unwrap_or_default(),
+        };
         Self {
             name,
             host: host(section),
@@ -112,7 +123,8 @@ impl<'a> Parts<'a> {
             addresses: addresses(section),
             refresh_path: refresh::read(section, &access),
             on_removed: on_removed(section),
-            pass_headers: pass_headers(section, claims.as_ref()),
+            rewrite: rewrite::read(section, folder, &others, path.as_ref()),
+            pass_headers,
             claims,
             limits: limits::read(&section.child("route.limits"), access.without_subject().as_deref()),
             path,
@@ -148,6 +160,7 @@ impl<'a> Parts<'a> {
             require: claims.require,
             forward_claims: claims.forward,
             pass_headers: self.pass_headers?,
+            rewrite: self.rewrite?,
             limits: Arc::new(self.limits?),
         })
     }

@@ -109,7 +109,8 @@ pub struct Setting {
     pub key: &'static str,
     /// Its line, counted from 1.
     pub line: usize,
-    /// The value as the file has it, cut to 512 bytes. Secrets are in files of their own.
+    /// The value as the file has it, cut to 512 bytes. Secrets are in files of their own, except in the queries of URLs,
+    /// which are left out.
     pub value: Box<str>,
 }
 
@@ -178,8 +179,9 @@ impl SettingLines {
         let setting = |key: &Key| {
             let (written, value) = table.get_key_value(key.name)?;
             let text = numbers.text.get(value.span()).unwrap_or_default();
-            let value = text.get(..text.floor_char_boundary(VALUE_MAX_BYTES)).unwrap_or(text).into();
-            Some(Setting { key: key.name, line: numbers.line_at(written.span().start), value })
+            let mut value = without_queries(text);
+            value.truncate(value.floor_char_boundary(VALUE_MAX_BYTES));
+            Some(Setting { key: key.name, line: numbers.line_at(written.span().start), value: value.into() })
         };
         let header = numbers.line_at(value.span().start);
         let mut settings: Vec<_> = known.filter_map(setting).collect();
@@ -187,6 +189,24 @@ impl SettingLines {
         let lines = SectionLines { header, settings: settings.into() };
         self.sections.entry(section.kind()).or_default().entry(section.name().into()).or_insert(lines);
     }
+}
+
+/// Returns a value without the queries of the URLs in it.
+fn without_queries(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for (number, part) in text.split("://").enumerate() {
+        if number == 0 {
+            shown.push_str(part);
+            continue;
+        }
+        shown.push_str("://");
+        let url = part.get(..part.find(['"', '\'']).unwrap_or(part.len())).unwrap_or(part);
+        let (before, query) = url.split_once('?').map_or((url, ""), |(before, _)| (before, "?..."));
+        shown.push_str(before);
+        shown.push_str(query);
+        shown.push_str(part.get(url.len()..).unwrap_or_default());
+    }
+    shown
 }
 
 /// Returns the sections `[kind.NAME]`, each with its name.

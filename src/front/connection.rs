@@ -24,6 +24,7 @@ use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
+use crate::policy::endpoints::Endpoints;
 use crate::policy::forwarded::Client;
 use crate::policy::peer::Peer;
 use crate::policy::rejection::Rejection;
@@ -55,14 +56,14 @@ const LINGER_MAX_BYTES: usize = 256 * 1024;
 /// The time that a client has to read its response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a connection until it is upgraded or closed, or the process aborts. The wait for a pending permit, the TLS
-/// handshake and the request head share the deadline.
+/// Serves a connection of a peer, with these ends, until it is upgraded or closed, or the process aborts. The wait for
+/// a pending permit, the TLS handshake and the request head share the deadline.
 pub async fn serve(
     gateway: &Arc<Gateway>,
     sessions: &SessionContext,
     config: &ConnectionConfig,
     stream: SocketStream,
-    peer: Peer,
+    (peer, endpoints): (Peer, Option<Endpoints>),
     pending: PendingConnection,
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
@@ -84,7 +85,9 @@ pub async fn serve(
     let head_timeout = deadline.saturating_duration_since(now);
     let (stream, read_ahead, outcome) = tokio::select! {
         () = lifecycle.aborted() => return None,
-        served = serve_request(gateway, sessions, config, (stream, permit), peer, head_timeout, phases) => served,
+        served = serve_request(
+            gateway, sessions, config, (stream, permit), (peer, endpoints), head_timeout, phases,
+        ) => served,
     };
     let opened = match outcome {
         RequestOutcome::Upgraded(opened) => *opened,
@@ -183,7 +186,7 @@ async fn serve_request(
     worker: &SessionContext,
     config: &ConnectionConfig,
     (stream, permit): (ClientStream, PendingPermit),
-    peer: Peer,
+    (peer, endpoints): (Peer, Option<Endpoints>),
     head_timeout: Duration,
     phases: UpgradePhases,
 ) -> (ClientStream, Bytes, RequestOutcome) {
@@ -202,6 +205,7 @@ async fn serve_request(
         let (state, response_ready) = (&state, &response_ready);
         let (head, body) = request.into_parts();
         Box::pin(async move {
+            let peer = (peer, endpoints);
             let client = Client::of_request(&head.headers, peer, &config.trusted_proxies, config.scheme());
             let request = Request::from_parts(head, ());
             let answering = upgrade::answer(gateway, worker, client, request_id, phases, &request, body);

@@ -47,6 +47,8 @@ pub struct UpstreamHeaders<'a> {
     pub protocols: &'a [&'a str],
     /// The extensions of the client's offer that are passed on.
     pub extensions: &'a [&'a str],
+    /// The headers that the route sets. The client's are removed under each of their spellings.
+    pub set: &'a [(HeaderName, HeaderValue)],
 }
 
 /// Returns the headers of the request to the upstream. The client's are filtered before Tollgate's are added, so that a
@@ -57,7 +59,8 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
     let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
     let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
-    let mut headers = of_client(facts.headers, &config.pass_headers, [&of_claims, route.auth.written()]);
+    let withheld = [&of_claims, route.auth.written(), config.rewrite.withheld()];
+    let mut headers = of_client(facts.headers, &config.pass_headers, &withheld);
     credential::strip_headers(admission.stripped(), &mut headers);
 
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -81,15 +84,16 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     insert(&mut headers, &named(TRACEPARENT), HeaderValue::from_str(&added.trace.traceparent(added.span_id)).ok());
     let state = added.trace.tracestate(facts.headers);
     insert(&mut headers, &named(TRACESTATE), state.and_then(|state| HeaderValue::from_str(&state).ok()));
-    for (name, value) in admission.claim_headers() {
+    for (name, value) in admission.claim_headers().iter().chain(added.set) {
         headers.append(name.clone(), value.clone());
     }
     headers
 }
 
 /// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and
-/// of those that a proxy usually sets only the ones in `pass`. Those with a canonical name in `written` are removed, too.
-pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName], written: [&[String]; 2]) -> HeaderMap {
+/// of those that a proxy usually sets only the ones in `pass`. Those with a canonical name in `withheld` are removed,
+/// too.
+pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName], withheld: &[&[String]]) -> HeaderMap {
     let mut headers = end_to_end(headers);
     retain(&mut headers, |name| {
         let read = canonical_header_name(name);
@@ -98,7 +102,7 @@ pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName], written: [&[St
             HeaderClass::Trusted => pass.contains(name),
             HeaderClass::Written | HeaderClass::HopByHop => false,
         };
-        passes && !written.iter().any(|names| names.contains(&read))
+        passes && !withheld.iter().any(|names| names.contains(&read))
     });
     headers
 }

@@ -10,7 +10,7 @@ use crate::policy::request::RequestFacts;
 /// opening handshake, and what the client asked for, in the headers of Traefik and Caddy (`X-Forwarded-*`) and in those
 /// that nginx is configured to send (`X-Original-*`).
 pub fn about(facts: &RequestFacts<'_>) -> Question {
-    let mut headers = headers::of_client(facts.headers, &[], [&[], &[]]);
+    let mut headers = headers::of_client(facts.headers, &[], &[]);
     let target = facts.query.map_or_else(|| facts.path.to_owned(), |query| format!("{}?{query}", facts.path));
     let scheme = facts.scheme.as_str();
     let url = format!("{scheme}://{}{target}", facts.authority);

@@ -20,6 +20,7 @@ use super::snapshot::Snapshot;
 use crate::balance::ServerSession;
 use crate::policy::admission::Admission;
 use crate::policy::credential::{self, TokenSource};
+use crate::policy::endpoints::proxy_header;
 use crate::policy::forwarded::Client;
 use crate::policy::grant::Grant;
 use crate::policy::rejection::{Rejected, Rejection};
@@ -238,17 +239,19 @@ async fn upgrade(
     let extensions = if allow_compression { opening.extensions.as_slice() } else { &[] };
     let key = handshake::key(random());
     let request_id = context.request_id.to_string();
-    let (trace, span_id) = (context.trace, random());
+    let (trace, span_id, rewrite) = (context.trace, random(), &route.config.rewrite);
+    let set = &rewrite.headers(&admission.grant().params).map_err(|error| reject(Rejection::Path(error)))?;
     let added =
-        UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions };
+        UpstreamHeaders { request_id: &request_id, trace, span_id, key: &key, protocols: &protocols, extensions, set };
     let mut request = Request::new(Empty::new());
-    *request.uri_mut() = target(&upstream.base_path, facts, admission.stripped())
+    *request.uri_mut() = target([&upstream.base_path, rewrite.path(facts.path)], facts.query, admission.stripped())
         .ok_or_else(|| reject(Rejection::Opening(OpeningError::Target)))?;
     *request.headers_mut() = headers::to_upstream(facts, &admission, &added);
 
     // (d) Its response.
     let pending = PendingRequest::new(context, route.name(), Some(&admission));
-    let asked = pending.until(context.gateway.connector.ask(&admission, facts, request)).await;
+    let proxy_header = if upstream.proxy_protocol { proxy_header(context.client.endpoints) } else { Vec::new() };
+    let asked = pending.until(context.gateway.connector.ask(&admission, facts, &proxy_header, request)).await;
     let Asked { response, session: server_session } = asked.map_err(|AskError { rejection, server, detail }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
         RejectedRequest { server, detail, ..reject(rejection) }
@@ -300,15 +303,15 @@ async fn upgrade(
     Ok((response, opened))
 }
 
-/// Returns the target of the request to the upstream: path and query as the client sent them, without the tokens that
-/// are removed.
-fn target(base_path: &str, facts: &RequestFacts<'_>, stripped: &[TokenSource]) -> Option<Uri> {
+/// Returns the target of the request to the upstream: the parts of its path, and the query as the client sent it,
+/// without the tokens that are removed.
+fn target([base, path]: [&str; 2], query: Option<&str>, stripped: &[TokenSource]) -> Option<Uri> {
     let query = match stripped {
-        [] => facts.query.map(str::to_owned),
-        stripped => credential::strip_query(stripped, facts.query),
+        [] => query.map(str::to_owned),
+        stripped => credential::strip_query(stripped, query),
     };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    format!("{base_path}{}{query}", facts.path).parse().ok()
+    format!("{base}{path}{query}").parse().ok()
 }
 
 /// A request that waits for its authentication or, once it is admitted, for its upstream. If it is dropped meanwhile,

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 
 use super::claim_path::ClaimPath;
+use super::header_value::header_value;
 use super::key::KeyId;
 #[cfg(test)]
 use super::members::Wanted;
@@ -132,7 +133,7 @@ pub fn forward(
     let mut headers = Vec::new();
     for (claim, name) in rules {
         let Some(value) = claims.get(claim).filter(|value| has_value(value)) else { continue };
-        let value = header_text(value).and_then(|header_text| header_value(&header_text)).ok_or(Unforwardable)?;
+        let value = header_text(value).and_then(|text| header_value(&text, MAX_FORWARD_BYTES)).ok_or(Unforwardable)?;
         headers.push((name.clone(), value));
     }
     Ok(headers)
@@ -164,18 +165,6 @@ fn header_text(value: &Claim) -> Option<Cow<'_, str>> {
         }
         scalar => scalar.scalar_text().map(Cow::Borrowed),
     }
-}
-
-fn header_value(header_text: &str) -> Option<HeaderValue> {
-    let fits = !header_text.is_empty()
-        && header_text.len() <= MAX_FORWARD_BYTES
-        && header_text.trim_matches(' ') == header_text;
-    if !fits || !header_text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return None;
-    }
-    let mut value = HeaderValue::from_str(header_text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 /// The maximum length of a header value that carries a claim.

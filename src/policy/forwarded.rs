@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderValue};
 
+use super::endpoints::Endpoints;
 use super::peer::{Peer, PeerSet};
 
 /// The maximum number of elements that are read, from the right: the proxies of a chain and the client.
@@ -50,18 +51,25 @@ pub struct Client {
     pub address: IpAddr,
     /// The scheme by which it connects.
     pub scheme: Scheme,
+    /// The ends of its connection. `None` if it has no address or an unknown one, as over a Unix socket.
+    pub endpoints: Option<Endpoints>,
 }
 
 impl Client {
-    /// Returns the client of a request that `peer` sent over a connection of this scheme. The headers count only if the
-    /// peer is trusted.
+    /// Returns the client of a request that `peer` sent over a connection of this scheme, with these ends. The headers
+    /// count only if the peer is trusted.
     ///
     /// `X-Forwarded-For` counts if there is one, else `Forwarded`. The client is the last address that is not trusted,
     /// or the first one if all are. An element without an address, such as `unknown`, ends the search: the client is
     /// then the proxy that wrote it, whose own address is to its right. The scheme is that of the last
     /// `X-Forwarded-Proto`, or of the client's element in `Forwarded`.
-    pub fn of_request(headers: &HeaderMap, peer: Peer, trusted: &PeerSet, scheme: Scheme) -> Self {
-        let own = Self { address: peer.address(), scheme };
+    pub fn of_request(
+        headers: &HeaderMap,
+        (peer, endpoints): (Peer, Option<Endpoints>),
+        trusted: &PeerSet,
+        scheme: Scheme,
+    ) -> Self {
+        let own = Self { address: peer.address(), scheme, endpoints };
         if !trusted.contains(peer) {
             return own;
         }
@@ -85,7 +93,8 @@ fn last_untrusted(
     let mut client = own;
     for (address, scheme) in elements.take(ELEMENTS_MAX) {
         let Some(address) = address else { break };
-        client = Client { address, scheme: scheme.unwrap_or(own.scheme) };
+        let endpoints = Some(Endpoints::of_client(address, own.endpoints));
+        client = Client { address, scheme: scheme.unwrap_or(own.scheme), endpoints };
         if !trusted.contains(Peer::Ip(address)) {
             break;
         }

@@ -1,7 +1,8 @@
 //! Decodes the path of a request target, and rejects ambiguous paths.
 //!
-//! A route is selected by the decoded path, but the upstream receives the path as the client sent it and decodes it by
-//! its own rules. A path that two parsers could read as two different paths is therefore rejected, not repaired.
+//! A route is selected by the decoded path, but the upstream receives the segments as the client sent them and decodes
+//! them by its own rules. A path that two parsers could read as two different paths is therefore rejected, not
+//! repaired.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use crate::ws::grammar::{self, Encoded};
 /// segments in the middle, encoded slashes or controls.
 ///
 /// A trailing slash is significant: it is an empty last segment, so `/ws/` is not `/ws`. The decoded text is used only
-/// to select a route and to fill its placeholders; it must not be written into a request.
+/// to select a route and to fill its placeholders; it must not be written into the target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
     segments: Vec<String>,
@@ -141,6 +142,9 @@ pub enum PathError {
     /// A decoded segment still contains an escape of a separator, a dot, a `;`, a `%`, a control, a letter or a digit,
     /// such as `%252f`: an upstream behind another decoder sees another path.
     EncodedTwice,
+    /// The part that a placeholder matched goes into a header of the request to the upstream, which cannot carry it:
+    /// the decoded text is not visible ASCII, begins or ends with a space, or is too long.
+    HeaderValue,
 }
 
 impl PathError {
@@ -161,6 +165,7 @@ impl PathError {
             Self::DotParameter => "dot_parameter",
             Self::EmptySegment => "empty_segment",
             Self::EncodedTwice => "encoded_twice",
+            Self::HeaderValue => "header_value",
         }
     }
 }
@@ -181,6 +186,7 @@ impl fmt::Display for PathError {
             Self::DotParameter => f.write_str("no segment of a path is `.` or `..` with parameters"),
             Self::EmptySegment => f.write_str("only the last segment of a path may be empty: `//` is not allowed"),
             Self::EncodedTwice => f.write_str("a path must not be encoded twice"),
+            Self::HeaderValue => f.write_str("a part of the path cannot be sent in a header"),
         }
     }
 }

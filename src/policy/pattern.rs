@@ -43,6 +43,18 @@ impl PathPattern {
         self.order(other) == Ordering::Equal
     }
 
+    /// Returns the number of segments of this prefix of the pattern; `None` if the pattern does not begin with it,
+    /// under the same names of placeholders. A prefix does not end with `/`, and has no `{*name}`.
+    #[must_use]
+    pub fn prefix_len(&self, prefix: &Self) -> Option<usize> {
+        let is_whole = prefix.segments.last().is_some_and(|last| match last {
+            SegmentPattern::Literal(literal) => !literal.is_empty(),
+            SegmentPattern::One(_) => true,
+            SegmentPattern::Rest(_) => false,
+        });
+        (is_whole && self.segments.starts_with(&prefix.segments)).then_some(prefix.segments.len())
+    }
+
     /// Returns the values of the placeholders in a path; `None` if the path does not match.
     #[must_use]
     pub fn matches(&self, path: &Path) -> Option<Params> {

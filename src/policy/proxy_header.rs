@@ -5,7 +5,9 @@
 //! `LOCAL`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::endpoints::{Endpoints, V2_START};
 
 /// The longest header that is accepted, in bytes. The specification limits version 1 to 107 and version 2 to 65551. The
 /// addresses of version 2 take up to 232 bytes, and the rest is for its TLVs: a client certificate is the largest.
@@ -16,17 +18,18 @@ pub const START_BYTES: usize = V2_START.len();
 
 const V1_START: &[u8] = b"PROXY ";
 const V1_MAX_BYTES: usize = 107;
-const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_FIXED_BYTES: usize = 16;
+/// The length of the two addresses of Unix sockets.
+const V2_UNIX_BYTES: usize = 216;
 
 /// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyHeader {
     /// Its length, in bytes.
     pub len: usize,
-    /// The client's address in canonical form. `None` if the header contains no client address: the balancer itself
-    /// connects, as for a health check, or the client has no IP address.
-    pub client: Option<IpAddr>,
+    /// The ends of the client's connection to the balancer. `None` if the header contains no client address: the
+    /// balancer itself connects, as for a health check, or the client has no IP address.
+    pub endpoints: Option<Endpoints>,
 }
 
 /// A rule of the protocol that a header breaks.
@@ -110,16 +113,16 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     // All fields that are read are ASCII, so a replaced byte makes them invalid.
     let line = String::from_utf8_lossy(line);
     let mut fields = line.split(' ').skip(1);
-    let client = match fields.next() {
+    let endpoints = match fields.next() {
         Some("UNKNOWN") => None,
-        Some("TCP4") => Some(v1_client::<Ipv4Addr>(fields)?),
-        Some("TCP6") => Some(v1_client::<Ipv6Addr>(fields)?),
+        Some("TCP4") => Some(v1_endpoints::<Ipv4Addr>(fields)?),
+        Some("TCP6") => Some(v1_endpoints::<Ipv6Addr>(fields)?),
         _ => return Err(ProxyHeaderError::Protocol),
     };
-    Ok(Some(ProxyHeader { len: line_feed.saturating_add(1), client }))
+    Ok(Some(ProxyHeader { len: line_feed.saturating_add(1), endpoints }))
 }
 
-fn v1_client<'a, A>(mut fields: impl Iterator<Item = &'a str>) -> Result<IpAddr, ProxyHeaderError>
+fn v1_endpoints<'a, A>(mut fields: impl Iterator<Item = &'a str>) -> Result<Endpoints, ProxyHeaderError>
 where
     A: std::str::FromStr + Into<IpAddr>,
 {
@@ -129,12 +132,13 @@ where
         return Err(ProxyHeaderError::Fields);
     }
     let address = |text: &str| text.parse::<A>().map(Into::into).map_err(|_| ProxyHeaderError::Address);
-    address(destination)?;
-    for port in [source_port, destination_port] {
-        let is_number = port.bytes().all(|byte| byte.is_ascii_digit()) && (port == "0" || !port.starts_with('0'));
-        port.parse::<u16>().ok().filter(|_| is_number).ok_or(ProxyHeaderError::Port)?;
-    }
-    address(source).map(|address: IpAddr| address.to_canonical())
+    let port = |text: &str| {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        text.parse::<u16>().ok().filter(|_| is_number).ok_or(ProxyHeaderError::Port)
+    };
+    let (source, destination) = (address(source)?, address(destination)?);
+    let (source_port, destination_port) = (port(source_port)?, port(destination_port)?);
+    Ok(Endpoints::new(SocketAddr::new(source, source_port), SocketAddr::new(destination, destination_port)))
 }
 
 /// Parses the binary form. Its TLVs are skipped.
@@ -156,27 +160,28 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     }
     let Some(body) = bytes.get(V2_FIXED_BYTES..len) else { return Ok(None) };
     // The receiver of `LOCAL` must ignore the family and the addresses.
-    let client = if is_local { None } else { v2_client(*family, body)? };
-    Ok(Some(ProxyHeader { len, client }))
+    let endpoints = if is_local { None } else { v2_endpoints(*family, body)? };
+    Ok(Some(ProxyHeader { len, endpoints }))
 }
 
-/// Returns the source of TCP over IPv4 or IPv6; `None` for an unspecified protocol and for Unix sockets.
-fn v2_client(family: u8, body: &[u8]) -> Result<Option<IpAddr>, ProxyHeaderError> {
-    let needed = match family {
-        0x00 => 0,
-        0x11 => 12,
-        0x21 => 36,
-        0x31 => 216,
-        _ => return Err(ProxyHeaderError::Protocol),
-    };
-    if body.len() < needed {
-        return Err(ProxyHeaderError::Length);
+/// Returns the ends of TCP over IPv4 or IPv6; `None` for an unspecified protocol and for Unix sockets.
+fn v2_endpoints(family: u8, body: &[u8]) -> Result<Option<Endpoints>, ProxyHeaderError> {
+    match family {
+        0x11 => v2_ends::<4, Ipv4Addr>(body).ok_or(ProxyHeaderError::Length).map(Some),
+        0x21 => v2_ends::<16, Ipv6Addr>(body).ok_or(ProxyHeaderError::Length).map(Some),
+        0x31 if body.len() < V2_UNIX_BYTES => Err(ProxyHeaderError::Length),
+        0x00 | 0x31 => Ok(None),
+        _ => Err(ProxyHeaderError::Protocol),
     }
-    Ok(match family {
-        0x11 => body.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        0x21 => body.first_chunk::<16>().map(|octets| IpAddr::from(*octets).to_canonical()),
-        _ => None,
-    })
+}
+
+/// Reads two addresses and two ports. `None` if the body is too short.
+fn v2_ends<const N: usize, A: From<[u8; N]> + Into<IpAddr>>(body: &[u8]) -> Option<Endpoints> {
+    let (source, body) = body.split_first_chunk::<N>()?;
+    let (destination, body) = body.split_first_chunk::<N>()?;
+    let (source_port, body) = body.split_first_chunk()?;
+    let end = |address: &[u8; N], port: &[u8; 2]| SocketAddr::new(A::from(*address).into(), u16::from_be_bytes(*port));
+    Some(Endpoints::new(end(source, source_port), end(destination, body.first_chunk()?)))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    const CLIENT: Client = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), scheme: Scheme::Https };
+    const CLIENT: Client = Client { address: IpAddr::V4(Ipv4Addr::LOCALHOST), scheme: Scheme::Https, endpoints: None };
 
     #[test]
     fn debug_contains_no_secret() {

@@ -17,6 +17,7 @@ use super::origin::Origins;
 use super::path::Path;
 use super::pattern::{Params, PathPattern};
 use super::requirement::Requirement;
+use super::rewrite::Rewrite;
 use super::token::Verifier;
 use crate::balance::Pool;
 use crate::ws::code::CloseCode;
@@ -128,6 +129,8 @@ pub struct RouteConfig {
     pub forward_claims: Vec<(ClaimPath, HeaderName)>,
     /// The client headers that the upstream receives although they are removed by default.
     pub pass_headers: Vec<HeaderName>,
+    /// The changes to the request that the upstream receives.
+    pub rewrite: Rewrite,
     /// The path at which a fresh token renews its open sessions. It has no placeholders.
     pub refresh_path: Option<PathPattern>,
     /// How its sessions end when a reload removes it or its upstream.

@@ -1,17 +1,22 @@
 //! Checks the sessions of one worker against the rules of a new snapshot.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::registry::{Command, ListedSession, Registry};
 use crate::policy::admission::Policy;
 use crate::policy::recheck::{Recheck, Removed, has_lost_key};
+use crate::policy::rejection::Rejection;
 use crate::policy::route::OnRemoved;
 use crate::runtime::{clock, cycle};
-use crate::session::CloseReason;
+use crate::session::{AdmissionRule, CloseReason};
 use crate::telemetry::request::RequestId;
 
 /// The number of sessions that are checked in a row before the worker's sessions run.
 const IN_A_ROW: usize = 64;
+
+/// The cause of a session whose key has left its set.
+const KEY_LOST: CloseReason = CloseReason::NotAdmitted(AdmissionRule::KeyLost);
 
 /// Whether a check has an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +34,8 @@ pub struct RecheckReport {
     pub kept: usize,
     /// The number of sessions that continue with other terms.
     pub changed: usize,
-    /// The sessions that are not admitted any more, each with the rule.
-    pub rejected: Vec<(RequestId, &'static str)>,
+    /// The sessions that are not admitted any more, each with the reason.
+    pub rejected: Vec<(RequestId, Rejection)>,
     /// The sessions whose token has expired by their new terms, which end them at once.
     pub expired: Vec<RequestId>,
     /// The sessions that lost their route or their server, each with what it lost.
@@ -38,6 +43,23 @@ pub struct RecheckReport {
 }
 
 impl RecheckReport {
+    /// Returns the number of sessions that end, by cause.
+    pub fn by_cause(&self) -> Vec<(&'static str, usize)> {
+        let mut counts = BTreeMap::<&'static str, usize>::new();
+        let rejected = self.rejected.iter().map(|(_, rejection)| rejection.label());
+        let expired = self.expired.iter().map(|_| CloseReason::TokenExpired.label());
+        for cause in rejected.chain(expired).chain(self.removed.iter().map(|(_, removed, _)| removed.label())) {
+            *counts.entry(cause).or_default() += 1;
+        }
+        counts.into_iter().collect()
+    }
+
+    /// Returns why the only session that was checked ends, if it does.
+    fn cause(&self) -> Option<CloseReason> {
+        let rejected = self.rejected.first().map(|(_, rejection)| CloseReason::NotAdmitted((*rejection).into()));
+        rejected.or_else(|| self.removed.first().map(|_| CloseReason::Removed))
+    }
+
     /// Adds the result of another worker.
     pub fn merge(&mut self, other: Self) {
         self.kept = self.kept.saturating_add(other.kept);
@@ -68,11 +90,7 @@ pub fn recheck_late(registry: &Registry, key: usize, policy: &Policy) {
     let Some(session) = registry.get(key) else { return };
     let mut report = RecheckReport::default();
     recheck(registry, key, &session, policy, RecheckMode::Apply, &mut report);
-    let cause = match (report.rejected.is_empty(), report.removed.is_empty()) {
-        (false, _) => CloseReason::NotAdmitted,
-        (_, false) => CloseReason::Removed,
-        _ => return,
-    };
+    let Some(cause) = report.cause() else { return };
     // The session was registered just now, so it has no other commands.
     let _ = registry.deliver_to(key, Command::Revoke(cause));
 }
@@ -92,15 +110,15 @@ pub enum EndCondition {
 pub fn end_if(registry: &Registry, id: RequestId, condition: &EndCondition) -> bool {
     let Some(key) = registry.key_of(id) else { return false };
     let Some(session) = registry.get(key) else { return false };
-    let ends = match condition {
-        EndCondition::KeyLost => has_lost_key(&session.0, &session.1.grant),
+    let cause = match condition {
+        EndCondition::KeyLost => has_lost_key(&session.0, &session.1.grant).then_some(KEY_LOST),
         EndCondition::NotAdmitted(policy) => {
             let mut report = RecheckReport::default();
             recheck(registry, key, &session, policy, RecheckMode::Apply, &mut report);
-            !report.rejected.is_empty() || !report.removed.is_empty()
+            report.cause()
         }
     };
-    ends && registry.end(key, CloseReason::NotAdmitted)
+    cause.is_some_and(|cause| registry.end(key, cause))
 }
 
 /// Ends a session whose key left its set before the session was registered.
@@ -108,7 +126,7 @@ pub fn end_if_key_lost(registry: &Registry, key: usize) {
     let Some((route, facts)) = registry.get(key) else { return };
     if has_lost_key(&route, &facts.grant) {
         // The session was registered just now, so it has no more than one other command.
-        let _ = registry.deliver_to(key, Command::Revoke(CloseReason::NotAdmitted));
+        let _ = registry.deliver_to(key, Command::Revoke(KEY_LOST));
     }
 }
 
@@ -135,7 +153,7 @@ fn recheck(
                 registry.set_terms(key, terms);
             }
         }
-        Recheck::Rejected(rejection) => report.rejected.push((facts.request_id, rejection.label())),
+        Recheck::Rejected(rejection) => report.rejected.push((facts.request_id, rejection)),
         Recheck::Removed(removed, on_removed) => report.removed.push((facts.request_id, removed, on_removed)),
     }
 }

@@ -23,6 +23,7 @@ use crate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSession
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
+use crate::policy::rewrite::Rewrite;
 use crate::policy::route::{Auth, OnRemoved, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::guard::LoadGuard;
@@ -201,6 +202,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        rewrite: Rewrite::default(),
         refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits,
@@ -215,6 +217,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         response_timeout: SHORT,
         retries: 0,
         max_pending_requests: 1,
+        proxy_protocol: false,
         title_case_headers: false,
     };
     let target = Target::Pool(Arc::new(Pool::new(upstream, now)));
@@ -231,7 +234,12 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
     };
     let client = Ipv4Addr::LOCALHOST.into();
     let headers = HeaderMap::new();
-    let facts = RequestFacts::of_opening(&opening, &headers, Client { address: client, scheme: Scheme::Https }, 1);
+    let facts = RequestFacts::of_opening(
+        &opening,
+        &headers,
+        Client { address: client, scheme: Scheme::Https, endpoints: None },
+        1,
+    );
     policy.admit(&facts, clock::both()).unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! A connected stream socket, over TCP or a Unix socket.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -54,6 +55,14 @@ impl SocketStream {
     /// Whether it is a Unix socket.
     pub fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
+    }
+
+    /// Returns the addresses of the peer and of this end. `None` for a Unix socket, and if the peer has disconnected.
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Tcp(stream) => Some((stream.peer_addr().ok()?, stream.local_addr().ok()?)),
+            Self::Unix(_) => None,
+        }
     }
 
     /// Returns the socket, for queries that only the kernel can answer.

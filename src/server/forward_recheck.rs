@@ -15,7 +15,7 @@ use crate::policy::forward::{ForwardAuth, Question, QuestionKey};
 use crate::policy::recheck::admits_answer;
 use crate::relay::registry::{Command, ListedSession};
 use crate::runtime::clock;
-use crate::session::CloseReason;
+use crate::session::{AdmissionRule, CloseReason};
 use crate::telemetry::request::RequestId;
 
 /// The maximum number of requests to one service at once.
@@ -134,7 +134,10 @@ async fn check(gateway: &Gateway, clients: &HttpClients, part: Part) -> (Arc<str
                 checked.get_or_insert(Ok(()));
                 for id in ended {
                     sleep_until(next.into()).await;
-                    gateway.workers.command_soon(id, Command::Revoke(CloseReason::NotAdmitted)).await;
+                    gateway
+                        .workers
+                        .command_soon(id, Command::Revoke(CloseReason::NotAdmitted(AdmissionRule::Service)))
+                        .await;
                     next = clock::after(next, interval);
                 }
             }

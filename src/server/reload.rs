@@ -26,7 +26,7 @@ use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::close_interval;
 use crate::runtime::tasks::Tasks;
-use crate::session::CloseReason;
+use crate::session::{AdmissionRule, CloseReason};
 use crate::telemetry::log;
 use crate::telemetry::request::RequestId;
 
@@ -251,7 +251,7 @@ impl Reloader {
             applied: false,
             kept: report.kept,
             changed: report.changed,
-            ended: by_cause(&report),
+            ended: report.by_cause(),
             exceeds_percent: None,
             listeners_added: only_in(&addresses, &before),
             listeners_removed: only_in(&before, &addresses),
@@ -274,7 +274,7 @@ impl Reloader {
         summary.kept = report.kept;
         summary.changed = report.changed;
         let new = self.without_ending(report.clone());
-        summary.ended = by_cause(&new);
+        summary.ended = new.by_cause();
         // Without a recheck, the closings of the reload before continue.
         if self.gateway.snapshot().rechecks_sessions() {
             self.end_sessions(&report);
@@ -355,8 +355,8 @@ impl Reloader {
             self.ends.clear();
             return;
         }
-        for (id, rule) in &report.rejected {
-            tracing::debug!(request_id = %id, rule, "session is not admitted any more");
+        for (id, rejection) in &report.rejected {
+            tracing::debug!(request_id = %id, rule = rejection.label(), "session is not admitted any more");
         }
         let (server, now) = (&self.config.server, Instant::from_std(clock::now()));
         let closings = schedule(report, &self.ends, now, server.recheck_rate, server.drain_timeout);
@@ -376,6 +376,9 @@ impl Reloader {
 /// A session that is closed, and the time at which it is.
 type Closing = (Instant, RequestId, CloseReason);
 
+/// The cause of a session that is checked again before it is closed, which finds its rule.
+const NOT_ADMITTED: CloseReason = CloseReason::NotAdmitted(AdmissionRule::Token);
+
 /// Returns the closings in the order of their times. A session with a time in `known` keeps it.
 fn schedule(
     report: &RecheckReport,
@@ -387,14 +390,14 @@ fn schedule(
     let (mut closings, mut rejected, mut drained) = (Vec::new(), Vec::new(), Vec::new());
     for (id, _) in &report.rejected {
         match known.get(id) {
-            Some(at) => closings.push((*at, *id, CloseReason::NotAdmitted)),
+            Some(at) => closings.push((*at, *id, NOT_ADMITTED)),
             None => rejected.push(*id),
         }
     }
     let interval = rate.period.checked_div(rate.count.get()).unwrap_or_default();
     // The rate holds for the sessions of several reloads together.
     let last = closings.iter().map(|(at, ..)| later(*at, interval)).max();
-    closings.extend(paced(rejected, last.map_or(now, |last| last.max(now)), interval, CloseReason::NotAdmitted));
+    closings.extend(paced(rejected, last.map_or(now, |last| last.max(now)), interval, NOT_ADMITTED));
     for (id, _, on_removed) in &report.removed {
         match (known.get(id), on_removed) {
             (Some(at), OnRemoved::Drain) => closings.push((*at, *id, CloseReason::Removed)),
@@ -421,22 +424,12 @@ fn later(at: Instant, time: Duration) -> Instant {
 async fn close_all(workers: &Workers, closings: Vec<Closing>, not_admitted: &EndCondition) {
     for (at, id, cause) in closings {
         sleep_until(at).await;
-        if cause == CloseReason::NotAdmitted {
+        if cause == NOT_ADMITTED {
             workers.end_if(id, not_admitted).await;
         } else {
             workers.command_soon(id, Command::Revoke(cause)).await;
         }
     }
-}
-
-fn by_cause(report: &RecheckReport) -> Vec<(&'static str, usize)> {
-    let mut counts = std::collections::BTreeMap::<&'static str, usize>::new();
-    let rejected = report.rejected.iter().map(|(_, rule)| *rule);
-    let expired = report.expired.iter().map(|_| CloseReason::TokenExpired.label());
-    for cause in rejected.chain(expired).chain(report.removed.iter().map(|(_, removed, _)| removed.label())) {
-        *counts.entry(cause).or_default() += 1;
-    }
-    counts.into_iter().collect()
 }
 
 /// Whether more than this share of the sessions would end.

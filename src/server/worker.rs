@@ -194,10 +194,11 @@ impl WorkerContext {
             let counted = sessions.metrics().connection();
             let identified = identify(&gateway, &config, &stream, peer, slot, deadline).await;
             drop(counted);
-            let Some((peer, slot)) = identified else { return };
+            let Some((peer, endpoints, slot)) = identified else { return };
             let pending = PendingConnection { slot, load };
             // A session gets a task of its own: this one would keep the memory that its handshakes needed.
-            let steps = Box::pin(connection::serve(&gateway, &sessions, &config, stream, peer, pending, deadline));
+            let steps =
+                Box::pin(connection::serve(&gateway, &sessions, &config, stream, (peer, endpoints), pending, deadline));
             if let Some(relay) = handshake_pacing::paced(steps).await {
                 tasks.start(relay);
             }

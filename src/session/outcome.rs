@@ -1,6 +1,7 @@
 //! The outcome and the traffic counts of a session, which the caller logs.
 
 use super::side::Side;
+use crate::policy::rejection::Rejection;
 use crate::ws::code::CloseCode;
 use crate::ws::violation::Violation;
 
@@ -31,6 +32,59 @@ impl ClosedBy {
             Self::Client => "client",
             Self::Upstream => "upstream",
             Self::Tollgate => "tollgate",
+        }
+    }
+}
+
+/// The rule by which an open session is not admitted any more. A `u8`, so that a session does not grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdmissionRule {
+    /// Its token is not valid by the changed rules of its auth section, or its route has other sections.
+    Token,
+    /// The key that verified its token has left the key set.
+    KeyLost,
+    /// The authentication service did not admit it when it was asked again.
+    Service,
+    /// The route does not admit its address any more.
+    Address,
+    /// The route does not admit its origin any more.
+    Origin,
+    /// Its claims do not meet the requirements any more.
+    Claims,
+    /// Its subject or its address has more sessions than the changed limits allow.
+    Sessions,
+}
+
+impl AdmissionRule {
+    /// All rules.
+    pub const ALL: [Self; 7] =
+        [Self::Token, Self::KeyLost, Self::Service, Self::Address, Self::Origin, Self::Claims, Self::Sessions];
+
+    /// Returns its name in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::KeyLost => "key_lost",
+            Self::Service => "auth_status",
+            Self::Address => "address",
+            Self::Origin => "origin",
+            Self::Claims => "claims",
+            Self::Sessions => "sessions",
+        }
+    }
+}
+
+impl From<Rejection> for AdmissionRule {
+    /// Returns the rule by which a check rejects an open session.
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Address => Self::Address,
+            Rejection::Origin => Self::Origin,
+            Rejection::Claims => Self::Claims,
+            Rejection::AddressSessions | Rejection::SubjectSessions => Self::Sessions,
+            Rejection::AuthStatus(_) | Rejection::AuthUnavailable | Rejection::AuthBusy => Self::Service,
+            // The others concern the token, or only a request.
+            _ => Self::Token,
         }
     }
 }
@@ -68,8 +122,8 @@ pub enum CloseReason {
     Revoked,
     /// A newer session of the same subject or address has taken over its slot.
     Replaced,
-    /// A changed configuration does not admit the session any more.
-    NotAdmitted,
+    /// The session is not admitted any more, by this rule.
+    NotAdmitted(AdmissionRule),
     /// A changed configuration has no route or no server for the session any more.
     Removed,
     /// The process cut the session off without waiting for the closing handshake.
@@ -88,7 +142,7 @@ impl CloseReason {
             | Self::TokenExpired
             | Self::Revoked
             | Self::Replaced
-            | Self::NotAdmitted => CloseCode::POLICY_VIOLATION,
+            | Self::NotAdmitted(_) => CloseCode::POLICY_VIOLATION,
             Self::MaxAge
             | Self::IdleTimeout
             | Self::NoPong(_)
@@ -112,7 +166,7 @@ impl CloseReason {
             Self::OverheadRate => "frame rate exceeded",
             Self::Revoked => "revoked",
             Self::Replaced => "replaced by a newer session",
-            Self::NotAdmitted => "no longer admitted",
+            Self::NotAdmitted(_) => "no longer admitted",
             Self::Removed => "route removed",
             Self::TokenExpired => "token expired",
             Self::MaxAge => "maximum session age",
@@ -149,9 +203,19 @@ impl CloseReason {
             Self::Command => "command",
             Self::Revoked => "revoked",
             Self::Replaced => "replaced",
-            Self::NotAdmitted => "not_admitted",
+            Self::NotAdmitted(_) => "not_admitted",
             Self::Removed => "removed",
             Self::Aborted => "cut",
+        }
+    }
+}
+
+impl CloseReason {
+    /// Returns the name of the rule within this reason, for the log.
+    pub fn rule(self) -> Option<&'static str> {
+        match self {
+            Self::NotAdmitted(rule) => Some(rule.label()),
+            _ => None,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The last ends of sessions and rejections of requests, kept in memory so that an operator can ask what happened.
 
 use std::collections::VecDeque;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::escape::{Escaping, Form};
 use super::identity::Identities;
 use super::rejections::RejectionEvent;
 use super::request::{RequestId, RequestSummary};
@@ -69,7 +71,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// A text of at most 256 bytes.
+/// A text of at most 256 bytes, in which control and bidirectional characters are escaped.
 pub type Text = Option<Box<str>>;
 
 /// What happened.
@@ -133,8 +135,8 @@ impl Events {
             auth: text(session.auth),
             upstream: text(Some(session.upstream)),
             server: text(Some(session.server)),
-            subject: owned(identities.subject(session.subject)),
-            address: owned(identities.address(session.client)),
+            subject: text(identities.subject(session.subject).as_deref()),
+            address: text(identities.address(session.client).as_deref()),
             ..self.event(session.request_id, session.request, kind, unix)
         });
     }
@@ -151,8 +153,8 @@ impl Events {
             auth: text(event.auth),
             upstream: text(event.upstream),
             server: text(event.server),
-            subject: owned(identities.subject(event.subject)),
-            address: owned(identities.address(event.client)),
+            subject: text(identities.subject(event.subject).as_deref()),
+            address: text(identities.address(event.client).as_deref()),
             ..self.event(event.request_id, event.summary, kind, unix)
         });
     }
@@ -223,12 +225,14 @@ impl Kept {
     }
 }
 
+/// Returns a text as the log shows it: without characters that act on a reader's screen, and cut.
 fn text(text: Option<&str>) -> Text {
-    text.map(|text| truncate(text).into())
-}
-
-fn owned(text: Option<String>) -> Text {
-    text.map(|text| if text.len() > super::TEXT_MAX_BYTES { truncate(&text).into() } else { text.into() })
+    text.map(|text| {
+        let mut shown = String::with_capacity(text.len());
+        // Writing to a string does not fail.
+        let _ = Escaping::new(&mut shown, Form::Text).write_str(truncate(text));
+        truncate(&shown).into()
+    })
 }
 
 fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
@@ -331,6 +335,18 @@ mod tests {
         assert_eq!((page[0].subject.as_deref(), page[0].address.as_deref()), (Some(&*cut), None));
         let EventKind::Rejection { detail, .. } = &page[0].kind else { panic!("{page:?}") };
         assert_eq!((detail.as_deref(), page[0].generation), (Some(&*cut), 7));
+    }
+
+    #[test]
+    fn characters_that_act_on_a_screen_are_escaped() {
+        let events = Events::new(true);
+        let event = RejectionEvent {
+            subject: Some("\u{202e}evil\u{1b}[2J"),
+            ..RejectionEvent::new(Rejection::Origin, RequestId(1), "192.0.2.7".parse().unwrap())
+        };
+        events.push_rejection(&event, &identities(), None);
+        let (page, _) = events.page(None, 1);
+        assert_eq!(page[0].subject.as_deref(), Some("\\u{202e}evil\\u{1b}[2J"));
     }
 
     #[test]

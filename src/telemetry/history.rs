@@ -1,6 +1,6 @@
 //! The figures of the last hour: samples of metrics at a fixed interval, kept in memory.
 //!
-//! Each series has a number of 8 bytes for each sample. An hour of [`SERIES_MAX`] series takes 1.5 MiB; a process with a
+//! Each series has a number of 8 bytes for each sample. An hour of as many series as possible takes 1.5 MiB; a process with a
 //! few servers has about 50 series, which take 154 KiB (`tests/history_memory.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,11 +12,10 @@ use super::metrics::{Family, Kind, Value};
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// The number of samples: an hour.
 pub const SAMPLES_MAX: usize = 360;
-/// The number of series. Those of further servers are left out.
-pub const SERIES_MAX: usize = 512;
+/// The number of series of servers; those of further servers are left out. The others have labels of fixed sets.
+pub const SERVER_SERIES_MAX: usize = 320;
 
-/// The metrics that are kept, with the labels by which they are kept: a value is the sum over all other labels. Those
-/// whose number depends on the configuration are last.
+/// The metrics that are kept, with the labels by which they are kept: a value is the sum over all other labels.
 const TRACKED: [(&str, &[&str]); 16] = [
     ("tollgate_sessions", &[]),
     ("tollgate_connections", &["state"]),
@@ -55,6 +54,23 @@ struct SeriesKey {
     metric: usize,
     /// The values of its labels.
     labels: Vec<String>,
+}
+
+impl SeriesKey {
+    /// Whether the number of such series depends on the configuration.
+    fn is_of_server(&self) -> bool {
+        TRACKED.get(self.metric).is_some_and(|(_, labels)| labels.contains(&"server"))
+    }
+
+    /// Whether a new series of this key may be kept besides this number of series of servers, in which it then counts.
+    fn has_room(&self, servers: &mut usize) -> bool {
+        if !self.is_of_server() {
+            return true;
+        }
+        let has_room = *servers < SERVER_SERIES_MAX;
+        *servers = servers.saturating_add(usize::from(has_room));
+        has_room
+    }
 }
 
 #[derive(Debug)]
@@ -128,8 +144,9 @@ impl History {
             *self = Self::default();
         }
         let before = self.times.len();
+        let mut servers = self.series.keys().filter(|key| key.is_of_server()).count();
         for (key, (kind, _)) in &sample.values {
-            if !self.series.contains_key(key) && self.series.len() < SERIES_MAX {
+            if !self.series.contains_key(key) && key.has_room(&mut servers) {
                 // Nothing is allocated twice, or for more than an hour.
                 let mut values = VecDeque::with_capacity(SAMPLES_MAX + 1);
                 values.extend(std::iter::repeat_n(absent(*kind), before));
@@ -157,11 +174,11 @@ impl History {
         let has_now = self.times.back().is_none_or(|last| *last < now.unix_seconds);
         let first = after.map_or(0, |after| self.times.partition_point(|time| *time <= after));
         let times = self.times.iter().skip(first).copied().chain(has_now.then_some(now.unix_seconds));
-        let new = now.values.iter().filter(|(key, _)| !self.series.contains_key(key));
+        let mut servers = self.series.keys().filter(|key| key.is_of_server()).count();
+        let new = now.values.iter().filter(|(key, _)| !self.series.contains_key(key) && key.has_room(&mut servers));
         let keys = self.series.iter().map(|(key, series)| (key, series.kind, Some(series)));
         let mut keys: Vec<_> = keys.chain(new.map(|(key, (kind, _))| (key, *kind, None))).collect();
         keys.sort_unstable_by_key(|(key, ..)| *key);
-        keys.truncate(SERIES_MAX);
         let series = keys.into_iter().filter_map(|(key, kind, series)| {
             let absent = absent(kind);
             let current = now.values.get(key).map_or(absent, |(_, value)| *value);
@@ -296,13 +313,15 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_series_is_limited() {
+    fn only_the_series_of_servers_are_limited() {
         let mut history = History::default();
-        let names: Vec<_> = (0..2 * SERIES_MAX).map(|number| format!("{number:04}:1")).collect();
+        let names: Vec<_> = (0..2 * SERVER_SERIES_MAX).map(|number| format!("{number:04}:1")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         history.push(&servers(0.0, &names));
-        assert_eq!(history.series.len(), SERIES_MAX);
-        assert_eq!(history.figures(None, &servers(1.0, &names)).series.len(), SERIES_MAX);
+        history.push(&sessions(10.0, &[(&["a", "up"], 1)]));
+        assert_eq!(history.series.len(), SERVER_SERIES_MAX + 1);
+        assert_eq!(history.figures(None, &servers(11.0, &names)).series.len(), SERVER_SERIES_MAX + 1);
+        assert_eq!(History::default().figures(None, &servers(11.0, &names)).series.len(), SERVER_SERIES_MAX);
     }
 
     #[test]

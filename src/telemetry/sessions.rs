@@ -168,6 +168,7 @@ impl Sessions {
             by = by.label(),
             code = code.map(|code| code.0),
             cause = cause.label(),
+            rule = cause.rule(),
             reason,
             "session ended"
         );

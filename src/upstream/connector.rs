@@ -87,10 +87,11 @@ impl Connector {
         self.names.retain(keep);
     }
 
-    /// Sends the request to a server of the pool that it was admitted for: the one that [`Pool::choose`] returns. If that
-    /// does not accept the connection, or breaks it before its response, up to `retries` further servers are tried: an
-    /// opening handshake has no effect before its response (RFC 9110 section 9.2.2). The request counts as a session of
-    /// the server from before the connection on, so that requests that arrive together are spread.
+    /// Sends the request, after this PROXY header, to a server of the pool that it was admitted for: the one that
+    /// [`Pool::choose`] returns. If that does not accept the connection, or breaks it before its response, up to
+    /// `retries` further servers are tried: an opening handshake has no effect before its response (RFC 9110 section
+    /// 9.2.2). The request counts as a session of the server from before the connection on, so that requests that arrive
+    /// together are spread.
     ///
     /// # Errors
     /// If `max_pending_requests` requests are pending, every server is full, no server that is tried accepts the
@@ -99,6 +100,7 @@ impl Connector {
         &self,
         admission: &Admission,
         facts: &RequestFacts<'_>,
+        proxy_header: &[u8],
         request: Request<Empty<Bytes>>,
     ) -> Result<Asked, AskError> {
         let pool = admission.pool();
@@ -125,7 +127,7 @@ impl Connector {
                 sleep(attempt.pause()).await;
             }
             let error = match self.try_server(pool, server).await {
-                Ok(stream) => match self.ask_server(pool, server, stream, request.clone()).await {
+                Ok(stream) => match self.ask_server(pool, server, stream, (proxy_header, request.clone())).await {
                     Ok(response) => return Ok(Asked { response, session }),
                     Err(error) if error.rejection != Rejection::Unreachable => return Err(error),
                     Err(error) => error,
@@ -152,10 +154,11 @@ impl Connector {
         pool: &Pool,
         server: &Server,
         stream: SocketStream,
-        request: Request<Empty<Bytes>>,
+        (proxy_header, request): (&[u8], Request<Empty<Bytes>>),
     ) -> Result<UpstreamResponse, AskError> {
         let config = pool.config();
-        let (rejection, error) = match open(stream, request, config.response_timeout, config.title_case_headers).await {
+        let opening = open(stream, proxy_header, request, config.response_timeout, config.title_case_headers);
+        let (rejection, error) = match opening.await {
             Ok(response) => {
                 if let UpstreamResponse::NotSwitched(response) = &response {
                     self.note_status(pool, server, response.status());

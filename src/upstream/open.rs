@@ -11,6 +11,7 @@ use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use crate::client::short_body;
@@ -56,17 +57,22 @@ impl From<hyper::Error> for OpenError {
     }
 }
 
-/// Sends a request to switch protocols. The head of the response must be received within `response_timeout`.
+/// Sends a PROXY header, unless it is empty, and a request to switch protocols. The head of the response must be
+/// received within `response_timeout`.
 ///
 /// # Errors
 /// If the head is not received in time, the connection breaks, or the response is not HTTP or has too large a head.
 pub async fn open(
-    stream: SocketStream,
+    mut stream: SocketStream,
+    proxy_header: &[u8],
     request: Request<Empty<Bytes>>,
     response_timeout: Duration,
     title_case_headers: bool,
 ) -> Result<UpstreamResponse, OpenError> {
-    let asking = ask(stream, request, title_case_headers);
+    let asking = async {
+        stream.write_all(proxy_header).await.map_err(OpenError::Broken)?;
+        ask(stream, request, title_case_headers).await
+    };
     let (response, mut connection) = timeout(response_timeout, asking).await.map_err(|_| OpenError::Timeout)??;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let body_timeout = response_timeout.min(short_body::BODY_TIMEOUT);

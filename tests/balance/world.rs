@@ -98,6 +98,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        proxy_protocol: false,
         title_case_headers: false,
     }
 }

@@ -84,6 +84,8 @@ fn fill(folder: &Path) {
     write(folder, "admin-token", "an-admin-token-for-tests\n", 0o600);
     write(folder, "short", "0123456789abcde\n", 0o600);
     write(folder, "secret", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n", 0o600);
+    write(folder, "upstream-token", "Bearer SECRET\n", 0o640);
+    write(folder, "two-lines", "Bearer SECRET\nX-Evil: 1\n", 0o600);
     write(folder, "open-secret", "0123456789abcdef0123456789abcdef", 0o644);
     write(folder, "empty-secret", "", 0o600);
     write(folder, "public.pem", key.public_key_pem(), 0o644);

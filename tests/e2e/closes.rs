@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
-use tollgate::session::{CloseReason, Side};
+use tollgate::session::{AdmissionRule, CloseReason, Side};
 use tollgate::ws::violation::Violation;
 
 use crate::support::PATIENCE;
@@ -151,7 +151,7 @@ fn cases(cause: CloseReason) -> Vec<Case> {
         CloseReason::Command => vec![],
         // `revocation` and `logout` have the cases.
         CloseReason::Revoked => vec![],
-        CloseReason::NotAdmitted => {
+        CloseReason::NotAdmitted(_) => {
             let denied =
                 |text: String| text.replace("auth = \"none\"", "auth = \"none\"\ndeny_addresses = [\"127.0.0.1\"]");
             let reload = move |_: &mut Session, gate: &Gate| drop(gate.reload(denied));
@@ -442,7 +442,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         Command,
         Revoked,
         Replaced,
-        NotAdmitted,
+        NotAdmitted([CloseReason::NotAdmitted(AdmissionRule::Address)]),
         Removed,
         Aborted,
     }));

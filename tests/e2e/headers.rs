@@ -15,7 +15,7 @@ use crate::support::wire::Head;
 
 /// Returns the first line and the sorted fields of a request at the upstream, without the key and the ids, which are
 /// random and are checked here.
-fn seen(asked: &Head) -> (String, Vec<(&str, &str)>) {
+pub fn seen(asked: &Head) -> (String, Vec<(&str, &str)>) {
     let key = asked.get("Sec-WebSocket-Key").expect("a key");
     assert!(key != KEY && key.len() == KEY.len(), "the proxy sends a key of its own: {key}");
     let id = asked.get("X-Request-Id").expect("an id");
@@ -77,7 +77,7 @@ fn a_valid_trace_context_passes_with_a_span_id_of_the_proxy() {
 }
 
 /// Returns the fields that every upstream receives, with `also` added.
-fn told<'a>(host: &'a str, also: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+pub fn told<'a>(host: &'a str, also: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let mut fields = vec![
         ("connection", "Upgrade"),
         ("forwarded", "for=127.0.0.1;host=\"chat.example.com\";proto=https"),

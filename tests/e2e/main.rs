@@ -23,6 +23,8 @@ mod passing;
 mod proxies;
 mod plain;
 mod headers;
+mod rewrite;
+mod to_proxied;
 mod forward;
 mod claims;
 mod log_lines;

@@ -362,3 +362,25 @@ fn tls_min_version_rejects_lower_versions() {
     };
     assert!(error.contains("ProtocolVersion"), "{error}");
 }
+
+/// A client of a Unix socket has no address, unless a trusted proxy names it.
+#[test]
+fn a_server_with_proxy_protocol_gets_no_address_of_a_client_of_a_unix_socket() {
+    let (upstream, folder) = (Upstream::bind(), Folder::new());
+    let setup = Setup::new().upstream("proxy_protocol = true").listener("trusted_proxies = [\"unix\"]");
+    let _gate = folder.start(setup, &upstream);
+    let header = |request: &Request| {
+        let mut client = over_unix(&folder.socket());
+        client.send(&request.bytes());
+        let (header, mut server) = upstream.accept_proxied();
+        server.open(&[]);
+        assert_eq!(client.head().status(), 101);
+        header
+    };
+    let start = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    assert_eq!(header(&Request::to("/open/")), [&start[..], &[0x20, 0x00, 0, 0]].concat(), "LOCAL");
+    let v4 = [&start[..], &[0x21, 0x11, 0, 12, 192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+    assert_eq!(header(&Request::to("/open/").with("X-Forwarded-For: 192.0.2.7")), v4);
+    let v6 = [&start[..], &[0x21, 0x21, 0, 36, 0x20, 1, 0xd, 0xb8], &[0; 11], &[7], &[0; 20]].concat();
+    assert_eq!(header(&Request::to("/open/").with("X-Forwarded-For: 2001:db8::7")), v6);
+}

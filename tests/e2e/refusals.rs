@@ -54,6 +54,10 @@ enum Play {
 const REFRESHED: &str = "[[route]]\nname = \"live\"\npath = \"/live/{room}\"\nrefresh_path = \"/live/refresh\"\n\
                          upstream = \"main\"\nauth = \"users\"\n";
 
+/// A route that sends a part of the path in a header.
+const NAMED: &str = "[[route]]\nname = \"named\"\npath = \"/named/{room}\"\nupstream = \"main\"\nauth = \"none\"\n\
+                     set_headers = { X-Room = \"{room}\" }\n";
+
 fn case(request: Request, play: Play) -> Case {
     Case { request, play }
 }
@@ -280,6 +284,10 @@ fn path_cases(error: PathError) -> Vec<Case> {
         PathError::DotParameter => to(&["/open/..;/room/blue"]),
         PathError::EmptySegment => to(&["//open/", "/open//a"]),
         PathError::EncodedTwice => to(&["/open/%252f", "/open/%252e%252e"]),
+        PathError::HeaderValue => {
+            let setup = || Setup::new().more(NAMED);
+            ["/named/caf%C3%A9", "/named/%20"].map(|path| case(Request::to(path), Play::SetUp(setup()))).into()
+        }
     }
 }
 
@@ -561,6 +569,7 @@ fn ambiguous_paths_are_rejected() {
         DotParameter,
         EmptySegment,
         EncodedTwice,
+        HeaderValue,
     });
     check(errors.into_iter().map(Rejection::Path));
 }

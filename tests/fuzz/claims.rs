@@ -11,7 +11,8 @@ use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::claims::Claims;
 use tollgate::policy::key::KeySet;
 use tollgate::policy::pattern::Params;
-use tollgate::policy::requirement::{AcceptedValue, Requirement};
+use tollgate::policy::requirement::Requirement;
+use tollgate::policy::template::Template;
 use tollgate::policy::token::{Verifier, VerifierConfig};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -36,7 +37,7 @@ pub fn claims(data: &[u8]) {
     if let Some(Value::String(text)) = candidates.first()
         && is_present
         && !["scope", "scp"].contains(&name.trim_start_matches('/'))
-        && let Ok(value) = text.parse::<AcceptedValue>()
+        && let Ok(value) = text.parse::<Template>()
         && value.names().next().is_none()
     {
         assert!(met(Requirement::any_of(path.clone(), vec![value])), "{name} in {payload}");

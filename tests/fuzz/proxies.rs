@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue};
+use tollgate::policy::endpoints;
 use tollgate::policy::forwarded::{Client, Scheme};
 use tollgate::policy::peer::{Peer, PeerSet};
 use tollgate::policy::proxy_header::{HEADER_MAX_BYTES, ProxyHeader};
@@ -20,6 +21,9 @@ pub fn proxy_header(data: &[u8]) {
             assert_eq!(ProxyHeader::parse(&data[..header.len]), Ok(Some(header)));
             assert_eq!(ProxyHeader::parse(&longer), Ok(Some(header)));
             all_incomplete(&data[..header.len - 1]);
+            let written = endpoints::proxy_header(header.endpoints);
+            let same = ProxyHeader { len: written.len(), endpoints: header.endpoints };
+            assert_eq!(ProxyHeader::parse(&written), Ok(Some(same)));
         }
         Err(error) => assert_eq!(ProxyHeader::parse(&longer), Err(error)),
     }
@@ -41,7 +45,7 @@ pub fn forwarded(data: &[u8]) {
             headers.append(name, HeaderValue::from_bytes(line).ok()?);
         }
         let peer = Peer::of_address("10.0.0.1".parse().unwrap());
-        Some(Client::of_request(&headers, peer, &trusted, Scheme::Http).address)
+        Some(Client::of_request(&headers, (peer, None), &trusted, Scheme::Http).address)
     };
     for (address, node) in [("203.0.113.9", "203.0.113.9"), ("2001:db8::7", "\"[2001:db8::7]:4711\"")] {
         let expected: IpAddr = address.parse().unwrap();

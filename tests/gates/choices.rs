@@ -33,6 +33,7 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        proxy_protocol: false,
         title_case_headers: false,
     };
     let pool = Pool::new(config, tollgate::runtime::clock::now());

@@ -121,7 +121,8 @@ impl Head {
 fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: Clocks) {
     policy.charge(address, now.instant).expect("the rate is not exceeded");
     let Ok(opening) = Opening::parse(&Method::GET, uri, Version::HTTP_11, headers) else { return };
-    let facts = RequestFacts::of_opening(&opening, headers, Client { address, scheme: Scheme::Https }, 1);
+    let facts =
+        RequestFacts::of_opening(&opening, headers, Client { address, scheme: Scheme::Https, endpoints: None }, 1);
     let admission = policy.admit(&facts, now).expect("the request is admitted");
     let stripped = admission.stripped();
     assert!(!stripped.is_empty(), "the route requires a token");
@@ -130,7 +131,8 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let extensions = &opening.extensions;
     let trace = TraceContext::of_request(headers, || [1; 16]);
     let span_id = [1; 8];
-    let added = UpstreamHeaders { request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions };
+    let set = &[];
+    let added = UpstreamHeaders { request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions, set };
     black_box(headers::to_upstream(&facts, &admission, &added));
 }
 

@@ -18,20 +18,12 @@ directory = harness.work_dir("browser")
 screenshots = harness.INTEROP / "screenshots"
 screenshots.mkdir(parents=True, exist_ok=True)
 demo = harness.Demo(directory)
-
-
-def spki(certificate):
-    """Returns the hash of the key of a certificate, which a browser can be told to trust."""
-    return harness.run("sh", "-c", 'openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der '
-                       "| openssl dgst -sha256 -binary | openssl base64", "sh", certificate).stdout.strip()
-
-
 port = int(demo.facts["page"].rsplit(":", 1)[1].strip("/"))
 
 # The browser trusts only this key, as it would after an import of the CA.
 (directory / "demo.pem").write_text(ssl.get_server_certificate(("127.0.0.1", port), timeout=10))
 program = harness.Node("node/browser.js", directory)
-program.tell(**demo.facts, spki=spki(directory / "demo.pem"), chromium=executable, screenshots=str(screenshots))
+program.tell(**demo.facts, spki=harness.spki(directory / "demo.pem"), chromium=executable, screenshots=str(screenshots))
 program.run_checks(suite, seconds=180)
 
 with suite.check("demo: exits with 0 on SIGTERM"):
@@ -41,7 +33,7 @@ with suite.check("demo: exits with 0 on SIGTERM"):
 LIFE_SECONDS = 6  # of the first tokens
 secrets = harness.Secrets(directory)
 chain, key = secrets.dir / "localhost.pem", secrets.dir / "localhost.key"
-program = harness.Node("node/refresh.js", directory, executable, spki(chain), chain, key)
+program = harness.Node("node/refresh.js", directory, executable, harness.spki(chain), chain, key)
 proxy = harness.Proxy("".join([
     harness.listener(secrets), harness.auth(secrets), harness.upstream("echo", program.facts["port"]),
     harness.route("live", "/live/{room}", "echo", auth='"users"', refresh_path='"/live/refresh"',
@@ -56,7 +48,7 @@ program.run_checks(suite, seconds=120)
 
 def forward_auth():
     """A page whose login is checked by a service that answers as oauth2-proxy does."""
-    program = harness.Node("node/forward.js", directory, executable, spki(chain), chain, key)
+    program = harness.Node("node/forward.js", directory, executable, harness.spki(chain), chain, key)
     section = f"""
 [auth.sso]
 kind = "forward"

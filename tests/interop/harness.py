@@ -148,6 +148,12 @@ def run(*command, seconds=60, **options):
     return done
 
 
+def spki(certificate):
+    """Returns the hash of the key of a certificate, which a browser can be told to trust."""
+    return run("sh", "-c", 'openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der '
+               "| openssl dgst -sha256 -binary | openssl base64", "sh", certificate).stdout.strip()
+
+
 def build_load_generator():
     """Builds the load generator in the target directory of tests/bench/run.py, and returns its path."""
     home = TARGET / "bench/wsload"
@@ -323,7 +329,7 @@ def node(name, script, directory, *arguments, **options):
 
 class Node:
     """A program of tests/interop/node: it starts its servers, prints `{"port": N, ...}`, reads one line of JSON from the
-    suite (URL of the proxy, tokens), and then prints `ok NAME` or `not ok NAME: why` for each check."""
+    suite (URL of the proxy, tokens), and then prints `ok NAME` or `not ok NAME: why` for each check, and `note TEXT`."""
 
     def __init__(self, script, directory, *arguments):
         name = pathlib.Path(script).stem
@@ -347,6 +353,8 @@ class Node:
                     suite.ok(line[3:])
                 elif line.startswith("not ok "):
                     suite.fail(*line[7:].split(": ", 1))
+                elif line.startswith("note "):
+                    suite.note(line[5:])
                 else:
                     print(f"        {line}", flush=True)
             code = self.process.wait(5)

@@ -1,4 +1,5 @@
-"""Tests the address of the client behind HAProxy and nginx: by PROXY headers, and by the headers that they append.
+"""Tests the address of the client behind HAProxy and nginx: by PROXY headers, and by the headers that they append; and the
+PROXY headers that HAProxy and nginx get from Tollgate as its upstreams.
 
 Clients connect from several addresses of 127.0.0.0/8, and the balancers connect to Tollgate from 127.0.0.1, or over a Unix
 socket.
@@ -9,6 +10,7 @@ import contextlib
 import itertools
 import json
 import pathlib
+import re
 import shutil
 import socket
 import ssl
@@ -20,6 +22,7 @@ import harness
 import websockets.exceptions
 from harness import Process, Proxy, Secrets, Suite, equal, free_port
 from websockets.asyncio.client import connect
+from websockets.sync.client import unix_connect
 from websockets.sync.server import serve
 
 SECONDS = 15
@@ -46,7 +49,7 @@ threading.Thread(target=backend.serve_forever, daemon=True).start()
 sockets = pathlib.Path(tempfile.mkdtemp(prefix="tollgate-"))  # the path of a socket is limited to 107 bytes
 
 PORTS = {name: free_port() for name in ("proxied", "plain_proxied", "plain_trusted", "haproxy_v1", "haproxy_v2", "haproxy_tls",
-                                        "haproxy_http", "nginx_tcp", "nginx_unix")}
+                                        "haproxy_http", "nginx_tcp", "nginx_unix", "to_haproxy", "to_nginx", "ipv6")}
 
 LISTENERS = f"""
 [[listener]]
@@ -63,7 +66,14 @@ trusted_proxies = ["127.0.0.1"]
 address = "unix:{sockets}/http.sock"
 tls = false
 trusted_proxies = ["unix"]
+
+[[listener]]
+address = "[::1]:{PORTS['ipv6']}"
+tls = false
 """
+
+# Servers that expect a PROXY header. The backend receives the ends of the client's connection as they read them.
+PROXIED_UPSTREAMS = "".join(harness.upstream(name, PORTS[name]) + "proxy_protocol = true\n" for name in ("to_haproxy", "to_nginx"))
 
 HAPROXY = f"""
 global
@@ -103,6 +113,14 @@ frontend http
 backend tollgate_http
     mode http
     server tollgate 127.0.0.1:{PORTS['plain_trusted']}
+frontend from_tollgate
+    mode http
+    bind 127.0.0.1:{PORTS['to_haproxy']} accept-proxy
+    http-request set-header X-Ends "%[src] %[src_port] %[dst] %[dst_port]"
+    use_backend service
+backend service
+    mode http
+    server service 127.0.0.1:{backend.socket.getsockname()[1]}
 """
 
 NGINX_SERVER = """
@@ -120,6 +138,19 @@ NGINX_SERVER = """
             proxy_set_header X-Forwarded-Proto $scheme;
         }
     }
+"""
+
+NGINX_PROXIED = f"""
+    server {{
+        listen 127.0.0.1:{PORTS['to_nginx']} proxy_protocol;
+        location / {{
+            proxy_pass http://127.0.0.1:{backend.socket.getsockname()[1]};
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection Upgrade;
+            proxy_set_header X-Ends "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
+        }}
+    }}
 """
 
 
@@ -140,7 +171,7 @@ worker_processes 1;
 events {{ worker_connections 4000; }}
 http {{
     access_log off;
-{temporary}{servers}
+{temporary}{servers}{NGINX_PROXIED}
 }}
 """
 
@@ -163,7 +194,9 @@ class Session:
 
     def __init__(self, name, path="open", source="127.0.0.7", headers=None):
         self.path = f"/{path}/{next(numbers)}"
-        run(self.open(harness.raw(PORTS[name], seconds=SECONDS, source=source), headers))
+        plain = harness.raw(PORTS[name], seconds=SECONDS, source=source)
+        self.own = plain.getsockname()
+        run(self.open(plain, headers))
         self.seen = json.loads(self.recv())
 
     async def open(self, plain, headers):
@@ -229,17 +262,19 @@ config = "\n".join([
     harness.listener(secrets, proxy_protocol_from='["127.0.0.1"]').replace("@PORT@", str(PORTS["proxied"])),
     LISTENERS,
     harness.upstream("backend", backend.socket.getsockname()[1]),
+    PROXIED_UPSTREAMS,
     harness.route("open", "/open/{case}", "backend"),
     harness.route("one", "/one/{case}", "backend", limits={"sessions_per_address": 1}),
+    *(harness.route(name, f"/{name}/{{case}}", name) for name in ("to_haproxy", "to_nginx")),
     harness.route("denied", "/denied/{case}", "backend", deny_addresses='["127.0.0.66"]'),
 ])
 tollgate = Proxy(config, folder)
 (folder / "haproxy.pem").write_text((secrets.dir / "localhost.pem").read_text() + (secrets.dir / "localhost.key").read_text())
 (folder / "haproxy.cfg").write_text(HAPROXY)
 (folder / "nginx.conf").write_text(nginx_config())
-start("haproxy", [port for name, port in PORTS.items() if name.startswith("haproxy")], "haproxy", "-q", "-f",
+start("haproxy", [port for name, port in PORTS.items() if name.startswith(("haproxy", "to_haproxy"))], "haproxy", "-q", "-f",
       folder / "haproxy.cfg")
-start("nginx", [PORTS["nginx_tcp"], PORTS["nginx_unix"]], "nginx", "-e", folder / "nginx.err", "-c", folder / "nginx.conf")
+start("nginx", [PORTS["nginx_tcp"], PORTS["nginx_unix"], PORTS["to_nginx"]], "nginx", "-e", folder / "nginx.err", "-c", folder / "nginx.conf")
 
 # A balancer in TCP mode passes the TLS connection to Tollgate, or terminates it (`haproxy_tls`).
 TCP = {"haproxy_v1": "https", "haproxy_v2": "https", "haproxy_tls": "http"}
@@ -301,6 +336,50 @@ with suite.check("nginx_tcp and nginx_unix: the balancer's own connections do no
         opened = [Session(balancer, source="127.0.0.7") for _ in range(4 * SHARE)]
         for session in opened:
             session.close()
+
+# The ends without a client's address: HAProxy uses those of its own connection, here without Tollgate's end; nginx none.
+UNKNOWN = {"to_haproxy": f"127.0.0.1 {PORTS['to_haproxy']}", "to_nginx": ""}
+
+
+def ends_over(plain, path):
+    """Opens a session on this connection to a plain listener, and returns the ends that the service was told."""
+    async def seen():
+        plain.setblocking(False)
+        async with connect(f"ws://localhost{path}", sock=plain, compression=None, open_timeout=SECONDS) as session:
+            return json.loads(await asyncio.wait_for(session.recv(), SECONDS))
+    return run(seen())["x-ends"]
+
+
+for upstream in ("to_haproxy", "to_nginx"):
+    with suite.check(f"{upstream}: the PROXY header of Tollgate has both ends of the client's connection"):
+        for source in ("127.0.0.7", "127.0.0.8"):
+            plain = harness.raw(PORTS["plain_trusted"], seconds=SECONDS, source=source)
+            expected = f"{source} {plain.getsockname()[1]} 127.0.0.1 {PORTS['plain_trusted']}"
+            equal(ends_over(plain, f"/{upstream}/{next(numbers)}"), expected)
+        plain = socket.create_connection(("::1", PORTS["ipv6"]), SECONDS)
+        expected = f"::1 {plain.getsockname()[1]} ::1 {PORTS['ipv6']}"
+        equal(ends_over(plain, f"/{upstream}/{next(numbers)}"), expected)
+
+    with suite.check(f"{upstream}: the header of a balancer is passed on"):
+        for balancer in ("haproxy_v1", "haproxy_v2", "haproxy_tls"):
+            session = Session(balancer, upstream, "127.0.0.9")
+            equal(session.seen["x-ends"], f"127.0.0.9 {session.own[1]} 127.0.0.1 {PORTS[balancer]}")
+            session.close()
+
+    with suite.check(f"{upstream}: a client that a trusted proxy names has no port"):
+        for balancer in HTTP:
+            session = Session(balancer, upstream, "127.0.0.7")
+            # HAProxy and nginx show port 0 as an empty text.
+            to = "0.0.0.0" if balancer == "nginx_unix" else f"127.0.0.1 {PORTS['plain_trusted']}"
+            equal(session.seen["x-ends"], f"127.0.0.7  {to}")
+            session.close()
+
+    with suite.check(f"{upstream}: a client of a Unix socket is served without an address"):
+        with unix_connect(f"{sockets}/http.sock", f"ws://localhost/{upstream}/{next(numbers)}", compression=None) as session:
+            seen = json.loads(session.recv(SECONDS))["x-ends"]
+            session.send("hello")
+            equal(session.recv(SECONDS), "hello")
+        equal(re.sub(r"^127.0.0.1 \d+ ", "", seen), UNKNOWN[upstream])
 
 with suite.check("120 sessions at once from 120 addresses, each under its own"):
     opened = []

@@ -106,6 +106,7 @@ fn a_unix_socket_takes_only_hosts_that_nobody_else_can_have() {
         ("127.0.0.1:9640", 200),
         ("[::1]:9640", 200),
         ("tollgate", 200),
+        ("tollgate:9640", 403),
         ("evil.example", 403),
         ("evil.example:9640", 403),
         ("evil.", 403),

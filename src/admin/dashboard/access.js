@@ -11,14 +11,34 @@ function takeTokenFromFragment() {
 
 /** Shows the form, and nothing else. `onToken` is called when a token was entered. */
 function showLogin(onToken, message = null) {
-  const input = h('input', { type: 'password', name: 'token', autocomplete: 'off', spellcheck: 'false', required: true, 'aria-describedby': 'login-error' });
+  const input = h('input', {
+    type: 'password',
+    name: 'token',
+    autocomplete: 'off',
+    spellcheck: 'false',
+    required: true,
+    'aria-describedby': 'login-error',
+  });
   const error = h('p.error', { id: 'login-error', role: 'alert' });
-  const form = h('form.login', { on: { submit: (event) => {
-    event.preventDefault();
-    if (input.value) onToken(input.value);
-  } } }, h('h1', { tabindex: -1 }, 'Admin token'),
-  h('p', 'This address needs the token of [admin] token_file, or that of read_token_file to look only. The tab keeps it until it is closed.'),
-  field('Token', input), error, h('div.buttons', h('button.primary', { type: 'submit' }, 'Open')));
+  const form = h(
+    'form.login',
+    {
+      on: {
+        submit: (event) => {
+          event.preventDefault();
+          if (input.value) onToken(input.value);
+        },
+      },
+    },
+    h('h1', { tabindex: -1 }, 'Admin token'),
+    h(
+      'p',
+      'This address needs the token of [admin] token_file, or that of read_token_file to look only. The tab keeps it until it is closed.',
+    ),
+    field('Token', input),
+    error,
+    h('div.buttons', h('button.primary', { type: 'submit' }, 'Open')),
+  );
   fill(document.getElementById('main'), form);
   if (message) error.textContent = message;
   input.focus();

@@ -5,7 +5,7 @@ const REQUEST_TIMEOUT_MS = 10_000;
 const CHANGE_TIMEOUT_MS = 60_000;
 const RETRY_MS = 1000;
 
-/** The facts of the last `GET /v1/info`, and what the page knows about its connection. */
+/** The facts of the last `GET /v1/info`, and the state of the connection. */
 const state = { info: null, lastAnswerAt: null, isLost: false };
 
 /** An error of a request. `status` is 0 if the process did not answer. */
@@ -46,15 +46,22 @@ async function send(method, target, { body, signal, timeout } = {}) {
   if (signal?.aborted) cancel();
   const timer = timeout && setTimeout(cancel, timeout);
   try {
-    const options = { method, headers: headers(body !== undefined), signal: controller.signal, cache: 'no-store',
-      credentials: 'omit', redirect: 'error' };
+    const options = {
+      method,
+      headers: headers(body !== undefined),
+      signal: controller.signal,
+      cache: 'no-store',
+      credentials: 'omit',
+      redirect: 'error',
+    };
     if (body !== undefined) options.body = JSON.stringify(body);
     const response = await fetch(target, options);
     if (!response.ok) throw new ApiError(response.status, await problemOf(response));
     return { response, text: timeout ? await response.text() : null };
   } catch (error) {
     if (error instanceof ApiError) {
-      if (error.status === 401) window.dispatchEvent(new CustomEvent('tollgate-unauthorized', { detail: error.message }));
+      if (error.status === 401)
+        window.dispatchEvent(new CustomEvent('tollgate-unauthorized', { detail: error.message }));
       throw error;
     }
     if (signal?.aborted) throw new DOMException('cancelled', 'AbortError');

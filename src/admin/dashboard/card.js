@@ -4,7 +4,19 @@
  * Creates a card. `rows` is the number of rows of the legend for which space is reserved. `total` writes the total of a
  * counter; without it the legend has no totals.
  */
-function createCard({ id, title, format, axis, base, isWhole, cursor, rows, total = null, figureMetric = null, gridNote = '' }) {
+function createCard({
+  id,
+  title,
+  format,
+  axis,
+  base,
+  isWhole,
+  cursor,
+  rows,
+  total = null,
+  figureMetric = null,
+  gridNote = '',
+}) {
   const chart = createChart({ title, format, axis, base, cursor, isWhole });
   const figure = h('span.number', { data: { metric: figureMetric } }, NONE);
   const note = h('span.note', gridNote);
@@ -13,13 +25,31 @@ function createCard({ id, title, format, axis, base, isWhole, cursor, rows, tota
   const nothing = h('p.quiet', 'None since the start.');
   const table = lazyTable(title, format);
   const titleId = `${id}-title`;
-  const element = h('figure.card', { id, 'aria-labelledby': titleId },
-    h('figcaption', { id: titleId }, h('h3', title), h('p.figure', figure, ' ', note)),
+  const element = h(
+    'figure.card',
+    { id, 'aria-labelledby': titleId },
+    h('figcaption', { id: titleId }, h('h3', title), h('p.figure', figure, note)),
     chart.element,
-    h(`div.legend.rows-${rows}`, h('table', h('caption.hidden', `${title}: series`),
-      h('thead', h('tr', h('th', { scope: 'col' }, h('span.hidden', 'Series')), when, total && h('th.value', { scope: 'col' }, 'since start'))),
-      legend), nothing),
-    table.element);
+    h(
+      `div.legend.rows-${rows}`,
+      h(
+        'table',
+        h('caption.hidden', `${title}: series`),
+        h(
+          'thead',
+          h(
+            'tr',
+            h('th', { scope: 'col' }, h('span.hidden', 'Series')),
+            when,
+            total && h('th.value', { scope: 'col' }, 'since start'),
+          ),
+        ),
+        legend,
+      ),
+      nothing,
+    ),
+    table.element,
+  );
   let data = { times: [], series: [] };
 
   function updateLegend() {
@@ -27,21 +57,27 @@ function createCard({ id, title, format, axis, base, isWhole, cursor, rows, tota
     const time = cursor.get();
     const index = time === null ? data.times.length - 1 : nearest(data.times, time);
     setText(when, time === null || index < 0 ? 'now' : `at ${clockTime(data.times[index])}`);
-    keyed(legend, data.series, (one) => one.label, () => legendRow(total !== null), (row, one) => {
-      const [name, value, sum] = row.children;
-      setAttribute(name.firstChild.firstChild, 'class', `line s${one.slot}`);
-      setText(name.querySelector('.key'), one.key ?? '');
-      const label = name.lastChild;
-      setText(label, one.label);
-      setAttribute(label, 'href', one.href ?? null);
-      setAttribute(label, 'title', one.title ?? null);
-      setText(value, format(one.values[index] ?? null));
-      if (!total) describe(value, one.metric, one.isOther ? null : one.values.at(-1));
-      else {
-        setText(sum, total(one.total));
-        describe(sum, one.metric, one.total);
-      }
-    });
+    keyed(
+      legend,
+      data.series,
+      (one) => one.label,
+      () => legendRow(total !== null),
+      (row, one) => {
+        const [name, value, sum] = row.children;
+        setAttribute(name.firstChild.firstChild, 'class', `line s${one.slot}`);
+        setText(name.querySelector('.key'), one.key ?? '');
+        const label = name.lastChild;
+        setText(label, one.label);
+        setAttribute(label, 'href', one.href ?? null);
+        setAttribute(label, 'title', one.title ?? null);
+        setText(value, format(one.values[index] ?? null));
+        if (!total) describe(value, one.metric, one.isOther ? null : one.values.at(-1));
+        else {
+          setText(sum, total(one.total));
+          describe(sum, one.metric, one.total);
+        }
+      },
+    );
   }
 
   cursor.listen(updateLegend);
@@ -67,18 +103,34 @@ function describe(cell, metric, value) {
 }
 
 function legendRow(hasTotal) {
-  const swatch = svg('svg', { class: 'swatch', width: 22, height: 10, 'aria-hidden': 'true' },
-    svg('line', { x1: 0, x2: 22, y1: 5, y2: 5 }));
-  return h('tr', h('th', { scope: 'row' }, swatch, h('span.key', { 'aria-hidden': true }), h('a.name')), h('td.value'), hasTotal && h('td.value'));
+  const swatch = svg(
+    'svg',
+    { class: 'swatch', width: 22, height: 10, 'aria-hidden': 'true' },
+    svg('line', { x1: 0, x2: 22, y1: 5, y2: 5 }),
+  );
+  return h(
+    'tr',
+    h('th', { scope: 'row' }, swatch, h('span.key', { 'aria-hidden': true }), h('a.name')),
+    h('td.value'),
+    hasTotal && h('td.value'),
+  );
 }
 
 /** A table of all points, which is only filled while it is open. */
 function lazyTable(title, format) {
   const head = h('tr', { role: 'row' });
   const body = h('tbody', { role: 'rowgroup' });
-  const holder = h('div.scroll', { tabindex: 0, role: 'region', 'aria-label': `${title} as a table` },
-    h('table.cards', { role: 'table' }, h('caption.hidden', `${title} over the last hour, newest first`),
-      h('thead', { role: 'rowgroup' }, head), body));
+  const holder = h(
+    'div.scroll',
+    { tabindex: 0, role: 'region', 'aria-label': `${title} as a table` },
+    h(
+      'table.cards',
+      { role: 'table' },
+      h('caption.hidden', `${title} over the last hour, newest first`),
+      h('thead', { role: 'rowgroup' }, head),
+      body,
+    ),
+  );
   const details = h('details', h('summary', 'Show as table'), holder);
   let data = { times: [], series: [] };
 
@@ -89,15 +141,34 @@ function lazyTable(title, format) {
       return;
     }
     const labels = ['Time', ...data.series.map((one) => one.label)];
-    fill(head, labels.map((label) => h('th', { role: 'columnheader', scope: 'col' }, label)));
+    fill(
+      head,
+      labels.map((label) => h('th', { role: 'columnheader', scope: 'col' }, label)),
+    );
     const points = data.times.map((time, index) => ({ time, index })).reverse();
-    keyed(body, points, ({ time }) => `${time} ${labels.join()}`, () => h('tr', { role: 'row' }, labels.map((label) =>
-      h('td', { role: 'cell', data: { label } }))), (row, { time, index }) => {
-      setText(row.children[0], clockTime(time));
-      data.series.forEach((one, place) => setText(row.children[place + 1], format(one.values[index])));
-    });
+    keyed(
+      body,
+      points,
+      ({ time }) => `${time} ${labels.join()}`,
+      () =>
+        h(
+          'tr',
+          { role: 'row' },
+          labels.map((label) => h('td', { role: 'cell', data: { label } })),
+        ),
+      (row, { time, index }) => {
+        setText(row.children[0], clockTime(time));
+        data.series.forEach((one, place) => setText(row.children[place + 1], format(one.values[index])));
+      },
+    );
   }
 
   details.addEventListener('toggle', show);
-  return { element: details, update(next) { data = next; if (details.open) show(); } };
+  return {
+    element: details,
+    update(next) {
+      data = next;
+      if (details.open) show();
+    },
+  };
 }

@@ -1,6 +1,6 @@
 // A line chart over time, drawn in SVG, with a read-out by pointer and by arrow keys.
 
-const CHART_HEIGHT = 132;
+const CHART_HEIGHT = 112;
 const GUTTER = { left: 52, right: 26, top: 8, bottom: 20 };
 const LABEL_GAP = 10;
 const X_STEPS = [15, 30, 60, 300, 600, 900];
@@ -21,18 +21,32 @@ function createCursor() {
 }
 
 /**
- * Creates a chart. `format` writes a value and `axis` a label of the axis; `base` is 1000 or 1024, by which steps of the axis are
- * round. `span` is the longest time shown, in seconds.
+ * Creates a chart. `format` writes a value and `axis` a label of the axis; `base` is 1000 or 1024, by which the steps of
+ * the axis are round. `span` is the longest time shown, in seconds.
  */
 function createChart({ title, format, axis, base = 1000, span = SPAN_SECONDS, cursor, isWhole = false }) {
   const grid = svg('g', { class: 'axes' });
   const lines = svg('g', { class: 'lines' });
   const keys = svg('g', { class: 'keys' });
   const line = svg('line', { class: 'cursor', y1: GUTTER.top, y2: CHART_HEIGHT - GUTTER.bottom, visibility: 'hidden' });
-  const picture = svg('svg', { role: 'img', height: CHART_HEIGHT, width: '100%', 'aria-label': `${title}: no data yet` },
-    grid, lines, keys, line);
-  const reader = h('div.reader', { tabindex: 0, role: 'slider', 'aria-label': `${title}: values over time`, 'aria-valuemin': 0,
-    'aria-valuemax': 0, 'aria-valuenow': 0, 'aria-valuetext': 'no data yet', 'aria-orientation': 'horizontal' });
+  const picture = svg(
+    'svg',
+    { role: 'img', height: CHART_HEIGHT, width: '100%', 'aria-label': `${title}: no data yet` },
+    grid,
+    lines,
+    keys,
+    line,
+  );
+  const reader = h('div.reader', {
+    tabindex: 0,
+    role: 'slider',
+    'aria-label': `${title}: values over time`,
+    'aria-valuemin': 0,
+    'aria-valuemax': 0,
+    'aria-valuenow': 0,
+    'aria-valuetext': 'no data yet',
+    'aria-orientation': 'horizontal',
+  });
   const element = h('div.chart', picture, reader);
   let data = { times: [], series: [] };
   let width = 0;
@@ -69,7 +83,16 @@ function createChart({ title, format, axis, base = 1000, span = SPAN_SECONDS, cu
     const { times } = data;
     if (!times.length) return;
     const now = cursor.get() === null ? times.length - 1 : nearest(times, cursor.get());
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowDown: -1, ArrowUp: 1, PageDown: -30, PageUp: 30, Home: -times.length, End: times.length };
+    const steps = {
+      ArrowLeft: -1,
+      ArrowRight: 1,
+      ArrowDown: -1,
+      ArrowUp: 1,
+      PageDown: -30,
+      PageUp: 30,
+      Home: -times.length,
+      End: times.length,
+    };
     if (event.key === 'Escape') cursor.set(null);
     else if (event.key in steps) {
       event.preventDefault();
@@ -85,7 +108,9 @@ function createChart({ title, format, axis, base = 1000, span = SPAN_SECONDS, cu
   });
   reader.addEventListener('pointerleave', () => cursor.set(null));
   reader.addEventListener('keydown', onKey);
-  reader.addEventListener('focus', () => { if (data.times.length && reader.matches(':focus-visible')) cursor.set(data.times.at(-1)); });
+  reader.addEventListener('focus', () => {
+    if (data.times.length && reader.matches(':focus-visible')) cursor.set(data.times.at(-1));
+  });
   reader.addEventListener('blur', () => cursor.set(null));
   cursor.listen(showCursor);
   const observer = new ResizeObserver(([entry]) => {
@@ -94,7 +119,14 @@ function createChart({ title, format, axis, base = 1000, span = SPAN_SECONDS, cu
   });
   observer.observe(element);
 
-  return { element, update(next) { data = next; draw(); }, stop: () => observer.disconnect() };
+  return {
+    element,
+    update(next) {
+      data = next;
+      draw();
+    },
+    stop: () => observer.disconnect(),
+  };
 }
 
 /** Returns the index of the time that is nearest, or -1 if there is none. */
@@ -111,9 +143,10 @@ function roundUp(value, base, isWhole) {
   if (value <= 0) return 1;
   const unit = base ** Math.floor(Math.log(value) / Math.log(base));
   const rest = value / unit;
-  const steps = base === 1024
-    ? [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
-    : [1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 500, 600, 800, 1000];
+  const steps =
+    base === 1024
+      ? [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+      : [1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 500, 600, 800, 1000];
   const top = steps.find((step) => step >= rest * 0.9999) * unit;
   return isWhole ? Math.max(2, 2 * Math.ceil(top / 2)) : top;
 }
@@ -124,11 +157,19 @@ function scaleOf(times, series, width, span, base, isWhole) {
   const length = Math.min(span, Math.max(end - first, Math.min(span, SPAN_MIN_SECONDS)));
   const start = end - length;
   let top = 0;
-  for (const { values } of series) values.forEach((value, index) => { if (times[index] >= start && value > top) top = value; });
+  for (const { values } of series)
+    values.forEach((value, index) => {
+      if (times[index] >= start && value > top) top = value;
+    });
   const max = roundUp(top, base, isWhole);
-  const plot = { width: Math.max(1, width - GUTTER.left - GUTTER.right), height: CHART_HEIGHT - GUTTER.top - GUTTER.bottom };
+  const plot = {
+    width: Math.max(1, width - GUTTER.left - GUTTER.right),
+    height: CHART_HEIGHT - GUTTER.top - GUTTER.bottom,
+  };
   return {
-    start, end, max,
+    start,
+    end,
+    max,
     x: (time) => Math.round((GUTTER.left + ((time - start) / length) * plot.width) * 10) / 10,
     y: (value) => Math.round((GUTTER.top + (1 - value / max) * plot.height) * 10) / 10,
     time: (x) => start + ((x - GUTTER.left) / plot.width) * length,
@@ -174,7 +215,9 @@ function drawLines(group, series, times, scale) {
     if (!path) continue;
     if (series.length === 1 && path.lastIndexOf('M') === 0) {
       const floor = scale.y(0);
-      nodes.push(svg('path', { class: `area s${slot}`, d: `${path}L${scale.x(scale.end)} ${floor}L${from} ${floor}Z` }));
+      nodes.push(
+        svg('path', { class: `area s${slot}`, d: `${path}L${scale.x(scale.end)} ${floor}L${from} ${floor}Z` }),
+      );
     }
     nodes.push(svg('path', { class: `line s${slot}`, d: path }));
   }
@@ -183,8 +226,10 @@ function drawLines(group, series, times, scale) {
 
 /** Labels the end of each line with its key, moved apart where lines are close. */
 function drawKeys(group, series, scale, width) {
-  const ends = series.filter(({ key, values }) => key && values.at(-1) !== null && values.length)
-    .map(({ key, slot, values }) => ({ key, slot, y: scale.y(values.at(-1)) + 3 })).sort((a, b) => b.y - a.y);
+  const ends = series
+    .filter(({ key, values }) => key && values.at(-1) !== null && values.length)
+    .map(({ key, slot, values }) => ({ key, slot, y: scale.y(values.at(-1)) + 3 }))
+    .sort((a, b) => b.y - a.y);
   let below = CHART_HEIGHT - GUTTER.bottom + LABEL_GAP + 2;
   for (const end of ends) {
     end.y = Math.min(end.y, below - LABEL_GAP);
@@ -195,7 +240,9 @@ function drawKeys(group, series, scale, width) {
     end.y = Math.max(end.y, above);
     above = end.y + LABEL_GAP;
   }
-  group.replaceChildren(...ends.map(({ key, slot, y }) => svg('text', { class: `key s${slot}`, x: width - GUTTER.right + 4, y }, key)));
+  group.replaceChildren(
+    ...ends.map(({ key, slot, y }) => svg('text', { class: `key s${slot}`, x: width - GUTTER.right + 4, y }, key)),
+  );
 }
 
 /** Describes a chart in a sentence: for each series the current, the smallest and the largest value. */

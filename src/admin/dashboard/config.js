@@ -13,11 +13,17 @@ function blockSection(title, keyOf, create, empty) {
     update(items, generation) {
       setText(nothing, items.length ? '' : empty);
       const keyOfItem = (item) => `${keyOf(item)} ${item.line} ${generation}`;
-      keyed(holder, items, keyOfItem, (item) => {
-        const own = create(item);
-        blocks.set(own.element, own);
-        return own.element;
-      }, (element, item) => blocks.get(element).update(item));
+      keyed(
+        holder,
+        items,
+        keyOfItem,
+        (item) => {
+          const own = create(item);
+          blocks.set(own.element, own);
+          return own.element;
+        },
+        (element, item) => blocks.get(element).update(item),
+      );
       for (const element of blocks.keys()) if (!element.isConnected) blocks.delete(element);
     },
   };
@@ -27,10 +33,27 @@ function listenersSection() {
   const list = h('ul.counts');
   const file = h('p.quiet', 'Loading');
   return {
-    element: h('section', { 'aria-labelledby': 'config-file' }, h('h2', { id: 'config-file' }, 'File and listeners'), file, list),
+    element: h(
+      'section',
+      { 'aria-labelledby': 'config-file' },
+      h('h2', { id: 'config-file' }, 'File and listeners'),
+      file,
+      list,
+    ),
     update(info) {
-      setText(file, info.config ? `${info.config}, generation ${count(info.generation)}. Lines are those of the file when it was read.` : 'There is no configuration file.');
-      keyed(list, info.listeners, String, (address) => h('li', h('code', address)), () => {});
+      setText(
+        file,
+        info.config
+          ? `${info.config}, generation ${count(info.generation)}. Lines are those of the file when it was read.`
+          : 'There is no configuration file.',
+      );
+      keyed(
+        list,
+        info.listeners,
+        String,
+        (address) => h('li', h('code', address)),
+        () => {},
+      );
     },
   };
 }
@@ -42,24 +65,42 @@ function configView() {
     routes: blockSection('Routes', ({ name }) => name, routeBlock, 'No route is configured.'),
     auths: blockSection('Auth sections', ({ name }) => name, authBlock, 'No auth section is configured.'),
   };
-  const certificates = createTable({ caption: 'Certificates', columns: CERTIFICATE_COLUMNS, keyOf: ({ listener, names }) => `${listener} ${names.join()}`, empty: 'No listener has certificates.' });
+  const certificates = createTable({
+    caption: 'Certificates',
+    columns: CERTIFICATE_COLUMNS,
+    keyOf: ({ listener, names }) => `${listener} ${names.join()}`,
+    empty: 'No listener has certificates.',
+  });
   // The parts appear at once, so that none moves another.
-  const rest = h('div.rest', { hidden: true }, Object.values(parts).map(({ element }) => element),
-    h('section', { 'aria-labelledby': 'config-certificates' }, h('h2', { id: 'config-certificates' }, 'Certificates'), certificates.element));
+  const rest = h(
+    'div.rest',
+    { hidden: true },
+    Object.values(parts).map(({ element }) => element),
+    h(
+      'section',
+      { 'aria-labelledby': 'config-certificates' },
+      h('h2', { id: 'config-certificates' }, 'Certificates'),
+      certificates.element,
+    ),
+  );
   const error = h('div');
   const reload = createReload(() => load.now());
 
-  const load = poll(CONFIG_MS, async (signal) => {
-    const names = ['upstreams', 'routes', 'auths', 'certificates'];
-    const [info, ...answers] = await Promise.all(['info', ...names].map((name) => get(`/v1/${name}`, {}, signal)));
-    fill(error);
-    listeners.update(info);
-    reload.update(info);
-    const answer = Object.assign({}, ...answers);
-    for (const [name, part] of Object.entries(parts)) part.update(answer[name], info.generation);
-    certificates.update(answer.certificates);
-    rest.hidden = false;
-  }, (failure) => failure.status && fill(error, problemBlock(failure)));
+  const load = poll(
+    CONFIG_MS,
+    async (signal) => {
+      const names = ['upstreams', 'routes', 'auths', 'certificates'];
+      const [info, ...answers] = await Promise.all(['info', ...names].map((name) => get(`/v1/${name}`, {}, signal)));
+      fill(error);
+      listeners.update(info);
+      reload.update(info);
+      const answer = Object.assign({}, ...answers);
+      for (const [name, part] of Object.entries(parts)) part.update(answer[name], info.generation);
+      certificates.update(answer.certificates);
+      rest.hidden = false;
+    },
+    (failure) => failure.status && fill(error, problemBlock(failure)),
+  );
   return {
     title: 'Configuration',
     content: [error, reload.element, listeners.element, rest],

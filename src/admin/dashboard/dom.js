@@ -10,8 +10,12 @@ function h(selector, ...rest) {
   const [tag, ...classes] = selector.split('.');
   const element = document.createElement(tag);
   if (classes.length) element.className = classes.join(' ');
-  const isOptions = rest.length && rest[0] !== null && typeof rest[0] === 'object'
-    && !(rest[0] instanceof Node) && !Array.isArray(rest[0]);
+  const isOptions =
+    rest.length &&
+    rest[0] !== null &&
+    typeof rest[0] === 'object' &&
+    !(rest[0] instanceof Node) &&
+    !Array.isArray(rest[0]);
   if (isOptions) applyOptions(element, rest.shift());
   element.append(...childrenOf(rest));
   return element;
@@ -19,7 +23,8 @@ function h(selector, ...rest) {
 
 function applyOptions(element, { on = {}, data = {}, ...attributes }) {
   for (const [name, listener] of Object.entries(on)) element.addEventListener(name, listener);
-  for (const [name, value] of Object.entries(data)) if (value !== null && value !== undefined) element.dataset[name] = value;
+  for (const [name, value] of Object.entries(data))
+    if (value !== null && value !== undefined) element.dataset[name] = value;
   for (const [name, value] of Object.entries(attributes)) setAttribute(element, name, value);
 }
 
@@ -48,7 +53,11 @@ function setAttribute(element, name, value) {
 /** Sets the text if it differs, so that a selection in unchanged text survives. */
 function setText(element, text) {
   const wanted = String(text);
-  if (element.firstChild && element.firstChild === element.lastChild && element.firstChild.nodeType === Node.TEXT_NODE) {
+  if (
+    element.firstChild &&
+    element.firstChild === element.lastChild &&
+    element.firstChild.nodeType === Node.TEXT_NODE
+  ) {
     if (element.firstChild.data !== wanted) element.firstChild.data = wanted;
   } else if (element.textContent !== wanted || element.childElementCount) element.textContent = wanted;
 }
@@ -88,8 +97,10 @@ function keyed(parent, items, keyOf, create, update) {
 /** Returns a list of terms. Each entry is `[term, description, options]`; those without a description are left out. */
 function terms(entries) {
   const shown = entries.filter((entry) => entry && entry[1] !== null && entry[1] !== undefined && entry[1] !== '');
-  return h('dl.terms', shown.map(([term, description, options = {}]) =>
-    h('div', h('dt', term), h('dd', options, description))));
+  return h(
+    'dl.terms',
+    shown.map(([term, description, options = {}]) => h('div', h('dt', term), h('dd', options, description))),
+  );
 }
 
 /** Returns a labelled control, with a hint that a screen reader reads after the label. */
@@ -122,6 +133,9 @@ function select(options, value, onChange, attributes = {}) {
 function setOptions(element, options, value) {
   const pairs = options.map((option) => (Array.isArray(option) ? option : [option, option]));
   if (value && !pairs.some(([own]) => own === value)) pairs.push([value, value]);
-  fill(element, pairs.map(([own, text]) => h('option', { value: own, selected: own === value }, text)));
+  fill(
+    element,
+    pairs.map(([own, text]) => h('option', { value: own, selected: own === value }, text)),
+  );
   element.value = value;
 }

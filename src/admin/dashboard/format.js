@@ -51,7 +51,7 @@ function shortCount(value) {
 /** A label of an axis of counts. */
 function axisCount(value) {
   const [rest, unit] = scaled(value, 1000, COUNT_UNITS);
-  return Number(rest.toFixed(2)) + unit.trim();
+  return Number(rest.toPrecision(3)) + unit.trim();
 }
 
 /** A rate: "0.25/s", "1.2 k/s". */
@@ -91,7 +91,7 @@ function duration(seconds) {
   if (seconds < 60) return `${Number.isInteger(seconds) ? seconds : TENTHS.format(seconds)} s`;
   const whole = Math.round(seconds);
   const parts = (large, largeUnit, small, smallUnit) =>
-    (small ? `${large} ${largeUnit} ${small} ${smallUnit}` : `${large} ${largeUnit}`);
+    small ? `${large} ${largeUnit} ${small} ${smallUnit}` : `${large} ${largeUnit}`;
   if (whole < 3600) return parts(Math.floor(whole / 60), 'min', whole % 60, 's');
   if (whole < 86_400) return parts(Math.floor(whole / 3600), 'h', Math.floor((whole % 3600) / 60), 'min');
   return parts(Math.floor(whole / 86_400), 'd', Math.floor((whole % 86_400) / 3600), 'h');

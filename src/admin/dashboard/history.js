@@ -14,7 +14,7 @@ function createHistory() {
 
   const isSample = (time) => Math.abs(time / interval - Math.round(time / interval)) * interval < 0.001;
 
-  /** Drops the point of the moment, and what is older than the span. */
+  /** Drops the point of the moment, and points older than the span. */
   function trim(newest) {
     const keep = times.map((time) => isSample(time) && time > newest - SPAN_SECONDS - interval);
     times = times.filter((_, index) => keep[index]);
@@ -42,13 +42,15 @@ function createHistory() {
 
   return {
     merge,
-    reset() { times = []; series = new Map(); },
+    reset() {
+      times = [];
+      series = new Map();
+    },
     /** The time of the last sample, from which the next answer continues. */
     since: () => times.findLast(isSample) ?? null,
     times: () => times,
-    interval: () => interval,
     all: (name) => [...series.values()].filter((one) => one.name === name),
-    rates: (one, window) => ratesOf(times, one.values, window),
+    rates: (one, mean) => ratesOf(times, one.values, mean),
   };
 }
 
@@ -59,16 +61,18 @@ function seriesKey(name, labels) {
 }
 
 /**
- * Returns the increase of a counter per second at each point, over at least `window` seconds. A counter that did not exist counts from 0. A smaller value
- * than before is a reset, and gives 0.
+ * Returns the increase of a counter per second at each point, over at least `mean` seconds; a shorter span counts only
+ * while all points together are not longer. A counter that did not exist counts from 0. A smaller value than before is a
+ * reset, and gives 0.
  */
-function ratesOf(times, values, window = RATE_SPAN_SECONDS) {
+function ratesOf(times, values, mean = RATE_SPAN_SECONDS) {
   return values.map((value, index) => {
     if (value === null || index === 0) return null;
     let from = index - 1;
-    while (from > 0 && times[index] - times[from] < window) from -= 1;
+    while (from > 0 && times[index] - times[from] < mean) from -= 1;
     const span = times[index] - times[from];
-    return span > 0 ? Math.max(0, value - (values[from] ?? 0)) / span : null;
+    const isEnough = span > 0 && (span >= mean || times.at(-1) - times[0] < mean);
+    return isEnough ? Math.max(0, value - (values[from] ?? 0)) / span : null;
   });
 }
 
@@ -88,21 +92,26 @@ function sumAt(list) {
 }
 
 /**
- * Returns what a chart shows: the largest series by their total or their highest value, each with the place (`slot`) of its colour,
- * and the sum of the others. `slots` keeps the places between calls, so that a series keeps its colour.
+ * Returns the series of a chart: the largest by their rank, each with the place (`slot`) of its colour, and the sum
+ * of the others. `slots` keeps the places between calls, so that a series keeps its colour.
  */
 function largest(list, slots) {
   const ranked = list.slice().sort((a, b) => b.rank - a.rank || a.label.localeCompare(b.label));
   const shown = ranked.length > SERIES_MAX ? ranked.slice(0, SERIES_MAX - 1) : ranked;
   const labels = new Set(shown.map((one) => one.label));
   for (const label of slots.keys()) if (!labels.has(label)) slots.delete(label);
-  const free = Array.from({ length: SERIES_MAX }, (_, slot) => slot).filter((slot) => ![...slots.values()].includes(slot));
+  const free = Array.from({ length: SERIES_MAX }, (_, slot) => slot).filter(
+    (slot) => ![...slots.values()].includes(slot),
+  );
   for (const one of shown) if (!slots.has(one.label)) slots.set(one.label, free.shift());
   const result = shown.map((one) => ({ ...one, slot: slots.get(one.label) }));
   const rest = ranked.slice(shown.length);
   if (rest.length) {
     result.push({
-      label: `${rest.length} others`, slot: SERIES_MAX - 1, isOther: true, total: rest.reduce((sum, one) => sum + one.total, 0),
+      label: `${rest.length} others`,
+      slot: SERIES_MAX - 1,
+      isOther: true,
+      total: rest.reduce((sum, one) => sum + one.total, 0),
       values: sumAt(rest.map((one) => one.values)),
     });
   }

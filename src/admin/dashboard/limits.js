@@ -1,6 +1,6 @@
 // The limits of a session against its use, as bars.
 
-/** The entries: a name, the use, the limit, and how both are written. Those without a limit say so. */
+/** The entries: a name, the use, the limit, and how both are written. Those without a limit are shown as unlimited. */
 function limitEntries(session, totals) {
   const { limits, rates } = session;
   const messages = limits.message_rate;
@@ -8,19 +8,51 @@ function limitEntries(session, totals) {
   const shared = (key) => (key === 'session' ? '' : `; the quota is of the ${key}, so other sessions share it`);
   return [
     {
-      name: 'Messages in', key: 'message_rate', use: rates.messages_in, limit: messages && messages.rate.count / messages.rate.period_seconds, format: perSecond,
+      name: 'Messages in',
+      key: 'message_rate',
+      use: rates.messages_in,
+      limit: messages && messages.rate.count / messages.rate.period_seconds,
+      format: perSecond,
       note: messages && `burst ${count(messages.rate.burst)}, beyond it: ${messages.on_excess}${shared(messages.key)}`,
     },
     ...['in', 'out'].map((side) => ({
-      name: `Bytes ${side}`, key: 'byte_rate', use: rates[`bytes_${side}`], limit: byteRate && byteRate.bytes / byteRate.period_seconds, format: bytesPerSecond,
+      name: `Bytes ${side}`,
+      key: 'byte_rate',
+      use: rates[`bytes_${side}`],
+      limit: byteRate && byteRate.bytes / byteRate.period_seconds,
+      format: bytesPerSecond,
       note: byteRate && `burst ${bytes(byteRate.burst_bytes)}, beyond it: ${byteRate.on_excess}${shared(byteRate.key)}`,
     })),
-    { name: 'Age', key: 'max_session_age', use: session.age_seconds, limit: limits.max_session_age_seconds, format: wholeDuration },
-    { name: 'Idle', key: 'idle_timeout', use: session.idle_seconds, limit: limits.idle_timeout_seconds, format: wholeDuration },
-    session.subject !== null && { name: 'Sessions of the subject', key: 'sessions_per_subject', use: totals.subject, limit: limits.sessions_per_subject, format: count,
-      note: limits.sessions_per_subject && `beyond it: ${keyText(limits.on_session_limit)}` },
-    { name: 'Sessions of the address', key: 'sessions_per_address', use: totals.address, limit: limits.sessions_per_address, format: count,
-      note: limits.sessions_per_address && `beyond it: ${keyText(limits.on_session_limit)}` },
+    {
+      name: 'Age',
+      key: 'max_session_age',
+      use: session.age_seconds,
+      limit: limits.max_session_age_seconds,
+      format: wholeDuration,
+    },
+    {
+      name: 'Idle',
+      key: 'idle_timeout',
+      use: session.idle_seconds,
+      limit: limits.idle_timeout_seconds,
+      format: wholeDuration,
+    },
+    session.subject !== null && {
+      name: 'Sessions of the subject',
+      key: 'sessions_per_subject',
+      use: totals.subject,
+      limit: limits.sessions_per_subject,
+      format: count,
+      note: limits.sessions_per_subject && `beyond it: ${keyText(limits.on_session_limit)}`,
+    },
+    {
+      name: 'Sessions of the address',
+      key: 'sessions_per_address',
+      use: totals.address,
+      limit: limits.sessions_per_address,
+      format: count,
+      note: limits.sessions_per_address && `beyond it: ${keyText(limits.on_session_limit)}`,
+    },
   ].filter(Boolean);
 }
 
@@ -52,9 +84,12 @@ function updateLimitBar(row, { name, key, use, limit, format, note }) {
 /** The fixed limits of a route, as `GET /v1/sessions/ID` and `/v1/routes` give them. */
 function limitTerms(limits) {
   const optional = (value, format, none = 'off') => (value === null || value === undefined ? none : format(value));
-  const messageRate = ({ rate, key, on_excess: excess }) => `${count(rate.count)} in ${duration(rate.period_seconds)}, burst ${count(rate.burst)}, by ${key}: ${excess}`;
-  const byteRate = (rate) => `${bytes(rate.bytes)} in ${duration(rate.period_seconds)}, burst ${bytes(rate.burst_bytes)}, by ${rate.key}: ${rate.on_excess}`;
-  const overhead = ({ count: number, period_seconds: period, burst }) => `${count(number)} in ${duration(period)}, burst ${count(burst)}`;
+  const messageRate = ({ rate, key, on_excess: excess }) =>
+    `${count(rate.count)} in ${duration(rate.period_seconds)}, burst ${count(rate.burst)}, by ${key}: ${excess}`;
+  const byteRate = (rate) =>
+    `${bytes(rate.bytes)} in ${duration(rate.period_seconds)}, burst ${bytes(rate.burst_bytes)}, by ${rate.key}: ${rate.on_excess}`;
+  const overhead = ({ count: number, period_seconds: period, burst }) =>
+    `${count(number)} in ${duration(period)}, burst ${count(burst)}`;
   return terms([
     ['mode', limits.mode === 'report' ? 'report: limits are counted and have no effect' : 'enforce'],
     ['message_rate', optional(limits.message_rate, messageRate)],

@@ -2,12 +2,16 @@
 
 const INFO_MS = 2000;
 const FRESH_MS = 1000;
-/** The answer is expected within this time, after which the page says how old its data is in a warning. */
+/** Data that is older than this is shown as stale. */
 const STALE_MS = 15_000;
 
 const ROUTES = [
-  [/^\/$/, 'overview', overviewView], [/^\/sessions$/, 'sessions', sessionsView], [/^\/sessions\/([0-9a-fA-F]{32})$/, 'sessions', sessionView],
-  [/^\/events$/, 'events', eventsView], [/^\/events\/([0-9]{1,15})$/, 'events', eventView], [/^\/config$/, 'config', configView],
+  [/^\/$/, 'overview', overviewView],
+  [/^\/sessions$/, 'sessions', sessionsView],
+  [/^\/sessions\/([0-9a-fA-F]{32})$/, 'sessions', sessionView],
+  [/^\/events$/, 'events', eventsView],
+  [/^\/events\/([0-9]{1,15})$/, 'events', eventView],
+  [/^\/config$/, 'config', configView],
   [/^\/revocations$/, 'revocations', revocationsView],
 ];
 
@@ -17,7 +21,11 @@ let infoPoll = null;
 let isOpen = false;
 
 function notFoundView() {
-  return { title: 'No such view', content: [h('p', 'The address names no view. ', h('a', { href: '#/' }, 'Overview'))], stop() {} };
+  return {
+    title: 'No such view',
+    content: [h('p', 'The address names no view. ', h('a', { href: '#/' }, 'Overview'))],
+    stop() {},
+  };
 }
 
 /** Shows the view of the address. Focus goes to its heading, except at the start. */
@@ -31,7 +39,8 @@ function navigate(isStart = false) {
   const heading = h('h1', { tabindex: -1 }, view.title);
   fill(main, heading, view.content);
   main.dataset.view = name;
-  for (const link of document.querySelectorAll('#nav a')) setAttribute(link, 'aria-current', link.dataset.view === name ? 'page' : null);
+  for (const link of document.querySelectorAll('#nav a'))
+    setAttribute(link, 'aria-current', link.dataset.view === name ? 'page' : null);
   if (!isStart) {
     window.scrollTo(0, 0);
     heading.focus({ preventScroll: true });
@@ -60,7 +69,13 @@ function showFresh() {
   document.body.classList.toggle('lost', isStale);
   fresh.className = isStale ? 'bad' : '';
   if (age === null) setText(fresh, 'loading');
-  else setText(fresh, isStale ? `connection lost ${wholeDuration(age)} ago, retrying` : `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`);
+  else
+    setText(
+      fresh,
+      isStale
+        ? `connection lost ${wholeDuration(age)} ago, retrying`
+        : `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`,
+    );
 }
 
 async function open() {
@@ -113,10 +128,17 @@ function start() {
     }
     if (isOpen) navigate();
   });
-  window.addEventListener('tollgate-unauthorized', () => lock(token.get() ? 'Tollgate does not accept this token.' : null));
+  window.addEventListener('tollgate-unauthorized', () =>
+    lock(token.get() ? 'Tollgate does not accept this token.' : null),
+  );
   window.addEventListener('tollgate-connection', () => {
     showFresh();
-    notify(state.isLost ? 'The connection to Tollgate is lost. The page keeps the last data and tries again.' : 'Connected again.', state.isLost);
+    notify(
+      state.isLost
+        ? 'The connection to Tollgate is lost. The page keeps the last data and tries again.'
+        : 'Connected again.',
+      state.isLost,
+    );
   });
   document.getElementById('skip').addEventListener('click', (event) => {
     event.preventDefault();

@@ -9,24 +9,50 @@ const codeIsAllowed = (code) => OPERATOR_CODES.includes(code) || (code >= 3000 &
 /** The fields of a close: code, reason, and `spread` if several sessions close. */
 function closeFields(isMany) {
   const meaning = h('output', codeText(1008));
-  const code = h('input', { type: 'number', min: 1000, max: 4999, value: 1008, required: true, name: 'code', on: {
-    input: () => setText(meaning, codeIsAllowed(Number(code.value)) ? codeText(Number(code.value)) : 'not a code that may be sent') } });
+  const code = h('input', {
+    type: 'number',
+    min: 1000,
+    max: 4999,
+    value: 1008,
+    required: true,
+    name: 'code',
+    on: {
+      input: () =>
+        setText(
+          meaning,
+          codeIsAllowed(Number(code.value)) ? codeText(Number(code.value)) : 'not a code that may be sent',
+        ),
+    },
+  });
   const reason = h('input', { type: 'text', name: 'reason', autocomplete: 'off', value: 'closed by an operator' });
-  const spread = isMany && h('input', { type: 'text', name: 'spread', autocomplete: 'off', placeholder: '10s', size: 8 });
-  const fields = h('div.fields',
-    field('Close code', code, `${OPERATOR_CODES.join(', ')}, or from 3000 to 4999`), h('p.meaning', meaning),
+  const spread =
+    isMany && h('input', { type: 'text', name: 'spread', autocomplete: 'off', placeholder: '10s', size: 8 });
+  const fields = h(
+    'div.fields',
+    field('Close code', code, `${OPERATOR_CODES.join(', ')}, or from 3000 to 4999`),
+    h('p.meaning', meaning),
     field('Reason, which the client gets', reason, `At most ${REASON_MAX_BYTES} bytes`),
-    spread && field('Spread over', spread, 'Such as 30s or 5m, at most 1h, so that the clients do not all reconnect at once. Empty: all at once'));
+    spread &&
+      field(
+        'Spread over',
+        spread,
+        'Such as 30s or 5m, at most 1h, so that the clients do not all reconnect at once. Empty: all at once',
+      ),
+  );
   return {
     fields,
     /** Returns the values, or throws an error that the dialog shows. */
     read() {
       const values = { code: Number(code.value), reason: reason.value };
       if (!codeIsAllowed(values.code)) throw invalid(`The code is ${OPERATOR_CODES.join(', ')}, or from 3000 to 4999.`);
-      if (utf8Length(values.reason) > REASON_MAX_BYTES) throw invalid(`The reason has ${utf8Length(values.reason)} bytes; at most ${REASON_MAX_BYTES} fit into a Close.`);
+      if (utf8Length(values.reason) > REASON_MAX_BYTES)
+        throw invalid(
+          `The reason has ${utf8Length(values.reason)} bytes; at most ${REASON_MAX_BYTES} fit into a Close.`,
+        );
       if (spread && spread.value.trim()) {
         values.spread = spread.value.trim();
-        if (!SPREAD_PATTERN.test(values.spread)) throw invalid('The spread is a span such as 500ms, 30s or 5m, at most 1h.');
+        if (!SPREAD_PATTERN.test(values.spread))
+          throw invalid('The spread is a span such as 500ms, 30s or 5m, at most 1h.');
       }
       return values;
     },
@@ -38,7 +64,9 @@ const invalid = (detail) => new ApiError(400, { detail });
 function closeOne(id, onDone) {
   const { fields, read } = closeFields(false);
   ask({
-    title: 'Close this session?', confirm: 'Close 1 session', isDanger: true,
+    title: 'Close this session?',
+    confirm: 'Close 1 session',
+    isDanger: true,
     body: [h('p', 'This ends ', h('strong', '1 session'), `, ${id}. The client may connect again.`), fields],
     async run() {
       const values = read();
@@ -51,13 +79,22 @@ function closeOne(id, onDone) {
 
 function closeMany(filter, onDone) {
   const { fields, read } = closeFields(true);
-  askMany({ filter, verb: 'Close', isDanger: true, fields,
-    text: (total) => [total === 1 ? 'This ends ' : 'This ends ', h('strong', plural(total, 'session')), ', counted just now. Those that begin until you confirm are ended, too.'],
+  askMany({
+    filter,
+    verb: 'Close',
+    isDanger: true,
+    fields,
+    text: (total) => [
+      'This ends ',
+      h('strong', plural(total, 'session')),
+      ', counted just now. Those that begin until you confirm are ended, too.',
+    ],
     async run() {
       const { selected } = await change('POST', '/v1/sessions/close', { body: { ...selection(filter), ...read() } });
       onDone();
       return `${plural(selected, 'session closes', 'sessions close')}.`;
-    } });
+    },
+  });
 }
 
 /** The field of a message, and a function that returns its text. */
@@ -75,7 +112,9 @@ function messageField() {
 function sendOne(id) {
   const { fields, read } = messageField();
   ask({
-    title: 'Send a message', confirm: 'Send to 1 session', body: [h('p', `The client of the session ${id} gets it between two messages of the upstream.`), fields],
+    title: 'Send a message',
+    confirm: 'Send to 1 session',
+    body: [h('p', `The client of the session ${id} gets it between two messages of the upstream.`), fields],
     async run() {
       const { selected } = await change('POST', '/v1/sessions/send', { body: { filter: { id }, text: read() } });
       return selected ? 'The message is sent to 1 session.' : 'The session has ended; the message was not sent.';
@@ -85,11 +124,16 @@ function sendOne(id) {
 
 function sendMany(filter) {
   const { fields, read } = messageField();
-  askMany({ filter, verb: 'Send to', fields, text: (total) => ['The message goes to ', h('strong', plural(total, 'session')), ', counted just now.'],
+  askMany({
+    filter,
+    verb: 'Send to',
+    fields,
+    text: (total) => ['The message goes to ', h('strong', plural(total, 'session')), ', counted just now.'],
     async run() {
       const { selected } = await change('POST', '/v1/sessions/send', { body: { ...selection(filter), text: read() } });
       return `The message is sent to ${plural(selected, 'session')}.`;
-    } });
+    },
+  });
 }
 
 /** Asks about all sessions that match, once their number is known. */
@@ -102,10 +146,18 @@ async function askMany({ filter, verb, isDanger = false, fields, text, run }) {
     }
     const restrictions = Object.entries(filter);
     const words = restrictions.length
-      ? h('ul.filter', restrictions.map(([name, value]) => h('li', `${name}: `, h('code', value))))
+      ? h(
+          'ul.filter',
+          restrictions.map(([name, value]) => h('li', `${name}: `, h('code', value))),
+        )
       : h('p.warning', 'No filter is set: these are all sessions of the process.');
-    ask({ title: `${verb} ${plural(total, 'session')}?`, confirm: `${verb} ${plural(total, 'session')}`, isDanger,
-      body: [h('p', text(total)), words, fields], run });
+    ask({
+      title: `${verb} ${plural(total, 'session')}?`,
+      confirm: `${verb} ${plural(total, 'session')}`,
+      isDanger,
+      body: [h('p', text(total)), words, fields],
+      run,
+    });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     notify(capital(error.message), true);

@@ -7,15 +7,38 @@ function endedBy({ ended }) {
 
 function effect(result) {
   const causes = Object.entries(result.ended).filter(([, value]) => value > 0);
-  const listOf = (values, none) => (values.length ? h('ul', values.map((value) => h('li', value))) : none);
+  const listOf = (values, none) =>
+    values.length
+      ? h(
+          'ul',
+          values.map((value) => h('li', value)),
+        )
+      : none;
   const entries = [
-    ['Sessions kept unchanged', count(result.kept), { data: { fact: 'kept' } }], ['Sessions with new limits', count(result.changed), { data: { fact: 'changed' } }],
-    ['Sessions ended', causes.length ? h('ul', causes.map(([cause, value]) => h('li', `${count(value)}: ${causeText('end', cause)}`))) : '0', { data: { fact: 'ended' } }],
-    ['Listeners added', listOf(result.listeners_added, 'none')], ['Listeners removed', listOf(result.listeners_removed, 'none')],
+    ['Sessions kept unchanged', count(result.kept), { data: { fact: 'kept' } }],
+    ['Sessions with new limits', count(result.changed), { data: { fact: 'changed' } }],
+    [
+      'Sessions ended',
+      causes.length
+        ? h(
+            'ul',
+            causes.map(([cause, value]) => h('li', `${count(value)}: ${causeText('end', cause)}`)),
+          )
+        : '0',
+      { data: { fact: 'ended' } },
+    ],
+    ['Listeners added', listOf(result.listeners_added, 'none')],
+    ['Listeners removed', listOf(result.listeners_removed, 'none')],
     ['Warnings', listOf(result.warnings, 'none')],
   ];
-  return [terms(entries), result.exceeds_recheck_max_percent !== null
-    && h('p.warning', `More than recheck_max (${result.exceeds_recheck_max_percent} %) of the open sessions would end: Tollgate refuses this reload unless it is forced.`)];
+  return [
+    terms(entries),
+    result.exceeds_recheck_max_percent !== null &&
+      h(
+        'p.warning',
+        `More than recheck_max (${result.exceeds_recheck_max_percent} %) of the open sessions would end: Tollgate refuses this reload unless it is forced.`,
+      ),
+  ];
 }
 
 /** Creates the section. `onApplied` is called after a reload. */
@@ -23,7 +46,11 @@ function createReload(onApplied) {
   const last = h('p.quiet', 'Loading');
   const result = h('div.result', { 'aria-live': 'polite' });
   const check = h('button', { type: 'button', id: 'reload-check', on: { click: dryRun } }, 'Check');
-  const apply = h('button.primary', { type: 'button', id: 'reload-apply', disabled: true, on: { click: confirmApply } }, 'Apply');
+  const apply = h(
+    'button.primary',
+    { type: 'button', id: 'reload-apply', disabled: true, on: { click: confirmApply } },
+    'Apply',
+  );
   const hint = h('span.quiet', 'Check first: it shows what a reload of the file would do, and changes nothing.');
   let checked = null;
 
@@ -42,7 +69,12 @@ function createReload(onApplied) {
       fill(result, h('h3', 'A reload now would have this effect'), effect(answer));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      fill(result, h('h3', 'The file cannot be applied'), problemBlock(error), error.problem.summary && effect(error.problem.summary));
+      fill(
+        result,
+        h('h3', 'The file cannot be applied'),
+        problemBlock(error),
+        error.problem.summary && effect(error.problem.summary),
+      );
       if (isTooMany(error)) setChecked(error.problem.summary);
     } finally {
       check.disabled = false;
@@ -54,15 +86,30 @@ function createReload(onApplied) {
     const isForced = checked.exceeds_recheck_max_percent !== null;
     const ended = endedBy(checked);
     ask({
-      title: isForced ? 'Force the reload?' : 'Apply the configuration?', isDanger: isForced || ended > 0,
+      title: isForced ? 'Force the reload?' : 'Apply the configuration?',
+      isDanger: isForced || ended > 0,
       confirm: `${isForced ? 'Force it' : 'Apply'}, end ${plural(ended, 'session')}`,
-      body: [h('p', 'By the dry run this ends ', h('strong', plural(ended, 'session')), ` and changes the limits of ${plural(checked.changed, 'session')}.`),
-        isForced && h('p.warning', 'That is more than recheck_max allows without force.')],
+      body: [
+        h(
+          'p',
+          'By the dry run this ends ',
+          h('strong', plural(ended, 'session')),
+          ` and changes the limits of ${plural(checked.changed, 'session')}.`,
+        ),
+        isForced && h('p.warning', 'That is more than recheck_max allows without force.'),
+      ],
       run: () => applyNow(isForced),
-      onError: (error) => (isTooMany(error) && !isForced ? [effect(error.problem.summary), h('button.danger', { type: 'button', on: { click: () => offerForce(error) } }, 'Force this reload')] : reportOf(error)),
+      onError: (error) =>
+        isTooMany(error) && !isForced
+          ? [
+              effect(error.problem.summary),
+              h('button.danger', { type: 'button', on: { click: () => offerForce(error) } }, 'Force this reload'),
+            ]
+          : reportOf(error),
     });
   }
-  const reportOf = (error) => error.problem.report && h('pre', { tabindex: 0, 'aria-label': 'Report' }, error.problem.report);
+  const reportOf = (error) =>
+    error.problem.report && h('pre', { tabindex: 0, 'aria-label': 'Report' }, error.problem.report);
 
   /** The file or the sessions changed since the dry run: asks again, with the new numbers. */
   function offerForce(error) {
@@ -79,12 +126,23 @@ function createReload(onApplied) {
   }
 
   return {
-    element: h('section', { 'aria-labelledby': 'reload' }, h('h2', { id: 'reload' }, 'Reload'), last,
-      canChange() ? [h('div.buttons', check, apply, hint), result] : readOnlyNote('a reload')),
+    element: h(
+      'section',
+      { 'aria-labelledby': 'reload' },
+      h('h2', { id: 'reload' }, 'Reload'),
+      last,
+      canChange() ? [h('div.buttons', check, apply, hint), result] : readOnlyNote('a reload'),
+    ),
     update(info) {
       const { last_reload: own } = info;
-      setText(last, !own ? 'Not reloaded since the start.'
-        : own.successful ? `Last reload: ${dateTime(own.time)}, applied.` : `Last reload: ${dateTime(own.time)}, failed; nothing was changed. ${own.error ?? ''}`);
+      setText(
+        last,
+        !own
+          ? 'Not reloaded since the start.'
+          : own.successful
+            ? `Last reload: ${dateTime(own.time)}, applied.`
+            : `Last reload: ${dateTime(own.time)}, failed; nothing was changed. ${own.error ?? ''}`,
+      );
     },
   };
 }

@@ -14,7 +14,11 @@ function revocationColumns(onRemove) {
     return button;
   };
   return [
-    { label: 'Target', text: (one) => `${targetOf(one)} ${one[targetOf(one)]}${one.without_sid ? ', tokens without sid' : ''}`, kind: 'words' },
+    {
+      label: 'Target',
+      text: (one) => `${targetOf(one)} ${one[targetOf(one)]}${one.without_sid ? ', tokens without sid' : ''}`,
+      kind: 'words',
+    },
     { label: 'Auth', text: ({ auth }) => auth ?? 'any' },
     { label: 'Issued before', text: ({ issued_before: value }) => dateTime(value) },
     { label: 'Expires', text: ({ expires }) => dateTime(expires) },
@@ -33,28 +37,56 @@ function unixOf(input) {
 
 function revocationForm(onAdded) {
   const auth = select([['', 'any']], '', () => {}, { name: 'auth' });
-  const value = h('input', { type: 'text', name: 'value', required: true, maxlength: 256, autocomplete: 'off', spellcheck: 'false' });
+  const value = h('input', {
+    type: 'text',
+    name: 'value',
+    required: true,
+    maxlength: 256,
+    autocomplete: 'off',
+    spellcheck: 'false',
+  });
   const target = select(Object.entries(REVOCATION_FIELDS), 'subject', () => {}, { name: 'target' });
   const issuedBefore = h('input', { type: 'datetime-local', name: 'issued_before', step: 1 });
   const expires = h('input', { type: 'datetime-local', name: 'expires', step: 1 });
   const reason = h('input', { type: 'text', name: 'reason', maxlength: 256, autocomplete: 'off' });
-  const body = () => Object.fromEntries(Object.entries({
-    auth: auth.value || null, [target.value]: value.value, issued_before: unixOf(issuedBefore), expires: unixOf(expires), reason: reason.value || null,
-  }).filter(([, own]) => own !== null));
-  const open = () => ask({
-    title: 'Revoke tokens', confirm: 'Revoke', isDanger: true,
-    body: [h('p', 'Tokens that match are rejected from now on, and the sessions that were admitted with them end with 1008.'),
-      h('div.fields', field('Revoke by', target), field('Value', value), field('Auth section', auth, 'A subject needs one: the same name at another issuer is someone else'),
-        field('Only tokens issued before', issuedBefore, 'Your local time. Empty: all'), field('Until', expires, 'Your local time. Empty: as long as tokens are valid'),
-        field('Reason', reason, 'A note for operators'))],
-    async run() {
-      if (target.value === 'subject' && !auth.value) throw invalid('A subject needs an auth section.');
-      const made = await change('POST', '/v1/revocations', { body: body() });
-      [value.value, reason.value, issuedBefore.value, expires.value] = ['', '', '', ''];
-      onAdded();
-      return `Revoked; ${plural(made.ended, 'session ends', 'sessions end')}.${made.durable ? '' : ' It does not outlive the process, because there is no state_dir.'}`;
-    },
-  });
+  const body = () =>
+    Object.fromEntries(
+      Object.entries({
+        auth: auth.value || null,
+        [target.value]: value.value,
+        issued_before: unixOf(issuedBefore),
+        expires: unixOf(expires),
+        reason: reason.value || null,
+      }).filter(([, own]) => own !== null),
+    );
+  const open = () =>
+    ask({
+      title: 'Revoke tokens',
+      confirm: 'Revoke',
+      isDanger: true,
+      body: [
+        h(
+          'p',
+          'Tokens that match are rejected from now on, and the sessions that were admitted with them end with 1008.',
+        ),
+        h(
+          'div.fields',
+          field('Revoke by', target),
+          field('Value', value),
+          field('Auth section', auth, 'A subject needs one: the same name at another issuer is someone else'),
+          field('Only tokens issued before', issuedBefore, 'Your local time. Empty: all'),
+          field('Until', expires, 'Your local time. Empty: as long as tokens are valid'),
+          field('Reason', reason, 'A note for operators'),
+        ),
+      ],
+      async run() {
+        if (target.value === 'subject' && !auth.value) throw invalid('A subject needs an auth section.');
+        const made = await change('POST', '/v1/revocations', { body: body() });
+        [value.value, reason.value, issuedBefore.value, expires.value] = ['', '', '', ''];
+        onAdded();
+        return `Revoked; ${plural(made.ended, 'session ends', 'sessions end')}.${made.durable ? '' : ' It does not outlive the process, because there is no state_dir.'}`;
+      },
+    });
   return {
     element: h('button.primary', { type: 'button', id: 'revoke', on: { click: open } }, 'Revoke tokens'),
     setAuths: (names) => setOptions(auth, [['', 'any'], ...names], auth.value),
@@ -65,19 +97,60 @@ function revocationsView() {
   let cursors = [];
   let cursor = null;
   let next = null;
-  const note = h('p.quiet', { 'aria-live': 'polite' }, 'Loading');
+  const note = h('p.quiet', 'Loading');
   const error = h('div');
-  const table = createTable({ caption: 'Revocations in effect, those that end first are first', columns: revocationColumns(remove),
-    keyOf: ({ id, source }) => `${id} ${source}`, empty: 'No revocation is in effect.' });
+  const table = createTable({
+    caption: 'Revocations in effect, those that end first are first',
+    columns: revocationColumns(remove),
+    keyOf: ({ id, source }) => `${id} ${source}`,
+    empty: 'No revocation is in effect.',
+  });
   const form = revocationForm(() => list.now());
-  const back = h('button', { type: 'button', disabled: true, on: { click: () => { cursor = cursors.pop() ?? null; list.now(); } } }, 'Previous page');
-  const forth = h('button', { type: 'button', disabled: true, on: { click: () => { cursors.push(cursor); cursor = next; list.now(); } } }, 'Next page');
+  const back = h(
+    'button',
+    {
+      type: 'button',
+      disabled: true,
+      on: {
+        click: () => {
+          cursor = cursors.pop() ?? null;
+          list.now();
+        },
+      },
+    },
+    'Previous page',
+  );
+  const forth = h(
+    'button',
+    {
+      type: 'button',
+      disabled: true,
+      on: {
+        click: () => {
+          cursors.push(cursor);
+          cursor = next;
+          list.now();
+        },
+      },
+    },
+    'Next page',
+  );
 
   function remove(one) {
     const target = targetOf(one);
     ask({
-      title: 'Remove this revocation?', confirm: 'Remove 1 revocation', isDanger: true,
-      body: [h('p', 'The tokens of ', h('strong', `${target} ${one[target]}`), one.auth ? ` of ${one.auth}` : '', ' are valid again, if they have not expired.')],
+      title: 'Remove this revocation?',
+      confirm: 'Remove 1 revocation',
+      isDanger: true,
+      body: [
+        h(
+          'p',
+          'The tokens of ',
+          h('strong', `${target} ${one[target]}`),
+          one.auth ? ` of ${one.auth}` : '',
+          ' are valid again, if they have not expired.',
+        ),
+      ],
       async run() {
         await change('DELETE', `/v1/revocations/${one.id}`);
         list.now();
@@ -85,21 +158,37 @@ function revocationsView() {
       },
     });
   }
-  const list = poll(REVOCATIONS_MS, async (signal) => {
-    const answer = await get('/v1/revocations', { limit: PAGE_SIZE, cursor }, signal);
-    fill(error);
-    next = answer.cursor;
-    table.update(answer.revocations);
-    setText(note, answer.durable ? 'Revocations are on disk, and outlive the process.' : 'Not durable: there is no state_dir, so revocations made here end with the process.');
-    note.className = answer.durable ? 'quiet' : 'warning';
-    back.disabled = cursor === null;
-    forth.disabled = next === null;
-  }, (failure) => failure.status && fill(error, problemBlock(failure)));
-  const auths = poll(60_000, async (signal) => form.setAuths((await get('/v1/auths', {}, signal)).auths.map(({ name }) => name)));
+  const list = poll(
+    REVOCATIONS_MS,
+    async (signal) => {
+      const answer = await get('/v1/revocations', { limit: PAGE_SIZE, cursor }, signal);
+      fill(error);
+      next = answer.cursor;
+      table.update(answer.revocations);
+      setText(
+        note,
+        answer.durable
+          ? 'Revocations are on disk, and outlive the process.'
+          : 'Not durable: there is no state_dir, so revocations made here end with the process.',
+      );
+      note.className = answer.durable ? 'quiet' : 'warning';
+      back.disabled = cursor === null;
+      forth.disabled = next === null;
+    },
+    (failure) => failure.status && fill(error, problemBlock(failure)),
+  );
+  const auths = poll(60_000, async (signal) =>
+    form.setAuths((await get('/v1/auths', {}, signal)).auths.map(({ name }) => name)),
+  );
   return {
     title: 'Revocations',
-    content: [note, canChange() ? h('div.buttons', form.element) : readOnlyNote('making and removing revocations'), error,
-      h('div.list', table.element), h('nav.pages', { 'aria-label': 'Pages' }, back, forth)],
+    content: [
+      note,
+      canChange() ? h('div.buttons', form.element) : readOnlyNote('making and removing revocations'),
+      error,
+      h('div.list', table.element),
+      h('nav.pages', { 'aria-label': 'Pages' }, back, forth),
+    ],
     stop() {
       list.stop();
       auths.stop();

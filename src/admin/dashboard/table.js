@@ -2,32 +2,52 @@
 
 /**
  * Creates a table. A column has a `label` and `text(row)`, and optionally `href(row)`, `title(row)`, `value(row)` (the
- * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells), `sort` (the name of its
- * order). `onSort(name)` is called by the buttons of the header.
+ * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells), `sort` (the name of
+ * its order). `onSort(name)` is called by the buttons of the header.
  */
 function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing to show.', isCaptionHidden = true }) {
   const headers = columns.map((column) => headerCell(column, onSort));
   const body = h('tbody', { role: 'rowgroup' });
   const nothing = h('p.empty', { hidden: true }, empty);
-  const table = h('table.cards', { role: 'table' },
+  const table = h(
+    'table.cards',
+    { role: 'table' },
     h(isCaptionHidden ? 'caption.hidden' : 'caption', caption),
-    h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, headers)), body);
+    h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, headers)),
+    body,
+  );
   const update = (rows) => {
-    keyed(body, rows, keyOf, () => createRow(columns), (element, row) => updateRow(element, columns, row));
+    keyed(
+      body,
+      rows,
+      keyOf,
+      () => createRow(columns),
+      (element, row) => updateRow(element, columns, row),
+    );
     nothing.hidden = rows.length > 0;
     table.hidden = rows.length === 0;
   };
-  const showSort = (sort) => columns.forEach((column, index) => {
-    if (column.sort) showOrder(headers[index], column.sort, sort);
-  });
-  return { element: h('div.table', table, nothing), table, update, showSort, setEmpty: (text) => setText(nothing, text) };
+  const showSort = (sort) =>
+    columns.forEach((column, index) => {
+      if (column.sort) showOrder(headers[index], column.sort, sort);
+    });
+  return {
+    element: h('div.table', table, nothing),
+    table,
+    update,
+    showSort,
+  };
 }
 
 function headerCell(column, onSort) {
   const options = { role: 'columnheader', scope: 'col' };
   if (!column.sort) return h(`th.${column.kind ?? 'text'}`, options, column.label);
-  const button = h('button.sort', { type: 'button', on: { click: () => onSort(column.sort) } },
-    column.label, h('span.arrow', { 'aria-hidden': true }));
+  const button = h(
+    'button.sort',
+    { type: 'button', on: { click: () => onSort(column.sort) } },
+    column.label,
+    h('span.arrow', { 'aria-hidden': true }),
+  );
   return h(`th.${column.kind ?? 'text'}`, options, button);
 }
 
@@ -40,11 +60,15 @@ function showOrder(cell, own, sort) {
 }
 
 function createRow(columns) {
-  return h('tr', { role: 'row' }, columns.map((column) => {
-    const cell = h(`td.${column.kind ?? 'text'}`, { role: 'cell', data: { label: column.label } });
-    if (column.href) cell.append(h('a'));
-    return cell;
-  }));
+  return h(
+    'tr',
+    { role: 'row' },
+    columns.map((column) => {
+      const cell = h(`td.${column.kind ?? 'text'}`, { role: 'cell', data: { label: column.label } });
+      if (column.href) cell.append(h('a'));
+      return cell;
+    }),
+  );
 }
 
 function updateRow(element, columns, row) {

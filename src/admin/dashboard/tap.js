@@ -7,9 +7,22 @@ const HEX_BYTES = 32;
 const FRAME_COLUMNS = [
   { label: 'Time', kind: 'value', text: ({ at_seconds: at }) => (at === undefined ? '' : `${at.toFixed(3)} s`) },
   { label: 'Direction', text: ({ direction: way }) => (way === 'in' ? '→ in' : way === 'out' ? '← out' : '') },
-  { label: 'Frame', text: (frame) => (frame.missed ? `${plural(frame.missed, 'frame')} not shown: this page read too slowly` : frame.opcode) },
-  { label: 'Size', kind: 'value', text: ({ length }) => (length === undefined ? '' : bytes(length)), value: ({ length }) => length },
-  { label: 'Flags', text: ({ fin, compressed, missed }) => (missed ? '' : [fin ? 'fin' : 'more follows', compressed && 'compressed'].filter(Boolean).join(', ')) },
+  {
+    label: 'Frame',
+    text: (frame) =>
+      frame.missed ? `${plural(frame.missed, 'frame')} not shown: this page read too slowly` : frame.opcode,
+  },
+  {
+    label: 'Size',
+    kind: 'value',
+    text: ({ length }) => (length === undefined ? '' : bytes(length)),
+    value: ({ length }) => length,
+  },
+  {
+    label: 'Flags',
+    text: ({ fin, compressed, missed }) =>
+      missed ? '' : [fin ? 'fin' : 'more follows', compressed && 'compressed'].filter(Boolean).join(', '),
+  },
 ];
 const PAYLOAD_COLUMN = { label: 'Payload', kind: 'payload', text: ({ text, payload }) => text ?? hex(payload) };
 
@@ -17,7 +30,9 @@ const PAYLOAD_COLUMN = { label: 'Payload', kind: 'payload', text: ({ text, paylo
 function hex(payload) {
   if (!payload) return '';
   const binary = atob(payload);
-  const shown = Array.from(binary.slice(0, HEX_BYTES), (character) => character.charCodeAt(0).toString(16).padStart(2, '0'));
+  const shown = Array.from(binary.slice(0, HEX_BYTES), (character) =>
+    character.charCodeAt(0).toString(16).padStart(2, '0'),
+  );
   return shown.join(' ') + (binary.length > HEX_BYTES ? ' …' : '');
 }
 
@@ -30,7 +45,11 @@ function createTap(id) {
   let timer = null;
   let table = null;
 
-  const status = h('p.quiet', { role: 'status' }, 'Shows each frame that passes. A tap costs the session one copy of each header.');
+  const status = h(
+    'p.quiet',
+    { role: 'status' },
+    'Shows each frame that passes. A tap costs the session one copy of each header.',
+  );
   const counts = h('p.total');
   const error = h('div');
   const holder = h('div.scroll.frames', { tabindex: 0, role: 'region', 'aria-label': 'Frames, newest first' });
@@ -38,13 +57,29 @@ function createTap(id) {
   const canPayload = canChange() && state.info.payload;
   const start = h('button.primary', { type: 'button', id: 'tap-start', on: { click: toggle } }, 'Start the tap');
   const pause = h('button', { type: 'button', disabled: true, on: { click: togglePause } }, 'Pause');
-  const clear = h('button', { type: 'button', on: { click: () => { frames = []; received = missed = 0; render(); } } }, 'Clear');
+  const clear = h(
+    'button',
+    {
+      type: 'button',
+      on: {
+        click: () => {
+          frames = [];
+          received = missed = 0;
+          render();
+        },
+      },
+    },
+    'Clear',
+  );
 
   function render() {
     timer = null;
     if (!table || isPaused) return;
     table.update(frames);
-    setText(counts, `${plural(received, 'frame')}${missed ? `, ${count(missed)} missed` : ''}; the last ${count(FRAMES_MAX)} are kept`);
+    setText(
+      counts,
+      `${plural(received, 'frame')}${missed ? `, ${count(missed)} missed` : ''}; the last ${count(FRAMES_MAX)} are kept`,
+    );
   }
   function add(entry) {
     frames.unshift({ ...entry, sequence: received + missed });
@@ -70,12 +105,16 @@ function createTap(id) {
       controller.abort();
       return;
     }
-    const own = controller = new AbortController();
+    const own = (controller = new AbortController());
     const isWithPayload = canPayload && payload.checked;
     frames = [];
     received = missed = 0;
-    table = createTable({ caption: 'Frames, newest first', columns: isWithPayload ? [...FRAME_COLUMNS, PAYLOAD_COLUMN] : FRAME_COLUMNS,
-      keyOf: ({ sequence }) => sequence, empty: 'No frame yet.' });
+    table = createTable({
+      caption: 'Frames, newest first',
+      columns: isWithPayload ? [...FRAME_COLUMNS, PAYLOAD_COLUMN] : FRAME_COLUMNS,
+      keyOf: ({ sequence }) => sequence,
+      empty: 'No frame yet.',
+    });
     fill(holder, table.element);
     fill(error);
     setText(start, 'Stop the tap');
@@ -104,8 +143,22 @@ function createTap(id) {
   }
 
   return {
-    element: h('div.tap', h('div.buttons', start, pause, clear,
-      canPayload ? h('label.check', payload, ' with payloads, up to 4 KiB of each frame') : h('span.quiet', payloadNote())), status, error, counts, holder),
+    element: h(
+      'div.tap',
+      h(
+        'div.buttons',
+        start,
+        pause,
+        clear,
+        canPayload
+          ? h('label.check', payload, ' with payloads, up to 4 KiB of each frame')
+          : h('span.quiet', payloadNote()),
+      ),
+      status,
+      error,
+      counts,
+      holder,
+    ),
     stop() {
       controller?.abort();
       clearTimeout(timer);

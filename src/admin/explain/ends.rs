@@ -2,8 +2,8 @@
 
 use super::facts::{Explanation, Facts, Words, sentence, words};
 use super::{close_codes, violations};
-use crate::config::keys;
-use crate::session::{CloseReason, Outcome, Side};
+use crate::config::keys::{self, Key};
+use crate::session::{AdmissionRule, CloseReason, Outcome, Side};
 
 /// Explains the end of a session. `reason` is the text of the Close if an operator closed it.
 pub fn end<'a>(outcome: Outcome, reason: &str, facts: &Facts<'a>) -> Explanation<'a> {
@@ -27,7 +27,7 @@ fn explain(outcome: Outcome, reason: &str, facts: &Facts<'_>) -> Words {
         CloseReason::Command => command(reason),
         CloseReason::Revoked => revoked(facts),
         CloseReason::Replaced => replaced(facts),
-        CloseReason::NotAdmitted => not_admitted(facts),
+        CloseReason::NotAdmitted(rule) => not_admitted(rule, facts),
         CloseReason::Removed => removed(facts),
         CloseReason::Aborted => aborted(),
     }
@@ -153,15 +153,15 @@ fn drain() -> Words {
 fn disconnected(side: Side, facts: &Facts<'_>) -> Words {
     match side {
         Side::Client => words(
-            "The connection of the client ended without a Close, which programs show as 1006 (RFC 6455 section 7.1.5): its \
-             network failed, or its program ended.",
+            "The connection of the client ended without a Close (RFC 6455 section 7.1.5): its network failed, or its program \
+             ended. The upstream got code 1001.",
             "Nothing has to change if this is rare, or clients are phones. If sessions end after the same time of silence, \
              a device on the way cuts idle connections: lower `ping_interval`.",
             &[keys::PING_INTERVAL],
         ),
         Side::Upstream => words(
             sentence(format!(
-                "{} ended the connection without a Close, which programs show as 1006 (RFC 6455 section 7.1.5).",
+                "{} ended the connection without a Close (RFC 6455 section 7.1.5), so the client got code 1014.",
                 facts.the_server()
             )),
             "Check whether the server crashed, was killed or was restarted. If sessions end after the same time of silence, \
@@ -205,9 +205,10 @@ fn revoked(facts: &Facts<'_>) -> Words {
             "The token that opened the session by the rules of {}, its subject or its login was revoked.",
             facts.the_auth()
         ),
-        "Nothing has to change: the client has to log in again. To undo a revocation, find it with `tollgate revoke \
-         --list`, and remove it there or from `revocations_file`.",
-        &[keys::REVOCATIONS_FILE, keys::BACKCHANNEL_LOGOUT_PATH, keys::REVOCATION_RETENTION],
+        "The client has to log in again. A revocation of a subject without `issued_before` rejects new tokens, too, until it \
+         ends or is removed: `tollgate revoke --list` and the dashboard list it. One of `revocations_file` ends when it is \
+         removed there.",
+        &[],
     )
 }
 
@@ -225,25 +226,36 @@ fn replaced(facts: &Facts<'_>) -> Words {
     )
 }
 
-fn not_admitted(facts: &Facts<'_>) -> Words {
-    words(
-        format!(
-            "The session is not admitted by {} any more: since it was opened, the configuration, the keys of its auth \
-             section or the answer of its authentication service has changed.",
-            facts.the_route()
+fn not_admitted(rule: AdmissionRule, facts: &Facts<'_>) -> Words {
+    let (what, deciding): (_, &[Key]) = match rule {
+        AdmissionRule::Origin => ("its origin is not in `origins` any more", &[keys::ORIGINS, keys::MISSING_ORIGIN]),
+        AdmissionRule::Address => (
+            "its address is in `deny_addresses` now, or not in `allow_addresses` any more",
+            &[keys::DENY_ADDRESSES, keys::ALLOW_ADDRESSES],
         ),
-        "Nothing has to change if that was intended. When the client connects again, its rejection names the rule. \
-         `tollgate reload --dry-run` shows how many sessions a reload would end, and `on_reload = \"keep\"` lets it end \
-         none.",
-        &[
-            keys::ON_RELOAD,
-            keys::AUTH,
-            keys::REQUIRE,
-            keys::ORIGINS,
-            keys::ALLOW_ADDRESSES,
-            keys::DENY_ADDRESSES,
-            keys::RECHECK_INTERVAL,
-        ],
+        AdmissionRule::Claims => ("its claims do not meet `require` any more", &[keys::REQUIRE, keys::FORWARD_CLAIMS]),
+        AdmissionRule::KeyLost => (
+            "the key that verified its token has left the key set of its auth section",
+            &[keys::JWKS_URL, keys::DISCOVERY, keys::JWKS_FILE],
+        ),
+        AdmissionRule::Service => (
+            "the authentication service did not admit it when it was asked again",
+            &[keys::RECHECK_INTERVAL, keys::AUTH_URL],
+        ),
+        AdmissionRule::Sessions => (
+            "the subject or the address has more sessions than the limits allow now",
+            &[keys::SESSIONS_PER_SUBJECT, keys::SESSIONS_PER_ADDRESS],
+        ),
+        AdmissionRule::Token => (
+            "its token is not valid by the rules of its auth section any more, or the route has another section",
+            &[keys::AUTH, keys::ISSUER, keys::AUDIENCE, keys::ALGORITHMS, keys::TOKEN_FROM],
+        ),
+    };
+    words(
+        format!("The session is not admitted by {} any more: {what}.", facts.the_route()),
+        "Nothing has to change if that was intended. `tollgate reload --dry-run` shows how many sessions a reload would \
+         end, and `on_reload = \"keep\"` lets it end none.",
+        deciding,
     )
 }
 

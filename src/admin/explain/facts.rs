@@ -29,6 +29,12 @@ pub struct Facts<'a> {
     pub address: Option<&'a str>,
     /// The name of a claim.
     pub claim: Option<&'a str>,
+    /// Whether the route requires the claim; `None`: not known.
+    pub is_claim_required: Option<bool>,
+    /// Whether a route serves only some hosts.
+    pub has_hosts: bool,
+    /// The route that serves the path with a slash more or less at its end.
+    pub slash_route: Option<&'a str>,
     /// Further text, such as an error of the upstream.
     pub detail: Option<&'a str>,
 }

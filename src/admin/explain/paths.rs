@@ -1,15 +1,17 @@
 //! Explains the rules for paths, whose breach would let the policy and the upstream read a path differently.
 
 use super::facts::{Facts, Words, sentence, words};
+use crate::config::keys;
 use crate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
 
 /// Explains a path that was rejected.
 pub(super) fn explain(error: PathError, facts: &Facts<'_>) -> Words {
     let (path, (rule, advice)) = (facts.the_path(), rule(error));
+    let keys: &[_] = if error == PathError::HeaderValue { &[keys::SET_HEADERS] } else { &[] };
     let text = sentence(format!(
         "{path} is rejected, because the upstream could read it in another way than Tollgate: {rule}."
     ));
-    words(text, format!("{advice} Nothing has to change if the request comes from a scanner."), &[])
+    words(text, format!("{advice} Nothing has to change if the request comes from a scanner."), keys)
 }
 
 /// Returns the broken rule as a clause, and the advice as a sentence.
@@ -64,6 +66,12 @@ fn rule(error: PathError) -> (String, &'static str) {
         PathError::EncodedTwice => (
             "a segment still contains an escape after it was decoded, such as %252F",
             "The client, or a proxy in front of Tollgate, has to escape the path only once.",
+        ),
+        PathError::HeaderValue => (
+            "a part of it goes into a header of the request to the upstream, which can carry only visible ASCII, with \
+             spaces between other characters",
+            "The client has to use names of such characters, or the route has to leave the placeholder out of \
+             `set_headers`.",
         ),
     };
     (rule.to_owned(), advice)

@@ -16,7 +16,7 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
     match rejection {
         Rejection::Head { too_large } => head(too_large, facts),
         Rejection::Opening(error) => openings::explain(error, facts),
-        Rejection::Host => host(facts),
+        Rejection::Host => host(),
         Rejection::Path(error) => paths::explain(error, facts),
         Rejection::NoRoute => no_route(facts),
         Rejection::Method => method(facts),
@@ -67,10 +67,9 @@ fn head(too_large: bool, facts: &Facts<'_>) -> Words {
     }
 }
 
-fn host(facts: &Facts<'_>) -> Words {
-    let host = facts.host.map_or_else(|| "The Host of the request".to_owned(), |host| format!("The Host {host}"));
+fn host() -> Words {
     words(
-        format!("{host} is not one host name or IP address with an optional port."),
+        "The Host of the request is missing, or is not one host name or IP address with an optional port.",
         "The client has to send the name of the service. Nothing has to change if the request comes from a scanner.",
         &[],
     )
@@ -78,12 +77,21 @@ fn host(facts: &Facts<'_>) -> Words {
 
 fn no_route(facts: &Facts<'_>) -> Words {
     let host = facts.host.map_or_else(|| "this host".to_owned(), |host| format!("the host {host}"));
-    words(
-        format!("No route serves {} on {host}.", facts.the_path()),
-        "If clients should reach a service there, add a [[route]] with this `host` and `path`, or correct the address \
-         that the client uses. A route of a less specific host serves it only with `host_fall_through = true`.",
-        &[keys::HOST_FALL_THROUGH],
-    )
+    let text = format!("No route serves {} on {host}.", facts.the_path());
+    if let Some(near) = facts.slash_route {
+        let advice = format!(
+            "The route \"{near}\" serves this path with a slash more or less at its end: correct the address that the client \
+             uses, or the `path`."
+        );
+        return words(text, advice, &[]);
+    }
+    let advice = "If clients should reach a service there, add a [[route]] with this `host` and `path`, or correct the address \
+                  that the client uses.";
+    if facts.has_hosts {
+        let wider = " A route of a less specific host serves it only with `host_fall_through = true`.";
+        return words(text, format!("{advice}{wider}"), &[keys::HOST_FALL_THROUGH]);
+    }
+    words(text, advice, &[])
 }
 
 fn method(facts: &Facts<'_>) -> Words {
@@ -137,7 +145,7 @@ fn origin(facts: &Facts<'_>) -> Words {
             &[keys::ORIGINS],
         ),
         None => words(
-            format!("The request has no Origin that can be read, and {} requires one.", facts.the_route()),
+            format!("The request has no Origin, or one that is not text, and {} does not admit it.", facts.the_route()),
             "If clients other than browsers may connect, set `missing_origin = \"allow\"`. A refresh whose token is in a \
              cookie always needs an Origin.",
             &[keys::MISSING_ORIGIN, keys::ORIGINS],
@@ -151,8 +159,8 @@ fn no_token(facts: &Facts<'_>) -> Words {
             "{} requires a token, and the request has none in a place that `token_from` lists.",
             sentence(facts.the_route())
         ),
-        "The client has to send its token. Browsers cannot set Authorization for a WebSocket: for these, add a cookie, a \
-         subprotocol or a query parameter to `token_from`. `auth = \"none\"` admits every client.",
+        "The client has to send its token in one of these places. Browsers cannot set Authorization for a WebSocket: they \
+         need a cookie, a subprotocol or a query parameter there. `auth = \"none\"` admits every client.",
         &[keys::TOKEN_FROM, keys::AUTH],
     )
 }
@@ -172,9 +180,10 @@ fn revoked(facts: &Facts<'_>) -> Words {
             "The token is valid by the rules of {}, but it, its subject or its login was revoked.",
             facts.the_auth()
         ),
-        "Nothing has to change: the client has to log in again. To undo a revocation, find it with `tollgate revoke \
-         --list`, and remove it there or from `revocations_file`.",
-        &[keys::REVOCATIONS_FILE, keys::BACKCHANNEL_LOGOUT_PATH, keys::REVOCATION_RETENTION],
+        "The client has to log in again. A revocation of a subject without `issued_before` rejects new tokens, too, until it \
+         ends or is removed: `tollgate revoke --list` and the dashboard list it. One of `revocations_file` ends when it is \
+         removed there.",
+        &[],
     )
 }
 
@@ -221,8 +230,9 @@ fn auth_busy(facts: &Facts<'_>) -> Words {
 fn keys_unavailable(retry_after_secs: u64, facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "The token cannot be verified, because {} has no current keys: they were not fetched yet, are older than \
-             `keys_stale_for`, or too many requests wait for them. The answer had a Retry-After of {retry_after_secs} s.",
+            "The token cannot be verified by {}: its keys were not fetched yet or are older than `keys_stale_for`, the fetch \
+             that may bring the key of this token failed, or too many requests wait for it. The answer had a Retry-After of \
+             {retry_after_secs} s.",
             facts.the_auth()
         ),
         "Check that this machine reaches `jwks_url` or the issuer; the log has the error of each fetch. Clients may try \
@@ -232,16 +242,27 @@ fn keys_unavailable(retry_after_secs: u64, facts: &Facts<'_>) -> Words {
 }
 
 fn claims(facts: &Facts<'_>) -> Words {
+    if facts.is_claim_required == Some(false) {
+        return words(
+            format!(
+                "The client is authenticated, but {} has a value that `forward_claims` of {} cannot write into a header.",
+                facts.the_claim(),
+                facts.the_route()
+            ),
+            "The issuer has to send a text, number or boolean without control characters, or the claim has to leave \
+             `forward_claims`.",
+            &[keys::FORWARD_CLAIMS],
+        );
+    }
     words(
         format!(
-            "The client is authenticated, but {} does not meet the `require` of {}, or has a value that \
-             `forward_claims` cannot write into a header.",
+            "The client is authenticated, but {} does not meet the `require` of {}.",
             facts.the_claim(),
             facts.the_route()
         ),
         "If the client may use this route, change `require`, or have the issuer add the value to its tokens. Otherwise \
-         nothing has to change. A refresh also needs the subject.",
-        &[keys::REQUIRE, keys::FORWARD_CLAIMS, keys::SUBJECT_CLAIM, keys::RESPONSE_HEADERS],
+         nothing has to change.",
+        &[keys::REQUIRE],
     )
 }
 

@@ -6,7 +6,7 @@ use crate::policy::logout::LogoutError;
 use crate::policy::path::PathError;
 use crate::policy::rejection::Rejection;
 use crate::policy::token::TokenError;
-use crate::session::{CloseReason, ClosedBy, Outcome, Side};
+use crate::session::{AdmissionRule, CloseReason, ClosedBy, Outcome, Side};
 use crate::ws::code::CloseCode;
 use crate::ws::handshake::{AnswerError, OpeningError};
 use crate::ws::violation::Violation;
@@ -63,6 +63,7 @@ fn path_errors() -> Vec<PathError> {
         DotParameter,
         EmptySegment,
         EncodedTwice,
+        HeaderValue,
     })
 }
 
@@ -193,7 +194,7 @@ fn causes() -> Vec<CloseReason> {
         Command,
         Revoked,
         Replaced,
-        NotAdmitted,
+        NotAdmitted = AdmissionRule::ALL.map(CloseReason::NotAdmitted),
         Removed,
         Aborted,
     })
@@ -221,8 +222,14 @@ const KNOWN: Facts<'_> = Facts {
     path: Some("/ws/blue"),
     address: Some("192.0.2.7"),
     claim: Some("scope"),
+    is_claim_required: Some(true),
+    has_hosts: true,
+    slash_route: None,
     detail: Some("connection refused"),
 };
+
+/// Facts with which other words are chosen.
+const OTHER: Facts<'_> = Facts { is_claim_required: Some(false), slash_route: Some("chat"), origin: None, ..KNOWN };
 
 /// Returns every explanation with these facts, and the event that it explains.
 fn explanations(facts: &Facts<'static>) -> Vec<(String, Explanation<'static>)> {
@@ -233,7 +240,7 @@ fn explanations(facts: &Facts<'static>) -> Vec<(String, Explanation<'static>)> {
 
 #[test]
 fn every_event_is_explained_in_sentences() {
-    for facts in [KNOWN, Facts::default()] {
+    for facts in [KNOWN, OTHER, Facts::default()] {
         for (event, Explanation { text, advice, .. }) in explanations(&facts) {
             for part in [&text, &advice] {
                 let starts = part.starts_with(|first: char| first.is_ascii_uppercase() || first.is_ascii_digit());
@@ -251,14 +258,15 @@ fn every_event_is_explained_in_sentences() {
 #[test]
 fn every_named_key_exists() {
     let is_key = |name: &str| KEYS.iter().any(|key| key.name == name);
-    for facts in [KNOWN, Facts::default()] {
+    for facts in [KNOWN, OTHER, Facts::default()] {
         for (event, Explanation { text, advice, settings }) in explanations(&facts) {
             for (section, key) in settings {
                 let exists = KEYS.iter().any(|known| known.section == section.kind() && known.name == key);
                 assert!(exists, "{event}: {section} {key}");
             }
             for quoted in format!("{text} {advice}").split('`').skip(1).step_by(2) {
-                let is_other = quoted.starts_with("tollgate ") || quoted.ends_with('=');
+                let others = ["issued_before"];
+                let is_other = quoted.starts_with("tollgate ") || quoted.ends_with('=') || others.contains(&quoted);
                 assert!(is_other || is_key(quoted.split(" = ").next().unwrap()), "{event}: {quoted}");
             }
         }

@@ -38,15 +38,22 @@ pub(super) fn explain(side: Side, violation: Violation, facts: &Facts<'_>) -> Wo
 fn too_big(side: Side, violation: Violation, facts: &Facts<'_>) -> Words {
     let what = if violation == Violation::FrameTooBig { "frame" } else { "message" };
     match side {
+        Side::Client if violation == Violation::FrameTooBig => words(
+            format!(
+                "The client sent a frame that is larger than the `frame_max_size` of {}, which is `message_max_size` unless \
+                 it is set.",
+                facts.the_route()
+            ),
+            "If the application needs such messages, raise `message_max_size`, and `frame_max_size` if it is set. \
+             Compressed messages count with their compressed size. `mode = \"report\"` shows what a limit would do before \
+             it acts.",
+            &[keys::FRAME_MAX_SIZE, keys::MESSAGE_MAX_SIZE, keys::LIMIT_MODE],
+        ),
         Side::Client => words(
-            format!("The client sent a {what} that is larger than the `{what}_max_size` of {}.", facts.the_route()),
-            "If the application needs such messages, raise the limit. Compressed messages count with their compressed \
-             size. `mode = \"report\"` shows what a limit would do before it acts.",
-            if violation == Violation::FrameTooBig {
-                &[keys::FRAME_MAX_SIZE, keys::MESSAGE_MAX_SIZE, keys::LIMIT_MODE]
-            } else {
-                &[keys::MESSAGE_MAX_SIZE, keys::FRAME_MAX_SIZE, keys::LIMIT_MODE]
-            },
+            format!("The client sent a message that is larger than the `message_max_size` of {}.", facts.the_route()),
+            "If the application needs such messages, raise `message_max_size`. Compressed messages count with their \
+             compressed size. `mode = \"report\"` shows what a limit would do before it acts.",
+            &[keys::MESSAGE_MAX_SIZE, keys::FRAME_MAX_SIZE, keys::LIMIT_MODE],
         ),
         Side::Upstream => words(
             sentence(format!(

@@ -63,11 +63,11 @@ impl Ways {
         let note = match here {
             Some(here) => format!(
                 "The dashboard, on this machine: {here}\n\nFrom another machine, run there\n  {ssh}\nand open {there}\n\n\
-                 The page asks for the token of `token_file` or `read_token_file` in [admin].\n"
+                 Instead of the name of this machine, use the one by which you reach it. The page asks for the token of `token_file` or `read_token_file` in [admin].\n"
             ),
             None => format!(
                 "The dashboard is on a Unix socket, which a browser reaches by ssh. On your own machine, run\n  {ssh}\n\
-                 and open {there}\n\nThe user of ssh needs access to the socket: see `socket_group` in [admin]. While \
+                 and open {there}\n\nInstead of the name of this machine, use the one by which you reach it. The user of ssh needs access to the socket: see `socket_group` in [admin]. While \
                  ssh runs, every user of your\nmachine has that access, too.\n"
             ),
         };

@@ -35,7 +35,7 @@ fn summary(info: &Value) -> String {
             Value::Object(_) => outcome(value),
             _ => output::text(info, name),
         };
-        format!("{:<14}{}\n", format!("{}:", name.replace('_', " ")), output::escape(&value))
+        format!("{:<16}{}\n", format!("{}:", name.replace('_', " ")), output::escape(&value))
     });
     lines.collect()
 }
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn each_fact_has_a_line() {
         let info = json!({ "listeners": ["a:1", "b:2"], "max_sessions": 10, "started": null, "version": "1" });
-        let expected = "listeners:    a:1, b:2\nmax sessions: 10\nstarted:      -\nversion:      1\n";
+        let expected = "listeners:      a:1, b:2\nmax sessions:   10\nstarted:        -\nversion:        1\n";
         assert_eq!(summary(&info), expected);
         let reload =
             |error: Option<&str>| outcome(&json!({ "time": "12:00", "successful": error.is_none(), "error": error }));

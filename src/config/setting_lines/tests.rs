@@ -139,8 +139,8 @@ fn every_key_of_the_example_is_found() {
     let auths = ["users", "machines", "partners", "sso", "visitors", "devices"].map(Auth);
     let listeners =
         ["127.0.0.1:443", "unix:/run/tollgate/http.sock", "0.0.0.0:80", "[::1]:443", "systemd:public"].map(Listener);
-    let mut sections =
-        vec![Server, Log, Admin, Metrics, Upstream("chat"), UpstreamHealth("chat"), Route("chat"), RouteLimits("chat")];
+    let mut sections = vec![Server, Log, Admin, Metrics, Upstream("chat"), UpstreamHealth("chat"), RouteLimits("chat")];
+    sections.extend(["chat", "feed"].map(Route));
     sections.extend(auths.into_iter().chain(listeners));
     for key in KEYS.iter().filter(|key| !["listener.certificates", "upstream.servers"].contains(&key.section)) {
         let found: Vec<_> = sections
@@ -176,4 +176,26 @@ fn a_section_is_shown_as_the_file_has_it() {
         assert_eq!(section.to_string(), expected);
         assert!(super::super::keys::SECTIONS.iter().any(|form| form.name == section.kind()), "{section}");
     }
+}
+
+/// A query may have a key of an account.
+#[test]
+fn values_are_shown_without_the_queries_of_urls() {
+    let long = "x".repeat(2 * VALUE_MAX_BYTES);
+    let text = format!(
+        "[auth.users]\njwks_url = \"https://id.example/keys?key=secret\" # comment\nissuer = 'https://a/?b=c'\n\
+         audience = [\"https://a\", \"https://b?c\", \"why?\"]\nsubject_claim = \"{long}\"\n"
+    );
+    let lines = SettingLines::parse(&text);
+    let shown: Vec<_> =
+        lines.settings(SettingSection::Auth("users")).map(|setting| (setting.key, &*setting.value)).collect();
+    assert_eq!(
+        shown[..3],
+        [
+            ("jwks_url", "\"https://id.example/keys?...\""),
+            ("issuer", "'https://a/?...'"),
+            ("audience", "[\"https://a\", \"https://b?...\", \"why?\"]"),
+        ]
+    );
+    assert_eq!((shown[3].0, shown[3].1.len()), ("subject_claim", VALUE_MAX_BYTES));
 }

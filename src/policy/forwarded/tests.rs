@@ -11,7 +11,7 @@ fn client(peer: Peer, lines: &[(&'static str, &str)]) -> (String, &'static str) 
     for (name, value) in lines {
         headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
-    let Client { address, scheme } = Client::of_request(&headers, peer, &trusted(), Scheme::Http);
+    let Client { address, scheme, .. } = Client::of_request(&headers, (peer, None), &trusted(), Scheme::Http);
     (address.to_string(), scheme.as_str())
 }
 
@@ -149,4 +149,29 @@ fn the_scheme_is_that_of_the_last_trusted_proxy() {
     let forwarded = |list: &str| client(peer("10.0.0.1"), &[("forwarded", list), ("x-forwarded-proto", "https")]).1;
     assert_eq!(forwarded("for=203.0.113.9;proto=wss, for=10.0.0.2;proto=http"), "https");
     assert_eq!(forwarded("for=203.0.113.9"), "http", "the client may have written X-Forwarded-Proto");
+}
+
+#[test]
+fn the_ends_of_the_connection_are_those_of_the_client_that_was_found() {
+    let ends =
+        |source: &str, destination: &str| Some(Endpoints::new(source.parse().unwrap(), destination.parse().unwrap()));
+    let find = |peer: Peer, own, forwarded: &str| {
+        let mut headers = HeaderMap::new();
+        if !forwarded.is_empty() {
+            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+        }
+        Client::of_request(&headers, (peer, own), &trusted(), Scheme::Http).endpoints
+    };
+    let own = ends("10.0.0.1:1234", "10.0.0.2:443");
+    assert_eq!(find(peer("10.0.0.1"), own, ""), own);
+    assert_eq!(find(peer("10.0.0.1"), own, "unknown"), own);
+    assert_eq!(find(peer("10.0.0.1"), own, "192.0.2.7"), ends("192.0.2.7:0", "10.0.0.2:443"));
+    assert_eq!(find(peer("10.0.0.1"), own, "2001:db8::7"), ends("[2001:db8::7]:0", "10.0.0.2:443"));
+    let other = ends("192.0.2.1:1234", "10.0.0.2:443");
+    assert_eq!(find(peer("192.0.2.1"), other, "192.0.2.7"), other);
+    // Over a Unix socket the client is known only if the proxy names it, even as the address of such clients.
+    assert_eq!(find(Peer::Unix, None, ""), None);
+    assert_eq!(find(Peer::Unix, None, "unknown"), None);
+    assert_eq!(find(Peer::Unix, None, "127.0.0.1"), ends("127.0.0.1:0", "0.0.0.0:0"));
+    assert_eq!(find(Peer::Unix, None, "192.0.2.7"), ends("192.0.2.7:0", "0.0.0.0:0"));
 }

@@ -125,3 +125,25 @@ fn the_shape_ignores_the_names_of_placeholders() {
         assert!(!pattern(a).same_shape(&pattern(b)), "{a} {b}");
     }
 }
+#[test]
+fn a_prefix_is_whole_segments_under_the_same_names() {
+    let table = [
+        ("/chat/{room}", "/chat", Some(1)),
+        ("/chat/{room}", "/%63hat/{room}", Some(2)),
+        ("/chat/v1/{*rest}", "/chat/v1", Some(2)),
+        ("/chat", "/chat", Some(1)),
+        ("/chat/", "/chat", Some(1)),
+        ("/chat/{room}", "/cha", None),
+        ("/chat/{room}", "/chat/", None),
+        ("/chat/", "/chat/", None),
+        ("/", "/", None),
+        ("/chat/{room}", "/chat/{other}", None),
+        ("/chat/{*rest}", "/chat/{*rest}", None),
+        ("/{*rest}", "/chat", None),
+        ("/chat", "/chat/v1", None),
+    ];
+    for (path, prefix, expected) in table {
+        let parse = |text: &str| text.parse::<PathPattern>().unwrap();
+        assert_eq!(parse(path).prefix_len(&parse(prefix)), expected, "{prefix} of {path}");
+    }
+}

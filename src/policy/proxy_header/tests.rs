@@ -56,9 +56,25 @@ fn valid() -> Vec<(Vec<u8>, Option<IpAddr>)> {
 fn a_header_names_the_client_and_ends_where_the_connection_begins() {
     for (header, client) in valid() {
         for behind in [&b""[..], b"\x16\x03\x01", b"\r\n\r\n\0\r\nQUIT\n", b"PROXY UNKNOWN\r\n"] {
-            let parsed = ProxyHeader::parse(&[&header, behind].concat());
-            assert_eq!(parsed, Ok(Some(ProxyHeader { len: header.len(), client })), "{}", header.escape_ascii());
+            let parsed = ProxyHeader::parse(&[&header, behind].concat()).unwrap().unwrap();
+            let named = parsed.endpoints.map(|endpoints| endpoints.source.ip());
+            assert_eq!((parsed.len, named), (header.len(), client), "{}", header.escape_ascii());
         }
+    }
+}
+
+#[test]
+fn a_header_names_both_ends_with_their_ports() {
+    let v4 = Endpoints::new("192.0.2.7:12345".parse().unwrap(), "198.51.100.1:443".parse().unwrap());
+    let v6 = Endpoints::new("[2001:db8::7]:12345".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
+    for (header, endpoints) in [
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n".to_vec(), v4),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 12345 443\r\n".to_vec(), v6),
+        (v2(0x21, 0x11, &v4_addresses()), v4),
+        (v2(0x21, 0x21, &v6_addresses()), v6),
+    ] {
+        let parsed = ProxyHeader::parse(&header).unwrap().unwrap();
+        assert_eq!(parsed.endpoints, Some(endpoints), "{}", header.escape_ascii());
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::limits::{LimitMode, Limits, OnSessionLimit};
 use super::super::origin::MissingOrigin;
 use super::super::quota::{Quota, Rate};
+use super::super::rewrite::Rewrite;
 use super::*;
 
 fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
@@ -22,6 +23,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         require: Vec::new(),
         forward_claims: Vec::new(),
         pass_headers: Vec::new(),
+        rewrite: Rewrite::default(),
         refresh_path: None,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::policy::recheck::Removed;
+use crate::policy::rejection::Rejection;
 
 fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
     let removed = |on_removed| move |id| (RequestId(id), Removed::Route, on_removed);
@@ -11,7 +12,7 @@ fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
     RecheckReport {
         kept: 10,
         changed: 5,
-        rejected: (0..rejected).map(|id| (RequestId(id), "claims")).collect(),
+        rejected: (0..rejected).map(|id| (RequestId(id), Rejection::Claims)).collect(),
         expired: Vec::new(),
         removed: drained.chain((2000..2000 + closed).map(removed(OnRemoved::Close))).collect(),
     }
@@ -31,7 +32,7 @@ fn closings_are_paced_by_their_cause() {
     assert_eq!(closings.len(), 552);
     assert!(closings.is_sorted_by_key(|(at, ..)| *at));
     let last = |cause, ids| last(&closings, now, cause, ids);
-    assert_eq!(last(CloseReason::NotAdmitted, 0..1000), Duration::from_secs(2));
+    assert_eq!(last(NOT_ADMITTED, 0..1000), Duration::from_secs(2));
     // Three quarters of the drain timeout.
     let drained = last(CloseReason::Removed, 1000..2000);
     assert!((Duration::from_millis(2900)..=Duration::from_secs(3)).contains(&drained), "{drained:?}");
@@ -49,8 +50,8 @@ fn sessions_that_are_ending_keep_their_time() {
     for (at, id, cause) in &first {
         assert!(second.contains(&(*at, *id, *cause)), "{id}");
     }
-    assert_eq!(last(&second, start, CloseReason::NotAdmitted, 0..101), Duration::from_secs(1));
-    assert_eq!(last(&second, start, CloseReason::NotAdmitted, 101..151), Duration::from_millis(1500));
+    assert_eq!(last(&second, start, NOT_ADMITTED, 0..101), Duration::from_secs(1));
+    assert_eq!(last(&second, start, NOT_ADMITTED, 101..151), Duration::from_millis(1500));
 }
 
 #[test]
@@ -75,5 +76,5 @@ fn the_share_of_ended_sessions_is_limited() {
 
 #[test]
 fn causes_are_counted() {
-    assert_eq!(by_cause(&report(2, 1, 2)), [("claims", 2), ("route_removed", 3)]);
+    assert_eq!(report(2, 1, 2).by_cause(), [("claims", 2), ("route_removed", 3)]);
 }

@@ -9,7 +9,7 @@ use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
 use super::*;
 use crate::policy::forward::AuthOutcome;
 use crate::policy::limits::{LimitAction, LimitKind, OnExcess};
-use crate::session::{CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats, Side};
+use crate::session::{AdmissionRule, CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats, Side};
 use crate::ws::code::CloseCode;
 use crate::ws::violation::Violation;
 
@@ -165,7 +165,7 @@ fn every_cause_of_an_end_has_a_label_of_its_own() {
         CloseReason::Command,
         CloseReason::Revoked,
         CloseReason::Replaced,
-        CloseReason::NotAdmitted,
+        CloseReason::NotAdmitted(AdmissionRule::Origin),
         CloseReason::Removed,
         CloseReason::Aborted,
     ];

@@ -47,6 +47,18 @@ impl Upstream {
         accepted
     }
 
+    /// Accepts the next connection, which begins with a PROXY header of version 2, and returns the header.
+    pub fn accept_proxied(&self) -> (Vec<u8>, Server) {
+        let mut server = self.accept();
+        let mut header = vec![0; 16];
+        server.stream.read_exact(&mut header).expect("the fixed part of the header");
+        let len = usize::from(u16::from_be_bytes([header[14], header[15]]));
+        assert!(len <= 216, "{header:?}");
+        header.resize(16 + len, 0);
+        server.stream.read_exact(&mut header[16..]).expect("the addresses");
+        (header, server)
+    }
+
     /// Closes every connection at once from now on.
     pub fn hang_up_on_all(&self) {
         let listener = self.0.try_clone().unwrap();

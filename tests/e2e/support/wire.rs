@@ -200,10 +200,14 @@ impl<S: Read + Write> Peer<S> {
 
     /// Reads the head of a request or a response.
     pub fn head(&mut self) -> Head {
+        Head::parse(&self.head_text())
+    }
+
+    /// Reads the text of a head.
+    pub fn head_text(&mut self) -> String {
         loop {
             if let Some(at) = self.pending.windows(4).position(|window| window == b"\r\n\r\n") {
-                let head = self.take(at + 4);
-                return Head::parse(std::str::from_utf8(&head).expect("a head is text"));
+                return String::from_utf8(self.take(at + 4)).expect("a head is text");
             }
             if let Some(end) = self.more() {
                 panic!("{end:?} end after {:?}, where a head was expected", printable(&self.pending));

@@ -25,9 +25,9 @@ const REJECTIONS: &[(Rejection, Expected)] = &[
         Rejection::NoToken,
         (
             "The route \"chat\" requires a token, and the request has none in a place that `token_from` lists.",
-            "The client has to send its token. Browsers cannot set Authorization for a WebSocket: for these, \
-             add a cookie, a subprotocol or a query parameter to `token_from`. `auth = \"none\"` admits every \
-             client.",
+            "The client has to send its token in one of these places. Browsers cannot set Authorization for a \
+             WebSocket: they need a cookie, a subprotocol or a query parameter there. `auth = \"none\"` admits \
+             every client.",
             "[auth.users] token_from, [[route]] \"chat\" auth",
         ),
     ),
@@ -88,12 +88,10 @@ const REJECTIONS: &[(Rejection, Expected)] = &[
     (
         Rejection::Claims,
         (
-            "The client is authenticated, but the claim \"scope\" does not meet the `require` of the route \
-             \"chat\", or has a value that `forward_claims` cannot write into a header.",
+            "The client is authenticated, but the claim \"scope\" does not meet the `require` of the route \"chat\".",
             "If the client may use this route, change `require`, or have the issuer add the value to its \
-             tokens. Otherwise nothing has to change. A refresh also needs the subject.",
-            "[[route]] \"chat\" require, [[route]] \"chat\" forward_claims, [auth.users] subject_claim, \
-             [auth.users] response_headers",
+             tokens. Otherwise nothing has to change.",
+            "[[route]] \"chat\" require",
         ),
     ),
     (
@@ -163,8 +161,8 @@ const ENDS: &[(ClosedBy, Option<u16>, CloseReason, Expected)] = &[
         Some(1001),
         CloseReason::Disconnected(Side::Client),
         (
-            "The connection of the client ended without a Close, which programs show as 1006 (RFC 6455 section \
-             7.1.5): its network failed, or its program ended.",
+            "The connection of the client ended without a Close (RFC 6455 section 7.1.5): its network failed, or its \
+             program ended. The upstream got code 1001.",
             "Nothing has to change if this is rare, or clients are phones. If sessions end after the same time \
              of silence, a device on the way cuts idle connections: lower `ping_interval`.",
             "[route.limits] of \"chat\" ping_interval",
@@ -175,8 +173,8 @@ const ENDS: &[(ClosedBy, Option<u16>, CloseReason, Expected)] = &[
         Some(1014),
         CloseReason::Disconnected(Side::Upstream),
         (
-            "The server 127.0.0.1:9001 of the upstream \"rooms\" ended the connection without a Close, which \
-             programs show as 1006 (RFC 6455 section 7.1.5).",
+            "The server 127.0.0.1:9001 of the upstream \"rooms\" ended the connection without a Close (RFC 6455 section \
+             7.1.5), so the client got code 1014.",
             "Check whether the server crashed, was killed or was restarted. If sessions end after the same time \
              of silence, the server or a device on the way cuts idle connections: set `upstream_ping_interval` \
              to less than that.",
