@@ -9,7 +9,7 @@
 //! | --- | --- | --- |
 //! | [`ws`] | pure | RFC 6455 and 7692: opening handshake, frames, the rules of one direction, close codes |
 //! | [`record`] | pure | the TLS 1.3 record layer after the handshake: open, seal, key updates, alerts |
-//! | [`balance`] | pure | pools and the choice of a server |
+//! | [`balance`] | pure | pools: the choice of a server, health, retries |
 //! | [`policy`] | pure | admission: routes, origins, tokens, revocations, quotas, rejections |
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
 //! | [`config`] | in | the only module that knows TOML |
@@ -33,7 +33,7 @@
 //! PROXY header of a balancer. [`front::connection`] does the TLS handshake and reads one request, whose client
 //! [`policy::forwarded`] finds. [`front::upgrade`] answers it in five steps: it parses the request
 //! ([`ws::handshake`]), admits it ([`policy::admission`]), writes the headers for the upstream ([`front::headers`]),
-//! gets the response of the upstream ([`upstream::open`]), and sends the 101. Then [`relay`] moves bytes as
+//! chooses a server ([`balance::choice`]) and gets its response ([`upstream::open`]), and sends the 101. Then [`relay`] moves bytes as
 //! [`session::Session`] decides, woken by the sockets and by the worker's [`runtime::timers`]. One log line is written
 //! at the end.
 //!

@@ -250,7 +250,8 @@ impl History {
 }
 
 impl Drop for Connecting<'_> {
-    /// Ends the attempt. Others that began later are not seen as waiting: the outcome of this one says enough.
+    /// Ends the attempt. Others that began later are no longer seen as waiting: the outcome of this one shows the state of
+    /// the server.
     fn drop(&mut self) {
         self.0.connecting_since_ms.store(0, Ordering::Relaxed);
     }

@@ -114,7 +114,7 @@ impl Connector {
         let mut failed = None;
         loop {
             if let Some(failed) = failed.take_if(|_| !self.has_time(pool, &attempt, started)) {
-                return Err(failed);
+                return Err(self.give_up(pool, failed));
             }
             let Picked { server, session } = match pool.choose(&mut attempt, self.now_ms(pool)) {
                 Ok(picked) => picked,
@@ -122,7 +122,7 @@ impl Connector {
             };
             if let Some(failed) = failed.take() {
                 if !pool.retries().take(self.now_ms(pool)) {
-                    return Err(failed);
+                    return Err(self.give_up(pool, failed));
                 }
                 sleep(attempt.pause()).await;
             }
@@ -195,10 +195,17 @@ impl Connector {
     /// Returns the error of the last server that was tried. If none was, every server is full.
     fn no_server(&self, pool: &Pool, none: NoServer, failed: Option<AskError>) -> AskError {
         let reject = |rejection| AskError { rejection, server: None, detail: String::new() };
-        let Some(failed) = failed else {
-            return reject(if none == NoServer::Full { Rejection::UpstreamFull } else { Rejection::Unreachable });
-        };
-        if none == NoServer::AllTried && pool.report_down(|| self.may_log(pool)) {
+        match (failed, none) {
+            (Some(failed), _) => self.give_up(pool, failed),
+            (None, NoServer::Full) => reject(Rejection::UpstreamFull),
+            (None, NoServer::AllTried) => reject(Rejection::Unreachable),
+        }
+    }
+
+    /// Logs an error if every server has failed, for the first request that finds it so.
+    fn give_up(&self, pool: &Pool, failed: AskError) -> AskError {
+        let is_down = pool.servers().all(|server| !server.health().is_healthy());
+        if is_down && pool.report_down(|| self.may_log(pool)) {
             let upstream = &pool.config().name;
             tracing::error!(%upstream, error = failed.detail, "no server of the upstream accepts a connection");
         }

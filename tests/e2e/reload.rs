@@ -267,3 +267,23 @@ fn files_that_change_are_used_without_a_reload() {
     session.echo("still here");
     session.close();
 }
+
+/// A reload can drain a server: its sessions stay, and count when it gets sessions again, slowly at first.
+#[test]
+fn a_reload_drains_a_server_and_keeps_its_sessions() {
+    let [first, second] = [Upstream::bind(), Upstream::bind()];
+    let gate = Gate::start(Setup::new().upstream("balance = \"round_robin\"").to(first.address()).to(second.address()));
+    let mut sessions = vec![open(&gate, &first), open(&gate, &second)];
+    let (plain, table) = (format!("\"{}\"", first.address()), |drain: bool, max: u32| {
+        format!("{{ address = \"{}\", drain = {drain}, max_sessions = {max} }}", first.address())
+    });
+    let line = gate.reload(|text| text.replace(&plain, &table(true, 2)));
+    assert_eq!(line["ended"], 0, "{line}");
+    sessions.extend([open(&gate, &second), open(&gate, &second)]);
+    sessions[0].echo("it stays");
+    // The session that it has all the time fills it, so the next ones go to the other server.
+    gate.reload(|text| text.replace(&table(true, 2), &table(false, 1)));
+    sessions.extend([open(&gate, &second), open(&gate, &second)]);
+    sessions[0].echo("it stays again");
+    sessions.into_iter().for_each(Session::close);
+}

@@ -63,7 +63,7 @@ fn each_policy_respects_weights() {
     }
 }
 
-/// Sessions end on one server, so all new ones go there until it has as many as the others.
+/// Sessions of one server end, so all new ones go there until it has as many as the others.
 #[test]
 fn the_server_with_the_fewest_sessions_is_chosen() {
     let pool = pool(Balance::LeastSessions, weighted(&[1, 1, 1]));

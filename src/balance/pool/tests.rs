@@ -89,7 +89,6 @@ fn a_share_of_the_servers_is_never_ejected() {
         }
         let count = |label| pool.servers().filter(|server| pool.condition(server, 0).label() == label).count();
         assert_eq!((count("ejected"), count("failing")), (expected, pool.servers().count() - expected));
-        // The one that recovers makes way for another one.
         let first = pool.servers().next().unwrap();
         first.health().succeed(0, || true);
         assert_eq!(count("ejected"), expected.saturating_sub(1));

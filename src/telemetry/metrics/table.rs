@@ -249,8 +249,8 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Gauge,
         labels: &["upstream", "server"],
         unit: None,
-        help: "1 if requests may go to the server, 0 while it is passed over because it failed; a server that drains or \
-               is full counts as healthy",
+        help: "1 if sessions may go to the server, 0 after a failed connection or an ejection until a request to it \
+               succeeds; a server that drains or is full counts as healthy",
         collect: |scrape, samples| {
             for server in &scrape.gauges.servers {
                 samples.count([&server.upstream, &server.server], server.healthy.into());
