@@ -33,7 +33,7 @@ function settingLists(settings, file) {
   ];
 }
 
-function explanationSection({ explanation, generation }) {
+function explanationSection({ cause, explanation, generation }) {
   const { text, advice, settings, file, is_current: isCurrent } = explanation;
   return h(
     'section.explanation',
@@ -42,6 +42,7 @@ function explanationSection({ explanation, generation }) {
     h('p.lead', prose(text)),
     h('h2', 'What to change'),
     h('p', prose(advice)),
+    cause === 'revoked' && h('p', h('a', { href: '#/revocations' }, 'The revocations in effect')),
     settingLists(settings, file),
     !isCurrent &&
       h(
@@ -98,6 +99,8 @@ function eventTerms(event) {
 
 function eventHeading(event) {
   const what = capital(eventCause(event));
+  if (event.cause === 'upstream_status') return `The upstream answered ${event.status}`;
+  if (event.cause === 'auth_status') return `The auth service answered ${event.status}`;
   if (event.kind === 'rejection') return `${what}: rejected with ${event.status}`;
   return event.cause === 'closed'
     ? `${what}: ${codeText(event.code)}`

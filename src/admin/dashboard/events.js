@@ -164,11 +164,13 @@ function eventsView(_, query) {
   }
   function render(isAsked = false) {
     setAttribute(total, 'aria-live', isAsked ? 'polite' : 'off');
+    const all = events.all().length;
     const matching = events.all().filter((event) => matchesEvent(event, query));
     table.update(matching.slice(0, shown));
     setText(
       total,
-      `${plural(matching.length, 'event')} of the last ${count(events.all().length)}${matching.length > shown ? `, ${count(shown)} shown` : ''}`,
+      (matching.length < all ? `${count(matching.length)} of ${plural(all, 'event')}` : plural(all, 'event')) +
+        (matching.length > shown ? `, ${count(shown)} shown` : ''),
     );
     more.hidden = matching.length <= shown;
   }
@@ -188,7 +190,7 @@ function eventsView(_, query) {
     content: [
       h(
         'p.quiet',
-        `The last ${count(EVENTS_MAX)} sessions that ended and requests that were rejected, each with the rule that decided.`,
+        `The last ${count(EVENTS_MAX)} sessions that ended and requests that were rejected, each with the rule that decided. Times are local (${ZONE}); the log has UTC.`,
       ),
       form,
       h('div.bar-top', total),

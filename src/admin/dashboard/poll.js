@@ -43,7 +43,13 @@ function poll(every, run, onError = () => {}) {
     } else go();
   }
 
+  /** Another request was answered: the wait after a failure is over. */
+  function onConnection() {
+    if (!state.isLost && failures) go();
+  }
+
   document.addEventListener('visibilitychange', onVisibility);
+  window.addEventListener('tollgate-connection', onConnection);
   go();
   return {
     now: go,
@@ -52,6 +58,7 @@ function poll(every, run, onError = () => {}) {
       clearTimeout(timer);
       controller?.abort();
       document.removeEventListener('visibilitychange', onVisibility);
+      window.removeEventListener('tollgate-connection', onConnection);
     },
   };
 }

@@ -42,12 +42,10 @@ function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing 
 function headerCell(column, onSort) {
   const options = { role: 'columnheader', scope: 'col' };
   if (!column.sort) return h(`th.${column.kind ?? 'text'}`, options, column.label);
-  const button = h(
-    'button.sort',
-    { type: 'button', on: { click: () => onSort(column.sort) } },
-    column.label,
-    h('span.arrow', { 'aria-hidden': true }),
-  );
+  const arrow = h('span.arrow', { 'aria-hidden': true });
+  // That of a number is before its name, so that the name is above the numbers.
+  const content = column.kind === 'value' ? [arrow, column.label] : [column.label, arrow];
+  const button = h('button.sort', { type: 'button', on: { click: () => onSort(column.sort) } }, content);
   return h(`th.${column.kind ?? 'text'}`, options, button);
 }
 
@@ -56,7 +54,7 @@ function showOrder(cell, own, sort) {
   const isOwn = sort === own || sort === `-${own}`;
   const order = sort.startsWith('-') ? 'descending' : 'ascending';
   setAttribute(cell, 'aria-sort', isOwn ? order : 'none');
-  setText(cell.querySelector('.arrow'), isOwn ? (order === 'ascending' ? ' ▲' : ' ▼') : '');
+  setText(cell.querySelector('.arrow'), isOwn ? (order === 'ascending' ? '▲' : '▼') : '');
 }
 
 function createRow(columns) {
