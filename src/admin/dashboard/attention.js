@@ -95,8 +95,9 @@ function levelOf(items, hasRare) {
   return items.some(({ level }) => level === 'bad') ? 'bad' : 'warn';
 }
 
-function findings({ info, upstreams, certificates, auths }, recent) {
+function findings({ info, upstreams, certificates, auths, unknown }, recent) {
   const found = [
+    ...(unknown ? [{ key: 'unknown', level: 'warn', href: '#/config', text: unknown }] : []),
     ...processFindings(info),
     ...(upstreams ?? []).flatMap(serverFindings),
     ...(certificates ?? []).flatMap(certificateFindings),
@@ -154,7 +155,7 @@ function serverFindings(upstream) {
 }
 
 function certificateFindings({ names, days_left: days }) {
-  if (days >= CERTIFICATE_WARN_DAYS) return [];
+  if (!isNumber(days) || days >= CERTIFICATE_WARN_DAYS) return [];
   const name = names[0] ?? 'without a name';
   const text =
     days <= 0

@@ -79,7 +79,7 @@ function configView() {
     { hidden: true },
     Object.values(parts).map(({ element }) => element),
     h(
-      'section',
+      'section.wide',
       { 'aria-labelledby': 'config-certificates' },
       h('h2', { id: 'config-certificates' }, 'Certificates'),
       certificates.element,

@@ -90,52 +90,59 @@ function showFresh() {
   const isStale = state.isLost || (age !== null && age * 1000 > STALE_MS);
   document.body.classList.toggle('lost', isStale);
   if (state.info) showPhase(isStale);
-  fresh.className = isStale ? 'bad' : '';
+  const since = staleSince();
+  fresh.className = isStale || since !== null ? 'bad' : '';
   if (age === null) setText(fresh, 'loading');
-  else
-    setText(
-      fresh,
-      isStale
-        ? `connection lost ${wholeDuration(age)} ago, retrying`
-        : `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`,
-    );
+  else if (isStale) setText(fresh, `connection lost ${wholeDuration(age)} ago, retrying`);
+  else if (since !== null) setText(fresh, `in part from ${clockTime(since / 1000)}, retrying`);
+  else setText(fresh, `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`);
 }
 
 /** Opens the page once the token is accepted. `hasFocus` is whether the focus goes to the heading. */
 async function open(hasFocus = false) {
   try {
     state.info = await get('/v1/info');
+    setAnswered(true);
   } catch (error) {
     if (!(error instanceof ApiError) || error.status === 401) return; // the handler of 401 shows the form
-    if (error.status === 0) unanswered();
+    if (error.status === 0) setAnswered(false);
     fill(main, h('h1', 'Tollgate'), problemBlock(error), h('p', 'Trying again.'));
     setTimeout(open, RETRY_MS * 2, hasFocus);
     return;
   }
+  if (isOpen) return; // another call was faster
   isOpen = true;
   setChrome(true);
   showInfo();
   navigate(hasFocus);
-  infoPoll = poll(INFO_MS, async (signal) => {
-    const before = state.info;
-    state.info = await get('/v1/info', {}, signal);
-    noteProcess(state.info, before);
-    showInfo();
-    showFresh();
-  });
+  infoPoll = poll(INFO_MS, refreshInfo, (error) => setAnswered(error.status !== 0));
 }
 
-/** Forgets all data, and asks for a token. */
-function lock(message) {
+async function refreshInfo(signal) {
+  const before = state.info;
+  state.info = await get('/v1/info', {}, signal);
+  setAnswered(true);
+  noteProcess(state.info, before);
+  showInfo();
+  showFresh();
+}
+
+/** Forgets all data. */
+function close() {
   infoPoll?.stop();
   view?.stop();
   [view, infoPoll, isOpen] = [null, null, false];
   state.info = null;
-  token.forget();
   history.reset();
   events.reset();
   document.querySelectorAll('dialog').forEach((dialog) => dialog.remove());
   document.body.classList.remove('lost');
+}
+
+/** Forgets all data and the token, and asks for another. */
+function lock(message) {
+  close();
+  token.forget();
   document.title = 'Token - Tollgate';
   setChrome(false);
   showLogin((value) => {
@@ -149,7 +156,8 @@ function start() {
   window.addEventListener('hashchange', () => {
     if (location.hash.startsWith('#token=')) {
       takeTokenFromFragment();
-      if (!isOpen) open(true);
+      close();
+      open(true);
       return;
     }
     if (isOpen) navigate();

@@ -65,11 +65,11 @@ function overviewView() {
 
   // All cards appear at once, so that none moves another.
   const rest = h('div.rest', { hidden: true }, sections);
-  let hasFailed = false;
   const refresh = () => {
     cards.forEach(updateCard);
-    if (facts.upstreams) attention.update({ ...facts, info: state.info });
-    if (history.times().length && (facts.upstreams || hasFailed)) rest.hidden = false;
+    if (!facts.upstreams && !facts.unknown) return;
+    attention.update({ ...facts, info: state.info });
+    if (history.times().length) rest.hidden = false;
   };
   const polls = [
     poll(HISTORY_MS, async (signal) => {
@@ -82,12 +82,12 @@ function overviewView() {
         const answers = await Promise.all(
           ['upstreams', 'certificates', 'auths'].map((name) => get(`/v1/${name}`, {}, signal)),
         );
-        Object.assign(facts, ...answers);
+        Object.assign(facts, ...answers, { unknown: null });
         certificateCard.update(facts.certificates);
         refresh();
       },
-      () => {
-        hasFailed = true;
+      (error) => {
+        facts.unknown = `Not known at present: servers, certificates and key sets. ${capital(error.message)}`;
         refresh();
       },
     ),

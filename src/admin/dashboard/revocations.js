@@ -149,10 +149,7 @@ function revocationsView() {
       type: 'button',
       disabled: true,
       on: {
-        click: () => {
-          cursor = cursors.pop() ?? null;
-          list.now();
-        },
+        click: () => turn(cursors.pop() ?? null),
       },
     },
     'Previous page',
@@ -165,14 +162,18 @@ function revocationsView() {
       on: {
         click: () => {
           cursors.push(cursor);
-          cursor = next;
-          list.now();
+          turn(next);
         },
       },
     },
     'Next page',
   );
 
+  function turn(to) {
+    cursor = to;
+    back.disabled = forth.disabled = true; // until its answer
+    list.now();
+  }
   function remove(one) {
     const target = targetOf(one);
     ask({

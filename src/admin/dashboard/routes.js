@@ -224,6 +224,6 @@ const CERTIFICATE_COLUMNS = [
     text: () => '',
     node: ({ expires }, old) => (old?.dateTime === expires ? old : timeElement(expires)),
   },
-  { label: 'Listener', text: ({ listener }) => listener },
+  { label: 'Listener', kind: 'server', text: ({ listener }) => listener },
   { label: 'Line', kind: 'value', text: ({ line }) => line ?? NONE },
 ];

@@ -286,6 +286,7 @@ async function showReason(id, banner) {
     await events.load();
     if (!find()) {
       await new Promise((resolve) => setTimeout(resolve, REASON_WAIT_MS));
+      events.reset();
       await events.load();
     }
   } catch (error) {
@@ -295,7 +296,7 @@ async function showReason(id, banner) {
   banner.append(
     event
       ? h('p', prose(event.explanation.text), ' ', h('a', { href: `#/events/${event.sequence}` }, 'Why it ended'))
-      : h('p', 'Its end is not among the last 1,000 ends and rejections of this process.'),
+      : h('p', 'Its end is not among the ends that this process keeps.'),
   );
   return event ?? null;
 }

@@ -28,6 +28,7 @@ const SESSION_COLUMNS = [
   {
     label: 'Subject',
     kind: 'name',
+    isClipped: true,
     text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE),
     title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null),
   },
@@ -192,6 +193,7 @@ function sessionsView(_, query) {
   }
   function turn(to) {
     cursor = to;
+    back.disabled = forth.disabled = true; // until its answer, so that a second press is not another page
     list.now();
     document.getElementById('main').scrollIntoView();
   }

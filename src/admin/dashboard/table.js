@@ -1,9 +1,12 @@
 // Tables whose rows are reused, and which are lists of cards on a narrow screen.
 
+/** The characters of a text of a client that a cell shows. */
+const CELL_MAX = 40;
+
 /**
  * Creates a table. A column has a `label` and `text(row)`, and optionally `href(row)`, `title(row)`, `value(row)` (the
- * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells), `sort` (the name of
- * its order). `onSort(name)` is called by the buttons of the header.
+ * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells), `isClipped` (whether
+ * a long text is cut), `sort` (the name of its order). `onSort(name)` is called by the buttons of the header.
  */
 function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing to show.', isCaptionHidden = true }) {
   const headers = columns.map((column) => headerCell(column, onSort));
@@ -83,8 +86,10 @@ function updateRow(element, columns, row) {
       target = cell.firstElementChild;
       setAttribute(target, 'href', href);
     }
-    setText(target, column.text(row));
-    if (column.title) setAttribute(target, 'title', column.title(row));
+    const text = String(column.text(row) ?? '');
+    const isLong = column.isClipped && text.length > CELL_MAX;
+    setText(target, isLong ? `${text.slice(0, CELL_MAX)}…` : text);
+    if (column.title || column.isClipped) setAttribute(target, 'title', isLong ? text : (column.title?.(row) ?? null));
     if (column.value) setAttribute(cell, 'data-value', column.value(row));
   });
 }
