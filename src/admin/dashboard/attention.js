@@ -140,17 +140,26 @@ function processFindings(info) {
 
 /** The reason of a failed reload, which is the first line of its report. */
 function reloadReason({ error }) {
-  return (error ? ` ${error}` : '') + (canChange() ? ' "Check" shows all errors.' : '');
+  const reason = error ? ` ${error.replace(/[.\s]*$/, '')}.` : '';
+  return reason + (canChange() ? ' "Check" shows all errors.' : '');
 }
 
-function serverFindings(upstream) {
-  return upstream.servers
-    .filter((server) => server.state === 'failing')
+function serverFindings({ name, servers }) {
+  const textOf = ({ address, connect_failures: failures, sessions }) =>
+    [
+      `The last request to the server ${address} of the upstream ${name} failed, and none succeeded since.`,
+      failures > 0 && `${plural(failures, 'connect')} failed since the start.`,
+      sessions > 0 && `${plural(sessions, 'session is', 'sessions are')} open.`,
+    ]
+      .filter(Boolean)
+      .join(' ');
+  return servers
+    .filter(({ state: own }) => own === 'failing')
     .map((server) => ({
-      key: `server ${upstream.name} ${server.address}`,
+      key: `server ${name} ${server.address}`,
       level: 'bad',
       href: '#/config',
-      text: `The last request to the server ${server.address} of the upstream ${upstream.name} failed, and none succeeded since. ${plural(server.connect_failures, 'connect')} failed since the start; ${plural(server.sessions, 'session is', 'sessions are')} open.`,
+      text: textOf(server),
     }));
 }
 

@@ -57,6 +57,7 @@ function ask({ title, body, confirm, isDanger = false, run, onError = () => null
     }
   }
 
+  clearNotice();
   document.body.append(dialog);
   dialog.showModal();
   const first = dialog.querySelector('input, select, textarea');

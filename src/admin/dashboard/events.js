@@ -208,7 +208,7 @@ function eventsView(_, query) {
     content: [
       h(
         'p.quiet',
-        `The last ${count(EVENTS_MAX)} sessions that ended and requests that were rejected, each with the rule that decided. Times are local (${ZONE}); the log has UTC.`,
+        `The last ${count(EVENTS_MAX)} sessions that ended and requests that were rejected, each with the rule that decided. ${ZONE_NOTE}`,
       ),
       form,
       h('div.bar-top', total),

@@ -56,7 +56,7 @@ function createReload(onApplied) {
   );
   const hint = h('span.quiet', 'Check first: it shows what a reload of the file would do, and changes nothing.');
   let checked = null;
-  let failedAt = null; // the time of the failure that is shown
+  let failedAt; // the time of the failure that is shown, or null
 
   function setChecked(answer) {
     checked = answer;
@@ -142,7 +142,7 @@ function createReload(onApplied) {
     update(info) {
       const { last_reload: own } = info;
       const failed = own && !own.successful ? own.time : null;
-      if (failed && failed !== failedAt) clearNotice();
+      if (failed && failedAt !== undefined && failed !== failedAt) clearNotice();
       failedAt = failed;
       setText(
         last,

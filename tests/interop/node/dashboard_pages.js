@@ -87,13 +87,25 @@ async function axe(page) {
     );
 }
 
-/** Returns the elements that are wider than the window, if the page scrolls sideways. */
+/** Returns the elements that are wider than the window, if the page scrolls sideways, and the texts wider than their cell. */
 function wide(page) {
   return page.evaluate(() => {
-    if (document.documentElement.scrollWidth <= window.innerWidth) return [];
+    const isHidden = (element) => element.closest('.hidden, thead')?.getBoundingClientRect().width <= 1;
+    const isCut = (element) => element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1;
+    const cells = [...document.querySelectorAll('main :is(td, th, dt, dd, li, p, h1, h2, h3)')];
     const isWide = (element) => element.getBoundingClientRect().right > window.innerWidth;
-    const elements = [...document.querySelectorAll('body *')].filter(isWide).slice(0, 3);
-    return ['the page is too wide', ...elements.map(({ tagName, className }) => `too wide: ${tagName}.${className}`)];
+    const isSideways = document.documentElement.scrollWidth > window.innerWidth;
+    const name = ({ tagName, className, textContent }) => `${tagName}.${className} ${textContent.slice(0, 40)}`;
+    return [
+      ...cells
+        .filter((element) => isCut(element) && !isHidden(element))
+        .map((element) => `cut: ${name(element)}`)
+        .slice(0, 5),
+      ...(isSideways ? [...document.querySelectorAll('body *')].filter(isWide) : [])
+        .map((element) => `too wide: ${name(element)}`)
+        .slice(0, 3),
+      ...(isSideways ? ['the page scrolls sideways'] : []),
+    ];
   });
 }
 
