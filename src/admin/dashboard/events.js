@@ -71,8 +71,8 @@ const EVENT_COLUMNS = [
     text: ({ kind, status, code }) => (kind === 'rejection' ? status : (code ?? 'none')),
     title: ({ kind, code }) => (kind === 'end' ? codeText(code) : null),
   },
-  { label: 'Route', kind: 'name', isClipped: true, text: ({ route }) => route ?? 'none' },
-  { label: 'Subject', kind: 'name', isClipped: true, text: ({ subject }) => subject ?? NONE },
+  { label: 'Route', kind: 'name', text: ({ route }) => route ?? 'none' },
+  { label: 'Subject', kind: 'name', text: ({ subject }) => subject ?? NONE },
   { label: 'Address', kind: 'name', text: ({ address }) => address ?? NONE },
   { label: 'In words', kind: 'words', text: ({ explanation }) => explanation.text.replaceAll('`', '') },
 ];

@@ -28,7 +28,6 @@ const SESSION_COLUMNS = [
   {
     label: 'Subject',
     kind: 'name',
-    isClipped: true,
     text: ({ subject, auth }) => subject ?? (auth ? 'none' : NONE),
     title: ({ subject, auth }) => (auth ? `${subject ?? 'no subject'}, by ${auth}` : null),
   },
@@ -65,7 +64,7 @@ const SESSION_COLUMNS = [
     text: ({ throttled }) => shortCount(throttled),
     value: ({ throttled }) => throttled,
   },
-  { label: 'State', text: ({ activity }) => ACTIVITIES[activity] ?? activity },
+  { label: 'State', kind: 'state', text: ({ activity }) => ACTIVITIES[activity] ?? activity },
 ];
 
 /** The inputs of the filter. `onChange` gets the name and the new value. */

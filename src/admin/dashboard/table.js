@@ -1,12 +1,14 @@
 // Tables whose rows are reused, and which are lists of cards on a narrow screen.
 
-/** The characters of a text of a client that a cell shows. */
-const CELL_MAX = 40;
+/** The characters of a text that a cell shows. */
+const CELL_MAX = 160;
+/** The shortest name that the style may cut. */
+const NAME_MIN = 12;
 
 /**
  * Creates a table. A column has a `label` and `text(row)`, and optionally `href(row)`, `title(row)`, `value(row)` (the
- * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells), `isClipped` (whether
- * a long text is cut), `sort` (the name of its order). `onSort(name)` is called by the buttons of the header.
+ * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells; the style cuts a
+ * long `name` or `server`), `sort` (the name of its order). `onSort(name)` is called by the buttons of the header.
  */
 function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing to show.', isCaptionHidden = true }) {
   const headers = columns.map((column) => headerCell(column, onSort));
@@ -87,9 +89,10 @@ function updateRow(element, columns, row) {
       setAttribute(target, 'href', href);
     }
     const text = String(column.text(row) ?? '');
-    const isLong = column.isClipped && text.length > CELL_MAX;
-    setText(target, isLong ? `${text.slice(0, CELL_MAX)}…` : text);
-    if (column.title || column.isClipped) setAttribute(target, 'title', isLong ? text : (column.title?.(row) ?? null));
+    const isCut = column.kind === 'words' && text.length > CELL_MAX;
+    setText(target, isCut ? `${text.slice(0, CELL_MAX)}…` : text);
+    const isLong = isCut || (['name', 'server'].includes(column.kind) && text.length > NAME_MIN);
+    setAttribute(target, 'title', column.title?.(row) ?? (isLong ? text : null));
     if (column.value) setAttribute(cell, 'data-value', column.value(row));
   });
 }

@@ -1,4 +1,4 @@
-// Tests the dashboard in states that real traffic seldom makes: answers of the API are replaced on their way to the page.
+// Tests the dashboard in states that real traffic seldom makes: the answers of the API are replaced for the page.
 'use strict';
 const assert = require('assert/strict');
 const { check } = require('./checks');
