@@ -4,10 +4,22 @@
 function takeTokenFromFragment() {
   const prefix = '#token=';
   if (!location.hash.startsWith(prefix)) return;
-  const value = decodeURIComponent(location.hash.slice(prefix.length));
+  const value = decoded(location.hash.slice(prefix.length));
   window.history.replaceState(null, '', `${location.pathname}#/`);
-  if (value) token.set(value);
+  if (isToken(value)) token.set(value);
 }
+
+/** Decodes a part of the address. Malformed text stays as it is, and is not a valid token. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Whether a header can hold the token. */
+const isToken = (value) => /^[\x21-\x7e]+$/.test(value);
 
 /** Shows the form, and nothing else. `onToken` is called when a token was entered. */
 function showLogin(onToken, message = null) {
@@ -26,7 +38,9 @@ function showLogin(onToken, message = null) {
       on: {
         submit: (event) => {
           event.preventDefault();
-          if (input.value) onToken(input.value);
+          const value = input.value.trim();
+          if (isToken(value)) onToken(value);
+          else setText(error, 'A token has only letters, digits and signs of ASCII, without spaces.');
         },
       },
     },

@@ -83,30 +83,21 @@ async function problemOf(response) {
 /** Reads JSON. Only one `get` of a kind runs at once, because each poller waits for its answer. */
 async function get(path, query, signal) {
   const { text } = await send('GET', url(path, query), { signal, timeout: REQUEST_TIMEOUT_MS });
-  answered();
   return JSON.parse(text);
 }
 
 /** Makes a change, and returns the JSON of the answer, or null if it has no body. */
 async function change(method, path, { query, body } = {}) {
   const { text } = await send(method, url(path, query), { body, timeout: CHANGE_TIMEOUT_MS });
-  answered();
   return text ? JSON.parse(text) : null;
 }
 
-function answered() {
-  state.lastAnswerAt = Date.now();
-  if (state.isLost) {
-    state.isLost = false;
-    window.dispatchEvent(new Event('tollgate-connection'));
-  }
-}
-
-function unanswered() {
-  if (!state.isLost) {
-    state.isLost = true;
-    window.dispatchEvent(new Event('tollgate-connection'));
-  }
+/** Notes whether the process answers, by its last `GET /v1/info`. */
+function setAnswered(isAnswered) {
+  if (isAnswered) state.lastAnswerAt = Date.now();
+  if (state.isLost !== isAnswered) return;
+  state.isLost = !isAnswered;
+  window.dispatchEvent(new Event('tollgate-connection'));
 }
 
 const isAbort = (error) => error?.name === 'AbortError';

@@ -7,6 +7,8 @@ const SESSIONS_WARN_SHARE = 0.9;
 const RECENT_SECONDS = 300;
 /** Fewer rejections or ends of a cause within that time are not worth a line. */
 const RECENT_MIN = 10;
+/** The findings that are shown before a click. */
+const FINDINGS_MAX = 6;
 /** Ends that are part of normal operation. */
 const NORMAL_ENDS = new Set([
   'closed',
@@ -22,48 +24,85 @@ const NORMAL_ENDS = new Set([
 /** Creates the list. `update` takes the facts that are known so far. */
 function createAttention() {
   const list = h('ul');
+  const rare = h('ul');
   const quiet = h(
-    'p.quiet',
+    'div.quiet',
     { hidden: true },
-    'Servers, certificates, key sets, the last reload, the limit of sessions, and rejections and ends of the last 5 minutes are as they should be.',
+    h('p', 'Servers, certificates, key sets, the last reload and the limit of sessions are in order.'),
+    rare,
   );
-  const title = h('h2', { id: 'attention-title' }, 'Checking');
-  const box = h('div.box', { tabindex: 0, role: 'group', 'aria-labelledby': 'attention-title' }, list, quiet);
+  const title = h('h2', { id: 'attention-title' }, 'Loading');
+  const more = h('button.small', { type: 'button', hidden: true, on: { click: toggle } });
+  const box = h('div.box', list, more, quiet);
   const element = h('section.attention', { 'aria-labelledby': 'attention-title' }, title, box);
+  let items = [];
+  let isWhole = false;
+
+  function toggle() {
+    isWhole = !isWhole;
+    show();
+  }
+  function show() {
+    // A single one more needs less space than the button.
+    const isLong = items.length > FINDINGS_MAX + 1;
+    more.hidden = !isLong;
+    setText(more, isWhole ? 'Show fewer' : `and ${count(items.length - FINDINGS_MAX)} more`);
+    setAttribute(more, 'aria-expanded', String(isWhole));
+    keyed(
+      list,
+      isLong && !isWhole ? items.slice(0, FINDINGS_MAX) : items,
+      (item) => item.key,
+      () => h('li', h('strong'), ' ', h('a')),
+      (row, item) => {
+        row.className = item.level;
+        setText(row.firstChild, item.level === 'bad' ? 'Now:' : 'Watch:');
+        setText(row.lastChild, item.text);
+        setAttribute(row.lastChild, 'href', item.href);
+      },
+    );
+  }
   return {
     element,
     update(facts) {
-      const items = findings(facts);
+      const recent = recentCauses(facts.history);
+      items = findings(facts, recent);
       setText(
         title,
         items.length ? `${plural(items.length, 'thing needs', 'things need')} attention` : 'Nothing needs attention',
       );
-      element.dataset.level = items.some(({ level }) => level === 'bad') ? 'bad' : items.length ? 'warn' : 'good';
+      // The rare causes are named, because they are not judged.
+      const few = Object.entries(recent).map(([kind, causes]) => [kind, rareSum(causes)]);
       quiet.hidden = items.length > 0;
       keyed(
-        list,
-        items,
-        (item) => item.key,
-        () => h('li', h('strong'), ' ', h('a')),
-        (row, item) => {
-          row.className = item.level;
-          setText(row.firstChild, item.level === 'bad' ? 'Now:' : 'Watch:');
-          setText(row.lastChild, item.text);
-          setAttribute(row.lastChild, 'href', item.href);
-        },
+        rare,
+        few.filter(([, sum]) => sum > 0),
+        ([kind]) => kind,
+        ([kind]) => h('li', h('a', { href: eventsLink(kind) })),
+        (row, [kind, sum]) => setText(row.firstChild, rareText(kind, sum)),
       );
+      element.dataset.level = levelOf(
+        items,
+        few.some(([, sum]) => sum > 0),
+      );
+      show();
     },
   };
 }
 
-function findings({ info, history, upstreams, certificates, auths }) {
+/** Events that are not judged are neither good nor bad. */
+function levelOf(items, hasRare) {
+  if (!items.length) return hasRare ? 'none' : 'good';
+  return items.some(({ level }) => level === 'bad') ? 'bad' : 'warn';
+}
+
+function findings({ info, upstreams, certificates, auths, unknown }, recent) {
   const found = [
+    ...(unknown ? [{ key: 'unknown', level: 'warn', href: '#/config', text: unknown }] : []),
     ...processFindings(info),
     ...(upstreams ?? []).flatMap(serverFindings),
     ...(certificates ?? []).flatMap(certificateFindings),
     ...(auths ?? []).flatMap(keySetFindings),
-    ...recent(history, 'tollgate_upgrades_total', 'outcome', (outcome) => outcome !== 'accepted', 'rejection'),
-    ...recent(history, 'tollgate_close_causes_total', 'cause', (cause) => !NORMAL_ENDS.has(cause), 'end'),
+    ...recentFindings(recent),
   ];
   return found.sort((a, b) => (a.level === b.level ? 0 : a.level === 'bad' ? -1 : 1));
 }
@@ -76,7 +115,7 @@ function processFindings(info) {
       key: 'phase',
       level: 'bad',
       href: '#/config',
-      text: 'The process drains: it admits no new sessions, and stops when the open ones have ended.',
+      text: 'The process drains: after the stop signal it admits sessions only during shutdown_delay, and stops when all have ended.',
     });
   }
   if (info.sessions >= info.max_sessions * SESSIONS_WARN_SHARE) {
@@ -89,35 +128,43 @@ function processFindings(info) {
     });
   }
   if (info.last_reload && !info.last_reload.successful) {
-    const reason = info.last_reload.error ? ` ${firstLine(info.last_reload.error)}` : '';
     found.push({
       key: 'reload',
       level: 'bad',
       href: '#/config',
-      text: `The last reload failed at ${dateTime(info.last_reload.time)}; the configuration before it is in use.${reason}`,
+      text: `The last reload failed at ${dateTime(info.last_reload.time)}; the configuration before it is in use.${reloadReason(info.last_reload)}`,
     });
   }
   return found;
 }
 
-function firstLine(text) {
-  const line = text.trim().split('\n')[0];
-  return line.length > 160 ? `${line.slice(0, 160)}…` : line;
+/** The reason of a failed reload, which is the first line of its report. */
+function reloadReason({ error }) {
+  const reason = error ? ` ${error.replace(/[.\s]*$/, '')}.` : '';
+  return reason + (canChange() ? ' "Check" shows all errors.' : '');
 }
 
-function serverFindings(upstream) {
-  return upstream.servers
-    .filter((server) => ['failing', 'ejected'].includes(server.state))
+function serverFindings({ name, servers }) {
+  const textOf = ({ address, connect_failures: failures, sessions }) =>
+    [
+      `The last request to the server ${address} of the upstream ${name} failed, and none succeeded since.`,
+      failures > 0 && `${plural(failures, 'connect')} failed since the start.`,
+      sessions > 0 && `${plural(sessions, 'session is', 'sessions are')} open.`,
+    ]
+      .filter(Boolean)
+      .join(' ');
+  return servers
+    .filter(({ state: own }) => ['failing', 'ejected'].includes(own))
     .map((server) => ({
-      key: `server ${upstream.name} ${server.address}`,
+      key: `server ${name} ${server.address}`,
       level: 'bad',
       href: '#/config',
-      text: `The server ${server.address} of the upstream ${upstream.name} fails: ${plural(server.connect_failures, 'failed connect')} since the start, ${plural(server.sessions, 'session')} open.`,
+      text: textOf(server),
     }));
 }
 
 function certificateFindings({ names, days_left: days }) {
-  if (days >= CERTIFICATE_WARN_DAYS) return [];
+  if (!isNumber(days) || days >= CERTIFICATE_WARN_DAYS) return [];
   const name = names[0] ?? 'without a name';
   const text =
     days <= 0
@@ -139,26 +186,51 @@ function keySetFindings({ name, key_set: keys }) {
   ];
 }
 
-/** The most frequent causes of the last minutes. */
-function recent(history, metric, label, isWanted, kind) {
+/** The rejections, and the ends that are not part of normal operation, of the last minutes: the sum of each cause. */
+function recentCauses(history) {
   const times = history?.times() ?? [];
-  if (!times.length) return [];
-  const sums = new Map();
-  for (const one of history.all(metric)) {
-    const cause = one.labels[label];
-    if (isWanted(cause)) sums.set(cause, (sums.get(cause) ?? 0) + increaseOf(times, one.values, RECENT_SECONDS));
-  }
-  return [...sums]
-    .filter(([, sum]) => sum >= RECENT_MIN)
-    .sort(([, a], [, b]) => b - a)
-    .slice(0, 3)
-    .map(([cause, sum]) => ({
-      key: `${kind} ${cause}`,
-      level: 'warn',
-      href: `#/events?kind=${kind}&cause=${cause}`,
-      text:
-        kind === 'rejection'
-          ? `${count(sum)} requests were rejected in 5 minutes: ${causeText(kind, cause)}.`
-          : `${count(sum)} sessions ended in 5 minutes: ${causeText(kind, cause)}.`,
-    }));
+  const causesOf = (metric, label, isWanted) => {
+    const sums = new Map();
+    for (const one of history.all(metric)) {
+      const cause = one.labels[label];
+      if (isWanted(cause)) sums.set(cause, (sums.get(cause) ?? 0) + increaseOf(times, one.values, RECENT_SECONDS));
+    }
+    return [...sums].filter(([, sum]) => sum > 0).sort(([, a], [, b]) => b - a);
+  };
+  if (!times.length) return { rejection: [], end: [] };
+  return {
+    rejection: causesOf('tollgate_upgrades_total', 'outcome', (outcome) => outcome !== 'accepted'),
+    end: causesOf('tollgate_close_causes_total', 'cause', (cause) => !NORMAL_ENDS.has(cause)),
+  };
+}
+
+/** The number of events of this kind whose causes have no line of their own. */
+function rareSum(causes) {
+  return causes.filter(([, sum]) => sum < RECENT_MIN).reduce((total, [, sum]) => total + sum, 0);
+}
+
+/** The rare rejections or ends in words. */
+function rareText(kind, sum, other = '') {
+  const [one, many] = kind === 'end' ? ['session was', 'sessions were'] : ['request was', 'requests were'];
+  const what = kind === 'end' ? 'ended by a rule or a fault' : 'rejected';
+  const note = sum > 1 ? `, none of one cause ${RECENT_MIN} times or more` : '';
+  return `${plural(sum, other + one, other + many)} ${what} in the last 5 minutes${note}.`;
+}
+
+/** The frequent causes, and the sum of the rare ones if it is large. */
+function recentFindings(recent) {
+  return Object.entries(recent).flatMap(([kind, causes]) => {
+    const frequent = causes
+      .filter(([, sum]) => sum >= RECENT_MIN)
+      .map(([cause, sum]) => ({
+        key: `${kind} ${cause}`,
+        level: 'warn',
+        href: eventsLink(kind, cause),
+        text: `${count(sum)} ${kind === 'end' ? 'sessions ended' : 'requests were rejected'} in the last 5 minutes: ${causeText(kind, cause)}.`,
+      }));
+    const rare = rareSum(causes);
+    if (rare < RECENT_MIN) return frequent;
+    const text = rareText(kind, rare, frequent.length ? 'other ' : '');
+    return [...frequent, { key: `${kind} rare`, level: 'warn', href: eventsLink(kind), text }];
+  });
 }

@@ -35,12 +35,17 @@ function certificateBar() {
   return h('li', h('span.name'), h('span.days'), h('div.bar', { 'aria-hidden': true }, h('div')));
 }
 
+function certificateLevel(days) {
+  if (!isNumber(days)) return 'none';
+  return days < CERTIFICATE_BAD_DAYS ? 'bad' : days < CERTIFICATE_WARN_DAYS ? 'warn' : 'good';
+}
+
 function updateBar(row, { names, days_left: days, listener }) {
   const more = names.length > 1 ? ` and ${names.length - 1} more` : '';
   setText(row.children[0], `${names[0] ?? 'no name'}${more}, ${listener}`);
   setAttribute(row.children[0], 'title', names.join(', '));
   setText(row.children[1], daysText(days));
-  row.dataset.level = days < CERTIFICATE_BAD_DAYS ? 'bad' : days < CERTIFICATE_WARN_DAYS ? 'warn' : 'good';
+  row.dataset.level = certificateLevel(days);
   row.dataset.value = days;
   row.querySelector('.bar > div').style.width = `${Math.max(1, Math.min(100, ((days ?? 0) / 90) * 100))}%`;
 }

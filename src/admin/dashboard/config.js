@@ -8,9 +8,11 @@ function blockSection(title, keyOf, create, empty) {
   const holder = h('div.blocks');
   const nothing = h('p.quiet', 'Loading');
   const blocks = new Map();
+  const section = h('section', { 'aria-labelledby': id }, h('h2', { id }, title), holder, nothing);
   return {
-    element: h('section', { 'aria-labelledby': id }, h('h2', { id }, title), holder, nothing),
+    element: section,
     update(items, generation) {
+      section.style.setProperty('--blocks', Math.max(1, items.length));
       setText(nothing, items.length ? '' : empty);
       const keyOfItem = (item) => `${keyOf(item)} ${item.line} ${generation}`;
       keyed(
@@ -73,11 +75,11 @@ function configView() {
   });
   // The parts appear at once, so that none moves another.
   const rest = h(
-    'div.rest',
+    'div.rest.parts',
     { hidden: true },
     Object.values(parts).map(({ element }) => element),
     h(
-      'section',
+      'section.wide',
       { 'aria-labelledby': 'config-certificates' },
       h('h2', { id: 'config-certificates' }, 'Certificates'),
       certificates.element,
@@ -95,6 +97,7 @@ function configView() {
       listeners.update(info);
       reload.update(info);
       const answer = Object.assign({}, ...answers);
+      answer.routes.sort((a, b) => isBuiltIn(a) - isBuiltIn(b));
       for (const [name, part] of Object.entries(parts)) part.update(answer[name], info.generation);
       certificates.update(answer.certificates);
       rest.hidden = false;

@@ -14,6 +14,12 @@ function notify(text, isBad = false) {
   }, NOTICE_MS);
 }
 
+/** Takes the notice away, so that it is not read as the result of a later change. */
+function clearNotice() {
+  clearTimeout(noticeTimer);
+  document.getElementById('notice').textContent = '';
+}
+
 /**
  * Opens a dialog over the page. `run()` makes the change when it is confirmed and returns the text of the notice; if it
  * throws, the dialog stays open and shows the error. Escape and "Cancel" close it. `onError(error)` may return nodes to
@@ -38,6 +44,7 @@ function ask({ title, body, confirm, isDanger = false, run, onError = () => null
     if (submit.disabled) return;
     submit.disabled = true;
     fill(error);
+    clearNotice();
     try {
       const text = await run();
       dialog.close();
@@ -50,6 +57,7 @@ function ask({ title, body, confirm, isDanger = false, run, onError = () => null
     }
   }
 
+  clearNotice();
   document.body.append(dialog);
   dialog.showModal();
   const first = dialog.querySelector('input, select, textarea');

@@ -1,7 +1,14 @@
 // One event: its explanation, the settings that decided, and all fields.
 
 function settingItem({ key, section, line, is_set: isSet }, file) {
-  const where = isSet ? `line ${line}` : line === null ? 'default' : `default; the section is at line ${line}`;
+  const isGone = isSet && line === null;
+  const where = isGone
+    ? 'no longer in the file'
+    : isSet
+      ? `line ${line}`
+      : line === null
+        ? 'default'
+        : `default; the section is at line ${line}`;
   return h(
     'li',
     { data: { line: isSet ? line : null } },
@@ -10,7 +17,7 @@ function settingItem({ key, section, line, is_set: isSet }, file) {
     h('code', section),
     ', ',
     isSet ? h('strong', where) : where,
-    isSet && file && h('span.quiet', ` of ${file}`),
+    isSet && !isGone && file && h('span.quiet', ` of ${file}`),
   );
 }
 
@@ -33,7 +40,7 @@ function settingLists(settings, file) {
   ];
 }
 
-function explanationSection({ explanation, generation }) {
+function explanationSection({ cause, explanation, generation }) {
   const { text, advice, settings, file, is_current: isCurrent } = explanation;
   return h(
     'section.explanation',
@@ -42,6 +49,7 @@ function explanationSection({ explanation, generation }) {
     h('p.lead', prose(text)),
     h('h2', 'What to change'),
     h('p', prose(advice)),
+    cause === 'revoked' && h('p', h('a', { href: '#/revocations' }, 'The revocations in effect')),
     settingLists(settings, file),
     !isCurrent &&
       h(
@@ -98,6 +106,8 @@ function eventTerms(event) {
 
 function eventHeading(event) {
   const what = capital(eventCause(event));
+  if (event.cause === 'upstream_status') return `The upstream answered ${event.status}`;
+  if (event.cause === 'auth_status') return `The auth service answered ${event.status}`;
   if (event.kind === 'rejection') return `${what}: rejected with ${event.status}`;
   return event.cause === 'closed'
     ? `${what}: ${codeText(event.code)}`
@@ -120,14 +130,14 @@ function neighbours(sequence) {
 function eventView([text]) {
   const sequence = Number(text);
   const holder = h('div', h('p.quiet', 'Loading'));
-  let isShown = false;
+  let shown = null; // the generation at which the event was shown
   function show() {
     const event = events.all().find((one) => one.sequence === sequence);
     if (!event) {
-      fill(holder, h('div.banner', h('p', 'This event is not among the last 1,000 ends and rejections.')));
+      fill(holder, h('div.banner', h('p', 'This event is not among the ends and rejections that this process keeps.')));
       return;
     }
-    isShown = true;
+    shown = state.info.generation;
     fill(
       holder,
       h('p.event-title', h(`span.tag.${event.kind}`, event.kind), ' ', eventHeading(event)),
@@ -144,8 +154,9 @@ function eventView([text]) {
   const load = poll(
     EVENTS_MS,
     async (signal) => {
-      if (!isShown) await events.load(signal);
-      if (!isShown) show();
+      if (shown === state.info.generation) return;
+      await events.load(signal);
+      show();
     },
     (error) => error.status && fill(holder, problemBlock(error)),
   );

@@ -4,26 +4,44 @@ const EVENTS_MAX = 1000;
 const EVENTS_MS = 5000;
 const EVENTS_PAGE = 100;
 
+/**
+ * Cuts a list to the number that is kept, as the process does: the older events of the kind that has more are dropped,
+ * so that a flood of rejections leaves the ends.
+ */
+function cutEvents(list) {
+  const isEnd = ({ kind }) => kind === 'end';
+  const ends = list.filter(isEnd).length;
+  const half = EVENTS_MAX / 2;
+  let endsLeft = Math.min(ends, Math.max(half, EVENTS_MAX - (list.length - ends)));
+  let rejectionsLeft = EVENTS_MAX - endsLeft;
+  return list.filter((event) => (isEnd(event) ? endsLeft-- > 0 : rejectionsLeft-- > 0));
+}
+
 /** The events that the page knows, newest first. A repeated load only asks for the newest. */
 function createEvents() {
   let known = [];
+  let generation = null;
   async function load(signal) {
-    const { events: fresh } = await get('/v1/events', { limit: known.length ? EVENTS_PAGE : EVENTS_MAX }, signal);
+    // Whether the configuration was reloaded since is part of an event, so that a reload changes all.
+    const now = state.info?.generation;
+    const isFirst = known.length === 0 || generation !== now;
+    const { events: fresh } = await get('/v1/events', { limit: isFirst ? EVENTS_MAX : EVENTS_PAGE }, signal);
+    generation = now;
     const newest = known[0]?.sequence ?? -1;
     const oldest = fresh.at(-1)?.sequence ?? 0;
-    const isGap = known.length > 0 && fresh.length === EVENTS_PAGE && oldest > newest + 1;
-    const isRestarted = known.length > 0 && (fresh[0]?.sequence ?? -1) < newest;
-    if (isGap || isRestarted) {
-      known = (await get('/v1/events', { limit: EVENTS_MAX }, signal)).events;
-      return;
+    const isGap = fresh.length === EVENTS_PAGE && oldest > newest + 1;
+    const isRestarted = (fresh[0]?.sequence ?? -1) < newest;
+    if (isFirst) known = fresh;
+    else if (isGap || isRestarted) known = (await get('/v1/events', { limit: EVENTS_MAX }, signal)).events;
+    else {
+      const isNew = new Set(fresh.map(({ sequence }) => sequence));
+      known = cutEvents([...fresh, ...known.filter(({ sequence }) => !isNew.has(sequence))]);
     }
-    // Whether the configuration was reloaded since is part of an event, so that known events are replaced.
-    const isNew = new Set(fresh.map(({ sequence }) => sequence));
-    known = [...fresh, ...known.filter(({ sequence }) => !isNew.has(sequence))].slice(0, EVENTS_MAX);
   }
   return {
     load,
     all: () => known,
+    /** Forgets them, so that the next load asks for all. */
     reset: () => {
       known = [];
     },
@@ -164,11 +182,13 @@ function eventsView(_, query) {
   }
   function render(isAsked = false) {
     setAttribute(total, 'aria-live', isAsked ? 'polite' : 'off');
+    const all = events.all().length;
     const matching = events.all().filter((event) => matchesEvent(event, query));
     table.update(matching.slice(0, shown));
     setText(
       total,
-      `${plural(matching.length, 'event')} of the last ${count(events.all().length)}${matching.length > shown ? `, ${count(shown)} shown` : ''}`,
+      (matching.length < all ? `${count(matching.length)} of ${plural(all, 'event')}` : plural(all, 'event')) +
+        (matching.length > shown ? `, ${count(shown)} shown` : ''),
     );
     more.hidden = matching.length <= shown;
   }
@@ -188,7 +208,7 @@ function eventsView(_, query) {
     content: [
       h(
         'p.quiet',
-        `The last ${count(EVENTS_MAX)} sessions that ended and requests that were rejected, each with the rule that decided.`,
+        `The last ${count(EVENTS_MAX)} sessions that ended and requests that were rejected, each with the rule that decided. ${ZONE_NOTE}`,
       ),
       form,
       h('div.bar-top', total),

@@ -6,7 +6,6 @@ const direction = ({ direction: way }) => ({
   rank: way === 'in' ? 2 : 1,
 });
 const plain = (label) => (labels) => ({ label: labels[label] });
-const eventsLink = (kind, cause) => `#/events?kind=${kind}&cause=${encodeURIComponent(cause)}`;
 
 function rejectionName({ outcome }) {
   return { label: causeText('rejection', outcome), title: outcome, href: eventsLink('rejection', outcome) };

@@ -8,6 +8,10 @@ const CLOCK = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-dig
 const CLOCK_MINUTES = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
 const DAY = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
 const DAY_AND_YEAR = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric' });
+/** The time zone of all times that the page shows. */
+const ZONE = new Intl.DateTimeFormat('en').resolvedOptions().timeZone;
+const ZONE_NOTE =
+  ZONE === 'UTC' ? 'Times are in UTC, as in the log.' : `Times are local (${ZONE}); those of the log are in UTC.`;
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 const COUNT_UNITS = ['', ' k', ' M', ' G', ' T', ' P'];
 

@@ -21,9 +21,18 @@ function createHistory() {
     for (const one of series.values()) one.values = one.values.filter((_, index) => keep[index]);
   }
 
+  function reset() {
+    times = [];
+    series = new Map();
+  }
+
   function merge(answer) {
     interval = answer.interval_seconds;
     const newest = answer.times.at(-1) ?? 0;
+    if (newest < (times.findLast(isSample) ?? 0)) {
+      reset(); // the clock was set back: the next answer has all points
+      return;
+    }
     trim(newest);
     const last = times.at(-1) ?? -Infinity;
     const fresh = answer.times.map((time, index) => ({ time, index })).filter(({ time }) => time > last);
@@ -42,10 +51,7 @@ function createHistory() {
 
   return {
     merge,
-    reset() {
-      times = [];
-      series = new Map();
-    },
+    reset,
     /** The time of the last sample, from which the next answer continues. */
     since: () => times.findLast(isSample) ?? null,
     times: () => times,

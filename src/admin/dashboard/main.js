@@ -4,6 +4,8 @@ const INFO_MS = 2000;
 const FRESH_MS = 1000;
 /** Data that is older than this is shown as stale. */
 const STALE_MS = 15_000;
+/** What a view shows until its first answer. */
+const WAITING = { true: 'No connection to Tollgate. The page tries again.', false: 'Loading' };
 
 const ROUTES = [
   [/^\/$/, 'overview', overviewView],
@@ -28,8 +30,8 @@ function notFoundView() {
   };
 }
 
-/** Shows the view of the address. Focus goes to its heading, except at the start. */
-function navigate(isStart = false) {
+/** Shows the view of the address. Focus goes to its heading, unless `hasFocus` is false. */
+function navigate(hasFocus = true) {
   view?.stop();
   const [path, query = ''] = (location.hash.replace(/^#/, '') || '/').split('?');
   const [pattern, name, create] = ROUTES.find(([own]) => own.test(path)) ?? [null, '', notFoundView];
@@ -41,17 +43,37 @@ function navigate(isStart = false) {
   main.dataset.view = name;
   for (const link of document.querySelectorAll('#nav a'))
     setAttribute(link, 'aria-current', link.dataset.view === name ? 'page' : null);
-  if (!isStart) {
+  showWaiting();
+  if (hasFocus) {
     window.scrollTo(0, 0);
     heading.focus({ preventScroll: true });
   }
 }
 
+/** A view without an answer yet shows whether it loads, or the connection is lost. */
+function showWaiting() {
+  for (const element of main.querySelectorAll('p, h2'))
+    if (Object.values(WAITING).includes(element.textContent)) setText(element, WAITING[state.isLost]);
+}
+
+/** Notices another process at the same address. Figures and events of the one before are dropped. */
+function noteProcess({ pid, started }, before) {
+  if (!before || (before.pid === pid && before.started === started)) return;
+  history.reset();
+  events.reset();
+  notify(`Tollgate was restarted at ${dateTime(started)}; events and figures begin anew.`);
+}
+
+/** Shows the phase, which is not known while the data is stale. */
+function showPhase(isStale) {
+  const phase = document.getElementById('phase');
+  const isDraining = state.info?.phase === 'draining';
+  setText(phase, isStale ? 'Unknown' : isDraining ? 'Draining' : 'Serving');
+  phase.className = isStale ? 'unknown' : isDraining ? 'bad' : 'good';
+}
+
 function showInfo() {
   const { info } = state;
-  const isDraining = info.phase === 'draining';
-  setText(document.getElementById('phase'), isDraining ? 'Draining' : 'Serving');
-  document.getElementById('phase').className = isDraining ? 'bad' : 'good';
   const sessions = document.getElementById('strip-sessions');
   setText(sessions, count(info.sessions));
   sessions.dataset.value = info.sessions;
@@ -67,54 +89,65 @@ function showFresh() {
   const age = state.lastAnswerAt === null ? null : (Date.now() - state.lastAnswerAt) / 1000;
   const isStale = state.isLost || (age !== null && age * 1000 > STALE_MS);
   document.body.classList.toggle('lost', isStale);
-  fresh.className = isStale ? 'bad' : '';
+  if (state.info) showPhase(isStale);
+  const since = staleSince();
+  fresh.className = isStale || since !== null ? 'bad' : '';
   if (age === null) setText(fresh, 'loading');
-  else
-    setText(
-      fresh,
-      isStale
-        ? `connection lost ${wholeDuration(age)} ago, retrying`
-        : `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`,
-    );
+  else if (isStale) setText(fresh, `connection lost ${wholeDuration(age)} ago, retrying`);
+  else if (since !== null) setText(fresh, `in part from ${clockTime(since / 1000)}, retrying`);
+  else setText(fresh, `updated ${age < 1.5 ? 'now' : `${Math.floor(age)} s ago`}`);
 }
 
-async function open() {
+/** Opens the page once the token is accepted. `hasFocus` is whether the focus goes to the heading. */
+async function open(hasFocus = false) {
   try {
     state.info = await get('/v1/info');
+    setAnswered(true);
   } catch (error) {
     if (!(error instanceof ApiError) || error.status === 401) return; // the handler of 401 shows the form
-    if (error.status === 0) unanswered();
+    if (error.status === 0) setAnswered(false);
     fill(main, h('h1', 'Tollgate'), problemBlock(error), h('p', 'Trying again.'));
-    setTimeout(open, RETRY_MS * 2);
+    setTimeout(open, RETRY_MS * 2, hasFocus);
     return;
   }
+  if (isOpen) return; // another call was faster
   isOpen = true;
   setChrome(true);
   showInfo();
-  navigate(true);
-  infoPoll = poll(INFO_MS, async (signal) => {
-    state.info = await get('/v1/info', {}, signal);
-    showInfo();
-    showFresh();
-  });
+  navigate(hasFocus);
+  infoPoll = poll(INFO_MS, refreshInfo, (error) => setAnswered(error.status !== 0));
 }
 
-/** Forgets all data, and asks for a token. */
-function lock(message) {
+async function refreshInfo(signal) {
+  const before = state.info;
+  state.info = await get('/v1/info', {}, signal);
+  setAnswered(true);
+  noteProcess(state.info, before);
+  showInfo();
+  showFresh();
+}
+
+/** Forgets all data. */
+function close() {
   infoPoll?.stop();
   view?.stop();
   [view, infoPoll, isOpen] = [null, null, false];
   state.info = null;
-  token.forget();
   history.reset();
   events.reset();
   document.querySelectorAll('dialog').forEach((dialog) => dialog.remove());
   document.body.classList.remove('lost');
+}
+
+/** Forgets all data and the token, and asks for another. */
+function lock(message) {
+  close();
+  token.forget();
   document.title = 'Token - Tollgate';
   setChrome(false);
   showLogin((value) => {
     token.set(value);
-    open();
+    open(true);
   }, message);
 }
 
@@ -123,7 +156,8 @@ function start() {
   window.addEventListener('hashchange', () => {
     if (location.hash.startsWith('#token=')) {
       takeTokenFromFragment();
-      if (!isOpen) open();
+      close();
+      open(true);
       return;
     }
     if (isOpen) navigate();
@@ -133,6 +167,7 @@ function start() {
   );
   window.addEventListener('tollgate-connection', () => {
     showFresh();
+    showWaiting();
     notify(
       state.isLost
         ? 'The connection to Tollgate is lost. The page keeps the last data and tries again.'

@@ -5,7 +5,6 @@ const STATE_MS = 15_000;
 
 /** The figures outlive the view, so that a return to it shows them at once. */
 const history = createHistory();
-let historyProcess = null;
 
 /** Makes the series of a card from those of the history. Unnamed counters that never counted are left out. */
 function seriesOf(config, slots) {
@@ -68,25 +67,30 @@ function overviewView() {
   const rest = h('div.rest', { hidden: true }, sections);
   const refresh = () => {
     cards.forEach(updateCard);
+    if (!facts.upstreams && !facts.unknown) return;
     attention.update({ ...facts, info: state.info });
-    rest.hidden = false;
+    if (history.times().length) rest.hidden = false;
   };
   const polls = [
     poll(HISTORY_MS, async (signal) => {
-      const process = state.info && `${state.info.pid} ${state.info.started}`;
-      if (historyProcess !== null && historyProcess !== process) history.reset();
-      historyProcess = process;
       history.merge(await get('/v1/history', { since: history.since() }, signal));
       refresh();
     }),
-    poll(STATE_MS, async (signal) => {
-      const answers = await Promise.all(
-        ['upstreams', 'certificates', 'auths'].map((name) => get(`/v1/${name}`, {}, signal)),
-      );
-      Object.assign(facts, ...answers);
-      certificateCard.update(facts.certificates);
-      refresh();
-    }),
+    poll(
+      STATE_MS,
+      async (signal) => {
+        const answers = await Promise.all(
+          ['upstreams', 'certificates', 'auths'].map((name) => get(`/v1/${name}`, {}, signal)),
+        );
+        Object.assign(facts, ...answers, { unknown: null });
+        certificateCard.update(facts.certificates);
+        refresh();
+      },
+      (error) => {
+        facts.unknown = `Not known at present: servers, certificates and key sets. ${capital(error.message)}`;
+        refresh();
+      },
+    ),
   ];
   if (history.times().length) refresh();
   return {

@@ -1,16 +1,40 @@
 // Repeats requests: one at a time, not while the page is hidden, and less often while the process does not answer.
 
 const BACKOFF_MAX_MS = 30_000;
+/** The polls whose last run failed, with the time of their last success, or null. */
+const failing = new Map();
+
+/** The time (in ms) from which the oldest data of the view is, if a part of it cannot be refreshed; else null. */
+function staleSince() {
+  const times = [...failing.values()].filter((time) => time !== null);
+  return times.length ? Math.min(...times) : null;
+}
 
 /**
  * Calls `run(signal)` now and then `every` milliseconds after each result. Returns `stop` and `now`, which runs it at
- * once and drops the answer of a run in progress. Errors other than "no answer" go to `onError`, and do not end it.
+ * once and drops the answer of a run in progress. Errors of requests go to `onError`, and do not end it.
  */
 function poll(every, run, onError = () => {}) {
   let timer = null;
   let controller = null;
   let failures = 0;
+  let succeededAt = null;
   let isStopped = false;
+  const self = { now: go, stop };
+
+  function succeeded() {
+    const wasFailing = failures > 0;
+    failures = 0;
+    succeededAt = Date.now();
+    failing.delete(self);
+    if (wasFailing) window.dispatchEvent(new Event('tollgate-answer'));
+  }
+  function failed(error) {
+    failures += 1;
+    if (!isStopped) failing.set(self, succeededAt);
+    if (!(error instanceof ApiError)) throw error;
+    onError(error);
+  }
 
   async function go() {
     clearTimeout(timer);
@@ -20,14 +44,10 @@ function poll(every, run, onError = () => {}) {
     controller = own;
     try {
       await run(own.signal);
-      failures = 0;
+      succeeded();
     } catch (error) {
       if (isAbort(error) || own.signal.aborted) return;
-      failures += 1;
-      if (error instanceof ApiError) {
-        if (error.status === 0) unanswered();
-        onError(error);
-      } else throw error;
+      failed(error);
     } finally {
       if (controller === own && !isStopped && !own.signal.aborted) {
         const wait = failures ? Math.min(Math.max(every, RETRY_MS) * 2 ** (failures - 1), BACKOFF_MAX_MS) : every;
@@ -43,24 +63,33 @@ function poll(every, run, onError = () => {}) {
     } else go();
   }
 
+  /** Another poll was answered again: the wait after a failure is over. */
+  function onAnswer() {
+    if (failures) go();
+  }
+
+  function stop() {
+    isStopped = true;
+    failing.delete(self);
+    clearTimeout(timer);
+    controller?.abort();
+    document.removeEventListener('visibilitychange', onVisibility);
+    window.removeEventListener('tollgate-answer', onAnswer);
+  }
+
   document.addEventListener('visibilitychange', onVisibility);
+  window.addEventListener('tollgate-answer', onAnswer);
   go();
-  return {
-    now: go,
-    stop() {
-      isStopped = true;
-      clearTimeout(timer);
-      controller?.abort();
-      document.removeEventListener('visibilitychange', onVisibility);
-    },
-  };
+  return self;
 }
 
-/** Returns a function that calls `run` once no call was made for `wait` milliseconds. */
+/** Returns a function that calls `run` once no call was made for `wait` milliseconds, if its view is still there. */
 function debounce(wait, run) {
   let timer = null;
-  return (...values) => {
+  return (event) => {
     clearTimeout(timer);
-    timer = setTimeout(() => run(...values), wait);
+    timer = setTimeout(() => {
+      if (event.target.isConnected) run(event);
+    }, wait);
   };
 }

@@ -5,7 +5,8 @@ function endedBy({ ended }) {
   return Object.values(ended).reduce((sum, value) => sum + value, 0);
 }
 
-function effect(result) {
+/** The effect of a reload as terms. `isForced` is whether it was applied by force. */
+function effect(result, isForced = false) {
   const causes = Object.entries(result.ended).filter(([, value]) => value > 0);
   const listOf = (values, none) =>
     values.length
@@ -22,7 +23,7 @@ function effect(result) {
       causes.length
         ? h(
             'ul',
-            causes.map(([cause, value]) => h('li', `${count(value)}: ${causeText('end', cause)}`)),
+            causes.map(([cause, value]) => h('li', `${count(value)}: ${recheckText(cause)}`)),
           )
         : '0',
       { data: { fact: 'ended' } },
@@ -36,7 +37,9 @@ function effect(result) {
     result.exceeds_recheck_max_percent !== null &&
       h(
         'p.warning',
-        `More than recheck_max (${result.exceeds_recheck_max_percent} %) of the open sessions would end: Tollgate refuses this reload unless it is forced.`,
+        isForced
+          ? `The reload was forced: it ends more than recheck_max (${result.exceeds_recheck_max_percent} %) of the open sessions.`
+          : `More than recheck_max (${result.exceeds_recheck_max_percent} %) of the open sessions would end: Tollgate rejects this reload unless it is forced.`,
       ),
   ];
 }
@@ -53,13 +56,16 @@ function createReload(onApplied) {
   );
   const hint = h('span.quiet', 'Check first: it shows what a reload of the file would do, and changes nothing.');
   let checked = null;
+  let failedAt; // the time of the failure that is shown, or null
 
   function setChecked(answer) {
     checked = answer;
     apply.disabled = answer === null;
-    setText(apply, answer ? `Apply, ends ${plural(endedBy(answer), 'session')}` : 'Apply');
+    const ended = answer ? endedBy(answer) : 0;
+    setText(apply, ended ? `Apply, ends ${plural(ended, 'session')}` : 'Apply');
   }
   async function dryRun() {
+    clearNotice();
     check.disabled = true;
     setChecked(null);
     fill(result, h('p', 'Checking the file'));
@@ -88,7 +94,7 @@ function createReload(onApplied) {
     ask({
       title: isForced ? 'Force the reload?' : 'Apply the configuration?',
       isDanger: isForced || ended > 0,
-      confirm: `${isForced ? 'Force it' : 'Apply'}, end ${plural(ended, 'session')}`,
+      confirm: `${isForced ? 'Force it' : 'Apply'}${ended ? `, end ${plural(ended, 'session')}` : ''}`,
       body: [
         h(
           'p',
@@ -120,7 +126,7 @@ function createReload(onApplied) {
   async function applyNow(force) {
     const answer = await change('POST', '/v1/reload', { query: force ? { force: true } : {} });
     setChecked(null);
-    fill(result, h('h3', `Generation ${count(answer.generation)} is in use`), effect(answer));
+    fill(result, h('h3', `Generation ${count(answer.generation)} is in use`), effect(answer, force));
     onApplied();
     return `Reloaded: generation ${count(answer.generation)}, ${plural(endedBy(answer), 'session ends', 'sessions end')}.`;
   }
@@ -135,13 +141,16 @@ function createReload(onApplied) {
     ),
     update(info) {
       const { last_reload: own } = info;
+      const failed = own && !own.successful ? own.time : null;
+      if (failed && failedAt !== undefined && failed !== failedAt) clearNotice();
+      failedAt = failed;
       setText(
         last,
         !own
           ? 'Not reloaded since the start.'
           : own.successful
             ? `Last reload: ${dateTime(own.time)}, applied.`
-            : `Last reload: ${dateTime(own.time)}, failed; nothing was changed. ${own.error ?? ''}`,
+            : `Last reload: ${dateTime(own.time)}, failed; nothing was changed.${reloadReason(own)}`,
       );
     },
   };

@@ -35,9 +35,38 @@ function unixOf(input) {
   return new Date(input.value).getTime() / 1000;
 }
 
+/** Returns the line that says how many open sessions a revocation of this subject matches. */
+function matchLine() {
+  const element = h('p.quiet.matches', { 'aria-live': 'polite' });
+  let controller = null;
+  return {
+    element,
+    /** Counts the sessions, unless a later call replaces this one. */
+    async update({ isSubject, auth, subject }) {
+      controller?.abort();
+      controller = new AbortController();
+      if (!isSubject) return setText(element, 'The answer says how many open sessions it ends.');
+      if (!auth || !subject)
+        return setText(element, 'Open sessions that match: those of the subject, once it is given.');
+      try {
+        const { total } = await get('/v1/sessions', { auth, subject, limit: 1 }, controller.signal);
+        return setText(element, `${plural(total, 'open session matches', 'open sessions match')} now.`);
+      } catch (error) {
+        if (error instanceof ApiError) setText(element, capital(error.message));
+        else if (!isAbort(error)) throw error;
+      }
+    },
+  };
+}
+
 function revocationForm(onAdded) {
-  const auth = select([['', 'any']], '', () => {}, { name: 'auth' });
+  const matches = matchLine();
+  let isNew = true; // no auth section was offered yet
+  const showMatches = () =>
+    matches.update({ isSubject: target.value === 'subject', auth: auth.value, subject: value.value });
+  const auth = select([['', 'any']], '', showMatches, { name: 'auth' });
   const value = h('input', {
+    on: { input: debounce(SEARCH_WAIT_MS, showMatches) },
     type: 'text',
     name: 'value',
     required: true,
@@ -45,7 +74,7 @@ function revocationForm(onAdded) {
     autocomplete: 'off',
     spellcheck: 'false',
   });
-  const target = select(Object.entries(REVOCATION_FIELDS), 'subject', () => {}, { name: 'target' });
+  const target = select(Object.entries(REVOCATION_FIELDS), 'subject', showMatches, { name: 'target' });
   const issuedBefore = h('input', { type: 'datetime-local', name: 'issued_before', step: 1 });
   const expires = h('input', { type: 'datetime-local', name: 'expires', step: 1 });
   const reason = h('input', { type: 'text', name: 'reason', maxlength: 256, autocomplete: 'off' });
@@ -59,7 +88,8 @@ function revocationForm(onAdded) {
         reason: reason.value || null,
       }).filter(([, own]) => own !== null),
     );
-  const open = () =>
+  function open() {
+    showMatches();
     ask({
       title: 'Revoke tokens',
       confirm: 'Revoke',
@@ -74,10 +104,11 @@ function revocationForm(onAdded) {
           field('Revoke by', target),
           field('Value', value),
           field('Auth section', auth, 'A subject needs one: the same name at another issuer is someone else'),
-          field('Only tokens issued before', issuedBefore, 'Your local time. Empty: all'),
+          field('Only tokens issued before', issuedBefore, 'Your local time. Empty: all, also those of a new login'),
           field('Until', expires, 'Your local time. Empty: as long as tokens are valid'),
           field('Reason', reason, 'A note for operators'),
         ),
+        matches.element,
       ],
       async run() {
         if (target.value === 'subject' && !auth.value) throw invalid('A subject needs an auth section.');
@@ -87,9 +118,15 @@ function revocationForm(onAdded) {
         return `Revoked; ${plural(made.ended, 'session ends', 'sessions end')}.${made.durable ? '' : ' It does not outlive the process, because there is no state_dir.'}`;
       },
     });
+  }
   return {
     element: h('button.primary', { type: 'button', id: 'revoke', on: { click: open } }, 'Revoke tokens'),
-    setAuths: (names) => setOptions(auth, [['', 'any'], ...names], auth.value),
+    /** Offers these auth sections, and chooses the only one, because a subject needs one. */
+    setAuths(names) {
+      const first = isNew && names.length === 1 ? names[0] : auth.value;
+      isNew = false;
+      setOptions(auth, [['', 'any'], ...names], first);
+    },
   };
 }
 
@@ -112,10 +149,7 @@ function revocationsView() {
       type: 'button',
       disabled: true,
       on: {
-        click: () => {
-          cursor = cursors.pop() ?? null;
-          list.now();
-        },
+        click: () => turn(cursors.pop() ?? null),
       },
     },
     'Previous page',
@@ -128,14 +162,18 @@ function revocationsView() {
       on: {
         click: () => {
           cursors.push(cursor);
-          cursor = next;
-          list.now();
+          turn(next);
         },
       },
     },
     'Next page',
   );
 
+  function turn(to) {
+    cursor = to;
+    back.disabled = forth.disabled = true; // until its answer
+    list.now();
+  }
   function remove(one) {
     const target = targetOf(one);
     ask({

@@ -1,6 +1,6 @@
 // Upstreams, routes, auth sections and certificates: their configuration and their state.
 
-const lineNote = (line) => (line === null || line === undefined ? null : h('span.line', `line ${line}`));
+const lineNote = (line) => (isNumber(line) ? h('span.line', `line ${line}`) : null);
 const codeList = (values) =>
   values?.length ? values.map((value, index) => [index ? ', ' : '', h('code', value)]) : 'none';
 
@@ -30,6 +30,9 @@ function stateTag(own, old) {
   tag.className = `tag ${STATE_CLASSES[own] ?? ''}`;
   return tag;
 }
+
+/** Whether a route is not of the file: that of the demo's page. */
+const isBuiltIn = ({ line, settings, upstream }) => line === null && !settings.length && upstream === null;
 
 /** A block of the configuration: its heading with the line, live facts, fixed facts, and more. */
 function block(title, line, ...content) {
@@ -61,9 +64,9 @@ const SETTING_COLUMNS = [
   { label: 'Line', kind: 'value', text: ({ line }) => line },
 ];
 
-/** The settings of a section as the file has them. */
+/** The settings of a section as the file has them, or null if it has none. */
 function settingTable(name, settings) {
-  if (!settings.length) return h('p.quiet', 'The file sets nothing here.');
+  if (!settings.length) return null;
   const table = createTable({
     caption: `Settings of ${name} in the file`,
     columns: SETTING_COLUMNS,
@@ -114,13 +117,22 @@ function routeBlock(route) {
     route.name,
     route.line,
     live.element,
-    h('p', 'Auth: ', codeList(route.auth), '. Upstream: ', route.upstream ? h('code', route.upstream) : 'none', '.'),
+    isBuiltIn(route)
+      ? h('p', 'Built in: serves the page of the demo.')
+      : h(
+          'p',
+          'Auth: ',
+          codeList(route.auth),
+          '. Upstream: ',
+          route.upstream ? h('code', route.upstream) : 'none',
+          '.',
+        ),
     settingTable(route.name, route.settings),
     h('h4', 'Requests by outcome'),
     outcomes,
     h('h4', 'Closes'),
     closes,
-    h('details', h('summary', 'All limits, with defaults'), limitTerms(route.limits)),
+    h('details.limit-terms', h('summary', 'All limits, with defaults'), limitTerms(route.limits)),
   );
   element.dataset.route = route.name;
   return {
@@ -216,6 +228,6 @@ const CERTIFICATE_COLUMNS = [
     text: () => '',
     node: ({ expires }, old) => (old?.dateTime === expires ? old : timeElement(expires)),
   },
-  { label: 'Listener', text: ({ listener }) => listener },
+  { label: 'Listener', kind: 'server', text: ({ listener }) => listener },
   { label: 'Line', kind: 'value', text: ({ line }) => line ?? NONE },
 ];

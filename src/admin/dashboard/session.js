@@ -3,6 +3,7 @@
 const SESSION_MS = 1000;
 const TOTALS_MS = 10_000;
 const RATE_POINTS_MAX = 120;
+const REASON_WAIT_MS = 1000;
 
 /** The rates of the last two minutes, from the counts at each poll. */
 function createRates() {
@@ -106,10 +107,43 @@ function liveFacts(session) {
     ['bytes_in', 'Bytes in', bytes(session.bytes_in), session.bytes_in],
     ['bytes_out', 'Bytes out', bytes(session.bytes_out), session.bytes_out],
     ['throttled', 'Throttled', count(session.throttled), session.throttled],
-    ['buffered_in', 'Waits for the upstream', bytes(session.buffered_in_bytes)],
-    ['buffered_out', 'Waits for the client', bytes(session.buffered_out_bytes)],
+    ['buffered_in', 'Buffered for the upstream', bytes(session.buffered_in_bytes)],
+    ['buffered_out', 'Buffered for the client', bytes(session.buffered_out_bytes)],
     ['reported', 'Limits only reported', reported || 'none'],
   ];
+}
+
+/** The facts of a session at its end: those of its event if it is known, else those of the last answer. */
+function finalFacts(session, event) {
+  const { age_seconds: age, messages_in, messages_out, bytes_in, bytes_out, throttled, reported } = event ?? session;
+  const changing = new Set(['state', 'idle', 'deadline', 'buffered_in', 'buffered_out']);
+  return [
+    ['state', 'State', 'ended'],
+    ...(event ? [['ended', 'Ended at', dateTime(event.time)]] : []),
+    ...liveFacts({
+      ...session,
+      age_seconds: age,
+      messages_in,
+      messages_out,
+      bytes_in,
+      bytes_out,
+      throttled,
+      reported: reported ?? {},
+    }).filter(([key]) => !changing.has(key)),
+  ];
+}
+
+function showFacts(list, entries) {
+  keyed(
+    list,
+    entries,
+    ([key]) => key,
+    ([key, name]) => h('div', h('dt', name), h('dd', { data: { fact: key } })),
+    (row, [, , text, value]) => {
+      setText(row.lastChild, text);
+      setAttribute(row.lastChild, 'data-value', value ?? null);
+    },
+  );
 }
 
 function sessionView([id]) {
@@ -130,7 +164,7 @@ function sessionView([id]) {
         'div.buttons',
         h(
           'button.danger',
-          { type: 'button', id: 'close-one', on: { click: () => closeOne(id, () => details.now()) } },
+          { type: 'button', id: 'close-one', on: { click: () => closeOne(id, onClosed) } },
           'Close this session',
         ),
         h('button', { type: 'button', id: 'send-one', on: { click: () => sendOne(id) } }, 'Send a message'),
@@ -138,6 +172,11 @@ function sessionView([id]) {
     : readOnlyNote('closing a session or sending to it');
   const totals = {};
   let session = null;
+  let isClosedHere = false;
+  function onClosed() {
+    isClosedHere = true;
+    details.now();
+  }
   const show = () => figures.forEach((figure, index) => figure.update(rates.data(index === 0 ? 'messages' : 'bytes')));
   cursor.listen(show);
 
@@ -160,28 +199,37 @@ function sessionView([id]) {
     session = answer;
     rates.add(answer);
     show();
-    keyed(
-      live,
-      liveFacts(answer),
-      ([key]) => key,
-      ([key, name]) => h('div', h('dt', name), h('dd', { data: { fact: key } })),
-      (row, [, , text, value]) => {
-        setText(row.lastChild, text);
-        setAttribute(row.lastChild, 'data-value', value ?? null);
-      },
-    );
+    showFacts(live, liveFacts(answer));
     limits.update(answer, totals);
+    waiting.hidden = true;
+    rest.hidden = false;
+  }
+
+  /** Shows that the session has ended: what is only true of an open session goes. */
+  async function end() {
+    const hasFocus = isClosedHere || operations.contains(document.activeElement);
+    details.stop();
+    counts.stop();
+    operations.remove();
+    waiting.remove();
+    usage.remove();
+    if (tap.end()) setText(tapSection.firstChild, 'Frames of the tap');
+    else tapSection.remove();
+    setText(now.firstChild, 'At its end');
+    if (session) showFacts(live, finalFacts(session, null));
+    const banner = h('div.banner', { tabindex: -1 });
+    fill(ended, banner);
+    fill(banner, h('p', session ? 'This session has ended.' : 'No open session has this id.'));
+    if (hasFocus) banner.focus();
+    const event = await showReason(id, banner);
+    if (session && event) showFacts(live, finalFacts(session, event));
   }
 
   const details = poll(
     SESSION_MS,
     async (signal) => update(await get(`/v1/sessions/${id}`, {}, signal)),
     (error) => {
-      if (error.status !== 404) return;
-      details.stop();
-      counts.stop();
-      operations.remove();
-      showEnd(id, ended, session !== null);
+      if (error.status === 404) end();
     },
   );
   const counts = poll(TOTALS_MS, async (signal) => {
@@ -196,25 +244,31 @@ function sessionView([id]) {
     const heading = uniqueId('section');
     return h('section', { 'aria-labelledby': heading }, h('h2', { id: heading }, title), content);
   };
+  const now = section(
+    'Now',
+    live,
+    h(
+      'div.grid.of-2',
+      figures.map(({ element }) => element),
+    ),
+  );
+  const usage = section('Limits against use', limits.element);
+  const tapSection = section('Tap', tap.element);
+  const waiting = h('p.quiet', 'Loading');
+  // The parts appear at once, so that none moves another; an unknown session has none.
+  const rest = h(
+    'div.rest',
+    { hidden: true },
+    operations,
+    now,
+    usage,
+    section('Facts', facts),
+    tapSection,
+    h('details.more.limit-terms', h('summary', 'All limits of this session'), fixed),
+  );
   return {
     title: `Session ${id.slice(0, 8)}`,
-    content: [
-      h('p', h('a', { href: '#/sessions' }, 'All sessions')),
-      ended,
-      operations,
-      section(
-        'Now',
-        live,
-        h(
-          'div.grid.of-2',
-          figures.map(({ element }) => element),
-        ),
-      ),
-      section('Limits against use', limits.element),
-      section('Facts', facts),
-      section('Tap', tap.element),
-      h('details.more', h('summary', 'All limits of this session'), fixed),
-    ],
+    content: [h('p', h('a', { href: '#/sessions' }, 'All sessions')), waiting, ended, rest],
     stop() {
       clearTimeout(firstTotals);
       details.stop();
@@ -225,18 +279,24 @@ function sessionView([id]) {
   };
 }
 
-/** Says that the session has ended, with a link to its event. */
-async function showEnd(id, holder, wasOpen) {
-  fill(holder, h('div.banner', h('p', wasOpen ? 'This session has ended.' : 'No open session has this id.')));
+/** Adds to the banner why the session ended, and returns the event. The event may follow the end at a distance. */
+async function showReason(id, banner) {
+  const find = () => events.all().find((one) => one.kind === 'end' && one.id === id);
   try {
     await events.load();
-    const event = events.all().find((one) => one.kind === 'end' && one.id === id);
-    holder.firstChild.append(
-      event
-        ? h('p', prose(event.explanation.text), ' ', h('a', { href: `#/events/${event.sequence}` }, 'Why it ended'))
-        : h('p', 'Its event is not among the last 1,000 ends and rejections.'),
-    );
+    if (!find()) {
+      await new Promise((resolve) => setTimeout(resolve, REASON_WAIT_MS));
+      events.reset();
+      await events.load();
+    }
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
   }
+  const event = find();
+  banner.append(
+    event
+      ? h('p', prose(event.explanation.text), ' ', h('a', { href: `#/events/${event.sequence}` }, 'Why it ended'))
+      : h('p', 'Its end is not among the ends that this process keeps.'),
+  );
+  return event ?? null;
 }

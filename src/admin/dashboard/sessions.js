@@ -64,7 +64,7 @@ const SESSION_COLUMNS = [
     text: ({ throttled }) => shortCount(throttled),
     value: ({ throttled }) => throttled,
   },
-  { label: 'State', text: ({ activity }) => ACTIVITIES[activity] ?? activity },
+  { label: 'State', kind: 'state', text: ({ activity }) => ACTIVITIES[activity] ?? activity },
 ];
 
 /** The inputs of the filter. `onChange` gets the name and the new value. */
@@ -192,6 +192,7 @@ function sessionsView(_, query) {
   }
   function turn(to) {
     cursor = to;
+    back.disabled = forth.disabled = true; // until its answer, so that a second press is not another page
     list.now();
     document.getElementById('main').scrollIntoView();
   }

@@ -1,9 +1,14 @@
 // Tables whose rows are reused, and which are lists of cards on a narrow screen.
 
+/** The characters of a text that a cell shows. */
+const CELL_MAX = 160;
+/** The shortest name that the style may cut. */
+const NAME_MIN = 12;
+
 /**
  * Creates a table. A column has a `label` and `text(row)`, and optionally `href(row)`, `title(row)`, `value(row)` (the
- * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells), `sort` (the name of
- * its order). `onSort(name)` is called by the buttons of the header.
+ * exact number, for `data-value`), `node(row)` (instead of a text), `kind` (a class of its cells; the style cuts a
+ * long `name` or `server`), `sort` (the name of its order). `onSort(name)` is called by the buttons of the header.
  */
 function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing to show.', isCaptionHidden = true }) {
   const headers = columns.map((column) => headerCell(column, onSort));
@@ -42,12 +47,10 @@ function createTable({ caption, columns, keyOf, onSort = null, empty = 'Nothing 
 function headerCell(column, onSort) {
   const options = { role: 'columnheader', scope: 'col' };
   if (!column.sort) return h(`th.${column.kind ?? 'text'}`, options, column.label);
-  const button = h(
-    'button.sort',
-    { type: 'button', on: { click: () => onSort(column.sort) } },
-    column.label,
-    h('span.arrow', { 'aria-hidden': true }),
-  );
+  const arrow = h('span.arrow', { 'aria-hidden': true });
+  // That of a number is before its name, so that the name is above the numbers.
+  const content = column.kind === 'value' ? [arrow, column.label] : [column.label, arrow];
+  const button = h('button.sort', { type: 'button', on: { click: () => onSort(column.sort) } }, content);
   return h(`th.${column.kind ?? 'text'}`, options, button);
 }
 
@@ -56,7 +59,7 @@ function showOrder(cell, own, sort) {
   const isOwn = sort === own || sort === `-${own}`;
   const order = sort.startsWith('-') ? 'descending' : 'ascending';
   setAttribute(cell, 'aria-sort', isOwn ? order : 'none');
-  setText(cell.querySelector('.arrow'), isOwn ? (order === 'ascending' ? ' ▲' : ' ▼') : '');
+  setText(cell.querySelector('.arrow'), isOwn ? (order === 'ascending' ? '▲' : '▼') : '');
 }
 
 function createRow(columns) {
@@ -85,8 +88,11 @@ function updateRow(element, columns, row) {
       target = cell.firstElementChild;
       setAttribute(target, 'href', href);
     }
-    setText(target, column.text(row));
-    if (column.title) setAttribute(target, 'title', column.title(row));
+    const text = String(column.text(row) ?? '');
+    const isCut = column.kind === 'words' && text.length > CELL_MAX;
+    setText(target, isCut ? `${text.slice(0, CELL_MAX)}…` : text);
+    const isLong = isCut || (['name', 'server'].includes(column.kind) && text.length > NAME_MIN);
+    setAttribute(target, 'title', column.title?.(row) ?? (isLong ? text : null));
     if (column.value) setAttribute(cell, 'data-value', column.value(row));
   });
 }

@@ -5,7 +5,7 @@ const TAP_REFRESH_MS = 250;
 const HEX_BYTES = 32;
 
 const FRAME_COLUMNS = [
-  { label: 'Time', kind: 'value', text: ({ at_seconds: at }) => (at === undefined ? '' : `${at.toFixed(3)} s`) },
+  { label: 'Since start', kind: 'value', text: ({ at_seconds: at }) => (at === undefined ? '' : `${at.toFixed(3)} s`) },
   { label: 'Direction', text: ({ direction: way }) => (way === 'in' ? '→ in' : way === 'out' ? '← out' : '') },
   {
     label: 'Frame',
@@ -70,6 +70,16 @@ function createTap(id) {
       },
     },
     'Clear',
+  );
+
+  const controls = h(
+    'div.buttons',
+    start,
+    pause,
+    clear,
+    canPayload
+      ? h('label.check', payload, ' with payloads, up to 4 KiB of each frame')
+      : h('span.quiet', payloadNote()),
   );
 
   function render() {
@@ -143,25 +153,16 @@ function createTap(id) {
   }
 
   return {
-    element: h(
-      'div.tap',
-      h(
-        'div.buttons',
-        start,
-        pause,
-        clear,
-        canPayload
-          ? h('label.check', payload, ' with payloads, up to 4 KiB of each frame')
-          : h('span.quiet', payloadNote()),
-      ),
-      status,
-      error,
-      counts,
-      holder,
-    ),
+    element: h('div.tap', controls, status, error, counts, holder),
     stop() {
       controller?.abort();
       clearTimeout(timer);
+    },
+    /** Removes the controls, because the session has ended. Returns whether frames remain to be read. */
+    end() {
+      controls.remove();
+      setText(status, 'The session has ended.');
+      return frames.length > 0;
     },
   };
 }

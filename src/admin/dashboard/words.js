@@ -34,13 +34,13 @@ const REJECTIONS = {
   upstream_malformed: 'malformed upstream response',
   upstream_timeout: 'upstream timed out',
   upstream_answer: 'invalid upstream handshake',
-  upstream_status: 'rejected by the upstream',
+  upstream_status: 'upstream rejected the upgrade',
   client_gone: 'client disconnected',
 };
 
 /** The causes of ends: `cause` of tollgate_close_causes_total. */
 const ENDS = {
-  closed: 'closed by a side',
+  closed: 'closed by client or upstream',
   client_violation: 'client broke the protocol',
   upstream_violation: 'upstream broke the protocol',
   message_rate: 'message rate exceeded',
@@ -121,6 +121,11 @@ function eventCause({ kind, cause, by }) {
   return kind === 'end' && cause === 'closed' ? `closed by ${sideText(by)}` : causeText(kind, cause);
 }
 
+/** The address of the events of a kind, and of a cause. */
+function eventsLink(kind, cause = null) {
+  return `#/events?kind=${kind}${cause ? `&cause=${encodeURIComponent(cause)}` : ''}`;
+}
+
 function codeText(code) {
   if (code === null || code === undefined) return 'no code';
   const meaning = CODES[code] ?? (code >= 4000 ? 'code of the application' : code >= 3000 ? 'code of a library' : null);
@@ -129,6 +134,11 @@ function codeText(code) {
 
 function sideText(by) {
   return by === 'tollgate' ? 'Tollgate' : `the ${by}`;
+}
+
+/** Why a reload ends sessions: the rule by which the request would be rejected now, or a cause of an end. */
+function recheckText(cause) {
+  return REJECTIONS[cause] ?? causeText('end', cause);
 }
 
 /** A key such as `idle_timeout` in words. */

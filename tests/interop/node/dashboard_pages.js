@@ -87,13 +87,28 @@ async function axe(page) {
     );
 }
 
-/** Returns the elements that are wider than the window, if the page scrolls sideways. */
+/** Returns the texts that their cell cuts without a title, and what is too wide if the page or a table scrolls sideways. */
 function wide(page) {
   return page.evaluate(() => {
-    if (document.documentElement.scrollWidth <= window.innerWidth) return [];
+    const isHidden = (element) => element.closest('.hidden, thead')?.getBoundingClientRect().width <= 1;
+    const isCut = (element) =>
+      element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1 && !element.title;
+    const cells = [...document.querySelectorAll('main :is(td, th, dt, dd, li, p, h1, h2, h3)')];
     const isWide = (element) => element.getBoundingClientRect().right > window.innerWidth;
-    const elements = [...document.querySelectorAll('body *')].filter(isWide).slice(0, 3);
-    return ['the page is too wide', ...elements.map(({ tagName, className }) => `too wide: ${tagName}.${className}`)];
+    const isOverflowing = ({ clientWidth, firstElementChild: table }) => table?.offsetWidth > clientWidth + 1;
+    const isSideways = document.documentElement.scrollWidth > window.innerWidth;
+    const name = ({ tagName, className, textContent }) => `${tagName}.${className} ${textContent.slice(0, 40)}`;
+    return [
+      ...cells
+        .filter((element) => isCut(element) && !isHidden(element))
+        .map((element) => `cut: ${name(element)}`)
+        .slice(0, 5),
+      ...(isSideways ? [...document.querySelectorAll('body *')].filter(isWide) : [])
+        .map((element) => `too wide: ${name(element)}`)
+        .slice(0, 3),
+      ...[...document.querySelectorAll('.list > .table')].filter(isOverflowing).map(() => 'a table is too wide'),
+      ...(isSideways ? ['the page scrolls sideways'] : []),
+    ];
   });
 }
 
