@@ -67,7 +67,7 @@ impl Pool {
     fn weight(&self, index: usize, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<u32> {
         let server = self.all().get(index)?;
         let is_open = !server.config().drain && !server.is_full() && !attempt.tried.contains(&index);
-        let may_get = is_open && server.health().standing(now_ms, self.suspect_after_ms()) <= standing;
+        let may_get = is_open && server.health().standing(now_ms, self.patience()) <= standing;
         let share = || server.health().weight_share(now_ms, self.config().health.slow_start);
         may_get.then(|| share().saturating_mul(server.config().weight.get().into()))
     }

@@ -11,6 +11,12 @@ pub const SKIP_FOR: Duration = Duration::from_secs(5);
 pub const EJECT_FOR: Duration = Duration::from_secs(10);
 /// The longest ejection. A server that was not ejected for this long begins with [`EJECT_FOR`] again.
 pub const EJECT_FOR_MAX: Duration = Duration::from_mins(5);
+/// The time that consecutive failures of answers last at least before they eject a server which succeeded within
+/// [`RECENT`] before them. A client can cause such failures, for example by a path that the server answers with 500: they
+/// count if no request of another client succeeds in this time.
+pub const RUN_MIN: Duration = Duration::from_millis(200);
+/// See [`RUN_MIN`].
+pub const RECENT: Duration = Duration::from_secs(1);
 /// The share of its weight with which a slow start begins, in thousandths.
 const SLOW_START_FROM: u64 = 100;
 /// A whole weight, in the unit of [`Health::weight_share`].
@@ -32,8 +38,7 @@ pub struct HealthConfig {
 pub enum Standing {
     /// It did not fail recently, or it is due to be tried again.
     Good,
-    /// It accepted no connection a short while ago, or lets an attempt to connect wait. It is tried if no server is in
-    /// good standing.
+    /// It accepted no connection a short while ago, or lets a request wait. It is tried if no server is in good standing.
     Skipped,
     /// It is ejected. It is tried if no other server is left.
     Ejected,
@@ -84,14 +89,29 @@ pub struct Health {
     skip_until_ms: AtomicU64,
     /// The begin of an attempt to connect that has not ended; 0 if there is none.
     connecting_since_ms: AtomicU64,
+    /// The begin of a request that waits for its answer, without a success since; 0 if there is none.
+    answering_since_ms: AtomicU64,
+    /// The time of the last success; 0 if there was none.
+    last_success_ms: AtomicU64,
     /// The begin of its slow start; 0 if there was none.
     slow_since_ms: AtomicU64,
+}
+
+/// How long a request may wait before its server is suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For the connection, in milliseconds.
+    pub connect_ms: u64,
+    /// For the answer, in milliseconds.
+    pub answer_ms: u64,
 }
 
 #[derive(Debug, Default)]
 struct History {
     /// The number of failures since the last success.
     consecutive: u32,
+    /// The time of the first of them.
+    run_since_ms: u64,
     /// The number of failures since the log reported a recovery.
     failures: u64,
     /// Whether the log reported a failure, and no recovery since.
@@ -102,19 +122,23 @@ struct History {
     ejected_until_ms: u64,
 }
 
-/// An attempt to connect, until it is dropped.
+/// A request that waits for its connection or its answer, until it is dropped.
 #[derive(Debug)]
-pub struct Connecting<'a>(&'a Health);
+pub struct Waiting<'a>(&'a AtomicU64);
 
 impl Health {
-    /// Returns how a request regards the server. An attempt to connect that has waited for `suspect_after_ms` is taken
-    /// for a failure before its timeout, so that fewer requests wait with it.
-    pub fn standing(&self, now_ms: u64, suspect_after_ms: u64) -> Standing {
+    /// Returns how a request regards the server. A request that has waited as long as `patience` says is taken for a
+    /// failure before its timeout, so that fewer requests wait with it.
+    pub fn standing(&self, now_ms: u64, patience: Patience) -> Standing {
         if now_ms < self.skip_until_ms.load(Ordering::Relaxed) {
             return if self.ejected.load(Ordering::Relaxed) { Standing::Ejected } else { Standing::Skipped };
         }
-        let since = self.connecting_since_ms.load(Ordering::Relaxed);
-        let is_suspect = since != 0 && now_ms.saturating_sub(since) >= suspect_after_ms;
+        let is_overdue = |since: &AtomicU64, after_ms| {
+            let since = since.load(Ordering::Relaxed);
+            since != 0 && now_ms.saturating_sub(since) >= after_ms
+        };
+        let is_suspect = is_overdue(&self.connecting_since_ms, patience.connect_ms)
+            || is_overdue(&self.answering_since_ms, patience.answer_ms);
         if is_suspect { Standing::Skipped } else { Standing::Good }
     }
 
@@ -143,7 +167,7 @@ impl Health {
         self.troubled.load(Ordering::Relaxed)
     }
 
-    /// Returns the share of its weight that the server has now, from a tenth of it to [`WHOLE`].
+    /// Returns the share of its weight that the server has now, in thousandths: from a tenth of it to the whole.
     pub fn weight_share(&self, now_ms: u64, slow_start: Duration) -> u32 {
         let since = self.slow_since_ms.load(Ordering::Relaxed);
         if since == 0 {
@@ -160,9 +184,13 @@ impl Health {
     }
 
     /// Records the begin of an attempt to connect.
-    pub fn connecting(&self, now_ms: u64) -> Connecting<'_> {
-        let _ = self.connecting_since_ms.compare_exchange(0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
-        Connecting(self)
+    pub fn connecting(&self, now_ms: u64) -> Waiting<'_> {
+        Waiting::begin(&self.connecting_since_ms, now_ms)
+    }
+
+    /// Records that a request begins to wait for its answer.
+    pub fn answering(&self, now_ms: u64) -> Waiting<'_> {
+        Waiting::begin(&self.answering_since_ms, now_ms)
     }
 
     /// Records that the server accepted a connection. If it is ejected, its answer is what counts.
@@ -186,13 +214,18 @@ impl Health {
         let mut history = self.history();
         self.troubled.store(true, Ordering::Relaxed);
         history.failures = history.failures.saturating_add(1);
+        if history.consecutive == 0 {
+            history.run_since_ms = now_ms;
+        }
         history.consecutive = history.consecutive.saturating_add(1);
         let was_ejected = self.is_ejected();
         if was_ejected && now_ms < history.ejected_until_ms {
             // A request that began before the ejection.
             return None;
         }
-        let is_due = config.eject_after.is_some_and(|after| history.consecutive >= after.get());
+        let is_many = config.eject_after.is_some_and(|after| history.consecutive >= after.get());
+        let lasts = failure == Failure::Connect || self.is_of_all_clients(&history, now_ms);
+        let is_due = is_many && lasts;
         if is_due && (was_ejected || may_eject()) {
             let time = history.eject(now_ms);
             self.ejected.store(true, Ordering::Relaxed);
@@ -208,9 +241,18 @@ impl Health {
         is_news.then_some(Change::Failed)
     }
 
+    /// Whether failures of answers last so long without a success that they do not concern the requests of one client.
+    fn is_of_all_clients(&self, history: &History, now_ms: u64) -> bool {
+        let last = self.last_success_ms.load(Ordering::Relaxed);
+        let was_recent = last != 0 && history.run_since_ms.saturating_sub(last) < millis(RECENT);
+        !was_recent || now_ms.saturating_sub(history.run_since_ms) >= millis(RUN_MIN)
+    }
+
     /// Records a request that succeeded. Returns the recovery if it is to be logged: the failure was, and `may_log`
     /// allows a line.
     pub fn succeed(&self, now_ms: u64, may_log: impl FnOnce() -> bool) -> Option<Change> {
+        self.last_success_ms.store(now_ms.max(1), Ordering::Relaxed);
+        self.answering_since_ms.store(0, Ordering::Relaxed);
         if !self.has_failed() {
             return None;
         }
@@ -249,11 +291,18 @@ impl History {
     }
 }
 
-impl Drop for Connecting<'_> {
-    /// Ends the attempt. Others that began later are no longer seen as waiting: the outcome of this one shows the state of
+impl<'a> Waiting<'a> {
+    fn begin(since: &'a AtomicU64, now_ms: u64) -> Self {
+        let _ = since.compare_exchange(0, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        Self(since)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    /// Ends the wait. Others that began later are no longer seen as waiting: the outcome of this one shows the state of
     /// the server.
     fn drop(&mut self) {
-        self.0.connecting_since_ms.store(0, Ordering::Relaxed);
+        self.0.store(0, Ordering::Relaxed);
     }
 }
 

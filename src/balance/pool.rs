@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::config::{ServerConfig, UpstreamConfig};
-use super::health::{Change, Failure, millis};
+use super::health::{Change, Failure, Patience, millis};
 use super::retry::RetryBudget;
 use super::rotation::Rotation;
 use super::server::{Server, ServerCondition, ServerSession, ServerState};
 
 /// The part of `connect_timeout` after which an attempt to connect that waits makes its server suspect.
-const SUSPECT_AFTER: u32 = 8;
+const CONNECT_SUSPECT_AFTER: u32 = 8;
+/// The part of `response_timeout` after which a request that waits for its answer makes its server suspect, unless another
+/// one gets an answer meanwhile.
+const ANSWER_SUSPECT_AFTER: u32 = 4;
 
 /// An upstream with the state of its servers. A new snapshot keeps it if its configuration is unchanged.
 #[derive(Debug)]
@@ -169,9 +172,12 @@ impl Pool {
         server.condition(now_ms, self.config.health.slow_start)
     }
 
-    /// Returns how long an attempt to connect may wait before its server is suspect, in milliseconds.
-    pub(super) fn suspect_after_ms(&self) -> u64 {
-        millis(self.config.connect_timeout / SUSPECT_AFTER)
+    /// Returns how long a request may wait before its server is suspect.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            connect_ms: millis(self.config.connect_timeout / CONNECT_SUSPECT_AFTER),
+            answer_ms: millis(self.config.response_timeout / ANSWER_SUSPECT_AFTER),
+        }
     }
 
     /// Records that a server accepted a connection.
@@ -190,8 +196,10 @@ impl Pool {
     ) -> Option<Change> {
         let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
         let may_eject = || {
-            let ejected = self.servers.iter().filter(|server| server.health().is_ejected()).count();
-            let max = self.servers.len().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
+            // A server that drains gets no requests anyway.
+            let in_use = || self.servers.iter().filter(|server| !server.config().drain);
+            let ejected = in_use().filter(|server| server.health().is_ejected()).count();
+            let max = in_use().count().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
             ejected < max
         };
         server.health().fail(failure, now_ms, &self.config.health, may_eject, may_log)

@@ -62,11 +62,12 @@ impl Rewrite {
     ///
     /// # Errors
     /// If a value with placeholders is not visible ASCII with spaces only between other characters, or is longer than
-    /// [`VALUE_MAX_BYTES`]. An empty value is an empty header.
+    /// [`VALUE_MAX_BYTES`], or a placeholder has a comma, a semicolon or a quote, which begin a further item of a list, a
+    /// parameter or a cookie. An empty value is an empty header.
     pub fn headers(&self, params: &Params) -> Result<Vec<(HeaderName, HeaderValue)>, PathError> {
         let value = |value: &SetValue| match value {
             SetValue::Secret(secret) => Some(secret.0.clone()),
-            SetValue::Text(template) => match template.fill(params)?.as_str() {
+            SetValue::Text(template) => match template.fill_with(params, is_one_item)?.as_str() {
                 "" => Some(HeaderValue::from_static("")),
                 text => header_value(text, VALUE_MAX_BYTES),
             },
@@ -89,6 +90,11 @@ impl Rewrite {
             }
         }
     }
+}
+
+/// Whether a text from the path is within one item of a header, whatever the header.
+fn is_one_item(text: &str) -> bool {
+    !text.contains([',', ';', '"'])
 }
 
 impl SetValue {

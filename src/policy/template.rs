@@ -46,11 +46,17 @@ impl Template {
 
     /// Returns the text, or `None` if the path did not fill a placeholder.
     pub fn fill(&self, params: &Params) -> Option<String> {
+        self.fill_with(params, |_| true)
+    }
+
+    /// Returns the text, or `None` if the path did not fill a placeholder, or filled one with a value that `may_fill` does
+    /// not permit.
+    pub fn fill_with(&self, params: &Params, may_fill: impl Fn(&str) -> bool) -> Option<String> {
         let mut filled = String::new();
         for part in &self.0 {
             filled.push_str(match part {
                 Part::Text(text) => text,
-                Part::Placeholder(name) => params.get(name)?,
+                Part::Placeholder(name) => params.get(name).filter(|value| may_fill(value))?,
             });
         }
         Some(filled)

@@ -37,6 +37,8 @@ const LINES: Quota = Quota {
     rate: Rate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
     burst: NonZeroU32::MIN.saturating_add(9),
 };
+/// The time after which a client that leaves while it waits for a server counts as a failure of the server.
+const ABANDONED_AFTER: Duration = Duration::from_millis(500);
 /// The pause before another attempt to connect to a Unix socket whose queue is full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -116,16 +118,18 @@ impl Connector {
             if let Some(failed) = failed.take_if(|_| !self.has_time(pool, &attempt, started)) {
                 return Err(self.give_up(pool, failed));
             }
+            // The budget is asked first: a server that is chosen for a trial is tried.
+            let is_retry = failed.is_some();
+            if let Some(failed) = failed.take_if(|_| !pool.retries().take(self.now_ms(pool))) {
+                return Err(self.give_up(pool, failed));
+            }
+            if is_retry {
+                sleep(attempt.pause()).await;
+            }
             let Picked { server, session } = match pool.choose(&mut attempt, self.now_ms(pool)) {
                 Ok(picked) => picked,
                 Err(none) => return Err(self.no_server(pool, none, failed)),
             };
-            if let Some(failed) = failed.take() {
-                if !pool.retries().take(self.now_ms(pool)) {
-                    return Err(self.give_up(pool, failed));
-                }
-                sleep(attempt.pause()).await;
-            }
             let error = match self.try_server(pool, server).await {
                 Ok(stream) => match self.ask_server(pool, server, stream, (proxy_header, request.clone())).await {
                     Ok(response) => return Ok(Asked { response, session }),
@@ -138,14 +142,14 @@ impl Connector {
         }
     }
 
-    /// Whether a request that failed may look for another server: it has tried fewer than `retries` further ones, and less
-    /// than `response_timeout` has passed since it began. If it has tried all, the look finds that.
+    /// Whether a request that failed may look for another server: there is one, it has tried fewer than `retries` further
+    /// ones, and less than `response_timeout` has passed since it began.
     fn has_time(&self, pool: &Pool, attempt: &Attempt, started: Instant) -> bool {
         let config = pool.config();
         let passed = (self.clock)().saturating_duration_since(started);
         let retries = u32::try_from(attempt.tried()).unwrap_or(u32::MAX).saturating_sub(1);
-        let is_last = attempt.tried() >= config.servers.len();
-        is_last || (retries < config.retries && passed < config.response_timeout)
+        let is_left = attempt.tried() < config.servers.len();
+        is_left && retries < config.retries && passed < config.response_timeout
     }
 
     /// Sends the request over a connection, and records a failure of the server.
@@ -157,8 +161,13 @@ impl Connector {
         (proxy_header, request): (&[u8], Request<Empty<Bytes>>),
     ) -> Result<UpstreamResponse, AskError> {
         let config = pool.config();
+        let (mut wait, answering) =
+            (self.wait(pool, server, Failure::Answer), server.health().answering(self.now_ms(pool)));
         let opening = open(stream, proxy_header, request, config.response_timeout, config.title_case_headers);
-        let (rejection, error) = match opening.await {
+        let opened = opening.await;
+        wait.is_over = true;
+        drop(answering);
+        let (rejection, error) = match opened {
             Ok(response) => {
                 if let UpstreamResponse::NotSwitched(response) = &response {
                     self.note_status(pool, server, response.status());
@@ -173,11 +182,13 @@ impl Connector {
         Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error })
     }
 
-    /// Records whether the 101 of a session's server completes the opening handshake.
+    /// Records whether the 101 of a session's server completes the opening handshake. A subprotocol or an extension that
+    /// does not fit the offer depends on the client, and does not count.
     pub fn note_answer(&self, pool: &Pool, session: &ServerSession, error: Option<&AnswerError>) {
         let Some(server) = pool.server_of(session) else { return };
         match error {
             None => self.note_success(pool, server),
+            Some(AnswerError::Protocol | AnswerError::Extension) => {}
             Some(error) => self.note_failure(pool, server, Failure::Answer, &format!("a bad 101: {}", error.label())),
         }
     }
@@ -213,8 +224,10 @@ impl Connector {
     }
 
     async fn try_server(&self, pool: &Pool, server: &Server) -> Result<SocketStream, AskError> {
-        let connecting = server.health().connecting(self.now_ms(pool));
+        let (mut wait, connecting) =
+            (self.wait(pool, server, Failure::Connect), server.health().connecting(self.now_ms(pool)));
         let connected = self.open_stream(server, pool.config().connect_timeout).await;
+        wait.is_over = true;
         drop(connecting);
         let error = match connected {
             Ok(stream) => {
@@ -257,11 +270,11 @@ impl Connector {
     fn note_failure(&self, pool: &Pool, server: &Server, failure: Failure, error: &dyn Display) {
         let (upstream, name) = (&pool.config().name, server.name());
         match pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)) {
-            Some(Change::Ejected { failures, time }) => {
+            Some(Change::Ejected { failures, time }) if self.may_log(pool) => {
                 tracing::warn!(%upstream, server = %name, failures, seconds = time.as_secs(), %error, "server ejected");
             }
-            Some(_) => tracing::warn!(%upstream, server = %name, %error, "server failed"),
-            None => tracing::debug!(%upstream, server = %name, %error, "server failed again"),
+            Some(Change::Failed) => tracing::warn!(%upstream, server = %name, %error, "server failed"),
+            _ => tracing::debug!(%upstream, server = %name, %error, "server failed again"),
         }
     }
 
@@ -272,12 +285,36 @@ impl Connector {
         }
     }
 
+    fn wait<'a>(&'a self, pool: &'a Pool, server: &'a Server, failure: Failure) -> Wait<'a> {
+        Wait { connector: self, pool, server, failure, since: (self.clock)(), is_over: false }
+    }
+
     fn now_ms(&self, pool: &Pool) -> u64 {
         pool.millis_at((self.clock)())
     }
 
     fn may_log(&self, pool: &Pool) -> bool {
         self.lines.check(&pool.config().name, (self.clock)()).is_ok()
+    }
+}
+
+/// A request that waits for a server. If its client leaves after [`ABANDONED_AFTER`], that is a failure of the server:
+/// otherwise a server that never answers would fail no request of clients that wait less long than its timeout.
+struct Wait<'a> {
+    connector: &'a Connector,
+    pool: &'a Pool,
+    server: &'a Server,
+    failure: Failure,
+    since: Instant,
+    is_over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let waited = (self.connector.clock)().saturating_duration_since(self.since);
+        if !self.is_over && waited >= ABANDONED_AFTER {
+            self.connector.note_failure(self.pool, self.server, self.failure, &"the client left while it waited");
+        }
     }
 }
 

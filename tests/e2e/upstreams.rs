@@ -450,6 +450,47 @@ fn consecutive_errors_eject_a_server() {
     assert_eq!((&line["failures"], &line["seconds"], &line["error"]), (&3.into(), &10.into(), &"status 500".into()));
 }
 
+/// A server that accepts connections and never answers is ejected although its clients leave before its timeout.
+#[test]
+fn clients_that_leave_while_they_wait_eject_a_server() {
+    let servers = [Upstream::bind(), Upstream::bind()];
+    let accepted = Upstream::accept_all(&servers);
+    let gate = Gate::start(setup_of(&servers).more("[upstream.main.health]\neject_after = 2"));
+    let (mut left, mut sessions) = (Vec::new(), Vec::new());
+    while left.len() < 2 {
+        let mut client = Client::connect(&gate);
+        client.send(&Request::to("/open/").bytes());
+        let (mut server, index) = accepted.recv_timeout(PATIENCE).unwrap();
+        if index == 0 {
+            server.head();
+            // A client whose own timeout is longer than the half second from which on its leaving counts.
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            left.push(server);
+        } else {
+            server.open(&[]);
+            assert_eq!(client.head().status(), 101);
+            sessions.push((client, server));
+        }
+    }
+    let line = gate.log.next("server ejected");
+    let server = servers[0].address().to_string();
+    assert_eq!((&line["server"], &line["error"]), (&server.into(), &"the client left while it waited".into()));
+}
+
+/// The 101 of a server that picks a subprotocol which the client did not offer depends on the client.
+#[test]
+fn a_subprotocol_that_was_not_offered_is_no_failure_of_the_server() {
+    let upstream = Upstream::bind();
+    let health = "[upstream.main.health]\neject_after = 1\neject_max = \"100%\"";
+    let gate = Setup::new().more(health).start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    upstream.accept().open(&["Sec-WebSocket-Protocol: chat"]);
+    assert_eq!(client.response().head.status(), 502);
+    Session::open(&gate, &upstream).close();
+    assert!(gate.log.all("server failed").is_empty() && gate.log.all("server ejected").is_empty());
+}
+
 /// A 101 that does not complete the handshake counts as a failure, and the only server is never ejected.
 #[test]
 fn the_last_server_is_not_ejected() {

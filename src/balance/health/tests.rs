@@ -4,7 +4,8 @@ const CONFIG: HealthConfig =
     HealthConfig { eject_after: NonZeroU32::new(3), eject_max_percent: 50, slow_start: Duration::from_secs(30) };
 const SKIP_MS: u64 = SKIP_FOR.as_millis() as u64;
 const EJECT_MS: u64 = EJECT_FOR.as_millis() as u64;
-const NO_SUSPECT: u64 = u64::MAX;
+const PATIENCE: Patience = Patience { connect_ms: 250, answer_ms: 2_500 };
+const NO_SUSPECT: Patience = Patience { connect_ms: u64::MAX, answer_ms: u64::MAX };
 
 /// An event at a time in milliseconds, with the expected change, or the expected standing.
 enum Step {
@@ -85,18 +86,18 @@ fn consecutive_failures_eject_a_server_for_growing_times() {
         Is(0, Good),
         Succeed(1, recovered(2)),
         Share(1, 1000),
-        Connect(2, Some(Change::Failed)),
-        Answer(3, None),
-        Answer(4, ejected(3, 10)),
-        Is(4, Ejected),
+        Connect(1_002, Some(Change::Failed)),
+        Answer(1_003, None),
+        Answer(1_004, ejected(3, 10)),
+        Is(1_004, Ejected),
         // Requests that began before.
-        Answer(5, None),
-        Answer(4 + EJECT_MS - 1, None),
-        Is(4 + EJECT_MS, Good),
-        Claims(4 + EJECT_MS, true),
-        Is(4 + EJECT_MS, Ejected),
+        Answer(1_005, None),
+        Answer(1_004 + EJECT_MS - 1, None),
+        Is(1_004 + EJECT_MS, Good),
+        Claims(1_004 + EJECT_MS, true),
+        Is(1_004 + EJECT_MS, Ejected),
     ];
-    let (mut now, mut failures) = (4 + EJECT_MS, 5);
+    let (mut now, mut failures) = (1_004 + EJECT_MS, 5);
     for seconds in [20, 40, 80, 160, 300, 300] {
         failures += 1;
         steps.extend([Answer(now, ejected(failures, seconds)), Is(now + seconds * 1000 - 1, Ejected)]);
@@ -155,12 +156,65 @@ fn an_attempt_to_connect_that_waits_makes_a_server_suspect() {
     let health = Health::default();
     let (first, second) = (health.connecting(1_000), health.connecting(1_200));
     for (now, expected) in [(1_000, Standing::Good), (1_249, Standing::Good), (1_250, Standing::Skipped)] {
-        assert_eq!(health.standing(now, 250), expected, "{now}");
+        assert_eq!(health.standing(now, PATIENCE), expected, "{now}");
     }
     drop(first);
-    assert_eq!(health.standing(1_250, 250), Standing::Good);
+    assert_eq!(health.standing(1_250, PATIENCE), Standing::Good);
     drop((second, health.connecting(2_000)));
-    assert_eq!(health.standing(9_000, 250), Standing::Good);
+    assert_eq!(health.standing(9_000, PATIENCE), Standing::Good);
+}
+
+/// A server that accepts connections and never answers is passed over, unless it answers another request meanwhile.
+#[test]
+fn a_request_that_waits_for_its_answer_makes_a_server_suspect() {
+    let health = Health::default();
+    let waiting = health.answering(1_000);
+    for (now, expected) in [(3_499, Standing::Good), (3_500, Standing::Skipped)] {
+        assert_eq!(health.standing(now, PATIENCE), expected, "{now}");
+    }
+    assert_eq!(health.succeed(3_600, || true), None);
+    assert_eq!(health.standing(9_000, PATIENCE), Standing::Good);
+    drop((waiting, health.answering(10_000)));
+    assert_eq!(health.standing(20_000, PATIENCE), Standing::Good);
+}
+
+/// The requests of one client fail in the pauses between those of others.
+#[test]
+fn failures_between_successes_eject_no_server_unless_they_last() {
+    use Step::{Answer, Connect, Succeed};
+    let run_ms = u64::try_from(RUN_MIN.as_millis()).unwrap();
+    let short = [
+        Succeed(10_000, None),
+        Answer(10_010, Some(Change::Failed)),
+        Answer(10_011, None),
+        Answer(10_012, None),
+        Answer(10_013, None),
+        Answer(10_009 + run_ms, None),
+        Succeed(10_010 + run_ms, recovered(5)),
+    ];
+    check(&CONFIG, true, &short);
+    let long = [
+        Succeed(10_000, None),
+        Answer(10_010, Some(Change::Failed)),
+        Answer(10_011, None),
+        Answer(10_010 + run_ms, ejected(3, 10)),
+    ];
+    check(&CONFIG, true, &long);
+    let idle = [
+        Succeed(10_000, None),
+        Answer(11_000, Some(Change::Failed)),
+        Answer(11_001, None),
+        Answer(11_002, ejected(3, 10)),
+    ];
+    check(&CONFIG, true, &idle);
+    // No client can cause a connection to fail.
+    let refused = [
+        Succeed(10_000, None),
+        Connect(10_001, Some(Change::Failed)),
+        Connect(10_002, None),
+        Connect(10_003, ejected(3, 10)),
+    ];
+    check(&CONFIG, true, &refused);
 }
 
 #[test]

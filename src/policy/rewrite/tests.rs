@@ -17,7 +17,7 @@ fn name(text: &str) -> HeaderName {
 #[test]
 fn placeholders_are_filled_with_decoded_text() {
     let rewrite = Rewrite::new(vec![(name("X-Room"), text("room {room};v=1").unwrap())], &[], PathRewrite::Keep);
-    for value in ["blue", "a b", "a%2541", "\"'<>,;", ""] {
+    for value in ["blue", "a b", "a%2541", "'<>=", ""] {
         let headers = rewrite.headers(&params(value)).unwrap();
         assert_eq!(headers, [(name("x-room"), format!("room {value};v=1").parse().unwrap())]);
     }
@@ -29,7 +29,22 @@ fn placeholders_are_filled_with_decoded_text() {
 fn values_that_could_break_a_header_are_rejected() {
     let rewrite = Rewrite::new(vec![(name("X-Room"), text("{room}").unwrap())], &[], PathRewrite::Keep);
     let long = "a".repeat(VALUE_MAX_BYTES + 1);
-    for value in ["a\r\nX-Evil: 1", "a\n", "\0", "a\tb", "\x7f", "caf\u{e9}", "\u{85}", " a", "a ", " ", &long] {
+    for value in [
+        "a\r\nX-Evil: 1",
+        "a\n",
+        "\0",
+        "a\tb",
+        "\x7f",
+        "caf\u{e9}",
+        "\u{85}",
+        " a",
+        "a ",
+        " ",
+        "a,b",
+        "a;b",
+        "a\"b",
+        &long,
+    ] {
         assert_eq!(rewrite.headers(&params(value)), Err(PathError::HeaderValue), "{value:?}");
     }
     // A placeholder that the path did not fill.
