@@ -19,8 +19,9 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Starts with no server tried. `key` is the hash of the request's value of [`Balance::Hash`](super::Balance::Hash); a request without one
-    /// goes to the server with the fewest sessions. `random` is 64 random bits, which decide ties and draws.
+    /// Starts with no server tried. `key` is the hash of the request's value of
+    /// [`Balance::Hash`](super::Balance::Hash); a request without one goes to the server with the fewest sessions.
+    /// `random` is 64 random bits, which decide ties and draws.
     pub fn new(key: Option<TextHash>, random: u64) -> Self {
         Self { key, random, tried: Vec::new() }
     }

@@ -26,6 +26,7 @@ pub struct Pool {
     /// The sum of the weights of the servers up to each one.
     weights: Vec<u64>,
     equal_weights: bool,
+    patience: Patience,
     rotation: Rotation,
     /// Held while a failure is judged, so that servers that fail together do not exceed `eject_max`.
     judging: Mutex<()>,
@@ -95,6 +96,10 @@ impl Pool {
         let first = own.next();
         Self {
             equal_weights: own.all(|weight| Some(weight) == first),
+            patience: Patience {
+                connect_ms: millis(config.connect_timeout / CONNECT_SUSPECT_AFTER),
+                answer_ms: millis(config.response_timeout / ANSWER_SUSPECT_AFTER),
+            },
             weights: weights.collect(),
             rotation: Rotation::new(servers.len()),
             servers,
@@ -174,10 +179,7 @@ impl Pool {
 
     /// Returns how long a request may wait before its server is suspect.
     pub(super) fn patience(&self) -> Patience {
-        Patience {
-            connect_ms: millis(self.config.connect_timeout / CONNECT_SUSPECT_AFTER),
-            answer_ms: millis(self.config.response_timeout / ANSWER_SUSPECT_AFTER),
-        }
+        self.patience
     }
 
     /// Records that a server accepted a connection.
