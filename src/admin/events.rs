@@ -72,14 +72,14 @@ pub(super) struct ListedEvent {
     server: Option<String>,
     /// The cause, as in the log and the metrics.
     cause: &'static str,
-    /// What happened.
+    /// The end or the rejection.
     #[serde(flatten)]
     kind: ListedKind,
     /// The same in words.
     explanation: ListedExplanation,
 }
 
-/// What happened.
+/// The end of a session, or the rejection of a request.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum ListedKind {
@@ -133,9 +133,9 @@ struct ListedRejection {
 /// An event in words.
 #[derive(Debug, Serialize, ToSchema)]
 struct ListedExplanation {
-    /// What happened, and by which rule.
+    /// The event and its rule.
     text: String,
-    /// What to change.
+    /// The change that prevents the event, or that none is needed.
     advice: String,
     /// The settings that decide, the most relevant first.
     settings: Vec<ListedSetting>,

@@ -305,7 +305,7 @@ keys! {
         "The claims to forward to the upstream, each with its header; a client with a value that no header can carry \
          is rejected.";
     STRIP_PREFIX = "route" "strip_prefix", Text, Nothing,
-        "The start of `path` that the path at the upstream lacks, in whole segments.";
+        "The start of `path` that is removed before the request goes to the upstream, in whole segments.";
     REPLACE_PATH = "route" "replace_path", Text, Nothing,
         "The path at the upstream, instead of the one that the client sent; the query is kept.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,

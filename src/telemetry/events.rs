@@ -67,14 +67,14 @@ pub struct Event {
     pub upstream: Text,
     /// The upstream's server.
     pub server: Text,
-    /// What happened.
+    /// The end or the rejection.
     pub kind: EventKind,
 }
 
 /// A text of at most 256 bytes, in which control and bidirectional characters are escaped.
 pub type Text = Option<Box<str>>;
 
-/// What happened.
+/// The kind of an event, with its facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
     /// A session ended.
@@ -128,7 +128,7 @@ impl Events {
             counts: end.counts,
             reported: end.reported.into(),
             outcome: end.outcome,
-            reason: truncate(end.reason).into(),
+            reason: text(Some(end.reason)).unwrap_or_default(),
         };
         self.push(Event {
             route: text(Some(session.route)),

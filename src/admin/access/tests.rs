@@ -141,3 +141,17 @@ fn an_audit_line_names_the_user_or_the_address() {
     assert_eq!(caller(Peer::Unix(Some(1000))).to_string(), "uid 1000");
     assert_eq!(caller(tcp()).to_string(), "token from 127.0.0.1:50000");
 }
+
+/// A browser asks without a token first. Lines about wrong tokens have a limit.
+#[test]
+fn only_a_token_that_was_sent_can_be_logged_as_wrong() {
+    let lines_left = |headers: &[(&str, &str)], requests: usize| {
+        let access = access();
+        (0..requests).for_each(|_| assert_eq!(status(&access, tcp(), "GET", "/v1/info", headers), 401));
+        (0..20).filter(|_| access.failure_lines.check().is_ok()).count()
+    };
+    let (host, wrong) = (("host", "localhost"), ("authorization", "Bearer wrong"));
+    assert_eq!(lines_left(&[host], 50), 10);
+    assert_eq!(lines_left(&[host, wrong], 3), 7);
+    assert_eq!(lines_left(&[host, ("authorization", "Basic wrong")], 3), 7);
+}

@@ -18,7 +18,10 @@ pub(super) fn explain(by: ClosedBy, code: Option<CloseCode>, facts: &Facts<'_>) 
             format!("{closer} closed the session with code {code}: {meaning} ({section}).")
         }
         None => {
-            format!("{closer} closed the session without a code, which programs show as 1005 (RFC 6455 section 7.1.5).")
+            format!(
+                "{closer} closed the session without a code, which programs show as 1005 (RFC 6455 section \
+                     7.1.5)."
+            )
         }
     };
     let (advice, deciding) = advice(by, code);
@@ -64,8 +67,8 @@ fn advice(by: ClosedBy, code: Option<CloseCode>) -> (&'static str, &'static [Key
             ("Nothing has to change if the server was stopped or restarted on purpose.", &[])
         }
         (Some(1009), ClosedBy::Upstream) => (
-            "Set `message_max_size` to what the server accepts, so that Tollgate closes such sessions first and the log \
-             names the client's message. Or raise the limit of the server.",
+            "Set `message_max_size` to what the server accepts, so that Tollgate closes such sessions first and the \
+             log names the client's message. Or raise the limit of the server.",
             &[keys::MESSAGE_MAX_SIZE, keys::FRAME_MAX_SIZE],
         ),
         (Some(1009), _) => (
@@ -83,8 +86,8 @@ fn advice(by: ClosedBy, code: Option<CloseCode>) -> (&'static str, &'static [Key
             &[],
         ),
         (Some(_), ClosedBy::Client) => (
-            "Tollgate does not change messages. See the log of the client, and compare the messages that it expects with \
-             those of the server.",
+            "Tollgate does not change messages. See the log of the client, and compare the messages that it expects \
+             with those of the server.",
             &[],
         ),
         (Some(_), _) => ("Tollgate does not change messages. See the log of the server for its reason.", &[]),

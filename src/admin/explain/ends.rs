@@ -1,6 +1,6 @@
 //! Explains every end of a session.
 
-use super::facts::{Explanation, Facts, Words, sentence, words};
+use super::facts::{Explanation, Facts, REVOKED_ADVICE, Words, sentence, words};
 use super::{close_codes, violations};
 use crate::config::keys::{self, Key};
 use crate::session::{AdmissionRule, CloseReason, Outcome, Side};
@@ -70,8 +70,8 @@ fn overhead_rate(facts: &Facts<'_>) -> Words {
              allows.",
             facts.the_route()
         ),
-        "The client has to send fewer pings and larger fragments. If the application needs them, raise `overhead_rate` or \
-         `overhead_burst`. Nothing has to change if this was an attack.",
+        "The client has to send fewer pings and larger fragments. If the application needs them, raise \
+         `overhead_rate` or `overhead_burst`. Nothing has to change if this was an attack.",
         &[keys::OVERHEAD_RATE, keys::OVERHEAD_BURST, keys::LIMIT_MODE],
     )
 }
@@ -79,13 +79,13 @@ fn overhead_rate(facts: &Facts<'_>) -> Words {
 fn token_expired(facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "The token that opened the session expired: its \"exp\" and the `leeway` and `expiry_grace` of {} have passed, \
-             and `on_expiry` is \"close\".",
+            "The token that opened the session expired: its \"exp\" and the `leeway` and `expiry_grace` of {} have \
+             passed, and `on_expiry` is \"close\".",
             facts.the_auth()
         ),
         "Nothing has to change: the client has to connect with a new token, or send one to the `refresh_path` of the \
-         route in time. To keep sessions open longer, raise `expiry_grace`, or set `on_expiry = \"ignore\"` and limit them \
-         by `max_session_age`.",
+         route in time. To keep sessions open longer, raise `expiry_grace`, or set `on_expiry = \"ignore\"` and limit \
+         them by `max_session_age`.",
         &[
             keys::ON_EXPIRY,
             keys::EXPIRY_GRACE,
@@ -115,8 +115,8 @@ fn idle_timeout(facts: &Facts<'_>) -> Words {
             "No message passed in either direction within the `idle_timeout` of {}. Pings and pongs do not count.",
             facts.the_route()
         ),
-        "If quiet sessions are wanted, raise `idle_timeout`, set it to \"off\", or let the application send a message from \
-         time to time.",
+        "If quiet sessions are wanted, raise `idle_timeout`, set it to \"off\", or let the application send a message \
+         from time to time.",
         &[keys::IDLE_TIMEOUT, keys::LIMIT_MODE],
     )
 }
@@ -144,8 +144,8 @@ fn no_pong(side: Side, facts: &Facts<'_>) -> Words {
 fn drain() -> Words {
     words(
         "The process was stopped, and it closed its sessions one after the other.",
-        "Nothing has to change: the client has to connect again, and reaches the next process or another machine. A longer \
-         `drain_timeout` spreads the closes over a longer time.",
+        "Nothing has to change: the client has to connect again, and reaches the next process or another machine. A \
+         longer `drain_timeout` spreads the closes over a longer time.",
         &[keys::DRAIN_TIMEOUT, keys::SHUTDOWN_DELAY],
     )
 }
@@ -153,10 +153,10 @@ fn drain() -> Words {
 fn disconnected(side: Side, facts: &Facts<'_>) -> Words {
     match side {
         Side::Client => words(
-            "The connection of the client ended without a Close (RFC 6455 section 7.1.5): its network failed, or its program \
-             ended. The upstream got code 1001.",
-            "Nothing has to change if this is rare, or clients are phones. If sessions end after the same time of silence, \
-             a device on the way cuts idle connections: lower `ping_interval`.",
+            "The connection of the client ended without a Close (RFC 6455 section 7.1.5): its network failed, or its \
+             program ended. The upstream got code 1001.",
+            "Nothing has to change if this is rare, or clients are phones. If sessions end after the same time of \
+             silence, a device on the way cuts idle connections: lower `ping_interval`.",
             &[keys::PING_INTERVAL],
         ),
         Side::Upstream => words(
@@ -164,8 +164,9 @@ fn disconnected(side: Side, facts: &Facts<'_>) -> Words {
                 "{} ended the connection without a Close (RFC 6455 section 7.1.5), so the client got code 1014.",
                 facts.the_server()
             )),
-            "Check whether the server crashed, was killed or was restarted. If sessions end after the same time of silence, \
-             the server or a device on the way cuts idle connections: set `upstream_ping_interval` to less than that.",
+            "Check whether the server crashed, was killed or was restarted. If sessions end after the same time of \
+             silence, the server or a device on the way cuts idle connections: set `upstream_ping_interval` to less \
+             than that.",
             &[keys::UPSTREAM_PING_INTERVAL, keys::SERVERS],
         ),
     }
@@ -205,9 +206,7 @@ fn revoked(facts: &Facts<'_>) -> Words {
             "The token that opened the session by the rules of {}, its subject or its login was revoked.",
             facts.the_auth()
         ),
-        "The client has to log in again. A revocation of a subject without `issued_before` rejects new tokens, too, until it \
-         ends or is removed: `tollgate revoke --list` and the dashboard list it. One of `revocations_file` ends when it is \
-         removed there.",
+        REVOKED_ADVICE,
         &[],
     )
 }
@@ -215,13 +214,13 @@ fn revoked(facts: &Facts<'_>) -> Words {
 fn replaced(facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "A newer session of the same subject or address took over the slot of this one, because their number on {} is \
-             limited and `on_session_limit` is \"close_oldest\".",
+            "A newer session of the same subject or address took over the slot of this one, because their number on \
+             {} is limited and `on_session_limit` is \"close_oldest\".",
             facts.the_route()
         ),
         "Nothing has to change if the client connected again, for example after its network failed. If a user needs \
-         several sessions, raise `sessions_per_subject` or `sessions_per_address`. A client that closes its own sessions \
-         in a loop has to stop connecting twice.",
+         several sessions, raise `sessions_per_subject` or `sessions_per_address`. A client that closes its own \
+         sessions in a loop has to stop connecting twice.",
         &[keys::SESSIONS_PER_SUBJECT, keys::SESSIONS_PER_ADDRESS, keys::ON_SESSION_LIMIT],
     )
 }
@@ -253,8 +252,8 @@ fn not_admitted(rule: AdmissionRule, facts: &Facts<'_>) -> Words {
     };
     words(
         format!("The session is not admitted by {} any more: {what}.", facts.the_route()),
-        "Nothing has to change if that was intended. `tollgate reload --dry-run` shows how many sessions a reload would \
-         end, and `on_reload = \"keep\"` lets it end none.",
+        "Nothing has to change if that was intended. `tollgate reload --dry-run` shows how many sessions a reload \
+         would end, and `on_reload = \"keep\"` lets it end none.",
         deciding,
     )
 }
@@ -273,10 +272,10 @@ fn removed(facts: &Facts<'_>) -> Words {
 
 fn aborted() -> Words {
     words(
-        "The process ended before the session was closed, so the connection was cut off without a Close, which programs \
-         show as 1006 (RFC 6455 section 7.1.5).",
-        "Raise `drain_timeout`, so that all sessions can close, and `TimeoutStopSec=` of the unit with it. A second signal \
-         during the drain cuts sessions off at once: send only one.",
+        "The process ended before the session was closed, so the connection was cut off without a Close, which \
+         programs show as 1006 (RFC 6455 section 7.1.5).",
+        "Raise `drain_timeout`, so that all sessions can close, and `TimeoutStopSec=` of the unit with it. A second \
+         signal during the drain cuts sessions off at once: send only one.",
         &[keys::DRAIN_TIMEOUT, keys::SHUTDOWN_DELAY],
     )
 }

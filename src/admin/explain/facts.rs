@@ -39,6 +39,11 @@ pub struct Facts<'a> {
     pub detail: Option<&'a str>,
 }
 
+/// The advice for a token that was revoked, at the opening handshake or later.
+pub(super) const REVOKED_ADVICE: &str = "The client has to log in again. A revocation of a subject without \
+    `issued_before` rejects new tokens, too, until it ends or is removed: `tollgate revoke --list` and the dashboard \
+    list it. One of `revocations_file` ends when it is removed there.";
+
 /// An explanation for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation<'a> {

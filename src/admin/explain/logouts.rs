@@ -72,12 +72,12 @@ fn advice(error: LogoutError) -> &'static str {
             "Add the client id that the issuer has for this service to `backchannel_logout_audience`."
         }
         LogoutError::Issued | LogoutError::Expires => {
-            "Compare the clocks of this machine and the issuer. If the difference is small and cannot be removed, raise \
-             `leeway`."
+            "Compare the clocks of this machine and the issuer. If the difference is small and cannot be removed, \
+             raise `leeway`."
         }
         LogoutError::Target => {
-            "The issuer has to send \"sub\" or \"sid\". With a `subject_claim` other than \"sub\" it has to send \"sid\", \
-             and its access tokens need a \"sid\", too."
+            "The issuer has to send \"sub\" or \"sid\". With a `subject_claim` other than \"sub\" it has to send \
+             \"sid\", and its access tokens need a \"sid\", too."
         }
         LogoutError::Replayed => "Nothing has to change: the first logout with this token had its effect.",
         LogoutError::NotStored => {

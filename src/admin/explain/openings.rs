@@ -17,8 +17,8 @@ pub(super) fn explain(error: OpeningError, facts: &Facts<'_>) -> Words {
         OpeningError::Version => words(
             "The request does not ask for version 13 of the WebSocket protocol in exactly one Sec-WebSocket-Version \
              (RFC 6455 section 4.2.1).",
-            "The client has to use version 13, as every library since RFC 6455 of 2011 does. Nothing has to change if a scanner \
-             sent it.",
+            "The client has to use version 13, as every library since RFC 6455 of 2011 does. Nothing has to change if \
+             a scanner sent it.",
             &[],
         ),
         OpeningError::Method => words(
@@ -54,9 +54,10 @@ pub(super) fn explain(error: OpeningError, facts: &Facts<'_>) -> Words {
             &[],
         ),
         OpeningError::Key => words(
-            "The request does not have exactly one Sec-WebSocket-Key with 16 bytes in base64 (RFC 6455 section 4.2.1).",
-            "The client has to use a WebSocket library that follows RFC 6455. A script has to send a valid key, such as \
-             dGhlIHNhbXBsZSBub25jZQ==.",
+            "The request does not have exactly one Sec-WebSocket-Key with 16 bytes in base64 (RFC 6455 section \
+             4.2.1).",
+            "The client has to use a WebSocket library that follows RFC 6455. A script has to send a valid key, such \
+             as dGhlIHNhbXBsZSBub25jZQ==.",
             &[],
         ),
         OpeningError::Protocol => words(

@@ -48,9 +48,11 @@ fn rule(error: PathError) -> (String, &'static str) {
         PathError::Control => {
             ("it contains a control character, raw or escaped", "The client has to leave control characters out.")
         }
-        PathError::NotUtf8 => {
-            ("its text is not UTF-8 after decoding", "The client has to encode the text as UTF-8 before it escapes it.")
-        }
+        PathError::NotUtf8 => (
+            "its text is not UTF-8 after decoding",
+            "The client has to encode the text as UTF-8 before it escapes \
+                                                      it.",
+        ),
         PathError::DotSegment => (
             "a segment is \".\" or \"..\", raw or escaped",
             "The client has to resolve the path before it sends it, as browsers do.",
@@ -61,7 +63,8 @@ fn rule(error: PathError) -> (String, &'static str) {
         ),
         PathError::EmptySegment => (
             "it contains an empty segment (\"//\")",
-            "The client has to send one slash between two segments. The base URL in its settings may end with a slash.",
+            "The client has to send one slash between two segments. The base URL in its settings may end with a \
+             slash.",
         ),
         PathError::EncodedTwice => (
             "a segment still contains an escape after it was decoded, such as %252F",

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::facts::{Explanation, Facts, Words, sentence, words};
+use super::facts::{Explanation, Facts, REVOKED_ADVICE, Words, sentence, words};
 use super::{logouts, openings, paths, tokens, upstreams};
 use crate::config::keys;
 use crate::policy::rejection::Rejection;
@@ -52,16 +52,16 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
 fn head(too_large: bool, facts: &Facts<'_>) -> Words {
     if too_large {
         words(
-            "The head of the request has more bytes than the listener's `head_max_size`, or more header fields than its \
-             `head_max_headers`.",
+            "The head of the request has more bytes than the listener's `head_max_size`, or more header fields than \
+             its `head_max_headers`.",
             "If the client needs large cookies or tokens, raise the limit. Otherwise nothing has to change.",
             &[keys::HEAD_MAX_SIZE, keys::HEAD_MAX_HEADERS],
         )
     } else {
         words(
             format!("The client did not send the head of an HTTP/1.1 request{}.", facts.in_brackets()),
-            "Nothing has to change if a scanner sent it. A client has to use HTTP/1.1, and to escape the characters \", \
-             < and > in a query. A balancer that sends a PROXY header has to be in `proxy_protocol_from`.",
+            "Nothing has to change if a scanner sent it. A client has to use HTTP/1.1, and to escape the characters \
+             \", < and > in a query. A balancer that sends a PROXY header has to be in `proxy_protocol_from`.",
             &[keys::PROXY_PROTOCOL_FROM],
         )
     }
@@ -80,13 +80,13 @@ fn no_route(facts: &Facts<'_>) -> Words {
     let text = format!("No route serves {} on {host}.", facts.the_path());
     if let Some(near) = facts.slash_route {
         let advice = format!(
-            "The route \"{near}\" serves this path with a slash more or less at its end: correct the address that the client \
-             uses, or the `path`."
+            "The route \"{near}\" serves this path with a slash more or less at its end: correct the address that the \
+             client uses, or the `path`."
         );
         return words(text, advice, &[]);
     }
-    let advice = "If clients should reach a service there, add a [[route]] with this `host` and `path`, or correct the address \
-                  that the client uses.";
+    let advice = "If clients should reach a service there, add a [[route]] with this `host` and `path`, or correct \
+                  the address that the client uses.";
     if facts.has_hosts {
         let wider = " A route of a less specific host serves it only with `host_fall_through = true`.";
         return words(text, format!("{advice}{wider}"), &[keys::HOST_FALL_THROUGH]);
@@ -126,9 +126,9 @@ fn upgrade_rate(retry_after_secs: u64, facts: &Facts<'_>) -> Words {
              {retry_after_secs} s.",
             facts.the_address()
         ),
-        "Nothing has to change if one client connects in a loop: it has to wait longer between attempts. If many clients \
-         share this address, raise `upgrade_rate` or `upgrade_burst`. If it is the address of a balancer, name it in the \
-         listener's `proxy_protocol_from` or `trusted_proxies`.",
+        "Nothing has to change if one client connects in a loop: it has to wait longer between attempts. If many \
+         clients share this address, raise `upgrade_rate` or `upgrade_burst`. If it is the address of a balancer, \
+         name it in the listener's `proxy_protocol_from` or `trusted_proxies`.",
         &[keys::UPGRADE_RATE, keys::UPGRADE_BURST, keys::PROXY_PROTOCOL_FROM, keys::TRUSTED_PROXIES],
     )
 }
@@ -146,8 +146,8 @@ fn origin(facts: &Facts<'_>) -> Words {
         ),
         None => words(
             format!("The request has no Origin, or one that is not text, and {} does not admit it.", facts.the_route()),
-            "If clients other than browsers may connect, set `missing_origin = \"allow\"`. A refresh whose token is in a \
-             cookie always needs an Origin.",
+            "If clients other than browsers may connect, set `missing_origin = \"allow\"`. A refresh whose token is \
+             in a cookie always needs an Origin.",
             &[keys::MISSING_ORIGIN, keys::ORIGINS],
         ),
     }
@@ -159,8 +159,8 @@ fn no_token(facts: &Facts<'_>) -> Words {
             "{} requires a token, and the request has none in a place that `token_from` lists.",
             sentence(facts.the_route())
         ),
-        "The client has to send its token in one of these places. Browsers cannot set Authorization for a WebSocket: they \
-         need a cookie, a subprotocol or a query parameter there. `auth = \"none\"` admits every client.",
+        "The client has to send its token in one of these places. Browsers cannot set Authorization for a WebSocket: \
+         they need a cookie, a subprotocol or a query parameter there. `auth = \"none\"` admits every client.",
         &[keys::TOKEN_FROM, keys::AUTH],
     )
 }
@@ -180,9 +180,7 @@ fn revoked(facts: &Facts<'_>) -> Words {
             "The token is valid by the rules of {}, but it, its subject or its login was revoked.",
             facts.the_auth()
         ),
-        "The client has to log in again. A revocation of a subject without `issued_before` rejects new tokens, too, until it \
-         ends or is removed: `tollgate revoke --list` and the dashboard list it. One of `revocations_file` ends when it is \
-         removed there.",
+        REVOKED_ADVICE,
         &[],
     )
 }
@@ -221,8 +219,8 @@ fn auth_busy(facts: &Facts<'_>) -> Words {
             facts.the_auth(),
             facts.the_address()
         ),
-        "Check whether the service answers slowly. A longer `cache_for` asks it less often, a shorter `timeout` gives up \
-         earlier, and `max_sessions` sets how many requests may wait.",
+        "Check whether the service answers slowly. A longer `cache_for` asks it less often, a shorter `timeout` gives \
+         up earlier, and `max_sessions` sets how many requests may wait.",
         &[keys::CACHE_FOR, keys::AUTH_TIMEOUT, keys::MAX_SESSIONS],
     )
 }
@@ -230,13 +228,13 @@ fn auth_busy(facts: &Facts<'_>) -> Words {
 fn keys_unavailable(retry_after_secs: u64, facts: &Facts<'_>) -> Words {
     words(
         format!(
-            "The token cannot be verified by {}: its keys were not fetched yet or are older than `keys_stale_for`, the fetch \
-             that may bring the key of this token failed, or too many requests wait for it. The answer had a Retry-After of \
-             {retry_after_secs} s.",
+            "The token cannot be verified by {}: its keys were not fetched yet or are older than `keys_stale_for`, \
+             the fetch that may bring the key of this token failed, or too many requests wait for it. The answer had \
+             a Retry-After of {retry_after_secs} s.",
             facts.the_auth()
         ),
-        "Check that this machine reaches `jwks_url` or the issuer; the log has the error of each fetch. Clients may try \
-         again with the same token.",
+        "Check that this machine reaches `jwks_url` or the issuer; the log has the error of each fetch. Clients may \
+         try again with the same token.",
         &[keys::JWKS_URL, keys::DISCOVERY, keys::ISSUER, keys::CA, keys::KEYS_STALE_FOR],
     )
 }
@@ -245,7 +243,8 @@ fn claims(facts: &Facts<'_>) -> Words {
     if facts.is_claim_required == Some(false) {
         return words(
             format!(
-                "The client is authenticated, but {} has a value that `forward_claims` of {} cannot write into a header.",
+                "The client is authenticated, but {} has a value that `forward_claims` of {} cannot write into a \
+                 header.",
                 facts.the_claim(),
                 facts.the_route()
             ),
@@ -273,8 +272,8 @@ fn address_sessions(facts: &Facts<'_>) -> Words {
             sentence(facts.the_address()),
             facts.the_route()
         ),
-        "If many clients share this address, raise `sessions_per_address`. With `on_session_limit = \"close_oldest\"` a \
-         new session replaces the oldest one. If it is the address of a balancer, name it in the listener's \
+        "If many clients share this address, raise `sessions_per_address`. With `on_session_limit = \"close_oldest\"` \
+         a new session replaces the oldest one. If it is the address of a balancer, name it in the listener's \
          `proxy_protocol_from` or `trusted_proxies`.",
         &[keys::SESSIONS_PER_ADDRESS, keys::ON_SESSION_LIMIT, keys::PROXY_PROTOCOL_FROM, keys::TRUSTED_PROXIES],
     )
@@ -283,16 +282,16 @@ fn address_sessions(facts: &Facts<'_>) -> Words {
 fn subject_sessions(facts: &Facts<'_>) -> Words {
     words(
         format!("The subject has as many sessions on {} as `sessions_per_subject` allows.", facts.the_route()),
-        "If one user may have more, raise `sessions_per_subject`. With `on_session_limit = \"close_oldest\"` a new session \
-         replaces the oldest one. All clients without a subject count as one.",
+        "If one user may have more, raise `sessions_per_subject`. With `on_session_limit = \"close_oldest\"` a new \
+         session replaces the oldest one. All clients without a subject count as one.",
         &[keys::SESSIONS_PER_SUBJECT, keys::ON_SESSION_LIMIT, keys::SUBJECT_CLAIM],
     )
 }
 
 fn full() -> Words {
     words(
-        "The process has as many sessions as `max_sessions` allows, with those that wait for their upstream; or too many \
-         refreshes of tokens are in progress.",
+        "The process has as many sessions as `max_sessions` allows, with those that wait for their upstream; or too \
+         many refreshes of tokens are in progress.",
         "Raise `max_sessions` if this machine has the memory and the file descriptors, or add a machine. \
          `sessions_per_subject` and `sessions_per_address` of a route limit the sessions of one client.",
         &[keys::MAX_SESSIONS],

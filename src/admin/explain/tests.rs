@@ -148,10 +148,14 @@ fn rejections() -> Vec<Rejection> {
         Unreachable,
         UpstreamMalformed,
         UpstreamTimeout,
-        Answer = all!(AnswerError { Status, NotUpgrade, Accept, Protocol, Extension }).into_iter().map(Rejection::Answer),
+        Answer = answer_errors().into_iter().map(Rejection::Answer),
         UpstreamStatus = statuses().map(Rejection::UpstreamStatus),
         ClientGone,
     })
+}
+
+fn answer_errors() -> Vec<AnswerError> {
+    all!(AnswerError { Status, NotUpgrade, Accept, Protocol, Extension })
 }
 
 fn violations() -> Vec<Violation> {

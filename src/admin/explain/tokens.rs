@@ -64,11 +64,12 @@ pub(super) fn breach(error: TokenError) -> String {
 fn advice(error: TokenError) -> &'static str {
     match error {
         TokenError::TooLong => {
-            "Raise `token_max_size` if the issuer's tokens are that long. The listener's `head_max_size` must be larger."
+            "Raise `token_max_size` if the issuer's tokens are that long. The listener's `head_max_size` must be \
+             larger."
         }
         TokenError::NotCompact => {
-            "The client has to send a signed JSON Web Token and nothing else. Opaque and encrypted tokens need a section \
-             with `kind = \"forward\"`."
+            "The client has to send a signed JSON Web Token and nothing else. Opaque and encrypted tokens need a \
+             section with `kind = \"forward\"`."
         }
         TokenError::Base64
         | TokenError::HeaderMalformed
@@ -78,39 +79,43 @@ fn advice(error: TokenError) -> &'static str {
         | TokenError::ClaimsDuplicate
         | TokenError::ExpiresMalformed
         | TokenError::NotBeforeMalformed => {
-            "If the issuer made the token, its software has to be corrected. Nothing has to change if the client made it \
-             up or changed it."
+            "If the issuer made the token, its software has to be corrected. Nothing has to change if the client made \
+             it up or changed it."
         }
         TokenError::Critical => "The issuer has to issue tokens without \"crit\".",
         TokenError::AlgorithmUnknown => {
-            "The issuer has to sign with an algorithm that `algorithms` can list, such as ES256 or RS256. Nothing has to \
-             change if the client chose the algorithm."
+            "The issuer has to sign with an algorithm that `algorithms` can list, such as ES256 or RS256. Nothing has \
+             to change if the client chose the algorithm."
         }
         TokenError::AlgorithmNotAllowed => {
-            "If the issuer signs with this algorithm, add it to `algorithms`, and check that its key is in the section. \
-             Nothing has to change if the client chose the algorithm."
+            "If the issuer signs with this algorithm, add it to `algorithms`, and check that its key is in the \
+             section. Nothing has to change if the client chose the algorithm."
         }
         TokenError::KeyUnknown | TokenError::Signature => {
-            "If the issuer changed its keys, update the file, or check that `jwks_url` serves the new key. If tokens of \
-             another issuer arrive, add a section for it to `auth` of the route. Otherwise nothing has to change: the \
-             token is forged, or the client has to get a new one."
+            "If the issuer changed its keys, update the file, or check that `jwks_url` serves the new key. If tokens \
+             of another issuer arrive, add a section for it to `auth` of the route. Otherwise nothing has to change: \
+             the token is forged, or the client has to get a new one."
         }
-        TokenError::KeyAmbiguous => "The issuer has to name the key of each token with \"kid\", or publish fewer keys.",
+        TokenError::KeyAmbiguous => {
+            "The issuer has to name the key of each token with \"kid\", or publish fewer \
+                                     keys."
+        }
         TokenError::ExpiresMissing => "The issuer has to issue tokens that expire.",
         TokenError::Expired => {
             "Nothing has to change: the client has to get a new token before it connects. If tokens are new and still \
              rejected, compare the clocks of this machine and the issuer."
         }
         TokenError::NotYetValid => {
-            "Compare the clocks of this machine and the issuer. If the difference is small and cannot be removed, raise \
-             `leeway`."
+            "Compare the clocks of this machine and the issuer. If the difference is small and cannot be removed, \
+             raise `leeway`."
         }
         TokenError::Issuer => {
-            "If this issuer is the right one, correct `issuer`, which is compared letter by letter, also a slash at its end. Otherwise the client has to use a token of the expected issuer."
+            "If this issuer is the right one, correct `issuer`, which is compared letter by letter, also a slash at \
+             its end. Otherwise the client has to use a token of the expected issuer."
         }
         TokenError::Audience => {
-            "If the token is meant for this service, add its audience to `audience`. Otherwise the client has to ask the \
-             issuer for a token for this service."
+            "If the token is meant for this service, add its audience to `audience`. Otherwise the client has to ask \
+             the issuer for a token for this service."
         }
         TokenError::LogoutToken => {
             "The client has to send an access token. An issuer sends logout tokens to `backchannel_logout_path`."

@@ -48,7 +48,8 @@ pub(super) fn unreachable(facts: &Facts<'_>) -> Words {
 pub(super) fn timeout(facts: &Facts<'_>) -> Words {
     words(
         sentence(format!(
-            "{} did not accept the connection within `connect_timeout`, or did not respond within `response_timeout`{}.",
+            "{} did not accept the connection within `connect_timeout`, or did not respond within \
+             `response_timeout`{}.",
             facts.the_server(),
             facts.in_brackets()
         )),
@@ -84,12 +85,12 @@ pub(super) fn answer(error: AnswerError, facts: &Facts<'_>) -> Words {
             "The server's WebSocket software, or a proxy between Tollgate and the server, has to be corrected."
         }
         AnswerError::Protocol => {
-            "The server has to select one of the subprotocols in the request. Tollgate removes those that carry a token, \
-             unless the section has `forward_token = true`."
+            "The server has to select one of the subprotocols in the request. Tollgate removes those that carry a \
+             token, unless the section has `forward_token = true`."
         }
         AnswerError::Extension => {
-            "The server has to accept only what the request offers. Tollgate offers permessage-deflate alone, and nothing \
-             where the route has `check_utf8` or `on_excess = \"drop\"`."
+            "The server has to accept only what the request offers. Tollgate offers permessage-deflate alone, and \
+             nothing where the route has `check_utf8` or `on_excess = \"drop\"`."
         }
     };
     let deciding: &[Key] = match error {
@@ -114,7 +115,8 @@ pub(super) fn status(status: StatusCode, facts: &Facts<'_>) -> Words {
     ));
     let (advice, deciding): (_, &[Key]) = match status {
         StatusCode::NOT_FOUND => (
-            "Check that the server serves this path. It receives the client's path with `path` of the upstream in front.",
+            "Check that the server serves this path. It receives the client's path with `path` of the upstream in \
+             front.",
             &[keys::BASE_PATH, keys::PATH],
         ),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (
@@ -123,8 +125,8 @@ pub(super) fn status(status: StatusCode, facts: &Facts<'_>) -> Words {
             &[keys::FORWARD_TOKEN, keys::FORWARD_CLAIMS, keys::PASS_HEADERS],
         ),
         StatusCode::BAD_REQUEST | StatusCode::MISDIRECTED_REQUEST | StatusCode::UPGRADE_REQUIRED => (
-            "See the log of the server. If it expects another Host, set `upstream_host`; if it only reads header names in \
-             title case, set `title_case_headers = true`.",
+            "See the log of the server. If it expects another Host, set `upstream_host`; if it only reads header \
+             names in title case, set `title_case_headers = true`.",
             &[keys::UPSTREAM_HOST, keys::TITLE_CASE_HEADERS],
         ),
         _ if status.is_redirection() => (

@@ -27,8 +27,8 @@ pub(super) fn explain(side: Side, violation: Violation, facts: &Facts<'_>) -> Wo
     let text = format!("{} broke a rule of the protocol: {rule} (RFC 6455 section {section}).", the_side(side, facts));
     let advice = match side {
         Side::Client => {
-            "The client's WebSocket library has to be corrected, or a device in front of Tollgate that changes frames. Nothing \
-             has to change if this was an attack: no part of the frame reached the upstream."
+            "The client's WebSocket library has to be corrected, or a device in front of Tollgate that changes \
+             frames. Nothing has to change if this was an attack: no part of the frame reached the upstream."
         }
         Side::Upstream => "The server's WebSocket software has to be corrected, or a proxy between Tollgate and it.",
     };
@@ -40,13 +40,13 @@ fn too_big(side: Side, violation: Violation, facts: &Facts<'_>) -> Words {
     match side {
         Side::Client if violation == Violation::FrameTooBig => words(
             format!(
-                "The client sent a frame that is larger than the `frame_max_size` of {}, which is `message_max_size` unless \
-                 it is set.",
+                "The client sent a frame that is larger than the `frame_max_size` of {}, which is `message_max_size` \
+                 unless it is set.",
                 facts.the_route()
             ),
             "If the application needs such messages, raise `message_max_size`, and `frame_max_size` if it is set. \
-             Compressed messages count with their compressed size. `mode = \"report\"` shows what a limit would do before \
-             it acts.",
+             Compressed messages count with their compressed size. `mode = \"report\"` shows what a limit would do \
+             before it acts.",
             &[keys::FRAME_MAX_SIZE, keys::MESSAGE_MAX_SIZE, keys::LIMIT_MODE],
         ),
         Side::Client => words(
@@ -70,8 +70,8 @@ fn too_big(side: Side, violation: Violation, facts: &Facts<'_>) -> Words {
 fn not_utf8(side: Side, facts: &Facts<'_>) -> Words {
     words(
         sentence(format!("{} sent a text message that is not UTF-8 (RFC 6455 section 8.1).", the_side(side, facts))),
-        "The sender has to send other data as binary messages. If the upstream checks texts itself, `check_utf8 = false` \
-         leaves this to it, and permits compression.",
+        "The sender has to send other data as binary messages. If the upstream checks texts itself, `check_utf8 = \
+         false` leaves this to it, and permits compression.",
         &[keys::CHECK_UTF8],
     )
 }

@@ -101,3 +101,20 @@ fn a_pool_without_servers_has_none_to_choose() {
         assert_eq!(choose(&pool(balance, Vec::new()), 0).unwrap_err(), NoServer::AllTried);
     }
 }
+
+/// A server that drains gets no requests, so its ejection keeps no other server from being ejected.
+#[test]
+fn servers_that_drain_do_not_count_in_eject_max() {
+    let before = pool(Balance::LeastSessions, weighted(&[1, 1, 1]));
+    let fail = |pool: &Pool, index: usize| {
+        let changes = (0..3).map(|_| pool.failed(&pool.servers[index], Failure::Connect, 0, || true));
+        changes.filter(|change| matches!(change, Some(Change::Ejected { .. }))).count() == 1
+    };
+    assert!(fail(&before, 0));
+    assert!(!fail(&before, 1), "of three servers one is ejected");
+    let mut servers = weighted(&[1, 1, 1]);
+    servers[0].drain = true;
+    let after = before.replace(config(Balance::LeastSessions, servers), before.started);
+    assert!(fail(&after, 1));
+    assert!(!fail(&after, 2), "of two servers that do not drain one is ejected");
+}

@@ -66,8 +66,8 @@ const REJECTIONS: &[(Rejection, Expected)] = &[
     (
         Rejection::UpgradeRate { retry_after_secs: 7 },
         (
-            "Requests from the address 192.0.2.7 arrive faster than `upgrade_rate` allows. The answer had a Retry-After \
-             of 7 s.",
+            "Requests from the address 192.0.2.7 arrive faster than `upgrade_rate` allows. The answer had a \
+             Retry-After of 7 s.",
             "Nothing has to change if one client connects in a loop: it has to wait longer between attempts. If \
              many clients share this address, raise `upgrade_rate` or `upgrade_burst`. If it is the address of \
              a balancer, name it in the listener's `proxy_protocol_from` or `trusted_proxies`.",
@@ -173,8 +173,8 @@ const ENDS: &[(ClosedBy, Option<u16>, CloseReason, Expected)] = &[
         Some(1014),
         CloseReason::Disconnected(Side::Upstream),
         (
-            "The server 127.0.0.1:9001 of the upstream \"rooms\" ended the connection without a Close (RFC 6455 section \
-             7.1.5), so the client got code 1014.",
+            "The server 127.0.0.1:9001 of the upstream \"rooms\" ended the connection without a Close (RFC 6455 \
+             section 7.1.5), so the client got code 1014.",
             "Check whether the server crashed, was killed or was restarted. If sessions end after the same time \
              of silence, the server or a device on the way cuts idle connections: set `upstream_ping_interval` \
              to less than that.",
