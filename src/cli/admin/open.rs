@@ -60,15 +60,16 @@ impl Ways {
 
     fn text(&self) -> String {
         let Self { here, ssh, there } = self;
+        let other = "The name at the end is that of this machine: use the one by which you reach it.";
         let note = match here {
             Some(here) => format!(
                 "The dashboard, on this machine: {here}\n\nFrom another machine, run there\n  {ssh}\nand open {there}\n\n\
-                 Instead of the name of this machine, use the one by which you reach it. The page asks for the token of `token_file` or `read_token_file` in [admin].\n"
+                 {other}\nThe page asks for the token of `token_file` or `read_token_file` in [admin].\n"
             ),
             None => format!(
                 "The dashboard is on a Unix socket, which a browser reaches by ssh. On your own machine, run\n  {ssh}\n\
-                 and open {there}\n\nInstead of the name of this machine, use the one by which you reach it. The user of ssh needs access to the socket: see `socket_group` in [admin]. While \
-                 ssh runs, every user of your\nmachine has that access, too.\n"
+                 and open {there}\n\n{other}\nThe user of ssh needs access to the socket: see `socket_group` in [admin].\n\
+                 While ssh runs, every user of your machine has that access, too.\n"
             ),
         };
         output::escape(&note) + "\n"
