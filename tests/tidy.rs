@@ -77,7 +77,14 @@ const RULES: &[Rule] = &[
         reason: "only `tls` knows how the bytes of a client are protected",
         within: EVERYWHERE,
         except: &["tls/"],
-        words: &["tokio_rustls", "crate::record"],
+        words: &["crate::record"],
+        unless_after: &[],
+    },
+    Rule {
+        reason: "only `tls` and two files of `upstream` know how bytes are protected",
+        within: EVERYWHERE,
+        except: &["tls/", "upstream/stream.rs", "upstream/tls.rs"],
+        words: &["tokio_rustls"],
         unless_after: &[],
     },
     Rule {

@@ -32,6 +32,8 @@ struct Upstream {
     settings: Vec<WrittenSetting>,
     /// The names of the routes that use it.
     routes: Vec<String>,
+    /// Whether connections to its servers use TLS.
+    tls: bool,
     /// Its open sessions.
     sessions: u64,
     /// The requests that wait for its servers.
@@ -109,6 +111,7 @@ impl Upstream {
             line: line(lines, section),
             settings: written(lines, section, Some(("health", SettingSection::UpstreamHealth(&config.name)))),
             routes,
+            tls: config.tls.is_some(),
             sessions: sessions.map(|(_, count)| count).sum(),
             pending_requests: pool.pending(),
             max_pending_requests: config.max_pending_requests,

@@ -53,6 +53,8 @@ pub(super) struct Session {
     tls_version: Option<&'static str>,
     /// Its cipher suite, unless it has no TLS.
     cipher: Option<&'static str>,
+    /// The TLS version of the connection to the upstream, unless it has no TLS.
+    upstream_tls_version: Option<&'static str>,
     /// The time of the 101 (RFC 3339), unless the clock of the machine is wrong.
     started: Option<String>,
     /// Seconds since the 101.
@@ -215,6 +217,7 @@ impl Session {
             origin: text(&entry.origin),
             tls_version: entry.tls_version,
             cipher: entry.cipher,
+            upstream_tls_version: info.upstream_tls,
             started: clock::unix().and_then(|now| rfc3339(now.checked_sub(info.age)?)),
             age_seconds: seconds(info.age),
             idle_seconds: seconds(info.last_activity),

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+use rustls_pki_types::ServerName;
 
 use super::health::HealthConfig;
+use super::tls::UpstreamTls;
 
 /// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct UpstreamConfig {
     pub balance: Balance,
     /// How requests judge the health of its servers.
     pub health: HealthConfig,
+    /// How connections to its servers are protected; `None`: they are plain.
+    pub tls: Option<Arc<UpstreamTls>>,
     /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
     pub base_path: String,
     /// Timeout for the look-up of a name, and for each connection attempt.
@@ -112,6 +116,14 @@ impl fmt::Display for ServerAddress {
 }
 
 impl ServerAddress {
+    /// Returns the host as the name that the server's certificate must have, without the dot at its end. `None` for a
+    /// Unix socket, and for a host that no certificate can name.
+    pub fn certificate_name(&self) -> Option<ServerName<'static>> {
+        let Self::Tcp { host, .. } = self else { return None };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        ServerName::try_from(host).ok().map(|name| name.to_owned())
+    }
+
     /// Whether the address is a name, which the resolver may map to several IP addresses.
     pub fn has_name(&self) -> bool {
         matches!(self, Self::Tcp { host, .. } if host.parse::<IpAddr>().is_err())

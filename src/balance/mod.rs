@@ -2,6 +2,7 @@
 //! state of each.
 
 pub mod health;
+pub mod tls;
 pub mod config;
 pub mod hash;
 pub mod server;
@@ -19,3 +20,4 @@ pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfi
 pub use health::{Change, Failure, HealthConfig};
 pub use pool::Pool;
 pub use server::{Server, ServerSession};
+pub use tls::{ClientCertificate, Roots, TlsMinVersion, UpstreamTls};

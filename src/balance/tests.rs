@@ -23,6 +23,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         name: "chat".into(),
         servers,
         balance,
+        tls: None,
         health: HealthConfig {
             eject_after: NonZeroU32::new(3),
             eject_max_percent: 50,

@@ -12,11 +12,11 @@ use crate::server::descriptors::check_descriptors;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
-/// The exit code if a key set cannot be fetched, or a service gives no decision.
+/// The exit code if a key set cannot be fetched, a service gives no decision, or a server completes no TLS handshake.
 const EXIT_FAILED: u8 = 1;
 
 /// Checks the configuration in a file. Errors and warnings go to standard error, a summary to standard output. The exit
-/// code is 0, 78 if the configuration cannot be used, or 1 if a key set cannot be fetched or the output cannot be
+/// code is 0, 78 if the configuration cannot be used, or 1 if a check of `--online` fails or the output cannot be
 /// written.
 pub fn run(arguments: &Check) -> ExitCode {
     let files = Outside { credentials: arguments.credentials.clone().or_else(|| Disk.credentials()) };

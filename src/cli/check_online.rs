@@ -1,30 +1,42 @@
-//! `tollgate check --online`: fetches every key set and asks every authentication service once.
+//! `tollgate check --online`: fetches every key set, asks every authentication service once, and does a TLS handshake
+//! with every server of an upstream with `tls`.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use jsonwebtoken::Algorithm;
+use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Builder;
+use tokio::time::timeout;
 
+use crate::balance::{Pool, Server};
 use crate::client::forward::is_rejection;
 use crate::client::key_fetch::{client, fetch};
 use crate::client::{ClientError, HttpClient};
 use crate::config::{AuthConfig, Config};
 use crate::front::question;
+use crate::policy::endpoints::proxy_header;
 use crate::policy::forward::{ForwardConfig, Question};
 use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
 use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::request::RequestFacts;
+use crate::runtime::clock;
+use crate::upstream::Connector;
 
-/// Fetches the key set of every `[auth]` section that a route uses, or asks its service. Writes the numbers of keys and
-/// the statuses to `out`, and errors and warnings to `err`. Returns whether every section can decide.
+/// The time in which a server is expected to reject the client certificate. In TLS 1.3 that follows the handshake.
+const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Fetches the key set of every `[auth]` section that a route uses, or asks its service, and connects to the servers of
+/// upstreams with `tls`. Writes the numbers of keys, the statuses and the servers to `out`, and errors and warnings to
+/// `err`. Returns whether every section can decide, and every server completes the handshake.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let mut decide = true;
+    let mut succeeds = true;
     for (name, auth) in &config.auths {
         let section = format!("{}: auth \"{name}\"", path.display());
         let checked = match auth {
@@ -39,11 +51,25 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
             Ok(Found::Doubtful(text)) => writeln!(err, "warning: {section}: {text}")?,
             Err(text) => {
                 writeln!(err, "error: {section}: {text}")?;
-                decide = false;
+                succeeds = false;
             }
         }
     }
-    Ok(decide)
+    let connector = Connector::new(clock::now);
+    for upstream in config.upstreams.iter().filter(|upstream| upstream.tls.is_some()) {
+        let pool = Pool::new(upstream.clone(), clock::now());
+        for server in pool.servers() {
+            let section = format!("{}: upstream \"{}\": {}", path.display(), upstream.name, server.name());
+            match runtime.block_on(check_handshake(&connector, &pool, server)) {
+                Ok(()) => writeln!(out, "{section}: the TLS handshake succeeds")?,
+                Err(error) => {
+                    writeln!(err, "error: {section}: {error}")?;
+                    succeeds = false;
+                }
+            }
+        }
+    }
+    Ok(succeeds)
 }
 
 /// What a section can decide with, in words.
@@ -73,6 +99,17 @@ async fn check_service(forward: &ForwardConfig, host: &str) -> Result<Found, Str
         return Err(format!("{url} answers {status}, which is no decision: expected 2xx, 401, 403 or 3xx"));
     }
     Ok(Found::Usable(format!("{url} answers {status}")))
+}
+
+/// Connects to a server, and does the TLS handshake. A PROXY header names no client.
+async fn check_handshake(connector: &Connector, pool: &Pool, server: &Server) -> io::Result<()> {
+    let header = if pool.config().proxy_protocol { proxy_header(None) } else { Vec::new() };
+    let mut stream = connector.connect(pool.config(), server, &header).await?;
+    // A server that accepts the handshake sends nothing, or closes because it got no request.
+    match timeout(ALERT_TIMEOUT, stream.read(&mut [0])).await {
+        Ok(Err(alert)) if alert.kind() == io::ErrorKind::InvalidData => Err(alert),
+        _ => Ok(()),
+    }
 }
 
 /// Returns a host of a route that uses this section. Some services reject other hosts.

@@ -248,7 +248,7 @@ fn is_stale(error: &PoolError) -> bool {
 }
 
 /// Returns the messages of an error and of its causes, each once.
-fn causes(error: &dyn Error) -> String {
+pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,7 +1,7 @@
 //! The HTTP client for requests that Tollgate itself makes, and the exchanges that use it.
 
 mod resolver;
-mod roots;
+pub mod roots;
 mod connector;
 pub mod short_body;
 pub mod http_client;

@@ -20,7 +20,7 @@ static SYSTEM: SystemRoots = SystemRoots::new(read_system);
 ///
 /// # Errors
 /// If no root certificate can be used.
-pub(super) async fn store(roots: &Roots) -> Result<Arc<RootCertStore>, String> {
+pub async fn store(roots: &Roots) -> Result<Arc<RootCertStore>, String> {
     let Roots::Certificates(certificates) = roots else { return SYSTEM.get(clock::now()).await };
     let mut store = RootCertStore::empty();
     for certificate in certificates.iter() {

@@ -151,7 +151,7 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>, he
     let config = match forward {
         Some(true) => {
             forward::warn_of_unused(section, &TOKEN_KEYS, "forward");
-            let (valid_name, roots) = (check_name(name, section), key_source::roots(section, folder));
+            let (valid_name, roots) = (check_name(name, section), key_source::roots(section, folder, &keys::CA));
             valid_name.and(values.finish(section, roots)).map(AuthConfig::Forward)
         }
         Some(false) => {

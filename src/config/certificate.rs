@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::InconsistentKeys;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::der::Decode;
@@ -16,18 +16,52 @@ use x509_cert::time::Validity;
 use super::diagnostic::Diagnostic;
 use super::file::{Located, Section};
 use super::files::{self, Content, FileLoader};
-use super::keys::{CHAIN, KEY, Key};
+use super::keys::{CHAIN, KEY, Key, UPSTREAM_CERTIFICATE, UPSTREAM_KEY};
 use super::model::Certificate;
+use crate::balance::ClientCertificate;
 
 /// Maximum number of certificates in a chain. A chain has two or three; a bundle of roots is reported as an error.
 const CHAIN_MAX: usize = 16;
 /// How long before its expiry a certificate causes a warning. An ACME client renews it weeks before.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
+/// The keys of a chain and its private key, and what their certificate is for.
+struct Use {
+    chain: &'static Key,
+    key: &'static Key,
+    /// Whether the certificate must name a host.
+    names_host: bool,
+    /// The peers that check it, in messages.
+    peers: &'static str,
+}
+
+const OF_LISTENER: Use = Use { chain: &CHAIN, key: &KEY, names_host: true, peers: "clients" };
+const OF_CLIENT: Use =
+    Use { chain: &UPSTREAM_CERTIFICATE, key: &UPSTREAM_KEY, names_host: false, peers: "the servers" };
+
 /// Reads one entry of `certificates`.
 pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Certificate> {
-    let chain = folder.read(section, &CHAIN);
-    let key = folder.read_secret(section, &KEY);
+    let Pair { leaf, certified, .. } = pair(section, folder, &OF_LISTENER)?;
+    let (not_before, not_after) = (leaf.validity.not_before.to_system_time(), leaf.validity.not_after.to_system_time());
+    Some(Certificate { names: leaf.names, key: Arc::new(certified), not_before, not_after })
+}
+
+/// Reads the client certificate of an upstream.
+pub(super) fn read_client(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ClientCertificate> {
+    let Pair { certified, key, .. } = pair(section, folder, &OF_CLIENT)?;
+    Some(ClientCertificate { chain: certified.cert, key: Arc::new(key) })
+}
+
+/// A chain and its private key, which match.
+struct Pair {
+    leaf: Leaf,
+    certified: CertifiedKey,
+    key: PrivateKeyDer<'static>,
+}
+
+fn pair(section: &Section<'_>, folder: &FileLoader<'_>, its: &Use) -> Option<Pair> {
+    let chain = folder.read(section, its.chain);
+    let key = folder.read_secret(section, its.key);
     let note = |key: &Key, at: &Located<Content>, label: String| {
         let message = format!("the file of `{}` cannot be used", key.name);
         section.diagnostics.push(Diagnostic::error(at.span.clone(), message).label(label));
@@ -36,48 +70,53 @@ pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Cer
     // Both files are read before an error in either returns, so that errors in both are reported.
     let leaf = chain.as_ref().and_then(|chain| {
         let read = parse_chain(&chain.bytes).and_then(|certificates| {
-            let leaf = Leaf::read(certificates.first().ok_or("it holds no certificate")?)?;
+            let leaf = Leaf::read(certificates.first().ok_or("it holds no certificate")?, its.names_host)?;
             Ok((certificates, leaf))
         });
-        read.map_err(|label| note(&CHAIN, chain, label)).ok()
+        read.map_err(|label| note(its.chain, chain, label)).ok()
     });
     // The validity is checked even if the key cannot be read.
     if let (Some(chain), Some((_, leaf))) = (&chain, &leaf) {
-        warn_of_validity(section, chain, &leaf.validity, folder.files.now());
+        warn_of_validity(section, chain, &leaf.validity, its.peers, folder.files.now());
     }
-    let signer = key.as_ref().and_then(|key| parse_key(&key.bytes).map_err(|label| note(&KEY, key, label)).ok());
+    let signer = key.as_ref().and_then(|key| parse_key(&key.bytes).map_err(|label| note(its.key, key, label)).ok());
 
-    let ((certificates, leaf), signer) = (leaf?, signer?);
+    let ((certificates, leaf), (der, signer)) = (leaf?, signer?);
     let certified = CertifiedKey::new(certificates, signer);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
-            note(&KEY, &key?, "this is not the key of the certificate".to_owned());
+            note(its.key, &key?, "this is not the key of the certificate".to_owned());
             return None;
         }
         Err(error) => {
-            note(&CHAIN, &chain?, error.to_string());
+            note(its.chain, &chain?, error.to_string());
             return None;
         }
     }
-    let (not_before, not_after) = (leaf.validity.not_before.to_system_time(), leaf.validity.not_after.to_system_time());
-    Some(Certificate { names: leaf.names, key: Arc::new(certified), not_before, not_after })
+    Some(Pair { leaf, certified, key: der })
 }
 
-/// Warns of a certificate that clients reject now, or will reject soon. Does nothing if the clock cannot be right.
-fn warn_of_validity(section: &Section<'_>, chain: &Located<Content>, validity: &Validity, now: SystemTime) {
+/// Warns of a certificate that peers reject now, or will reject soon. Does nothing if the clock cannot be right.
+fn warn_of_validity(
+    section: &Section<'_>,
+    chain: &Located<Content>,
+    validity: &Validity,
+    peers: &str,
+    now: SystemTime,
+) {
     if !files::can_be_right(now) {
         return;
     }
     let warning = |message: String| Diagnostic::warning(chain.span.clone(), message);
     if now < validity.not_before.to_system_time() {
         let message = format!("the certificate is not valid before {}", validity.not_before);
-        section.diagnostics.push(warning(message).label("clients reject it until then").urgent());
+        section.diagnostics.push(warning(message).label(format!("{peers} reject it until then")).urgent());
         return;
     }
     let Ok(left) = validity.not_after.to_system_time().duration_since(now) else {
         let message = format!("the certificate expired at {}", validity.not_after);
-        section.diagnostics.push(warning(message).label("clients reject it").urgent());
+        section.diagnostics.push(warning(message).label(format!("{peers} reject it")).urgent());
         return;
     };
     if left < EXPIRES_SOON {
@@ -104,7 +143,7 @@ fn parse_chain(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-fn parse_key(file: &[u8]) -> Result<Arc<dyn rustls::sign::SigningKey>, String> {
+fn parse_key(file: &[u8]) -> Result<(PrivateKeyDer<'static>, Arc<dyn SigningKey>), String> {
     let key = PrivateKeyDer::from_pem_slice(file).map_err(|error| match error {
         pem::Error::NoItemsFound if contains(file, b"BEGIN ENCRYPTED PRIVATE KEY") => {
             "the key is encrypted: store it without a passphrase".to_owned()
@@ -115,7 +154,9 @@ fn parse_key(file: &[u8]) -> Result<Arc<dyn rustls::sign::SigningKey>, String> {
         }
         error => explain(&error),
     })?;
-    any_supported_type(&key).map_err(|_| "unsupported key: expected RSA, ECDSA P-256 or P-384, or Ed25519".to_owned())
+    let unsupported = |_| "unsupported key: expected RSA, ECDSA P-256 or P-384, or Ed25519".to_owned();
+    let signer = any_supported_type(&key).map_err(unsupported)?;
+    Ok((key, signer))
 }
 
 /// Describes an error of the PEM reader, whose own message is not shown because it quotes the file.
@@ -140,7 +181,7 @@ struct Leaf {
 }
 
 impl Leaf {
-    fn read(certificate: &CertificateDer<'_>) -> Result<Self, String> {
+    fn read(certificate: &CertificateDer<'_>, names_host: bool) -> Result<Self, String> {
         let parsed = x509_cert::Certificate::from_der(certificate)
             .map_err(|_| "the first certificate is not a valid X.509 certificate (RFC 5280)".to_owned())?;
         let parsed = parsed.tbs_certificate();
@@ -149,7 +190,9 @@ impl Leaf {
             .get_extension::<SubjectAltName>()
             .map_err(|_| "the certificate's subject alternative name cannot be read".to_owned())?;
         let alternative = alternative.map(|(_, names)| names.0).unwrap_or_default();
-        if !alternative.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_))) {
+        if names_host
+            && !alternative.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_)))
+        {
             return Err(
                 "the certificate names no host: it has no DNS name or IP address as subject alternative name, \
                         and clients ignore its common name"

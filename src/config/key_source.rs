@@ -36,7 +36,7 @@ pub(super) fn read(
 ) -> Option<KeySource> {
     let url = section.key_span(&keys::JWKS_URL).map(|_| url(section));
     let discovery = section.flag(&keys::DISCOVERY).map(|discovery| discovery.value);
-    let (stale_for, roots) = (section.duration(&keys::KEYS_STALE_FOR), roots(section, folder));
+    let (stale_for, roots) = (section.duration(&keys::KEYS_STALE_FOR), roots(section, folder, &keys::CA));
     let named = named(section, discovery)?;
     let location = match named {
         Named::File(key, reader) => {
@@ -188,12 +188,12 @@ fn issuer(section: &Section<'_>) -> Option<KeyLocation> {
     location
 }
 
-/// Reads the roots that the certificates of the issuer's servers must lead to.
-pub(super) fn roots(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Roots> {
-    if section.text(&keys::CA)?.value == "system" {
+/// Reads the roots that the certificates of servers must lead to.
+pub(super) fn roots(section: &Section<'_>, folder: &FileLoader<'_>, key: &Key) -> Option<Roots> {
+    if section.text(key)?.value == "system" {
         return Some(Roots::System);
     }
-    let content = folder.read(section, &keys::CA)?;
+    let content = folder.read(section, key)?;
     match parse_roots(&content.bytes) {
         Ok(roots) => Some(Roots::Certificates(roots.into())),
         Err(label) => {

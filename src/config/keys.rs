@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::key::AllowsOff::{Allowed, Refused};
 use super::key::Default::{Derived, Nothing, Required, Value};
 use super::key::Kind::{
-    Choice, Conditions, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList,
-    TextsOrTables,
+    Choice, Conditions, File, Flag, InnerTable, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text,
+    TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
 
@@ -250,6 +250,19 @@ keys! {
     BALANCE = "upstream" "balance", Text, Value("\"least_sessions\""),
         "How a server is chosen: `least_sessions`, `round_robin`, or `hash:` and one of subject, address, cookie:NAME, \
          query:NAME, header:NAME, path:NAME. All of them respect the weights.";
+    UPSTREAM_TLS = "upstream" "tls", InnerTable, Nothing,
+        "Connections to the servers use TLS, with these settings; absent: they are plain.";
+    UPSTREAM_CA = "upstream.tls" "ca", Text, Value("\"system\""),
+        "The roots of the servers' certificates: `system`, or a file with certificates in PEM.";
+    UPSTREAM_SERVER_NAME = "upstream.tls" "server_name", Text, Derived("the host of the server's address"),
+        "The name that the certificates of the servers must have, which is also sent as SNI: a host name, or an IP address; \
+         required for Unix sockets.";
+    UPSTREAM_CERTIFICATE = "upstream.tls" "certificate", File, Nothing,
+        "The client certificate for servers that request one, followed by its intermediates, in PEM.";
+    UPSTREAM_KEY = "upstream.tls" "key", File, Nothing,
+        "The private key of the client certificate, in PEM; the mode of the file must give others no access.";
+    UPSTREAM_MIN_VERSION = "upstream.tls" "min_version", Choice(&["1.2", "1.3"]), Value("\"1.2\""),
+        "The lowest version of TLS.";
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "A prefix for the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),

@@ -37,6 +37,7 @@ pub mod schema;
 mod setting_lines;
 mod suggestion;
 mod units;
+mod upstream_tls;
 mod upstreams;
 mod assemble;
 

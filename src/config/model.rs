@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use super::diagnostic::Report;
+pub use crate::balance::TlsMinVersion;
 use crate::balance::UpstreamConfig;
 use crate::policy::forward::ForwardConfig;
 use crate::policy::logout::LogoutRules;
@@ -307,15 +308,6 @@ pub struct ListenerTls {
     pub certificates: Vec<Certificate>,
     /// The lowest version.
     pub min_version: TlsMinVersion,
-}
-
-/// The lowest version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsMinVersion {
-    /// TLS 1.2.
-    Tls12,
-    /// TLS 1.3.
-    Tls13,
 }
 
 /// The address of a listener. That of a bound socket is never `Inherited`.

@@ -16,8 +16,8 @@ pub(super) fn server_address(text: &str) -> Result<ServerAddress, (&'static str,
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(match scheme {
             "wss" | "https" => (
-                "TLS towards servers is not supported",
-                "tollgate speaks plain ws:// to servers: write a host and a port, as in \"127.0.0.1:9001\"".to_owned(),
+                "expected no scheme: the key `tls` of the upstream turns TLS on",
+                "write a host and a port, as in \"backend.internal:9001\", and tls = { ca = \"system\" }".to_owned(),
             ),
             _ => {
                 let host = rest.split('/').next().unwrap_or_default();

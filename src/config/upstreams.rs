@@ -6,27 +6,29 @@ use super::balance;
 use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
-use super::keys;
+use super::files::FileLoader;
+use super::{keys, upstream_tls};
 use crate::balance::UpstreamConfig;
 
 const UPSTREAMS_MAX: usize = 1024;
 
 /// Reads every upstream, in the order of the file.
-pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
+pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
     let sections = root.named("upstream", UPSTREAMS_MAX);
     let read = |(name, section): (Located<&str>, Section<'_>)| {
-        let upstream = read(&name, &section);
+        let upstream = read(&name, &section, folder);
         NamedSection { name: name.value.to_owned(), span: name.span, value: upstream }
     };
     sections.into_iter().map(read).collect()
 }
 
-fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
+fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
     let servers = balance::servers(section);
     let base_path = base_path(section);
     let balance = balance::policy(section);
     let health = balance::health(section);
+    let tls = upstream_tls::read(section, folder, servers.as_deref().unwrap_or_default());
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let retries = section.integer(&keys::RETRIES);
@@ -39,6 +41,7 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
         servers: servers?,
         balance: balance?,
         health: health?,
+        tls: tls?,
         base_path: base_path?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,

@@ -131,6 +131,9 @@ impl Gateway {
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.key_sets.retain(|remote| snapshot.key_users(remote));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
+        self.connector.retain_tls(|upstream| {
+            snapshot.pools().any(|pool| *pool.config().name == *upstream && pool.config().tls.is_some())
+        });
         self.connector
             .retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| **kept.name() == *server)));
     }

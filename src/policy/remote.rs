@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use http::Uri;
 use http::uri::Scheme;
-use rustls_pki_types::CertificateDer;
+
+pub use crate::balance::Roots;
 
 /// The maximum length of a URL.
 const URL_MAX_BYTES: usize = 2048;
@@ -114,26 +114,6 @@ impl fmt::Debug for HttpUrl {
 fn is_loopback(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// The roots that the certificate of a server must lead to.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub enum Roots {
-    /// The roots of the system.
-    #[default]
-    System,
-    /// These certificates: at least one.
-    Certificates(Arc<[CertificateDer<'static>]>),
-}
-
-/// Shows the number of the certificates.
-impl fmt::Debug for Roots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System => f.write_str("System"),
-            Self::Certificates(certificates) => write!(f, "Certificates({})", certificates.len()),
-        }
-    }
 }
 
 #[cfg(test)]

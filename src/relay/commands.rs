@@ -126,6 +126,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             last_activity: now.saturating_duration_since(self.session.data_passed()),
             limits: self.session.limits().clone(),
             reported: self.session.reported().collect(),
+            upstream_tls: self.upstream.tls_version(),
             buffered_in: self.client.unprocessed.len().saturating_add(self.upstream.pending_output()),
             buffered_out: self.upstream.unprocessed.len().saturating_add(self.client.pending_output()),
             next_deadline: deadline.map(|(at, name)| (at.saturating_duration_since(now), name)),

@@ -54,6 +54,8 @@ pub struct SessionInfo {
     pub reported: Vec<(LimitKind, u64)>,
     /// The limits in force.
     pub limits: Arc<Limits>,
+    /// The TLS version of the connection to the upstream, as in `TLSv1_3`, unless it has no TLS.
+    pub upstream_tls: Option<&'static str>,
     /// The bytes from the client that are not forwarded yet.
     pub buffered_in: usize,
     /// The bytes for the client that its socket has not taken yet.

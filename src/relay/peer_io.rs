@@ -35,6 +35,10 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     fn take_key_updates(&mut self) -> u8;
     /// Drops the state that can be derived again, for an idle stream.
     fn hibernate(&mut self);
+    /// Returns the TLS version, as in `TLSv1_3`, of a stream that knows it.
+    fn tls_version(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 impl Stream for ClientStream {
@@ -69,23 +73,23 @@ impl Stream for ClientStream {
 
 impl Stream for UpstreamStream {
     fn written(&self) -> u64 {
-        0
+        self.written()
     }
 
     fn holds_back(&self) -> bool {
-        false
+        self.holds_back()
     }
 
     fn written_to_kernel(&self, taken: u64) -> u64 {
-        written_to_kernel(self, taken)
+        written_to_kernel(self.socket(), if self.is_tls() { self.written() } else { taken })
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket())
+        Some(self.socket().socket())
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
+        self.socket().poll_read_ready(cx)
     }
 
     fn take_key_updates(&mut self) -> u8 {
@@ -93,6 +97,10 @@ impl Stream for UpstreamStream {
     }
 
     fn hibernate(&mut self) {}
+
+    fn tls_version(&self) -> Option<&'static str> {
+        self.tls_version()
+    }
 }
 
 /// Returns how many bytes the kernel has taken. It reports the memory of a Unix socket's queue, not its bytes.
@@ -222,6 +230,11 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     /// Returns the number of TLS key updates since the last call.
     pub fn take_key_updates(&mut self) -> u8 {
         self.stream.take_key_updates()
+    }
+
+    /// Returns the TLS version of the stream, if it knows it.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        self.stream.tls_version()
     }
 
     /// Whether the kernel has an event of this side that tokio may not have reported: unread bytes, or free capacity of

@@ -212,6 +212,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         servers: Vec::new(),
         balance: Balance::default(),
         health: HealthConfig { eject_after: None, eject_max_percent: 50, slow_start: SHORT },
+        tls: None,
         base_path: String::new(),
         connect_timeout: SHORT,
         response_timeout: SHORT,

@@ -8,6 +8,7 @@ pub mod socket_state;
 pub mod lifecycle;
 pub mod tasks;
 pub mod cycle;
+pub mod tls_socket;
 pub mod handshake_pacing;
 pub mod timers;
 pub mod pending_limit;

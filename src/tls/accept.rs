@@ -5,16 +5,12 @@
 //! The ticket that rustls issues after the handshake is sent together with the first answer, which saves a packet.
 
 use std::cell::Cell;
-use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use rustls::{ConnectionTrafficSecrets, KeyLog, ServerConfig, ServerConnection};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
@@ -23,15 +19,9 @@ use super::sealed::{Leftover, SealedStream};
 use super::summary::TlsSummary;
 use crate::policy::proxy_header::{self, ProxyHeaderError};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
-use crate::runtime::clock;
-use crate::runtime::cycle::Ticket;
 use crate::runtime::socket::SocketStream;
+use crate::runtime::tls_socket::{OUTPUT_MAX_BYTES, TlsSocket};
 
-/// Limit on the output of a session that rustls buffers. The relay counts on it as a part of its own limit.
-const BUFFER_MAX_BYTES: usize = 32 * 1024;
-/// Limit on the duration of one read of a session. tokio-rustls receives until the reader's buffer is full, which with
-/// small records and key updates would delay the other sessions of the thread.
-const READ_BUDGET: Duration = Duration::from_micros(250);
 /// Limit on one receive. A `ClientHello` has 0.3 to 2 KiB. The client's last handshake messages with a request have
 /// about 1 KiB.
 const RECEIVE_BYTES: usize = 4096;
@@ -43,9 +33,9 @@ pub(super) enum Protected {
     /// Our own record layer.
     Own(SealedStream),
     /// rustls, for TLS 1.2 or if the configuration selects it. Its state is several times as large.
-    Rustls(Box<TlsStream<Socket>>),
+    Rustls(Box<TlsStream<TlsSocket>>),
     /// No TLS.
-    Plain(Socket),
+    Plain(TlsSocket),
 }
 
 /// Configures a listener for connections that leave rustls.
@@ -63,7 +53,7 @@ pub(super) async fn accept(
     mut stream: SocketStream,
 ) -> io::Result<(Protected, TlsSummary)> {
     let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-    connection.set_buffer_limit(Some(BUFFER_MAX_BYTES));
+    connection.set_buffer_limit(Some(OUTPUT_MAX_BYTES));
     let (mut received, mut secrets, mut is_start) = (Received::new(), Secrets::default(), true);
     while connection.is_handshaking() {
         let Some(part) = received.take() else {
@@ -89,7 +79,7 @@ pub(super) async fn accept(
     feed(&mut connection, &received.into_rest(), &mut secrets, &stream)?;
     // tokio-rustls builds its stream only from a handshake, so it is given one that is complete.
     let acceptor = TlsAcceptor::from(Arc::clone(config));
-    let stream = acceptor.accept_with(Socket::new(stream), |new| *new = connection).await?;
+    let stream = acceptor.accept_with(TlsSocket::new(stream), |new| *new = connection).await?;
     Ok((Protected::Rustls(Box::new(stream)), summary))
 }
 
@@ -225,94 +215,6 @@ impl KeyLog for SecretCapture {
 
     fn will_log(&self, label: &str) -> bool {
         matches!(label, "CLIENT_TRAFFIC_SECRET_0" | "SERVER_TRAFFIC_SECRET_0")
-    }
-}
-
-/// A socket that counts the bytes that the kernel takes. rustls buffers, so writes to rustls do not show whether a
-/// client reads.
-pub(super) struct Socket {
-    stream: SocketStream,
-    pub(super) written: u64,
-    /// The end of the current read. `None`: the read is not limited.
-    read_ends: Option<Instant>,
-    ticket: Ticket,
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.is_read_over() {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl Socket {
-    pub(super) fn new(stream: SocketStream) -> Self {
-        Self { stream, written: 0, read_ends: None, ticket: Ticket::default() }
-    }
-
-    /// Begins a read of a session, which lasts at most [`READ_BUDGET`].
-    pub(super) fn begin_read(&mut self) {
-        self.read_ends = Some(clock::after(clock::now(), READ_BUDGET));
-    }
-
-    /// Wakes the task to continue its read in a later cycle, if the read was ended by [`READ_BUDGET`].
-    pub(super) fn continue_in_order(&mut self, cx: &mut Context<'_>) {
-        if self.is_read_over() {
-            self.ticket.wake_in_order(cx.waker());
-        }
-    }
-
-    fn is_read_over(&self) -> bool {
-        self.read_ends.is_some_and(|end| clock::now() >= end)
-    }
-
-    /// Returns the underlying socket.
-    pub(super) fn get_ref(&self) -> &SocketStream {
-        &self.stream
-    }
-
-    fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(n)) = &result {
-            self.written += *n as u64;
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.count(result)
-    }
-
-    /// Writes several records at once.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl fmt::Debug for Socket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("stream", &self.stream).field("written", &self.written).finish_non_exhaustive()
     }
 }
 

@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::accept::{self, Protected, Socket};
+use super::accept::{self, Protected};
 use super::summary::TlsSummary;
 use crate::runtime::socket::SocketStream;
 use crate::runtime::socket_state::SocketState;
+use crate::runtime::tls_socket::TlsSocket;
 
 /// A client's connection, after its TLS handshake if it has one: a byte stream that hides how its bytes are protected.
 #[derive(Debug)]
@@ -30,15 +31,15 @@ impl ClientStream {
 
     /// Returns the stream of a connection without TLS.
     pub fn plain(stream: SocketStream) -> Self {
-        Self(Protected::Plain(Socket::new(stream)))
+        Self(Protected::Plain(TlsSocket::new(stream)))
     }
 
     /// Returns the number of bytes that the kernel has taken since the handshake.
     pub fn written(&self) -> u64 {
         match &self.0 {
             Protected::Own(stream) => stream.written(),
-            Protected::Rustls(stream) => stream.get_ref().0.written,
-            Protected::Plain(stream) => stream.written,
+            Protected::Rustls(stream) => stream.get_ref().0.written(),
+            Protected::Plain(stream) => stream.written(),
         }
     }
 
@@ -88,12 +89,7 @@ impl AsyncRead for ClientStream {
         match &mut self.0 {
             Protected::Own(stream) => Pin::new(stream).poll_read(cx, buf),
             Protected::Rustls(stream) => {
-                stream.get_mut().0.begin_read();
-                let read = Pin::new(&mut *stream).poll_read(cx, buf);
-                if read.is_pending() {
-                    stream.get_mut().0.continue_in_order(cx);
-                }
-                read
+                TlsSocket::poll_read_through(&mut **stream, |stream| stream.get_mut().0, cx, buf)
             }
             // One read is one `recv`, so it needs no budget.
             Protected::Plain(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -18,9 +18,12 @@ use tokio::time::{sleep, timeout};
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
+use super::stream::UpstreamStream;
+use super::tls::{SetUpError, TlsConfigs};
 use crate::balance::{
     Attempt, Change, Failure, NoServer, Picked, Pool, Server, ServerAddress, ServerSession, UpstreamConfig,
 };
+use crate::client::http_client::causes;
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
 use crate::policy::hash_key::hash_key;
@@ -39,6 +42,8 @@ const LINES: Quota = Quota {
 };
 /// The time after which a client that leaves while it waits for a server counts as a failure of the server.
 const ABANDONED_AFTER: Duration = Duration::from_millis(500);
+/// The part of `connect_timeout` that a TLS handshake has at least, if the attempts to connect took nearly all of it.
+const HANDSHAKE_PART: u32 = 4;
 /// The pause before another attempt to connect to a Unix socket whose queue is full.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -46,6 +51,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Connector {
     names: Names,
+    tls: TlsConfigs,
     /// The quotas of log lines, by upstream.
     lines: KeyedLimiter<Arc<str>>,
     clock: fn() -> Instant,
@@ -81,12 +87,22 @@ pub fn extra_descriptors(upstream: &UpstreamConfig) -> usize {
 impl Connector {
     /// Creates a connector that knows no addresses yet.
     pub fn new(clock: fn() -> Instant) -> Self {
-        Self { names: Names::default(), lines: KeyedLimiter::over(Arc::default(), LINES), clock }
+        Self {
+            names: Names::default(),
+            tls: TlsConfigs::default(),
+            lines: KeyedLimiter::over(Arc::default(), LINES),
+            clock,
+        }
     }
 
     /// Drops the addresses of servers for which `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         self.names.retain(keep);
+    }
+
+    /// Drops the TLS configurations of upstreams for which `keep` returns false.
+    pub fn retain_tls(&self, keep: impl Fn(&str) -> bool) {
+        self.tls.retain(keep);
     }
 
     /// Sends the request, after this PROXY header, to a server of the pool that it was admitted for: the one that
@@ -130,7 +146,7 @@ impl Connector {
                 Ok(picked) => picked,
                 Err(none) => return Err(self.no_server(pool, none, failed)),
             };
-            let error = match self.try_server(pool, server).await {
+            let error = match self.try_server(pool, server, proxy_header).await {
                 Ok(stream) => match self.ask_server(pool, server, stream, (proxy_header, request.clone())).await {
                     Ok(response) => return Ok(Asked { response, session }),
                     Err(error) if error.rejection != Rejection::Unreachable => return Err(error),
@@ -157,12 +173,14 @@ impl Connector {
         &self,
         pool: &Pool,
         server: &Server,
-        stream: SocketStream,
+        stream: UpstreamStream,
         (proxy_header, request): (&[u8], Request<Empty<Bytes>>),
     ) -> Result<UpstreamResponse, AskError> {
         let config = pool.config();
         let (mut wait, answering) =
             (self.wait(pool, server, Failure::Answer), server.health().answering(self.now_ms(pool)));
+        // With TLS the header was sent before the handshake.
+        let proxy_header = if stream.is_tls() { &[] } else { proxy_header };
         let opening = open(stream, proxy_header, request, config.response_timeout, config.title_case_headers);
         let opened = opening.await;
         wait.is_over = true;
@@ -176,7 +194,7 @@ impl Connector {
             }
             Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no response in time".to_owned()),
             Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
-            Err(OpenError::Broken(error)) => (Rejection::Unreachable, error.to_string()),
+            Err(OpenError::Broken(error)) => (Rejection::Unreachable, causes(&error)),
         };
         self.note_failure(pool, server, Failure::Answer, &error);
         Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error })
@@ -223,10 +241,10 @@ impl Connector {
         failed
     }
 
-    async fn try_server(&self, pool: &Pool, server: &Server) -> Result<SocketStream, AskError> {
+    async fn try_server(&self, pool: &Pool, server: &Server, proxy_header: &[u8]) -> Result<UpstreamStream, AskError> {
         let (mut wait, connecting) =
             (self.wait(pool, server, Failure::Connect), server.health().connecting(self.now_ms(pool)));
-        let connected = self.open_stream(server, pool.config().connect_timeout).await;
+        let connected = self.connect(pool.config(), server, proxy_header).await;
         wait.is_over = true;
         drop(connecting);
         let error = match connected {
@@ -249,7 +267,29 @@ impl Connector {
         Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error.to_string() })
     }
 
-    async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
+    /// Connects to a server of an upstream and, if the upstream has `tls`, sends this PROXY header, unless it is empty,
+    /// and does the TLS handshake. Without TLS the caller sends the header. The handshake has the rest of
+    /// `connect_timeout`, and a quarter of it at least.
+    ///
+    /// # Errors
+    /// If the server does not accept the connection, or the handshake fails. The kind is `TimedOut` if either takes too
+    /// long.
+    pub async fn connect(
+        &self,
+        upstream: &UpstreamConfig,
+        server: &Server,
+        proxy_header: &[u8],
+    ) -> io::Result<UpstreamStream> {
+        let (limit, started) = (upstream.connect_timeout, (self.clock)());
+        let socket = self.open_socket(server, limit).await?;
+        let Some(tls) = &upstream.tls else { return Ok(UpstreamStream::Plain(socket)) };
+        let passed = (self.clock)().saturating_duration_since(started);
+        let rest = limit.saturating_sub(passed).max(limit / HANDSHAKE_PART);
+        // In a box: its state is large, and most upstreams are plain.
+        Box::pin(self.tls.connect((upstream, tls), server, socket, proxy_header, rest)).await
+    }
+
+    async fn open_socket(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
         let stream = match server.address() {
             ServerAddress::Unix(path) => {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
@@ -332,7 +372,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 fn is_local(error: &io::Error) -> bool {
     let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
-        || matches!(error.get_ref(), Some(inner) if inner.is::<LookUpTimeout>())
+        || matches!(error.get_ref(), Some(inner) if inner.is::<LookUpTimeout>() || inner.is::<SetUpError>())
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ pub mod connector;
 pub mod open;
 mod race;
 mod names;
+pub mod stream;
+mod tls;
 
-pub use crate::runtime::socket::SocketStream as UpstreamStream;
 pub use connector::{AskError, Asked, Connector};
+pub use stream::UpstreamStream;

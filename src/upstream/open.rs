@@ -14,15 +14,15 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
+use super::stream::UpstreamStream;
 use crate::client::short_body;
-use crate::runtime::socket::SocketStream;
 
 /// The maximum size of the head of a response.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
 /// The maximum number of header fields in a response.
 const HEAD_MAX_HEADERS: usize = 128;
 
-type Connection = http1::Connection<TokioIo<SocketStream>, Empty<Bytes>>;
+type Connection = http1::Connection<TokioIo<UpstreamStream>, Empty<Bytes>>;
 
 /// The response of a server.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub enum UpstreamResponse {
         /// The head of the response.
         head: Response<()>,
         /// The connection.
-        stream: SocketStream,
+        stream: UpstreamStream,
         /// The bytes that the server sent after the head.
         read_ahead: Bytes,
     },
@@ -63,7 +63,7 @@ impl From<hyper::Error> for OpenError {
 /// # Errors
 /// If the head is not received in time, the connection breaks, or the response is not HTTP or has too large a head.
 pub async fn open(
-    mut stream: SocketStream,
+    mut stream: UpstreamStream,
     proxy_header: &[u8],
     request: Request<Empty<Bytes>>,
     response_timeout: Duration,
@@ -88,7 +88,7 @@ pub async fn open(
 
 /// Sends the request and reads the head of the final response. After a 101, hyper is done with the connection.
 async fn ask(
-    stream: SocketStream,
+    stream: UpstreamStream,
     request: Request<Empty<Bytes>>,
     title_case_headers: bool,
 ) -> Result<(Response<Incoming>, Connection), OpenError> {

@@ -88,6 +88,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
         balance: balance.clone(),
+        tls: None,
         health: HealthConfig {
             eject_after: 5.try_into().ok(),
             eject_max_percent: 50,

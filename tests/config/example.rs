@@ -20,7 +20,7 @@ struct Documented {
 }
 
 /// The sections that are written as inline tables, and so documented with the key that has them.
-const INLINE: [&str; 2] = ["listener.certificates", "upstream.servers"];
+const INLINE: [&str; 3] = ["listener.certificates", "upstream.servers", "upstream.tls"];
 
 /// Parses the example. A line `# key = value` counts as a key, so every such line must name one.
 fn documented(text: &str) -> Vec<Documented> {
@@ -163,6 +163,13 @@ fn every_key_is_read() {
         let line = if name == "address" { line.replace("address = \"a:1\", ", "") } else { line };
         let said = parse(&with_line(&text, servers, &line)).unwrap_err().to_string();
         assert!(said.contains(&format!("error: `{name}` must be {expected}")), "{name}: {said}");
+    }
+    let tls = text.lines().position(|line| line.starts_with("# tls = {")).unwrap();
+    for name in ["ca", "server_name", "certificate", "key", "min_version"] {
+        let line = format!("tls = {{ certificate = \"cert.pem\", key = \"key.pem\", {name} = 1979-05-27 }}");
+        let line = line.replace(&format!("{name} = \"{}.pem\", ", if name == "key" { "key" } else { "cert" }), "");
+        let said = parse(&with_line(&text, tls, &line)).unwrap_err().to_string();
+        assert!(said.contains(&format!("error: `{name}` must be a string")), "{name}: {said}");
     }
     for name in ["chain", "key"] {
         let written = text.replace(&format!("{name} = \""), &format!("{name} = 1979-05-27 #\""));

@@ -39,8 +39,9 @@ pub(super) fn unreachable(facts: &Facts<'_>) -> Words {
     words(
         sentence(text),
         "Check that its servers run, and that they listen on the addresses in `servers`. If only this machine fails to \
-         connect, check its firewall, its resolver and its limit of open files.",
-        &[keys::SERVERS, keys::CONNECT_TIMEOUT],
+         connect, check its firewall, its resolver and its limit of open files. If the TLS handshake failed, check the \
+         certificates of the servers against `tls`.",
+        &[keys::SERVERS, keys::UPSTREAM_TLS, keys::CONNECT_TIMEOUT],
     )
 }
 
@@ -66,8 +67,9 @@ pub(super) fn malformed(facts: &Facts<'_>) -> Words {
             facts.the_server(),
             facts.in_brackets()
         )),
-        "Check that `servers` names the port for plain HTTP/1.1: neither TLS, HTTP/2 nor another service.",
-        &[keys::SERVERS],
+        "Check that `servers` names the port for HTTP/1.1, neither HTTP/2 nor another service, and that the upstream has \
+         `tls` if its servers expect TLS.",
+        &[keys::SERVERS, keys::UPSTREAM_TLS],
     )
 }
 

@@ -138,7 +138,7 @@ fn a_command_wakes_a_session_on_a_runtime() {
         let worker = SessionContext::default();
         let (mut client, client_side) = UnixStream::pair().unwrap();
         let (mut upstream, upstream_side) = UnixStream::pair().unwrap();
-        let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::Unix);
+        let [client_side, upstream_side] = [client_side, upstream_side].map(UpstreamStream::from);
         let terms = terms(Limits { close_timeout: PATIENCE, ..limits() });
         let relay = relay_in(&worker, terms, client_side, upstream_side, clock::now());
         let registry = Arc::clone(worker.registry());

@@ -9,6 +9,7 @@ pub mod request;
 pub mod secrets;
 pub mod session;
 pub mod setup;
+pub mod tls_server;
 pub mod upstream;
 pub mod wire;
 

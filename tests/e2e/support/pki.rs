@@ -69,14 +69,24 @@ fn authority() -> &'static CertifiedIssuer<'static, KeyPair> {
     })
 }
 
-/// Returns a client configuration that trusts only this authority and offers these versions.
-pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+/// Returns the certificate of the authority.
+pub fn authority_pem() -> String {
+    authority().pem()
+}
+
+/// Returns the roots of peers that trust only this authority.
+pub fn roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add(authority().der().clone()).unwrap();
+    roots
+}
+
+/// Returns a client configuration that trusts only this authority and offers these versions.
+pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(versions)
         .unwrap()
-        .with_root_certificates(roots)
+        .with_root_certificates(roots())
         .with_no_client_auth()
 }
 
