@@ -233,7 +233,13 @@ const KNOWN: Facts<'_> = Facts {
 };
 
 /// Facts with which other words are chosen.
-const OTHER: Facts<'_> = Facts { is_claim_required: Some(false), slash_route: Some("chat"), origin: None, ..KNOWN };
+const OTHER: Facts<'_> = Facts {
+    is_claim_required: Some(false),
+    slash_route: Some("chat"),
+    origin: None,
+    detail: Some("the TLS handshake failed"),
+    ..KNOWN
+};
 
 /// Returns every explanation with these facts, and the event that it explains.
 fn explanations(facts: &Facts<'static>) -> Vec<(String, Explanation<'static>)> {

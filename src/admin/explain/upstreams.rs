@@ -36,12 +36,19 @@ pub(super) fn unreachable(facts: &Facts<'_>) -> Words {
         ),
         None => format!("No server of {} accepted the connection{}.", facts.the_upstream(), facts.in_brackets()),
     };
+    if facts.detail.is_some_and(|detail| detail.contains("TLS handshake")) {
+        return words(
+            sentence(text),
+            "Check that its servers expect TLS, that their certificates are valid, lead to the roots in `ca` and have the \
+             name in `server_name`, and that they accept the client certificate in `certificate`.",
+            &[keys::SERVERS, keys::UPSTREAM_TLS],
+        );
+    }
     words(
         sentence(text),
         "Check that its servers run, and that they listen on the addresses in `servers`. If only this machine fails to \
-         connect, check its firewall, its resolver and its limit of open files. If the TLS handshake failed, check the \
-         certificates of the servers against `tls`.",
-        &[keys::SERVERS, keys::UPSTREAM_TLS, keys::CONNECT_TIMEOUT],
+         connect, check its firewall, its resolver and its limit of open files.",
+        &[keys::SERVERS, keys::CONNECT_TIMEOUT],
     )
 }
 
