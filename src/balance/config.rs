@@ -129,3 +129,24 @@ impl ServerAddress {
         matches!(self, Self::Tcp { host, .. } if host.parse::<IpAddr>().is_err())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_an_address_is_the_name_of_the_certificate() {
+        let name = |host: &str| ServerAddress::Tcp { host: host.to_owned(), port: 1 }.certificate_name();
+        for (host, expected) in [
+            ("backend.internal", "backend.internal"),
+            ("backend.internal.", "backend.internal"),
+            ("a_b", "a_b"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(name(host), Some(expected.try_into().unwrap()), "{host}");
+        }
+        assert!(matches!(name("192.0.2.1"), Some(ServerName::IpAddress(_))));
+        assert_eq!(ServerAddress::Unix("/run/app.sock".into()).certificate_name(), None);
+    }
+}

@@ -62,3 +62,24 @@ pub enum TlsMinVersion {
     /// TLS 1.3.
     Tls13,
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::PrivatePkcs8KeyDer;
+
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_not_shown() {
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(vec![42; 8]));
+        let own = ClientCertificate { chain: vec![CertificateDer::from(vec![7])], key: Arc::new(key) };
+        let tls = UpstreamTls {
+            roots: Roots::System,
+            server_name: None,
+            certificate: Some(own),
+            min_version: TlsMinVersion::Tls12,
+        };
+        let shown = format!("{tls:?}");
+        assert!(shown.contains("ClientCertificate(1)") && !shown.contains("42"), "{shown}");
+    }
+}

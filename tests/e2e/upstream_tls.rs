@@ -157,6 +157,26 @@ fn a_server_that_cannot_be_verified_gets_no_request() {
     }
 }
 
+/// `SSL_CERT_FILE` names the roots of the system. Without any root no server can be verified, which is not its failure.
+#[test]
+fn the_roots_of_the_system_are_the_default() {
+    let (folder, upstream, config) = (Folder::new(), Upstream::bind(), named(ALL_VERSIONS));
+    let roots = folder.write("roots.pem", &authority_pem());
+    let empty = folder.write("empty.pem", "");
+    let with = |roots: &std::path::Path| {
+        let setup = Setup::new().upstream("tls = { server_name = \"chat.internal\" }").environment("SSL_CERT_DIR", "");
+        setup.environment("SSL_CERT_FILE", roots.to_str().unwrap()).start(&upstream)
+    };
+    let gate = with(&roots);
+    close(open(&gate, &upstream, &config));
+    let gate = with(&empty);
+    assert_eq!(Client::connect(&gate).ask(&Request::to("/open/")).head.status(), 502);
+    let line = gate.log.next("refused");
+    assert!(line["detail"].as_str().unwrap().contains("no root certificate can be used"), "{line}");
+    assert!(gate.log.all("server failed").is_empty());
+    drop(upstream.accept());
+}
+
 /// A server that does not speak TLS fails the handshake, too.
 #[test]
 fn a_plain_server_gets_no_request() {
