@@ -12,6 +12,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::metrics::gauges::{
     CertificateGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
 };
+use crate::tls::expiry::Expiry;
 
 /// Returns the metrics in the text format of Prometheus.
 #[utoipa::path(
@@ -28,6 +29,10 @@ fn text(state: &State) -> String {
     state.control.gateway().process.metrics.encode(&gauges(&state.control))
 }
 
+fn certificate(expiry: Expiry) -> CertificateGauges {
+    CertificateGauges { name: expiry.names.into_iter().next().unwrap_or_default(), expires: expiry.not_after }
+}
+
 /// Returns the values that other parts of the process own.
 pub(super) fn gauges(control: &Control) -> Gauges {
     let gateway = control.gateway();
@@ -35,7 +40,7 @@ pub(super) fn gauges(control: &Control) -> Gauges {
     let revocations = gateway.counters.revocations();
     Gauges {
         config_generation: snapshot.generation(),
-        certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
+        certificates: snapshot.expiries().into_iter().map(certificate).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
         revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),

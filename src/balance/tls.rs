@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
@@ -45,6 +46,8 @@ pub struct ClientCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key that matches it.
     pub key: Arc<PrivateKeyDer<'static>>,
+    /// The end of its validity, inclusive.
+    pub not_after: SystemTime,
 }
 
 /// Shows the number of the certificates, and nothing of the key.
@@ -72,7 +75,11 @@ mod tests {
     #[test]
     fn a_private_key_is_not_shown() {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(vec![42; 8]));
-        let own = ClientCertificate { chain: vec![CertificateDer::from(vec![7])], key: Arc::new(key) };
+        let own = ClientCertificate {
+            chain: vec![CertificateDer::from(vec![7])],
+            key: Arc::new(key),
+            not_after: SystemTime::UNIX_EPOCH,
+        };
         let tls = UpstreamTls {
             roots: Roots::System,
             server_name: None,

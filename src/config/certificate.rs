@@ -48,8 +48,9 @@ pub(super) fn read(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Cer
 
 /// Reads the client certificate of an upstream.
 pub(super) fn read_client(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ClientCertificate> {
-    let Pair { certified, key, .. } = pair(section, folder, &OF_CLIENT)?;
-    Some(ClientCertificate { chain: certified.cert, key: Arc::new(key) })
+    let Pair { leaf, certified, key } = pair(section, folder, &OF_CLIENT)?;
+    let not_after = leaf.validity.not_after.to_system_time();
+    Some(ClientCertificate { chain: certified.cert, key: Arc::new(key), not_after })
 }
 
 /// A chain and its private key, which match.

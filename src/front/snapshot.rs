@@ -23,6 +23,7 @@ use crate::policy::quota::Rate;
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::policy::token::{Verifier, VerifierConfig};
 use crate::tls;
+use crate::tls::expiry::Expiry;
 
 /// The longest time that a revocation holds which does not say when it ends.
 const REVOCATION_MAX: Duration = Duration::from_hours(366 * 24);
@@ -207,6 +208,18 @@ impl Snapshot {
     /// Returns the certificates of all listeners.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
         self.listeners.values().flat_map(|listener| listener.config.certificates())
+    }
+
+    /// Returns when the certificates of all listeners and the client certificates of all upstreams expire.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let of_listener =
+            |certificate: &Certificate| Expiry::new(certificate.names.clone(), certificate.not_after, "clients");
+        let of_client = |pool: &Arc<Pool>| {
+            let certificate = pool.config().tls.as_ref()?.certificate.as_ref()?;
+            let section = format!("upstream.{}.tls", pool.config().name);
+            Some(Expiry::new(vec![section], certificate.not_after, "servers"))
+        };
+        self.certificates().map(of_listener).chain(self.pools().filter_map(of_client)).collect()
     }
 
     fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {

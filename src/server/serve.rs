@@ -193,7 +193,7 @@ impl Server {
                 () = forward_recheck::run(&gateway) => {}
                 () = key_loss::watch(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
-                () = watch_expiry(|| gateway.snapshot().certificates().cloned().collect()) => {}
+                () = watch_expiry(|| gateway.snapshot().expiries()) => {}
             }
         });
         gateway.rejections.report();

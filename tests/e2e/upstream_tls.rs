@@ -397,6 +397,32 @@ fn stalled_servers_end_their_sessions() {
     assert_eq!((&line["cause"], &line["code"]), (&json!("upstream_no_pong"), &json!(1001)), "{line}");
 }
 
+/// A ping that waits behind megabytes for a slow server is given time while the server acknowledges some of them.
+#[test]
+fn a_slow_server_has_time_for_a_ping_behind_other_bytes() {
+    const MESSAGE_BYTES: usize = 2 << 20;
+    let (upstream, config) = (Upstream::bind(), named(ALL_VERSIONS));
+    upstream.set_receive_buffer(64 << 10);
+    let limits =
+        "upstream_ping_interval = \"1s\"\npong_timeout = \"1s\"\nwrite_timeout = \"1m\"\nmessage_max_size = \"8MiB\"";
+    let gate = setup(NAMED).limits(limits).start(&upstream);
+    let (mut client, mut server) = open(&gate, &upstream, &config);
+    let payload = vec![7; MESSAGE_BYTES];
+    thread::scope(|scope| {
+        scope.spawn(|| client.send_frame(Frame::new(BINARY, &payload)));
+        // Takes about 3 s, in steps that are short compared to the `pong_timeout`.
+        let mut received = Vec::new();
+        while received.len() < 14 + MESSAGE_BYTES {
+            received.extend(server.take((14 + MESSAGE_BYTES - received.len()).min(16 << 10)));
+            thread::sleep(Duration::from_millis(25));
+        }
+    });
+    let ping = server.frame();
+    assert_eq!(ping.opcode, PING);
+    server.send_frame(Frame::new(PONG, ping.payload));
+    echo(&mut client, &mut server, "alive");
+}
+
 /// A server gets every byte that the client sent although it reads slowly, and so does a client.
 #[test]
 fn a_server_that_catches_up_loses_nothing() {
@@ -453,7 +479,8 @@ fn check_online_does_the_handshake_with_each_server() {
 fn the_admin_api_shows_upstreams_with_tls() {
     let (api, upstream) = (Api::new(), Upstream::bind());
     let other = format!("[upstream.other]\nservers = [\"{}\"]", upstream.address());
-    let gate = setup(NAMED).more(&api.section()).more(&other).start(&upstream);
+    let own = "tls = { ca = \"servers.pem\", server_name = \"chat.internal\", certificate = \"chain-0.pem\", key = \"key-0.pem\" }";
+    let gate = setup(own).more(&api.section()).more(&other).start(&upstream);
     let found = api.get("/v1/upstreams");
     let shown = |name: &str| {
         let all = found["upstreams"].as_array().unwrap();
@@ -464,4 +491,7 @@ fn the_admin_api_shows_upstreams_with_tls() {
     api.wait_for_sessions(1);
     assert_eq!(api.sessions("")[0]["upstream_tls_version"], json!("TLSv1_2"));
     close(session);
+    let (_, metrics) = api.ask("GET", "/metrics", None);
+    let expires = "tollgate_certificate_expiry_timestamp_seconds{name=\"upstream.main.tls\"} ";
+    assert!(metrics.as_str().unwrap().contains(expires), "{metrics}");
 }

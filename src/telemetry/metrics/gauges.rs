@@ -1,10 +1,9 @@
 //! The values that other parts of the process own, which the caller of a scrape passes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::balance::Pool;
-use crate::config::Certificate;
 use crate::policy::forward::{AuthOutcome, ForwardAuth};
 use crate::policy::route::{Route, Target};
 use crate::policy::token::Verifier;
@@ -36,7 +35,7 @@ pub struct Gauges {
 /// The values of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateGauges {
-    /// Its first name.
+    /// Its first name, or the section of a client certificate.
     pub name: String,
     /// The end of its validity, since the Unix epoch.
     pub expires: Duration,
@@ -86,15 +85,6 @@ pub struct ServerGauges {
     pub connect_failures: u64,
     /// Whether it answers, as far as requests have shown.
     pub healthy: bool,
-}
-
-impl From<&Certificate> for CertificateGauges {
-    fn from(certificate: &Certificate) -> Self {
-        Self {
-            name: certificate.names.first().cloned().unwrap_or_default(),
-            expires: certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-        }
-    }
 }
 
 impl KeySetGauges {

@@ -377,7 +377,7 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Gauge,
         labels: &["name"],
         unit: Some(Unit::Seconds),
-        help: "Unix time at which the certificate with this first name expires; of several, the first that does",
+        help: "Unix time at which the certificate with this first name expires, or the client certificate of the section `upstream.NAME.tls`; of several, the first that does",
         collect: certificates,
     },
     Definition {

@@ -25,6 +25,11 @@ impl Upstream {
         Self(listener)
     }
 
+    /// Sets the size of the receive buffer of the connections that are accepted from now on.
+    pub fn set_receive_buffer(&self, bytes: usize) {
+        SockRef::from(&self.0).set_recv_buffer_size(bytes).unwrap();
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
