@@ -384,7 +384,13 @@ fn case(cause: CloseReason) -> Case {
         CloseReason::NotAdmitted(_) => {
             case(lenient(), vec![Revoke(cause)], 1008, "no longer admitted", Some(CloseReason::Removed))
         }
-        CloseReason::Removed => case(lenient(), vec![Revoke(cause)], 1001, "route removed", Some(CloseReason::Aborted)),
+        CloseReason::Removed => {
+            case(lenient(), vec![Revoke(cause)], 1001, "route removed", Some(CloseReason::ServerDrain))
+        }
+        CloseReason::ServerDrain => {
+            case(lenient(), vec![Revoke(cause)], 1012, "server drained", Some(CloseReason::Rebalance))
+        }
+        CloseReason::Rebalance => case(lenient(), vec![Revoke(cause)], 1012, "rebalanced", Some(CloseReason::Aborted)),
         // Neither side is sent a Close; see `an_abort_skips_the_closing_handshake`.
         CloseReason::Aborted => {
             case(lenient(), vec![], 1001, "", Some(CloseReason::Violation(Client, Violation::ReservedBit)))

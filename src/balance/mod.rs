@@ -4,6 +4,9 @@
 pub mod health;
 pub mod config;
 pub mod hash;
+pub mod pacing;
+pub mod rebalance;
+mod overrides;
 pub mod server;
 pub mod attempt;
 pub mod choice;
@@ -17,5 +20,8 @@ pub use attempt::Attempt;
 pub use choice::{NoServer, Picked};
 pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
 pub use health::{Change, Failure, HealthConfig};
+pub use overrides::{OperatorState, ServerChange};
+pub use pacing::ClosingRate;
 pub use pool::Pool;
+pub use rebalance::Rebalance;
 pub use server::{Server, ServerSession};
