@@ -44,9 +44,10 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// Begins: the first closing is within `interval`, at random.
+    /// Begins: the first closing is after between a half and the whole of `interval`, at random.
     pub fn new(interval: Duration, now: Instant, random: u64) -> Self {
-        Self { interval, next: later(now, part(interval, random)) }
+        let half = interval / 2;
+        Self { interval, next: later(later(now, half), part(half, random)) }
     }
 
     /// Returns the time of the next closing.

@@ -25,7 +25,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// The time after which the sessions of a server are listed again that had none left to close.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
 /// The time within which the sessions of a server close that an operator has put down, if the drain rate is not higher.
-pub(super) const DOWN_WITHIN: Duration = Duration::from_secs(10);
+const DOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The names of an upstream and of its server.
 type ServerKey = (Arc<str>, Arc<str>);
@@ -124,7 +124,7 @@ impl Cause {
 }
 
 /// Returns the rate at which the sessions of a server close that has this many.
-pub(super) fn closing_rate(drain_rate: ClosingRate, is_down: bool, sessions: u32) -> ClosingRate {
+pub fn closing_rate(drain_rate: ClosingRate, is_down: bool, sessions: u32) -> ClosingRate {
     let within = sessions.try_into().map(|count| ClosingRate { count, period: DOWN_WITHIN });
     let is_higher = |rate: &ClosingRate| is_down && rate.interval() < drain_rate.interval();
     within.ok().filter(is_higher).unwrap_or(drain_rate)

@@ -82,7 +82,9 @@ proptest! {
     /// As long as the sessions that are shed go to the server that is the least full, as `least_sessions` chooses.
     #[test]
     fn plans_converge(mut servers in loads(), percent in 1_u8..=100) {
-        servers.iter_mut().for_each(|server| server.weight = server.weight.max(1));
+        for server in &mut servers {
+            server.weight = server.weight.max(1);
+        }
         let total: u64 = servers.iter().map(|server| server.sessions).sum();
         let budget = Rebalance { percent, period: Duration::from_secs(60) }.budget(total);
         let mut rounds = 0;
@@ -92,7 +94,9 @@ proptest! {
             if moved == 0 {
                 break;
             }
-            servers.iter_mut().zip(&shed).for_each(|(server, shed)| server.sessions -= shed);
+            for (server, shed) in servers.iter_mut().zip(&shed) {
+                server.sessions -= shed;
+            }
             while moved > 0 {
                 let shares = shares(&servers);
                 let least = servers.iter_mut().zip(&shares).filter(|(server, share)| server.sessions < **share);
