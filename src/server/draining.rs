@@ -152,7 +152,7 @@ impl Drains {
     fn follow(&mut self, snapshot: &Snapshot, now: Instant) {
         let all = draining(snapshot);
         self.0.retain(|key, drain| {
-            let found = all.get(key).filter(|found| found.cause == drain.cause);
+            let found = all.get(key);
             if let Some(found) = found
                 && found.sessions > 0
             {
@@ -160,7 +160,8 @@ impl Drains {
                 if drain.cause != Cause::Down {
                     drain.rate = found.rate;
                 }
-                return true;
+                // It begins again below for another reason.
+                return found.cause == drain.cause;
             }
             let (upstream, server) = key;
             // The pool does not list a removed server without sessions.

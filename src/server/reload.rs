@@ -331,7 +331,6 @@ impl Reloader {
         next: super::listeners::NextListeners,
     ) -> RecheckReport {
         self.gateway.install(Arc::clone(&snapshot));
-        snapshot.pools().for_each(|pool| pool.begin_use());
         self.gateway.key_sets.start(&self.tasks);
         self.gateway.process.lifecycle.set_drain_timeout(config.server.drain_timeout);
         self.gateway.process.lifecycle.set_shutdown_delay(config.server.shutdown_delay);

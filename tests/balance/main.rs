@@ -200,6 +200,18 @@ fn rebalancing_by_the_oldest_sessions_interrupts_the_fewest_clients() {
             mean(measured.shed_left_ms)
         );
     }
+    if is_default_seed() {
+        let [least, turns] = [&found[..3], &found[3..]];
+        let moved_again = |measured: &Measured| measured.shed_of.values().any(|times| *times > 1);
+        // The order makes no difference if the clients return to the new servers.
+        assert!(least.iter().all(|one| !moved_again(one) && one.moved.abs_diff(least[0].moved) < SESSIONS / 50));
+        assert!(least.iter().all(|one| minutes_until_below(one, 1.1).is_some_and(|minutes| minutes <= 8)));
+        // If some return to the old ones, those are the youngest there.
+        let [oldest, random, youngest] = turns else { panic!("{}", turns.len()) };
+        assert!(!moved_again(oldest) && moved_again(random) && moved_again(youngest));
+        assert!(oldest.moved < random.moved && random.moved < youngest.moved);
+        assert!(minutes_until_below(oldest, 1.1).is_some() && minutes_until_below(youngest, 1.1).is_none());
+    }
 }
 
 /// The bounds are those of what the documentation says, and leave a margin for another seed or version.
