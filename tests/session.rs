@@ -487,7 +487,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 21 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 23 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -502,7 +502,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 23, "{labels:?}");
+    assert_eq!(labels.len(), 25, "{labels:?}");
 }
 
 #[test]

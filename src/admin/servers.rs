@@ -37,7 +37,7 @@ pub(super) struct Server {
     #[schema(pattern = "^(ready|drain|down)$")]
     operator_state: Option<&'static str>,
     /// Its share of the sessions, relative to the other servers.
-    weight: u16,
+    weight: u32,
     /// The weight in the configuration. `weight` differs if an operator changed it.
     configured_weight: u16,
     /// The limit of its sessions, including requests that wait for it.

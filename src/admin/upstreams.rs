@@ -38,6 +38,17 @@ struct Upstream {
     max_pending_requests: u32,
     /// Its servers, in the order of the file.
     servers: Vec<Server>,
+    /// The servers that are not in the file any more and still have sessions.
+    removed: Vec<RemovedServer>,
+}
+
+/// A server that is not in the file any more.
+#[derive(Debug, Serialize, ToSchema)]
+struct RemovedServer {
+    /// Its address.
+    address: String,
+    /// Its open sessions.
+    sessions: u32,
 }
 
 /// Lists the upstreams with their servers.
@@ -76,6 +87,10 @@ impl Upstream {
             pending_requests: pool.pending(),
             max_pending_requests: config.max_pending_requests,
             servers: pool.servers().map(|server| Server::new(pool, server, counts)).collect(),
+            removed: pool
+                .removed()
+                .map(|(address, sessions)| RemovedServer { address: address.to_string(), sessions })
+                .collect(),
         }
     }
 }

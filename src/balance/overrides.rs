@@ -63,8 +63,8 @@ impl Settings {
         self.0 & 2 != 0
     }
 
-    pub(super) fn weight(self) -> u16 {
-        u16::try_from(self.0 >> 2).unwrap_or(u16::MAX)
+    pub(super) fn weight(self) -> u32 {
+        self.0 >> 2
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
         ServerConfig { weight: weight.try_into().unwrap(), drain, ..server(1) }
     }
 
-    fn in_force(config: &ServerConfig, overrides: &Overrides) -> (bool, bool, u16) {
+    fn in_force(config: &ServerConfig, overrides: &Overrides) -> (bool, bool, u32) {
         let settings = Settings::new(config, overrides);
         (settings.drains(), settings.is_down(), settings.weight())
     }

@@ -94,7 +94,7 @@ impl Server {
         &self.config
     }
 
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         Settings(self.settings.load(Ordering::Relaxed))
     }
 
@@ -109,7 +109,7 @@ impl Server {
     }
 
     /// Returns its weight.
-    pub fn weight(&self) -> u16 {
+    pub fn weight(&self) -> u32 {
         self.settings().weight()
     }
 

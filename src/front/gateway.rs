@@ -120,8 +120,8 @@ impl Gateway {
     /// does not name. Only one caller at a time may build and install snapshots.
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.process.events.set_generation(snapshot.generation());
-        self.snapshot.store(Arc::clone(&snapshot));
-        snapshot.pools().for_each(|pool| pool.begin_use());
+        self.snapshot.store(snapshot);
+        self.snapshot.load().pools().for_each(|pool| pool.begin_use());
         self.retain_used();
     }
 

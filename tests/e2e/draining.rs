@@ -155,6 +155,8 @@ fn the_sessions_of_a_removed_server_drain_and_those_that_are_left_stay_if_it_ret
     let line = gate.reload(|text| text.replace(&from, &to));
     assert_eq!(line["ended"], 1, "{line}");
     assert_eq!(gate.log.next("server drains")["cause"], "removed");
+    let removed = &api.get("/v1/upstreams")["upstreams"][0]["removed"];
+    assert_eq!(*removed, json!([{ "address": old.address().to_string(), "sessions": 1 }]));
     // A session that drains already does not count again.
     let line = gate.reload(|text| text.replace("max_sessions = 32", "max_sessions = 33"));
     assert_eq!(line["ended"], 0, "{line}");
