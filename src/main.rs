@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Command::Kick(kick) => admin::kick::run(&kick),
             Command::Send(send) => admin::send::run(&send),
             Command::Revoke(revoke) => admin::revoke::run(&revoke),
+            Command::Upstreams(upstreams) => admin::upstreams::run(&upstreams),
             Command::Tap(tap) => admin::tap::run(&tap),
             Command::Reload(reload) => admin::reload::run(&reload),
             Command::Schema => schema::run(),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig};
+use tollgate::balance::{Balance, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig, UpstreamConfig};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -269,6 +269,8 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((chat.retries, local.retries), (5, 2));
+    assert_eq!((chat.drain_rate.to_string(), local.drain_rate.to_string()), ("5/m".to_owned(), "20/s".to_owned()));
+    assert_eq!((chat.rebalance, local.rebalance), (None, Some(Rebalance { percent: 5, period: seconds(60) })));
     assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));

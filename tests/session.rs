@@ -384,7 +384,13 @@ fn case(cause: CloseReason) -> Case {
         CloseReason::NotAdmitted(_) => {
             case(lenient(), vec![Revoke(cause)], 1008, "no longer admitted", Some(CloseReason::Removed))
         }
-        CloseReason::Removed => case(lenient(), vec![Revoke(cause)], 1001, "route removed", Some(CloseReason::Aborted)),
+        CloseReason::Removed => {
+            case(lenient(), vec![Revoke(cause)], 1001, "route removed", Some(CloseReason::ServerDrain))
+        }
+        CloseReason::ServerDrain => {
+            case(lenient(), vec![Revoke(cause)], 1012, "server drained", Some(CloseReason::Rebalance))
+        }
+        CloseReason::Rebalance => case(lenient(), vec![Revoke(cause)], 1012, "rebalanced", Some(CloseReason::Aborted)),
         // Neither side is sent a Close; see `an_abort_skips_the_closing_handshake`.
         CloseReason::Aborted => {
             case(lenient(), vec![], 1001, "", Some(CloseReason::Violation(Client, Violation::ReservedBit)))
@@ -481,7 +487,7 @@ fn every_cause_has_its_close_code() {
             assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 21 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 23 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -496,7 +502,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 23, "{labels:?}");
+    assert_eq!(labels.len(), 25, "{labels:?}");
 }
 
 #[test]

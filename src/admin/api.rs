@@ -22,8 +22,8 @@ use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
 use super::{
-    auths, certificates, events, frames, history, metrics, operations, process, revocations, routes, schema, sessions,
-    upstreams,
+    auths, certificates, events, frames, history, metrics, operations, process, revocations, routes, schema, servers,
+    sessions, upstreams,
 };
 
 #[derive(utoipa::OpenApi)]
@@ -51,6 +51,7 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(history::history))
         .routes(routes!(events::list))
         .routes(routes!(upstreams::list))
+        .routes(routes!(servers::change))
         .routes(routes!(routes::list))
         .routes(routes!(auths::list))
         .routes(routes!(certificates::list))
@@ -169,7 +170,7 @@ fn complete(document: &mut OpenApi) {
 
 /// Returns the operations of a path, and for each whether it may have a body.
 fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (&mut Operation, bool)> {
-    let PathItem { get, put, post, delete, .. } = item;
-    let operations = [(get, false), (put, true), (post, true), (delete, false)];
+    let PathItem { get, put, post, patch, delete, .. } = item;
+    let operations = [(get, false), (put, true), (post, true), (patch, true), (delete, false)];
     operations.into_iter().filter_map(|(operation, has_body)| Some((operation.as_mut()?, has_body)))
 }

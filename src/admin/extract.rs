@@ -7,7 +7,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
 
@@ -68,6 +69,14 @@ pub(super) fn check_type(headers: &HeaderMap) -> Result<(), Box<Problem>> {
     }
     let detail = "the body has to be JSON: Content-Type: application/json";
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+}
+
+/// Reads an integer from 0 to 65535, which JSON may write as `1000.0`.
+pub(super) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
+    let is_integer = number.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(&number);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    is_integer.then_some(Some(number as u16)).ok_or_else(|| Error::custom("expected an integer from 0 to 65535"))
 }
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {

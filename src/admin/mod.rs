@@ -22,6 +22,7 @@ mod history;
 mod explain;
 mod events;
 mod settings;
+mod servers;
 mod upstreams;
 mod routes;
 mod auths;

@@ -7,13 +7,12 @@ use axum::extract::{Path, State as Extract};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
 use super::audit;
-use super::extract::{Json, MESSAGE_MAX_BYTES, Query};
+use super::extract::{Json, MESSAGE_MAX_BYTES, Query, integer};
 use super::filter::{Filter, Selection};
 use super::problem::{Problem, Result};
 use super::schema;
@@ -203,14 +202,6 @@ fn check_code(code: Option<u16>) -> Result<CloseCode> {
         code @ (1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999) => Ok(CloseCode(code)),
         _ => Err(Problem::bad_request("`code` is 1000, 1001, 1008, 1011, 1012, 1013, or from 3000 to 4999")),
     }
-}
-
-/// Reads an integer, which JSON may write as `1000.0`.
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<u16>, D::Error> {
-    let Some(number) = Option::<f64>::deserialize(deserializer)? else { return Ok(None) };
-    let is_integer = number.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(&number);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
-    is_integer.then_some(Some(number as u16)).ok_or_else(|| Error::custom("`code` is not a close code"))
 }
 
 fn check_reason(reason: Option<&str>) -> Result<&str> {

@@ -12,7 +12,7 @@ use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_P
 const HTML: &str = include_str!("dashboard/page.html");
 const STYLE: &str = include_str!("dashboard/page.css");
 /// The parts of the script. At its start each uses only those before it.
-const SCRIPTS: [&str; 28] = [
+const SCRIPTS: [&str; 29] = [
     include_str!("dashboard/dom.js"),
     include_str!("dashboard/format.js"),
     include_str!("dashboard/words.js"),
@@ -35,6 +35,7 @@ const SCRIPTS: [&str; 28] = [
     include_str!("dashboard/session.js"),
     include_str!("dashboard/events.js"),
     include_str!("dashboard/event.js"),
+    include_str!("dashboard/servers.js"),
     include_str!("dashboard/routes.js"),
     include_str!("dashboard/config.js"),
     include_str!("dashboard/reload.js"),

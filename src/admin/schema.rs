@@ -46,8 +46,8 @@ fn or_null(schema: Schema) -> Schema {
     Schema::AnyOf(either)
 }
 
-/// Adds the rules about several fields of a body: a filter is not empty, a message is either text or binary, and a
-/// revocation has one claim.
+/// Adds the rules about several fields of a body: a filter is not empty, a message is either text or binary, a
+/// revocation has one claim, and a change of a server has one setting at least.
 pub(super) fn add_rules(document: &mut Value) {
     let given = |name: &str| json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } });
     let is_true = json!({ "required": ["all"], "properties": { "all": { "const": true } } });
@@ -77,6 +77,7 @@ pub(super) fn add_rules(document: &mut Value) {
         ("NewRevocation", "oneOf", claims),
         ("Close", "anyOf", selects.clone()),
         ("Send", "anyOf", selects),
+        ("ServerSettings", "anyOf", json!([given("state"), given("weight")])),
         ("Send", "oneOf", json!([only("text", "binary"), only("binary", "text")])),
     ] {
         if let Some(schema) =

@@ -1,17 +1,15 @@
 //! `GET /v1/upstreams`: the upstreams, and the state of their servers.
 
-use std::sync::Arc;
-
 use axum::extract::State as Extract;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::servers::Server;
 use super::settings::{WrittenSetting, line, written};
 use super::state::Shared;
 use crate::balance::Pool;
 use crate::config::{SettingLines, SettingSection};
 use crate::policy::route::Target;
-use crate::runtime::clock;
 use crate::telemetry::metrics::Merged;
 
 /// The upstreams.
@@ -42,28 +40,17 @@ struct Upstream {
     max_pending_requests: u32,
     /// Its servers, in the order of the file.
     servers: Vec<Server>,
+    /// The servers that are not in the file any more and still have sessions.
+    removed: Vec<RemovedServer>,
 }
 
-/// A server of an upstream.
+/// A server that is not in the file any more.
 #[derive(Debug, Serialize, ToSchema)]
-struct Server {
-    /// Its address, as the file has it.
+struct RemovedServer {
+    /// Its address.
     address: String,
-    /// `up`; `slow start`: it was added or has recovered, and gets fewer sessions than its weight says; `failing`: a
-    /// request to it failed, and none succeeded since; `ejected`: it is passed over after consecutive failures;
-    /// `draining`: it gets no new sessions; or `full`: it has `max_sessions`.
-    #[schema(pattern = "^(up|slow start|failing|ejected|draining|full)$")]
-    state: &'static str,
-    /// Its share of the sessions, relative to the other servers.
-    weight: u16,
-    /// The limit of its sessions, including requests that wait for it.
-    max_sessions: Option<u32>,
-    /// Whether the configuration drains it.
-    drain: bool,
     /// Its open sessions.
-    sessions: u64,
-    /// The attempts to connect to it that failed.
-    connect_failures: u64,
+    sessions: u32,
 }
 
 /// Lists the upstreams with their servers.
@@ -92,19 +79,6 @@ impl Upstream {
     fn new(pool: &Pool, routes: Vec<String>, lines: &SettingLines, counts: &Merged) -> Self {
         let config = pool.config();
         let section = SettingSection::Upstream(&config.name);
-        let now_ms = pool.millis_at(clock::now());
-        let servers = pool.servers().map(|server| {
-            let target = [&config.name, server.name()].map(Arc::clone);
-            Server {
-                address: server.name().to_string(),
-                state: pool.condition(server, now_ms).label(),
-                weight: server.config().weight.get(),
-                max_sessions: server.config().max_sessions.map(Into::into),
-                drain: server.config().drain,
-                sessions: counts.upstream_sessions.get(&target).copied().unwrap_or_default(),
-                connect_failures: server.connect_failures(),
-            }
-        });
         let sessions = counts.upstream_sessions.iter().filter(|([upstream, _], _)| *upstream == config.name);
         Self {
             name: config.name.to_string(),
@@ -115,7 +89,11 @@ impl Upstream {
             sessions: sessions.map(|(_, count)| count).sum(),
             pending_requests: pool.pending(),
             max_pending_requests: config.max_pending_requests,
-            servers: servers.collect(),
+            servers: pool.servers().map(|server| Server::new(pool, server, counts)).collect(),
+            removed: pool
+                .removed()
+                .map(|(address, sessions)| RemovedServer { address: address.to_string(), sessions })
+                .collect(),
         }
     }
 }

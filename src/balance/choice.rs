@@ -66,10 +66,11 @@ impl Pool {
     /// may not.
     fn weight(&self, index: usize, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<u32> {
         let server = self.all().get(index)?;
-        let is_open = !server.config().drain && !server.is_full() && !attempt.tried.contains(&index);
+        let settings = server.settings();
+        let is_open = !settings.drains() && !server.is_full() && !attempt.tried.contains(&index);
         let may_get = is_open && server.health().standing(now_ms, self.patience()) <= standing;
         let share = || server.health().weight_share(now_ms, self.config().health.slow_start);
-        may_get.then(|| share().saturating_mul(server.config().weight.get().into()))
+        may_get.then(|| share().saturating_mul(settings.weight()))
     }
 
     fn least_loaded(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
@@ -133,7 +134,7 @@ impl Pool {
         if self.has_equal_weights() {
             self.highest(score, may_get)
         } else {
-            self.highest(|server| weighted(score(server), server.config().weight.get()), may_get)
+            self.highest(|server| weighted(score(server), server.weight()), may_get)
         }
     }
 

@@ -11,6 +11,8 @@ use http::HeaderName;
 use rustls_pki_types::ServerName;
 
 use super::health::HealthConfig;
+use super::pacing::ClosingRate;
+use super::rebalance::Rebalance;
 use super::tls::UpstreamTls;
 
 /// A group of equivalent servers.
@@ -36,6 +38,10 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Maximum number of opening handshakes that wait for its servers, at least 1.
     pub max_pending_requests: u32,
+    /// The rate at which the sessions of a server that drains are closed, of each server by itself.
+    pub drain_rate: ClosingRate,
+    /// How many sessions overloaded servers shed; `None` for none.
+    pub rebalance: Option<Rebalance>,
     /// Whether each connection to its servers begins with a PROXY header.
     pub proxy_protocol: bool,
     /// Whether header names are sent to its servers in title case.

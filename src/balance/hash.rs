@@ -28,7 +28,7 @@ impl TextHash {
 /// Returns the position of a score in the order of weighted rendezvous hashing: the server with the highest one is
 /// chosen. It is `-weight / ln(u)` for the score as a number `u` between 0 and 1, so that each server is chosen for its
 /// share of the keys, and a change of one weight moves keys only to or from that server.
-pub fn weighted(score: u64, weight: u16) -> f64 {
+pub fn weighted(score: u64, weight: u32) -> f64 {
     // 52 bits, moved to the middle of their interval, which a float represents exactly: neither 0 nor 1.
     #[expect(clippy::cast_precision_loss, reason = "52 bits fit")]
     let unit = ((score >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;

@@ -1,11 +1,13 @@
 //! The pool of an upstream: its servers, the state of its policy, and the limit on pending requests.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use super::config::{ServerConfig, UpstreamConfig};
 use super::health::{Change, Failure, Patience, millis};
+use super::overrides::ServerChange;
+use super::rebalance::ServerLoad;
 use super::retry::RetryBudget;
 use super::rotation::Rotation;
 use super::server::{Server, ServerCondition, ServerSession, ServerState};
@@ -24,8 +26,8 @@ pub struct Pool {
     /// The state of removed servers that still have sessions, for the case that they return.
     removed: Vec<Weak<ServerState>>,
     /// The sum of the weights of the servers up to each one.
-    weights: Vec<u64>,
-    equal_weights: bool,
+    weights: Vec<AtomicU64>,
+    equal_weights: AtomicBool,
     patience: Patience,
     rotation: Rotation,
     /// Held while a failure is judged, so that servers that fail together do not exceed `eject_max`.
@@ -58,7 +60,7 @@ impl Pool {
         let mut states: Vec<_> = self.servers.iter().map(|server| Arc::clone(&server.state)).collect();
         states.extend(self.removed.iter().filter_map(Weak::upgrade));
         let got_sessions = |config: &ServerConfig| {
-            self.servers.iter().any(|server| *server.address() == config.address && !server.config().drain)
+            self.servers.iter().any(|server| *server.address() == config.address && !server.drains())
         };
         let mut take = |server: &ServerConfig| {
             let name = server.address.to_string();
@@ -76,7 +78,7 @@ impl Pool {
             server
         };
         let servers = config.servers.iter().map(server).collect();
-        let removed = states.iter().filter(|state| state.has_sessions()).map(Arc::downgrade).collect();
+        let removed = states.iter().filter(|state| state.sessions() > 0).map(Arc::downgrade).collect();
         Self {
             removed,
             retries: Arc::clone(&self.retries),
@@ -87,20 +89,13 @@ impl Pool {
     }
 
     fn with(config: UpstreamConfig, servers: Vec<Server>, started: Instant) -> Self {
-        let mut total = 0_u64;
-        let weights = servers.iter().map(|server| {
-            total = total.saturating_add(server.config().weight.get().into());
-            total
-        });
-        let mut own = servers.iter().map(|server| server.config().weight);
-        let first = own.next();
-        Self {
-            equal_weights: own.all(|weight| Some(weight) == first),
+        let pool = Self {
+            weights: servers.iter().map(|_| AtomicU64::default()).collect(),
+            equal_weights: AtomicBool::default(),
             patience: Patience {
                 connect_ms: millis(config.connect_timeout / CONNECT_SUSPECT_AFTER),
                 answer_ms: millis(config.response_timeout / ANSWER_SUSPECT_AFTER),
             },
-            weights: weights.collect(),
             rotation: Rotation::new(servers.len()),
             servers,
             removed: Vec::new(),
@@ -110,7 +105,58 @@ impl Pool {
             down: AtomicBool::new(false),
             config,
             started,
+        };
+        pool.add_weights();
+        pool
+    }
+
+    /// Adds up the weights in force. A choice at the same time may draw by some of the earlier ones.
+    fn add_weights(&self) {
+        let mut total = 0_u64;
+        for (server, sum) in self.servers.iter().zip(&self.weights) {
+            total = total.saturating_add(server.weight().into());
+            sum.store(total, Ordering::Relaxed);
         }
+        let mut own = self.servers.iter().map(Server::weight);
+        let first = own.next();
+        self.equal_weights.store(own.all(|weight| Some(weight) == first), Ordering::Relaxed);
+    }
+
+    /// Changes the settings of a server of this pool by the request of an operator. One that got no new sessions before
+    /// starts slowly.
+    pub fn change_server(&self, server: &Server, change: ServerChange, now: Instant) {
+        let drained = server.drains();
+        server.change(change);
+        if drained && !server.drains() {
+            server.health().start_slowly(self.millis_at(now));
+        }
+        self.add_weights();
+    }
+
+    /// Puts the pool into use: the configuration ends what an operator changed, where it has other values than before,
+    /// and for servers that it does not have any more.
+    pub fn begin_use(&self) {
+        self.servers.iter().for_each(Server::end_outdated_settings);
+        self.removed.iter().filter_map(Weak::upgrade).for_each(|state| state.end_overrides());
+        self.add_weights();
+    }
+
+    /// Returns the names of removed servers that still have sessions, with their number.
+    pub fn removed(&self) -> impl Iterator<Item = (Arc<str>, u32)> {
+        let states = self.removed.iter().filter_map(Weak::upgrade);
+        states.map(|state| (Arc::clone(state.name()), state.sessions())).filter(|(_, sessions)| *sessions > 0)
+    }
+
+    /// Returns the servers that may get sessions, with their load for [`plan`](super::rebalance::plan).
+    pub fn loads(&self, now_ms: u64) -> Vec<(&Server, ServerLoad)> {
+        let slow_start = self.config.health.slow_start;
+        let may_get = |server: &&Server| !server.drains() && server.health().is_healthy();
+        let load = |server: &Server| ServerLoad {
+            sessions: server.sessions().into(),
+            weight: u64::from(server.weight()).saturating_mul(server.health().weight_share(now_ms, slow_start).into()),
+            max_sessions: server.config().max_sessions.map(|max| u64::from(max.get())),
+        };
+        self.servers.iter().filter(may_get).map(|server| (server, load(server))).collect()
     }
 
     /// Returns its configuration.
@@ -132,16 +178,16 @@ impl Pool {
     }
 
     pub(super) fn total_weight(&self) -> u64 {
-        self.weights.last().copied().unwrap_or_default()
+        self.weights.last().map_or(0, |sum| sum.load(Ordering::Relaxed))
     }
 
     /// Returns the index of the server that has this part of the total weight.
     pub(super) fn server_at_weight(&self, part: u64) -> usize {
-        self.weights.partition_point(|sum| *sum <= part)
+        self.weights.partition_point(|sum| sum.load(Ordering::Relaxed) <= part)
     }
 
     pub(super) fn has_equal_weights(&self) -> bool {
-        self.equal_weights
+        self.equal_weights.load(Ordering::Relaxed)
     }
 
     /// Counts a pending request, unless `max_pending_requests` are pending.
@@ -199,7 +245,7 @@ impl Pool {
         let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
         let may_eject = || {
             // A server that drains gets no requests anyway.
-            let in_use = || self.servers.iter().filter(|server| !server.config().drain);
+            let in_use = || self.servers.iter().filter(|server| !server.drains());
             let ejected = in_use().filter(|server| server.health().is_ejected()).count();
             let max = in_use().count().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
             ejected < max

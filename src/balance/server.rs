@@ -7,11 +7,14 @@ use std::time::Duration;
 use super::config::{ServerAddress, ServerConfig};
 use super::hash::TextHash;
 use super::health::{Health, WHOLE};
+use super::overrides::{OperatorState, Overrides, ServerChange, Settings};
 
 /// A server of a pool.
 #[derive(Debug)]
 pub struct Server {
     config: ServerConfig,
+    /// Its [`Settings`] in force: those of the configuration, or of an operator.
+    settings: AtomicU32,
     pub(super) state: Arc<ServerState>,
 }
 
@@ -23,6 +26,7 @@ pub(super) struct ServerState {
     sessions: AtomicU32,
     connect_failures: AtomicU64,
     health: Health,
+    overrides: Overrides,
 }
 
 /// Counts a session, or the request that it may become, as one of its server, until it is dropped.
@@ -40,8 +44,10 @@ pub enum ServerCondition {
     Failing,
     /// It is passed over after consecutive failures.
     Ejected,
-    /// It gets no new sessions, because the configuration says so.
+    /// It gets no new sessions, because the configuration or an operator says so.
     Draining,
+    /// It gets no new sessions, and an operator has its sessions closed at once.
+    Down,
     /// It has as many sessions as `max_sessions` permits.
     Full,
 }
@@ -55,6 +61,7 @@ impl ServerCondition {
             Self::Ejected => "ejected",
             Self::Failing => "failing",
             Self::Draining => "draining",
+            Self::Down => "down",
             Self::Full => "full",
         }
     }
@@ -63,12 +70,13 @@ impl ServerCondition {
 impl Server {
     pub(super) fn new(config: ServerConfig) -> Self {
         let state = Arc::new(ServerState::new(&config.address));
-        Self { config, state }
+        Self::with_state(config, state)
     }
 
     /// Creates the server with these settings and the state of an earlier configuration.
     pub(super) fn with_state(config: ServerConfig, state: Arc<ServerState>) -> Self {
-        Self { config, state }
+        let settings = Settings::new(&config, &state.overrides).0.into();
+        Self { config, settings, state }
     }
 
     /// Returns its address as the configuration file has it.
@@ -84,6 +92,46 @@ impl Server {
     /// Returns its settings.
     pub fn config(&self) -> &ServerConfig {
         &self.config
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        Settings(self.settings.load(Ordering::Relaxed))
+    }
+
+    /// Whether it gets no new sessions.
+    pub fn drains(&self) -> bool {
+        self.settings().drains()
+    }
+
+    /// Whether it gets no new sessions, and its sessions are closed at once.
+    pub fn is_down(&self) -> bool {
+        self.settings().is_down()
+    }
+
+    /// Returns its weight.
+    pub fn weight(&self) -> u32 {
+        self.settings().weight()
+    }
+
+    /// Returns the state that an operator gave it.
+    pub fn operator_state(&self) -> Option<OperatorState> {
+        self.state.overrides.state()
+    }
+
+    /// Changes the settings that an operator gave it.
+    pub(super) fn change(&self, change: ServerChange) {
+        self.state.overrides.change(change, &self.config);
+        self.apply_settings();
+    }
+
+    /// Ends what an operator changed of settings that the configuration has changed since.
+    pub(super) fn end_outdated_settings(&self) {
+        self.state.overrides.end_outdated(&self.config);
+        self.apply_settings();
+    }
+
+    fn apply_settings(&self) {
+        self.settings.store(Settings::new(&self.config, &self.state.overrides).0, Ordering::Relaxed);
     }
 
     /// Returns whether it failed recently.
@@ -108,7 +156,9 @@ impl Server {
 
     /// Returns why it gets sessions or not.
     pub(super) fn condition(&self, now_ms: u64, slow_start: Duration) -> ServerCondition {
-        if self.config.drain {
+        if self.is_down() {
+            ServerCondition::Down
+        } else if self.drains() {
             ServerCondition::Draining
         } else if self.health().is_ejected() {
             ServerCondition::Ejected
@@ -146,6 +196,7 @@ impl ServerState {
             sessions: AtomicU32::new(0),
             connect_failures: AtomicU64::new(0),
             health: Health::default(),
+            overrides: Overrides::default(),
         }
     }
 
@@ -153,8 +204,13 @@ impl ServerState {
         &self.name
     }
 
-    pub(super) fn has_sessions(&self) -> bool {
-        self.sessions.load(Ordering::Relaxed) > 0
+    pub(super) fn sessions(&self) -> u32 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Ends what an operator changed.
+    pub(super) fn end_overrides(&self) {
+        self.overrides.end();
     }
 }
 

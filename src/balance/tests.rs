@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, Balance, HealthConfig, NoServer, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig,
+    Attempt, Balance, ClosingRate, HealthConfig, NoServer, Pool, ServerAddress, ServerConfig, ServerSession,
+    UpstreamConfig,
 };
 
 /// Returns the server `192.0.2.1` with this port.
@@ -34,6 +35,8 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         response_timeout: Duration::from_secs(1),
         retries: 2,
         max_pending_requests: 2,
+        drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
+        rebalance: None,
         proxy_protocol: false,
         title_case_headers: false,
     }

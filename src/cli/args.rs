@@ -42,6 +42,8 @@ pub enum Command {
     Send(admin::Send),
     /// Revoke tokens, and close the sessions that were admitted with them
     Revoke(admin::Revoke),
+    /// List the upstreams and their servers, or drain a server
+    Upstreams(admin::Upstreams),
     /// Show the frames of a session as they pass
     Tap(admin::Tap),
     /// Make a running process read its configuration again

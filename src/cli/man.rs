@@ -68,16 +68,34 @@ fn render(command: &clap::Command) -> io::Result<Vec<u8>> {
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    if command.has_subcommands() {
-        man.render_subcommands_section(&mut page)?;
-    }
     let mut roff = Roff::new();
+    if is_program(command) {
+        man.render_subcommands_section(&mut page)?;
+    } else if command.has_subcommands() {
+        let usages: Vec<_> = command.get_subcommands().map(usage).collect();
+        let terms: Vec<_> = usages.iter().map(|(usage, about)| (usage.as_str(), about.as_str())).collect();
+        definitions(&mut roff, "SUBCOMMANDS", &terms);
+    }
     definitions(&mut roff, "FILES", FILES);
     definitions(&mut roff, "ENVIRONMENT", ENVIRONMENT);
     definitions(&mut roff, "EXIT STATUS", EXIT_STATUS);
     roff.control("SH", ["SEE ALSO"]).text(see_also(command));
     roff.to_writer(&mut page)?;
     Ok(page)
+}
+
+/// Whether this is the program, whose subcommands have pages of their own.
+fn is_program(command: &clap::Command) -> bool {
+    command.get_name() == env!("CARGO_PKG_NAME")
+}
+
+/// Returns the name and the arguments of a subcommand, and what it does.
+fn usage(command: &clap::Command) -> (String, String) {
+    let arguments = command
+        .get_positionals()
+        .map(|argument| format!(" {}", argument.get_value_names().unwrap_or_default().join(" ")));
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    (format!("{}{}", command.get_name(), arguments.collect::<String>()), about)
 }
 
 /// Adds a section of terms, each with its meaning.
@@ -90,7 +108,7 @@ fn definitions(roff: &mut Roff, title: &str, terms: &[(&str, &str)]) {
 
 /// Returns the names of the related pages: the subcommands of the program, or the program of a subcommand.
 fn see_also(command: &clap::Command) -> Vec<Inline> {
-    let pages: Vec<String> = if command.has_subcommands() {
+    let pages: Vec<String> = if is_program(command) {
         command.get_subcommands().map(|one| format!("tollgate-{}", one.get_name())).collect()
     } else {
         vec!["tollgate".to_owned()]
@@ -119,6 +137,17 @@ mod tests {
                 assert!(page.contains(&format!(".TP\n\\fB{code}\\fR\n")), "{code}: {page}");
             }
         }
+    }
+
+    #[test]
+    fn the_page_of_a_subcommand_describes_its_own_subcommands() {
+        let command = command();
+        let page = render(command.find_subcommand("upstreams").unwrap()).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for text in [".SH SUBCOMMANDS\n", "drain NAME SERVER", "\\fBtollgate\\fR(1)"] {
+            assert!(page.contains(text), "{text}: {page}");
+        }
+        assert!(!page.contains("tollgate\\-drain") && !page.contains("tollgate\\-upstreams\\-drain"), "{page}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reads how an upstream balances its sessions: `balance`, and the settings of each of its servers.
+//! Reads how an upstream balances its sessions: `balance`, `drain_rate`, `rebalance`, and the settings of each of its
+//! servers.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -7,10 +8,11 @@ use http::HeaderName;
 use super::common::Duplicates;
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
-use super::keys;
+use super::keys::{self, Kind};
 use super::mixed_list::{TextOrTable, texts_or_tables};
 use super::server_address::server_address;
-use crate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig};
+use super::units;
+use crate::balance::{Balance, ClosingRate, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig};
 use crate::policy::credential::TokenSource;
 
 const SERVERS_MAX: usize = 256;
@@ -94,6 +96,27 @@ pub(super) fn policy(section: &Section<'_>) -> Option<Balance> {
         Diagnostic::error(text.span.clone(), format!("{} cannot be the value of `balance`", quote(&text)))
             .label(label)
             .help(FORMS),
+    );
+    None
+}
+
+/// Reads the rate at which the sessions of a server that drains are closed.
+pub(super) fn drain_rate(section: &Section<'_>) -> Option<ClosingRate> {
+    section.rate(&keys::DRAIN_RATE).map(|rate| ClosingRate { count: rate.count, period: rate.period })
+}
+
+/// Reads how many sessions overloaded servers shed. The client of a closed session must not return to the same server.
+pub(super) fn rebalance(section: &Section<'_>, balance: Option<&Balance>) -> Parsed<Option<Rebalance>> {
+    let Kind::PercentRate(off) = keys::REBALANCE.kind else { return None };
+    let read = section.unit(&keys::REBALANCE, "a share in a time such as \"5%/m\"", off, units::percent_rate)?;
+    let Some((percent, period)) = read.value else { return Some(None) };
+    if let None | Some(Balance::LeastSessions | Balance::RoundRobin) = balance {
+        return Some(Some(Rebalance { percent, period }));
+    }
+    section.diagnostics.push(
+        Diagnostic::error(read.span, "`rebalance` has no effect with this value of `balance`")
+            .label("a client whose session is closed returns to the same server")
+            .help("remove `rebalance`, or set `balance` to \"least_sessions\" or \"round_robin\""),
     );
     None
 }

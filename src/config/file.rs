@@ -305,7 +305,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reads a string with a unit, or `"off"`.
-    fn unit<T>(
+    pub(super) fn unit<T>(
         &self,
         key: &Key,
         form: &str,

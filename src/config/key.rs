@@ -47,6 +47,8 @@ pub enum Kind {
     ByteRate(u64, u64, AllowsOff),
     /// A share such as `"20%"`.
     Percent(AllowsOff),
+    /// A share in a time, such as `"5%/m"`.
+    PercentRate(AllowsOff),
     /// A table of strings whose keys the operator chooses.
     Table,
     /// A table whose keys are claims: each has an accepted value, a list of them, or `{ present = true }`.
@@ -97,6 +99,7 @@ impl Key {
                 or_off(off, format!("{} to {} per s, m or h", show_size(min), show_size(max)))
             }
             Kind::Percent(off) => or_off(off, "0% to 100%".to_owned()),
+            Kind::PercentRate(off) => or_off(off, "1% to 100% per s, m or h".to_owned()),
             Kind::Text
             | Kind::StringList
             | Kind::TextOrList

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::key::AllowsOff::{Allowed, Refused};
 use super::key::Default::{Derived, Nothing, Required, Value};
 use super::key::Kind::{
-    Choice, Conditions, File, Flag, InnerTable, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text,
-    TextOrList, TextsOrTables,
+    Choice, Conditions, File, Flag, InnerTable, Integer, Percent, PercentRate, Rate, Size, StringList, Table,
+    TableArray, Text, TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
 
@@ -246,7 +246,7 @@ keys! {
         "Maximum number of its sessions, including the opening handshakes that wait for it; further ones go to other \
          servers, and get a 503 if all are full.";
     SERVER_DRAIN = "upstream.servers" "drain", Flag, Value("false"),
-        "Whether it gets no new sessions; open ones stay.";
+        "Whether it gets no new sessions, and its open ones are closed with 1012 at `drain_rate`.";
     BALANCE = "upstream" "balance", Text, Value("\"least_sessions\""),
         "How a server is chosen: `least_sessions`, `round_robin`, or `hash:` and one of subject, address, cookie:NAME, \
          query:NAME, header:NAME, path:NAME. All of them respect the weights.";
@@ -276,6 +276,12 @@ keys! {
     MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
+    DRAIN_RATE = "upstream" "drain_rate", Rate(COUNT_MAX, Refused), Value("\"20/s\""),
+        "Rate at which the open sessions of a server are closed with 1012 that drains or was removed, of each server by \
+         itself.";
+    REBALANCE = "upstream" "rebalance", PercentRate(Allowed), Value("\"off\""),
+        "Maximum share of the sessions that is moved from servers with more than their share to others, in each period; \
+         they are closed with 1012. Not with `hash:`.";
     PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
         "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),

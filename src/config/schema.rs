@@ -104,6 +104,7 @@ fn form_of(key: &Key) -> Value {
         Kind::Rate(_, off) => (text(units::rate_pattern()), off),
         Kind::ByteRate(_, _, off) => (text(units::byte_rate_pattern()), off),
         Kind::Percent(off) => (text(units::percent_pattern()), off),
+        Kind::PercentRate(off) => (text(units::percent_rate_pattern()), off),
         Kind::Table => (json!({ "type": "object", "additionalProperties": { "type": "string" } }), AllowsOff::Refused),
         Kind::Conditions => (json!({ "type": "object", "additionalProperties": condition() }), AllowsOff::Refused),
         Kind::TextsOrTables => {

@@ -1,4 +1,4 @@
-//! Parses and formats durations, sizes, rates and shares: `"30s"`, `"64KiB"`, `"50/s"`, `"1MiB/s"`, `"20%"`.
+//! Parses and formats durations, sizes, rates and shares: `"30s"`, `"64KiB"`, `"50/s"`, `"1MiB/s"`, `"20%"`, `"5%/m"`.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -33,6 +33,11 @@ pub(super) fn byte_rate_pattern() -> String {
 /// Returns the regular expression of a share, without its bounds.
 pub(super) fn percent_pattern() -> String {
     "^[0-9]+%$".to_owned()
+}
+
+/// Returns the regular expression of a share in a time, without its bounds.
+pub(super) fn percent_rate_pattern() -> String {
+    format!("^[0-9]+%/({})$", names(&PERIODS))
 }
 
 fn scaled_pattern(units: &[(&str, u64)]) -> String {
@@ -93,6 +98,17 @@ pub(super) fn percent(text: &str) -> Result<u8, String> {
     let digits = text.strip_suffix('%').ok_or(FORM)?;
     let share = number(digits).ok_or(FORM)?.and_then(|share| u8::try_from(share).ok());
     share.filter(|share| *share <= 100).ok_or_else(|| "must be between 0% and 100%".to_owned())
+}
+
+/// Parses a share from 1 to 100 percent, and the time for it.
+pub(super) fn percent_rate(text: &str) -> Result<(u8, Duration), String> {
+    const FORM: &str = "expected a share and a period (s, m, h), as in \"5%/m\"";
+    let (share, period) = text.split_once('/').ok_or(FORM)?;
+    let (_, seconds) = PERIODS.iter().find(|(unit, _)| *unit == period).ok_or(FORM)?;
+    match percent(share)? {
+        0 => Err("the share must be between 1% and 100%".to_owned()),
+        share => Ok((share, Duration::from_secs(*seconds))),
+    }
 }
 
 /// Formats a duration in the largest unit that gives a whole number.
@@ -203,6 +219,21 @@ mod tests {
         for text in ["101%", "256%", "99999999999999999999%"] {
             assert_eq!(percent(text).unwrap_err(), "must be between 0% and 100%", "{text}");
         }
+    }
+
+    #[test]
+    fn percent_rates() {
+        let read = |text| percent_rate(text).map(|(share, period)| (share, period.as_secs()));
+        assert_eq!(read("5%/m"), Ok((5, 60)));
+        assert_eq!(read("100%/s"), Ok((100, 1)));
+        for text in ["", "5%", "5%/", "5%/d", "5%/m/s"] {
+            assert!(read(text).unwrap_err().starts_with("expected a share and a period"), "{text}");
+        }
+        for text in ["5/m", "/m", "-5%/m", "0.5%/m"] {
+            assert!(read(text).unwrap_err().starts_with("expected a whole number and a percent sign"), "{text}");
+        }
+        assert_eq!(read("0%/m").unwrap_err(), "the share must be between 1% and 100%");
+        assert_eq!(read("101%/m").unwrap_err(), "must be between 0% and 100%");
     }
 
     #[test]

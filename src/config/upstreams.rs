@@ -35,6 +35,8 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
+    let drain_rate = balance::drain_rate(section);
+    let rebalance = balance::rebalance(section, balance.as_ref());
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
@@ -49,6 +51,8 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
         response_timeout: response_timeout?,
         retries: retries?.value,
         max_pending_requests: max_pending_requests?.value,
+        drain_rate: drain_rate?,
+        rebalance: rebalance?,
         proxy_protocol: proxy_protocol?.value,
         title_case_headers: title_case_headers?.value,
     })

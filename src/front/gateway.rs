@@ -121,6 +121,7 @@ impl Gateway {
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.process.events.set_generation(snapshot.generation());
         self.snapshot.store(snapshot);
+        self.snapshot.load().pools().for_each(|pool| pool.begin_use());
         self.retain_used();
     }
 

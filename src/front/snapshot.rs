@@ -143,6 +143,16 @@ impl Snapshot {
         self.pools.values()
     }
 
+    /// Returns the pool of an upstream.
+    pub fn pool(&self, upstream: &str) -> Option<&Arc<Pool>> {
+        self.pools.get(upstream)
+    }
+
+    /// Whether an upstream has a server of this name.
+    pub fn has_server(&self, upstream: &str, server: &str) -> bool {
+        self.pool(upstream).is_some_and(|pool| pool.servers().any(|own| **own.name() == *server))
+    }
+
     /// Returns the forward authentication sections, by name.
     pub fn forward_auths(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<ForwardAuth>)> {
         self.auths.iter().filter_map(|(name, method)| match &method.kind {

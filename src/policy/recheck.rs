@@ -43,7 +43,10 @@ pub enum Recheck {
     Expired(Terms),
     /// The session is not admitted any more, for this reason.
     Rejected(Rejection),
-    /// The session has no route or no server any more.
+    /// The session is admitted, and its server is not in the pool of its upstream any more. It has these terms until the
+    /// drain of the server ends it.
+    Unserved(Terms),
+    /// The session has no route any more.
     Removed(Removed, OnRemoved),
 }
 
@@ -96,8 +99,6 @@ pub enum Removed {
     Path,
     /// Its route leads to another upstream.
     Upstream,
-    /// Its upstream has its server no more.
-    Server,
 }
 
 impl Removed {
@@ -108,7 +109,6 @@ impl Removed {
             Self::Host => "host_changed",
             Self::Path => "path_changed",
             Self::Upstream => "upstream_changed",
-            Self::Server => "server_removed",
         }
     }
 }
@@ -124,15 +124,19 @@ impl Policy {
         if Arc::ptr_eq(route, before) {
             return Recheck::Unchanged;
         }
-        let params = match remains(route, session) {
-            Ok(params) => params,
+        let (params, is_served) = match remains(route, session) {
+            Ok(remains) => remains,
             Err(removed) => return Recheck::Removed(removed, route.config.on_removed),
         };
         let admitted = admits(route, session.grant, params.as_ref().unwrap_or(&session.grant.params), now);
         match admitted {
             Ok(verified) => {
                 let terms = self.terms(route, session, verified.as_ref(), now);
-                if terms.has_expired(now) { Recheck::Expired(terms) } else { Recheck::Admitted(terms) }
+                match (terms.has_expired(now), is_served) {
+                    (true, _) => Recheck::Expired(terms),
+                    (false, true) => Recheck::Admitted(terms),
+                    (false, false) => Recheck::Unserved(terms),
+                }
             }
             Err(rejection) => Recheck::Rejected(rejection),
         }
@@ -179,9 +183,9 @@ pub(super) fn params(route: &Route, session: &OpenSession<'_>) -> Result<Option<
     }
 }
 
-/// Whether the route still serves the request of the session on the same server. Returns the values of placeholders, as
-/// [`params`] does.
-fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, Removed> {
+/// Whether the route still serves the request of the session on the same upstream. Returns the values of placeholders, as
+/// [`params`] does, and whether the upstream has the server of the session.
+fn remains(route: &Route, session: &OpenSession<'_>) -> Result<(Option<Params>, bool), Removed> {
     let (config, before) = (&route.config, &session.route.config);
     if config.host != before.host && !config.host.matches(&session.grant.host) {
         return Err(Removed::Host);
@@ -191,10 +195,7 @@ fn remains(route: &Route, session: &OpenSession<'_>) -> Result<Option<Params>, R
         return Err(Removed::Upstream);
     }
     let Target::Pool(pool) = &route.target else { return Err(Removed::Upstream) };
-    if !pool.servers().any(|server| **server.name() == *session.server) {
-        return Err(Removed::Server);
-    }
-    Ok(params)
+    Ok((params, pool.servers().any(|server| **server.name() == *session.server)))
 }
 
 /// Whether a later answer of the forward authentication service still admits a session: its subject is the same, and it

@@ -38,9 +38,25 @@ pub struct RecheckReport {
     pub rejected: Vec<(RequestId, Rejection)>,
     /// The sessions whose token has expired by their new terms, which end them at once.
     pub expired: Vec<RequestId>,
-    /// The sessions that lost their route or their server, each with what it lost.
+    /// The sessions that lost their route, each with what it lost.
     pub removed: Vec<(RequestId, Removed, OnRemoved)>,
+    /// The sessions whose server is not in the pool of their upstream any more. They got their new terms.
+    pub unserved: Vec<Unserved>,
 }
+
+/// A session whose server is not in the pool of its upstream any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unserved {
+    /// Its id.
+    pub id: RequestId,
+    /// The name of its upstream.
+    pub upstream: Arc<str>,
+    /// The name of its server.
+    pub server: Arc<str>,
+}
+
+/// The cause of these sessions in logs and reports.
+const SERVER_REMOVED: &str = "server_removed";
 
 impl RecheckReport {
     /// Returns the number of sessions that end, by cause.
@@ -48,13 +64,15 @@ impl RecheckReport {
         let mut counts = BTreeMap::<&'static str, usize>::new();
         let rejected = self.rejected.iter().map(|(_, rejection)| rejection.label());
         let expired = self.expired.iter().map(|_| CloseReason::TokenExpired.label());
-        for cause in rejected.chain(expired).chain(self.removed.iter().map(|(_, removed, _)| removed.label())) {
+        let removed = self.removed.iter().map(|(_, removed, _)| removed.label());
+        let unserved = self.unserved.iter().map(|_| SERVER_REMOVED);
+        for cause in rejected.chain(expired).chain(removed).chain(unserved) {
             *counts.entry(cause).or_default() += 1;
         }
         counts.into_iter().collect()
     }
 
-    /// Returns why the only session that was checked ends, if it does.
+    /// Returns why the only session that was checked is not admitted, if it is not.
     fn cause(&self) -> Option<CloseReason> {
         let rejected = self.rejected.first().map(|(_, rejection)| CloseReason::NotAdmitted((*rejection).into()));
         rejected.or_else(|| self.removed.first().map(|_| CloseReason::Removed))
@@ -67,6 +85,7 @@ impl RecheckReport {
         self.rejected.extend(other.rejected);
         self.expired.extend(other.expired);
         self.removed.extend(other.removed);
+        self.unserved.extend(other.unserved);
     }
 }
 
@@ -84,13 +103,14 @@ pub async fn recheck_all(registry: &Registry, policy: &Policy, mode: RecheckMode
     report
 }
 
-/// Checks one session, and ends it at once if it is not admitted. This is for a session that was admitted by an older
-/// snapshot, and registered after the sessions were checked against the newer one.
+/// Checks one session, and ends it at once if it is not admitted, or its server has left the pool. This is for a session
+/// that was admitted by an older snapshot, and registered after the sessions were checked against the newer one.
 pub fn recheck_late(registry: &Registry, key: usize, policy: &Policy) {
     let Some(session) = registry.get(key) else { return };
     let mut report = RecheckReport::default();
     recheck(registry, key, &session, policy, RecheckMode::Apply, &mut report);
-    let Some(cause) = report.cause() else { return };
+    let unserved = || report.unserved.first().map(|_| CloseReason::ServerDrain);
+    let Some(cause) = report.cause().or_else(unserved) else { return };
     // The session was registered just now, so it has no other commands.
     let _ = registry.deliver_to(key, Command::Revoke(cause));
 }
@@ -149,6 +169,13 @@ fn recheck(
         }
         Recheck::Expired(terms) => {
             report.expired.push(facts.request_id);
+            if mode == RecheckMode::Apply {
+                registry.set_terms(key, terms);
+            }
+        }
+        Recheck::Unserved(terms) => {
+            let (upstream, server) = (Arc::clone(&facts.upstream), Arc::clone(&facts.server));
+            report.unserved.push(Unserved { id: facts.request_id, upstream, server });
             if mode == RecheckMode::Apply {
                 registry.set_terms(key, terms);
             }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::read::FRAMES_PER_CLOCK;
 use super::registry::SessionContext;
 use super::*;
-use crate::balance::{Balance, HealthConfig, Pool, UpstreamConfig};
+use crate::balance::{Balance, ClosingRate, HealthConfig, Pool, UpstreamConfig};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::expiry::Expiry;
@@ -218,6 +218,8 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         response_timeout: SHORT,
         retries: 0,
         max_pending_requests: 1,
+        drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
+        rebalance: None,
         proxy_protocol: false,
         title_case_headers: false,
     };

@@ -15,7 +15,7 @@ use super::revoke::Sweep;
 use crate::policy::admission::Policy;
 use crate::policy::refresh::Renewal;
 use crate::policy::session_slots::SessionId;
-use crate::session::Message;
+use crate::session::{CloseReason, Message};
 use crate::telemetry::request::RequestId;
 
 /// The pause before a session with too many pending commands gets a command again, and the number of attempts.
@@ -64,6 +64,8 @@ pub enum BulkCommand {
     Describe(mpsc::Sender<SessionInfo>),
     /// Sends a message to each client.
     Send(Message),
+    /// Ends each session for this reason, even if it has too many pending commands.
+    End(CloseReason),
 }
 
 impl Workers {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::closings::{close_all, schedule};
 use super::descriptors::fit_descriptors;
 use super::error::ServeError;
 use super::files::{FilesInUse, Refreshed, Unusable};
@@ -18,15 +18,9 @@ use super::restart::{adopt_fixed, needs_restart};
 use crate::config::{self, Checked, Config, Disk, ListenAddress, Report};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
-use crate::policy::quota::Rate;
-use crate::policy::route::OnRemoved;
 use crate::relay::recheck::{EndCondition, RecheckMode, RecheckReport};
-use crate::relay::registry::Command;
-use crate::relay::workers::Workers;
 use crate::runtime::clock;
-use crate::runtime::lifecycle::close_interval;
 use crate::runtime::tasks::Tasks;
-use crate::session::{AdmissionRule, CloseReason};
 use crate::telemetry::log;
 use crate::telemetry::request::RequestId;
 
@@ -37,6 +31,9 @@ pub struct ReloadOptions {
     pub dry_run: bool,
     /// Whether more sessions than `recheck_max` may end.
     pub force: bool,
+    /// Whether the change comes from discovery: the sessions of servers that it removes do not count against
+    /// `recheck_max`, which guards against mistakes in the configuration.
+    pub is_discovery: bool,
 }
 
 /// The consequences of a reload.
@@ -241,13 +238,14 @@ impl Reloader {
                 return Err(ReloadError::Server(error));
             }
         };
-        let report = self.without_ending(self.recheck(&snapshot, RecheckMode::DryRun).await);
+        let earlier = self.gateway.snapshot();
+        let report = self.without_ending(self.recheck(&snapshot, RecheckMode::DryRun).await, &earlier);
         let before = self.listeners.addresses();
         let only_in = |these: &[_], others: &[_]| {
             these.iter().filter(|address| !others.contains(*address)).map(ToString::to_string).collect()
         };
         let mut summary = ReloadSummary {
-            generation: self.gateway.snapshot().generation(),
+            generation: earlier.generation(),
             applied: false,
             kept: report.kept,
             changed: report.changed,
@@ -257,7 +255,8 @@ impl Reloader {
             listeners_removed: only_in(&before, &addresses),
             warnings,
         };
-        summary.exceeds_percent = config.server.recheck_max_percent.filter(|percent| is_over(&summary, *percent));
+        let exempt = if options.is_discovery { report.unserved.len() } else { 0 };
+        summary.exceeds_percent = config.server.recheck_max_percent.filter(|max| is_over(&summary, exempt, *max));
         let refused = summary.exceeds_percent.filter(|_| !options.dry_run && !options.force);
         if options.dry_run || refused.is_some() {
             self.gateway.retain_used();
@@ -273,7 +272,7 @@ impl Reloader {
         // Sessions that began or ended since the first check are counted by the second one.
         summary.kept = report.kept;
         summary.changed = report.changed;
-        let new = self.without_ending(report.clone());
+        let new = self.without_ending(report.clone(), &earlier);
         summary.ended = new.by_cause();
         // Without a recheck, the closings of the reload before continue.
         if self.gateway.snapshot().rechecks_sessions() {
@@ -295,11 +294,13 @@ impl Reloader {
         }
     }
 
-    /// Leaves out the sessions that an earlier reload is ending already: they do not count as ended by this one.
-    fn without_ending(&self, mut report: RecheckReport) -> RecheckReport {
+    /// Leaves out the sessions that end already since an earlier reload: they do not count as ended by this one. `earlier`
+    /// is the snapshot before this reload.
+    fn without_ending(&self, mut report: RecheckReport, earlier: &Snapshot) -> RecheckReport {
         report.rejected.retain(|(id, _)| !self.ends.contains_key(id));
         report.expired.retain(|id| !self.ends.contains_key(id));
         report.removed.retain(|(id, ..)| !self.ends.contains_key(id));
+        report.unserved.retain(|session| earlier.has_server(&session.upstream, &session.server));
         report
     }
 
@@ -347,7 +348,7 @@ impl Reloader {
     }
 
     /// Closes the sessions that are not admitted at `recheck_rate`, and those that lost their route as the route
-    /// demands.
+    /// demands. Those of removed servers are closed by `draining`.
     ///
     /// A session that an earlier reload is ending keeps its time.
     fn end_sessions(&mut self, report: &RecheckReport) {
@@ -373,70 +374,11 @@ impl Reloader {
     }
 }
 
-/// A session that is closed, and the time at which it is.
-type Closing = (Instant, RequestId, CloseReason);
-
-/// The cause of a session that is checked again before it is closed, which finds its rule.
-const NOT_ADMITTED: CloseReason = CloseReason::NotAdmitted(AdmissionRule::Token);
-
-/// Returns the closings in the order of their times. A session with a time in `known` keeps it.
-fn schedule(
-    report: &RecheckReport,
-    known: &HashMap<RequestId, Instant>,
-    now: Instant,
-    rate: Rate,
-    drain_timeout: Duration,
-) -> Vec<Closing> {
-    let (mut closings, mut rejected, mut drained) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, _) in &report.rejected {
-        match known.get(id) {
-            Some(at) => closings.push((*at, *id, NOT_ADMITTED)),
-            None => rejected.push(*id),
-        }
-    }
-    let interval = rate.period.checked_div(rate.count.get()).unwrap_or_default();
-    // The rate holds for the sessions of several reloads together.
-    let last = closings.iter().map(|(at, ..)| later(*at, interval)).max();
-    closings.extend(paced(rejected, last.map_or(now, |last| last.max(now)), interval, NOT_ADMITTED));
-    for (id, _, on_removed) in &report.removed {
-        match (known.get(id), on_removed) {
-            (Some(at), OnRemoved::Drain) => closings.push((*at, *id, CloseReason::Removed)),
-            (None, OnRemoved::Drain) => drained.push(*id),
-            (_, OnRemoved::Close) => closings.push((now, *id, CloseReason::Removed)),
-        }
-    }
-    let interval = close_interval(drain_timeout, drained.len());
-    closings.extend(paced(drained, now, interval, CloseReason::Removed));
-    closings.sort_by_key(|(at, ..)| *at);
-    closings
-}
-
-fn paced(ids: Vec<RequestId>, start: Instant, interval: Duration, cause: CloseReason) -> impl Iterator<Item = Closing> {
-    (0..).zip(ids).map(move |(number, id)| (later(start, interval.saturating_mul(number)), id, cause))
-}
-
-/// Returns a later time. A time that no instant can represent is far in the future, when the sessions have ended.
-fn later(at: Instant, time: Duration) -> Instant {
-    at.checked_add(time).unwrap_or(at)
-}
-
-/// Closes each session at its time. One that is admitted then, because its client has renewed it, stays open.
-async fn close_all(workers: &Workers, closings: Vec<Closing>, not_admitted: &EndCondition) {
-    for (at, id, cause) in closings {
-        sleep_until(at).await;
-        if cause == NOT_ADMITTED {
-            workers.end_if(id, not_admitted).await;
-        } else {
-            workers.command_soon(id, Command::Revoke(cause)).await;
-        }
-    }
-}
-
-/// Whether more than this share of the sessions would end.
-fn is_over(summary: &ReloadSummary, max_percent: u8) -> bool {
+/// Whether more than this share of the sessions would end, without those that do not count.
+fn is_over(summary: &ReloadSummary, exempt: usize, max_percent: u8) -> bool {
     let ended = summary.ended_total();
     let all = ended.saturating_add(summary.kept).saturating_add(summary.changed);
-    ended.saturating_mul(100) > all.saturating_mul(usize::from(max_percent))
+    ended.saturating_sub(exempt).saturating_mul(100) > all.saturating_mul(usize::from(max_percent))
 }
 
 #[cfg(test)]

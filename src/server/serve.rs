@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::accept;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::fit_descriptors;
+use super::draining;
 use super::error::ServeError;
 use super::forward_recheck;
 use super::inherited::Inherited;
@@ -192,6 +193,7 @@ impl Server {
                 () = memory::watch(&gateway) => {}
                 () = forward_recheck::run(&gateway) => {}
                 () = key_loss::watch(&gateway) => {}
+                () = draining::run(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().expiries()) => {}
             }

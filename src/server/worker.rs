@@ -131,6 +131,10 @@ async fn deliver_each(ids: &HashSet<RequestId>, command: &BulkCommand, context: 
             let command = match command {
                 BulkCommand::Describe(reply) => Command::Describe(reply.clone()),
                 BulkCommand::Send(message) => Command::Send(message.clone()),
+                BulkCommand::End(cause) => {
+                    sessions.end(*key, *cause);
+                    continue;
+                }
             };
             if let Err(NotDelivered::Busy(Command::Send(_))) = sessions.deliver_to(*key, command) {
                 context.metrics().count_send_failure(&facts.route);

@@ -126,6 +126,10 @@ pub enum CloseReason {
     NotAdmitted(AdmissionRule),
     /// A changed configuration has no route or no server for the session any more.
     Removed,
+    /// Its server gets no new sessions, or is not in the pool of its upstream any more.
+    ServerDrain,
+    /// Its server had more sessions than its share.
+    Rebalance,
     /// The process cut the session off without waiting for the closing handshake.
     Aborted,
 }
@@ -151,6 +155,7 @@ impl CloseReason {
             | Self::Aborted
             | Self::Disconnected(Side::Client)
             | Self::WriteStall(Side::Client) => CloseCode::GOING_AWAY,
+            Self::ServerDrain | Self::Rebalance => CloseCode::SERVICE_RESTART,
             Self::Disconnected(Side::Upstream) | Self::WriteStall(Side::Upstream) => CloseCode::BAD_GATEWAY,
         }
     }
@@ -168,6 +173,8 @@ impl CloseReason {
             Self::Replaced => "replaced by a newer session",
             Self::NotAdmitted(_) => "no longer admitted",
             Self::Removed => "route removed",
+            Self::ServerDrain => "server drained",
+            Self::Rebalance => "rebalanced",
             Self::TokenExpired => "token expired",
             Self::MaxAge => "maximum session age",
             Self::IdleTimeout => "idle timeout",
@@ -205,6 +212,8 @@ impl CloseReason {
             Self::Replaced => "replaced",
             Self::NotAdmitted(_) => "not_admitted",
             Self::Removed => "removed",
+            Self::ServerDrain => "server_drained",
+            Self::Rebalance => "rebalanced",
             Self::Aborted => "cut",
         }
     }

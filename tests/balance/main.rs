@@ -11,14 +11,17 @@ mod plot;
 mod world;
 
 use harness::random::number_from_env;
-use tollgate::balance::{Balance, HashSource};
-use world::{Measured, SAMPLE_MS, World};
+use std::time::Duration;
+
+use tollgate::balance::{Balance, HashSource, Rebalance};
+use world::{Measured, Order, SAMPLE_MS, World};
 
 const SESSIONS: u64 = 100_000;
 const SERVERS: usize = 20;
 const MINUTE_MS: u64 = 60_000;
 /// The time within which clients connect again by themselves, and when the closes of their sessions are spread.
 const SPREADS_MS: [usize; 2] = [1_000, 10_000];
+const ORDERS: [Order; 3] = [Order::Oldest, Order::Random, Order::Youngest];
 const POLICIES: [&str; 3] = ["least_sessions", "round_robin", "hash"];
 
 fn balance(policy: &str) -> Balance {
@@ -48,6 +51,20 @@ fn scale_out(policy: &str) -> Measured {
     world.measured
 }
 
+/// The same, while overloaded servers shed 5 % of the sessions in a minute.
+fn scale_out_and_shed(policy: &str, order: Order) -> Measured {
+    let balance = balance(policy);
+    let rebalance = Rebalance { percent: 5, period: Duration::from_millis(MINUTE_MS) };
+    let mut world = World::new(seed(), &balance, SERVERS / 2, SESSIONS);
+    world.run_until(MINUTE_MS);
+    world.scale_to(&balance, SERVERS);
+    for minute in 1..60 {
+        world.rebalance(rebalance, order);
+        world.run_until((minute + 1) * MINUTE_MS);
+    }
+    world.measured
+}
+
 /// From the first minute on, one server after the other is down for 10 s, one a minute.
 fn rolling_restart(policy: &str, spread_ms: usize) -> Measured {
     let mut world = World::new(seed(), &balance(policy), SERVERS, SESSIONS);
@@ -73,11 +90,16 @@ fn outage(policy: &str, spread_ms: usize) -> Measured {
     world.measured
 }
 
-/// Returns the number of minutes until the fullest server stays below this multiple of the mean.
-fn minutes_until_below(measured: &Measured, bound: f64) -> Option<u64> {
+/// Returns the number of samples until the fullest server stays below this multiple of the mean.
+fn samples_until_below(measured: &Measured, bound: f64) -> Option<usize> {
     let values = &measured.max_over_mean;
     let last = values.iter().rposition(|value| *value >= bound).map_or(0, |last| last + 1);
-    (last < values.len()).then_some(last as u64 * SAMPLE_MS / MINUTE_MS)
+    (last < values.len()).then_some(last)
+}
+
+/// Returns the same in minutes.
+fn minutes_until_below(measured: &Measured, bound: f64) -> Option<u64> {
+    samples_until_below(measured, bound).map(|samples| samples as u64 * SAMPLE_MS / MINUTE_MS)
 }
 
 fn peak(measured: &Measured) -> f64 {
@@ -146,6 +168,49 @@ fn each_policy_spreads_long_sessions_as_documented() {
     }
     if is_default_seed() {
         check(&scaled, [&restarted, &paced], [&lost, &spread]);
+    }
+}
+
+#[test]
+fn rebalancing_by_the_oldest_sessions_interrupts_the_fewest_clients() {
+    println!(
+        "\n| policy | shed first | below 1.1 after | closed until then | closed in an hour | clients closed more than \
+         once | the most often | had lived, mean | would have lived on, mean |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    let runs = POLICIES[..2].iter().flat_map(|policy| ORDERS.map(|order| (*policy, order)));
+    let found: Vec<Measured> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            runs.clone().map(|(policy, order)| scope.spawn(move || scale_out_and_shed(policy, order))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for ((policy, order), measured) in runs.zip(&found) {
+        let samples = samples_until_below(measured, 1.1);
+        let (after, until) = samples.map_or(("not".to_owned(), measured.moved), |samples| {
+            (format!("{} s", (samples as u64 * SAMPLE_MS - MINUTE_MS) / 1000), measured.shed[samples])
+        });
+        let more = measured.shed_of.values().filter(|times| **times > 1).count();
+        let most = measured.shed_of.values().max().unwrap();
+        let mean = |sum: u64| sum / measured.moved / MINUTE_MS;
+        println!(
+            "| `{policy}` | {} | {after} | {until} | {} | {more} | {most} | {} min | {} min |",
+            format!("{order:?}").to_lowercase(),
+            measured.moved,
+            mean(measured.shed_age_ms),
+            mean(measured.shed_left_ms)
+        );
+    }
+    if is_default_seed() {
+        let [least, turns] = [&found[..3], &found[3..]];
+        let moved_again = |measured: &Measured| measured.shed_of.values().any(|times| *times > 1);
+        // The order makes no difference if the clients return to the new servers.
+        assert!(least.iter().all(|one| !moved_again(one) && one.moved.abs_diff(least[0].moved) < SESSIONS / 50));
+        assert!(least.iter().all(|one| minutes_until_below(one, 1.1).is_some_and(|minutes| minutes <= 8)));
+        // If some return to the old ones, those are the youngest there.
+        let [oldest, random, youngest] = turns else { panic!("{}", turns.len()) };
+        assert!(!moved_again(oldest) && moved_again(random) && moved_again(youngest));
+        assert!(oldest.moved < random.moved && random.moved < youngest.moved);
+        assert!(minutes_until_below(oldest, 1.1).is_some() && minutes_until_below(youngest, 1.1).is_none());
     }
 }
 

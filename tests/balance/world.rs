@@ -2,11 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use tollgate::balance::hash::TextHash;
+use tollgate::balance::rebalance::{is_above_share, plan};
 use tollgate::balance::{
-    Attempt, Balance, Failure, HealthConfig, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig,
+    Attempt, Balance, ClosingRate, Failure, HealthConfig, Pool, Rebalance, Server, ServerAddress, ServerConfig,
+    ServerSession, UpstreamConfig,
 };
 
 use crate::harness::random::Random;
@@ -36,14 +39,26 @@ enum Event {
     },
     /// A session ends.
     End(u64),
+    /// The rebalancing closes a session, if its server still has more than its share.
+    Shed(u64),
     Sample,
 }
 
 struct Open {
     client: u64,
     server: usize,
+    /// When it began; before the start of the run for those that are open then.
+    began_at: i64,
     ends_at: u64,
     _session: ServerSession,
+}
+
+/// The sessions that a server sheds first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Youngest,
+    Oldest,
+    Random,
 }
 
 /// What a run has measured.
@@ -59,6 +74,13 @@ pub struct Measured {
     pub peak_reconnects: u64,
     /// The most sessions that one server accepted in one second.
     pub peak_at_one: u64,
+    /// The sessions that the rebalancing closed, by sample.
+    pub shed: Vec<u64>,
+    /// How long the sessions that it closed had been open, and how long they would have lived on, in milliseconds.
+    pub shed_age_ms: u64,
+    pub shed_left_ms: u64,
+    /// How often it closed each client's session.
+    pub shed_of: HashMap<u64, u64>,
 }
 
 /// A pool and everything around it.
@@ -99,9 +121,16 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
+        rebalance: None,
         proxy_protocol: false,
         title_case_headers: false,
     }
+}
+
+/// Returns the number of a server, from 0.
+fn index(server: &Server) -> usize {
+    server.name().rsplit(':').next().unwrap().parse::<usize>().unwrap() - 1
 }
 
 /// Returns a sample of a bounded Pareto distribution.
@@ -135,6 +164,7 @@ impl World {
             let left = world.random.below(life as usize + 1) as u64;
             let client = world.random.next();
             world.connect(client, left);
+            world.last_opened().began_at = left as i64 - life as i64;
         }
         world.measured = Measured::default();
         world.second.2.fill(0);
@@ -169,6 +199,49 @@ impl World {
         servers.for_each(|server| self.runs[server] = true);
     }
 
+    /// Plans a minute of rebalancing, as the process does, and spreads its closings over it.
+    pub fn rebalance(&mut self, rebalance: Rebalance, order: Order) {
+        let (servers, loads): (Vec<_>, Vec<_>) = self.pool.loads(self.now_ms).into_iter().unzip();
+        let shed = plan(&loads, rebalance.budget(self.sessions.len() as u64));
+        let shed: Vec<(usize, u64)> = servers.into_iter().map(index).zip(shed).collect();
+        let mut all: Vec<(i64, u64, usize)> =
+            self.sessions.iter().map(|(number, open)| (open.began_at, *number, open.server)).collect();
+        all.sort_unstable();
+        match order {
+            Order::Oldest => {}
+            Order::Youngest => all.reverse(),
+            Order::Random => {
+                for last in (1..all.len()).rev() {
+                    let other = self.random.below(last + 1);
+                    all.swap(last, other);
+                }
+            }
+        }
+        for (server, count) in shed {
+            let own = all.iter().filter(|(_, _, own)| *own == server).take(count as usize);
+            for (_, number, _) in own.copied().collect::<Vec<_>>() {
+                let at = self.now_ms + self.random.below(rebalance.period.as_millis() as usize) as u64;
+                self.push(at, Event::Shed(number));
+            }
+        }
+    }
+
+    fn shed(&mut self, number: u64) {
+        let (servers, loads): (Vec<_>, Vec<_>) = self.pool.loads(self.now_ms).into_iter().unzip();
+        let above = servers.into_iter().map(index).zip(is_above_share(&loads));
+        let above: Vec<usize> = above.filter(|(_, is)| *is).map(|(server, _)| server).collect();
+        if !self.sessions.get(&number).is_some_and(|open| above.contains(&open.server)) {
+            return;
+        }
+        let open = self.sessions.remove(&number).unwrap();
+        self.measured.moved += 1;
+        self.measured.shed_age_ms += (self.now_ms as i64 - open.began_at) as u64;
+        self.measured.shed_left_ms += open.ends_at - self.now_ms;
+        *self.measured.shed_of.entry(open.client).or_default() += 1;
+        let at = self.now_ms + self.random.below(1_000) as u64;
+        self.push(at, Event::Reconnect { client: open.client, ends_at: open.ends_at });
+    }
+
     /// Lets the time pass until then.
     pub fn run_until(&mut self, until_ms: u64) {
         while self.events.peek().is_some_and(|Reverse((at, ..))| *at < until_ms) {
@@ -192,6 +265,7 @@ impl World {
                     self.connect(client, ends_at);
                 }
                 Event::End(number) => drop(self.sessions.remove(&number)),
+                Event::Shed(number) => self.shed(number),
                 Event::Sample => {
                     self.sample();
                     self.push(at + SAMPLE_MS, Event::Sample);
@@ -208,7 +282,7 @@ impl World {
         while attempt.tried() < TRIES
             && let Ok(picked) = self.pool.choose(&mut attempt, self.now_ms)
         {
-            let server: usize = picked.server.name().rsplit(':').next().unwrap().parse::<usize>().unwrap() - 1;
+            let server = index(picked.server);
             if !self.runs[server] {
                 self.pool.failed(picked.server, Failure::Connect, self.now_ms, || true);
                 continue;
@@ -219,7 +293,8 @@ impl World {
             self.measured.peak_at_one = self.measured.peak_at_one.max(self.second.2[server]);
             self.numbers += 1;
             let number = self.numbers;
-            self.sessions.insert(number, Open { client, server, ends_at, _session: picked.session });
+            let began_at = self.now_ms as i64;
+            self.sessions.insert(number, Open { client, server, began_at, ends_at, _session: picked.session });
             self.push(ends_at, Event::End(number));
             return;
         }
@@ -228,7 +303,14 @@ impl World {
         self.push(at, Event::Reconnect { client, ends_at });
     }
 
+    fn last_opened(&mut self) -> &mut Open {
+        // The event of its end took the number after it.
+        let number = self.numbers - 1;
+        self.sessions.get_mut(&number).unwrap()
+    }
+
     fn sample(&mut self) {
+        self.measured.shed.push(self.measured.shed_of.values().sum());
         let running = self.pool.servers().zip(&self.runs).filter(|(_, runs)| **runs);
         let counts: Vec<f64> = running.map(|(server, _)| f64::from(server.sessions())).collect();
         let mean = counts.iter().sum::<f64>() / counts.len() as f64;

@@ -164,6 +164,18 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             let case = ours(reload, 1001, "route removed");
             vec![Case { setup: case.setup.server("recheck_max = \"off\""), ..case }]
         }
+        CloseReason::ServerDrain => {
+            // Where `server` stands in the setup, the address is that of the upstream.
+            let drains = |text: String| {
+                let address = text.split("servers = [\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+                let drained = format!("servers = [{{ address = {address:?}, drain = true }}]");
+                text.replace(&format!("servers = [{address:?}]"), &drained)
+            };
+            let reload = move |_: &mut Session, gate: &Gate| drop(gate.reload(drains));
+            vec![ours(reload, 1012, "server drained")]
+        }
+        // `draining` has the case, which needs two servers.
+        CloseReason::Rebalance => vec![],
         CloseReason::Aborted => vec![case(
             |session, gate| {
                 gate.drain();
@@ -444,6 +456,8 @@ fn every_other_cause_ends_the_session_as_specified() {
         Replaced,
         NotAdmitted([CloseReason::NotAdmitted(AdmissionRule::Address)]),
         Removed,
+        ServerDrain,
+        Rebalance,
         Aborted,
     }));
 }

@@ -17,6 +17,7 @@ mod requests;
 mod closes;
 mod closing;
 mod deadlines;
+mod draining;
 mod ending;
 mod expiry;
 mod passing;

@@ -158,7 +158,7 @@ fn the_sessions_of_a_removed_server_drain() {
     let mut session = open(&gate, &upstream);
     let (from, to) = (upstream.address().to_string(), other.address().to_string());
     gate.reload(|text| text.replace(&from, &to));
-    assert_eq!(session.client.expect_close(1001), "route removed");
+    assert_eq!(session.client.expect_close(1012), "server drained");
     Session::open(&gate, &other).close();
 }
 

@@ -1,11 +1,12 @@
 //! The choice of a server by each policy, with few and with many servers, as cases.
 
 use std::hint::black_box;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tollgate::balance::hash::TextHash;
 use tollgate::balance::{
-    Attempt, Balance, HashSource, HealthConfig, Pool, ServerAddress, ServerSession, UpstreamConfig,
+    Attempt, Balance, ClosingRate, HashSource, HealthConfig, Pool, ServerAddress, ServerSession, UpstreamConfig,
 };
 
 use super::cases::Run;
@@ -34,6 +35,8 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
+        rebalance: None,
         proxy_protocol: false,
         title_case_headers: false,
     };

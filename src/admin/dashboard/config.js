@@ -63,7 +63,12 @@ function listenersSection() {
 function configView() {
   const listeners = listenersSection();
   const parts = {
-    upstreams: blockSection('Upstreams', ({ name }) => name, upstreamBlock, 'No upstream is configured.'),
+    upstreams: blockSection(
+      'Upstreams',
+      ({ name }) => name,
+      (upstream) => upstreamBlock(upstream, () => load.now()),
+      'No upstream is configured.',
+    ),
     routes: blockSection('Routes', ({ name }) => name, routeBlock, 'No route is configured.'),
     auths: blockSection('Auth sections', ({ name }) => name, authBlock, 'No auth section is configured.'),
   };

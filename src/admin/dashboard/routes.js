@@ -4,33 +4,6 @@ const lineNote = (line) => (isNumber(line) ? h('span.line', `line ${line}`) : nu
 const codeList = (values) =>
   values?.length ? values.map((value, index) => [index ? ', ' : '', h('code', value)]) : 'none';
 
-const SERVER_COLUMNS = [
-  {
-    label: 'Server',
-    href: ({ upstream, address }) => `#/sessions?${new URLSearchParams({ upstream, server: address })}`,
-    text: ({ address }) => address,
-  },
-  { label: 'State', kind: 'state', text: () => '', node: ({ state: own }, old) => stateTag(own, old) },
-  { label: 'Sessions', kind: 'value', text: ({ sessions }) => count(sessions), value: ({ sessions }) => sessions },
-  { label: 'Weight', kind: 'value', text: ({ weight }) => count(weight), value: ({ weight }) => weight },
-  {
-    label: 'Failed connects',
-    kind: 'value',
-    text: ({ connect_failures: failures }) => count(failures),
-    value: ({ connect_failures: failures }) => failures,
-  },
-];
-
-/** The states that are good or bad; a server that drains or is full is neither. */
-const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad' };
-
-function stateTag(own, old) {
-  const tag = old ?? h('span.tag');
-  setText(tag, own);
-  tag.className = `tag ${STATE_CLASSES[own] ?? ''}`;
-  return tag;
-}
-
 /** Whether a route is not of the file: that of the demo's page. */
 const isBuiltIn = ({ line, settings, upstream }) => line === null && !settings.length && upstream === null;
 
@@ -77,11 +50,12 @@ function settingTable(name, settings) {
   return table.element;
 }
 
-function upstreamBlock(upstream) {
+/** `onDone()` follows a change of one of its servers. */
+function upstreamBlock(upstream, onDone) {
   const live = liveTerms();
   const table = createTable({
     caption: `Servers of ${upstream.name}`,
-    columns: SERVER_COLUMNS,
+    columns: serverColumns(onDone),
     keyOf: ({ address }) => address,
   });
   const element = block(

@@ -61,7 +61,9 @@ const ENDS = {
   revoked: 'revoked',
   replaced: 'replaced by a newer session',
   not_admitted: 'no longer admitted after a reload',
-  removed: 'route or server removed',
+  removed: 'route removed',
+  server_drained: 'server drained or removed',
+  rebalanced: 'moved from an overloaded server',
   cut: 'cut off',
 };
 

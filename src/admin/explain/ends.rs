@@ -29,6 +29,8 @@ fn explain(outcome: Outcome, reason: &str, facts: &Facts<'_>) -> Words {
         CloseReason::Replaced => replaced(facts),
         CloseReason::NotAdmitted(rule) => not_admitted(rule, facts),
         CloseReason::Removed => removed(facts),
+        CloseReason::ServerDrain => server_drained(facts),
+        CloseReason::Rebalance => rebalanced(facts),
         CloseReason::Aborted => aborted(),
     }
 }
@@ -260,13 +262,36 @@ fn not_admitted(rule: AdmissionRule, facts: &Facts<'_>) -> Words {
 
 fn removed(facts: &Facts<'_>) -> Words {
     words(
-        format!(
-            "A reload removed {}, changed its host, its path or its upstream, or removed the server of the session.",
-            facts.the_route()
-        ),
+        format!("A reload removed {}, or changed its host, its path or its upstream.", facts.the_route()),
         "Nothing has to change if that was intended: the client has to connect again. `on_removed` sets whether such \
          sessions end at once or over `drain_timeout`, and `on_reload = \"keep\"` lets a reload end none.",
         &[keys::ON_REMOVED, keys::ON_RELOAD, keys::DRAIN_TIMEOUT],
+    )
+}
+
+fn server_drained(facts: &Facts<'_>) -> Words {
+    words(
+        sentence(format!(
+            "{} gets no new sessions, because the configuration or an operator drains it, or is not in the pool of its \
+             upstream any more, and its open sessions are closed with 1012.",
+            facts.the_server()
+        )),
+        "Nothing has to change if that was intended: the client connects again, and another server gets its session. \
+         `drain_rate` sets how many of them are closed in a second, and `tollgate upstreams undrain` stops it.",
+        &[keys::SERVERS, keys::SERVER_DRAIN, keys::DRAIN_RATE],
+    )
+}
+
+fn rebalanced(facts: &Facts<'_>) -> Words {
+    words(
+        sentence(format!(
+            "{} had more than its share of the sessions of its upstream while others had fewer, and `rebalance` moves a \
+             part of them.",
+            facts.the_server()
+        )),
+        "Nothing has to change: the client connects again, and a server with fewer sessions gets it. A lower \
+         `rebalance` moves fewer sessions at a time, and \"off\" none.",
+        &[keys::REBALANCE, keys::SERVER_WEIGHT],
     )
 }
 

@@ -200,6 +200,8 @@ fn causes() -> Vec<CloseReason> {
         Replaced,
         NotAdmitted = AdmissionRule::ALL.map(CloseReason::NotAdmitted),
         Removed,
+        ServerDrain,
+        Rebalance,
         Aborted,
     })
 }

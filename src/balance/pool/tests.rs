@@ -1,5 +1,6 @@
-use super::super::tests::{choose, choose_at, config, pool, server, weighted};
-use super::super::{Balance, NoServer};
+use super::super::hash::TextHash;
+use super::super::tests::{choose, choose_at, config, pool, port, server, weighted};
+use super::super::{Attempt, Balance, NoServer, OperatorState};
 use super::*;
 
 #[test]
@@ -65,9 +66,6 @@ fn new_servers_start_slowly() {
         config(Balance::LeastSessions, vec![server(1), server(2), draining(3), server(4)]),
         before.started + std::time::Duration::from_secs(60),
     );
-    let labels = |pool: &Pool, now_ms| -> Vec<_> {
-        pool.servers().map(|server| pool.condition(server, now_ms).label()).collect()
-    };
     assert_eq!(labels(&before, 60_000), ["up", "draining", "draining"]);
     assert_eq!(labels(&after, 60_000), ["up", "slow start", "draining", "slow start"]);
     assert_eq!(labels(&after, 90_000), ["up", "up", "draining", "up"]);
@@ -117,4 +115,88 @@ fn servers_that_drain_do_not_count_in_eject_max() {
     let after = before.replace(config(Balance::LeastSessions, servers), before.started);
     assert!(fail(&after, 1));
     assert!(!fail(&after, 2), "of two servers that do not drain one is ejected");
+}
+
+fn labels(pool: &Pool, now_ms: u64) -> Vec<&'static str> {
+    pool.servers().map(|server| pool.condition(server, now_ms).label()).collect()
+}
+
+#[test]
+fn an_operator_drains_a_server_which_then_starts_slowly() {
+    let pool = pool(Balance::LeastSessions, weighted(&[1, 1, 1]));
+    let at = |seconds| pool.started + std::time::Duration::from_secs(seconds);
+    let set = |index: usize, state, seconds| {
+        let change = ServerChange { state: Some(state), weight: None };
+        pool.change_server(&pool.servers[index], change, at(seconds));
+    };
+    set(0, OperatorState::Drain, 1);
+    set(1, OperatorState::Down, 1);
+    assert_eq!(labels(&pool, 1000), ["draining", "down", "up"]);
+    let sessions: Vec<_> = (0..3).map(|random| choose_at(&pool, random, 1000).unwrap().0).collect();
+    assert_eq!(sessions, [3, 3, 3]);
+    assert_eq!(pool.loads(1000).iter().map(|(server, _)| port(server.name())).collect::<Vec<_>>(), [3]);
+    set(0, OperatorState::Ready, 2);
+    set(1, OperatorState::Ready, 2);
+    set(2, OperatorState::Ready, 2);
+    assert_eq!(labels(&pool, 2000), ["slow start", "slow start", "up"]);
+    assert_eq!(labels(&pool, 32_000), ["up", "up", "up"]);
+}
+
+/// The state that an operator gave a server survives reloads, until one changes this setting or removes the server.
+#[test]
+fn an_override_lasts_until_the_configuration_changes() {
+    let first = pool(Balance::LeastSessions, weighted(&[1, 1]));
+    let both = ServerChange { state: Some(OperatorState::Drain), weight: 9.try_into().ok() };
+    let (_, session) = choose(&first, 0).unwrap();
+    let index = first.servers.iter().position(|server| session.is_of(server)).unwrap();
+    first.change_server(&first.servers[index], both, first.started);
+    let next = |pool: &Pool, servers: Vec<ServerConfig>| {
+        let next = pool.replace(config(Balance::LeastSessions, servers), pool.started);
+        next.begin_use();
+        next
+    };
+    let shown = |pool: &Pool| (pool.servers[index].drains(), pool.servers[index].weight());
+    let second = next(&first, weighted(&[1, 1, 1]));
+    assert_eq!(shown(&second), (true, 9));
+    let mut changed = weighted(&[1, 1, 1]);
+    changed[index].weight = 2.try_into().unwrap();
+    let third = next(&second, changed.clone());
+    assert_eq!(shown(&third), (true, 2));
+    // A pool that was built and is not used, as in a dry run, ends nothing.
+    let unused = third.replace(config(Balance::LeastSessions, weighted(&[7, 7])), third.started);
+    drop(unused);
+    assert_eq!(shown(&next(&third, changed.clone())), (true, 2));
+    let without: Vec<_> = changed.iter().filter(|server| server.address != changed[index].address).cloned().collect();
+    let fourth = next(&third, without);
+    assert_eq!(fourth.removed().map(|(name, sessions)| (port(&name), sessions)).collect::<Vec<_>>(), [(index + 1, 1)]);
+    let fifth = next(&fourth, changed);
+    assert_eq!((shown(&fifth), fifth.servers[index].sessions()), ((false, 2), 1));
+    drop(session);
+    assert_eq!(fourth.removed().count(), 0);
+}
+
+/// All choices follow the weight of an operator, also the draw of two from many servers.
+#[test]
+fn the_weight_of_an_operator_changes_each_choice() {
+    let heavy = ServerChange { state: None, weight: 500.try_into().ok() };
+    for (balance, count) in [(Balance::LeastSessions, 3), (Balance::LeastSessions, 40), (Balance::RoundRobin, 3)] {
+        let pool = pool(balance, weighted(&vec![1; count]));
+        pool.change_server(&pool.servers[1], heavy, pool.started);
+        let sessions: Vec<_> = (0..100).map(|random| choose(&pool, random).unwrap()).collect();
+        let own = sessions.iter().filter(|(port, _)| *port == 2).count();
+        assert!(own > 80, "{own} of 100 with {count} servers");
+    }
+    let balance = Balance::Hash(super::super::HashSource::Subject);
+    let pool = pool(balance, weighted(&[1, 1, 1]));
+    let of_second = || {
+        let keys = (0..300_u32).map(|number| TextHash::of(&number.to_be_bytes()));
+        keys.filter(|key| {
+            let mut attempt = Attempt::new(Some(*key), 0);
+            port(pool.choose(&mut attempt, 0).unwrap().server.name()) == 2
+        })
+        .count()
+    };
+    assert!((70..130).contains(&of_second()), "a third");
+    pool.change_server(&pool.servers[1], heavy, pool.started);
+    assert!(of_second() > 280);
 }

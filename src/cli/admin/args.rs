@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::cli::config_file::ConfigFile;
 
@@ -163,6 +163,41 @@ pub struct Revoke {
     /// Remove the revocation with this id, so that its tokens are valid again
     #[arg(long, value_name = "ID", conflicts_with = "auth")]
     pub remove: Option<String>,
+}
+
+/// The arguments of `upstreams`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub struct Upstreams {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The change; without one the upstreams are listed
+    #[command(subcommand)]
+    pub change: Option<UpstreamsChange>,
+}
+
+/// The changes of `upstreams`.
+#[derive(Debug, Subcommand)]
+pub enum UpstreamsChange {
+    /// Give a server no new sessions, and close the open ones with 1012 at `drain_rate`
+    Drain(ServerArguments),
+    /// Give a server new sessions again, even if the configuration drains it, and close no more of the open ones
+    Undrain(ServerArguments),
+}
+
+/// The server that a command changes.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The name of the upstream
+    #[arg(value_name = "NAME")]
+    pub upstream: String,
+    /// The address of the server, as the configuration has it
+    #[arg(value_name = "SERVER")]
+    pub server: String,
 }
 
 /// The arguments of `tap`.

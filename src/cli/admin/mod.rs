@@ -10,6 +10,7 @@ pub mod status;
 pub mod sessions;
 pub mod kick;
 pub mod send;
+pub mod upstreams;
 pub mod tap;
 pub mod reload;
 pub mod revoke;

@@ -1,10 +1,16 @@
 //! Tests of `reload`: the times at which sessions are closed, and the limit on their number.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
+use super::super::closings::{Closing, NOT_ADMITTED};
 use super::*;
+use crate::policy::quota::Rate;
 use crate::policy::recheck::Removed;
 use crate::policy::rejection::Rejection;
+use crate::policy::route::OnRemoved;
+use crate::relay::recheck::Unserved;
+use crate::session::CloseReason;
 
 fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
     let removed = |on_removed| move |id| (RequestId(id), Removed::Route, on_removed);
@@ -15,6 +21,7 @@ fn report(rejected: u128, drained: u128, closed: u128) -> RecheckReport {
         rejected: (0..rejected).map(|id| (RequestId(id), Rejection::Claims)).collect(),
         expired: Vec::new(),
         removed: drained.chain((2000..2000 + closed).map(removed(OnRemoved::Close))).collect(),
+        unserved: Vec::new(),
     }
 }
 
@@ -67,14 +74,18 @@ fn the_share_of_ended_sessions_is_limited() {
         listeners_removed: Vec::new(),
         warnings: Vec::new(),
     };
-    assert!(!is_over(&summary(20), 20) && is_over(&summary(21), 20));
-    assert!(!is_over(&summary(0), 0) && is_over(&summary(1), 0));
-    assert!(!is_over(&summary(1000), 100));
+    assert!(!is_over(&summary(20), 0, 20) && is_over(&summary(21), 0, 20));
+    assert!(!is_over(&summary(0), 0, 0) && is_over(&summary(1), 0, 0));
+    assert!(!is_over(&summary(1000), 0, 100));
+    // Discovery may remove servers.
+    assert!(!is_over(&summary(50), 50, 0) && !is_over(&summary(70), 40, 20) && is_over(&summary(71), 40, 20));
     let error = ReloadError::TooMany { summary: summary(21), max_percent: 20 };
     assert_eq!(error.to_string(), "21 of 101 sessions would end, and recheck_max is 20%: --force permits it");
 }
 
 #[test]
 fn causes_are_counted() {
-    assert_eq!(report(2, 1, 2).by_cause(), [("claims", 2), ("route_removed", 3)]);
+    let unserved = |id| Unserved { id: RequestId(id), upstream: "chat".into(), server: "a:1".into() };
+    let report = RecheckReport { unserved: (0..4).map(unserved).collect(), ..report(2, 1, 2) };
+    assert_eq!(report.by_cause(), [("claims", 2), ("route_removed", 3), ("server_removed", 4)]);
 }

@@ -119,7 +119,7 @@ impl ServerGauges {
             upstream: Arc::clone(&pool.config().name),
             server: Arc::clone(server.name()),
             connect_failures: server.connect_failures(),
-            healthy: server.config().drain || server.health().is_healthy(),
+            healthy: server.drains() || server.health().is_healthy(),
         })
     }
 }

@@ -36,7 +36,7 @@ pub fn code(outcome: &Outcome) -> usize {
 }
 
 /// The values of `cause` of an ended session: those of [`CloseReason::label`].
-pub const CAUSES: [&str; 23] = [
+pub const CAUSES: [&str; 25] = [
     "closed",
     "client_violation",
     "upstream_violation",
@@ -59,6 +59,8 @@ pub const CAUSES: [&str; 23] = [
     "replaced",
     "not_admitted",
     "removed",
+    "server_drained",
+    "rebalanced",
     "cut",
 ];
 

@@ -167,6 +167,8 @@ fn every_cause_of_an_end_has_a_label_of_its_own() {
         CloseReason::Replaced,
         CloseReason::NotAdmitted(AdmissionRule::Origin),
         CloseReason::Removed,
+        CloseReason::ServerDrain,
+        CloseReason::Rebalance,
         CloseReason::Aborted,
     ];
     let all = [Side::Client, Side::Upstream].into_iter().flat_map(of_side).chain(others);

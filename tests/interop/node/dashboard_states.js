@@ -101,7 +101,7 @@ async function forcedReload({ visit, tokens }) {
     await page.click('#reload-check');
     const ended = page.locator('.result [data-fact=ended] li');
     await ended.first().waitFor();
-    assert.deepEqual(await ended.allTextContents(), ['9: invalid token', '1: route or server removed']);
+    assert.deepEqual(await ended.allTextContents(), ['9: invalid token', '1: route removed']);
     assert.match(await page.textContent('.result .warning'), /unless it is forced/);
     assert.equal(await page.textContent('#reload-apply'), 'Apply, ends 10 sessions');
     await page.click('#reload-apply');
@@ -111,8 +111,51 @@ async function forcedReload({ visit, tokens }) {
   });
 }
 
+/** Checks the buttons that drain a server. */
+async function drains({ visit, tokens }) {
+  await check('dashboard: a dialog drains a server, and another one undrains it', async () => {
+    const page = await visit(tokens.full);
+    const asked = [];
+    let state = 'up';
+    await replace(page, '/v1/upstreams', ({ upstreams }) => ({
+      upstreams: upstreams.map((upstream) => ({
+        ...upstream,
+        servers: upstream.servers.slice(0, 1).map((server) => ({ ...server, sessions: 3, state })),
+      })),
+    }));
+    await page.route('**/v1/upstreams/*/servers/*', async (route) => {
+      const body = route.request().postDataJSON();
+      asked.push([route.request().method(), body.state]);
+      state = body.state === 'drain' ? 'draining' : 'up';
+      await route.fulfill({ json: { sessions: 3, state, drain_rate: '20/s', drain_seconds: 0.2 } });
+    });
+    await go(page, '#/config');
+    for (const [name, notice] of [
+      ['Drain', /drains; 3 sessions close at 20\/s/],
+      ['Undrain', /gets new sessions, and keeps 3 sessions/],
+    ]) {
+      await page.locator('[data-upstream] button', { hasText: new RegExp(`^${name}$`) }).first().click();
+      assert.match(await page.textContent('dialog[open] h2'), new RegExp(`^${name} this server`));
+      await page.click('dialog[open] button[type=submit]');
+      await page.locator('#notice', { hasText: notice }).waitFor();
+    }
+    assert.deepEqual(asked, [
+      ['PATCH', 'drain'],
+      ['PATCH', 'ready'],
+    ]);
+    await page.context().close();
+  });
+
+  await check('dashboard: a token that may only read has no button that drains', async () => {
+    const page = await visit(tokens.read, { hash: '#/config' });
+    await page.locator('[data-upstream] td', { hasText: ':' }).first().waitFor();
+    assert.equal(await page.locator('[data-upstream] button').count(), 0);
+    await page.context().close();
+  });
+}
+
 async function states(kit) {
-  for (const part of [attention, otherProcess, forcedReload]) await part(kit);
+  for (const part of [attention, otherProcess, forcedReload, drains]) await part(kit);
 }
 
 module.exports = { states };

@@ -66,6 +66,7 @@ fn recheck_later(
         Recheck::Admitted(terms) => ("admitted", if terms.changes.is_some() { "changed" } else { "same terms" }),
         Recheck::Expired(terms) => ("expired", if terms.changes.is_some() { "changed" } else { "same terms" }),
         Recheck::Rejected(rejection) => ("rejected", rejection.label()),
+        Recheck::Unserved(terms) => ("unserved", if terms.changes.is_some() { "changed" } else { "same terms" }),
         Recheck::Removed(removed, _) => ("removed", removed.label()),
     }
 }
@@ -84,8 +85,16 @@ fn open_sessions_are_checked_against_the_next_snapshot() {
         (&[("path = \"/chat\"", "path = \"/chat\"\nhost = \"b.example\"")], ("removed", "host_changed")),
         (&[("name = \"chat\"", "name = \"talk\"")], ("removed", "route_removed")),
         (&[("upstream = \"blue\"", "upstream = \"green\"")], ("removed", "upstream_changed")),
-        (&[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\"")], ("removed", "server_removed")),
+        (&[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\"")], ("unserved", "same terms")),
         (&[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\", \"127.0.0.1:9001\"")], ("admitted", "same terms")),
+        (
+            &[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\""), ("sessions_per_address = 2", "message_rate = \"5/s\"")],
+            ("unserved", "changed"),
+        ),
+        (
+            &[("\"127.0.0.1:9001\"", "\"127.0.0.1:9003\""), ("auth = \"none\"", "auth = \"users\"")],
+            ("rejected", "no_token"),
+        ),
         (&[("auth = \"none\"", "auth = \"users\"")], ("rejected", "no_token")),
         (&[("path = \"/chat\"", "path = \"/chat\"\ndeny_addresses = [\"192.0.2.0/24\"]")], ("rejected", "address")),
         (&[("path = \"/chat\"", "path = \"/chat\"\norigins = [\"https://b.example\"]")], ("rejected", "origin")),

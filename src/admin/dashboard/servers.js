@@ -1,0 +1,88 @@
+// The servers of an upstream: the columns of their table, and the dialogs that drain them.
+
+const SERVER_COLUMNS = [
+  {
+    label: 'Server',
+    href: ({ upstream, address }) => `#/sessions?${new URLSearchParams({ upstream, server: address })}`,
+    text: ({ address }) => address,
+  },
+  { label: 'State', kind: 'state', text: () => '', node: ({ state: own }, old) => stateTag(own, old) },
+  { label: 'Sessions', kind: 'value', text: ({ sessions }) => count(sessions), value: ({ sessions }) => sessions },
+  { label: 'Weight', kind: 'value', text: ({ weight }) => count(weight), value: ({ weight }) => weight },
+  {
+    label: 'Failed connects',
+    kind: 'value',
+    text: ({ connect_failures: failures }) => count(failures),
+    value: ({ connect_failures: failures }) => failures,
+  },
+];
+
+/** The states that are good or bad; a server that drains or is full is neither. */
+const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad' };
+
+function stateTag(own, old) {
+  const tag = old ?? h('span.tag');
+  setText(tag, own);
+  tag.className = `tag ${STATE_CLASSES[own] ?? ''}`;
+  return tag;
+}
+
+/** The columns, with a button to drain a server if the token may change it. `onDone()` follows a change. */
+function serverColumns(onDone) {
+  if (!canChange()) return SERVER_COLUMNS;
+  const button = (server, old) => {
+    const own = old ?? h('button.small', { type: 'button' });
+    const isDraining = ['draining', 'down'].includes(server.state);
+    setText(own, isDraining ? 'Undrain' : 'Drain');
+    setAttribute(own, 'aria-label', `${isDraining ? 'Undrain' : 'Drain'} ${server.address} of ${server.upstream}`);
+    own.onclick = () => (isDraining ? undrain : drain)(server, onDone);
+    return own;
+  };
+  return [...SERVER_COLUMNS, { label: 'Change', text: () => '', node: button }];
+}
+
+function setServerState(upstream, address, own) {
+  const path = `/v1/upstreams/${encodeURIComponent(upstream)}/servers/${encodeURIComponent(address)}`;
+  return change('PATCH', path, { body: { state: own } });
+}
+
+function drain({ upstream, address, sessions }, onDone) {
+  ask({
+    title: 'Drain this server?',
+    confirm: 'Drain',
+    isDanger: true,
+    body: [
+      h(
+        'p',
+        h('code', address),
+        ` of ${upstream} gets no new sessions. Its `,
+        h('strong', plural(sessions, 'session')),
+        ', counted just now, are closed with 1012 at the drain rate of the upstream, and the clients may connect again.',
+      ),
+      h('p', 'It drains until "Undrain", or until a reload changes ', h('code', 'drain'), ' of this server.'),
+    ],
+    async run() {
+      const server = await setServerState(upstream, address, 'drain');
+      onDone();
+      const seconds = wholeDuration(server.drain_seconds);
+      return `${address} drains; ${plural(server.sessions, 'session closes', 'sessions close')} at ${server.drain_rate}, in about ${seconds}.`;
+    },
+  });
+}
+
+function undrain({ upstream, address }, onDone) {
+  ask({
+    title: 'Undrain this server?',
+    confirm: 'Undrain',
+    body: h(
+      'p',
+      h('code', address),
+      ` of ${upstream} gets new sessions again, also if the configuration drains it. Sessions that are left stay open.`,
+    ),
+    async run() {
+      const server = await setServerState(upstream, address, 'ready');
+      onDone();
+      return `${address} gets new sessions, and keeps ${plural(server.sessions, 'session')}.`;
+    },
+  });
+}
