@@ -1,6 +1,7 @@
 //! `GET /v1/upstreams`: the upstreams, and the state of their servers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State as Extract;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::settings::{WrittenSetting, line, written};
 use super::state::Shared;
-use crate::balance::Pool;
+use crate::balance::{Pool, checks};
 use crate::config::{SettingLines, SettingSection};
 use crate::policy::route::Target;
 use crate::runtime::clock;
@@ -49,8 +50,8 @@ struct Server {
     address: String,
     /// `up`; `slow start`: it was added or has recovered, and gets fewer sessions than its weight says; `failing`: a
     /// request to it failed, and none succeeded since; `ejected`: it is passed over after consecutive failures;
-    /// `draining`: it gets no new sessions; or `full`: it has `max_sessions`.
-    #[schema(pattern = "^(up|slow start|failing|ejected|draining|full)$")]
+    /// `down`: its checks fail; `draining`: it gets no new sessions; or `full`: it has `max_sessions`.
+    #[schema(pattern = "^(up|slow start|failing|ejected|down|draining|full)$")]
     state: &'static str,
     /// Its share of the sessions, relative to the other servers.
     weight: u16,
@@ -62,6 +63,19 @@ struct Server {
     sessions: u64,
     /// The attempts to connect to it that failed.
     connect_failures: u64,
+    /// Its last check; null before the first one, and if it is not checked.
+    last_check: Option<LastCheck>,
+}
+
+/// A check of a server.
+#[derive(Debug, Serialize, ToSchema)]
+struct LastCheck {
+    /// Whether it passed.
+    passed: bool,
+    /// Why it failed; null if it passed.
+    error: Option<String>,
+    /// The time since its end.
+    age_seconds: f64,
 }
 
 /// Lists the upstreams with their servers.
@@ -86,6 +100,16 @@ pub(super) async fn list(Extract(state): Shared) -> axum::Json<UpstreamList> {
     axum::Json(UpstreamList { upstreams })
 }
 
+impl LastCheck {
+    fn new(last: &checks::LastCheck, now_ms: u64) -> Self {
+        Self {
+            passed: last.failure.is_none(),
+            error: last.failure.as_deref().map(str::to_owned),
+            age_seconds: Duration::from_millis(now_ms.saturating_sub(last.at_ms)).as_secs_f64(),
+        }
+    }
+}
+
 impl Upstream {
     fn new(pool: &Pool, routes: Vec<String>, lines: &SettingLines, counts: &Merged) -> Self {
         let config = pool.config();
@@ -101,6 +125,7 @@ impl Upstream {
                 drain: server.config().drain,
                 sessions: counts.upstream_sessions.get(&target).copied().unwrap_or_default(),
                 connect_failures: server.connect_failures(),
+                last_check: server.checks().last().map(|last| LastCheck::new(&last, now_ms)),
             }
         });
         let sessions = counts.upstream_sessions.iter().filter(|([upstream, _], _)| *upstream == config.name);

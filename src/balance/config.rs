@@ -20,7 +20,7 @@ pub struct UpstreamConfig {
     pub servers: Vec<ServerConfig>,
     /// How a server is chosen for a request.
     pub balance: Balance,
-    /// How requests judge the health of its servers.
+    /// How requests and checks judge the health of its servers.
     pub health: HealthConfig,
     /// The prefix of the path of every request: empty, or with a leading and without a trailing slash.
     pub base_path: String,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::checks::Checks;
 use super::config::{ServerAddress, ServerConfig};
 use super::hash::TextHash;
 use super::health::{Health, WHOLE};
@@ -23,6 +24,7 @@ pub(super) struct ServerState {
     sessions: AtomicU32,
     connect_failures: AtomicU64,
     health: Health,
+    checks: Checks,
 }
 
 /// Counts a session, or the request that it may become, as one of its server, until it is dropped.
@@ -40,6 +42,8 @@ pub enum ServerCondition {
     Failing,
     /// It is passed over after consecutive failures.
     Ejected,
+    /// It is passed over because its checks fail.
+    Down,
     /// It gets no new sessions, because the configuration says so.
     Draining,
     /// It has as many sessions as `max_sessions` permits.
@@ -53,6 +57,7 @@ impl ServerCondition {
             Self::Up => "up",
             Self::SlowStart => "slow start",
             Self::Ejected => "ejected",
+            Self::Down => "down",
             Self::Failing => "failing",
             Self::Draining => "draining",
             Self::Full => "full",
@@ -86,9 +91,14 @@ impl Server {
         &self.config
     }
 
-    /// Returns whether it failed recently.
+    /// Returns its health, as requests and checks found it.
     pub fn health(&self) -> &Health {
         &self.state.health
+    }
+
+    /// Returns the outcomes of its checks.
+    pub fn checks(&self) -> &Checks {
+        &self.state.checks
     }
 
     /// Returns the number of its sessions, and of the requests that wait for it.
@@ -110,6 +120,8 @@ impl Server {
     pub(super) fn condition(&self, now_ms: u64, slow_start: Duration) -> ServerCondition {
         if self.config.drain {
             ServerCondition::Draining
+        } else if self.health().is_down() {
+            ServerCondition::Down
         } else if self.health().is_ejected() {
             ServerCondition::Ejected
         } else if self.health().has_failed() {
@@ -146,6 +158,7 @@ impl ServerState {
             sessions: AtomicU32::new(0),
             connect_failures: AtomicU64::new(0),
             health: Health::default(),
+            checks: Checks::default(),
         }
     }
 

@@ -211,7 +211,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         name: "echo".into(),
         servers: Vec::new(),
         balance: Balance::default(),
-        health: HealthConfig { eject_after: None, eject_max_percent: 50, slow_start: SHORT },
+        health: HealthConfig { checks: None, eject_after: None, eject_max_percent: 50, slow_start: SHORT },
         base_path: String::new(),
         connect_timeout: SHORT,
         response_timeout: SHORT,
@@ -273,6 +273,7 @@ fn relay_in<C, U>(
         sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
         events: Events::new(false),
+        early_ends: EarlyEnds::default(),
     });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));

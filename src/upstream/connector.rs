@@ -187,7 +187,10 @@ impl Connector {
     pub fn note_answer(&self, pool: &Pool, session: &ServerSession, error: Option<&AnswerError>) {
         let Some(server) = pool.server_of(session) else { return };
         match error {
-            None => self.note_success(pool, server),
+            None => {
+                server.health().opened(self.now_ms(pool));
+                self.note_success(pool, server);
+            }
             Some(AnswerError::Protocol | AnswerError::Extension) => {}
             Some(error) => self.note_failure(pool, server, Failure::Answer, &format!("a bad 101: {}", error.label())),
         }
@@ -249,7 +252,8 @@ impl Connector {
         Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error.to_string() })
     }
 
-    async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
+    /// Opens a connection to a server, for requests and for checks.
+    pub(super) async fn open_stream(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
         let stream = match server.address() {
             ServerAddress::Unix(path) => {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
@@ -268,8 +272,18 @@ impl Connector {
     /// Records a failed request, and logs a warning when the server begins to fail or is ejected. The line that reports
     /// its recovery counts its further failures.
     fn note_failure(&self, pool: &Pool, server: &Server, failure: Failure, error: &dyn Display) {
+        self.log_failure(pool, server, pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)), error);
+    }
+
+    /// Records that a session of a server ended soon after its 101, because the server disconnected.
+    pub fn note_early_end(&self, pool: &Pool, server: &Server, opened: Instant, ended: Instant) {
+        let change = pool.ended_early(server, pool.millis_at(opened), pool.millis_at(ended));
+        self.log_failure(pool, server, change, &"disconnects without a Close within a second of its 101");
+    }
+
+    fn log_failure(&self, pool: &Pool, server: &Server, change: Option<Change>, error: &dyn Display) {
         let (upstream, name) = (&pool.config().name, server.name());
-        match pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)) {
+        match change {
             Some(Change::Ejected { failures, time }) if self.may_log(pool) => {
                 tracing::warn!(%upstream, server = %name, failures, seconds = time.as_secs(), %error, "server ejected");
             }
@@ -289,7 +303,7 @@ impl Connector {
         Wait { connector: self, pool, server, failure, since: (self.clock)(), is_over: false }
     }
 
-    fn now_ms(&self, pool: &Pool) -> u64 {
+    pub(super) fn now_ms(&self, pool: &Pool) -> u64 {
         pool.millis_at((self.clock)())
     }
 
@@ -329,7 +343,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Whether an error of connecting is caused by this machine and not by the server.
-fn is_local(error: &io::Error) -> bool {
+pub(super) fn is_local(error: &io::Error) -> bool {
     let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
         || matches!(error.get_ref(), Some(inner) if inner.is::<LookUpTimeout>())

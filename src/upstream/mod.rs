@@ -1,9 +1,12 @@
-//! Upstreams: the selection of a server for a session, and the connection to it.
+//! Upstreams: the selection of a server for a session, the connection to it, and the checks of servers.
 
 pub mod connector;
 pub mod open;
 mod race;
 mod names;
+mod pong;
+pub mod checks;
 
 pub use crate::runtime::socket::SocketStream as UpstreamStream;
 pub use connector::{AskError, Asked, Connector};
+pub use race::ATTEMPTS_AT_ONCE;

@@ -89,6 +89,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         servers: (0..servers).map(server).collect(),
         balance: balance.clone(),
         health: HealthConfig {
+            checks: None,
             eject_after: 5.try_into().ok(),
             eject_max_percent: 50,
             slow_start: Duration::from_secs(30),

@@ -27,7 +27,12 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
         balance: balance.clone(),
-        health: HealthConfig { eject_after: 5.try_into().ok(), eject_max_percent: 50, slow_start: Duration::ZERO },
+        health: HealthConfig {
+            checks: None,
+            eject_after: 5.try_into().ok(),
+            eject_max_percent: 50,
+            slow_start: Duration::ZERO,
+        },
         base_path: String::new(),
         connect_timeout: Duration::from_secs(2),
         response_timeout: Duration::from_secs(10),

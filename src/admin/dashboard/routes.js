@@ -22,7 +22,7 @@ const SERVER_COLUMNS = [
 ];
 
 /** The states that are good or bad; a server that drains or is full is neither. */
-const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad' };
+const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad', down: 'bad' };
 
 function stateTag(own, old) {
   const tag = old ?? h('span.tag');

@@ -250,7 +250,7 @@ pub static TABLE: &[Definition] = &[
         labels: &["upstream", "server"],
         unit: None,
         help: "1 if sessions may go to the server, 0 after a failed connection or an ejection until a request to it \
-               succeeds; a server that drains or is full counts as healthy",
+               succeeds, and while it is down by its checks; a server that drains or is full counts as healthy",
         collect: |scrape, samples| {
             for server in &scrape.gauges.servers {
                 samples.count([&server.upstream, &server.server], server.healthy.into());
@@ -266,6 +266,20 @@ pub static TABLE: &[Definition] = &[
         collect: |scrape, samples| {
             for server in &scrape.gauges.servers {
                 samples.count([&server.upstream, &server.server], server.connect_failures);
+            }
+        },
+    },
+    Definition {
+        name: "tollgate_upstream_checks_total",
+        kind: Kind::Counter,
+        labels: &["upstream", "server", "outcome"],
+        unit: None,
+        help: "Checks of a server, by outcome: `passed` or `failed`",
+        collect: |scrape, samples| {
+            for server in &scrape.gauges.servers {
+                for (outcome, count) in ["passed", "failed"].into_iter().zip(server.checks) {
+                    samples.count([&*server.upstream, &*server.server, outcome], count);
+                }
             }
         },
     },
