@@ -1,6 +1,7 @@
 //! Tests of `relay` with in-memory streams, for conditions that sockets do not produce reliably.
 
 mod commands;
+mod early_ends;
 
 use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
@@ -265,6 +266,16 @@ fn relay_in<C, U>(
     upstream_side: U,
     now: Instant,
 ) -> Relay<C, U> {
+    relay_reporting(EarlyEnds::default(), worker, terms, (client_side, upstream_side), now)
+}
+
+fn relay_reporting<C, U>(
+    early_ends: EarlyEnds,
+    worker: &SessionContext,
+    terms: SessionConfig,
+    (client_side, upstream_side): (C, U),
+    now: Instant,
+) -> Relay<C, U> {
     let admission = admitted(Arc::clone(&terms.limits), now);
     let facts = session_facts(&admission, 1, now);
     let log = crate::telemetry::test_config();
@@ -273,7 +284,7 @@ fn relay_in<C, U>(
         sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
         events: Events::new(false),
-        early_ends: EarlyEnds::default(),
+        early_ends,
     });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));
