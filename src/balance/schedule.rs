@@ -48,7 +48,9 @@ impl Schedule {
         self.entries.retain(|target, _| kept.contains(target));
         self.queue.retain(|(_, target)| kept.contains(target));
         let mut counts: HashMap<&Arc<str>, (u64, u64)> = HashMap::new();
-        planned.iter().for_each(|planned| counts.entry(&planned.target.0).or_default().1 += 1);
+        for Planned { target, .. } in planned {
+            counts.entry(&target.0).or_default().1 += 1;
+        }
         for Planned { target, interval } in planned {
             let interval_ms = millis(*interval);
             let (position, count) = counts.entry(&target.0).or_default();

@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
@@ -21,7 +21,6 @@ use super::pong::{Found, PongSearch};
 use crate::balance::{Check, CheckChange, CheckConfig, Pool, Server, ServerAddress};
 use crate::policy::endpoints::proxy_header;
 use crate::runtime::entropy::random;
-use crate::runtime::socket::SocketStream;
 use crate::ws::code::CloseCode;
 use crate::ws::frame::ControlFrame;
 use crate::ws::handshake::{self, Answer};
@@ -96,13 +95,13 @@ impl Connector {
     }
 
     async fn check_connection(&self, pool: &Pool, server: &Server, config: &CheckConfig) -> Result<(), CheckError> {
+        let connect_timeout = pool.config().connect_timeout.min(config.interval);
         match server.address() {
             ServerAddress::Tcp { host, port } if let Ok(ip) = host.parse::<IpAddr>() => {
-                let connect_timeout = pool.config().connect_timeout;
                 let connected = timeout(connect_timeout, connect_quietly(SocketAddr::new(ip, *port))).await;
                 connected.map_err(|_| CheckError::Failed("connecting timed out".into()))??;
             }
-            _ => drop(self.connect(pool, server, config).await?),
+            _ => drop(self.open_stream(server, connect_timeout).await?),
         }
         Ok(())
     }
@@ -151,7 +150,8 @@ impl Connector {
         config: &CheckConfig,
         request: Request<Empty<Bytes>>,
     ) -> Result<UpstreamResponse, CheckError> {
-        let stream = self.connect(pool, server, config).await?;
+        let connect_timeout = pool.config().connect_timeout.min(config.interval);
+        let stream = self.open_stream(server, connect_timeout).await?;
         let header = if pool.config().proxy_protocol { proxy_header(None) } else { Vec::new() };
         let opened = open(stream, &header, request, config.interval, pool.config().title_case_headers).await;
         opened.map_err(|error| match error {
@@ -159,10 +159,6 @@ impl Connector {
             OpenError::Malformed(error) => CheckError::Failed(error.to_string().into()),
             OpenError::Broken(error) => error.into(),
         })
-    }
-
-    async fn connect(&self, pool: &Pool, server: &Server, config: &CheckConfig) -> io::Result<SocketStream> {
-        self.open_stream(server, pool.config().connect_timeout.min(config.interval)).await
     }
 }
 
@@ -198,7 +194,7 @@ fn opening_request(path: &PathAndQuery, host: HeaderValue, key: &str) -> Request
 }
 
 /// Sends a ping, waits for its pong, and closes the WebSocket.
-async fn ping(stream: &mut SocketStream, read_ahead: &[u8]) -> Result<(), CheckError> {
+async fn ping(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), read_ahead: &[u8]) -> Result<(), CheckError> {
     let payload = random();
     let mut search = PongSearch::new(payload);
     send(stream, &ControlFrame::ping(payload)).await?;
@@ -215,7 +211,11 @@ async fn ping(stream: &mut SocketStream, read_ahead: &[u8]) -> Result<(), CheckE
 }
 
 /// Reads up to a frame that is looked for.
-async fn find(search: &mut PongSearch, stream: &mut SocketStream, read_ahead: &[u8]) -> Result<Found, CheckError> {
+async fn find(
+    search: &mut PongSearch,
+    stream: &mut (impl AsyncRead + Unpin),
+    read_ahead: &[u8],
+) -> Result<Found, CheckError> {
     let (mut buffer, mut read) = ([0; READ_BYTES], read_ahead.len());
     let mut bytes = read_ahead;
     loop {
@@ -237,8 +237,34 @@ async fn find(search: &mut PongSearch, stream: &mut SocketStream, read_ahead: &[
     }
 }
 
-async fn send(stream: &mut SocketStream, frame: &ControlFrame) -> io::Result<()> {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), frame: &ControlFrame) -> io::Result<()> {
     let mut bytes = Vec::new();
     frame.encode(Some(random()), &mut bytes);
     stream.write_all(&bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A check of the connection succeeds without a connection at the server. The kernel sends the acknowledgement after
+    /// 200 ms, so on a busy machine one of several attempts must do.
+    #[test]
+    fn a_quiet_connection_is_not_accepted_by_the_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let is_unseen = || {
+            runtime.block_on(connect_quietly(address)).unwrap();
+            listener.accept().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+        };
+        assert!((0..5).any(|_| is_unseen()));
+        drop(listener);
+        let refused = runtime.block_on(connect_quietly(address)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
 }

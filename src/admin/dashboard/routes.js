@@ -19,7 +19,15 @@ const SERVER_COLUMNS = [
     text: ({ connect_failures: failures }) => count(failures),
     value: ({ connect_failures: failures }) => failures,
   },
+  { label: 'Last check', text: ({ last_check: check }) => checkText(check) },
 ];
+
+/** The outcome of the last check of a server; a check that failed has its error. */
+function checkText(check) {
+  if (!check) return NONE;
+  const outcome = check.passed ? 'passed' : `failed: ${check.error}`;
+  return `${outcome}, ${wholeDuration(check.age_seconds)} ago`;
+}
 
 /** The states that are good or bad; a server that drains or is full is neither. */
 const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad', down: 'bad' };

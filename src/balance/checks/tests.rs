@@ -31,6 +31,13 @@ fn check(pool: &Pool, index: usize, outcomes: &str, from_ms: u64) -> Vec<(usize,
     checked.collect()
 }
 
+/// Records failed attempts to connect.
+fn refuse(pool: &Pool, server: &super::super::Server, now_ms: u64, times: u32) {
+    for _ in 0..times {
+        let _ = pool.failed(server, Failure::Connect, now_ms, || true);
+    }
+}
+
 fn standing(pool: &Pool, index: usize, now_ms: u64) -> Standing {
     pool.all()[index].health().standing(now_ms, pool.patience())
 }
@@ -101,14 +108,14 @@ fn requests_do_not_change_a_server_that_is_down() {
 fn a_server_that_is_up_again_starts_slowly_and_is_not_ejected_any_more() {
     let pool = pool(2);
     let server = &pool.all()[0];
-    (0..3).for_each(|_| drop(pool.failed(server, Failure::Connect, 0, || true)));
+    refuse(&pool, server, 0, 3);
     assert_eq!(label(&pool, 0, 0), "ejected");
     check(&pool, 0, "---++", 0);
     assert_eq!((standing(&pool, 0, 4_000), label(&pool, 0, 4_000)), (Standing::Good, "slow start"));
     assert!(server.health().claim(4_000) && server.health().claim(4_000));
     // Its earlier failures do not count, and its next ejection is as long as if there had been no check.
     assert_eq!(pool.failed(server, Failure::Connect, 5_000, || true), Some(crate::balance::Change::Failed));
-    (0..2).for_each(|_| drop(pool.failed(server, Failure::Connect, 5_000, || true)));
+    refuse(&pool, server, 5_000, 2);
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap();
     assert_eq!(standing(&pool, 0, 5_000 + 2 * ms(EJECT_FOR) - 1), Standing::Ejected);
     assert_eq!(standing(&pool, 0, 5_000 + 2 * ms(EJECT_FOR)), Standing::Good);
@@ -122,7 +129,7 @@ fn passing_checks_do_not_end_an_ejection() {
     assert_eq!(first, Some(crate::balance::Change::Failed));
     check(&pool, 0, "++", 0);
     assert_eq!(standing(&pool, 0, u64::try_from(SKIP_FOR.as_millis()).unwrap() - 1), Standing::Skipped);
-    (0..2).for_each(|_| drop(pool.failed(server, Failure::Connect, 2_000, || true)));
+    refuse(&pool, server, 2_000, 2);
     check(&pool, 0, "--++++", 2_000);
     assert_eq!((standing(&pool, 0, 8_000), label(&pool, 0, 8_000)), (Standing::Ejected, "ejected"));
 }
@@ -135,7 +142,7 @@ fn servers_that_are_down_do_not_count_towards_eject_max() {
     config.health.eject_max_percent = 25;
     let pool = Pool::new(config, Instant::now());
     let eject = |index: usize| {
-        (0..3).for_each(|_| drop(pool.failed(&pool.all()[index], Failure::Connect, 10_000, || true)));
+        refuse(&pool, &pool.all()[index], 10_000, 3);
         pool.all()[index].health().is_ejected()
     };
     check(&pool, 0, "---", 0);
