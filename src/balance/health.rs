@@ -91,7 +91,8 @@ pub enum Change {
 /// ([`Checks`](super::checks::Checks)). Each works alone, except for two changes of the checks: while the server is
 /// down, it is in the standing of an ejected one, whatever requests find, and does not count towards `eject_max`; when
 /// it is up again, its failures and its ejection are over, and it starts slowly. A passing check of a server that is
-/// not down does not end an ejection: a server that answers each upgrade with 500 passes most checks.
+/// not down does not end an ejection: a server that answers each upgrade with 500 passes most checks. After a failed
+/// connection it is the trial, once the time for which the server is skipped has ended.
 #[derive(Debug, Default)]
 pub struct Health {
     history: Mutex<History>,
@@ -225,6 +226,14 @@ impl Health {
         if !self.is_ejected() && self.skip_until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end_skip).is_ok()
         {
             self.start_slowly(now_ms);
+        }
+    }
+
+    /// Records a check that passed. It takes the place of the request that would try a server which was skipped.
+    pub(super) fn passed(&self, now_ms: u64) {
+        let is_due = self.skip_until_ms.load(Ordering::Relaxed) <= now_ms;
+        if is_due {
+            self.connected(now_ms);
         }
     }
 

@@ -226,6 +226,7 @@ impl Pool {
                 health.set_up(now_ms);
                 self.down.store(false, Ordering::Relaxed);
             }
+            None if failure.is_none() => health.passed(now_ms),
             None => {}
         }
         change

@@ -17,6 +17,7 @@ use crate::policy::route::{Route, Target as RouteTarget};
 use crate::relay::early_ends::EarlyEnd;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
+use crate::upstream::checks::CheckError;
 
 /// The maximum number of checks at once. A check that is due while as many run waits for the end of one.
 pub(super) const CHECKS_AT_ONCE: usize = 64;
@@ -74,6 +75,22 @@ impl Checking {
     fn pool(&self, upstream: &str) -> Option<&Arc<Pool>> {
         self.snapshot.pools().find(|pool| *pool.config().name == *upstream)
     }
+
+    /// Returns the pool of a server, and the `Host` of its check.
+    fn server(&self, (upstream, server): &Target) -> Option<(Arc<Pool>, HeaderValue)> {
+        let pool = self.pool(upstream)?;
+        Some((Arc::clone(pool), host(&self.snapshot, pool, server)))
+    }
+
+    /// Records a check, unless the server is not checked any more.
+    fn note(&self, gateway: &Gateway, (upstream, name): &Target, checked: Option<Result<(), CheckError>>) {
+        if let Some(checked) = checked
+            && let Some(pool) = self.pool(upstream)
+            && let Some(server) = pool.servers().find(|server| server.name() == name)
+        {
+            gateway.connector.note_check(pool, server, &checked);
+        }
+    }
 }
 
 /// Checks the servers until the drain starts. Never returns.
@@ -88,13 +105,15 @@ pub(super) async fn run(gateway: &Gateway, mut early_ends: mpsc::Receiver<EarlyE
             while checks.len() < CHECKS_AT_ONCE
                 && let Some(target) = checking.schedule.begin(now_ms)
             {
-                checks.push(check(gateway, Arc::clone(&checking.snapshot), target));
+                checks.push(check(gateway, checking.server(&target), target));
             }
             tokio::select! {
                 () = sleep_until(checking.wakes(checks.len() >= CHECKS_AT_ONCE, now).into()) => {}
-                Some(target) = checks.next() => {
-                    let now_ms = checking.millis_at(clock::now());
-                    checking.schedule.end(&target, now_ms, bits);
+                Some((target, checked)) = checks.next() => {
+                    let now = clock::now();
+                    checking.follow(gateway.snapshot(), now);
+                    checking.schedule.end(&target, checking.millis_at(now), bits);
+                    checking.note(gateway, &target, checked);
                 }
                 Some(ended) = early_ends.recv() => note_early_end(gateway, &checking, &ended),
             }
@@ -107,19 +126,19 @@ pub(super) async fn run(gateway: &Gateway, mut early_ends: mpsc::Receiver<EarlyE
     std::future::pending::<()>().await;
 }
 
-/// Checks a server of a snapshot, and records the outcome. A later snapshot shares the state of the server.
-async fn check(gateway: &Gateway, snapshot: Arc<Snapshot>, target: Target) -> Target {
-    let (upstream, name) = &target;
-    let pool = snapshot.pools().find(|pool| pool.config().name == *upstream);
-    let server = pool.and_then(|pool| Some((pool, pool.servers().find(|server| server.name() == name)?)));
-    if let Some((pool, server)) = server
-        && let Some(config) = &pool.config().health.checks
-    {
-        let host = host(&snapshot, pool, name);
-        let checked = gateway.connector.check(pool, server, config, host).await;
-        gateway.connector.note_check(pool, server, &checked);
-    }
-    target
+/// Checks a server of a pool. The configuration may change meanwhile, so the caller records the outcome.
+async fn check(
+    gateway: &Gateway,
+    pool: Option<(Arc<Pool>, HeaderValue)>,
+    target: Target,
+) -> (Target, Option<Result<(), CheckError>>) {
+    let Some((pool, host)) = pool else { return (target, None) };
+    let server = pool.servers().find(|server| *server.name() == target.1);
+    let checked = match server.zip(pool.config().health.checks.as_ref()) {
+        Some((server, config)) => Some(gateway.connector.check(&pool, server, config, host).await),
+        None => None,
+    };
+    (target, checked)
 }
 
 /// Returns the `Host` of a check: what sessions of the first route have that uses the upstream, or the address of the

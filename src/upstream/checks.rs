@@ -48,7 +48,8 @@ impl From<io::Error> for CheckError {
 }
 
 impl Connector {
-    /// Checks a server, in at most the interval of the checks. An HTTP request has this `Host`.
+    /// Checks a server, in at most the interval of the checks, and in the time that a request has for its connection and
+    /// its answer. An HTTP request has this `Host`.
     ///
     /// # Errors
     /// If the check does not pass.
@@ -66,8 +67,10 @@ impl Connector {
                 Check::WebSocket(path) => self.check_websocket(pool, server, config, (path, host)).await,
             }
         };
-        let no_answer = |_| CheckError::Failed(format!("no answer within {:?}", config.interval).into());
-        timeout(config.interval, checking).await.map_err(no_answer)?
+        let of_request = pool.config().connect_timeout.saturating_add(pool.config().response_timeout);
+        let check_timeout = config.interval.min(of_request);
+        let no_answer = |_| CheckError::Failed(format!("no answer within {check_timeout:?}").into());
+        timeout(check_timeout, checking).await.map_err(no_answer)?
     }
 
     /// Records a check of a server, and logs the change that it causes. Changes have no quota of log lines: the interval
@@ -153,7 +156,8 @@ impl Connector {
         let connect_timeout = pool.config().connect_timeout.min(config.interval);
         let stream = self.open_stream(server, connect_timeout).await?;
         let header = if pool.config().proxy_protocol { proxy_header(None) } else { Vec::new() };
-        let opened = open(stream, &header, request, config.interval, pool.config().title_case_headers).await;
+        let opened =
+            open(stream, &header, request, pool.config().response_timeout, pool.config().title_case_headers).await;
         opened.map_err(|error| match error {
             OpenError::Timeout => CheckError::Failed("no response in time".into()),
             OpenError::Malformed(error) => CheckError::Failed(error.to_string().into()),

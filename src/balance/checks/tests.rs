@@ -128,10 +128,18 @@ fn passing_checks_do_not_end_an_ejection() {
     let first = pool.failed(server, Failure::Connect, 0, || true);
     assert_eq!(first, Some(crate::balance::Change::Failed));
     check(&pool, 0, "++", 0);
-    assert_eq!(standing(&pool, 0, u64::try_from(SKIP_FOR.as_millis()).unwrap() - 1), Standing::Skipped);
-    refuse(&pool, server, 2_000, 2);
-    check(&pool, 0, "--++++", 2_000);
-    assert_eq!((standing(&pool, 0, 8_000), label(&pool, 0, 8_000)), (Standing::Ejected, "ejected"));
+    let again = u64::try_from(SKIP_FOR.as_millis()).unwrap();
+    assert_eq!(standing(&pool, 0, again - 1), Standing::Skipped);
+    // The check is the trial, so that no request has to be.
+    assert!(!server.health().is_healthy());
+    check(&pool, 0, "+", again);
+    assert!(server.health().is_healthy() && server.health().has_failed());
+    refuse(&pool, server, 6_000, 2);
+    check(&pool, 0, "--++++", 6_000);
+    assert_eq!((standing(&pool, 0, 12_000), label(&pool, 0, 12_000)), (Standing::Ejected, "ejected"));
+    // Not even when its time has ended: a request has to try it.
+    check(&pool, 0, "+", 60_000);
+    assert_eq!((server.health().is_healthy(), label(&pool, 0, 60_000)), (false, "ejected"));
 }
 
 /// `eject_max` limits what requests can do, and not checks.
