@@ -3,6 +3,7 @@
 mod budget;
 mod commands;
 pub mod description;
+pub mod early_ends;
 pub mod facts;
 pub mod peer_io;
 mod read;
@@ -35,6 +36,7 @@ use crate::telemetry::sessions::{SessionEnd, Sessions};
 use crate::ws::frame::{ControlFrame, Opcode};
 use budget::{Budget, ReadOutcome};
 use description::RateWindow;
+use early_ends::EarlyEnds;
 use facts::SessionFacts;
 use peer_io::{Backpressure, PeerIo, Stream};
 use registry::SessionGuard;
@@ -64,6 +66,8 @@ pub struct Process {
     pub metrics: Arc<Metrics>,
     /// The last ends of sessions and rejections.
     pub events: Events,
+    /// The sessions whose server disconnects soon after its 101.
+    pub early_ends: EarlyEnds,
 }
 
 /// A stream, and the bytes that were read from it after its handshake.

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::{Balance, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig, UpstreamConfig};
+use tollgate::balance::{
+    Balance, Check, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig, UpstreamConfig,
+};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -259,11 +261,16 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
     assert_eq!(local.balance, Balance::LeastSessions);
     let health = |upstream: &UpstreamConfig| {
-        let HealthConfig { eject_after, eject_max_percent, slow_start } = upstream.health;
-        (eject_after.map(u32::from), eject_max_percent, slow_start)
+        let HealthConfig { checks, eject_after, eject_max_percent, slow_start } = &upstream.health;
+        let checks = checks
+            .as_ref()
+            .map(|checks| (checks.check.clone(), checks.interval, u32::from(checks.rise), u32::from(checks.fall)));
+        (checks, eject_after.map(u32::from), *eject_max_percent, *slow_start)
     };
-    assert_eq!(health(chat), (Some(3), 34, seconds(120)));
-    assert_eq!(health(local), (Some(5), 50, seconds(30)));
+    let websocket = Check::WebSocket("/health?deep=1".parse().unwrap());
+    let checks = Some((websocket, Duration::from_millis(1500), 1, 4));
+    assert_eq!(health(chat), (checks, Some(3), 34, seconds(120)));
+    assert_eq!(health(local), (Some((Check::Tcp, seconds(5), 2, 3)), Some(5), 50, seconds(30)));
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);

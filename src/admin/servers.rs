@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, State as Extract};
@@ -14,7 +15,7 @@ use super::audit;
 use super::extract::{Json, integer};
 use super::problem::{Problem, Result};
 use super::state::Shared;
-use crate::balance::{self, OperatorState, Pool, ServerChange};
+use crate::balance::{self, OperatorState, Pool, ServerChange, checks};
 use crate::runtime::clock;
 use crate::server::draining::closing_rate;
 use crate::telemetry::metrics::Merged;
@@ -29,8 +30,8 @@ pub(super) struct Server {
     address: String,
     /// `up`; `slow start`: it was added or has recovered, and gets fewer sessions than its weight says; `failing`: a
     /// request to it failed, and none succeeded since; `ejected`: it is passed over after consecutive failures;
-    /// `draining`: it gets no new sessions, and the open ones are closed at `drain_rate`; `down`: the same, within
-    /// seconds; or `full`: it has `max_sessions`.
+    /// `draining`: it gets no new sessions, and the open ones are closed at `drain_rate`; `down`: its checks fail, or an
+    /// operator has its sessions closed within seconds; or `full`: it has `max_sessions`.
     #[schema(pattern = "^(up|slow start|failing|ejected|draining|down|full)$")]
     state: &'static str,
     /// The state that an operator gave it: `ready`, `drain` or `down`. Null: that of the configuration.
@@ -52,6 +53,19 @@ pub(super) struct Server {
     sessions: u64,
     /// The attempts to connect to it that failed.
     connect_failures: u64,
+    /// Its last check; null before the first one, and if it is not checked.
+    last_check: Option<LastCheck>,
+}
+
+/// A check of a server.
+#[derive(Debug, Serialize, ToSchema)]
+struct LastCheck {
+    /// Whether it passed.
+    passed: bool,
+    /// Why it failed; null if it passed.
+    error: Option<String>,
+    /// The time since its end.
+    age_seconds: f64,
 }
 
 /// A change of a server. At least one of the two is given.
@@ -68,9 +82,20 @@ pub(super) struct ServerSettings {
     weight: Option<u16>,
 }
 
+impl LastCheck {
+    fn new(last: &checks::LastCheck, now_ms: u64) -> Self {
+        Self {
+            passed: last.failure.is_none(),
+            error: last.failure.as_deref().map(str::to_owned),
+            age_seconds: Duration::from_millis(now_ms.saturating_sub(last.at_ms)).as_secs_f64(),
+        }
+    }
+}
+
 impl Server {
     /// Describes a server of a pool.
     pub(super) fn new(pool: &Pool, server: &balance::Server, counts: &Merged) -> Self {
+        let now_ms = pool.millis_at(clock::now());
         let target = [&pool.config().name, server.name()].map(Arc::clone);
         let waiting = server.sessions();
         let rate = closing_rate(pool.config().drain_rate, server.is_down(), waiting);
@@ -78,7 +103,7 @@ impl Server {
         let seconds = || (rate.interval().as_secs_f64() * f64::from(waiting) * 10.0).ceil() / 10.0;
         Self {
             address: server.name().to_string(),
-            state: pool.condition(server, pool.millis_at(clock::now())).label(),
+            state: pool.condition(server, now_ms).label(),
             operator_state: server.operator_state().map(OperatorState::label),
             weight: server.weight(),
             configured_weight: server.config().weight.get(),
@@ -88,6 +113,7 @@ impl Server {
             drain_seconds: drains.then(seconds),
             sessions: counts.upstream_sessions.get(&target).copied().unwrap_or_default(),
             connect_failures: server.connect_failures(),
+            last_check: server.checks().last().map(|last| LastCheck::new(&last, now_ms)),
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct UpstreamConfig {
     pub servers: Vec<ServerConfig>,
     /// How a server is chosen for a request.
     pub balance: Balance,
-    /// How requests judge the health of its servers.
+    /// How requests and checks judge the health of its servers.
     pub health: HealthConfig,
     /// How connections to its servers are protected; `None`: they are plain.
     pub tls: Option<Arc<UpstreamTls>>,

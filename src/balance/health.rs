@@ -1,9 +1,12 @@
-//! The passive health of one server: failures, the times for which it is passed over, and its slow start.
+//! The health of one server: failures of requests, the times for which it is passed over, and its slow start.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use super::checks::CheckConfig;
+use super::early::EarlyEnds;
 
 /// The time for which a server that accepted no connection is passed over. Then one request tries it again.
 pub const SKIP_FOR: Duration = Duration::from_secs(5);
@@ -19,12 +22,16 @@ pub const RUN_MIN: Duration = Duration::from_millis(200);
 pub const RECENT: Duration = Duration::from_secs(1);
 /// The share of its weight with which a slow start begins, in thousandths.
 const SLOW_START_FROM: u64 = 100;
+/// The end of the time for which a server is passed over that is down by its checks.
+const DOWN: u64 = u64::MAX;
 /// A whole weight, in the unit of [`Health::weight_share`].
 pub(super) const WHOLE: u32 = 1000;
 
-/// How requests judge the health of an upstream's servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How requests and checks judge the health of an upstream's servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthConfig {
+    /// The checks; `None` if its servers are not checked.
+    pub checks: Option<CheckConfig>,
     /// The number of consecutive failures that eject a server; `None` if none do.
     pub eject_after: Option<NonZeroU32>,
     /// The largest share of the servers that is ejected at once, in percent.
@@ -40,7 +47,7 @@ pub enum Standing {
     Good,
     /// It accepted no connection a short while ago, or lets a request wait. It is tried if no server is in good standing.
     Skipped,
-    /// It is ejected. It is tried if no other server is left.
+    /// It is ejected, or down by its checks. It is tried if no other server is left.
     Ejected,
 }
 
@@ -77,15 +84,22 @@ pub enum Change {
     },
 }
 
-/// The passive health of a server. Times are in milliseconds of the pool's clock. The choice of a server reads only the
-/// atomic values.
+/// The health of a server. Times are in milliseconds of the pool's clock. The choice of a server reads only the atomic
+/// values.
+///
+/// Two judges decide. Requests skip and eject the server for a time (passive health), and checks find it down or up
+/// ([`Checks`](super::checks::Checks)). Each works alone, except for two changes of the checks: while the server is
+/// down, it is in the standing of an ejected one, whatever requests find, and does not count towards `eject_max`; when
+/// it is up again, its failures and its ejection are over, and it starts slowly. A passing check of a server that is
+/// not down does not end an ejection: a server that answers each upgrade with 500 passes most checks. After a failed
+/// connection it is the trial, once the time for which the server is skipped has ended.
 #[derive(Debug, Default)]
 pub struct Health {
     history: Mutex<History>,
     /// Whether there is a failure since the last success.
     troubled: AtomicBool,
     ejected: AtomicBool,
-    /// The time until which the server is passed over; 0 if it is not.
+    /// The time until which the server is passed over; 0 if it is not, [`DOWN`] if it is down by its checks.
     skip_until_ms: AtomicU64,
     /// The begin of an attempt to connect that has not ended; 0 if there is none.
     connecting_since_ms: AtomicU64,
@@ -95,6 +109,8 @@ pub struct Health {
     last_success_ms: AtomicU64,
     /// The begin of its slow start; 0 if there was none.
     slow_since_ms: AtomicU64,
+    /// Whether sessions that begin are counted, because one ended early.
+    ends_early: AtomicBool,
 }
 
 /// How long a request may wait before its server is suspect.
@@ -120,6 +136,10 @@ struct History {
     ejections: u32,
     /// The end of the last ejection.
     ejected_until_ms: u64,
+    /// Its sessions that ended early.
+    early: EarlyEnds,
+    /// Whether these caused the last ejection.
+    is_ejected_early: bool,
 }
 
 /// A request that waits for its connection or its answer, until it is dropped.
@@ -130,8 +150,10 @@ impl Health {
     /// Returns how a request regards the server. A request that has waited as long as `patience` says is taken for a
     /// failure before its timeout, so that fewer requests wait with it.
     pub fn standing(&self, now_ms: u64, patience: Patience) -> Standing {
-        if now_ms < self.skip_until_ms.load(Ordering::Relaxed) {
-            return if self.ejected.load(Ordering::Relaxed) { Standing::Ejected } else { Standing::Skipped };
+        let until = self.skip_until_ms.load(Ordering::Relaxed);
+        if now_ms < until {
+            let is_last = until == DOWN || self.ejected.load(Ordering::Relaxed);
+            return if is_last { Standing::Ejected } else { Standing::Skipped };
         }
         let is_overdue = |since: &AtomicU64, after_ms| {
             let since = since.load(Ordering::Relaxed);
@@ -155,6 +177,11 @@ impl Health {
     /// Whether the server is not passed over.
     pub fn is_healthy(&self) -> bool {
         self.skip_until_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the server is down by its checks.
+    pub fn is_down(&self) -> bool {
+        self.skip_until_ms.load(Ordering::Relaxed) == DOWN
     }
 
     /// Whether the server is ejected, also while one request tries it.
@@ -195,9 +222,40 @@ impl Health {
 
     /// Records that the server accepted a connection. If it is ejected, its answer is what counts.
     pub fn connected(&self, now_ms: u64) {
-        if !self.is_ejected() && self.skip_until_ms.swap(0, Ordering::Relaxed) != 0 {
+        let end_skip = |until| (until != 0 && until != DOWN).then_some(0);
+        if !self.is_ejected() && self.skip_until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end_skip).is_ok()
+        {
             self.start_slowly(now_ms);
         }
+    }
+
+    /// Records a check that passed. It takes the place of the request that would try a server which was skipped.
+    pub(super) fn passed(&self, now_ms: u64) {
+        let is_due = self.skip_until_ms.load(Ordering::Relaxed) <= now_ms;
+        if is_due {
+            self.connected(now_ms);
+        }
+    }
+
+    /// Records that checks found the server down, until [`Health::set_up`].
+    pub(super) fn set_down(&self) {
+        let _history = self.history();
+        self.skip_until_ms.store(DOWN, Ordering::Relaxed);
+        self.ejected.store(false, Ordering::Relaxed);
+    }
+
+    /// Records that checks found the server up. If it was down, requests judge it anew.
+    pub(super) fn set_up(&self, now_ms: u64) {
+        let mut history = self.history();
+        if !self.is_down() {
+            return;
+        }
+        let History { ejections, ejected_until_ms, .. } = *history;
+        *history = History { ejections, ejected_until_ms, ..History::default() };
+        self.ends_early.store(false, Ordering::Relaxed);
+        self.troubled.store(false, Ordering::Relaxed);
+        self.start_slowly(now_ms);
+        self.skip_until_ms.store(0, Ordering::Relaxed);
     }
 
     /// Records a failed request. `may_eject` is asked if the server is to be ejected; it is not if it already is.
@@ -219,19 +277,16 @@ impl Health {
         }
         history.consecutive = history.consecutive.saturating_add(1);
         let was_ejected = self.is_ejected();
-        if was_ejected && now_ms < history.ejected_until_ms {
-            // A request that began before the ejection.
+        if self.is_down() || (was_ejected && now_ms < history.ejected_until_ms) {
+            // The server was tried because no other one was left, or the request began before the ejection.
             return None;
         }
         let is_many = config.eject_after.is_some_and(|after| history.consecutive >= after.get());
         let lasts = failure == Failure::Connect || self.is_of_all_clients(&history, now_ms);
         let is_due = is_many && lasts;
         if is_due && (was_ejected || may_eject()) {
-            let time = history.eject(now_ms);
-            self.ejected.store(true, Ordering::Relaxed);
-            self.skip_until_ms.store(history.ejected_until_ms, Ordering::Relaxed);
-            history.reported = true;
-            return Some(Change::Ejected { failures: history.consecutive, time });
+            history.is_ejected_early = false;
+            return Some(Change::Ejected { failures: history.consecutive, time: self.eject(&mut history, now_ms) });
         }
         if failure == Failure::Connect || was_ejected {
             self.skip_until_ms.store(later(now_ms, SKIP_FOR), Ordering::Relaxed);
@@ -239,6 +294,49 @@ impl Health {
         let is_news = !history.reported && may_log();
         history.reported |= is_news;
         is_news.then_some(Change::Failed)
+    }
+
+    fn eject(&self, history: &mut History, now_ms: u64) -> Duration {
+        let time = history.eject(now_ms);
+        self.ejected.store(true, Ordering::Relaxed);
+        self.skip_until_ms.store(history.ejected_until_ms, Ordering::Relaxed);
+        history.reported = true;
+        time
+    }
+
+    /// Records that a session of the server begins.
+    pub fn opened(&self, now_ms: u64) {
+        if self.ends_early.load(Ordering::Relaxed) {
+            let mut history = self.history();
+            history.early.opened(now_ms);
+            self.ends_early.store(history.early.count() > 0, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that a session ended within [`EARLY`](super::early::EARLY) of its begin, since the server disconnected.
+    /// `may_eject` is as for [`Health::fail`]. Returns the ejection, if it causes one.
+    pub fn ended_early(
+        &self,
+        opened_ms: u64,
+        now_ms: u64,
+        config: &HealthConfig,
+        may_eject: impl FnOnce() -> bool,
+    ) -> Option<Change> {
+        let mut history = self.history();
+        history.early.ended(opened_ms, now_ms);
+        self.ends_early.store(true, Ordering::Relaxed);
+        let (was_ejected, failures) = (self.is_ejected(), history.early.count());
+        if self.is_down() || (was_ejected && now_ms < history.ejected_until_ms) {
+            return None;
+        }
+        let is_many = config.eject_after.is_some_and(|after| failures >= after.get());
+        if !is_many || !history.early.lasts(now_ms) || !(was_ejected || may_eject()) {
+            return None;
+        }
+        self.troubled.store(true, Ordering::Relaxed);
+        history.failures = history.failures.saturating_add(failures.into());
+        history.is_ejected_early = true;
+        Some(Change::Ejected { failures, time: self.eject(&mut history, now_ms) })
     }
 
     /// Whether failures of answers last so long without a success that they do not concern the requests of one client.
@@ -258,6 +356,9 @@ impl Health {
         }
         let mut history = self.history();
         history.consecutive = 0;
+        if self.is_down() || history.awaits_survivor(now_ms) {
+            return None;
+        }
         let was_passed_over = self.skip_until_ms.swap(0, Ordering::Relaxed) != 0;
         if self.ejected.swap(false, Ordering::Relaxed) || was_passed_over {
             self.start_slowly(now_ms);
@@ -278,6 +379,13 @@ impl Health {
 }
 
 impl History {
+    /// Whether an answer does not end the ejection: sessions ended early, and none has outlived that time since.
+    fn awaits_survivor(&mut self, now_ms: u64) -> bool {
+        self.early.pass(now_ms);
+        self.is_ejected_early &= self.early.count() > 0;
+        self.is_ejected_early
+    }
+
     /// Begins an ejection, and returns its length.
     fn eject(&mut self, now_ms: u64) -> Duration {
         if now_ms.saturating_sub(self.ejected_until_ms) >= millis(EJECT_FOR_MAX) {

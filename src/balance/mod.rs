@@ -1,8 +1,11 @@
-//! Pools of servers, without sockets, a clock or randomness of their own: the choice of a server for a request, and the
-//! state of each.
+//! Pools of servers, without sockets, a clock or randomness of their own: the choice of a server for a request, the state
+//! of each, and the times of its checks.
 
 pub mod health;
 pub mod tls;
+pub mod early;
+pub mod checks;
+pub mod schedule;
 pub mod config;
 pub mod hash;
 pub mod pacing;
@@ -18,6 +21,7 @@ pub mod pool;
 mod tests;
 
 pub use attempt::Attempt;
+pub use checks::{Check, CheckChange, CheckConfig};
 pub use choice::{NoServer, Picked};
 pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
 pub use health::{Change, Failure, HealthConfig};

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use super::checks::CheckChange;
 use super::config::{ServerConfig, UpstreamConfig};
 use super::health::{Change, Failure, Patience, millis};
 use super::overrides::ServerChange;
@@ -243,14 +244,48 @@ impl Pool {
         may_log: impl FnOnce() -> bool,
     ) -> Option<Change> {
         let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_eject = || {
-            // A server that drains gets no requests anyway.
-            let in_use = || self.servers.iter().filter(|server| !server.drains());
-            let ejected = in_use().filter(|server| server.health().is_ejected()).count();
-            let max = in_use().count().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
-            ejected < max
-        };
-        server.health().fail(failure, now_ms, &self.config.health, may_eject, may_log)
+        server.health().fail(failure, now_ms, &self.config.health, || self.may_eject(), may_log)
+    }
+
+    /// Records that a session ended within [`EARLY`](super::early::EARLY) of its begin, since the server disconnected.
+    /// Returns the ejection of the server, if it causes one.
+    pub fn ended_early(&self, server: &Server, opened_ms: u64, now_ms: u64) -> Option<Change> {
+        let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        server.health().ended_early(opened_ms, now_ms, &self.config.health, || self.may_eject())
+    }
+
+    fn may_eject(&self) -> bool {
+        // A server that drains gets no requests anyway.
+        let in_use = || self.servers.iter().filter(|server| !server.drains());
+        let ejected = in_use().filter(|server| server.health().is_ejected()).count();
+        let max = in_use().count().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
+        ejected < max
+    }
+
+    /// Records a check of a server that passed, or why it failed. Returns the change that is to be logged.
+    pub fn checked(&self, server: &Server, failure: Option<&str>, now_ms: u64) -> Option<CheckChange> {
+        let (health, config) = (server.health(), self.config.health.checks.as_ref()?);
+        let change = server.checks().record(failure, now_ms, health.is_down(), config);
+        match change {
+            Some(CheckChange::Down { .. }) => health.set_down(),
+            Some(CheckChange::Up { .. }) => {
+                health.set_up(now_ms);
+                self.down.store(false, Ordering::Relaxed);
+            }
+            None if failure.is_none() => health.passed(now_ms),
+            None => {}
+        }
+        change
+    }
+
+    /// Forgets the checks of its servers, if they are not checked any more: those that were down are up.
+    pub fn forget_checks(&self, now_ms: u64) {
+        if self.config.health.checks.is_none() {
+            for server in &self.servers {
+                server.checks().forget();
+                server.health().set_up(now_ms);
+            }
+        }
     }
 
     /// Records that no server accepts a connection. Returns true if the log has not reported it yet, and `may_log`

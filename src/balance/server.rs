@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::checks::Checks;
 use super::config::{ServerAddress, ServerConfig};
 use super::hash::TextHash;
 use super::health::{Health, WHOLE};
@@ -27,6 +28,7 @@ pub(super) struct ServerState {
     connect_failures: AtomicU64,
     health: Health,
     overrides: Overrides,
+    checks: Checks,
 }
 
 /// Counts a session, or the request that it may become, as one of its server, until it is dropped.
@@ -44,10 +46,10 @@ pub enum ServerCondition {
     Failing,
     /// It is passed over after consecutive failures.
     Ejected,
+    /// It is passed over because its checks fail, or an operator has its sessions closed at once.
+    Down,
     /// It gets no new sessions, because the configuration or an operator says so.
     Draining,
-    /// It gets no new sessions, and an operator has its sessions closed at once.
-    Down,
     /// It has as many sessions as `max_sessions` permits.
     Full,
 }
@@ -59,9 +61,9 @@ impl ServerCondition {
             Self::Up => "up",
             Self::SlowStart => "slow start",
             Self::Ejected => "ejected",
+            Self::Down => "down",
             Self::Failing => "failing",
             Self::Draining => "draining",
-            Self::Down => "down",
             Self::Full => "full",
         }
     }
@@ -134,9 +136,14 @@ impl Server {
         self.settings.store(Settings::new(&self.config, &self.state.overrides).0, Ordering::Relaxed);
     }
 
-    /// Returns whether it failed recently.
+    /// Returns its health, as requests and checks found it.
     pub fn health(&self) -> &Health {
         &self.state.health
+    }
+
+    /// Returns the outcomes of its checks.
+    pub fn checks(&self) -> &Checks {
+        &self.state.checks
     }
 
     /// Returns the number of its sessions, and of the requests that wait for it.
@@ -160,6 +167,8 @@ impl Server {
             ServerCondition::Down
         } else if self.drains() {
             ServerCondition::Draining
+        } else if self.health().is_down() {
+            ServerCondition::Down
         } else if self.health().is_ejected() {
             ServerCondition::Ejected
         } else if self.health().has_failed() {
@@ -197,6 +206,7 @@ impl ServerState {
             connect_failures: AtomicU64::new(0),
             health: Health::default(),
             overrides: Overrides::default(),
+            checks: Checks::default(),
         }
     }
 

@@ -26,6 +26,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         balance,
         tls: None,
         health: HealthConfig {
+            checks: None,
             eject_after: NonZeroU32::new(3),
             eject_max_percent: 50,
             slow_start: Duration::from_secs(30),

@@ -104,7 +104,7 @@ async fn check_service(forward: &ForwardConfig, host: &str) -> Result<Found, Str
 /// Connects to a server, and does the TLS handshake. A PROXY header names no client.
 async fn check_handshake(connector: &Connector, pool: &Pool, server: &Server) -> io::Result<()> {
     let header = if pool.config().proxy_protocol { proxy_header(None) } else { Vec::new() };
-    let mut stream = connector.connect(pool.config(), server, &header).await?;
+    let mut stream = connector.connect(pool.config(), server, &header, pool.config().connect_timeout).await?;
     // A server that accepts the handshake sends nothing, or closes because it got no request.
     match timeout(ALERT_TIMEOUT, stream.read(&mut [0])).await {
         Ok(Err(alert)) if alert.kind() == io::ErrorKind::InvalidData => Err(alert),

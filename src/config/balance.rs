@@ -4,6 +4,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use http::HeaderName;
+use http::uri::PathAndQuery;
 
 use super::common::Duplicates;
 use super::diagnostic::{Diagnostic, quote};
@@ -12,7 +13,9 @@ use super::keys::{self, Kind};
 use super::mixed_list::{TextOrTable, texts_or_tables};
 use super::server_address::server_address;
 use super::units;
-use crate::balance::{Balance, ClosingRate, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig};
+use crate::balance::{
+    Balance, Check, CheckConfig, ClosingRate, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig,
+};
 use crate::policy::credential::TokenSource;
 
 const SERVERS_MAX: usize = 256;
@@ -124,14 +127,58 @@ pub(super) fn rebalance(section: &Section<'_>, balance: Option<&Balance>) -> Par
 /// Reads `[upstream.NAME.health]`.
 pub(super) fn health(section: &Section<'_>) -> Option<HealthConfig> {
     let health = section.child("upstream.health");
+    let checks = checks(&health);
     let eject_after = health.count_or_off(&keys::EJECT_AFTER);
     let eject_max = health.percent_or_off(&keys::EJECT_MAX);
     let slow_start = health.duration(&keys::SLOW_START);
     Some(HealthConfig {
+        checks: checks?,
         eject_after: eject_after?.value,
         eject_max_percent: eject_max?.value?,
         slow_start: slow_start?,
     })
+}
+
+fn checks(health: &Section<'_>) -> Parsed<Option<CheckConfig>> {
+    let check = check(health);
+    let interval = health.duration(&keys::CHECK_INTERVAL);
+    let (rise, fall) = (health.count(&keys::RISE), health.count(&keys::FALL));
+    let (interval, rise, fall) = (interval?, rise?.value, fall?.value);
+    Some(check?.map(|check| CheckConfig { check, interval, rise, fall }))
+}
+
+/// Reads how servers are checked; `None` within if they are not.
+fn check(health: &Section<'_>) -> Parsed<Option<Check>> {
+    let text = health.text(&keys::CHECK)?;
+    let parsed = match text.as_str() {
+        "off" => return Some(None),
+        "tcp" => return Some(Some(Check::Tcp)),
+        other => match other.split_once(':') {
+            Some(("http", path)) => check_path(path).map(Check::Http),
+            Some(("websocket", path)) => check_path(path).map(Check::WebSocket),
+            _ => Err("not a check"),
+        },
+    };
+    let label = match parsed {
+        Ok(check) => return Some(Some(check)),
+        Err(label) => label,
+    };
+    health.diagnostics.push(
+        Diagnostic::error(text.span.clone(), format!("{} cannot be the value of `check`", quote(&text)))
+            .label(label)
+            .help("write \"tcp\", \"http:/path\", \"websocket:/path\" or \"off\""),
+    );
+    None
+}
+
+/// Parses the path and the query of a check. The error is the label at the caret.
+fn check_path(text: &str) -> Result<PathAndQuery, &'static str> {
+    if !text.starts_with('/') {
+        return Err("the path must start with a slash");
+    }
+    let is_clean = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let parsed = text.parse().ok().filter(|_| is_clean);
+    parsed.ok_or("the path must contain only characters that are valid in a path and its query")
 }
 
 /// Parses the part after `hash:`. The error is the label at the caret.

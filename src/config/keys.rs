@@ -287,14 +287,23 @@ keys! {
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 
+    CHECK = "upstream.health" "check", Text, Value("\"tcp\""),
+        "How each server is checked: `tcp`, it accepts a connection; `http:/path`, it answers a GET with a status from 200 to \
+         399; `websocket:/path`, it completes an opening handshake and answers a ping; or `off`.";
+    CHECK_INTERVAL = "upstream.health" "interval", span(MS_100, HOUR), Value("\"5s\""),
+        "Time between two checks of a server, shortened by up to a fifth at random; one check may take as long.";
+    RISE = "upstream.health" "rise", number(1, 100), Value("2"),
+        "Number of consecutive checks that pass before a server that is down gets sessions again.";
+    FALL = "upstream.health" "fall", number(1, 100), Value("3"),
+        "Number of consecutive checks that fail before a server is down: it gets no sessions while another one is left.";
     EJECT_AFTER = "upstream.health" "eject_after", Integer(1, 1000, Allowed), Value("5"),
-        "Number of consecutive failures that eject a server: no connection, no valid response in time, a bad 101, or a \
-         status from 500 on.";
+        "Number of consecutive failures that eject a server: no connection, no valid response in time, a bad 101, a \
+         status from 500 on, or sessions that it ends without a Close in their first second.";
     EJECT_MAX = "upstream.health" "eject_max", Percent(Refused), Value("\"50%\""),
         "Maximum share of the servers that is ejected at once.";
     SLOW_START = "upstream.health" "slow_start", span(Duration::ZERO, HOUR), Value("\"30s\""),
-        "How long the weight of a server grows from a tenth to the whole after it was added, drained or unreachable; not \
-         with `hash:`.";
+        "How long the weight of a server grows from a tenth to the whole after it was added, drained, unreachable or down; \
+         not with `hash:`.";
 
     NAME = "route" "name", Text, Required,
         "The name in logs.";

@@ -92,6 +92,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Handles a disconnect: the side is neither read nor written any more. The slots of a disconnected client are
     /// released.
     fn disconnect(&mut self, side: Side, in_order: bool, now: Instant) {
+        if side == Side::Upstream && !self.session.is_closing() {
+            self.process.early_ends.report(&self.facts, now);
+        }
         self.peer(side).end(in_order);
         self.session.on_disconnected(side, now);
         if side == Side::Client {

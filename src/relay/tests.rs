@@ -1,6 +1,7 @@
 //! Tests of `relay` with in-memory streams, for conditions that sockets do not produce reliably.
 
 mod commands;
+mod early_ends;
 
 use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
@@ -211,7 +212,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         name: "echo".into(),
         servers: Vec::new(),
         balance: Balance::default(),
-        health: HealthConfig { eject_after: None, eject_max_percent: 50, slow_start: SHORT },
+        health: HealthConfig { checks: None, eject_after: None, eject_max_percent: 50, slow_start: SHORT },
         tls: None,
         base_path: String::new(),
         connect_timeout: SHORT,
@@ -268,6 +269,16 @@ fn relay_in<C, U>(
     upstream_side: U,
     now: Instant,
 ) -> Relay<C, U> {
+    relay_reporting(EarlyEnds::default(), worker, terms, (client_side, upstream_side), now)
+}
+
+fn relay_reporting<C, U>(
+    early_ends: EarlyEnds,
+    worker: &SessionContext,
+    terms: SessionConfig,
+    (client_side, upstream_side): (C, U),
+    now: Instant,
+) -> Relay<C, U> {
     let admission = admitted(Arc::clone(&terms.limits), now);
     let facts = session_facts(&admission, 1, now);
     let log = crate::telemetry::test_config();
@@ -276,6 +287,7 @@ fn relay_in<C, U>(
         sessions: Sessions::new(&log, Identities::new(&log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
         events: Events::new(false),
+        early_ends,
     });
     let (client_side, upstream_side) = (Prefixed(client_side, Vec::new()), Prefixed(upstream_side, Vec::new()));
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::checks::CHECKS_AT_ONCE;
 use super::error::ServeError;
 use super::forward_recheck::AT_ONCE;
 use super::worker;
@@ -15,6 +16,7 @@ use crate::front::waiting::waiting_max;
 use crate::policy::live_keys::KeySource;
 use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::upstream::ATTEMPTS_AT_ONCE;
 use crate::upstream::connector::extra_descriptors;
 
 /// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
@@ -92,8 +94,16 @@ fn other_descriptors(config: &Config) -> u64 {
         // Unused connections of each worker and of the task that asks again, and its requests.
         + (IDLE_MAX * (config.server.workers.get() + 1) + AT_ONCE) * services(config)
         + worker::DESCRIPTORS * config.server.workers.get()
-        + extra.min(config.server.max_sessions.count as usize);
+        + extra.min(config.server.max_sessions.count as usize)
+        + checks(config);
     count as u64
+}
+
+/// Returns the number of descriptors that checks of servers need at once.
+fn checks(config: &Config) -> usize {
+    let checked = config.upstreams.iter().filter(|upstream| upstream.health.checks.is_some());
+    let servers = checked.map(|upstream| upstream.servers.len()).fold(0, usize::saturating_add);
+    ATTEMPTS_AT_ONCE * servers.min(CHECKS_AT_ONCE)
 }
 
 /// Returns the number of sections whose keys are fetched.

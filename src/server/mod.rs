@@ -7,6 +7,7 @@ mod watchdog;
 pub mod pool;
 pub mod worker;
 pub mod accept;
+mod checks;
 pub mod descriptors;
 mod files;
 mod closings;

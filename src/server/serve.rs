@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accept;
+use super::checks;
 use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
 use super::descriptors::fit_descriptors;
 use super::draining;
@@ -30,6 +31,7 @@ use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
 use crate::relay::Process;
+use crate::relay::early_ends::{EarlyEnd, EarlyEnds};
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Lifecycle;
@@ -55,6 +57,7 @@ pub struct Server {
     reloader: Reloader,
     control: Control,
     requests: mpsc::Receiver<ControlRequest>,
+    early_ends: mpsc::Receiver<EarlyEnd>,
     watchdog: Option<Duration>,
 }
 
@@ -109,11 +112,13 @@ impl Server {
         let lifecycle = Lifecycle::new(config.server.drain_timeout);
         lifecycle.set_shutdown_delay(config.server.shutdown_delay);
         let identities = Identities::new(&config.log, random());
+        let (early_ends, ended_early) = EarlyEnds::channel();
         let process = Arc::new(Process {
             lifecycle,
             sessions: Sessions::new(&config.log, identities),
             metrics: Arc::new(Metrics::new(now.unix)),
             events: Events::new(config.admin.is_some()),
+            early_ends,
         });
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
@@ -126,7 +131,8 @@ impl Server {
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
         reloader.listeners = open;
         reloader.file.clone_from(&control.facts().file);
-        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests, watchdog: None })
+        let early_ends = ended_early;
+        Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests, early_ends, watchdog: None })
     }
 
     /// Returns the state that its connections share. It stays valid while the server runs.
@@ -157,7 +163,8 @@ impl Server {
     /// # Errors
     /// If the system does not provide a thread or an event queue.
     pub fn run(self, mut stop: mpsc::Receiver<()>, observe: impl Fn(ServerEvent<'_>)) -> Result<(), ServeError> {
-        let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests, watchdog } = self;
+        let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests, early_ends, watchdog } =
+            self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
         let workers = (0..)
@@ -192,6 +199,7 @@ impl Server {
                 () = watching => {}
                 () = memory::watch(&gateway) => {}
                 () = forward_recheck::run(&gateway) => {}
+                () = checks::run(&gateway, early_ends) => {}
                 () = key_loss::watch(&gateway) => {}
                 () = draining::run(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}

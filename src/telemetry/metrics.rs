@@ -9,6 +9,7 @@ mod process;
 mod samples;
 pub mod table;
 mod text;
+mod upstreams;
 pub mod worker;
 
 use std::collections::BTreeSet;

@@ -205,7 +205,10 @@ impl Connector {
     pub fn note_answer(&self, pool: &Pool, session: &ServerSession, error: Option<&AnswerError>) {
         let Some(server) = pool.server_of(session) else { return };
         match error {
-            None => self.note_success(pool, server),
+            None => {
+                server.health().opened(self.now_ms(pool));
+                self.note_success(pool, server);
+            }
             Some(AnswerError::Protocol | AnswerError::Extension) => {}
             Some(error) => self.note_failure(pool, server, Failure::Answer, &format!("a bad 101: {}", error.label())),
         }
@@ -244,7 +247,7 @@ impl Connector {
     async fn try_server(&self, pool: &Pool, server: &Server, proxy_header: &[u8]) -> Result<UpstreamStream, AskError> {
         let (mut wait, connecting) =
             (self.wait(pool, server, Failure::Connect), server.health().connecting(self.now_ms(pool)));
-        let connected = self.connect(pool.config(), server, proxy_header).await;
+        let connected = self.connect(pool.config(), server, proxy_header, pool.config().connect_timeout).await;
         wait.is_over = true;
         drop(connecting);
         let error = match connected {
@@ -268,8 +271,8 @@ impl Connector {
     }
 
     /// Connects to a server of an upstream and, if the upstream has `tls`, sends this PROXY header, unless it is empty,
-    /// and does the TLS handshake. Without TLS the caller sends the header. The handshake has the rest of
-    /// `connect_timeout`, and a quarter of it at least.
+    /// and does the TLS handshake. Without TLS the caller sends the header. Both together have this limit, and the
+    /// handshake has a quarter of it at least.
     ///
     /// # Errors
     /// If the server does not accept the connection, or the handshake fails. The kind is `TimedOut` if either takes too
@@ -279,8 +282,9 @@ impl Connector {
         upstream: &UpstreamConfig,
         server: &Server,
         proxy_header: &[u8],
+        limit: Duration,
     ) -> io::Result<UpstreamStream> {
-        let (limit, started) = (upstream.connect_timeout, (self.clock)());
+        let started = (self.clock)();
         let socket = self.open_socket(server, limit).await?;
         let Some(tls) = &upstream.tls else { return Ok(UpstreamStream::Plain(socket)) };
         let passed = (self.clock)().saturating_duration_since(started);
@@ -289,7 +293,8 @@ impl Connector {
         Box::pin(self.tls.connect((upstream, tls), server, socket, proxy_header, rest)).await
     }
 
-    async fn open_socket(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
+    /// Opens a connection to a server, without TLS.
+    pub(super) async fn open_socket(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
         let stream = match server.address() {
             ServerAddress::Unix(path) => {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
@@ -308,8 +313,18 @@ impl Connector {
     /// Records a failed request, and logs a warning when the server begins to fail or is ejected. The line that reports
     /// its recovery counts its further failures.
     fn note_failure(&self, pool: &Pool, server: &Server, failure: Failure, error: &dyn Display) {
+        self.log_failure(pool, server, pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)), error);
+    }
+
+    /// Records that a session of a server ended soon after its 101, because the server disconnected.
+    pub fn note_early_end(&self, pool: &Pool, server: &Server, opened: Instant, ended: Instant) {
+        let change = pool.ended_early(server, pool.millis_at(opened), pool.millis_at(ended));
+        self.log_failure(pool, server, change, &"disconnects without a Close within a second of its 101");
+    }
+
+    fn log_failure(&self, pool: &Pool, server: &Server, change: Option<Change>, error: &dyn Display) {
         let (upstream, name) = (&pool.config().name, server.name());
-        match pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)) {
+        match change {
             Some(Change::Ejected { failures, time }) if self.may_log(pool) => {
                 tracing::warn!(%upstream, server = %name, failures, seconds = time.as_secs(), %error, "server ejected");
             }
@@ -329,7 +344,7 @@ impl Connector {
         Wait { connector: self, pool, server, failure, since: (self.clock)(), is_over: false }
     }
 
-    fn now_ms(&self, pool: &Pool) -> u64 {
+    pub(super) fn now_ms(&self, pool: &Pool) -> u64 {
         pool.millis_at((self.clock)())
     }
 
@@ -369,7 +384,7 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Whether an error of connecting is caused by this machine and not by the server.
-fn is_local(error: &io::Error) -> bool {
+pub(super) fn is_local(error: &io::Error) -> bool {
     let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
         || matches!(error.get_ref(), Some(inner) if inner.is::<LookUpTimeout>() || inner.is::<SetUpError>())

@@ -1,4 +1,4 @@
-//! Upstreams: the selection of a server for a session, and the connection to it.
+//! Upstreams: the selection of a server for a session, the connection to it, and the checks of servers.
 
 pub mod connector;
 pub mod open;
@@ -6,6 +6,9 @@ mod race;
 mod names;
 pub mod stream;
 mod tls;
+mod pong;
+pub mod checks;
 
 pub use connector::{AskError, Asked, Connector};
+pub use race::ATTEMPTS_AT_ONCE;
 pub use stream::UpstreamStream;

@@ -112,6 +112,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         balance: balance.clone(),
         tls: None,
         health: HealthConfig {
+            checks: None,
             eject_after: 5.try_into().ok(),
             eject_max_percent: 50,
             slow_start: Duration::from_secs(30),

@@ -38,4 +38,5 @@ mod snapshots;
 mod metrics;
 mod upstreams;
 mod upstream_tls;
+mod checks;
 mod tls;

@@ -99,8 +99,10 @@ address = "127.0.0.1:0"
 certificates = [{ chain = "chain.pem", key = "key.pem" }]
 [upstream.main]
 servers = ["@CHAT@"]
+health = { check = "off" }
 [upstream.dead]
 servers = ["@DEAD@"]
+health = { check = "off" }
 [[route]]
 name = "chat"
 path = "/chat"

@@ -28,7 +28,12 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
         balance: balance.clone(),
-        health: HealthConfig { eject_after: 5.try_into().ok(), eject_max_percent: 50, slow_start: Duration::ZERO },
+        health: HealthConfig {
+            checks: None,
+            eject_after: 5.try_into().ok(),
+            eject_max_percent: 50,
+            slow_start: Duration::ZERO,
+        },
         tls: None,
         base_path: String::new(),
         connect_timeout: Duration::from_secs(2),

@@ -101,6 +101,7 @@ certificates = [{ chain = "chain.pem", key = "key.pem" }]
 
 [upstream.main]
 servers = ["@UPSTREAM@"]
+health = { check = "off" }
 
 [[route]]
 name = "main"

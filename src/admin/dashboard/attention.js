@@ -145,16 +145,18 @@ function reloadReason({ error }) {
 }
 
 function serverFindings({ name, servers }) {
-  const textOf = ({ address, connect_failures: failures, sessions }) =>
+  const textOf = ({ address, state: own, last_check: check, connect_failures: failures, sessions }) =>
     [
-      `The last request to the server ${address} of the upstream ${name} failed, and none succeeded since.`,
+      own === 'down'
+        ? `The server ${address} of the upstream ${name} is down by its checks${check?.error ? `: ${check.error}` : ''}.`
+        : `The last request to the server ${address} of the upstream ${name} failed, and none succeeded since.`,
       failures > 0 && `${plural(failures, 'connect')} failed since the start.`,
       sessions > 0 && `${plural(sessions, 'session is', 'sessions are')} open.`,
     ]
       .filter(Boolean)
       .join(' ');
   return servers
-    .filter(({ state: own }) => ['failing', 'ejected'].includes(own))
+    .filter(({ state: own }) => ['failing', 'ejected', 'down'].includes(own))
     .map((server) => ({
       key: `server ${name} ${server.address}`,
       level: 'bad',

@@ -15,10 +15,18 @@ const SERVER_COLUMNS = [
     text: ({ connect_failures: failures }) => count(failures),
     value: ({ connect_failures: failures }) => failures,
   },
+  { label: 'Last check', text: ({ last_check: check }) => checkText(check) },
 ];
 
+/** The outcome of the last check of a server; a check that failed has its error. */
+function checkText(check) {
+  if (!check) return NONE;
+  const outcome = check.passed ? 'passed' : `failed: ${check.error}`;
+  return `${outcome}, ${wholeDuration(check.age_seconds)} ago`;
+}
+
 /** The states that are good or bad; a server that drains or is full is neither. */
-const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad' };
+const STATE_CLASSES = { up: 'good', failing: 'bad', ejected: 'bad', down: 'bad' };
 
 function stateTag(own, old) {
   const tag = old ?? h('span.tag');
@@ -32,7 +40,8 @@ function serverColumns(onDone) {
   if (!canChange()) return SERVER_COLUMNS;
   const button = (server, old) => {
     const own = old ?? h('button.small', { type: 'button' });
-    const isDraining = ['draining', 'down'].includes(server.state);
+    // A server that is down by its checks does not drain.
+    const isDraining = server.drain_rate !== null;
     setText(own, isDraining ? 'Undrain' : 'Drain');
     setAttribute(own, 'aria-label', `${isDraining ? 'Undrain' : 'Drain'} ${server.address} of ${server.upstream}`);
     own.onclick = () => (isDraining ? undrain : drain)(server, onDone);

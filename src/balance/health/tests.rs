@@ -1,7 +1,11 @@
 use super::*;
 
-const CONFIG: HealthConfig =
-    HealthConfig { eject_after: NonZeroU32::new(3), eject_max_percent: 50, slow_start: Duration::from_secs(30) };
+const CONFIG: HealthConfig = HealthConfig {
+    checks: None,
+    eject_after: NonZeroU32::new(3),
+    eject_max_percent: 50,
+    slow_start: Duration::from_secs(30),
+};
 const SKIP_MS: u64 = SKIP_FOR.as_millis() as u64;
 const EJECT_MS: u64 = EJECT_FOR.as_millis() as u64;
 const PATIENCE: Patience = Patience { connect_ms: 250, answer_ms: 2_500 };
@@ -231,4 +235,48 @@ fn a_change_is_reported_once_and_when_a_line_is_allowed() {
     assert_eq!(health.succeed(0, || true), None);
     assert_eq!(fail(true), Some(Change::Failed));
     assert_eq!(health.succeed(0, || true), recovered(1));
+}
+
+/// A server whose sessions end at once is ejected although it answers each upgrade, and again after its trial. It
+/// recovers once a session has outlived them.
+#[test]
+fn early_ends_eject_a_server_until_a_session_outlives_them() {
+    let health = Health::default();
+    let opens = |now_ms| {
+        health.opened(now_ms);
+        health.succeed(now_ms, || true)
+    };
+    let ends = |opened_ms, now_ms| health.ended_early(opened_ms, now_ms, &CONFIG, || true);
+    for now_ms in [1_000, 1_500, 2_000, 2_500] {
+        assert_eq!((opens(now_ms), ends(now_ms, now_ms + 10)), (None, None));
+    }
+    assert_eq!((opens(3_010), ends(3_010, 3_020)), (None, ejected(5, 10)));
+    assert_eq!(health.standing(3_020, NO_SUSPECT), Standing::Ejected);
+    // The trial begins, and ends at once.
+    let trial = 3_020 + EJECT_MS;
+    assert!(health.claim(trial));
+    assert_eq!((opens(trial), ends(trial, trial + 10)), (None, ejected(6, 20)));
+    // The next one stays open. Another one follows, and finds that it did.
+    let trial = trial + 10 + 2 * EJECT_MS;
+    assert!(health.claim(trial));
+    assert_eq!((opens(trial), health.standing(trial, NO_SUSPECT)), (None, Standing::Ejected));
+    let next = trial + SKIP_MS;
+    assert!(health.claim(next));
+    assert_eq!((opens(next), health.standing(next, NO_SUSPECT)), (recovered(11), Standing::Good));
+}
+
+/// One client cannot eject a server at which the sessions of others stay open, and `eject_after = "off"` ejects none.
+#[test]
+fn early_ends_beside_sessions_that_stay_open_eject_no_server() {
+    for (config, others) in [(CONFIG, true), (HealthConfig { eject_after: None, ..CONFIG }, false)] {
+        let health = Health::default();
+        for now_ms in (0..60_000).step_by(100) {
+            health.opened(now_ms);
+            assert_eq!(health.ended_early(now_ms, now_ms + 5, &config, || true), None, "{now_ms}");
+            if others {
+                health.opened(now_ms + 10);
+            }
+        }
+        assert!(!health.is_ejected() && !health.has_failed());
+    }
 }

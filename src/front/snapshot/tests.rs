@@ -20,6 +20,7 @@ use crate::policy::forwarded::Scheme;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::{RequestFacts, RequestKind};
 use crate::relay::Process;
+use crate::relay::early_ends::EarlyEnds;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
@@ -78,6 +79,7 @@ fn gateway(config: &Config) -> Gateway {
         sessions: Sessions::new(&config.log, Identities::new(&config.log, [0; 32])),
         metrics: Arc::new(Metrics::new(Duration::ZERO)),
         events: Events::new(false),
+        early_ends: EarlyEnds::default(),
     };
     let (workers, _) = Workers::new(0);
     let connector = Connector::new(clock::now);

@@ -83,8 +83,10 @@ pub struct ServerGauges {
     pub server: Arc<str>,
     /// The number of attempts to connect that failed.
     pub connect_failures: u64,
-    /// Whether it answers, as far as requests have shown.
+    /// Whether it answers, as far as requests and checks have shown.
     pub healthy: bool,
+    /// The number of its checks that passed, and of those that failed.
+    pub checks: [u64; 2],
 }
 
 impl KeySetGauges {
@@ -120,6 +122,7 @@ impl ServerGauges {
             server: Arc::clone(server.name()),
             connect_failures: server.connect_failures(),
             healthy: server.drains() || server.health().is_healthy(),
+            checks: [server.checks().passed(), server.checks().failed()],
         })
     }
 }

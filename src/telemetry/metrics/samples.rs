@@ -1,5 +1,8 @@
 //! The series of one metric, as they are collected.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::text::Value;
 
 /// The series of one metric: the values of its labels, and its value.
@@ -18,6 +21,21 @@ impl Samples {
     pub(super) fn counts<const N: usize>(&mut self, route: &str, names: &[&str; N], counts: &[u64; N]) {
         for (name, count) in names.iter().zip(counts) {
             self.count([route, name], *count);
+        }
+    }
+
+    /// Adds the numbers of sessions. Names of the configuration have a series even without sessions.
+    pub(super) fn with_configured<'a>(
+        &mut self,
+        counts: &BTreeMap<[Arc<str>; 2], u64>,
+        configured: impl Iterator<Item = [&'a Arc<str>; 2]>,
+    ) {
+        let mut counts = counts.clone();
+        for names in configured {
+            counts.entry(names.map(Arc::clone)).or_default();
+        }
+        for ([first, second], count) in &counts {
+            self.count([first, second], *count);
         }
     }
 

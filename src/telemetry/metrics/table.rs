@@ -1,7 +1,6 @@
 //! The table of all metrics: the text and the documentation come from it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::definition::Scrape;
@@ -9,6 +8,7 @@ pub use super::definition::{Definition, Unit};
 use super::labels::{ACTIONS, CAUSES, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
 use super::samples::Samples;
 use super::text::{Kind, Value};
+use super::upstreams;
 use super::worker::{Outcomes, RouteValues};
 use crate::policy::limits::{LimitAction, LimitKind};
 
@@ -61,21 +61,6 @@ fn handshakes(scrape: &Scrape<'_>, samples: &mut Samples) {
     }
 }
 
-/// Adds the numbers of sessions. Names of the configuration have a series even without sessions.
-fn with_configured<'a>(
-    counts: &BTreeMap<[Arc<str>; 2], u64>,
-    configured: impl Iterator<Item = [&'a Arc<str>; 2]>,
-    samples: &mut Samples,
-) {
-    let mut counts = counts.clone();
-    for names in configured {
-        counts.entry(names.map(Arc::clone)).or_default();
-    }
-    for ([first, second], count) in &counts {
-        samples.count([first, second], *count);
-    }
-}
-
 /// Adds the number of requests of each route and outcome.
 fn outcomes(requests: &Outcomes, samples: &mut Samples) {
     for (route, outcomes) in requests {
@@ -107,7 +92,7 @@ pub static TABLE: &[Definition] = &[
         help: "Open sessions",
         collect: |scrape, samples| {
             let configured = scrape.gauges.routes.iter().map(|route| [&route.route, &route.upstream]);
-            with_configured(&scrape.merged.sessions, configured, samples);
+            samples.with_configured(&scrape.merged.sessions, configured);
         },
     },
     Definition {
@@ -233,42 +218,10 @@ pub static TABLE: &[Definition] = &[
             states.for_each(|(state, count)| samples.count([state], count));
         },
     },
-    Definition {
-        name: "tollgate_upstream_sessions",
-        kind: Kind::Gauge,
-        labels: &["upstream", "server"],
-        unit: None,
-        help: "Open sessions of each server",
-        collect: |scrape, samples| {
-            let configured = scrape.gauges.servers.iter().map(|server| [&server.upstream, &server.server]);
-            with_configured(&scrape.merged.upstream_sessions, configured, samples);
-        },
-    },
-    Definition {
-        name: "tollgate_upstream_healthy",
-        kind: Kind::Gauge,
-        labels: &["upstream", "server"],
-        unit: None,
-        help: "1 if sessions may go to the server, 0 after a failed connection or an ejection until a request to it \
-               succeeds; a server that drains or is full counts as healthy",
-        collect: |scrape, samples| {
-            for server in &scrape.gauges.servers {
-                samples.count([&server.upstream, &server.server], server.healthy.into());
-            }
-        },
-    },
-    Definition {
-        name: "tollgate_upstream_connect_failures_total",
-        kind: Kind::Counter,
-        labels: &["upstream", "server"],
-        unit: None,
-        help: "Attempts to connect to a server that failed or timed out",
-        collect: |scrape, samples| {
-            for server in &scrape.gauges.servers {
-                samples.count([&server.upstream, &server.server], server.connect_failures);
-            }
-        },
-    },
+    upstreams::SESSIONS,
+    upstreams::HEALTHY,
+    upstreams::CONNECT_FAILURES,
+    upstreams::CHECKS,
     Definition {
         name: "tollgate_reloads_total",
         kind: Kind::Counter,

@@ -73,6 +73,7 @@ fn the_text_of_a_process_is_exact() {
         server: server.into(),
         connect_failures,
         healthy: connect_failures == 0,
+        checks: [12, connect_failures],
     };
     let certificate =
         |expires| CertificateGauges { name: "chat.example.com".to_owned(), expires: Duration::from_secs(expires) };
@@ -232,7 +233,13 @@ fn servers_without_sessions_have_series_only_while_they_are_configured() {
         text.lines().filter(|line| line.starts_with("tollgate_upstream_sessions{")).count()
     };
     assert_eq!(count(&Gauges::default()), 0);
-    let server = ServerGauges { upstream: "up".into(), server: "a:1".into(), connect_failures: 0, healthy: true };
+    let server = ServerGauges {
+        upstream: "up".into(),
+        server: "a:1".into(),
+        connect_failures: 0,
+        healthy: true,
+        checks: [0, 0],
+    };
     let gauges = Gauges { servers: vec![server], ..Gauges::default() };
     assert_eq!(count(&gauges), 1);
     let _session = open(&worker, "chat");

@@ -30,6 +30,16 @@ impl Upstream {
         SockRef::from(&self.0).set_recv_buffer_size(bytes).unwrap();
     }
 
+    /// Returns the upstream of a bound socket, which listens whenever the test says so.
+    pub fn of(socket: &Socket) -> Self {
+        Self(socket.try_clone().unwrap().into())
+    }
+
+    /// Returns another handle of the same listener.
+    pub fn share(&self) -> Self {
+        Self(self.0.try_clone().unwrap())
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
@@ -46,7 +56,7 @@ impl Upstream {
     pub fn accept_all(upstreams: &[Self]) -> Receiver<(Server, usize)> {
         let (sender, accepted) = sync_channel(64);
         for (index, upstream) in upstreams.iter().enumerate() {
-            let (sender, own) = (sender.clone(), Self(upstream.0.try_clone().unwrap()));
+            let (sender, own) = (sender.clone(), upstream.share());
             std::thread::spawn(move || while sender.send((own.accept(), index)).is_ok() {});
         }
         accepted
