@@ -39,8 +39,8 @@ pub(super) fn unreachable(facts: &Facts<'_>) -> Words {
     if facts.detail.is_some_and(|detail| detail.contains("TLS handshake")) {
         return words(
             sentence(text),
-            "Check that its servers expect TLS, that their certificates are valid, lead to the roots in `ca` and have the \
-             name in `server_name`, and that they accept the client certificate in `certificate`.",
+            "Check that its servers expect TLS, that their certificates are valid, lead to the roots in `ca` and have \
+             the name in `server_name`, and that they accept the client certificate in `certificate`.",
             &[keys::SERVERS, keys::UPSTREAM_TLS],
         );
     }
@@ -74,8 +74,8 @@ pub(super) fn malformed(facts: &Facts<'_>) -> Words {
             facts.the_server(),
             facts.in_brackets()
         )),
-        "Check that `servers` names the port for HTTP/1.1, neither HTTP/2 nor another service, and that the upstream has \
-         `tls` if its servers expect TLS.",
+        "Check that `servers` names the port for HTTP/1.1, neither HTTP/2 nor another service, and that the upstream \
+         has `tls` if its servers expect TLS.",
         &[keys::SERVERS, keys::UPSTREAM_TLS],
     )
 }
