@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig};
+use tollgate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig, UpstreamLoss};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -23,7 +23,9 @@ use tollgate::config::{
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
-use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use tollgate::policy::limits::{
+    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey,
+};
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::pattern::Params;
 use tollgate::policy::peer::Peer;
@@ -269,6 +271,8 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((chat.retries, local.retries), (5, 2));
+    let loss = UpstreamLoss { close_code: CloseCode::SERVICE_RESTART, reconnect_spread: seconds(60) };
+    assert_eq!((chat.loss, local.loss), (loss, UpstreamLoss::default()));
     assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
@@ -365,6 +369,7 @@ fn limits_of_chat() -> Limits {
         pong_timeout: seconds(2),
         close_timeout: seconds(3),
         write_timeout: seconds(60),
+        on_slow_client: OnSlowClient::DropOldest { buffer_bytes: 2 << 20 },
         check_utf8: true,
         max_session_age: Some(seconds(86_400)),
     }
@@ -389,6 +394,7 @@ fn default_limits() -> Limits {
         pong_timeout: seconds(10),
         close_timeout: seconds(5),
         write_timeout: seconds(30),
+        on_slow_client: OnSlowClient::Block,
         check_utf8: false,
         max_session_age: None,
     }

@@ -76,6 +76,7 @@ fn random_limits(random: &mut Random) -> Setup {
     setup.expires_after = random.chance(10).then(|| span(random));
     setup.limits.max_session_age = random.chance(10).then(|| span(random));
     setup.age_jitter = u16::MAX;
+    setup.loss_delay = random.pick(&[Duration::ZERO, Duration::from_millis(1), Duration::from_secs(7)]);
     setup.compressed = random.chance(30);
     setup
 }

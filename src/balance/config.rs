@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::health::HealthConfig;
+use crate::ws::code::CloseCode;
 
 /// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +33,28 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Maximum number of opening handshakes that wait for its servers, at least 1.
     pub max_pending_requests: u32,
+    /// How the clients of its sessions are closed whose connection to a server was lost.
+    pub loss: UpstreamLoss,
     /// Whether each connection to its servers begins with a PROXY header.
     pub proxy_protocol: bool,
     /// Whether header names are sent to its servers in title case.
     pub title_case_headers: bool,
+}
+
+/// How the client of a session is closed whose connection to its server ended without a Close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamLoss {
+    /// The code of its Close.
+    pub close_code: CloseCode,
+    /// The time over which the sessions are closed that a server loses together; zero: all at once.
+    pub reconnect_spread: Duration,
+}
+
+impl Default for UpstreamLoss {
+    /// Returns the defaults of the configuration.
+    fn default() -> Self {
+        Self { close_code: CloseCode::BAD_GATEWAY, reconnect_spread: Duration::from_secs(10) }
+    }
 }
 
 /// A server of an upstream.

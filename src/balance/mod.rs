@@ -4,6 +4,7 @@
 pub mod health;
 pub mod config;
 pub mod hash;
+mod loss;
 pub mod server;
 pub mod attempt;
 pub mod choice;
@@ -15,7 +16,7 @@ mod tests;
 
 pub use attempt::Attempt;
 pub use choice::{NoServer, Picked};
-pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
+pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig, UpstreamLoss};
 pub use health::{Change, Failure, HealthConfig};
 pub use pool::Pool;
 pub use server::{Server, ServerSession};

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Attempt, Balance, HealthConfig, NoServer, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig,
+    UpstreamLoss,
 };
 
 /// Returns the server `192.0.2.1` with this port.
@@ -33,6 +34,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         response_timeout: Duration::from_secs(1),
         retries: 2,
         max_pending_requests: 2,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     }

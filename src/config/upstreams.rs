@@ -7,7 +7,8 @@ use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::keys;
-use crate::balance::UpstreamConfig;
+use crate::balance::{UpstreamConfig, UpstreamLoss};
+use crate::ws::code::CloseCode;
 
 const UPSTREAMS_MAX: usize = 1024;
 
@@ -31,6 +32,7 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
+    let loss = loss(section);
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
@@ -44,9 +46,23 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
         response_timeout: response_timeout?,
         retries: retries?.value,
         max_pending_requests: max_pending_requests?.value,
+        loss: loss?,
         proxy_protocol: proxy_protocol?.value,
         title_case_headers: title_case_headers?.value,
     })
+}
+
+fn loss(section: &Section<'_>) -> Option<UpstreamLoss> {
+    let reconnect_spread = section.duration(&keys::RECONNECT_SPREAD);
+    let code = section.integer(&keys::UPSTREAM_LOSS_CLOSE_CODE)?;
+    let Some(close_code) =
+        [CloseCode::BAD_GATEWAY, CloseCode::SERVICE_RESTART].into_iter().find(|known| u32::from(known.0) == code.value)
+    else {
+        let message = format!("`upstream_loss_close_code` must not be {}", code.value);
+        section.diagnostics.push(Diagnostic::error(code.span, message).label("must be 1014 or 1012"));
+        return None;
+    };
+    Some(UpstreamLoss { close_code, reconnect_spread: reconnect_spread? })
 }
 
 fn base_path(section: &Section<'_>) -> Option<String> {

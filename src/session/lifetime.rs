@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use super::loss::Loss;
+use crate::balance::UpstreamLoss;
 use crate::policy::expiry::Expiry;
 
 /// The facts from which these deadlines follow. They are read only when a deadline is set or passes, so they have an
@@ -16,4 +18,17 @@ pub(super) struct Lifetime {
     pub age_jitter: u16,
     /// When the session ends because the process drains.
     pub drain_at: Option<Instant>,
+    /// How the client is closed if the upstream is lost.
+    pub on_loss: UpstreamLoss,
+    /// The loss of the upstream, until the client is closed.
+    pub loss: Option<Loss>,
+    /// Since when data waits for the client, where that closes it.
+    pub behind_since: Option<Instant>,
+}
+
+impl Lifetime {
+    /// Creates the deadlines of a session that begins now.
+    pub fn new(expires: Option<Expiry>, age_jitter: u16, on_loss: UpstreamLoss, now: Instant) -> Self {
+        Self { expires, opened_at: now, age_jitter, drain_at: None, on_loss, loss: None, behind_since: None }
+    }
 }

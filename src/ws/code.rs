@@ -19,7 +19,10 @@ impl CloseCode {
     pub const POLICY_VIOLATION: Self = Self(1008);
     /// A frame or a message that is too big.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
-    /// The upstream disconnected without a Close or does not read (registered with IANA by the authors of RFC 6455 as
+    /// The service restarts, and clients are to connect again after a random time (registered with IANA as "Service
+    /// Restart").
+    pub const SERVICE_RESTART: Self = Self(1012);
+    /// The upstream disconnected without a Close, does not read, or does not answer a ping (registered with IANA by the authors of RFC 6455 as
     /// "Bad Gateway").
     pub const BAD_GATEWAY: Self = Self(1014);
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tollgate::balance::hash::TextHash;
 use tollgate::balance::{
     Attempt, Balance, Failure, HealthConfig, Pool, ServerAddress, ServerConfig, ServerSession, UpstreamConfig,
+    UpstreamLoss,
 };
 
 use crate::harness::random::Random;
@@ -98,6 +99,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     }

@@ -34,6 +34,8 @@ mod abuse;
 mod operations;
 mod service;
 mod snapshots;
+mod losses;
 mod metrics;
+mod slow_clients;
 mod upstreams;
 mod tls;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate::balance::hash::TextHash;
 use tollgate::balance::{
-    Attempt, Balance, HashSource, HealthConfig, Pool, ServerAddress, ServerSession, UpstreamConfig,
+    Attempt, Balance, HashSource, HealthConfig, Pool, ServerAddress, ServerSession, UpstreamConfig, UpstreamLoss,
 };
 
 use super::cases::Run;
@@ -33,6 +33,7 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     };
