@@ -1,83 +1,34 @@
-//! What the relay does for a client that is slower than its upstream: it measures how long data waits, and queues and
-//! drops messages.
+//! Serves a client that is slower than its upstream: ends its session when data waits too long, or drops messages.
 
 use std::time::Instant;
 
 use super::Relay;
+use super::output_age::Age;
 use super::peer_io::PeerIo;
 use super::stream::Stream;
 use crate::session::Side;
 use crate::session::backlog::Backlog;
 
-/// The state of a client that is, or was, slower than its upstream.
-#[derive(Debug, Default)]
-pub(super) struct SlowClient {
-    /// The position in the client's output whose age is measured.
-    mark: Option<Mark>,
-    /// The number of bytes that the client's kernel had acknowledged when the mark was set.
-    acknowledged: u64,
-    /// The number of messages that were dropped.
-    dropped: u64,
-}
-
-/// A position in the output of a side.
-#[derive(Debug, Clone, Copy)]
-enum Mark {
-    /// Behind this many bytes, of which the kernel has not taken all.
-    Queued(u64),
-    /// The side's kernel has to acknowledge this many bytes.
-    Sent(u64),
-}
-
-impl Mark {
-    /// Marks the end of all output of a side.
-    fn at_end(side: &PeerIo<dyn Stream + '_>) -> Self {
-        Self::Queued(side.output_end())
-    }
-
-    /// Whether the bytes in front of the mark have reached the side. A Unix socket reports no bytes, so it counts as
-    /// reached when the kernel has taken them.
-    fn is_passed(&mut self, side: &PeerIo<dyn Stream + '_>) -> bool {
-        if let Self::Queued(end) = *self {
-            if !side.is_written(end) {
-                return false;
-            }
-            *self = Self::Sent(side.acknowledged().map_or(0, |(_, written)| written));
-        }
-        let Self::Sent(end) = *self else { return false };
-        side.acknowledged().is_none_or(|(acknowledged, _)| acknowledged >= end)
-    }
-}
-
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
-    /// Measures how long data has waited for the client: from the moment at which its socket took no more, until its
-    /// kernel has acknowledged all bytes up to then. Then the next measurement begins, if the client is blocked again.
+    /// Measures how long data has waited for the client, and passes the result to the session.
     #[cold]
     pub(super) fn measure_client(&mut self, now: Instant) {
-        let slow = self.slow.get_or_insert_default();
         let client: &PeerIo<dyn Stream> = &self.client;
-        if slow.mark.as_mut().is_some_and(|mark| !mark.is_passed(client)) {
-            return;
-        }
-        slow.mark = client.is_blocked().then(|| Mark::at_end(client));
-        slow.acknowledged = client.acknowledged().map_or(u64::MAX, |(acknowledged, _)| acknowledged);
-        if slow.mark.is_some() {
-            self.session.on_client_behind(now);
-        } else {
-            self.session.on_client_caught_up();
+        match self.slow.get_or_insert_default().measure(client) {
+            Age::Older => {}
+            Age::New => self.session.on_client_behind(now),
+            Age::None => self.session.on_client_caught_up(),
         }
     }
 
     /// Acts on data that has waited too long, unless the client has got it. A client whose kernel has acknowledged some
-    /// bytes is slow; one that has not does not read at all, which is for [`Session::handle_timeout`] to judge.
-    ///
-    /// [`Session::handle_timeout`]: crate::session::Session::handle_timeout
+    /// bytes is slow; one that has not does not read at all, and the session judges it by that.
     #[cold]
     pub(super) fn judge_slow_client(&mut self, now: Instant) {
         self.measure_client(now);
-        let before = self.slow.as_ref().map_or(u64::MAX, |slow| slow.acknowledged);
-        let reads = self.client.acknowledged().is_some_and(|(acknowledged, _)| acknowledged > before);
-        if reads && self.session.is_client_overdue(now) {
+        let client: &PeerIo<dyn Stream> = &self.client;
+        let has_read = self.slow.as_ref().is_some_and(|slow| slow.has_read(client));
+        if has_read && self.session.is_client_overdue(now) {
             self.session.end_slow_client(now);
         }
     }

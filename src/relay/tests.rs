@@ -1,6 +1,7 @@
 //! Tests of `relay` with in-memory streams, for conditions that sockets do not produce reliably.
 
 mod commands;
+mod slow_client;
 
 use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;

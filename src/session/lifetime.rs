@@ -2,9 +2,25 @@
 
 use std::time::Instant;
 
-use super::loss::Loss;
+use super::outcome::{CloseReason, ClosedBy};
 use crate::balance::UpstreamLoss;
 use crate::policy::expiry::Expiry;
+use crate::ws::frame::ControlFrame;
+
+/// The state of a session whose upstream is lost and whose client has not been closed yet.
+#[derive(Debug)]
+pub(super) struct Loss {
+    pub by: ClosedBy,
+    pub cause: CloseReason,
+    /// When the client is closed.
+    pub close_at: Instant,
+    /// Whether the upstream was sent a last Close, if it is still connected.
+    pub is_upstream_told: bool,
+    /// Whether the owner was told, so that it could set that time.
+    pub is_announced: bool,
+    /// The answer to the last ping of the client.
+    pub pong: Option<Box<ControlFrame>>,
+}
 
 /// The facts from which these deadlines follow. They are read only when a deadline is set or passes, so they have an
 /// allocation of their own.

@@ -6,27 +6,13 @@
 
 use std::time::Instant;
 
+use super::lifetime::Loss;
 use super::outcome::{CloseReason, ClosedBy};
 use super::peer::Input;
 use super::side::Side;
 use super::{Action, Session};
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{ControlFrame, Opcode};
-
-/// The state of a session whose upstream is lost and whose client has not been closed yet.
-#[derive(Debug)]
-pub(super) struct Loss {
-    pub by: ClosedBy,
-    pub cause: CloseReason,
-    /// When the client is closed.
-    pub close_at: Instant,
-    /// Whether the upstream was sent a last Close, if it is still connected.
-    pub is_upstream_told: bool,
-    /// Whether the owner was told, so that it could set that time.
-    pub is_announced: bool,
-    /// The answer to the last ping of the client.
-    pub pong: Option<Box<ControlFrame>>,
-}
 
 impl Session {
     /// Records that a side has disconnected: nothing more can be received from it or sent to it.
@@ -79,24 +65,28 @@ impl Session {
     /// Gives up a side. The client of a lost upstream is closed when its owner allows it; any other end is at once.
     pub(super) fn lose(&mut self, side: Side, by: ClosedBy, cause: CloseReason, now: Instant) {
         self.deadline_changed = true;
-        let peer = self.peer_mut(side);
-        peer.input = Input::Disconnected;
-        peer.drop_output();
-        if side == Side::Client || self.closing_since.is_some() || self.client.output_closed() {
+        let is_connected = matches!(cause, CloseReason::NoPong(_));
+        let waits = side == Side::Upstream && self.closing_since.is_none() && !self.client.output_closed();
+        if waits || !is_connected {
+            let peer = self.peer_mut(side);
+            peer.input = Input::Disconnected;
+            peer.drop_output();
+        }
+        if !waits {
             self.end(by, cause, now);
             return;
         }
         self.action_due = true;
-        let is_upstream_told = !matches!(cause, CloseReason::NoPong(_));
+        let is_upstream_told = !is_connected;
         let loss = Loss { by, cause, close_at: now, is_upstream_told, is_announced: false, pong: None };
         self.lifetime.loss.get_or_insert(loss);
         // The client is read from now on, and nothing of it is forwarded.
         self.release_quotas(now);
     }
 
-    /// Returns when the client of a lost upstream is closed.
+    /// Returns when the client of a lost upstream is closed, once the owner could set that time.
     pub(super) fn loss_at(&self) -> Option<Instant> {
-        self.lifetime.loss.as_ref().map(|loss| loss.close_at)
+        self.lifetime.loss.as_ref().filter(|loss| loss.is_announced).map(|loss| loss.close_at)
     }
 
     /// Closes the client of a lost upstream.

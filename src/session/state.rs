@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::lifetime::Lifetime;
-use super::loss::Loss;
+use super::lifetime::{Lifetime, Loss};
 use super::metering::{ByteMeterState, ByteMeters, Metering, ReportCounts, Reports};
 use super::outbox::{CommandedClose, Outbox, Queued};
 use super::outcome::{CloseReason, ClosedBy, Outcome, SessionStats};

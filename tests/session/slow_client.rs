@@ -17,7 +17,8 @@ fn a_client_is_closed_when_data_has_waited_longer_than_write_timeout() {
     check(closing(), &slowly, &[], &[], None);
     let closed = "close 1008 slow consumer";
     check(closing(), &[&slowly[..], &[Pass(1)]].concat(), &[closed], &[closed], None);
-    let events = [&slowly[..], &[Pass(1), close(Client, 1008, ""), close(Upstream, 1008, "")]].concat();
+    let events =
+        [&slowly[..], &[Pass(1), Unblock(Client), close(Client, 1008, ""), close(Upstream, 1008, "")]].concat();
     check(closing(), &events, &[closed], &[closed], end(ClosedBy::Tollgate, 1008, CloseReason::SlowClient));
 }
 
