@@ -5,14 +5,18 @@ mod commands;
 pub mod description;
 pub mod early_ends;
 pub mod facts;
+mod output_age;
 pub mod peer_io;
 mod read;
 pub mod recheck;
+mod releasable;
 pub mod revoke;
 pub mod registry;
 pub mod renewal;
 pub mod renewal_count;
 pub mod replaced;
+mod slow_client;
+pub mod stream;
 pub mod watcher;
 pub mod workers;
 
@@ -38,8 +42,11 @@ use budget::{Budget, ReadOutcome};
 use description::RateWindow;
 use early_ends::EarlyEnds;
 use facts::SessionFacts;
-use peer_io::{Backpressure, PeerIo, Stream};
+use output_age::SlowClient;
+use peer_io::{Backpressure, PeerIo};
 use registry::SessionGuard;
+use releasable::Releasable;
+use stream::Stream;
 use watcher::Watcher;
 
 /// The maximum number of times that a passed deadline is postponed because the kernel has an event that tokio has not
@@ -93,7 +100,7 @@ pub struct RelayGuards {
 pub struct Relay<C, U> {
     session: Session,
     client: PeerIo<C>,
-    upstream: PeerIo<U>,
+    upstream: PeerIo<Releasable<U>>,
     guard: SessionGuard,
     _load: LoadGuard,
     metrics: SessionMetrics,
@@ -113,6 +120,8 @@ pub struct Relay<C, U> {
     lingers_until: Option<Instant>,
     /// Earlier counts of a session that forwards messages.
     rates: Option<Box<RateWindow>>,
+    /// The state of a client that is slower than its upstream.
+    slow: Option<Box<SlowClient>>,
     /// The operators that watch its frames.
     watchers: Vec<Watcher>,
     facts: Arc<SessionFacts>,
@@ -137,7 +146,7 @@ impl<C, U> Relay<C, U> {
         let relay = Self {
             session,
             client: PeerIo::new(client.0, client.1),
-            upstream: PeerIo::new(upstream.0, upstream.1),
+            upstream: PeerIo::new(Releasable(Some(upstream.0)), upstream.1),
             guard,
             _load: load,
             metrics,
@@ -149,6 +158,7 @@ impl<C, U> Relay<C, U> {
             phase: Phase::Serving,
             lingers_until: None,
             rates: None,
+            slow: None,
             watchers: Vec::new(),
             facts,
             lease,
@@ -163,7 +173,7 @@ impl<C, U> Relay<C, U> {
         let age = now.saturating_duration_since(self.facts.started);
         let reported: Vec<_> = self.session.reported().collect();
         let (counts, reason) = (self.session.counts(), self.session.reason_of(outcome.cause));
-        let end = SessionEnd { age, outcome, reason, counts, reported: &reported };
+        let end = SessionEnd { age, outcome, reason, counts, dropped: self.dropped(), reported: &reported };
         let Process { sessions, events, .. } = &*self.process;
         let summary = self.facts.log_summary();
         sessions.log_end(&summary, &end);
@@ -195,6 +205,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
                 relay.count_reports(now);
             }
             let Poll::Ready(outcome) = polled else { return Poll::Pending };
+            relay.count_dropped(now);
             relay.log(outcome, now);
             relay.log_undelivered();
             // Only the two connections remain to be closed. That must not keep the client from its next session.
@@ -291,6 +302,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
                     Action::SendMessage(message) => self.send(Side::Client, &message.encode(), cx, now),
+                    Action::UpstreamLost(spread) => self.release_upstream(spread, cx, now),
                     Action::End(outcome) => return Some(outcome),
                 }
             }
@@ -330,8 +342,16 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let backpressure = self.peer(side).flush(cx);
         match backpressure {
             Backpressure::Clear | Backpressure::Stalled => {}
-            Backpressure::Cleared => self.session.on_unblocked(side, now),
-            Backpressure::Progressing => self.session.on_blocked(side, now),
+            Backpressure::Cleared => {
+                self.session.on_unblocked(side, now);
+                self.count_dropped(now);
+            }
+            Backpressure::Progressing => {
+                self.session.on_blocked(side, now);
+                if side == Side::Client && self.session.closes_slow_client() {
+                    self.measure_client(now);
+                }
+            }
             Backpressure::Failed => self.close_write(side, now),
         }
         matches!(backpressure, Backpressure::Cleared | Backpressure::Failed)
@@ -342,6 +362,14 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn close_write(&mut self, side: Side, now: Instant) {
         self.peer(side).close_write();
         self.session.on_write_closed(side, now);
+    }
+
+    /// Closes the connection to a lost upstream. Its client is closed within this span, at a time that is its own among
+    /// the sessions that the server loses together. Its slots are kept until then: the client is still connected.
+    fn release_upstream(&mut self, spread: Duration, cx: &mut Context<'_>, now: Instant) {
+        self.upstream.release(cx);
+        let close_at = self.lease.lose_server(spread, u16::from_be_bytes(random()), now);
+        self.session.close_client_at(close_at, now);
     }
 
     fn peer(&mut self, side: Side) -> &mut PeerIo<dyn Stream> {
@@ -366,6 +394,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 self.session.extend_pong(side, now);
             }
         }
+        if self.session.is_client_overdue(now) {
+            self.judge_slow_client(now);
+        }
         self.session.handle_timeout(now);
         self.log_undelivered();
         if self.watch_at.is_some_and(|at| at <= now) {
@@ -378,7 +409,9 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         }
         // Output that is pending for a disconnected side would keep the other side, and so its Close, from being read.
         for side in Side::BOTH {
-            if self.session.is_disconnected(side) {
+            // A lost upstream may be sent a last Close before it is released.
+            let is_released_later = side == Side::Upstream && self.session.is_upstream_lost();
+            if self.session.is_disconnected(side) && !is_released_later {
                 self.peer(side).end(false);
             }
         }

@@ -17,10 +17,12 @@
 //! The bytes of [`Verdict::Forward`] are sent to the other side, the frame of [`Action::Send`] to the side that it
 //! names, and the message of [`Action::SendMessage`] to the client, in the order in which they are returned.
 
+pub mod backlog;
 mod bytes;
 mod commands;
 mod deadlines;
 mod lifetime;
+mod loss;
 mod metering;
 mod outbox;
 mod outcome;
@@ -29,11 +31,13 @@ mod receive;
 mod report;
 mod rules;
 mod side;
+mod slow_client;
 pub mod state;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::balance::UpstreamLoss;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter, LocalLimiter};
@@ -86,6 +90,9 @@ pub enum Action {
     },
     /// Send a message of our own to the client.
     SendMessage(Message),
+    /// The connection to the upstream was lost: close it, and call [`Session::close_client_at`] with a time within this
+    /// span. Without the call the client is closed at once.
+    UpstreamLost(Duration),
     /// The session has ended: flush the queued output and close both streams.
     End(Outcome),
 }
@@ -103,6 +110,8 @@ pub struct SessionConfig {
     pub expires: Option<Expiry>,
     /// A random number by which the maximum age of the session is shortened; see [`Limits::session_age_max`].
     pub age_jitter: u16,
+    /// How the client is closed if the connection to the upstream is lost.
+    pub loss: UpstreamLoss,
     /// Whether permessage-deflate was negotiated.
     pub compressed: bool,
     /// The tag of the session's own pings, by which their pongs are recognized.
@@ -156,7 +165,7 @@ pub struct Session {
 impl Session {
     /// Creates a session right after the 101.
     pub fn new(terms: SessionConfig, now: Instant) -> Self {
-        let SessionConfig { limits, messages, bytes, expires, age_jitter, compressed, ping_tag } = terms;
+        let SessionConfig { limits, messages, bytes, expires, age_jitter, loss, compressed, ping_tag } = terms;
         let inspector = |side| Inspector::new(rules(side, &limits, compressed, limits.check_utf8));
         Self {
             overhead: LocalLimiter::new(limits.overhead, Count::default()),
@@ -169,7 +178,7 @@ impl Session {
             metering: Metering { bytes: ByteMeters::new(&limits, bytes), ..Metering::default() }
                 .boxed(limits.is_reporting()),
             limits,
-            lifetime: Box::new(Lifetime { expires, opened_at: now, age_jitter, drain_at: None }),
+            lifetime: Box::new(Lifetime::new(expires, age_jitter, loss, now)),
             data_passed: now,
             wait_until: None,
             reservation_held: false,
@@ -185,36 +194,6 @@ impl Session {
             pings: 0,
             pongs_owed: 0,
             counts: SessionStats::default(),
-        }
-    }
-
-    /// Records that a side has disconnected: nothing more can be received from it or sent to it.
-    pub fn on_disconnected(&mut self, side: Side, now: Instant) {
-        self.deadline_changed = true;
-        let peer = self.peer_mut(side);
-        let input = std::mem::replace(&mut peer.input, Input::Disconnected);
-        peer.drop_output();
-        if input != Input::Open {
-            return;
-        }
-        if !peer.close_sent {
-            self.end(ClosedBy::from(side), CloseReason::Disconnected(side), now);
-            return;
-        }
-        // It disconnected instead of answering a Close, so the other side is sent a Close of ours.
-        let other = self.peer_mut(side.other());
-        if !other.output_closed() {
-            other.pending_close.get_or_insert(CloseReason::Closed);
-        }
-    }
-
-    /// Records that a write to a side has failed. Bytes that it sent before, above all its Close, may still arrive.
-    pub fn on_write_closed(&mut self, side: Side, now: Instant) {
-        self.deadline_changed = true;
-        let peer = self.peer_mut(side);
-        if !peer.is_write_closed() {
-            peer.drop_output();
-            peer.write_closed_since = Some(now);
         }
     }
 
@@ -313,6 +292,9 @@ impl Session {
             return None;
         }
         self.deadline_changed = true;
+        if let Some(action) = self.next_loss_action() {
+            return Some(action);
+        }
         if let Some(message) = self.next_message() {
             return Some(Action::SendMessage(message));
         }
@@ -320,6 +302,9 @@ impl Session {
             // A frame of ours is sent only between frames of the other side, and never after a Close.
             if self.peer(side.other()).mid_frame || self.peer(side).output_closed() || self.answers_come(side) {
                 continue;
+            }
+            if let Some(frame) = self.take_pong(side) {
+                return Some(Action::Send { to: side, frame });
             }
             let peer = self.peer_mut(side);
             if let Some(cause) = peer.pending_close.take() {
@@ -363,8 +348,12 @@ impl Session {
         self.deadline_changed = true;
         self.action_due = true;
         self.closing_since.get_or_insert(now);
-        // Read a delayed side again so that its Close is received, and return its reservation. A delayed message is not
-        // forwarded early.
+        self.release_quotas(now);
+    }
+
+    /// Reads a delayed side again, so that its Close is received, and gives back its reservations. A delayed message is
+    /// not forwarded early.
+    fn release_quotas(&mut self, now: Instant) {
         for side in Side::BOTH {
             self.set_wait(side, None);
         }
@@ -397,6 +386,7 @@ impl Session {
             (CloseReason::TokenExpired, _) => {
                 (self.lifetime.expires.map_or(cause.close_code(), |expires| expires.code), cause.reason())
             }
+            (cause, _) if cause.is_upstream_loss() => (self.lifetime.on_loss.close_code, cause.reason()),
             (CloseReason::Closed, _) => {
                 (self.outcome.and_then(|outcome| outcome.code).unwrap_or(CloseCode::NORMAL), "")
             }

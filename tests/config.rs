@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::balance::{
-    Balance, Check, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig, UpstreamConfig,
+    Balance, Check, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig, UpstreamConfig, UpstreamLoss,
 };
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
@@ -25,7 +25,9 @@ use tollgate::config::{
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
-use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use tollgate::policy::limits::{
+    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey,
+};
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::pattern::Params;
 use tollgate::policy::peer::Peer;
@@ -278,6 +280,8 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((chat.retries, local.retries), (5, 2));
     assert_eq!((chat.drain_rate.to_string(), local.drain_rate.to_string()), ("5/m".to_owned(), "20/s".to_owned()));
     assert_eq!((chat.rebalance, local.rebalance), (None, Some(Rebalance { percent: 5, period: seconds(60) })));
+    let loss = UpstreamLoss { close_code: CloseCode::SERVICE_RESTART, reconnect_spread: seconds(60) };
+    assert_eq!((chat.loss, local.loss), (loss, UpstreamLoss::default()));
     assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
@@ -379,6 +383,7 @@ fn limits_of_chat() -> Limits {
         pong_timeout: seconds(2),
         close_timeout: seconds(3),
         write_timeout: seconds(60),
+        on_slow_client: OnSlowClient::DropOldest { buffer_bytes: 2 << 20 },
         check_utf8: true,
         max_session_age: Some(seconds(86_400)),
     }
@@ -403,6 +408,7 @@ fn default_limits() -> Limits {
         pong_timeout: seconds(10),
         close_timeout: seconds(5),
         write_timeout: seconds(30),
+        on_slow_client: OnSlowClient::Block,
         check_utf8: false,
         max_session_age: None,
     }

@@ -11,7 +11,7 @@ use proptest::sample::{Index, select};
 use tollgate::policy::address::Addresses;
 use tollgate::policy::admission::Policy;
 use tollgate::policy::host::{HostPattern, request_host};
-use tollgate::policy::limits::{LimitMode, Limits, OnSessionLimit};
+use tollgate::policy::limits::{LimitMode, Limits, OnSessionLimit, OnSlowClient};
 use tollgate::policy::origin::{MissingOrigin, OriginPattern, Origins};
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, Path};
 use tollgate::policy::pattern::PathPattern;
@@ -367,6 +367,7 @@ fn route(model: &Model) -> Arc<Route> {
             pong_timeout: second,
             close_timeout: second,
             write_timeout: second,
+            on_slow_client: OnSlowClient::Block,
             check_utf8: false,
             max_session_age: None,
         }),

@@ -7,8 +7,12 @@ mod commands;
 #[path = "session/limits.rs"]
 mod limits;
 mod harness;
+#[path = "session/loss.rs"]
+mod loss;
 #[path = "session/messages.rs"]
 mod messages;
+#[path = "session/slow_client.rs"]
+mod slow_client;
 #[path = "session/state.rs"]
 mod state;
 
@@ -18,6 +22,7 @@ use std::time::{Duration, Instant};
 use harness::relay::{PING_TAG, Relay, Setup, quota};
 use harness::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT};
 use tollgate::policy::limits::OnExcess::{Close, Delay, Drop};
+use tollgate::policy::limits::OnSlowClient;
 use tollgate::policy::quota::Limiter;
 use tollgate::session::Side::{self, Client, Upstream};
 use tollgate::session::{Action, AdmissionRule, CloseReason, ClosedBy, DirectionStats, Outcome, SessionStats};
@@ -34,6 +39,10 @@ enum Event {
     CloseWrite(Side),
     Block(Side),
     Unblock(Side),
+    /// Data waits for the client.
+    Behind,
+    /// The client has got that data.
+    CaughtUp,
     /// This many milliseconds pass.
     Pass(u64),
     /// The process drains this session in this many milliseconds.
@@ -44,7 +53,7 @@ enum Event {
     Revoke(CloseReason),
 }
 
-use Event::{Block, Bytes, CloseWrite, Command, Disconnect, Drain, Pass, Revoke, Unblock};
+use Event::{Behind, Block, Bytes, CaughtUp, CloseWrite, Command, Disconnect, Drain, Pass, Revoke, Unblock};
 
 /// Returns the event of a frame as the side must send it: masked by the client, unmasked by the upstream.
 fn from(side: Side, first: u8, payload: impl AsRef<[u8]>) -> Event {
@@ -95,6 +104,8 @@ fn apply(relay: &mut Relay, event: &Event) {
         CloseWrite(side) => relay.close_write(*side),
         Block(side) => relay.block(*side),
         Unblock(side) => relay.unblock(*side),
+        Behind => relay.call(|session, now| session.on_client_behind(now)),
+        CaughtUp => relay.call(|session, _| session.on_client_caught_up()),
         Pass(ms) => relay.pass(Duration::from_millis(*ms)),
         Drain(ms) => relay.drain_in(Duration::from_millis(*ms)),
         Command(code, reason) => relay.close(*code, reason),
@@ -354,7 +365,8 @@ fn case(cause: CloseReason) -> Case {
                 Client => limits.ping_interval = interval,
                 Upstream => limits.upstream_ping_interval = interval,
             });
-            case(setup, vec![Pass(40 * SECOND)], 1001, "no pong", Some(next))
+            let code = if side == Client { 1001 } else { 1014 };
+            case(setup, vec![Pass(40 * SECOND)], code, "no pong", Some(next))
         }
         CloseReason::Disconnected(side) => {
             let (code, reason, next) = match side {
@@ -366,9 +378,13 @@ fn case(cause: CloseReason) -> Case {
         CloseReason::WriteStall(side) => {
             let (code, reason, next) = match side {
                 Client => (1001, "client does not read", CloseReason::WriteStall(Upstream)),
-                Upstream => (1014, "upstream does not read", CloseReason::Command),
+                Upstream => (1014, "upstream does not read", CloseReason::SlowClient),
             };
             case(lenient(), vec![Block(side), Pass(30 * SECOND)], code, reason, Some(next))
+        }
+        CloseReason::SlowClient => {
+            let setup = lenient().with(|limits| limits.on_slow_client = OnSlowClient::Close);
+            case(setup, vec![Behind, Pass(30 * SECOND)], 1008, "slow consumer", Some(CloseReason::Command))
         }
         CloseReason::Command => {
             let events = vec![Command(CloseCode(4001), "maintenance")];
@@ -484,10 +500,12 @@ fn every_cause_has_its_close_code() {
             let absent =
                 matches!(cause, CloseReason::Disconnected(lost) | CloseReason::WriteStall(lost) if lost == side);
             let last = shown(&relay, side).pop();
-            assert_eq!(last, (!absent).then(|| expected.clone()), "{cause:?} to the {side:?}");
+            let is_told = cause == CloseReason::NoPong(Upstream) && side == Upstream;
+            let expected = if is_told { "close 1001 no pong".to_owned() } else { expected.clone() };
+            assert_eq!(last, (!absent).then_some(expected), "{cause:?} to the {side:?}");
         }
     }
-    assert_eq!(seen.len(), 23 + 2 * 16, "{seen:?}");
+    assert_eq!(seen.len(), 24 + 2 * 16, "{seen:?}");
 }
 
 #[test]
@@ -502,7 +520,7 @@ fn labels_are_log_names_and_reasons_fit_into_a_close() {
     }
     labels.sort_unstable();
     labels.dedup();
-    assert_eq!(labels.len(), 25, "{labels:?}");
+    assert_eq!(labels.len(), 26, "{labels:?}");
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub(super) struct Session {
     bytes_out: u64,
     /// Messages with which the client exceeded its rate, and frames with which a side exceeded its byte rate.
     throttled: u64,
+    /// Messages of the upstream that were dropped because the client was too slow.
+    dropped: u64,
     /// The limits that would have acted, where limits are only reported, and how often.
     reported: BTreeMap<&'static str, u64>,
     /// Traffic per second, over the last 10 seconds.
@@ -128,6 +130,10 @@ pub(super) struct SessionLimits {
     pong_timeout_seconds: f64,
     close_timeout_seconds: f64,
     write_timeout_seconds: f64,
+    /// `block`, `close` or `drop_oldest`.
+    on_slow_client: &'static str,
+    /// The memory for messages that wait, with `drop_oldest`.
+    slow_client_buffer_bytes: Option<u64>,
     check_utf8: bool,
     max_session_age_seconds: Option<f64>,
 }
@@ -227,6 +233,7 @@ impl Session {
             messages_out: stats.upstream.messages,
             bytes_out: stats.upstream.bytes,
             throttled: stats.throttled,
+            dropped: info.dropped,
             reported: info.reported.iter().map(|(limit, count)| (limit.label(), *count)).collect(),
             rates: Rates {
                 messages_in: rates.messages_in,
@@ -272,6 +279,8 @@ impl SessionLimits {
             pong_timeout_seconds: seconds(limits.pong_timeout),
             close_timeout_seconds: seconds(limits.close_timeout),
             write_timeout_seconds: seconds(limits.write_timeout),
+            on_slow_client: limits.on_slow_client.label(),
+            slow_client_buffer_bytes: limits.on_slow_client.buffer_bytes(),
             check_utf8: limits.check_utf8,
             max_session_age_seconds: optional(limits.max_session_age),
         }

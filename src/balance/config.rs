@@ -14,6 +14,7 @@ use super::health::HealthConfig;
 use super::pacing::ClosingRate;
 use super::rebalance::Rebalance;
 use super::tls::UpstreamTls;
+use crate::ws::code::CloseCode;
 
 /// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +43,28 @@ pub struct UpstreamConfig {
     pub drain_rate: ClosingRate,
     /// How many sessions overloaded servers shed; `None` for none.
     pub rebalance: Option<Rebalance>,
+    /// How the clients of its sessions are closed whose connection to a server was lost.
+    pub loss: UpstreamLoss,
     /// Whether each connection to its servers begins with a PROXY header.
     pub proxy_protocol: bool,
     /// Whether header names are sent to its servers in title case.
     pub title_case_headers: bool,
+}
+
+/// How the client of a session is closed whose connection to its server ended without a Close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamLoss {
+    /// The code of its Close.
+    pub close_code: CloseCode,
+    /// The time over which the sessions are closed that a server loses together; zero: all at once.
+    pub reconnect_spread: Duration,
+}
+
+impl Default for UpstreamLoss {
+    /// Returns the defaults of the configuration.
+    fn default() -> Self {
+        Self { close_code: CloseCode::BAD_GATEWAY, reconnect_spread: Duration::from_secs(10) }
+    }
 }
 
 /// A server of an upstream.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::checks::Checks;
 use super::config::{ServerAddress, ServerConfig};
 use super::hash::TextHash;
 use super::health::{Health, WHOLE};
+use super::loss::LossPacer;
 use super::overrides::{OperatorState, Overrides, ServerChange, Settings};
 
 /// A server of a pool.
@@ -29,6 +30,7 @@ pub(super) struct ServerState {
     health: Health,
     overrides: Overrides,
     checks: Checks,
+    losses: LossPacer,
 }
 
 /// Counts a session, or the request that it may become, as one of its server, until it is dropped.
@@ -207,6 +209,7 @@ impl ServerState {
             health: Health::default(),
             overrides: Overrides::default(),
             checks: Checks::default(),
+            losses: LossPacer::default(),
         }
     }
 
@@ -227,6 +230,12 @@ impl ServerState {
 impl ServerSession {
     pub(super) fn is_of(&self, server: &Server) -> bool {
         Arc::ptr_eq(&self.0, &server.state)
+    }
+
+    /// Ends the count of a session whose connection to the server was lost. Returns when to close its client: the
+    /// sessions that a server loses together are closed over `spread`. `jitter` is a random number.
+    pub fn lose(self, spread: Duration, jitter: u16, now: Instant) -> Instant {
+        self.0.losses.take(self.0.sessions.load(Ordering::Relaxed), spread, jitter, now)
     }
 
     /// Returns the server's address as the configuration file has it.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Attempt, Balance, ClosingRate, HealthConfig, NoServer, Pool, ServerAddress, ServerConfig, ServerSession,
-    UpstreamConfig,
+    UpstreamConfig, UpstreamLoss,
 };
 
 /// Returns the server `192.0.2.1` with this port.
@@ -38,6 +38,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         max_pending_requests: 2,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
         rebalance: None,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     }

@@ -282,6 +282,11 @@ keys! {
     REBALANCE = "upstream" "rebalance", PercentRate(Allowed), Value("\"off\""),
         "Maximum share of the sessions that is moved from servers with more than their share to others, in each period; \
          they are closed with 1012. Not with `hash:`.";
+    UPSTREAM_LOSS_CLOSE_CODE = "upstream" "upstream_loss_close_code", number(1012, 1014), Value("1014"),
+        "Code of the Close to the client when the connection to its server ends without a Close: 1014, or 1012.";
+    RECONNECT_SPREAD = "upstream" "reconnect_spread", span(Duration::ZERO, Duration::from_mins(10)), Value("\"10s\""),
+        "Time over which the clients are closed whose sessions a server loses together; \"0s\": at once. Also the maximum \
+         of `Retry-After`, which is random, while the upstream has no free server.";
     PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
         "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
@@ -402,6 +407,13 @@ keys! {
         "Timeout for the closing handshake.";
     WRITE_TIMEOUT = "route.limits" "write_timeout", span(MS_100, HOUR), Value("\"30s\""),
         "How long a client or an upstream may accept none of the bytes that are queued for it.";
+    ON_SLOW_CLIENT = "route.limits" "on_slow_client", Choice(&["block", "close", "drop_oldest"]), Value("\"block\""),
+        "Action for a client that is slower than its upstream: read the upstream no faster than the client, close the \
+         session with 1008 when data has waited longer than `write_timeout`, or drop the oldest messages of the upstream, \
+         which disables compression. A client that accepts nothing for `write_timeout` is always closed.";
+    SLOW_CLIENT_BUFFER = "route.limits" "slow_client_buffer", Size(64 << 10, 64 << 20, Refused), Value("\"1MiB\""),
+        "Memory for the messages that wait for such a client before the oldest are dropped; 96 bytes are added for each \
+         frame.";
     CHECK_UTF8 = "route.limits" "check_utf8", Flag, Value("false"),
         "Whether text messages from a client must be valid UTF-8; this disables compression.";
     MAX_SESSION_AGE = "route.limits" "max_session_age",

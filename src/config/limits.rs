@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::diagnostic::{Diagnostic, Span};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
-use crate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use crate::policy::limits::{
+    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey,
+};
 use crate::policy::quota::{Quota, Rate};
 
 /// Reads the limits of a route. `nameless` says why its sessions have no subject, if they have none.
@@ -29,6 +31,7 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limi
     let pong_timeout = section.duration(&keys::PONG_TIMEOUT);
     let close_timeout = section.duration(&keys::CLOSE_TIMEOUT);
     let write_timeout = section.duration(&keys::WRITE_TIMEOUT);
+    let on_slow_client = on_slow_client(section);
     let check_utf8 = section.flag(&keys::CHECK_UTF8);
     let max_session_age = section.duration_or_off(&keys::MAX_SESSION_AGE);
 
@@ -53,6 +56,7 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limi
         pong_timeout: pong_timeout?,
         close_timeout: close_timeout?,
         write_timeout: write_timeout?,
+        on_slow_client: on_slow_client?,
         check_utf8: check_utf8?.value,
         max_session_age: max_session_age?.value,
     })
@@ -102,6 +106,24 @@ fn on_session_limit(section: &Section<'_>) -> Option<OnSessionLimit> {
     let limits = [&keys::SESSIONS_PER_SUBJECT, &keys::SESSIONS_PER_ADDRESS];
     let has_limit = limits.iter().any(|key| section.key_span(key).is_some());
     (has_limit || needs_one_of(section, &keys::ON_SESSION_LIMIT, &limits)).then_some(on_session_limit.value)
+}
+
+fn on_slow_client(section: &Section<'_>) -> Option<OnSlowClient> {
+    let size = section.size_or_off(&keys::SLOW_CLIENT_BUFFER);
+    let written = section.key_span(&keys::SLOW_CLIENT_BUFFER);
+    let buffer_bytes = size.as_ref().and_then(|size| size.value);
+    let drop_oldest = OnSlowClient::DropOldest { buffer_bytes: buffer_bytes.unwrap_or_default() };
+    let actions = [("block", OnSlowClient::Block), ("close", OnSlowClient::Close), ("drop_oldest", drop_oldest)];
+    let on_slow_client = section.choice(&keys::ON_SLOW_CLIENT, &actions)?.value;
+    match written {
+        Some(span) if on_slow_client != drop_oldest => {
+            let message = "`slow_client_buffer` has no effect without `on_slow_client = \"drop_oldest\"`";
+            let label = format!("`on_slow_client` is {:?} here", on_slow_client.label());
+            section.diagnostics.push(Diagnostic::error(span, message).label(label));
+            None
+        }
+        _ => size.map(|_| on_slow_client),
+    }
 }
 
 /// Reads the quotas of messages and of bytes.

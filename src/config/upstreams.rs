@@ -9,7 +9,8 @@ use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
 use super::files::FileLoader;
 use super::{keys, upstream_tls};
-use crate::balance::UpstreamConfig;
+use crate::balance::{UpstreamConfig, UpstreamLoss};
+use crate::ws::code::CloseCode;
 
 const UPSTREAMS_MAX: usize = 1024;
 
@@ -37,6 +38,7 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
     let drain_rate = balance::drain_rate(section);
     let rebalance = balance::rebalance(section, balance.as_ref());
+    let loss = loss(section);
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
@@ -53,9 +55,23 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
         max_pending_requests: max_pending_requests?.value,
         drain_rate: drain_rate?,
         rebalance: rebalance?,
+        loss: loss?,
         proxy_protocol: proxy_protocol?.value,
         title_case_headers: title_case_headers?.value,
     })
+}
+
+fn loss(section: &Section<'_>) -> Option<UpstreamLoss> {
+    let reconnect_spread = section.duration(&keys::RECONNECT_SPREAD);
+    let code = section.integer(&keys::UPSTREAM_LOSS_CLOSE_CODE)?;
+    let Some(close_code) =
+        [CloseCode::BAD_GATEWAY, CloseCode::SERVICE_RESTART].into_iter().find(|known| u32::from(known.0) == code.value)
+    else {
+        let message = format!("`upstream_loss_close_code` must not be {}", code.value);
+        section.diagnostics.push(Diagnostic::error(code.span, message).label("must be 1014 or 1012"));
+        return None;
+    };
+    Some(UpstreamLoss { close_code, reconnect_spread: reconnect_spread? })
 }
 
 fn base_path(section: &Section<'_>) -> Option<String> {

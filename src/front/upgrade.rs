@@ -230,7 +230,8 @@ async fn upgrade(
         let Grant { auth, subject, .. } = &**admission.grant();
         let (route, auth, subject) = (Some(Arc::clone(route.name())), auth.clone(), subject.clone());
         let rejected = Rejected { route, auth, subject, ..Rejected::from(rejection) };
-        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), ..rejected.into() }
+        let retry_spread = Some(upstream.loss.reconnect_spread);
+        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), retry_spread, ..rejected.into() }
     };
 
     // (c) The request to the upstream.
@@ -277,6 +278,7 @@ async fn upgrade(
         bytes: admission.bytes().cloned(),
         expires: admission.expires(),
         age_jitter: u16::from_be_bytes(random()),
+        loss: admission.pool().config().loss,
         compressed: answer.extension.is_some(),
         ping_tag: random(),
     };

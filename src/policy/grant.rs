@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
@@ -101,6 +102,12 @@ impl Lease {
     /// Keeps the count of the session at its server until the lease is dropped.
     pub fn hold_server(&mut self, session: ServerSession) {
         self.server = Some(session);
+    }
+
+    /// Ends the count of the session at its server, to which the connection was lost. Returns when to close the client;
+    /// see [`ServerSession::lose`].
+    pub fn lose_server(&mut self, spread: Duration, jitter: u16, now: Instant) -> Instant {
+        self.server.take().map_or(now, |server| server.lose(spread, jitter, now))
     }
 
     /// Releases the slots of the address and of the subject, because the client has disconnected or its session is

@@ -23,6 +23,39 @@ pub enum OnSessionLimit {
     CloseOldest,
 }
 
+/// The treatment of a client that is slower than its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSlowClient {
+    /// The upstream is not read while the client accepts no bytes.
+    Block,
+    /// As `Block`, and the session is closed with code 1008 when data has waited longer than `write_timeout`.
+    Close,
+    /// The upstream is read, and the oldest messages are dropped when those that wait exceed the buffer.
+    DropOldest {
+        /// The memory for messages that wait for the client.
+        buffer_bytes: u64,
+    },
+}
+
+impl OnSlowClient {
+    /// Returns the memory for messages that wait, if messages are dropped.
+    pub fn buffer_bytes(self) -> Option<u64> {
+        match self {
+            Self::Block | Self::Close => None,
+            Self::DropOldest { buffer_bytes } => Some(buffer_bytes),
+        }
+    }
+
+    /// Returns its name in the configuration.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Close => "close",
+            Self::DropOldest { .. } => "drop_oldest",
+        }
+    }
+}
+
 /// A limit of a route that `mode = "report"` turns into a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LimitKind {
@@ -44,6 +77,8 @@ pub enum LimitKind {
     IdleTimeout,
     /// The time that a session may last.
     MaxSessionAge,
+    /// How long data waits for the client, with `on_slow_client = "close"`.
+    SlowClient,
     /// The number of sessions of a subject.
     SessionsPerSubject,
     /// The number of sessions of an address.
@@ -52,7 +87,7 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MessageRate,
         Self::ByteRate,
         Self::UpstreamByteRate,
@@ -62,6 +97,7 @@ impl LimitKind {
         Self::UpstreamMessageMaxSize,
         Self::IdleTimeout,
         Self::MaxSessionAge,
+        Self::SlowClient,
         Self::SessionsPerSubject,
         Self::SessionsPerAddress,
     ];
@@ -78,6 +114,7 @@ impl LimitKind {
             Self::UpstreamMessageMaxSize => "upstream_message_max_size",
             Self::IdleTimeout => "idle_timeout",
             Self::MaxSessionAge => "max_session_age",
+            Self::SlowClient => "slow_client",
             Self::SessionsPerSubject => "sessions_per_subject",
             Self::SessionsPerAddress => "sessions_per_address",
         }
@@ -216,6 +253,8 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// How long a side may accept none of the bytes queued for it.
     pub write_timeout: Duration,
+    /// The treatment of a client that is slower than its upstream.
+    pub on_slow_client: OnSlowClient,
     /// Whether text messages from a client must be UTF-8 (RFC 6455 section 8.1). Disables compression.
     pub check_utf8: bool,
     /// How long a session may last at most; `None`: unlimited. See [`Limits::session_age_max`].
@@ -234,7 +273,9 @@ impl Limits {
     /// Whether messages may be compressed (RFC 7692). False if text is checked, since it would have to be decompressed,
     /// and if messages are dropped, since later messages are compressed with reference to earlier ones.
     pub fn allow_compression(&self) -> bool {
-        !self.check_utf8 && (self.is_reporting() || self.on_excess() != Some(OnExcess::Drop))
+        let drops_oldest = matches!(self.on_slow_client, OnSlowClient::DropOldest { .. });
+        let drops = self.on_excess() == Some(OnExcess::Drop) || drops_oldest;
+        !self.check_utf8 && (self.is_reporting() || !drops)
     }
 
     /// Whether the limits only report what they would do.

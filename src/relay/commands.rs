@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::Relay;
 use super::description::{SessionActivity, SessionInfo};
-use super::peer_io::Stream;
 use super::registry::Command;
+use super::stream::Stream;
 use super::watcher::Watcher;
 use crate::policy::recheck::TermChanges;
 use crate::session::{CloseReason, Side};
@@ -108,7 +108,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn describe(&self, now: Instant) -> SessionInfo {
         let activity = if self.lingers_until.is_some() {
             SessionActivity::Lingering
-        } else if self.session.is_closing() {
+        } else if self.session.is_closing() || self.session.is_upstream_lost() {
             SessionActivity::Closing
         } else if Side::BOTH.into_iter().any(|side| self.session.waiting(side)) {
             SessionActivity::Throttled
@@ -122,6 +122,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             age: now.saturating_duration_since(self.facts.started),
             activity,
             stats,
+            dropped: self.dropped(),
             rates: self.rates.as_ref().map(|rates| rates.rates(&stats, now)).unwrap_or_default(),
             last_activity: now.saturating_duration_since(self.session.data_passed()),
             limits: self.session.limits().clone(),

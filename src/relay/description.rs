@@ -17,7 +17,7 @@ pub enum SessionActivity {
     Open,
     /// A side exceeded its rate and is not read.
     Throttled,
-    /// Its closing handshake has begun.
+    /// Its closing handshake has begun, or the upstream is lost and the client is closed soon.
     Closing,
     /// It is over, and its connections are being closed.
     Lingering,
@@ -46,6 +46,8 @@ pub struct SessionInfo {
     pub activity: SessionActivity,
     /// The messages and bytes that it has forwarded.
     pub stats: SessionStats,
+    /// The messages of the upstream that were dropped because the client was too slow.
+    pub dropped: u64,
     /// The messages and bytes per second over the last ten seconds.
     pub rates: Rates,
     /// The time since a message last passed in either direction.

@@ -2,112 +2,24 @@
 
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
+use super::stream::{Stream, UNIX_WRITTEN};
 use crate::runtime::cycle::Ticket;
-use crate::runtime::socket::SocketStream;
 use crate::runtime::socket_state::{SocketState, unacknowledged_bytes};
-use crate::tls::stream::ClientStream;
-use crate::upstream::UpstreamStream;
+use crate::session::backlog::Backlog;
 
 /// Limit on the bytes that the other end may still send after a session is over. The connection is then closed.
 const DISCARD_MAX_BYTES: u32 = 256 * 1024;
 /// The least that one read counts towards that limit: a read of a single byte may have cost several key updates.
 const DISCARD_MIN_BYTES: u32 = 4096;
-
-/// The operations of a stream that the relay uses.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// Returns a number that grows whenever the kernel takes bytes that the stream held back.
-    fn written(&self) -> u64;
-    /// Whether the stream may hold bytes that it has taken but the kernel has not.
-    fn holds_back(&self) -> bool;
-    /// Returns how many bytes the kernel has taken from the stream, which has taken `taken` bytes.
-    fn written_to_kernel(&self, taken: u64) -> u64;
-    /// Returns the socket; `None` for a stream without one, as in tests.
-    fn socket(&self) -> Option<BorrowedFd<'_>>;
-    /// Becomes ready when the socket may be readable. The end of the stream counts as readable.
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Returns the number of TLS key updates since the last call.
-    fn take_key_updates(&mut self) -> u8;
-    /// Drops the state that can be derived again, for an idle stream.
-    fn hibernate(&mut self);
-    /// Returns the TLS version, as in `TLSv1_3`, of a stream that knows it.
-    fn tls_version(&self) -> Option<&'static str> {
-        None
-    }
-}
-
-impl Stream for ClientStream {
-    fn written(&self) -> u64 {
-        self.written()
-    }
-
-    fn holds_back(&self) -> bool {
-        self.holds_back()
-    }
-
-    fn written_to_kernel(&self, _taken: u64) -> u64 {
-        written_to_kernel(self.socket(), self.written())
-    }
-
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket().socket())
-    }
-
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_read_ready(cx)
-    }
-
-    fn take_key_updates(&mut self) -> u8 {
-        self.take_key_updates()
-    }
-
-    fn hibernate(&mut self) {
-        self.hibernate();
-    }
-}
-
-impl Stream for UpstreamStream {
-    fn written(&self) -> u64 {
-        self.written()
-    }
-
-    fn holds_back(&self) -> bool {
-        self.holds_back()
-    }
-
-    fn written_to_kernel(&self, taken: u64) -> u64 {
-        written_to_kernel(self.socket(), if self.is_tls() { self.written() } else { taken })
-    }
-
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket().socket())
-    }
-
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_read_ready(cx)
-    }
-
-    fn take_key_updates(&mut self) -> u8 {
-        0
-    }
-
-    fn hibernate(&mut self) {}
-
-    fn tls_version(&self) -> Option<&'static str> {
-        self.tls_version()
-    }
-}
-
-/// Returns how many bytes the kernel has taken. It reports the memory of a Unix socket's queue, not its bytes.
-/// Subtracted from a constant, it shows whether the queue shrinks.
-fn written_to_kernel(socket: &SocketStream, taken: u64) -> u64 {
-    if socket.is_unix() { u64::MAX / 2 } else { taken }
-}
+/// The bytes of a backlog that are written at once: those of one TLS record.
+const REFILL_BYTES: usize = 16 * 1024;
+/// The number of such writes in one flush. Then other sessions of the thread run.
+const REFILLS_MAX: usize = 16;
 
 /// One side of a relayed session.
 #[derive(Debug)]
@@ -118,18 +30,22 @@ pub(super) struct PeerIo<S: ?Sized> {
     pub unprocessed: Vec<u8>,
     /// Whether `unprocessed` can be processed without reading more.
     pub reprocess: bool,
-    /// Bytes that the stream has not taken. While there are any, the other side is not read.
+    /// Bytes that the stream has not taken. While there are any, the other side is not read, except into `backlog`.
     out: Vec<u8>,
+    /// Frames behind `out` of which the oldest may be dropped, while the side is blocked.
+    backlog: Option<Box<Backlog>>,
     /// The number of bytes that the stream has taken.
     taken: u64,
     /// Whether the stream may hold bytes that the kernel has not taken.
     unflushed: bool,
     /// The progress of this side's output when it was last found to be blocked.
-    blocked_at: Option<u64>,
+    blocked_at: Option<NonZeroU64>,
     /// Whether nothing more is read or written, because the stream ended or failed.
     pub ended: bool,
     /// Whether nothing more is written, because a write failed. Bytes that the side sent before are still read.
     write_closed: bool,
+    /// Whether output is not for the stream: there is a backlog, or nothing more is written.
+    diverts: bool,
     /// Whether nothing more is read, because the side shut down its direction after its Close. Output is still written.
     read_closed: bool,
     /// The number of bytes that the side's kernel had acknowledged when a ping was sent behind other bytes, or when
@@ -175,12 +91,14 @@ impl<S> PeerIo<S> {
             unprocessed: early,
             reprocess,
             out: Vec::new(),
+            backlog: None,
             taken: 0,
             // The stream may still hold the last bytes of the handshake.
             unflushed: true,
             blocked_at: None,
             ended: false,
             write_closed: false,
+            diverts: false,
             read_closed: false,
             acknowledged: None,
             discarded: 0,
@@ -198,7 +116,25 @@ impl<S: Stream + ?Sized> PeerIo<S> {
 
     /// Returns the number of bytes that the stream has not taken.
     pub fn pending_output(&self) -> usize {
-        self.out.len()
+        self.out.len().saturating_add(self.backlog.as_ref().map_or(0, |backlog| backlog.len()))
+    }
+
+    /// Returns the backlog of a blocked side, into which all output goes from now on until the side has taken
+    /// everything.
+    pub fn backlog(&mut self, new: impl FnOnce() -> Backlog) -> &mut Backlog {
+        self.diverts = true;
+        self.backlog.get_or_insert_with(|| Box::new(new()))
+    }
+
+    /// Returns the number of messages that were dropped since the last call. An empty backlog of a side that is not
+    /// blocked any more is freed.
+    pub fn take_dropped(&mut self) -> u64 {
+        let Some(backlog) = &mut self.backlog else { return 0 };
+        let dropped = backlog.take_dropped();
+        if !self.diverts {
+            self.backlog = None;
+        }
+        dropped
     }
 
     /// Whether [`PeerIo::flush`] has output to flush or a change to report.
@@ -269,6 +205,24 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         acknowledged > before.get()
     }
 
+    /// Returns the position behind all output, as a number of bytes that the stream will have taken.
+    pub fn output_end(&self) -> u64 {
+        self.taken.saturating_add(self.pending_output() as u64)
+    }
+
+    /// Whether the kernel has taken the output up to this position.
+    pub fn is_written(&self, end: u64) -> bool {
+        self.taken > end || (self.taken == end && !self.unflushed)
+    }
+
+    /// Returns how many bytes the side's kernel has acknowledged, and how many it would have if it had all that were
+    /// written. `None` for a Unix socket, whose kernel reports no bytes.
+    pub fn acknowledged(&self) -> Option<(u64, u64)> {
+        let written = self.stream.written_to_kernel(self.taken);
+        let (acknowledged, _) = self.acknowledged_by_kernel();
+        (written < UNIX_WRITTEN).then_some((acknowledged, written))
+    }
+
     /// Returns how many bytes the side's kernel has acknowledged, and whether others are unacknowledged.
     fn acknowledged_by_kernel(&self) -> (u64, bool) {
         let unacknowledged = self.stream.socket().map_or(0, unacknowledged_bytes);
@@ -295,31 +249,46 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     }
 
     /// Writes as many bytes as the stream takes, and queues the rest.
-    pub fn send(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<()> {
-        if self.write_closed || self.ended {
+    pub fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        if self.diverts {
+            self.divert(bytes);
             return Ok(());
         }
-        if self.out.is_empty() {
-            while !bytes.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
-                    Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(n) => {
-                        bytes = bytes.get(n..).unwrap_or_default();
-                        self.taken += n as u64;
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            self.unflushed = self.stream.holds_back();
+        let rest = if self.out.is_empty() { self.write(cx, bytes)? } else { bytes };
+        if !rest.is_empty() {
+            self.out.extend_from_slice(rest);
         }
-        self.out.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// Writes as many bytes as the stream takes. Returns the others.
+    fn write<'a>(&mut self, cx: &mut Context<'_>, mut bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        while !bytes.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(n) => {
+                    bytes = bytes.get(n..).unwrap_or_default();
+                    self.taken += n as u64;
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.unflushed = self.stream.holds_back();
+        Ok(bytes)
+    }
+
+    /// Queues bytes in the backlog, or drops them if nothing more is written.
+    #[cold]
+    fn divert(&mut self, bytes: &[u8]) {
+        if let Some(backlog) = self.backlog.as_mut().filter(|_| !self.write_closed) {
+            backlog.push(bytes);
+        }
     }
 
     /// Writes pending output to the stream, and flushes the stream to the kernel.
     pub fn flush(&mut self, cx: &mut Context<'_>) -> Backpressure {
         let flushed = self.poll_flush(cx);
-        let progress = self.taken.wrapping_add(self.stream.written());
+        let progress = NonZeroU64::MIN.saturating_add(self.taken.wrapping_add(self.stream.written()));
         match flushed {
             Poll::Ready(Ok(())) if self.blocked_at.take().is_some() => Backpressure::Cleared,
             Poll::Ready(Ok(())) => Backpressure::Clear,
@@ -337,6 +306,8 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     /// Stops writing. Pending and later output is dropped.
     pub fn close_write(&mut self) {
         self.write_closed = true;
+        self.diverts = true;
+        self.backlog.iter_mut().for_each(|backlog| backlog.clear());
         self.out = Vec::new();
         self.unflushed = false;
         self.blocked_at = None;
@@ -351,6 +322,16 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         self.closing = if in_order && lacks_nothing { Closing::Sending } else { Closing::Done };
         self.unprocessed = Vec::new();
         self.reprocess = false;
+    }
+
+    /// Closes the socket of a side that was ended, after our direction was shut down if that is due.
+    pub fn release(&mut self, cx: &mut Context<'_>) {
+        if self.closing == Closing::Sending {
+            // It cannot be waited for: the session may last longer than the connection.
+            let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        }
+        self.end(false);
+        self.stream.release();
     }
 
     /// Sends pending output, shuts down our direction, and waits for the other end to do the same. If
@@ -371,18 +352,33 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.out.is_empty() {
-            let out = std::mem::take(&mut self.out);
-            self.send(cx, &out)?;
+        let mut refills = 0;
+        loop {
             if !self.out.is_empty() {
+                let mut out = std::mem::take(&mut self.out);
+                let left = self.write(cx, &out)?.len();
+                if left > 0 {
+                    out.drain(..out.len().saturating_sub(left));
+                    self.out = out;
+                    return Poll::Pending;
+                }
+            }
+            if self.unflushed {
+                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            let Some(backlog) = self.backlog.as_mut().filter(|_| self.diverts) else { return Poll::Ready(Ok(())) };
+            if backlog.is_empty() {
+                self.diverts = self.write_closed;
+                return Poll::Ready(Ok(()));
+            }
+            backlog.take(&mut self.out, REFILL_BYTES);
+            refills += 1;
+            if refills > REFILLS_MAX {
+                Ticket::default().wake_in_order(cx.waker());
                 return Poll::Pending;
             }
         }
-        if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Relay;
 use super::budget::{Budget, ReadOutcome};
-use super::peer_io::Stream;
+use super::stream::Stream;
 use crate::runtime::clock;
 use crate::session::{Action, Outcome, Side, Verdict};
 
@@ -31,7 +31,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if self.peer(from).is_read_closed() {
             return ReadOutcome::Paused;
         }
-        if self.session.waiting(from) || self.peer(from.other()).is_blocked() {
+        if self.session.waiting(from) || (self.peer(from.other()).is_blocked() && !self.queues(from, now)) {
             return self.watch(from, cx, now);
         }
         let peer = self.peer(from);
@@ -159,6 +159,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 match action {
                     Action::Send { to, frame } => self.send_frame(to, &frame, cx, now),
                     Action::SendMessage(message) => self.send(Side::Client, &message.encode(), cx, now),
+                    Action::UpstreamLost(spread) => self.release_upstream(spread, cx, now),
                     Action::End(outcome) => return Processed::Ended(outcome),
                 }
             }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod early_ends;
+mod slow_client;
 
 use std::cell::{Cell, RefCell};
 use std::net::Ipv4Addr;
@@ -14,13 +15,13 @@ use tokio::net::TcpStream;
 use super::read::FRAMES_PER_CLOCK;
 use super::registry::SessionContext;
 use super::*;
-use crate::balance::{Balance, ClosingRate, HealthConfig, Pool, UpstreamConfig};
+use crate::balance::{Balance, ClosingRate, HealthConfig, Pool, UpstreamConfig, UpstreamLoss};
 use crate::policy::address::Addresses;
 use crate::policy::admission::{Admission, Policy};
 use crate::policy::expiry::Expiry;
 use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
-use crate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use crate::policy::limits::{LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey};
 use crate::policy::origin::{MissingOrigin, Origins};
 use crate::policy::quota::{Limiter, Quota, Rate};
 use crate::policy::request::RequestFacts;
@@ -161,6 +162,7 @@ pub(super) fn limits() -> Limits {
         pong_timeout: Duration::from_secs(1),
         close_timeout: SHORT,
         write_timeout: Duration::from_secs(1),
+        on_slow_client: OnSlowClient::Block,
         check_utf8: false,
         max_session_age: None,
     }
@@ -174,6 +176,7 @@ fn terms(limits: Limits) -> SessionConfig {
         bytes: None,
         expires: None,
         age_jitter: 0,
+        loss: UpstreamLoss::default(),
         compressed: false,
         ping_tag: *b"test",
     }
@@ -221,6 +224,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         max_pending_requests: 1,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
         rebalance: None,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     };

@@ -28,6 +28,8 @@ impl Session {
             add(self.expires_at());
             add(self.max_age_at());
             add(self.lifetime.drain_at);
+            add(self.loss_at());
+            add(self.behind_at());
             add(self.idle_at());
             add(self.heartbeat_at(Side::Client));
             add(self.heartbeat_at(Side::Upstream));
@@ -46,6 +48,8 @@ impl Session {
             (self.max_age_at().filter(|_| !self.is_reporting), "max_session_age"),
             (self.lifetime.drain_at, "drain"),
             (self.idle_at().filter(|_| !self.is_reporting), "idle_timeout"),
+            (self.loss_at(), "reconnect_spread"),
+            (self.behind_at().filter(|_| !self.is_reporting), "slow_client"),
             (self.wait_until, "rate_allows"),
             (self.wait_until(Side::Upstream), "rate_allows"),
         ];
@@ -106,6 +110,9 @@ impl Session {
             if due(self.max_age_at()) {
                 self.report(LimitKind::MaxSessionAge);
             }
+            if due(self.behind_at()) {
+                self.end_slow_client(now);
+            }
         }
         for side in Side::BOTH {
             if due(self.wait_until(side)) {
@@ -115,10 +122,7 @@ impl Session {
                 self.on_disconnected(side, now);
             }
             if due(self.stalled_at(side)) {
-                let peer = self.peer_mut(side);
-                peer.input = Input::Disconnected;
-                peer.drop_output();
-                self.end(ClosedBy::Tollgate, CloseReason::WriteStall(side), now);
+                self.lose(side, ClosedBy::Tollgate, CloseReason::WriteStall(side), now);
             }
         }
         if self.closing_since.is_some() {
@@ -131,6 +135,10 @@ impl Session {
             self.end(ClosedBy::Tollgate, CloseReason::MaxAge, now);
         } else if due(self.lifetime.drain_at) {
             self.end(ClosedBy::Tollgate, CloseReason::Drain, now);
+        } else if due(self.loss_at()) {
+            self.close_after_loss(now);
+        } else if due(self.behind_at()) {
+            self.end_slow_client(now);
         } else if due(self.idle_at()) {
             self.end(ClosedBy::Tollgate, CloseReason::IdleTimeout, now);
         } else {
@@ -138,10 +146,10 @@ impl Session {
                 if !due(self.heartbeat_at(side)) {
                     continue;
                 }
-                if self.peer(side).pinged.is_some() {
-                    self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now);
-                } else {
-                    self.ping(side);
+                match (self.peer(side).pinged, side) {
+                    (None, _) => self.ping(side),
+                    (Some(_), Side::Client) => self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now),
+                    (Some(_), Side::Upstream) => self.lose(side, ClosedBy::Tollgate, CloseReason::NoPong(side), now),
                 }
             }
         }
@@ -183,10 +191,10 @@ impl Session {
         peer.write_closed_since.filter(|_| peer.input == Input::Open)?.checked_add(self.limits.close_timeout)
     }
 
-    /// Returns the idle deadline. A side that waits for its rate is not idle.
+    /// Returns the idle deadline. A side that waits for its rate is not idle, nor is a client whose upstream is lost.
     fn idle_at(&self) -> Option<Instant> {
         let waits = Side::BOTH.into_iter().any(|side| self.waiting(side));
-        if waits || (self.is_reporting && self.is_idle_reported()) {
+        if waits || self.lifetime.loss.is_some() || (self.is_reporting && self.is_idle_reported()) {
             return None;
         }
         self.data_passed.checked_add(self.limits.idle_timeout?)

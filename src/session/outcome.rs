@@ -116,6 +116,8 @@ pub enum CloseReason {
     Disconnected(Side),
     /// A side accepted none of the bytes queued for it within the write timeout.
     WriteStall(Side),
+    /// Data for the client waited longer than the write timeout, although the client may have read some.
+    SlowClient,
     /// An operator ended the session.
     Command,
     /// The token, its subject or its session at the issuer was revoked.
@@ -135,7 +137,16 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Returns the code of our Close. It is not used where a side, a command or the expiry of the token sets the code.
+    /// Whether the connection to the upstream was lost.
+    pub fn is_upstream_loss(self) -> bool {
+        matches!(
+            self,
+            Self::Disconnected(Side::Upstream) | Self::WriteStall(Side::Upstream) | Self::NoPong(Side::Upstream)
+        )
+    }
+
+    /// Returns the code of our Close. It is not used where a side, a command, the expiry of the token or the upstream's
+    /// `upstream_loss_close_code` sets the code.
     pub fn close_code(self) -> CloseCode {
         match self {
             Self::Closed | Self::Command => CloseCode::NORMAL,
@@ -146,17 +157,20 @@ impl CloseReason {
             | Self::TokenExpired
             | Self::Revoked
             | Self::Replaced
+            | Self::SlowClient
             | Self::NotAdmitted(_) => CloseCode::POLICY_VIOLATION,
             Self::MaxAge
             | Self::IdleTimeout
-            | Self::NoPong(_)
+            | Self::NoPong(Side::Client)
             | Self::Drain
             | Self::Removed
             | Self::Aborted
             | Self::Disconnected(Side::Client)
             | Self::WriteStall(Side::Client) => CloseCode::GOING_AWAY,
             Self::ServerDrain | Self::Rebalance => CloseCode::SERVICE_RESTART,
-            Self::Disconnected(Side::Upstream) | Self::WriteStall(Side::Upstream) => CloseCode::BAD_GATEWAY,
+            Self::Disconnected(Side::Upstream) | Self::WriteStall(Side::Upstream) | Self::NoPong(Side::Upstream) => {
+                CloseCode::BAD_GATEWAY
+            }
         }
     }
 
@@ -184,6 +198,7 @@ impl CloseReason {
             Self::Disconnected(Side::Upstream) => "upstream went away",
             Self::WriteStall(Side::Client) => "client does not read",
             Self::WriteStall(Side::Upstream) => "upstream does not read",
+            Self::SlowClient => "slow consumer",
         }
     }
 
@@ -207,6 +222,7 @@ impl CloseReason {
             Self::Disconnected(Side::Upstream) => "upstream_gone",
             Self::WriteStall(Side::Client) => "client_write_stall",
             Self::WriteStall(Side::Upstream) => "upstream_write_stall",
+            Self::SlowClient => "slow_client",
             Self::Command => "command",
             Self::Revoked => "revoked",
             Self::Replaced => "replaced",

@@ -226,7 +226,8 @@ impl Session {
         now: Instant,
     ) -> Result<Verdict, CloseReason> {
         let output_closed = self.peer(from.other()).output_closed();
-        if from == Side::Client && !output_closed && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
+        let is_answered = !output_closed || self.is_upstream_lost();
+        if from == Side::Client && is_answered && header.opcode != Opcode::Close && !self.is_owed(header.opcode) {
             self.count_overhead(now)?;
         }
         let mut plain = [0; CONTROL_MAX_BYTES];
@@ -246,6 +247,9 @@ impl Session {
             Opcode::Pong => self.is_own_pong(plain),
             _ => false,
         };
+        if output_closed && from == Side::Client {
+            self.answer_for_upstream(header.opcode, plain);
+        }
         // A pending Close of ours to the other side replaces this one, which only answers our Close to this side.
         let ours = ours || (header.opcode == Opcode::Close && self.peer(from.other()).pending_close.is_some());
         if output_closed || ours {

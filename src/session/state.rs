@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::lifetime::Lifetime;
+use super::lifetime::{Lifetime, Loss};
 use super::metering::{ByteMeterState, ByteMeters, Metering, ReportCounts, Reports};
 use super::outbox::{CommandedClose, Outbox, Queued};
-use super::outcome::{CloseReason, Outcome, SessionStats};
+use super::outcome::{CloseReason, ClosedBy, Outcome, SessionStats};
 use super::peer::{Input, Peer};
 use super::rules::{message_limiter, on_excess, rules};
 use super::side::Side;
+use crate::balance::UpstreamLoss;
 use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::Limits;
@@ -78,6 +79,12 @@ pub struct SessionState {
     pub age_jitter: u16,
     /// When the session ends because the process drains.
     pub drain_at: Option<RelativeTime>,
+    /// How the client is closed if the upstream is lost.
+    pub on_loss: UpstreamLoss,
+    /// The loss of the upstream, until the client is closed.
+    pub loss: Option<LossState>,
+    /// Since when data waits for the client, where that closes it.
+    pub behind_since: Option<RelativeTime>,
     /// When data last passed in either direction.
     pub data_passed: RelativeTime,
     /// Until when the client and the upstream are not read because they exceeded their rate.
@@ -134,6 +141,30 @@ pub struct PeerState {
     pub blocked_since: Option<RelativeTime>,
     /// Since when nothing can be sent to it.
     pub write_closed_since: Option<RelativeTime>,
+}
+
+/// The loss of an upstream whose client is not closed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LossState {
+    /// The side that will have ended the session.
+    pub by: ClosedBy,
+    /// The reason.
+    pub cause: CloseReason,
+    /// When the client is closed.
+    pub close_at: RelativeTime,
+}
+
+impl LossState {
+    /// A pong that is due is left out: it is sent before an export, or never because a frame is incomplete.
+    fn export(Loss { by, cause, close_at, .. }: Loss, now: Instant) -> Self {
+        Self { by, cause, close_at: RelativeTime::since(close_at, now) }
+    }
+
+    fn import(self, now: Instant) -> Loss {
+        let Self { by, cause, close_at } = self;
+        let close_at = close_at.to_instant(now);
+        Loss { by, cause, close_at, is_upstream_told: true, is_announced: true, pong: None }
+    }
 }
 
 /// The actions that the limits of a session would have taken.
@@ -248,7 +279,7 @@ impl Session {
         } = self;
         let rules = *client.inspector.rules();
         let metering = metering.map(|metering| *metering).unwrap_or_default();
-        let Lifetime { expires, opened_at, age_jitter, drain_at } = *lifetime;
+        let Lifetime { expires, opened_at, age_jitter, drain_at, on_loss, loss, behind_since } = *lifetime;
         let (close, messages) = outbox.map(|outbox| outbox.into_parts()).unwrap_or_default();
         SessionState {
             compressed: rules.compressed,
@@ -264,6 +295,9 @@ impl Session {
             opened_at: RelativeTime::since(opened_at, now),
             age_jitter,
             drain_at: relative(drain_at, now),
+            on_loss,
+            loss: loss.map(|loss| LossState::export(loss, now)),
+            behind_since: relative(behind_since, now),
             data_passed: RelativeTime::since(data_passed, now),
             reservation_held,
             reservation_retry,
@@ -315,6 +349,9 @@ impl Session {
                 opened_at: state.opened_at.to_instant(now),
                 age_jitter: state.age_jitter,
                 drain_at: absolute(state.drain_at, now),
+                on_loss: state.on_loss,
+                loss: state.loss.map(|loss| loss.import(now)),
+                behind_since: absolute(state.behind_since, now),
             }),
             data_passed: state.data_passed.to_instant(now),
             wait_until,

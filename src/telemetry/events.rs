@@ -267,8 +267,8 @@ mod tests {
             request: RequestSummary::default(),
         };
         let outcome = Outcome { by: ClosedBy::Client, code: None, cause: CloseReason::Closed };
-        let end =
-            SessionEnd { age: Duration::ZERO, outcome, reason: "", counts: SessionStats::default(), reported: &[] };
+        let (age, counts) = (Duration::ZERO, SessionStats::default());
+        let end = SessionEnd { age, outcome, reason: "", counts, dropped: 0, reported: &[] };
         events.push_end(&session, &end, &identities(), None);
     }
 

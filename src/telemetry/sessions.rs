@@ -47,6 +47,8 @@ pub struct SessionEnd<'a> {
     pub reason: &'a str,
     /// Its traffic.
     pub counts: SessionStats,
+    /// The messages of the upstream that were dropped because the client was too slow.
+    pub dropped: u64,
     /// The limits that would have acted, and how often.
     pub reported: &'a [(LimitKind, u64)],
 }
@@ -58,6 +60,7 @@ pub struct Sessions {
     slow_upgrade: Option<Duration>,
     identities: Identities,
     reports: LineQuota,
+    drops: LineQuota,
 }
 
 /// Writes a line about a session: the fields that describe it, and further ones.
@@ -89,6 +92,7 @@ impl Sessions {
             slow_upgrade: config.slow_upgrade,
             identities,
             reports: LineQuota::new(),
+            drops: LineQuota::new(),
         }
     }
 
@@ -149,9 +153,19 @@ impl Sessions {
         );
     }
 
+    /// Logs that messages of the upstream are dropped because the client is too slow, if the quota of such lines allows
+    /// it.
+    pub fn log_dropping(&self, session: &SessionSummary<'_>, now: Instant) {
+        if tracing::level_filters::LevelFilter::current() < Level::INFO || !self.drops.may_write(now) {
+            return;
+        }
+        let left_out = self.drops.take_left_out();
+        session_event!(Level::INFO, self.identities, session, left_out, "messages dropped for a slow client");
+    }
+
     /// Logs the end of a session.
     pub fn log_end(&self, session: &SessionSummary<'_>, end: &SessionEnd<'_>) {
-        let SessionEnd { age, outcome: Outcome { by, code, cause }, reason, counts, reported } = *end;
+        let SessionEnd { age, outcome: Outcome { by, code, cause }, reason, counts, dropped, reported } = *end;
         let reported: Vec<_> = reported.iter().map(|(limit, count)| format!("{} {count}", limit.label())).collect();
         let SessionStats { client, upstream, throttled } = counts;
         session_event!(
@@ -164,6 +178,7 @@ impl Sessions {
             messages_out = upstream.messages,
             bytes_out = upstream.bytes,
             throttled,
+            dropped = (dropped > 0).then_some(dropped),
             reported = (!reported.is_empty()).then(|| reported.join(", ")),
             by = by.label(),
             code = code.map(|code| code.0),

@@ -19,10 +19,11 @@ impl CloseCode {
     pub const POLICY_VIOLATION: Self = Self(1008);
     /// A frame or a message that is too big.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
-    /// A server is replaced: the client should connect again (registered with IANA as "Service Restart").
+    /// A server is replaced or restarts: the client should connect again after a random time (registered with IANA as
+    /// "Service Restart").
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// The upstream disconnected without a Close or does not read (registered with IANA by the authors of RFC 6455 as
-    /// "Bad Gateway").
+    /// The upstream disconnected without a Close, does not read, or does not answer a ping (registered with IANA by the
+    /// authors of RFC 6455 as "Bad Gateway").
     pub const BAD_GATEWAY: Self = Self(1014);
 
     /// Whether an endpoint may send this code in a Close frame: the codes that section 7.4.1 and the IANA registry

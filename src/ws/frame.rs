@@ -186,6 +186,13 @@ impl ControlFrame {
         frame
     }
 
+    /// Returns the Pong that answers a Ping with this payload.
+    pub fn pong(payload: &[u8]) -> Self {
+        let mut frame = Self { opcode: Opcode::Pong, payload: [0; CONTROL_MAX_BYTES], len: 0 };
+        frame.push(payload);
+        frame
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         let room = &mut self.payload[self.len..];
         let len = bytes.len().min(room.len());

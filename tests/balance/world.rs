@@ -9,7 +9,7 @@ use tollgate::balance::hash::TextHash;
 use tollgate::balance::rebalance::{is_above_share, plan};
 use tollgate::balance::{
     Attempt, Balance, ClosingRate, Failure, HealthConfig, Pool, Rebalance, Server, ServerAddress, ServerConfig,
-    ServerSession, UpstreamConfig,
+    ServerSession, UpstreamConfig, UpstreamLoss,
 };
 
 use crate::harness::random::Random;
@@ -124,6 +124,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         max_pending_requests: 512,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
         rebalance: None,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     }

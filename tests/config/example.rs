@@ -113,6 +113,10 @@ fn the_documented_defaults_are_the_defaults() {
         // A burst without its rate would be an error.
         let rate = if one.key.name == "byte_burst" { "byte_rate = \"1MiB/s\"" } else { "# byte_rate = \"off\"" };
         let text = example.replace("# byte_rate = \"off\"", rate);
+        // So would be a buffer without messages that it could drop.
+        let slow = if one.key.name == "slow_client_buffer" { "drop_oldest" } else { "block" };
+        let line = "# on_slow_client = \"block\"";
+        let text = text.replace(line, &format!("on_slow_client = \"{slow}\""));
         let plain = comparable(&parse(&text).unwrap());
         if let Default::Value(default) = one.key.default
             && one.commented

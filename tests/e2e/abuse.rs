@@ -128,6 +128,23 @@ fn memory_is_bounded_when_the_client_does_not_read() {
     drop(client);
 }
 
+/// Where the oldest messages are dropped, a client that accepts nothing is still given up.
+#[test]
+fn memory_is_bounded_when_messages_are_dropped_for_a_client_that_does_not_read() {
+    let upstream = Upstream::bind();
+    let limits = "on_slow_client = \"drop_oldest\"\nwrite_timeout = \"2s\"\nclose_timeout = \"100ms\"";
+    let gate = Setup::new().limits(limits).start(&upstream);
+    let Session { client, mut server, .. } = Session::open(&gate, &upstream);
+    measure("a client for which messages are dropped", &gate, || {
+        let frame = Frame::new(BINARY, vec![0x5a; 60 << 10]);
+        while server.try_send_frame(frame.clone()).is_ok() {}
+        let line = gate.log.next("session ended");
+        assert_eq!((&line["cause"], &line["code"]), (&json!("client_write_stall"), &json!(1001)), "{line}");
+        assert!(line["dropped"].as_u64().unwrap() > 100, "{line}");
+    });
+    drop(client);
+}
+
 #[test]
 fn memory_is_bounded_when_the_upstream_does_not_read() {
     let upstream = Upstream::bind();

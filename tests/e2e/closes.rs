@@ -38,6 +38,8 @@ struct Case {
 enum Gets {
     /// This many data frames, then a Close with this code and reason, which the end answers.
     Close(usize, u16, &'static str),
+    /// A Close with this code and reason, after which the connection ends.
+    LastClose(u16, &'static str),
     /// A Close without a code.
     EmptyClose,
     /// The end of the stream without a Close.
@@ -113,9 +115,11 @@ fn cases(cause: CloseReason) -> Vec<Case> {
         CloseReason::NoPong(Side::Client) => {
             vec![ours(|_, _| {}, 1001, "no pong").limits("ping_interval = \"100ms\"\npong_timeout = \"100ms\"")]
         }
-        CloseReason::NoPong(Side::Upstream) => vec![
-            ours(|_, _| {}, 1001, "no pong").limits("upstream_ping_interval = \"100ms\"\npong_timeout = \"100ms\""),
-        ],
+        CloseReason::NoPong(Side::Upstream) => {
+            let both = [Gets::Close(0, 1014, "no pong"), Gets::LastClose(1001, "no pong")];
+            let limits = "upstream_ping_interval = \"100ms\"\npong_timeout = \"100ms\"";
+            vec![case(|_, _| {}, both, "tollgate", Some(1014)).limits(limits)]
+        }
         CloseReason::Drain => vec![ours(|_, gate| gate.drain(), 1001, "going away")],
         CloseReason::Disconnected(side) => gone(side),
         // After it has given up one side, the proxy reads and discards the rest of the other side's flood.
@@ -147,6 +151,8 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             )
             .limits("write_timeout = \"1s\""),
         ],
+        // It takes a client that reads slowly, so `slow_clients.rs` has the case.
+        CloseReason::SlowClient => vec![],
         // Sent by the admin API, whose tests have the case.
         CloseReason::Command => vec![],
         // `revocation` and `logout` have the cases.
@@ -374,7 +380,7 @@ fn get<S: std::io::Read + Write>(what: &str, peer: &mut Peer<S>, gets: Gets) {
     let close = match gets {
         Gets::Absent => return,
         Gets::Cut => return assert!(peer.rest().0.is_empty(), "{what}"),
-        Gets::Close(..) | Gets::EmptyClose => loop {
+        Gets::Close(..) | Gets::LastClose(..) | Gets::EmptyClose => loop {
             let frame = peer.frame();
             match frame.opcode {
                 CLOSE => break frame,
@@ -389,6 +395,9 @@ fn get<S: std::io::Read + Write>(what: &str, peer: &mut Peer<S>, gets: Gets) {
             assert_eq!((code, reason.as_str()), (Some(expected), why), "{what}");
             assert_eq!(frames.len(), before, "{what}: {frames:?}");
         }
+        Gets::LastClose(expected, why) => {
+            return assert_eq!((code, reason.as_str(), frames.len()), (Some(expected), why, 0), "{what}");
+        }
         _ => assert_eq!((code, frames.len()), (None, 0), "{what}"),
     }
     // The end that closed first reads the answer here, and its own reply may find the connection closed.
@@ -397,7 +406,7 @@ fn get<S: std::io::Read + Write>(what: &str, peer: &mut Peer<S>, gets: Gets) {
 
 /// Checks that nothing follows a Close except a clean end of the stream, and closes this end.
 fn expect_end<S: std::io::Read + Write>(what: &str, mut peer: Peer<S>, gets: Gets) {
-    if let Gets::Close(..) | Gets::EmptyClose = gets {
+    if let Gets::Close(..) | Gets::LastClose(..) | Gets::EmptyClose = gets {
         assert_eq!(peer.rest(), (Vec::new(), End::Clean), "{what}");
     }
 }
@@ -451,6 +460,7 @@ fn every_other_cause_ends_the_session_as_specified() {
         Drain,
         Disconnected(sides().map(CloseReason::Disconnected)),
         WriteStall(sides().map(CloseReason::WriteStall)),
+        SlowClient,
         Command,
         Revoked,
         Replaced,

@@ -81,7 +81,8 @@ fn full_and_draining_servers_get_no_sessions() {
     used.sort_unstable();
     assert_eq!(used, [0, 1, 1]);
     let response = Client::connect(&gate).ask(&Request::to("/open/"));
-    assert_eq!((response.head.status(), response.head.get("Retry-After")), (503, Some("5")));
+    assert_eq!(response.head.status(), 503);
+    assert!((1..=10).contains(&response.head.get("Retry-After").unwrap().parse::<u64>().unwrap()));
     let line = gate.log.next("refused");
     assert_eq!((&line["cause"], &line["upstream"]), (&"upstream_full".into(), &"main".into()), "{line}");
     let (session, freed) = sessions.pop().unwrap();
@@ -242,7 +243,8 @@ fn a_hung_upstream_does_not_delay_other_routes() {
     for _ in 0..3 {
         Session::open_with(&gate, &other, &Request::to("/other"), &[]).close();
         let response = Client::connect(&gate).ask(&Request::to("/open/"));
-        assert_eq!((response.head.status(), response.head.get("Retry-After")), (503, Some("5")));
+        assert_eq!(response.head.status(), 503);
+        assert!((1..=10).contains(&response.head.get("Retry-After").unwrap().parse::<u64>().unwrap()));
     }
     drop(waiting);
 }

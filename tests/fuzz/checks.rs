@@ -130,6 +130,9 @@ pub fn session(data: &[u8]) {
     if bit(second, 3) {
         setup = setup.reporting();
     }
+    if bit(second, 4) {
+        setup.loss_delay = Duration::from_secs(5);
+    }
     let pings = bit(first, 1) || bit(first, 2);
     let all_passes = second & 3 < 2 && !pings;
 

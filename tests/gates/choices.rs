@@ -7,6 +7,7 @@ use std::time::Duration;
 use tollgate::balance::hash::TextHash;
 use tollgate::balance::{
     Attempt, Balance, ClosingRate, HashSource, HealthConfig, Pool, ServerAddress, ServerSession, UpstreamConfig,
+    UpstreamLoss,
 };
 
 use super::cases::Run;
@@ -42,6 +43,7 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         max_pending_requests: 512,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
         rebalance: None,
+        loss: UpstreamLoss::default(),
         proxy_protocol: false,
         title_case_headers: false,
     };

@@ -5,9 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tollgate::balance::UpstreamLoss;
 use tollgate::policy::counters::SharedCounts;
 use tollgate::policy::expiry::Expiry;
-use tollgate::policy::limits::{ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, RateKey};
+use tollgate::policy::limits::{
+    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey,
+};
 use tollgate::policy::quota::{Count, Limiter, Quota, Rate};
 use tollgate::session::{Action, KEPT_MAX_BYTES, Message, Outcome, SendError, Session, SessionConfig, Side, Verdict};
 use tollgate::ws::code::CloseCode;
@@ -32,6 +35,9 @@ pub struct Setup {
     pub expiry_code: CloseCode,
     pub age_jitter: u16,
     pub compressed: bool,
+    pub loss: UpstreamLoss,
+    /// The time after which the client of a lost upstream is closed.
+    pub loss_delay: Duration,
 }
 
 impl Setup {
@@ -54,11 +60,21 @@ impl Setup {
             pong_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
+            on_slow_client: OnSlowClient::Block,
             check_utf8: false,
             max_session_age: None,
         };
         let expiry_code = CloseCode::POLICY_VIOLATION;
-        Self { limits, messages: None, expires_after: None, expiry_code, age_jitter: 0, compressed: false }
+        Self {
+            limits,
+            messages: None,
+            expires_after: None,
+            expiry_code,
+            age_jitter: 0,
+            compressed: false,
+            loss: UpstreamLoss::default(),
+            loss_delay: Duration::ZERO,
+        }
     }
 
     pub fn with(mut self, change: impl FnOnce(&mut Limits)) -> Self {
@@ -132,6 +148,7 @@ pub struct Relay {
     alarm: Option<Instant>,
     write_timeout: Duration,
     compressed: bool,
+    loss_delay: Duration,
     steps_left: usize,
 }
 
@@ -145,7 +162,7 @@ fn facts(session: &Session) -> impl PartialEq + std::fmt::Debug {
 
 impl Relay {
     pub fn new(setup: Setup, now: Instant) -> Self {
-        let Setup { limits, messages, expires_after, expiry_code, age_jitter, compressed } = setup;
+        let Setup { limits, messages, expires_after, expiry_code, age_jitter, compressed, loss, loss_delay } = setup;
         let shared = messages.as_ref().map(|limiter| Arc::clone(limiter.count()));
         let shared = SharedCounts { messages: shared, bytes: None };
         let messages = messages.or_else(|| Some(Arc::new(Limiter::new(limits.messages?.quota))));
@@ -158,6 +175,7 @@ impl Relay {
             bytes: None,
             expires,
             age_jitter,
+            loss,
             compressed,
             ping_tag: PING_TAG,
         };
@@ -180,6 +198,7 @@ impl Relay {
             alarm: None,
             write_timeout,
             compressed,
+            loss_delay,
             steps_left: 0,
         }
     }
@@ -187,9 +206,9 @@ impl Relay {
     /// Returns a relay whose session shares these counts of bytes with others.
     pub fn with_bytes(setup: Setup, counts: [Arc<Count>; 2], now: Instant) -> Self {
         let (limits, bytes) = (Arc::new(setup.limits.clone()), Some(counts));
-        let (messages, expires, age_jitter) = (None, None, 0);
-        let terms =
-            SessionConfig { limits, messages, bytes, expires, age_jitter, compressed: false, ping_tag: PING_TAG };
+        let (messages, expires, age_jitter, loss) = (None, None, 0, setup.loss);
+        let (compressed, ping_tag) = (false, PING_TAG);
+        let terms = SessionConfig { limits, messages, bytes, expires, age_jitter, loss, compressed, ping_tag };
         Self { session: Session::new(terms, now), ..Self::new(setup, now) }
     }
 
@@ -209,6 +228,7 @@ impl Relay {
             bytes: None,
             expires: None,
             age_jitter: 0,
+            loss: UpstreamLoss::default(),
             compressed: false,
             ping_tag: [0; 4],
         };
@@ -395,7 +415,7 @@ impl Relay {
     }
 
     /// Calls the session and takes its actions, which is required after every call.
-    fn call(&mut self, call: impl Fn(&mut Session, Instant)) {
+    pub fn call(&mut self, call: impl Fn(&mut Session, Instant)) {
         self.steps_left += STEPS_A_CALL;
         call(&mut self.session, self.now);
         if let Some(twin) = &mut self.twin {
@@ -453,6 +473,12 @@ impl Relay {
                     let start = client.received.len();
                     client.received.extend_from_slice(&bytes);
                     client.ours.push(start..client.received.len());
+                }
+                Action::UpstreamLost(_) => {
+                    let (at, now) = (self.now + self.loss_delay, self.now);
+                    for session in [Some(&mut self.session), self.twin.as_deref_mut()].into_iter().flatten() {
+                        session.close_client_at(at, now);
+                    }
                 }
                 Action::End(outcome) => {
                     assert_eq!(self.outcome, None, "ended twice");

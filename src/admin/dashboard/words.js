@@ -57,6 +57,7 @@ const ENDS = {
   upstream_gone: 'upstream disconnected',
   client_write_stall: 'client does not read',
   upstream_write_stall: 'upstream does not read',
+  slow_client: 'client too slow',
   command: 'closed by an operator',
   revoked: 'revoked',
   replaced: 'replaced by a newer session',

@@ -4,6 +4,7 @@ use super::facts::{Explanation, Facts, REVOKED_ADVICE, Words, sentence, words};
 use super::{close_codes, violations};
 use crate::config::keys::{self, Key};
 use crate::session::{AdmissionRule, CloseReason, Outcome, Side};
+use crate::ws::code::CloseCode;
 
 /// Explains the end of a session. `reason` is the text of the Close if an operator closed it.
 pub fn end<'a>(outcome: Outcome, reason: &str, facts: &Facts<'a>) -> Explanation<'a> {
@@ -22,8 +23,9 @@ fn explain(outcome: Outcome, reason: &str, facts: &Facts<'_>) -> Words {
         CloseReason::IdleTimeout => idle_timeout(facts),
         CloseReason::NoPong(side) => no_pong(side, facts),
         CloseReason::Drain => drain(),
-        CloseReason::Disconnected(side) => disconnected(side, facts),
+        CloseReason::Disconnected(side) => disconnected(side, outcome.code, facts),
         CloseReason::WriteStall(side) => write_stall(side, facts),
+        CloseReason::SlowClient => slow_client(facts),
         CloseReason::Command => command(reason),
         CloseReason::Revoked => revoked(facts),
         CloseReason::Replaced => replaced(facts),
@@ -152,7 +154,7 @@ fn drain() -> Words {
     )
 }
 
-fn disconnected(side: Side, facts: &Facts<'_>) -> Words {
+fn disconnected(side: Side, code: Option<CloseCode>, facts: &Facts<'_>) -> Words {
     match side {
         Side::Client => words(
             "The connection of the client ended without a Close (RFC 6455 section 7.1.5): its network failed, or its \
@@ -163,13 +165,14 @@ fn disconnected(side: Side, facts: &Facts<'_>) -> Words {
         ),
         Side::Upstream => words(
             sentence(format!(
-                "{} ended the connection without a Close (RFC 6455 section 7.1.5), so the client got code 1014.",
-                facts.the_server()
+                "{} ended the connection without a Close (RFC 6455 section 7.1.5), so the client got code {}.",
+                facts.the_server(),
+                code.unwrap_or(CloseCode::BAD_GATEWAY)
             )),
             "Check whether the server crashed, was killed or was restarted. If sessions end after the same time of \
              silence, the server or a device on the way cuts idle connections: set `upstream_ping_interval` to less \
              than that.",
-            &[keys::UPSTREAM_PING_INTERVAL, keys::SERVERS],
+            &[keys::UPSTREAM_PING_INTERVAL, keys::SERVERS, keys::UPSTREAM_LOSS_CLOSE_CODE, keys::RECONNECT_SPREAD],
         ),
     }
 }
@@ -191,6 +194,19 @@ fn write_stall(side: Side, facts: &Facts<'_>) -> Words {
             &[keys::WRITE_TIMEOUT],
         ),
     }
+}
+
+fn slow_client(facts: &Facts<'_>) -> Words {
+    words(
+        format!(
+            "Messages waited for the client longer than the `write_timeout` of {}, where `on_slow_client` is \"close\".",
+            facts.the_route()
+        ),
+        "Nothing has to change if the client was on a slow network: it has to connect again. If such clients have to \
+         stay, raise `write_timeout`, let the application send less, or set `on_slow_client` to \"drop_oldest\" or \
+         \"block\".",
+        &[keys::ON_SLOW_CLIENT, keys::WRITE_TIMEOUT, keys::LIMIT_MODE],
+    )
 }
 
 fn command(reason: &str) -> Words {

@@ -195,6 +195,7 @@ fn causes() -> Vec<CloseReason> {
         Drain,
         Disconnected = sides(CloseReason::Disconnected),
         WriteStall = sides(CloseReason::WriteStall),
+        SlowClient,
         Command,
         Revoked,
         Replaced,

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::super::limits::{LimitMode, Limits, OnSessionLimit};
+use super::super::limits::{LimitMode, Limits, OnSessionLimit, OnSlowClient};
 use super::super::origin::MissingOrigin;
 use super::super::quota::{Quota, Rate};
 use super::super::rewrite::Rewrite;
@@ -43,6 +43,7 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             pong_timeout: Duration::from_secs(1),
             close_timeout: Duration::from_secs(1),
             write_timeout: Duration::from_secs(1),
+            on_slow_client: OnSlowClient::Block,
             check_utf8: false,
             max_session_age: None,
         }),

@@ -36,7 +36,7 @@ pub fn code(outcome: &Outcome) -> usize {
 }
 
 /// The values of `cause` of an ended session: those of [`CloseReason::label`].
-pub const CAUSES: [&str; 25] = [
+pub const CAUSES: [&str; 26] = [
     "closed",
     "client_violation",
     "upstream_violation",
@@ -54,6 +54,7 @@ pub const CAUSES: [&str; 25] = [
     "upstream_gone",
     "client_write_stall",
     "upstream_write_stall",
+    "slow_client",
     "command",
     "revoked",
     "replaced",

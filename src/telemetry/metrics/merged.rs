@@ -60,6 +60,7 @@ impl RouteValues<u64> {
         merge(&mut self.messages, &cells.messages);
         merge(&mut self.bytes, &cells.bytes);
         merge(&mut self.throttled, &cells.throttled);
+        merge(&mut self.dropped, &cells.dropped);
         merge(&mut self.send_failures, &cells.send_failures);
         for (sums, cells) in self.reported.iter_mut().zip(&cells.reported) {
             merge(sums, cells);

@@ -171,6 +171,14 @@ pub static TABLE: &[Definition] = &[
         },
     },
     Definition {
+        name: "tollgate_dropped_messages_total",
+        kind: Kind::Counter,
+        labels: &["route"],
+        unit: None,
+        help: "Messages of upstreams that were dropped by `on_slow_client = \"drop_oldest\"`; they count as forwarded, too",
+        collect: |scrape, samples| per_route(scrape, |route, values| samples.count([route], values.dropped[0])),
+    },
+    Definition {
         name: "tollgate_reported_limits_total",
         kind: Kind::Counter,
         labels: &["route", "limit", "action"],

@@ -62,6 +62,7 @@ fn the_text_of_a_process_is_exact() {
     worker.count_refresh("chat", "token");
     let mut session = open(&worker, "chat");
     session.count(&stats([3, 1], [60, 20], 2), OnExcess::Drop);
+    session.count_dropped(3);
     session.count_send_failures(1);
     session.count_reported(LimitKind::MessageRate, LimitAction::Drop, 4);
     session.count_reported(LimitKind::SessionsPerSubject, LimitAction::CloseOldest, 1);
@@ -163,6 +164,7 @@ fn every_cause_of_an_end_has_a_label_of_its_own() {
         CloseReason::MaxAge,
         CloseReason::IdleTimeout,
         CloseReason::Drain,
+        CloseReason::SlowClient,
         CloseReason::Command,
         CloseReason::Revoked,
         CloseReason::Replaced,

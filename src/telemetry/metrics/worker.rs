@@ -62,6 +62,8 @@ pub struct RouteValues<T> {
     pub throttled: [T; labels::ACTIONS.len()],
     /// Acts of limits that are only reported, by [`LimitKind::ALL`] and [`LimitAction::ALL`].
     pub reported: [[T; LimitAction::ALL.len()]; LimitKind::ALL.len()],
+    /// Messages of the upstream that were dropped for slow clients.
+    pub dropped: [T; 1],
     /// Messages of operators that were not sent.
     pub send_failures: [T; 1],
     /// Ended sessions, by [`labels::CODES`] and [`labels::CLOSED_BY`].
@@ -273,6 +275,11 @@ impl SessionMetrics {
     /// Counts acts of a limit that is only reported.
     pub fn count_reported(&self, limit: LimitKind, action: LimitAction, count: u64) {
         self.target.route.0.reported[limit as usize][action as usize].add(count);
+    }
+
+    /// Counts messages of the upstream that were dropped for a slow client.
+    pub fn count_dropped(&self, messages: u64) {
+        self.target.route.0.dropped[0].add(messages);
     }
 
     /// Counts messages of operators that were not sent.

@@ -178,7 +178,8 @@ const ENDS: &[(ClosedBy, Option<u16>, CloseReason, Expected)] = &[
             "Check whether the server crashed, was killed or was restarted. If sessions end after the same time \
              of silence, the server or a device on the way cuts idle connections: set `upstream_ping_interval` \
              to less than that.",
-            "[route.limits] of \"chat\" upstream_ping_interval, [upstream.rooms] servers",
+            "[route.limits] of \"chat\" upstream_ping_interval, [upstream.rooms] servers, [upstream.rooms] \
+             upstream_loss_close_code, [upstream.rooms] reconnect_spread",
         ),
     ),
     (

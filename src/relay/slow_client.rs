@@ -1,0 +1,70 @@
+//! Serves a client that is slower than its upstream: ends its session when data waits too long, or drops messages.
+
+use std::time::Instant;
+
+use super::Relay;
+use super::output_age::Age;
+use super::peer_io::PeerIo;
+use super::stream::Stream;
+use crate::session::Side;
+use crate::session::backlog::Backlog;
+
+impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
+    /// Measures how long data has waited for the client, and passes the result to the session.
+    #[cold]
+    pub(super) fn measure_client(&mut self, now: Instant) {
+        let client: &PeerIo<dyn Stream> = &self.client;
+        match self.slow.get_or_insert_default().measure(client) {
+            Age::Older => {}
+            Age::New => self.session.on_client_behind(now),
+            Age::None => self.session.on_client_caught_up(),
+        }
+    }
+
+    /// Acts on data that has waited too long, unless the client has got it. A client whose kernel has acknowledged some
+    /// bytes is slow; one that has not does not read at all, and the session judges it by that.
+    #[cold]
+    pub(super) fn judge_slow_client(&mut self, now: Instant) {
+        self.measure_client(now);
+        let client: &PeerIo<dyn Stream> = &self.client;
+        let has_read = self.slow.as_ref().is_some_and(|slow| slow.has_read(client));
+        if has_read && self.session.is_client_overdue(now) {
+            self.session.end_slow_client(now);
+        }
+    }
+
+    /// Whether bytes from a side are read although the other side is blocked: those of the upstream, if the route drops
+    /// the oldest messages and no other bytes fill the queue.
+    #[cold]
+    pub(super) fn queues(&mut self, from: Side, now: Instant) -> bool {
+        let Some(max_bytes) = self.session.backlog_max_bytes().filter(|_| from == Side::Upstream) else { return false };
+        let (frame_left, in_message) = (self.session.frame_left(from), self.session.is_upstream_in_message());
+        let backlog = self.client.backlog(|| Backlog::new(max_bytes, frame_left, in_message));
+        backlog.set_max_bytes(max_bytes);
+        let is_full = backlog.is_full();
+        self.count_dropped(now);
+        !is_full
+    }
+
+    /// Counts the messages that were dropped. The first of a session is logged.
+    #[cold]
+    pub(super) fn count_dropped(&mut self, now: Instant) {
+        let dropped = self.client.take_dropped();
+        if dropped == 0 {
+            return;
+        }
+        self.metrics.count_dropped(dropped);
+        let slow = self.slow.get_or_insert_default();
+        if slow.dropped == 0 {
+            self.process.sessions.log_dropping(&self.facts.log_summary(), now);
+        }
+        slow.dropped = slow.dropped.saturating_add(dropped);
+    }
+}
+
+impl<C, U> Relay<C, U> {
+    /// Returns the number of messages that were dropped.
+    pub(super) fn dropped(&self) -> u64 {
+        self.slow.as_ref().map_or(0, |slow| slow.dropped)
+    }
+}
