@@ -264,11 +264,11 @@ keys! {
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
     DRAIN_RATE = "upstream" "drain_rate", Rate(COUNT_MAX, Refused), Value("\"20/s\""),
-        "Rate at which the open sessions of a server are closed with 1012 that drains or was removed, of each server by \
+        "Rate at which the open sessions of a server that drains or was removed are closed with 1012, for each server by \
          itself.";
     REBALANCE = "upstream" "rebalance", PercentRate(Allowed), Value("\"off\""),
-        "Maximum share of the sessions that is moved from servers with more than their share to others, in each period; \
-         they are closed with 1012. Not with `hash:`.";
+        "Maximum share of the sessions of the upstream that is closed with 1012 in each period, on servers that have more \
+         than their share, so that others get them; not with `hash:`.";
     PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
         "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
