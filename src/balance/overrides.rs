@@ -68,9 +68,9 @@ impl Settings {
     }
 }
 
-/// What an operator overrides, each with the value of the configuration at that time. 0 is nothing; otherwise bits 0 and
-/// 1 are the state, bit 2 is the `drain` of the configuration, bits 16 to 31 are the weight, and bits 32 to 47 that of
-/// the configuration.
+/// The settings that an operator overrides, each with the value of the configuration at that time. 0 is no setting;
+/// otherwise bits 0 and 1 are the state, bit 2 is the `drain` of the configuration, bits 16 to 31 are the weight, and
+/// bits 32 to 47 that of the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Overrides(AtomicU64);
 

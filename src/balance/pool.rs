@@ -134,8 +134,8 @@ impl Pool {
         self.add_weights();
     }
 
-    /// Puts the pool into use: the configuration ends what an operator changed, where it has other values than before,
-    /// and for servers that it does not have any more.
+    /// Puts the pool into use: ends the settings of an operator that the configuration has changed since, and those of
+    /// servers that it has removed.
     pub fn begin_use(&self) {
         self.servers.iter().for_each(Server::end_outdated_settings);
         self.removed.iter().filter_map(Weak::upgrade).for_each(|state| state.end_overrides());

@@ -128,7 +128,7 @@ impl Server {
         self.apply_settings();
     }
 
-    /// Ends what an operator changed of settings that the configuration has changed since.
+    /// Ends the settings of an operator that the configuration has changed since.
     pub(super) fn end_outdated_settings(&self) {
         self.state.overrides.end_outdated(&self.config);
         self.apply_settings();
@@ -221,7 +221,7 @@ impl ServerState {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Ends what an operator changed.
+    /// Ends the settings of an operator.
     pub(super) fn end_overrides(&self) {
         self.overrides.end();
     }

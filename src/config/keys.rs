@@ -277,11 +277,11 @@ keys! {
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
     DRAIN_RATE = "upstream" "drain_rate", Rate(COUNT_MAX, Refused), Value("\"20/s\""),
-        "Rate at which the open sessions of a server are closed with 1012 that drains or was removed, of each server by \
+        "Rate at which the open sessions of a server that drains or was removed are closed with 1012, for each server by \
          itself.";
     REBALANCE = "upstream" "rebalance", PercentRate(Allowed), Value("\"off\""),
-        "Maximum share of the sessions that is moved from servers with more than their share to others, in each period; \
-         they are closed with 1012. Not with `hash:`.";
+        "Maximum share of the sessions of the upstream that is closed with 1012 in each period, on servers that have more \
+         than their share, so that others get them; not with `hash:`.";
     UPSTREAM_LOSS_CLOSE_CODE = "upstream" "upstream_loss_close_code", number(1012, 1014), Value("1014"),
         "Code of the Close to the client when the connection to its server ends without a Close: 1014, or 1012.";
     RECONNECT_SPREAD = "upstream" "reconnect_spread", span(Duration::ZERO, Duration::from_mins(10)), Value("\"10s\""),

@@ -37,7 +37,7 @@ pub enum Command {
         reason: Arc<str>,
     },
     /// Closes both sides because the session was revoked, a changed configuration does not admit it or has removed its
-    /// route, its server drains or has too many, or another session has taken over its slot.
+    /// route, its server drains or sheds sessions, or another session has taken over its slot.
     Revoke(CloseReason),
     /// Replaces the terms of the session. A later one replaces one that was not executed yet.
     SetTerms(Box<TermChanges>),

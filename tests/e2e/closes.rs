@@ -171,7 +171,6 @@ fn cases(cause: CloseReason) -> Vec<Case> {
             vec![Case { setup: case.setup.server("recheck_max = \"off\""), ..case }]
         }
         CloseReason::ServerDrain => {
-            // Where `server` stands in the setup, the address is that of the upstream.
             let drains = |text: String| {
                 let address = text.split("servers = [\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
                 let drained = format!("servers = [{{ address = {address:?}, drain = true }}]");
