@@ -9,14 +9,14 @@
 //! | --- | --- | --- |
 //! | [`ws`] | pure | RFC 6455 and 7692: opening handshake, frames, the rules of one direction, close codes |
 //! | [`record`] | pure | the TLS 1.3 record layer after the handshake: open, seal, key updates, alerts |
-//! | [`balance`] | pure | pools: the choice of a server, health, retries |
+//! | [`balance`] | pure | pools: the choice of a server, health, checks, retries |
 //! | [`policy`] | pure | admission: routes, origins, tokens, revocations, quotas, rejections |
 //! | [`session`] | pure | one proxied WebSocket from its 101 to its end |
 //! | [`config`] | in | the only module that knows TOML |
 //! | [`runtime`] | out | what workers provide: clock, random bytes, tasks, timers, pacing, guards, lifecycle |
 //! | [`telemetry`] | out | the log, the table of metrics and their last hour, the last events |
 //! | [`client`] | out | the HTTP client for key sets and forward auth |
-//! | [`upstream`] | out | the servers: choice, connect, and the opening handshake with them |
+//! | [`upstream`] | out | the servers: choice, connect, the opening handshake with them, and checks |
 //! | [`tls`] | out | certificates, the TLS handshake, the client's byte stream |
 //! | [`relay`] | out | moves the bytes of one session |
 //! | [`front`] | out | a connection: TLS, HTTP, one request, admission, upgrade |
@@ -37,8 +37,8 @@
 //! [`session::Session`] decides, woken by the sockets and by the worker's [`runtime::timers`]. One log line is written
 //! at the end.
 //!
-//! [`policy::admission::Admission`] has one constructor. Without an admission neither a connection to an upstream nor a
-//! relay is possible.
+//! [`policy::admission::Admission`] has one constructor. Without an admission neither a request to an upstream nor a
+//! relay is possible. Only [`upstream::checks`] connects to servers without one, and sends nothing of a client.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::expect_used, clippy::unwrap_used))]
 // Test helpers take the types that read best at their many call sites.
