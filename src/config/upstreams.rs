@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::balance;
+use super::balance_warnings::note_all_drain;
 use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
@@ -25,6 +26,7 @@ pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamCo
 fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
     let servers = balance::servers(section);
+    note_all_drain(section, servers.as_deref().unwrap_or_default());
     let base_path = base_path(section);
     let balance = balance::policy(section);
     let health = balance::health(section);
