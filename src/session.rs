@@ -8,6 +8,7 @@
 //! a side's stream ends     -> on_disconnected(side, now)
 //! a write to a side fails  -> on_write_closed(side, now)
 //! a side accepts no bytes  -> on_blocked(side, now); accepts them again -> on_unblocked(side, now)
+//! data waits for the client -> on_client_behind(now); was received -> on_client_caught_up(), if closes_slow_client()
 //! poll_timeout() is due    -> handle_timeout(now), after all received bytes were passed to receive()
 //! deadline_changed()       -> poll_timeout() may be earlier than before
 //! an operator's command    -> close(), set_limits(), set_expiry(), send()

@@ -262,6 +262,7 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     }
 
     /// Writes as many bytes as the stream takes. Returns the others.
+    #[inline]
     fn write<'a>(&mut self, cx: &mut Context<'_>, mut bytes: &'a [u8]) -> io::Result<&'a [u8]> {
         while !bytes.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, bytes)? {

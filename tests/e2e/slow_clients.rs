@@ -56,10 +56,16 @@ fn read_numbered(client: &mut Client) -> Option<u32> {
 
 #[test]
 fn the_oldest_messages_of_a_client_that_does_not_keep_up_are_dropped() {
+    for layer in ["own", "rustls"] {
+        drop_oldest(layer);
+    }
+}
+
+fn drop_oldest(layer: &str) {
     const MESSAGES: u32 = 10_000;
     let upstream = Upstream::bind();
     let limits = "on_slow_client = \"drop_oldest\"\nslow_client_buffer = \"256KiB\"\nwrite_timeout = \"5m\"";
-    let gate = Setup::new().limits(limits).start(&upstream);
+    let gate = Setup::new().server(&format!("record_layer = \"{layer}\"")).limits(limits).start(&upstream);
     let mut session = open_small(&gate, &upstream);
     // The upstream is never blocked, although the client reads nothing.
     session.server.stream.set_write_timeout(Some(PATIENCE)).unwrap();

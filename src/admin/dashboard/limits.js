@@ -108,6 +108,10 @@ function limitTerms(limits) {
     ['pong_timeout', optional(limits.pong_timeout_seconds, duration)],
     ['close_timeout', optional(limits.close_timeout_seconds, duration)],
     ['write_timeout', optional(limits.write_timeout_seconds, duration)],
+    [
+      'on_slow_client',
+      limits.on_slow_client + optional(limits.slow_client_buffer_bytes, (size) => ` beyond ${bytes(size)}`, ''),
+    ],
     ['check_utf8', limits.check_utf8 ? 'yes' : 'no'],
   ]);
 }

@@ -107,6 +107,7 @@ function liveFacts(session) {
     ['bytes_in', 'Bytes in', bytes(session.bytes_in), session.bytes_in],
     ['bytes_out', 'Bytes out', bytes(session.bytes_out), session.bytes_out],
     ['throttled', 'Throttled', count(session.throttled), session.throttled],
+    ['dropped', 'Dropped, client too slow', count(session.dropped), session.dropped],
     ['buffered_in', 'Buffered for the upstream', bytes(session.buffered_in_bytes)],
     ['buffered_out', 'Buffered for the client', bytes(session.buffered_out_bytes)],
     ['reported', 'Limits only reported', reported || 'none'],

@@ -110,6 +110,7 @@ const LIMITS = {
   upstream_message_max_size: 'message size of the upstream',
   idle_timeout: 'idle timeout',
   max_session_age: 'maximum age',
+  slow_client: 'age of data for the client',
   sessions_per_subject: 'sessions per subject',
   sessions_per_address: 'sessions per address',
 };
