@@ -174,10 +174,10 @@ async def main(kind, *arguments):
 
 
 class Peer(harness.Process):
-    """A process of this program."""
+    """A process of this program, or of another one that answers lines as `serve_lines` does."""
 
-    def __init__(self, name, directory, *arguments):
-        super().__init__(name, [sys.executable, __file__, *arguments], directory, stdin=subprocess.PIPE,
+    def __init__(self, name, directory, *arguments, program=__file__):
+        super().__init__(name, [sys.executable, program, *arguments], directory, stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, text=True)
         self.lines = harness.Lines(self.popen.stdout)
 
