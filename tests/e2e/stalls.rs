@@ -249,6 +249,24 @@ fn a_server_that_never_answers_a_ping_ends_with_no_pong() {
     api.wait_for_sessions(0);
 }
 
+/// No ping can be sent to the client inside the frame, so that a client that is gone would not be noticed either.
+#[test]
+fn a_server_that_stops_within_a_frame_ends_the_session() {
+    let upstream = Upstream::bind();
+    let limits = "ping_interval = \"300ms\"\npong_timeout = \"300ms\"\nclose_timeout = \"300ms\"";
+    let (api, gate, session, _) = open_with_api(limits, &upstream);
+    let Session { mut client, mut server, .. } = session;
+    let half = [long_frame(1 << 20), vec![7; 500]].concat();
+    server.send(&half);
+    assert_eq!(server.expect_close(1001), "no pong");
+    let (received, _) = client.rest();
+    assert_eq!(received, half);
+    expect_ended(&gate, "tollgate", "upstream_no_pong", 1001);
+    server.expect_end();
+    drop(server);
+    api.wait_for_sessions(0);
+}
+
 /// Lets a server send a gigabyte to a client that reads nothing, and checks the end of the session at both ends. With
 /// `ahead` the gigabyte follows the 101 at once, and the client does not read that either.
 fn send_a_gigabyte(ahead: bool) {

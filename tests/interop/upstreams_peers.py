@@ -16,9 +16,8 @@ import time
 import websockets
 import websockets.asyncio.client
 import websockets.asyncio.server
-from reload_peers import NO_EXTRAS, PATIENCE_SECONDS, echo, serve_lines
+from reload_peers import NO_EXTRAS, PATIENCE_SECONDS, echo, exchange, serve_lines
 
-AT_ONCE = 2  # messages that a user sends before it waits for their echoes
 OPENING = 32  # concurrent opening handshakes of one process of clients
 RETRY_SECONDS = 0.5  # the pause of a user whose upgrade failed
 
@@ -60,7 +59,7 @@ class Echo:
     async def send(self, message):
         await self.connection.send(message)
 
-    async def receive(self):
+    async def recv(self):
         return await self.connection.recv()
 
     async def close(self):
@@ -103,7 +102,7 @@ class Nats(Echo):
     async def send(self, message):
         await self.write(f"PUB {self.subject} {len(message)}", message)
 
-    async def receive(self):
+    async def recv(self):
         while (line := await self.line()) == "PING":
             await self.write("PONG")
         if not line.startswith(f"MSG {self.subject} 1 "):
@@ -132,7 +131,7 @@ async def visit(kind, url, context):
         link = await LINKS[kind].open(url, context)
         server = link.server
         await link.send("new")
-        why = None if await asyncio.wait_for(link.receive(), PATIENCE_SECONDS) == "new" else "another message"
+        why = None if await asyncio.wait_for(link.recv(), PATIENCE_SECONDS) == "new" else "another message"
         seconds = time.monotonic() - begun
         await link.close()
     except FAILURES as error:
@@ -182,15 +181,8 @@ class User:
     async def talk(self, life, link, closed):
         name = f"{self.name}/{len(self.lives)}"
         while not self.stopping.is_set() and not closed.done():
-            for _ in range(AT_ONCE):
-                await link.send(f"{name} {life.sent}")
-                life.sent += 1
-            for _ in range(AT_ONCE):
-                message = await link.receive()
-                if message != f"{name} {life.received}":
-                    life.wrong = f"{message!r} instead of '{name} {life.received}'"
-                    return
-                life.received += 1
+            if not await exchange(link, name, life):
+                return
             self.talks.set()
             with contextlib.suppress(TimeoutError):
                 stopping = asyncio.create_task(self.stopping.wait())
