@@ -871,6 +871,11 @@ fn a_side_that_stops_within_a_frame_while_a_ping_waits_ends_the_session() {
     // Every byte of the frame extends the time.
     let goes_on = [&stops(40)[..], &[more(Upstream, "f"), Pass(40 * SECOND - 1)]].concat();
     check(pinging(Some(30), None), &goes_on, &["text halff(5 of 8)"], &[], None);
+    // So does a byte of the client, which shows that it is there.
+    let speaks = [half.clone(), Pass(35 * SECOND), text(Client, "x"), Pass(40 * SECOND - 1)];
+    check(pinging(Some(30), None), &speaks, &["text half(4 of 8)"], &["text x"], None);
+    let events = [&speaks[..], &[Pass(1)]].concat();
+    check(pinging(Some(30), None), &events, &["text half(4 of 8)"], &["text x", "close 1001 no pong"], None);
     // Without pings of the client no ping waits.
     check(pinging(None, None), &stops(4_000), &["text half(4 of 8)"], &[], None);
     // A client that is blocked has the write timeout.

@@ -124,9 +124,6 @@ impl Session {
                 self.end(ClosedBy::Tollgate, CloseReason::WriteStall(side), now);
             }
         }
-        if let Some(side) = Side::BOTH.into_iter().find(|side| due(self.frame_stalled_at(*side))) {
-            self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now);
-        }
         if self.closing_since.is_some() {
             if due(self.close_by()) {
                 self.close_now();
@@ -150,6 +147,10 @@ impl Session {
                     self.ping(side);
                 }
             }
+        }
+        // A ping that has just become due may have waited long enough already, if this call is late.
+        if let Some(side) = Side::BOTH.into_iter().find(|side| due(self.frame_stalled_at(*side))) {
+            self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now);
         }
     }
 
@@ -198,7 +199,7 @@ impl Session {
             return None;
         }
         let interval = self.ping_interval(from.other())?;
-        peer.last_activity.checked_add(interval)?.checked_add(self.limits.pong_timeout)
+        peer.last_activity.max(other.last_activity).checked_add(interval)?.checked_add(self.limits.pong_timeout)
     }
 
     /// Returns the idle deadline. A side that waits for its rate is not idle.
