@@ -195,7 +195,8 @@ impl Session {
     fn frame_stalled_at(&self, from: Side) -> Option<Instant> {
         let (peer, other) = (self.peer(from), self.peer(from.other()));
         let unread = other.blocked_since.is_some() || self.waiting(from);
-        if !other.ping_due || !peer.mid_frame || unread || self.closing_since.is_some() {
+        let is_awaited = peer.mid_frame && peer.input == Input::Open && self.closing_since.is_none();
+        if !other.ping_due || !is_awaited || unread {
             return None;
         }
         let interval = self.ping_interval(from.other())?;
