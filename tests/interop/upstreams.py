@@ -113,7 +113,7 @@ def nats_server(name, port):
 
 
 class Report:
-    """What all users have seen so far."""
+    """The connections and the failed upgrades of all users so far."""
 
     def __init__(self, answers):
         self.lives = [Life(**fields) for answer in answers for fields in answer["lives"]]
@@ -121,10 +121,6 @@ class Report:
 
     def open(self, server=None):
         return [life for life in self.lives if life.end is None and server in (None, life.server)]
-
-    def ends(self, server=None):
-        ended = [life.end for life in self.lives if life.end is not None and server in (None, life.server)]
-        return dict(collections.Counter(ended))
 
 
 class Crowd:
@@ -207,7 +203,7 @@ class Outages:
         return {(life.user, life.opened_at) for life in self.crowd.report().open(name)}
 
     def outage(self, name, act, undo, end):
-        """Lets a server fail, and checks who notices. Then it returns."""
+        """Lets a server fail, and checks its sessions and new connections. Then the server returns."""
         server = self.servers[name]
         victims = self.victims(name)
         equal(len(victims) > 0, True)
@@ -311,7 +307,7 @@ class Api:
         return self.ask("PATCH", target, {"state": state})
 
 
-def replace(api, proxy, server, by_command):
+def replace(api, server, by_command):
     """Drains a server, replaces its process and lets it serve again. Returns the number of its sessions and the seconds."""
     config = directory / "rolling.toml"
     sessions, begun = api.server(server.address)["sessions"], time.monotonic()
@@ -354,7 +350,7 @@ with suite.check(f"three servers with {REPLACED:,} sessions are replaced one aft
     crowd.open("rolling", "echo", proxy.url("/rolling"), REPLACED, ROLLING_PAUSE)
     begun, drained = time.monotonic(), []
     for number, server in enumerate(servers):
-        drained.append((server.name, *replace(api, proxy, server, number == 1)))
+        drained.append((server.name, *replace(api, server, number == 1)))
     until(lambda: len(crowd.report().open()) == REPLACED, "every client has reconnected")
     report = crowd.stop()
     moved = [life for life in report.lives if life.end != "1000"]

@@ -4,6 +4,7 @@ nginx and HAProxy in front of them."""
 import asyncio
 import contextlib
 import json
+import resource
 import shlex
 import socket
 import subprocess
@@ -17,7 +18,7 @@ PATIENCE_SECONDS = 60
 CONNECT_SECONDS = 1
 RETRIES = 2
 EJECT_AFTER = 5  # consecutive failures, after which a server gets no requests for a while
-MAX_SESSIONS, MAX_HANDSHAKES = 9000, 850
+LIMIT = min(3000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 5)  # each session and handshake needs two descriptors
 
 
 # ------------------------------------------------------------------------------------------------------------- the servers
@@ -88,10 +89,10 @@ class Tollgate:
 
     def __init__(self, directory, secrets, ports):
         self.process = harness.Proxy("".join([
-            f'[server]\nworkers = 2\nmax_sessions = {MAX_SESSIONS}\nmax_handshakes = {MAX_HANDSHAKES}\n',
+            f'[server]\nworkers = 2\nmax_sessions = {LIMIT}\nmax_handshakes = {LIMIT}\n',
             'handshakes_per_address = "off"\n[log]\nlevel = "warn"\n', harness.listener(secrets),
             f'[upstream.pair]\nservers = [{", ".join(f"{address!r}" for address in ports)}]\n'.replace("'", '"'),
-            f'connect_timeout = "{CONNECT_SECONDS}s"\nretries = {RETRIES}\nmax_pending_requests = {MAX_HANDSHAKES}\n',
+            f'connect_timeout = "{CONNECT_SECONDS}s"\nretries = {RETRIES}\nmax_pending_requests = {LIMIT}\n',
             f"[upstream.pair.health]\neject_after = {EJECT_AFTER}\n",
             harness.route("pair", "/{*rest}", "pair"),
         ]), directory, "storm")
