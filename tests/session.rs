@@ -880,6 +880,35 @@ fn a_ping_waits_for_the_end_of_a_frame() {
     check(pinging(Some(30), None), &events, &["text halffull", "our ping 1"], &[], None);
 }
 
+/// A client that is gone would not be noticed, since no ping can be sent to it.
+#[test]
+fn a_side_that_stops_within_a_frame_while_a_ping_waits_ends_the_session() {
+    let half = begin(Upstream, FIN | TEXT, 8, "half");
+    let stops = |seconds: u64| [half.clone(), Pass(seconds * SECOND - 1)];
+    check(pinging(Some(30), None), &stops(40), &["text half(4 of 8)"], &[], None);
+    // The client gets no Close within the frame: its connection ends.
+    let events = [&stops(40)[..], &[Pass(1)]].concat();
+    let ended = || end(ClosedBy::Tollgate, 1014, CloseReason::NoPong(Upstream));
+    check(pinging(Some(30), None), &events, &["text half(4 of 8)"], &["close 1001 no pong"], ended());
+    // Every byte of the frame extends the time.
+    let goes_on = [&stops(40)[..], &[more(Upstream, "f"), Pass(40 * SECOND - 1)]].concat();
+    check(pinging(Some(30), None), &goes_on, &["text halff(5 of 8)"], &[], None);
+    // So does a byte of the client, which shows that it is there.
+    let speaks = [half.clone(), Pass(35 * SECOND), text(Client, "x"), Pass(40 * SECOND - 1)];
+    check(pinging(Some(30), None), &speaks, &["text half(4 of 8)"], &["text x"], None);
+    let events = [&speaks[..], &[Pass(1)]].concat();
+    check(pinging(Some(30), None), &events, &["text half(4 of 8)"], &["text x", "close 1001 no pong"], ended());
+    // Without pings of the client no ping waits.
+    check(pinging(None, None), &stops(4_000), &["text half(4 of 8)"], &[], None);
+    // A client that is blocked has the write timeout.
+    let blocked = [half.clone(), Pass(30 * SECOND), Block(Client), Pass(500 * SECOND)];
+    let setup = || pinging(Some(30), None).with(|limits| limits.write_timeout = Duration::from_secs(1_000));
+    check(setup(), &blocked, &["text half(4 of 8)"], &[], None);
+    // The same for the client, while a ping to the upstream waits.
+    let events = [begin(Client, FIN | TEXT, 8, "half"), Pass(40 * SECOND)];
+    check(pinging(None, Some(30)), &events, &["close 1001 no pong"], &["text half(4 of 8)"], None);
+}
+
 #[test]
 fn pongs_to_our_pings_are_dropped_and_others_are_forwarded() {
     let setup = || pinging(Some(30), None);

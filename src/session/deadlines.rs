@@ -1,6 +1,6 @@
 //! The deadlines of a session: heartbeats, timeouts, token expiry, age, drain, end of the closing handshake.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use super::outcome::{CloseReason, ClosedBy};
@@ -21,6 +21,7 @@ impl Session {
         for side in Side::BOTH {
             add(self.stalled_at(side));
             add(self.last_words_at(side));
+            add(self.frame_stalled_at(side));
         }
         if self.closing_since.is_some() {
             add(self.close_by());
@@ -57,6 +58,7 @@ impl Session {
         let always = [(self.close_by(), "close_timeout")];
         let always =
             always.into_iter().chain(sides(["client_write_timeout", "upstream_write_timeout"], Self::stalled_at));
+        let always = always.chain(sides(["client_frame", "upstream_frame"], Self::frame_stalled_at));
         let open = open.into_iter().chain(sides(["client_ping", "upstream_ping"], Self::heartbeat_at));
         let all = always.chain(open.filter(|_| !closing));
         all.filter_map(|(at, name)| Some((at?, name))).min()
@@ -72,6 +74,7 @@ impl Session {
     pub fn is_overdue(&self, side: Side, now: Instant) -> bool {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         due(self.stalled_at(side))
+            || due(self.frame_stalled_at(side))
             || (self.closing_since.is_none() && (due(self.idle_at()) || self.is_pong_overdue(side, now)))
     }
 
@@ -146,12 +149,23 @@ impl Session {
                 if !due(self.heartbeat_at(side)) {
                     continue;
                 }
-                match (self.peer(side).pinged, side) {
-                    (None, _) => self.ping(side),
-                    (Some(_), Side::Client) => self.end(ClosedBy::Tollgate, CloseReason::NoPong(side), now),
-                    (Some(_), Side::Upstream) => self.lose(side, ClosedBy::Tollgate, CloseReason::NoPong(side), now),
+                match self.peer(side).pinged {
+                    None => self.ping(side),
+                    Some(_) => self.end_silent(side, now),
                 }
             }
+        }
+        // A ping that has just become due may have waited long enough already, if this call is late.
+        if let Some(side) = Side::BOTH.into_iter().find(|side| due(self.frame_stalled_at(*side))) {
+            self.end_silent(side, now);
+        }
+    }
+
+    fn end_silent(&mut self, side: Side, now: Instant) {
+        let cause = CloseReason::NoPong(side);
+        match side {
+            Side::Client => self.end(ClosedBy::Tollgate, cause, now),
+            Side::Upstream => self.lose(side, ClosedBy::Tollgate, cause, now),
         }
     }
 
@@ -191,6 +205,19 @@ impl Session {
         peer.write_closed_since.filter(|_| peer.input == Input::Open)?.checked_add(self.limits.close_timeout)
     }
 
+    /// Returns the deadline by which a side must continue its frame, if a ping to the other side waits for the end of that
+    /// frame. Without it a side that stops there would hide that the other one is gone.
+    fn frame_stalled_at(&self, from: Side) -> Option<Instant> {
+        let (peer, other) = (self.peer(from), self.peer(from.other()));
+        let unread = other.blocked_since.is_some() || self.waiting(from);
+        let is_awaited = peer.mid_frame && peer.input == Input::Open && self.closing_since.is_none();
+        if !other.ping_due || !is_awaited || unread {
+            return None;
+        }
+        let interval = self.ping_interval(from.other())?;
+        peer.last_activity.max(other.last_activity).checked_add(interval)?.checked_add(self.limits.pong_timeout)
+    }
+
     /// Returns the idle deadline. A side that waits for its rate is not idle, nor is a client whose upstream is lost.
     fn idle_at(&self) -> Option<Instant> {
         let waits = Side::BOTH.into_iter().any(|side| self.waiting(side));
@@ -200,13 +227,17 @@ impl Session {
         self.data_passed.checked_add(self.limits.idle_timeout?)
     }
 
+    fn ping_interval(&self, side: Side) -> Option<Duration> {
+        match side {
+            Side::Client => self.limits.ping_interval,
+            Side::Upstream => self.limits.upstream_ping_interval,
+        }
+    }
+
     /// Returns when to ping a side, or when the timeout of its pong ends.
     fn heartbeat_at(&self, side: Side) -> Option<Instant> {
         let (peer, other) = (self.peer(side), self.peer(side.other()));
-        let interval = match side {
-            Side::Client => self.limits.ping_interval?,
-            Side::Upstream => self.limits.upstream_ping_interval?,
-        };
+        let interval = self.ping_interval(side)?;
         let unread = other.blocked_since.is_some() || self.waiting(side);
         if unread || peer.ping_due || peer.blocked_since.is_some() || peer.is_write_closed() {
             return None;

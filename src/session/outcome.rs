@@ -108,7 +108,7 @@ pub enum CloseReason {
     MaxAge,
     /// No data passed within the idle timeout of the route.
     IdleTimeout,
-    /// A side did not answer a ping.
+    /// A side did not answer a ping, or stopped within a frame while a ping to the other side waited for its end.
     NoPong(Side),
     /// The process drains.
     Drain,

@@ -41,4 +41,5 @@ mod slow_clients;
 mod upstreams;
 mod upstream_tls;
 mod checks;
+mod stalls;
 mod tls;

@@ -46,6 +46,20 @@ class Result:
 # ------------------------------------------------------------------------------------------------- in the other processes
 
 
+async def exchange(connection, name, result):
+    """Sends numbered messages, and returns whether each is returned once and in order."""
+    for _ in range(AT_ONCE):
+        await connection.send(f"{name} {result.sent}")
+        result.sent += 1
+    for _ in range(AT_ONCE):
+        message = await connection.recv()
+        if message != f"{name} {result.received}":
+            result.wrong = f"{message!r} instead of '{name} {result.received}'"
+            return False
+        result.received += 1
+    return True
+
+
 class Session:
     """A client that sends numbered messages, and checks that each is echoed once and in order."""
 
@@ -77,15 +91,8 @@ class Session:
     async def talk(self, connection, pause):
         result = self.result
         while not self.stopping.is_set():
-            for _ in range(AT_ONCE):
-                await connection.send(f"{self.name} {result.sent}")
-                result.sent += 1
-            for _ in range(AT_ONCE):
-                message = await connection.recv()
-                if message != f"{self.name} {result.received}":
-                    result.wrong = f"{message!r} instead of '{self.name} {result.received}'"
-                    return
-                result.received += 1
+            if not await exchange(connection, self.name, result):
+                return
             now = time.monotonic()
             if self.last is None:
                 self.opened.set()
@@ -174,10 +181,10 @@ async def main(kind, *arguments):
 
 
 class Peer(harness.Process):
-    """A process of this program."""
+    """A process of this program, or of another one that answers lines as `serve_lines` does."""
 
-    def __init__(self, name, directory, *arguments):
-        super().__init__(name, [sys.executable, __file__, *arguments], directory, stdin=subprocess.PIPE,
+    def __init__(self, name, directory, *arguments, program=__file__):
+        super().__init__(name, [sys.executable, program, *arguments], directory, stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, text=True)
         self.lines = harness.Lines(self.popen.stdout)
 

@@ -135,12 +135,13 @@ fn no_pong(side: Side, facts: &Facts<'_>) -> Words {
         ),
         Side::Upstream => words(
             sentence(format!(
-                "{} was silent for `upstream_ping_interval`, was pinged, and stayed silent for `pong_timeout`.",
+                "{} was silent for `upstream_ping_interval`, was pinged, and stayed silent for `pong_timeout`; or it \
+                 stopped within a frame for `ping_interval` and `pong_timeout`, so that its client could not be pinged.",
                 facts.the_server()
             )),
             "Check whether the server hangs or is overloaded, and whether its WebSocket software answers pings, as RFC \
              6455 section 5.5.2 requires. If it only needs longer, raise `pong_timeout`.",
-            &[keys::PONG_TIMEOUT, keys::UPSTREAM_PING_INTERVAL],
+            &[keys::PONG_TIMEOUT, keys::UPSTREAM_PING_INTERVAL, keys::PING_INTERVAL],
         ),
     }
 }

@@ -3,7 +3,7 @@
 use crate::client::{Conn, Target};
 use crate::{Opts, Res, Run, client, client_config, net, say, wait_line};
 use rustls::ClientConfig;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +18,7 @@ const AGAIN: Duration = Duration::from_secs(1); // the pause before a rejected c
 pub struct Storm {
     pub run: Run,
     pub failed: u64,
+    pub failures: BTreeMap<String, u64>, // by status or kind of error
 }
 
 /// Connects, upgrades and closes `rate` times per second, independently of pending connections, until `over` is set.
@@ -34,7 +35,8 @@ pub fn storm(
         vec![0; 64 << 10],
         HashMap::<usize, (Conn, Instant)>::new(),
     );
-    let (mut run, mut failed, mut begun, mut ends) = (Run::new(), 0, 0, None);
+    let (mut run, mut failures, mut begun, mut ends) = (Run::new(), BTreeMap::new(), 0, None);
+    let mut fail = |kind| *failures.entry(kind).or_default() += 1;
     loop {
         let now = Instant::now();
         if ends.is_none() && over.load(Ordering::Relaxed) {
@@ -51,7 +53,7 @@ pub fn storm(
                     conn.flush(&ep, begun)?;
                     open.insert(begun, (conn, due));
                 }
-                Err(_) => failed += 1,
+                Err(error) => fail(kind(&error)),
             }
             begun += 1;
             due = run.began + Duration::from_secs_f64(begun as f64 / rate);
@@ -66,13 +68,23 @@ pub fn storm(
                     run.hist.saturating_record(due.elapsed().as_nanos() as u64);
                     let _ = conn.stream.close();
                 }
-                Err(_) => failed += 1,
+                Err(error) => fail(kind(&error)),
             }
             open.remove(&id);
         }
     }
-    failed += open.len() as u64;
-    Ok(Storm { run, failed })
+    (0..open.len()).for_each(|_| fail("pending".to_owned()));
+    let failed = failures.values().sum();
+    Ok(Storm { run, failed, failures })
+}
+
+/// Returns the status of an upgrade that failed, or the kind of its error.
+fn kind(error: &io::Error) -> String {
+    let text = error.to_string();
+    let status = text
+        .strip_prefix("no upgrade: HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3));
+    status.map_or_else(|| format!("{:?}", error.kind()), str::to_owned)
 }
 
 /// Opens all connections at once and keeps them open. The time of each counts from its own connect.
@@ -109,6 +121,31 @@ pub fn burst(o: &Opts) -> Res<()> {
     Ok(run.report(served, 0, &extra)?)
 }
 
+/// Makes upgrades at a fixed rate, and closes each after its 101.
+pub fn upgrades(o: &Opts) -> Res<()> {
+    let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
+    say("ready")?;
+    wait_line()?;
+    let over = AtomicBool::new(false);
+    let storm = std::thread::scope(|s| {
+        let storm = s.spawn(|| storm(&target, &config, o.rate, PATIENCE, &over));
+        std::thread::sleep(Duration::from_secs_f64(o.messages as f64 / o.rate));
+        over.store(true, Ordering::Relaxed);
+        storm.join().expect("the storm panicked")
+    })?;
+    let Storm { run, failed, failures } = storm;
+    let failures: Vec<String> = failures
+        .iter()
+        .map(|(kind, count)| format!("\"{kind}\":{count}"))
+        .collect();
+    let extra = format!(
+        ",\"max_us\":{:.1},\"failed\":{failed},\"failures\":{{{}}}",
+        run.hist.max() as f64 / 1e3,
+        failures.join(",")
+    );
+    Ok(run.report(run.hist.len(), 0, &extra)?)
+}
+
 /// Makes upgrades at a fixed rate: first alone, and then while `hang` clients wait for an upstream that never answers.
 pub fn newcomers(o: &Opts) -> Res<()> {
     let (target, config) = (Target::new(&o.url, &o.headers)?, Arc::new(client_config(o)?));
@@ -136,7 +173,7 @@ pub fn newcomers(o: &Opts) -> Res<()> {
         let (hung, refused) = (hanging.load(Ordering::Relaxed), refused.load(Ordering::Relaxed));
         over.store(true, Ordering::Relaxed);
         crowd.join().expect("the crowd panicked")?;
-        let Storm { run, failed } = measured?;
+        let Storm { run, failed, .. } = measured?;
         let ms = |r: &Run, q| r.hist.value_at_quantile(q) as f64 / 1e3;
         let extra = format!(
             ",\"max_us\":{:.1},\"alone_p50_us\":{:.1},\"alone_p99_us\":{:.1},\"alone_p999_us\":{:.1},\"alone_max_us\":{:.1},\
