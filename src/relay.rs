@@ -342,17 +342,12 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let backpressure = self.peer(side).flush(cx);
         match backpressure {
             Backpressure::Clear | Backpressure::Stalled => {}
-            Backpressure::Cleared => {
-                self.session.on_unblocked(side, now);
-                self.count_dropped(now);
-            }
-            Backpressure::Progressing => {
-                self.session.on_blocked(side, now);
-                if side == Side::Client && self.session.closes_slow_client() {
-                    self.measure_client(now);
-                }
-            }
+            Backpressure::Cleared => self.session.on_unblocked(side, now),
+            Backpressure::Progressing => self.session.on_blocked(side, now),
             Backpressure::Failed => self.close_write(side, now),
+        }
+        if side == Side::Client && matches!(backpressure, Backpressure::Cleared | Backpressure::Progressing) {
+            self.follow_slow_client(now);
         }
         matches!(backpressure, Backpressure::Cleared | Backpressure::Failed)
     }

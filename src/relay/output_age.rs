@@ -37,6 +37,7 @@ pub(super) enum Age {
 impl SlowClient {
     /// Measures how long data has waited for the client: from the moment at which its socket took no more, until its
     /// kernel has acknowledged all bytes up to then. Then the next measurement begins, if the client is blocked again.
+    /// To be called whenever the client accepts bytes again, since bytes that are written later do not count.
     pub fn measure(&mut self, client: &PeerIo<dyn Stream + '_>) -> Age {
         if self.mark.as_mut().is_some_and(|mark| !mark.is_passed(client)) {
             return Age::Older;

@@ -10,9 +10,17 @@ use crate::session::Side;
 use crate::session::backlog::Backlog;
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
-    /// Measures how long data has waited for the client, and passes the result to the session.
+    /// Follows a client that is blocked and has accepted some bytes, or that is not blocked any more.
     #[cold]
-    pub(super) fn measure_client(&mut self, now: Instant) {
+    pub(super) fn follow_slow_client(&mut self, now: Instant) {
+        self.count_dropped(now);
+        if self.session.closes_slow_client() {
+            self.measure_client(now);
+        }
+    }
+
+    /// Measures how long data has waited for the client, and passes the result to the session.
+    fn measure_client(&mut self, now: Instant) {
         let client: &PeerIo<dyn Stream> = &self.client;
         match self.slow.get_or_insert_default().measure(client) {
             Age::Older => {}

@@ -46,6 +46,7 @@ impl Session {
     /// - `shared` are the counts of messages and bytes that the session shares with others, if any. Without them the
     ///   session keeps its own counts. A message that waits for its rate is judged again, so the client is read again,
     ///   and so are bytes. They keep waiting if their quota and their count stay the same.
+    /// - The treatment of a slow client applies at once. A change begins to measure the age of its data again.
     /// - Timeouts and the maximum age are measured from the same instants as before. One that has passed under its new
     ///   length is due at once.
     /// - Compression and the UTF-8 check of texts stay as they were negotiated. Where messages may be compressed, new
@@ -64,6 +65,9 @@ impl Session {
             let unused = LocalLimiter::new(limits.overhead, Count::default());
             let count = std::mem::replace(&mut self.overhead, unused).into_count();
             self.overhead = LocalLimiter::new(limits.overhead, count);
+        }
+        if limits.on_slow_client != self.limits.on_slow_client {
+            self.lifetime.behind_since = None;
         }
         self.is_reporting = limits.is_reporting();
         self.limits = limits;

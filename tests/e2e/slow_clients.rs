@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -130,4 +130,20 @@ fn a_client_whose_data_waits_too_long_is_closed_although_it_reads() {
     let line = gate.log.next("session ended");
     assert_eq!((&line["cause"], &line["code"]), (&json!("slow_client"), &json!(1008)), "{line}");
     assert_eq!(line["reason"], "slow consumer");
+}
+
+/// The client is blocked again and again, since the upstream is faster, but its data is never old.
+#[test]
+fn a_client_that_reads_as_fast_as_it_can_is_not_closed() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().limits("on_slow_client = \"close\"\nwrite_timeout = \"1s\"").start(&upstream);
+    let Session { mut client, mut server, .. } = open_small(&gate, &upstream);
+    let flooding = thread::spawn(move || while server.try_send_frame(Frame::new(BINARY, vec![0; 60 << 10])).is_ok() {});
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        assert_eq!(client.frame().opcode, BINARY);
+    }
+    drop(client);
+    flooding.join().unwrap();
+    assert_eq!(gate.log.next("session ended")["cause"], "client_gone");
 }

@@ -56,3 +56,13 @@ fn messages_are_queued_only_where_they_may_be_dropped() {
     assert!(!dropping().limits.allow_compression() && dropping().reporting().limits.allow_compression());
     assert!(closing().limits.allow_compression());
 }
+
+#[test]
+fn the_age_of_data_is_measured_again_after_a_change_of_the_treatment() {
+    let mut relay = play(closing(), &[Behind, Pass(20 * SECOND)]);
+    relay.set_limits(lenient().limits);
+    relay.pass(Duration::from_secs(20));
+    relay.set_limits(closing().limits);
+    relay.pass(Duration::from_secs(100));
+    assert!(!relay.session.is_closing());
+}
