@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig};
+use tollgate::balance::{
+    AdmitRate, Balance, HashSource, HealthConfig, SameSite, ServerAddress, ServerConfig, StickyCookie, StickyKey,
+    UpstreamConfig,
+};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -236,6 +239,36 @@ fn rewrites_reach_their_fields() {
     assert!(!shown.contains("Bearer SECRET") && !shown.contains(secret), "{shown}");
 }
 
+/// Checks the cookies and the queues of the upstreams in `everything.toml`.
+fn check_cookies_and_queues([chat, local, sticky]: [&UpstreamConfig; 3]) {
+    let seconds = Duration::from_secs;
+    let of_file = StickyCookie {
+        name: "__Secure-node".to_owned(),
+        same_site: SameSite::None,
+        secure: Some(true),
+        path: "/feed".to_owned(),
+        domain: Some("example.com".to_owned()),
+        max_age: Some(seconds(86_400)),
+        key: Some(StickyKey::new(b"0123456789abcdef0123456789abcdef")),
+    };
+    assert_eq!(sticky.balance, Balance::StickyCookie(Box::new(of_file.clone())));
+    let default = StickyCookie {
+        name: "tollgate".to_owned(),
+        same_site: SameSite::Lax,
+        secure: None,
+        path: "/".to_owned(),
+        domain: None,
+        max_age: None,
+        key: None,
+    };
+    assert_eq!(local.balance, Balance::StickyCookie(Box::new(default)));
+    let rate = AdmitRate { count: 100.try_into().unwrap(), period: seconds(1) };
+    assert_eq!((chat.hold_upgrades, chat.admit_rate), (Some(seconds(30)), Some(rate)));
+    assert_eq!((chat.queue_max, chat.queue_timeout), (64, seconds(2)));
+    assert_eq!((local.hold_upgrades, local.admit_rate), (None, None));
+    assert_eq!((local.queue_max, local.queue_timeout), (512, seconds(5)));
+}
+
 #[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
@@ -247,7 +280,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
     assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
 
-    let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+    let [chat, local, sticky] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
     let server = |server: &ServerConfig| {
         let max = server.max_sessions.map_or(0, u32::from);
         (server.address.to_string(), server.weight.get(), max, server.drain)
@@ -257,7 +290,7 @@ fn values_reach_the_fields_of_their_keys() {
     let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
     assert_eq!(chat.servers.iter().map(server).collect::<Vec<_>>(), expected);
     assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
-    assert_eq!(local.balance, Balance::LeastSessions);
+    check_cookies_and_queues([chat, local, sticky]);
     let health = |upstream: &UpstreamConfig| {
         let HealthConfig { eject_after, eject_max_percent, slow_start } = upstream.health;
         (eject_after.map(u32::from), eject_max_percent, slow_start)

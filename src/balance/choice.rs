@@ -58,6 +58,7 @@ impl Pool {
         match (&self.config().balance, attempt.key) {
             (Balance::Hash(_), Some(key)) => self.highest_score(key, attempt, standing, now_ms),
             (Balance::RoundRobin, _) => self.rotation().next(|index| self.weight(index, attempt, standing, now_ms)),
+            (Balance::StickyCookie(_), _) => self.preferred(attempt, standing, now_ms),
             (Balance::LeastSessions | Balance::Hash(_), _) => self.least_loaded(attempt, standing, now_ms),
         }
     }
@@ -70,6 +71,14 @@ impl Pool {
         let may_get = is_open && server.health().standing(now_ms, self.patience()) <= standing;
         let share = || server.health().weight_share(now_ms, self.config().health.slow_start);
         may_get.then(|| share().saturating_mul(server.config().weight.get().into()))
+    }
+
+    /// Returns the server of the client's cookie if it is in good standing and not full. Otherwise the client gets another
+    /// one, and stays there.
+    fn preferred(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {
+        let may_get = |index: &usize| self.weight(*index, attempt, Standing::Good, now_ms).is_some();
+        let preferred = attempt.preferred.filter(may_get);
+        preferred.or_else(|| self.least_loaded(attempt, standing, now_ms))
     }
 
     fn least_loaded(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {

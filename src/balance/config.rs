@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::health::HealthConfig;
+use super::sticky::StickyCookie;
 
 /// A group of equivalent servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +33,27 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Maximum number of opening handshakes that wait for its servers, at least 1.
     pub max_pending_requests: u32,
+    /// How long a request waits while no server is up; `None` if it does not.
+    pub hold_upgrades: Option<Duration>,
+    /// The rate at which requests try its servers, of all clients together; `None` without a limit.
+    pub admit_rate: Option<AdmitRate>,
+    /// Maximum number of requests that wait for a server; none do if it is 0.
+    pub queue_max: u32,
+    /// How long a request waits while every server is full.
+    pub queue_timeout: Duration,
     /// Whether each connection to its servers begins with a PROXY header.
     pub proxy_protocol: bool,
     /// Whether header names are sent to its servers in title case.
     pub title_case_headers: bool,
+}
+
+/// The rate at which requests try the servers of an upstream: `count` in each `period`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmitRate {
+    /// The number of requests.
+    pub count: NonZeroU32,
+    /// The time for that number; never zero.
+    pub period: Duration,
 }
 
 /// A server of an upstream.
@@ -68,6 +86,8 @@ pub enum Balance {
     RoundRobin,
     /// The server with the highest score for a part of the request: equal values go to the same server.
     Hash(HashSource),
+    /// The server that the client's cookie names, if it is up and not full; otherwise as [`Balance::LeastSessions`].
+    StickyCookie(Box<StickyCookie>),
 }
 
 /// The part of a request that selects a server.

@@ -85,6 +85,10 @@ pub struct Health {
     /// Whether there is a failure since the last success.
     troubled: AtomicBool,
     ejected: AtomicBool,
+    /// Whether the last request failed.
+    failing: AtomicBool,
+    /// The time before which held requests do not try the server, which fails; 0 if none did.
+    probe_after_ms: AtomicU64,
     /// The time until which the server is passed over; 0 if it is not.
     skip_until_ms: AtomicU64,
     /// The begin of an attempt to connect that has not ended; 0 if there is none.
@@ -152,6 +156,22 @@ impl Health {
         until == 0 || (now_ms >= until && claim().is_ok())
     }
 
+    /// Whether a held request may try the server now, which fails: no other request is trying it, and none was permitted
+    /// to for a while. The next one is permitted after `pause_ms`.
+    pub fn claim_probe(&self, now_ms: u64, pause_ms: u64) -> bool {
+        let is_idle = |since: &AtomicU64| since.load(Ordering::Relaxed) == 0;
+        let after = self.probe_after_ms.load(Ordering::Relaxed);
+        let next = now_ms.saturating_add(pause_ms);
+        let claim = || self.probe_after_ms.compare_exchange(after, next, Ordering::Relaxed, Ordering::Relaxed);
+        let is_due = now_ms >= after && is_idle(&self.connecting_since_ms) && is_idle(&self.answering_since_ms);
+        is_due && claim().is_ok()
+    }
+
+    /// Whether the last request failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::SeqCst)
+    }
+
     /// Whether the server is not passed over.
     pub fn is_healthy(&self) -> bool {
         self.skip_until_ms.load(Ordering::Relaxed) == 0
@@ -213,6 +233,7 @@ impl Health {
     ) -> Option<Change> {
         let mut history = self.history();
         self.troubled.store(true, Ordering::Relaxed);
+        self.failing.store(true, Ordering::SeqCst);
         history.failures = history.failures.saturating_add(1);
         if history.consecutive == 0 {
             history.run_since_ms = now_ms;
@@ -257,6 +278,7 @@ impl Health {
             return None;
         }
         let mut history = self.history();
+        self.failing.store(false, Ordering::SeqCst);
         history.consecutive = 0;
         let was_passed_over = self.skip_until_ms.swap(0, Ordering::Relaxed) != 0;
         if self.ejected.swap(false, Ordering::Relaxed) || was_passed_over {

@@ -2,6 +2,8 @@
 //! state of each.
 
 pub mod health;
+pub mod sticky;
+pub mod queue;
 pub mod config;
 pub mod hash;
 pub mod server;
@@ -10,12 +12,14 @@ pub mod choice;
 pub mod rotation;
 pub mod retry;
 pub mod pool;
+pub mod paced;
 #[cfg(test)]
 mod tests;
 
 pub use attempt::Attempt;
 pub use choice::{NoServer, Picked};
-pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
+pub use config::{AdmitRate, Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
 pub use health::{Change, Failure, HealthConfig};
-pub use pool::Pool;
+pub use pool::{PendingRequest, Pool};
 pub use server::{Server, ServerSession};
+pub use sticky::{SameSite, StickyCookie, StickyKey};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::config::{ServerAddress, ServerConfig};
 use super::hash::TextHash;
 use super::health::{Health, WHOLE};
+use super::queue::Queue;
 
 /// A server of a pool.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct ServerState {
     sessions: AtomicU32,
     connect_failures: AtomicU64,
     health: Health,
+    /// The requests that wait for a server of its upstream.
+    queue: Arc<Queue>,
 }
 
 /// Counts a session, or the request that it may become, as one of its server, until it is dropped.
@@ -61,8 +64,8 @@ impl ServerCondition {
 }
 
 impl Server {
-    pub(super) fn new(config: ServerConfig) -> Self {
-        let state = Arc::new(ServerState::new(&config.address));
+    pub(super) fn new(config: ServerConfig, queue: &Arc<Queue>) -> Self {
+        let state = Arc::new(ServerState::new(&config.address, queue));
         Self { config, state }
     }
 
@@ -138,7 +141,7 @@ impl Server {
 }
 
 impl ServerState {
-    fn new(address: &ServerAddress) -> Self {
+    fn new(address: &ServerAddress, queue: &Arc<Queue>) -> Self {
         let name: Arc<str> = address.to_string().into();
         Self {
             hash: TextHash::of(name.as_bytes()),
@@ -146,6 +149,7 @@ impl ServerState {
             sessions: AtomicU32::new(0),
             connect_failures: AtomicU64::new(0),
             health: Health::default(),
+            queue: Arc::clone(queue),
         }
     }
 
@@ -159,7 +163,8 @@ impl ServerState {
 }
 
 impl ServerSession {
-    pub(super) fn is_of(&self, server: &Server) -> bool {
+    /// Whether it is a session of this server.
+    pub fn is_of(&self, server: &Server) -> bool {
         Arc::ptr_eq(&self.0, &server.state)
     }
 
@@ -171,6 +176,7 @@ impl ServerSession {
 
 impl Drop for ServerSession {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.sessions.fetch_sub(1, Ordering::SeqCst);
+        self.0.queue.wake_first();
     }
 }

@@ -33,6 +33,10 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         response_timeout: Duration::from_secs(1),
         retries: 2,
         max_pending_requests: 2,
+        hold_upgrades: None,
+        admit_rate: None,
+        queue_max: 0,
+        queue_timeout: Duration::ZERO,
         proxy_protocol: false,
         title_case_headers: false,
     }

@@ -32,7 +32,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let auths = auth::read_all(root, folder, head_max_bytes);
     let auth_names: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
     let revocations = revocations::read(&section, folder, &auth_names);
-    let upstreams = upstreams::read_all(root);
+    let upstreams = upstreams::read_all(root, folder);
     let routes = routes::read_all(root, folder, &auths, &upstreams);
 
     if let (Some(server), Some(listeners), Some(routes)) = (&server, &listeners, &routes) {

@@ -7,7 +7,8 @@ use super::units::{show_duration, show_size};
 /// One configuration key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Its section: a name in [`SECTIONS`](super::keys::SECTIONS), `listener.certificates` or `upstream.servers`.
+    /// Its section: a name in [`SECTIONS`](super::keys::SECTIONS), `listener.certificates`, `upstream.servers` or
+    /// `upstream.cookie`.
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,
@@ -54,6 +55,8 @@ pub enum Kind {
     TableArray,
     /// A list of strings, or tables with the keys of the section `SECTION.NAME`.
     TextsOrTables,
+    /// A table with the keys of the section `SECTION.NAME`.
+    InnerTable,
 }
 
 /// Whether `"off"` is a value.
@@ -101,7 +104,8 @@ impl Key {
             | Kind::Table
             | Kind::Conditions
             | Kind::TableArray
-            | Kind::TextsOrTables => String::new(),
+            | Kind::TextsOrTables
+            | Kind::InnerTable => String::new(),
         }
     }
 }

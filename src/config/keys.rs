@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::key::AllowsOff::{Allowed, Refused};
 use super::key::Default::{Derived, Nothing, Required, Value};
 use super::key::Kind::{
-    Choice, Conditions, File, Flag, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text, TextOrList,
-    TextsOrTables,
+    Choice, Conditions, File, Flag, InnerTable, Integer, Percent, Rate, Size, StringList, Table, TableArray, Text,
+    TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
 
@@ -244,12 +244,12 @@ keys! {
         "The share of the server, relative to the other servers.";
     SERVER_MAX_SESSIONS = "upstream.servers" "max_sessions", number(1, 10_000_000), Nothing,
         "Maximum number of its sessions, including the opening handshakes that wait for it; further ones go to other \
-         servers, and get a 503 if all are full.";
+         servers, and wait if all are full: see `queue_max`.";
     SERVER_DRAIN = "upstream.servers" "drain", Flag, Value("false"),
         "Whether it gets no new sessions; open ones stay.";
     BALANCE = "upstream" "balance", Text, Value("\"least_sessions\""),
-        "How a server is chosen: `least_sessions`, `round_robin`, or `hash:` and one of subject, address, cookie:NAME, \
-         query:NAME, header:NAME, path:NAME. All of them respect the weights.";
+        "How a server is chosen: `least_sessions`, `round_robin`, `sticky_cookie`, or `hash:` and one of subject, address, \
+         cookie:NAME, query:NAME, header:NAME, path:NAME. All of them respect the weights.";
     BASE_PATH = "upstream" "path", Text, Value("\"\""),
         "A prefix for the path of every request.";
     CONNECT_TIMEOUT = "upstream" "connect_timeout", span(Duration::from_millis(10), MINUTE), Value("\"2s\""),
@@ -263,8 +263,37 @@ keys! {
     MAX_PENDING_REQUESTS = "upstream" "max_pending_requests", number(1, COUNT_MAX), Value("512"),
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
+    HOLD_UPGRADES = "upstream" "hold_upgrades", Kind::Duration(MS_100, Duration::from_mins(5), Allowed), Value("\"off\""),
+        "How long an opening handshake waits while no server is up, instead of failing at once.";
+    ADMIT_RATE = "upstream" "admit_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
+        "Rate at which opening handshakes go to its servers, of all clients together; further ones wait up to \
+         `queue_timeout`.";
+    QUEUE_MAX = "upstream" "queue_max", number(0, COUNT_MAX), Value("512"),
+        "Maximum number of opening handshakes that wait because all servers are full, none is up, or `admit_rate` is \
+         used up; requests beyond it are answered at once. 0: none wait.";
+    QUEUE_TIMEOUT = "upstream" "queue_timeout", span(MS_100, Duration::from_mins(5)), Value("\"5s\""),
+        "How long an opening handshake waits while all servers are full or `admit_rate` is used up; then it is answered with \
+         503.";
     PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
         "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
+    COOKIE = "upstream" "cookie", InnerTable, Derived("a cookie \"tollgate\" with these defaults"),
+        "The cookie of `balance = \"sticky_cookie\"`, which keeps a client on its server. Its value reveals nothing, cannot \
+         be forged, and is not sent to the servers.";
+    COOKIE_NAME = "upstream.cookie" "name", Text, Value("\"tollgate\""),
+        "Its name.";
+    COOKIE_SAME_SITE = "upstream.cookie" "same_site", Choice(&["strict", "lax", "none"]), Value("\"lax\""),
+        "Whether pages of other sites send it: `none` for a WebSocket that they may open.";
+    COOKIE_SECURE = "upstream.cookie" "secure", Flag, Derived("true for clients that use TLS"),
+        "Whether it is sent over TLS only.";
+    COOKIE_PATH = "upstream.cookie" "path", Text, Value("\"/\""),
+        "The start of the paths that it is sent to.";
+    COOKIE_DOMAIN = "upstream.cookie" "domain", Text, Nothing,
+        "The domain whose hosts it is sent to; absent: only the host that set it.";
+    COOKIE_MAX_AGE = "upstream.cookie" "max_age", span(SECOND, Duration::from_hours(400 * 24)), Nothing,
+        "How long it is kept; absent: until the browser closes.";
+    COOKIE_SECRET_FILE = "upstream.cookie" "secret_file", File, Nothing,
+        "A file with the key of its values, of at least 32 bytes; absent: a key that ends with the process, so that a \
+         restart chooses anew.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 

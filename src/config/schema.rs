@@ -111,6 +111,7 @@ fn form_of(key: &Key) -> Value {
             let items = json!({ "anyOf": [{ "type": "string" }, inner] });
             (json!({ "type": "array", "items": items }), AllowsOff::Refused)
         }
+        Kind::InnerTable => (table(&format!("{}.{}", key.section, key.name)), AllowsOff::Refused),
         Kind::TableArray => {
             let items = table(&format!("{}.{}", key.section, key.name));
             (json!({ "type": "array", "items": items }), AllowsOff::Refused)

@@ -7,35 +7,38 @@ use super::balance_warnings::note_all_drain;
 use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Section};
+use super::files::FileLoader;
 use super::keys;
 use crate::balance::UpstreamConfig;
 
 const UPSTREAMS_MAX: usize = 1024;
 
 /// Reads every upstream, in the order of the file.
-pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
+pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
     let sections = root.named("upstream", UPSTREAMS_MAX);
     let read = |(name, section): (Located<&str>, Section<'_>)| {
-        let upstream = read(&name, &section);
+        let upstream = read(&name, &section, folder);
         NamedSection { name: name.value.to_owned(), span: name.span, value: upstream }
     };
     sections.into_iter().map(read).collect()
 }
 
-fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
+fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
     let servers = balance::servers(section);
     note_all_drain(section, servers.as_deref().unwrap_or_default());
     let base_path = base_path(section);
-    let balance = balance::policy(section);
+    let balance = balance::policy(section, folder);
     let health = balance::health(section);
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
+    let waiting = balance::waiting(section);
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
+    let waiting = waiting?;
     Some(UpstreamConfig {
         name: Arc::from(name.value),
         servers: servers?,
@@ -46,6 +49,10 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
         response_timeout: response_timeout?,
         retries: retries?.value,
         max_pending_requests: max_pending_requests?.value,
+        hold_upgrades: waiting.hold_upgrades,
+        admit_rate: waiting.admit_rate,
+        queue_max: waiting.queue_max,
+        queue_timeout: waiting.queue_timeout,
         proxy_protocol: proxy_protocol?.value,
         title_case_headers: title_case_headers?.value,
     })

@@ -10,6 +10,7 @@ use super::logouts::Logouts;
 use super::revoker::Revoker;
 use super::snapshot::Snapshot;
 use super::waiting::{Waiting, WaitingRequest};
+use crate::balance::Pool;
 use crate::client::KeySets;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
@@ -121,6 +122,8 @@ impl Gateway {
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.process.events.set_generation(snapshot.generation());
         self.snapshot.store(snapshot);
+        // Requests that wait see the servers of the new pools.
+        self.snapshot.load().pools().for_each(Pool::install);
         self.retain_used();
     }
 

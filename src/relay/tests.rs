@@ -217,6 +217,10 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         response_timeout: SHORT,
         retries: 0,
         max_pending_requests: 1,
+        hold_upgrades: None,
+        admit_rate: None,
+        queue_max: 0,
+        queue_timeout: Duration::ZERO,
         proxy_protocol: false,
         title_case_headers: false,
     };

@@ -173,7 +173,8 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::AuthUnavailable
         | Rejection::AuthBusy
         | Rejection::UpstreamBusy
-        | Rejection::UpstreamFull
+        | Rejection::UpstreamFull { .. }
+        | Rejection::UpstreamRate { .. }
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
         | Rejection::Answer(_) => Level::WARN,

@@ -36,4 +36,6 @@ mod service;
 mod snapshots;
 mod metrics;
 mod upstreams;
+mod queue;
+mod sticky;
 mod tls;

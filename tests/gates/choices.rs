@@ -33,6 +33,10 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
+        hold_upgrades: None,
+        admit_rate: None,
+        queue_max: 0,
+        queue_timeout: Duration::ZERO,
         proxy_protocol: false,
         title_case_headers: false,
     };

@@ -258,6 +258,18 @@ pub static TABLE: &[Definition] = &[
         },
     },
     Definition {
+        name: "tollgate_upstream_queued",
+        kind: Kind::Gauge,
+        labels: &["upstream"],
+        unit: None,
+        help: "Requests that wait because every server is full, `admit_rate` is used up, or no server is up",
+        collect: |scrape, samples| {
+            for pool in &scrape.gauges.upstreams {
+                samples.count([&pool.upstream], pool.queued);
+            }
+        },
+    },
+    Definition {
         name: "tollgate_upstream_connect_failures_total",
         kind: Kind::Counter,
         labels: &["upstream", "server"],
