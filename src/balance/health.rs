@@ -169,7 +169,7 @@ impl Health {
 
     /// Whether the last request failed.
     pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::SeqCst)
+        self.failing.load(Ordering::SeqCst) && self.has_failed()
     }
 
     /// Whether the server is not passed over.

@@ -66,9 +66,14 @@ impl Queue {
     /// request sees the change: see [`Ticket::is_first`].
     pub fn wake_first(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            let waker = self.line().first_waker();
-            waker.iter().for_each(Waker::wake_by_ref);
+            self.wake();
         }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        let waker = self.line().first_waker();
+        waker.iter().for_each(Waker::wake_by_ref);
     }
 
     /// Sets the number of waiting requests, under the lock.
