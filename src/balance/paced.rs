@@ -1,5 +1,7 @@
 //! The choice of a server for a request that waits: servers that fail are tried by one request at a time, at intervals.
 
+use std::time::Duration;
+
 use super::attempt::Attempt;
 use super::choice::{NoServer, Picked};
 use super::health::Standing;
@@ -8,6 +10,15 @@ use super::pool::Pool;
 /// The shortest time between two attempts of held requests at one server, in milliseconds, and the range of the jitter
 /// that is added.
 const PROBE_MS: (u64, u64) = (200, 100);
+
+impl Attempt {
+    /// Returns the pause of a held request after a failure, so that a request that a server always fails does not try
+    /// again and again while others succeed.
+    pub fn held_pause(&mut self) -> Duration {
+        let (min, jitter) = PROBE_MS;
+        Duration::from_millis(min + self.below(jitter))
+    }
+}
 
 impl Pool {
     /// Chooses a server for a request that is held while no server is up: one that does not fail or, if none is left, one
@@ -47,7 +58,7 @@ impl Pool {
     }
 
     /// Whether a server that does not drain has fewer sessions than it may have.
-    pub fn has_place(&self) -> bool {
+    pub fn has_capacity(&self) -> bool {
         self.all().iter().any(|server| !server.config().drain && !server.is_full())
     }
 
@@ -112,17 +123,17 @@ mod tests {
         servers[0].max_sessions = 1.try_into().ok();
         servers[1] = ServerConfig { drain: true, ..servers[1].clone() };
         let pool = Pool::new(config(Balance::LeastSessions, servers), std::time::Instant::now());
-        assert!(pool.has_place() && !pool.is_down());
+        assert!(pool.has_capacity() && !pool.is_down());
         let held = pool.choose_paced(&mut Attempt::new(None, 1), 0).unwrap();
         fail(&pool, 0, 0);
-        assert!(pool.is_down() && !pool.has_place());
+        assert!(pool.is_down() && !pool.has_capacity());
         assert_eq!(choose(&pool, 10_000), None);
         drop(held);
         assert_eq!(choose(&pool, 20_000), Some(1));
         // No server is in use.
         let all_drain = weighted(&[1]).into_iter().map(|server| ServerConfig { drain: true, ..server }).collect();
         let pool = Pool::new(config(Balance::LeastSessions, all_drain), std::time::Instant::now());
-        assert!(!pool.is_down() && !pool.has_place() && choose(&pool, 0).is_none());
+        assert!(!pool.is_down() && !pool.has_capacity() && choose(&pool, 0).is_none());
     }
 
     #[test]

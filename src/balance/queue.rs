@@ -12,13 +12,13 @@ use std::task::Waker;
 /// is held for one step in a map of the waiting requests, and for no wait.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// The number of requests in the map of `line`.
+    /// The number of requests that wait, to be read without the lock.
     waiting: AtomicUsize,
-    line: Mutex<Line>,
+    entries: Mutex<Entries>,
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct Entries {
     /// The number of the next ticket.
     next: u64,
     /// The number of tickets.
@@ -27,8 +27,8 @@ struct Line {
     wakers: BTreeMap<u64, Option<Waker>>,
 }
 
-/// A place in a queue. A request that tries a server steps out and, if it has to wait again, back to where it was. The
-/// place is given up when the ticket is dropped.
+/// A position in a queue. A request that tries a server steps out and, if it has to wait again, back to where it was. The
+/// position is given up when the ticket is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     queue: Arc<Queue>,
@@ -46,17 +46,17 @@ impl Queue {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes the last place; `None` if there are `max` tickets. The request waits from now on.
+    /// Takes the last position; `None` if there are `max` tickets. The request waits from now on.
     pub fn join(self: &Arc<Self>, max: u32) -> Option<Ticket> {
-        let mut line = self.line();
-        if line.tickets >= usize::try_from(max).unwrap_or(usize::MAX) {
+        let mut entries = self.entries();
+        if entries.tickets >= usize::try_from(max).unwrap_or(usize::MAX) {
             return None;
         }
-        let number = line.next;
-        line.next = number.saturating_add(1);
-        line.tickets += 1;
-        line.wakers.insert(number, None);
-        self.count(&line);
+        let number = entries.next;
+        entries.next = number.saturating_add(1);
+        entries.tickets += 1;
+        entries.wakers.insert(number, None);
+        self.count(&entries);
         Some(Ticket { queue: Arc::clone(self), number })
     }
 
@@ -72,22 +72,22 @@ impl Queue {
 
     #[cold]
     fn wake(&self) {
-        let waker = self.line().first_waker();
+        let waker = self.entries().first_waker();
         waker.iter().for_each(Waker::wake_by_ref);
     }
 
     /// Sets the number of waiting requests, under the lock.
-    fn count(&self, line: &Line) {
-        self.waiting.store(line.wakers.len(), Ordering::SeqCst);
+    fn count(&self, entries: &Entries) {
+        self.waiting.store(entries.wakers.len(), Ordering::SeqCst);
     }
 
-    /// Every change leaves the line consistent, so a panic of another holder does no harm.
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Every change leaves the entries consistent, so a panic of another holder does no harm.
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Line {
+impl Entries {
     fn first_waker(&self) -> Option<Waker> {
         self.wakers.first_key_value().and_then(|(_, waker)| waker.clone())
     }
@@ -101,47 +101,47 @@ impl Ticket {
     /// Whether the request is the first one that waits. It is woken when it becomes the first one, and when a server may
     /// have become available while it is. To be called before each look for a server, so that no change is missed.
     pub fn is_first(&self, waker: &Waker) -> bool {
-        let mut line = self.queue.line();
-        let is_first = line.is_first(self.number);
-        if let Some(known) = line.wakers.get_mut(&self.number)
+        let mut entries = self.queue.entries();
+        let is_first = entries.is_first(self.number);
+        if let Some(known) = entries.wakers.get_mut(&self.number)
             && known.as_ref().is_none_or(|known| !known.will_wake(waker))
         {
             *known = Some(waker.clone());
         }
-        drop(line);
+        drop(entries);
         // Orders the count of this request, which `wake_first` reads, before the look at the servers that follows.
         fence(Ordering::SeqCst);
         is_first
     }
 
-    /// Stops to wait, and keeps the place.
+    /// Stops to wait, and keeps the position.
     pub fn step_out(&self) {
         self.leave(|_| {});
     }
 
-    /// Waits again, at the same place.
+    /// Waits again, at the same position.
     pub fn step_in(&self) {
-        let mut line = self.queue.line();
-        line.wakers.entry(self.number).or_insert(None);
-        self.queue.count(&line);
+        let mut entries = self.queue.entries();
+        entries.wakers.entry(self.number).or_insert(None);
+        self.queue.count(&entries);
     }
 
     /// Stops to wait, and wakes the request that is the first one now.
-    fn leave(&self, change: impl FnOnce(&mut Line)) {
-        let mut line = self.queue.line();
-        change(&mut line);
-        let was_first = line.is_first(self.number);
-        line.wakers.remove(&self.number);
-        self.queue.count(&line);
-        let next = line.first_waker().filter(|_| was_first);
-        drop(line);
+    fn leave(&self, change: impl FnOnce(&mut Entries)) {
+        let mut entries = self.queue.entries();
+        change(&mut entries);
+        let was_first = entries.is_first(self.number);
+        entries.wakers.remove(&self.number);
+        self.queue.count(&entries);
+        let next = entries.first_waker().filter(|_| was_first);
+        drop(entries);
         next.iter().for_each(Waker::wake_by_ref);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.leave(|line| line.tickets = line.tickets.saturating_sub(1));
+        self.leave(|entries| entries.tickets = entries.tickets.saturating_sub(1));
     }
 }
 

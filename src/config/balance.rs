@@ -81,8 +81,8 @@ fn address(
 
 /// Reads how a server is chosen.
 pub(super) fn policy(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Balance> {
-    const FORMS: &str = "write \"least_sessions\", \"round_robin\", \"sticky_cookie\", or \"hash:\" and one of subject, address, cookie:NAME, \
-                         query:NAME, header:NAME, path:NAME";
+    const FORMS: &str = "write \"least_sessions\", \"round_robin\", \"sticky_cookie\", or \"hash:\" and one of subject, \
+                         address, cookie:NAME, query:NAME, header:NAME, path:NAME";
     let cookie = cookie::read(section, folder);
     let text = section.text(&keys::BALANCE)?;
     if text.as_str() == "sticky_cookie" {

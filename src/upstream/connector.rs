@@ -157,12 +157,16 @@ impl Connector {
         let started = (self.clock)();
         seeker.pool().retries().count_request(seeker.pool().millis_at(started));
         let mut failed: Option<AskError> = None;
+        let mut retries = 0;
         loop {
             // The budget is asked first: a server that is chosen for a trial is tried.
-            let is_retry = failed.is_some() && !seeker.is_held() && self.may_retry(seeker, started);
+            let is_retry = failed.is_some() && !seeker.is_held() && self.may_retry(seeker, retries, started);
             if is_retry {
+                retries += 1;
                 sleep(seeker.attempt().pause()).await;
-            } else if let Some(error) = failed.take_if(|_| !seeker.is_held()) {
+            } else if failed.is_some() && seeker.is_held() {
+                sleep(seeker.attempt().held_pause()).await;
+            } else if let Some(error) = failed.take() {
                 self.report_if_down(seeker.pool(), &error.detail);
                 if !seeker.hold() {
                     return Err(error);
@@ -188,13 +192,12 @@ impl Connector {
         }
     }
 
-    /// Whether a request that failed may look for another server: there is one, it has tried fewer than `retries` further
-    /// ones, less than `response_timeout` has passed since it began, and the budget permits it.
-    fn may_retry<F: Fn(&Pool) -> Attempt>(&self, seeker: &mut Seeker<'_, F>, started: Instant) -> bool {
+    /// Whether a request that failed may look for another server after this number of retries: there is one, `retries`
+    /// permits it, less than `response_timeout` has passed since it began, and the budget is not used up.
+    fn may_retry<F: Fn(&Pool) -> Attempt>(&self, seeker: &mut Seeker<'_, F>, retries: u32, started: Instant) -> bool {
         let tried = seeker.attempt().tried();
         let (pool, config) = (seeker.pool(), seeker.pool().config());
         let passed = (self.clock)().saturating_duration_since(started);
-        let retries = u32::try_from(tried).unwrap_or(u32::MAX).saturating_sub(1);
         let is_left = tried < config.servers.len();
         is_left
             && retries < config.retries

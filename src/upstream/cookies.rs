@@ -6,6 +6,9 @@ use crate::balance::{Balance, Pool, ServerSession, StickyKey};
 use crate::policy::credential;
 use crate::runtime::entropy::random;
 
+/// The number of cookies of one name that are compared with each server. Browsers send several if their paths differ.
+const COOKIES_MAX: usize = 4;
+
 /// Reads and writes the cookies of all upstreams.
 #[derive(Debug)]
 pub(super) struct Cookies {
@@ -23,7 +26,7 @@ impl Cookies {
     pub(super) fn server(&self, pool: &Pool, headers: &HeaderMap) -> Option<usize> {
         let Balance::StickyCookie(cookie) = &pool.config().balance else { return None };
         let tags = pool.tags(&self.key)?;
-        credential::cookies(headers, &cookie.name).find_map(|value| tags.find(value))
+        credential::cookies(headers, &cookie.name).take(COOKIES_MAX).find_map(|value| tags.find(value))
     }
 
     /// Returns the value of `Set-Cookie` for a session at a server of the pool, unless the client has `sent` the cookie of
@@ -38,6 +41,9 @@ impl Cookies {
         let Balance::StickyCookie(cookie) = &pool.config().balance else { return None };
         let index = pool.servers().position(|server| session.is_of(server)).filter(|index| sent != Some(*index))?;
         let value = pool.tags(&self.key)?.get(index)?;
-        HeaderValue::from_str(&cookie.set_cookie(value, is_tls)).ok()
+        let mut cookie = HeaderValue::from_str(&cookie.set_cookie(value, is_tls)).ok()?;
+        // `Debug` omits it.
+        cookie.set_sensitive(true);
+        Some(cookie)
     }
 }

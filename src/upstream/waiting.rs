@@ -34,13 +34,13 @@ pub(super) struct Seeker<'a, F> {
     clock: fn() -> Instant,
     /// The permission to try a server, which it did not use yet.
     cell: Option<Cell>,
-    place: Option<Place>,
+    position: Option<Position>,
     /// How long it has waited.
     pub(super) waited: Duration,
 }
 
-/// A place in the queue.
-struct Place {
+/// A position in the queue.
+struct Position {
     ticket: Ticket,
     since: Instant,
     /// Whether no server was up since then, so that the request is held.
@@ -106,7 +106,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             rates,
             clock,
             cell: None,
-            place: None,
+            position: None,
             waited: Duration::ZERO,
         }
     }
@@ -123,7 +123,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
 
     /// Whether it is held until a server is up.
     pub(super) fn is_held(&self) -> bool {
-        self.place.as_ref().is_some_and(|place| place.held)
+        self.position.as_ref().is_some_and(|position| position.held)
     }
 
     /// Holds a request that has failed. Returns false if it is not to be held: `hold_upgrades` is off, a server is up, or
@@ -133,17 +133,18 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             return false;
         }
         let is_queued = self.join();
-        self.place.iter_mut().for_each(|place| place.held = true);
+        self.position.iter_mut().for_each(|position| position.held = true);
         is_queued
     }
 
     /// Returns the server that the request tries next. It waits if a request is waiting already, or none is available.
-    /// A retry does not wait behind others, which came later, and needs no further cell of `admit_rate`.
+    /// A retry does not wait behind others: if it has no position yet, they came later. It needs no further cell of
+    /// `admit_rate`.
     ///
     /// # Errors
     /// If no server becomes available in time, or the request may not wait.
     pub(super) async fn next(&mut self, is_retry: bool) -> Result<Found, Blocked> {
-        let must_wait = self.place.is_some() || !is_retry && !self.pool.queue().is_empty();
+        let must_wait = self.position.is_some() || !is_retry && !self.pool.queue().is_empty();
         if !must_wait {
             match self.look(is_retry) {
                 Err((Blocked::Full | Blocked::Rate, _)) => {}
@@ -161,16 +162,16 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         found
     }
 
-    /// Takes the last place in the queue, unless the request has a place already. Returns false if the queue is full.
+    /// Takes the last position in the queue, unless the request has a position already. Returns false if the queue is full.
     fn join(&mut self) -> bool {
-        if let Some(place) = &self.place {
-            place.ticket.step_in();
+        if let Some(position) = &self.position {
+            position.ticket.step_in();
         } else {
             let ticket = self.pool.queue().join(self.pool.config().queue_max);
             let since = (self.clock)();
-            self.place = ticket.map(|ticket| Place { ticket, since, held: false });
+            self.position = ticket.map(|ticket| Position { ticket, since, held: false });
         }
-        self.place.is_some()
+        self.position.is_some()
     }
 
     fn poll_wait(
@@ -183,14 +184,14 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         let until = self.deadline();
         if now >= until {
             let reason = self.reason();
-            self.place = None;
+            self.position = None;
             return Poll::Ready(Err(reason));
         }
         set(deadline.as_mut(), until.saturating_duration_since(now));
         if deadline.poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
-        let is_first = self.place.as_ref().is_some_and(|place| place.ticket.is_first(cx.waker()));
+        let is_first = self.position.as_ref().is_some_and(|position| position.ticket.is_first(cx.waker()));
         if !is_first {
             return Poll::Pending;
         }
@@ -205,7 +206,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
                 Poll::Pending
             }
             Ok(found) => {
-                self.place.iter().for_each(|place| place.ticket.step_out());
+                self.position.iter().for_each(|position| position.ticket.step_out());
                 Poll::Ready(Ok(found))
             }
         }
@@ -215,14 +216,14 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
     /// addition once one is; only `queue_timeout` if one was all the time.
     fn deadline(&mut self) -> Instant {
         let config = self.pool.config();
-        let Some(place) = &mut self.place else { return (self.clock)() };
-        let Some(hold) = config.hold_upgrades else { return after(place.since, config.queue_timeout) };
+        let Some(position) = &mut self.position else { return (self.clock)() };
+        let Some(hold) = config.hold_upgrades else { return after(position.since, config.queue_timeout) };
         let is_down = self.pool.is_down();
-        place.held |= is_down;
-        match (is_down, place.held) {
-            (true, _) => after(place.since, hold),
-            (false, true) => after(place.since, hold.saturating_add(config.queue_timeout)),
-            (false, false) => after(place.since, config.queue_timeout),
+        position.held |= is_down;
+        match (is_down, position.held) {
+            (true, _) => after(position.since, hold),
+            (false, true) => after(position.since, hold.saturating_add(config.queue_timeout)),
+            (false, false) => after(position.since, config.queue_timeout),
         }
     }
 
@@ -244,7 +245,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         }
         let pending = self.pool.begin_request().ok_or((Blocked::Busy, LOOK_AGAIN))?;
         let now_ms = self.pool.millis_at(now);
-        let is_waiting = self.place.is_some();
+        let is_waiting = self.position.is_some();
         let picked = if is_waiting && config.hold_upgrades.is_some() {
             self.pool.choose_paced(&mut self.attempt, now_ms)
         } else {
@@ -268,7 +269,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             Blocked::Down
         } else if self.pool.pending() >= config.max_pending_requests {
             Blocked::Busy
-        } else if config.admit_rate.is_some() && self.pool.has_place() {
+        } else if config.admit_rate.is_some() && self.pool.has_capacity() {
             Blocked::Rate
         } else {
             Blocked::Full

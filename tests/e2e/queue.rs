@@ -1,5 +1,8 @@
 //! Upgrades that wait for a server: while every server is full, no server is up, or `admit_rate` is used up.
 
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -62,7 +65,7 @@ fn open(upstream: &Upstream, mut client: Client, path: &str) -> Session {
 }
 
 #[test]
-fn a_place_that_becomes_free_goes_to_the_upgrade_that_waits_longest() {
+fn the_upgrade_that_waits_longest_gets_the_server_when_a_session_ends() {
     let upstream = Upstream::bind();
     let queue = Queue::of_one(&upstream, "queue_timeout = \"1m\"");
     let mut open_session = Session::open(&queue.gate, &upstream);
@@ -193,6 +196,29 @@ fn a_held_upgrade_fails_after_hold_upgrades() {
     assert_eq!(response.head.status(), 502);
     let line = queue.gate.log.next("refused");
     assert_eq!((&line["cause"], &line["server"]), (&json!("unreachable"), &json!(address.to_string())), "{line}");
+}
+
+/// A server that breaks every connection is tried by one of the held upgrades at a time, whatever their number.
+#[test]
+fn held_upgrades_do_not_hammer_a_server_that_fails() {
+    const CLIENTS: usize = 10;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    std::thread::spawn(move || {
+        while listener.accept().is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let queue = Queue::start(Setup::new().upstream("hold_upgrades = \"1s\"").to(address));
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| queue.send("held")).collect();
+    for mut client in clients {
+        assert_eq!(client.response().head.status(), 502);
+    }
+    // Each may try it once when it arrives; then it is tried every 200 ms at most, for as long as the last one is held.
+    let connections = connections.load(Ordering::Relaxed);
+    assert!((4..CLIENTS + 12).contains(&connections), "{connections}");
 }
 
 /// Upgrades beyond `admit_rate` are served in order, at this rate.

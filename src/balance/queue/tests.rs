@@ -61,13 +61,13 @@ fn the_first_request_is_woken_and_the_others_are_not() {
 }
 
 #[test]
-fn a_request_that_steps_out_keeps_its_place_and_counts() {
+fn a_request_that_steps_out_keeps_its_position_and_counts() {
     let queue = Arc::<Queue>::default();
     let [first, second] = [(); 2].map(|()| Request::join(&queue, 2).unwrap());
     first.ticket.step_out();
     assert!(second.was_woken() && second.poll() && !first.poll());
     assert_eq!(queue.waiting(), 1);
-    assert!(Request::join(&queue, 2).is_none(), "it still has its place");
+    assert!(Request::join(&queue, 2).is_none(), "it still has its position");
     first.ticket.step_in();
     first.ticket.step_in();
     assert!(first.poll() && !second.poll());
@@ -79,7 +79,7 @@ fn a_request_that_steps_out_keeps_its_place_and_counts() {
     assert_eq!((queue.waiting(), queue.join(1).is_some()), (0, true));
 }
 
-/// A change at a random place.
+/// A change at a random request.
 #[derive(Debug, Clone)]
 enum Step {
     Join,
@@ -159,7 +159,8 @@ fn apply(step: &Step, queue: &Arc<Queue>, model: &mut Model) -> Option<u64> {
 
 proptest! {
     /// After any steps, the oldest of the requests that wait is the first one, and has learned it: it was polled since, or
-    /// is woken. A place that becomes free wakes it and no other one.
+    /// is woken. A server that becomes available wakes it and no other
+    /// one.
     #[test]
     fn the_oldest_request_is_first_and_misses_nothing(steps in proptest::collection::vec(step(), 1..200)) {
         let queue = Arc::<Queue>::default();
@@ -175,11 +176,11 @@ proptest! {
     }
 }
 
-/// Places are freed and taken by several threads, and each is taken: no wake-up is lost between the look for a place and
-/// the wait.
+/// Permits are released and taken by several threads, and each is taken: no wake-up is lost between the look for a permit
+/// and the wait.
 #[test]
 fn no_wake_up_is_lost_between_threads() {
-    const PLACES: usize = 2_000;
+    const PERMITS: usize = 2_000;
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -191,7 +192,7 @@ fn no_wake_up_is_lost_between_threads() {
         let (queue, free) = (Arc::clone(&queue), Arc::clone(&free));
         std::thread::spawn(move || {
             let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-            for _ in 0..PLACES {
+            for _ in 0..PERMITS {
                 let ticket = queue.join(u32::MAX).unwrap();
                 let take = || free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1));
                 while !(ticket.is_first(&waker) && take().is_ok()) {
@@ -201,7 +202,7 @@ fn no_wake_up_is_lost_between_threads() {
         })
     };
     let waiters = [waiter(), waiter()];
-    for _ in 0..2 * PLACES {
+    for _ in 0..2 * PERMITS {
         free.fetch_add(1, Ordering::SeqCst);
         queue.wake_first();
         std::hint::spin_loop();
