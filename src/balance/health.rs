@@ -133,6 +133,7 @@ pub struct Waiting<'a>(&'a AtomicU64);
 impl Health {
     /// Returns how a request regards the server. A request that has waited as long as `patience` says is taken for a
     /// failure before its timeout, so that fewer requests wait with it.
+    #[inline]
     pub fn standing(&self, now_ms: u64, patience: Patience) -> Standing {
         if now_ms < self.skip_until_ms.load(Ordering::Relaxed) {
             return if self.ejected.load(Ordering::Relaxed) { Standing::Ejected } else { Standing::Skipped };

@@ -132,6 +132,7 @@ impl Server {
     }
 
     /// Counts a session, unless it has as many as it may have.
+    #[inline]
     pub(super) fn take_session(&self) -> Option<ServerSession> {
         let max = self.config.max_sessions.map_or(u32::MAX, Into::into);
         let below_max = |count: u32| (count < max).then_some(count + 1);
