@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::balance::{
-    Balance, Check, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig, UpstreamConfig, UpstreamLoss,
+    AdmitRate, Balance, Check, HashSource, HealthConfig, Rebalance, SameSite, ServerAddress, ServerConfig,
+    StickyCookie, StickyKey, UpstreamConfig, UpstreamLoss,
 };
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
@@ -240,6 +241,26 @@ fn rewrites_reach_their_fields() {
     assert!(!shown.contains("Bearer SECRET") && !shown.contains(secret), "{shown}");
 }
 
+/// Checks the cookies and the queues of the upstreams in `everything.toml`.
+fn check_cookies_and_queues(chat: &UpstreamConfig, local: &UpstreamConfig) {
+    let seconds = Duration::from_secs;
+    let of_file = StickyCookie {
+        name: "__Secure-node".to_owned(),
+        same_site: SameSite::None,
+        secure: Some(true),
+        path: "/feed".to_owned(),
+        domain: Some("example.com".to_owned()),
+        max_age: Some(seconds(86_400)),
+        key: Some(StickyKey::new(b"0123456789abcdef0123456789abcdef")),
+    };
+    assert_eq!(local.balance, Balance::StickyCookie(Box::new(of_file)));
+    let rate = AdmitRate { count: 100.try_into().unwrap(), period: seconds(1) };
+    assert_eq!((chat.hold_upgrades, chat.admit_rate), (Some(seconds(30)), Some(rate)));
+    assert_eq!((chat.queue_max, chat.queue_timeout), (64, seconds(2)));
+    assert_eq!((local.hold_upgrades, local.admit_rate), (None, None));
+    assert_eq!((local.queue_max, local.queue_timeout), (512, seconds(5)));
+}
+
 #[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
@@ -261,7 +282,7 @@ fn values_reach_the_fields_of_their_keys() {
     let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
     assert_eq!(chat.servers.iter().map(server).collect::<Vec<_>>(), expected);
     assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
-    assert_eq!(local.balance, Balance::LeastSessions);
+    check_cookies_and_queues(chat, local);
     let health = |upstream: &UpstreamConfig| {
         let HealthConfig { checks, eject_after, eject_max_percent, slow_start } = &upstream.health;
         let checks = checks

@@ -10,7 +10,7 @@ use crate::server::control::Control;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::gauges::{
-    CertificateGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+    CertificateGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges, UpstreamGauges,
 };
 use crate::tls::expiry::Expiry;
 
@@ -42,6 +42,7 @@ pub(super) fn gauges(control: &Control) -> Gauges {
         config_generation: snapshot.generation(),
         certificates: snapshot.expiries().into_iter().map(certificate).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+        upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
         revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
         revocations_refused: revocations.refused(),

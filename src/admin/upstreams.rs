@@ -38,6 +38,10 @@ struct Upstream {
     pending_requests: u32,
     /// The limit of that number.
     max_pending_requests: u32,
+    /// The requests that wait because every server is full, `admit_rate` is used up, or no server is up.
+    queued: usize,
+    /// The limit of that number.
+    queue_max: u32,
     /// Its servers, in the order of the file.
     servers: Vec<Server>,
     /// The servers that are not in the file any more and still have sessions.
@@ -89,6 +93,8 @@ impl Upstream {
             sessions: sessions.map(|(_, count)| count).sum(),
             pending_requests: pool.pending(),
             max_pending_requests: config.max_pending_requests,
+            queued: pool.queue().waiting(),
+            queue_max: config.queue_max,
             servers: pool.servers().map(|server| Server::new(pool, server, counts)).collect(),
             removed: pool
                 .removed()

@@ -13,6 +13,8 @@ const PAUSE_LIMIT: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Attempt {
     pub(super) key: Option<TextHash>,
+    /// The server that the client's cookie names.
+    pub(super) preferred: Option<usize>,
     random: u64,
     /// The servers that the request has tried, by their index.
     pub(super) tried: Vec<usize>,
@@ -23,7 +25,18 @@ impl Attempt {
     /// [`Balance::Hash`](super::Balance::Hash); a request without one goes to the server with the fewest sessions.
     /// `random` is 64 random bits, which decide ties and draws.
     pub fn new(key: Option<TextHash>, random: u64) -> Self {
-        Self { key, random, tried: Vec::new() }
+        Self { key, preferred: None, random, tried: Vec::new() }
+    }
+
+    /// Makes a server the first choice: the one with this index in the pool.
+    #[must_use]
+    pub fn preferring(self, server: Option<usize>) -> Self {
+        Self { preferred: server, ..self }
+    }
+
+    /// Returns the index of the server that is the first choice.
+    pub fn preferred(&self) -> Option<usize> {
+        self.preferred
     }
 
     /// Returns the number of servers that the request has tried.

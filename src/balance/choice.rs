@@ -58,12 +58,16 @@ impl Pool {
         match (&self.config().balance, attempt.key) {
             (Balance::Hash(_), Some(key)) => self.highest_score(key, attempt, standing, now_ms),
             (Balance::RoundRobin, _) => self.rotation().next(|index| self.weight(index, attempt, standing, now_ms)),
-            (Balance::LeastSessions | Balance::Hash(_), _) => self.least_loaded(attempt, standing, now_ms),
+            (Balance::LeastSessions | Balance::Hash(_) | Balance::StickyCookie(_), _) => {
+                let preferred = attempt.preferred.filter(|index| self.is_preferable(*index, attempt, now_ms));
+                preferred.or_else(|| self.least_loaded(attempt, standing, now_ms))
+            }
         }
     }
 
     /// Returns the weight of a server that may get the request, in thousandths, reduced by its slow start; `None` if it
     /// may not.
+    #[inline]
     fn weight(&self, index: usize, attempt: &Attempt, standing: Standing, now_ms: u64) -> Option<u32> {
         let server = self.all().get(index)?;
         let settings = server.settings();
@@ -71,6 +75,13 @@ impl Pool {
         let may_get = is_open && server.health().standing(now_ms, self.patience()) <= standing;
         let share = || server.health().weight_share(now_ms, self.config().health.slow_start);
         may_get.then(|| share().saturating_mul(settings.weight()))
+    }
+
+    /// Whether the server of the client's cookie is in good standing and not full. Otherwise the client gets another one,
+    /// and stays there. It is apart from the choices without a cookie, which it would slow down.
+    #[cold]
+    fn is_preferable(&self, index: usize, attempt: &Attempt, now_ms: u64) -> bool {
+        self.weight(index, attempt, Standing::Good, now_ms).is_some()
     }
 
     fn least_loaded(&self, attempt: &mut Attempt, standing: Standing, now_ms: u64) -> Option<usize> {

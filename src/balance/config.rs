@@ -13,6 +13,7 @@ use rustls_pki_types::ServerName;
 use super::health::HealthConfig;
 use super::pacing::ClosingRate;
 use super::rebalance::Rebalance;
+use super::sticky::StickyCookie;
 use super::tls::UpstreamTls;
 use crate::ws::code::CloseCode;
 
@@ -45,6 +46,14 @@ pub struct UpstreamConfig {
     pub rebalance: Option<Rebalance>,
     /// How the clients of its sessions are closed whose connection to a server was lost.
     pub loss: UpstreamLoss,
+    /// How long a request waits while no server is up; `None` if it does not.
+    pub hold_upgrades: Option<Duration>,
+    /// The rate at which requests try its servers, of all clients together; `None` without a limit.
+    pub admit_rate: Option<AdmitRate>,
+    /// Maximum number of requests that wait for a server; none do if it is 0.
+    pub queue_max: u32,
+    /// How long a request waits while every server is full.
+    pub queue_timeout: Duration,
     /// Whether each connection to its servers begins with a PROXY header.
     pub proxy_protocol: bool,
     /// Whether header names are sent to its servers in title case.
@@ -65,6 +74,15 @@ impl Default for UpstreamLoss {
     fn default() -> Self {
         Self { close_code: CloseCode::BAD_GATEWAY, reconnect_spread: Duration::from_secs(10) }
     }
+}
+
+/// The rate at which requests try the servers of an upstream: `count` in each `period`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmitRate {
+    /// The number of requests.
+    pub count: NonZeroU32,
+    /// The time for that number; never zero.
+    pub period: Duration,
 }
 
 /// A server of an upstream.
@@ -97,6 +115,8 @@ pub enum Balance {
     RoundRobin,
     /// The server with the highest score for a part of the request: equal values go to the same server.
     Hash(HashSource),
+    /// The server that the client's cookie names, if it is up and not full; otherwise as [`Balance::LeastSessions`].
+    StickyCookie(Box<StickyCookie>),
 }
 
 /// The part of a request that selects a server.

@@ -99,6 +99,10 @@ pub struct Health {
     /// Whether there is a failure since the last success.
     troubled: AtomicBool,
     ejected: AtomicBool,
+    /// Whether the last request failed.
+    failing: AtomicBool,
+    /// The time before which held requests do not try the server, which fails; 0 if none did.
+    probe_after_ms: AtomicU64,
     /// The time until which the server is passed over; 0 if it is not, [`DOWN`] if it is down by its checks.
     skip_until_ms: AtomicU64,
     /// The begin of an attempt to connect that has not ended; 0 if there is none.
@@ -149,6 +153,7 @@ pub struct Waiting<'a>(&'a AtomicU64);
 impl Health {
     /// Returns how a request regards the server. A request that has waited as long as `patience` says is taken for a
     /// failure before its timeout, so that fewer requests wait with it.
+    #[inline]
     pub fn standing(&self, now_ms: u64, patience: Patience) -> Standing {
         let until = self.skip_until_ms.load(Ordering::Relaxed);
         if now_ms < until {
@@ -172,6 +177,22 @@ impl Health {
         let next = later(now_ms, SKIP_FOR);
         let claim = || self.skip_until_ms.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed);
         until == 0 || (now_ms >= until && claim().is_ok())
+    }
+
+    /// Whether a held request may try the server now, which fails: no other request is trying it, and none was permitted
+    /// to for a while. The next one is permitted after `pause_ms`.
+    pub fn claim_probe(&self, now_ms: u64, pause_ms: u64) -> bool {
+        let is_idle = |since: &AtomicU64| since.load(Ordering::Relaxed) == 0;
+        let after = self.probe_after_ms.load(Ordering::Relaxed);
+        let next = now_ms.saturating_add(pause_ms);
+        let claim = || self.probe_after_ms.compare_exchange(after, next, Ordering::Relaxed, Ordering::Relaxed);
+        let is_due = now_ms >= after && is_idle(&self.connecting_since_ms) && is_idle(&self.answering_since_ms);
+        is_due && claim().is_ok()
+    }
+
+    /// Whether the last request failed, or the server is down by its checks.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::SeqCst) && self.has_failed() || self.is_down()
     }
 
     /// Whether the server is not passed over.
@@ -271,6 +292,7 @@ impl Health {
     ) -> Option<Change> {
         let mut history = self.history();
         self.troubled.store(true, Ordering::Relaxed);
+        self.failing.store(true, Ordering::SeqCst);
         history.failures = history.failures.saturating_add(1);
         if history.consecutive == 0 {
             history.run_since_ms = now_ms;
@@ -355,6 +377,7 @@ impl Health {
             return None;
         }
         let mut history = self.history();
+        self.failing.store(false, Ordering::SeqCst);
         history.consecutive = 0;
         if self.is_down() || history.awaits_survivor(now_ms) {
             return None;

@@ -1,17 +1,19 @@
 //! The pool of an upstream: its servers, the state of its policy, and the limit on pending requests.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use super::checks::CheckChange;
-use super::config::{ServerConfig, UpstreamConfig};
+use super::config::{Balance, ServerConfig, UpstreamConfig};
 use super::health::{Change, Failure, Patience, millis};
 use super::overrides::ServerChange;
+use super::queue::Queue;
 use super::rebalance::ServerLoad;
 use super::retry::RetryBudget;
 use super::rotation::Rotation;
 use super::server::{Server, ServerCondition, ServerSession, ServerState};
+use super::sticky::{StickyKey, Tags};
 
 /// The part of `connect_timeout` after which an attempt to connect that waits makes its server suspect.
 const CONNECT_SUSPECT_AFTER: u32 = 8;
@@ -37,6 +39,12 @@ pub struct Pool {
     retries: Arc<RetryBudget>,
     /// The number of pending requests, also those of the pools that this one replaced.
     pending: Arc<AtomicU32>,
+    /// The requests that wait for a server, also those of the pools that this one replaced.
+    queue: Arc<Queue>,
+    /// The pool of the upstream that is in use: this one, or one that replaced it.
+    newest: Arc<Mutex<Weak<Pool>>>,
+    /// The values of the cookie of [`Balance::StickyCookie`].
+    tags: OnceLock<Tags>,
     /// Whether the log reported that no server accepts a connection, and none has accepted one since.
     down: AtomicBool,
     started: Instant,
@@ -44,13 +52,17 @@ pub struct Pool {
 
 /// Counts a request as pending until it is dropped.
 #[derive(Debug)]
-pub struct PendingRequest<'a>(&'a AtomicU32);
+pub struct PendingRequest {
+    pending: Arc<AtomicU32>,
+    queue: Arc<Queue>,
+}
 
 impl Pool {
     /// Creates a pool whose servers have no sessions, and have neither failed nor accepted a connection.
     pub fn new(config: UpstreamConfig, now: Instant) -> Self {
-        let servers = config.servers.iter().cloned().map(Server::new).collect();
-        Self::with(config, servers, now)
+        let queue = Arc::default();
+        let servers = config.servers.iter().map(|server| Server::new(server.clone(), &queue)).collect();
+        Self::with(config, servers, queue, now)
     }
 
     /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers
@@ -71,7 +83,7 @@ impl Pool {
         let server = |config: &ServerConfig| {
             let server = match take(config) {
                 Some(state) => Server::with_state(config.clone(), state),
-                None => Server::new(config.clone()),
+                None => Server::new(config.clone(), &self.queue),
             };
             if !got_sessions(config) {
                 server.health().start_slowly(now_ms);
@@ -84,12 +96,13 @@ impl Pool {
             removed,
             retries: Arc::clone(&self.retries),
             pending: Arc::clone(&self.pending),
+            newest: Arc::clone(&self.newest),
             down: AtomicBool::new(self.down.load(Ordering::Relaxed)),
-            ..Self::with(config, servers, self.started)
+            ..Self::with(config, servers, Arc::clone(&self.queue), self.started)
         }
     }
 
-    fn with(config: UpstreamConfig, servers: Vec<Server>, started: Instant) -> Self {
+    fn with(config: UpstreamConfig, servers: Vec<Server>, queue: Arc<Queue>, started: Instant) -> Self {
         let pool = Self {
             weights: servers.iter().map(|_| AtomicU64::default()).collect(),
             equal_weights: AtomicBool::default(),
@@ -103,6 +116,9 @@ impl Pool {
             judging: Mutex::new(()),
             retries: Arc::default(),
             pending: Arc::default(),
+            queue,
+            newest: Arc::default(),
+            tags: OnceLock::new(),
             down: AtomicBool::new(false),
             config,
             started,
@@ -132,6 +148,7 @@ impl Pool {
             server.health().start_slowly(self.millis_at(now));
         }
         self.add_weights();
+        self.queue.wake_first();
     }
 
     /// Puts the pool into use: ends the settings of an operator that the configuration has changed since, and those of
@@ -192,10 +209,35 @@ impl Pool {
     }
 
     /// Counts a pending request, unless `max_pending_requests` are pending.
-    pub fn begin_request(&self) -> Option<PendingRequest<'_>> {
+    pub fn begin_request(&self) -> Option<PendingRequest> {
         let below_max = |pending: u32| (pending < self.config.max_pending_requests).then_some(pending + 1);
         self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below_max).ok()?;
-        Some(PendingRequest(&self.pending))
+        Some(PendingRequest { pending: Arc::clone(&self.pending), queue: Arc::clone(&self.queue) })
+    }
+
+    /// Returns the requests that wait for a server.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Puts this pool into use: requests that wait choose among its servers from now on.
+    pub fn install(self: &Arc<Self>) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(self);
+        self.queue.wake_first();
+    }
+
+    /// Returns the pool of the upstream that is in use, if this one was replaced.
+    pub fn replacement(&self) -> Option<Arc<Self>> {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        newest.filter(|newest| !std::ptr::eq(Arc::as_ptr(newest), self))
+    }
+
+    /// Returns the values of the cookie of [`Balance::StickyCookie`]. `key` is used if the configuration has none.
+    pub fn tags(&self, key: &StickyKey) -> Option<&Tags> {
+        let Balance::StickyCookie(cookie) = &self.config.balance else { return None };
+        let names = || self.servers.iter().map(|server| &**server.name());
+        let key = cookie.key.as_ref().unwrap_or(key);
+        Some(self.tags.get_or_init(|| Tags::new(key, &self.config.name, names())))
     }
 
     /// Returns the budget of retries.
@@ -232,6 +274,7 @@ impl Pool {
     /// Records that a server accepted a connection.
     pub fn connected(&self, server: &Server, now_ms: u64) {
         server.health().connected(now_ms);
+        self.queue.wake_first();
         self.down.store(false, Ordering::Relaxed);
     }
 
@@ -271,6 +314,7 @@ impl Pool {
             Some(CheckChange::Up { .. }) => {
                 health.set_up(now_ms);
                 self.down.store(false, Ordering::Relaxed);
+                self.queue.wake_first();
             }
             None if failure.is_none() => health.passed(now_ms),
             None => {}
@@ -295,9 +339,10 @@ impl Pool {
     }
 }
 
-impl Drop for PendingRequest<'_> {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.pending.fetch_sub(1, Ordering::SeqCst);
+        self.queue.wake_first();
     }
 }
 

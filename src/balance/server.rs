@@ -10,6 +10,7 @@ use super::hash::TextHash;
 use super::health::{Health, WHOLE};
 use super::loss::LossPacer;
 use super::overrides::{OperatorState, Overrides, ServerChange, Settings};
+use super::queue::Queue;
 
 /// A server of a pool.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct ServerState {
     overrides: Overrides,
     checks: Checks,
     losses: LossPacer,
+    /// The requests that wait for a server of its upstream.
+    queue: Arc<Queue>,
 }
 
 /// Counts a session, or the request that it may become, as one of its server, until it is dropped.
@@ -72,8 +75,8 @@ impl ServerCondition {
 }
 
 impl Server {
-    pub(super) fn new(config: ServerConfig) -> Self {
-        let state = Arc::new(ServerState::new(&config.address));
+    pub(super) fn new(config: ServerConfig, queue: &Arc<Queue>) -> Self {
+        let state = Arc::new(ServerState::new(&config.address, queue));
         Self::with_state(config, state)
     }
 
@@ -190,6 +193,7 @@ impl Server {
     }
 
     /// Counts a session, unless it has as many as it may have.
+    #[inline]
     pub(super) fn take_session(&self) -> Option<ServerSession> {
         let max = self.config.max_sessions.map_or(u32::MAX, Into::into);
         let below_max = |count: u32| (count < max).then_some(count + 1);
@@ -199,7 +203,7 @@ impl Server {
 }
 
 impl ServerState {
-    fn new(address: &ServerAddress) -> Self {
+    fn new(address: &ServerAddress, queue: &Arc<Queue>) -> Self {
         let name: Arc<str> = address.to_string().into();
         Self {
             hash: TextHash::of(name.as_bytes()),
@@ -210,6 +214,7 @@ impl ServerState {
             overrides: Overrides::default(),
             checks: Checks::default(),
             losses: LossPacer::default(),
+            queue: Arc::clone(queue),
         }
     }
 
@@ -228,7 +233,8 @@ impl ServerState {
 }
 
 impl ServerSession {
-    pub(super) fn is_of(&self, server: &Server) -> bool {
+    /// Whether it is a session of this server.
+    pub fn is_of(&self, server: &Server) -> bool {
         Arc::ptr_eq(&self.0, &server.state)
     }
 
@@ -246,6 +252,7 @@ impl ServerSession {
 
 impl Drop for ServerSession {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.sessions.fetch_sub(1, Ordering::SeqCst);
+        self.0.queue.wake_first();
     }
 }

@@ -39,6 +39,10 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
         rebalance: None,
         loss: UpstreamLoss::default(),
+        hold_upgrades: None,
+        admit_rate: None,
+        queue_max: 0,
+        queue_timeout: Duration::ZERO,
         proxy_protocol: false,
         title_case_headers: false,
     }

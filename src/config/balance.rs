@@ -2,21 +2,26 @@
 //! servers.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 use http::HeaderName;
 use http::uri::PathAndQuery;
 
 use super::common::Duplicates;
+use super::cookie;
 use super::diagnostic::{Diagnostic, quote};
 use super::file::{Located, Parsed, Section};
+use super::files::FileLoader;
 use super::keys::{self, Kind};
 use super::mixed_list::{TextOrTable, texts_or_tables};
 use super::server_address::server_address;
 use super::units;
 use crate::balance::{
-    Balance, Check, CheckConfig, ClosingRate, HashSource, HealthConfig, Rebalance, ServerAddress, ServerConfig,
+    AdmitRate, Balance, Check, CheckConfig, ClosingRate, HashSource, HealthConfig, Rebalance, ServerAddress,
+    ServerConfig,
 };
 use crate::policy::credential::TokenSource;
+use crate::policy::quota::Rate;
 
 const SERVERS_MAX: usize = 256;
 
@@ -81,14 +86,18 @@ fn address(
 }
 
 /// Reads how a server is chosen.
-pub(super) fn policy(section: &Section<'_>) -> Option<Balance> {
-    const FORMS: &str = "write \"least_sessions\", \"round_robin\", or \"hash:\" and one of subject, address, cookie:NAME, \
-                         query:NAME, header:NAME, path:NAME";
+pub(super) fn policy(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<Balance> {
+    const FORMS: &str = "write \"least_sessions\", \"round_robin\", \"sticky_cookie\", or \"hash:\" and one of subject, \
+                         address, cookie:NAME, query:NAME, header:NAME, path:NAME";
+    let cookie = cookie::read(section, folder);
     let text = section.text(&keys::BALANCE)?;
+    if text.as_str() == "sticky_cookie" {
+        return Some(Balance::StickyCookie(Box::new(cookie?)));
+    }
+    cookie::note_unused(section);
     let label = match text.as_str() {
         "least_sessions" => return Some(Balance::LeastSessions),
         "round_robin" => return Some(Balance::RoundRobin),
-        "sticky_cookie" => "not supported by this version",
         other => match other.strip_prefix("hash:").map(hash_source) {
             Some(Ok(source)) => return Some(Balance::Hash(source)),
             Some(Err(label)) => label,
@@ -122,6 +131,39 @@ pub(super) fn rebalance(section: &Section<'_>, balance: Option<&Balance>) -> Par
             .help("remove `rebalance`, or set `balance` to \"least_sessions\" or \"round_robin\""),
     );
     None
+}
+
+/// The settings of requests that wait for a server, with the names in [`UpstreamConfig`](crate::balance::UpstreamConfig).
+pub(super) struct Waiting {
+    pub(super) hold_upgrades: Option<Duration>,
+    pub(super) admit_rate: Option<AdmitRate>,
+    pub(super) queue_max: u32,
+    pub(super) queue_timeout: Duration,
+}
+
+/// Reads how requests wait for a server.
+pub(super) fn waiting(section: &Section<'_>) -> Option<Waiting> {
+    let hold_upgrades = section.duration_or_off(&keys::HOLD_UPGRADES);
+    let admit_rate = section.rate_or_off(&keys::ADMIT_RATE);
+    let queue_max = section.integer(&keys::QUEUE_MAX);
+    let queue_timeout = section.duration(&keys::QUEUE_TIMEOUT);
+    let (hold_upgrades, queue_max) = (hold_upgrades?, queue_max?);
+    if hold_upgrades.value.is_some() && queue_max.value == 0 {
+        let message = "`hold_upgrades` needs a queue";
+        section.diagnostics.push(
+            Diagnostic::error(hold_upgrades.span, message)
+                .label("a request that is held waits in the queue")
+                .related(queue_max.span, "this permits none"),
+        );
+        return None;
+    }
+    let rate = |Rate { count, period }| AdmitRate { count, period };
+    Some(Waiting {
+        hold_upgrades: hold_upgrades.value,
+        admit_rate: admit_rate?.value.map(rate),
+        queue_max: queue_max.value,
+        queue_timeout: queue_timeout?,
+    })
 }
 
 /// Reads `[upstream.NAME.health]`.

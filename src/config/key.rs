@@ -7,8 +7,8 @@ use super::units::{show_duration, show_size};
 /// One configuration key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
-    /// Its section: a name in [`SECTIONS`](super::keys::SECTIONS), `listener.certificates`,
-    /// `upstream.servers` or `upstream.tls`.
+    /// Its section: a name in [`SECTIONS`](super::keys::SECTIONS), `listener.certificates`, `upstream.servers`,
+    /// `upstream.tls` or `upstream.cookie`.
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,

@@ -244,12 +244,12 @@ keys! {
         "The share of the server, relative to the other servers.";
     SERVER_MAX_SESSIONS = "upstream.servers" "max_sessions", number(1, 10_000_000), Nothing,
         "Maximum number of its sessions, including the opening handshakes that wait for it; further ones go to other \
-         servers, and get a 503 if all are full.";
+         servers, and wait if all are full: see `queue_max`.";
     SERVER_DRAIN = "upstream.servers" "drain", Flag, Value("false"),
         "Whether it gets no new sessions, and its open ones are closed with 1012 at `drain_rate`.";
     BALANCE = "upstream" "balance", Text, Value("\"least_sessions\""),
-        "How a server is chosen: `least_sessions`, `round_robin`, or `hash:` and one of subject, address, cookie:NAME, \
-         query:NAME, header:NAME, path:NAME. All of them respect the weights.";
+        "How a server is chosen: `least_sessions`, `round_robin`, `sticky_cookie`, or `hash:` and one of subject, address, \
+         cookie:NAME, query:NAME, header:NAME, path:NAME. All of them respect the weights.";
     UPSTREAM_TLS = "upstream" "tls", InnerTable, Nothing,
         "Connections to the servers use TLS, with these settings; absent: they are plain.";
     UPSTREAM_CA = "upstream.tls" "ca", Text, Value("\"system\""),
@@ -281,14 +281,43 @@ keys! {
          itself.";
     REBALANCE = "upstream" "rebalance", PercentRate(Allowed), Value("\"off\""),
         "Maximum share of the sessions of the upstream that is closed with 1012 in each period, on servers that have more \
-         than their share, so that others get them; not with `hash:`.";
+         than their share, so that others get them; not with `hash:` and `sticky_cookie`.";
     UPSTREAM_LOSS_CLOSE_CODE = "upstream" "upstream_loss_close_code", number(1012, 1014), Value("1014"),
         "Code of the Close to the client when the connection to its server ends without a Close: 1014, or 1012.";
     RECONNECT_SPREAD = "upstream" "reconnect_spread", span(Duration::ZERO, Duration::from_mins(10)), Value("\"10s\""),
         "Time over which the clients are closed whose sessions a server loses together; \"0s\": at once. Also the maximum \
          of `Retry-After`, which is random, while the upstream has no free server.";
+    HOLD_UPGRADES = "upstream" "hold_upgrades", Kind::Duration(MS_100, Duration::from_mins(5), Allowed), Value("\"off\""),
+        "How long an opening handshake waits while no server is up, instead of failing at once.";
+    ADMIT_RATE = "upstream" "admit_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
+        "Rate at which opening handshakes go to its servers, of all clients together; further ones wait up to \
+         `queue_timeout`.";
+    QUEUE_MAX = "upstream" "queue_max", number(0, COUNT_MAX), Value("512"),
+        "Maximum number of opening handshakes that wait because all servers are full, none is up, or `admit_rate` is \
+         used up; requests beyond it are answered at once. 0: none wait.";
+    QUEUE_TIMEOUT = "upstream" "queue_timeout", span(MS_100, Duration::from_mins(5)), Value("\"5s\""),
+        "How long an opening handshake waits while all servers are full or `admit_rate` is used up; then it is answered with \
+         503.";
     PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
         "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
+    COOKIE = "upstream" "cookie", InnerTable, Derived("a cookie \"tollgate\" with these defaults"),
+        "The cookie of `balance = \"sticky_cookie\"`, which keeps a client on its server. Its value reveals nothing, cannot \
+         be forged, and is not sent to the servers.";
+    COOKIE_NAME = "upstream.cookie" "name", Text, Value("\"tollgate\""),
+        "Its name.";
+    COOKIE_SAME_SITE = "upstream.cookie" "same_site", Choice(&["strict", "lax", "none"]), Value("\"lax\""),
+        "Whether pages of other sites send it: `none` for a WebSocket that they may open.";
+    COOKIE_SECURE = "upstream.cookie" "secure", Flag, Derived("true for clients that use TLS"),
+        "Whether it is sent over TLS only.";
+    COOKIE_PATH = "upstream.cookie" "path", Text, Value("\"/\""),
+        "The start of the paths that it is sent to.";
+    COOKIE_DOMAIN = "upstream.cookie" "domain", Text, Nothing,
+        "The domain whose hosts it is sent to; absent: only the host that set it.";
+    COOKIE_MAX_AGE = "upstream.cookie" "max_age", span(SECOND, Duration::from_hours(400 * 24)), Nothing,
+        "How long it is kept; absent: until the browser closes.";
+    COOKIE_SECRET_FILE = "upstream.cookie" "secret_file", File, Nothing,
+        "A file with the key of its values, of at least 32 bytes; absent: a key that ends with the process, so that a \
+         restart chooses anew.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 

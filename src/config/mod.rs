@@ -11,6 +11,7 @@ mod balance_warnings;
 mod certificate;
 mod claims;
 mod common;
+mod cookie;
 mod diagnostic;
 mod file;
 mod files;

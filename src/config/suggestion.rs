@@ -75,7 +75,7 @@ mod tests {
         let table = [
             ("limits", Some("write `[route.limits]`, below the `[[route]]` that it is for")),
             ("message_rate", Some("`message_rate` is a key of `[route.limits]`")),
-            ("path", Some("`path` is a key of `[upstream.NAME]`, `[[route]]`")),
+            ("path", Some("`path` is a key of `[upstream.NAME]`, `upstream.cookie`, `[[route]]`")),
             ("chain", Some("`chain` is a key of `listener.certificates`")),
             ("nonsense", None),
         ];

@@ -29,7 +29,7 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let servers = balance::servers(section);
     note_all_drain(section, servers.as_deref().unwrap_or_default());
     let base_path = base_path(section);
-    let balance = balance::policy(section);
+    let balance = balance::policy(section, folder);
     let health = balance::health(section);
     let tls = upstream_tls::read(section, folder, servers.as_deref().unwrap_or_default());
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
@@ -39,9 +39,11 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let drain_rate = balance::drain_rate(section);
     let rebalance = balance::rebalance(section, balance.as_ref());
     let loss = loss(section);
+    let waiting = balance::waiting(section);
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
+    let waiting = waiting?;
     Some(UpstreamConfig {
         name: Arc::from(name.value),
         servers: servers?,
@@ -56,6 +58,10 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
         drain_rate: drain_rate?,
         rebalance: rebalance?,
         loss: loss?,
+        hold_upgrades: waiting.hold_upgrades,
+        admit_rate: waiting.admit_rate,
+        queue_max: waiting.queue_max,
+        queue_timeout: waiting.queue_timeout,
         proxy_protocol: proxy_protocol?.value,
         title_case_headers: title_case_headers?.value,
     })

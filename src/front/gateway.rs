@@ -121,7 +121,11 @@ impl Gateway {
     pub fn install(&self, snapshot: Arc<Snapshot>) {
         self.process.events.set_generation(snapshot.generation());
         self.snapshot.store(snapshot);
-        self.snapshot.load().pools().for_each(|pool| pool.begin_use());
+        // Requests that wait see the servers of the new pools.
+        for pool in self.snapshot.load().pools() {
+            pool.begin_use();
+            pool.install();
+        }
         self.retain_used();
     }
 

@@ -8,9 +8,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::balance::Balance;
 use crate::policy::admission::Admission;
 use crate::policy::claims::canonical_header_name;
-use crate::policy::credential;
+use crate::policy::credential::{self, TokenSource};
 use crate::policy::header_names::HeaderClass;
 use crate::policy::request::RequestFacts;
 use crate::telemetry::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
@@ -62,6 +63,9 @@ pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &Upst
     let withheld = [&of_claims, route.auth.written(), config.rewrite.withheld()];
     let mut headers = of_client(facts.headers, &config.pass_headers, &withheld);
     credential::strip_headers(admission.stripped(), &mut headers);
+    if let Balance::StickyCookie(cookie) = &admission.pool().config().balance {
+        credential::strip_headers(&[TokenSource::Cookie(cookie.name.clone())], &mut headers);
+    }
 
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -1,7 +1,6 @@
 //! The responses that Tollgate itself sends: the 101, rejections, and the page of the demo.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
@@ -14,7 +13,6 @@ use hyper::body::Bytes;
 
 use super::headers::{self, X_REQUEST_ID};
 use crate::policy::rejection::{Rejected, Rejection};
-use crate::runtime::entropy::random;
 use crate::telemetry::phases::UpgradePhases;
 use crate::telemetry::request::RequestId;
 use crate::ws::handshake::{self, Answer, Opening};
@@ -28,8 +26,6 @@ pub(super) struct RejectedRequest {
     pub(super) rejected: Rejected,
     /// The name of the upstream, if the request was admitted for one.
     pub(super) upstream: Option<Arc<str>>,
-    /// The time over which clients return to that upstream, if a busy or full upstream rejects them.
-    pub(super) retry_spread: Option<Duration>,
     /// The server of the upstream that was tried last, if any.
     pub(super) server: Option<Arc<str>>,
     /// Further text for the log.
@@ -47,7 +43,6 @@ impl<T: Into<Rejected>> From<T> for RejectedRequest {
         Self {
             rejected: rejected.into(),
             upstream: None,
-            retry_spread: None,
             server: None,
             detail: None,
             response: None,
@@ -61,7 +56,6 @@ impl RejectedRequest {
     /// Returns the response. It has the id of the request, which is in the log as well. It closes the connection: a
     /// client does not need a second request on it, and a request that is not read cannot be smuggled.
     pub(super) fn into_response(self, request_id: RequestId) -> Response<Full<Bytes>> {
-        let retry_after_secs = self.retry_after_secs();
         let mut response = match self.response {
             Some(response) => {
                 let (head, body) = response.into_parts();
@@ -70,7 +64,7 @@ impl RejectedRequest {
                 *response.headers_mut() = headers::to_refused_client(head.status, &head.headers);
                 response
             }
-            None => error_response(self.rejected.rejection, retry_after_secs),
+            None => error_response(self.rejected.rejection),
         };
         let headers = response.headers_mut();
         headers.extend(self.refresh.into_iter().flatten());
@@ -82,19 +76,7 @@ impl RejectedRequest {
     }
 }
 
-impl RejectedRequest {
-    /// Returns the value of `Retry-After`. Clients of an upstream without a free server get a random number of seconds,
-    /// at least 1 and at most its `reconnect_spread`, so that they do not return all at once.
-    fn retry_after_secs(&self) -> Option<u64> {
-        let rejection = self.rejected.rejection;
-        let spread =
-            self.retry_spread.filter(|_| matches!(rejection, Rejection::UpstreamBusy | Rejection::UpstreamFull));
-        let fixed = rejection.response().retry_after_secs;
-        spread.map_or(fixed, |spread| Some(1 + u64::from_be_bytes(random()) % spread.as_secs().max(1)))
-    }
-}
-
-fn error_response(rejection: Rejection, retry_after_secs: Option<u64>) -> Response<Full<Bytes>> {
+fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
     let error = rejection.response();
     let mut response = Response::new(Full::from(error.body));
     *response.status_mut() = error.status;
@@ -105,7 +87,7 @@ fn error_response(rejection: Rejection, retry_after_secs: Option<u64>) -> Respon
     if is_logout {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    if let Some(seconds) = retry_after_secs {
+    if let Some(seconds) = error.retry_after_secs {
         headers.insert(RETRY_AFTER, seconds.into());
     }
     if error.status == StatusCode::UNAUTHORIZED {

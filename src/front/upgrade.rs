@@ -208,9 +208,7 @@ async fn respond(
     let admission = authenticated.reserve(clock::both())?;
     let mut context = *context;
     context.phases.enter(UpgradePhase::Connect, clock::now());
-    let upgraded = upgrade(&context, &opening, &facts, admission).await;
-    let (response, opened) =
-        upgraded.map_err(|rejected| RejectedRequest { phases: Some(context.phases), ..rejected })?;
+    let (response, opened) = upgrade(&context, &opening, &facts, admission).await?;
     let mut response = response;
     for cookie in cookies {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -230,8 +228,8 @@ async fn upgrade(
         let Grant { auth, subject, .. } = &**admission.grant();
         let (route, auth, subject) = (Some(Arc::clone(route.name())), auth.clone(), subject.clone());
         let rejected = Rejected { route, auth, subject, ..Rejected::from(rejection) };
-        let retry_spread = Some(upstream.loss.reconnect_spread);
-        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), retry_spread, ..rejected.into() }
+        let phases = Some(context.phases);
+        RejectedRequest { upstream: Some(Arc::clone(&upstream.name)), phases, ..rejected.into() }
     };
 
     // (c) The request to the upstream.
@@ -253,10 +251,20 @@ async fn upgrade(
     let pending = PendingRequest::new(context, route.name(), Some(&admission));
     let proxy_header = if upstream.proxy_protocol { proxy_header(context.client.endpoints) } else { Vec::new() };
     let asked = pending.until(context.gateway.connector.ask(&admission, facts, &proxy_header, request)).await;
-    let Asked { response, session: server_session } = asked.map_err(|AskError { rejection, server, detail }| {
+    let waited = match &asked {
+        Ok(asked) => asked.waited,
+        Err(error) => error.waited,
+    };
+    let mut phases = context.phases;
+    if !waited.is_zero() {
+        phases.part(UpgradePhase::Wait, waited);
+    }
+    let reject = |rejection| RejectedRequest { phases: Some(phases), ..reject(rejection) };
+    let asked = asked.map_err(|AskError { rejection, server, detail, .. }| {
         let detail = Some(detail).filter(|detail| !detail.is_empty());
         RejectedRequest { server, detail, ..reject(rejection) }
     })?;
+    let Asked { response, pool, session: server_session, cookie, .. } = asked;
     let server = Arc::clone(server_session.server());
     let reject = |rejection| RejectedRequest { server: Some(Arc::clone(&server)), ..reject(rejection) };
     let (head, stream, read_ahead) = match response {
@@ -267,11 +275,12 @@ async fn upgrade(
         }
     };
     let answer = Answer::parse(head.status(), head.version(), head.headers(), &key, &protocols, extensions);
-    context.gateway.connector.note_answer(admission.pool(), &server_session, answer.as_ref().err());
+    context.gateway.connector.note_answer(&pool, &server_session, answer.as_ref().err());
     let answer = answer.map_err(|error| reject(Rejection::Answer(error)))?;
 
     // (e) The 101.
-    let response = response::switching_protocols(opening, &answer, marker, head.headers());
+    let mut response = response::switching_protocols(opening, &answer, marker, head.headers());
+    response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
     let config = SessionConfig {
         limits: Arc::clone(&route.config.limits),
         messages: admission.messages().cloned(),
@@ -287,7 +296,7 @@ async fn upgrade(
     // The oldest sessions of the client are told to end before its new one begins.
     let mut admission = admission;
     context.gateway.workers.replace(&admission.open_session(&context.gateway.counters, now));
-    let (request_id, summary, mut phases) = (context.request_id, context.summary.keep(), context.phases);
+    let (request_id, summary) = (context.request_id, context.summary.keep());
     phases.enter(UpgradePhase::Answer, now);
     let opened = OpenedSession {
         admission,

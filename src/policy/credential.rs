@@ -106,9 +106,8 @@ pub fn find<'a>(
         let found = match source {
             TokenSource::Header => in_authorization(headers)?,
             TokenSource::Cookie(name) => {
-                let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
-                let values = pairs.filter_map(|pair| cookie_value(pair, name));
-                single(values.map(|value| str::from_utf8(unquoted(value)).unwrap_or_default().into()))?
+                let values = cookies(headers, name);
+                single(values.map(|value| str::from_utf8(value).unwrap_or_default().into()))?
             }
             TokenSource::Query(name) => {
                 let parts = query.into_iter().flat_map(|query| query.split('&'));
@@ -176,9 +175,10 @@ pub fn strip_headers(sources: &[TokenSource], headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the value of the first cookie of this name in a line of `Cookie`, without quotes.
-pub(super) fn cookie<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    line.split(|&byte| byte == b';').find_map(|pair| cookie_value(pair, name)).map(unquoted)
+/// Returns the values of the cookies of this name, without quotes.
+pub fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(move |pair| cookie_value(pair, name)).map(unquoted)
 }
 
 /// Returns the decoded value of the first query parameter of this name.

@@ -1,7 +1,5 @@
 //! The hash of the part of a request that selects its server, for `balance = "hash:..."`.
 
-use http::header::COOKIE;
-
 use super::address::AddressKey;
 use super::credential;
 use super::grant::Grant;
@@ -21,10 +19,7 @@ pub fn hash_key(balance: &Balance, facts: &RequestFacts<'_>, grant: &Grant) -> O
             hash(format!("{auth}\n{subject}").as_bytes())
         }
         HashSource::Address => hash(AddressKey::from(grant.address).network().to_string().as_bytes()),
-        HashSource::Cookie(name) => {
-            let mut lines = facts.headers.get_all(COOKIE).iter();
-            hash(lines.find_map(|line| credential::cookie(line.as_bytes(), name))?)
-        }
+        HashSource::Cookie(name) => hash(credential::cookies(facts.headers, name).next()?),
         HashSource::Query(name) => hash(credential::query_parameter(facts.query?, name)?.as_bytes()),
         HashSource::Header(name) => hash(facts.headers.get(name)?.as_bytes()),
         HashSource::Path(name) => hash(grant.params.get(name)?.as_bytes()),

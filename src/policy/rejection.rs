@@ -72,9 +72,21 @@ pub enum Rejection {
     /// The process is shutting down.
     Draining,
     /// The upstream has reached its limit of pending requests.
-    UpstreamBusy,
-    /// Every server of the upstream is draining, or has as many sessions as it may have.
-    UpstreamFull,
+    UpstreamBusy {
+        /// Seconds until the client may try again.
+        retry_after_secs: u64,
+    },
+    /// Every server of the upstream is draining, or has as many sessions as it may have, and none became available while
+    /// the request waited.
+    UpstreamFull {
+        /// Seconds until the client may try again.
+        retry_after_secs: u64,
+    },
+    /// The rate at which the upstream's servers are tried is used up, and was for as long as the request waited.
+    UpstreamRate {
+        /// Seconds until the client may try again.
+        retry_after_secs: u64,
+    },
     /// No server of the upstream accepted the connection, or the connection broke before the response.
     Unreachable,
     /// The upstream's response is not HTTP, or its head is too large.
@@ -175,7 +187,12 @@ impl Rejection {
                 "Clients cannot be authenticated for now.\n",
                 RETRY_AFTER_SECS,
             ),
-            Self::Full | Self::Memory | Self::Draining | Self::UpstreamBusy | Self::UpstreamFull => {
+            Self::UpstreamBusy { retry_after_secs }
+            | Self::UpstreamFull { retry_after_secs }
+            | Self::UpstreamRate { retry_after_secs } => {
+                respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", retry_after_secs)
+            }
+            Self::Full | Self::Memory | Self::Draining => {
                 respond_later(StatusCode::SERVICE_UNAVAILABLE, "No room for now.\n", RETRY_AFTER_SECS)
             }
             Self::Unreachable | Self::UpstreamMalformed | Self::Answer(_) => {
@@ -216,8 +233,9 @@ impl Rejection {
             Self::Full => "full",
             Self::Memory => "memory",
             Self::Draining => "draining",
-            Self::UpstreamBusy => "upstream_busy",
-            Self::UpstreamFull => "upstream_full",
+            Self::UpstreamBusy { .. } => "upstream_busy",
+            Self::UpstreamFull { .. } => "upstream_full",
+            Self::UpstreamRate { .. } => "upstream_rate",
             Self::Unreachable => "unreachable",
             Self::UpstreamMalformed => "upstream_malformed",
             Self::UpstreamTimeout => "upstream_timeout",

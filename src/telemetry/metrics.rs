@@ -7,6 +7,7 @@ pub mod labels;
 mod merged;
 mod process;
 mod samples;
+mod collect;
 pub mod table;
 mod text;
 mod upstreams;

@@ -13,6 +13,8 @@ pub enum UpgradePhase {
     Head,
     /// The request is parsed and admitted.
     Admission,
+    /// The request waits for a server that may get it, see `queue_timeout`, `hold_upgrades` and `admit_rate`.
+    Wait,
     /// The upstream accepts a connection and sends its response.
     Connect,
     /// The client takes its 101.
@@ -48,6 +50,12 @@ impl UpgradePhases {
     pub fn enter(&mut self, phase: UpgradePhase, now: Instant) {
         record(&mut self.ended, self.current, now.saturating_duration_since(self.since));
         (self.current, self.since) = (phase, now);
+    }
+
+    /// Moves a part of the current phase, of this duration, to another phase.
+    pub fn part(&mut self, phase: UpgradePhase, part: Duration) {
+        record(&mut self.ended, phase, part);
+        self.since = self.since.checked_add(part).unwrap_or(self.since);
     }
 
     /// Returns the durations up to now, the current phase included, if all of them together exceed `slow`. `None` never
@@ -99,6 +107,7 @@ macro_rules! phase_event {
             tls_ms = $times.ms($crate::telemetry::phases::UpgradePhase::Tls),
             head_ms = $times.ms($crate::telemetry::phases::UpgradePhase::Head),
             admission_ms = $times.ms($crate::telemetry::phases::UpgradePhase::Admission),
+            wait_ms = $times.ms($crate::telemetry::phases::UpgradePhase::Wait),
             connect_ms = $times.ms($crate::telemetry::phases::UpgradePhase::Connect),
             answer_ms = $times.ms($crate::telemetry::phases::UpgradePhase::Answer),
             total_ms = $times.total_ms(),
@@ -127,11 +136,25 @@ mod tests {
             UpgradePhase::Tls,
             UpgradePhase::Head,
             UpgradePhase::Admission,
+            UpgradePhase::Wait,
             UpgradePhase::Connect,
             UpgradePhase::Answer,
         ];
-        assert_eq!(all.map(|phase| times.ms(phase)), [Some(2), Some(8), Some(5), Some(6), None, None]);
+        assert_eq!(all.map(|phase| times.ms(phase)), [Some(2), Some(8), Some(5), Some(6), None, None, None]);
         assert_eq!((times.is_slow(), times.total_ms()), (true, Some(21)));
+    }
+
+    #[test]
+    fn a_wait_is_a_phase_of_its_own() {
+        let start = crate::runtime::clock::now();
+        let mut phases = UpgradePhases::start(start);
+        phases.enter(UpgradePhase::Connect, start + MS);
+        phases.part(UpgradePhase::Wait, 7 * MS);
+        phases.enter(UpgradePhase::Answer, start + 10 * MS);
+        let times = phases.times(Some(MS), start + 12 * MS);
+        let all = [UpgradePhase::Queue, UpgradePhase::Wait, UpgradePhase::Connect, UpgradePhase::Answer];
+        assert_eq!(all.map(|phase| times.ms(phase)), [Some(1), Some(7), Some(2), Some(2)]);
+        assert_eq!(times.total_ms(), Some(12));
     }
 
     #[test]

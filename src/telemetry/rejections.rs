@@ -172,8 +172,9 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Unreachable
         | Rejection::AuthUnavailable
         | Rejection::AuthBusy
-        | Rejection::UpstreamBusy
-        | Rejection::UpstreamFull
+        | Rejection::UpstreamBusy { .. }
+        | Rejection::UpstreamFull { .. }
+        | Rejection::UpstreamRate { .. }
         | Rejection::UpstreamMalformed
         | Rejection::UpstreamTimeout
         | Rejection::Answer(_) => Level::WARN,

@@ -8,24 +8,26 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use super::cookies::Cookies;
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
+use super::rates::AdmitRates;
 use super::stream::UpstreamStream;
 use super::tls::{SetUpError, TlsConfigs};
-use crate::balance::{
-    Attempt, Change, Failure, NoServer, Picked, Pool, Server, ServerAddress, ServerSession, UpstreamConfig,
-};
+use super::waiting::{Blocked, Found, Seeker};
+use crate::balance::{Attempt, Change, Failure, Pool, Server, ServerAddress, ServerSession, UpstreamConfig};
 use crate::client::http_client::causes;
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
+use crate::policy::forwarded::Scheme;
 use crate::policy::hash_key::hash_key;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::rejection::Rejection;
@@ -54,6 +56,8 @@ pub struct Connector {
     tls: TlsConfigs,
     /// The quotas of log lines, by upstream.
     lines: KeyedLimiter<Arc<str>>,
+    rates: AdmitRates,
+    cookies: Cookies,
     clock: fn() -> Instant,
 }
 
@@ -62,8 +66,14 @@ pub struct Connector {
 pub struct Asked {
     /// The response.
     pub response: UpstreamResponse,
+    /// The pool of the server.
+    pub pool: Arc<Pool>,
     /// The request as a session of the server, to be kept while the session is open.
     pub session: ServerSession,
+    /// The value of `Set-Cookie` that keeps the client on the server, if the client needs it.
+    pub cookie: Option<HeaderValue>,
+    /// How long the request waited for a server.
+    pub waited: Duration,
 }
 
 /// The reason why no server sent a response.
@@ -75,6 +85,14 @@ pub struct AskError {
     pub server: Option<Arc<str>>,
     /// The error of that server, for the log.
     pub detail: String,
+    /// How long the request waited for a server.
+    pub waited: Duration,
+}
+
+impl From<Rejection> for AskError {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, server: None, detail: String::new(), waited: Duration::ZERO }
+    }
 }
 
 /// Returns the number of descriptors that the pending requests of an upstream may use besides one each: two addresses
@@ -91,6 +109,8 @@ impl Connector {
             names: Names::default(),
             tls: TlsConfigs::default(),
             lines: KeyedLimiter::over(Arc::default(), LINES),
+            rates: AdmitRates::default(),
+            cookies: Cookies::new(),
             clock,
         }
     }
@@ -109,11 +129,12 @@ impl Connector {
     /// [`Pool::choose`] returns. If that does not accept the connection, or breaks it before its response, up to
     /// `retries` further servers are tried: an opening handshake has no effect before its response (RFC 9110 section
     /// 9.2.2). The request counts as a session of the server from before the connection on, so that requests that arrive
-    /// together are spread.
+    /// together are spread. While every server is full, it waits; and with `hold_upgrades` also while none is up. A request
+    /// that waits chooses among the servers of the configuration in use, which may be newer than its snapshot.
     ///
     /// # Errors
-    /// If `max_pending_requests` requests are pending, every server is full, no server that is tried accepts the
-    /// connection in time, or the one that does sends no valid response in time.
+    /// If `max_pending_requests` requests are pending, no server becomes available in time, no server that is tried
+    /// accepts the connection in time, or the one that does sends no valid response in time.
     pub async fn ask(
         &self,
         admission: &Admission,
@@ -121,34 +142,59 @@ impl Connector {
         proxy_header: &[u8],
         request: Request<Empty<Bytes>>,
     ) -> Result<Asked, AskError> {
-        let pool = admission.pool();
-        let Some(_pending) = pool.begin_request() else {
-            return Err(AskError { rejection: Rejection::UpstreamBusy, server: None, detail: String::new() });
+        let random = u64::from_be_bytes(random());
+        let attempt_at = |pool: &Pool| {
+            let key = hash_key(&pool.config().balance, facts, admission.grant());
+            Attempt::new(key, random).preferring(self.cookies.server(pool, facts.headers))
         };
+        let mut seeker = Seeker::new(admission.pool(), attempt_at, &self.rates, self.clock);
+        let asked = self.ask_servers(&mut seeker, (proxy_header, request)).await;
+        let waited = seeker.waited;
+        match asked {
+            Ok((found, response)) => {
+                let Found { pool, session, .. } = found;
+                let sent = seeker.attempt().preferred();
+                let cookie = self.cookies.set(&pool, &session, sent, facts.scheme == Scheme::Https);
+                Ok(Asked { response, pool, session, cookie, waited })
+            }
+            Err(error) => Err(AskError { waited, ..error }),
+        }
+    }
+
+    async fn ask_servers<F: Fn(&Pool) -> Attempt>(
+        &self,
+        seeker: &mut Seeker<'_, F>,
+        (proxy_header, request): (&[u8], Request<Empty<Bytes>>),
+    ) -> Result<(Found, UpstreamResponse), AskError> {
         let started = (self.clock)();
-        pool.retries().count_request(pool.millis_at(started));
-        let key = hash_key(&pool.config().balance, facts, admission.grant());
-        let mut attempt = Attempt::new(key, u64::from_be_bytes(random()));
-        let mut failed = None;
+        seeker.pool().retries().count_request(seeker.pool().millis_at(started));
+        let mut failed: Option<AskError> = None;
+        let mut retries = 0;
         loop {
-            if let Some(failed) = failed.take_if(|_| !self.has_time(pool, &attempt, started)) {
-                return Err(self.give_up(pool, failed));
-            }
             // The budget is asked first: a server that is chosen for a trial is tried.
-            let is_retry = failed.is_some();
-            if let Some(failed) = failed.take_if(|_| !pool.retries().take(self.now_ms(pool))) {
-                return Err(self.give_up(pool, failed));
-            }
+            let is_retry = failed.is_some() && !seeker.is_held() && self.may_retry(seeker, retries, started);
             if is_retry {
-                sleep(attempt.pause()).await;
+                retries += 1;
+                sleep(seeker.attempt().pause()).await;
+            } else if failed.is_some() && seeker.is_held() {
+                sleep(seeker.attempt().held_pause()).await;
+            } else if let Some(error) = failed.take() {
+                self.report_if_down(seeker.pool(), &error.detail);
+                if !seeker.hold() {
+                    return Err(error);
+                }
+                failed = Some(error);
             }
-            let Picked { server, session } = match pool.choose(&mut attempt, self.now_ms(pool)) {
-                Ok(picked) => picked,
-                Err(none) => return Err(self.no_server(pool, none, failed)),
+            let found = match seeker.next(is_retry).await {
+                Ok(found) => found,
+                Err(blocked) => return Err(self.no_server(seeker.pool(), blocked, failed)),
             };
+            let pool = &*found.pool;
+            // The session was chosen in this pool.
+            let Some(server) = pool.server_of(&found.session) else { continue };
             let error = match self.try_server(pool, server, proxy_header).await {
                 Ok(stream) => match self.ask_server(pool, server, stream, (proxy_header, request.clone())).await {
-                    Ok(response) => return Ok(Asked { response, session }),
+                    Ok(response) => return Ok((found, response)),
                     Err(error) if error.rejection != Rejection::Unreachable => return Err(error),
                     Err(error) => error,
                 },
@@ -158,14 +204,17 @@ impl Connector {
         }
     }
 
-    /// Whether a request that failed may look for another server: there is one, it has tried fewer than `retries` further
-    /// ones, and less than `response_timeout` has passed since it began.
-    fn has_time(&self, pool: &Pool, attempt: &Attempt, started: Instant) -> bool {
-        let config = pool.config();
+    /// Whether a request that failed may look for another server after this number of retries: there is one, `retries`
+    /// permits it, less than `response_timeout` has passed since it began, and the budget is not used up.
+    fn may_retry<F: Fn(&Pool) -> Attempt>(&self, seeker: &mut Seeker<'_, F>, retries: u32, started: Instant) -> bool {
+        let tried = seeker.attempt().tried();
+        let (pool, config) = (seeker.pool(), seeker.pool().config());
         let passed = (self.clock)().saturating_duration_since(started);
-        let retries = u32::try_from(attempt.tried()).unwrap_or(u32::MAX).saturating_sub(1);
-        let is_left = attempt.tried() < config.servers.len();
-        is_left && retries < config.retries && passed < config.response_timeout
+        let is_left = tried < config.servers.len();
+        is_left
+            && retries < config.retries
+            && passed < config.response_timeout
+            && pool.retries().take(self.now_ms(pool))
     }
 
     /// Sends the request over a connection, and records a failure of the server.
@@ -197,7 +246,7 @@ impl Connector {
             Err(OpenError::Broken(error)) => (Rejection::Unreachable, causes(&error)),
         };
         self.note_failure(pool, server, Failure::Answer, &error);
-        Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error })
+        Err(AskError { server: Some(Arc::clone(server.name())), detail: error, ..AskError::from(rejection) })
     }
 
     /// Records whether the 101 of a session's server completes the opening handshake. A subprotocol or an extension that
@@ -224,24 +273,23 @@ impl Connector {
         }
     }
 
-    /// Returns the error of the last server that was tried. If none was, every server is full.
-    fn no_server(&self, pool: &Pool, none: NoServer, failed: Option<AskError>) -> AskError {
-        let reject = |rejection| AskError { rejection, server: None, detail: String::new() };
-        match (failed, none) {
-            (Some(failed), _) => self.give_up(pool, failed),
-            (None, NoServer::Full) => reject(Rejection::UpstreamFull),
-            (None, NoServer::AllTried) => reject(Rejection::Unreachable),
+    /// Returns the error of the last server that was tried or, if none was, why.
+    fn no_server(&self, pool: &Pool, blocked: Blocked, failed: Option<AskError>) -> AskError {
+        if let Some(failed) = failed {
+            self.report_if_down(pool, &failed.detail);
+            return failed;
         }
+        let (rejection, detail) = blocked.rejection(pool);
+        AskError { detail: detail.to_owned(), ..AskError::from(rejection) }
     }
 
     /// Logs an error if every server has failed, for the first request that finds it so.
-    fn give_up(&self, pool: &Pool, failed: AskError) -> AskError {
+    fn report_if_down(&self, pool: &Pool, error: &str) {
         let is_down = pool.servers().all(|server| !server.health().is_healthy());
         if is_down && pool.report_down(|| self.may_log(pool)) {
             let upstream = &pool.config().name;
-            tracing::error!(%upstream, error = failed.detail, "no server of the upstream accepts a connection");
+            tracing::error!(%upstream, error, "no server of the upstream accepts a connection");
         }
-        failed
     }
 
     async fn try_server(&self, pool: &Pool, server: &Server, proxy_header: &[u8]) -> Result<UpstreamStream, AskError> {
@@ -267,7 +315,8 @@ impl Connector {
         } else {
             self.note_failure(pool, server, Failure::Connect, &error);
         }
-        Err(AskError { rejection, server: Some(Arc::clone(server.name())), detail: error.to_string() })
+        let detail = error.to_string();
+        Err(AskError { server: Some(Arc::clone(server.name())), detail, ..AskError::from(rejection) })
     }
 
     /// Connects to a server of an upstream and, if the upstream has `tls`, sends this PROXY header, unless it is empty,
@@ -335,6 +384,7 @@ impl Connector {
 
     fn note_success(&self, pool: &Pool, server: &Server) {
         let change = server.health().succeed(self.now_ms(pool), || self.may_log(pool));
+        pool.queue().wake_first();
         if let Some(Change::Recovered { failures }) = change {
             tracing::warn!(upstream = %pool.config().name, server = %server.name(), failures, "server recovered");
         }

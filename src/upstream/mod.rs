@@ -8,6 +8,9 @@ pub mod stream;
 mod tls;
 mod pong;
 pub mod checks;
+mod cookies;
+mod rates;
+mod waiting;
 
 pub use connector::{AskError, Asked, Connector};
 pub use race::ATTEMPTS_AT_ONCE;

@@ -125,6 +125,10 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },
         rebalance: None,
         loss: UpstreamLoss::default(),
+        hold_upgrades: None,
+        admit_rate: None,
+        queue_max: 0,
+        queue_timeout: Duration::ZERO,
         proxy_protocol: false,
         title_case_headers: false,
     }

@@ -20,7 +20,7 @@ struct Documented {
 }
 
 /// The sections that are written as inline tables, and so documented with the key that has them.
-const INLINE: [&str; 3] = ["listener.certificates", "upstream.servers", "upstream.tls"];
+const INLINE: [&str; 4] = ["listener.certificates", "upstream.servers", "upstream.tls", "upstream.cookie"];
 
 /// Parses the example. A line `# key = value` counts as a key, so every such line must name one.
 fn documented(text: &str) -> Vec<Documented> {

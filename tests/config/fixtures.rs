@@ -52,6 +52,8 @@ fn fill(folder: &Path) {
     write(folder, "revoked-elsewhere.json", r#"[{"auth":"nobody","subject":"ada"}]"#, 0o644);
     write(folder, "revoked-object.json", r#"{"jti":"t1"}"#, 0o644);
     write(folder, "revoked-entry.json", "[\n  {\"jti\": \"t1\"},\n  {\"subject\": \"ada\"}\n]\n", 0o644);
+    write(folder, "sticky-secret", "0123456789abcdef0123456789abcdef\n", 0o600);
+    write(folder, "short-secret", "0123456789abcdef\n", 0o600);
     write(folder, "group-key.pem", key.serialize_pem(), 0o640);
     write(folder, "open-key.pem", key.serialize_pem(), 0o644);
     write(folder, "other-key.pem", KeyPair::generate().unwrap().serialize_pem(), 0o600);

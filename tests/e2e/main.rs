@@ -42,4 +42,6 @@ mod upstreams;
 mod upstream_tls;
 mod checks;
 mod stalls;
+mod queue;
+mod sticky;
 mod tls;

@@ -90,8 +90,9 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::Full
         | Rejection::Memory
         | Rejection::Draining
-        | Rejection::UpstreamBusy
-        | Rejection::UpstreamFull => 503,
+        | Rejection::UpstreamBusy { .. }
+        | Rejection::UpstreamFull { .. }
+        | Rejection::UpstreamRate { .. } => 503,
         Rejection::AuthUnavailable | Rejection::AuthBusy | Rejection::KeysUnavailable { .. } => 503,
         Rejection::UpstreamTimeout => 504,
         Rejection::UpstreamStatus(status) | Rejection::AuthStatus(status) => status.as_u16(),
@@ -202,10 +203,18 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         ]
         .map(|answer: fn(&Head) -> Vec<u8>| case(open(), Play::Answers(answer)))
         .into(),
-        Rejection::UpstreamBusy => vec![case(open(), Play::Pending)],
-        Rejection::UpstreamFull => {
-            let server = "servers = [{ address = \"127.0.0.1:1\", drain = true }]";
-            vec![case(open(), Play::SetUp(Setup::new().upstream(server)))]
+        Rejection::UpstreamBusy { .. } => vec![case(open(), Play::Pending)],
+        Rejection::UpstreamFull { .. } => {
+            let server = "servers = [{ address = \"127.0.0.1:1\", drain = true }]\n";
+            let waits = |key: &str| case(open(), Play::SetUp(Setup::new().upstream(&format!("{server}{key}"))));
+            vec![waits("queue_max = 0"), waits("queue_timeout = \"100ms\"")]
+        }
+        Rejection::UpstreamRate { .. } => {
+            let again = |key: &str| {
+                let setup = Setup::new().upstream(&format!("admit_rate = \"1/h\"\n{key}"));
+                case(open(), Play::Again(setup))
+            };
+            vec![again("queue_max = 0"), again("queue_timeout = \"100ms\"")]
         }
         Rejection::UpstreamTimeout => vec![case(open(), Play::QueueFull), case(open(), Play::Silent)],
         // `revocation` covers this.
@@ -624,8 +633,9 @@ fn every_other_rejection_has_its_response_and_log_line() {
         Full,
         Memory,
         Draining,
-        UpstreamBusy,
-        UpstreamFull,
+        UpstreamBusy([Rejection::UpstreamBusy { retry_after_secs: 1 }]),
+        UpstreamFull([Rejection::UpstreamFull { retry_after_secs: 5 }]),
+        UpstreamRate([Rejection::UpstreamRate { retry_after_secs: 30 }]),
         Unreachable,
         UpstreamMalformed,
         UpstreamTimeout,

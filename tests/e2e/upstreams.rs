@@ -72,7 +72,7 @@ fn full_and_draining_servers_get_no_sessions() {
     let [first, second, draining] = [0, 1, 2].map(|index| servers[index].address());
     let list = format!(
         "servers = [{{ address = \"{first}\", max_sessions = 1 }}, {{ address = \"{second}\", max_sessions = 2 }}, \
-         {{ address = \"{draining}\", drain = true }}]"
+         {{ address = \"{draining}\", drain = true }}]\nqueue_max = 0"
     );
     let gate = Gate::start(Setup::new().upstream(&list));
     let accepted = Upstream::accept_all(&servers);

@@ -77,6 +77,7 @@ function upstreamBlock(upstream, onDone) {
           `${count(now.pending_requests)} of ${count(now.max_pending_requests)}`,
           now.pending_requests,
         ],
+        ['Queued requests', `${count(now.queued)} of ${count(now.queue_max)}`, now.queued],
       ]);
       table.update(now.servers.map((server) => ({ ...server, upstream: now.name })));
     },

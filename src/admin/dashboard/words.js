@@ -30,6 +30,7 @@ const REJECTIONS = {
   draining: 'draining',
   upstream_busy: 'too many pending requests',
   upstream_full: 'every server full or draining',
+  upstream_rate: 'more than admit_rate permits',
   unreachable: 'no server reachable',
   upstream_malformed: 'malformed upstream response',
   upstream_timeout: 'upstream timed out',

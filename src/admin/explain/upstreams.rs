@@ -19,10 +19,28 @@ pub(super) fn busy(facts: &Facts<'_>) -> Words {
 /// Explains a request that found every server of the upstream full or draining.
 pub(super) fn full(facts: &Facts<'_>) -> Words {
     words(
-        format!("Every server of {} has `max_sessions` sessions, or drains.", facts.the_upstream()),
+        format!(
+            "Every server of {} has `max_sessions` sessions, or drains, and none became available within \
+             `queue_timeout`; or `queue_max` requests waited already.",
+            facts.the_upstream()
+        ),
         "Add servers, raise `max_sessions` if the servers have the capacity, or end a drain that is over. \
-         The upstreams in the admin API have the state and the sessions of each server.",
-        &[keys::SERVERS],
+         The upstreams in the admin API have the state and the sessions of each server. The client may try again.",
+        &[keys::SERVERS, keys::QUEUE_TIMEOUT, keys::QUEUE_MAX],
+    )
+}
+
+/// Explains a request beyond the rate of the upstream.
+pub(super) fn rate(facts: &Facts<'_>) -> Words {
+    words(
+        format!(
+            "More requests arrived for {} than `admit_rate` permits, and this one would have waited longer than \
+             `queue_timeout`; or `queue_max` requests waited already.",
+            facts.the_upstream()
+        ),
+        "Nothing has to change after an outage, when all clients return at once: the client may try again. Otherwise \
+         raise `admit_rate` to what the servers bear.",
+        &[keys::ADMIT_RATE, keys::QUEUE_TIMEOUT, keys::QUEUE_MAX],
     )
 }
 

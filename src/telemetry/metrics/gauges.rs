@@ -17,6 +17,8 @@ pub struct Gauges {
     pub certificates: Vec<CertificateGauges>,
     /// The snapshot's routes.
     pub routes: Vec<RouteGauges>,
+    /// The snapshot's pools.
+    pub upstreams: Vec<UpstreamGauges>,
     /// The servers of the snapshot's pools.
     pub servers: Vec<ServerGauges>,
     /// The revocations in effect.
@@ -74,6 +76,15 @@ pub struct ForwardAuthGauges {
     pub outcomes: [(AuthOutcome, u64); AuthOutcome::ALL.len()],
 }
 
+/// The values of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamGauges {
+    /// Its name.
+    pub upstream: Arc<str>,
+    /// The number of requests that wait for a server.
+    pub queued: u64,
+}
+
 /// The values of a server of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerGauges {
@@ -111,6 +122,14 @@ impl RouteGauges {
     pub fn of(route: &Route) -> Option<Self> {
         let Target::Pool(pool) = &route.target else { return None };
         Some(Self { route: Arc::clone(route.name()), upstream: Arc::clone(&pool.config().name) })
+    }
+}
+
+impl UpstreamGauges {
+    /// Returns the values of a pool.
+    pub fn of(pool: &Pool) -> Self {
+        let queued = u64::try_from(pool.queue().waiting()).unwrap_or(u64::MAX);
+        Self { upstream: Arc::clone(&pool.config().name), queued }
     }
 }
 

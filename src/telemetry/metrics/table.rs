@@ -1,86 +1,11 @@
 //! The table of all metrics: the text and the documentation come from it.
 
-use std::collections::BTreeMap;
-
-use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::definition::Scrape;
+use super::cells::{SESSION_BOUNDS, UPGRADE_BOUNDS};
+use super::collect::{certificates, closes, handshakes, histograms, outcomes, per_route, reported};
 pub use super::definition::{Definition, Unit};
-use super::labels::{ACTIONS, CAUSES, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
-use super::samples::Samples;
+use super::labels::{ACTIONS, CAUSES, CODES, DIRECTIONS, STATES};
 use super::text::{Kind, Value};
 use super::upstreams;
-use super::worker::{Outcomes, RouteValues};
-use crate::policy::limits::{LimitAction, LimitKind};
-
-fn per_route(scrape: &Scrape<'_>, mut add: impl FnMut(&str, &RouteValues<u64>)) {
-    scrape.merged.routes.iter().for_each(|(route, values)| add(route, values));
-}
-
-fn histograms(
-    scrape: &Scrape<'_>,
-    samples: &mut Samples,
-    bounds: &'static Bounds,
-    of: fn(&RouteValues<u64>) -> &Histogram<u64>,
-) {
-    per_route(scrape, |route, values| samples.add([route], Value::Histogram(Box::new(of(values).clone()), bounds)));
-}
-
-fn reported(scrape: &Scrape<'_>, samples: &mut Samples) {
-    per_route(scrape, |route, values| {
-        for (limit, by_action) in LimitKind::ALL.iter().zip(values.reported) {
-            for (action, count) in LimitAction::ALL.iter().zip(by_action).filter(|(_, count)| *count > 0) {
-                samples.count([route, limit.label(), action.label()], count);
-            }
-        }
-    });
-}
-
-/// Adds the numbers of ended sessions that are not 0, by one of these names and by side.
-fn closes<const N: usize>(
-    scrape: &Scrape<'_>,
-    samples: &mut Samples,
-    names: &[&str; N],
-    of: fn(&RouteValues<u64>) -> &[[u64; CLOSED_BY.len()]; N],
-) {
-    per_route(scrape, |route, values| {
-        for (name, by_side) in names.iter().zip(of(values)) {
-            for (by, count) in CLOSED_BY.iter().zip(by_side).filter(|(_, count)| **count > 0) {
-                samples.count([route, name, by], *count);
-            }
-        }
-    });
-}
-
-fn handshakes(scrape: &Scrape<'_>, samples: &mut Samples) {
-    for (version, by_resumed) in VERSIONS.iter().zip(scrape.merged.handshakes) {
-        for (resumed, by_outcome) in RESUMED.iter().zip(by_resumed) {
-            for (outcome, count) in HANDSHAKE_OUTCOMES.iter().zip(by_outcome).filter(|(_, count)| *count > 0) {
-                samples.count([version, resumed, outcome], count);
-            }
-        }
-    }
-}
-
-/// Adds the number of requests of each route and outcome.
-fn outcomes(requests: &Outcomes, samples: &mut Samples) {
-    for (route, outcomes) in requests {
-        for (outcome, count) in outcomes {
-            samples.count([route, outcome], *count);
-        }
-    }
-}
-
-/// Adds the time at which the certificate of each name expires: of several with one name, the first that does.
-fn certificates(scrape: &Scrape<'_>, samples: &mut Samples) {
-    let mut first = BTreeMap::new();
-    for certificate in &scrape.gauges.certificates {
-        let expires = first.entry(&*certificate.name).or_insert(certificate.expires);
-        *expires = (*expires).min(certificate.expires);
-    }
-    for (name, expires) in first {
-        samples.count([name], expires.as_secs());
-    }
-}
 
 /// All metrics, in the order in which the text shows them.
 pub static TABLE: &[Definition] = &[
@@ -228,6 +153,7 @@ pub static TABLE: &[Definition] = &[
     },
     upstreams::SESSIONS,
     upstreams::HEALTHY,
+    upstreams::QUEUED,
     upstreams::CONNECT_FAILURES,
     upstreams::CHECKS,
     Definition {

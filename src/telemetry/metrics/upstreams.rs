@@ -1,4 +1,4 @@
-//! The metrics of the servers of upstreams.
+//! The metrics of upstreams and of their servers.
 
 use super::definition::Definition;
 use super::text::Kind;
@@ -27,6 +27,20 @@ pub(super) const HEALTHY: Definition = Definition {
     collect: |scrape, samples| {
         for server in &scrape.gauges.servers {
             samples.count([&server.upstream, &server.server], server.healthy.into());
+        }
+    },
+};
+
+/// The requests that wait for a server of each upstream.
+pub(super) const QUEUED: Definition = Definition {
+    name: "tollgate_upstream_queued",
+    kind: Kind::Gauge,
+    labels: &["upstream"],
+    unit: None,
+    help: "Requests that wait because every server is full, `admit_rate` is used up, or no server is up",
+    collect: |scrape, samples| {
+        for pool in &scrape.gauges.upstreams {
+            samples.count([&pool.upstream], pool.queued);
         }
     },
 };

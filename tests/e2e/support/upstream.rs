@@ -40,6 +40,13 @@ impl Upstream {
         Self(self.0.try_clone().unwrap())
     }
 
+    /// Listens on a socket that is bound: see [`refusing`].
+    pub fn listen(socket: Socket) -> Self {
+        socket.listen(64).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket.into())
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap()
     }
