@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use tollgate::balance::{Balance, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig};
+use tollgate::balance::{Balance, Discover, HashSource, HealthConfig, ServerAddress, ServerConfig, UpstreamConfig};
 use tollgate::config::{
     self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
     LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
@@ -121,6 +121,7 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
         recheck_max_percent: None,
         recheck_rate: Rate { count: count(5), period: seconds(60) },
         host_fall_through: true,
+        resolver: vec!["127.0.0.1:5353".parse().unwrap(), "[::1]:53".parse().unwrap()],
         record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
@@ -247,7 +248,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
     assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
 
-    let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+    let [chat, local, listed] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
     let server = |server: &ServerConfig| {
         let max = server.max_sessions.map_or(0, u32::from);
         (server.address.to_string(), server.weight.get(), max, server.drain)
@@ -267,6 +268,10 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
+    assert_eq!((chat.discover.as_ref(), listed.discover.as_ref().map(Discover::is_looked_up)), (None, Some(false)));
+    let expected = [("127.0.0.1:9001", 1, 0, false), ("127.0.0.1:9002", 3, 0, true)];
+    let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
+    assert_eq!(listed.servers.iter().map(server).collect::<Vec<_>>(), expected);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((chat.retries, local.retries), (5, 2));
     assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));
@@ -277,7 +282,7 @@ fn values_reach_the_fields_of_their_keys() {
     let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.action.clone()));
     let proxy = |upstream: &str| RouteAction::Proxy { upstream: upstream.into() };
     assert_eq!(names[0], ("chat".into(), proxy("chat")));
-    assert_eq!(names[1..], [("feed".into(), proxy("local")), ("partners".into(), proxy("local"))]);
+    assert_eq!(names[1..], [("feed".into(), proxy("local")), ("partners".into(), proxy("listed"))]);
     assert_eq!(chat.host, HostPattern::Exact("chat.example.com".into()));
     assert_eq!(feed.host, HostPattern::Subdomains("example.com".into()));
     assert_eq!(partners.host, HostPattern::Any);

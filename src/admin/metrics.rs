@@ -1,16 +1,19 @@
 //! `GET /metrics`: the metrics in the text format of Prometheus.
 
+use std::sync::Arc;
+
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
+use crate::balance::Pool;
 use crate::runtime::clock;
 use crate::server::control::Control;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::gauges::{
-    CertificateGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
 };
 
 /// Returns the metrics in the text format of Prometheus.
@@ -28,6 +31,14 @@ fn text(state: &State) -> String {
     state.control.gateway().process.metrics.encode(&gauges(&state.control))
 }
 
+/// Returns the values of an upstream whose servers are discovered.
+fn discovery(control: &Control, pool: &Pool) -> Option<DiscoveryGauges> {
+    let config = pool.config();
+    let failures = control.gateway().discoveries.status(config.discover.as_ref()?).failures;
+    let servers = u64::try_from(config.servers.len()).unwrap_or(u64::MAX);
+    Some(DiscoveryGauges { upstream: Arc::clone(&config.name), servers, failures })
+}
+
 /// Returns the values that other parts of the process own.
 pub(super) fn gauges(control: &Control) -> Gauges {
     let gateway = control.gateway();
@@ -38,6 +49,7 @@ pub(super) fn gauges(control: &Control) -> Gauges {
         certificates: snapshot.certificates().map(CertificateGauges::from).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        discoveries: snapshot.pools().filter_map(|pool| discovery(control, pool)).collect(),
         revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
         revocations_refused: revocations.refused(),
         key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),

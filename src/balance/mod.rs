@@ -3,6 +3,7 @@
 
 pub mod health;
 pub mod config;
+pub mod discovery;
 pub mod hash;
 pub mod server;
 pub mod attempt;
@@ -15,7 +16,7 @@ mod tests;
 
 pub use attempt::Attempt;
 pub use choice::{NoServer, Picked};
-pub use config::{Balance, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
+pub use config::{Balance, Discover, HashSource, ServerAddress, ServerConfig, UpstreamConfig};
 pub use health::{Change, Failure, HealthConfig};
 pub use pool::Pool;
 pub use server::{Server, ServerSession};

@@ -22,6 +22,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
     UpstreamConfig {
         name: "chat".into(),
         servers,
+        discover: None,
         balance,
         health: HealthConfig {
             eject_after: NonZeroU32::new(3),

@@ -63,7 +63,7 @@ pub struct Check {
     /// The directory with the files of `credential:NAME`, for a check outside the systemd unit
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub credentials: Option<PathBuf>,
-    /// Also fetch every key set once, as `run` does
+    /// Also fetch every key set and look up the servers of upstreams once, as `run` does
     #[arg(long)]
     pub online: bool,
 }

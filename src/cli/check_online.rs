@@ -1,4 +1,5 @@
-//! `tollgate check --online`: fetches every key set and asks every authentication service once.
+//! `tollgate check --online`: fetches every key set, asks every authentication service once, and looks up the servers of
+//! upstreams.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -7,7 +8,7 @@ use std::path::Path;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use jsonwebtoken::Algorithm;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::client::forward::is_rejection;
 use crate::client::key_fetch::{client, fetch};
@@ -19,12 +20,16 @@ use crate::policy::forwarded::{Client, Scheme};
 use crate::policy::host::HostPattern;
 use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::request::RequestFacts;
+use crate::runtime::clock;
+use crate::upstream::discovery::find_servers;
+use crate::upstream::resolver::Resolver;
 
-/// Fetches the key set of every `[auth]` section that a route uses, or asks its service. Writes the numbers of keys and
-/// the statuses to `out`, and errors and warnings to `err`. Returns whether every section can decide.
+/// Fetches the key set of every `[auth]` section that a route uses, or asks its service, and looks up the servers of every
+/// upstream that discovers them. Writes the numbers of keys and servers and the statuses to `out`, and errors and warnings
+/// to `err`. Returns whether every section can be used.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let mut decide = true;
+    let mut decide = check_servers(path, config, &runtime, out, err)?;
     for (name, auth) in &config.auths {
         let section = format!("{}: auth \"{name}\"", path.display());
         let checked = match auth {
@@ -44,6 +49,31 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
         }
     }
     Ok(decide)
+}
+
+/// Looks up the servers of every upstream that discovers them. Returns whether all were found.
+fn check_servers(
+    path: &Path,
+    config: &Config,
+    runtime: &Runtime,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<bool> {
+    let resolver = Resolver::new(clock::now);
+    resolver.use_servers(&config.server.resolver);
+    let mut all_found = true;
+    for upstream in &config.upstreams {
+        let Some(source) = upstream.discover.as_ref().filter(|source| source.is_looked_up()) else { continue };
+        let section = format!("{}: upstream \"{}\"", path.display(), upstream.name);
+        match runtime.block_on(find_servers(&resolver, source)) {
+            Ok(set) => writeln!(out, "{section}: {} servers from {source}", set.servers.len())?,
+            Err(error) => {
+                writeln!(err, "error: {section}: {source}: {error}")?;
+                all_found = false;
+            }
+        }
+    }
+    Ok(all_found)
 }
 
 /// What a section can decide with, in words.

@@ -11,6 +11,7 @@ mod certificate;
 mod claims;
 mod common;
 mod diagnostic;
+mod discover;
 mod file;
 mod files;
 mod forward;

@@ -44,7 +44,7 @@ pub(super) fn server_address(text: &str) -> Result<ServerAddress, (&'static str,
 }
 
 /// Whether this is a host name or an IPv4 address. A host of only digits and dots must be a valid IPv4 address.
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

@@ -5,25 +5,27 @@ use std::sync::Arc;
 use super::balance;
 use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
+use super::discover::{self, Servers};
 use super::file::{Located, Section};
+use super::files::FileLoader;
 use super::keys;
 use crate::balance::UpstreamConfig;
 
 const UPSTREAMS_MAX: usize = 1024;
 
 /// Reads every upstream, in the order of the file.
-pub(super) fn read_all(root: &Section<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
+pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
     let sections = root.named("upstream", UPSTREAMS_MAX);
     let read = |(name, section): (Located<&str>, Section<'_>)| {
-        let upstream = read(&name, &section);
+        let upstream = read(&name, &section, folder);
         NamedSection { name: name.value.to_owned(), span: name.span, value: upstream }
     };
     sections.into_iter().map(read).collect()
 }
 
-fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
+fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
-    let servers = balance::servers(section);
+    let servers = discover::read(section, folder);
     let base_path = base_path(section);
     let balance = balance::policy(section);
     let health = balance::health(section);
@@ -34,9 +36,11 @@ fn read(name: &Located<&str>, section: &Section<'_>) -> Option<UpstreamConfig> {
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
+    let Servers { servers, discover } = servers?;
     Some(UpstreamConfig {
         name: Arc::from(name.value),
-        servers: servers?,
+        servers,
+        discover,
         balance: balance?,
         health: health?,
         base_path: base_path?,

@@ -7,6 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::error::ServeError;
 use super::forward_recheck::AT_ONCE;
 use super::worker;
+use crate::balance::UpstreamConfig;
 use crate::client::clients::IDLE_MAX;
 use crate::config::{AuthConfig, Config, ListenAddress, MaxSessions};
 use crate::front::gateway::REFRESHES_MAX;
@@ -16,6 +17,7 @@ use crate::policy::live_keys::KeySource;
 use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::connector::extra_descriptors;
+use crate::upstream::resolver;
 
 /// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
 const OTHER_DESCRIPTORS: usize = 64;
@@ -92,8 +94,15 @@ fn other_descriptors(config: &Config) -> u64 {
         // Unused connections of each worker and of the task that asks again, and its requests.
         + (IDLE_MAX * (config.server.workers.get() + 1) + AT_ONCE) * services(config)
         + worker::DESCRIPTORS * config.server.workers.get()
+        + if looks_up_names(config) { resolver::DESCRIPTORS } else { 0 }
         + extra.min(config.server.max_sessions.count as usize);
     count as u64
+}
+
+/// Whether names of servers are looked up.
+fn looks_up_names(config: &Config) -> bool {
+    let has_name = |upstream: &UpstreamConfig| upstream.servers.iter().any(|server| server.address.has_name());
+    config.upstreams.iter().any(|upstream| upstream.discover.is_some() || has_name(upstream))
 }
 
 /// Returns the number of sections whose keys are fetched.

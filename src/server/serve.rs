@@ -159,6 +159,7 @@ impl Server {
         let Self { gateway, pool, receivers, listeners, mut reloader, control, mut requests, watchdog } = self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
+        gateway.connector.resolver().run_on(runtime.handle().clone());
         let workers = (0..)
             .zip(receivers)
             .map(|(number, receiver)| {
@@ -170,7 +171,7 @@ impl Server {
         let watched = Arc::clone(&pool);
         let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
-            reloader.start_key_sets();
+            reloader.start_fetching();
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
             serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
@@ -243,6 +244,10 @@ async fn serve_requests(
             Some(request) = requests.recv() => request,
             () = watcher.changed() => {
                 reloader.refresh_files().await;
+                continue;
+            }
+            () = reloader.gateway.discoveries.changed() => {
+                reloader.install_found().await;
                 continue;
             }
         };

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
+use super::resolver::Resolver;
 use crate::balance::{
     Attempt, Change, Failure, NoServer, Picked, Pool, Server, ServerAddress, ServerSession, UpstreamConfig,
 };
@@ -46,6 +47,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Connector {
     names: Names,
+    resolver: Resolver,
     /// The quotas of log lines, by upstream.
     lines: KeyedLimiter<Arc<str>>,
     clock: fn() -> Instant,
@@ -81,7 +83,17 @@ pub fn extra_descriptors(upstream: &UpstreamConfig) -> usize {
 impl Connector {
     /// Creates a connector that knows no addresses yet.
     pub fn new(clock: fn() -> Instant) -> Self {
-        Self { names: Names::default(), lines: KeyedLimiter::over(Arc::default(), LINES), clock }
+        Self {
+            names: Names::default(),
+            resolver: Resolver::new(clock),
+            lines: KeyedLimiter::over(Arc::default(), LINES),
+            clock,
+        }
+    }
+
+    /// Returns the resolver of the process.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Drops the addresses of servers for which `keep` returns false.
@@ -205,7 +217,8 @@ impl Connector {
 
     /// Returns the error of the last server that was tried. If none was, every server is full.
     fn no_server(&self, pool: &Pool, none: NoServer, failed: Option<AskError>) -> AskError {
-        let reject = |rejection| AskError { rejection, server: None, detail: String::new() };
+        let no_server = if pool.config().servers.is_empty() { "the upstream has no server" } else { "" };
+        let reject = |rejection| AskError { rejection, server: None, detail: no_server.to_owned() };
         match (failed, none) {
             (Some(failed), _) => self.give_up(pool, failed),
             (None, NoServer::Full) => reject(Rejection::UpstreamFull),
@@ -255,10 +268,14 @@ impl Connector {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
                 return connected.map_err(|_| race::no_connection_in_time())?.map(SocketStream::Unix);
             }
-            ServerAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?,
-                Err(_) => self.names.get(server.name()).connect(host, *port, connect_timeout, self.clock).await?,
-            },
+            ServerAddress::Tcp { host, port } => {
+                if let Ok(ip) = host.parse::<IpAddr>() {
+                    race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?
+                } else {
+                    let name = self.names.get(server.name());
+                    name.connect(&self.resolver, (host, *port), connect_timeout, self.clock).await?
+                }
+            }
         };
         // Frames are written whole, so a delay would gain nothing.
         stream.set_nodelay(true)?;

@@ -4,6 +4,9 @@ pub mod connector;
 pub mod open;
 mod race;
 mod names;
+mod dns_runtime;
+pub mod resolver;
+pub mod discovery;
 
 pub use crate::runtime::socket::SocketStream as UpstreamStream;
 pub use connector::{AskError, Asked, Connector};

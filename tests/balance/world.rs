@@ -87,6 +87,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
     UpstreamConfig {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
+        discover: None,
         balance: balance.clone(),
         health: HealthConfig {
             eject_after: 5.try_into().ok(),

@@ -36,4 +36,5 @@ mod service;
 mod snapshots;
 mod metrics;
 mod upstreams;
+mod discovery;
 mod tls;

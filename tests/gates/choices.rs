@@ -26,6 +26,7 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
     let config = UpstreamConfig {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
+        discover: None,
         balance: balance.clone(),
         health: HealthConfig { eject_after: 5.try_into().ok(), eject_max_percent: 50, slow_start: Duration::ZERO },
         base_path: String::new(),

@@ -103,6 +103,7 @@ function upstreamBlock(upstream) {
           `${count(now.pending_requests)} of ${count(now.max_pending_requests)}`,
           now.pending_requests,
         ],
+        ...(now.discover ? [['Servers from', now.discover.source]] : []),
       ]);
       table.update(now.servers.map((server) => ({ ...server, upstream: now.name })));
     },

@@ -20,6 +20,8 @@ pub struct Gauges {
     pub routes: Vec<RouteGauges>,
     /// The servers of the snapshot's pools.
     pub servers: Vec<ServerGauges>,
+    /// The upstreams whose servers are discovered.
+    pub discoveries: Vec<DiscoveryGauges>,
     /// The revocations in effect.
     pub revocations: u64,
     /// The revocations that were refused because the store was full.
@@ -86,6 +88,17 @@ pub struct ServerGauges {
     pub connect_failures: u64,
     /// Whether it answers, as far as requests have shown.
     pub healthy: bool,
+}
+
+/// The values of an upstream whose servers are discovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoveryGauges {
+    /// The name of the upstream.
+    pub upstream: Arc<str>,
+    /// The number of its servers.
+    pub servers: u64,
+    /// The number of look-ups that failed, or of files that could not be used.
+    pub failures: u64,
 }
 
 impl From<&Certificate> for CertificateGauges {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::cells::{Bounds, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::definition::Scrape;
 pub use super::definition::{Definition, Unit};
+use super::discovery;
 use super::labels::{ACTIONS, CAUSES, CLOSED_BY, CODES, DIRECTIONS, HANDSHAKE_OUTCOMES, RESUMED, STATES, VERSIONS};
 use super::samples::Samples;
 use super::text::{Kind, Value};
@@ -269,6 +270,8 @@ pub static TABLE: &[Definition] = &[
             }
         },
     },
+    discovery::SERVERS,
+    discovery::FAILURES,
     Definition {
         name: "tollgate_reloads_total",
         kind: Kind::Counter,

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::gauges::{CertificateGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges};
+use super::gauges::{CertificateGauges, DiscoveryGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
 use super::*;
@@ -88,6 +88,7 @@ fn the_text_of_a_process_is_exact() {
         certificates: vec![certificate(1_800_000_000), certificate(1_790_000_000)],
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         servers: vec![server("a:1", 0), server("b:1", 7)],
+        discoveries: vec![DiscoveryGauges { upstream: "up".into(), servers: 2, failures: 4 }],
         revocations: 3,
         revocations_refused: 2,
         key_sets: vec![keys("users", Some(90)), keys("visitors", None)],
