@@ -7,13 +7,13 @@ use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::resolver::{FoundAddresses, LookUpError, Resolver};
-use crate::balance::discovery::{FOUND_MAX, FoundSet, LookUpChange, LookUps, found_server, preferred};
+use crate::balance::discovery::{FOUND_MAX, FoundSet, LookUpChange, LookUps, Service, found_server, preferred};
 use crate::balance::{Discover, ServerConfig};
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -21,6 +21,9 @@ use crate::runtime::tasks::Tasks;
 
 /// Timeout for a look-up with all the names that its answer names.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The maximum number of targets of SRV records of one source that are looked up at once, so that other look-ups pass.
+const TARGETS_AT_ONCE: usize = 4;
 
 /// The sources of the servers of all pools. They outlive every snapshot.
 #[derive(Default)]
@@ -229,35 +232,62 @@ impl Known {
     async fn look_up_services(&mut self, resolver: &Resolver, name: &str) -> Result<(FoundSet, Duration), LookUpError> {
         let found = resolver.services(name).await?;
         let services = preferred(found.records);
-        let mut hosts: Vec<&str> = services.iter().map(|(service, _)| service.host.as_str()).collect();
+        let mut hosts: Vec<String> = services.iter().map(|(service, _)| service.host.clone()).collect();
         hosts.sort_unstable();
         hosts.dedup();
         hosts.truncate(FOUND_MAX);
-        let answers = join_all(hosts.iter().map(|host| resolver.addresses(host))).await;
-        let (mut by_host, mut ttl, mut failed) = (HashMap::new(), found.ttl, LookUpError::NoRecords);
-        for (host, answer) in hosts.iter().zip(answers) {
-            match self.merge(host, answer) {
+        let look_up = |host: String| async move {
+            let found = resolver.addresses(&host).await;
+            (host, found)
+        };
+        let answers = stream::iter(hosts).map(look_up).buffered(TARGETS_AT_ONCE).collect().await;
+        self.merge_services(&services, answers, found.ttl)
+    }
+
+    /// Returns the servers of SRV records whose targets have these addresses. A target whose look-up fails has its earlier
+    /// ones, and one without addresses is left out.
+    ///
+    /// # Errors
+    /// If no look-up found any address.
+    fn merge_services(
+        &mut self,
+        services: &[(Service, NonZeroU16)],
+        answers: Vec<(String, FoundAddresses)>,
+        mut ttl: Duration,
+    ) -> Result<(FoundSet, Duration), LookUpError> {
+        let mut by_host: HashMap<String, Vec<IpAddr>> = HashMap::new();
+        let (mut any_found, mut failed) = (false, LookUpError::NoRecords);
+        for (host, answer) in answers {
+            match self.merge(&host, answer) {
                 Ok((addresses, valid)) => {
+                    any_found = true;
                     ttl = ttl.min(valid);
-                    by_host.insert(*host, addresses);
+                    by_host.insert(host, addresses);
                 }
-                Err(error) => failed = error,
+                Err(LookUpError::NoRecords) => {}
+                Err(error) => {
+                    failed = error;
+                    let known = self.0.get(&host).map(|known| known.concat()).unwrap_or_default();
+                    by_host.insert(host, known);
+                }
             }
         }
+        if !any_found {
+            return Err(failed);
+        }
+        self.0.retain(|host, _| by_host.contains_key(host));
         let servers = services.iter().flat_map(|(service, weight)| {
-            let addresses = by_host.get(service.host.as_str()).into_iter().flatten();
+            let addresses = by_host.get(&service.host).into_iter().flatten();
             addresses.map(|ip| found_server(ip.to_string(), service.port, *weight))
         });
-        let set = FoundSet::new(servers.collect());
-        self.0.retain(|host, _| hosts.contains(&host.as_str()));
-        if set.servers.is_empty() { Err(failed) } else { Ok((set, ttl)) }
+        Ok((FoundSet::new(servers.collect()), ttl))
     }
 
     /// Returns the addresses of a host: those that were found, and for a family whose look-up failed the earlier ones.
     /// Returns how long they are valid, too.
     ///
     /// # Errors
-    /// If no look-up found any address, and there are no earlier ones.
+    /// If neither look-up found an address.
     fn merge(&mut self, host: &str, found: FoundAddresses) -> Result<(Vec<IpAddr>, Duration), LookUpError> {
         let has_addresses = found.iter().flatten().any(|found| !found.records.is_empty());
         if !has_addresses {
@@ -297,6 +327,10 @@ mod tests {
     use super::super::resolver::Found;
     use super::*;
 
+    fn servers(set: &FoundSet) -> Vec<String> {
+        set.servers.iter().map(|server| server.address.to_string()).collect()
+    }
+
     fn ok(addresses: &[&str], secs: u64) -> Result<Found<IpAddr>, LookUpError> {
         let records = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Ok(Found { records, ttl: Duration::from_secs(secs) })
@@ -329,6 +363,38 @@ mod tests {
             };
             let expected = expected.map(|(addresses, secs)| (addresses.into_iter().map(str::to_owned).collect(), secs));
             assert_eq!(merged.map(shown), expected, "{index}");
+        }
+    }
+
+    /// The answers for the targets `a` and `b`, and the servers.
+    #[test]
+    fn a_target_whose_look_up_fails_keeps_its_servers() {
+        let service =
+            |host: &str, port| (Service { priority: 0, weight: 1, host: host.to_owned(), port }, NonZeroU16::MIN);
+        let services = [service("a", 1), service("b", 2), service("b", 3)];
+        let none = || [Err(LookUpError::NoRecords), Err(LookUpError::NoRecords)];
+        let fails = || [failed(), failed()];
+        let only = |address| [ok(&[address], 5), Err(LookUpError::NoRecords)];
+        let (v4, other) = ("192.0.2.1", "192.0.2.2");
+        let mut known = Known::default();
+        let table: [([FoundAddresses; 2], Result<Vec<&str>, LookUpError>); 8] = [
+            ([fails(), none()], failed()),
+            ([only(v4), fails()], Ok(vec!["192.0.2.1:1"])),
+            ([only(v4), only(other)], Ok(vec!["192.0.2.1:1", "192.0.2.2:2", "192.0.2.2:3"])),
+            ([only(v4), fails()], Ok(vec!["192.0.2.1:1", "192.0.2.2:2", "192.0.2.2:3"])),
+            ([fails(), fails()], failed()),
+            ([none(), none()], Err(LookUpError::NoRecords)),
+            ([only(v4), none()], Ok(vec!["192.0.2.1:1"])),
+            ([only(v4), fails()], Ok(vec!["192.0.2.1:1"])),
+        ];
+        for (index, ([a, b], expected)) in table.into_iter().enumerate() {
+            let answers = vec![("a".to_owned(), a), ("b".to_owned(), b)];
+            let merged = known.merge_services(&services, answers, Duration::from_secs(9));
+            let merged = merged.map(|(set, ttl)| {
+                assert_eq!(ttl.as_secs(), 5);
+                servers(&set)
+            });
+            assert_eq!(merged, expected.map(|all| all.into_iter().map(str::to_owned).collect()), "{index}");
         }
     }
 }

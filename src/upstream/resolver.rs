@@ -16,6 +16,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, Resolver as DnsClient};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::dns_runtime::DnsRuntime;
 use crate::balance::discovery::{Service, TTL_MAX, TTL_MIN};
@@ -149,7 +150,7 @@ impl Resolver {
         looking.await?
     }
 
-    /// Runs a look-up to its end, even if the caller does not wait for it.
+    /// Runs a look-up, until the caller does not wait for it any more.
     async fn run<T: Send + 'static>(
         &self,
         look_up: impl Future<Output = T> + Send + 'static,
@@ -158,12 +159,17 @@ impl Resolver {
         let (answer, answered) = oneshot::channel();
         let shared = Arc::clone(&self.0);
         let runtime = self.0.runtime.get().cloned().unwrap_or_else(Handle::current);
+        let end = CancellationToken::new();
+        let _waiting = end.clone().drop_guard();
         self.0.tasks.start_on(&runtime, async move {
-            let place = shared.places.acquire().await;
-            let found = look_up.await;
-            drop(place);
-            // Nobody waits for the result if all requests have timed out.
-            let _ = answer.send(found);
+            let looking = async {
+                let _place = shared.places.acquire().await;
+                look_up.await
+            };
+            tokio::select! {
+                () = end.cancelled() => {}
+                found = looking => drop(answer.send(found)),
+            }
         });
         answered.await.map_err(|_| interrupted())
     }

@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use serde_json::{Value, json};
 
 use crate::admin::Api;
+use crate::keys::check_online;
 use crate::support::PATIENCE;
 use crate::support::gate::Gate;
 use crate::support::name_server::NameServer;
@@ -255,6 +256,20 @@ fn servers_of_a_file_come_and_go_with_its_content() {
     rewrite(&gate, &list(&[second]));
     assert_eq!(next_change(&gate), [1, 1, 0, 0]);
     open_at_any(&gate, &accepted).0.close();
+}
+
+#[test]
+fn check_online_looks_the_servers_up() {
+    let names = NameServer::start();
+    names.set_addresses("chat.test", &["127.0.0.1", "127.0.0.2"]);
+    let gate = Gate::start(dns(&names, 9001));
+    let (code, out, err) = check_online(&gate);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("upstream \"main\": 2 servers from dns:chat.test:9001\n"), "{out}");
+    gate.edit(|text| text.replace("chat.test", "nowhere.test"));
+    let (code, out, err) = check_online(&gate);
+    assert_eq!((code, &*out), (Some(1), ""), "{err}");
+    assert!(err.ends_with("upstream \"main\": dns:nowhere.test:9001: the name has no records of this kind\n"), "{err}");
 }
 
 /// A typing error in the configuration is what `recheck_max` guards against: it refuses a list that lacks most servers.
