@@ -124,7 +124,10 @@ fn resolver(section: &Section<'_>) -> Parsed<Vec<SocketAddr>> {
         }
         address
     };
-    section.text_or_texts(&keys::RESOLVER, RESOLVERS_MAX)?.value.into_iter().map(address).collect()
+    // Every address is checked before an error ends the reading.
+    let addresses: Vec<_> =
+        section.text_or_texts(&keys::RESOLVER, RESOLVERS_MAX)?.value.into_iter().map(address).collect();
+    addresses.into_iter().collect()
 }
 
 fn handshakes_per_address(section: &Section<'_>, max_handshakes: Option<u32>) -> Parsed<Option<NonZeroU32>> {
