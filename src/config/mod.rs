@@ -7,6 +7,7 @@ mod access;
 mod admin;
 mod auth;
 mod balance;
+mod balance_warnings;
 mod certificate;
 mod claims;
 mod common;

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::access::{self, Access};
 use super::auth::Auth;
+use super::balance_warnings::note_unhashed;
 use super::common::{self, Duplicates, NamedSection};
 use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Parsed, Section};
@@ -108,6 +109,10 @@ impl<'a> Parts<'a> {
         if path.is_some() {
             warn_of_foreign_patterns(section);
         }
+        let upstream = upstream(section, upstreams);
+        if let Some(upstream) = upstream.and_then(|upstream| upstreams.get(upstream)) {
+            note_unhashed(section, path.as_ref().map(|path| &path.value), &access, upstream);
+        }
         let pass_headers = pass_headers(section, claims.as_ref());
         let others = rewrite::Others {
             claims: claims.as_ref().map_or(&[], |rules| &rules.forward),
@@ -117,7 +122,7 @@ impl<'a> Parts<'a> {
         Self {
             name,
             host: host(section),
-            upstream: upstream(section, upstreams),
+            upstream,
             upstream_host: upstream_host(section),
             origins: origins(section, &access),
             addresses: addresses(section),

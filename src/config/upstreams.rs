@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::balance;
+use super::balance_warnings::note_all_drain;
 use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
 use super::discover::{self, Servers};
@@ -26,6 +27,7 @@ pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<Named
 fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
     let servers = discover::read(section, folder);
+    note_all_drain(section, servers.as_ref().map_or(&[], |listed| &listed.servers));
     let base_path = base_path(section);
     let balance = balance::policy(section);
     let health = balance::health(section);
