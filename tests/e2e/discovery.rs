@@ -131,6 +131,17 @@ fn a_name_that_cannot_be_looked_up_keeps_its_servers() {
     session.close();
 }
 
+/// An answer of 300 addresses needs TCP.
+#[test]
+fn a_name_with_more_servers_than_are_used_is_reported() {
+    let names = NameServer::start();
+    let all: Vec<String> = (0..300).map(|number| format!("127.1.{}.{}", number / 200, number % 200)).collect();
+    names.set_addresses("chat.test", &all.iter().map(String::as_str).collect::<Vec<_>>());
+    let gate = Gate::start(dns(&names, 9001));
+    assert_eq!(gate.log.next("a name has more than 256 servers")["left_out"], 44);
+    assert_eq!(next_change(&gate), [256, 256, 0, 0]);
+}
+
 /// The listener serves at once. Requests get a 503 until a server is found.
 #[test]
 fn a_name_that_does_not_exist_at_the_start_is_looked_up_until_it_does() {

@@ -1,7 +1,8 @@
-//! A DNS server with the records that a test sets, over UDP.
+//! A DNS server with the records that a test sets, over UDP and for long answers over TCP.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex};
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
@@ -10,6 +11,9 @@ use hickory_proto::rr::{Name, RData, Record};
 
 /// The TTL of every record: a change is seen after a second.
 const TTL_SECS: u32 = 1;
+
+/// The longest answer over UDP.
+const UDP_MAX: usize = 1232;
 
 /// The records of one name; `None`: the server fails to answer.
 type Zone = BTreeMap<String, Option<Vec<RData>>>;
@@ -22,7 +26,7 @@ pub struct NameServer {
 
 impl NameServer {
     pub fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (socket, listener) = sockets();
         let (address, zone) = (socket.local_addr().unwrap(), Arc::<Mutex<Zone>>::default());
         let served = Arc::clone(&zone);
         std::thread::spawn(move || {
@@ -30,7 +34,24 @@ impl NameServer {
             while let Ok((len, peer)) = socket.recv_from(&mut datagram) {
                 let Ok(asked) = Message::from_vec(&datagram[..len]) else { continue };
                 let answer = answer(&asked, &served.lock().unwrap());
-                let _ = socket.send_to(&answer.to_vec().unwrap(), peer);
+                let mut bytes = answer.to_vec().unwrap();
+                if bytes.len() > UDP_MAX {
+                    bytes = answer.truncate().to_vec().unwrap();
+                }
+                let _ = socket.send_to(&bytes, peer);
+            }
+        });
+        let served = Arc::clone(&zone);
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let mut len = [0; 2];
+                while stream.read_exact(&mut len).is_ok() {
+                    let mut asked = vec![0; u16::from_be_bytes(len).into()];
+                    stream.read_exact(&mut asked).unwrap();
+                    let answer = answer(&Message::from_vec(&asked).unwrap(), &served.lock().unwrap()).to_vec().unwrap();
+                    let len = u16::try_from(answer.len()).unwrap().to_be_bytes();
+                    stream.write_all(&[len.as_slice(), &answer].concat()).unwrap();
+                }
             }
         });
         Self { address, zone }
@@ -68,6 +89,16 @@ impl NameServer {
     pub fn fail(&self, name: &str) {
         self.set(name, None);
     }
+}
+
+/// Returns sockets for both protocols with the same port.
+fn sockets() -> (UdpSocket, TcpListener) {
+    let both = || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(socket.local_addr().unwrap()).ok()?;
+        Some((socket, listener))
+    };
+    (0..100).find_map(|_| both()).expect("a port that is free for both protocols")
 }
 
 fn answer(asked: &Message, zone: &Zone) -> Message {
