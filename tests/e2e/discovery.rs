@@ -145,10 +145,14 @@ fn a_name_with_more_servers_than_are_used_is_reported() {
 /// The listener serves at once. Requests get a 503 until a server is found.
 #[test]
 fn a_name_that_does_not_exist_at_the_start_is_looked_up_until_it_does() {
-    let (server, names) = (Upstream::bind(), NameServer::start());
-    let gate = Gate::start(dns(&names, server.address().port()));
+    let (server, names, api) = (Upstream::bind(), NameServer::start(), Api::new());
+    let gate = Gate::start(dns(&names, server.address().port()).more(&api.section()));
     gate.log.next("servers cannot be looked up: the earlier ones stay");
     assert_eq!(refused(&gate), "unreachable");
+    let explanation = api.get("/v1/events?limit=1")["events"][0]["explanation"].clone();
+    assert!(explanation["text"].as_str().unwrap().contains("the upstream has no server"), "{explanation}");
+    let setting = &explanation["settings"][0];
+    assert_eq!((&setting["key"], &setting["is_set"]), (&json!("discover"), &json!(true)), "{explanation}");
     names.set_addresses("chat.test", &["127.0.0.1"]);
     assert_eq!(next_change(&gate), [1, 1, 0, 0]);
     Session::open(&gate, &server).close();
@@ -281,6 +285,25 @@ fn check_online_looks_the_servers_up() {
     let (code, out, err) = check_online(&gate);
     assert_eq!((code, &*out), (Some(1), ""), "{err}");
     assert!(err.ends_with("upstream \"main\": dns:nowhere.test:9001: the name has no records of this kind\n"), "{err}");
+}
+
+/// The servers of the upstream stay until the name is found, so that no session ends.
+#[test]
+fn a_reload_from_listed_servers_to_a_name_keeps_their_sessions() {
+    let (server, names) = (Upstream::bind(), NameServer::start());
+    let (address, port) = (server.address(), server.address().port());
+    let gate = Setup::new().server(&names.key()).start(&server);
+    let mut session = Session::open(&gate, &server);
+    session.echo("open");
+    let listed = format!("servers = [\"{address}\"]");
+    let line = gate.reload(|text| text.replace(&listed, &format!("discover = \"dns:chat.test:{port}\"")));
+    assert_eq!(line["ended"], 0, "{line}");
+    gate.log.next("servers cannot be looked up: the earlier ones stay");
+    Session::open(&gate, &server).close();
+    names.set_addresses("chat.test", &["127.0.0.1", "127.0.0.2"]);
+    assert_eq!(next_change(&gate), [2, 1, 0, 0]);
+    session.echo("still here");
+    session.close();
 }
 
 /// A typing error in the configuration is what `recheck_max` guards against: it refuses a list that lacks most servers.
