@@ -109,8 +109,8 @@ pub struct LookedUp {
 }
 
 impl LookUps {
-    /// Records a look-up that found this set, whose answer is valid for `ttl`. The next one follows when it ends, up to a
-    /// tenth later, as `random` decides.
+    /// Records a look-up that found this set, whose answer is valid for `ttl`. The next one follows when it ends, up to
+    /// a tenth later, as `random` decides.
     pub fn succeed(&mut self, set: FoundSet, ttl: Duration, random: u32) -> LookedUp {
         let change = (self.failures > 0).then_some(LookUpChange::Works);
         self.failures = 0;
@@ -120,8 +120,8 @@ impl LookUps {
         LookedUp { is_new_set, change, pause }
     }
 
-    /// Records a look-up that failed: the set before stays. The next one follows after a pause, of which `random` decides
-    /// a half.
+    /// Records a look-up that failed: the set before stays. The next one follows after a pause, of which `random`
+    /// decides a half.
     pub fn fail(&mut self, random: u32) -> LookedUp {
         let change = (self.failures == 0).then_some(LookUpChange::Fails);
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);

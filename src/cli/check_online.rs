@@ -1,5 +1,5 @@
-//! `tollgate check --online`: fetches every key set, asks every authentication service once, and looks up the servers of
-//! upstreams.
+//! `tollgate check --online`: fetches every key set, asks every authentication service once, and looks up the servers
+//! of upstreams.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -24,9 +24,9 @@ use crate::runtime::clock;
 use crate::upstream::discovery::find_servers;
 use crate::upstream::resolver::Resolver;
 
-/// Fetches the key set of every `[auth]` section that a route uses, or asks its service, and looks up the servers of every
-/// upstream that discovers them. Writes the numbers of keys and servers and the statuses to `out`, and errors and warnings
-/// to `err`. Returns whether every section can be used.
+/// Fetches the key set of every `[auth]` section that a route uses, or asks its service, and looks up the servers of
+/// every upstream that discovers them. Writes the numbers of keys and servers and the statuses to `out`, and errors and
+/// warnings to `err`. Returns whether every section can be used.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut decide = check_servers(path, config, &runtime, out, err)?;

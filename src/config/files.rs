@@ -112,8 +112,8 @@ impl<'a> FileLoader<'a> {
         Self { base, files, unchecked: Cell::new(false), read: RefCell::default() }
     }
 
-    /// Returns the paths that were read. Those of one section, such as a certificate and its key, are in one group, except
-    /// those of [`FileLoader::read_alone`].
+    /// Returns the paths that were read. Those of one section, such as a certificate and its key, are in one group,
+    /// except those of [`FileLoader::read_alone`].
     pub(super) fn groups(&self) -> Vec<Vec<PathBuf>> {
         let mut groups: Vec<(usize, Vec<PathBuf>)> = Vec::new();
         for (section, path) in self.read.take() {

@@ -24,8 +24,8 @@ use crate::config::{LogConfig, LogFormat};
 /// lines are lost.
 const QUEUE_LINES: usize = 8192;
 
-/// The start of the targets of the DNS client's events: it logs every question. The failures of look-ups are logged where
-/// they matter.
+/// The start of the targets of the DNS client's events: it logs every question. The failures of look-ups are logged
+/// where they matter.
 const OF_DNS_CLIENT: &str = "hickory";
 
 /// The handle of the log that this process writes.

@@ -160,8 +160,8 @@ impl Source {
         }
     }
 
-    /// Takes the result of a look-up, and logs changes of the state. Returns whether the set is new, and the pause before
-    /// the next look-up.
+    /// Takes the result of a look-up, and logs changes of the state. Returns whether the set is new, and the pause
+    /// before the next look-up.
     fn finish(&self, found: Result<(FoundSet, Duration), LookUpError>, random: u32) -> (bool, Duration) {
         let (mut state, source) = (lock(&self.state), &self.discover);
         let State { upstreams, look_ups, is_new, status } = &mut *state;
@@ -208,8 +208,8 @@ fn late() -> LookUpError {
     LookUpError::Failed("the look-up took too long".to_owned())
 }
 
-/// The addresses of the last look-up of each host of a source, by family. They are used while the look-up of one host or
-/// family fails, and that of another succeeds.
+/// The addresses of the last look-up of each host of a source, by family. They are used while the look-up of one host
+/// or family fails, and that of another succeeds.
 #[derive(Debug, Default)]
 struct Known(HashMap<String, [Vec<IpAddr>; 2]>);
 
@@ -244,8 +244,8 @@ impl Known {
         self.merge_services(&services, answers, found.ttl)
     }
 
-    /// Returns the servers of SRV records whose targets have these addresses. A target whose look-up fails has its earlier
-    /// ones, and one without addresses is left out.
+    /// Returns the servers of SRV records whose targets have these addresses. A target whose look-up fails has its
+    /// earlier ones, and one without addresses is left out.
     ///
     /// # Errors
     /// If no look-up found any address.

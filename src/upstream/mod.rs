@@ -1,4 +1,4 @@
-//! Upstreams: the selection of a server for a session, and the connection to it.
+//! Upstreams: the look-up of their servers, the selection of one for a session, and the connection to it.
 
 pub mod connector;
 pub mod open;

@@ -18,8 +18,8 @@ use super::race;
 use super::resolver::{FoundAddresses, Resolver};
 use crate::balance::health::SKIP_FOR;
 
-/// The time for which the addresses of a name are used again without asking the resolver, which has a thread of its own.
-/// It keeps an answer until its TTL ends. A change of the hosts file takes effect within this time.
+/// The time for which the addresses of a name are used again without asking the resolver, which has a thread of its
+/// own. It keeps an answer until its TTL ends. A change of the hosts file takes effect within this time.
 const RESOLVED_FOR: Duration = Duration::from_secs(1);
 /// The maximum number of addresses of one family that are kept. Fewer are tried, of both families.
 const LOOK_UP_MAX: usize = 32;

@@ -291,6 +291,9 @@ impl fmt::Debug for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+    use futures_util::poll;
+
     use super::*;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
@@ -314,6 +317,27 @@ mod tests {
         run(async {
             let found = Resolver::new(Instant::now).addresses("nothing.invalid").await;
             assert_eq!(found, [Err(LookUpError::NoRecords), Err(LookUpError::NoRecords)]);
+        });
+    }
+
+    /// A name server that does not answer keeps no look-up in progress that nobody waits for.
+    #[test]
+    fn look_ups_end_with_their_callers() {
+        run(async {
+            let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let resolver = Resolver::new(Instant::now);
+            resolver.use_servers(&[silent.local_addr().unwrap()]);
+            let free = || resolver.0.places.available_permits();
+            let names: Vec<String> = (0..2 * AT_ONCE).map(|number| format!("{number}.test")).collect();
+            let mut looking = Box::pin(join_all(names.iter().map(|name| resolver.addresses(name))));
+            while free() > 0 {
+                assert!(poll!(&mut looking).is_pending());
+                tokio::task::yield_now().await;
+            }
+            drop(looking);
+            while free() < AT_ONCE {
+                tokio::task::yield_now().await;
+            }
         });
     }
 

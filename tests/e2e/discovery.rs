@@ -306,6 +306,19 @@ fn a_reload_from_listed_servers_to_a_name_keeps_their_sessions() {
     session.close();
 }
 
+#[test]
+fn a_reload_changes_the_name_server() {
+    let server = Upstream::bind();
+    let (before, after) = (NameServer::start(), NameServer::start());
+    after.set_addresses("chat.test", &["127.0.0.1"]);
+    let gate = Gate::start(dns(&before, server.address().port()));
+    gate.log.next("servers cannot be looked up: the earlier ones stay");
+    gate.reload(|text| text.replace(&before.key(), &after.key()));
+    gate.log.next("servers can be looked up again");
+    assert_eq!(next_change(&gate), [1, 1, 0, 0]);
+    Session::open(&gate, &server).close();
+}
+
 /// A typing error in the configuration is what `recheck_max` guards against: it refuses a list that lacks most servers.
 #[test]
 fn a_reload_of_listed_servers_is_still_bounded() {
