@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tollgate::balance::{
-    AdmitRate, Balance, Check, HashSource, HealthConfig, Rebalance, SameSite, ServerAddress, ServerConfig,
+    AdmitRate, Balance, Check, Discover, HashSource, HealthConfig, Rebalance, SameSite, ServerAddress, ServerConfig,
     StickyCookie, StickyKey, UpstreamConfig, UpstreamLoss,
 };
 use tollgate::config::{
@@ -126,6 +126,7 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
         recheck_max_percent: None,
         recheck_rate: Rate { count: count(5), period: seconds(60) },
         host_fall_through: true,
+        resolver: vec!["127.0.0.1:5353".parse().unwrap(), "[::1]:53".parse().unwrap()],
         record_layer: RecordLayer::Rustls,
     };
     assert_eq!(config.server, server);
@@ -261,28 +262,8 @@ fn check_cookies_and_queues(chat: &UpstreamConfig, local: &UpstreamConfig) {
     assert_eq!((local.queue_max, local.queue_timeout), (512, seconds(5)));
 }
 
-#[test]
-fn values_reach_the_fields_of_their_keys() {
-    let (config, seconds) = (everything(), Duration::from_secs);
-    let admin = config.admin.as_ref().unwrap();
-    assert_eq!(admin.address, AdminAddress::Unix("/run/tollgate/admin.sock".into()));
-    assert_eq!((admin.socket_group.as_deref(), admin.payload), (Some("operators"), true));
-    let has = |token: &Option<AdminToken>, text: &[u8]| token.as_ref().unwrap().matches(text);
-    assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
-    assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
-    assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
-
-    let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
-    let server = |server: &ServerConfig| {
-        let max = server.max_sessions.map_or(0, u32::from);
-        (server.address.to_string(), server.weight.get(), max, server.drain)
-    };
-    let expected =
-        [("127.0.0.1:9001", 1, 0, false), ("[::1]:9001", 3, 0, false), ("backend.internal:9001", 1, 5000, true)];
-    let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
-    assert_eq!(chat.servers.iter().map(server).collect::<Vec<_>>(), expected);
-    assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
-    check_cookies_and_queues(chat, local);
+fn check_health(chat: &UpstreamConfig, local: &UpstreamConfig) {
+    let seconds = Duration::from_secs;
     let health = |upstream: &UpstreamConfig| {
         let HealthConfig { checks, eject_after, eject_max_percent, slow_start } = &upstream.health;
         let checks = checks
@@ -294,9 +275,38 @@ fn values_reach_the_fields_of_their_keys() {
     let checks = Some((websocket, Duration::from_millis(1500), 1, 4));
     assert_eq!(health(chat), (checks, Some(3), 34, seconds(120)));
     assert_eq!(health(local), (Some((Check::Tcp, seconds(5), 2, 3)), Some(5), 50, seconds(30)));
+}
+
+#[test]
+fn values_reach_the_fields_of_their_keys() {
+    let (config, seconds) = (everything(), Duration::from_secs);
+    let admin = config.admin.as_ref().unwrap();
+    assert_eq!(admin.address, AdminAddress::Unix("/run/tollgate/admin.sock".into()));
+    assert_eq!((admin.socket_group.as_deref(), admin.payload), (Some("operators"), true));
+    let has = |token: &Option<AdminToken>, text: &[u8]| token.as_ref().unwrap().matches(text);
+    assert!(has(&admin.token, b"an-admin-token-for-tests") && !has(&admin.token, b"another"));
+    assert!(!has(&admin.read_token, b"an-admin-token-for-tests"));
+    assert_eq!(config.metrics, Some("0.0.0.0:9641".parse().unwrap()));
+
+    let [chat, local, listed] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+    let server = |server: &ServerConfig| {
+        let max = server.max_sessions.map_or(0, u32::from);
+        (server.address.to_string(), server.weight.get(), max, server.drain)
+    };
+    let expected =
+        [("127.0.0.1:9001", 1, 0, false), ("[::1]:9001", 3, 0, false), ("backend.internal:9001", 1, 5000, true)];
+    let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
+    assert_eq!(chat.servers.iter().map(server).collect::<Vec<_>>(), expected);
+    assert_eq!(chat.balance, Balance::Hash(HashSource::Path("room".to_owned())));
+    check_cookies_and_queues(chat, local);
+    check_health(chat, local);
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
+    assert_eq!((chat.discover.as_ref(), listed.discover.as_ref().map(Discover::is_looked_up)), (None, Some(false)));
+    let expected = [("127.0.0.1:9001", 1, 0, false), ("127.0.0.1:9002", 3, 0, true)];
+    let expected = expected.map(|(address, weight, max, drain)| (address.to_owned(), weight, max, drain));
+    assert_eq!(listed.servers.iter().map(server).collect::<Vec<_>>(), expected);
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((chat.retries, local.retries), (5, 2));
     assert_eq!((chat.drain_rate.to_string(), local.drain_rate.to_string()), ("5/m".to_owned(), "20/s".to_owned()));
@@ -316,7 +326,7 @@ fn values_reach_the_fields_of_their_keys() {
     let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.action.clone()));
     let proxy = |upstream: &str| RouteAction::Proxy { upstream: upstream.into() };
     assert_eq!(names[0], ("chat".into(), proxy("chat")));
-    assert_eq!(names[1..], [("feed".into(), proxy("local")), ("partners".into(), proxy("local"))]);
+    assert_eq!(names[1..], [("feed".into(), proxy("local")), ("partners".into(), proxy("listed"))]);
     assert_eq!(chat.host, HostPattern::Exact("chat.example.com".into()));
     assert_eq!(feed.host, HostPattern::Subdomains("example.com".into()));
     assert_eq!(partners.host, HostPattern::Any);

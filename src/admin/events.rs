@@ -12,6 +12,7 @@ use super::paging::{check_limit, invalid_cursor};
 use super::problem::Result;
 use super::state::Shared;
 use super::view::{rfc3339, seconds};
+use crate::config::keys;
 use crate::front::snapshot::Snapshot;
 use crate::policy::host::{HostPattern, request_host};
 use crate::policy::path::Path;
@@ -282,7 +283,12 @@ impl ListedExplanation {
             EventKind::Rejection { rejection, .. } => explain::rejection(*rejection, &facts),
         };
         let settings = settings.into_iter().map(|(section, key)| {
-            let found = snapshot.setting_lines().find(section, key);
+            let find = |key| snapshot.setting_lines().find(section, key);
+            let is_set = |key| find(key).is_some_and(|found| found.is_set);
+            // The servers of an upstream may be listed elsewhere.
+            let is_elsewhere = key == keys::SERVERS.name && !is_set(key) && is_set(keys::DISCOVER.name);
+            let key = if is_elsewhere { keys::DISCOVER.name } else { key };
+            let found = find(key);
             ListedSetting {
                 section: section.to_string(),
                 key,

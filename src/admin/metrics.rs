@@ -1,16 +1,20 @@
 //! `GET /metrics`: the metrics in the text format of Prometheus.
 
+use std::sync::Arc;
+
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
+use crate::balance::Pool;
 use crate::runtime::clock;
 use crate::server::control::Control;
 use crate::telemetry::log;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::gauges::{
-    CertificateGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges, UpstreamGauges,
+    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+    UpstreamGauges,
 };
 use crate::tls::expiry::Expiry;
 
@@ -33,6 +37,14 @@ fn certificate(expiry: Expiry) -> CertificateGauges {
     CertificateGauges { name: expiry.names.into_iter().next().unwrap_or_default(), expires: expiry.not_after }
 }
 
+/// Returns the values of an upstream whose servers are discovered.
+fn discovery(control: &Control, pool: &Pool) -> Option<DiscoveryGauges> {
+    let config = pool.config();
+    let failures = control.gateway().discoveries.status(config.discover.as_ref()?).failures;
+    let servers = u64::try_from(config.servers.len()).unwrap_or(u64::MAX);
+    Some(DiscoveryGauges { upstream: Arc::clone(&config.name), servers, failures })
+}
+
 /// Returns the values that other parts of the process own.
 pub(super) fn gauges(control: &Control) -> Gauges {
     let gateway = control.gateway();
@@ -44,6 +56,7 @@ pub(super) fn gauges(control: &Control) -> Gauges {
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
         upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        discoveries: snapshot.pools().filter_map(|pool| discovery(control, pool)).collect(),
         revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
         revocations_refused: revocations.refused(),
         key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),

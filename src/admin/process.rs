@@ -181,7 +181,7 @@ pub(super) async fn reload(
     Extension(caller): Extension<Caller>,
     Query(ReloadQuery { dry_run, force }): Query<ReloadQuery>,
 ) -> Result<axum::Json<Reload>> {
-    match state.control.reload(ReloadOptions { dry_run, force, ..ReloadOptions::default() }).await {
+    match state.control.reload(ReloadOptions { dry_run, force }).await {
         Ok(summary) => {
             let reload = Reload::from(summary);
             if !dry_run {

@@ -7,10 +7,12 @@ use utoipa::ToSchema;
 use super::servers::Server;
 use super::settings::{WrittenSetting, line, written};
 use super::state::Shared;
-use crate::balance::Pool;
+use super::view::rfc3339;
+use crate::balance::{Discover, Pool};
 use crate::config::{SettingLines, SettingSection};
 use crate::policy::route::Target;
 use crate::telemetry::metrics::Merged;
+use crate::upstream::discovery::DiscoveryStatus;
 
 /// The upstreams.
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,10 +44,25 @@ struct Upstream {
     queued: usize,
     /// The limit of that number.
     queue_max: u32,
-    /// Its servers, in the order of the file.
+    /// Where its servers are listed; null if the configuration lists them.
+    discover: Option<Discovery>,
+    /// Its servers, in the order of the file, or by address if they are looked up.
     servers: Vec<Server>,
     /// The servers that are not in the file any more and still have sessions.
     removed: Vec<RemovedServer>,
+}
+
+/// The source of the servers of an upstream.
+#[derive(Debug, Serialize, ToSchema)]
+struct Discovery {
+    /// The source, as in `dns:chat.internal:9001`.
+    source: String,
+    /// The time of the last look-up that succeeded, or at which a file was read; null before the first one.
+    last_success: Option<String>,
+    /// The error of the last look-up or of the file; null if it succeeded. The servers before stay in use.
+    error: Option<String>,
+    /// The number of failures since the source is used.
+    failures: u64,
 }
 
 /// A server that is not in the file any more.
@@ -74,9 +91,15 @@ pub(super) async fn list(Extract(state): Shared) -> axum::Json<UpstreamList> {
         });
         uses.map(|route| route.name().to_string()).collect()
     };
-    let upstreams =
-        snapshot.pools().map(|pool| Upstream::new(pool, routes(pool), snapshot.setting_lines(), &counts)).collect();
-    axum::Json(UpstreamList { upstreams })
+    let discovery = |pool: &Pool| {
+        let source = pool.config().discover.as_ref()?;
+        Some(Discovery::new(source, gateway.discoveries.status(source)))
+    };
+    let upstreams = snapshot.pools().map(|pool| {
+        let upstream = Upstream::new(pool, routes(pool), snapshot.setting_lines(), &counts);
+        Upstream { discover: discovery(pool), ..upstream }
+    });
+    axum::Json(UpstreamList { upstreams: upstreams.collect() })
 }
 
 impl Upstream {
@@ -93,6 +116,7 @@ impl Upstream {
             sessions: sessions.map(|(_, count)| count).sum(),
             pending_requests: pool.pending(),
             max_pending_requests: config.max_pending_requests,
+            discover: None,
             queued: pool.queue().waiting(),
             queue_max: config.queue_max,
             servers: pool.servers().map(|server| Server::new(pool, server, counts)).collect(),
@@ -101,5 +125,12 @@ impl Upstream {
                 .map(|(address, sessions)| RemovedServer { address: address.to_string(), sessions })
                 .collect(),
         }
+    }
+}
+
+impl Discovery {
+    fn new(source: &Discover, status: DiscoveryStatus) -> Self {
+        let DiscoveryStatus { succeeded, error, failures } = status;
+        Self { source: source.to_string(), last_success: succeeded.and_then(rfc3339), error, failures }
     }
 }

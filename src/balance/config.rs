@@ -22,8 +22,10 @@ use crate::ws::code::CloseCode;
 pub struct UpstreamConfig {
     /// Its name in logs.
     pub name: Arc<str>,
-    /// Its servers: at least one, without duplicates.
+    /// Its servers, without duplicates: at least one, or as many as were discovered.
     pub servers: Vec<ServerConfig>,
+    /// Where its servers are listed, if the configuration does not list them.
+    pub discover: Option<Discover>,
     /// How a server is chosen for a request.
     pub balance: Balance,
     /// How requests and checks judge the health of its servers.
@@ -83,6 +85,39 @@ pub struct AdmitRate {
     pub count: NonZeroU32,
     /// The time for that number; never zero.
     pub period: Duration,
+}
+
+/// Where the servers of an upstream are listed. `Display` writes the form used in the configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Discover {
+    /// A JSON file.
+    InFile(PathBuf),
+    /// The A and AAAA records of a name: each address is a server with this port.
+    Addresses {
+        /// The name, in lower case.
+        host: String,
+        /// The port of each server.
+        port: u16,
+    },
+    /// The SRV records of a name.
+    Services(String),
+}
+
+impl fmt::Display for Discover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InFile(path) => write!(f, "file:{}", path.display()),
+            Self::Addresses { host, port } => write!(f, "dns:{host}:{port}"),
+            Self::Services(name) => write!(f, "srv:{name}"),
+        }
+    }
+}
+
+impl Discover {
+    /// Whether the servers are looked up. Those of a file are part of the configuration as it is read.
+    pub fn is_looked_up(&self) -> bool {
+        !matches!(self, Self::InFile(_))
+    }
 }
 
 /// A server of an upstream.

@@ -51,8 +51,11 @@ impl Pool {
         None
     }
 
-    /// Whether no server is up: every server that does not drain fails.
+    /// Whether no server is up: the pool has none yet, or every one that does not drain fails.
     pub fn is_down(&self) -> bool {
+        if self.all().is_empty() {
+            return true;
+        }
         let mut in_use = self.all().iter().filter(|server| !server.drains()).peekable();
         in_use.peek().is_some() && in_use.all(|server| server.health().is_failing())
     }

@@ -67,7 +67,7 @@ impl Pool {
 
     /// Creates the pool that replaces this one after a change of its configuration. It keeps the state of the servers
     /// that both have, and the count of pending requests. A server that only the new one has starts slowly, and so does
-    /// one that does not drain any more.
+    /// one that does not drain any more, unless this pool is empty.
     pub fn replace(&self, config: UpstreamConfig, now: Instant) -> Self {
         let now_ms = self.millis_at(now);
         let mut states: Vec<_> = self.servers.iter().map(|server| Arc::clone(&server.state)).collect();
@@ -75,6 +75,8 @@ impl Pool {
         let got_sessions = |config: &ServerConfig| {
             self.servers.iter().any(|server| *server.address() == config.address && !server.drains())
         };
+        // The first servers share all sessions, so a slow start would not change their shares.
+        let has_servers = !self.servers.is_empty();
         let mut take = |server: &ServerConfig| {
             let name = server.address.to_string();
             let found = states.iter().position(|state| **state.name() == *name);
@@ -85,7 +87,7 @@ impl Pool {
                 Some(state) => Server::with_state(config.clone(), state),
                 None => Server::new(config.clone(), &self.queue),
             };
-            if !got_sessions(config) {
+            if has_servers && !got_sessions(config) {
                 server.health().start_slowly(now_ms);
             }
             server

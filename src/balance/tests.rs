@@ -23,6 +23,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
     UpstreamConfig {
         name: "chat".into(),
         servers,
+        discover: None,
         balance,
         tls: None,
         health: HealthConfig {

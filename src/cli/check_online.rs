@@ -1,5 +1,5 @@
-//! `tollgate check --online`: fetches every key set, asks every authentication service once, and does a TLS handshake
-//! with every server of an upstream with `tls`.
+//! `tollgate check --online`: fetches every key set, asks every authentication service once, looks up the servers of
+//! upstreams, and does a TLS handshake with every server of an upstream with `tls`.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use jsonwebtoken::Algorithm;
 use tokio::io::AsyncReadExt as _;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::balance::{Pool, Server};
@@ -27,13 +27,14 @@ use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::request::RequestFacts;
 use crate::runtime::clock;
 use crate::upstream::Connector;
+use crate::upstream::discovery::find_servers;
 
 /// The time in which a server is expected to reject the client certificate. In TLS 1.3 that follows the handshake.
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Fetches the key set of every `[auth]` section that a route uses, or asks its service, and connects to the servers of
-/// upstreams with `tls`. Writes the numbers of keys, the statuses and the servers to `out`, and errors and warnings to
-/// `err`. Returns whether every section can decide, and every server completes the handshake.
+/// Fetches the key set of every `[auth]` section that a route uses, or asks its service, looks up the servers of every
+/// upstream that discovers them, and connects to the servers of upstreams with `tls`. Writes the numbers of keys and
+/// servers, and the statuses, to `out`, and errors and warnings to `err`. Returns whether every section can be used.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut succeeds = true;
@@ -55,11 +56,42 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
             }
         }
     }
+    Ok(check_servers(path, config, &runtime, out, err)? && succeeds)
+}
+
+/// Looks up the servers of every upstream that discovers them, and does a TLS handshake with those of upstreams with
+/// `tls`. Returns whether all were found, and completed the handshake.
+fn check_servers(
+    path: &Path,
+    config: &Config,
+    runtime: &Runtime,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> io::Result<bool> {
     let connector = Connector::new(clock::now);
-    for upstream in config.upstreams.iter().filter(|upstream| upstream.tls.is_some()) {
-        let pool = Pool::new(upstream.clone(), clock::now());
+    connector.resolver().use_servers(&config.server.resolver);
+    let mut succeeds = true;
+    for upstream in &config.upstreams {
+        let mut upstream = upstream.clone();
+        let section = format!("{}: upstream \"{}\"", path.display(), upstream.name);
+        if let Some(source) = upstream.discover.as_ref().filter(|source| source.is_looked_up()) {
+            match runtime.block_on(find_servers(connector.resolver(), source)) {
+                Ok(set) => {
+                    writeln!(out, "{section}: {} servers from {source}", set.servers.len())?;
+                    upstream.servers = set.servers;
+                }
+                Err(error) => {
+                    writeln!(err, "error: {section}: {source}: {error}")?;
+                    succeeds = false;
+                }
+            }
+        }
+        if upstream.tls.is_none() {
+            continue;
+        }
+        let pool = Pool::new(upstream, clock::now());
         for server in pool.servers() {
-            let section = format!("{}: upstream \"{}\": {}", path.display(), upstream.name, server.name());
+            let section = format!("{section}: {}", server.name());
             match runtime.block_on(check_handshake(&connector, &pool, server)) {
                 Ok(()) => writeln!(out, "{section}: the TLS handshake succeeds")?,
                 Err(error) => {

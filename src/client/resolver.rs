@@ -17,8 +17,7 @@ use tower_service::Service;
 
 use crate::runtime::tasks::Tasks;
 
-/// The maximum number of look-ups at once. Each blocks a thread of the runtime, which a worker shares with the look-ups
-/// of upstreams.
+/// The maximum number of look-ups at once. Each blocks a thread of the runtime.
 const AT_ONCE: usize = 4;
 /// The maximum number of addresses of a look-up that are kept. Fewer are tried, of both families.
 const ADDRESSES_MAX: usize = 64;

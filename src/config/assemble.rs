@@ -1,5 +1,6 @@
 //! Assembles a [`Config`] from the sections of a file; reads the sections of the process and the log itself.
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::thread;
@@ -8,8 +9,8 @@ use std::time::SystemTime;
 use x509_cert::der::DateTime;
 
 use super::behind_proxy::note_one_address;
-use super::diagnostic::{Diagnostic, Report, Severity};
-use super::file::{Parsed, Section};
+use super::diagnostic::{Diagnostic, Report, Severity, quote};
+use super::file::{Located, Parsed, Section};
 use super::files::{self, FileLoader};
 use super::model::{Config, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source};
 use super::{admin, auth, keys, limits, listener, logout, revocations, routes, upstreams};
@@ -18,6 +19,8 @@ use crate::policy::quota::Quota;
 /// The default of `handshakes_per_address` is `max_handshakes` divided by this, but at least [`ADDRESS_SHARE_MIN`].
 const ADDRESS_SHARE: u32 = 16;
 const ADDRESS_SHARE_MIN: u32 = 16;
+/// Maximum number of name servers.
+const RESOLVERS_MAX: usize = 4;
 
 /// Reads the whole configuration. `None` means that an error was reported, or that a credential was left unchecked.
 pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config> {
@@ -81,6 +84,7 @@ fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfi
     let on_reload = section.choice(&keys::ON_RELOAD, &[("recheck", OnReload::Recheck), ("keep", OnReload::Keep)]);
     let recheck_max = section.percent_or_off(&keys::RECHECK_MAX);
     let recheck_rate = section.rate(&keys::RECHECK_RATE);
+    let resolver = resolver(section);
     let layers = [("own", RecordLayer::Own), ("rustls", RecordLayer::Rustls)];
     let record_layer = section.choice(&keys::RECORD_LAYER, &layers);
 
@@ -102,8 +106,28 @@ fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfi
         recheck_max_percent: recheck_max?.value,
         recheck_rate: recheck_rate?,
         host_fall_through: host_fall_through?.value,
+        resolver: resolver?,
         record_layer: record_layer?.value,
     })
+}
+
+fn resolver(section: &Section<'_>) -> Parsed<Vec<SocketAddr>> {
+    if section.key_span(&keys::RESOLVER).is_none() {
+        return Some(Vec::new());
+    }
+    let address = |text: Located<String>| {
+        let address = text.parse().ok().filter(|address: &SocketAddr| address.port() > 0);
+        if address.is_none() {
+            let message = format!("{} is not the address of a name server", quote(&text));
+            let label = "expected an IP address and a port, as in \"127.0.0.1:53\"";
+            section.diagnostics.push(Diagnostic::error(text.span, message).label(label));
+        }
+        address
+    };
+    // Every address is checked before an error ends the reading.
+    let addresses: Vec<_> =
+        section.text_or_texts(&keys::RESOLVER, RESOLVERS_MAX)?.value.into_iter().map(address).collect();
+    addresses.into_iter().collect()
 }
 
 fn handshakes_per_address(section: &Section<'_>, max_handshakes: Option<u32>) -> Parsed<Option<NonZeroU32>> {

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Span, quote};
-use super::keys::{AllowsOff, Default, KEYS, Key, Kind, SECTIONS, UNSUPPORTED_YET};
+use super::keys::{AllowsOff, Default, KEYS, Key, Kind, SECTIONS};
 use super::{suggestion, units};
 use crate::policy::quota::Rate;
 
@@ -403,13 +403,9 @@ impl<'a> Section<'a> {
         for name in table.keys().filter(|name| !known.contains(name.get_ref().as_ref())) {
             let text = name.get_ref().as_ref();
             let diagnostic = Diagnostic::error(name.span(), format!("unknown key {} in {}", quote(text), self.title));
-            let later = UNSUPPORTED_YET.iter().find(|(section, key, _)| *section == self.name && *key == text);
-            self.diagnostics.push(if let Some((_, _, instead)) = later {
-                diagnostic.label("not supported by this version").help(*instead)
-            } else {
-                let known: Vec<_> = known.iter().copied().collect();
-                diagnostic.label("not a key of this section").help(suggestion::help_for_key(self.name, text, &known))
-            });
+            let known: Vec<_> = known.iter().copied().collect();
+            let help = suggestion::help_for_key(self.name, text, &known);
+            self.diagnostics.push(diagnostic.label("not a key of this section").help(help));
         }
     }
 }

@@ -103,7 +103,7 @@ pub(super) struct FileLoader<'a> {
     pub(super) files: &'a dyn Files,
     /// Whether a credential was left unchecked. There is then no configuration, even without an error.
     pub(super) unchecked: Cell<bool>,
-    /// The paths that were read, each with the start of its section.
+    /// The paths that were read, each with the start of its section, or of its own value.
     pub(super) read: RefCell<Vec<(usize, PathBuf)>>,
 }
 
@@ -112,7 +112,8 @@ impl<'a> FileLoader<'a> {
         Self { base, files, unchecked: Cell::new(false), read: RefCell::default() }
     }
 
-    /// Returns the paths that were read. Those of one section, such as a certificate and its key, are in one group.
+    /// Returns the paths that were read. Those of one section, such as a certificate and its key, are in one group,
+    /// except those of [`FileLoader::read_alone`].
     pub(super) fn groups(&self) -> Vec<Vec<PathBuf>> {
         let mut groups: Vec<(usize, Vec<PathBuf>)> = Vec::new();
         for (section, path) in self.read.take() {
@@ -131,6 +132,23 @@ impl<'a> FileLoader<'a> {
 
     /// Reads the file that this text of the section names.
     fn read_written(&self, section: &Section<'_>, written: Located<String>) -> Option<Located<Content>> {
+        self.read_in_group(section, written, section.span().start).map(|(content, _)| content)
+    }
+
+    /// Reads the file that this text of the section names and that changes without the other files of the section.
+    /// Returns its path, too.
+    pub(super) fn read_alone(&self, section: &Section<'_>, written: Located<String>) -> Option<(Content, PathBuf)> {
+        let group = written.span.start;
+        self.read_in_group(section, written, group).map(|(content, path)| (content.value, path))
+    }
+
+    /// Reads the file that this text of the section names, as one of the files that start with this position.
+    fn read_in_group(
+        &self,
+        section: &Section<'_>,
+        written: Located<String>,
+        group: usize,
+    ) -> Option<(Located<Content>, PathBuf)> {
         let is_credential = written.starts_with(CREDENTIAL);
         if is_credential && self.files.credentials().is_none() && !self.files.needs_credentials() {
             self.unchecked.set(true);
@@ -149,9 +167,9 @@ impl<'a> FileLoader<'a> {
                 return None;
             }
         };
-        self.read.borrow_mut().push((section.span().start, path.clone()));
+        self.read.borrow_mut().push((group, path.clone()));
         match self.files.read(&path) {
-            Ok(content) => Some(Located { value: content, span: written.span }),
+            Ok(content) => Some((Located { value: content, span: written.span }, path)),
             Err(error) => {
                 let diagnostic = Diagnostic::error(written.span.clone(), format!("cannot read {}", quote(&written)))
                     .label(error.to_string());

@@ -34,9 +34,6 @@ pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "route.limits", written: "[route.limits]" },
 ];
 
-/// Planned keys and sections that this version does not support: section (`""` is the file itself), key, help text.
-pub(super) const UNSUPPORTED_YET: &[(&str, &str, &str)] = &[("upstream", "discover", "list the servers in `servers`")];
-
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
 
@@ -110,6 +107,9 @@ keys! {
     REVOCATION_RETENTION = "server" "revocation_retention", span(MINUTE, Duration::from_hours(24 * 366)), Value("\"1d\""),
         "How long a revocation holds at least that does not say when it ends; longer if a token was seen that is valid for \
          longer.";
+    RESOLVER = "server" "resolver", TextOrList, Nothing,
+        "The name server, or a list of up to 4, that looks up the names of upstream servers and of `discover`: an IP \
+         address and a port; absent: those of /etc/resolv.conf.";
     RECORD_LAYER = "server" "record_layer", Choice(&["own", "rustls"]), Value("\"own\""),
         "The record layer of TLS 1.3 connections after their handshake; TLS 1.2 always uses rustls.";
 
@@ -236,7 +236,7 @@ keys! {
         "The interval at which the service is asked again about each open session, which ends if it is no longer \
          admitted.";
 
-    SERVERS = "upstream" "servers", TextsOrTables, Required,
+    SERVERS = "upstream" "servers", TextsOrTables, Derived("none; required without `discover`"),
         "The servers: `IP:port`, `name:port` or `unix:/path`, or a table of these keys.";
     SERVER_ADDRESS = "upstream.servers" "address", Text, Required,
         "Its address, in one of these forms.";
@@ -247,6 +247,9 @@ keys! {
          servers, and wait if all are full: see `queue_max`.";
     SERVER_DRAIN = "upstream.servers" "drain", Flag, Value("false"),
         "Whether it gets no new sessions, and its open ones are closed with 1012 at `drain_rate`.";
+    DISCOVER = "upstream" "discover", Text, Nothing,
+        "Where the servers are listed, instead of `servers`: `file:PATH`, a JSON list that is watched; `dns:NAME:PORT`, the \
+         A and AAAA records of a name; or `srv:NAME`, its SRV records.";
     BALANCE = "upstream" "balance", Text, Value("\"least_sessions\""),
         "How a server is chosen: `least_sessions`, `round_robin`, `sticky_cookie`, or `hash:` and one of subject, address, \
          cookie:NAME, query:NAME, header:NAME, path:NAME. All of them respect the weights.";

@@ -13,6 +13,7 @@ mod claims;
 mod common;
 mod cookie;
 mod diagnostic;
+mod discover;
 mod file;
 mod files;
 mod forward;

@@ -24,7 +24,7 @@ use crate::policy::route::RouteConfig;
 use crate::policy::token::VerifierConfig;
 
 /// A complete, checked configuration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The settings of the process.
     pub server: ProcessConfig,
@@ -130,6 +130,8 @@ pub struct ProcessConfig {
     pub recheck_rate: Rate,
     /// Whether a request that matches no route of its host is matched against the routes of less specific hosts.
     pub host_fall_through: bool,
+    /// The name servers for the names of upstream servers; empty: those of the system.
+    pub resolver: Vec<SocketAddr>,
     /// The record layer of TLS 1.3 connections after their handshake.
     pub record_layer: RecordLayer,
 }

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use rustls_pki_types::ServerName;
 
 use super::diagnostic::{Diagnostic, quote};
+use super::discover::Servers;
 use super::file::{Parsed, Section};
 use super::files::FileLoader;
 use super::keys::{self, Key};
 use super::{certificate, key_source};
-use crate::balance::{ClientCertificate, ServerConfig, TlsMinVersion, UpstreamTls};
+use crate::balance::{ClientCertificate, Discover, TlsMinVersion, UpstreamTls};
 
-/// Reads the table, if the upstream has one. These are its servers.
+/// Reads the table, if the upstream has one. These are its servers, unless they have an error.
 #[expect(clippy::option_option, reason = "an error and an absent key are different")]
 pub(super) fn read(
     section: &Section<'_>,
     folder: &FileLoader<'_>,
-    servers: &[ServerConfig],
+    servers: Option<&Servers>,
 ) -> Option<Option<Arc<UpstreamTls>>> {
     if section.key_span(&keys::UPSTREAM_TLS).is_none() {
         return Some(None);
@@ -27,9 +28,9 @@ pub(super) fn read(
     let certificate = client_certificate(&tls, folder);
     let versions = [("1.2", TlsMinVersion::Tls12), ("1.3", TlsMinVersion::Tls13)];
     let min_version = tls.choice(&keys::UPSTREAM_MIN_VERSION, &versions);
-    let server_name = server_name?;
-    if server_name.is_none() {
-        check_hosts(section, servers)?;
+    let mut server_name = server_name?;
+    if let (None, Some(servers)) = (&server_name, servers) {
+        server_name = default_name(section, servers)?;
     }
     let (roots, certificate, min_version) = (roots?, certificate?, min_version?.value);
     Some(Some(Arc::new(UpstreamTls { roots, server_name, certificate, min_version })))
@@ -51,16 +52,27 @@ fn server_name(tls: &Section<'_>) -> Parsed<Option<ServerName<'static>>> {
     None
 }
 
-/// Checks that a certificate can have the host of each server.
-fn check_hosts(section: &Section<'_>, servers: &[ServerConfig]) -> Option<()> {
-    let Some(server) = servers.iter().find(|server| server.address.certificate_name().is_none()) else {
-        return Some(());
+/// Returns the name of all servers without `server_name`: that of `discover`; `None` if each has the host of its address.
+/// An answer of DNS may be forged, so the targets of SRV records name no certificate.
+fn default_name(section: &Section<'_>, servers: &Servers) -> Parsed<Option<ServerName<'static>>> {
+    let label = match &servers.discover {
+        Some(Discover::Addresses { host, .. }) => {
+            let host = host.strip_suffix('.').unwrap_or(host);
+            match ServerName::try_from(host) {
+                Ok(name) => return Some(Some(name.to_owned())),
+                Err(_) => format!("no certificate can have the name {}", quote(host)),
+            }
+        }
+        Some(Discover::Services(_)) => "the targets of SRV records are not trusted as names".to_owned(),
+        Some(Discover::InFile(_)) | None => {
+            let nameless = servers.servers.iter().find(|server| server.address.certificate_name().is_none());
+            let Some(server) = nameless else { return Some(None) };
+            let address = server.address.to_string();
+            format!("no certificate can have the address {} as its name", quote(&address))
+        }
     };
-    let address = server.address.to_string();
-    section.diagnostics.push(
-        Diagnostic::error(section.key_span(&keys::UPSTREAM_TLS)?, "`tls` needs `server_name`")
-            .label(format!("no certificate can have the address {} as its name", quote(&address))),
-    );
+    let span = section.key_span(&keys::UPSTREAM_TLS)?;
+    section.diagnostics.push(Diagnostic::error(span, "`tls` needs `server_name`").label(label));
     None
 }
 

@@ -6,6 +6,7 @@ use super::balance;
 use super::balance_warnings::note_all_drain;
 use super::common::{NamedSection, name as check_name};
 use super::diagnostic::{Diagnostic, quote};
+use super::discover::{self, Servers};
 use super::file::{Located, Section};
 use super::files::FileLoader;
 use super::{keys, upstream_tls};
@@ -26,12 +27,12 @@ pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<Named
 
 fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) -> Option<UpstreamConfig> {
     let valid_name = check_name(section, name, &name.span);
-    let servers = balance::servers(section);
-    note_all_drain(section, servers.as_deref().unwrap_or_default());
+    let servers = discover::read(section, folder);
+    note_all_drain(section, servers.as_ref().map_or(&[], |listed| &listed.servers));
     let base_path = base_path(section);
     let balance = balance::policy(section, folder);
     let health = balance::health(section);
-    let tls = upstream_tls::read(section, folder, servers.as_deref().unwrap_or_default());
+    let tls = upstream_tls::read(section, folder, servers.as_ref());
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let retries = section.integer(&keys::RETRIES);
@@ -43,10 +44,11 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let proxy_protocol = section.flag(&keys::PROXY_PROTOCOL);
     let title_case_headers = section.flag(&keys::TITLE_CASE_HEADERS);
     valid_name?;
-    let waiting = waiting?;
+    let (waiting, Servers { servers, discover }) = (waiting?, servers?);
     Some(UpstreamConfig {
         name: Arc::from(name.value),
-        servers: servers?,
+        servers,
+        discover,
         balance: balance?,
         health: health?,
         tls: tls?,

@@ -18,6 +18,7 @@ use crate::runtime::clock;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::telemetry::rejections::{RejectionEvent, RejectionLog};
 use crate::upstream::Connector;
+use crate::upstream::discovery::Discoveries;
 
 /// The maximum number of refreshes in progress.
 pub const REFRESHES_MAX: usize = 64;
@@ -34,6 +35,8 @@ pub struct Gateway {
     pub key_sets: KeySets,
     /// The connector to the servers of all upstreams.
     pub connector: Connector,
+    /// The sources of the servers of pools that are not listed in the configuration.
+    pub discoveries: Discoveries,
     /// The phase of the process, and the log of sessions.
     pub process: Arc<Process>,
     /// The limit of pending connections, and of those that linger after a rejection.
@@ -70,6 +73,7 @@ impl Gateway {
             counters,
             key_sets,
             connector,
+            discoveries: Discoveries::default(),
             process,
             pending_limit,
             workers,

@@ -212,6 +212,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         limits,
     };
     let upstream = UpstreamConfig {
+        discover: None,
         name: "echo".into(),
         servers: Vec::new(),
         balance: Balance::default(),

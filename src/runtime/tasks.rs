@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::thread;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +38,11 @@ impl Tasks {
     /// Spawns a task on this thread's runtime. A panic ends only that task.
     pub fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(task);
+    }
+
+    /// Spawns a task on another thread's runtime. A panic ends only that task.
+    pub fn start_on(&self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn_on(task, runtime);
     }
 
     /// Waits until all tasks have ended, including those that they started here.

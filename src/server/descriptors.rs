@@ -8,6 +8,7 @@ use super::checks::CHECKS_AT_ONCE;
 use super::error::ServeError;
 use super::forward_recheck::AT_ONCE;
 use super::worker;
+use crate::balance::UpstreamConfig;
 use crate::client::clients::IDLE_MAX;
 use crate::config::{AuthConfig, Config, ListenAddress, MaxSessions};
 use crate::front::gateway::REFRESHES_MAX;
@@ -18,6 +19,7 @@ use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
 use crate::upstream::ATTEMPTS_AT_ONCE;
 use crate::upstream::connector::extra_descriptors;
+use crate::upstream::resolver;
 
 /// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
 const OTHER_DESCRIPTORS: usize = 64;
@@ -94,16 +96,27 @@ fn other_descriptors(config: &Config) -> u64 {
         // Unused connections of each worker and of the task that asks again, and its requests.
         + (IDLE_MAX * (config.server.workers.get() + 1) + AT_ONCE) * services(config)
         + worker::DESCRIPTORS * config.server.workers.get()
+        + if looks_up_names(config) { resolver::DESCRIPTORS } else { 0 }
         + extra.min(config.server.max_sessions.count as usize)
         + checks(config);
     count as u64
 }
 
-/// Returns the number of descriptors that checks of servers need at once.
+/// Returns the number of descriptors that checks of servers need at once. The number of servers that are looked up is not
+/// known.
 fn checks(config: &Config) -> usize {
+    let servers = |upstream: &UpstreamConfig| match &upstream.discover {
+        Some(discover) if discover.is_looked_up() => CHECKS_AT_ONCE,
+        _ => upstream.servers.len(),
+    };
     let checked = config.upstreams.iter().filter(|upstream| upstream.health.checks.is_some());
-    let servers = checked.map(|upstream| upstream.servers.len()).fold(0, usize::saturating_add);
-    ATTEMPTS_AT_ONCE * servers.min(CHECKS_AT_ONCE)
+    ATTEMPTS_AT_ONCE * checked.map(servers).fold(0, usize::saturating_add).min(CHECKS_AT_ONCE)
+}
+
+/// Whether names of servers are looked up.
+fn looks_up_names(config: &Config) -> bool {
+    let has_name = |upstream: &UpstreamConfig| upstream.servers.iter().any(|server| server.address.has_name());
+    config.upstreams.iter().any(|upstream| upstream.discover.is_some() || has_name(upstream))
 }
 
 /// Returns the number of sections whose keys are fetched.

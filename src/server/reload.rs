@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::closings::{close_all, schedule};
 use super::descriptors::fit_descriptors;
 use super::error::ServeError;
-use super::files::{FilesInUse, Refreshed, Unusable};
+use super::files::FilesInUse;
+use super::found::adopt_discovered;
 use super::listeners::Listeners;
 use super::pool::WorkerPool;
 use super::restart::{adopt_fixed, needs_restart};
@@ -31,9 +32,6 @@ pub struct ReloadOptions {
     pub dry_run: bool,
     /// Whether more sessions than `recheck_max` may end.
     pub force: bool,
-    /// Whether the change comes from discovery: the sessions of servers that it removes do not count against
-    /// `recheck_max`, which guards against mistakes in the configuration.
-    pub is_discovery: bool,
 }
 
 /// The consequences of a reload.
@@ -116,11 +114,11 @@ pub struct Reloader {
     pub(super) file: Option<PathBuf>,
     pub(super) tasks: Tasks,
     /// The files that the configuration names, as they are in use.
-    files: FilesInUse,
+    pub(super) files: FilesInUse,
     /// The groups of files that were reported as unusable, and their content then.
-    reported: Vec<(Vec<PathBuf>, String)>,
+    pub(super) reported: Vec<(Vec<PathBuf>, String)>,
     /// The files of the last refresh that was refused.
-    refused: Option<FilesInUse>,
+    pub(super) refused: Option<FilesInUse>,
     /// The sessions that the last reloads are ending, and when.
     ends: HashMap<RequestId, Instant>,
     /// Ends the task that closes the sessions that the last reload rejected.
@@ -155,70 +153,13 @@ impl Reloader {
         // The files may change at any time. Those that are remembered are those that are installed.
         let files = FilesInUse::read(&source);
         let Checked { config, report } = config::recheck(&source, &files);
-        let config = config.ok_or(ReloadError::Invalid(report))?;
+        let mut config = config.ok_or(ReloadError::Invalid(report))?;
+        adopt_discovered(&mut config, &self.config);
         let summary = self.install(config, options).await?;
         if summary.applied {
             self.files = files;
         }
         Ok(summary)
-    }
-
-    /// Reads the files that the configuration names again, without the configuration itself, and installs those that
-    /// have changed and can be used. The files of one section, such as a certificate and its key, change together.
-    pub async fn refresh_files(&mut self) {
-        let (refreshed, unusable) = self.files.refresh(&self.config.source);
-        self.report_unusable(unusable);
-        let Some(Refreshed { mut config, files, changed }) = refreshed else { return };
-        let names: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
-        let names = names.join(", ");
-        self.revoke_listed(&config).await;
-        let fixed = needs_restart(&self.config, &config);
-        adopt_fixed(&mut config, &self.config);
-        // Another text of the same content has no effect.
-        if config == self.config {
-            for line in fixed {
-                tracing::warn!(files = names, "{line}");
-            }
-            self.files = files;
-            return;
-        }
-        match self.install(config, ReloadOptions::default()).await {
-            Ok(summary) => {
-                self.files = files;
-                self.refused = None;
-                summary.warnings.iter().for_each(|line| tracing::warn!("{line}"));
-                let ReloadSummary { generation, kept, changed, .. } = summary;
-                tracing::info!(
-                    files = names,
-                    generation,
-                    kept,
-                    changed,
-                    ended = summary.ended_total(),
-                    "files reloaded"
-                );
-            }
-            // Tried again with each change and at intervals, and reported once.
-            Err(error) if self.refused.as_ref() != Some(&files) => {
-                tracing::warn!(files = names, %error, "changed files are not used");
-                self.refused = Some(files);
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Logs the files that cannot be used, once for each content.
-    fn report_unusable(&mut self, unusable: Vec<Unusable>) {
-        let mut reported = Vec::new();
-        for Unusable { group, report } in unusable {
-            let files: Vec<String> = group.iter().map(|path| path.display().to_string()).collect();
-            let (files, text) = (files.join(", "), report.to_string());
-            if !self.reported.contains(&(group.clone(), text.clone())) {
-                text.lines().for_each(|line| tracing::warn!("{line}"));
-                tracing::warn!(files, "changed files cannot be used: the earlier ones stay in use");
-            }
-            reported.push((group, text));
-        }
-        self.reported = reported;
     }
 
     /// Installs a configuration: binds new listeners, builds the snapshot, checks the open sessions, and swaps.
@@ -255,8 +196,7 @@ impl Reloader {
             listeners_removed: only_in(&before, &addresses),
             warnings,
         };
-        let exempt = if options.is_discovery { report.unserved.len() } else { 0 };
-        summary.exceeds_percent = config.server.recheck_max_percent.filter(|max| is_over(&summary, exempt, *max));
+        summary.exceeds_percent = config.server.recheck_max_percent.filter(|max| is_over(&summary, *max));
         let refused = summary.exceeds_percent.filter(|_| !options.dry_run && !options.force);
         if options.dry_run || refused.is_some() {
             self.gateway.retain_used();
@@ -282,7 +222,7 @@ impl Reloader {
     }
 
     /// Puts the revocations of `revocations_file` into effect, if they changed.
-    async fn revoke_listed(&mut self, config: &Config) {
+    pub(super) async fn revoke_listed(&mut self, config: &Config) {
         if self.config.revocations == config.revocations {
             return;
         }
@@ -318,10 +258,11 @@ impl Reloader {
         RecheckReport { kept: self.gateway.process.lifecycle.sessions(), ..RecheckReport::default() }
     }
 
-    /// Starts to fetch the key sets of the first snapshot.
-    pub(super) fn start_key_sets(&self) {
+    /// Starts to fetch the key sets of the first snapshot, and to look up its servers.
+    pub(super) fn start_fetching(&self) {
         self.gateway.retain_used();
         self.gateway.key_sets.start(&self.tasks);
+        self.look_up_servers();
     }
 
     async fn swap(
@@ -339,6 +280,7 @@ impl Reloader {
             log.set_level(config.log.level);
         }
         self.config = config;
+        self.look_up_servers();
         self.listeners.change(next, &self.pool).await;
         if snapshot.rechecks_sessions() {
             // The sessions that the reload before is still closing are checked as well.
@@ -375,10 +317,10 @@ impl Reloader {
 }
 
 /// Whether more than this share of the sessions would end, without those that do not count.
-fn is_over(summary: &ReloadSummary, exempt: usize, max_percent: u8) -> bool {
+fn is_over(summary: &ReloadSummary, max_percent: u8) -> bool {
     let ended = summary.ended_total();
     let all = ended.saturating_add(summary.kept).saturating_add(summary.changed);
-    ended.saturating_sub(exempt).saturating_mul(100) > all.saturating_mul(usize::from(max_percent))
+    ended.saturating_mul(100) > all.saturating_mul(usize::from(max_percent))
 }
 
 #[cfg(test)]

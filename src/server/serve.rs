@@ -167,6 +167,7 @@ impl Server {
             self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
+        gateway.connector.resolver().run_on(runtime.handle().clone());
         let workers = (0..)
             .zip(receivers)
             .map(|(number, receiver)| {
@@ -178,7 +179,7 @@ impl Server {
         let watched = Arc::clone(&pool);
         let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
-            reloader.start_key_sets();
+            reloader.start_fetching();
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
             serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
@@ -253,6 +254,10 @@ async fn serve_requests(
             Some(request) = requests.recv() => request,
             () = watcher.changed() => {
                 reloader.refresh_files().await;
+                continue;
+            }
+            () = reloader.gateway.discoveries.changed() => {
+                reloader.install_found().await;
                 continue;
             }
         };

@@ -28,8 +28,9 @@ use crate::runtime::socket::SocketStream;
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::telemetry::request::RequestId;
 
-/// The maximum number of concurrent look-ups of a worker; further look-ups wait. There is one look-up per name at a
-/// time. If the name server does not answer, a look-up occupies a resolver thread for about ten seconds.
+/// The maximum number of concurrent look-ups of a worker, those of authentication services; further look-ups wait.
+/// There is one look-up per name at a time. If the name server does not answer, a look-up occupies a resolver thread
+/// for about ten seconds.
 const LOOKUPS: usize = 32;
 /// The descriptors of a worker besides those of its connections: its event queue and its waker, its cycles, its
 /// look-ups, and a connection that gets no closing permit and closes in the same step.

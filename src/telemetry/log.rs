@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{self as lines, FmtContext, MakeWriter, format};
 use tracing_subscriber::layer::SubscriberExt;
@@ -22,6 +23,10 @@ use crate::config::{LogConfig, LogFormat};
 /// Lines that may be queued for writing: about 5 MB. A log that is not read must not block the sessions, so further
 /// lines are lost.
 const QUEUE_LINES: usize = 8192;
+
+/// The start of the targets of the DNS client's events: it logs every question. The failures of look-ups are logged
+/// where they matter.
+const OF_DNS_CLIENT: &str = "hickory";
 
 /// The handle of the log that this process writes.
 static HANDLE: OnceLock<LogHandle> = OnceLock::new();
@@ -89,7 +94,8 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (level, handle) = reload::Layer::new(LevelFilter::from_level(config.level));
-    let registry = tracing_subscriber::registry().with(level);
+    let own = filter_fn(|metadata| !metadata.target().starts_with(OF_DNS_CLIENT));
+    let registry = tracing_subscriber::registry().with(level).with(own);
     // A line that cannot be written is lost. Reporting that on standard error, which may be broken as well, could panic
     // and end a session or the drain.
     let layer = lines::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);

@@ -2,6 +2,7 @@
 
 pub mod cells;
 mod definition;
+mod discovery;
 pub mod gauges;
 pub mod labels;
 mod merged;

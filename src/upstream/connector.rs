@@ -20,6 +20,7 @@ use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
 use super::race::{self, ATTEMPTS_AT_ONCE};
 use super::rates::AdmitRates;
+use super::resolver::Resolver;
 use super::stream::UpstreamStream;
 use super::tls::{SetUpError, TlsConfigs};
 use super::waiting::{Blocked, Found, Seeker};
@@ -53,6 +54,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Connector {
     names: Names,
+    resolver: Resolver,
     tls: TlsConfigs,
     /// The quotas of log lines, by upstream.
     lines: KeyedLimiter<Arc<str>>,
@@ -107,12 +109,18 @@ impl Connector {
     pub fn new(clock: fn() -> Instant) -> Self {
         Self {
             names: Names::default(),
+            resolver: Resolver::new(clock),
             tls: TlsConfigs::default(),
             lines: KeyedLimiter::over(Arc::default(), LINES),
             rates: AdmitRates::default(),
             cookies: Cookies::new(),
             clock,
         }
+    }
+
+    /// Returns the resolver of the process.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
     }
 
     /// Drops the addresses of servers for which `keep` returns false.
@@ -349,10 +357,14 @@ impl Connector {
                 let connected = timeout(connect_timeout, connect_unix(path)).await;
                 return connected.map_err(|_| race::no_connection_in_time())?.map(SocketStream::Unix);
             }
-            ServerAddress::Tcp { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?,
-                Err(_) => self.names.get(server.name()).connect(host, *port, connect_timeout, self.clock).await?,
-            },
+            ServerAddress::Tcp { host, port } => {
+                if let Ok(ip) = host.parse::<IpAddr>() {
+                    race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?
+                } else {
+                    let name = self.names.get(server.name());
+                    name.connect(&self.resolver, (host, *port), connect_timeout, self.clock).await?
+                }
+            }
         };
         // Frames are written whole, so a delay would gain nothing.
         stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! Upstreams: the selection of a server for a session, the connection to it, and the checks of servers.
+//! Upstreams: the look-up of their servers, the selection of one for a session, the connection to it, and their checks.
 
 pub mod connector;
 pub mod open;
@@ -11,6 +11,9 @@ pub mod checks;
 mod cookies;
 mod rates;
 mod waiting;
+mod dns_runtime;
+pub mod resolver;
+pub mod discovery;
 
 pub use connector::{AskError, Asked, Connector};
 pub use race::ATTEMPTS_AT_ONCE;

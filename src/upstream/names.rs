@@ -10,18 +10,19 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::race;
+use super::resolver::{FoundAddresses, Resolver};
 use crate::balance::health::SKIP_FOR;
 
-/// The time for which the addresses of a name are used again. The system's resolver returns no time to live. This
-/// avoids a look-up for each session, and follows a change within the time that a restart of a server takes.
+/// The time for which the addresses of a name are used again without asking the resolver, which has a thread of its
+/// own. It keeps an answer until its TTL ends. A change of the hosts file takes effect within this time.
 const RESOLVED_FOR: Duration = Duration::from_secs(1);
-/// The maximum number of addresses of a look-up that are kept. Fewer are tried, of both families.
-const LOOK_UP_MAX: usize = 64;
+/// The maximum number of addresses of one family that are kept. Fewer are tried, of both families.
+const LOOK_UP_MAX: usize = 32;
 
 /// The names of all servers, each with a port.
 #[derive(Debug, Default)]
@@ -56,12 +57,12 @@ impl Name {
     /// If no address is known or none accepts the connection in time.
     pub(super) async fn connect(
         &self,
-        host: &str,
-        port: u16,
+        resolver: &Resolver,
+        (host, port): (&str, u16),
         connect_timeout: Duration,
         clock: fn() -> Instant,
     ) -> io::Result<TcpStream> {
-        let found = timeout(connect_timeout / 2, self.look_up(host, port, clock)).await;
+        let found = timeout(connect_timeout / 2, self.look_up(resolver, (host, port), clock)).await;
         let found = found.unwrap_or_else(|_| Err(look_up_timeout()));
         let mut addresses = self.known.found_or_before(found)?;
         self.preferred.apply(&mut addresses, clock());
@@ -71,8 +72,13 @@ impl Name {
     }
 
     /// Returns the addresses. All requests share one look-up: it continues for the next request when the request that
-    /// started it times out. So a resolver that does not answer blocks one thread per name and not one per request.
-    async fn look_up(&self, host: &str, port: u16, clock: fn() -> Instant) -> io::Result<Vec<SocketAddr>> {
+    /// started it times out. So a name server that does not answer is asked once per name and not once per request.
+    async fn look_up(
+        &self,
+        resolver: &Resolver,
+        (host, port): (&str, u16),
+        clock: fn() -> Instant,
+    ) -> io::Result<Vec<SocketAddr>> {
         let mut lookups = self.lookups.lock().await;
         if let Some((since, addresses)) = &lookups.resolved
             && clock().saturating_duration_since(*since) < RESOLVED_FOR
@@ -87,17 +93,34 @@ impl Name {
             lookups.looking = None;
         }
         let (_, looking) = lookups.looking.get_or_insert_with(|| {
-            let host = host.to_owned();
-            let looking = async move {
-                let found = lookup_host((host.as_str(), port)).await?;
-                Ok(found.take(LOOK_UP_MAX).collect())
-            };
+            let (resolver, host) = (resolver.clone(), host.to_owned());
+            let looking = async move { socket_addresses(resolver.addresses(&host).await, port) };
             (clock(), Box::pin(looking))
         });
         let found = looking.as_mut().await;
         lookups.looking = None;
         lookups.resolved = Some((clock(), found.as_ref().map(Vec::clone).map_err(ToString::to_string)));
         found
+    }
+}
+
+/// Returns the addresses with this port, those of IPv6 first. One family is enough.
+fn socket_addresses(found: FoundAddresses, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let [v4, v6] = found;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    let mut failed = None;
+    for found in [v6, v4] {
+        match found {
+            Ok(found) => {
+                let addresses_of = found.records.into_iter().take(LOOK_UP_MAX);
+                addresses.extend(addresses_of.map(|ip| SocketAddr::new(ip, port)));
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if addresses.is_empty() => Err(io::Error::other(error)),
+        _ => Ok(addresses),
     }
 }
 
@@ -189,11 +212,11 @@ mod tests {
     fn a_look_up_outlasts_its_request() {
         use std::task::{Context, Poll, Waker};
         let name = Name::default();
-        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (resolver, (answer, answered)) = (Resolver::new(Instant::now), tokio::sync::oneshot::channel());
         let looking: Looking = Box::pin(async move { answered.await.map_err(io::Error::other) });
         name.lookups.try_lock().unwrap().looking = Some((Instant::now(), looking));
         let poll = || {
-            let mut look_up = std::pin::pin!(name.look_up("backend.internal", 1, Instant::now));
+            let mut look_up = std::pin::pin!(name.look_up(&resolver, ("backend.internal", 1), Instant::now));
             look_up.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         };
         // Each of these is dropped, as at its timeout.
@@ -215,9 +238,11 @@ mod tests {
         let ended = old.clone();
         let began = Instant::now();
         name.lookups.try_lock().unwrap().looking = Some((began, Box::pin(async move { Ok(ended) })));
-        let mut look_up = std::pin::pin!(name.look_up("127.0.0.1", 1, || Instant::now() + RESOLVED_FOR));
+        let resolver = Resolver::new(Instant::now);
+        let later = || Instant::now() + RESOLVED_FOR;
+        let mut look_up = std::pin::pin!(name.look_up(&resolver, ("nothing.invalid", 1), later));
         let polled = look_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        // The name is looked up again. An IP address needs no resolver.
+        // The name is looked up again.
         assert!(!matches!(polled, Poll::Ready(Ok(ref found)) if *found == old), "{polled:?}");
     }
 

@@ -86,6 +86,7 @@ impl Blocked {
             }
             Self::Busy => (Rejection::UpstreamBusy { retry_after_secs: within_spread(pool) }, ""),
             Self::AllTried => (Rejection::Unreachable, ""),
+            Self::Down if pool.config().servers.is_empty() => (Rejection::Unreachable, "the upstream has no server"),
             Self::Down => (Rejection::Unreachable, "no server is up"),
         }
     }
@@ -155,6 +156,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         if !must_wait {
             match self.look(is_retry) {
                 Err((Blocked::Full | Blocked::Rate, _)) => {}
+                Err((Blocked::Down, _)) if self.hold() => {}
                 outcome => return outcome.map_err(|(blocked, _)| blocked),
             }
         }
@@ -263,6 +265,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         };
         let session = picked.map(|picked| picked.session).map_err(|none| match none {
             NoServer::Full => (Blocked::Full, LOOK_AGAIN),
+            NoServer::AllTried if self.pool.config().servers.is_empty() => (Blocked::Down, LOOK_AGAIN),
             NoServer::AllTried => (Blocked::AllTried, LOOK_AGAIN),
         })?;
         self.cell.take().into_iter().for_each(Cell::spend);

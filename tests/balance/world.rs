@@ -109,6 +109,7 @@ fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
     UpstreamConfig {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
+        discover: None,
         balance: balance.clone(),
         tls: None,
         health: HealthConfig {

@@ -54,6 +54,11 @@ fn fill(folder: &Path) {
     write(folder, "revoked-entry.json", "[\n  {\"jti\": \"t1\"},\n  {\"subject\": \"ada\"}\n]\n", 0o644);
     write(folder, "sticky-secret", "0123456789abcdef0123456789abcdef\n", 0o600);
     write(folder, "short-secret", "0123456789abcdef\n", 0o600);
+    let servers = r#"["127.0.0.1:9001", {"address": "127.0.0.1:9002", "weight": 3, "drain": true}]"#;
+    write(folder, "servers.json", servers, 0o644);
+    write(folder, "servers-syntax.json", "[\n  \"127.0.0.1:9001\"\n  \"127.0.0.1:9002\"\n]\n", 0o644);
+    write(folder, "servers-address.json", "[\n  \"127.0.0.1\"\n]\n", 0o644);
+    write(folder, "servers-twice.json", "[\n  \"a:1\",\n  { \"address\": \"a:1\" }\n]\n", 0o644);
     write(folder, "group-key.pem", key.serialize_pem(), 0o640);
     write(folder, "open-key.pem", key.serialize_pem(), 0o644);
     write(folder, "other-key.pem", KeyPair::generate().unwrap().serialize_pem(), 0o600);

@@ -44,4 +44,5 @@ mod checks;
 mod stalls;
 mod queue;
 mod sticky;
+mod discovery;
 mod tls;

@@ -28,6 +28,7 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
     let config = UpstreamConfig {
         name: "chat".into(),
         servers: (0..servers).map(server).collect(),
+        discover: None,
         balance: balance.clone(),
         health: HealthConfig {
             checks: None,

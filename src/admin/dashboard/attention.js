@@ -100,6 +100,7 @@ function findings({ info, upstreams, certificates, auths, unknown }, recent) {
     ...(unknown ? [{ key: 'unknown', level: 'warn', href: '#/config', text: unknown }] : []),
     ...processFindings(info),
     ...(upstreams ?? []).flatMap(serverFindings),
+    ...(upstreams ?? []).flatMap(discoveryFindings),
     ...(certificates ?? []).flatMap(certificateFindings),
     ...(auths ?? []).flatMap(keySetFindings),
     ...recentFindings(recent),
@@ -163,6 +164,14 @@ function serverFindings({ name, servers }) {
       href: '#/config',
       text: textOf(server),
     }));
+}
+
+function discoveryFindings({ name, discover, servers }) {
+  if (!discover?.error) return [];
+  const level = servers.length ? 'warn' : 'bad';
+  const stay = servers.length ? `${plural(servers.length, 'server')} found earlier stay in use` : 'it has no server';
+  const text = `The servers of the upstream ${name} cannot be read from ${discover.source}: ${discover.error}; ${stay}.`;
+  return [{ key: `discover ${name}`, level, href: '#/config', text }];
 }
 
 function certificateFindings({ names, days_left: days }) {

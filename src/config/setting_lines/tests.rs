@@ -139,7 +139,16 @@ fn every_key_of_the_example_is_found() {
     let auths = ["users", "machines", "partners", "sso", "visitors", "devices"].map(Auth);
     let listeners =
         ["127.0.0.1:443", "unix:/run/tollgate/http.sock", "0.0.0.0:80", "[::1]:443", "systemd:public"].map(Listener);
-    let mut sections = vec![Server, Log, Admin, Metrics, Upstream("chat"), UpstreamHealth("chat"), RouteLimits("chat")];
+    let mut sections = vec![
+        Server,
+        Log,
+        Admin,
+        Metrics,
+        Upstream("chat"),
+        Upstream("listed"),
+        UpstreamHealth("chat"),
+        RouteLimits("chat"),
+    ];
     sections.push(Upstream("local"));
     sections.extend(["chat", "feed"].map(Route));
     sections.extend(auths.into_iter().chain(listeners));

@@ -21,6 +21,8 @@ pub struct Gauges {
     pub upstreams: Vec<UpstreamGauges>,
     /// The servers of the snapshot's pools.
     pub servers: Vec<ServerGauges>,
+    /// The upstreams whose servers are discovered.
+    pub discoveries: Vec<DiscoveryGauges>,
     /// The revocations in effect.
     pub revocations: u64,
     /// The revocations that were refused because the store was full.
@@ -98,6 +100,17 @@ pub struct ServerGauges {
     pub healthy: bool,
     /// The number of its checks that passed, and of those that failed.
     pub checks: [u64; 2],
+}
+
+/// The values of an upstream whose servers are discovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoveryGauges {
+    /// The name of the upstream.
+    pub upstream: Arc<str>,
+    /// The number of its servers.
+    pub servers: u64,
+    /// The number of look-ups that failed, or of files that could not be used.
+    pub failures: u64,
 }
 
 impl KeySetGauges {

@@ -3,6 +3,7 @@
 use super::cells::{SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::collect::{certificates, closes, handshakes, histograms, outcomes, per_route, reported};
 pub use super::definition::{Definition, Unit};
+use super::discovery;
 use super::labels::{ACTIONS, CAUSES, CODES, DIRECTIONS, STATES};
 use super::text::{Kind, Value};
 use super::upstreams;
@@ -156,6 +157,8 @@ pub static TABLE: &[Definition] = &[
     upstreams::QUEUED,
     upstreams::CONNECT_FAILURES,
     upstreams::CHECKS,
+    discovery::SERVERS,
+    discovery::FAILURES,
     Definition {
         name: "tollgate_reloads_total",
         kind: Kind::Counter,

@@ -3,7 +3,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::gauges::{CertificateGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges, UpstreamGauges};
+use super::gauges::{
+    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges, UpstreamGauges,
+};
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
 use super::*;
@@ -91,6 +93,7 @@ fn the_text_of_a_process_is_exact() {
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         upstreams: vec![UpstreamGauges { upstream: "up".into(), queued: 3 }],
         servers: vec![server("a:1", 0), server("b:1", 7)],
+        discoveries: vec![DiscoveryGauges { upstream: "up".into(), servers: 2, failures: 4 }],
         revocations: 3,
         revocations_refused: 2,
         key_sets: vec![keys("users", Some(90)), keys("visitors", None)],

@@ -140,7 +140,10 @@ impl Setup {
         let auth = auth.iter().map(|(key, value)| (*key, value.as_str()));
         let auth: Vec<_> = auth.filter(|(key, _)| !is_fetched || *key != "public_key_file").collect();
         section("[auth.users]", &auth, &self.auth);
-        section("[upstream.main]", &[("servers", &format!("{:?}", self.servers))], &self.upstream);
+        let servers = format!("{:?}", self.servers);
+        let listed = [("servers", servers.as_str())];
+        let is_found = self.upstream.contains("discover = ");
+        section("[upstream.main]", if is_found { &[] } else { &listed }, &self.upstream);
         let more = self.checked();
         let open =
             [("name", "\"open\""), ("path", "\"/open/{*rest}\""), ("upstream", "\"main\""), ("auth", "\"none\"")];

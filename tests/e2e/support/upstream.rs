@@ -19,7 +19,11 @@ pub struct Upstream(TcpListener);
 
 impl Upstream {
     pub fn bind() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::bind_to("127.0.0.1:0".parse().unwrap())
+    }
+
+    pub fn bind_to(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         // On Linux this timeout applies to `accept`, too.
         SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
         Self(listener)
