@@ -241,6 +241,17 @@ fn rewrites_reach_their_fields() {
 }
 
 #[test]
+fn values_of_upstream_tls_reach_the_fields_of_their_keys() {
+    let config = everything();
+    let [chat, local] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
+    let tls = chat.tls.as_ref().unwrap();
+    assert!(matches!(&tls.roots, Roots::Certificates(roots) if roots.len() == 1));
+    assert_eq!(tls.server_name, Some("chat.internal".try_into().unwrap()));
+    assert_eq!((tls.certificate.as_ref().unwrap().chain.len(), tls.min_version), (1, TlsMinVersion::Tls13));
+    assert_eq!(local.tls, None);
+}
+
+#[test]
 fn values_reach_the_fields_of_their_keys() {
     let (config, seconds) = (everything(), Duration::from_secs);
     let admin = config.admin.as_ref().unwrap();
@@ -285,11 +296,6 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));
     assert_eq!((local.connect_timeout, local.response_timeout), (seconds(2), seconds(10)));
     assert_eq!((local.max_pending_requests, local.title_case_headers), (512, false));
-    let tls = chat.tls.as_ref().unwrap();
-    assert!(matches!(&tls.roots, Roots::Certificates(roots) if roots.len() == 1));
-    assert_eq!(tls.server_name, Some("chat.internal".try_into().unwrap()));
-    assert_eq!((tls.certificate.as_ref().unwrap().chain.len(), tls.min_version), (1, TlsMinVersion::Tls13));
-    assert_eq!(local.tls, None);
 
     let [chat, feed, partners] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
     let names = [chat, feed, partners].map(|route| (route.name.to_string(), route.action.clone()));
