@@ -312,9 +312,8 @@ fn admin_address(gate: &Gate) -> String {
 fn an_overloaded_server_sheds_sessions_to_a_new_one() {
     let [old, new] = [Upstream::bind(), Upstream::bind()];
     let api = Api::new();
-    let health = "slow_start = \"0s\"";
-    let more = format!("{}\n[upstream.main.health]\n{health}", servers(&[(&old, "")]));
-    let gate = Gate::start(Setup::new().more(&api.section()).upstream("rebalance = \"50%/s\"").upstream(&more));
+    let setup = Setup::new().more(&api.section()).more("[upstream.main.health]\nslow_start = \"0s\"");
+    let gate = Gate::start(setup.upstream("rebalance = \"50%/s\"").upstream(&servers(&[(&old, "")])));
     let mut sessions: Vec<Session> = (0..6).map(|_| open(&gate, &old)).collect();
     let (from, to) = (servers(&[(&old, "")]), servers(&[(&old, ""), (&new, "")]));
     gate.reload(|text| text.replace(&from, &to));

@@ -394,7 +394,7 @@ fn stalled_servers_end_their_sessions() {
         server.send_frame(Frame::new(PONG, ping.payload));
     }
     let line = gate.log.next("session ended");
-    assert_eq!((&line["cause"], &line["code"]), (&json!("upstream_no_pong"), &json!(1001)), "{line}");
+    assert_eq!((&line["cause"], &line["code"]), (&json!("upstream_no_pong"), &json!(1014)), "{line}");
 }
 
 /// A ping that waits behind megabytes for a slow server is given time while the server acknowledges some of them.
