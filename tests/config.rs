@@ -310,7 +310,7 @@ fn values_reach_the_fields_of_their_keys() {
     assert_eq!((chat.max_pending_requests, chat.title_case_headers), (100, true));
     assert_eq!((chat.retries, local.retries), (5, 2));
     assert_eq!((chat.drain_rate.to_string(), local.drain_rate.to_string()), ("5/m".to_owned(), "20/s".to_owned()));
-    assert_eq!((chat.rebalance, local.rebalance), (None, Some(Rebalance { percent: 5, period: seconds(60) })));
+    assert_eq!((chat.rebalance, listed.rebalance), (None, Some(Rebalance { percent: 5, period: seconds(60) })));
     let loss = UpstreamLoss { close_code: CloseCode::SERVICE_RESTART, reconnect_spread: seconds(60) };
     assert_eq!((chat.loss, local.loss), (loss, UpstreamLoss::default()));
     assert_eq!((chat.proxy_protocol, local.proxy_protocol), (true, false));

@@ -26,8 +26,8 @@ use crate::policy::host::HostPattern;
 use crate::policy::live_keys::{KeySource, RemoteKeys};
 use crate::policy::request::RequestFacts;
 use crate::runtime::clock;
-use crate::upstream::Connector;
 use crate::upstream::discovery::find_servers;
+use crate::upstream::server_connector::ServerConnector;
 
 /// The time in which a server is expected to reject the client certificate. In TLS 1.3 that follows the handshake.
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -68,7 +68,7 @@ fn check_servers(
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> io::Result<bool> {
-    let connector = Connector::new(clock::now);
+    let connector = ServerConnector::new(clock::now);
     connector.resolver().use_servers(&config.server.resolver);
     let mut succeeds = true;
     for upstream in &config.upstreams {
@@ -134,7 +134,7 @@ async fn check_service(forward: &ForwardConfig, host: &str) -> Result<Found, Str
 }
 
 /// Connects to a server, and does the TLS handshake. A PROXY header names no client.
-async fn check_handshake(connector: &Connector, pool: &Pool, server: &Server) -> io::Result<()> {
+async fn check_handshake(connector: &ServerConnector, pool: &Pool, server: &Server) -> io::Result<()> {
     let header = if pool.config().proxy_protocol { proxy_header(None) } else { Vec::new() };
     let mut stream = connector.connect(pool.config(), server, &header, pool.config().connect_timeout).await?;
     // A server that accepts the handshake sends nothing, or closes because it got no request.

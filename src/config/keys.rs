@@ -280,8 +280,7 @@ keys! {
         "Maximum number of opening handshakes that wait for its servers, each of which counts as a session; requests \
          beyond it are answered with 503.";
     DRAIN_RATE = "upstream" "drain_rate", Rate(COUNT_MAX, Refused), Value("\"20/s\""),
-        "Rate at which the open sessions of a server that drains or was removed are closed with 1012, for each server by \
-         itself.";
+        "Rate at which the sessions of a server that drains or was removed are closed with 1012, for each by itself.";
     REBALANCE = "upstream" "rebalance", PercentRate(Allowed), Value("\"off\""),
         "Maximum share of the sessions of the upstream that is closed with 1012 in each period, on servers that have more \
          than their share, so that others get them; not with `hash:` and `sticky_cookie`.";
@@ -293,19 +292,16 @@ keys! {
     HOLD_UPGRADES = "upstream" "hold_upgrades", Kind::Duration(MS_100, Duration::from_mins(5), Allowed), Value("\"off\""),
         "How long an opening handshake waits while no server is up, instead of failing at once.";
     ADMIT_RATE = "upstream" "admit_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
-        "Rate at which opening handshakes go to its servers, of all clients together; further ones wait up to \
-         `queue_timeout`.";
+        "Rate at which opening handshakes go to its servers; further ones wait up to `queue_timeout`.";
     QUEUE_MAX = "upstream" "queue_max", number(0, COUNT_MAX), Value("512"),
         "Maximum number of opening handshakes that wait because all servers are full, none is up, or `admit_rate` is \
          used up; requests beyond it are answered at once. 0: none wait.";
     QUEUE_TIMEOUT = "upstream" "queue_timeout", span(MS_100, Duration::from_mins(5)), Value("\"5s\""),
-        "How long an opening handshake waits while all servers are full or `admit_rate` is used up; then it is answered with \
-         503.";
+        "How long an opening handshake waits while all servers are full or `admit_rate` is used up; then it gets 503.";
     PROXY_PROTOCOL = "upstream" "proxy_protocol", Flag, Value("false"),
         "Whether each connection to its servers begins with a PROXY header (version 2) that names the client.";
     COOKIE = "upstream" "cookie", InnerTable, Derived("a cookie \"tollgate\" with these defaults"),
-        "The cookie of `balance = \"sticky_cookie\"`, which keeps a client on its server. Its value reveals nothing, cannot \
-         be forged, and is not sent to the servers.";
+        "The cookie of `sticky_cookie`. Its value reveals nothing, cannot be forged, and is not sent to the servers.";
     COOKIE_NAME = "upstream.cookie" "name", Text, Value("\"tollgate\""),
         "Its name.";
     COOKIE_SAME_SITE = "upstream.cookie" "same_site", Choice(&["strict", "lax", "none"]), Value("\"lax\""),
@@ -319,8 +315,7 @@ keys! {
     COOKIE_MAX_AGE = "upstream.cookie" "max_age", span(SECOND, Duration::from_hours(400 * 24)), Nothing,
         "How long it is kept; absent: until the browser closes.";
     COOKIE_SECRET_FILE = "upstream.cookie" "secret_file", File, Nothing,
-        "A file with the key of its values, of at least 32 bytes; absent: a key that ends with the process, so that a \
-         restart chooses anew.";
+        "A file with the key of its values, of at least 32 bytes; absent: a key that ends with the process.";
     TITLE_CASE_HEADERS = "upstream" "title_case_headers", Flag, Value("false"),
         "Whether header names are sent to its servers in title case, as in `Sec-Websocket-Key`, or in lower case.";
 

@@ -140,10 +140,11 @@ impl Gateway {
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.key_sets.retain(|remote| snapshot.key_users(remote));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
-        self.connector.retain_tls(|upstream| {
+        self.connector.servers().retain_tls(|upstream| {
             snapshot.pools().any(|pool| *pool.config().name == *upstream && pool.config().tls.is_some())
         });
         self.connector
+            .servers()
             .retain(|server| snapshot.pools().any(|pool| pool.servers().any(|kept| **kept.name() == *server)));
     }
 }

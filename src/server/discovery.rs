@@ -13,7 +13,7 @@ use crate::upstream::discovery::Used;
 impl Reloader {
     /// Looks up the servers of the configuration in use from now on.
     pub(super) fn look_up_servers(&self) {
-        let resolver = self.gateway.connector.resolver();
+        let resolver = self.gateway.connector.servers().resolver();
         resolver.use_servers(&self.config.server.resolver);
         let mut used = Used::new();
         for upstream in &self.config.upstreams {

@@ -167,7 +167,7 @@ impl Server {
             self;
         drop(control);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::System)?;
-        gateway.connector.resolver().run_on(runtime.handle().clone());
+        gateway.connector.servers().resolver().run_on(runtime.handle().clone());
         let workers = (0..)
             .zip(receivers)
             .map(|(number, receiver)| {

@@ -15,9 +15,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
-use super::connector::{Connector, is_local};
+use super::connector::Connector;
 use super::open::{OpenError, UpstreamResponse, open};
 use super::pong::{Found, PongSearch};
+use super::server_connector::is_local;
 use crate::balance::{Check, CheckChange, CheckConfig, Pool, Server, ServerAddress};
 use crate::policy::endpoints::proxy_header;
 use crate::runtime::entropy::random;
@@ -104,7 +105,7 @@ impl Connector {
                 let connected = timeout(connect_timeout, connect_quietly(SocketAddr::new(ip, *port))).await;
                 connected.map_err(|_| CheckError::Failed("connecting timed out".into()))??;
             }
-            _ => drop(self.open_socket(server, connect_timeout).await?),
+            _ => drop(self.servers().open_socket(server, connect_timeout).await?),
         }
         Ok(())
     }
@@ -155,7 +156,7 @@ impl Connector {
     ) -> Result<UpstreamResponse, CheckError> {
         let connect_timeout = pool.config().connect_timeout.min(config.interval);
         let header = if pool.config().proxy_protocol { proxy_header(None) } else { Vec::new() };
-        let stream = self.connect(pool.config(), server, &header, connect_timeout).await?;
+        let stream = self.servers().connect(pool.config(), server, &header, connect_timeout).await?;
         // With TLS the header was sent before the handshake.
         let header: &[u8] = if stream.is_tls() { &[] } else { &header };
         let opened =

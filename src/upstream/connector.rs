@@ -2,29 +2,23 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Bytes;
-use rustix::io::Errno;
-use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::cookies::Cookies;
-use super::names::{LookUpTimeout, Names};
 use super::open::{OpenError, UpstreamResponse, open};
-use super::race::{self, ATTEMPTS_AT_ONCE};
+use super::race::ATTEMPTS_AT_ONCE;
 use super::rates::AdmitRates;
-use super::resolver::Resolver;
+use super::server_connector::{ServerConnector, is_local};
 use super::stream::UpstreamStream;
-use super::tls::{SetUpError, TlsConfigs};
 use super::waiting::{Blocked, Found, Seeker};
-use crate::balance::{Attempt, Change, Failure, Pool, Server, ServerAddress, ServerSession, UpstreamConfig};
+use crate::balance::{Attempt, Change, Failure, Pool, Server, ServerSession, UpstreamConfig};
 use crate::client::http_client::causes;
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
@@ -34,7 +28,6 @@ use crate::policy::quota::{Quota, Rate};
 use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
 use crate::runtime::entropy::random;
-use crate::runtime::socket::SocketStream;
 use crate::ws::handshake::AnswerError;
 
 /// Quota of the log lines about failures and recoveries of one upstream's servers: 1 per second in the long run, 10 at
@@ -45,17 +38,10 @@ const LINES: Quota = Quota {
 };
 /// The time after which a client that leaves while it waits for a server counts as a failure of the server.
 const ABANDONED_AFTER: Duration = Duration::from_millis(500);
-/// The part of `connect_timeout` that a TLS handshake has at least, if the attempts to connect took nearly all of it.
-const HANDSHAKE_PART: u32 = 4;
-/// The pause before another attempt to connect to a Unix socket whose queue is full.
-const FULL_PAUSE: Duration = Duration::from_millis(10);
-
 /// Connects to the servers of all upstreams. It lives as long as the process.
 #[derive(Debug)]
 pub struct Connector {
-    names: Names,
-    resolver: Resolver,
-    tls: TlsConfigs,
+    servers: ServerConnector,
     /// The quotas of log lines, by upstream.
     lines: KeyedLimiter<Arc<str>>,
     rates: AdmitRates,
@@ -108,9 +94,7 @@ impl Connector {
     /// Creates a connector that knows no addresses yet.
     pub fn new(clock: fn() -> Instant) -> Self {
         Self {
-            names: Names::default(),
-            resolver: Resolver::new(clock),
-            tls: TlsConfigs::default(),
+            servers: ServerConnector::new(clock),
             lines: KeyedLimiter::over(Arc::default(), LINES),
             rates: AdmitRates::default(),
             cookies: Cookies::new(),
@@ -118,19 +102,9 @@ impl Connector {
         }
     }
 
-    /// Returns the resolver of the process.
-    pub fn resolver(&self) -> &Resolver {
-        &self.resolver
-    }
-
-    /// Drops the addresses of servers for which `keep` returns false.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        self.names.retain(keep);
-    }
-
-    /// Drops the TLS configurations of upstreams for which `keep` returns false.
-    pub fn retain_tls(&self, keep: impl Fn(&str) -> bool) {
-        self.tls.retain(keep);
+    /// Returns the part that opens connections.
+    pub fn servers(&self) -> &ServerConnector {
+        &self.servers
     }
 
     /// Sends the request, after this PROXY header, to a server of the pool that it was admitted for: the one that
@@ -303,7 +277,7 @@ impl Connector {
     async fn try_server(&self, pool: &Pool, server: &Server, proxy_header: &[u8]) -> Result<UpstreamStream, AskError> {
         let (mut wait, connecting) =
             (self.wait(pool, server, Failure::Connect), server.health().connecting(self.now_ms(pool)));
-        let connected = self.connect(pool.config(), server, proxy_header, pool.config().connect_timeout).await;
+        let connected = self.servers.connect(pool.config(), server, proxy_header, pool.config().connect_timeout).await;
         wait.is_over = true;
         drop(connecting);
         let error = match connected {
@@ -325,50 +299,6 @@ impl Connector {
         }
         let detail = error.to_string();
         Err(AskError { server: Some(Arc::clone(server.name())), detail, ..AskError::from(rejection) })
-    }
-
-    /// Connects to a server of an upstream and, if the upstream has `tls`, sends this PROXY header, unless it is empty,
-    /// and does the TLS handshake. Without TLS the caller sends the header. Both together have this limit, and the
-    /// handshake has a quarter of it at least.
-    ///
-    /// # Errors
-    /// If the server does not accept the connection, or the handshake fails. The kind is `TimedOut` if either takes too
-    /// long.
-    pub async fn connect(
-        &self,
-        upstream: &UpstreamConfig,
-        server: &Server,
-        proxy_header: &[u8],
-        limit: Duration,
-    ) -> io::Result<UpstreamStream> {
-        let started = (self.clock)();
-        let socket = self.open_socket(server, limit).await?;
-        let Some(tls) = &upstream.tls else { return Ok(UpstreamStream::Plain(socket)) };
-        let passed = (self.clock)().saturating_duration_since(started);
-        let rest = limit.saturating_sub(passed).max(limit / HANDSHAKE_PART);
-        // In a box: its state is large, and most upstreams are plain.
-        Box::pin(self.tls.connect((upstream, tls), server, socket, proxy_header, rest)).await
-    }
-
-    /// Opens a connection to a server, without TLS.
-    pub(super) async fn open_socket(&self, server: &Server, connect_timeout: Duration) -> io::Result<SocketStream> {
-        let stream = match server.address() {
-            ServerAddress::Unix(path) => {
-                let connected = timeout(connect_timeout, connect_unix(path)).await;
-                return connected.map_err(|_| race::no_connection_in_time())?.map(SocketStream::Unix);
-            }
-            ServerAddress::Tcp { host, port } => {
-                if let Ok(ip) = host.parse::<IpAddr>() {
-                    race::connect(&[SocketAddr::new(ip, *port)], connect_timeout, self.clock).await?
-                } else {
-                    let name = self.names.get(server.name());
-                    name.connect(&self.resolver, (host, *port), connect_timeout, self.clock).await?
-                }
-            }
-        };
-        // Frames are written whole, so a delay would gain nothing.
-        stream.set_nodelay(true)?;
-        Ok(SocketStream::Tcp(stream))
     }
 
     /// Records a failed request, and logs a warning when the server begins to fail or is ejected. The line that reports
@@ -432,40 +362,5 @@ impl Drop for Wait<'_> {
         if !self.is_over && waited >= ABANDONED_AFTER {
             self.connector.note_failure(self.pool, self.server, self.failure, &"the client left while it waited");
         }
-    }
-}
-
-/// Connects to a Unix socket. If its queue is full, the kernel returns an error at once, and the call is repeated.
-async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
-            connected => return connected,
-        }
-    }
-}
-
-/// Whether an error of connecting is caused by this machine and not by the server.
-pub(super) fn is_local(error: &io::Error) -> bool {
-    let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    error.raw_os_error().is_some_and(|code| local.iter().any(|errno| errno.raw_os_error() == code))
-        || matches!(error.get_ref(), Some(inner) if inner.is::<LookUpTimeout>() || inner.is::<SetUpError>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::names::look_up_timeout;
-    use super::*;
-
-    #[test]
-    fn local_errors_do_not_count_against_the_server() {
-        for local in [Errno::MFILE, Errno::ADDRNOTAVAIL] {
-            assert!(is_local(&io::Error::from(local)), "{local}");
-        }
-        assert!(is_local(&look_up_timeout()));
-        for remote in [Errno::CONNREFUSED, Errno::HOSTUNREACH] {
-            assert!(!is_local(&io::Error::from(remote)), "{remote}");
-        }
-        assert!(!is_local(&race::no_connection_in_time()));
     }
 }

@@ -4,6 +4,7 @@ pub mod connector;
 pub mod open;
 mod race;
 mod names;
+pub mod server_connector;
 pub mod stream;
 mod tls;
 mod pong;
