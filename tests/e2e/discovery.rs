@@ -17,7 +17,7 @@ use crate::support::setup::Setup;
 use crate::support::upstream::{Server, Upstream};
 
 /// The key that makes new servers get their whole share at once.
-const AT_ONCE: &str = "health = { slow_start = \"0s\" }";
+const AT_ONCE: &str = "[upstream.main.health]\nslow_start = \"0s\"\n";
 
 /// Returns upstreams on these loopback addresses that have the same port.
 fn on_one_port<const N: usize>(addresses: [&str; N]) -> [Upstream; N] {
@@ -63,7 +63,8 @@ fn refused(gate: &Gate) -> Value {
 fn dns(names: &NameServer, port: u16) -> Setup {
     Setup::new()
         .server(&names.key())
-        .upstream(&format!("discover = \"dns:chat.test:{port}\"\nbalance = \"round_robin\"\n{AT_ONCE}"))
+        .upstream(&format!("discover = \"dns:chat.test:{port}\"\nbalance = \"round_robin\""))
+        .more(AT_ONCE)
 }
 
 #[test]
@@ -225,7 +226,7 @@ fn rewrite(gate: &Gate, text: &str) {
 }
 
 fn in_file(servers: &[&Upstream]) -> Setup {
-    Setup::new().upstream(&format!("discover = \"file:servers.json\"\n{AT_ONCE}")).file("servers.json", &list(servers))
+    Setup::new().upstream("discover = \"file:servers.json\"").more(AT_ONCE).file("servers.json", &list(servers))
 }
 
 #[test]

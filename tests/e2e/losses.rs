@@ -130,7 +130,7 @@ fn the_close_code_of_a_lost_upstream_can_be_1012() {
 fn retry_after_of_a_full_upstream_is_random() {
     let upstream = Upstream::bind();
     let server = format!("servers = [{{ address = \"{}\", max_sessions = 1 }}]", upstream.address());
-    let gate = Gate::start(Setup::new().upstream(&format!("{server}\nreconnect_spread = \"3s\"")));
+    let gate = Gate::start(Setup::new().upstream(&format!("{server}\nqueue_max = 0\nreconnect_spread = \"3s\"")));
     let session = Session::open(&gate, &upstream);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..40 {
