@@ -44,7 +44,7 @@ impl TlsSocket {
         &self.stream
     }
 
-    /// Reads from a TLS stream over such a socket for at most [`READ_BUDGET`]. A read that this ends continues in a
+    /// Reads from a TLS stream over such a socket for at most 250 µs. A read that this ends continues in a
     /// later cycle.
     pub fn poll_read_through<S: AsyncRead + Unpin>(
         stream: &mut S,

@@ -45,7 +45,7 @@ impl Session {
         }
     }
 
-    /// Sets when the client is closed after [`Action::UpstreamLost`](super::Action::UpstreamLost). Has no effect on a
+    /// Sets when the client is closed after [`Action::UpstreamLost`]. Has no effect on a
     /// session that is closing or has ended.
     pub fn close_client_at(&mut self, at: Instant, now: Instant) {
         self.deadline_changed = true;
