@@ -1,6 +1,7 @@
 //! The set of servers that a look-up finds, and the time of the next look-up.
 
 use std::cmp::Reverse;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -61,14 +62,25 @@ pub struct FoundSet {
 }
 
 impl FoundSet {
-    /// Creates the set of these servers. Of several with one address, the one with the largest weight is kept.
+    /// Creates the set of these servers. Of several with one address, the one with the largest weight is kept. Addresses
+    /// that are not of one machine are left out: a connection to an unspecified one would reach this machine.
     pub fn new(mut servers: Vec<ServerConfig>) -> Self {
+        servers.retain(|server| is_of_a_machine(&server.address));
         let order = |server: &ServerConfig| (server.address.clone(), Reverse(server.weight));
         servers.sort_by_cached_key(order);
         servers.dedup_by(|next, kept| next.address == kept.address);
         let left_out = servers.len().saturating_sub(FOUND_MAX);
         servers.truncate(FOUND_MAX);
         Self { servers, left_out }
+    }
+}
+
+fn is_of_a_machine(address: &ServerAddress) -> bool {
+    let ServerAddress::Tcp { host, .. } = address else { return true };
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        Ok(IpAddr::V6(ip)) => !ip.is_unspecified() && !ip.is_multicast(),
+        Err(_) => true,
     }
 }
 

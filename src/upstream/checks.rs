@@ -74,8 +74,7 @@ impl Connector {
         timeout(check_timeout, checking).await.map_err(no_answer)?
     }
 
-    /// Records a check of a server, and logs the change that it causes. Changes have no quota of log lines: the interval
-    /// limits them.
+    /// Records a check of a server, and logs the change that it causes, if the quota of lines allows it.
     pub fn note_check(&self, pool: &Pool, server: &Server, checked: &Result<(), CheckError>) {
         let (upstream, name) = (&pool.config().name, server.name());
         let failure = match checked {
@@ -87,6 +86,7 @@ impl Connector {
             }
         };
         match pool.checked(server, failure, self.now_ms(pool)) {
+            Some(_) if !self.may_log(pool) => {}
             Some(CheckChange::Down { checks }) => {
                 let reason = failure.unwrap_or_default();
                 tracing::warn!(%upstream, server = %name, reason, checks, "server down");

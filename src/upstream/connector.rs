@@ -340,7 +340,7 @@ impl Connector {
         pool.millis_at((self.clock)())
     }
 
-    fn may_log(&self, pool: &Pool) -> bool {
+    pub(super) fn may_log(&self, pool: &Pool) -> bool {
         self.lines.check(&pool.config().name, (self.clock)()).is_ok()
     }
 }

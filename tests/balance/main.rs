@@ -22,12 +22,13 @@ const MINUTE_MS: u64 = 60_000;
 /// The time within which clients connect again by themselves, and when the closes of their sessions are spread.
 const SPREADS_MS: [usize; 2] = [1_000, 10_000];
 const ORDERS: [Order; 3] = [Order::Oldest, Order::Random, Order::Youngest];
-const POLICIES: [&str; 3] = ["least_sessions", "round_robin", "hash"];
+const POLICIES: [&str; 4] = ["least_sessions", "round_robin", "hash", "sticky_cookie"];
 
 fn balance(policy: &str) -> Balance {
     match policy {
         "least_sessions" => Balance::LeastSessions,
         "round_robin" => Balance::RoundRobin,
+        "sticky_cookie" => world::sticky_cookie(),
         // Each client has a value of its own.
         _ => Balance::Hash(HashSource::Subject),
     }
@@ -218,9 +219,11 @@ fn rebalancing_by_the_oldest_sessions_interrupts_the_fewest_clients() {
 fn check(scaled: &[Measured], restarted: [&[Measured]; 2], lost: [&[Measured]; 2]) {
     let [fast, slow] = restarted;
     for (policies, minutes) in [(scaled, 20), (fast, 3), (slow, 3), (lost[0], 20), (lost[1], 20)] {
-        let [least, turns, hash] = policies else { panic!("{}", policies.len()) };
-        assert!(minutes_until_below(least, 1.1).is_some_and(|found| found <= minutes));
-        assert!(last(least) < 1.02, "{}", last(least));
+        let [least, turns, hash, sticky] = policies else { panic!("{}", policies.len()) };
+        for even in [least, sticky] {
+            assert!(minutes_until_below(even, 1.1).is_some_and(|found| found <= minutes));
+            assert!(last(even) < 1.02, "{}", last(even));
+        }
         for other in [turns, hash] {
             assert_eq!(minutes_until_below(other, 1.1), None, "long sessions stay where they are");
             assert!((1.1..1.5).contains(&last(other)), "{}", last(other));
@@ -228,8 +231,8 @@ fn check(scaled: &[Measured], restarted: [&[Measured]; 2], lost: [&[Measured]; 2
     }
     assert!(scaled.iter().all(|one| (1.9..2.1).contains(&peak(one)) && one.moved + one.failed == 0));
     // The sessions of each server are lost once, with an even load; otherwise those that moved to it are lost again.
-    assert!(fast[0].moved.abs_diff(SESSIONS) < SESSIONS / 20 && peak(&fast[0]) < 1.1);
-    assert!(fast[1..].iter().all(|one| one.moved > SESSIONS * 5 / 4 && peak(one) > 1.5));
+    assert!([&fast[0], &fast[3]].iter().all(|one| one.moved.abs_diff(SESSIONS) < SESSIONS / 20 && peak(one) < 1.1));
+    assert!(fast[1..3].iter().all(|one| one.moved > SESSIONS * 5 / 4 && peak(one) > 1.5));
     for (fast, slow) in fast.iter().zip(slow).chain(lost[0].iter().zip(lost[1])) {
         assert!(slow.peak_reconnects < fast.peak_reconnects / 7 && slow.peak_at_one < fast.peak_at_one / 3);
         assert!(fast.failed + slow.failed < 100, "{} and {}", fast.failed, slow.failed);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tollgate::balance::hash::TextHash;
 use tollgate::balance::rebalance::{is_above_share, plan};
 use tollgate::balance::{
-    Attempt, Balance, ClosingRate, Failure, HealthConfig, Pool, Rebalance, Server, ServerAddress, ServerConfig,
-    ServerSession, UpstreamConfig, UpstreamLoss,
+    Attempt, Balance, ClosingRate, Failure, HealthConfig, Pool, Rebalance, SameSite, Server, ServerAddress,
+    ServerConfig, ServerSession, StickyCookie, UpstreamConfig, UpstreamLoss,
 };
 
 use crate::harness::random::Random;
@@ -94,12 +94,26 @@ pub struct World {
     runs: Vec<bool>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sessions: HashMap<u64, Open>,
+    /// The server that the cookie of each client names, if the policy sets cookies.
+    cookies: HashMap<u64, usize>,
     numbers: u64,
     /// The current second, its reconnects, and the sessions that each server accepted in it.
     second: (u64, u64, Vec<u64>),
     /// The time between two new clients, in microseconds.
     arrival_us: u64,
     arrived_us: u64,
+}
+
+pub fn sticky_cookie() -> Balance {
+    Balance::StickyCookie(Box::new(StickyCookie {
+        name: "tollgate".to_owned(),
+        same_site: SameSite::Lax,
+        secure: None,
+        path: "/".to_owned(),
+        domain: None,
+        max_age: None,
+        key: None,
+    }))
 }
 
 fn config(balance: &Balance, servers: usize) -> UpstreamConfig {
@@ -160,6 +174,7 @@ impl World {
             runs: vec![true; servers],
             events: BinaryHeap::new(),
             sessions: HashMap::new(),
+            cookies: HashMap::new(),
             numbers: 0,
             second: (0, 0, vec![0; servers]),
             arrival_us: LIFE_SECS * 1_000_000 / sessions,
@@ -285,7 +300,8 @@ impl World {
     /// Opens a session as the connector does: it tries servers until one runs.
     fn connect(&mut self, client: u64, ends_at: u64) {
         let key = TextHash::of(&client.to_be_bytes());
-        let mut attempt = Attempt::new(Some(key), self.random.next());
+        let preferred = self.cookies.get(&client).copied();
+        let mut attempt = Attempt::new(Some(key), self.random.next()).preferring(preferred);
         while attempt.tried() < TRIES
             && let Ok(picked) = self.pool.choose(&mut attempt, self.now_ms)
         {
@@ -293,6 +309,9 @@ impl World {
             if !self.runs[server] {
                 self.pool.failed(picked.server, Failure::Connect, self.now_ms, || true);
                 continue;
+            }
+            if let Balance::StickyCookie(_) = self.pool.config().balance {
+                self.cookies.insert(client, server);
             }
             self.pool.connected(picked.server, self.now_ms);
             picked.server.health().succeed(self.now_ms, || true);

@@ -41,6 +41,15 @@ fn servers_beyond_the_limit_are_left_out_whatever_the_order_is() {
     assert_eq!(found, FoundSet::new(all.into_iter().rev().collect()));
 }
 
+#[test]
+fn addresses_that_are_not_of_one_machine_are_left_out() {
+    let left_out = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1"];
+    let kept = ["10.0.0.1", "127.0.0.1", "::1", "host.internal"];
+    let found = set(&left_out.into_iter().chain(kept).map(|host| (host, 1)).collect::<Vec<_>>());
+    assert_eq!(found, set(&kept.map(|host| (host, 1))));
+    assert_eq!(found.servers.len(), kept.len());
+}
+
 /// The priority, the weight and the host of each record, and the hosts and weights that are used.
 #[test]
 fn only_the_lowest_priority_of_services_is_used_with_its_weights() {
