@@ -107,6 +107,13 @@ impl Discoveries {
         self.entries().iter().filter_map(take).collect()
     }
 
+    /// Returns the servers that were found last for exactly this source; `None` before the first success.
+    pub fn servers(&self, discover: &Discover) -> Option<Vec<ServerConfig>> {
+        let entries = self.entries();
+        let state = lock(&entries.get(discover)?.state);
+        state.look_ups.set().map(|set| set.servers.clone())
+    }
+
     /// Records that a file was read, or why it cannot be used. A name that is looked up is not affected.
     pub fn note_file(&self, discover: &Discover, result: Result<(), String>) {
         let entries = self.entries();
