@@ -40,7 +40,7 @@ impl LossPacer {
     }
 }
 
-/// Returns the part of a span that a random number stands for: less than the whole.
+/// Returns the part of a span that a random number selects: less than the whole.
 fn part(span: Duration, jitter: u16) -> Duration {
     span.saturating_mul(jitter.into()) / (u32::from(u16::MAX) + 1)
 }

@@ -96,7 +96,7 @@ impl Stream for UpstreamStream {
     }
 }
 
-/// The number that stands for the written bytes of a Unix socket.
+/// The number that represents the written bytes of a Unix socket.
 pub(super) const UNIX_WRITTEN: u64 = u64::MAX / 2;
 
 /// Returns how many bytes the kernel has taken. It reports the memory of a Unix socket's queue, not its bytes.

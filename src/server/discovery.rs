@@ -25,7 +25,8 @@ impl Reloader {
         self.gateway.discoveries.set_used(used, resolver, &self.tasks);
     }
 
-    /// Installs the servers that look-ups have found since the last call.
+    /// Installs the servers that look-ups have found since the last call. Those that cannot be installed are tried again
+    /// after the next look-up.
     pub(super) async fn install_found(&mut self) {
         let found = self.gateway.discoveries.take_changed();
         let servers_of = |upstream: &UpstreamConfig| {
@@ -36,6 +37,7 @@ impl Reloader {
         };
         if let Err(error) = self.install_servers(servers_of).await {
             tracing::error!(%error, "servers that were found are not used");
+            self.gateway.discoveries.put_back(found.into_iter().map(|(source, _)| source));
         }
     }
 

@@ -1,17 +1,17 @@
 //! Keeps the servers that look-ups have found when the configuration is read again.
 
-use crate::balance::{Discover, UpstreamConfig};
+use crate::balance::{Discover, ServerConfig, UpstreamConfig};
 use crate::config::Config;
 
-/// Gives the upstreams of the next configuration the servers that look-ups have found. An upstream whose source is new
-/// keeps the servers that it has until the first look-up succeeds.
-pub fn adopt_discovered(next: &mut Config, running: &Config) {
+/// Gives the upstreams of the next configuration the servers that look-ups have found: `found` returns those of a
+/// source. An upstream whose source is new keeps the servers that it has until the first look-up succeeds.
+pub fn adopt_discovered(next: &mut Config, running: &Config, found: impl Fn(&Discover) -> Option<Vec<ServerConfig>>) {
     let is_looked_up = |upstream: &&mut UpstreamConfig| upstream.discover.as_ref().is_some_and(Discover::is_looked_up);
     for upstream in next.upstreams.iter_mut().filter(is_looked_up) {
-        let same_source = |other: &&UpstreamConfig| other.discover == upstream.discover && !other.servers.is_empty();
-        let same_name = |other: &&UpstreamConfig| other.name == upstream.name;
-        let before = running.upstreams.iter().find(same_source);
-        if let Some(before) = before.or_else(|| running.upstreams.iter().find(same_name)) {
+        // A running upstream with the same source is no proof: it may still have the servers of its source before.
+        if let Some(servers) = upstream.discover.as_ref().and_then(&found) {
+            upstream.servers = servers;
+        } else if let Some(before) = running.upstreams.iter().find(|before| before.name == upstream.name) {
             upstream.servers.clone_from(&before.servers);
         }
     }
@@ -53,9 +53,12 @@ mod tests {
     fn a_reload_keeps_what_was_found() {
         let (dns, other) = ("discover = \"dns:chat.internal:9001\"", "discover = \"dns:new.internal:9001\"");
         let running = config(&[("a", dns, &["192.0.2.1"]), ("b", "servers = [\"192.0.2.9:9001\"]", &[])]);
+        let is_found = |source: &Discover| source.to_string() == "dns:chat.internal:9001";
+        let set = || vec![found_server("192.0.2.1".to_owned(), 9001, std::num::NonZeroU16::MIN)];
+        let found = |source: &Discover| is_found(source).then(set);
         let after = |upstreams: &[(&str, &str, &[&str])]| {
             let mut next = config(upstreams);
-            adopt_discovered(&mut next, &running);
+            adopt_discovered(&mut next, &running, found);
             servers(&next)
         };
         assert_eq!(after(&[("a", dns, &[])]), [["192.0.2.1:9001"]]);
@@ -66,5 +69,15 @@ mod tests {
         assert_eq!(after(&[("a", "servers = [\"192.0.2.8:9001\"]", &[])]), [["192.0.2.8:9001"]]);
         let fresh: [Vec<String>; 2] = [vec!["192.0.2.1:9001".to_owned()], Vec::new()];
         assert_eq!(after(&[("a", dns, &[]), ("c", other, &[])]), fresh);
+    }
+
+    #[test]
+    fn servers_of_an_earlier_source_are_not_those_of_the_next() {
+        let other = "discover = \"dns:new.internal:9001\"";
+        // The look-up of the new source of `a` has not succeeded yet.
+        let running = config(&[("a", other, &["192.0.2.1"])]);
+        let mut next = config(&[("a", other, &[]), ("b", other, &[])]);
+        adopt_discovered(&mut next, &running, |_| None);
+        assert_eq!(servers(&next), [vec!["192.0.2.1:9001".to_owned()], Vec::new()]);
     }
 }

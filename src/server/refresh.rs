@@ -18,7 +18,7 @@ impl Reloader {
         self.revoke_listed(&config).await;
         let fixed = needs_restart(&self.config, &config);
         adopt_fixed(&mut config, &self.config);
-        adopt_discovered(&mut config, &self.config);
+        adopt_discovered(&mut config, &self.config, |source| self.gateway.discoveries.servers(source));
         let installed = match self.install_listed(&config).await {
             // Another text of the same content has no effect.
             Ok(()) if config == self.config => {

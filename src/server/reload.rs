@@ -154,7 +154,7 @@ impl Reloader {
         let files = FilesInUse::read(&source);
         let Checked { config, report } = config::recheck(&source, &files);
         let mut config = config.ok_or(ReloadError::Invalid(report))?;
-        adopt_discovered(&mut config, &self.config);
+        adopt_discovered(&mut config, &self.config, |source| self.gateway.discoveries.servers(source));
         let summary = self.install(config, options).await?;
         if summary.applied {
             self.files = files;

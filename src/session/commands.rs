@@ -30,8 +30,8 @@ impl Session {
     }
 
     /// Ends the session because it was revoked, a changed configuration does not admit it any more or has removed its
-    /// route, its server drains or sheds sessions, or another session has taken over its slot. `cause` has the code and the text of the Close. Has no effect
-    /// on a session that is closing or has ended.
+    /// route, its server drains or sheds sessions, or another session has taken over its slot. `cause` has the code and
+    /// the text of the Close. Has no effect on a session that is closing or has ended.
     pub fn revoke(&mut self, cause: CloseReason, now: Instant) {
         if !self.is_closing() {
             self.end(ClosedBy::Tollgate, cause, now);

@@ -38,6 +38,7 @@ const LINES: Quota = Quota {
 };
 /// The time after which a client that leaves while it waits for a server counts as a failure of the server.
 const ABANDONED_AFTER: Duration = Duration::from_millis(500);
+
 /// Connects to the servers of all upstreams. It lives as long as the process.
 #[derive(Debug)]
 pub struct Connector {

@@ -96,7 +96,8 @@ impl Discoveries {
         self.changed.notified().await;
     }
 
-    /// Returns the sets that have changed since the last call.
+    /// Returns the sets that have changed since the last call. The caller passes those that it could not install to
+    /// [`Self::put_back`].
     pub fn take_changed(&self) -> Vec<(Discover, Vec<ServerConfig>)> {
         let take = |(discover, entry): (&Discover, &Entry)| {
             let mut state = lock(&entry.state);
@@ -105,6 +106,21 @@ impl Discoveries {
             Some((discover.clone(), set.servers.clone()))
         };
         self.entries().iter().filter_map(take).collect()
+    }
+
+    /// Lets the next call of [`Self::take_changed`] return the sets of these sources again. Their next look-ups signal it.
+    pub fn put_back(&self, sources: impl IntoIterator<Item = Discover>) {
+        let entries = self.entries();
+        for entry in sources.into_iter().filter_map(|source| entries.get(&source)) {
+            lock(&entry.state).is_new = true;
+        }
+    }
+
+    /// Returns the servers that were found last for exactly this source; `None` before the first success.
+    pub fn servers(&self, discover: &Discover) -> Option<Vec<ServerConfig>> {
+        let entries = self.entries();
+        let state = lock(&entries.get(discover)?.state);
+        state.look_ups.set().map(|set| set.servers.clone())
     }
 
     /// Records that a file was read, or why it cannot be used. A name that is looked up is not affected.
@@ -152,16 +168,16 @@ impl Source {
         loop {
             let looking = timeout(LOOK_UP_TIMEOUT, known.look_up(resolver, &self.discover));
             let found = looking.await.unwrap_or_else(|_| Err(late()));
-            let (is_new_set, pause) = self.finish(found, u32::from_ne_bytes(random()));
-            if is_new_set {
+            let (is_new, pause) = self.finish(found, u32::from_ne_bytes(random()));
+            if is_new {
                 changed.notify_one();
             }
             sleep(pause).await;
         }
     }
 
-    /// Takes the result of a look-up, and logs changes of the state. Returns whether the set is new, and the pause
-    /// before the next look-up.
+    /// Takes the result of a look-up, and logs changes of the state. Returns whether the set was not taken yet, and the
+    /// pause before the next look-up.
     fn finish(&self, found: Result<(FoundSet, Duration), LookUpError>, random: u32) -> (bool, Duration) {
         let (mut state, source) = (lock(&self.state), &self.discover);
         let State { upstreams, look_ups, is_new, status } = &mut *state;
@@ -190,7 +206,7 @@ impl Source {
             }
         };
         *is_new |= looked_up.is_new_set;
-        (looked_up.is_new_set, looked_up.pause)
+        (*is_new, looked_up.pause)
     }
 }
 
@@ -338,6 +354,28 @@ mod tests {
 
     fn failed<T>() -> Result<T, LookUpError> {
         Err(LookUpError::Failed("no answer".to_owned()))
+    }
+
+    #[test]
+    fn a_set_that_was_not_installed_is_returned_again() {
+        let discover = Discover::Services("_ws._tcp.chat.internal".to_owned());
+        let source = Source { discover: discover.clone(), state: Arc::default() };
+        let discoveries = Discoveries::default();
+        let entry = Entry { state: Arc::clone(&source.state), _task: None };
+        discoveries.entries().insert(discover.clone(), entry);
+        let found = || {
+            let servers = vec![found_server("192.0.2.1".to_owned(), 9001, NonZeroU16::MIN)];
+            source.finish(Ok((FoundSet::new(servers), Duration::ZERO)), 0).0
+        };
+        assert!(found());
+        assert_eq!(discoveries.take_changed().len(), 1);
+        // The same answer is no change.
+        assert!(!found() && discoveries.take_changed().is_empty());
+        discoveries.put_back([discover.clone()]);
+        assert!(found());
+        let taken = discoveries.take_changed();
+        assert_eq!(taken.iter().map(|(source, set)| (source, set.len())).collect::<Vec<_>>(), [(&discover, 1)]);
+        assert_eq!(discoveries.servers(&discover).map(|set| set.len()), Some(1));
     }
 
     /// The answers for A and AAAA, and the addresses and the TTL that are used.

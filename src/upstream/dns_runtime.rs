@@ -1,4 +1,4 @@
-//! What the DNS client needs of the runtime: sockets, timers and tasks. The library's own form requires a runtime with
+//! The runtime of the DNS client: sockets, timers and tasks. The library's own form requires a runtime with
 //! several threads, whose sockets are larger.
 
 use std::future::Future;

@@ -320,7 +320,7 @@ mod tests {
         });
     }
 
-    /// A name server that does not answer keeps no look-up in progress that nobody waits for.
+    /// A name server that does not answer keeps no look-up in progress without a caller.
     #[test]
     fn look_ups_end_with_their_callers() {
         run(async {
