@@ -19,6 +19,7 @@ mod slow_client;
 pub mod stream;
 pub mod watcher;
 pub mod workers;
+mod write;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,13 +38,12 @@ use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::worker::SessionMetrics;
 use crate::telemetry::sessions::{SessionEnd, Sessions};
-use crate::ws::frame::{ControlFrame, Opcode};
 use budget::{Budget, ReadOutcome};
 use description::RateWindow;
 use early_ends::EarlyEnds;
 use facts::SessionFacts;
 use output_age::SlowClient;
-use peer_io::{Backpressure, PeerIo};
+use peer_io::PeerIo;
 use registry::SessionGuard;
 use releasable::Releasable;
 use stream::Stream;
@@ -312,51 +312,6 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
                 return None;
             }
         }
-    }
-
-    fn send_frame(&mut self, to: Side, frame: &ControlFrame, cx: &mut Context<'_>, now: Instant) {
-        let mask = match to {
-            Side::Client => None,
-            Side::Upstream => Some(random()),
-        };
-        if frame.opcode() == Opcode::Ping {
-            self.peer(to).note_ping();
-        }
-        let mut bytes = Vec::with_capacity(64);
-        frame.encode(mask, &mut bytes);
-        self.send(to, &bytes, cx, now);
-    }
-
-    fn send(&mut self, to: Side, bytes: &[u8], cx: &mut Context<'_>, now: Instant) {
-        if !self.watchers.is_empty() {
-            self.report_frames(to.other(), bytes, now);
-        }
-        if !bytes.is_empty() && self.peer(to).send(cx, bytes).is_err() {
-            self.close_write(to, now);
-        }
-    }
-
-    /// Flushes the output of a side. Returns whether this may cause an action of the session: the side accepts bytes
-    /// again, or writing failed.
-    fn flush(&mut self, side: Side, cx: &mut Context<'_>, now: Instant) -> bool {
-        let backpressure = self.peer(side).flush(cx);
-        match backpressure {
-            Backpressure::Clear | Backpressure::Stalled => {}
-            Backpressure::Cleared => self.session.on_unblocked(side, now),
-            Backpressure::Progressing => self.session.on_blocked(side, now),
-            Backpressure::Failed => self.close_write(side, now),
-        }
-        if side == Side::Client && matches!(backpressure, Backpressure::Cleared | Backpressure::Progressing) {
-            self.follow_slow_client(now);
-        }
-        matches!(backpressure, Backpressure::Cleared | Backpressure::Failed)
-    }
-
-    /// Handles a failed write. Bytes that the side sent before are still read: a server may have sent everything and
-    /// closed.
-    fn close_write(&mut self, side: Side, now: Instant) {
-        self.peer(side).close_write();
-        self.session.on_write_closed(side, now);
     }
 
     /// Closes the connection to a lost upstream. Its client is closed within this span, at a time that is its own among

@@ -91,7 +91,8 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         if self.watchers.len() >= WATCHERS_MAX {
             return false;
         }
-        watcher.begin(self.session.frame_left(Side::Client), self.session.frame_left(Side::Upstream));
+        let upstream = self.session.frame_left(Side::Upstream).max(self.client.dropped_frame_left());
+        watcher.begin(self.session.frame_left(Side::Client), upstream);
         self.watchers.push(watcher);
         true
     }
@@ -102,6 +103,14 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         self.watchers.retain(Watcher::is_open);
         for watcher in &mut self.watchers {
             watcher.see(from, bytes, self.facts.started, now);
+        }
+    }
+
+    /// As [`Relay::report_frames`], for a control frame of our own.
+    pub(super) fn report_own_frame(&mut self, from: Side, frame: &[u8], now: Instant) {
+        self.watchers.retain(Watcher::is_open);
+        for watcher in &mut self.watchers {
+            watcher.see_own(from, frame, self.facts.started, now);
         }
     }
 

@@ -120,14 +120,24 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     }
 
     /// Returns the backlog of a blocked side, into which all output goes from now on until the side has taken
-    /// everything.
+    /// everything, and a message that is dropped has ended.
     pub fn backlog(&mut self, new: impl FnOnce() -> Backlog) -> &mut Backlog {
         self.diverts = true;
         self.backlog.get_or_insert_with(|| Box::new(new()))
     }
 
-    /// Returns the number of messages that were dropped since the last call. An empty backlog of a side that is not
-    /// blocked any more is freed.
+    /// Whether there is a backlog. It may be empty.
+    pub fn has_backlog(&self) -> bool {
+        self.backlog.is_some()
+    }
+
+    /// Returns how many bytes are missing of the last frame if the backlog drops it.
+    pub fn dropped_frame_left(&self) -> u64 {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.dropped_frame_left())
+    }
+
+    /// Returns the number of messages that were dropped since the last call. A backlog into which nothing more goes is
+    /// freed.
     pub fn take_dropped(&mut self) -> u64 {
         let Some(backlog) = &mut self.backlog else { return 0 };
         let dropped = backlog.take_dropped();
@@ -140,7 +150,7 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     /// Whether [`PeerIo::flush`] has output to flush or a change to report.
     #[inline]
     pub fn has_to_flush(&self) -> bool {
-        self.unflushed || self.is_blocked()
+        self.unflushed || self.is_blocked() || (self.diverts && !self.write_closed)
     }
 
     /// Reads behind the unprocessed bytes, which are copied to the start of `scratch`. Returns the length of both
@@ -261,6 +271,15 @@ impl<S: Stream + ?Sized> PeerIo<S> {
         Ok(())
     }
 
+    /// As [`PeerIo::send`], for a control frame of our own, which may precede the rest of a frame that is dropped.
+    pub fn send_control(&mut self, cx: &mut Context<'_>, frame: &[u8]) -> io::Result<()> {
+        match self.backlog.as_mut().filter(|_| self.diverts && !self.write_closed) {
+            Some(backlog) => backlog.push_control(frame),
+            None => self.send(cx, frame)?,
+        }
+        Ok(())
+    }
+
     /// Writes as many bytes as the stream takes. Returns the others.
     #[inline]
     fn write<'a>(&mut self, cx: &mut Context<'_>, mut bytes: &'a [u8]) -> io::Result<&'a [u8]> {
@@ -317,7 +336,7 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     /// Stops reading and writing. Our direction is still shut down in order if the other end did so (RFC 8446 section
     /// 6.1) and no output is pending or was dropped.
     pub fn end(&mut self, in_order: bool) {
-        let lacks_nothing = self.out.is_empty() && !self.unflushed && !self.write_closed;
+        let lacks_nothing = self.pending_output() == 0 && !self.unflushed && !self.write_closed;
         self.close_write();
         self.ended = true;
         self.closing = if in_order && lacks_nothing { Closing::Sending } else { Closing::Done };
@@ -370,7 +389,8 @@ impl<S: Stream + ?Sized> PeerIo<S> {
             }
             let Some(backlog) = self.backlog.as_mut().filter(|_| self.diverts) else { return Poll::Ready(Ok(())) };
             if backlog.is_empty() {
-                self.diverts = self.write_closed;
+                // The rest of a dropped message must not reach the stream.
+                self.diverts = self.write_closed || backlog.is_within_dropped();
                 return Poll::Ready(Ok(()));
             }
             backlog.take(&mut self.out, REFILL_BYTES);

@@ -50,8 +50,18 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         let backlog = self.client.backlog(|| Backlog::new(max_bytes, frame_left, in_message));
         backlog.set_max_bytes(max_bytes);
         let is_full = backlog.is_full();
+        self.follow_dropped_frame();
         self.count_dropped(now);
         !is_full
+    }
+
+    /// Reports to the session that the upstream's unfinished frame does not reach the client, so that a frame of our own
+    /// may be sent to it.
+    #[cold]
+    pub(super) fn follow_dropped_frame(&mut self) {
+        if self.client.dropped_frame_left() > 0 {
+            self.session.on_frame_dropped();
+        }
     }
 
     /// Counts the messages that were dropped. The first of a session is logged.

@@ -1,5 +1,6 @@
 //! Reports the frames of one session to an operator: headers and, if permitted, the first bytes of payloads.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -92,10 +93,10 @@ impl Watcher {
 
     /// Reports the frames in forwarded bytes.
     pub(super) fn see(&mut self, from: Side, mut bytes: &[u8], started: Instant, now: Instant) {
-        let [client, upstream] = &mut self.decoders;
-        let decoder = if from == Side::Client { client } else { upstream };
+        let payload = self.payload;
+        let mut decoder = mem::take(self.decoder(from));
         while !bytes.is_empty() {
-            let (used, frame) = decoder.step(bytes, self.payload);
+            let (used, frame) = decoder.step(bytes, payload);
             bytes = bytes.get(used..).unwrap_or_default();
             if let Some((header, payload)) = frame {
                 let event = WatchEvent::Frame(WatchedFrame {
@@ -112,6 +113,19 @@ impl Watcher {
                 }
             }
         }
+        *self.decoder(from) = decoder;
+    }
+
+    /// Reports a control frame of our own, which may precede the rest of a frame of that side that is dropped.
+    pub(super) fn see_own(&mut self, from: Side, frame: &[u8], started: Instant, now: Instant) {
+        let decoder = mem::take(self.decoder(from));
+        self.see(from, frame, started, now);
+        *self.decoder(from) = decoder;
+    }
+
+    fn decoder(&mut self, from: Side) -> &mut Decoder {
+        let [client, upstream] = &mut self.decoders;
+        if from == Side::Client { client } else { upstream }
     }
 }
 

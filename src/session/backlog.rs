@@ -27,6 +27,8 @@ pub struct Backlog {
     /// The bytes that are missing of the last frame.
     frame_left: u64,
     frame: Kind,
+    /// Whether the last data frame ends its message.
+    is_final: bool,
     /// The number of the last message.
     message: u64,
     /// The bytes of its frames, with headers, as declared by now.
@@ -70,6 +72,7 @@ impl Backlog {
             kept: 0,
             frame_left,
             frame: Kind::Data,
+            is_final: !in_message,
             message: 0,
             message_bytes: 0,
             is_dropping: false,
@@ -98,10 +101,19 @@ impl Backlog {
             let here = usize::try_from(self.frame_left).unwrap_or(usize::MAX).min(bytes.len());
             let (piece, rest) = bytes.split_at(here);
             self.frame_left = self.frame_left.saturating_sub(here as u64);
-            self.append(piece);
+            match self.frame {
+                Kind::Data if self.is_dropping => {}
+                Kind::Data => self.append(Some(self.message), piece),
+                Kind::Control => self.append(None, piece),
+            }
             bytes = rest;
         }
         self.drop_oldest_messages();
+    }
+
+    /// Appends a control frame of the owner, which may be sent before the rest of a frame that is dropped.
+    pub fn push_control(&mut self, bytes: &[u8]) {
+        self.append(None, bytes);
     }
 
     /// Moves the first frames to `out`, about `most` bytes of them. They are not dropped any more.
@@ -134,6 +146,16 @@ impl Backlog {
         self.pieces.is_empty()
     }
 
+    /// Whether the rest of a message that is dropped may follow, so that later bytes must still be pushed.
+    pub fn is_within_dropped(&self) -> bool {
+        self.is_dropping && (self.frame_left > 0 || !self.is_final)
+    }
+
+    /// Returns how many bytes are missing of the last frame if it is dropped.
+    pub fn dropped_frame_left(&self) -> u64 {
+        if self.is_dropping && self.frame == Kind::Data { self.frame_left } else { 0 }
+    }
+
     /// Whether it needs more memory than it may, and holds no message that can be dropped. No more bytes must be read
     /// for the client then.
     pub fn is_full(&self) -> bool {
@@ -157,7 +179,7 @@ impl Backlog {
             self.frame = Kind::Control;
             return;
         }
-        self.frame = Kind::Data;
+        (self.frame, self.is_final) = (Kind::Data, header.fin);
         if header.opcode != Opcode::Continuation {
             self.message = self.message.wrapping_add(1);
             (self.message_bytes, self.is_dropping) = (0, false);
@@ -169,13 +191,8 @@ impl Backlog {
         }
     }
 
-    fn append(&mut self, piece: &[u8]) {
-        let message = match self.frame {
-            Kind::Data if self.is_dropping => return,
-            Kind::Data => Some(self.message),
-            Kind::Control => None,
-        };
-        let piece = Piece { message, bytes: piece.to_vec() };
+    fn append(&mut self, message: Option<u64>, bytes: &[u8]) {
+        let piece = Piece { message, bytes: bytes.to_vec() };
         self.bytes = self.bytes.saturating_add(piece.cost());
         self.pieces.push_back(piece);
     }
@@ -229,4 +246,4 @@ impl Backlog {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

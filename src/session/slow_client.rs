@@ -38,6 +38,13 @@ impl Session {
         may_drop.then(|| usize::try_from(buffer_bytes).unwrap_or(usize::MAX))
     }
 
+    /// Records that nothing of the upstream's unfinished frame is sent to the client. Call it again whenever more of that
+    /// frame was received.
+    pub fn on_frame_dropped(&mut self) {
+        self.deadline_changed = true;
+        self.upstream.mid_frame = false;
+    }
+
     /// Whether a message of the upstream is in progress.
     pub fn is_upstream_in_message(&self) -> bool {
         self.upstream.inspector.in_message()

@@ -1,8 +1,14 @@
 //! Tests of the messages that are dropped for a client that accepts no bytes.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 use crate::policy::limits::OnSlowClient;
 use crate::session::Side;
+use crate::session::backlog::Backlog;
+use crate::session::backlog::tests::{PING, frame, received, sent};
+use crate::ws::frame::Header;
 
 /// Returns the message with this number, of 1,003 bytes.
 fn numbered(number: u16) -> Vec<u8> {
@@ -44,6 +50,21 @@ fn poll_all(relay: &mut Relay<Peer, Peer>, says: &RefCell<Vec<u8>>) {
     }
 }
 
+/// Returns a relay whose client has got 30 messages and whose upstream is within a later message, which is dropped: these
+/// pieces of it came while the client accepted no bytes. It accepts all bytes now.
+fn within_dropped(pieces: &[Vec<u8>]) -> (Relay<Peer, Peer>, [Rc<RefCell<Vec<u8>>>; 2]) {
+    let (mut relay, [received, says], accepts) = dropping(30, 0, drop_oldest());
+    poll_all(&mut relay, &says);
+    for piece in pieces {
+        *says.borrow_mut() = piece.clone();
+        poll_all(&mut relay, &says);
+    }
+    accepts.set(usize::MAX);
+    poll_all(&mut relay, &says);
+    assert_eq!((numbers(&received.take()), relay.dropped()), ((0..30).collect(), 1));
+    (relay, [received, says])
+}
+
 fn numbers(received: &[u8]) -> Vec<u16> {
     let messages = received.chunks(1_003);
     let number = |bytes: &[u8]| {
@@ -80,6 +101,49 @@ fn a_blocked_client_gets_the_newest_messages_when_it_accepts_bytes_again() {
 }
 
 #[test]
+fn the_rest_of_a_dropped_frame_does_not_reach_a_client_that_accepts_bytes_again() {
+    let large = frame(0x82, &vec![b'B'; 200_000]);
+    let (mut relay, [received, says]) = within_dropped(&[large[..40_000].to_vec(), large[40_000..90_000].to_vec()]);
+    for piece in large[90_000..].chunks(40_000) {
+        *says.borrow_mut() = piece.to_vec();
+        poll_all(&mut relay, &says);
+        assert!(received.borrow().is_empty());
+    }
+    *says.borrow_mut() = numbered(7);
+    poll_all(&mut relay, &says);
+    assert_eq!(numbers(&received.borrow()), [7]);
+    assert!(relay.dropped() == 1 && !relay.client.has_backlog() && !relay.client.has_to_flush());
+}
+
+#[test]
+fn later_fragments_of_a_dropped_message_do_not_reach_a_client_that_accepts_bytes_again() {
+    let fragments = [frame(0x02, &vec![b'F'; 40_000]), frame(0x00, &vec![b'F'; 40_000])];
+    let (mut relay, [received, says]) = within_dropped(&fragments);
+    *says.borrow_mut() = [frame(PING, b"theirs"), frame(0x00, b"more")].concat();
+    poll_all(&mut relay, &says);
+    assert_eq!(received.take(), frame(PING, b"theirs"), "a control frame is not held back");
+    *says.borrow_mut() = [frame(0x80, b"last"), numbered(7)].concat();
+    poll_all(&mut relay, &says);
+    assert_eq!(numbers(&received.borrow()), [7]);
+    assert!(relay.dropped() == 1 && !relay.client.has_backlog() && !relay.client.has_to_flush());
+}
+
+#[test]
+fn a_client_is_closed_while_a_dropped_frame_has_not_ended() {
+    let large = frame(0x82, &vec![b'B'; 200_000]);
+    let (mut relay, [received, says]) = within_dropped(&[large[..40_000].to_vec(), large[40_000..90_000].to_vec()]);
+    relay.session.ping(Side::Client);
+    poll_all(&mut relay, &says);
+    let ping = received.take();
+    assert_eq!((ping.len(), ping[0]), (10, PING), "{ping:?}");
+    *says.borrow_mut() = large[90_000..100_000].to_vec();
+    poll_all(&mut relay, &says);
+    relay.session.close(CloseCode::POLICY_VIOLATION, "over", clock::now());
+    poll_all(&mut relay, &says);
+    assert_eq!(*received.borrow(), frame(0x88, b"\x03\xf0over"));
+}
+
+#[test]
 fn a_blocked_client_blocks_the_upstream_where_nothing_is_dropped() {
     let block = terms(Limits { write_timeout: PATIENCE, ..limits() });
     let compressed = SessionConfig { compressed: true, ..drop_oldest() };
@@ -107,4 +171,85 @@ fn nothing_is_kept_for_a_client_that_disconnects() {
     assert!(relay.client.pending_output() > 30_000);
     relay.peer(Side::Client).end(false);
     assert_eq!(relay.client.pending_output(), 0);
+}
+
+/// Returns the received bytes without our own pings, and the number of those.
+fn without(own: &[u8], mut received: &[u8]) -> (Vec<u8>, usize) {
+    let (mut others, mut count) = (Vec::new(), 0);
+    while !received.is_empty() {
+        let header = Header::decode(received).unwrap().unwrap();
+        let (frame, rest) = received.split_at(header.len + usize::try_from(header.payload_len).unwrap());
+        if frame == own {
+            count += 1;
+        } else {
+            others.extend_from_slice(frame);
+        }
+        received = rest;
+    }
+    (others, count)
+}
+
+proptest! {
+    /// For any times at which a client accepts no bytes and accepts bytes again, also within a message that is dropped,
+    /// it gets each message whole or not at all, in order, with all control frames in their places, also our own.
+    #[test]
+    fn a_client_that_is_blocked_at_any_times_gets_whole_messages(
+        messages in vec(vec((0..400_usize, any::<bool>()), 1..4), 1..40),
+        max_bytes in 200..3_000_usize,
+        steps in vec((1..700_usize, prop_oneof![Just(0), Just(0), 1..900_usize, Just(usize::MAX)]), 1..60),
+    ) {
+        let (sent, own) = (sent(&messages), frame(PING, b"own"));
+        let client = Peer::new(Vec::new(), Then::IsSilent);
+        let (accepts, bytes) = (Rc::clone(&client.accepts), Rc::clone(&client.received));
+        let mut io = PeerIo::new(client, Vec::new());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut dropped, mut pings) = (0, 0);
+        let mut steps = steps.iter().cycle();
+        for (at, (message, frame)) in sent.iter().enumerate() {
+            let least = Header::decode(frame).unwrap().unwrap().len;
+            let mut from = 0;
+            while from < frame.len() {
+                let (cut, accepted) = steps.next().unwrap();
+                accepts.set(*accepted);
+                flush(&mut io, &mut cx);
+                dropped += io.take_dropped();
+                if io.is_blocked() {
+                    let next = sent[at..].iter().find(|(message, _)| message.is_some());
+                    let in_message = next.is_some_and(|(_, frame)| frame[0].trailing_zeros() >= 4);
+                    let left = if from > 0 { frame.len() - from } else { 0 };
+                    let is_full = io.backlog(|| Backlog::new(max_bytes, left as u64, in_message)).is_full();
+                    dropped += io.take_dropped();
+                    if is_full {
+                        // The upstream is not read until the client accepts bytes.
+                        accepts.set(usize::MAX);
+                        flush(&mut io, &mut cx);
+                        dropped += io.take_dropped();
+                    }
+                }
+                if cut % 3 == 0 && (from == 0 || io.dropped_frame_left() > 0) {
+                    io.send_control(&mut cx, &own).unwrap();
+                    pings += 1;
+                }
+                let to = if message.is_some() { (from + cut).max(least).min(frame.len()) } else { frame.len() };
+                io.send(&mut cx, &frame[from..to]).unwrap();
+                flush(&mut io, &mut cx);
+                dropped += io.take_dropped();
+                from = to;
+            }
+        }
+        accepts.set(usize::MAX);
+        flush(&mut io, &mut cx);
+        dropped += io.take_dropped();
+        prop_assert!(!io.is_blocked() && !io.has_to_flush() && !io.has_backlog());
+        let (got, own_pings) = without(&own, &bytes.borrow());
+        prop_assert_eq!(own_pings, pings);
+        prop_assert_eq!(received(&sent, &got) + dropped, messages.len() as u64);
+    }
+}
+
+/// Flushes as the relay does.
+fn flush(io: &mut PeerIo<Peer>, cx: &mut Context<'_>) {
+    if io.has_to_flush() {
+        io.flush(cx);
+    }
 }

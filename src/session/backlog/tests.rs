@@ -6,12 +6,13 @@ use proptest::prelude::*;
 use super::*;
 
 const TEXT: u8 = 0x81;
-const PING: u8 = 0x89;
+pub const PING: u8 = 0x89;
 const FIRST: u8 = 0x01;
 const NEXT: u8 = 0x00;
 const LAST: u8 = 0x80;
 
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+/// Returns a frame with this first byte.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let header = Header::decode(&[first, 0]).unwrap().unwrap();
     let mut out = Vec::new();
     Header { payload_len: payload.len() as u64, ..header }.encode(&mut out);
@@ -119,6 +120,24 @@ fn a_message_that_is_too_large_is_dropped_and_the_others_stay() {
 }
 
 #[test]
+fn only_a_dropped_message_that_has_not_ended_goes_on() {
+    let mut backlog = pushed(frames(1), &[frame(TEXT, b"a"), frame(TEXT, b"b")]);
+    assert!(backlog.take_dropped() == 1 && !backlog.is_within_dropped(), "the dropped message has ended");
+    let large = frame(TEXT, &[b'x'; 400]);
+    backlog.push(&large[..100]);
+    assert!(backlog.is_within_dropped() && backlog.dropped_frame_left() == large.len() as u64 - 100);
+    backlog.push_control(&frame(PING, b"own"));
+    assert_eq!(all(&mut backlog), [frame(TEXT, b"b"), frame(PING, b"own")].concat());
+    backlog.push(&large[100..]);
+    assert!(!backlog.is_within_dropped() && backlog.dropped_frame_left() == 0);
+    assert!(backlog.is_empty());
+    backlog.push(&frame(FIRST, &[b'y'; 400]));
+    assert!(backlog.is_within_dropped() && backlog.dropped_frame_left() == 0);
+    backlog.push(&frame(LAST, b"y"));
+    assert!(!backlog.is_within_dropped() && backlog.is_empty());
+}
+
+#[test]
 fn a_smaller_limit_applies_at_once() {
     let messages: Vec<_> = (0..4_u8).map(|n| frame(TEXT, &[n])).collect();
     let mut backlog = pushed(frames(4), &messages);
@@ -129,11 +148,11 @@ fn a_smaller_limit_applies_at_once() {
 }
 
 /// A frame that is pushed, with the number of its message; `None` for a control frame.
-type Sent = (Option<usize>, Vec<u8>);
+pub type Sent = (Option<usize>, Vec<u8>);
 
 /// Returns the frames of messages: the size of each fragment, and whether a control frame follows it. Each payload
 /// begins with a number of its own.
-fn sent(messages: &[Vec<(usize, bool)>]) -> Vec<Sent> {
+pub fn sent(messages: &[Vec<(usize, bool)>]) -> Vec<Sent> {
     let mut sent: Vec<Sent> = Vec::new();
     for (message, fragments) in messages.iter().enumerate() {
         for (index, (size, is_pinged)) in fragments.iter().enumerate() {
@@ -161,6 +180,24 @@ fn positions(sent: &[Sent], mut got: &[u8]) -> Vec<usize> {
         positions.push(next);
     }
     positions
+}
+
+/// Returns the number of messages that the client got. Panics unless it got each of them whole or not at all, in order,
+/// with all control frames in their places.
+pub fn received(sent: &[Sent], got: &[u8]) -> u64 {
+    let positions = positions(sent, got);
+    let messages = sent.iter().filter_map(|(message, _)| *message).max().map_or(0, |last| last + 1);
+    let mut received = 0;
+    for message in 0..messages {
+        let frames: Vec<_> = (0..sent.len()).filter(|at| sent[*at].0 == Some(message)).collect();
+        let came = frames.iter().filter(|at| positions.contains(at)).count();
+        assert!(came == 0 || came == frames.len(), "message {message}: {came} of {}", frames.len());
+        received += u64::from(came > 0);
+    }
+    for (at, (message, _)) in sent.iter().enumerate() {
+        assert!(message.is_some() || positions.contains(&at), "control frame {at}");
+    }
+    received
 }
 
 proptest! {
@@ -198,17 +235,6 @@ proptest! {
             }
         }
         got.extend(all(&mut backlog));
-        let positions = positions(&sent, &got);
-        let mut received = 0;
-        for message in 0..messages.len() {
-            let frames: Vec<_> = (0..sent.len()).filter(|at| sent[*at].0 == Some(message)).collect();
-            let came = frames.iter().filter(|at| positions.contains(at)).count();
-            prop_assert!(came == 0 || came == frames.len(), "message {message}: {came} of {}", frames.len());
-            received += u64::from(came > 0);
-        }
-        prop_assert_eq!(received + dropped, messages.len() as u64);
-        for (at, (message, _)) in sent.iter().enumerate() {
-            prop_assert!(message.is_some() || positions.contains(&at), "control frame {at}");
-        }
+        prop_assert_eq!(received(&sent, &got) + dropped, messages.len() as u64);
     }
 }
