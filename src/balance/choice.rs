@@ -3,9 +3,9 @@
 use super::attempt::Attempt;
 use super::config::Balance;
 use super::hash::{TextHash, weighted};
-use super::health::Standing;
 use super::pool::Pool;
 use super::server::{Server, ServerSession};
+use super::standing::Standing;
 
 /// The number of servers from which on two at random are compared instead of all.
 const TWO_CHOICES_FROM: usize = 32;
@@ -32,7 +32,8 @@ pub enum NoServer {
 
 impl Pool {
     /// Chooses the server that a request tries next, and counts the request as one of its sessions. A server that is
-    /// draining, full or tried already is passed over, and so is one that failed recently while another one is left.
+    /// draining, full or tried already is passed over, and so is one that failed recently or is down by its checks while
+    /// another one is left.
     ///
     /// # Errors
     /// If no server is left.
@@ -42,7 +43,7 @@ impl Pool {
             for _ in 0..=self.all().len() {
                 let Some(index) = self.select(attempt, standing, now_ms) else { break };
                 let Some(server) = self.all().get(index) else { break };
-                if standing == Standing::Good && !server.health().claim(now_ms) {
+                if standing.needs_claim() && !server.health().claim(now_ms) {
                     continue;
                 }
                 let Some(session) = server.take_session() else { continue };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::checks::CheckConfig;
 use super::early::EarlyEnds;
+use super::standing::{Change, Failure, Standing};
 
 /// The time for which a server that accepted no connection is passed over. Then one request tries it again.
 pub const SKIP_FOR: Duration = Duration::from_secs(5);
@@ -22,8 +23,8 @@ pub const RUN_MIN: Duration = Duration::from_millis(200);
 pub const RECENT: Duration = Duration::from_secs(1);
 /// The share of its weight with which a slow start begins, in thousandths.
 const SLOW_START_FROM: u64 = 100;
-/// The end of the time for which a server is passed over that is down by its checks.
-const DOWN: u64 = u64::MAX;
+/// The bit of [`Health::skip_until_ms`] that says that the server is down by its checks.
+const DOWN: u64 = 1 << 63;
 /// A whole weight, in the unit of [`Health::weight_share`].
 pub(super) const WHOLE: u32 = 1000;
 
@@ -40,70 +41,27 @@ pub struct HealthConfig {
     pub slow_start: Duration,
 }
 
-/// How a request regards a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// It did not fail recently, or it is due to be tried again.
-    Good,
-    /// It accepted no connection a short while ago, or lets a request wait. It is tried if no server is in good standing.
-    Skipped,
-    /// It is ejected, or down by its checks. It is tried if no other server is left.
-    Ejected,
-}
-
-impl Standing {
-    /// Every standing, the best one first.
-    pub const BEST_FIRST: [Self; 3] = [Self::Good, Self::Skipped, Self::Ejected];
-}
-
-/// The kind of a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// It did not accept the connection.
-    Connect,
-    /// It broke the connection, or its response was late, malformed or a status from 500 on.
-    Answer,
-}
-
-/// A change of a server's health, for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// A request failed, and none did before since the last recovery.
-    Failed,
-    /// The server is passed over.
-    Ejected {
-        /// The number of consecutive failures.
-        failures: u32,
-        /// How long it is passed over, before one request tries it.
-        time: Duration,
-    },
-    /// A request succeeded.
-    Recovered {
-        /// The number of requests that failed before.
-        failures: u64,
-    },
-}
-
 /// The health of a server. Times are in milliseconds of the pool's clock. The choice of a server reads only the atomic
 /// values.
 ///
 /// Two judges decide. Requests skip and eject the server for a time (passive health), and checks find it down or up
-/// ([`Checks`](super::checks::Checks)). Each works alone, except for two changes of the checks: while the server is
-/// down, it is in the standing of an ejected one, whatever requests find, and does not count towards `eject_max`; when
-/// it is up again, its failures and its ejection are over, and it starts slowly. A passing check of a server that is
-/// not down does not end an ejection: a server that answers each upgrade with 500 passes most checks. After a failed
-/// connection it is the trial, once the time for which the server is skipped has ended.
+/// ([`Checks`](super::checks::Checks)). Requests judge a server that is down as any other one: a server that is down gets
+/// requests if no other one is left, and then one that answers them goes before one that does not. It does not count
+/// towards `eject_max`. When it is up again, its failures and its ejection are over, and it starts slowly. A passing check
+/// of a server that is not down does not end an ejection: a server that answers each upgrade with 500 passes most checks.
+/// After a failed connection it is the trial, once the time for which the server is skipped has ended.
 #[derive(Debug, Default)]
 pub struct Health {
     history: Mutex<History>,
     /// Whether there is a failure since the last success.
     troubled: AtomicBool,
     ejected: AtomicBool,
-    /// Whether the last request failed.
+    /// Whether the last request failed, or checks found it down since.
     failing: AtomicBool,
     /// The time before which held requests do not try the server, which fails; 0 if none did.
     probe_after_ms: AtomicU64,
-    /// The time until which the server is passed over; 0 if it is not, [`DOWN`] if it is down by its checks.
+    /// The time until which requests pass the server over, or 0 if they do not; with the bit [`DOWN`] if it is down by its
+    /// checks. One value has both, so that the choice of a server that is well reads only one.
     skip_until_ms: AtomicU64,
     /// The begin of an attempt to connect that has not ended; 0 if there is none.
     connecting_since_ms: AtomicU64,
@@ -157,26 +115,49 @@ impl Health {
     pub fn standing(&self, now_ms: u64, patience: Patience) -> Standing {
         let until = self.skip_until_ms.load(Ordering::Relaxed);
         if now_ms < until {
-            let is_last = until == DOWN || self.ejected.load(Ordering::Relaxed);
-            return if is_last { Standing::Ejected } else { Standing::Skipped };
+            return self.standing_of_bad(until, now_ms, patience);
         }
+        if self.is_suspect(now_ms, patience) { Standing::Skipped } else { Standing::Good }
+    }
+
+    #[cold]
+    fn standing_of_bad(&self, until: u64, now_ms: u64, patience: Patience) -> Standing {
+        let (is_down, is_passed_over) = (until & DOWN != 0, now_ms < until & !DOWN);
+        let found = if is_passed_over && self.is_ejected() {
+            Standing::Ejected
+        } else if is_passed_over || self.is_suspect(now_ms, patience) {
+            Standing::Skipped
+        } else {
+            Standing::Good
+        };
+        if is_down { found.of_down() } else { found }
+    }
+
+    #[inline]
+    fn is_suspect(&self, now_ms: u64, patience: Patience) -> bool {
         let is_overdue = |since: &AtomicU64, after_ms| {
             let since = since.load(Ordering::Relaxed);
             since != 0 && now_ms.saturating_sub(since) >= after_ms
         };
-        let is_suspect = is_overdue(&self.connecting_since_ms, patience.connect_ms)
-            || is_overdue(&self.answering_since_ms, patience.answer_ms);
-        if is_suspect { Standing::Skipped } else { Standing::Good }
+        is_overdue(&self.connecting_since_ms, patience.connect_ms)
+            || is_overdue(&self.answering_since_ms, patience.answer_ms)
     }
 
-    /// Whether a request may try the server now, which is in good standing. When the time for which it is passed over
-    /// has ended, one request tries it. The others pass it over for another [`SKIP_FOR`], or until that request
-    /// succeeds.
+    /// Whether a request may try the server now, whose standing is one that [needs it](Standing::needs_claim). When the
+    /// time for which it is passed over has ended, one request tries it. The others pass it over for another
+    /// [`SKIP_FOR`], or until that request succeeds.
     pub fn claim(&self, now_ms: u64) -> bool {
         let until = self.skip_until_ms.load(Ordering::Relaxed);
-        let next = later(now_ms, SKIP_FOR);
+        let next = later(now_ms, SKIP_FOR) | (until & DOWN);
         let claim = || self.skip_until_ms.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed);
-        until == 0 || (now_ms >= until && claim().is_ok())
+        until == 0 || until == DOWN || (now_ms >= until & !DOWN && claim().is_ok())
+    }
+
+    /// Sets the time until which requests pass the server over; 0 ends it. Returns whether they did before.
+    fn skip_until(&self, until_ms: u64) -> bool {
+        let set = |until| Some((until & DOWN) | until_ms);
+        let before = self.skip_until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+        before.is_ok_and(|before| before & !DOWN != 0)
     }
 
     /// Whether a held request may try the server now, which fails: no other request is trying it, and none was permitted
@@ -190,19 +171,19 @@ impl Health {
         is_due && claim().is_ok()
     }
 
-    /// Whether the last request failed, or the server is down by its checks.
+    /// Whether the last request failed, or none succeeded since the server is down by its checks.
     pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::SeqCst) && self.has_failed() || self.is_down()
+        self.failing.load(Ordering::SeqCst)
     }
 
-    /// Whether the server is not passed over.
+    /// Whether the server is neither passed over nor down.
     pub fn is_healthy(&self) -> bool {
         self.skip_until_ms.load(Ordering::Relaxed) == 0
     }
 
     /// Whether the server is down by its checks.
     pub fn is_down(&self) -> bool {
-        self.skip_until_ms.load(Ordering::Relaxed) == DOWN
+        self.skip_until_ms.load(Ordering::Relaxed) & DOWN != 0
     }
 
     /// Whether the server is ejected, also while one request tries it.
@@ -243,16 +224,15 @@ impl Health {
 
     /// Records that the server accepted a connection. If it is ejected, its answer is what counts.
     pub fn connected(&self, now_ms: u64) {
-        let end_skip = |until| (until != 0 && until != DOWN).then_some(0);
-        if !self.is_ejected() && self.skip_until_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end_skip).is_ok()
-        {
+        let is_passed_over = self.skip_until_ms.load(Ordering::Relaxed) & !DOWN != 0;
+        if is_passed_over && !self.is_ejected() && self.skip_until(0) {
             self.start_slowly(now_ms);
         }
     }
 
     /// Records a check that passed. It takes the place of the request that would try a server which was skipped.
     pub(super) fn passed(&self, now_ms: u64) {
-        let is_due = self.skip_until_ms.load(Ordering::Relaxed) <= now_ms;
+        let is_due = self.skip_until_ms.load(Ordering::Relaxed) & !DOWN <= now_ms;
         if is_due {
             self.connected(now_ms);
         }
@@ -261,8 +241,8 @@ impl Health {
     /// Records that checks found the server down, until [`Health::set_up`].
     pub(super) fn set_down(&self) {
         let _history = self.history();
-        self.skip_until_ms.store(DOWN, Ordering::Relaxed);
-        self.ejected.store(false, Ordering::Relaxed);
+        self.skip_until_ms.fetch_or(DOWN, Ordering::Relaxed);
+        self.failing.store(true, Ordering::SeqCst);
     }
 
     /// Records that checks found the server up. If it was down, requests judge it anew.
@@ -275,6 +255,8 @@ impl Health {
         *history = History { ejections, ejected_until_ms, ..History::default() };
         self.ends_early.store(false, Ordering::Relaxed);
         self.troubled.store(false, Ordering::Relaxed);
+        self.failing.store(false, Ordering::SeqCst);
+        self.ejected.store(false, Ordering::Relaxed);
         self.start_slowly(now_ms);
         self.skip_until_ms.store(0, Ordering::Relaxed);
     }
@@ -299,7 +281,7 @@ impl Health {
         }
         history.consecutive = history.consecutive.saturating_add(1);
         let was_ejected = self.is_ejected();
-        if self.is_down() || (was_ejected && now_ms < history.ejected_until_ms) {
+        if was_ejected && now_ms < history.ejected_until_ms {
             // The server was tried because no other one was left, or the request began before the ejection.
             return None;
         }
@@ -311,7 +293,7 @@ impl Health {
             return Some(Change::Ejected { failures: history.consecutive, time: self.eject(&mut history, now_ms) });
         }
         if failure == Failure::Connect || was_ejected {
-            self.skip_until_ms.store(later(now_ms, SKIP_FOR), Ordering::Relaxed);
+            self.skip_until(later(now_ms, SKIP_FOR));
         }
         let is_news = !history.reported && may_log();
         history.reported |= is_news;
@@ -321,7 +303,7 @@ impl Health {
     fn eject(&self, history: &mut History, now_ms: u64) -> Duration {
         let time = history.eject(now_ms);
         self.ejected.store(true, Ordering::Relaxed);
-        self.skip_until_ms.store(history.ejected_until_ms, Ordering::Relaxed);
+        self.skip_until(history.ejected_until_ms);
         history.reported = true;
         time
     }
@@ -348,7 +330,7 @@ impl Health {
         history.early.ended(opened_ms, now_ms);
         self.ends_early.store(true, Ordering::Relaxed);
         let (was_ejected, failures) = (self.is_ejected(), history.early.count());
-        if self.is_down() || (was_ejected && now_ms < history.ejected_until_ms) {
+        if was_ejected && now_ms < history.ejected_until_ms {
             return None;
         }
         let is_many = config.eject_after.is_some_and(|after| failures >= after.get());
@@ -373,16 +355,16 @@ impl Health {
     pub fn succeed(&self, now_ms: u64, may_log: impl FnOnce() -> bool) -> Option<Change> {
         self.last_success_ms.store(now_ms.max(1), Ordering::Relaxed);
         self.answering_since_ms.store(0, Ordering::Relaxed);
-        if !self.has_failed() {
+        if !self.has_failed() && !self.is_failing() {
             return None;
         }
         let mut history = self.history();
         self.failing.store(false, Ordering::SeqCst);
         history.consecutive = 0;
-        if self.is_down() || history.awaits_survivor(now_ms) {
+        if history.awaits_survivor(now_ms) {
             return None;
         }
-        let was_passed_over = self.skip_until_ms.swap(0, Ordering::Relaxed) != 0;
+        let was_passed_over = self.skip_until(0);
         if self.ejected.swap(false, Ordering::Relaxed) || was_passed_over {
             self.start_slowly(now_ms);
         }
@@ -442,7 +424,7 @@ pub(super) fn millis(time: Duration) -> u64 {
 }
 
 fn later(now_ms: u64, time: Duration) -> u64 {
-    now_ms.saturating_add(millis(time)).max(1)
+    now_ms.saturating_add(millis(time)).clamp(1, DOWN - 1)
 }
 
 #[cfg(test)]

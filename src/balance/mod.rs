@@ -1,6 +1,7 @@
 //! Pools of servers, without sockets, a clock or randomness of their own: the choice of a server for a request, the state
 //! of each, and the times of its checks.
 
+pub mod standing;
 pub mod health;
 pub mod tls;
 pub mod early;
@@ -29,11 +30,12 @@ pub use attempt::Attempt;
 pub use checks::{Check, CheckChange, CheckConfig};
 pub use choice::{NoServer, Picked};
 pub use config::{AdmitRate, Balance, Discover, HashSource, ServerAddress, ServerConfig, UpstreamConfig, UpstreamLoss};
-pub use health::{Change, Failure, HealthConfig};
+pub use health::HealthConfig;
 pub use overrides::{OperatorState, ServerChange};
 pub use pacing::ClosingRate;
 pub use pool::{PendingRequest, Pool};
 pub use rebalance::Rebalance;
 pub use server::{Server, ServerSession};
+pub use standing::{Change, Failure};
 pub use sticky::{SameSite, StickyCookie, StickyKey};
 pub use tls::{ClientCertificate, Roots, TlsMinVersion, UpstreamTls};

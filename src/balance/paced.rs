@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::attempt::Attempt;
 use super::choice::{NoServer, Picked};
-use super::health::Standing;
 use super::pool::Pool;
+use super::standing::Standing;
 
 /// The shortest time between two attempts of held requests at one server, in milliseconds, and the range of the jitter
 /// that is added.

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use super::checks::CheckChange;
 use super::config::{Balance, ServerConfig, UpstreamConfig};
-use super::health::{Change, Failure, Patience, millis};
+use super::health::{Patience, millis};
 use super::overrides::ServerChange;
 use super::queue::Queue;
 use super::rebalance::ServerLoad;
 use super::retry::RetryBudget;
 use super::rotation::Rotation;
 use super::server::{Server, ServerCondition, ServerSession, ServerState};
+use super::standing::{Change, Failure};
 use super::sticky::{StickyKey, Tags};
 
 /// The part of `connect_timeout` after which an attempt to connect that waits makes its server suspect.
@@ -300,9 +301,9 @@ impl Pool {
     }
 
     fn may_eject(&self) -> bool {
-        // A server that drains gets no requests anyway.
+        // A server that drains gets no requests anyway, and one that is down none while another one is left.
         let in_use = || self.servers.iter().filter(|server| !server.drains());
-        let ejected = in_use().filter(|server| server.health().is_ejected()).count();
+        let ejected = in_use().filter(|server| server.health().is_ejected() && !server.health().is_down()).count();
         let max = in_use().count().saturating_mul(self.config.health.eject_max_percent.into()) / 100;
         ejected < max
     }

@@ -170,6 +170,20 @@ fn a_status_from_400_on_means_down() {
     }
 }
 
+/// One server is dead, and the other one answers upgrades but not its check. It gets the upgrades all the same.
+#[test]
+fn a_server_that_answers_gets_the_upgrades_while_all_are_down() {
+    let ((_reserved, dead), upstream, api) = (refusing(), Upstream::bind(), Api::new());
+    let (_checks, opened) = serve_status(&upstream, &Arc::new(AtomicU16::new(404)));
+    let servers = format!("servers = [\"{dead}\", \"{}\"]", upstream.address());
+    let gate = Gate::start(checked("http:/healthz", "200ms").upstream(&servers).more(&api.section()));
+    (0..2).for_each(|index| drop(wait_until(&api, index, "down", |server| server["state"] == "down")));
+    let _sessions: Vec<_> = (0..8).map(|_| open(&gate, &opened)).collect();
+    // The dead one has the fewest sessions all the time.
+    assert!(shown(&api, 0)["connect_failures"].as_u64().unwrap() < 3);
+    assert_eq!((&shown(&api, 0)["state"], &shown(&api, 1)["sessions"]), (&json!("down"), &json!(8)));
+}
+
 /// The check does an opening handshake, and closes with 1000 after the pong. A server that accepts clients and serves
 /// none is down.
 #[test]

@@ -1,7 +1,8 @@
 use super::super::tests::{config, server};
 use super::super::{Balance, Failure, Pool};
 use super::*;
-use crate::balance::health::{EJECT_FOR, SKIP_FOR, Standing};
+use crate::balance::health::{EJECT_FOR, SKIP_FOR};
+use crate::balance::standing::Standing;
 use std::time::Instant;
 
 /// Returns a pool of servers with the ports from 1 on, which are down after 3 checks and up after 2.
@@ -81,27 +82,81 @@ fn the_numbers_and_the_last_check_are_kept() {
 fn a_server_that_is_down_is_tried_only_if_no_other_one_is_left() {
     let pool = pool(2);
     check(&pool, 0, "---", 0);
-    assert_eq!((standing(&pool, 0, 2_000), label(&pool, 0, 2_000)), (Standing::Ejected, "down"));
+    assert_eq!((standing(&pool, 0, 2_000), label(&pool, 0, 2_000)), (Standing::DownGood, "down"));
     let mut attempt = crate::balance::Attempt::new(None, 7);
     let mut next = || pool.choose(&mut attempt, 2_000).map(|picked| picked.server.name().to_string()).ok();
     assert_eq!([next(), next(), next()], [Some("192.0.2.1:2".into()), Some("192.0.2.1:1".into()), None]);
 }
 
-/// While a server is down, requests change nothing: it gets only those for which no server is up.
+/// While a server is down, requests do not make it up. Their failures order it among those that are down.
 #[test]
-fn requests_do_not_change_a_server_that_is_down() {
+fn requests_judge_a_server_that_is_down() {
+    use Standing::{DownEjected, DownGood, DownSkipped};
     let pool = pool(2);
     let server = &pool.all()[0];
     check(&pool, 0, "---", 0);
-    for now_ms in [3_000, 60_000, 600_000] {
-        for _ in 0..10 {
-            assert_eq!(pool.failed(server, Failure::Connect, now_ms, || true), None);
+    let is = |now_ms, expected| {
+        assert_eq!((standing(&pool, 0, now_ms), label(&pool, 0, now_ms)), (expected, "down"), "{now_ms}");
+        assert!(!server.health().is_healthy());
+    };
+    is(3_000, DownGood);
+    refuse(&pool, server, 3_000, 1);
+    let again = 3_000 + u64::try_from(SKIP_FOR.as_millis()).unwrap();
+    is(again - 1, DownSkipped);
+    is(again, DownGood);
+    assert!(server.health().claim(again) && !server.health().claim(again));
+    is(again, DownSkipped);
+    refuse(&pool, server, again, 2);
+    let last = again + u64::try_from(EJECT_FOR.as_millis()).unwrap();
+    is(last - 1, DownEjected);
+    is(last, DownGood);
+    pool.connected(server, last - 1);
+    is(last - 1, DownEjected);
+    let _ = server.health().succeed(last - 1, || true);
+    is(last - 1, DownGood);
+    refuse(&pool, server, 30_000, 1);
+    pool.connected(server, 30_000);
+    is(30_000, DownGood);
+}
+
+/// All servers are down. One of them is back before its checks say so, and gets the sessions.
+#[test]
+fn the_best_of_the_servers_that_are_down_gets_the_sessions() {
+    let pool = pool(2);
+    check(&pool, 0, "---", 0);
+    check(&pool, 1, "---", 0);
+    let mut tries = [0, 0];
+    for now_ms in (3_000..10_000).step_by(10) {
+        let picked = pool.choose(&mut crate::balance::Attempt::new(None, now_ms), now_ms).unwrap();
+        let first = picked.server.name().ends_with(":1");
+        tries[usize::from(first)] += 1;
+        if first {
+            refuse(&pool, picked.server, now_ms, 1);
+        } else {
+            pool.connected(picked.server, now_ms);
+            let _ = picked.server.health().succeed(now_ms, || true);
         }
-        pool.connected(server, now_ms);
-        assert_eq!(server.health().succeed(now_ms, || true), None);
-        assert_eq!((standing(&pool, 0, now_ms), label(&pool, 0, now_ms)), (Standing::Ejected, "down"));
-        assert!(!server.health().is_healthy() && !server.health().is_ejected());
     }
+    assert!(tries[1] <= 2 && tries[0] >= 698, "{tries:?}");
+}
+
+/// A 101 of a server that is down ends the hold of the others, until a request fails again.
+#[test]
+fn a_success_while_the_server_is_down_ends_the_hold() {
+    let pool = pool(1);
+    let server = &pool.all()[0];
+    check(&pool, 0, "---", 0);
+    let held = |now_ms| pool.choose_paced(&mut crate::balance::Attempt::new(None, now_ms), now_ms).is_ok();
+    assert!(pool.is_down() && held(3_000) && !held(3_001));
+    assert_eq!(server.health().succeed(3_010, || true), None);
+    assert!(!pool.is_down() && (3_011..3_100).all(held));
+    check(&pool, 0, "-", 3_100);
+    assert!(!pool.is_down());
+    refuse(&pool, server, 3_200, 1);
+    assert!(pool.is_down());
+    // Checks alone end it, too.
+    check(&pool, 0, "++", 4_000);
+    assert!(!pool.is_down() && held(5_000) && held(5_001));
 }
 
 #[test]

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use super::super::config::{HashSource, ServerConfig};
-use super::super::health::{EJECT_FOR, Failure, SKIP_FOR};
+use super::super::health::{EJECT_FOR, SKIP_FOR};
+use super::super::standing::Failure;
 use super::super::tests::{choose, order, pool, port, server, weighted};
 use super::*;
 
