@@ -44,6 +44,8 @@ struct Upstream {
     queued: usize,
     /// The limit of that number.
     queue_max: u32,
+    /// The rate at which the sessions of a server that drains or was removed are closed, as in `20/s`.
+    drain_rate: String,
     /// Where its servers are listed; null if the configuration lists them.
     discover: Option<Discovery>,
     /// Its servers, in the order of the file, or by address if they are looked up.
@@ -116,6 +118,7 @@ impl Upstream {
             sessions: sessions.map(|(_, count)| count).sum(),
             pending_requests: pool.pending(),
             max_pending_requests: config.max_pending_requests,
+            drain_rate: config.drain_rate.to_string(),
             discover: None,
             queued: pool.queue().waiting(),
             queue_max: config.queue_max,

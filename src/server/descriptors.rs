@@ -1,6 +1,7 @@
 //! Checks `max_sessions` against the limit on file descriptors.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -34,6 +35,10 @@ const LISTENER_DESCRIPTORS: usize = 4;
 /// Descriptors of a key set that is fetched: a connection to its server, one to that of the issuer's configuration, and
 /// two of a name look-up.
 const KEY_SET_DESCRIPTORS: usize = 4;
+
+/// The number to which `max_sessions` is lowered; 0 if it is not. Each number is logged once, since every change of
+/// discovered servers checks it.
+static LOWERED: AtomicU32 = AtomicU32::new(0);
 
 /// Checks `max_sessions` against the highest descriptor limit of this process, as
 /// [`Server::bind`](super::serve::Server::bind) does, but does not raise the limit. Returns the number of sessions that
@@ -151,20 +156,35 @@ fn fit(max_sessions: MaxSessions, others: Others, limit: u64) -> Result<NonZeroU
     let needed = 2 * (u64::from(sessions) + others.waiting(sessions)) + others.count;
     let too_few = ServeError::Descriptors { sessions, needed, limit };
     if needed <= limit {
+        is_changed(&LOWERED, 0);
         return NonZeroU32::new(sessions).ok_or(too_few);
     }
     match NonZeroU32::new(others.fitting(limit)) {
         Some(fitting) if !explicit => {
-            tracing::warn!(max_sessions = fitting, needed, limit, "max_sessions lowered to the descriptor limit");
+            if is_changed(&LOWERED, fitting.get()) {
+                tracing::warn!(max_sessions = fitting, needed, limit, "max_sessions lowered to the descriptor limit");
+            }
             Ok(fitting)
         }
         _ => Err(too_few),
     }
 }
 
+/// Remembers a number, and returns whether it differs from the one before.
+fn is_changed(remembered: &AtomicU32, number: u32) -> bool {
+    remembered.swap(number, Ordering::Relaxed) != number
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lowered_number_is_logged_once() {
+        let lowered = AtomicU32::new(0);
+        let logged = [0, 999, 999, 998, 998, 0, 998].map(|number| is_changed(&lowered, number));
+        assert_eq!(logged, [false, true, false, true, false, true, true]);
+    }
 
     #[test]
     fn sessions_are_limited_by_the_descriptors() {

@@ -3,9 +3,9 @@
 const CONFIG_MS = 5000;
 
 /** A section of blocks that are kept by name. A block is made again when its line or fixed facts change. */
-function blockSection(title, keyOf, create, empty) {
+function blockSection(title, keyOf, create, empty, kind = 'narrow') {
   const id = uniqueId('section');
-  const holder = h('div.blocks');
+  const holder = h(`div.blocks.${kind}`);
   const nothing = h('p.quiet', 'Loading');
   const blocks = new Map();
   const section = h('section', { 'aria-labelledby': id }, h('h2', { id }, title), holder, nothing);
@@ -68,6 +68,7 @@ function configView() {
       ({ name }) => name,
       (upstream) => upstreamBlock(upstream, () => load.now()),
       'No upstream is configured.',
+      'broad',
     ),
     routes: blockSection('Routes', ({ name }) => name, routeBlock, 'No route is configured.'),
     auths: blockSection('Auth sections', ({ name }) => name, authBlock, 'No auth section is configured.'),

@@ -80,7 +80,7 @@ function upstreamBlock(upstream, onDone) {
         ['Queued requests', `${count(now.queued)} of ${count(now.queue_max)}`, now.queued],
         ...(now.discover ? [['Servers from', now.discover.source]] : []),
       ]);
-      table.update(now.servers.map((server) => ({ ...server, upstream: now.name })));
+      table.update(serverRows(now));
     },
   };
 }

@@ -294,7 +294,8 @@ fn server_drained(facts: &Facts<'_>) -> Words {
             facts.the_server()
         )),
         "Nothing has to change if that was intended: the client connects again, and another server gets its session. \
-         `drain_rate` sets how many of them are closed in a second, and `tollgate upstreams undrain` stops it.",
+         `drain_rate` sets how many of them are closed in a second. `tollgate upstreams undrain` stops the drain of a \
+         server that is still in `servers` or found by `discover`; that of a removed one stops when it is in the pool again.",
         &[keys::SERVERS, keys::SERVER_DRAIN, keys::DRAIN_RATE],
     )
 }

@@ -47,15 +47,24 @@ fn change(arguments: &ServerArguments, state: &str) -> Result<(), Failure> {
     output::print("\n")
 }
 
-/// Returns a table with a line for each server.
+/// Returns a table with a line for each server, also for those that were removed and still have sessions.
 fn list(answer: &Value) -> String {
     let items = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut rows = Vec::new();
     for upstream in items(answer, "upstreams") {
         let name = text(&upstream, "name");
-        for server in items(&upstream, "servers") {
+        let (servers, removed) = (items(&upstream, "servers"), items(&upstream, "removed"));
+        if servers.is_empty() {
+            rows.push(vec![name.clone(), "no servers".to_owned()]);
+        }
+        for server in servers {
             let mut row = vec![name.clone(), text(&server, "address"), state(&server)];
             row.extend(["weight", "sessions", "max_sessions", "connect_failures"].map(|field| text(&server, field)));
+            rows.push(row);
+        }
+        for server in removed {
+            let mut row = vec![name.clone(), text(&server, "address"), "removed".to_owned()];
+            row.extend(["weight", "sessions"].map(|field| text(&server, field)));
             rows.push(row);
         }
     }
@@ -95,13 +104,15 @@ mod tests {
         };
         let answer = json!({ "upstreams": [
             { "name": "chat", "servers": [server("a:1", "up", None), server("b:1", "draining", Some("drain"))] },
-            { "name": "none", "servers": [] },
+            { "name": "none", "servers": [], "removed": [{ "address": "c:1", "sessions": 5 }] },
         ] });
         let text = list(&answer);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines.len(), 3, "{text}");
+        assert_eq!(lines.len(), 5, "{text}");
         assert_eq!(lines[1], ["chat", "a:1", "up", "2", "17", "-", "3"]);
         assert_eq!(lines[2], ["chat", "b:1", "draining", "(operator)", "2", "17", "-", "3"]);
+        assert_eq!(lines[3], ["none", "no", "servers"]);
+        assert_eq!(lines[4], ["none", "c:1", "removed", "-", "5"]);
     }
 
     #[test]

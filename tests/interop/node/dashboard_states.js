@@ -120,7 +120,14 @@ async function drains({ visit, tokens }) {
     await replace(page, '/v1/upstreams', ({ upstreams }) => ({
       upstreams: upstreams.map((upstream) => ({
         ...upstream,
-        servers: upstream.servers.slice(0, 1).map((server) => ({ ...server, sessions: 3, state })),
+        servers: upstream.servers.slice(0, 1).map((server) => ({
+          ...server,
+          sessions: 3,
+          max_sessions: 5000,
+          state,
+          drain_rate: state === 'draining' ? '20/s' : null,
+        })),
+        removed: [{ address: '192.0.2.7:9001', sessions: 2 }],
       })),
     }));
     await page.route('**/v1/upstreams/*/servers/*', async (route) => {
@@ -130,12 +137,27 @@ async function drains({ visit, tokens }) {
       await route.fulfill({ json: { sessions: 3, state, drain_rate: '20/s', drain_seconds: 0.2 } });
     });
     await go(page, '#/config');
+    const rows = page.locator('[data-upstream]').first().locator('tbody').first().locator('tr');
+    await rows.nth(1).waitFor();
+    assert.match(await rows.nth(0).textContent(), /3 of 5,000/);
+    assert.match(await rows.nth(1).textContent(), /192\.0\.2\.7:9001removed2/);
+    assert.equal(await rows.nth(1).locator('button').count(), 0);
+    // Tables stay in their cards, and the words of a button in one line.
+    for (const width of [400, 1280, 1920]) {
+      await page.setViewportSize({ width, height: 900 });
+      const wide = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
+      assert.equal(await page.evaluate(wide), 0, `${width} px`);
+      const isWide = (all) => all.some((one) => one.scrollWidth > one.clientWidth);
+      assert.equal(await page.locator('.block').evaluateAll(isWide), false, `${width} px`);
+      assert.ok((await rows.nth(0).locator('button').boundingBox()).height < 32, `${width} px`);
+    }
     for (const [name, notice] of [
       ['Drain', /drains; 3 sessions close at 20\/s/],
       ['Undrain', /gets new sessions, and keeps 3 sessions/],
     ]) {
       await page.locator('[data-upstream] button', { hasText: new RegExp(`^${name}$`) }).first().click();
       assert.match(await page.textContent('dialog[open] h2'), new RegExp(`^${name} this server`));
+      if (name === 'Drain') assert.match(await page.textContent('dialog[open]'), /with 1012 at 20\/s, in about/);
       await page.click('dialog[open] button[type=submit]');
       await page.locator('#notice', { hasText: notice }).waitFor();
     }
