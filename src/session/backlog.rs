@@ -19,11 +19,13 @@ const PIECE_BYTES: usize = 96;
 #[derive(Debug)]
 pub struct Backlog {
     max_bytes: usize,
+    /// The pieces at the front that cannot be dropped. They are apart from the others, so that dropping a message costs
+    /// the same for any number of them.
+    kept: VecDeque<Piece>,
+    /// The pieces behind them.
     pieces: VecDeque<Piece>,
-    /// The memory of the pieces.
+    /// The memory of all pieces.
     bytes: usize,
-    /// The number of pieces at the front that cannot be dropped.
-    kept: usize,
     /// The bytes that are missing of the last frame.
     frame_left: u64,
     frame: Kind,
@@ -67,9 +69,9 @@ impl Backlog {
     pub fn new(max_bytes: usize, frame_left: u64, in_message: bool) -> Self {
         Self {
             max_bytes,
+            kept: VecDeque::new(),
             pieces: VecDeque::new(),
             bytes: 0,
-            kept: 0,
             frame_left,
             frame: Kind::Data,
             is_final: !in_message,
@@ -118,13 +120,12 @@ impl Backlog {
 
     /// Moves the first frames to `out`, about `most` bytes of them. They are not dropped any more.
     pub fn take(&mut self, out: &mut Vec<u8>, most: usize) {
-        while let Some(piece) = self.pieces.front() {
+        while let Some(piece) = self.kept.front().or_else(|| self.pieces.front()) {
             if !out.is_empty() && out.len().saturating_add(piece.bytes.len()) > most {
                 return;
             }
-            let Some(piece) = self.pieces.pop_front() else { return };
+            let Some(piece) = self.kept.pop_front().or_else(|| self.pieces.pop_front()) else { return };
             self.bytes = self.bytes.saturating_sub(piece.cost());
-            self.kept = self.kept.saturating_sub(1);
             self.started = piece.message.or(self.started);
             if out.is_empty() {
                 *out = piece.bytes;
@@ -132,18 +133,18 @@ impl Backlog {
                 out.extend_from_slice(&piece.bytes);
             }
         }
-        self.pieces = VecDeque::new();
+        (self.kept, self.pieces) = Default::default();
     }
 
     /// Discards all frames, because nothing can be sent to the client any more.
     pub fn clear(&mut self) {
-        self.pieces = VecDeque::new();
-        (self.bytes, self.kept) = (0, 0);
+        (self.kept, self.pieces) = Default::default();
+        self.bytes = 0;
     }
 
     /// Whether it holds no frames.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.kept.is_empty() && self.pieces.is_empty()
     }
 
     /// Whether the rest of a message that is dropped may follow, so that later bytes must still be pushed.
@@ -164,7 +165,7 @@ impl Backlog {
 
     /// Returns the number of bytes in it.
     pub fn len(&self) -> usize {
-        self.bytes.saturating_sub(self.pieces.len().saturating_mul(PIECE_BYTES))
+        self.bytes.saturating_sub((self.kept.len() + self.pieces.len()).saturating_mul(PIECE_BYTES))
     }
 
     /// Returns the number of messages that were dropped since the last call.
@@ -203,17 +204,17 @@ impl Backlog {
 
     /// Drops the first message of which no bytes were taken. Returns false if there is none.
     fn drop_oldest(&mut self) -> bool {
-        let is_kept = |piece: &Piece| piece.message.is_none() || piece.message == self.started;
-        while self.pieces.get(self.kept).is_some_and(is_kept) {
-            self.kept += 1;
+        let started = self.started;
+        let is_kept = |piece: &mut Piece| piece.message.is_none() || piece.message == started;
+        while let Some(piece) = self.pieces.pop_front_if(is_kept) {
+            self.kept.push_back(piece);
         }
-        let Some(oldest) = self.pieces.get(self.kept).and_then(|piece| piece.message) else { return false };
-        let mut at = self.kept;
-        while let Some(piece) = self.pieces.get(at) {
+        let Some(oldest) = self.pieces.front().and_then(|piece| piece.message) else { return false };
+        let is_of_it = |piece: &mut Piece| piece.message.is_none_or(|message| message == oldest);
+        while let Some(piece) = self.pieces.pop_front_if(is_of_it) {
             match piece.message {
-                Some(message) if message == oldest => self.remove(at),
-                Some(_) => break,
-                None => at += 1,
+                Some(_) => self.bytes = self.bytes.saturating_sub(piece.cost()),
+                None => self.kept.push_back(piece),
             }
         }
         self.dropped = self.dropped.saturating_add(1);
@@ -224,24 +225,18 @@ impl Backlog {
 
     /// Drops the last message, of which no bytes were taken.
     fn drop_last(&mut self) {
-        let mut at = self.pieces.len();
-        while let Some(before) = at.checked_sub(1) {
-            match self.pieces.get(before).and_then(|piece| piece.message) {
-                Some(message) if message == self.message => self.remove(before),
-                Some(_) => break,
-                None => {}
+        let last = self.message;
+        let is_of_it = |piece: &mut Piece| piece.message.is_none_or(|message| message == last);
+        let mut control = Vec::new();
+        while let Some(piece) = self.pieces.pop_back_if(is_of_it) {
+            match piece.message {
+                Some(_) => self.bytes = self.bytes.saturating_sub(piece.cost()),
+                None => control.push(piece),
             }
-            at = before;
         }
-        self.kept = self.kept.min(self.pieces.len());
+        self.pieces.extend(control.into_iter().rev());
         self.dropped = self.dropped.saturating_add(1);
         self.is_dropping = true;
-    }
-
-    fn remove(&mut self, at: usize) {
-        if let Some(piece) = self.pieces.remove(at) {
-            self.bytes = self.bytes.saturating_sub(piece.cost());
-        }
     }
 }
 
