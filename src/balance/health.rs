@@ -9,7 +9,7 @@ use super::checks::CheckConfig;
 use super::early::EarlyEnds;
 use super::standing::{Change, Failure, Standing};
 
-/// The time for which a server that accepted no connection is passed over. Then one request tries it again.
+/// The time for which a server that accepted no connection or sent no answer is passed over. Then one request tries it.
 pub const SKIP_FOR: Duration = Duration::from_secs(5);
 /// The time of the first ejection. Each further one takes twice as long.
 pub const EJECT_FOR: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub struct Health {
     /// Whether there is a failure since the last success.
     troubled: AtomicBool,
     ejected: AtomicBool,
+    /// Whether the server is passed over because it sent no answer, so that only an answer ends that.
+    silent: AtomicBool,
     /// Whether the last request failed, or checks found it down since.
     failing: AtomicBool,
     /// The time before which held requests do not try the server, which fails; 0 if none did.
@@ -222,10 +224,11 @@ impl Health {
         Waiting::begin(&self.answering_since_ms, now_ms)
     }
 
-    /// Records that the server accepted a connection. If it is ejected, its answer is what counts.
+    /// Records that the server accepted a connection. If it is ejected or sent no answer, its answer is what counts.
     pub fn connected(&self, now_ms: u64) {
         let is_passed_over = self.skip_until_ms.load(Ordering::Relaxed) & !DOWN != 0;
-        if is_passed_over && !self.is_ejected() && self.skip_until(0) {
+        let needs_answer = self.is_ejected() || self.silent.load(Ordering::Relaxed);
+        if is_passed_over && !needs_answer && self.skip_until(0) {
             self.start_slowly(now_ms);
         }
     }
@@ -257,18 +260,20 @@ impl Health {
         self.troubled.store(false, Ordering::Relaxed);
         self.failing.store(false, Ordering::SeqCst);
         self.ejected.store(false, Ordering::Relaxed);
+        self.silent.store(false, Ordering::Relaxed);
         self.start_slowly(now_ms);
         self.skip_until_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Records a failed request. `may_eject` is asked if the server is to be ejected; it is not if it already is.
-    /// Returns the change that is to be logged. A first failure is reported only if `may_log` allows a line; otherwise
+    /// Records a failed request. Without an answer for as long as `patience` says, the server stays passed over, if no
+    /// other request has succeeded since that one began: otherwise a client could cause it by a path that the server
+    /// answers late. `may_eject` is asked if the server is to be ejected; it is not if it already is. Returns the change that is to be logged. A first failure is reported only if `may_log` allows a line; otherwise
     /// the next one is.
     pub fn fail(
         &self,
         failure: Failure,
         now_ms: u64,
-        config: &HealthConfig,
+        (config, patience): (&HealthConfig, Patience),
         may_eject: impl FnOnce() -> bool,
         may_log: impl FnOnce() -> bool,
     ) -> Option<Change> {
@@ -280,6 +285,8 @@ impl Health {
             history.run_since_ms = now_ms;
         }
         history.consecutive = history.consecutive.saturating_add(1);
+        let is_silent = matches!(failure, Failure::Late { since_ms } if self.is_silent(since_ms, now_ms, patience));
+        self.silent.fetch_or(is_silent, Ordering::Relaxed);
         let was_ejected = self.is_ejected();
         if was_ejected && now_ms < history.ejected_until_ms {
             // The server was tried because no other one was left, or the request began before the ejection.
@@ -292,7 +299,7 @@ impl Health {
             history.is_ejected_early = false;
             return Some(Change::Ejected { failures: history.consecutive, time: self.eject(&mut history, now_ms) });
         }
-        if failure == Failure::Connect || was_ejected {
+        if failure == Failure::Connect || was_ejected || is_silent {
             self.skip_until(later(now_ms, SKIP_FOR));
         }
         let is_news = !history.reported && may_log();
@@ -343,6 +350,12 @@ impl Health {
         Some(Change::Ejected { failures, time: self.eject(&mut history, now_ms) })
     }
 
+    /// Whether a request that began to wait at this time shows that the server answers none.
+    fn is_silent(&self, since_ms: u64, now_ms: u64, patience: Patience) -> bool {
+        let last = self.last_success_ms.load(Ordering::Relaxed);
+        now_ms.saturating_sub(since_ms) >= patience.answer_ms && (last == 0 || last < since_ms)
+    }
+
     /// Whether failures of answers last so long without a success that they do not concern the requests of one client.
     fn is_of_all_clients(&self, history: &History, now_ms: u64) -> bool {
         let last = self.last_success_ms.load(Ordering::Relaxed);
@@ -365,6 +378,7 @@ impl Health {
             return None;
         }
         let was_passed_over = self.skip_until(0);
+        self.silent.store(false, Ordering::Relaxed);
         if self.ejected.swap(false, Ordering::Relaxed) || was_passed_over {
             self.start_slowly(now_ms);
         }

@@ -290,7 +290,8 @@ impl Pool {
         may_log: impl FnOnce() -> bool,
     ) -> Option<Change> {
         let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
-        server.health().fail(failure, now_ms, &self.config.health, || self.may_eject(), may_log)
+        let settings = (&self.config.health, self.patience);
+        server.health().fail(failure, now_ms, settings, || self.may_eject(), may_log)
     }
 
     /// Records that a session ended within [`EARLY`](super::early::EARLY) of its begin, since the server disconnected.

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub enum Standing {
     /// It did not fail recently, or it is due to be tried again.
     Good,
-    /// It accepted no connection a short while ago, or lets a request wait. It is tried if no server is in good standing.
+    /// It accepted no connection or sent no answer a short while ago, or lets a request wait. It is tried if no server is
+    /// in good standing.
     Skipped,
     /// It is ejected. It is tried if no other one is left that is not down by its checks.
     Ejected,
@@ -44,8 +45,13 @@ impl Standing {
 pub enum Failure {
     /// It did not accept the connection.
     Connect,
-    /// It broke the connection, or its response was late, malformed or a status from 500 on.
+    /// It broke the connection, or its response was malformed or a status from 500 on.
     Answer,
+    /// Its response was late, or the client left while it waited for it.
+    Late {
+        /// The begin of the wait, in milliseconds of the pool's clock.
+        since_ms: u64,
+    },
 }
 
 /// A change of a server's health, for the log.

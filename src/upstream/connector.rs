@@ -210,26 +210,27 @@ impl Connector {
         (proxy_header, request): (&[u8], Request<Empty<Bytes>>),
     ) -> Result<UpstreamResponse, AskError> {
         let config = pool.config();
-        let (mut wait, answering) =
-            (self.wait(pool, server, Failure::Answer), server.health().answering(self.now_ms(pool)));
+        let since_ms = self.now_ms(pool);
+        let late = Failure::Late { since_ms };
+        let (mut wait, answering) = (self.wait(pool, server, late), server.health().answering(since_ms));
         // With TLS the header was sent before the handshake.
         let proxy_header = if stream.is_tls() { &[] } else { proxy_header };
         let opening = open(stream, proxy_header, request, config.response_timeout, config.title_case_headers);
         let opened = opening.await;
         wait.is_over = true;
         drop(answering);
-        let (rejection, error) = match opened {
+        let (failure, rejection, error) = match opened {
             Ok(response) => {
                 if let UpstreamResponse::NotSwitched(response) = &response {
                     self.note_status(pool, server, response.status());
                 }
                 return Ok(response);
             }
-            Err(OpenError::Timeout) => (Rejection::UpstreamTimeout, "no response in time".to_owned()),
-            Err(OpenError::Malformed(error)) => (Rejection::UpstreamMalformed, error.to_string()),
-            Err(OpenError::Broken(error)) => (Rejection::Unreachable, causes(&error)),
+            Err(OpenError::Timeout) => (late, Rejection::UpstreamTimeout, "no response in time".to_owned()),
+            Err(OpenError::Malformed(error)) => (Failure::Answer, Rejection::UpstreamMalformed, error.to_string()),
+            Err(OpenError::Broken(error)) => (Failure::Answer, Rejection::Unreachable, causes(&error)),
         };
-        self.note_failure(pool, server, Failure::Answer, &error);
+        self.note_failure(pool, server, failure, &error);
         Err(AskError { server: Some(Arc::clone(server.name())), detail: error, ..AskError::from(rejection) })
     }
 

@@ -104,6 +104,19 @@ fn a_server_that_sends_no_whole_head_is_given_up_after_response_timeout() {
     Session::open(&gate, &upstream).close();
 }
 
+/// A frozen server still accepts connections. One request waits for its timeout, and the next ones get another server.
+#[test]
+fn after_a_request_without_an_answer_the_next_ones_go_elsewhere() {
+    let (frozen, other) = (Upstream::bind(), Upstream::bind());
+    let first = format!("{{ address = \"{}\", weight = 1000 }}", frozen.address());
+    let servers = format!("servers = [{first}, \"{}\"]", other.address());
+    let gate = Gate::start(Setup::new().upstream(&servers).upstream("response_timeout = \"1s\""));
+    let mut client = Client::connect(&gate);
+    client.send(&Request::to("/open/").bytes());
+    assert_eq!(client.head().status(), 504);
+    let _sessions: Vec<_> = (0..5).map(|_| Session::open(&gate, &other)).collect();
+}
+
 /// Bytes that arrive do not extend `response_timeout`.
 #[test]
 fn a_head_that_arrives_byte_by_byte_is_given_up_after_response_timeout() {

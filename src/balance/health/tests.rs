@@ -15,6 +15,8 @@ const NO_SUSPECT: Patience = Patience { connect_ms: u64::MAX, answer_ms: u64::MA
 enum Step {
     Connect(u64, Option<Change>),
     Answer(u64, Option<Change>),
+    /// The begin and the end of a request without an answer.
+    Late(u64, u64, Option<Change>),
     Connected(u64),
     Succeed(u64, Option<Change>),
     Is(u64, Standing),
@@ -35,10 +37,13 @@ fn recovered(failures: u64) -> Option<Change> {
 fn check(config: &HealthConfig, may_eject: bool, steps: &[Step]) {
     let health = Health::default();
     for (number, step) in steps.iter().enumerate() {
-        let fail = |failure, now| health.fail(failure, now, config, || may_eject, || true);
+        let fail = |failure, now| health.fail(failure, now, (config, PATIENCE), || may_eject, || true);
         match step {
             Step::Connect(now, expected) => assert_eq!(fail(Failure::Connect, *now), *expected, "step {number}"),
             Step::Answer(now, expected) => assert_eq!(fail(Failure::Answer, *now), *expected, "step {number}"),
+            Step::Late(since_ms, now, expected) => {
+                assert_eq!(fail(Failure::Late { since_ms: *since_ms }, *now), *expected, "step {number}");
+            }
             Step::Connected(now) => health.connected(*now),
             Step::Succeed(now, expected) => assert_eq!(health.succeed(*now, || true), *expected, "step {number}"),
             Step::Is(now, expected) => assert_eq!(health.standing(*now, NO_SUSPECT), *expected, "step {number}"),
@@ -182,6 +187,41 @@ fn a_request_that_waits_for_its_answer_makes_a_server_suspect() {
     assert_eq!(health.standing(20_000, PATIENCE), Standing::Good);
 }
 
+/// A frozen server still accepts connections. It stays passed over after a request that got no answer, until one does.
+#[test]
+fn a_server_that_sends_no_answer_is_skipped_and_tried_again_by_one_request() {
+    use Standing::{Good, Skipped};
+    use Step::{Claims, Connected, Is, Late, Share, Succeed};
+    let again = 20_000 + SKIP_MS;
+    let steps = [
+        Succeed(9_999, None),
+        Late(10_000, 20_000, Some(Change::Failed)),
+        Is(20_000, Skipped),
+        Connected(20_001),
+        Is(again - 1, Skipped),
+        Is(again, Good),
+        Claims(again, true),
+        Connected(again),
+        Is(again, Skipped),
+        Claims(again, false),
+        Succeed(again + 1, recovered(1)),
+        Is(again + 1, Good),
+        Share(again + 1, 100),
+    ];
+    check(&CONFIG, true, &steps);
+}
+
+/// A client cannot have a server passed over by a path that it answers late, or by leaving soon.
+#[test]
+fn a_late_answer_passes_no_server_over_that_answers_others() {
+    use Standing::Good;
+    use Step::{Is, Late, Succeed};
+    let busy = [Succeed(10_000, None), Late(10_000, 20_000, Some(Change::Failed)), Is(20_000, Good)];
+    check(&CONFIG, true, &busy);
+    let soon = [Late(10_000, 12_499, Some(Change::Failed)), Is(12_499, Good), Late(10_000, 12_500, None)];
+    check(&CONFIG, true, &soon);
+}
+
 /// The requests of one client fail in the pauses between those of others.
 #[test]
 fn failures_between_successes_eject_no_server_unless_they_last() {
@@ -225,7 +265,7 @@ fn failures_between_successes_eject_no_server_unless_they_last() {
 fn a_change_is_reported_once_and_when_a_line_is_allowed() {
     let health = Health::default();
     let config = HealthConfig { eject_after: None, ..CONFIG };
-    let fail = |may_log| health.fail(Failure::Answer, 0, &config, || true, || may_log);
+    let fail = |may_log| health.fail(Failure::Answer, 0, (&config, PATIENCE), || true, || may_log);
     assert_eq!(health.succeed(0, || true), None, "it never failed");
     assert_eq!(fail(false), None, "no line is allowed");
     assert_eq!([fail(true), fail(true), fail(true)], [Some(Change::Failed), None, None]);
