@@ -59,6 +59,7 @@ pub struct Sessions {
     start_level: Level,
     slow_upgrade: Option<Duration>,
     identities: Identities,
+    slow_upgrades: LineQuota,
     reports: LineQuota,
     drops: LineQuota,
 }
@@ -91,6 +92,7 @@ impl Sessions {
             start_level: config.session_start,
             slow_upgrade: config.slow_upgrade,
             identities,
+            slow_upgrades: LineQuota::new(),
             reports: LineQuota::new(),
             drops: LineQuota::new(),
         }
@@ -106,10 +108,11 @@ impl Sessions {
         phases.times(self.slow_upgrade, now)
     }
 
-    /// Logs the phases of an upgrade whose 101 was written, if it was slow.
+    /// Logs the phases of an upgrade whose 101 was written, if it was slow and the quota of such lines allows it.
     pub fn log_upgrade(&self, session: &SessionSummary<'_>, phases: &UpgradePhases, now: Instant) {
         let times = self.slow_times(phases, now);
-        if !times.is_slow() {
+        let is_shown = tracing::level_filters::LevelFilter::current() >= Level::WARN;
+        if !times.is_slow() || !is_shown || !self.slow_upgrades.may_write(now) {
             return;
         }
         phase_event!(
@@ -120,6 +123,7 @@ impl Sessions {
             client = self.identities.address(session.client),
             route = session.route,
             server = session.server,
+            left_out = self.slow_upgrades.take_left_out(),
             "slow upgrade"
         );
     }
@@ -187,5 +191,43 @@ impl Sessions {
             reason,
             "session ended"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::LogFormat;
+    use crate::telemetry::log::logged;
+    use crate::telemetry::test_config;
+
+    #[test]
+    fn lines_about_slow_upgrades_are_limited_and_those_left_out_counted() {
+        const MS: Duration = Duration::from_millis(1);
+        let start = crate::runtime::clock::now();
+        let config = LogConfig { slow_upgrade: Some(MS), ..test_config() };
+        let session = SessionSummary {
+            request_id: RequestId(1),
+            route: "chat",
+            auth: None,
+            subject: None,
+            client: "192.0.2.7".parse().unwrap(),
+            upstream: "main",
+            server: "192.0.2.8:80",
+            request: RequestSummary::default(),
+        };
+        let lines = logged(LogFormat::Json, || {
+            let sessions = Sessions::new(&config, Identities::new(&config, [0; 32]));
+            let phases = UpgradePhases::start(start);
+            sessions.log_upgrade(&session, &phases, start + MS);
+            (0..600).for_each(|_| sessions.log_upgrade(&session, &phases, start + 2 * MS));
+            sessions.log_upgrade(&session, &phases, start + Duration::from_secs(1));
+        });
+        let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines.iter().all(|line| line["message"] == "slow upgrade" && line["server"] == "192.0.2.8:80"));
+        let left_out: Vec<u64> = lines.iter().filter_map(|line| line["left_out"].as_u64()).collect();
+        assert_eq!((lines.len(), left_out), (501, vec![100]));
     }
 }
