@@ -6,6 +6,7 @@ use super::attempt::Attempt;
 use super::choice::{NoServer, Picked};
 use super::health::Standing;
 use super::pool::Pool;
+use super::server::Server;
 
 /// The shortest time between two attempts of held requests at one server, in milliseconds, and the range of the jitter
 /// that is added.
@@ -65,12 +66,32 @@ impl Pool {
         self.all().iter().any(|server| !server.drains() && !server.is_full())
     }
 
-    /// Lets a request that waits try a server again that is in good standing by now.
+    /// Whether the servers that the request has not tried, and that do not drain, are full, and there is one.
+    pub fn rest_is_full(&self, attempt: &Attempt) -> bool {
+        let rest = self.all().iter().enumerate().filter(|(index, _)| !attempt.tried.contains(index));
+        let mut rest = rest.map(|(_, server)| server).filter(|server| !server.drains()).peekable();
+        rest.peek().is_some() && rest.all(Server::is_full)
+    }
+
+    /// Notes the standing of the server that has just failed the request: see [`Pool::forget_recovered`].
+    pub fn note_left(&self, attempt: &mut Attempt, now_ms: u64) {
+        let Some(last) = attempt.tried.last().copied() else { return };
+        if !self.is_good(last, now_ms) && !attempt.may_recover.contains(&last) {
+            attempt.may_recover.push(last);
+        }
+    }
+
+    /// Lets a request that waits try a server again that was not in good standing when the request left it, and is by
+    /// now. A server that stays in good standing although it fails the request may fail it because of the request.
     pub fn forget_recovered(&self, attempt: &mut Attempt, now_ms: u64) {
-        attempt.tried.retain(|index| {
-            let server = self.all().get(*index);
-            server.is_some_and(|server| server.health().standing(now_ms, self.patience()) != Standing::Good)
-        });
+        let Attempt { tried, may_recover, .. } = attempt;
+        tried.retain(|index| !may_recover.contains(index) || !self.is_good(*index, now_ms));
+        may_recover.retain(|index| tried.contains(index));
+    }
+
+    fn is_good(&self, index: usize, now_ms: u64) -> bool {
+        let standing = |server: &Server| server.health().standing(now_ms, self.patience());
+        self.all().get(index).map(standing) == Some(Standing::Good)
     }
 }
 
@@ -145,9 +166,41 @@ mod tests {
         let mut attempt = Attempt::new(None, 1);
         drop(pool.choose(&mut attempt, 0).unwrap());
         fail(&pool, 0, 0);
+        pool.note_left(&mut attempt, 0);
         for (now_ms, tried) in [(0, 1), (4_999, 1), (5_000, 0)] {
             pool.forget_recovered(&mut attempt, now_ms);
             assert_eq!(attempt.tried(), tried, "{now_ms}");
         }
+    }
+
+    #[test]
+    fn a_server_in_good_standing_that_fails_a_request_does_not_get_it_again() {
+        let pool = pool(Balance::LeastSessions, weighted(&[1]));
+        let mut attempt = Attempt::new(None, 1);
+        drop(pool.choose(&mut attempt, 0).unwrap());
+        pool.failed(pool.servers().next().unwrap(), Failure::Answer, 0, || true);
+        pool.note_left(&mut attempt, 0);
+        for now_ms in [0, 5_000, 60_000] {
+            pool.forget_recovered(&mut attempt, now_ms);
+            assert_eq!(attempt.tried(), 1, "{now_ms}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_full_if_each_server_that_was_not_tried_is() {
+        let mut servers = weighted(&[1, 1, 1]);
+        servers[1].max_sessions = 1.try_into().ok();
+        servers[2] = ServerConfig { drain: true, ..servers[2].clone() };
+        let pool = Pool::new(config(Balance::LeastSessions, servers), std::time::Instant::now());
+        let mut attempt = Attempt::new(None, 1);
+        attempt.tried.push(0);
+        assert!(!pool.rest_is_full(&attempt));
+        let other = pool.choose(&mut attempt, 0).unwrap();
+        attempt.tried.pop();
+        assert!(pool.rest_is_full(&attempt));
+        assert!(!pool.rest_is_full(&Attempt::new(None, 1)), "the first one is not");
+        drop(other);
+        attempt.tried.push(1);
+        assert!(!pool.rest_is_full(&attempt), "there is no rest");
     }
 }

@@ -21,14 +21,12 @@ pub struct Queue {
 struct Entries {
     /// The number of the next ticket.
     next: u64,
-    /// The number of tickets.
-    tickets: usize,
     /// The requests that wait, by the number of their tickets. A request that was not polled yet has no waker.
     wakers: BTreeMap<u64, Option<Waker>>,
 }
 
-/// A position in a queue. A request that tries a server steps out and, if it has to wait again, back to where it was. The
-/// position is given up when the ticket is dropped.
+/// A position in a queue. A request that tries a server steps out and, if it has to wait again, back to where it was or
+/// to the end. The position is given up when the ticket is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     queue: Arc<Queue>,
@@ -46,18 +44,23 @@ impl Queue {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Takes the last position; `None` if there are `max` tickets. The request waits from now on.
+    /// Takes the last position; `None` if `max` requests wait. The request waits from now on.
     pub fn join(self: &Arc<Self>, max: u32) -> Option<Ticket> {
         let mut entries = self.entries();
-        if entries.tickets >= usize::try_from(max).unwrap_or(usize::MAX) {
+        if entries.wakers.len() >= usize::try_from(max).unwrap_or(usize::MAX) {
             return None;
         }
+        let number = self.add_last(&mut entries);
+        Some(Ticket { queue: Arc::clone(self), number })
+    }
+
+    /// Adds a request at the end. Returns the number of its ticket.
+    fn add_last(&self, entries: &mut Entries) -> u64 {
         let number = entries.next;
         entries.next = number.saturating_add(1);
-        entries.tickets += 1;
         entries.wakers.insert(number, None);
-        self.count(&entries);
-        Some(Ticket { queue: Arc::clone(self), number })
+        self.count(entries);
+        number
     }
 
     /// Wakes the first request, because a server may have become available. Costs one load if none waits.
@@ -114,22 +117,22 @@ impl Ticket {
         is_first
     }
 
-    /// Stops to wait, and keeps the position.
-    pub fn step_out(&self) {
-        self.leave(|_| {});
-    }
-
-    /// Waits again, at the same position.
+    /// Waits again, at the same position, however many others wait.
     pub fn step_in(&self) {
         let mut entries = self.queue.entries();
         entries.wakers.entry(self.number).or_insert(None);
         self.queue.count(&entries);
     }
 
-    /// Stops to wait, and wakes the request that is the first one now.
-    fn leave(&self, change: impl FnOnce(&mut Entries)) {
+    /// Waits again, behind all others, however many they are.
+    pub fn step_in_last(&mut self) {
+        self.step_out();
+        self.number = self.queue.add_last(&mut self.queue.entries());
+    }
+
+    /// Stops to wait, and keeps the position. Wakes the request that is the first one now.
+    pub fn step_out(&self) {
         let mut entries = self.queue.entries();
-        change(&mut entries);
         let was_first = entries.is_first(self.number);
         entries.wakers.remove(&self.number);
         self.queue.count(&entries);
@@ -141,7 +144,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.leave(|entries| entries.tickets = entries.tickets.saturating_sub(1));
+        self.step_out();
     }
 }
 

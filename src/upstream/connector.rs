@@ -159,11 +159,11 @@ impl Connector {
                 retries += 1;
                 sleep(seeker.attempt().pause()).await;
             } else if failed.is_some() && seeker.is_held() {
-                sleep(seeker.attempt().held_pause()).await;
+                seeker.pause_held().await;
             } else if let Some(error) = failed.take() {
                 self.report_if_down(seeker.pool(), &error.detail);
                 if !seeker.hold() {
-                    return Err(error);
+                    return Err(self.no_server(seeker.pool(), seeker.final_reason(), Some(error)));
                 }
                 failed = Some(error);
             }
@@ -182,6 +182,7 @@ impl Connector {
                 },
                 Err(error) => error,
             };
+            seeker.note_failed();
             failed = Some(error);
         }
     }
@@ -255,14 +256,18 @@ impl Connector {
         }
     }
 
-    /// Returns the error of the last server that was tried or, if none was, why.
+    /// Returns the error of a request that finds no server. If one failed it, the log gets that server and its error.
+    /// The client gets the rejection of that error, unless another server may well be available later.
     fn no_server(&self, pool: &Pool, blocked: Blocked, failed: Option<AskError>) -> AskError {
-        if let Some(failed) = failed {
-            self.report_if_down(pool, &failed.detail);
-            return failed;
-        }
         let (rejection, detail) = blocked.rejection(pool);
-        AskError { detail: detail.to_owned(), ..AskError::from(rejection) }
+        let Some(failed) = failed else {
+            return AskError { detail: detail.to_owned(), ..AskError::from(rejection) };
+        };
+        self.report_if_down(pool, &failed.detail);
+        match blocked {
+            Blocked::Full | Blocked::Rate | Blocked::Busy => AskError { rejection, ..failed },
+            Blocked::AllTried | Blocked::Down => failed,
+        }
     }
 
     /// Logs an error if every server has failed, for the first request that finds it so.

@@ -134,6 +134,27 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         self.position.as_ref().is_some_and(|position| position.held)
     }
 
+    /// Notes that the server that it has found failed the request.
+    pub(super) fn note_failed(&mut self) {
+        self.pool.note_left(&mut self.attempt, self.pool.millis_at((self.clock)()));
+    }
+
+    /// Waits before a request that is held looks for a server again.
+    pub(super) async fn pause_held(&mut self) {
+        let began = (self.clock)();
+        sleep(self.attempt.held_pause()).await;
+        self.add_wait(began);
+    }
+
+    fn add_wait(&mut self, began: Instant) {
+        self.waited = self.waited.saturating_add((self.clock)().saturating_duration_since(began));
+    }
+
+    /// Returns why a request that has failed, and may not try another server, does not wait for one either.
+    pub(super) fn final_reason(&self) -> Blocked {
+        if self.pool.rest_is_full(&self.attempt) { Blocked::Full } else { Blocked::AllTried }
+    }
+
     /// Holds a request that has failed. Returns false if it is not to be held: `hold_upgrades` is off, a server is up, or
     /// the queue is full.
     pub(super) fn hold(&mut self) -> bool {
@@ -147,7 +168,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
 
     /// Returns the server that the request tries next. It waits if a request is waiting already, or none is available.
     /// A retry does not wait behind others: if it has no position yet, they came later. It needs no further cell of
-    /// `admit_rate`.
+    /// `admit_rate`, unless it waits.
     ///
     /// # Errors
     /// If no server becomes available in time, or the request may not wait.
@@ -166,19 +187,23 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         let began = (self.clock)();
         let pause = || sleep(LOOK_AGAIN);
         let (mut deadline, mut look_again) = (pin!(pause()), pin!(pause()));
-        let found = poll_fn(|cx| self.poll_wait(cx, deadline.as_mut(), look_again.as_mut())).await;
-        self.waited = self.waited.saturating_add((self.clock)().saturating_duration_since(began));
+        let found = poll_fn(|cx| self.poll_wait(cx, deadline.as_mut(), look_again.as_mut(), is_retry)).await;
+        self.add_wait(began);
         found
     }
 
-    /// Takes the last position in the queue, unless the request has a position already. Returns false if the queue is full.
+    /// Takes the last position in the queue, unless the request has a position already. A request that is held goes behind
+    /// the others, so that a few whose requests the servers always break do not take every attempt. Returns false if the
+    /// queue is full.
     fn join(&mut self) -> bool {
-        if let Some(position) = &self.position {
-            position.ticket.step_in();
-        } else {
-            let ticket = self.pool.queue().join(self.pool.config().queue_max);
-            let since = (self.clock)();
-            self.position = ticket.map(|ticket| Position { ticket, since, held: false });
+        match &mut self.position {
+            Some(position) if position.held => position.ticket.step_in_last(),
+            Some(position) => position.ticket.step_in(),
+            None => {
+                let ticket = self.pool.queue().join(self.pool.config().queue_max);
+                let since = (self.clock)();
+                self.position = ticket.map(|ticket| Position { ticket, since, held: false });
+            }
         }
         self.position.is_some()
     }
@@ -188,7 +213,10 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         cx: &mut Context<'_>,
         mut deadline: Pin<&mut Sleep>,
         mut look_again: Pin<&mut Sleep>,
+        is_retry: bool,
     ) -> Poll<Result<Found, Blocked>> {
+        // Before the deadline is judged: it depends on whether a server of the pool in use is up.
+        self.use_replacement();
         let now = (self.clock)();
         let until = self.deadline();
         if now >= until {
@@ -204,8 +232,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         if !is_first {
             return Poll::Pending;
         }
-        self.use_replacement();
-        match self.look(false) {
+        match self.look(is_retry) {
             Err((Blocked::AllTried, _)) => Poll::Ready(Err(Blocked::AllTried)),
             Err((_, pause)) => {
                 set(look_again.as_mut(), pause);
@@ -248,14 +275,16 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
     fn look(&mut self, is_retry: bool) -> Result<Found, (Blocked, Duration)> {
         let now = (self.clock)();
         let config = self.pool.config();
-        if self.cell.is_none() && !is_retry {
+        let is_waiting = self.position.is_some();
+        if self.cell.is_none() && (is_waiting || !is_retry) {
             let wait = |until: Instant| (Blocked::Rate, until.saturating_duration_since(now));
             self.cell = Some(self.rates.take(config, now).map_err(wait)?);
         }
         let pending = self.pool.begin_request().ok_or((Blocked::Busy, LOOK_AGAIN))?;
         let now_ms = self.pool.millis_at(now);
-        let is_waiting = self.position.is_some();
-        let picked = if is_waiting && config.hold_upgrades.is_some() {
+        // A retry goes to another server, also after a wait.
+        let is_paced = is_waiting && config.hold_upgrades.is_some() && (self.is_held() || !is_retry);
+        let picked = if is_paced {
             self.pool.choose_paced(&mut self.attempt, now_ms)
         } else {
             if is_waiting {

@@ -1,8 +1,8 @@
 //! Upgrades that wait for a server: while every server is full, no server is up, or `admit_rate` is used up.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::support::gate::Gate;
 use crate::support::request::Request;
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
-use crate::support::upstream::{Upstream, refusing};
+use crate::support::upstream::{Upstream, refusing, switching};
 
 /// A proxy with its admin API.
 struct Queue {
@@ -43,6 +43,14 @@ impl Queue {
 
     fn upstream(&self) -> Value {
         self.api.get("/v1/upstreams")["upstreams"][0].clone()
+    }
+
+    /// Waits until at least this many upgrades wait.
+    fn wait_for_at_least(&self, queued: usize) {
+        let until = Instant::now() + PATIENCE;
+        while self.upstream()["queued"].as_u64().unwrap() < queued as u64 {
+            assert!(Instant::now() < until, "{}", self.upstream());
+        }
     }
 
     /// Waits until this many upgrades wait.
@@ -162,11 +170,8 @@ fn upgrades_are_held_while_the_server_restarts() {
     let (socket, address) = refusing();
     let queue = Queue::start(Setup::new().upstream("hold_upgrades = \"1m\"").to(address));
     let clients: Vec<Client> = (0..CLIENTS).map(|_| queue.send("held")).collect();
-    let until = Instant::now() + PATIENCE;
     // One of them may be trying the server.
-    while queue.upstream()["queued"].as_u64().unwrap() < CLIENTS as u64 - 1 {
-        assert!(Instant::now() < until, "{}", queue.upstream());
-    }
+    queue.wait_for_at_least(CLIENTS - 1);
     std::thread::sleep(Duration::from_secs(1));
     let restarted = Instant::now();
     let upstream = Upstream::listen(socket);
@@ -189,13 +194,108 @@ fn upgrades_are_held_while_the_server_restarts() {
 #[test]
 fn a_held_upgrade_fails_after_hold_upgrades() {
     let (_socket, address) = refusing();
-    let queue = Queue::start(Setup::new().upstream("hold_upgrades = \"300ms\"").to(address));
+    let setup = Setup::new().log("slow_upgrade = \"50ms\"").upstream("hold_upgrades = \"300ms\"");
+    let queue = Queue::start(setup.to(address));
     let began = Instant::now();
     let response = queue.send("held").response();
     assert!(began.elapsed() >= Duration::from_millis(300));
     assert_eq!(response.head.status(), 502);
     let line = queue.gate.log.next("refused");
     assert_eq!((&line["cause"], &line["server"]), (&json!("unreachable"), &json!(address.to_string())), "{line}");
+    // The pauses between its attempts are a part of its wait.
+    assert!(line["wait_ms"].as_u64().unwrap() >= 290 && line["connect_ms"].as_u64().unwrap() < 200, "{line}");
+}
+
+/// The pool of a waiting upgrade is that of its configuration until it looks at the one in use.
+#[test]
+fn held_upgrades_that_are_not_first_learn_that_a_server_is_up() {
+    const CLIENTS: usize = 12;
+    let upstream = Upstream::bind();
+    let (_socket, address) = refusing();
+    let keys = "hold_upgrades = \"2s\"\nqueue_timeout = \"1m\"\nadmit_rate = \"4/s\"";
+    let queue = Queue::start(Setup::new().server("max_handshakes = 64").upstream(keys).to(address));
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| queue.send("held")).collect();
+    queue.wait_for_at_least(CLIENTS - 1);
+    queue.gate.reload(|text| text.replace(&address.to_string(), &upstream.address().to_string()));
+    // The last one is served after more than the time for which they are held.
+    let began = Instant::now();
+    let sessions: Vec<_> = clients.into_iter().map(|client| open(&upstream, client, "held")).collect();
+    assert!(began.elapsed() > Duration::from_secs(2));
+    sessions.into_iter().for_each(Session::close);
+}
+
+/// Of the requests that the only server breaks, each is tried in its turn.
+#[test]
+fn upgrades_that_a_server_always_breaks_do_not_stop_the_others() {
+    let upstreams = [Upstream::bind()];
+    let queue = Queue::start(Setup::new().upstream("hold_upgrades = \"4s\"").to(upstreams[0].address()));
+    let accepted = Upstream::accept_all(&upstreams);
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for (mut server, _) in accepted {
+            let asked = server.head();
+            if !asked.first_line.contains("break") {
+                server.send(&switching(&asked, &[]));
+                open.push(server);
+            }
+        }
+    });
+    let broken = [(); 4].map(|()| queue.send("break"));
+    queue.wait_for_at_least(2);
+    let others = [(); 8].map(|()| queue.send("other"));
+    for mut client in others {
+        assert_eq!(client.head().status(), 101);
+    }
+    for mut client in broken {
+        assert_eq!(client.response().head.status(), 502);
+    }
+}
+
+#[test]
+fn the_retries_of_an_upgrade_that_waited_are_at_other_servers() {
+    const CLIENTS: usize = 5;
+    let upstreams = [Upstream::bind(), Upstream::bind()];
+    let setup = Setup::new().upstream("retries = 2\nadmit_rate = \"10/s\"\nqueue_timeout = \"1m\"");
+    let setup = upstreams.iter().fold(setup, |setup, upstream| setup.to(upstream.address()));
+    let queue = Queue::start(setup);
+    let accepted = Upstream::accept_all(&upstreams);
+    let tries = Arc::<Mutex<Vec<(String, usize)>>>::default();
+    let noted = Arc::clone(&tries);
+    std::thread::spawn(move || {
+        for (mut server, index) in accepted {
+            noted.lock().unwrap().push((server.head().first_line, index));
+        }
+    });
+    let clients: Vec<Client> = (0..CLIENTS).map(|number| queue.send(&number.to_string())).collect();
+    for mut client in clients {
+        assert_eq!(client.response().head.status(), 502);
+    }
+    let mut tries = tries.lock().unwrap().clone();
+    tries.sort();
+    let line = |number: usize| format!("GET /open/{number} HTTP/1.1");
+    let each_once: Vec<_> = (0..CLIENTS).flat_map(|number| [0, 1].map(|index| (line(number), index))).collect();
+    assert_eq!(tries, each_once);
+}
+
+/// More upgrades fail than the budget has retries.
+#[test]
+fn an_upgrade_is_told_to_return_if_one_server_refuses_it_and_the_others_are_full() {
+    let upstream = Upstream::bind();
+    let (_socket, refuses) = refusing();
+    let address = upstream.address();
+    let servers = format!("servers = [{{ address = \"{address}\", max_sessions = 1 }}, \"{refuses}\"]\nqueue_max = 0");
+    let queue = Queue::start(Setup::new().upstream(&servers));
+    let session = Session::open(&queue.gate, &upstream);
+    let clients = [(); 20].map(|()| queue.send("beyond"));
+    for mut client in clients {
+        let response = client.response();
+        assert_eq!(response.head.status(), 503);
+        assert!(response.head.get("Retry-After").is_some());
+        let line = queue.gate.log.next("refused");
+        assert_eq!((&line["cause"], &line["server"]), (&json!("upstream_full"), &json!(refuses.to_string())), "{line}");
+        assert!(line["detail"].as_str().unwrap().contains("refused"), "{line}");
+    }
+    session.close();
 }
 
 /// A server that breaks every connection is tried by one of the held upgrades at a time, whatever their number.

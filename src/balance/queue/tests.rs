@@ -61,22 +61,37 @@ fn the_first_request_is_woken_and_the_others_are_not() {
 }
 
 #[test]
-fn a_request_that_steps_out_keeps_its_position_and_counts() {
+fn a_request_that_steps_out_keeps_its_position_and_does_not_count() {
     let queue = Arc::<Queue>::default();
     let [first, second] = [(); 2].map(|()| Request::join(&queue, 2).unwrap());
     first.ticket.step_out();
     assert!(second.was_woken() && second.poll() && !first.poll());
     assert_eq!(queue.waiting(), 1);
-    assert!(Request::join(&queue, 2).is_none(), "it still has its position");
+    let third = Request::join(&queue, 2).expect("one request waits");
+    assert!(Request::join(&queue, 2).is_none());
     first.ticket.step_in();
     first.ticket.step_in();
     assert!(first.poll() && !second.poll());
-    assert_eq!(queue.waiting(), 2);
+    assert_eq!(queue.waiting(), 3, "a request may always step in again");
     second.ticket.step_out();
     assert!(!first.was_woken(), "it was the first one already");
-    drop(second);
-    drop(first);
+    drop((first, second, third));
     assert_eq!((queue.waiting(), queue.join(1).is_some()), (0, true));
+}
+
+#[test]
+fn a_request_may_step_in_behind_the_others() {
+    let queue = Arc::<Queue>::default();
+    let [mut first, mut second] = [(); 2].map(|()| Request::join(&queue, 2).unwrap());
+    first.ticket.step_out();
+    assert!(second.was_woken());
+    first.ticket.step_in_last();
+    assert!(second.poll() && !first.poll());
+    second.ticket.step_in_last();
+    assert!(first.was_woken() && first.poll() && !second.poll());
+    assert_eq!(queue.waiting(), 2);
+    drop((first, second));
+    assert!(queue.is_empty());
 }
 
 /// A change at a random request.
@@ -86,6 +101,7 @@ enum Step {
     Leave(usize),
     Out(usize),
     Back(usize),
+    Last(usize),
     Poll(usize),
     /// A server becomes available.
     Free,
@@ -97,12 +113,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Leave),
         2 => any::<usize>().prop_map(Step::Out),
         2 => any::<usize>().prop_map(Step::Back),
+        1 => any::<usize>().prop_map(Step::Last),
         3 => any::<usize>().prop_map(Step::Poll),
         2 => Just(Step::Free),
     ]
 }
 
-/// The requests of a model in the order of their arrival, each with whether it waits.
+/// The requests of a model in the order of their positions, each with whether it waits.
 type Model = Vec<(Request, bool)>;
 
 /// Returns the oldest request that waits.
@@ -117,7 +134,7 @@ fn apply(step: &Step, queue: &Arc<Queue>, model: &mut Model) -> Option<u64> {
     let polled = match step {
         Step::Join => {
             let request = Request::join(queue, MAX);
-            assert_eq!(request.is_none(), model.len() == MAX as usize);
+            assert_eq!(request.is_none(), model.iter().filter(|(_, waits)| *waits).count() >= MAX as usize);
             model.extend(request.map(|request| (request, true)));
             model.len().checked_sub(1)
         }
@@ -140,6 +157,12 @@ fn apply(step: &Step, queue: &Arc<Queue>, model: &mut Model) -> Option<u64> {
             }
             index
         }
+        Step::Last(index) => at(index).map(|index| {
+            let (mut request, _) = model.remove(index);
+            request.ticket.step_in_last();
+            model.push((request, true));
+            model.len() - 1
+        }),
         Step::Poll(index) => at(index),
         Step::Free => {
             for (request, _) in model.iter() {
