@@ -105,7 +105,7 @@ fn an_upgrade_that_waits_too_long_is_rejected() {
     assert!(began.elapsed() >= Duration::from_millis(200));
     assert_eq!(response.head.status(), 503);
     let retry_after: u64 = response.head.get("Retry-After").unwrap().parse().unwrap();
-    assert!((5..=10).contains(&retry_after), "{retry_after}");
+    assert!((1..=10).contains(&retry_after), "{retry_after}");
     let line = queue.gate.log.next("refused");
     assert_eq!((&line["cause"], &line["upstream"]), (&json!("upstream_full"), &json!("main")), "{line}");
     assert!(line["wait_ms"].as_u64().unwrap() >= 199 && line["connect_ms"].as_u64().unwrap() < 199, "{line}");
