@@ -18,8 +18,6 @@ pub struct Attempt {
     random: u64,
     /// The servers that the request has tried, by their index.
     pub(super) tried: Vec<usize>,
-    /// Those of them that were not in good standing when it left them: it may try them again once they are.
-    pub(super) may_recover: Vec<usize>,
 }
 
 impl Attempt {
@@ -27,7 +25,7 @@ impl Attempt {
     /// [`Balance::Hash`](super::Balance::Hash); a request without one goes to the server with the fewest sessions.
     /// `random` is 64 random bits, which decide ties and draws.
     pub fn new(key: Option<TextHash>, random: u64) -> Self {
-        Self { key, preferred: None, random, tried: Vec::new(), may_recover: Vec::new() }
+        Self { key, preferred: None, random, tried: Vec::new() }
     }
 
     /// Makes a server the first choice: the one with this index in the pool.

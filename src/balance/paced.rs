@@ -73,18 +73,19 @@ impl Pool {
         rest.peek().is_some() && rest.all(Server::is_full)
     }
 
-    /// Notes the standing of the server that has just failed the request: see [`Pool::forget_recovered`].
-    pub fn note_left(&self, attempt: &mut Attempt, now_ms: u64) {
+    /// Notes the server that has just failed the request, if it is not in good standing: see
+    /// [`Pool::forget_recovered`]. The note is apart from the attempt, so that a choice costs no more.
+    pub fn note_left(&self, attempt: &Attempt, may_recover: &mut Vec<usize>, now_ms: u64) {
         let Some(last) = attempt.tried.last().copied() else { return };
-        if !self.is_good(last, now_ms) && !attempt.may_recover.contains(&last) {
-            attempt.may_recover.push(last);
+        if !self.is_good(last, now_ms) && !may_recover.contains(&last) {
+            may_recover.push(last);
         }
     }
 
     /// Lets a request that waits try a server again that was not in good standing when the request left it, and is by
     /// now. A server that stays in good standing although it fails the request may fail it because of the request.
-    pub fn forget_recovered(&self, attempt: &mut Attempt, now_ms: u64) {
-        let Attempt { tried, may_recover, .. } = attempt;
+    pub fn forget_recovered(&self, attempt: &mut Attempt, may_recover: &mut Vec<usize>, now_ms: u64) {
+        let tried = &mut attempt.tried;
         tried.retain(|index| !may_recover.contains(index) || !self.is_good(*index, now_ms));
         may_recover.retain(|index| tried.contains(index));
     }
@@ -163,12 +164,12 @@ mod tests {
     #[test]
     fn a_server_that_recovers_may_be_tried_again() {
         let pool = pool(Balance::LeastSessions, weighted(&[1]));
-        let mut attempt = Attempt::new(None, 1);
+        let (mut attempt, mut may_recover) = (Attempt::new(None, 1), Vec::new());
         drop(pool.choose(&mut attempt, 0).unwrap());
         fail(&pool, 0, 0);
-        pool.note_left(&mut attempt, 0);
+        pool.note_left(&attempt, &mut may_recover, 0);
         for (now_ms, tried) in [(0, 1), (4_999, 1), (5_000, 0)] {
-            pool.forget_recovered(&mut attempt, now_ms);
+            pool.forget_recovered(&mut attempt, &mut may_recover, now_ms);
             assert_eq!(attempt.tried(), tried, "{now_ms}");
         }
     }
@@ -176,12 +177,12 @@ mod tests {
     #[test]
     fn a_server_in_good_standing_that_fails_a_request_does_not_get_it_again() {
         let pool = pool(Balance::LeastSessions, weighted(&[1]));
-        let mut attempt = Attempt::new(None, 1);
+        let (mut attempt, mut may_recover) = (Attempt::new(None, 1), Vec::new());
         drop(pool.choose(&mut attempt, 0).unwrap());
         pool.failed(pool.servers().next().unwrap(), Failure::Answer, 0, || true);
-        pool.note_left(&mut attempt, 0);
+        pool.note_left(&attempt, &mut may_recover, 0);
         for now_ms in [0, 5_000, 60_000] {
-            pool.forget_recovered(&mut attempt, now_ms);
+            pool.forget_recovered(&mut attempt, &mut may_recover, now_ms);
             assert_eq!(attempt.tried(), 1, "{now_ms}");
         }
     }

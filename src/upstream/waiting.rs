@@ -27,6 +27,8 @@ pub(super) struct Seeker<'a, F> {
     /// Returns the attempt of the request at the servers of a pool.
     attempt_at: F,
     attempt: Attempt,
+    /// The tried servers that it may try again: see [`Pool::note_left`].
+    may_recover: Vec<usize>,
     rates: &'a AdmitRates,
     clock: fn() -> Instant,
     /// The permission to try a server, which it did not use yet.
@@ -111,6 +113,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             pool: Arc::clone(pool),
             attempt_at,
             attempt,
+            may_recover: Vec::new(),
             rates,
             clock,
             cell: None,
@@ -136,7 +139,8 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
 
     /// Notes that the server that it has found failed the request.
     pub(super) fn note_failed(&mut self) {
-        self.pool.note_left(&mut self.attempt, self.pool.millis_at((self.clock)()));
+        let now_ms = self.pool.millis_at((self.clock)());
+        self.pool.note_left(&self.attempt, &mut self.may_recover, now_ms);
     }
 
     /// Waits before a request that is held looks for a server again.
@@ -267,6 +271,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
     fn use_replacement(&mut self) {
         if let Some(pool) = self.pool.replacement() {
             self.attempt = (self.attempt_at)(&pool);
+            self.may_recover.clear();
             self.pool = pool;
         }
     }
@@ -288,7 +293,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             self.pool.choose_paced(&mut self.attempt, now_ms)
         } else {
             if is_waiting {
-                self.pool.forget_recovered(&mut self.attempt, now_ms);
+                self.pool.forget_recovered(&mut self.attempt, &mut self.may_recover, now_ms);
             }
             self.pool.choose(&mut self.attempt, now_ms)
         };
