@@ -129,7 +129,7 @@ pub struct Relay<C, U> {
     process: Arc<Process>,
 }
 
-impl<C, U> Relay<C, U> {
+impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Creates the relay right after the 101, and logs the start of the session.
     pub fn new(
         lease: Lease,
@@ -164,6 +164,7 @@ impl<C, U> Relay<C, U> {
             lease,
             process,
         };
+        relay.limit_unsent();
         relay.process.sessions.log_start(&relay.facts.log_summary());
         relay
     }

@@ -53,6 +53,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     fn set_terms(&mut self, changes: TermChanges, now: Instant) {
         let TermChanges { limits, shared, expires, slots } = changes;
         self.session.set_limits(limits, shared, now);
+        self.limit_unsent();
         // A session that is closing keeps the code of its Close.
         let _ = self.session.set_expiry(expires);
         self.lease.add_client(slots);

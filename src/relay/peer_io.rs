@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use socket2::SockRef;
 use tokio::io::ReadBuf;
 
 use super::stream::{Stream, UNIX_WRITTEN};
@@ -193,6 +194,14 @@ impl<S: Stream + ?Sized> PeerIo<S> {
     /// Returns the state of the socket in the kernel.
     pub fn socket_state(&self) -> SocketState {
         self.stream.socket().map(SocketState::of).unwrap_or_default()
+    }
+
+    /// Limits the bytes that the kernel holds for this side and has not sent. A socket without such a limit is left as it
+    /// is.
+    pub fn limit_unsent(&self, bytes: u32) {
+        if let Some(socket) = self.stream.socket() {
+            let _ = SockRef::from(&socket).set_tcp_notsent_lowat(bytes);
+        }
     }
 
     /// Registers this task for the next read event of the stream. Returns false if the stream is ready already.

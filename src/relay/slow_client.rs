@@ -9,7 +9,18 @@ use super::stream::Stream;
 use crate::session::Side;
 use crate::session::backlog::Backlog;
 
+/// The bytes that the kernel may hold unsent for a client whose oldest messages are dropped. Those are not dropped, and
+/// by default they may be megabytes.
+const UNSENT_MAX_BYTES: u32 = 64 * 1024;
+
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
+    /// Limits what waits in the kernel for a client whose oldest messages are dropped.
+    pub(super) fn limit_unsent(&self) {
+        if self.session.backlog_max_bytes().is_some() {
+            self.client.limit_unsent(UNSENT_MAX_BYTES);
+        }
+    }
+
     /// Follows a client that is blocked and has accepted some bytes, or that is not blocked any more.
     #[cold]
     pub(super) fn follow_slow_client(&mut self, now: Instant) {

@@ -271,7 +271,7 @@ pub(super) fn session_facts(admission: &Admission, id: u128, now: Instant) -> Ar
 }
 
 /// Returns a relay whose session is registered with a worker.
-fn relay_in<C, U>(
+fn relay_in<C: Stream + 'static, U: Stream + 'static>(
     worker: &SessionContext,
     terms: SessionConfig,
     client_side: C,
@@ -281,7 +281,7 @@ fn relay_in<C, U>(
     relay_reporting(EarlyEnds::default(), worker, terms, (client_side, upstream_side), now)
 }
 
-fn relay_reporting<C, U>(
+fn relay_reporting<C: Stream + 'static, U: Stream + 'static>(
     early_ends: EarlyEnds,
     worker: &SessionContext,
     terms: SessionConfig,

@@ -89,6 +89,8 @@ fn drop_oldest(layer: &str) {
     assert_eq!(pinged_after, Some(MESSAGES - 10), "a control frame keeps its place");
     let dropped = u64::from(MESSAGES) - received.len() as u64;
     assert!(dropped > 1_000, "{dropped}");
+    // The kernel holds little, so the client gets no old messages first. By default it would hold megabytes.
+    assert!(received.len() < 1_000, "{}", received.len());
     // A client that has caught up gets everything again.
     session.echo("caught up");
     session.close();
