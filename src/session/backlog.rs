@@ -205,13 +205,17 @@ impl Backlog {
     /// Drops the first message of which no bytes were taken. Returns false if there is none.
     fn drop_oldest(&mut self) -> bool {
         let started = self.started;
-        let is_kept = |piece: &mut Piece| piece.message.is_none() || piece.message == started;
-        while let Some(piece) = self.pieces.pop_front_if(is_kept) {
+        let is_kept = |piece: &Piece| piece.message.is_none() || piece.message == started;
+        while self.pieces.front().is_some_and(is_kept)
+            && let Some(piece) = self.pieces.pop_front()
+        {
             self.kept.push_back(piece);
         }
         let Some(oldest) = self.pieces.front().and_then(|piece| piece.message) else { return false };
-        let is_of_it = |piece: &mut Piece| piece.message.is_none_or(|message| message == oldest);
-        while let Some(piece) = self.pieces.pop_front_if(is_of_it) {
+        let is_of_it = |piece: &Piece| piece.message.is_none_or(|message| message == oldest);
+        while self.pieces.front().is_some_and(is_of_it)
+            && let Some(piece) = self.pieces.pop_front()
+        {
             match piece.message {
                 Some(_) => self.bytes = self.bytes.saturating_sub(piece.cost()),
                 None => self.kept.push_back(piece),
@@ -226,9 +230,11 @@ impl Backlog {
     /// Drops the last message, of which no bytes were taken.
     fn drop_last(&mut self) {
         let last = self.message;
-        let is_of_it = |piece: &mut Piece| piece.message.is_none_or(|message| message == last);
+        let is_of_it = |piece: &Piece| piece.message.is_none_or(|message| message == last);
         let mut control = Vec::new();
-        while let Some(piece) = self.pieces.pop_back_if(is_of_it) {
+        while self.pieces.back().is_some_and(is_of_it)
+            && let Some(piece) = self.pieces.pop_back()
+        {
             match piece.message {
                 Some(_) => self.bytes = self.bytes.saturating_sub(piece.cost()),
                 None => control.push(piece),
