@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 use toml::de::DeValue;
 
-use super::keys::{AllowsOff, Default, KEYS, Key, Kind, SECTIONS, SectionForm};
+use super::keys::{self, AllowsOff, Default, KEYS, Key, Kind, SECTIONS, SectionForm};
 use super::units;
 
 /// Sections without which a file is rejected. The table of keys does not say it.
@@ -39,6 +39,10 @@ fn table(name: &str) -> Value {
     let mut table = json!({ "type": "object", "properties": properties, "additionalProperties": false });
     if !required.is_empty() {
         merge(&mut table, json!({ "required": required }));
+    }
+    if name == "upstream" {
+        let lists = [&keys::SERVERS, &keys::DISCOVER].map(|key| json!({ "required": [key.name] }));
+        merge(&mut table, json!({ "anyOf": lists }));
     }
     table
 }

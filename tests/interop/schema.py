@@ -67,7 +67,7 @@ PLANTED = [
     ("auth.users.algorithms", "ES256", "is not of type 'array'"),
     ("auth.users.audience", [1], "is not of type 'string'"),
     ("upstream.chat", [], "is not of type 'object'"),
-    ("upstream.chat.servers", None, "'servers' is a required property"),
+    ("upstream.chat.servers", None, "is not valid under any of the given schemas"),
     ("route", None, "'route' is a required property"),
     ("route.0.require", {"room": []}, "is not valid under any of the given schemas"),
     ("route.0.require", {"room": [["a"]]}, "is not valid under any of the given schemas"),
