@@ -21,6 +21,7 @@
 //! | [`relay`] | out | moves the bytes of one session |
 //! | [`front`] | out | a connection: TLS, HTTP, one request, admission, upgrade |
 //! | [`server`] | out | binds, starts workers, accepts, drains |
+//! | [`handover`] | out | moves listeners and live sessions to a new process |
 //! | [`admin`] | out | the admin API and the dashboard: sessions, events, reload, metrics, health |
 //! | [`cli`] | out | the subcommands |
 //!
@@ -66,5 +67,6 @@ pub mod tls;
 pub mod relay;
 pub mod front;
 pub mod server;
+pub mod handover;
 pub mod admin;
 pub mod cli;

@@ -1,0 +1,3 @@
+//! Moves the listeners and the live sessions to a new process.
+
+pub mod upgrader;
