@@ -89,7 +89,7 @@ fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Res
         tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
     }
     let (admin, metrics) = (config.admin.clone(), config.metrics);
-    let mut server = Server::bind_with(config, Some(file), inherited.map_err(ServeError::InheritedEnvironment)?)?;
+    let mut server = Server::bind_with(config, Some(file), inherited.map_err(ServeError::InheritedEnvironment)?, None)?;
     if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
         server.report_alive(interval);
     }

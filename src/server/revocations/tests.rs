@@ -20,7 +20,7 @@ impl Directory {
 
     fn open(&self) -> (Journal, Revocations) {
         let store = Revocations::default();
-        (Journal::open(&self.0, &store, NOW).unwrap(), store)
+        (Journal::open(&self.0, None, &store, NOW).unwrap(), store)
     }
 
     fn read(&self) -> Vec<u8> {
@@ -70,7 +70,7 @@ fn changes_outlive_the_process() {
 fn two_processes_do_not_share_a_directory() {
     let directory = Directory::new("lock");
     let (journal, _) = directory.open();
-    let second = Journal::open(&directory.0, &Revocations::default(), NOW);
+    let second = Journal::open(&directory.0, None, &Revocations::default(), NOW);
     assert!(matches!(second, Err(JournalError::Locked(_))), "{second:?}");
     drop(journal);
     directory.open();
@@ -133,17 +133,17 @@ fn revocations_that_have_ended_are_not_loaded() {
     make(&mut journal, &store, Change::Add(revocation("a"))).unwrap();
     drop(journal);
     let store = Revocations::default();
-    Journal::open(&directory.0, &store, NOW + Duration::from_secs(60)).unwrap();
+    Journal::open(&directory.0, None, &store, NOW + Duration::from_secs(60)).unwrap();
     assert_eq!((values(&store), directory.read()), (vec![], HEADER.as_bytes().to_vec()));
 }
 
 #[test]
 fn a_directory_that_cannot_be_used_is_an_error() {
     let missing = std::env::temp_dir().join(format!("tollgate-journal-{}-missing/below", std::process::id()));
-    let error = Journal::open(&missing, &Revocations::default(), NOW).unwrap_err();
+    let error = Journal::open(&missing, None, &Revocations::default(), NOW).unwrap_err();
     assert!(error.to_string().contains(LOCK), "{error}");
     let directory = Directory::new("version");
     fs::write(directory.0.join(JOURNAL), "tollgate revocations 9\n").unwrap();
-    let other = Journal::open(&directory.0, &Revocations::default(), NOW);
+    let other = Journal::open(&directory.0, None, &Revocations::default(), NOW);
     assert!(matches!(other, Err(JournalError::OtherVersion(_))), "{other:?}");
 }
