@@ -1,4 +1,6 @@
 //! Moves the listeners and the live sessions to a new process.
 
-pub mod spawn;
+pub mod program;
+pub mod predecessor;
+pub mod service;
 pub mod upgrader;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf, absolute};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::runtime::tasks::start_blocking;
 
@@ -83,7 +82,7 @@ impl Program {
             reason: error.to_string(),
         })?;
         check_executable(&path)
-            .and_then(|()| spawn(&path, &self.arguments, socket))
+            .and_then(|()| start(&path, &self.arguments, socket))
             .map_err(|error| StartError { path, reason: error.to_string() })
     }
 }
@@ -108,23 +107,27 @@ fn check_executable(path: &Path) -> io::Result<()> {
 }
 
 /// Starts a program. Every other descriptor of this process is closed in it.
-fn spawn(path: &Path, arguments: &[OsString], socket: OwnedFd) -> io::Result<NewProcess> {
+fn start(path: &Path, arguments: &[OsString], socket: OwnedFd) -> io::Result<NewProcess> {
     let mut command = Command::new(path);
     command.args(arguments).env(HANDOVER_VARIABLE, "1").stdin(Stdio::from(socket));
     for variable in NOT_PASSED {
         command.env_remove(variable);
     }
-    let mut child = command.spawn()?;
-    let opened = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData.into());
-    match opened.and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)) {
-        Ok(pidfd) => Ok(NewProcess { child: Some(child), pidfd }),
-        Err(error) => {
-            // Without it the end of the process cannot be noticed.
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error)
-        }
-    }
+    let child = command.spawn()?;
+    let ended = CancellationToken::new();
+    // The guard also counts the process as ended if the thread cannot be started.
+    let (pid, guard) = (i32::try_from(child.id()).ok().and_then(Pid::from_raw), ended.clone().drop_guard());
+    drop(start_blocking("handover-watch", move || {
+        let _guard = guard;
+        pid.map(wait_until_ended)
+    }));
+    Ok(NewProcess { child: Some(child), ended })
+}
+
+/// Waits until a child of this process has ended, and leaves its exit status to another call.
+fn wait_until_ended(pid: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
 }
 
 /// A process that was started to replace this one. It is killed when this is dropped, unless it has taken over.
@@ -132,8 +135,8 @@ fn spawn(path: &Path, arguments: &[OsString], socket: OwnedFd) -> io::Result<New
 pub struct NewProcess {
     /// `None` once it was waited for, or has taken over.
     child: Option<Child>,
-    /// Readable once the process has ended (`pidfd_open(2)`).
-    pidfd: OwnedFd,
+    /// Cancelled once the process has ended.
+    ended: CancellationToken,
 }
 
 impl NewProcess {
@@ -143,12 +146,8 @@ impl NewProcess {
     }
 
     /// Waits until it has ended.
-    ///
-    /// # Errors
-    /// If the event loop cannot watch it.
-    pub async fn ended(&self) -> io::Result<()> {
-        let watched = AsyncFd::with_interest(self.pidfd.as_fd(), Interest::READABLE)?;
-        watched.readable().await.map(drop)
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Waits for an answer of the process, for at most `limit`. `awaited` names it, as in "its greeting".
@@ -165,15 +164,13 @@ impl NewProcess {
             // An answer counts even if the process has ended since.
             biased;
             answered = timeout(limit, answer) => answered,
-            ended = self.ended() => {
-                return Err(ended.map_or_else(|error| error.to_string(), |()| self.describe_end(awaited)));
-            }
+            () = self.ended.cancelled() => return Err(self.describe_end(awaited)),
         };
         match answered {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => match timeout(EXIT_TIMEOUT, self.ended()).await {
-                Ok(Ok(())) => Err(self.describe_end(awaited)),
-                _ => Err(format!("waiting for {awaited} failed: {error}")),
+                Ok(()) => Err(self.describe_end(awaited)),
+                Err(_) => Err(format!("waiting for {awaited} failed: {error}")),
             },
             Err(_) => Err(format!("it did not send {awaited} within {} s", limit.as_secs_f64())),
         }
@@ -183,12 +180,20 @@ impl NewProcess {
     /// status, if the system knows it.
     pub async fn kill_and_wait(mut self) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
-        // A thread waits, so that this ends even if the event loop cannot watch the process.
         let waited = start_blocking("handover-kill", move || {
             let _ = child.kill();
             child.wait()
         });
         waited.await.ok()?.ok()
+    }
+
+    /// Asks the process to stop, as `SIGTERM` does. It drains the sessions that it has.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn terminate(&self) -> io::Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, Signal::TERM)?)
     }
 
     /// Lets the process go on by itself: it has taken over.

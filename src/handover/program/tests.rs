@@ -1,4 +1,4 @@
-//! Tests of `spawn`: programs that cannot be started, that end, and that hang.
+//! Tests of `program`: programs that cannot be started, that end, and that hang.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +12,7 @@ struct Script(PathBuf);
 
 impl Script {
     fn new(name: &str, mode: u32, text: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("tollgate-spawn-{}-{name}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("tollgate-program-{}-{name}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(directory.join("program"));
@@ -123,6 +123,6 @@ async fn only_a_process_that_has_taken_over_outlives_its_handle() {
     let (process, _own) = start(&script.path()).unwrap();
     let pid = Pid::from_raw(process.release().try_into().unwrap()).unwrap();
     rustix::process::test_kill_process(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
     rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
 }
