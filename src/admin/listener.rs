@@ -81,9 +81,10 @@ impl Bound {
         match self {
             Self::Unix(listener, _) => {
                 let address = listener.local_addr()?;
-                address.as_pathname().map(|path| AdminAddress::Unix(path.to_owned())).ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::Unsupported, "the Unix socket has no path")
-                })
+                address
+                    .as_pathname()
+                    .map(|path| AdminAddress::Unix(path.to_owned()))
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the Unix socket has no path"))
             }
             Self::Tcp(listener) => Ok(AdminAddress::Tcp(listener.local_addr()?)),
         }

@@ -28,8 +28,8 @@ use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::api_sockets::Accepting;
 use crate::server::control::Control;
 use crate::server::descriptors::ADMIN_CONNECTIONS_MAX;
-use crate::server::reload::{ReloadError, ReloadSummary};
 use crate::server::passed::SocketKind;
+use crate::server::reload::{ReloadError, ReloadSummary};
 use crate::server::unix_socket::SocketFile;
 
 /// How long a connection may be idle, or a request head may take.
@@ -304,3 +304,6 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

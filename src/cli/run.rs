@@ -40,11 +40,7 @@ pub fn run(path: &Path) -> ExitCode {
 }
 
 /// Serves as the successor of another process, if there is one.
-fn run_after(
-    mut predecessor: Option<Box<dyn Predecessor>>,
-    path: &Path,
-    undumpable: io::Result<()>,
-) -> ExitCode {
+fn run_after(mut predecessor: Option<Box<dyn Predecessor>>, path: &Path, undumpable: io::Result<()>) -> ExitCode {
     // Before the log starts its thread.
     let inherited = Inherited::from_env();
     let config = match config::load(path) {
@@ -131,12 +127,11 @@ fn serve(
     mut predecessor: Option<Box<dyn Predecessor>>,
 ) -> Result<(), RunError> {
     // The API ends with this function, after the drain.
-    let Bound { server, admin, stop } =
-        bind(config, file, inherited, &mut predecessor).inspect_err(|error| {
-            if let Some(predecessor) = &mut predecessor {
-                predecessor.fail(&error.to_string());
-            }
-        })?;
+    let Bound { server, admin, stop } = bind(config, file, inherited, &mut predecessor).inspect_err(|error| {
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.fail(&error.to_string());
+        }
+    })?;
     if let Some(predecessor) = &mut predecessor {
         predecessor.wait_for_take_over().map_err(RunError::Handover)?;
     }
@@ -241,3 +236,6 @@ fn notify(states: &[NotifyState<'_>]) {
         tracing::warn!(%error, "cannot notify systemd");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use super::gateway::Gateway;
 use super::keys::wait_for_keys;
-use super::revoker::RevokeError;
 use super::logouts::RECEIVING_MAX;
+use super::revoker::RevokeError;
 use super::snapshot::Snapshot;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;

@@ -32,3 +32,5 @@ mod watch;
 pub mod control;
 mod upgrading;
 pub mod serve;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -163,9 +163,7 @@ impl PassedSocket {
     /// until its owner is changed.
     pub fn file(&self) -> Option<SocketFile> {
         match (&self.description.bound, self.description.file) {
-            (ListenAddress::Unix(path), Some(identity)) => {
-                Some(SocketFile::of_other_process(path.clone(), identity))
-            }
+            (ListenAddress::Unix(path), Some(identity)) => Some(SocketFile::of_other_process(path.clone(), identity)),
             _ => None,
         }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accept;
-use super::checks;
 use super::api_sockets::ApiSockets;
+use super::checks;
 use super::control::{Control, ControlRequest, ProcessFacts};
 use super::descriptors::fit_descriptors;
 use super::draining;

@@ -58,7 +58,8 @@ pub(super) async fn serve(
         return None;
     }
     let upgrading = Upgrading::begin(&gateway);
-    let changes = async { (gateway.revoker.pause().await, gateway.refreshes.acquire_many(REFRESHES_MAX_U32).await) };
+    let all_refreshes = u32::try_from(REFRESHES_MAX).unwrap_or(u32::MAX);
+    let changes = async { (gateway.revoker.pause().await, gateway.refreshes.acquire_many(all_refreshes).await) };
     let Ok((revocations, refreshes)) = timeout(CHANGES_TIMEOUT, changes).await else {
         drop(reply.send(Err(PermitError::Busy)));
         return None;
@@ -94,17 +95,13 @@ pub(super) async fn serve(
             None => break,
         }
     }
-    if was_paused {
-        if let Err(error) = resume(reloader) {
-            tracing::error!(%error, "cannot accept connections again");
-        }
+    if was_paused && let Err(error) = resume(reloader) {
+        tracing::error!(%error, "cannot accept connections again");
     }
     drop((revocations, refreshes, upgrading));
     revocations::read_again(&gateway, &reloader.config, &reloader.tasks);
     None
 }
-
-const REFRESHES_MAX_U32: u32 = REFRESHES_MAX as u32;
 
 /// Answers a request that would change the process.
 fn refuse(request: ControlRequest, reloader: &Reloader) {
