@@ -25,7 +25,7 @@ use super::{api, history};
 use crate::config::{AdminAddress, AdminConfig, ListenAddress};
 use crate::runtime::clock;
 use crate::runtime::tasks::{Tasks, start_thread};
-use crate::server::api_sockets::Accepting;
+use crate::server::api_sockets::Acceptance;
 use crate::server::control::Control;
 use crate::server::descriptors::ADMIN_CONNECTIONS_MAX;
 use crate::server::passed::SocketKind;
@@ -193,7 +193,7 @@ impl Drop for Admin {
     }
 }
 
-async fn serve(served: Vec<(Listener, Router)>, accepting: watch::Receiver<Accepting>, stop: CancellationToken) {
+async fn serve(served: Vec<(Listener, Router)>, accepting: watch::Receiver<Acceptance>, stop: CancellationToken) {
     let tasks = Tasks::default();
     for (listener, router) in served {
         tasks.start(accept(listener, router, tasks.clone(), accepting.clone(), stop.clone()));
@@ -208,7 +208,7 @@ async fn accept(
     listener: Listener,
     router: Router,
     tasks: Tasks,
-    mut state: watch::Receiver<Accepting>,
+    mut state: watch::Receiver<Acceptance>,
     stop: CancellationToken,
 ) {
     // The kernel queues further connections.
@@ -216,8 +216,8 @@ async fn accept(
     loop {
         let is_open = tokio::select! {
             () = stop.cancelled() => return,
-            state = state.wait_for(|state| *state != Accepting::Paused) => {
-                state.is_ok_and(|state| *state == Accepting::Open)
+            state = state.wait_for(|state| *state != Acceptance::Paused) => {
+                state.is_ok_and(|state| *state == Acceptance::Open)
             }
         };
         if !is_open {
@@ -230,7 +230,7 @@ async fn accept(
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = state.wait_for(|state| *state != Accepting::Open) => continue,
+            _ = state.wait_for(|state| *state != Acceptance::Open) => continue,
             accepted = accepting => accepted,
         };
         match accepted {

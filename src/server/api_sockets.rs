@@ -12,7 +12,7 @@ use crate::config::ListenAddress;
 
 /// Whether connections are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepting {
+pub enum Acceptance {
     /// They are.
     Open,
     /// They wait in the queue of the kernel.
@@ -27,7 +27,7 @@ pub struct ApiSockets {
     sockets: Mutex<Vec<ApiSocket>>,
     /// The sockets that the process before passed and nothing uses yet.
     passed: Mutex<PassedSockets>,
-    accepting: watch::Sender<Accepting>,
+    accepting: watch::Sender<Acceptance>,
 }
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ struct ApiSocket {
 
 impl Default for ApiSockets {
     fn default() -> Self {
-        Self { sockets: Mutex::default(), passed: Mutex::default(), accepting: watch::Sender::new(Accepting::Open) }
+        Self { sockets: Mutex::default(), passed: Mutex::default(), accepting: watch::Sender::new(Acceptance::Open) }
     }
 }
 
@@ -47,7 +47,7 @@ impl ApiSockets {
     /// Creates the state of a process that takes these sockets over. They are not accepted from before
     /// [`ApiSockets::take_over`].
     pub(super) fn of_successor(passed: PassedSockets) -> Self {
-        let accepting = watch::Sender::new(Accepting::Paused);
+        let accepting = watch::Sender::new(Acceptance::Paused);
         Self { passed: Mutex::new(passed), accepting, ..Self::default() }
     }
 
@@ -74,7 +74,7 @@ impl ApiSockets {
     }
 
     /// Returns whether connections are accepted, and the changes of that.
-    pub fn accepting(&self) -> watch::Receiver<Accepting> {
+    pub fn accepting(&self) -> watch::Receiver<Acceptance> {
         self.accepting.subscribe()
     }
 
@@ -82,25 +82,28 @@ impl ApiSockets {
     pub(super) fn take_over(&self) {
         std::mem::take(&mut *lock(&self.passed)).close();
         lock(&self.sockets).iter().filter_map(|socket| socket.file.as_ref()).for_each(FileOwner::take);
-        self.accepting.send_replace(Accepting::Open);
+        self.accepting.send_replace(Acceptance::Open);
     }
 
     /// Stops accepting. Connections in progress go on.
     pub(super) fn pause(&self) {
-        self.accepting.send_replace(Accepting::Paused);
+        self.accepting.send_replace(Acceptance::Paused);
     }
 
     /// Accepts again.
     pub(super) fn resume(&self) {
-        self.accepting.send_replace(Accepting::Open);
+        self.accepting.send_replace(Acceptance::Open);
     }
 
-    /// Closes the sockets, and leaves their files to the process that has taken them over.
-    pub(super) fn leave(&self) {
-        self.accepting.send_replace(Accepting::Closed);
-        for socket in lock(&self.sockets).drain(..) {
-            socket.file.iter().for_each(FileOwner::leave);
-        }
+    /// Closes the sockets, which another process has taken over.
+    pub(super) fn close(&self) {
+        self.accepting.send_replace(Acceptance::Closed);
+        lock(&self.sockets).clear();
+    }
+
+    /// Returns the owners of the socket files.
+    pub(super) fn files(&self) -> Vec<FileOwner> {
+        lock(&self.sockets).iter().filter_map(|socket| socket.file.clone()).collect()
     }
 
     /// Returns clones of the sockets.

@@ -12,7 +12,7 @@ use super::inherited::{Inherited, InheritedError};
 use super::passed::{PassedSocket, SocketDescription, SocketKind};
 use super::pool::WorkerPool;
 use super::socket::{self, ListenSocket, Listener};
-use super::unix_socket::SocketFile;
+use super::unix_socket::{FileOwner, SocketFile};
 use crate::config::{ListenAddress, ListenerConfig};
 
 /// The time in which workers close the sockets of listeners. A worker polls its listeners far more often, but a
@@ -154,13 +154,15 @@ impl Listeners {
         Ok(())
     }
 
-    /// Closes the sockets, and leaves their files to the process that has taken them over.
+    /// Closes the sockets, which another process has taken over.
     pub fn leave(&mut self) {
         self.inherited = Inherited::default();
-        for handle in self.open.drain(..) {
-            handle.stop.cancel();
-            handle.file.iter().for_each(|file| file.owner().leave());
-        }
+        self.open.drain(..).for_each(|handle| handle.stop.cancel());
+    }
+
+    /// Returns the owners of the socket files.
+    pub fn files(&self) -> impl Iterator<Item = FileOwner> {
+        self.open.iter().filter_map(|handle| handle.file.as_ref().map(|file| file.owner().clone()))
     }
 
     /// Returns clones of the sockets, for another process.

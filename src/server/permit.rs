@@ -5,6 +5,7 @@ use std::fmt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::passed::HandedOver;
+use super::unix_socket::FileOwner;
 
 /// The permit to replace the process. There is one at a time.
 ///
@@ -13,6 +14,8 @@ use super::passed::HandedOver;
 #[derive(Debug)]
 pub struct UpgradePermit {
     commands: mpsc::Sender<PermitCommand>,
+    /// The owners of the socket files.
+    files: Vec<FileOwner>,
 }
 
 /// A step of an upgrade, which the control loop executes.
@@ -56,9 +59,9 @@ impl std::error::Error for PermitError {}
 
 impl UpgradePermit {
     /// Creates the permit, and the receiver of its commands.
-    pub(super) fn new() -> (Self, mpsc::Receiver<PermitCommand>) {
+    pub(super) fn new(files: Vec<FileOwner>) -> (Self, mpsc::Receiver<PermitCommand>) {
         let (commands, received) = mpsc::channel(1);
-        (Self { commands }, received)
+        (Self { commands, files }, received)
     }
 
     /// Returns clones of all listening sockets, and of the lock in `state_dir`.
@@ -90,8 +93,9 @@ impl UpgradePermit {
     /// Leaves the sockets and their files to the new process, and starts the drain without `shutdown_delay`.
     ///
     /// # Errors
-    /// If the process is stopping: then it drains already, and removes its socket files at its end.
+    /// If the process is stopping: then it drains already. It does not remove the files in this case either.
     pub async fn leave(self) -> Result<(), PermitError> {
+        self.files.iter().for_each(FileOwner::leave);
         self.command(PermitCommand::Leave).await
     }
 

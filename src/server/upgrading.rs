@@ -25,7 +25,24 @@ pub(super) type PermitReply = oneshot::Sender<Result<UpgradePermit, PermitError>
 #[derive(Debug)]
 pub(super) struct Replaced {
     _upgrading: Upgrading,
-    _revocations: OwnedRwLockWriteGuard<()>,
+    _held: Held,
+}
+
+/// Rejects revocations while it exists. If it ends while another process may store revocations, because this process is
+/// stopped meanwhile, they are rejected until the end.
+#[derive(Debug)]
+struct Held {
+    revocations: Option<OwnedRwLockWriteGuard<()>>,
+    /// Whether another process may store revocations.
+    is_elsewhere: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.is_elsewhere {
+            std::mem::forget(self.revocations.take());
+        }
+    }
 }
 
 /// Rejects changes by the API while it exists.
@@ -64,10 +81,11 @@ pub(super) async fn serve(
         drop(reply.send(Err(PermitError::Busy)));
         return None;
     };
-    let (permit, mut commands) = UpgradePermit::new();
+    let mut held = Held { revocations: Some(revocations), is_elsewhere: false };
+    let files = reloader.listeners.files().chain(reloader.api.files()).collect();
+    let (permit, mut commands) = UpgradePermit::new(files);
     // A caller that does not wait drops the permit.
     drop(reply.send(Ok(permit)));
-    let mut was_paused = false;
     loop {
         let command = tokio::select! {
             biased;
@@ -80,25 +98,28 @@ pub(super) async fn serve(
         match command {
             Some(PermitCommand::Sockets(reply)) => drop(reply.send(clones(reloader))),
             Some(PermitCommand::Pause(reply)) => {
-                was_paused = true;
+                held.is_elsewhere = true;
                 reloader.api.pause();
                 reloader.listeners.pause().await;
                 drop(reply.send(Ok(())));
             }
             Some(PermitCommand::Resume(reply)) => drop(reply.send(resume(reloader))),
             Some(PermitCommand::Leave(reply)) => {
-                reloader.api.leave();
+                reloader.api.close();
                 reloader.listeners.leave();
                 drop(reply.send(Ok(())));
-                return Some(Replaced { _upgrading: upgrading, _revocations: revocations });
+                return Some(Replaced { _upgrading: upgrading, _held: held });
             }
             None => break,
         }
     }
-    if was_paused && let Err(error) = resume(reloader) {
+    if held.is_elsewhere
+        && let Err(error) = resume(reloader)
+    {
         tracing::error!(%error, "cannot accept connections again");
     }
-    drop((revocations, refreshes, upgrading));
+    held.is_elsewhere = false;
+    drop((held, refreshes, upgrading));
     revocations::read_again(&gateway, &reloader.config, &reloader.tasks);
     None
 }

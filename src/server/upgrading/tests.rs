@@ -122,16 +122,23 @@ async fn nothing_changes_while_the_permit_is_held() {
 
 #[tokio::test]
 async fn an_upgrade_ends_when_the_process_is_stopped() {
-    let old = Running::start(bind(config(&["127.0.0.1:0"], "server = { drain_timeout = \"1s\" }"), None));
+    let directory = Directory::new("upgrade-stopped");
+    let path = directory.path("listener.sock");
+    let listener = format!("unix:{}", path.display());
+    let old = Running::start(bind(config(&[&listener], "server = { drain_timeout = \"1s\" }"), None));
     let control = old.control.clone();
     let permit = control.upgrade().await.unwrap();
     permit.pause_accepting().await.unwrap();
     old.stop();
     permit.stopped().await;
+    let target = Target::new(Kind::Token, None, "a").unwrap();
+    let change = control.gateway().revoker.remove(target.id()).await;
+    assert_eq!(change.unwrap_err(), RevokeError::Upgrading, "the new process may store revocations");
     assert_eq!(permit.sockets().await.unwrap_err(), PermitError::Stopping);
     assert_eq!(permit.leave().await.unwrap_err(), PermitError::Stopping);
     assert_eq!(control.upgrade().await.unwrap_err(), PermitError::Stopping);
     old.end();
+    assert!(path.exists(), "the new process serves the socket");
     assert_eq!(control.upgrade().await.unwrap_err(), PermitError::Stopping);
 }
 
