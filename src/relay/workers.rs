@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::description::SessionInfo;
+use super::freezing::Freezing;
 use super::recheck::{EndCondition, RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
 use super::renewal_count::RenewalCount;
@@ -53,6 +54,8 @@ pub enum WorkerCommand {
     EndIf(RequestId, EndCondition, oneshot::Sender<bool>),
     /// Ends its sessions that these revocations concern, and replies with their number.
     Revoke(Sweep, oneshot::Sender<usize>),
+    /// Asks up to this number of its sessions to freeze that were not asked in this round. They answer to the channel.
+    Freeze(u32, usize, mpsc::Sender<Freezing>),
     /// Renews its sessions of a client with a fresh token.
     Renew(Arc<Renewal>, RenewalCount),
 }
@@ -169,6 +172,27 @@ impl Workers {
         renewed.total().await
     }
 
+    /// Returns the number of workers.
+    pub fn count(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Freezes up to `max` sessions of a worker that were not asked to in this round, which is not 0. The answers are
+    /// complete; there are none once all sessions were asked.
+    pub async fn freeze(&self, worker: usize, round: u32, max: usize) -> Vec<Freezing> {
+        let (reply, mut answered) = mpsc::channel(max.max(1));
+        let mut answers = Vec::with_capacity(max);
+        if let Some(worker) = self.commands.get(worker) {
+            // A worker that has ended has no sessions.
+            let _ = worker.send(WorkerCommand::Freeze(round, max, reply)).await;
+        }
+        // The channel ends when each session has answered or ended.
+        while let Some(answer) = answered.recv().await {
+            answers.push(answer);
+        }
+        answers
+    }
+
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
@@ -213,6 +237,7 @@ mod tests {
                     WorkerCommand::Recheck(..)
                     | WorkerCommand::EndIf(..)
                     | WorkerCommand::Revoke(..)
+                    | WorkerCommand::Freeze(..)
                     | WorkerCommand::Renew(..) => {
                         panic!("none was sent")
                     }

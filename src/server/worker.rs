@@ -19,6 +19,7 @@ use crate::relay::recheck::{end_if, recheck_all};
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
 use crate::relay::renewal::renew_all;
 use crate::relay::revoke::revoke_all;
+use crate::relay::task::RelayTask;
 use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
@@ -115,6 +116,7 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
             }
             WorkerCommand::EndIf(id, condition, reply) => drop(reply.send(end_if(sessions, id, &condition))),
             WorkerCommand::Revoke(sweep, reply) => drop(reply.send(revoke_all(sessions, &sweep).await)),
+            WorkerCommand::Freeze(round, max, reply) => sessions.freeze(round, max, &reply),
             WorkerCommand::Renew(renewal, count) => renew_all(sessions, &renewal, &count, &gateway.counters).await,
         }
     }
@@ -205,7 +207,7 @@ impl WorkerContext {
             let steps =
                 Box::pin(connection::serve(&gateway, &sessions, &config, stream, (peer, endpoints), pending, deadline));
             if let Some(relay) = handshake_pacing::paced(steps).await {
-                tasks.start(relay);
+                tasks.start(RelayTask::from(relay));
             }
         });
     }

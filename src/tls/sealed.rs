@@ -10,9 +10,13 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::record::{Alert, Content, ContentType, Opened, Opener, RECORD_MAX, SealError, Sealed, Sealer, Violation};
+use crate::record::{
+    Alert, Content, ContentType, Opened, Opener, OpenerState, RECORD_MAX, SealError, Sealed, Sealer, SealerState,
+    Violation,
+};
 use crate::runtime::socket::SocketStream;
 
 /// Limits on the records that one read opens, and on the key updates among them. A record costs up to a microsecond and
@@ -59,7 +63,55 @@ pub struct Leftover {
     pub to_send: Vec<u8>,
 }
 
+/// The state of a stream without its socket, as plain data. It contains both traffic secrets, and cannot seal.
+#[derive(Serialize, Deserialize)]
+pub struct SealedState {
+    opener: OpenerState,
+    sealer: SealerState,
+    received: Vec<u8>,
+    left_over: bool,
+    plain: Vec<u8>,
+    out: Vec<u8>,
+    flush_deferred: bool,
+    written: u64,
+}
+
+impl SealedState {
+    /// Continues the stream on its socket. Returns `None` if the state is not valid.
+    pub(super) fn into_stream(self, stream: SocketStream) -> Option<SealedStream> {
+        let Self { opener, sealer, received, left_over, plain, out, flush_deferred, written } = self;
+        Some(SealedStream {
+            stream,
+            opener: opener.into_opener()?,
+            sealer: sealer.into_sealer()?,
+            received,
+            left_over,
+            plain,
+            out,
+            flush_deferred,
+            out_taken: 0,
+            written,
+        })
+    }
+}
+
+impl fmt::Debug for SealedState {
+    /// Omits the buffered bytes, which are data of the client.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedState").field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
 impl SealedStream {
+    /// Returns the socket, and the state with which another process can continue the stream.
+    pub fn into_parts(self) -> (SocketStream, SealedState) {
+        let Self { stream, opener, sealer, received, left_over, plain, mut out, flush_deferred, out_taken, written } =
+            self;
+        out.drain(..(out_taken as usize).min(out.len()));
+        let (opener, sealer) = (opener.into_state(), sealer.into_state());
+        (stream, SealedState { opener, sealer, received, left_over, plain, out, flush_deferred, written })
+    }
+
     /// Takes over a connection after its handshake.
     pub fn new(stream: SocketStream, opener: Opener, sealer: Sealer, leftover: Leftover) -> Self {
         let Leftover { received, to_send } = leftover;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ServerConfig;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::accept::{self, Protected};
+use super::sealed::SealedState;
 use super::summary::TlsSummary;
-use crate::runtime::socket::SocketStream;
+use crate::runtime::socket::{DetachedSocket, SocketStream};
 use crate::runtime::socket_state::SocketState;
 use crate::runtime::tls_socket::TlsSocket;
 
@@ -18,7 +20,51 @@ use crate::runtime::tls_socket::TlsSocket;
 #[derive(Debug)]
 pub struct ClientStream(Protected);
 
+/// The state of a client's connection without its socket, as plain data.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ClientState {
+    /// Under our own record layer. It contains both traffic secrets.
+    Own(Box<SealedState>),
+    /// Without TLS, with the number of bytes that the kernel has taken.
+    Plain(u64),
+}
+
+impl ClientState {
+    /// Continues the stream on its socket. Returns `None` if the state is not valid.
+    pub fn into_stream(self, stream: SocketStream) -> Option<ClientStream> {
+        Some(ClientStream(match self {
+            Self::Own(state) => Protected::Own(state.into_stream(stream)?),
+            Self::Plain(written) => Protected::Plain(TlsSocket::resume(stream, written)),
+        }))
+    }
+}
+
 impl ClientStream {
+    /// Whether another process can continue the stream: not under rustls, which does not export its state.
+    pub fn is_movable(&self) -> bool {
+        !matches!(self.0, Protected::Rustls(_))
+    }
+
+    /// Removes the socket from the event loop, and returns it with the state with which the stream continues in this or
+    /// in another process.
+    ///
+    /// # Errors
+    /// If the stream is not movable, or the event loop does not release the socket.
+    pub fn detach(self) -> io::Result<(DetachedSocket, ClientState)> {
+        let (stream, state) = match self.0 {
+            Protected::Own(stream) => {
+                let (stream, state) = stream.into_parts();
+                (stream, ClientState::Own(Box::new(state)))
+            }
+            Protected::Plain(stream) => {
+                let written = stream.written();
+                (stream.into_inner(), ClientState::Plain(written))
+            }
+            Protected::Rustls(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok((stream.detach()?, state))
+    }
+
     /// Runs the TLS handshake, and returns the stream with the parameters that were negotiated.
     ///
     /// # Errors
