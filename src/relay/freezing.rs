@@ -21,6 +21,7 @@ use crate::tls::stream::ClientState;
 /// The state of a session without its sockets, as plain data. It contains the traffic secrets of its client's
 /// connection, so it is not `Clone`: see [`SealerState`](crate::record::SealerState).
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub struct SessionImage {
     /// The state of the protocol.
     pub session: SessionState,
