@@ -1,5 +1,6 @@
 //! Relays the bytes of one session: reads, passes them to the session, writes. The session makes every decision.
 
+pub mod adopted;
 mod budget;
 mod commands;
 pub mod description;
@@ -19,6 +20,7 @@ pub mod replaced;
 mod slow_client;
 pub mod stream;
 pub mod task;
+pub mod terms;
 pub mod watcher;
 pub mod workers;
 mod write;

@@ -11,10 +11,8 @@ use super::facts::SessionFacts;
 use super::freezing::{FreezeRequest, Freezing, MovingParts, MovingSession, SessionImage, Verdict};
 use super::peer_io::PeerIo;
 use super::releasable::Releasable;
+use super::terms::RelayTerms;
 use super::{HIBERNATE_AFTER, OpenSession, Process, Relay, RelayExit, RelayGuards};
-use crate::policy::counters::SharedCounts;
-use crate::policy::grant::Lease;
-use crate::policy::limits::Limits;
 use crate::runtime::clock;
 use crate::runtime::cycle::Ticket;
 use crate::runtime::lifecycle::Phase;
@@ -34,17 +32,6 @@ struct Frozen {
     process: Arc<Process>,
     /// Keeps the session counted as open.
     _open: OpenSession,
-}
-
-/// The terms of a session that continues: its slots, its limits, and the counts that it shares with others.
-#[derive(Debug)]
-pub struct RelayTerms {
-    /// Its slots.
-    pub lease: Lease,
-    /// Its limits.
-    pub limits: Arc<Limits>,
-    /// The counts of messages and bytes that it shares.
-    pub shared: SharedCounts,
 }
 
 /// The task of a session.

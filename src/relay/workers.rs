@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::adopted::AdoptedSession;
 use super::description::SessionInfo;
 use super::freezing::Freezing;
 use super::recheck::{EndCondition, RecheckMode, RecheckReport};
@@ -56,6 +57,8 @@ pub enum WorkerCommand {
     Revoke(Sweep, oneshot::Sender<usize>),
     /// Asks up to this number of its sessions to freeze that were not asked in this round. They answer to the channel.
     Freeze(u32, usize, mpsc::Sender<Freezing>),
+    /// Starts sessions of another process.
+    Adopt(Vec<AdoptedSession>),
     /// Renews its sessions of a client with a fresh token.
     Renew(Arc<Renewal>, RenewalCount),
 }
@@ -193,6 +196,15 @@ impl Workers {
         answers
     }
 
+    /// Starts sessions of another process on the worker with this number, modulo the number of workers.
+    pub async fn adopt(&self, number: usize, sessions: Vec<AdoptedSession>) {
+        let worker = number.checked_rem(self.commands.len()).and_then(|number| self.commands.get(number));
+        if let Some(worker) = worker {
+            // No worker ends before the drain.
+            let _ = worker.send(WorkerCommand::Adopt(sessions)).await;
+        }
+    }
+
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
@@ -238,6 +250,7 @@ mod tests {
                     | WorkerCommand::EndIf(..)
                     | WorkerCommand::Revoke(..)
                     | WorkerCommand::Freeze(..)
+                    | WorkerCommand::Adopt(..)
                     | WorkerCommand::Renew(..) => {
                         panic!("none was sent")
                     }

@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::pool::{WorkerHandle, WorkerPool, WorkerReceiver};
 use super::socket::{Accepted, Listener};
-use crate::front::connection;
 use crate::front::gateway::Gateway;
 use crate::front::identify::identify;
+use crate::front::{adopt, connection};
 use crate::relay::Process;
+use crate::relay::adopted::AdoptedSession;
 use crate::relay::recheck::{end_if, recheck_all};
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
 use crate::relay::renewal::renew_all;
@@ -84,7 +85,7 @@ impl Worker {
             tokio::select! {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
-                () = serve_commands(commands, &context.sessions, &context.gateway) => {}
+                () = serve_commands(commands, &context) => {}
                 () = replaced.serve(context.sessions.registry()) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
@@ -102,7 +103,8 @@ impl Worker {
 }
 
 /// Executes commands. Never returns, even if the channel is closed.
-async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &SessionContext, gateway: &Gateway) {
+async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, worker: &WorkerContext) {
+    let (context, gateway) = (&worker.sessions, &*worker.gateway);
     let sessions = context.registry();
     while let Some(command) = commands.recv().await {
         // If the sender no longer waits, the reply is dropped.
@@ -116,6 +118,7 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
             }
             WorkerCommand::EndIf(id, condition, reply) => drop(reply.send(end_if(sessions, id, &condition))),
             WorkerCommand::Revoke(sweep, reply) => drop(reply.send(revoke_all(sessions, &sweep).await)),
+            WorkerCommand::Adopt(adopted) => worker.adopt(adopted),
             WorkerCommand::Freeze(round, max, reply) => sessions.freeze(round, max, &reply),
             WorkerCommand::Renew(renewal, count) => renew_all(sessions, &renewal, &count, &gateway.counters).await,
         }
@@ -189,6 +192,16 @@ impl WorkerContext {
     /// Returns the least loaded worker if it has sufficiently fewer connections than this one.
     pub fn less_loaded_peer(&self) -> Option<&WorkerHandle> {
         self.pool.less_loaded_peer(self.connections.load(Ordering::Relaxed))
+    }
+
+    /// Starts sessions of another process.
+    fn adopt(&self, adopted: Vec<AdoptedSession>) {
+        for session in adopted {
+            let load = LoadGuard::new(&self.connections);
+            if let Some(task) = adopt::start(&self.gateway, &self.sessions, session, load) {
+                self.tasks.start(task);
+            }
+        }
     }
 
     /// Spawns the task of a connection that was accepted.

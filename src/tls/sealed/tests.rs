@@ -189,17 +189,17 @@ fn unsent_records_and_unread_plaintext_move() {
             let (mut opener, mut bytes, mut messages) = (Opener::new(secret(2), 0), Vec::new(), 0_usize);
             let mut at = 0;
             while messages < sent {
-                let Some(opened) = opener.open(&mut bytes[at..]).unwrap() else {
+                let Some(record) = opener.open(&mut bytes[at..]).unwrap() else {
                     bytes.drain(..at);
                     at = 0;
                     assert!(client.read_buf(&mut bytes).await.unwrap() > 0);
                     continue;
                 };
-                let Content::Data(range) = opened.content else { panic!("no data") };
+                let Content::Data(range) = record.content else { panic!("no data") };
                 let expected = u8::try_from(messages % 251).unwrap();
                 assert!(bytes[at + range.start..at + range.end].iter().all(|byte| *byte == expected));
                 messages += 1;
-                at += opened.len;
+                at += record.len;
             }
         };
         let (flushed, ()) = tokio::join!(stream.flush(), reader);
