@@ -7,6 +7,7 @@ pub mod description;
 pub mod early_ends;
 pub mod facts;
 pub mod freezing;
+pub mod image;
 mod output_age;
 pub mod peer_io;
 mod read;

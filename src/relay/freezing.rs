@@ -8,36 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::facts::SessionFacts;
-use super::output_age::SlowClient;
-use super::peer_io::state::PeerIoState;
+use super::image::SessionImage;
 use crate::runtime::socket::DetachedSocket;
-use crate::session::state::{RelativeTime, SessionState};
-use crate::tls::stream::ClientState;
-
-/// The state of a session without its sockets, as plain data. It contains the traffic secrets of its client's
-/// connection, so it is not `Clone`: see [`SealerState`](crate::record::SealerState).
-#[derive(Debug, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
-pub struct SessionImage {
-    /// The state of the protocol.
-    pub session: SessionState,
-    pub(super) client: ClientState,
-    pub(super) client_io: PeerIoState,
-    pub(super) upstream_io: PeerIoState,
-    /// Whether its timer for hibernation runs.
-    pub(super) is_awake: bool,
-    pub(super) watch_at: Option<RelativeTime>,
-    pub(super) is_probed: bool,
-    pub(super) slow: Option<SlowClient>,
-    /// Whether the slots of its client were released.
-    pub is_client_released: bool,
-    /// Whether it is counted at its server.
-    pub has_server: bool,
-}
 
 /// A session that is frozen: its image and its sockets. One of [`MovingSession::release`] and [`MovingSession::resume`]
 /// is to be called; a session that is dropped instead ends without a Close.

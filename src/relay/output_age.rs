@@ -6,7 +6,7 @@ use super::peer_io::PeerIo;
 use super::stream::Stream;
 
 /// The state of a client that is, or was, slower than its upstream.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct SlowClient {
     /// The position in the client's output whose age is measured.
     mark: Option<Mark>,

@@ -7,8 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
+use super::description::RateWindow;
 use super::facts::SessionFacts;
-use super::freezing::{FreezeRequest, Freezing, MovingParts, MovingSession, SessionImage, Verdict};
+use super::freezing::{FreezeRequest, Freezing, MovingParts, MovingSession, Verdict};
+use super::image::{RelayState, SessionImage};
 use super::peer_io::PeerIo;
 use super::releasable::Releasable;
 use super::terms::RelayTerms;
@@ -118,12 +120,15 @@ impl Relay<ClientStream, UpstreamStream> {
             client: state,
             client_io,
             upstream_io,
-            is_awake: self.hibernate_at.is_some(),
-            watch_at: self.watch_at.map(|at| RelativeTime::since(at, now)),
-            is_probed: self.probed,
-            slow: self.slow.map(|slow| *slow),
-            is_client_released: lease.is_client_released(),
-            has_server: lease.has_server(),
+            relay: RelayState {
+                is_awake: self.hibernate_at.is_some(),
+                watch_at: self.watch_at.map(|at| RelativeTime::since(at, now)),
+                is_probed: self.probed,
+                slow: self.slow.map(|slow| *slow),
+                is_client_released: lease.is_client_released(),
+                has_server: lease.has_server(),
+                rates: self.rates.map(|rates| rates.export(now)),
+            },
         };
         let (verdict, awaited) = oneshot::channel();
         let parts = MovingParts { image, client, upstream };
@@ -156,15 +161,15 @@ impl Relay<ClientStream, UpstreamStream> {
             guard,
             load,
             metrics,
-            hibernate_at: image.is_awake.then(|| clock::after(now, HIBERNATE_AFTER)),
-            watch_at: image.watch_at.map(|at| at.to_instant(now)),
+            hibernate_at: image.relay.is_awake.then(|| clock::after(now, HIBERNATE_AFTER)),
+            watch_at: image.relay.watch_at.map(|at| at.to_instant(now)),
             postponed: 0,
-            probed: image.is_probed,
+            probed: image.relay.is_probed,
             ticket: Ticket::default(),
             phase: Phase::Serving,
             lingers_until: None,
-            rates: None,
-            slow: image.slow.map(Box::new),
+            rates: image.relay.rates.map(|rates| Box::new(RateWindow::import(rates, now))),
+            slow: image.relay.slow.map(Box::new),
             watchers: Vec::new(),
             facts,
             lease,

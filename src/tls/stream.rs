@@ -11,7 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::accept::{self, Protected};
 use super::sealed::SealedState;
+#[cfg(test)]
+use super::sealed::{Leftover, SealedStream};
 use super::summary::TlsSummary;
+#[cfg(test)]
+use crate::record::{Opener, Sealer, TrafficSecret};
 use crate::runtime::socket::{DetachedSocket, SocketStream};
 use crate::runtime::socket_state::SocketState;
 use crate::runtime::tls_socket::TlsSocket;
@@ -127,6 +131,15 @@ impl ClientStream {
         if let Protected::Own(stream) = &mut self.0 {
             stream.hibernate();
         }
+    }
+}
+
+#[cfg(test)]
+impl ClientStream {
+    /// Returns a stream under our own record layer with these secrets, for tests.
+    pub(crate) fn of_test(socket: SocketStream, read: TrafficSecret, write: TrafficSecret) -> Self {
+        let (opener, sealer) = (Opener::new(read, 7), Sealer::new(write, 9));
+        Self(Protected::Own(SealedStream::new(socket, opener, sealer, Leftover::default())))
     }
 }
 
