@@ -20,7 +20,7 @@ pub mod renewal_count;
 pub mod replaced;
 mod slow_client;
 pub mod stream;
-pub mod task;
+pub mod session_task;
 pub mod terms;
 pub mod watcher;
 pub mod workers;

@@ -6,7 +6,7 @@ use super::admitted::check_registered;
 use super::gateway::Gateway;
 use crate::relay::adopted::AdoptedSession;
 use crate::relay::registry::{Command, SessionContext};
-use crate::relay::task::RelayTask;
+use crate::relay::session_task::RelayTask;
 use crate::relay::{Relay, RelayGuards};
 use crate::runtime::guard::LoadGuard;
 

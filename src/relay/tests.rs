@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::read::FRAMES_PER_CLOCK;
 use super::registry::{Command, SessionContext};
-use super::task::RelayTask;
+use super::session_task::RelayTask;
 use super::*;
 use crate::balance::{Balance, ClosingRate, HealthConfig, Pool, UpstreamConfig, UpstreamLoss};
 use crate::policy::address::Addresses;

@@ -20,7 +20,7 @@ use crate::relay::recheck::{end_if, recheck_all};
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
 use crate::relay::renewal::renew_all;
 use crate::relay::revoke::revoke_all;
-use crate::relay::task::RelayTask;
+use crate::relay::session_task::RelayTask;
 use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};

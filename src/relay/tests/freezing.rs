@@ -8,7 +8,7 @@ use super::*;
 use crate::record::Suite;
 use crate::relay::freezing::{Freezing, MovingParts, MovingSession};
 use crate::relay::image::{ImageError, SessionImage, VERSIONS};
-use crate::relay::task::RelayTask;
+use crate::relay::session_task::RelayTask;
 use crate::relay::terms::RelayTerms;
 use crate::runtime::socket::DetachedSocket;
 use crate::ws::frame::apply_mask;
