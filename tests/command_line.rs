@@ -77,6 +77,17 @@ fn an_unknown_shell_is_a_bad_argument() {
 }
 
 /// Nothing is connected: the process may run on another machine.
+/// An upgrade starts the program with this variable, and a socket as standard input.
+#[test]
+fn a_program_that_replaces_none_names_the_variable() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.args(["run", "--config", "/nonexistent"]).env("TOLLGATE_HANDOVER", "1").stdin(Stdio::null());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("TOLLGATE_HANDOVER is set, and standard input is not the socket"), "{error}");
+}
+
 #[test]
 fn status_says_how_a_browser_reaches_the_dashboard() {
     let open = |more: &[&str]| {

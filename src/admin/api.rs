@@ -9,7 +9,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
@@ -25,6 +25,10 @@ use super::{
     auths, certificates, events, frames, history, metrics, operations, process, revocations, routes, schema, servers,
     sessions, upstreams,
 };
+use crate::server::control::Control;
+
+/// The changes that an upgrade in progress rejects itself.
+const ANSWER_DURING_UPGRADE: [&str; 2] = ["/v1/upgrade", "/v1/reload"];
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -63,8 +67,12 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     schema::add_rules(&mut document);
     state.openapi = document.to_string().into();
+    let control = state.control.clone();
     let router = router.with_state(Arc::new(state));
-    with_fallbacks(router).layer(from_fn_with_state(Arc::new(access), guard)).layer(from_fn(secure))
+    with_fallbacks(router)
+        .layer(from_fn_with_state(control, hold))
+        .layer(from_fn_with_state(Arc::new(access), guard))
+        .layer(from_fn(secure))
 }
 
 /// Returns the endpoints of the metrics listener: those that need no token, and no other.
@@ -103,6 +111,17 @@ async fn guard(
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Rejects changes while the process is replaced: the new process would not know them. Those that do not change its
+/// state have an answer of their own.
+async fn hold(Extract(control): Extract<Control>, request: Request, next: Next) -> Response {
+    let may_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if may_change && !ANSWER_DURING_UPGRADE.contains(&request.uri().path()) && control.is_upgrading() {
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "an upgrade is in progress: nothing was changed")
+            .into_response();
+    }
+    next.run(request).await
 }
 
 fn has_body(headers: &HeaderMap) -> bool {

@@ -209,7 +209,9 @@ fn refused(error: ReloadError) -> Box<Problem> {
         ReloadError::TooMany { ref summary, max_percent } => {
             unchanged(StatusCode::CONFLICT, &error).with_summary(summary.clone().into(), max_percent)
         }
-        ReloadError::NoFile | ReloadError::Server(_) => unchanged(StatusCode::CONFLICT, &error),
+        ReloadError::NoFile | ReloadError::Server(_) | ReloadError::Upgrading => {
+            unchanged(StatusCode::CONFLICT, &error)
+        }
         ReloadError::Stopping => Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

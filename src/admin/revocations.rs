@@ -248,7 +248,7 @@ fn failed(error: RevokeError) -> Box<Problem> {
             let detail = format!("{error}; it has at most {ENTRIES_MAX} entries: wait until some end, or remove some");
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail).with_type(FULL_TYPE)
         }
-        RevokeError::Busy | RevokeError::NotStored | RevokeError::Late => {
+        RevokeError::Busy | RevokeError::Upgrading | RevokeError::NotStored | RevokeError::Late => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         }
     }

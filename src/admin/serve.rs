@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
@@ -22,11 +22,13 @@ use super::access::{Access, Peer};
 use super::listener::Bound;
 use super::state::{LastReload, State};
 use super::{api, history};
-use crate::config::{AdminAddress, AdminConfig};
+use crate::config::{AdminAddress, AdminConfig, ListenAddress};
 use crate::runtime::clock;
 use crate::runtime::tasks::{Tasks, start_thread};
+use crate::server::api_sockets::Accepting;
 use crate::server::control::Control;
 use crate::server::descriptors::ADMIN_CONNECTIONS_MAX;
+use crate::server::passed::SocketKind;
 use crate::server::reload::{ReloadError, ReloadSummary};
 use crate::server::unix_socket::SocketFile;
 
@@ -83,7 +85,8 @@ enum Listener {
 }
 
 impl Admin {
-    /// Binds the sockets and starts to serve. Without an address there is nothing to do.
+    /// Binds the sockets and starts to serve. Without an address there is nothing to do. Sockets that the process before
+    /// passed are taken over instead, and nothing is accepted before the server runs.
     ///
     /// # Errors
     /// If an address cannot be bound, or the system does not provide a thread or an event queue.
@@ -94,6 +97,7 @@ impl Admin {
     ) -> Result<Self, AdminError> {
         let (stop, mut served, mut file) = (CancellationToken::new(), Vec::new(), None);
         let (mut address, mut metrics_address) = (None, None);
+        let sockets = control.api_sockets();
         let last_reload = Arc::<Mutex<_>>::default();
         let history = Arc::<Mutex<_>>::default();
         let state = |payload| State {
@@ -105,7 +109,12 @@ impl Admin {
         let entered = runtime.enter();
         if let Some(config) = config {
             let fail = |error| AdminError::Bind(config.address.clone(), error);
-            let bound = Bound::new(&config.address, config.socket_group.as_deref()).map_err(fail)?;
+            let configured = match &config.address {
+                AdminAddress::Unix(path) => ListenAddress::Unix(path.clone()),
+                AdminAddress::Tcp(address) => ListenAddress::Tcp(*address),
+            };
+            let bind = || Bound::new(&config.address, config.socket_group.as_deref());
+            let bound = Bound::passed_or(sockets, SocketKind::Admin, &configured, bind).map_err(fail)?;
             address = Some(bound.address().map_err(fail)?);
             let router = api::admin(state(config.payload), Access::new(config));
             let (listener, socket_file) = Listener::register(bound).map_err(fail)?;
@@ -114,7 +123,9 @@ impl Admin {
         }
         if let Some(wanted) = metrics {
             let fail = |error| AdminError::BindMetrics(wanted, error);
-            let (listener, _) = Bound::tcp(wanted).and_then(Listener::register).map_err(fail)?;
+            let (kind, configured) = (SocketKind::Metrics, ListenAddress::Tcp(wanted));
+            let bound = Bound::passed_or(sockets, kind, &configured, || Bound::tcp(wanted)).map_err(fail)?;
+            let (listener, _) = Listener::register(bound).map_err(fail)?;
             metrics_address = Some(listener.tcp_address().map_err(fail)?);
             served.push((listener, api::metrics_only(state(false))));
         }
@@ -122,13 +133,14 @@ impl Admin {
         let (end, ended) = sync_channel(1);
         if !served.is_empty() {
             let (stopped, control, has_api) = (stop.clone(), control.clone(), address.is_some());
+            let accepting = sockets.accepting();
             let serving = async move {
                 let keeping = async {
                     // Without the API nobody can ask for the history.
                     if has_api { history::keep(&control, &history).await } else { pending().await }
                 };
                 tokio::select! {
-                    () = serve(served, stopped) => {}
+                    () = serve(served, accepting, stopped) => {}
                     () = keeping => {}
                 }
                 // Nothing waits for the end if the process has ended.
@@ -181,27 +193,45 @@ impl Drop for Admin {
     }
 }
 
-async fn serve(served: Vec<(Listener, Router)>, stop: CancellationToken) {
+async fn serve(served: Vec<(Listener, Router)>, accepting: watch::Receiver<Accepting>, stop: CancellationToken) {
     let tasks = Tasks::default();
     for (listener, router) in served {
-        tasks.start(accept(listener, router, tasks.clone(), stop.clone()));
+        tasks.start(accept(listener, router, tasks.clone(), accepting.clone(), stop.clone()));
     }
     stop.cancelled().await;
     // Requests that take longer are cut off.
     let _ = tokio::time::timeout(GRACE, tasks.end()).await;
 }
 
-async fn accept(listener: Listener, router: Router, tasks: Tasks, stop: CancellationToken) {
+/// Accepts connections, unless an upgrade of the process pauses that. Returns when the new process accepts them.
+async fn accept(
+    listener: Listener,
+    router: Router,
+    tasks: Tasks,
+    mut state: watch::Receiver<Accepting>,
+    stop: CancellationToken,
+) {
     // The kernel queues further connections.
     let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
+        let is_open = tokio::select! {
+            () = stop.cancelled() => return,
+            state = state.wait_for(|state| *state != Accepting::Paused) => {
+                state.is_ok_and(|state| *state == Accepting::Open)
+            }
+        };
+        if !is_open {
+            return;
+        }
         let accepting = async {
             let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
             Ok::<_, io::Error>((permit, listener.accept().await?))
         };
         let accepted = tokio::select! {
-            accepted = accepting => accepted,
+            biased;
             () = stop.cancelled() => return,
+            _ = state.wait_for(|state| *state != Accepting::Open) => continue,
+            accepted = accepting => accepted,
         };
         match accepted {
             Ok((permit, (stream, peer))) => {
@@ -246,7 +276,7 @@ async fn serve_connection(stream: Box<dyn Stream>, router: Router, stop: Cancell
 impl Listener {
     fn register(bound: Bound) -> io::Result<(Self, Option<SocketFile>)> {
         match bound {
-            Bound::Unix(listener, file) => Ok((Self::Unix(UnixListener::from_std(listener)?), Some(file))),
+            Bound::Unix(listener, file) => Ok((Self::Unix(UnixListener::from_std(listener)?), file)),
             Bound::Tcp(listener) => Ok((Self::Tcp(TcpListener::from_std(listener)?), None)),
         }
     }
@@ -274,3 +304,6 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

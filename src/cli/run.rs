@@ -5,11 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
+use tokio::sync::mpsc;
 
 use super::signals;
 use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
+use crate::handover::predecessor::{self, Predecessor};
+use crate::runtime::tasks::start_blocking;
+use crate::server::control::Control;
 use crate::server::error::ServeError;
 use crate::server::inherited::Inherited;
 use crate::server::reload::{ReloadError, ReloadSummary};
@@ -22,11 +27,29 @@ pub const EXIT_CONFIG: u8 = 78;
 /// Serves with the configuration in a file. The exit code is 0 after a drain, 1 if serving failed, 78 if the
 /// configuration cannot be used.
 pub fn run(path: &Path) -> ExitCode {
+    // Neither a core file nor another process of this user is to have the keys of sessions.
+    let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let socket = predecessor::socket_of_environment();
+    match socket.and_then(|socket| socket.map(predecessor::connect).transpose()) {
+        Ok(predecessor) => run_after(predecessor, path, undumpable.map_err(io::Error::from)),
+        Err(error) => {
+            eprintln!("{}{error}", log::stderr_prefix(tracing::Level::ERROR));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves as the successor of another process, if there is one.
+fn run_after(mut predecessor: Option<Box<dyn Predecessor>>, path: &Path, undumpable: io::Result<()>) -> ExitCode {
     // Before the log starts its thread.
     let inherited = Inherited::from_env();
     let config = match config::load(path) {
         Ok(config) => config,
         Err(report) => {
+            if let Some(predecessor) = &mut predecessor {
+                predecessor.fail(&report.to_string());
+                return ExitCode::from(EXIT_CONFIG);
+            }
             // The settings of the log are part of the configuration that failed to load.
             let level = log::stderr_prefix(tracing::Level::ERROR);
             report.to_string().lines().for_each(|line| eprintln!("{level}{line}"));
@@ -34,13 +57,16 @@ pub fn run(path: &Path) -> ExitCode {
         }
     };
     let _log = log::init(config.log);
+    if let Err(error) = undumpable {
+        tracing::warn!(%error, "core files are not prevented");
+    }
     for (severity, line) in config.warnings.lines() {
         match severity {
             Severity::Error | Severity::Urgent => tracing::error!("{line}"),
             Severity::Warning => tracing::warn!("{line}"),
         }
     }
-    match serve(config, path.to_owned(), inherited) {
+    match serve(config, path.to_owned(), inherited, predecessor) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "tollgate failed");
@@ -55,6 +81,8 @@ pub fn run(path: &Path) -> ExitCode {
 enum RunError {
     Serve(ServeError),
     Admin(AdminError),
+    /// The process that this one replaces does not let it take over.
+    Handover(String),
 }
 
 impl From<ServeError> for RunError {
@@ -80,27 +108,41 @@ impl fmt::Display for RunError {
         match self {
             Self::Serve(error) => error.fmt(f),
             Self::Admin(error) => error.fmt(f),
+            Self::Handover(error) => write!(f, "cannot take over from the running process: {error}"),
         }
     }
 }
 
-fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Result<(), RunError> {
-    for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
-        tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
+/// The parts of a process that is about to serve.
+struct Bound {
+    server: Server,
+    admin: Admin,
+    stop: mpsc::Receiver<()>,
+}
+
+fn serve(
+    config: Config,
+    file: PathBuf,
+    inherited: io::Result<Inherited>,
+    mut predecessor: Option<Box<dyn Predecessor>>,
+) -> Result<(), RunError> {
+    // The API ends with this function, after the drain.
+    let Bound { server, admin, stop } = bind(config, file, inherited, &mut predecessor).inspect_err(|error| {
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.fail(&error.to_string());
+        }
+    })?;
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.wait_for_take_over().map_err(RunError::Handover)?;
     }
-    let (admin, metrics) = (config.admin.clone(), config.metrics);
-    let mut server = Server::bind_with(config, Some(file), inherited.map_err(ServeError::InheritedEnvironment)?)?;
-    if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
-        server.report_alive(interval);
-    }
-    // It ends with this function, after the drain.
-    let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
-    let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }
     admin.log_addresses();
-    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    match predecessor {
+        None => notify(&[NotifyState::Ready, NotifyState::Status("serving")]),
+        Some(predecessor) => take_sessions(predecessor, server.control().clone()),
+    }
     server.run(stop, |event| {
         if let ServerEvent::Reloaded(result) = event {
             admin.note_reload(result);
@@ -109,6 +151,39 @@ fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Res
     })?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Takes over the sessions on a thread. systemd accepts messages of this process only once the other one has made it the
+/// main process, which precedes the end of that.
+fn take_sessions(predecessor: Box<dyn Predecessor>, control: Control) {
+    drop(start_blocking("handover", move || {
+        if let Err(error) = predecessor.take_sessions(&control) {
+            tracing::error!(%error, "the process before ended before all its sessions had moved");
+        }
+        notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    }));
+}
+
+fn bind(
+    config: Config,
+    file: PathBuf,
+    inherited: io::Result<Inherited>,
+    predecessor: &mut Option<Box<dyn Predecessor>>,
+) -> Result<Bound, RunError> {
+    for route in config.routes.iter().filter(|route| route.auth.is_empty()) {
+        tracing::warn!(route = %route.name, "this route is open to every client: it has auth = \"none\"");
+    }
+    let (admin, metrics) = (config.admin.clone(), config.metrics);
+    let passed = predecessor.as_mut().map(|predecessor| predecessor.receive_state()).transpose();
+    let passed = passed.map_err(RunError::Handover)?;
+    let inherited = inherited.map_err(ServeError::InheritedEnvironment)?;
+    let mut server = Server::bind_with(config, Some(file), inherited, passed)?;
+    if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
+        server.report_alive(interval);
+    }
+    let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
+    let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
+    Ok(Bound { server, admin, stop })
 }
 
 /// Reports a change of the process to the log and to systemd.
@@ -161,3 +236,6 @@ fn notify(states: &[NotifyState<'_>]) {
         tracing::warn!(%error, "cannot notify systemd");
     }
 }
+
+#[cfg(test)]
+mod tests;

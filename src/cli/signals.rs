@@ -34,8 +34,9 @@ pub fn receive(control: Control) -> io::Result<mpsc::Receiver<()>> {
                     let control = control.clone();
                     // The task waits for the end of the reload, and the next signal does not.
                     tasks.start(async move {
-                        if let Err(ReloadError::Stopping) = control.reload(ReloadOptions::default()).await {
-                            tracing::warn!("SIGHUP is ignored: the process is stopping");
+                        let reloaded = control.reload(ReloadOptions::default()).await;
+                        if let Err(error @ (ReloadError::Stopping | ReloadError::Upgrading)) = reloaded {
+                            tracing::warn!("SIGHUP is ignored: {error}");
                         }
                     });
                     continue;

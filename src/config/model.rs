@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::diagnostic::Report;
@@ -313,7 +314,7 @@ pub struct ListenerTls {
 }
 
 /// The address of a listener. That of a bound socket is never `Inherited`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ListenAddress {
     /// The address that the process binds.
     Tcp(SocketAddr),

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::gateway::Gateway;
 use super::keys::wait_for_keys;
 use super::logouts::RECEIVING_MAX;
+use super::revoker::RevokeError;
 use super::snapshot::Snapshot;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::host::request_host;
@@ -58,6 +59,9 @@ pub(super) async fn log_out(
     client: IpAddr,
     request_id: RequestId,
 ) -> Result<(), LogoutError> {
+    if gateway.process.lifecycle.is_upgrading() {
+        return Err(LogoutError::Busy);
+    }
     let _permit = gateway.logouts.permits.try_acquire().map_err(|_| LogoutError::Busy)?;
     let receiving = gateway.logouts.receiving.take(client.into(), RECEIVING_MAX).ok_or(LogoutError::Busy)?;
     let body = receive(endpoints, request, body).await?;
@@ -78,11 +82,11 @@ pub(super) async fn log_out(
     let revoking = revocations.into_iter().map(|revocation| gateway.revoker.revoke(revocation));
     let mut ended = 0_usize;
     for revoked in join_all(revoking).await {
-        let Ok(revoked) = revoked else {
+        let revoked = revoked.map_err(|error| {
             gateway.logouts.recent.forget(&logout, auth);
-            return Err(LogoutError::NotStored);
-        };
-        ended = ended.saturating_add(revoked.ended);
+            if error == RevokeError::Upgrading { LogoutError::Busy } else { LogoutError::NotStored }
+        });
+        ended = ended.saturating_add(revoked?.ended);
     }
     tracing::info!(%request_id, auth, ended, "logout");
     Ok(())

@@ -83,6 +83,7 @@ impl Refresh<'_> {
         if renewal.is_revoked(self.gateway.counters.revocations(), clock::both().unix) {
             return Err(Rejected { subject: Some(Arc::clone(renewal.subject())), ..reject(Rejection::Revoked) });
         }
+        // An upgrade of the process takes all permits.
         let _permit = self.gateway.refreshes.try_acquire().map_err(|_| reject(Rejection::Full))?;
         let renewed = timeout(PATIENCE, self.gateway.workers.renew(&renewal)).await;
         let renewed = renewed.map_err(|_| reject(Rejection::Full))?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::policy::counters::Counters;
@@ -28,6 +28,8 @@ pub struct Commit {
     pub change: Change,
     /// Receives the result once the change is stored, and each session that it concerns has the command to end.
     pub reply: oneshot::Sender<Result<Committed, RevokeError>>,
+    /// Held until then, so that an upgrade of the process waits for the change.
+    pub admitted: OwnedRwLockReadGuard<()>,
 }
 
 /// A change that was made.
@@ -52,6 +54,8 @@ pub struct Revoker {
     counters: Arc<Counters>,
     workers: Arc<Workers>,
     queue: OnceLock<Queue>,
+    /// Read by changes in progress, and written while the process is replaced.
+    pause: Arc<RwLock<()>>,
 }
 
 /// A revocation that was made.
@@ -74,6 +78,8 @@ pub enum RevokeError {
     Full,
     /// Too many changes wait for the disk. Nothing has changed.
     Busy,
+    /// The process is being replaced. Nothing has changed.
+    Upgrading,
     /// The change is in effect, but could not be written to disk.
     NotStored,
     /// The disk did not store the change in time. It may be in effect.
@@ -85,6 +91,7 @@ impl fmt::Display for RevokeError {
         f.write_str(match self {
             Self::Full => "the store of revocations is full: nothing has changed",
             Self::Busy => "too many revocations wait for the disk: nothing has changed",
+            Self::Upgrading => "an upgrade is in progress: nothing has changed",
             Self::NotStored => {
                 "the change is in effect until the process ends, but it could not be written to state_dir"
             }
@@ -98,13 +105,19 @@ impl std::error::Error for RevokeError {}
 impl Revoker {
     /// Creates a revoker that makes changes itself, and keeps revocations in memory.
     pub fn new(counters: Arc<Counters>, workers: Arc<Workers>) -> Self {
-        Self { counters, workers, queue: OnceLock::new() }
+        Self { counters, workers, queue: OnceLock::new(), pause: Arc::default() }
     }
 
     /// Makes it queue all further changes here, for a thread that makes them and, if `is_durable` is set, stores them.
     pub fn set_queue(&self, commits: mpsc::Sender<Commit>, is_durable: bool) {
         // There is one thread.
         let _ = self.queue.set(Queue { commits, is_durable });
+    }
+
+    /// Rejects changes from now on, and waits until those in progress are made and stored. Changes are made again when
+    /// the guard is dropped.
+    pub async fn pause(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.pause).write_owned().await
     }
 
     /// Whether revocations outlive the process.
@@ -148,6 +161,8 @@ impl Revoker {
     }
 
     async fn commit(&self, change: Change) -> Result<Committed, RevokeError> {
+        // This fails also while the upgrade waits for changes in progress.
+        let admitted = Arc::clone(&self.pause).try_read_owned().map_err(|_| RevokeError::Upgrading)?;
         let Some(Queue { commits, .. }) = self.queue.get() else {
             let applied = self.counters.revocations().apply(change, clock::both().unix);
             let applied = applied.map_err(|_| RevokeError::Full)?;
@@ -155,7 +170,7 @@ impl Revoker {
             return Ok(Committed { applied, ended });
         };
         let (reply, replied) = oneshot::channel();
-        commits.try_send(Commit { change, reply }).map_err(|error| match error {
+        commits.try_send(Commit { change, reply, admitted }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => RevokeError::Busy,
             mpsc::error::TrySendError::Closed(_) => RevokeError::NotStored,
         })?;

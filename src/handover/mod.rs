@@ -1,3 +1,6 @@
 //! Moves the listeners and the live sessions to a new process.
 
+pub mod program;
+pub mod predecessor;
+pub mod service;
 pub mod upgrader;

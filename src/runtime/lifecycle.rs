@@ -41,6 +41,7 @@ pub struct Lifecycle {
     phase: AtomicU8,
     is_ready: AtomicBool,
     is_admitting: AtomicBool,
+    is_upgrading: AtomicBool,
     drain: CancellationToken,
     abort: CancellationToken,
     shutdown_delay_ms: AtomicU64,
@@ -61,6 +62,7 @@ impl Lifecycle {
             phase: AtomicU8::new(Phase::Serving as u8),
             is_ready: AtomicBool::new(true),
             is_admitting: AtomicBool::new(true),
+            is_upgrading: AtomicBool::new(false),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             shutdown_delay_ms: AtomicU64::new(0),
@@ -91,6 +93,16 @@ impl Lifecycle {
     /// Whether requests are admitted.
     pub fn is_admitting(&self) -> bool {
         self.is_admitting.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether the process is being replaced by a new one.
+    pub fn set_upgrading(&self, is_upgrading: bool) {
+        self.is_upgrading.store(is_upgrading, Ordering::Release);
+    }
+
+    /// Whether the process is being replaced. Changes of its state have to wait: the new process would not know them.
+    pub fn is_upgrading(&self) -> bool {
+        self.is_upgrading.load(Ordering::Acquire)
     }
 
     /// Starts the drain: sessions are asked to close, one after another.

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::api_sockets::ApiSockets;
+use super::permit::{PermitError, UpgradePermit};
 use super::reload::{ReloadError, ReloadOptions, ReloadSummary};
 use crate::front::gateway::Gateway;
 use crate::relay::description::SessionInfo;
 use crate::relay::registry::{Command, ListedSession};
 use crate::relay::watcher::{self, Watch};
 use crate::relay::workers::{BulkCommand, Workers};
+use crate::runtime::tasks::Tasks;
 use crate::session::Message;
 use crate::telemetry::request::RequestId;
 use crate::tls::TlsSummary;
@@ -29,6 +32,7 @@ pub struct Control {
     gateway: Arc<Gateway>,
     requests: mpsc::Sender<ControlRequest>,
     facts: Arc<ProcessFacts>,
+    api: Arc<ApiSockets>,
     closes: Arc<Semaphore>,
 }
 
@@ -68,6 +72,8 @@ pub enum ControlRequest {
     Reload(ReloadOptions, oneshot::Sender<Result<ReloadSummary, ReloadError>>),
     /// Closes sessions over a time.
     Close(SpreadClose),
+    /// Gives the permit to replace the process.
+    Upgrade(oneshot::Sender<Result<UpgradePermit, PermitError>>),
 }
 
 /// The closing of sessions over a time.
@@ -134,10 +140,14 @@ impl From<ListedSession> for SessionEntry {
 
 impl Control {
     /// Creates the handle, and the receiver of its requests.
-    pub(super) fn new(gateway: Arc<Gateway>, facts: ProcessFacts) -> (Self, mpsc::Receiver<ControlRequest>) {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        facts: ProcessFacts,
+        api: Arc<ApiSockets>,
+    ) -> (Self, mpsc::Receiver<ControlRequest>) {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let closes = Arc::new(Semaphore::new(CLOSES_MAX));
-        (Self { gateway, requests, facts: Arc::new(facts), closes }, receiver)
+        (Self { gateway, requests, facts: Arc::new(facts), api, closes }, receiver)
     }
 
     /// Returns the state of the process.
@@ -148,6 +158,27 @@ impl Control {
     /// Returns the facts about the process.
     pub fn facts(&self) -> &ProcessFacts {
         &self.facts
+    }
+
+    /// Returns the sockets of the admin API and of the metrics listener.
+    pub fn api_sockets(&self) -> &ApiSockets {
+        &self.api
+    }
+
+    /// Whether the process is being replaced, so that changes have to wait.
+    pub fn is_upgrading(&self) -> bool {
+        self.gateway.process.lifecycle.is_upgrading()
+    }
+
+    /// Returns the permit to replace the process, after a reload and changes in progress.
+    ///
+    /// # Errors
+    /// If another upgrade is in progress, the process is stopping, or changes in progress do not end in time.
+    pub async fn upgrade(&self) -> Result<UpgradePermit, PermitError> {
+        let (reply, replied) = oneshot::channel();
+        let sent = self.requests.send(ControlRequest::Upgrade(reply)).await;
+        sent.map_err(|_| PermitError::Stopping)?;
+        replied.await.unwrap_or(Err(PermitError::Stopping))
     }
 
     /// Lists all sessions. No session is woken.
@@ -221,8 +252,13 @@ impl Control {
 }
 
 impl SpreadClose {
-    /// Closes the sessions.
-    pub(super) async fn run(self, workers: &Workers) {
+    /// Starts to close the sessions.
+    pub(super) fn start(self, tasks: &Tasks, workers: &Arc<Workers>) {
+        let workers = Arc::clone(workers);
+        tasks.start(async move { self.run(&workers).await });
+    }
+
+    async fn run(self, workers: &Workers) {
         let count = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         let pause = self.spread.checked_div(count).unwrap_or_default();
         for id in self.ids {

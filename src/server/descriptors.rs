@@ -28,9 +28,9 @@ const OTHER_DESCRIPTORS: usize = 64;
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Descriptors of the admin API or of the metrics listener: its connections, its socket, and its event loop.
 const ADMIN_DESCRIPTORS: usize = ADMIN_CONNECTIONS_MAX + 8;
-/// Descriptors of a listener: its socket, a clone registered with the event loop, another clone while it moves, and a
-/// connection that waits for a permit.
-const LISTENER_DESCRIPTORS: usize = 4;
+/// Descriptors of a listener: its socket, a clone registered with the event loop, another clone while it moves, a
+/// connection that waits for a permit, and two clones for a new process.
+const LISTENER_DESCRIPTORS: usize = 6;
 
 /// Descriptors of a key set that is fetched: a connection to its server, one to that of the issuer's configuration, and
 /// two of a name look-up.

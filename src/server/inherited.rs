@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt::{set_tcp_nodelay, socket_acceptconn};
@@ -75,6 +76,17 @@ impl Inherited {
         let sockets =
             passed.enumerate().map(|(index, (_, name))| InheritedSocket { name, socket: take(&mut owned, index) });
         Ok(Self(sockets.collect()))
+    }
+
+    /// Creates the sockets that the process before inherited and passed.
+    pub fn of_predecessor(passed: Vec<(Arc<str>, ListenSocket)>) -> Self {
+        let inherited = |(name, socket): (Arc<str>, _)| InheritedSocket { name: name.to_string(), socket: Ok(socket) };
+        Self(passed.into_iter().map(inherited).collect())
+    }
+
+    /// Returns the sockets that can be listeners, with their names.
+    pub fn usable(&self) -> impl Iterator<Item = (&str, &ListenSocket)> {
+        self.0.iter().filter_map(|socket| Some((socket.name.as_str(), socket.socket.as_ref().ok()?)))
     }
 
     /// Returns a clone of the socket with this name, which is in non-blocking mode.

@@ -1,5 +1,6 @@
 //! The listeners of the process: which are open, and the changes that a new configuration needs.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::ServeError;
 use super::inherited::{Inherited, InheritedError};
+use super::passed::{PassedSocket, SocketDescription, SocketKind};
 use super::pool::WorkerPool;
-use super::socket::{self, Listener};
+use super::socket::{self, ListenSocket, Listener};
 use super::unix_socket::SocketFile;
 use crate::config::{ListenAddress, ListenerConfig};
 
 /// The time in which workers close the sockets of listeners. A worker polls its listeners far more often, but a
 /// connection that was accepted may have to wait for its permit first.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time in which workers stop accepting before an upgrade.
+const PAUSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The open listeners.
 #[derive(Debug, Default)]
@@ -25,15 +30,17 @@ pub struct Listeners {
     inherited: Inherited,
 }
 
-/// An open listener. A worker has its socket.
+/// An open listener. A worker has its socket, unless it is paused.
 #[derive(Debug)]
 struct ListenerHandle {
     /// The address in the configuration, whose port may be 0.
     configured: ListenAddress,
     /// The address that it is bound to.
     address: ListenAddress,
+    /// A clone of its socket, for an upgrade.
+    socket: ListenSocket,
     /// The file of its Unix socket, which is removed with the handle.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
     stop: CancellationToken,
     /// Completes once the socket is closed.
     closed: oneshot::Receiver<()>,
@@ -62,10 +69,18 @@ impl Listeners {
     ///
     /// # Errors
     /// If an address cannot be bound, or an inherited socket cannot be used. Then no listener changes.
-    pub fn prepare(&self, config: &[ListenerConfig]) -> Result<NextListeners, ServeError> {
+    ///
+    /// `passed` are the sockets that the process before passed, in the order of the configuration.
+    pub fn prepare(
+        &self,
+        config: &[ListenerConfig],
+        passed: Vec<Option<PassedSocket>>,
+    ) -> Result<NextListeners, ServeError> {
+        let mut passed = passed.into_iter();
         let mut kept = vec![false; self.open.len()];
         let mut next = NextListeners { next: Vec::with_capacity(config.len()) };
         for listener in config {
+            let passed = passed.next().flatten();
             let is_free = |(index, handle): &(usize, &ListenerHandle)| {
                 handle.configured == listener.address && kept.get(*index) == Some(&false)
             };
@@ -76,7 +91,7 @@ impl Listeners {
                     kept.iter_mut().skip(index).take(1).for_each(|kept| *kept = true);
                     NextListener::Kept { index, address: handle.address.clone() }
                 }
-                None => self.open(listener, &next.addresses())?,
+                None => self.open(listener, passed, &next.addresses())?,
             };
             next.next.push(listener);
         }
@@ -92,6 +107,7 @@ impl Listeners {
                 NextListener::Kept { index, .. } => self.open.extend(before.get_mut(index).and_then(Option::take)),
                 NextListener::New(new) => {
                     let (handle, listener) = *new;
+                    handle.file.iter().for_each(|file| file.owner().take());
                     // No worker ends before the drain.
                     let _ = pool.least_loaded().map(|worker| worker.send(listener));
                     self.open.push(handle);
@@ -109,22 +125,92 @@ impl Listeners {
         close(inherited).await;
     }
 
+    /// Stops accepting, and keeps the sockets. Connections that were accepted go on.
+    pub async fn pause(&mut self) {
+        self.open.iter().for_each(|handle| handle.stop.cancel());
+        let closed = async {
+            for handle in &mut self.open {
+                let _ = (&mut handle.closed).await;
+            }
+        };
+        // A listener whose last connection waits for a permit accepts no other one afterwards.
+        let _ = tokio::time::timeout(PAUSE_TIMEOUT, closed).await;
+    }
+
+    /// Accepts from the sockets again, if they are paused.
+    ///
+    /// # Errors
+    /// If the system does not provide a descriptor. The listeners after this one stay paused.
+    pub fn resume(&mut self, pool: &WorkerPool) -> io::Result<()> {
+        for handle in self.open.iter_mut().filter(|handle| handle.stop.is_cancelled()) {
+            let (socket, address) = (handle.socket.try_clone()?, Arc::new(handle.address.clone()));
+            let (open, closed) = oneshot::channel();
+            let stop = CancellationToken::new();
+            (handle.stop, handle.closed) = (stop.clone(), closed);
+            let listener = Listener { socket, address, stop, open, accepted: None };
+            // No worker ends before the drain.
+            let _ = pool.least_loaded().map(|worker| worker.send(listener));
+        }
+        Ok(())
+    }
+
+    /// Closes the sockets, and leaves their files to the process that has taken them over.
+    pub fn leave(&mut self) {
+        self.inherited = Inherited::default();
+        for handle in self.open.drain(..) {
+            handle.stop.cancel();
+            handle.file.iter().for_each(|file| file.owner().leave());
+        }
+    }
+
+    /// Returns clones of the sockets, for another process.
+    ///
+    /// # Errors
+    /// If the system does not provide a descriptor.
+    pub fn clones(&self) -> io::Result<Vec<(SocketDescription, ListenSocket)>> {
+        let bound = self.open.iter().filter(|handle| !matches!(handle.configured, ListenAddress::Inherited(_)));
+        let bound = bound.map(|handle| {
+            let description = SocketDescription {
+                kind: SocketKind::Listener,
+                configured: handle.configured.clone(),
+                bound: handle.address.clone(),
+                file: handle.file.as_ref().map(|file| file.owner().identity()),
+            };
+            Ok((description, handle.socket.try_clone()?))
+        });
+        let inherited = self.inherited.usable().map(|(name, socket)| {
+            let (configured, bound) = (ListenAddress::Inherited(name.into()), socket.address()?);
+            let description = SocketDescription { kind: SocketKind::Systemd, configured, bound, file: None };
+            Ok((description, socket.try_clone()?))
+        });
+        bound.chain(inherited).collect()
+    }
+
     /// Returns the bound addresses, in the order of the configuration.
     pub fn addresses(&self) -> Vec<ListenAddress> {
         self.open.iter().map(|handle| handle.address.clone()).collect()
     }
 
     /// Opens the socket of a new listener. `addresses` are those of the listeners before it.
-    fn open(&self, config: &ListenerConfig, addresses: &[ListenAddress]) -> Result<NextListener, ServeError> {
+    fn open(
+        &self,
+        config: &ListenerConfig,
+        passed: Option<PassedSocket>,
+        addresses: &[ListenAddress],
+    ) -> Result<NextListener, ServeError> {
         let configured = &config.address;
         let bind_error = |error| ServeError::Bind(configured.clone(), error);
-        let (socket, file) = match configured {
-            ListenAddress::Tcp(address) => (socket::bind(*address).map_err(bind_error)?, None),
-            ListenAddress::Unix(path) => {
+        let (socket, file) = match (configured, passed) {
+            (ListenAddress::Tcp(_) | ListenAddress::Unix(_), Some(passed)) => {
+                let file = passed.file();
+                (passed.socket, file)
+            }
+            (ListenAddress::Tcp(address), None) => (socket::bind(*address).map_err(bind_error)?, None),
+            (ListenAddress::Unix(path), None) => {
                 let bound = socket::bind_unix(path, config.socket_group.as_deref());
                 bound.map(|(socket, file)| (socket, Some(file))).map_err(bind_error)?
             }
-            ListenAddress::Inherited(name) => {
+            (ListenAddress::Inherited(name), _) => {
                 let error = |error| ServeError::Inherited(Arc::clone(name), error);
                 let socket = self.inherited.get(name).map_err(ServeError::System)?.map_err(error)?;
                 let address = socket.address().map_err(|found| error(InheritedError::WrongType(found.to_string())))?;
@@ -136,8 +222,9 @@ impl Listeners {
         let (open, closed) = oneshot::channel();
         let stop = CancellationToken::new();
         let known_as = Arc::new(address.clone());
+        let kept = socket.try_clone().map_err(ServeError::System)?;
         let listener = Listener { socket, address: known_as, stop: stop.clone(), open, accepted: None };
-        let handle = ListenerHandle { configured: configured.clone(), address, _file: file, stop, closed };
+        let handle = ListenerHandle { configured: configured.clone(), address, socket: kept, file, stop, closed };
         Ok(NextListener::New(Box::new((handle, listener))))
     }
 }
@@ -174,13 +261,18 @@ fn check_inherited(
 
 /// Closes listeners, and waits until their sockets are closed.
 async fn close(listeners: Vec<ListenerHandle>) {
-    for listener in &listeners {
-        listener.stop.cancel();
-    }
+    let closing: Vec<_> = listeners
+        .into_iter()
+        .map(|ListenerHandle { socket, file, stop, closed, .. }| {
+            stop.cancel();
+            drop(socket);
+            (closed, file)
+        })
+        .collect();
     let closed = async {
-        for listener in listeners {
+        for (closed, _file) in closing {
             // The sender is dropped with the socket.
-            let _ = listener.closed.await;
+            let _ = closed.await;
         }
     };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;

@@ -3,6 +3,9 @@
 pub mod error;
 pub mod unix_socket;
 pub mod socket;
+pub mod passed;
+pub mod api_sockets;
+pub mod permit;
 mod watchdog;
 pub mod pool;
 pub mod worker;
@@ -27,4 +30,7 @@ pub mod reload;
 mod refresh;
 mod watch;
 pub mod control;
+mod upgrading;
 pub mod serve;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::api_sockets::ApiSockets;
 use super::closings::{close_all, schedule};
 use super::descriptors::fit_descriptors;
 use super::error::ServeError;
@@ -82,6 +84,8 @@ pub enum ReloadError {
     Server(ServeError),
     /// The process stops.
     Stopping,
+    /// The process is being replaced.
+    Upgrading,
 }
 
 impl fmt::Display for ReloadError {
@@ -96,6 +100,7 @@ impl fmt::Display for ReloadError {
             }
             Self::Server(error) => error.fmt(f),
             Self::Stopping => f.write_str("the process is stopping"),
+            Self::Upgrading => f.write_str("an upgrade is in progress"),
         }
     }
 }
@@ -112,6 +117,10 @@ pub struct Reloader {
     pub(super) config: Config,
     /// The file of the configuration.
     pub(super) file: Option<PathBuf>,
+    /// The sockets of the admin API and of the metrics listener.
+    pub(super) api: Arc<ApiSockets>,
+    /// A clone of the locked file in `state_dir`.
+    pub(super) journal_lock: Option<OwnedFd>,
     pub(super) tasks: Tasks,
     /// The files that the configuration names, as they are in use.
     pub(super) files: FilesInUse,
@@ -135,6 +144,8 @@ impl Reloader {
             listeners: Listeners::default(),
             config,
             file: None,
+            api: Arc::default(),
+            journal_lock: None,
             tasks: Tasks::default(),
             reported: Vec::new(),
             refused: None,
@@ -170,7 +181,7 @@ impl Reloader {
         let mut warnings: Vec<String> = config.warnings.lines().map(|(_, line)| line).collect();
         warnings.extend(needs_restart(&self.config, &config));
         adopt_fixed(&mut config, &self.config);
-        let next = self.listeners.prepare(&config.listeners).map_err(ReloadError::Server)?;
+        let next = self.listeners.prepare(&config.listeners, Vec::new()).map_err(ReloadError::Server)?;
         let addresses = next.addresses();
         let snapshot = match self.build(&config, &addresses) {
             Ok(snapshot) => snapshot,

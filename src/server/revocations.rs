@@ -1,14 +1,17 @@
 //! Keeps revocations in a journal on disk, so that they outlive the process and the machine's power.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rustix::fs::fstat;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
@@ -16,9 +19,10 @@ use crate::config::Config;
 use crate::front::gateway::Gateway;
 use crate::front::revoker::{COMMITS_MAX, Commit, Committed, RevokeError};
 use crate::policy::revocation::Revocations;
+use crate::policy::revocation::entry::Revocation;
 use crate::policy::revocation::journal::{Change, HEADER, replay};
 use crate::runtime::clock;
-use crate::runtime::tasks::start_thread;
+use crate::runtime::tasks::{Tasks, start_blocking, start_thread};
 
 /// The journal, the file that replaces it, the copy of a damaged one, and the file that one process locks.
 const JOURNAL: &str = "revocations";
@@ -63,21 +67,28 @@ impl fmt::Display for JournalError {
 impl std::error::Error for JournalError {}
 
 /// Loads the revocations of `revocations_file` and, if there is a `state_dir`, those of an earlier process, and stores
-/// those of this one from now on.
+/// those of this one from now on. `passed` is the locked file of the process that this one replaces. Returns a clone of
+/// the locked file.
 ///
 /// # Errors
 /// If the journal cannot be used, or the system does not provide a thread.
-pub(super) fn start(gateway: &Arc<Gateway>, config: &Config) -> Result<(), JournalError> {
+pub(super) fn start(
+    gateway: &Arc<Gateway>,
+    config: &Config,
+    passed: Option<OwnedFd>,
+) -> Result<Option<OwnedFd>, JournalError> {
     let (store, now) = (gateway.counters.revocations(), clock::both().unix);
     // A file of 1 MiB has fewer than the store can have.
     if store.replace_listed(&config.revocations, now).is_err() {
         tracing::error!("revocations_file has more revocations than the store can have: none is in effect");
     }
     let journal = match &config.server.state_dir {
-        Some(directory) => Some(Journal::open(directory, store, now)?),
+        Some(directory) => Some(Journal::open(directory, passed, store, now)?),
         None => None,
     };
     let is_durable = journal.is_some();
+    let lock = journal.as_ref().map(|journal| journal.lock.try_clone().map(OwnedFd::from)).transpose();
+    let lock = lock.map_err(JournalError::System)?;
     if !is_durable && config.can_revoke() {
         tracing::warn!("revocations end with the process: there is no state_dir");
     }
@@ -86,7 +97,46 @@ pub(super) fn start(gateway: &Arc<Gateway>, config: &Config) -> Result<(), Journ
     start_thread("revocations", runtime, serve(journal, Arc::downgrade(gateway), commits))
         .map_err(JournalError::System)?;
     gateway.revoker.set_queue(sender, is_durable);
-    Ok(())
+    Ok(lock)
+}
+
+/// Makes the revocations that the journal has and this process has not, after a new process failed that may have made
+/// some. A removal by that process has no effect.
+pub(super) fn read_again(gateway: &Arc<Gateway>, config: &Config, tasks: &Tasks) {
+    let Some(directory) = &config.server.state_dir else { return };
+    let (gateway, path) = (Arc::clone(gateway), directory.join(JOURNAL));
+    tasks.start(async move {
+        let shown = path.display().to_string();
+        let reading = start_blocking("journal", move || read(&path).map(|content| replay(&content)));
+        let replayed = match reading.await {
+            Ok(Ok(Ok(replayed))) => replayed,
+            Ok(Ok(Err(_))) => return tracing::error!(journal = shown, "another version wrote the revocations"),
+            Ok(Err(error)) => return tracing::error!(journal = shown, %error, "cannot read the revocations again"),
+            Err(_) => return tracing::error!(journal = shown, "cannot read the revocations again: no thread"),
+        };
+        for revocation in missing(gateway.counters.revocations(), replayed.changes, clock::both().unix) {
+            // The log has the error.
+            let _ = gateway.revoker.revoke(revocation).await;
+        }
+    });
+}
+
+/// Returns the revocations that these changes make and the store does not have.
+fn missing(store: &Revocations, changes: Vec<Change>, now: Duration) -> Vec<Revocation> {
+    let mut made = HashMap::new();
+    for change in changes {
+        match change {
+            Change::Add(revocation) => _ = made.insert(revocation.target.id(), revocation),
+            Change::Remove(id) => _ = made.remove(&id),
+        }
+    }
+    for known in store.of_api(now) {
+        // An equal target may hold for other tokens.
+        if made.get(&known.target.id()).is_some_and(|revocation| *revocation == *known) {
+            made.remove(&known.target.id());
+        }
+    }
+    made.into_values().filter(|revocation| !revocation.has_ended(now)).collect()
 }
 
 /// Makes and stores changes until the process ends, and ends the sessions that they concern. Changes that wait at the
@@ -97,11 +147,11 @@ async fn serve(mut journal: Option<Journal>, gateway: Weak<Gateway>, mut commits
         let Some(gateway) = gateway.upgrade() else { return };
         let (store, now) = (gateway.counters.revocations(), clock::both().unix);
         let (mut lines, mut made) = (String::new(), Vec::with_capacity(batch.len()));
-        for Commit { change, reply } in batch.drain(..) {
+        for Commit { change, reply, admitted } in batch.drain(..) {
             let line = change.line();
             if let Ok(applied) = store.apply(change, now) {
                 lines.push_str(&line);
-                made.push((applied, reply));
+                made.push((applied, reply, admitted));
             } else {
                 // If the caller no longer waits, the log has the error.
                 drop(reply.send(Err(RevokeError::Full)));
@@ -112,12 +162,13 @@ async fn serve(mut journal: Option<Journal>, gateway: Weak<Gateway>, mut commits
             tracing::error!(%error, "revocations are in effect but could not be stored in state_dir");
         }
         let is_stored = stored.is_ok();
-        let ending = made.into_iter().map(|(applied, reply)| {
+        let ending = made.into_iter().map(|(applied, reply, admitted)| {
             let revoker = &gateway.revoker;
             async move {
                 let ended = revoker.end_sessions(&applied).await;
                 let result = if is_stored { Ok(Committed { applied, ended }) } else { Err(RevokeError::NotStored) };
                 drop(reply.send(result));
+                drop(admitted);
             }
         });
         join_all(ending).await;
@@ -129,7 +180,7 @@ async fn serve(mut journal: Option<Journal>, gateway: Weak<Gateway>, mut commits
 struct Journal {
     directory: PathBuf,
     file: File,
-    _lock: File,
+    lock: File,
     bytes: u64,
     /// The length at which it is written anew.
     rewritten_at: u64,
@@ -139,11 +190,21 @@ struct Journal {
 }
 
 impl Journal {
-    /// Locks the directory, adds the revocations of the journal to the store, and writes the journal anew.
-    fn open(directory: &Path, store: &Revocations, now: Duration) -> Result<Self, JournalError> {
+    /// Locks the directory, adds the revocations of the journal to the store, and writes the journal anew. A process
+    /// that replaces another one has its locked file, and writes the journal anew with the first change: until then
+    /// the other process may have to continue with it.
+    fn open(
+        directory: &Path,
+        passed: Option<OwnedFd>,
+        store: &Revocations,
+        now: Duration,
+    ) -> Result<Self, JournalError> {
         let path = |name: &str| directory.join(name);
         let failed = |name: &'static str| move |error| JournalError::Io(directory.join(name), error);
         let lock = options().create(true).truncate(false).open(path(LOCK)).map_err(failed(LOCK))?;
+        // The lock belongs to the open file, of which the other process has another descriptor.
+        let passed = passed.filter(|passed| is_same_file(passed, &lock));
+        let (lock, is_passed) = passed.map_or((lock, false), |passed| (File::from(passed), true));
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => JournalError::Locked(path(LOCK)),
             TryLockError::Error(error) => JournalError::Io(path(LOCK), error),
@@ -163,13 +224,16 @@ impl Journal {
             let copy = copy.display();
             tracing::error!(count, lines, %copy, "the journal of revocations is damaged: revocations may be lost");
         }
-        let (file, bytes) = load(store, replayed.changes, now)
-            .and_then(|()| rewrite(directory, store, now))
-            .map_err(failed(JOURNAL))?;
+        load(store, replayed.changes, now).map_err(failed(JOURNAL))?;
+        let (file, bytes) = if is_passed {
+            (lock.try_clone().map_err(failed(LOCK))?, content.len() as u64)
+        } else {
+            rewrite(directory, store, now).map_err(failed(JOURNAL))?
+        };
         let (count, shown) = (store.count(now), directory.display());
         tracing::info!(count, directory = %shown, "revocations are stored");
         let rewritten_at = limit(bytes);
-        Ok(Self { directory: directory.to_owned(), file, _lock: lock, bytes, rewritten_at, is_sound: true })
+        Ok(Self { directory: directory.to_owned(), file, lock, bytes, rewritten_at, is_sound: !is_passed })
     }
 
     /// Stores the lines of changes that were made in the store. Returns when they are on disk.
@@ -191,6 +255,11 @@ impl Journal {
         self.is_sound = true;
         Ok(())
     }
+}
+
+fn is_same_file(a: &OwnedFd, b: &File) -> bool {
+    let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
+    matches!((fstat(a), fstat(b)), (Ok(a), Ok(b)) if identity(a) == identity(b))
 }
 
 fn limit(bytes: u64) -> u64 {

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accept;
+use super::api_sockets::ApiSockets;
 use super::checks;
-use super::control::{Control, ControlRequest, ProcessFacts, SpreadClose};
+use super::control::{Control, ControlRequest, ProcessFacts};
 use super::descriptors::fit_descriptors;
 use super::draining;
 use super::error::ServeError;
@@ -20,9 +21,12 @@ use super::inherited::Inherited;
 use super::key_loss;
 use super::listeners::{Listeners, NextListeners};
 use super::memory;
+use super::passed::{PassedState, SocketKind};
+use super::permit::PermitError;
 use super::pool::{WorkerPool, WorkerReceiver};
 use super::reload::{ReloadError, ReloadSummary, Reloader};
 use super::revocations;
+use super::upgrading::{self, Replaced};
 use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
@@ -83,22 +87,37 @@ impl Server {
     /// If an address cannot be bound, the descriptor limit is too low for the configuration, TLS cannot be set up, or
     /// the revocations in `state_dir` cannot be used.
     pub fn bind(config: Config, file: Option<PathBuf>) -> Result<Self, ServeError> {
-        Self::bind_with(config, file, Inherited::default())
+        Self::bind_with(config, file, Inherited::default(), None)
     }
 
-    /// As [`Server::bind`], with the sockets that systemd passed.
+    /// As [`Server::bind`], with the sockets that systemd passed, or with the descriptors of the process that this one
+    /// replaces. Listeners of that process are not bound, and nothing is accepted from them before [`Server::run`].
     ///
     /// # Errors
     /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP
     /// or Unix stream socket.
-    pub fn bind_with(config: Config, file: Option<PathBuf>, inherited: Inherited) -> Result<Self, ServeError> {
+    pub fn bind_with(
+        config: Config,
+        file: Option<PathBuf>,
+        inherited: Inherited,
+        passed: Option<PassedState>,
+    ) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(&config)?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
+        let (inherited, passed, api, journal_lock) = match passed {
+            None => (inherited, Vec::new(), ApiSockets::default(), None),
+            Some(PassedState { mut sockets, journal_lock }) => {
+                let wanted: Vec<_> = config.listeners.iter().map(|listener| listener.address.clone()).collect();
+                let passed = sockets.take_all(SocketKind::Listener, &wanted);
+                let inherited = Inherited::of_predecessor(sockets.take_systemd());
+                (inherited, passed, ApiSockets::of_successor(sockets), journal_lock)
+            }
+        };
         for name in inherited.unused(&config.listeners) {
             tracing::warn!(name, "no listener uses the socket that systemd passes under this name");
         }
         let open = Listeners::new(inherited);
-        let listeners = open.prepare(&config.listeners)?;
+        let listeners = open.prepare(&config.listeners, passed)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
         let key_sets = KeySets::new(clock::now);
         let context = SnapshotContext {
@@ -125,11 +144,12 @@ impl Server {
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
         let gateway =
             Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, pending_limit, channels));
-        revocations::start(&gateway, &config).map_err(ServeError::Revocations)?;
+        let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
-        let (control, requests) = Control::new(Arc::clone(&gateway), facts);
+        let api = Arc::new(api);
+        let (control, requests) = Control::new(Arc::clone(&gateway), facts, Arc::clone(&api));
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
-        reloader.listeners = open;
+        (reloader.listeners, reloader.api, reloader.journal_lock) = (open, api, journal_lock);
         reloader.file.clone_from(&control.facts().file);
         let early_ends = ended_early;
         Ok(Self { gateway, pool, receivers, listeners, reloader, control, requests, early_ends, watchdog: None })
@@ -180,9 +200,10 @@ impl Server {
         let watching = watchdog::watch(watchdog, || watched.heartbeats(), || observe(ServerEvent::Alive));
         let serving = async {
             reloader.start_fetching();
+            reloader.api.take_over();
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
-            serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
+            let _replaced = serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
             // Their new connections wait for the next process, while those of other listeners get a 503.
             reloader.listeners.close_inherited().await;
             // No session starts after the drain is announced.
@@ -213,40 +234,44 @@ impl Server {
 }
 
 /// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another
-/// signal arrives. `requests` executes requests and never returns. It continues during the delay: a reload that the
+/// signal arrives. `requests` executes requests, and returns when another process has replaced this one. It continues during the delay: a reload that the
 /// stop signal interrupted half-way would affect the clients that are still admitted.
 async fn serve_until_drain(
     lifecycle: &Lifecycle,
-    requests: impl Future<Output = ()>,
+    requests: impl Future<Output = Replaced>,
     stop: &mut mpsc::Receiver<()>,
     observe: &impl Fn(ServerEvent<'_>),
-) {
+) -> Option<Replaced> {
     let mut requests = pin!(requests);
     tokio::select! {
         // A closed channel counts as a stop signal.
         _ = stop.recv() => {}
-        () = &mut requests => {}
+        replaced = &mut requests => {
+            // The new process is ready instead.
+            lifecycle.end_readiness();
+            return Some(replaced);
+        }
     }
     lifecycle.end_readiness();
     let delay = lifecycle.shutdown_delay();
     if delay.is_zero() {
-        return;
+        return None;
     }
     observe(ServerEvent::Stopping(delay));
     tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        Some(()) = stop.recv() => {}
-        () = requests => {}
+        () = tokio::time::sleep(delay) => None,
+        Some(()) = stop.recv() => None,
+        replaced = requests => Some(replaced),
     }
 }
 
-/// Executes the requests of the admin API and of signals, one after another, and reads files that change. Never
-/// returns, even if the channel is closed.
+/// Executes the requests of the admin API and of signals, one after another, and reads files that change. Returns when
+/// another process has replaced this one, but not if the channel is closed.
 async fn serve_requests(
     requests: &mut mpsc::Receiver<ControlRequest>,
     reloader: &mut Reloader,
     observe: &impl Fn(ServerEvent<'_>),
-) {
+) -> Replaced {
     let mut watcher = FileWatcher::new();
     loop {
         watcher.watch(reloader.config.source.files.iter().flatten());
@@ -275,7 +300,12 @@ async fn serve_requests(
                 // If the caller no longer waits, the result was reported.
                 drop(reply.send(result));
             }
-            ControlRequest::Close(close) => start_close(close, reloader),
+            ControlRequest::Close(close) => close.start(&reloader.tasks, &reloader.gateway.workers),
+            ControlRequest::Upgrade(reply) => {
+                if let Some(replaced) = upgrading::serve(reply, requests, reloader).await {
+                    return replaced;
+                }
+            }
         }
     }
 }
@@ -286,15 +316,11 @@ async fn serve_closes(requests: &mut mpsc::Receiver<ControlRequest>, reloader: &
     while let Some(request) = requests.recv().await {
         match request {
             ControlRequest::Reload(_, reply) => drop(reply.send(Err(ReloadError::Stopping))),
-            ControlRequest::Close(close) => start_close(close, reloader),
+            ControlRequest::Upgrade(reply) => drop(reply.send(Err(PermitError::Stopping))),
+            ControlRequest::Close(close) => close.start(&reloader.tasks, &reloader.gateway.workers),
         }
     }
     std::future::pending::<()>().await;
-}
-
-fn start_close(close: SpreadClose, reloader: &Reloader) {
-    let workers = Arc::clone(&reloader.gateway.workers);
-    reloader.tasks.start(async move { close.run(&workers).await });
 }
 
 /// Reports at intervals how many lines about rejections were left out. Never returns.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,6 +74,33 @@ impl ListenSocket {
         match self.try_clone()? {
             Self::Tcp(socket) => tokio::net::TcpListener::from_std(socket).map(Accepting::Tcp),
             Self::Unix(socket) => tokio::net::UnixListener::from_std(socket).map(Accepting::Unix),
+        }
+    }
+}
+
+impl From<ListenSocket> for OwnedFd {
+    fn from(socket: ListenSocket) -> Self {
+        match socket {
+            ListenSocket::Tcp(socket) => socket.into(),
+            ListenSocket::Unix(socket) => socket.into(),
+        }
+    }
+}
+
+/// Converts a descriptor that another process passed. The error is the reason for which it is not a listening socket.
+impl TryFrom<OwnedFd> for ListenSocket {
+    type Error = io::Error;
+
+    fn try_from(descriptor: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(descriptor);
+        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
+        }
+        socket.set_nonblocking(true)?;
+        match socket.domain()? {
+            Domain::UNIX => Ok(Self::Unix(OwnedFd::from(socket).into())),
+            Domain::IPV4 | Domain::IPV6 => Ok(Self::Tcp(socket.into())),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a TCP nor a Unix socket")),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::Group;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -15,12 +17,22 @@ pub const MODE_OWNER: u32 = 0o600;
 /// The mode of a socket file for its owner and its group.
 pub const MODE_GROUP: u32 = 0o660;
 
-/// The file of a Unix socket, which is removed when this is dropped.
+/// The device and the inode of a socket file.
+pub type FileIdentity = (u64, u64);
+
+/// The file of a Unix socket, which is removed when this is dropped, unless another process serves the socket.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
+    owner: FileOwner,
+}
+
+/// Decides whether this process or another one removes a socket file.
+#[derive(Debug, Clone)]
+pub struct FileOwner {
+    identity: FileIdentity,
+    /// Whether another process serves the socket.
+    is_elsewhere: Arc<AtomicBool>,
 }
 
 /// The options of a Unix socket.
@@ -39,6 +51,33 @@ impl SocketFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Creates the file of a socket that another process still serves. It stays until [`FileOwner::take`] is called.
+    pub fn of_other_process(path: PathBuf, identity: FileIdentity) -> Self {
+        Self { path, owner: FileOwner { identity, is_elsewhere: Arc::new(AtomicBool::new(true)) } }
+    }
+
+    /// Returns the handle that decides which process removes the file.
+    pub fn owner(&self) -> &FileOwner {
+        &self.owner
+    }
+}
+
+impl FileOwner {
+    /// Returns the device and the inode of the file.
+    pub fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    /// Leaves the file to another process, which serves the socket from now on.
+    pub fn leave(&self) {
+        self.is_elsewhere.store(true, Ordering::Release);
+    }
+
+    /// Makes this process remove the file, because it serves the socket from now on.
+    pub fn take(&self) {
+        self.is_elsewhere.store(false, Ordering::Release);
+    }
 }
 
 /// Binds a Unix socket in non-blocking mode. Its file never has wider permissions than the requested ones.
@@ -55,7 +94,8 @@ pub fn bind(path: &Path, options: SocketOptions<'_>) -> io::Result<(UnixListener
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
     let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+    let file = SocketFile::of_other_process(path.to_owned(), (metadata.dev(), metadata.ino()));
+    file.owner.take();
     if let Some(gid) = gid {
         let explain = |error: io::Error| io::Error::new(error.kind(), format!("cannot give it to its group: {error}"));
         chown(path, None, Some(gid)).map_err(explain)?;
@@ -97,8 +137,10 @@ fn group_id(name: &str) -> io::Result<u32> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        let FileOwner { identity, is_elsewhere } = &self.owner;
         // Another process may have replaced the file.
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
+        let is_same = |file: fs::Metadata| (file.dev(), file.ino()) == *identity;
+        if !is_elsewhere.load(Ordering::Acquire) && fs::symlink_metadata(&self.path).is_ok_and(is_same) {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -20,7 +20,7 @@ impl Directory {
 
     fn open(&self) -> (Journal, Revocations) {
         let store = Revocations::default();
-        (Journal::open(&self.0, &store, NOW).unwrap(), store)
+        (Journal::open(&self.0, None, &store, NOW).unwrap(), store)
     }
 
     fn read(&self) -> Vec<u8> {
@@ -70,7 +70,7 @@ fn changes_outlive_the_process() {
 fn two_processes_do_not_share_a_directory() {
     let directory = Directory::new("lock");
     let (journal, _) = directory.open();
-    let second = Journal::open(&directory.0, &Revocations::default(), NOW);
+    let second = Journal::open(&directory.0, None, &Revocations::default(), NOW);
     assert!(matches!(second, Err(JournalError::Locked(_))), "{second:?}");
     drop(journal);
     directory.open();
@@ -133,17 +133,69 @@ fn revocations_that_have_ended_are_not_loaded() {
     make(&mut journal, &store, Change::Add(revocation("a"))).unwrap();
     drop(journal);
     let store = Revocations::default();
-    Journal::open(&directory.0, &store, NOW + Duration::from_secs(60)).unwrap();
+    Journal::open(&directory.0, None, &store, NOW + Duration::from_secs(60)).unwrap();
     assert_eq!((values(&store), directory.read()), (vec![], HEADER.as_bytes().to_vec()));
 }
 
 #[test]
 fn a_directory_that_cannot_be_used_is_an_error() {
     let missing = std::env::temp_dir().join(format!("tollgate-journal-{}-missing/below", std::process::id()));
-    let error = Journal::open(&missing, &Revocations::default(), NOW).unwrap_err();
+    let error = Journal::open(&missing, None, &Revocations::default(), NOW).unwrap_err();
     assert!(error.to_string().contains(LOCK), "{error}");
     let directory = Directory::new("version");
     fs::write(directory.0.join(JOURNAL), "tollgate revocations 9\n").unwrap();
-    let other = Journal::open(&directory.0, &Revocations::default(), NOW);
+    let other = Journal::open(&directory.0, None, &Revocations::default(), NOW);
     assert!(matches!(other, Err(JournalError::OtherVersion(_))), "{other:?}");
+}
+
+#[test]
+fn the_lock_passes_to_the_process_that_replaces_this_one() {
+    let directory = Directory::new("handover");
+    let (mut old, old_store) = directory.open();
+    make(&mut old, &old_store, Change::Add(revocation("a"))).unwrap();
+    let before = directory.read();
+    let take_over = |store: &Revocations| {
+        let lock = old.lock.try_clone().unwrap().into();
+        Journal::open(&directory.0, Some(lock), store, NOW)
+    };
+    let failed = take_over(&Revocations::default()).unwrap();
+    drop(failed);
+    assert_eq!(directory.read(), before, "the new process may fail, and the old one goes on");
+    let third = Journal::open(&directory.0, None, &Revocations::default(), NOW);
+    assert!(matches!(third, Err(JournalError::Locked(_))), "the old process still has the lock");
+    let store = Revocations::default();
+    let mut new = take_over(&store).unwrap();
+    drop(old);
+    assert_eq!(values(&store), ["a"]);
+    make(&mut new, &store, Change::Add(revocation("b"))).unwrap();
+    make(&mut new, &store, Change::Add(revocation("c"))).unwrap();
+    let third = Journal::open(&directory.0, None, &Revocations::default(), NOW);
+    assert!(matches!(third, Err(JournalError::Locked(_))), "the new process has the lock");
+    drop(new);
+    assert_eq!(values(&directory.open().1), ["a", "b", "c"]);
+}
+
+#[test]
+fn the_lock_of_another_directory_is_not_used() {
+    let (directory, other) = (Directory::new("own-lock"), Directory::new("other-lock"));
+    let (_running, _store) = directory.open();
+    let (passed, _store) = other.open();
+    let lock = passed.lock.try_clone().unwrap().into();
+    let opened = Journal::open(&directory.0, Some(lock), &Revocations::default(), NOW);
+    assert!(matches!(opened, Err(JournalError::Locked(_))));
+}
+
+#[test]
+fn revocations_of_a_process_that_failed_are_made_again() {
+    let store = Revocations::default();
+    let until = |seconds, value| Revocation { expires: NOW + Duration::from_secs(seconds), ..revocation(value) };
+    store.add(until(60, "known"), NOW).unwrap();
+    store.add(until(60, "longer"), NOW).unwrap();
+    let added = [until(60, "known"), until(90, "longer"), until(60, "new"), until(60, "removed"), until(0, "ended")];
+    let removed = Change::Remove(revocation("removed").target.id());
+    let changes = added.into_iter().map(Change::Add).chain([removed]).collect();
+    let mut missing: Vec<_> =
+        super::missing(&store, changes, NOW).iter().map(|entry| entry.target.value().to_owned()).collect();
+    missing.sort_unstable();
+    assert_eq!(missing, ["longer", "new"]);
 }

@@ -1,0 +1,234 @@
+//! Starts the program that replaces this process, and ends it if it does not take over.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf, absolute};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime::tasks::start_blocking;
+
+/// The variable by which a program knows that it replaces a process, which its standard input leads to.
+pub const HANDOVER_VARIABLE: &str = "TOLLGATE_HANDOVER";
+/// The variables of systemd that concern only the process that it started.
+const NOT_PASSED: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+/// The end of the path of a program that was removed or replaced on disk (`proc_pid_exe(5)`).
+const DELETED: &[u8] = b" (deleted)";
+/// How long a program may take to end after it has closed its end of the socket.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The program and the arguments of this process.
+#[derive(Debug, Clone)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+/// A program could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartError {
+    /// Its path.
+    pub path: PathBuf,
+    /// The reason.
+    pub reason: String,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot start {}: {}", self.path.display(), self.reason)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Program {
+    /// Returns the program of this process. Must be called at its start: later its path may be that of a removed file.
+    ///
+    /// # Errors
+    /// If the system does not know the path.
+    pub fn of_this_process() -> io::Result<Self> {
+        let path = path_on_disk(std::env::current_exe()?);
+        Ok(Self { path, arguments: std::env::args_os().skip(1).collect() })
+    }
+
+    /// Returns the path of the program.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts this program, or the one at `binary`, with the arguments of this process. `socket` is its standard input.
+    /// A relative path is one from the current directory, and is not searched elsewhere.
+    ///
+    /// # Errors
+    /// If there is no such file, it is not executable, or the system does not permit it.
+    pub fn start(&self, binary: Option<&Path>, socket: OwnedFd) -> Result<NewProcess, StartError> {
+        let path = match binary {
+            None => Ok(self.path.clone()),
+            Some(binary) => absolute(binary),
+        };
+        let path = path.map_err(|error| StartError {
+            path: binary.map(Path::to_owned).unwrap_or_default(),
+            reason: error.to_string(),
+        })?;
+        check_executable(&path)
+            .and_then(|()| start(&path, &self.arguments, socket))
+            .map_err(|error| StartError { path, reason: error.to_string() })
+    }
+}
+
+/// Removes the mark of a file that was replaced on disk before the path was read, unless it is a part of the name.
+fn path_on_disk(path: PathBuf) -> PathBuf {
+    match path.as_os_str().as_bytes().strip_suffix(DELETED) {
+        Some(name) if !path.exists() => PathBuf::from(OsString::from_vec(name.to_vec())),
+        _ => path,
+    }
+}
+
+fn check_executable(path: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    if metadata.permissions().mode() & 0o111 == 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not executable"));
+    }
+    Ok(())
+}
+
+/// Starts a program. Every other descriptor of this process is closed in it.
+fn start(path: &Path, arguments: &[OsString], socket: OwnedFd) -> io::Result<NewProcess> {
+    let mut command = Command::new(path);
+    command.args(arguments).env(HANDOVER_VARIABLE, "1").stdin(Stdio::from(socket));
+    for variable in NOT_PASSED {
+        command.env_remove(variable);
+    }
+    let child = command.spawn()?;
+    let ended = CancellationToken::new();
+    // The guard also counts the process as ended if the thread cannot be started.
+    let (pid, guard) = (i32::try_from(child.id()).ok().and_then(Pid::from_raw), ended.clone().drop_guard());
+    drop(start_blocking("handover-watch", move || {
+        let _guard = guard;
+        pid.map(wait_until_ended)
+    }));
+    Ok(NewProcess { child: Some(child), ended })
+}
+
+/// Waits until a child of this process has ended, and leaves its exit status to another call.
+fn wait_until_ended(pid: Pid) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
+}
+
+/// A process that was started to replace this one. It is killed when this is dropped, unless it has taken over.
+#[derive(Debug)]
+pub struct NewProcess {
+    /// `None` once it was waited for, or has taken over.
+    child: Option<Child>,
+    /// Cancelled once the process has ended.
+    ended: CancellationToken,
+}
+
+impl NewProcess {
+    /// Returns its id; 0 once it has ended.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Waits for an answer of the process, for at most `limit`. `awaited` names it, as in "its greeting".
+    ///
+    /// # Errors
+    /// The reason for which there is no answer: the error of the channel, the exit status of the process, or the time.
+    pub async fn answer<T, E: fmt::Display>(
+        &mut self,
+        awaited: &str,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, String> {
+        let answered = tokio::select! {
+            // An answer counts even if the process has ended since.
+            biased;
+            answered = timeout(limit, answer) => answered,
+            () = self.ended.cancelled() => return Err(self.describe_end(awaited)),
+        };
+        match answered {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => match timeout(EXIT_TIMEOUT, self.ended()).await {
+                Ok(()) => Err(self.describe_end(awaited)),
+                Err(_) => Err(format!("waiting for {awaited} failed: {error}")),
+            },
+            Err(_) => Err(format!("it did not send {awaited} within {} s", limit.as_secs_f64())),
+        }
+    }
+
+    /// Kills the process, and waits until it has ended: after that, none of its sockets is written to. Returns its exit
+    /// status, if the system knows it.
+    pub async fn kill_and_wait(mut self) -> Option<ExitStatus> {
+        let mut child = self.child.take()?;
+        let waited = start_blocking("handover-kill", move || {
+            let _ = child.kill();
+            child.wait()
+        });
+        waited.await.ok()?.ok()
+    }
+
+    /// Asks the process to stop, as `SIGTERM` does. It drains the sessions that it has.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn terminate(&self) -> io::Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, Signal::TERM)?)
+    }
+
+    /// Lets the process go on by itself: it has taken over.
+    pub fn release(mut self) -> u32 {
+        let pid = self.pid();
+        self.child = None;
+        pid
+    }
+
+    fn describe_end(&mut self, awaited: &str) -> String {
+        let status = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        let how = match status {
+            Some(status) => describe(status),
+            None => "ended".to_owned(),
+        };
+        format!("it {how} before it sent {awaited}")
+    }
+}
+
+impl Drop for NewProcess {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        // The wait after SIGKILL is short, and leaves no zombie.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

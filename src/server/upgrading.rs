@@ -1,0 +1,133 @@
+//! Holds the process still while it is replaced: the part of the control loop that serves an upgrade.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockWriteGuard, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::control::ControlRequest;
+use super::passed::HandedOver;
+use super::permit::{PermitCommand, PermitError, UpgradePermit};
+use super::reload::{ReloadError, Reloader};
+use super::revocations;
+use crate::front::gateway::{Gateway, REFRESHES_MAX};
+
+/// The longest wait for changes that began before the upgrade: a disk that stores revocations, and sessions that take a
+/// new expiry.
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Receives the permit, or the reason for which there is none.
+pub(super) type PermitReply = oneshot::Sender<Result<UpgradePermit, PermitError>>;
+
+/// The process is replaced, and drains. No revocation is made or stored while this exists.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    _upgrading: Upgrading,
+    _revocations: OwnedRwLockWriteGuard<()>,
+}
+
+/// Rejects changes by the API while it exists.
+#[derive(Debug)]
+struct Upgrading(Arc<Gateway>);
+
+impl Upgrading {
+    fn begin(gateway: &Arc<Gateway>) -> Self {
+        gateway.process.lifecycle.set_upgrading(true);
+        Self(Arc::clone(gateway))
+    }
+}
+
+impl Drop for Upgrading {
+    fn drop(&mut self) {
+        self.0.process.lifecycle.set_upgrading(false);
+    }
+}
+
+/// Gives the permit, and executes its commands until it is dropped. Returns the state of the replaced process if the new
+/// one has taken over. Otherwise the process accepts connections and changes again.
+pub(super) async fn serve(
+    reply: PermitReply,
+    requests: &mut mpsc::Receiver<ControlRequest>,
+    reloader: &mut Reloader,
+) -> Option<Replaced> {
+    let gateway = Arc::clone(&reloader.gateway);
+    if !gateway.process.lifecycle.is_ready() {
+        drop(reply.send(Err(PermitError::Stopping)));
+        return None;
+    }
+    let upgrading = Upgrading::begin(&gateway);
+    let all_refreshes = u32::try_from(REFRESHES_MAX).unwrap_or(u32::MAX);
+    let changes = async { (gateway.revoker.pause().await, gateway.refreshes.acquire_many(all_refreshes).await) };
+    let Ok((revocations, refreshes)) = timeout(CHANGES_TIMEOUT, changes).await else {
+        drop(reply.send(Err(PermitError::Busy)));
+        return None;
+    };
+    let (permit, mut commands) = UpgradePermit::new();
+    // A caller that does not wait drops the permit.
+    drop(reply.send(Ok(permit)));
+    let mut was_paused = false;
+    loop {
+        let command = tokio::select! {
+            biased;
+            command = commands.recv() => command,
+            Some(request) = requests.recv() => {
+                refuse(request, reloader);
+                continue;
+            }
+        };
+        match command {
+            Some(PermitCommand::Sockets(reply)) => drop(reply.send(clones(reloader))),
+            Some(PermitCommand::Pause(reply)) => {
+                was_paused = true;
+                reloader.api.pause();
+                reloader.listeners.pause().await;
+                drop(reply.send(Ok(())));
+            }
+            Some(PermitCommand::Resume(reply)) => drop(reply.send(resume(reloader))),
+            Some(PermitCommand::Leave(reply)) => {
+                reloader.api.leave();
+                reloader.listeners.leave();
+                drop(reply.send(Ok(())));
+                return Some(Replaced { _upgrading: upgrading, _revocations: revocations });
+            }
+            None => break,
+        }
+    }
+    if was_paused && let Err(error) = resume(reloader) {
+        tracing::error!(%error, "cannot accept connections again");
+    }
+    drop((revocations, refreshes, upgrading));
+    revocations::read_again(&gateway, &reloader.config, &reloader.tasks);
+    None
+}
+
+/// Answers a request that would change the process.
+fn refuse(request: ControlRequest, reloader: &Reloader) {
+    match request {
+        ControlRequest::Reload(_, reply) => drop(reply.send(Err(ReloadError::Upgrading))),
+        ControlRequest::Upgrade(reply) => drop(reply.send(Err(PermitError::InProgress))),
+        // The API admitted it before the upgrade.
+        ControlRequest::Close(close) => close.start(&reloader.tasks, &reloader.gateway.workers),
+    }
+}
+
+fn clones(reloader: &Reloader) -> Result<HandedOver, PermitError> {
+    let clone = || {
+        let mut sockets = reloader.listeners.clones()?;
+        sockets.extend(reloader.api.clones()?);
+        let journal_lock = reloader.journal_lock.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let sockets = sockets.into_iter().map(|(description, socket)| (description, socket.into())).collect();
+        Ok(HandedOver { sockets, journal_lock })
+    };
+    clone().map_err(|error: std::io::Error| PermitError::System(error.to_string()))
+}
+
+fn resume(reloader: &mut Reloader) -> Result<(), PermitError> {
+    reloader.api.resume();
+    reloader.listeners.resume(&reloader.pool).map_err(|error| PermitError::System(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;
