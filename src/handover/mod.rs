@@ -1,3 +1,15 @@
 //! Moves the listeners and the live sessions to a new process.
 
+pub mod ended;
+pub mod protocol;
+pub mod records;
+pub mod wire;
+pub mod memfd;
+pub mod channel;
+pub mod pauses;
+pub mod sender;
+pub mod receiver;
 pub mod upgrader;
+
+#[cfg(test)]
+mod tests;
