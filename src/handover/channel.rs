@@ -14,9 +14,11 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::{Pid, geteuid, getpid};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
+use super::readiness::register;
 use super::wire::{DESCRIPTORS_MAX, MESSAGE_MAX_BYTES, Message, WireError};
 
 /// One end of the channel. Its peer has been checked.
@@ -139,7 +141,7 @@ impl Channel {
             return Err(ChannelError::Peer("it belongs to another process"));
         }
         ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket: AsyncFd::register(socket).map_err(|error| ChannelError::System(error.into()))? })
+        Ok(Self { socket: register(socket, Interest::READABLE | Interest::WRITABLE).map_err(ChannelError::System)? })
     }
 
     /// Sends a message with descriptors, and waits at most `max` while the socket is full.

@@ -12,6 +12,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
+use super::readiness::register;
+
 /// The time that the kernel has to end the new process after SIGKILL. It is spent only if a system call of the new
 /// process cannot be interrupted.
 const KILL_MAX: Duration = Duration::from_secs(30);
@@ -143,7 +145,7 @@ impl OldPeer for OldProcess {
 }
 
 fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
-    Ok(AsyncFd::register_with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)?)
+    register(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)
 }
 
 #[cfg(test)]

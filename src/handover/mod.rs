@@ -1,5 +1,6 @@
 //! Moves the listeners and the live sessions to a new process.
 
+mod readiness;
 pub mod ended;
 pub mod protocol;
 pub mod records;
