@@ -6,6 +6,7 @@ mod commands;
 pub mod description;
 pub mod early_ends;
 pub mod facts;
+pub mod facts_state;
 pub mod freezing;
 pub mod image;
 mod output_age;

@@ -264,6 +264,11 @@ impl Pool {
         self.servers.iter().find(|server| session.is_of(server))
     }
 
+    /// Counts a session that another process has opened to the server of this name. `None` if the pool does not have it.
+    pub fn adopt_session(&self, server: &str) -> Option<ServerSession> {
+        self.servers.iter().find(|candidate| **candidate.name() == *server).map(Server::adopt_session)
+    }
+
     /// Returns why a server of this pool gets sessions or not.
     pub fn condition(&self, server: &Server, now_ms: u64) -> ServerCondition {
         server.condition(now_ms, self.config.health.slow_start)

@@ -232,6 +232,14 @@ impl ServerState {
     }
 }
 
+impl Server {
+    /// Counts a session that another process has opened, even beyond the limit of the server.
+    pub(super) fn adopt_session(&self) -> ServerSession {
+        self.state.sessions.fetch_add(1, Ordering::Relaxed);
+        ServerSession(Arc::clone(&self.state))
+    }
+}
+
 impl ServerSession {
     /// Whether it is a session of this server.
     pub fn is_of(&self, server: &Server) -> bool {

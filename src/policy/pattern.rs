@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::path::{self, Path, PathError};
 
 /// A path with placeholders: `/ws/{room}`, `/files/{*rest}`.
@@ -178,7 +180,7 @@ impl fmt::Display for PathPatternError {
 impl std::error::Error for PathPatternError {}
 
 /// The values of the placeholders of a route's pattern, taken from a request's path.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Params {
     values: Vec<(Arc<str>, String)>,
 }

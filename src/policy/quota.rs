@@ -91,6 +91,13 @@ impl Count {
         i64::try_from(difference).unwrap_or(i64::MIN)
     }
 
+    /// Raises the count to the one that another process exported, if that is higher.
+    pub(super) fn raise(&self, exported: i64, now: Instant) {
+        let other = nanos_at(now).saturating_add_signed(exported);
+        // A higher count stays.
+        let _ = self.update(|count| (count < other).then_some(other));
+    }
+
     /// Creates the count that another process exported.
     pub fn import(exported: i64, now: Instant) -> Self {
         Self(AtomicU64::new(nanos_at(now).saturating_add_signed(exported)))

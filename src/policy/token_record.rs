@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -11,7 +13,7 @@ use super::revocation::entry::TokenIds;
 
 /// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token:
 /// it has no signature.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
     pub(super) payload: Box<[u8]>,
     pub(super) signer: Signer,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::trace_context::TraceId;
 
 /// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
@@ -59,7 +61,7 @@ impl<'a> RequestSummary<'a> {
 }
 
 /// The trace, the target and the origin of a session's request, kept until the session ends.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnedRequestSummary(Option<TraceId>, [Option<Box<str>>; 3]);
 
 impl OwnedRequestSummary {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::mem::size_of;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::super::claims::Claims;
@@ -67,7 +69,7 @@ pub struct Revocation {
 }
 
 /// The claims of a token by which it can be revoked, as a session keeps them.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenIds {
     jti: Option<Box<str>>,
     sid: Option<Box<str>>,
