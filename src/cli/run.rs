@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::signals;
 use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
+use crate::handover::old_process;
 use crate::handover::predecessor::{self, Predecessor};
 use crate::runtime::tasks::start_blocking;
 use crate::server::control::Control;
@@ -30,7 +31,7 @@ pub fn run(path: &Path) -> ExitCode {
     // Neither a core file nor another process of this user is to have the keys of sessions.
     let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let socket = predecessor::socket_of_environment();
-    match socket.and_then(|socket| socket.map(predecessor::connect).transpose()) {
+    match socket.and_then(|socket| socket.map(old_process::connect).transpose()) {
         Ok(predecessor) => run_after(predecessor, path, undumpable.map_err(io::Error::from)),
         Err(error) => {
             eprintln!("{}{error}", log::stderr_prefix(tracing::Level::ERROR));

@@ -23,7 +23,7 @@ use crate::session::CloseReason;
 /// If it has no route or upstream here, or its facts are not valid. The reason is for the log.
 pub fn prepare(gateway: &Gateway, facts: FactsState, parts: MovingParts) -> Result<AdoptedSession, String> {
     let now = clock::both();
-    let facts = facts.import(now.instant).ok_or("the facts of the session are not valid")?;
+    let facts = facts.import(parts.exported_at).ok_or("the facts of the session are not valid")?;
     let (state, relay) = (&parts.image.session, &parts.image.relay);
     let session = ForeignSession {
         route: &facts.route,

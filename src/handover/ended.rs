@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Child;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
+use super::program::NewProcess;
 use super::readiness::register;
 
 /// The time that the kernel has to end the new process after SIGKILL. It is spent only if a system call of the new
@@ -56,55 +56,12 @@ pub trait OldPeer {
     fn ended(&self, max: Duration) -> impl Future<Output = Option<OldEnded>>;
 }
 
-/// The child that an upgrade has started.
-#[derive(Debug)]
-pub struct NewProcess {
-    child: Child,
-    /// Refers to the child until it is reaped, and becomes readable when it ends.
-    pidfd: AsyncFd<OwnedFd>,
-}
-
-impl NewProcess {
-    /// Watches a child that has not been waited for.
-    ///
-    /// # Errors
-    ///
-    /// The system has no descriptor for it, or the caller is outside a runtime. The child is killed and reaped.
-    pub fn new(mut child: Child) -> io::Result<Self> {
-        match watch(Pid::from_child(&child)) {
-            Ok(pidfd) => Ok(Self { child, pidfd }),
-            Err(error) => {
-                child.kill()?;
-                child.wait()?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Returns the id of the process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits until the process ends by itself.
-    ///
-    /// # Errors
-    ///
-    /// The system cannot wait for it.
-    pub async fn wait(&mut self) -> io::Result<PeerEnded> {
-        drop(self.pidfd.readable().await?);
-        self.child.wait()?;
-        Ok(PeerEnded(()))
-    }
-}
-
 impl NewPeer for NewProcess {
     async fn end(&mut self) -> io::Result<PeerEnded> {
-        // The child is not reaped elsewhere, so that its id cannot name another process.
-        self.child.kill()?;
-        timeout(KILL_MAX, self.wait())
+        timeout(KILL_MAX, self.kill_and_wait())
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the new process does not end after SIGKILL"))?
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the new process does not end after SIGKILL"))??;
+        Ok(PeerEnded(()))
     }
 }
 

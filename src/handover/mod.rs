@@ -10,8 +10,13 @@ pub mod channel;
 pub mod pauses;
 pub mod sender;
 pub mod receiver;
+pub mod session;
+pub mod process_state;
 pub mod program;
+pub mod progress;
+pub mod replace;
 pub mod predecessor;
+pub mod old_process;
 pub mod service;
 pub mod upgrader;
 

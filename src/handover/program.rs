@@ -177,14 +177,18 @@ impl NewProcess {
     }
 
     /// Kills the process, and waits until it has ended: after that, none of its sockets is written to. Returns its exit
-    /// status, if the system knows it.
-    pub async fn kill_and_wait(mut self) -> Option<ExitStatus> {
-        let mut child = self.child.take()?;
-        let waited = start_blocking("handover-kill", move || {
-            let _ = child.kill();
-            child.wait()
-        });
-        waited.await.ok()?.ok()
+    /// status; `None` if it was waited for before.
+    ///
+    /// # Errors
+    /// If the system cannot wait for it.
+    pub async fn kill_and_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        // The child is not waited for elsewhere, so its id cannot be that of another process.
+        child.kill()?;
+        self.ended.cancelled().await;
+        let status = child.wait()?;
+        self.child = None;
+        Ok(Some(status))
     }
 
     /// Asks the process to stop, as `SIGTERM` does. It drains the sessions that it has.

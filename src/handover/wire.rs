@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::{Ack, BATCH_MAX, Commit};
 use super::records::{self, BATCH_MAX_BYTES, PROCESS_MAX_BYTES, RecordError};
+use crate::relay::image::VERSIONS;
 
 /// The version of the state that this program writes if the other one reads it.
-pub const STATE_VERSION: u16 = 1;
+pub const STATE_VERSION: u16 = *VERSIONS.end();
 /// The versions of the state that this program reads and writes: the current and the previous one.
-pub const SUPPORTED: RangeInclusive<u16> =
-    (if STATE_VERSION > 1 { STATE_VERSION - 1 } else { STATE_VERSION })..=STATE_VERSION;
+pub const SUPPORTED: RangeInclusive<u16> = VERSIONS;
 /// The version of the messages themselves.
 pub const MESSAGE_VERSION: u16 = 1;
 /// Limit on the bytes of one message.
@@ -41,28 +41,14 @@ pub struct Hello {
     pub build: String,
 }
 
-/// The use of a descriptor of [`State`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Purpose {
-    /// A socket that accepts clients.
-    Listener,
-    /// A socket that accepts connections to the admin API.
-    Admin,
-    /// A socket that accepts connections to the metrics.
-    Metrics,
-    /// The lock of the revocation journal.
-    JournalLock,
-}
-
-/// The state of the process. The first descriptor is a sealed memory file with its records.
+/// The state of the process. The first descriptor is a sealed memory file with its records, one of which has the meaning
+/// of the others.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The version of the state, which the old process has chosen.
     pub version: u16,
     /// The bytes in the memory file.
     pub len: u64,
-    /// The use of each further descriptor.
-    pub descriptors: Vec<Purpose>,
 }
 
 /// A session of a batch.
@@ -247,10 +233,7 @@ impl Message {
                 limit(hello.min <= hello.max, "versions")?;
                 limit(hello.build.len() <= TEXT_MAX_BYTES, "text")
             }
-            Self::State(state) => {
-                limit(fits(state.len, PROCESS_MAX_BYTES), "the state of the process")?;
-                limit(state.descriptors.len() < DESCRIPTORS_MAX, "descriptors")
-            }
+            Self::State(state) => limit(fits(state.len, PROCESS_MAX_BYTES), "the state of the process"),
             Self::Failed(text) => limit(text.len() <= TEXT_MAX_BYTES, "text"),
             Self::Prepare(prepare) => {
                 limit((1..=BATCH_MAX).contains(&prepare.sessions.len()), "sessions of a batch")?;

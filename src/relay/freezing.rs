@@ -35,6 +35,8 @@ pub struct MovingParts {
     pub client: DetachedSocket,
     /// The socket of the upstream, unless it is closed.
     pub upstream: Option<DetachedSocket>,
+    /// When the image was exported. Its times relate to this one.
+    pub exported_at: Instant,
 }
 
 /// What happens to a frozen session.

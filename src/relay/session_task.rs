@@ -131,7 +131,7 @@ impl Relay<ClientStream, UpstreamStream> {
             },
         };
         let (verdict, awaited) = oneshot::channel();
-        let parts = MovingParts { image, client, upstream };
+        let parts = MovingParts { image, client, upstream, exported_at: now };
         let moving = MovingSession { facts: Arc::clone(&facts), frozen_at: now, parts, verdict };
         request.answer(Freezing::Frozen(Box::new(moving)));
         let terms = RelayTerms { lease, limits, shared };
@@ -148,27 +148,27 @@ impl Relay<ClientStream, UpstreamStream> {
         process: Arc<Process>,
         guards: RelayGuards,
     ) -> Option<Self> {
-        let MovingParts { image, client, upstream } = parts;
+        let MovingParts { image, client, upstream, exported_at } = parts;
         let client = client.attach().ok().and_then(|socket| image.client.into_stream(socket))?;
         let upstream = upstream.map(DetachedSocket::attach).transpose().ok()?.map(UpstreamStream::Plain);
         let RelayGuards { session: guard, connection: load, metrics } = guards;
         let RelayTerms { lease, limits, shared } = terms;
         let now = clock::now();
         let relay = Self {
-            session: Session::import(image.session, limits, shared, now),
+            session: Session::import(image.session, limits, shared, exported_at),
             client: PeerIo::from_parts(client, image.client_io),
             upstream: PeerIo::from_parts(Releasable(upstream), image.upstream_io),
             guard,
             load,
             metrics,
             hibernate_at: image.relay.is_awake.then(|| clock::after(now, HIBERNATE_AFTER)),
-            watch_at: image.relay.watch_at.map(|at| at.to_instant(now)),
+            watch_at: image.relay.watch_at.map(|at| at.to_instant(exported_at)),
             postponed: 0,
             probed: image.relay.is_probed,
             ticket: Ticket::default(),
             phase: Phase::Serving,
             lingers_until: None,
-            rates: image.relay.rates.map(|rates| Box::new(RateWindow::import(rates, now))),
+            rates: image.relay.rates.map(|rates| Box::new(RateWindow::import(rates, exported_at))),
             slow: image.relay.slow.map(Box::new),
             watchers: Vec::new(),
             facts,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +32,8 @@ const COMMANDS_MAX: usize = 64;
 pub struct Workers {
     commands: Vec<mpsc::Sender<WorkerCommand>>,
     replaced: Vec<Arc<ReplacedSessions>>,
+    /// The number of rounds in which sessions were asked to freeze.
+    rounds: AtomicU32,
 }
 
 /// A command to a worker.
@@ -78,7 +81,8 @@ impl Workers {
     /// Creates the channels of `workers` workers. Each worker executes the commands of its receiver.
     pub fn new(workers: usize) -> (Self, Vec<mpsc::Receiver<WorkerCommand>>) {
         let (commands, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
-        (Self { commands, replaced: (0..workers).map(|_| Arc::default()).collect() }, receivers)
+        let replaced = (0..workers).map(|_| Arc::default()).collect();
+        (Self { commands, replaced, rounds: AtomicU32::new(0) }, receivers)
     }
 
     /// Returns the list of replaced sessions that the worker with this number serves.
@@ -173,6 +177,12 @@ impl Workers {
         }
         drop(count);
         renewed.total().await
+    }
+
+    /// Begins a round of [`Workers::freeze`], and returns its number.
+    pub fn begin_round(&self) -> u32 {
+        // 0 is the round of sessions that were not asked.
+        self.rounds.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1)
     }
 
     /// Returns the number of workers.

@@ -102,6 +102,12 @@ impl Metrics {
         merged
     }
 
+    /// Returns the number of connections that may still become sessions.
+    pub fn pending_connections(&self) -> u64 {
+        let [handshake, request, ..] = self.merged().states;
+        handshake.saturating_add(request)
+    }
+
     fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
         text::encode(self.collect(gauges, process, |_| true))
     }

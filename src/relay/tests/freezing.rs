@@ -69,7 +69,14 @@ fn moved(moving: MovingSession, worker: &SessionContext, version: u16) {
     let metrics = worker.metrics().resume_session(target, &image.session.counts);
     let connection = LoadGuard::new(&Arc::new(std::sync::atomic::AtomicUsize::new(0)));
     let guards = RelayGuards { session, connection, metrics };
-    let relay = Relay::resume(MovingParts { image, client, upstream }, terms, facts, process(), guards).unwrap();
+    let relay = Relay::resume(
+        MovingParts { image, client, upstream, exported_at: clock::now() },
+        terms,
+        facts,
+        process(),
+        guards,
+    )
+    .unwrap();
     tokio::spawn(RelayTask::from(relay));
 }
 
