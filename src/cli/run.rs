@@ -1,5 +1,6 @@
 //! `tollgate run`: serves until a stop signal, and reports its state to systemd.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -144,9 +145,13 @@ fn serve(
         None => notify(&[NotifyState::Ready, NotifyState::Status("serving")]),
         Some(predecessor) => take_sessions(predecessor, server.control().clone()),
     }
+    let is_replaced = Cell::new(false);
     server.run(stop, |event| {
-        if let ServerEvent::Reloaded(result) = event {
-            admin.note_reload(result);
+        match event {
+            ServerEvent::Reloaded(result) => admin.note_reload(result),
+            ServerEvent::Replaced(_) => is_replaced.set(true),
+            ServerEvent::Alive if is_replaced.get() => return,
+            _ => {}
         }
         report(event);
     })?;
@@ -199,6 +204,8 @@ fn report(event: ServerEvent<'_>) {
             tracing::info!(sessions, "draining");
             notify(&[NotifyState::Stopping, NotifyState::Status(&format!("draining {sessions} sessions"))]);
         }
+        // systemd accepts no message of this process any more, and the service does not stop.
+        ServerEvent::Replaced(sessions) => tracing::info!(sessions, "replaced by another process"),
         ServerEvent::Reloading => match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "cannot notify systemd"),

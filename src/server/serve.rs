@@ -72,6 +72,8 @@ pub enum ServerEvent<'a> {
     Stopping(Duration),
     /// The drain starts, with this number of sessions.
     Draining(usize),
+    /// Another process has replaced this one. The drain starts, with the sessions that stay here.
+    Replaced(usize),
     /// The configuration is read again.
     Reloading,
     /// The result of that.
@@ -203,12 +205,16 @@ impl Server {
             reloader.api.take_over();
             reloader.listeners.change(listeners, &pool).await;
             let executing = serve_requests(&mut requests, &mut reloader, &observe);
-            let _replaced = serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
+            let replaced = serve_until_drain(lifecycle, executing, &mut stop, &observe).await;
             // Their new connections wait for the next process, while those of other listeners get a 503.
             reloader.listeners.close_inherited().await;
             // No session starts after the drain is announced.
             lifecycle.stop_admitting();
-            observe(ServerEvent::Draining(lifecycle.sessions()));
+            let sessions = lifecycle.sessions();
+            observe(match &replaced {
+                Some(_) => ServerEvent::Replaced(sessions),
+                None => ServerEvent::Draining(sessions),
+            });
             lifecycle.start_drain(clock::now());
             tokio::select! {
                 () = drain(lifecycle, workers, &mut stop) => {}

@@ -68,7 +68,7 @@ pub(crate) fn pass(HandedOver { sockets, journal_lock }: HandedOver) -> PassedSt
 pub(crate) struct Running {
     pub(crate) control: Control,
     pub(crate) addresses: Vec<ListenAddress>,
-    stop: Option<mpsc::Sender<()>>,
+    stop: mpsc::Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -77,11 +77,11 @@ impl Running {
         let (control, addresses) = (server.control().clone(), server.addresses());
         let (stop, stopped) = mpsc::channel(2);
         let thread = spawn(move || server.run(stopped, |_| {}).unwrap());
-        Self { control, addresses, stop: Some(stop), thread: Some(thread) }
+        Self { control, addresses, stop, thread: Some(thread) }
     }
 
     pub(crate) fn stop(&self) {
-        self.stop.as_ref().unwrap().try_send(()).unwrap();
+        self.stop.try_send(()).unwrap();
     }
 
     /// Waits until the server has ended by itself.
@@ -92,8 +92,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A closed channel stops the server.
-        self.stop = None;
+        // The second signal ends the shutdown delay, or aborts the drain.
+        let _ = self.stop.try_send(());
+        let _ = self.stop.try_send(());
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(ended.is_none_or(|ended| ended.is_ok()) || std::thread::panicking());
     }

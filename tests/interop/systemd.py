@@ -58,6 +58,17 @@ with suite.check(f"systemd-analyze security gives {EXPOSURE_MAX} or better"):
     suite.note(f"exposure {exposure()}")
     equal(exposure() <= EXPOSURE_MAX, True)
 
+with suite.check("the system call filter permits the calls of an upgrade that the unit lists"):
+    def calls(group):
+        listed = [line.strip() for line in analyze("syscall-filter", group).stdout.splitlines()[1:]]
+        names = {name for name in listed if name and not name.startswith(("@", "#"))}
+        return names.union(*(calls(part) for part in listed if part.startswith("@")))
+
+    listed = re.search(r"^# It includes the calls of an upgrade: (.*)\.$", text, re.M)[1]
+    filters = re.findall(r"^SystemCallFilter=(.*)$", text, re.M)
+    permitted = calls(filters[0]).difference(*(calls(group) for group in filters[1].removeprefix("~").split()))
+    equal(set(re.split(r", | and ", listed)) - permitted, set())
+
 with suite.check("the drop-in that the socket unit documents is valid and lowers the exposure"):
     comment = re.findall(r"^#     (\[Service\]\n(?:#     \w+=.*\n)+)", socket_unit.read_text(), re.M)
     before = exposure()

@@ -48,7 +48,6 @@ async fn connections_in_the_queue_are_served_by_the_new_process() {
     let permit = new.control.upgrade().await.unwrap();
     assert_eq!(permit.sockets().await.unwrap().sockets.len(), 2);
     drop(permit);
-    new.stop();
     drop(new);
     assert!(!path.exists(), "the last process removes its file");
 }
@@ -73,7 +72,6 @@ async fn connections_in_the_queue_are_served_after_a_failed_upgrade() {
         assert!(are_served(waiting), "{is_dropped}");
         assert!(are_served(ask_all(&addresses)), "{is_dropped}");
     }
-    old.stop();
     drop(old);
     assert!(!path.exists());
 }
