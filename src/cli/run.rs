@@ -4,12 +4,17 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 
-use super::signals;
+use super::signals::{self, UpgradeOnReload};
+use super::systemd::{notify, notify_reloading};
 use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
+use crate::handover::program::Program;
+use crate::handover::upgrader::{UpgradeError, Upgrader};
+use crate::server::control::Control;
 use crate::server::error::ServeError;
 use crate::server::inherited::Inherited;
 use crate::server::reload::{ReloadError, ReloadSummary};
@@ -94,8 +99,10 @@ fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Res
         server.report_alive(interval);
     }
     // It ends with this function, after the drain.
-    let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
-    let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
+    let on_reload = upgrade(server.control());
+    let admin =
+        Admin::start(admin.as_ref(), metrics, server.control(), on_reload.as_ref().map(|upgrade| &upgrade.upgrader))?;
+    let stop = signals::receive(server.control().clone(), on_reload).map_err(ServeError::System)?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }
@@ -111,6 +118,19 @@ fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Res
     Ok(())
 }
 
+/// Returns the handle that replaces the process, and its program; `None` if that is unknown.
+fn upgrade(control: &Control) -> Option<UpgradeOnReload> {
+    let unknown = |error| tracing::warn!(%error, "the process cannot be upgraded: its program is unknown");
+    let program = Program::current().map_err(unknown).ok()?;
+    let path = program.path().to_owned();
+    let upgrader = Upgrader::new(Arc::clone(&control.gateway().process.metrics), move |binary, _progress| {
+        let binary = binary.unwrap_or_else(|| path.clone());
+        let reason = "this version cannot hand over its sessions".to_owned();
+        Box::pin(async move { Err(UpgradeError::Start(binary, reason)) })
+    });
+    Some(UpgradeOnReload { upgrader, program })
+}
+
 /// Reports a change of the process to the log and to systemd.
 fn report(event: ServerEvent<'_>) {
     match event {
@@ -123,10 +143,7 @@ fn report(event: ServerEvent<'_>) {
             tracing::info!(sessions, "draining");
             notify(&[NotifyState::Stopping, NotifyState::Status(&format!("draining {sessions} sessions"))]);
         }
-        ServerEvent::Reloading => match NotifyState::monotonic_usec_now() {
-            Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "cannot notify systemd"),
-        },
+        ServerEvent::Reloading => notify_reloading(),
         ServerEvent::Alive => notify(&[NotifyState::Watchdog]),
         ServerEvent::Reloaded(result) => notify(&[NotifyState::Ready, NotifyState::Status(&report_reload(result))]),
     }
@@ -152,12 +169,5 @@ fn report_reload(result: &Result<ReloadSummary, ReloadError>) -> String {
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             format!("serving the earlier configuration; reload failed: {reason}")
         }
-    }
-}
-
-/// Notifies systemd. Has no effect outside systemd; a failure is logged and does not stop the process.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot notify systemd");
     }
 }

@@ -102,6 +102,8 @@ keys! {
         "Rate at which sessions that a reload no longer admits are closed.";
     HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),
         "Whether a request that matches no route of its host is matched against the routes of less specific hosts.";
+    UPGRADE_ON_RELOAD = "server" "upgrade_on_reload", Flag, Value("false"),
+        "Whether SIGHUP also replaces the process, with all its sessions, if its program on disk has changed.";
     REVOCATIONS_FILE = "server" "revocations_file", File, Nothing,
         "A JSON list of revocations, in the form of the admin API; it is watched, and an entry holds while it is listed.";
     REVOCATION_RETENTION = "server" "revocation_retention", span(MINUTE, Duration::from_hours(24 * 366)), Value("\"1d\""),

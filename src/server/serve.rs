@@ -126,7 +126,7 @@ impl Server {
         let gateway =
             Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, pending_limit, channels));
         revocations::start(&gateway, &config).map_err(ServeError::Revocations)?;
-        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
+        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix, handed_over: None };
         let (control, requests) = Control::new(Arc::clone(&gateway), facts);
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);
         reloader.listeners = open;
