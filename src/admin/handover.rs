@@ -133,10 +133,10 @@ pub(super) async fn upgrade(
     let shown = binary.as_ref().map_or("that of the process".to_owned(), |path| format!("{:?}", path.display()));
     match upgrader.upgrade(binary).await {
         Ok(summary) => {
-            let upgraded = Upgraded::from(summary);
-            let Upgraded { pid, version, moved, .. } = &upgraded;
+            let effect = Upgraded::from(summary);
+            let Upgraded { pid, version, moved, .. } = &effect;
             audit::log(caller, "upgrade", &format_args!("program={shown} pid={pid} version={version}"), *moved);
-            Ok(axum::Json(upgraded))
+            Ok(axum::Json(effect))
         }
         Err(error) => {
             audit::log(caller, "upgrade", &format_args!("refused program={shown}"), 0);

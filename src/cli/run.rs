@@ -12,7 +12,7 @@ use super::signals::{self, UpgradeOnReload};
 use super::systemd::{notify, notify_reloading};
 use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
-use crate::handover::program::Program;
+use crate::handover::on_disk::ProgramFile;
 use crate::handover::upgrader::{UpgradeError, Upgrader};
 use crate::server::control::Control;
 use crate::server::error::ServeError;
@@ -121,7 +121,7 @@ fn serve(config: Config, file: PathBuf, inherited: io::Result<Inherited>) -> Res
 /// Returns the handle that replaces the process, and its program; `None` if that is unknown.
 fn upgrade(control: &Control) -> Option<UpgradeOnReload> {
     let unknown = |error| tracing::warn!(%error, "the process cannot be upgraded: its program is unknown");
-    let program = Program::current().map_err(unknown).ok()?;
+    let program = ProgramFile::current().map_err(unknown).ok()?;
     let path = program.path().to_owned();
     let upgrader = Upgrader::new(Arc::clone(&control.gateway().process.metrics), move |binary, _progress| {
         let binary = binary.unwrap_or_else(|| path.clone());

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::systemd::{notify, notify_reloading};
-use crate::handover::program::Program;
+use crate::handover::on_disk::ProgramFile;
 use crate::handover::upgrader::{UpgradeError, Upgrader};
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::control::Control;
@@ -20,7 +20,7 @@ pub struct UpgradeOnReload {
     /// Replaces the process.
     pub upgrader: Upgrader,
     /// The program of the process.
-    pub program: Program,
+    pub program: ProgramFile,
 }
 
 /// Returns a channel that receives one message for each SIGTERM and SIGINT. SIGHUP reloads the configuration, and the

@@ -1,5 +1,5 @@
 //! Moves the listeners and the live sessions to a new process.
 
-pub mod program;
+pub mod on_disk;
 pub mod progress;
 pub mod upgrader;

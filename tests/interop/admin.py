@@ -532,7 +532,9 @@ with suite.check("the API does what its OpenAPI document says"):
     url = f"http://127.0.0.1:{admin_port}"
     done = subprocess.run(
         [tool, "run", f"{url}/v1/openapi.json", "--url", url, "-H", f"Authorization: Bearer {TOKEN}", "--max-examples", "20",
-         "--seed", "1", "--no-color", "--generation-database", "none"],
+         "--seed", "1", "--no-color", "--generation-database", "none",
+         # An upgrade would replace this process.
+         "--exclude-path", "/v1/upgrade"],
         cwd=directory, capture_output=True, text=True, timeout=240)
     (directory / "schemathesis.log").write_text(done.stdout + done.stderr)
     if done.returncode:

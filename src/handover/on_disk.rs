@@ -37,18 +37,18 @@ impl From<&Metadata> for FileId {
 
 /// The program of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub struct ProgramFile {
     path: PathBuf,
     running: FileId,
 }
 
-impl Program {
+impl ProgramFile {
     /// Reads the path and the attributes of the program that this process runs. It is called at the start.
     ///
     /// # Errors
     /// If the kernel does not show them, as without `/proc`.
     pub fn current() -> io::Result<Self> {
-        let path = without_mark(fs::read_link(RUNNING)?, |path| path.exists());
+        let path = without_mark(fs::read_link(RUNNING)?, Path::exists);
         // The link leads to the file of the process even if another one has its path.
         Ok(Self { path, running: FileId::from(&fs::metadata(RUNNING)?) })
     }
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_program_of_this_process_has_not_changed() {
-        let program = Program::current().unwrap();
+        let program = ProgramFile::current().unwrap();
         assert_eq!(program.path(), std::env::current_exe().unwrap());
         assert!(!program.has_changed());
     }
