@@ -10,29 +10,7 @@ use super::key::Kind::{
     TableArray, Text, TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
-
-/// A section of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SectionForm {
-    /// Its name, with the name of its parent section.
-    pub name: &'static str,
-    /// Its header as written in the file.
-    pub written: &'static str,
-}
-
-/// Every section.
-pub const SECTIONS: &[SectionForm] = &[
-    SectionForm { name: "server", written: "[server]" },
-    SectionForm { name: "log", written: "[log]" },
-    SectionForm { name: "admin", written: "[admin]" },
-    SectionForm { name: "metrics", written: "[metrics]" },
-    SectionForm { name: "listener", written: "[[listener]]" },
-    SectionForm { name: "auth", written: "[auth.NAME]" },
-    SectionForm { name: "upstream", written: "[upstream.NAME]" },
-    SectionForm { name: "upstream.health", written: "[upstream.NAME.health]" },
-    SectionForm { name: "route", written: "[[route]]" },
-    SectionForm { name: "route.limits", written: "[route.limits]" },
-];
+pub use super::sections::{SECTIONS, SectionForm};
 
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
