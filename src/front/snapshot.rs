@@ -43,6 +43,7 @@ pub struct Snapshot {
     recheck_rate: Rate,
     memory_max: Option<u64>,
     revocation_retention: Duration,
+    upgrade_on_reload: bool,
     rechecked: u64,
     file_name: PathBuf,
     /// The text of the configuration.
@@ -93,6 +94,11 @@ impl Snapshot {
     /// Returns the number of this snapshot, counted from 1.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether SIGHUP replaces the process if its program on disk has changed.
+    pub fn upgrades_on_reload(&self) -> bool {
+        self.upgrade_on_reload
     }
 
     /// Whether open sessions are checked against this snapshot.
@@ -302,6 +308,7 @@ impl Snapshot {
             recheck_rate: config.server.recheck_rate,
             memory_max: config.server.memory_max_bytes,
             revocation_retention: config.server.revocation_retention,
+            upgrade_on_reload: config.server.upgrade_on_reload,
             setting_lines: match before {
                 Some(before) if before.text == config.source.text => Arc::clone(&before.setting_lines),
                 _ => Arc::new(SettingLines::parse(&config.source.text)),

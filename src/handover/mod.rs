@@ -18,6 +18,7 @@ pub mod replace;
 pub mod predecessor;
 pub mod old_process;
 pub mod service;
+pub mod on_disk;
 pub mod upgrader;
 
 #[cfg(test)]

@@ -147,7 +147,7 @@ impl Server {
         let gateway =
             Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, pending_limit, channels));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
-        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
+        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix, handed_over: None };
         let api = Arc::new(api);
         let (control, requests) = Control::new(Arc::clone(&gateway), facts, Arc::clone(&api));
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use definition::Handovers;
 use definition::{Reloads, Scrape};
 use gauges::Gauges;
 pub use merged::Merged;
@@ -25,6 +26,8 @@ use process::ProcessFigures;
 use table::TABLE;
 pub use text::{CONTENT_TYPE, Family, Kind, Value};
 use worker::WorkerMetrics;
+
+use super::handovers::HandoverTotals;
 
 /// The metrics of the process. They outlive every snapshot.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub struct Metrics {
     /// The routes of the configuration; `None` before the first call of [`Metrics::retain`].
     routes: Mutex<Option<BTreeSet<Arc<str>>>>,
     reloads: Mutex<Reloads>,
+    handovers: Mutex<Handovers>,
 }
 
 /// The outcome of a reload.
@@ -50,7 +54,13 @@ impl Metrics {
     /// Creates the metrics of a process that starts at this time, counted from the Unix epoch; 0 if the clock is wrong.
     pub fn new(now: Duration) -> Self {
         let reloads = Reloads { succeeded: 0, failed: 0, last_succeeded: true, last_success: now };
-        Self { started: now, workers: Mutex::default(), routes: Mutex::default(), reloads: Mutex::new(reloads) }
+        Self {
+            started: now,
+            workers: Mutex::default(),
+            routes: Mutex::default(),
+            reloads: Mutex::new(reloads),
+            handovers: Mutex::default(),
+        }
     }
 
     /// Returns the metrics of a further worker, whose thread alone may write them. They are kept until the process
@@ -72,6 +82,26 @@ impl Metrics {
             }
             ReloadOutcome::Failure => reloads.failed += 1,
         }
+    }
+
+    /// Counts a handover that has ended. Only the new process counts it.
+    pub fn count_handover(&self, totals: &HandoverTotals) {
+        lock(&self.handovers).add(totals);
+    }
+
+    /// Counts an upgrade that failed.
+    pub fn count_failed_handover(&self) {
+        lock(&self.handovers).add_failure();
+    }
+
+    /// Returns the counts of handovers, which the next process continues.
+    pub fn handovers(&self) -> Handovers {
+        *lock(&self.handovers)
+    }
+
+    /// Continues the counts of the process before.
+    pub fn continue_handovers(&self, handovers: Handovers) {
+        *lock(&self.handovers) = handovers;
     }
 
     /// Limits the series to these routes, those of the configuration. The series of another route are dropped once it
@@ -114,8 +144,8 @@ impl Metrics {
 
     fn collect(&self, gauges: &Gauges, process: ProcessFigures, is_wanted: impl Fn(&str) -> bool) -> Vec<Family> {
         let merged = self.merged();
-        let (started, reloads) = (self.started, *lock(&self.reloads));
-        let scrape = Scrape { merged: &merged, gauges, reloads, process, started };
+        let (started, reloads, handovers) = (self.started, *lock(&self.reloads), self.handovers());
+        let scrape = Scrape { merged: &merged, gauges, reloads, handovers, process, started };
         TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape)).collect()
     }
 

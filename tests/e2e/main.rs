@@ -10,6 +10,7 @@ mod refusals;
 mod reload;
 mod keys;
 mod admin;
+mod upgrade_refusals;
 mod dashboard;
 mod revocation;
 mod logout;

@@ -71,6 +71,9 @@ fn the_text_of_a_process_is_exact() {
     let mut ended = open(&worker, "chat");
     ended.end(&outcome(Some(4321), ClosedBy::Client, CloseReason::Closed), Duration::from_millis(1500));
     metrics.count_reload(ReloadOutcome::Failure, Duration::from_secs(1_700_000_060));
+    metrics.count_failed_handover();
+    let totals = HandoverTotals { moved: 40, drained: 2, failed: 1, ..HandoverTotals::default() };
+    metrics.count_handover(&HandoverTotals { longest_pause: Duration::from_millis(12), ..totals });
     let server = |server: &str, connect_failures| ServerGauges {
         upstream: "up".into(),
         server: server.into(),
@@ -121,8 +124,9 @@ fn every_series_has_a_value_for_each_label_and_every_name_its_unit() {
     let metrics = Metrics::new(Duration::ZERO);
     let _session = open(&metrics.worker(), "chat");
     let (merged, gauges, reloads) = (merged(&metrics), Gauges::default(), *lock(&metrics.reloads));
+    let handovers = metrics.handovers();
     let process = ProcessFigures::read();
-    let scrape = Scrape { merged: &merged, gauges: &gauges, reloads, process, started: Duration::ZERO };
+    let scrape = Scrape { merged: &merged, gauges: &gauges, reloads, handovers, process, started: Duration::ZERO };
     for definition in TABLE {
         let name = definition.name;
         let family = definition.family(&scrape);
@@ -313,6 +317,29 @@ fn reloads_set_the_time_of_the_last_success() {
     assert_eq!(read(&metrics), [1.0, 0.0, 1.0, 200.0]);
     metrics.count_reload(ReloadOutcome::Failure, Duration::from_secs(300));
     assert_eq!(read(&metrics), [1.0, 1.0, 0.0, 200.0]);
+}
+
+#[test]
+fn the_counts_of_handovers_continue_in_the_next_process() {
+    let (before, after) = (Metrics::new(Duration::ZERO), Metrics::new(Duration::ZERO));
+    let totals = |moved, pause| HandoverTotals {
+        moved,
+        longest_pause: Duration::from_millis(pause),
+        ..HandoverTotals::default()
+    };
+    before.count_handover(&totals(3, 90));
+    before.count_failed_handover();
+    after.continue_handovers(before.handovers());
+    after.count_handover(&totals(4, 20));
+    let text = text(&after, &Gauges::default());
+    for (series, expected) in [
+        ("handovers_total{outcome=\"success\"}", 2.0),
+        ("handovers_total{outcome=\"failure\"}", 1.0),
+        ("handover_sessions_total{outcome=\"moved\"}", 7.0),
+        ("handover_pause_seconds", 0.02),
+    ] {
+        assert_eq!(value(&text, &format!("tollgate_{series}")), Some(expected), "{series}");
+    }
 }
 
 #[test]
