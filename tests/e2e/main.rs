@@ -24,6 +24,7 @@ mod expiry;
 mod passing;
 mod proxies;
 mod plain;
+mod handover;
 mod headers;
 mod rewrite;
 mod to_proxied;
