@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::server::ProducesTickets;
-
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
 use crate::client::{KeySets, KeyUser};
@@ -24,6 +22,7 @@ use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, Route
 use crate::policy::token::{Verifier, VerifierConfig};
 use crate::tls;
 use crate::tls::expiry::Expiry;
+use crate::tls::tickets::TicketKeys;
 
 /// The longest time that a revocation holds which does not say when it ends.
 const REVOCATION_MAX: Duration = Duration::from_hours(366 * 24);
@@ -56,7 +55,7 @@ struct Listener {
     config: ListenerConfig,
     connections: Arc<ConnectionConfig>,
     /// Kept by every later snapshot, so that tickets stay valid.
-    ticketer: Arc<dyn ProducesTickets>,
+    ticketer: Arc<TicketKeys>,
 }
 
 /// The inputs of a snapshot besides the configuration.
@@ -221,6 +220,23 @@ impl Snapshot {
         self.listeners.iter().map(|(address, listener)| (address, &listener.config))
     }
 
+    /// Returns the address and the ticket keys of each listener. A change of the keys applies to every later snapshot.
+    pub fn tickets(&self) -> impl Iterator<Item = (&ListenAddress, &Arc<TicketKeys>)> {
+        self.listeners.iter().map(|(address, listener)| (address, &listener.ticketer))
+    }
+
+    /// Returns this snapshot, the first one of a process, as the one that follows this generation of another process.
+    /// Sessions of that process count as admitted by the snapshot before.
+    #[must_use]
+    pub fn following(mut self, generation: u64) -> Self {
+        self.generation = generation.saturating_add(1);
+        self.rechecked = match self.on_reload {
+            OnReload::Recheck => self.generation,
+            OnReload::Keep => generation,
+        };
+        self
+    }
+
     /// Returns the certificates of all listeners.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
         self.listeners.values().flat_map(|listener| listener.config.certificates())
@@ -339,10 +355,10 @@ fn connection_config(
     address: &ListenAddress,
     listener: &ListenerConfig,
     record_layer: RecordLayer,
-    ticketer: &Arc<dyn ProducesTickets>,
+    ticketer: &Arc<TicketKeys>,
 ) -> Result<ConnectionConfig, rustls::Error> {
     let tls = listener.tls.as_ref();
-    let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, Arc::clone(ticketer))).transpose()?;
+    let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, ticketer.clone())).transpose()?;
     Ok(ConnectionConfig {
         listener: address.clone(),
         tls,
