@@ -54,7 +54,7 @@ impl Erase for Old {
 
 impl Moving for Old {
     fn image(&self, _: u16) -> Option<Zeroizing<Vec<u8>>> {
-        let padding = vec![7_u8; self.image_bytes?];
+        let padding = "7".repeat(self.image_bytes?);
         Some(records::encode(&(self.id, padding), 100 << 20).unwrap())
     }
 
@@ -143,7 +143,7 @@ impl Adopt for Worker2 {
         elapsed: Duration,
     ) -> Result<Self::Prepared, String> {
         assert!(elapsed < LONG);
-        let (id, _): (u32, Vec<u8>) = records::decode(image).map_err(|error| error.to_string())?;
+        let (id, _): (u32, String) = records::decode(image).map_err(|error| error.to_string())?;
         Ok((id, descriptors.swap_remove(0).into()))
     }
 
@@ -175,7 +175,7 @@ async fn adopt(channel: Channel, has_ended: bool) -> (Adopted, Vec<u32>) {
 
 async fn send_all(channel: &Channel, worker: &mut Worker) -> (Result<(), MoveError>, Counts, usize) {
     let mut peer = FakeNew::default();
-    let mut sender = Sender::new(channel, &mut peer, 1);
+    let mut sender = Sender::new(channel, &mut peer, 1).ack_within(LONG);
     let result = sender.sweep(worker).await;
     let counts = sender.counts();
     if result.is_ok() {
@@ -322,7 +322,7 @@ fn no_session_is_resumed_while_the_new_process_may_still_run() {
 async fn prepare(channel: &Channel, count: u32, change: impl FnOnce(&mut Vec<u8>)) -> Vec<UnixStream> {
     let mut bytes = Vec::new();
     for id in 0..count {
-        let record = Record { kind: SESSION, version: 1, content: records::encode(&(id, vec![1_u8; 9]), 99).unwrap() };
+        let record = Record { kind: SESSION, version: 1, content: records::encode(&(id, "1".repeat(9)), 99).unwrap() };
         bytes.extend_from_slice(&record.header().unwrap());
         bytes.extend_from_slice(&record.content);
     }
