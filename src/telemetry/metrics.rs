@@ -6,6 +6,7 @@ mod discovery;
 pub mod gauges;
 pub mod labels;
 mod merged;
+mod moved;
 mod process;
 mod samples;
 mod collect;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use definition::{Reloads, Scrape};
 use gauges::Gauges;
 pub use merged::Merged;
+pub use moved::{MovedMetrics, SERIES_MAX};
 use process::ProcessFigures;
 use table::TABLE;
 pub use text::{CONTENT_TYPE, Family, Kind, Value};
@@ -35,6 +37,8 @@ pub struct Metrics {
     /// The routes of the configuration; `None` before the first call of [`Metrics::retain`].
     routes: Mutex<Option<BTreeSet<Arc<str>>>>,
     reloads: Mutex<Reloads>,
+    /// The counts of the processes before this one.
+    moved: Mutex<MovedMetrics>,
 }
 
 /// The outcome of a reload.
@@ -50,7 +54,13 @@ impl Metrics {
     /// Creates the metrics of a process that starts at this time, counted from the Unix epoch; 0 if the clock is wrong.
     pub fn new(now: Duration) -> Self {
         let reloads = Reloads { succeeded: 0, failed: 0, last_succeeded: true, last_success: now };
-        Self { started: now, workers: Mutex::default(), routes: Mutex::default(), reloads: Mutex::new(reloads) }
+        Self {
+            started: now,
+            workers: Mutex::default(),
+            routes: Mutex::default(),
+            reloads: Mutex::new(reloads),
+            moved: Mutex::default(),
+        }
     }
 
     /// Returns the metrics of a further worker, whose thread alone may write them. They are kept until the process
@@ -102,6 +112,19 @@ impl Metrics {
         merged
     }
 
+    /// Returns the counts for the process that follows this one.
+    pub fn export(&self, gauges: &Gauges) -> MovedMetrics {
+        MovedMetrics::of(self.families(gauges, |_| true))
+    }
+
+    /// Continues the counts of the process before this one. Returns the number of series that were left out, because
+    /// this version does not know them or there are more than [`SERIES_MAX`].
+    pub fn import(&self, mut moved: MovedMetrics) -> usize {
+        let left_out = moved.check();
+        *lock(&self.moved) = moved;
+        left_out
+    }
+
     fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
         text::encode(self.collect(gauges, process, |_| true))
     }
@@ -110,7 +133,11 @@ impl Metrics {
         let merged = self.merged();
         let (started, reloads) = (self.started, *lock(&self.reloads));
         let scrape = Scrape { merged: &merged, gauges, reloads, process, started };
-        TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape)).collect()
+        let families = TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape));
+        let mut families: Vec<Family> = families.collect();
+        let (moved, routes) = (lock(&self.moved), lock(&self.routes));
+        families.iter_mut().for_each(|family| moved.add_to(family, routes.as_ref()));
+        families
     }
 
     /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A
