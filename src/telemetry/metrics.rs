@@ -136,7 +136,9 @@ impl Metrics {
         let families = TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape));
         let mut families: Vec<Family> = families.collect();
         let (moved, routes) = (lock(&self.moved), lock(&self.routes));
-        families.iter_mut().for_each(|family| moved.add_to(family, routes.as_ref()));
+        for family in &mut families {
+            moved.add_to(family, routes.as_ref());
+        }
         families
     }
 

@@ -10,6 +10,7 @@ use crate::balance::health::EJECT_FOR_MAX;
 /// The health of a server. Times are relative to the export. The requests that wait, and a run of sessions that ended
 /// early, are not part of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of `Health`")]
 pub struct HealthState {
     consecutive: u32,
     failures: u64,

@@ -1,6 +1,6 @@
 //! The counts of the processes before this one, which its counters and histograms continue.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -59,8 +59,14 @@ impl MovedMetrics {
     /// Adds the values to a family that was collected. Series of the family that are not there yet are added, if the
     /// values of their labels are from fixed sets or routes of the configuration.
     pub(super) fn add_to(&self, family: &mut Family, routes: Option<&BTreeSet<Arc<str>>>) {
+        let positions = |family: &Family| {
+            let labels = family.series.iter().map(|(labels, _)| labels.clone());
+            labels.zip(0..).collect::<HashMap<Vec<String>, usize>>()
+        };
+        let mut index = None;
         for moved in self.series.iter().filter(|moved| moved.metric == family.name) {
-            match family.series.iter_mut().find(|(labels, _)| *labels == moved.labels) {
+            let position = index.get_or_insert_with(|| positions(family)).get(&moved.labels);
+            match position.and_then(|position| family.series.get_mut(*position)) {
                 Some((_, value)) => moved.value.add_to(value),
                 None if may_be_new(family.labels, &moved.labels, routes) => {
                     let value = moved.value.as_value(family.name);
