@@ -1,7 +1,6 @@
 //! The process that this one replaces, over the channel to it.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -10,13 +9,15 @@ use super::channel::{Channel, Received};
 use super::ended::OldProcess;
 use super::memfd::read_sealed;
 use super::predecessor::Predecessor;
-use super::process_state::{self, SocketsState};
+use super::process_state::{self, ProcessState, SocketsState};
 use super::receiver::Receiver;
 use super::records::PROCESS_MAX_BYTES;
 use super::session::Adopter;
 use super::wire::{Hello, Message, SUPPORTED, State};
+use crate::runtime::clock;
 use crate::server::control::Control;
 use crate::server::passed::{PassedSockets, PassedState};
+use crate::telemetry::handovers::{HandoverTotals, log_taken_over};
 
 /// The time in which the other process takes a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
@@ -84,13 +85,15 @@ impl Predecessor for Connected {
         let mut descriptors = descriptors.into_iter();
         let file = descriptors.next().ok_or("the state has no descriptor")?;
         let bytes = read_sealed(file, len, PROCESS_MAX_BYTES).map_err(|error| error.to_string())?;
-        let SocketsState { sockets: descriptions, has_journal_lock } = process_state::read(&bytes)?.sockets;
+        let ProcessState { sockets, moved } = process_state::read(&bytes)?;
+        let SocketsState { sockets: descriptions, has_journal_lock, build } = sockets;
         if descriptors.len() != descriptions.len().saturating_add(usize::from(has_journal_lock)) {
             return Err("the state does not fit its descriptors".to_owned());
         }
         let sockets = descriptions.into_iter().zip(&mut descriptors).collect();
         let sockets = PassedSockets::new(sockets).map_err(|error| error.to_string())?;
-        Ok(PassedState { sockets, journal_lock: descriptors.next() })
+        let pid = self.old.id().as_raw_nonzero().get().unsigned_abs();
+        Ok(PassedState { sockets, journal_lock: descriptors.next(), moved, origin: (pid, build) })
     }
 
     fn wait_for_take_over(&mut self) -> Result<(), String> {
@@ -104,8 +107,22 @@ impl Predecessor for Connected {
 
     fn take_sessions(self: Box<Self>, control: &Control) -> Result<(), String> {
         let Self { runtime, channel, old, version } = *self;
-        let mut adopter = Adopter::new(Arc::clone(control.gateway()));
-        let adopted = runtime.block_on(Receiver::new(&channel, &old, version).run(&mut adopter));
+        let mut sessions = Adopter::new(control);
+        let adopted = runtime.block_on(Receiver::new(&channel, &old, version).run(&mut sessions));
+        let handed_over = control.facts().handed_over.as_ref();
+        if let (Some(before), Some(end)) = (handed_over, &adopted.end) {
+            let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+            let totals = HandoverTotals {
+                moved: number(end.moved),
+                drained: number(end.drained),
+                failed: number(end.failed),
+                longest_pause: adopted.pauses.longest(),
+                took: clock::now().saturating_duration_since(control.facts().started),
+            };
+            before.complete();
+            control.gateway().process.metrics.count_handover(&totals);
+            log_taken_over(before.pid, &before.version, &totals);
+        }
         if let Some(reason) = &adopted.last_refusal {
             tracing::warn!(refused = adopted.refused, reason, "sessions of the process before drain there");
         }

@@ -105,10 +105,14 @@ impl Upgrade<'_> {
 
     /// Passes the sockets and the state, and waits until the new process has bound them.
     async fn pass_state(&mut self, version: u16) -> Result<(), UpgradeError> {
-        let HandedOver { sockets, journal_lock } = self.permit.sockets().await?;
+        let HandedOver { sockets, journal_lock, log_level } = self.permit.sockets().await?;
         let (descriptions, descriptors): (Vec<_>, Vec<OwnedFd>) = sockets.into_iter().unzip();
-        let sockets = SocketsState { sockets: descriptions, has_journal_lock: journal_lock.is_some() };
-        let records = process_state::export(self.control, &sockets).map_err(system)?;
+        let sockets = SocketsState {
+            sockets: descriptions,
+            has_journal_lock: journal_lock.is_some(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let records = process_state::export(self.control, &sockets, log_level).map_err(system)?;
         let (file, len) = write_sealed(&records, PROCESS_MAX_BYTES).map_err(system)?;
         drop(records);
         let passed = descriptors.iter().chain(&journal_lock).map(AsFd::as_fd);

@@ -19,6 +19,7 @@ use crate::relay::image::SessionImage;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::socket::DetachedSocket;
+use crate::server::control::{Control, HandedOver};
 
 /// The length of the number before the facts: their length, in little endian.
 const LENGTH_BYTES: usize = 4;
@@ -111,13 +112,14 @@ impl Sessions for WorkerSessions<'_> {
 #[derive(Debug)]
 pub struct Adopter {
     gateway: Arc<Gateway>,
+    handed_over: Option<Arc<HandedOver>>,
     next: usize,
 }
 
 impl Adopter {
     /// Distributes the sessions over the workers.
-    pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, next: 0 }
+    pub fn new(control: &Control) -> Self {
+        Self { gateway: Arc::clone(control.gateway()), handed_over: control.facts().handed_over.clone(), next: 0 }
     }
 }
 
@@ -147,6 +149,7 @@ impl Adopt for Adopter {
 
     async fn start(&mut self, session: AdoptedSession) {
         self.next = self.next.wrapping_add(1);
+        self.handed_over.iter().for_each(|before| before.add_sessions(1));
         self.gateway.workers.adopt(self.next, vec![session]).await;
     }
 }

@@ -1,8 +1,9 @@
 //! Tests of the waits for the end of a process, with real processes.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::handover::program::Program;
 
 fn child() -> Child {
     // It ends only when its input is closed.
@@ -16,9 +17,13 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn the_new_process_is_killed_and_reaped_before_its_end_is_proved() {
     block_on(async {
-        let mut process = NewProcess::new(child()).unwrap();
+        // It ends only when its input is closed.
+        let (_own, input) = std::os::unix::net::UnixStream::pair().unwrap();
+        let program = Program::of_this_process().unwrap();
+        let mut process = program.start(Some(std::path::Path::new("/bin/cat")), input.into()).unwrap();
+        let pid = Pid::from_raw(process.pid().cast_signed()).unwrap();
         let _proof = process.end().await.unwrap();
-        assert!(process.child.try_wait().unwrap().is_some());
+        assert_eq!(rustix::process::test_kill_process(pid), Err(Errno::SRCH));
         // A second call proves it again.
         process.end().await.unwrap();
     });
