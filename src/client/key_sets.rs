@@ -255,8 +255,6 @@ impl fmt::Debug for KeyFetcher {
     }
 }
 
-mod moved;
+pub mod moved;
 #[cfg(test)]
 mod tests;
-
-pub use moved::KeySetState;

@@ -11,7 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::found::{self, FoundServers};
 use super::gauges::gauges;
 use crate::balance::moved::PoolState;
-use crate::client::key_sets::KeySetState;
+use crate::client::key_sets::moved::KeySetState;
 use crate::config::Config;
 use crate::front::gateway::Gateway;
 use crate::runtime::clock;

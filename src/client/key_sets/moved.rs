@@ -93,7 +93,7 @@ mod tests {
         let live = old.get(&remote("a"));
         live.remember(body.clone());
         live.replace(KeySet::from_server(&body).unwrap(), None, now, 0);
-        old.get(&remote("without keys"));
+        old.get(&remote("empty"));
         let moved = old.export(now + Duration::from_secs(9));
         let moved: Vec<KeySetState> = postcard::from_bytes(&postcard::to_allocvec(&moved).unwrap()).unwrap();
         assert_eq!(moved.len(), 1);
