@@ -30,6 +30,7 @@ use super::upgrading::{self, Replaced};
 use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
+use crate::balance::moved::STARTED_BEFORE;
 use crate::client::KeySets;
 use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
@@ -125,12 +126,14 @@ impl Server {
         let listeners = open.prepare(&config.listeners, passed)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
         let key_sets = KeySets::new(clock::now);
+        // The servers of the process before have had their slow start.
+        let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
         let context = SnapshotContext {
             addresses: &addresses,
             max_sessions,
             counters: &counters,
             key_sets: &key_sets,
-            now: now.instant,
+            now: earlier.unwrap_or(now.instant),
         };
         let mut snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
         let (moved, origin) = before.unzip();
