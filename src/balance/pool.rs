@@ -154,6 +154,12 @@ impl Pool {
         self.queue.wake_first();
     }
 
+    /// Restores the settings that an operator gave a server. Unlike a new change it begins no slow start.
+    pub(super) fn apply_moved(&self, server: &Server, change: ServerChange) {
+        server.change(change);
+        self.add_weights();
+    }
+
     /// Puts the pool into use: ends the settings of an operator that the configuration has changed since, and those of
     /// servers that it has removed.
     pub fn begin_use(&self) {

@@ -1,5 +1,6 @@
 //! A server of a pool: its settings in one configuration, and its state, which outlives configurations.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -123,6 +124,11 @@ impl Server {
     /// Returns the state that an operator gave it.
     pub fn operator_state(&self) -> Option<OperatorState> {
         self.state.overrides.state()
+    }
+
+    /// Returns the state and the weight that an operator gave it.
+    pub(super) fn overridden(&self) -> (Option<OperatorState>, Option<NonZeroU16>) {
+        (self.state.overrides.state(), self.state.overrides.weight())
     }
 
     /// Changes the settings that an operator gave it.

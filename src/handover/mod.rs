@@ -11,6 +11,7 @@ pub mod pauses;
 pub mod sender;
 pub mod receiver;
 pub mod session;
+pub mod state;
 pub mod process_state;
 pub mod program;
 pub mod progress;

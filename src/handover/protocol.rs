@@ -182,12 +182,12 @@ impl<P> Prepared<P> {
     /// # Errors
     ///
     /// The message is for another batch. The batch stays prepared.
+    #[expect(clippy::needless_pass_by_value, reason = "a commit is used once")]
     pub fn start(self, commit: Commit) -> Result<Vec<P>, (Self, Mismatch)> {
-        let Commit { batch } = commit;
-        if batch == self.batch {
+        if commit.batch == self.batch {
             Ok(self.sessions)
         } else {
-            let mismatch = Mismatch::Batch(self.batch, batch);
+            let mismatch = Mismatch::Batch(self.batch, commit.batch);
             Err((self, mismatch))
         }
     }

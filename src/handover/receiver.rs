@@ -226,3 +226,6 @@ fn prepare_one<A: Adopt>(
     let session = adopt.prepare(version, image, descriptors, since(entry.exported_at))?;
     Ok(Timed { session, exported_at: entry.exported_at })
 }
+
+#[cfg(test)]
+mod tests;

@@ -195,10 +195,10 @@ pub fn decode<T: DeserializeOwned>(content: &[u8]) -> Result<T, RecordError> {
 }
 
 fn checksum(fields: &[u8], content: &[u8]) -> aws_lc_rs::digest::Digest {
-    let mut context = Context::new(&SHA256);
-    context.update(fields);
-    context.update(content);
-    context.finish()
+    let mut hash = Context::new(&SHA256);
+    hash.update(fields);
+    hash.update(content);
+    hash.finish()
 }
 
 #[cfg(test)]

@@ -148,7 +148,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
             }
             while let Some(batch) = self.fill(&mut waiting) {
                 if let Err(error) = self.transfer(batch).await {
-                    waiting.into_iter().for_each(|session| session.resume(Stay::MoveFailed));
+                    resume(waiting, Stay::MoveFailed);
                     return Err(error);
                 }
             }
@@ -212,7 +212,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         let (file, len) = match written {
             Ok(written) => written,
             Err(error) => {
-                frozen.resume().into_iter().for_each(|session| session.resume(Stay::MoveFailed));
+                resume(frozen.resume(), Stay::MoveFailed);
                 self.end_peer().await;
                 return Err(MoveError::Memory(error));
             }
@@ -231,7 +231,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
             }
         };
         self.counts.drained += refused.len();
-        refused.into_iter().for_each(|session| session.resume(Stay::Drains));
+        resume(refused, Stay::Drains);
         let count = accepted.len();
         let exported_at = accepted.sessions().iter().map(Moving::exported_at).min();
         let commit = accepted.erase();
@@ -268,9 +268,9 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     /// Ends the new process and resumes an offered batch.
     async fn take_back<S: Moving>(&mut self, batch: Offered<S>, error: MoveError) -> MoveError {
         if let Some(ended) = self.end_peer().await {
-            batch.resume(&ended).into_iter().for_each(|session| session.resume(Stay::MoveFailed));
+            resume(batch.resume(&ended), Stay::MoveFailed);
         } else {
-            // The new process may still run, so that nobody may use the keys here.
+            // The new process may still run, so that the keys must not be used here.
             self.counts.failed += batch.sessions().len();
             drop(batch);
         }
@@ -288,6 +288,13 @@ impl<'a, N: NewPeer> Sender<'a, N> {
                 None
             }
         }
+    }
+}
+
+/// Continues sessions in this process.
+fn resume<S: Moving>(sessions: impl IntoIterator<Item = S>, stay: Stay) {
+    for session in sessions {
+        session.resume(stay);
     }
 }
 

@@ -6,6 +6,7 @@ mod discovery;
 pub mod gauges;
 pub mod labels;
 mod merged;
+mod moved;
 mod process;
 mod samples;
 mod collect;
@@ -22,6 +23,7 @@ pub use definition::Handovers;
 use definition::{Reloads, Scrape};
 use gauges::Gauges;
 pub use merged::Merged;
+pub use moved::{MovedMetrics, SERIES_MAX};
 use process::ProcessFigures;
 use table::TABLE;
 pub use text::{CONTENT_TYPE, Family, Kind, Value};
@@ -39,6 +41,8 @@ pub struct Metrics {
     routes: Mutex<Option<BTreeSet<Arc<str>>>>,
     reloads: Mutex<Reloads>,
     handovers: Mutex<Handovers>,
+    /// The counts of the processes before this one.
+    moved: Mutex<MovedMetrics>,
 }
 
 /// The outcome of a reload.
@@ -60,6 +64,7 @@ impl Metrics {
             routes: Mutex::default(),
             reloads: Mutex::new(reloads),
             handovers: Mutex::default(),
+            moved: Mutex::default(),
         }
     }
 
@@ -138,6 +143,19 @@ impl Metrics {
         handshake.saturating_add(request)
     }
 
+    /// Returns the counts for the process that follows this one.
+    pub fn export(&self, gauges: &Gauges) -> MovedMetrics {
+        MovedMetrics::of(self.families(gauges, |_| true))
+    }
+
+    /// Continues the counts of the process before this one. Returns the number of series that were left out, because
+    /// this version does not know them or there are more than [`SERIES_MAX`].
+    pub fn import(&self, mut moved: MovedMetrics) -> usize {
+        let left_out = moved.check();
+        *lock(&self.moved) = moved;
+        left_out
+    }
+
     fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
         text::encode(self.collect(gauges, process, |_| true))
     }
@@ -146,7 +164,13 @@ impl Metrics {
         let merged = self.merged();
         let (started, reloads, handovers) = (self.started, *lock(&self.reloads), self.handovers());
         let scrape = Scrape { merged: &merged, gauges, reloads, handovers, process, started };
-        TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape)).collect()
+        let families = TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape));
+        let mut families: Vec<Family> = families.collect();
+        let (moved, routes) = (lock(&self.moved), lock(&self.routes));
+        for family in &mut families {
+            moved.add_to(family, routes.as_ref());
+        }
+        families
     }
 
     /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A

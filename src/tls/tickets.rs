@@ -257,9 +257,9 @@ mod tests {
     fn a_key_decrypts_for_one_lifetime_after_its_rotation() {
         let start = clock::now();
         for (after, is_accepted) in [
-            (LIFETIME - SECOND, true),
+            (LIFETIME.saturating_sub(SECOND), true),
             (LIFETIME, true),
-            (2 * LIFETIME - SECOND, true),
+            ((2 * LIFETIME).saturating_sub(SECOND), true),
             (2 * LIFETIME, false),
             (5 * LIFETIME, false),
         ] {
@@ -284,7 +284,7 @@ mod tests {
         let later = start + LIFETIME + SECOND;
         let second = old.encrypt_at(b"second", later).unwrap();
         let state = old.export(later);
-        assert_eq!(state.rotates_in, LIFETIME - SECOND);
+        assert_eq!(state.rotates_in, LIFETIME.saturating_sub(SECOND));
         let bytes = postcard::to_allocvec(&state).unwrap();
         let state: TicketKeysState = postcard::from_bytes(&bytes).unwrap();
         let new = keys(later);

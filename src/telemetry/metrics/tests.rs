@@ -432,3 +432,61 @@ proptest! {
         prop_assert_eq!(text(&many, &Gauges::default()), text(&one, &Gauges::default()));
     }
 }
+
+/// Returns the lines of a text that start with this.
+fn lines<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
+    text.lines().filter(|line| line.starts_with(start)).collect()
+}
+
+#[test]
+fn counters_continue_in_the_process_that_follows_and_gauges_do_not() {
+    let moved = |metrics: &Metrics| {
+        let bytes = postcard::to_allocvec(&metrics.export(&Gauges::default())).unwrap();
+        postcard::from_bytes::<MovedMetrics>(&bytes).unwrap()
+    };
+    let old = Metrics::new(Duration::ZERO);
+    let worker = old.worker();
+    let session = open(&worker, "chat");
+    worker.count_upgrade("chat", "no_token");
+    worker.count_upgrade("gone", "no_token");
+    let new = Metrics::new(Duration::ZERO);
+    new.retain(["chat".into()]);
+    assert_eq!(new.import(moved(&old)), 0);
+    let show = |metrics: &Metrics| text(metrics, &Gauges::default());
+    let upgrades = |metrics: &Metrics| lines(&show(metrics), "tollgate_upgrades_total{").join("\n");
+    assert!(lines(&show(&old), "tollgate_upgrades_total{").len() == 3, "{}", upgrades(&old));
+    // The configuration has no route `gone` any more.
+    assert_eq!(lines(&show(&new), "tollgate_upgrades_total{").len(), 2, "{}", upgrades(&new));
+    let counts = |metrics: &Metrics| lines(&show(metrics), "tollgate_upgrade_duration_seconds_count{").join("\n");
+    assert_eq!(counts(&new), counts(&old));
+    assert!(lines(&show(&new), "tollgate_sessions{").is_empty());
+    // What this process counts is added, and all of it passes on.
+    let (again, third) = (open(&new.worker(), "chat"), Metrics::new(Duration::ZERO));
+    third.import(moved(&new));
+    assert!(counts(&third).ends_with(" 2"), "{}", counts(&third));
+    assert!(upgrades(&third).contains("outcome=\"accepted\"} 2"), "{}", upgrades(&third));
+    drop((session, again));
+}
+
+#[test]
+fn series_that_the_table_does_not_know_are_not_continued() {
+    // The form of `MovedSeries`: the metric, the labels, and the kind of its value (0: a count).
+    let import = |metric: &str, labels: &[&str], count: u64| {
+        let bytes = postcard::to_allocvec(&vec![(metric, labels, (0_u8, count))]).unwrap();
+        let metrics = Metrics::new(Duration::ZERO);
+        (metrics.import(postcard::from_bytes(&bytes).unwrap()), text(&metrics, &Gauges::default()))
+    };
+    let (left_out, text) = import("tollgate_upgrades_total", &["chat", "accepted"], 3);
+    assert!(left_out == 0 && text.contains("outcome=\"accepted\"} 3"), "{text}");
+    let long = "a".repeat(600);
+    for (metric, labels) in [
+        ("tollgate_upgrades_total", &["chat"][..]),
+        ("tollgate_upgrades_total", &["chat", &long]),
+        ("tollgate_sessions", &["chat", "up"]),
+        ("tollgate_upgrade_duration_seconds", &["chat"]),
+        ("process_cpu_seconds_total", &[]),
+        ("tollgate_other_total", &[]),
+    ] {
+        assert_eq!(import(metric, labels, 3).0, 1, "{metric}");
+    }
+}
