@@ -38,15 +38,16 @@ pub fn prepare(gateway: &Gateway, facts: FactsState, parts: MovingParts) -> Resu
     };
     let snapshot = gateway.snapshot();
     let readmitted = snapshot.policy().readmit(&session, now).map_err(|removed| removed.label().to_owned())?;
-    let Readmitted { route, lease, shared, rejected } = readmitted;
+    let Readmitted { route, lease, shared, rejected, is_served } = readmitted;
     let rejected = rejected.filter(|_| snapshot.rechecks_sessions());
+    let rejected = rejected.map(|rejection| CloseReason::NotAdmitted(rejection.into()));
     Ok(AdoptedSession {
         parts,
         terms: RelayTerms { lease, limits: Arc::clone(&route.config.limits), shared },
         facts: Arc::new(facts),
         route,
         generation: snapshot.generation(),
-        rejected: rejected.map(|rejection| CloseReason::NotAdmitted(rejection.into())),
+        rejected: rejected.or((!is_served).then_some(CloseReason::ServerDrain)),
     })
 }
 

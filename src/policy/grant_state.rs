@@ -8,8 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::forward::{Answered, ForwardAnswer, Question};
 use super::grant::{Grant, SessionToken};
+use super::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS};
 use super::pattern::Params;
 use super::token_record::TokenRecord;
+
+/// The maximum length of a name, a host or an origin of another process, in bytes.
+pub const NAME_MAX_BYTES: usize = 1024;
+/// The maximum size of a token, a subject, or all header fields of an answer or a question, in bytes. A request head has
+/// at most half of it.
+const HEAD_MAX_BYTES: usize = 128 * 1024;
+/// The maximum number of header fields of an answer or a question.
+const FIELDS_MAX: usize = 1024;
 
 /// A [`Grant`] as plain data.
 #[derive(Serialize, Deserialize)]
@@ -49,8 +58,11 @@ impl Grant {
 }
 
 impl GrantState {
-    /// Returns the facts. `None` if a header field is not valid.
+    /// Returns the facts. `None` if a header field is not valid, or a part is longer than a request can make it.
     pub fn import(self) -> Option<Grant> {
+        if !self.is_bounded() {
+            return None;
+        }
         let Self { auth, subject, token, answered, params, host, origin, address } = self;
         let answered = answered.map(|answered| answered.import().ok_or(())).transpose().ok()?;
         let fresh = SessionToken::new(None);
@@ -58,6 +70,18 @@ impl GrantState {
             fresh.replace(token);
         }
         Some(Grant { auth, subject, token: fresh, answered, params, host, origin, address })
+    }
+}
+
+impl GrantState {
+    fn is_bounded(&self) -> bool {
+        let is_text = |text: Option<&[u8]>, max: usize| text.is_none_or(|text| text.len() <= max);
+        is_text(self.auth.as_deref().map(str::as_bytes), NAME_MAX_BYTES)
+            && is_text(self.subject.as_deref().map(str::as_bytes), HEAD_MAX_BYTES)
+            && is_text(Some(self.host.as_bytes()), NAME_MAX_BYTES)
+            && is_text(self.origin.as_deref(), NAME_MAX_BYTES)
+            && self.token.as_ref().is_none_or(|token| token.is_bounded(HEAD_MAX_BYTES))
+            && self.params.is_bounded(PATH_MAX_SEGMENTS, PATH_MAX_BYTES)
     }
 }
 
@@ -77,12 +101,16 @@ impl AnsweredState {
 
     fn import(self) -> Option<Answered> {
         let Self { headers, subject, question } = self;
+        let has_valid_subject = subject.as_ref().is_none_or(|subject| subject.len() <= HEAD_MAX_BYTES);
+        if !has_valid_subject || !is_head(&headers) || !question.as_deref().is_none_or(is_head) {
+            return None;
+        }
         let answer = ForwardAnswer::of_parts(headers.into_iter().map(field).collect::<Option<_>>()?, subject);
         let question = match question {
             Some(headers) => {
                 let mut map = HeaderMap::new();
                 for (name, value) in headers.into_iter().map(field).collect::<Option<Vec<_>>>()? {
-                    map.append(name, value);
+                    map.try_append(name, value).ok()?;
                 }
                 Some(Arc::new(Question::new(map)))
             }
@@ -90,6 +118,12 @@ impl AnsweredState {
         };
         Some(Answered { answer: Arc::new(answer), question })
     }
+}
+
+/// Whether these fields can be those of a request or a response.
+fn is_head(fields: &[(String, Vec<u8>)]) -> bool {
+    let len = |(name, value): &(String, Vec<u8>)| name.len().saturating_add(value.len());
+    fields.len() <= FIELDS_MAX && fields.iter().map(len).fold(0, usize::saturating_add) <= HEAD_MAX_BYTES
 }
 
 fn field((name, value): (String, Vec<u8>)) -> Option<(HeaderName, HeaderValue)> {
@@ -104,3 +138,6 @@ impl std::fmt::Debug for GrantState {
         f.debug_struct("GrantState").field("auth", &self.auth).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,6 +192,14 @@ impl Params {
         Self { values }
     }
 
+    /// Whether there are at most `max` values, and they and their names have at most `max_bytes` each in total.
+    pub(super) fn is_bounded(&self, max: usize, max_bytes: usize) -> bool {
+        let sum = |len: fn(&(Arc<str>, String)) -> usize| self.values.iter().map(len).fold(0, usize::saturating_add);
+        self.values.len() <= max
+            && sum(|(name, _)| name.len()) <= max_bytes
+            && sum(|(_, value)| value.len()) <= max_bytes
+    }
+
     /// Returns the value of a placeholder: decoded text that the client chose. The value of `{name}` is not empty and
     /// contains no `/`. The value of `{*name}` may be empty, and each `/` in it separates two segments.
     #[must_use]

@@ -52,6 +52,9 @@ pub struct Readmitted {
     pub shared: SharedCounts,
     /// Why these rules do not admit it. It is to be closed then.
     pub rejected: Option<Rejection>,
+    /// Whether its upstream has its server, if it has one. It is to be closed otherwise: the server is not in the pool,
+    /// so no drain of the server would end it.
+    pub is_served: bool,
 }
 
 impl Policy {
@@ -84,9 +87,9 @@ impl Policy {
         if session.is_client_released {
             lease.release_client();
         }
-        if session.has_server
-            && let Some(counted) = pool.adopt_session(session.server)
-        {
+        let counted = if session.has_server { pool.adopt_session(session.server) } else { None };
+        let is_served = counted.is_some() || !session.has_server;
+        if let Some(counted) = counted {
             lease.hold_server(counted);
         }
         let shared = self.shared_counts(route, &client, now.instant);
@@ -97,7 +100,7 @@ impl Policy {
         if let (Some(counts), Some(exported)) = (&shared.bytes, bytes) {
             counts.iter().zip(exported).for_each(|(count, exported)| count.raise(exported, now.instant));
         }
-        Ok(Readmitted { route: Arc::clone(route), lease, shared, rejected })
+        Ok(Readmitted { route: Arc::clone(route), lease, shared, rejected, is_served })
     }
 }
 

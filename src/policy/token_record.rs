@@ -41,6 +41,11 @@ impl TokenRecord {
         login(&self.payload).is_some_and(|own| login(&other.payload) == Some(own))
     }
 
+    /// Whether the payload has at most `max` bytes, and each claim a length that a record keeps.
+    pub(super) fn is_bounded(&self, max: usize) -> bool {
+        self.payload.len() <= max && self.ids.is_bounded()
+    }
+
     /// Returns the claims by which the token can be revoked.
     pub fn ids(&self) -> &TokenIds {
         &self.ids

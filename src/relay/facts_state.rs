@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::facts::SessionFacts;
-use crate::policy::grant_state::GrantState;
+use crate::policy::grant_state::{GrantState, NAME_MAX_BYTES};
 use crate::session::state::RelativeTime;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId};
 use crate::tls::TlsSummary;
@@ -41,9 +41,13 @@ impl SessionFacts {
 }
 
 impl FactsState {
-    /// Returns the facts. `None` if a part is not valid.
+    /// Returns the facts. `None` if a part is not valid, or longer than a request can make it.
     pub fn import(self, now: Instant) -> Option<SessionFacts> {
         let Self { request_id, route, grant, upstream, server, summary, tls, started } = self;
+        let is_name = |name: &Arc<str>| name.len() <= NAME_MAX_BYTES;
+        if ![&route, &upstream, &server].into_iter().all(is_name) || !summary.is_bounded() {
+            return None;
+        }
         Some(SessionFacts {
             request_id: RequestId(request_id),
             route,

@@ -71,6 +71,11 @@ impl OwnedRequestSummary {
         RequestSummary { trace_id: self.0, host, path, origin }
     }
 
+    /// Whether each text has a length that [`RequestSummary::new`] keeps.
+    pub fn is_bounded(&self) -> bool {
+        self.1.iter().flatten().all(|text| text.len() <= super::TEXT_MAX_BYTES)
+    }
+
     /// Returns the path, unless it may have been truncated.
     pub fn whole_path(&self) -> Option<&str> {
         let [_, path, _] = &self.1;

@@ -17,7 +17,7 @@ pub const VALUE_MAX_CHARS: usize = 256;
 const ENTRY_BYTES: usize = size_of::<Revocation>() + 2 * 2 * size_of::<(RevocationId, usize)>() + 128;
 
 /// The claim by which a revocation names tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// `jti` (RFC 7519 section 4.1.7): one token.
     Token,
@@ -196,6 +196,11 @@ impl TokenIds {
             sid: claims.session_id().filter(short).map(Box::from),
             issued: claims.issued(),
         }
+    }
+
+    /// Whether each claim has a length that [`TokenIds::of`] keeps.
+    pub(in super::super) fn is_bounded(&self) -> bool {
+        [&self.jti, &self.sid].into_iter().flatten().all(|text| is_short(text))
     }
 
     /// Returns `sid`.
