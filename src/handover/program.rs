@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf, absolute};
+use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -160,11 +161,14 @@ impl NewProcess {
         limit: Duration,
         answer: impl Future<Output = Result<T, E>>,
     ) -> Result<T, String> {
+        let mut answer = pin!(timeout(limit, answer));
         let answered = tokio::select! {
-            // An answer counts even if the process has ended since.
-            biased;
-            answered = timeout(limit, answer) => answered,
-            () = self.ended.cancelled() => return Err(self.describe_end(awaited)),
+            answered = &mut answer => answered,
+            () = self.ended.cancelled() => match timeout(EXIT_TIMEOUT, answer).await {
+                // An answer counts even if the process has ended since.
+                Ok(Ok(Ok(answer))) => return Ok(answer),
+                _ => return Err(self.describe_end(awaited)),
+            },
         };
         match answered {
             Ok(Ok(answer)) => Ok(answer),

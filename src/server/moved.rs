@@ -14,6 +14,9 @@ use crate::balance::moved::PoolState;
 use crate::client::key_sets::moved::KeySetState;
 use crate::config::Config;
 use crate::front::gateway::Gateway;
+use crate::policy::counters::state::CountersState;
+use crate::policy::logout::state::RecentLogoutsState;
+use crate::policy::revocation::state::RevocationsState;
 use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics::MovedMetrics;
@@ -58,7 +61,7 @@ pub struct ListenerTickets {
 }
 
 /// The parts of the state. A part that the other process did not send is `None` or empty, and starts anew.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct MovedState {
     /// The generation of the configuration.
     pub generation: Option<u64>,
@@ -78,6 +81,12 @@ pub struct MovedState {
     pub metrics: Option<MovedMetrics>,
     /// The level of the log, if an operator has set it.
     pub log_level: Option<String>,
+    /// The counts of quotas.
+    pub counters: Option<CountersState>,
+    /// The revocations of the API.
+    pub revocations: Option<RevocationsState>,
+    /// The logout tokens that were received.
+    pub logouts: Option<RecentLogoutsState>,
 }
 
 impl MovedState {
@@ -99,6 +108,9 @@ impl MovedState {
             pools: snapshot.pools().map(|pool| pool.export(now)).collect(),
             metrics: Some(gateway.process.metrics.export(&gauges(gateway))),
             log_level: current.filter(|current| *current != level).map(|level| level.to_string()),
+            counters: Some(gateway.counters.export(now)),
+            revocations: Some(gateway.counters.revocations().export(clock::both().unix)),
+            logouts: Some(gateway.logouts.recent.export(clock::both().unix)),
         }
     }
 
@@ -128,6 +140,17 @@ impl MovedState {
         let unusable = gateway.key_sets.import(&self.key_sets, now);
         if unusable > 0 {
             tracing::warn!(unusable, "key sets of the process before cannot be used");
+        }
+        if let Some(counters) = self.counters {
+            gateway.counters.import(counters, now);
+        }
+        let unix = clock::both().unix;
+        let unusable = self.revocations.map_or(0, |moved| gateway.counters.revocations().import(moved, unix));
+        if unusable > 0 {
+            tracing::error!(unusable, "revocations of the process before are not in effect");
+        }
+        if let Some(logouts) = self.logouts {
+            gateway.logouts.recent.import(logouts, unix);
         }
         for moved in &self.pools {
             if let Some(pool) = snapshot.pool(&moved.upstream) {

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Pid;
@@ -24,6 +24,9 @@ use crate::support::session::Session;
 use crate::support::setup::Setup;
 use crate::support::upstream::{Server, Upstream};
 use crate::support::wire::{CLOSE, Frame};
+
+/// The time between two key updates of a client. They are charged to its quota of control frames, of 100 a second.
+const BETWEEN_KEY_UPDATES: Duration = Duration::from_millis(25);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 

@@ -58,9 +58,10 @@ fn fate_of(error: &io::Error) -> Fate {
 
 /// Sends numbered messages, and checks that each returns once and in order.
 fn talk(mut client: Client, over: &AtomicBool) -> Fate {
-    let mut number = 0;
+    let (mut number, mut updated) = (0, Instant::now());
     while !over.load(Ordering::Relaxed) {
-        if number % 7 == 3 {
+        if updated.elapsed() > BETWEEN_KEY_UPDATES {
+            updated = Instant::now();
             client.stream.conn.refresh_traffic_keys().unwrap();
         }
         if let Err(error) = client.try_send_frame(message(number)) {

@@ -279,7 +279,9 @@ fn counters_continue() {
     let counters = |stage: &Stage| {
         let text = stage.api.get("/metrics");
         let lines = text.as_str().unwrap().lines().filter(|line| !line.starts_with('#'));
-        let totals = lines.filter_map(|line| line.rsplit_once(' ')).filter(|(name, _)| name.contains("_total"));
+        let totals = lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(name, _)| name.contains("_total") && !name.starts_with("process_"));
         totals.map(|(name, value)| (name.to_owned(), value.parse::<f64>().unwrap())).collect::<Vec<_>>()
     };
     for _ in 0..3 {

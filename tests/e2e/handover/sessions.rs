@@ -41,12 +41,13 @@ fn ten_upgrades_in_a_row_keep_a_session() {
 }
 
 /// Sends numbered messages with some in flight until told to stop, and checks that each returns once and in order.
-/// Every few messages the client updates its key, and requests an update of the proxy's. Returns their number.
+/// All the time the client updates its key, and requests an update of the proxy's. Returns their number.
 fn talk(client: &mut Client, over: &AtomicBool) -> u32 {
     const IN_FLIGHT: u32 = 8;
-    let mut number = 0_u32;
+    let (mut number, mut updated) = (0_u32, Instant::now());
     while !over.load(Ordering::Relaxed) {
-        if number.is_multiple_of(5) {
+        if updated.elapsed() > BETWEEN_KEY_UPDATES {
+            updated = Instant::now();
             client.stream.conn.refresh_traffic_keys().unwrap();
         }
         client.send_text(&number.to_string());
@@ -130,6 +131,8 @@ fn fragmented_messages_continue_in_both_directions() {
     session.server.frame();
     stage.move_all(1);
     session.client.send_frame(Frame::text("a second one"));
+    session.server.expect_close(1002);
+    session.server.send_frame(Frame::close(1002, ""));
     session.client.expect_close(1002);
 }
 
