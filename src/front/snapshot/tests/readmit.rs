@@ -2,6 +2,7 @@
 
 use super::recheck::{clocks, facts, token};
 use super::*;
+use crate::balance::Server;
 use crate::policy::grant::Grant;
 use crate::policy::readmit::{ForeignSession, Readmitted};
 use crate::policy::recheck::Removed;
@@ -24,7 +25,7 @@ impl NextProcess {
     }
 
     fn sessions_of(&self, upstream: &str) -> Vec<u32> {
-        self.snapshot.pool(upstream).unwrap().servers().map(|server| server.sessions()).collect()
+        self.snapshot.pool(upstream).unwrap().servers().map(Server::sessions).collect()
     }
 }
 
