@@ -204,7 +204,7 @@ fn bind(
 fn upgrade(control: &Control) -> Option<UpgradeOnReload> {
     let unknown = |error| tracing::warn!(%error, "the process cannot be upgraded: its program is unknown");
     let file = ProgramFile::current().map_err(unknown).ok()?;
-    let program = Arc::new(Program::of_this_process().map_err(unknown).ok()?);
+    let program = Arc::new(Program::new(file.path().to_owned()));
     let (metrics, control) = (Arc::clone(&control.gateway().process.metrics), control.clone());
     let upgrader = Upgrader::new(metrics, move |binary, progress| {
         let (control, program) = (control.clone(), Arc::clone(&program));

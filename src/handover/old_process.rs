@@ -53,11 +53,7 @@ impl Connected {
     }
 
     fn receive(&self) -> Result<Received, String> {
-        let received = self.runtime.block_on(self.channel.receive(ANSWER_MAX)).map_err(|error| error.to_string())?;
-        match received.message {
-            Message::Failed(reason) => Err(reason),
-            _ => Ok(received),
-        }
+        self.runtime.block_on(self.channel.receive(ANSWER_MAX)).map_err(|error| error.to_string())
     }
 }
 

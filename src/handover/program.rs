@@ -6,7 +6,6 @@ use std::fs;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf, absolute};
@@ -24,8 +23,6 @@ use crate::runtime::tasks::start_blocking;
 pub const HANDOVER_VARIABLE: &str = "TOLLGATE_HANDOVER";
 /// The variables of systemd that concern only the process that it started.
 const NOT_PASSED: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
-/// The end of the path of a program that was removed or replaced on disk (`proc_pid_exe(5)`).
-const DELETED: &[u8] = b" (deleted)";
 /// How long a program may take to end after it has closed its end of the socket.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -54,13 +51,9 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Program {
-    /// Returns the program of this process. Must be called at its start: later its path may be that of a removed file.
-    ///
-    /// # Errors
-    /// If the system does not know the path.
-    pub fn of_this_process() -> io::Result<Self> {
-        let path = path_on_disk(std::env::current_exe()?);
-        Ok(Self { path, arguments: std::env::args_os().skip(1).collect() })
+    /// Returns the program at this path, with the arguments of this process.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, arguments: std::env::args_os().skip(1).collect() }
     }
 
     /// Returns the path of the program.
@@ -85,14 +78,6 @@ impl Program {
         check_executable(&path)
             .and_then(|()| start(&path, &self.arguments, socket))
             .map_err(|error| StartError { path, reason: error.to_string() })
-    }
-}
-
-/// Removes the mark of a file that was replaced on disk before the path was read, unless it is a part of the name.
-fn path_on_disk(path: PathBuf) -> PathBuf {
-    match path.as_os_str().as_bytes().strip_suffix(DELETED) {
-        Some(name) if !path.exists() => PathBuf::from(OsString::from_vec(name.to_vec())),
-        _ => path,
     }
 }
 

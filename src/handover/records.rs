@@ -16,7 +16,7 @@ pub const BATCH_MAX_BYTES: usize = 64 << 20;
 /// Limit on the content of the record of one session.
 pub const SESSION_MAX_BYTES: usize = 8 << 20;
 /// Limit on the bytes of the state of the process, and on the content of each of its records.
-pub const PROCESS_MAX_BYTES: usize = 64 << 20;
+pub const PROCESS_MAX_BYTES: usize = 256 << 20;
 /// The bytes of a record before its content.
 pub const HEADER_BYTES: usize = 8 + SHA256_OUTPUT_LEN;
 /// Limit on the records of one list.

@@ -126,12 +126,14 @@ impl Upgrade<'_> {
     }
 
     async fn answer(&mut self, awaited: &str) -> Result<Message, UpgradeError> {
-        let received = async { self.channel.receive(START_MAX).await };
-        let received = self.new.answer(awaited, START_MAX, received).await.map_err(UpgradeError::NoAnswer)?;
-        match received.message {
-            Message::Failed(reason) => Err(UpgradeError::Rejected(reason)),
-            message => Ok(message),
-        }
+        let received = async {
+            match self.channel.receive(START_MAX).await {
+                Ok(received) => Ok(Ok(received.message)),
+                Err(ChannelError::Failed(reason)) => Ok(Err(UpgradeError::Rejected(reason))),
+                Err(error) => Err(error),
+            }
+        };
+        self.new.answer(awaited, START_MAX, received).await.map_err(UpgradeError::NoAnswer)?
     }
 
     /// Lets the new process accept, and moves the sessions.

@@ -19,8 +19,8 @@ fn the_new_process_is_killed_and_reaped_before_its_end_is_proved() {
     block_on(async {
         // It ends only when its input is closed.
         let (_own, input) = std::os::unix::net::UnixStream::pair().unwrap();
-        let program = Program::of_this_process().unwrap();
-        let mut process = program.start(Some(std::path::Path::new("/bin/cat")), input.into()).unwrap();
+        let program = Program::new("/bin/cat".into());
+        let mut process = program.start(None, input.into()).unwrap();
         let pid = Pid::from_raw(process.pid().cast_signed()).unwrap();
         let _proof = process.end().await.unwrap();
         assert_eq!(rustix::process::test_kill_process(pid), Err(Errno::SRCH));

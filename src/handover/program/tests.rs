@@ -60,16 +60,6 @@ fn a_program_that_cannot_be_started_is_named() {
     assert_eq!(relative.path, std::env::current_dir().unwrap().join("no-such-program"));
 }
 
-#[test]
-fn the_mark_of_a_replaced_file_is_not_a_part_of_its_name() {
-    let script = Script::new("replaced", 0o700, "exit 0");
-    let marked = PathBuf::from(format!("{} (deleted)", script.path().display()));
-    assert_eq!(path_on_disk(marked.clone()), script.path());
-    fs::write(&marked, "").unwrap();
-    assert_eq!(path_on_disk(marked.clone()), marked, "it is a file");
-    assert_eq!(path_on_disk(script.path()), script.path());
-}
-
 #[tokio::test]
 async fn the_program_gets_the_socket_the_arguments_and_the_variable() {
     let text = "echo \"$TOLLGATE_HANDOVER $1 $2 ${LISTEN_FDS-none}\" >&0; exec 0<&-; exec sleep 600";

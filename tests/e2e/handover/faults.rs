@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{PROGRAM, Stage, ask, pid_of, script, to};
+use super::{BETWEEN_KEY_UPDATES, PROGRAM, Stage, ask, pid_of, script, to};
 use crate::support::process::{Process, running_with};
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use super::{Stage, echo};
+use super::{BETWEEN_KEY_UPDATES, Stage, echo};
 use crate::support::PATIENCE;
 use crate::support::pki;
 use crate::support::request::Request;
