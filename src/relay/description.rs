@@ -96,7 +96,7 @@ struct Sample {
     counts: [u64; 4],
 }
 
-/// The state of a [`RateWindow`] as plain data: two times, each with the counts at that time.
+/// The state of the rates as plain data: two times, each with the counts at that time.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct RateWindowState([(RelativeTime, [u64; 4]); 2]);
 
