@@ -2,6 +2,7 @@
 
 use tollgate::handover::records::{self, Record, Records, SESSION_MAX_BYTES};
 use tollgate::handover::wire::{MESSAGE_MAX_BYTES, Message};
+use tollgate::relay::image::SessionImage;
 
 /// Values of every kind of length and choice that an image contains.
 type Values = (u16, Option<u64>, Vec<u8>, String, Vec<(u8, Option<String>)>, Result<bool, [u8; 4]>);
@@ -9,22 +10,26 @@ type Values = (u16, Option<u64>, Vec<u8>, String, Vec<(u8, Option<String>)>, Res
 /// Checks one input. The first byte selects how it is read.
 pub fn handover(data: &[u8]) {
     let Some((&selector, data)) = data.split_first() else { return };
-    match selector % 4 {
+    match selector % 5 {
         0 => message(data),
         1 => list(data),
         2 => written(data),
-        _ => content(data),
+        3 => content(data),
+        _ => image(data),
     }
 }
 
 /// Whether an input is a good message, list of records or content.
 pub fn is_good_handover(data: &[u8]) -> bool {
     match data.split_first() {
-        Some((&selector, data)) if selector % 4 == 0 => Message::decode(data).is_ok(),
-        Some((&selector, data)) if selector % 4 == 1 => {
+        Some((&selector, data)) if selector % 5 == 0 => Message::decode(data).is_ok(),
+        Some((&selector, data)) if selector % 5 == 1 => {
             !data.is_empty() && Records::new(data, SESSION_MAX_BYTES).all(|record| record.is_ok())
         }
-        Some((&selector, data)) if selector % 4 == 3 => records::decode::<Values>(data).is_ok(),
+        Some((&selector, data)) if selector % 5 == 3 => records::decode::<Values>(data).is_ok(),
+        Some((&selector, data)) if selector % 5 == 4 => {
+            data.split_first().is_some_and(|(&version, data)| SessionImage::decode(version.into(), data).is_ok())
+        }
         _ => false,
     }
 }
@@ -83,5 +88,16 @@ fn content(bytes: &[u8]) {
     if let Ok(values) = records::decode::<Values>(bytes) {
         let encoded = records::encode(&values, bytes.len()).unwrap();
         assert_eq!(records::decode::<Values>(&encoded), Ok(values));
+    }
+}
+
+/// Reads the state of a session in the version that the first byte says.
+fn image(data: &[u8]) {
+    let Some((&version, data)) = data.split_first() else { return };
+    let version = u16::from(version);
+    if let Ok(image) = SessionImage::decode(version, data) {
+        let encoded = image.encode(version).unwrap();
+        let again = SessionImage::decode(version, &encoded).unwrap();
+        assert_eq!(again.encode(version).unwrap(), encoded);
     }
 }
