@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             Command::Upstreams(upstreams) => admin::upstreams::run(&upstreams),
             Command::Tap(tap) => admin::tap::run(&tap),
             Command::Reload(reload) => admin::reload::run(&reload),
+            Command::Upgrade(upgrade) => admin::upgrade::run(&upgrade),
             Command::Schema => schema::run(),
             Command::Man(pages) => man::run(&pages),
             Command::Completions(completions) => completions::run(&completions),

@@ -5,8 +5,8 @@
 //! Purpose: rustls keeps 4 KiB per connection at all times, reads 4 KiB at a time and allocates for every record. A
 //! proxy holds many idle connections and forwards many small records. Here a connection owns two traffic secrets, two
 //! sequence numbers and two AEAD contexts. Records are opened in the buffer that they were read into. Plaintext is
-//! sealed from the buffer that it was read into, directly into the output. Such a state could also be serialized and
-//! passed to another process.
+//! sealed from the buffer that it was read into, directly into the output. [`SealerState`] and [`OpenerState`] pass the
+//! connection to another process.
 //!
 //! Assumptions: rustls does the handshake and everything that authenticates the peer. aws-lc provides the AEADs and
 //! HKDF. The traffic secrets and both sequence numbers are correct, and nothing else seals with them, because a
@@ -29,8 +29,8 @@ pub mod opener;
 pub mod sealer;
 
 pub use keys::{Suite, TrafficSecret};
-pub use opener::{Content, Opened, Opener, Violation};
-pub use sealer::{SealError, Sealed, Sealer};
+pub use opener::{Content, Opened, Opener, OpenerState, Violation};
+pub use sealer::{SealError, Sealed, Sealer, SealerState};
 pub use wire::{
     Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATES_MAX, OVERHEAD, PLAINTEXT_MAX, RECORD_MAX,
     TAG_LEN,

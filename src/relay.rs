@@ -1,10 +1,14 @@
 //! Relays the bytes of one session: reads, passes them to the session, writes. The session makes every decision.
 
+pub mod adopted;
 mod budget;
 mod commands;
 pub mod description;
 pub mod early_ends;
 pub mod facts;
+pub mod facts_state;
+pub mod freezing;
+pub mod image;
 mod output_age;
 pub mod peer_io;
 mod read;
@@ -17,6 +21,8 @@ pub mod renewal_count;
 pub mod replaced;
 mod slow_client;
 pub mod stream;
+pub mod session_task;
+pub mod terms;
 pub mod watcher;
 pub mod workers;
 mod write;
@@ -42,6 +48,7 @@ use budget::{Budget, ReadOutcome};
 use description::RateWindow;
 use early_ends::EarlyEnds;
 use facts::SessionFacts;
+use freezing::FreezeRequest;
 use output_age::SlowClient;
 use peer_io::PeerIo;
 use registry::SessionGuard;
@@ -102,7 +109,7 @@ pub struct Relay<C, U> {
     client: PeerIo<C>,
     upstream: PeerIo<Releasable<U>>,
     guard: SessionGuard,
-    _load: LoadGuard,
+    load: LoadGuard,
     metrics: SessionMetrics,
     /// The time at which the session hibernates, unless bytes are read before. `None` while it hibernates.
     hibernate_at: Option<Instant>,
@@ -126,7 +133,34 @@ pub struct Relay<C, U> {
     watchers: Vec<Watcher>,
     facts: Arc<SessionFacts>,
     lease: Lease,
+    open: OpenSession,
     process: Arc<Process>,
+}
+
+/// Counts a session as open until it is dropped.
+#[derive(Debug)]
+struct OpenSession(Arc<Process>);
+
+impl OpenSession {
+    fn new(process: &Arc<Process>) -> Self {
+        process.lifecycle.open_session();
+        Self(Arc::clone(process))
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.lifecycle.close_session();
+    }
+}
+
+/// Why a relay stops.
+#[derive(Debug)]
+pub enum RelayExit {
+    /// The session is over, and both connections are closed.
+    Ended,
+    /// The session is to be frozen. The relay continues if it is polled again instead.
+    Freeze(FreezeRequest),
 }
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
@@ -141,14 +175,13 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
         guards: RelayGuards,
     ) -> Self {
         let RelayGuards { session: guard, connection: load, metrics } = guards;
-        process.lifecycle.open_session();
         let now = clock::now();
         let relay = Self {
             session,
             client: PeerIo::new(client.0, client.1),
             upstream: PeerIo::new(Releasable(Some(upstream.0)), upstream.1),
             guard,
-            _load: load,
+            load,
             metrics,
             hibernate_at: Some(clock::after(now, HIBERNATE_AFTER)),
             watch_at: None,
@@ -162,6 +195,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
             watchers: Vec::new(),
             facts,
             lease,
+            open: OpenSession::new(&process),
             process,
         };
         relay.limit_unsent();
@@ -183,22 +217,18 @@ impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     }
 }
 
-impl<C, U> Drop for Relay<C, U> {
-    fn drop(&mut self) {
-        self.process.lifecycle.close_session();
-    }
-}
-
 impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
-    type Output = ();
+    type Output = RelayExit;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RelayExit> {
         let relay = &mut *self;
         let now = clock::now();
         if relay.phase != relay.process.lifecycle.phase() && relay.follow_phase(now) == Phase::Aborted {
-            return Poll::Ready(());
+            return Poll::Ready(RelayExit::Ended);
         }
-        relay.run_commands(cx, now);
+        if let Some(request) = relay.run_commands(cx, now) {
+            return Poll::Ready(RelayExit::Freeze(request));
+        }
         if relay.lingers_until.is_none() {
             let polled = relay.poll_session(cx, now);
             relay.metrics.count(&relay.session.counts(), relay.session.on_excess());
@@ -213,7 +243,7 @@ impl<C: Stream + 'static, U: Stream + 'static> Future for Relay<C, U> {
             relay.lease.release_client();
             relay.lingers_until = Some(clock::after(now, SERVER_CLOSES_FIRST.saturating_add(LINGER)));
         }
-        relay.poll_close(cx, now)
+        relay.poll_close(cx, now).map(|()| RelayExit::Ended)
     }
 }
 

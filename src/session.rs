@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::balance::UpstreamLoss;
+use crate::policy::counters::SharedCounts;
 use crate::policy::expiry::Expiry;
 use crate::policy::limits::{Limits, OnExcess};
 use crate::policy::quota::{Count, Limiter, LocalLimiter};
@@ -245,6 +246,14 @@ impl Session {
     /// Returns the limits in force.
     pub fn limits(&self) -> &Arc<Limits> {
         &self.limits
+    }
+
+    /// Returns the counts of messages and bytes that the session shares with others, or has alone.
+    pub fn shared_counts(&self) -> SharedCounts {
+        SharedCounts {
+            messages: self.messages.as_ref().map(|limiter| Arc::clone(limiter.count())),
+            bytes: self.metering.as_ref().and_then(|metering| metering.bytes.as_ref()).map(ByteMeters::counts),
+        }
     }
 
     /// Returns how many payload bytes are missing of the frame of which a part was forwarded from a side.

@@ -126,6 +126,7 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
         recheck_max_percent: None,
         recheck_rate: Rate { count: count(5), period: seconds(60) },
         host_fall_through: true,
+        upgrade_on_reload: true,
         resolver: vec!["127.0.0.1:5353".parse().unwrap(), "[::1]:53".parse().unwrap()],
         record_layer: RecordLayer::Rustls,
     };

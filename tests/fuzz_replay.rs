@@ -130,6 +130,11 @@ fn forwarded() {
     replay("forwarded", checks::forwarded);
 }
 
+#[test]
+fn handover() {
+    replay("handover", checks::handover);
+}
+
 /// If all seeds were rejected early, the code behind the first checks would never run.
 #[test]
 fn some_seeds_are_accepted() {
@@ -140,5 +145,8 @@ fn some_seeds_are_accepted() {
     assert_eq!(passing("token", checks::is_admitted_token), ["fraction", "good_es256", "good_hs256"]);
     let present = ["dotted", "equal", "escaped_pointer", "member", "pointer", "url"];
     assert_eq!(passing("claims", checks::is_present), present);
+    let messages = ["ack", "commit", "content", "end", "failed", "hello", "prepare", "ready", "records"];
+    let good = [&messages[..], &["session_v1", "session_v2", "state", "take_over"]].concat();
+    assert_eq!(passing("handover", checks::is_good_handover), good);
     assert_eq!(passing("config", checks::is_good_config), ["crlf.toml", "everything.toml", "minimal.toml"]);
 }

@@ -22,8 +22,8 @@ use super::extract::check_type;
 use super::problem::{PROBLEM_TYPE, Problem};
 use super::state::{Shared, State};
 use super::{
-    auths, certificates, events, frames, history, metrics, operations, process, revocations, routes, schema, servers,
-    sessions, upstreams,
+    auths, certificates, events, frames, handover, history, metrics, operations, process, revocations, routes, schema,
+    servers, sessions, upstreams,
 };
 use crate::server::control::Control;
 
@@ -46,6 +46,7 @@ pub(super) fn admin(mut state: State, access: Access) -> Router {
         .routes(routes!(metrics::scrape))
         .routes(routes!(process::info))
         .routes(routes!(process::reload))
+        .routes(routes!(handover::upgrade))
         .routes(routes!(process::log_level))
         .routes(routes!(sessions::list))
         .routes(routes!(operations::close))

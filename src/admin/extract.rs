@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::body::HttpBody as _;
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -57,6 +58,17 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
         };
         let content = serde_json::from_slice(&body);
         content.map(Self).map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))
+    }
+}
+
+impl<T: DeserializeOwned, S: Sync> OptionalFromRequest<S> for Json<T> {
+    type Rejection = Box<Problem>;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Self::Rejection> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
 }
 

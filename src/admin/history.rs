@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Query;
-use super::metrics::gauges;
 use super::problem::{Problem, Result};
 use super::state::Shared;
 use crate::runtime::clock;
 use crate::server::control::Control;
+use crate::server::gauges::gauges;
 use crate::telemetry::history::{Figures, History, INTERVAL, Sample, SeriesFigures, is_tracked};
 
 /// The parameters of a request.
@@ -123,7 +123,7 @@ fn next_time(now: Duration) -> Duration {
 }
 
 fn sample(control: &Control, unix: Duration) -> Sample {
-    let families = control.gateway().process.metrics.families(&gauges(control), is_tracked);
+    let families = control.gateway().process.metrics.families(&gauges(control.gateway()), is_tracked);
     Sample::new(unix.as_secs_f64(), &families)
 }
 

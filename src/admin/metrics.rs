@@ -1,22 +1,12 @@
 //! `GET /metrics`: the metrics in the text format of Prometheus.
 
-use std::sync::Arc;
-
 use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 
 use super::state::{Shared, State};
-use crate::balance::Pool;
-use crate::runtime::clock;
-use crate::server::control::Control;
-use crate::telemetry::log;
+use crate::server::gauges::gauges;
 use crate::telemetry::metrics;
-use crate::telemetry::metrics::gauges::{
-    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
-    UpstreamGauges,
-};
-use crate::tls::expiry::Expiry;
 
 /// Returns the metrics in the text format of Prometheus.
 #[utoipa::path(
@@ -30,37 +20,5 @@ pub(super) async fn scrape(Extract(state): Shared) -> Response {
 }
 
 fn text(state: &State) -> String {
-    state.control.gateway().process.metrics.encode(&gauges(&state.control))
-}
-
-fn certificate(expiry: Expiry) -> CertificateGauges {
-    CertificateGauges { name: expiry.names.into_iter().next().unwrap_or_default(), expires: expiry.not_after }
-}
-
-/// Returns the values of an upstream whose servers are discovered.
-fn discovery(control: &Control, pool: &Pool) -> Option<DiscoveryGauges> {
-    let config = pool.config();
-    let failures = control.gateway().discoveries.status(config.discover.as_ref()?).failures;
-    let servers = u64::try_from(config.servers.len()).unwrap_or(u64::MAX);
-    Some(DiscoveryGauges { upstream: Arc::clone(&config.name), servers, failures })
-}
-
-/// Returns the values that other parts of the process own.
-pub(super) fn gauges(control: &Control) -> Gauges {
-    let gateway = control.gateway();
-    let snapshot = gateway.snapshot();
-    let revocations = gateway.counters.revocations();
-    Gauges {
-        config_generation: snapshot.generation(),
-        certificates: snapshot.expiries().into_iter().map(certificate).collect(),
-        routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
-        upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
-        servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
-        discoveries: snapshot.pools().filter_map(|pool| discovery(control, pool)).collect(),
-        revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
-        revocations_refused: revocations.refused(),
-        key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
-        forward_auths: snapshot.forward_auths().map(|(auth, forward)| ForwardAuthGauges::of(auth, forward)).collect(),
-        log_lines_dropped: log::dropped_lines(),
-    }
+    state.control.gateway().process.metrics.encode(&gauges(state.control.gateway()))
 }

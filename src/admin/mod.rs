@@ -16,6 +16,7 @@ mod schema;
 mod filter;
 mod paging;
 mod view;
+mod handover;
 mod process;
 mod metrics;
 mod history;

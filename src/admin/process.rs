@@ -11,9 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::access::{Caller, Rights};
 use super::audit;
 use super::extract::{Json, Query};
+use super::handover::{HandedOverFrom, UpgradeInProgress};
 use super::problem::{Problem, Result};
 use super::state::{LastReload, Shared};
 use super::view::{Reload, rfc3339, seconds};
+use crate::handover::upgrader::Upgrader;
 use crate::runtime::clock;
 use crate::server::reload::{ReloadError, ReloadOptions};
 use crate::telemetry::log;
@@ -44,6 +46,10 @@ pub(super) struct Info {
     listeners: Vec<String>,
     /// The last reload; null if there was none.
     last_reload: Option<ReloadResult>,
+    /// The process that handed its sessions over to this one; null if this process was started on its own.
+    handed_over_from: Option<HandedOverFrom>,
+    /// The new process, while this one hands its sessions over; else null.
+    upgrade: Option<UpgradeInProgress>,
     /// Seconds since the start.
     uptime_seconds: f64,
     /// The rights of this request: `all`, or `read`.
@@ -152,6 +158,8 @@ pub(super) async fn info(Extract(state): Shared, Extension(caller): Extension<Ca
             is_successful: error.is_none(),
             error,
         }),
+        handed_over_from: facts.handed_over.as_deref().map(HandedOverFrom::from),
+        upgrade: state.upgrader.as_ref().and_then(Upgrader::successor).map(UpgradeInProgress::from),
         uptime_seconds: seconds(clock::now().saturating_duration_since(facts.started)),
         rights: match caller.rights {
             Rights::All => "all",

@@ -23,6 +23,7 @@ use super::listener::Bound;
 use super::state::{LastReload, State};
 use super::{api, history};
 use crate::config::{AdminAddress, AdminConfig, ListenAddress};
+use crate::handover::upgrader::Upgrader;
 use crate::runtime::clock;
 use crate::runtime::tasks::{Tasks, start_thread};
 use crate::server::api_sockets::Acceptance;
@@ -86,7 +87,8 @@ enum Listener {
 
 impl Admin {
     /// Binds the sockets and starts to serve. Without an address there is nothing to do. Sockets that the process before
-    /// passed are taken over instead, and nothing is accepted before the server runs.
+    /// passed are taken over instead, and nothing is accepted before the server runs. Without an upgrader the process
+    /// cannot be replaced.
     ///
     /// # Errors
     /// If an address cannot be bound, or the system does not provide a thread or an event queue.
@@ -94,6 +96,7 @@ impl Admin {
         config: Option<&AdminConfig>,
         metrics: Option<SocketAddr>,
         control: &Control,
+        upgrader: Option<&Upgrader>,
     ) -> Result<Self, AdminError> {
         let (stop, mut served, mut file) = (CancellationToken::new(), Vec::new(), None);
         let (mut address, mut metrics_address) = (None, None);
@@ -101,6 +104,7 @@ impl Admin {
         let last_reload = Arc::<Mutex<_>>::default();
         let history = Arc::<Mutex<_>>::default();
         let state = |payload| State {
+            upgrader: upgrader.cloned(),
             last_reload: Arc::clone(&last_reload),
             history: Arc::clone(&history),
             ..State::new(control.clone(), payload, stop.clone())

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::page::Page;
+use crate::handover::upgrader::Upgrader;
 use crate::server::control::Control;
 use crate::telemetry::history::History;
 
@@ -28,6 +29,8 @@ pub(super) struct LastReload {
 pub(super) struct State {
     /// The running process.
     pub(super) control: Control,
+    /// Replaces the process; `None`: that is not possible.
+    pub(super) upgrader: Option<Upgrader>,
     /// The last reload.
     pub(super) last_reload: Arc<Mutex<Option<LastReload>>>,
     /// Whether taps may show payloads.
@@ -53,6 +56,7 @@ impl State {
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
         Self {
             control,
+            upgrader: None,
             last_reload: Arc::default(),
             payload,
             watchers,

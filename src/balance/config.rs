@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use http::HeaderName;
 use rustls_pki_types::ServerName;
 
@@ -63,7 +65,7 @@ pub struct UpstreamConfig {
 }
 
 /// How the client of a session is closed whose connection to its server ended without a Close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamLoss {
     /// The code of its Close.
     pub close_code: CloseCode,

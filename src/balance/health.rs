@@ -441,5 +441,6 @@ fn later(now_ms: u64, time: Duration) -> u64 {
     now_ms.saturating_add(millis(time)).clamp(1, DOWN - 1)
 }
 
+pub mod state;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ pub mod rotation;
 pub mod retry;
 pub mod pool;
 pub mod paced;
+pub mod moved;
 #[cfg(test)]
 mod tests;
 

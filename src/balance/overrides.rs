@@ -4,10 +4,12 @@
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::config::ServerConfig;
 
 /// The state that an operator gives a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OperatorState {
     /// It gets sessions, even if the configuration drains it.
     Ready,

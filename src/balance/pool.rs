@@ -154,6 +154,12 @@ impl Pool {
         self.queue.wake_first();
     }
 
+    /// Restores the settings that an operator gave a server. Unlike a new change it begins no slow start.
+    pub(super) fn apply_moved(&self, server: &Server, change: ServerChange) {
+        server.change(change);
+        self.add_weights();
+    }
+
     /// Puts the pool into use: ends the settings of an operator that the configuration has changed since, and those of
     /// servers that it has removed.
     pub fn begin_use(&self) {
@@ -262,6 +268,11 @@ impl Pool {
     /// Returns the server of a session of this pool.
     pub fn server_of(&self, session: &ServerSession) -> Option<&Server> {
         self.servers.iter().find(|server| session.is_of(server))
+    }
+
+    /// Counts a session that another process has opened to the server of this name. `None` if the pool does not have it.
+    pub fn adopt_session(&self, server: &str) -> Option<ServerSession> {
+        self.servers.iter().find(|candidate| **candidate.name() == *server).map(Server::adopt_session)
     }
 
     /// Returns why a server of this pool gets sessions or not.

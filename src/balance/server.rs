@@ -1,5 +1,6 @@
 //! A server of a pool: its settings in one configuration, and its state, which outlives configurations.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -125,6 +126,11 @@ impl Server {
         self.state.overrides.state()
     }
 
+    /// Returns the state and the weight that an operator gave it.
+    pub(super) fn overridden(&self) -> (Option<OperatorState>, Option<NonZeroU16>) {
+        (self.state.overrides.state(), self.state.overrides.weight())
+    }
+
     /// Changes the settings that an operator gave it.
     pub(super) fn change(&self, change: ServerChange) {
         self.state.overrides.change(change, &self.config);
@@ -229,6 +235,14 @@ impl ServerState {
     /// Ends the settings of an operator.
     pub(super) fn end_overrides(&self) {
         self.overrides.end();
+    }
+}
+
+impl Server {
+    /// Counts a session that another process has opened, even beyond the limit of the server.
+    pub(super) fn adopt_session(&self) -> ServerSession {
+        self.state.sessions.fetch_add(1, Ordering::Relaxed);
+        ServerSession(Arc::clone(&self.state))
     }
 }
 

@@ -48,6 +48,8 @@ pub enum Command {
     Tap(admin::Tap),
     /// Make a running process read its configuration again
     Reload(admin::Reload),
+    /// Replace a running process by a new program, which continues its sessions
+    Upgrade(admin::Upgrade),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
     /// Print the man page, or write the pages of all subcommands

@@ -76,8 +76,8 @@ fn serve(demo: &Demo) -> Result<(), Box<dyn Error>> {
     // The page is not a part of the file, so a reload is not possible.
     let admin = config.admin.clone();
     let server = Server::bind(config, None)?;
-    let _admin = Admin::start(admin.as_ref(), None, server.control())?;
-    let stop = signals::receive(server.control().clone())?;
+    let _admin = Admin::start(admin.as_ref(), None, server.control(), None)?;
+    let stop = signals::receive(server.control().clone(), None)?;
     let ready =
         Ready { url, token, ca: dir.path("ca.pem"), page: format!("https://localhost:{port}/"), dashboard, file };
     if demo.json {

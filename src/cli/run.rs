@@ -5,15 +5,22 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
-use super::signals;
+use super::signals::{self, UpgradeOnReload};
+use super::systemd::{notify, notify_reloading};
 use crate::admin::{Admin, AdminError};
 use crate::config::{self, Config, Severity};
+use crate::handover::old_process;
+use crate::handover::on_disk::ProgramFile;
 use crate::handover::predecessor::{self, Predecessor};
+use crate::handover::program::Program;
+use crate::handover::replace::replace;
+use crate::handover::upgrader::Upgrader;
 use crate::runtime::tasks::start_blocking;
 use crate::server::control::Control;
 use crate::server::error::ServeError;
@@ -31,7 +38,7 @@ pub fn run(path: &Path) -> ExitCode {
     // Neither a core file nor another process of this user is to have the keys of sessions.
     let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let socket = predecessor::socket_of_environment();
-    match socket.and_then(|socket| socket.map(predecessor::connect).transpose()) {
+    match socket.and_then(|socket| socket.map(old_process::connect).transpose()) {
         Ok(predecessor) => run_after(predecessor, path, undumpable.map_err(io::Error::from)),
         Err(error) => {
             eprintln!("{}{error}", log::stderr_prefix(tracing::Level::ERROR));
@@ -186,9 +193,24 @@ fn bind(
     if let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()) {
         server.report_alive(interval);
     }
-    let admin = Admin::start(admin.as_ref(), metrics, server.control())?;
-    let stop = signals::receive(server.control().clone()).map_err(ServeError::System)?;
+    let upgrade = upgrade(server.control());
+    let upgrader = upgrade.as_ref().map(|upgrade| &upgrade.upgrader);
+    let admin = Admin::start(admin.as_ref(), metrics, server.control(), upgrader)?;
+    let stop = signals::receive(server.control().clone(), upgrade).map_err(ServeError::System)?;
     Ok(Bound { server, admin, stop })
+}
+
+/// Returns the handle that replaces the process, and its program; `None` if that is unknown.
+fn upgrade(control: &Control) -> Option<UpgradeOnReload> {
+    let unknown = |error| tracing::warn!(%error, "the process cannot be upgraded: its program is unknown");
+    let file = ProgramFile::current().map_err(unknown).ok()?;
+    let program = Arc::new(Program::new(file.path().to_owned()));
+    let (metrics, control) = (Arc::clone(&control.gateway().process.metrics), control.clone());
+    let upgrader = Upgrader::new(metrics, move |binary, progress| {
+        let (control, program) = (control.clone(), Arc::clone(&program));
+        Box::pin(async move { replace(&control, &program, binary.as_deref(), &progress).await })
+    });
+    Some(UpgradeOnReload { upgrader, program: file })
 }
 
 /// Reports a change of the process to the log and to systemd.
@@ -205,10 +227,7 @@ fn report(event: ServerEvent<'_>) {
         }
         // systemd accepts no message of this process any more, and the service does not stop.
         ServerEvent::Replaced(sessions) => tracing::info!(sessions, "replaced by another process"),
-        ServerEvent::Reloading => match NotifyState::monotonic_usec_now() {
-            Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "cannot notify systemd"),
-        },
+        ServerEvent::Reloading => notify_reloading(),
         ServerEvent::Alive => notify(&[NotifyState::Watchdog]),
         ServerEvent::Reloaded(result) => notify(&[NotifyState::Ready, NotifyState::Status(&report_reload(result))]),
     }
@@ -234,13 +253,6 @@ fn report_reload(result: &Result<ReloadSummary, ReloadError>) -> String {
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             format!("serving the earlier configuration; reload failed: {reason}")
         }
-    }
-}
-
-/// Notifies systemd. Has no effect outside systemd; a failure is logged and does not stop the process.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot notify systemd");
     }
 }
 

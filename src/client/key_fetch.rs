@@ -18,7 +18,7 @@ use crate::policy::remote::{HttpUrl, UrlError};
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum size of a response: as large as a key file may be. A set of five keys has a few kilobytes, or 20 with
 /// certificates.
-const BODY_MAX_BYTES: usize = 1 << 20;
+pub(super) const BODY_MAX_BYTES: usize = 1 << 20;
 const LIMITS: RequestLimits = RequestLimits { timeout: FETCH_TIMEOUT, body_max_bytes: BODY_MAX_BYTES };
 /// The number of unused connections that are kept. The two requests of a fetch follow each other.
 const IDLE_MAX: usize = 1;
@@ -28,6 +28,8 @@ const IDLE_MAX: usize = 1;
 pub struct Fetched {
     /// The keys.
     pub keys: KeySet,
+    /// The response.
+    pub body: Bytes,
     /// How long the response stays fresh, if it says so.
     pub lifetime: Option<Duration>,
 }
@@ -132,7 +134,7 @@ pub async fn fetch(client: &HttpClient, remote: &RemoteKeys) -> Result<Fetched, 
         let response = get(client, &url).await?;
         let lifetime = lifetime(response.headers());
         let keys = KeySet::from_server(response.body()).map_err(|error| FetchError::Keys(url, error))?;
-        Ok(Fetched { keys, lifetime })
+        Ok(Fetched { keys, body: response.into_body(), lifetime })
     };
     timeout(FETCH_TIMEOUT, fetching).await.unwrap_or(Err(FetchError::Timeout))
 }

@@ -201,7 +201,7 @@ impl KeyFetcher {
         let (auth, url) = (log.auths(), live.remote().location.url());
         let (was_failing, age_secs) = (live.schedule().is_failing(), live.age(now).map(|age| age.as_secs()));
         let random = u32::from_ne_bytes(random());
-        let Fetched { keys, lifetime } = match result {
+        let Fetched { keys, body, lifetime } = match result {
             Ok(fetched) => fetched,
             Err(error) => {
                 live.keep(now, random);
@@ -214,6 +214,7 @@ impl KeyFetcher {
         };
         log.succeed();
         let count = keys.ids().count();
+        live.remember(body.into());
         let KeysChanged { is_first, added, removed } = live.replace(keys, lifetime, now, random);
         if is_first {
             tracing::info!(auth, %url, keys = count, "key set fetched");
@@ -254,5 +255,6 @@ impl fmt::Debug for KeyFetcher {
     }
 }
 
+pub mod moved;
 #[cfg(test)]
 mod tests;

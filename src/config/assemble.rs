@@ -79,6 +79,7 @@ fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfi
     let shutdown_delay = section.duration(&keys::SHUTDOWN_DELAY);
     let drain_timeout = section.duration(&keys::DRAIN_TIMEOUT);
     let host_fall_through = section.flag(&keys::HOST_FALL_THROUGH);
+    let upgrade_on_reload = section.flag(&keys::UPGRADE_ON_RELOAD);
     let state_dir = revocations::state_dir(section, folder);
     let revocation_retention = section.duration(&keys::REVOCATION_RETENTION);
     let on_reload = section.choice(&keys::ON_RELOAD, &[("recheck", OnReload::Recheck), ("keep", OnReload::Keep)]);
@@ -106,6 +107,7 @@ fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfi
         recheck_max_percent: recheck_max?.value,
         recheck_rate: recheck_rate?,
         host_fall_through: host_fall_through?.value,
+        upgrade_on_reload: upgrade_on_reload?.value,
         resolver: resolver?,
         record_layer: record_layer?.value,
     })

@@ -10,29 +10,7 @@ use super::key::Kind::{
     TableArray, Text, TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
-
-/// A section of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SectionForm {
-    /// Its name, with the name of its parent section.
-    pub name: &'static str,
-    /// Its header as written in the file.
-    pub written: &'static str,
-}
-
-/// Every section.
-pub const SECTIONS: &[SectionForm] = &[
-    SectionForm { name: "server", written: "[server]" },
-    SectionForm { name: "log", written: "[log]" },
-    SectionForm { name: "admin", written: "[admin]" },
-    SectionForm { name: "metrics", written: "[metrics]" },
-    SectionForm { name: "listener", written: "[[listener]]" },
-    SectionForm { name: "auth", written: "[auth.NAME]" },
-    SectionForm { name: "upstream", written: "[upstream.NAME]" },
-    SectionForm { name: "upstream.health", written: "[upstream.NAME.health]" },
-    SectionForm { name: "route", written: "[[route]]" },
-    SectionForm { name: "route.limits", written: "[route.limits]" },
-];
+pub use super::sections::{SECTIONS, SectionForm};
 
 /// Maximum count of a rate, and maximum burst: far beyond what one client sends.
 const COUNT_MAX: u32 = 1_000_000;
@@ -102,6 +80,8 @@ keys! {
         "Rate at which sessions that a reload no longer admits are closed.";
     HOST_FALL_THROUGH = "server" "host_fall_through", Flag, Value("false"),
         "Whether a request that matches no route of its host is matched against the routes of less specific hosts.";
+    UPGRADE_ON_RELOAD = "server" "upgrade_on_reload", Flag, Value("false"),
+        "Whether SIGHUP also replaces the process, with all its sessions, if its program on disk has changed.";
     REVOCATIONS_FILE = "server" "revocations_file", File, Nothing,
         "A JSON list of revocations, in the form of the admin API; it is watched, and an entry holds while it is listed.";
     REVOCATION_RETENTION = "server" "revocation_retention", span(MINUTE, Duration::from_hours(24 * 366)), Value("\"1d\""),

@@ -20,6 +20,7 @@ mod forward;
 #[cfg(test)]
 pub(crate) mod tests;
 mod key;
+mod sections;
 mod key_source;
 pub mod keys;
 mod limits;

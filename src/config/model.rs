@@ -131,6 +131,8 @@ pub struct ProcessConfig {
     pub recheck_rate: Rate,
     /// Whether a request that matches no route of its host is matched against the routes of less specific hosts.
     pub host_fall_through: bool,
+    /// Whether SIGHUP replaces the process if its program on disk has changed.
+    pub upgrade_on_reload: bool,
     /// The name servers for the names of upstream servers; empty: those of the system.
     pub resolver: Vec<SocketAddr>,
     /// The record layer of TLS 1.3 connections after their handshake.

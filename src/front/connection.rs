@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::accept::{AcceptedConnection, accept, after_drain};
+use super::admitted::check_registered;
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use super::request_stream::RequestStream;
@@ -29,9 +30,7 @@ use crate::policy::forwarded::Client;
 use crate::policy::peer::Peer;
 use crate::policy::rejection::Rejection;
 use crate::relay::facts::SessionFacts;
-use crate::relay::recheck::{end_if_key_lost, recheck_late};
-use crate::relay::registry::{Command, SessionContext};
-use crate::relay::revoke::revoke_late;
+use crate::relay::registry::SessionContext;
 use crate::relay::{Prefixed, Relay, RelayGuards};
 use crate::runtime::clock;
 use crate::runtime::cycle;
@@ -39,7 +38,6 @@ use crate::runtime::entropy;
 use crate::runtime::guard::{LoadGuard, PendingConnection};
 use crate::runtime::pending_limit::{ClosingPermit, PendingPermit};
 use crate::runtime::socket::SocketStream;
-use crate::session::CloseReason;
 use crate::telemetry::metrics::labels::ConnectionState;
 use crate::telemetry::metrics::worker::{ConnectionGuard, SessionMetrics, WorkerMetrics};
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
@@ -132,20 +130,7 @@ fn relay(
     session.report_upgrade(admission.exceeded());
     let mut lease = admission.into_lease();
     lease.hold_server(server_session);
-    if lease.is_limited() {
-        sessions.registry().note_limited(session_guard.key());
-    }
-    if lease.is_replaced() {
-        // Another session took over a slot before this one was registered, so no worker found it.
-        let _ = sessions.registry().deliver_to(session_guard.key(), Command::Revoke(CloseReason::Replaced));
-    }
-    // A snapshot that was installed since the admission has checked the sessions that were registered by then.
-    let snapshot = gateway.snapshot();
-    if opened.generation < snapshot.rechecked_generation() {
-        recheck_late(sessions.registry(), session_guard.key(), snapshot.policy());
-    }
-    revoke_late(sessions.registry(), session_guard.key(), &facts.grant, &gateway.counters);
-    end_if_key_lost(sessions.registry(), session_guard.key());
+    check_registered(gateway, sessions, session_guard.key(), opened.generation, &lease, &facts);
     let guards = RelayGuards { session: session_guard, connection, metrics };
     Relay::new(lease, session, client_side, upstream_side, facts, Arc::clone(&gateway.process), guards)
 }

@@ -7,6 +7,8 @@ pub mod logouts;
 pub mod waiting;
 pub mod gateway;
 mod accept;
+pub mod adopt;
+mod admitted;
 pub mod identify;
 pub mod headers;
 pub mod question;

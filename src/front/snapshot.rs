@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::server::ProducesTickets;
-
 use super::connection_config::ConnectionConfig;
 use crate::balance::Pool;
 use crate::client::{KeySets, KeyUser};
@@ -24,6 +22,7 @@ use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, Route
 use crate::policy::token::{Verifier, VerifierConfig};
 use crate::tls;
 use crate::tls::expiry::Expiry;
+use crate::tls::tickets::TicketKeys;
 
 /// The longest time that a revocation holds which does not say when it ends.
 const REVOCATION_MAX: Duration = Duration::from_hours(366 * 24);
@@ -43,6 +42,7 @@ pub struct Snapshot {
     recheck_rate: Rate,
     memory_max: Option<u64>,
     revocation_retention: Duration,
+    upgrade_on_reload: bool,
     rechecked: u64,
     file_name: PathBuf,
     /// The text of the configuration.
@@ -55,7 +55,7 @@ struct Listener {
     config: ListenerConfig,
     connections: Arc<ConnectionConfig>,
     /// Kept by every later snapshot, so that tickets stay valid.
-    ticketer: Arc<dyn ProducesTickets>,
+    ticketer: Arc<TicketKeys>,
 }
 
 /// The inputs of a snapshot besides the configuration.
@@ -93,6 +93,11 @@ impl Snapshot {
     /// Returns the number of this snapshot, counted from 1.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether SIGHUP replaces the process if its program on disk has changed.
+    pub fn upgrades_on_reload(&self) -> bool {
+        self.upgrade_on_reload
     }
 
     /// Whether open sessions are checked against this snapshot.
@@ -215,6 +220,23 @@ impl Snapshot {
         self.listeners.iter().map(|(address, listener)| (address, &listener.config))
     }
 
+    /// Returns the address and the ticket keys of each listener. A change of the keys applies to every later snapshot.
+    pub fn tickets(&self) -> impl Iterator<Item = (&ListenAddress, &Arc<TicketKeys>)> {
+        self.listeners.iter().map(|(address, listener)| (address, &listener.ticketer))
+    }
+
+    /// Returns this snapshot, the first one of a process, as the one that follows this generation of another process.
+    /// Sessions of that process count as admitted by the snapshot before.
+    #[must_use]
+    pub fn following(mut self, generation: u64) -> Self {
+        self.generation = generation.saturating_add(1);
+        self.rechecked = match self.on_reload {
+            OnReload::Recheck => self.generation,
+            OnReload::Keep => generation,
+        };
+        self
+    }
+
     /// Returns the certificates of all listeners.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
         self.listeners.values().flat_map(|listener| listener.config.certificates())
@@ -302,6 +324,7 @@ impl Snapshot {
             recheck_rate: config.server.recheck_rate,
             memory_max: config.server.memory_max_bytes,
             revocation_retention: config.server.revocation_retention,
+            upgrade_on_reload: config.server.upgrade_on_reload,
             setting_lines: match before {
                 Some(before) if before.text == config.source.text => Arc::clone(&before.setting_lines),
                 _ => Arc::new(SettingLines::parse(&config.source.text)),
@@ -332,10 +355,10 @@ fn connection_config(
     address: &ListenAddress,
     listener: &ListenerConfig,
     record_layer: RecordLayer,
-    ticketer: &Arc<dyn ProducesTickets>,
+    ticketer: &Arc<TicketKeys>,
 ) -> Result<ConnectionConfig, rustls::Error> {
     let tls = listener.tls.as_ref();
-    let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, Arc::clone(ticketer))).transpose()?;
+    let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, ticketer.clone())).transpose()?;
     Ok(ConnectionConfig {
         listener: address.clone(),
         tls,

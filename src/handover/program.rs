@@ -6,10 +6,10 @@ use std::fs;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf, absolute};
+use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,8 +23,6 @@ use crate::runtime::tasks::start_blocking;
 pub const HANDOVER_VARIABLE: &str = "TOLLGATE_HANDOVER";
 /// The variables of systemd that concern only the process that it started.
 const NOT_PASSED: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
-/// The end of the path of a program that was removed or replaced on disk (`proc_pid_exe(5)`).
-const DELETED: &[u8] = b" (deleted)";
 /// How long a program may take to end after it has closed its end of the socket.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -53,13 +51,9 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl Program {
-    /// Returns the program of this process. Must be called at its start: later its path may be that of a removed file.
-    ///
-    /// # Errors
-    /// If the system does not know the path.
-    pub fn of_this_process() -> io::Result<Self> {
-        let path = path_on_disk(std::env::current_exe()?);
-        Ok(Self { path, arguments: std::env::args_os().skip(1).collect() })
+    /// Returns the program at this path, with the arguments of this process.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, arguments: std::env::args_os().skip(1).collect() }
     }
 
     /// Returns the path of the program.
@@ -84,14 +78,6 @@ impl Program {
         check_executable(&path)
             .and_then(|()| start(&path, &self.arguments, socket))
             .map_err(|error| StartError { path, reason: error.to_string() })
-    }
-}
-
-/// Removes the mark of a file that was replaced on disk before the path was read, unless it is a part of the name.
-fn path_on_disk(path: PathBuf) -> PathBuf {
-    match path.as_os_str().as_bytes().strip_suffix(DELETED) {
-        Some(name) if !path.exists() => PathBuf::from(OsString::from_vec(name.to_vec())),
-        _ => path,
     }
 }
 
@@ -160,11 +146,14 @@ impl NewProcess {
         limit: Duration,
         answer: impl Future<Output = Result<T, E>>,
     ) -> Result<T, String> {
+        let mut answer = pin!(timeout(limit, answer));
         let answered = tokio::select! {
-            // An answer counts even if the process has ended since.
-            biased;
-            answered = timeout(limit, answer) => answered,
-            () = self.ended.cancelled() => return Err(self.describe_end(awaited)),
+            answered = &mut answer => answered,
+            () = self.ended.cancelled() => match timeout(EXIT_TIMEOUT, answer).await {
+                // An answer counts even if the process has ended since.
+                Ok(Ok(Ok(answer))) => return Ok(answer),
+                _ => return Err(self.describe_end(awaited)),
+            },
         };
         match answered {
             Ok(Ok(answer)) => Ok(answer),
@@ -177,14 +166,18 @@ impl NewProcess {
     }
 
     /// Kills the process, and waits until it has ended: after that, none of its sockets is written to. Returns its exit
-    /// status, if the system knows it.
-    pub async fn kill_and_wait(mut self) -> Option<ExitStatus> {
-        let mut child = self.child.take()?;
-        let waited = start_blocking("handover-kill", move || {
-            let _ = child.kill();
-            child.wait()
-        });
-        waited.await.ok()?.ok()
+    /// status; `None` if it was waited for before.
+    ///
+    /// # Errors
+    /// If the system cannot wait for it.
+    pub async fn kill_and_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        // The child is not waited for elsewhere, so its id cannot be that of another process.
+        child.kill()?;
+        self.ended.cancelled().await;
+        let status = child.wait()?;
+        self.child = None;
+        Ok(Some(status))
     }
 
     /// Asks the process to stop, as `SIGTERM` does. It drains the sessions that it has.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
 
 /// The client addresses that a route admits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,7 +45,8 @@ pub(super) fn to_canonical(net: IpNet) -> IpNet {
 
 /// The key by which client addresses are counted: an IPv4 address, or the /64 of an IPv6 address, since a host can use
 /// every address of its /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "IpAddr")]
 pub struct AddressKey(IpAddr);
 
 impl From<IpAddr> for AddressKey {

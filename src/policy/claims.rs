@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 
@@ -26,7 +28,7 @@ pub struct Claims {
 }
 
 /// The key that verified a token, and the algorithm that it was used with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signer {
     /// The key.
     pub key: KeyId,

@@ -93,6 +93,13 @@ pub(super) fn add_new_limits(
     }
 }
 
+/// Takes the slots of an open session of another process, even beyond the limits.
+pub(super) fn add(counters: &Counters, limits: &Limits, client: LimitedClient<'_>, holder: Holder) -> ClientSlots {
+    let address = limits.sessions_per_address.map(|_| counters.by_address().add(client.address_key(), holder).0);
+    let subject = limits.sessions_per_subject.map(|_| counters.by_subject().add(client.subject_key(), holder).0);
+    ClientSlots { address, subject }
+}
+
 /// Whether a new session of the address would be rejected.
 pub(super) fn is_address_full(counters: &Counters, limits: &Limits, route: &Arc<str>, address: IpAddr) -> bool {
     let rejects = limits.on_session_limit == OnSessionLimit::Refuse && !limits.is_reporting();

@@ -1,5 +1,7 @@
 //! Counters of clients and sessions. They are keyed by the operator's names and outlive every snapshot.
 
+pub mod state;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -8,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use serde::{Deserialize, Serialize};
 
 use super::address::AddressKey;
 use super::counts::{Counts, Grouped};
@@ -56,7 +59,7 @@ pub type RouteAddress = (Arc<str>, AddressKey);
 pub type RouteIdentity = (Arc<str>, Arc<str>);
 
 /// The sessions whose messages and bytes are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MessageKey {
     /// The SHA-256 of the subject: a subject may be kilobytes long, and there may be many.
     Subject([u8; SHA256_OUTPUT_LEN]),

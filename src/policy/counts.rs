@@ -104,6 +104,21 @@ impl<K: Hash + Eq + Clone + Grouped> Counts<K> {
         count
     }
 
+    /// Returns the keys with a count of their own that is not fully replenished, at most `max`, each with its count as
+    /// [`Count::export`] returns it. The cells are left out: another process selects them by another hash.
+    pub(super) fn export(&self, max: usize, now: Instant) -> Vec<(K, i64)> {
+        let (map, nanos) = (self.lock(), nanos_at(now));
+        let used = map.by_key.iter().filter(|(_, count)| !count.is_whole(nanos));
+        used.take(max).map(|(key, count)| (key.clone(), count.export(now))).collect()
+    }
+
+    /// Raises the counts of these keys to those that another process exported.
+    pub(super) fn import(&self, exported: Vec<(K, i64)>, now: Instant) {
+        for (key, count) in exported.into_iter().take(self.max) {
+            self.get(&key, now).raise(count, now);
+        }
+    }
+
     /// Whether a new key of this group gets no count of its own.
     fn is_full(&self, map: &CountMap<K>, group: Option<u64>) -> bool {
         let of_group = group.and_then(|group| map.by_group.get(&group)).copied().unwrap_or_default();

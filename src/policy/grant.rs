@@ -125,6 +125,16 @@ impl Lease {
         }
     }
 
+    /// Whether the slots of its client were released.
+    pub fn is_client_released(&self) -> bool {
+        self.is_client_released
+    }
+
+    /// Whether it is counted at its server.
+    pub fn has_server(&self) -> bool {
+        self.server.is_some()
+    }
+
     /// Whether it holds slots of its client, which another session may take over.
     pub fn is_limited(&self) -> bool {
         self.client.is_some()

@@ -75,6 +75,8 @@ impl KeyLocation {
 pub struct LiveKeys {
     remote: RemoteKeys,
     current: ArcSwapOption<FetchedKeys>,
+    /// The response that they were read from, for the process that follows this one.
+    body: ArcSwapOption<Vec<u8>>,
     schedule: Mutex<KeySchedule>,
     succeeded: AtomicU64,
     failed: AtomicU64,
@@ -124,6 +126,7 @@ impl LiveKeys {
         Self {
             remote,
             current: ArcSwapOption::empty(),
+            body: ArcSwapOption::empty(),
             schedule: Mutex::new(KeySchedule::new(now)),
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -167,6 +170,25 @@ impl LiveKeys {
         self.schedule().succeed(now, lifetime, random);
         self.succeeded.fetch_add(1, Ordering::Relaxed);
         changed
+    }
+
+    /// Keeps the response of the last fetch that succeeded.
+    pub fn remember(&self, body: Vec<u8>) {
+        self.body.store(Some(Arc::new(body)));
+    }
+
+    /// Returns the response of the last fetch that succeeded.
+    pub fn body(&self) -> Option<Arc<Vec<u8>>> {
+        self.body.load_full()
+    }
+
+    /// Takes over the keys that another process fetched at this time, unless there are some. The next fetch is not put
+    /// off.
+    pub fn restore(&self, keys: KeySet, body: Vec<u8>, fetched: Instant) {
+        if self.current.load().is_none() {
+            self.remember(body);
+            self.current.store(Some(Arc::new(FetchedKeys { keys: Arc::new(keys), fetched })));
+        }
     }
 
     /// Ends a fetch that failed. The keys stay.

@@ -4,6 +4,8 @@
 //! (section 2.6, with section 2.4 for its claims). Explicit typing is recommended and not required there; a token with
 //! the type of another kind is rejected, as an access token with the type of a logout token is.
 
+pub mod state;
+
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

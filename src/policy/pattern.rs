@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::path::{self, Path, PathError};
 
 /// A path with placeholders: `/ws/{room}`, `/files/{*rest}`.
@@ -178,7 +180,7 @@ impl fmt::Display for PathPatternError {
 impl std::error::Error for PathPatternError {}
 
 /// The values of the placeholders of a route's pattern, taken from a request's path.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Params {
     values: Vec<(Arc<str>, String)>,
 }
@@ -188,6 +190,14 @@ impl Params {
     #[must_use]
     pub fn new(values: Vec<(Arc<str>, String)>) -> Self {
         Self { values }
+    }
+
+    /// Whether there are at most `max` values, and they and their names have at most `max_bytes` each in total.
+    pub(super) fn is_bounded(&self, max: usize, max_bytes: usize) -> bool {
+        let sum = |len: fn(&(Arc<str>, String)) -> usize| self.values.iter().map(len).fold(0, usize::saturating_add);
+        self.values.len() <= max
+            && sum(|(name, _)| name.len()) <= max_bytes
+            && sum(|(_, value)| value.len()) <= max_bytes
     }
 
     /// Returns the value of a placeholder: decoded text that the client chose. The value of `{name}` is not empty and

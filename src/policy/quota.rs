@@ -91,10 +91,24 @@ impl Count {
         i64::try_from(difference).unwrap_or(i64::MIN)
     }
 
+    /// Raises the count to the one that another process exported, if that is higher.
+    pub(super) fn raise(&self, exported: i64, now: Instant) {
+        let other = imported_nanos(exported, now);
+        // A higher count stays.
+        let _ = self.update(|count| (count < other).then_some(other));
+    }
+
     /// Creates the count that another process exported.
     pub fn import(exported: i64, now: Instant) -> Self {
-        Self(AtomicU64::new(nanos_at(now).saturating_add_signed(exported)))
+        Self(AtomicU64::new(imported_nanos(exported, now)))
     }
+}
+
+/// Returns the theoretical arrival time that another process exported. No quota takes longer than [`REPLENISH_MAX`], so
+/// a later time is not valid, and sums with it could overflow.
+fn imported_nanos(exported: i64, now: Instant) -> u64 {
+    let max = i64::try_from(REPLENISH_MAX.as_nanos()).unwrap_or(i64::MAX);
+    nanos_at(now).saturating_add_signed(exported.min(max))
 }
 
 impl StateStore for Count {

@@ -220,7 +220,7 @@ pub fn has_lost_key(route: &Route, grant: &Grant) -> bool {
 
 /// Whether the route admits the client, as `begin` and `authenticate` decide it. Returns its section and the claims of
 /// its token. Another section is another identity, so the route must still have the section that admitted the client.
-fn admits<'a>(
+pub(super) fn admits<'a>(
     route: &'a Route,
     grant: &Grant,
     params: &Params,

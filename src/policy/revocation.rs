@@ -6,6 +6,7 @@
 pub mod entry;
 pub mod written;
 pub mod journal;
+pub mod state;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -11,7 +13,7 @@ use super::revocation::entry::TokenIds;
 
 /// The part of a verified token that a session keeps, so that a later verifier can check it again. It is not a token:
 /// it has no signature.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
     pub(super) payload: Box<[u8]>,
     pub(super) signer: Signer,
@@ -37,6 +39,11 @@ impl TokenRecord {
             Some([value("iss")?, value("sid")?])
         };
         login(&self.payload).is_some_and(|own| login(&other.payload) == Some(own))
+    }
+
+    /// Whether the payload has at most `max` bytes, and each claim a length that a record keeps.
+    pub(super) fn is_bounded(&self, max: usize) -> bool {
+        self.payload.len() <= max && self.ids.is_bounded()
     }
 
     /// Returns the claims by which the token can be revoked.

@@ -5,6 +5,7 @@ use std::fmt;
 use aws_lc_rs::aead::{self, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hkdf::{self, Prk};
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The length of the longest traffic secret, the output of SHA-384.
@@ -37,6 +38,15 @@ impl Suite {
             0x1302 => Some(Self::Aes256Gcm),
             0x1303 => Some(Self::ChaCha20Poly1305),
             _ => None,
+        }
+    }
+
+    /// Returns its IANA code.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Aes128Gcm => 0x1301,
+            Self::Aes256Gcm => 0x1302,
+            Self::ChaCha20Poly1305 => 0x1303,
         }
     }
 
@@ -190,9 +200,38 @@ impl Direction {
         self.sequence >= self.secret.suite.records_max() - 1
     }
 
+    /// Returns the state from which another process can continue, and which gives no nonce itself.
+    pub(super) fn into_state(self) -> DirectionState {
+        let Self { secret, sequence, context: _ } = self;
+        let bytes = secret.bytes.get(..secret.suite.secret_len()).unwrap_or_default();
+        DirectionState { suite: secret.suite.code(), secret: Zeroizing::new(bytes.to_vec()), sequence }
+    }
+
     /// Drops the key and the initialization vector, which can be derived again.
     pub(super) fn hibernate(&mut self) {
         self.context = None;
+    }
+}
+
+/// The state of one direction as plain data. It is not `Clone`: of two copies in use, both would return the same nonces.
+#[derive(Serialize, Deserialize)]
+pub(super) struct DirectionState {
+    suite: u16,
+    secret: Zeroizing<Vec<u8>>,
+    sequence: u64,
+}
+
+impl DirectionState {
+    /// Continues the direction. Returns `None` if the suite is not known or the secret has the wrong length.
+    pub(super) fn into_direction(self) -> Option<Direction> {
+        let secret = TrafficSecret::new(Suite::from_code(self.suite)?, &self.secret)?;
+        Some(Direction::new(secret, self.sequence))
+    }
+}
+
+impl fmt::Debug for DirectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectionState").field("suite", &self.suite).finish_non_exhaustive()
     }
 }
 

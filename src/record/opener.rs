@@ -4,8 +4,9 @@ use std::fmt;
 use std::ops::Range;
 
 use aws_lc_rs::aead::Aad;
+use serde::{Deserialize, Serialize};
 
-use super::keys::{Direction, TrafficSecret};
+use super::keys::{Direction, DirectionState, TrafficSecret};
 use super::wire::{
     Alert, BODY_MAX, ContentType, HEADER_LEN, IDLE_RECORDS_MAX, KEY_UPDATE, KEY_UPDATE_LEN, KEY_UPDATES_MAX,
     OUTER_TYPE, PLAINTEXT_MAX,
@@ -25,11 +26,32 @@ pub struct Opener {
     key_updates: u8,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Open,
     Closed,
     Failed(Violation),
+}
+
+/// The state of an [`Opener`] as plain data. It contains the traffic secret.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenerState {
+    direction: DirectionState,
+    state: State,
+    idle: u8,
+    started: [u8; KEY_UPDATE_LEN],
+    started_len: u8,
+    key_updates: u8,
+}
+
+impl OpenerState {
+    /// Continues to open. Returns `None` if the state is not valid.
+    pub fn into_opener(self) -> Option<Opener> {
+        let Self { direction, state, idle, started, started_len, key_updates } = self;
+        let is_valid = usize::from(started_len) < KEY_UPDATE_LEN && idle <= IDLE_RECORDS_MAX;
+        let direction = direction.into_direction().filter(|_| is_valid)?;
+        Some(Opener { direction, state, idle, started, started_len, key_updates })
+    }
 }
 
 /// One opened record.
@@ -56,7 +78,7 @@ pub enum Content {
 }
 
 /// A rule that a peer broke, or the alert with which it ended the connection. Sections are of RFC 8446.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Violation {
     /// The record does not have the type of protected records (sections 5 and 5.2).
     NotProtected,
@@ -148,6 +170,12 @@ impl Opener {
     pub fn new(secret: TrafficSecret, sequence: u64) -> Self {
         let direction = Direction::new(secret, sequence);
         Self { direction, state: State::Open, idle: 0, started: [0; KEY_UPDATE_LEN], started_len: 0, key_updates: 0 }
+    }
+
+    /// Returns the state, with which another process can continue to open.
+    pub fn into_state(self) -> OpenerState {
+        let Self { direction, state, idle, started, started_len, key_updates } = self;
+        OpenerState { direction: direction.into_state(), state, idle, started, started_len, key_updates }
     }
 
     /// Returns how the direction ended: with `close_notify` or with a violation. Returns `None` while it is open.

@@ -1,8 +1,9 @@
 //! The sending half of the record layer: seals plaintext into records.
 
 use aws_lc_rs::aead::Aad;
+use serde::{Deserialize, Serialize};
 
-use super::keys::{Direction, TrafficSecret};
+use super::keys::{Direction, DirectionState, TrafficSecret};
 use super::wire::{
     Alert, ContentType, HEADER_LEN, KEY_UPDATE, KEY_UPDATE_LEN, OUTER_TYPE, OVERHEAD, PLAINTEXT_MAX, TAG_LEN,
 };
@@ -39,7 +40,30 @@ pub enum SealError {
     Failed,
 }
 
+/// The state of a [`Sealer`] as plain data, which cannot seal. It is not `Clone`: two sealers with one key would repeat
+/// nonces, and a repeated nonce gives the key away. It contains the traffic secret.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SealerState {
+    direction: DirectionState,
+    update_due: bool,
+    closed: bool,
+}
+
+impl SealerState {
+    /// Continues to seal. Nothing else may seal with this secret any more. Returns `None` if the state is not valid.
+    pub fn into_sealer(self) -> Option<Sealer> {
+        let Self { direction, update_due, closed } = self;
+        Some(Sealer { direction: direction.into_direction()?, update_due, closed })
+    }
+}
+
 impl Sealer {
+    /// Returns the state, with which another process can continue to seal.
+    pub fn into_state(self) -> SealerState {
+        let Self { direction, update_due, closed } = self;
+        SealerState { direction: direction.into_state(), update_due, closed }
+    }
+
     /// Returns the most bytes that [`Sealer::seal`] writes for `plaintext_len` bytes of plaintext.
     pub const fn sealed_max(plaintext_len: usize) -> usize {
         // The key may reach its limit in between; its `KeyUpdate` is then a record of its own.

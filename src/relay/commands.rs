@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Relay;
 use super::description::{SessionActivity, SessionInfo};
+use super::freezing::FreezeRequest;
 use super::registry::Command;
 use super::stream::Stream;
 use super::watcher::Watcher;
@@ -17,16 +18,25 @@ const WATCHERS_MAX: usize = 4;
 
 impl<C: Stream + 'static, U: Stream + 'static> Relay<C, U> {
     /// Executes all commands. The session acts on them in the same poll; a session that lingers only describes itself.
+    /// Returns the request to freeze the session, if there is one.
     #[inline]
-    pub(super) fn run_commands(&mut self, cx: &Context<'_>, now: Instant) {
+    pub(super) fn run_commands(&mut self, cx: &Context<'_>, now: Instant) -> Option<FreezeRequest> {
+        let mut freeze = None;
         for command in self.guard.take_commands(cx.waker()) {
-            self.run_command(command, now);
+            match command {
+                Command::Freeze(request) if self.lingers_until.is_some() => request.answer_over(),
+                Command::Freeze(request) => freeze = Some(request),
+                command => self.run_command(command, now),
+            }
         }
+        freeze
     }
 
     fn run_command(&mut self, command: Command, now: Instant) {
         let is_over = self.lingers_until.is_some();
         match command {
+            // It is not executed here.
+            Command::Freeze(_) => {}
             // If the receiver was dropped, no description is needed.
             Command::Describe(reply) => drop(reply.try_send(self.describe(now))),
             Command::Send(message) => self.send_message(message, now),

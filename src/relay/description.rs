@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::policy::limits::{LimitKind, Limits};
 use crate::session::SessionStats;
+use crate::session::state::RelativeTime;
 use crate::telemetry::request::RequestId;
 
 /// The shortest time over which rates are measured, and half of the longest.
@@ -93,7 +96,22 @@ struct Sample {
     counts: [u64; 4],
 }
 
+/// The state of the rates as plain data: two times, each with the counts at that time.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RateWindowState([(RelativeTime, [u64; 4]); 2]);
+
 impl RateWindow {
+    /// Returns the state.
+    pub(super) fn export(&self, now: Instant) -> RateWindowState {
+        RateWindowState([self.older, self.newer].map(|sample| (RelativeTime::since(sample.at, now), sample.counts)))
+    }
+
+    /// Continues from a state.
+    pub(super) fn import(RateWindowState(samples): RateWindowState, now: Instant) -> Self {
+        let [older, newer] = samples.map(|(at, counts)| Sample { at: at.to_instant(now), counts });
+        Self { older, newer }
+    }
+
     /// Begins with the counts of a session that is about to forward messages.
     pub(super) fn new(before: &SessionStats, now: Instant) -> Self {
         let sample = Sample { at: now, counts: counts(before) };

@@ -1,10 +1,12 @@
 //! How long data waits for a client, and how many messages were dropped for it.
 
+use serde::{Deserialize, Serialize};
+
 use super::peer_io::PeerIo;
 use super::stream::Stream;
 
 /// The state of a client that is, or was, slower than its upstream.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct SlowClient {
     /// The position in the client's output whose age is measured.
     mark: Option<Mark>,
@@ -15,7 +17,7 @@ pub(super) struct SlowClient {
 }
 
 /// A position in the output of a side.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Mark {
     /// Behind this many bytes, of which the kernel has not taken all.
     Queued(u64),

@@ -1,5 +1,7 @@
 //! One side of a relayed session: its stream, and the few bytes that are buffered for reading and for writing.
 
+pub mod state;
+
 use std::io;
 use std::num::NonZeroU64;
 use std::pin::Pin;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::description::SessionInfo;
 use super::facts::SessionFacts;
+use super::freezing::{FreezeRequest, Freezing};
 use super::renewal_count::RenewalCount;
 use super::watcher::Watcher;
 use crate::client::clients::HttpClients;
@@ -52,6 +53,8 @@ pub enum Command {
     /// Reports the frames of the session. The reply is whether it does: not if it has too many watchers. A session that
     /// is over drops the sender.
     Watch(Box<Watcher>, oneshot::Sender<bool>),
+    /// Freezes the session, so that another process can continue it.
+    Freeze(FreezeRequest),
 }
 
 /// The reason why a command was not delivered, with the command.
@@ -82,6 +85,8 @@ struct Entry {
     waker: Option<Waker>,
     commands: Vec<Command>,
     is_limited: bool,
+    /// The last round in which it was asked to freeze.
+    asked_in: u32,
 }
 
 /// A session in a list: its route, and its facts.
@@ -133,6 +138,21 @@ impl Registry {
         entry.commands.push(command);
         self.wake(entries, key);
         Ok(())
+    }
+
+    /// Asks up to `max` sessions to freeze that were not asked in this round, which is not 0. Each answers to the channel.
+    pub fn freeze(&self, round: u32, max: usize, reply: &mpsc::Sender<Freezing>) {
+        let mut asked = 0;
+        for key in self.keys() {
+            if asked == max {
+                return;
+            }
+            let is_new =
+                self.lock().get_mut(key).is_some_and(|entry| std::mem::replace(&mut entry.asked_in, round) != round);
+            if is_new && self.deliver_to(key, Command::Freeze(FreezeRequest::new(reply.clone()))).is_ok() {
+                asked += 1;
+            }
+        }
     }
 
     /// Ends the session with this key for this reason, even if it has too many pending commands. Returns whether it is
@@ -215,7 +235,14 @@ impl Registry {
     }
 
     fn register(self: &Arc<Self>, facts: Arc<SessionFacts>, route: Arc<Route>) -> Registration {
-        let key = self.lock().insert(Entry { facts, route, waker: None, commands: Vec::new(), is_limited: false });
+        let key = self.lock().insert(Entry {
+            facts,
+            route,
+            waker: None,
+            commands: Vec::new(),
+            is_limited: false,
+            asked_in: 0,
+        });
         // The first poll always checks for commands, and registers its waker.
         let seen = self.delivered.load(Ordering::Relaxed).wrapping_sub(1);
         Registration { registry: Arc::clone(self), key, seen }

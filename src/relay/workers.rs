@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::adopted::AdoptedSession;
 use super::description::SessionInfo;
+use super::freezing::Freezing;
 use super::recheck::{EndCondition, RecheckMode, RecheckReport};
 use super::registry::{Command, ListedSession, NotDelivered};
 use super::renewal_count::RenewalCount;
@@ -29,6 +32,8 @@ const COMMANDS_MAX: usize = 64;
 pub struct Workers {
     commands: Vec<mpsc::Sender<WorkerCommand>>,
     replaced: Vec<Arc<ReplacedSessions>>,
+    /// The number of rounds in which sessions were asked to freeze.
+    rounds: AtomicU32,
 }
 
 /// A command to a worker.
@@ -53,6 +58,10 @@ pub enum WorkerCommand {
     EndIf(RequestId, EndCondition, oneshot::Sender<bool>),
     /// Ends its sessions that these revocations concern, and replies with their number.
     Revoke(Sweep, oneshot::Sender<usize>),
+    /// Asks up to this number of its sessions to freeze that were not asked in this round. They answer to the channel.
+    Freeze(u32, usize, mpsc::Sender<Freezing>),
+    /// Starts sessions of another process.
+    Adopt(Vec<AdoptedSession>),
     /// Renews its sessions of a client with a fresh token.
     Renew(Arc<Renewal>, RenewalCount),
 }
@@ -72,7 +81,8 @@ impl Workers {
     /// Creates the channels of `workers` workers. Each worker executes the commands of its receiver.
     pub fn new(workers: usize) -> (Self, Vec<mpsc::Receiver<WorkerCommand>>) {
         let (commands, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS_MAX)).unzip();
-        (Self { commands, replaced: (0..workers).map(|_| Arc::default()).collect() }, receivers)
+        let replaced = (0..workers).map(|_| Arc::default()).collect();
+        (Self { commands, replaced, rounds: AtomicU32::new(0) }, receivers)
     }
 
     /// Returns the list of replaced sessions that the worker with this number serves.
@@ -169,6 +179,42 @@ impl Workers {
         renewed.total().await
     }
 
+    /// Begins a round of [`Workers::freeze`], and returns its number.
+    pub fn begin_round(&self) -> u32 {
+        // 0 is the round of sessions that were not asked.
+        self.rounds.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1)
+    }
+
+    /// Returns the number of workers.
+    pub fn count(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Freezes up to `max` sessions of a worker that were not asked to in this round, which is not 0. The answers are
+    /// complete; there are none once all sessions were asked.
+    pub async fn freeze(&self, worker: usize, round: u32, max: usize) -> Vec<Freezing> {
+        let (reply, mut answered) = mpsc::channel(max.max(1));
+        let mut answers = Vec::with_capacity(max);
+        if let Some(worker) = self.commands.get(worker) {
+            // A worker that has ended has no sessions.
+            let _ = worker.send(WorkerCommand::Freeze(round, max, reply)).await;
+        }
+        // The channel ends when each session has answered or ended.
+        while let Some(answer) = answered.recv().await {
+            answers.push(answer);
+        }
+        answers
+    }
+
+    /// Starts sessions of another process on the worker with this number, modulo the number of workers.
+    pub async fn adopt(&self, number: usize, sessions: Vec<AdoptedSession>) {
+        let worker = number.checked_rem(self.commands.len()).and_then(|number| self.commands.get(number));
+        if let Some(worker) = worker {
+            // No worker ends before the drain.
+            let _ = worker.send(WorkerCommand::Adopt(sessions)).await;
+        }
+    }
+
     /// Sends a command to every worker, and returns the replies. The workers execute it at the same time. A worker that
     /// has ended does not reply.
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> WorkerCommand) -> Vec<T> {
@@ -213,6 +259,8 @@ mod tests {
                     WorkerCommand::Recheck(..)
                     | WorkerCommand::EndIf(..)
                     | WorkerCommand::Revoke(..)
+                    | WorkerCommand::Freeze(..)
+                    | WorkerCommand::Adopt(..)
                     | WorkerCommand::Renew(..) => {
                         panic!("none was sent")
                     }

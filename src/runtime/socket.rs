@@ -2,11 +2,11 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{AddressFamily, RecvFlags, SocketType, recv, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -28,7 +28,38 @@ pub enum DetachedSocket {
     Unix(std::os::unix::net::UnixStream),
 }
 
+impl From<DetachedSocket> for OwnedFd {
+    fn from(socket: DetachedSocket) -> Self {
+        match socket {
+            DetachedSocket::Tcp(stream) => stream.into(),
+            DetachedSocket::Unix(stream) => stream.into(),
+        }
+    }
+}
+
+impl AsFd for DetachedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl DetachedSocket {
+    /// Returns the connected stream socket behind a descriptor of another process.
+    ///
+    /// # Errors
+    /// If it is not a stream socket over TCP or a Unix socket.
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
+        let is_stream = sockopt::socket_type(&descriptor)? == SocketType::STREAM;
+        match sockopt::socket_domain(&descriptor)? {
+            AddressFamily::INET | AddressFamily::INET6 if is_stream => Ok(Self::Tcp(descriptor.into())),
+            AddressFamily::UNIX if is_stream => Ok(Self::Unix(descriptor.into())),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket")),
+        }
+    }
+
     /// Registers the socket with the event loop of this thread.
     ///
     /// # Errors

@@ -34,6 +34,16 @@ impl TlsSocket {
         Self { stream, written: 0, read_ends: None, ticket: Ticket::default() }
     }
 
+    /// Wraps a socket of which the kernel has taken this many bytes.
+    pub fn resume(stream: SocketStream, written: u64) -> Self {
+        Self { written, ..Self::new(stream) }
+    }
+
+    /// Returns the underlying socket.
+    pub fn into_inner(self) -> SocketStream {
+        self.stream
+    }
+
     /// Returns the number of bytes that the kernel has taken.
     pub fn written(&self) -> u64 {
         self.written

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -63,6 +64,48 @@ pub struct ProcessFacts {
     pub started: Instant,
     /// The same as time since the Unix epoch.
     pub started_unix: Duration,
+    /// The handover by which it got its sessions; `None`: it was started on its own.
+    pub handed_over: Option<Arc<HandedOver>>,
+}
+
+/// The handover by which this process got its sessions.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The id of the process that had them before.
+    pub pid: u32,
+    /// The version of that process.
+    pub version: String,
+    /// The time at which this process took over the listeners, since the Unix epoch; `None`: the clock cannot be right.
+    pub unix: Option<Duration>,
+    sessions: AtomicUsize,
+    is_complete: AtomicBool,
+}
+
+impl HandedOver {
+    /// Creates the facts of a handover that begins.
+    pub fn new(pid: u32, version: String, unix: Option<Duration>) -> Self {
+        Self { pid, version, unix, sessions: AtomicUsize::new(0), is_complete: AtomicBool::new(false) }
+    }
+
+    /// Counts sessions that this process continues.
+    pub fn add_sessions(&self, count: usize) {
+        self.sessions.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Returns the number of sessions that this process continues.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Notes that no further session follows.
+    pub fn complete(&self) {
+        self.is_complete.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no further session follows.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Relaxed)
+    }
 }
 
 /// A request that is executed by the control loop, one after another.

@@ -1,7 +1,51 @@
-//! Keeps the servers that look-ups have found when the configuration is read again.
+//! Keeps the servers that look-ups have found when the configuration is read again, and in the process that follows.
 
-use crate::balance::{Discover, ServerConfig, UpstreamConfig};
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+use crate::balance::discovery::{FOUND_MAX, FoundSet, found_server};
+use crate::balance::{Discover, Pool, ServerAddress, ServerConfig, UpstreamConfig};
 use crate::config::Config;
+use crate::front::snapshot::Snapshot;
+
+/// The servers that were found for one source, as another process takes them over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundServers {
+    /// The source, as the configuration file has it.
+    source: String,
+    /// The host, the port and the weight of each server.
+    servers: Vec<(String, u16, NonZeroU16)>,
+}
+
+/// Returns the servers of the upstreams whose servers are looked up.
+pub fn export(snapshot: &Snapshot) -> Vec<FoundServers> {
+    snapshot.pools().filter_map(|pool| exported(pool)).collect()
+}
+
+fn exported(pool: &Pool) -> Option<FoundServers> {
+    let config = pool.config();
+    let source = config.discover.as_ref().filter(|discover| discover.is_looked_up())?.to_string();
+    let server = |server: &ServerConfig| match &server.address {
+        ServerAddress::Tcp { host, port } => Some((host.clone(), *port, server.weight)),
+        ServerAddress::Unix(_) => None,
+    };
+    Some(FoundServers { source, servers: config.servers.iter().filter_map(server).collect() })
+}
+
+/// Gives the upstreams of the configuration of a new process the servers that the process before has found for the same
+/// source. They stay until the first look-up succeeds.
+pub fn adopt_moved(config: &mut Config, moved: &[FoundServers]) {
+    let upstreams = config.upstreams.iter_mut().filter_map(|upstream| {
+        let source = upstream.discover.as_ref().filter(|discover| discover.is_looked_up())?.to_string();
+        Some((&mut upstream.servers, moved.iter().find(|moved| moved.source == source)?))
+    });
+    for (servers, moved) in upstreams {
+        let found = moved.servers.iter().take(FOUND_MAX);
+        let found = found.map(|(host, port, weight)| found_server(host.clone(), *port, *weight));
+        *servers = FoundSet::new(found.collect()).servers;
+    }
+}
 
 /// Gives the upstreams of the next configuration the servers that look-ups have found: `found` returns those of a
 /// source. An upstream whose source is new keeps the servers that it has until the first look-up succeeds.
@@ -69,6 +113,20 @@ mod tests {
         assert_eq!(after(&[("a", "servers = [\"192.0.2.8:9001\"]", &[])]), [["192.0.2.8:9001"]]);
         let fresh: [Vec<String>; 2] = [vec!["192.0.2.1:9001".to_owned()], Vec::new()];
         assert_eq!(after(&[("a", dns, &[]), ("c", other, &[])]), fresh);
+    }
+
+    #[test]
+    fn a_new_process_has_the_servers_of_the_same_source_at_once() {
+        let (dns, other) = ("discover = \"dns:chat.internal:9001\"", "discover = \"dns:new.internal:9001\"");
+        let mut next = config(&[("a", other, &[]), ("b", dns, &[]), ("c", "servers = [\"192.0.2.8:9001\"]", &[])]);
+        let found = |host: &str| (host.to_owned(), 9001, NonZeroU16::MIN);
+        let source = "dns:chat.internal:9001".to_owned();
+        // An address that no look-up may return is left out here, too.
+        let moved = [FoundServers { source, servers: vec![found("192.0.2.1"), found("0.0.0.0"), found("192.0.2.1")] }];
+        adopt_moved(&mut next, &moved);
+        let expected: [Vec<String>; 3] =
+            [Vec::new(), vec!["192.0.2.1:9001".to_owned()], vec!["192.0.2.8:9001".to_owned()]];
+        assert_eq!(servers(&next), expected);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tracing::Level;
 
+use super::moved::MovedState;
 use super::socket::ListenSocket;
 use super::unix_socket::{FileIdentity, SocketFile};
 use crate::config::ListenAddress;
@@ -44,15 +46,21 @@ pub struct HandedOver {
     pub sockets: Vec<(SocketDescription, OwnedFd)>,
     /// The locked file in `state_dir`, if there is one. Its lock belongs to both processes.
     pub journal_lock: Option<OwnedFd>,
+    /// The level of the log in the configuration.
+    pub log_level: Level,
 }
 
-/// The descriptors that a new process takes over.
+/// The descriptors and the state that a new process takes over.
 #[derive(Debug, Default)]
 pub struct PassedState {
     /// The listening sockets.
     pub sockets: PassedSockets,
     /// The locked file in `state_dir`, if there is one.
     pub journal_lock: Option<OwnedFd>,
+    /// The state of the process before.
+    pub moved: MovedState,
+    /// The id and the version of that process.
+    pub origin: (u32, String),
 }
 
 /// A descriptor from the running process is not the socket that it is said to be.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::accept;
 use super::api_sockets::ApiSockets;
 use super::checks;
-use super::control::{Control, ControlRequest, ProcessFacts};
+use super::control::{Control, ControlRequest, HandedOver, ProcessFacts};
 use super::descriptors::fit_descriptors;
 use super::draining;
 use super::error::ServeError;
@@ -30,6 +30,7 @@ use super::upgrading::{self, Replaced};
 use super::watch::FileWatcher;
 use super::watchdog;
 use super::worker::Worker;
+use crate::balance::moved::STARTED_BEFORE;
 use crate::client::KeySets;
 use crate::config::{Config, ListenAddress};
 use crate::front::gateway::Gateway;
@@ -99,40 +100,50 @@ impl Server {
     /// As [`Server::bind`], and if a socket that the configuration names was not passed or is not a listening TCP
     /// or Unix stream socket.
     pub fn bind_with(
-        config: Config,
+        mut config: Config,
         file: Option<PathBuf>,
         inherited: Inherited,
         passed: Option<PassedState>,
     ) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(&config)?;
         let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
-        let (inherited, passed, api, journal_lock) = match passed {
-            None => (inherited, Vec::new(), ApiSockets::default(), None),
-            Some(PassedState { mut sockets, journal_lock }) => {
+        let (inherited, passed, api, journal_lock, before) = match passed {
+            None => (inherited, Vec::new(), ApiSockets::default(), None, None),
+            Some(PassedState { mut sockets, journal_lock, moved, origin }) => {
                 let wanted: Vec<_> = config.listeners.iter().map(|listener| listener.address.clone()).collect();
                 let passed = sockets.take_all(SocketKind::Listener, &wanted);
                 let inherited = Inherited::of_predecessor(sockets.take_systemd());
-                (inherited, passed, ApiSockets::of_successor(sockets), journal_lock)
+                (inherited, passed, ApiSockets::of_successor(sockets), journal_lock, Some((moved, origin)))
             }
         };
         for name in inherited.unused(&config.listeners) {
             tracing::warn!(name, "no listener uses the socket that systemd passes under this name");
         }
+        if let Some((moved, _)) = &before {
+            moved.adopt_found(&mut config);
+        }
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners, passed)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
         let key_sets = KeySets::new(clock::now);
+        // The servers of the process before have had their slow start.
+        let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
         let context = SnapshotContext {
             addresses: &addresses,
             max_sessions,
             counters: &counters,
             key_sets: &key_sets,
-            now: now.instant,
+            now: earlier.unwrap_or(now.instant),
         };
-        let snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
+        let mut snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
+        let (moved, origin) = before.unzip();
+        if let Some(generation) = moved.as_ref().and_then(|moved| moved.generation) {
+            snapshot = snapshot.following(generation);
+        }
         let lifecycle = Lifecycle::new(config.server.drain_timeout);
         lifecycle.set_shutdown_delay(config.server.shutdown_delay);
-        let identities = Identities::new(&config.log, random());
+        let secret = moved.as_ref().and_then(|moved| moved.identities.as_ref()).map(|secret| *secret.bytes());
+        let identities = Identities::new(&config.log, secret.unwrap_or_else(random));
         let (early_ends, ended_early) = EarlyEnds::channel();
         let process = Arc::new(Process {
             lifecycle,
@@ -147,7 +158,11 @@ impl Server {
         let gateway =
             Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, pending_limit, channels));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
-        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix };
+        if let Some(moved) = moved {
+            moved.import(&gateway);
+        }
+        let handed_over = origin.map(|(pid, version)| Arc::new(HandedOver::new(pid, version, clock::unix())));
+        let facts = ProcessFacts { file, workers, started: now.instant, started_unix: now.unix, handed_over };
         let api = Arc::new(api);
         let (control, requests) = Control::new(Arc::clone(&gateway), facts, Arc::clone(&api));
         let mut reloader = Reloader::new(Arc::clone(&gateway), Arc::clone(&pool), config);

@@ -60,8 +60,8 @@ pub(crate) fn bind(config: Config, passed: Option<PassedState>) -> Server {
 }
 
 /// Makes the descriptors of a process those that another one takes over.
-pub(crate) fn pass(HandedOver { sockets, journal_lock }: HandedOver) -> PassedState {
-    PassedState { sockets: PassedSockets::new(sockets).unwrap(), journal_lock }
+pub(crate) fn pass(HandedOver { sockets, journal_lock, .. }: HandedOver) -> PassedState {
+    PassedState { sockets: PassedSockets::new(sockets).unwrap(), journal_lock, ..PassedState::default() }
 }
 
 /// A server that runs on a thread, and is stopped at the end.

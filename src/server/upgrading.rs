@@ -140,7 +140,7 @@ fn clones(reloader: &Reloader) -> Result<HandedOver, PermitError> {
         sockets.extend(reloader.api.clones()?);
         let journal_lock = reloader.journal_lock.as_ref().map(OwnedFd::try_clone).transpose()?;
         let sockets = sockets.into_iter().map(|(description, socket)| (description, socket.into())).collect();
-        Ok(HandedOver { sockets, journal_lock })
+        Ok(HandedOver { sockets, journal_lock, log_level: reloader.config.log.level })
     };
     clone().map_err(|error: std::io::Error| PermitError::System(error.to_string()))
 }

@@ -11,14 +11,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::pool::{WorkerHandle, WorkerPool, WorkerReceiver};
 use super::socket::{Accepted, Listener};
-use crate::front::connection;
 use crate::front::gateway::Gateway;
 use crate::front::identify::identify;
+use crate::front::{adopt, connection};
 use crate::relay::Process;
+use crate::relay::adopted::AdoptedSession;
 use crate::relay::recheck::{end_if, recheck_all};
 use crate::relay::registry::{Command, NotDelivered, SessionContext};
 use crate::relay::renewal::renew_all;
 use crate::relay::revoke::revoke_all;
+use crate::relay::session_task::RelayTask;
 use crate::relay::workers::{BulkCommand, WorkerCommand};
 use crate::runtime::clock;
 use crate::runtime::cycle::{self, Cycles};
@@ -83,7 +85,7 @@ impl Worker {
             tokio::select! {
                 () = run(context.clone(), listeners, end) => {}
                 () = context.sessions.timers().run(&context.gateway.process.lifecycle) => {}
-                () = serve_commands(commands, &context.sessions, &context.gateway) => {}
+                () = serve_commands(commands, &context) => {}
                 () = replaced.serve(context.sessions.registry()) => {}
                 () = handshake_pacing::run_pacer() => {}
                 () = cycles.run() => {}
@@ -101,7 +103,8 @@ impl Worker {
 }
 
 /// Executes commands. Never returns, even if the channel is closed.
-async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &SessionContext, gateway: &Gateway) {
+async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, worker: &WorkerContext) {
+    let (context, gateway) = (&worker.sessions, &*worker.gateway);
     let sessions = context.registry();
     while let Some(command) = commands.recv().await {
         // If the sender no longer waits, the reply is dropped.
@@ -115,6 +118,8 @@ async fn serve_commands(mut commands: mpsc::Receiver<WorkerCommand>, context: &S
             }
             WorkerCommand::EndIf(id, condition, reply) => drop(reply.send(end_if(sessions, id, &condition))),
             WorkerCommand::Revoke(sweep, reply) => drop(reply.send(revoke_all(sessions, &sweep).await)),
+            WorkerCommand::Adopt(adopted) => worker.adopt(adopted),
+            WorkerCommand::Freeze(round, max, reply) => sessions.freeze(round, max, &reply),
             WorkerCommand::Renew(renewal, count) => renew_all(sessions, &renewal, &count, &gateway.counters).await,
         }
     }
@@ -189,6 +194,16 @@ impl WorkerContext {
         self.pool.less_loaded_peer(self.connections.load(Ordering::Relaxed))
     }
 
+    /// Starts sessions of another process.
+    fn adopt(&self, adopted: Vec<AdoptedSession>) {
+        for session in adopted {
+            let load = LoadGuard::new(&self.connections);
+            if let Some(task) = adopt::start(&self.gateway, &self.sessions, session, load) {
+                self.tasks.start(task);
+            }
+        }
+    }
+
     /// Spawns the task of a connection that was accepted.
     pub fn spawn_connection(&self, accepted: Accepted<SocketStream>) {
         let Accepted { stream, peer, config, slot } = accepted;
@@ -205,7 +220,7 @@ impl WorkerContext {
             let steps =
                 Box::pin(connection::serve(&gateway, &sessions, &config, stream, (peer, endpoints), pending, deadline));
             if let Some(relay) = handshake_pacing::paced(steps).await {
-                tasks.start(relay);
+                tasks.start(RelayTask::from(relay));
             }
         });
     }

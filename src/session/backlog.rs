@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::mem;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ws::frame::{Header, Opcode};
 
 /// The memory that a piece of a frame costs in addition to its bytes.
@@ -16,7 +18,7 @@ const PIECE_BYTES: usize = 96;
 /// known, and the others stay. Control frames are never dropped and keep their order among the remaining messages.
 ///
 /// The messages must not be compressed with reference to earlier ones (RFC 7692 section 7.1.1).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Backlog {
     max_bytes: usize,
     /// The pieces at the front that cannot be dropped. They are apart from the others, so that dropping a message costs
@@ -44,7 +46,7 @@ pub struct Backlog {
 }
 
 /// A frame or a part of one.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Piece {
     /// The number of its message; `None` for a control frame.
     message: Option<u64>,
@@ -57,7 +59,7 @@ impl Piece {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Data,
     Control,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::side::Side;
 use crate::policy::byte_quota::ByteLimiter;
 use crate::policy::limits::{LimitKind, Limits};
@@ -46,7 +48,7 @@ pub(super) struct ByteMeter {
 }
 
 /// The state of one direction as plain data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByteMeterState {
     /// The count, as [`Count::export`] returns it.
     pub count: i64,

@@ -5,6 +5,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::ws::code::CloseCode;
 use crate::ws::frame::{Message, truncate_reason};
 
@@ -37,7 +39,7 @@ impl fmt::Display for SendError {
 impl Error for SendError {}
 
 /// The code and the reason of the Close of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandedClose {
     /// A code that may be sent.
     pub code: CloseCode,

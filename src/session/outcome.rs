@@ -1,12 +1,14 @@
 //! The outcome and the traffic counts of a session, which the caller logs.
 
+use serde::{Deserialize, Serialize};
+
 use super::side::Side;
 use crate::policy::rejection::Rejection;
 use crate::ws::code::CloseCode;
 use crate::ws::violation::Violation;
 
 /// The side that ended the session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClosedBy {
     /// The client.
     Client,
@@ -37,7 +39,7 @@ impl ClosedBy {
 }
 
 /// The rule by which an open session is not admitted any more. A `u8`, so that a session does not grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AdmissionRule {
     /// Its token is not valid by the changed rules of its auth section, or its route has other sections.
     Token,
@@ -90,7 +92,7 @@ impl From<Rejection> for AdmissionRule {
 }
 
 /// The reason for the end of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CloseReason {
     /// A side sent a Close.
     Closed,
@@ -246,7 +248,7 @@ impl CloseReason {
 }
 
 /// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The side that ended it.
     pub by: ClosedBy,
@@ -257,7 +259,7 @@ pub struct Outcome {
 }
 
 /// The traffic forwarded in one direction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectionStats {
     /// Messages, including incomplete ones.
     pub messages: u64,
@@ -266,7 +268,7 @@ pub struct DirectionStats {
 }
 
 /// The traffic forwarded in both directions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionStats {
     /// From the client.
     pub client: DirectionStats,

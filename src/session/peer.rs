@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::outcome::CloseReason;
 use crate::ws::inspector::Inspector;
 
 /// The input that is still expected from a side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     /// Frames.
     Open,

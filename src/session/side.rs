@@ -1,7 +1,9 @@
 //! The two sides of a session.
 
+use serde::{Deserialize, Serialize};
+
 /// One of the two sides of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// The side that connected to the proxy.
     Client,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::Session;
 use super::lifetime::{Lifetime, Loss};
 use super::metering::{ByteMeterState, ByteMeters, Metering, ReportCounts, Reports};
@@ -22,7 +24,7 @@ use crate::ws::inspector::{Inspector, InspectorState};
 
 /// A point in time, in nanoseconds after the export; negative if it is earlier. Times more than 292 years away
 /// saturate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RelativeTime(pub i64);
 
 impl RelativeTime {
@@ -52,7 +54,7 @@ impl RelativeTime {
 ///
 /// It does not include the limits: the importing process has its own. Nor does it include the bytes that the caller
 /// keeps after [`Verdict::More`](super::Verdict::More) or [`Verdict::Wait`](super::Verdict::Wait).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub struct SessionState {
     /// Whether permessage-deflate was negotiated.
@@ -116,7 +118,7 @@ pub struct SessionState {
 }
 
 /// The state of one side of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub struct PeerState {
     /// The frame and the message that it is sending.
@@ -144,7 +146,7 @@ pub struct PeerState {
 }
 
 /// The loss of an upstream whose client is not closed yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossState {
     /// The side that will have ended the session.
     pub by: ClosedBy,
@@ -168,7 +170,7 @@ impl LossState {
 }
 
 /// The actions that the limits of a session would have taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportState {
     /// The counts, which the caller has taken.
     pub counts: ReportCounts,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
 
 use crate::config::{LogConfig, Shown};
 
@@ -14,13 +15,21 @@ pub struct Identities {
     /// Random for each process, so that hashes of different processes cannot be compared, and an address cannot be
     /// found by hashing all addresses.
     key: hmac::Key,
+    /// The same, for the process that follows this one.
+    secret: Zeroizing<[u8; 32]>,
 }
 
 impl Identities {
     /// Takes the forms from the configuration. `key` must be random: it keys the hashes.
     pub fn new(config: &LogConfig, key: [u8; 32]) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Self { subject: config.subject, address: config.address, key }
+        let secret = Zeroizing::new(key);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*secret);
+        Self { subject: config.subject, address: config.address, key, secret }
+    }
+
+    /// Returns the key, so that the process that follows this one writes the same hashes.
+    pub fn export(&self) -> Zeroizing<[u8; 32]> {
+        self.secret.clone()
     }
 
     /// Returns a token's subject in its configured form; `None` if it is absent or omitted.

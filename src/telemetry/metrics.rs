@@ -6,6 +6,7 @@ mod discovery;
 pub mod gauges;
 pub mod labels;
 mod merged;
+mod moved;
 mod process;
 mod samples;
 mod collect;
@@ -18,13 +19,17 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use definition::Handovers;
 use definition::{Reloads, Scrape};
 use gauges::Gauges;
 pub use merged::Merged;
+pub use moved::{MovedMetrics, SERIES_MAX};
 use process::ProcessFigures;
 use table::TABLE;
 pub use text::{CONTENT_TYPE, Family, Kind, Value};
 use worker::WorkerMetrics;
+
+use super::handovers::HandoverTotals;
 
 /// The metrics of the process. They outlive every snapshot.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub struct Metrics {
     /// The routes of the configuration; `None` before the first call of [`Metrics::retain`].
     routes: Mutex<Option<BTreeSet<Arc<str>>>>,
     reloads: Mutex<Reloads>,
+    handovers: Mutex<Handovers>,
+    /// The counts of the processes before this one.
+    moved: Mutex<MovedMetrics>,
 }
 
 /// The outcome of a reload.
@@ -50,7 +58,14 @@ impl Metrics {
     /// Creates the metrics of a process that starts at this time, counted from the Unix epoch; 0 if the clock is wrong.
     pub fn new(now: Duration) -> Self {
         let reloads = Reloads { succeeded: 0, failed: 0, last_succeeded: true, last_success: now };
-        Self { started: now, workers: Mutex::default(), routes: Mutex::default(), reloads: Mutex::new(reloads) }
+        Self {
+            started: now,
+            workers: Mutex::default(),
+            routes: Mutex::default(),
+            reloads: Mutex::new(reloads),
+            handovers: Mutex::default(),
+            moved: Mutex::default(),
+        }
     }
 
     /// Returns the metrics of a further worker, whose thread alone may write them. They are kept until the process
@@ -72,6 +87,26 @@ impl Metrics {
             }
             ReloadOutcome::Failure => reloads.failed += 1,
         }
+    }
+
+    /// Counts a handover that has ended. Only the new process counts it.
+    pub fn count_handover(&self, totals: &HandoverTotals) {
+        lock(&self.handovers).add(totals);
+    }
+
+    /// Counts an upgrade that failed.
+    pub fn count_failed_handover(&self) {
+        lock(&self.handovers).add_failure();
+    }
+
+    /// Returns the counts of handovers, which the next process continues.
+    pub fn handovers(&self) -> Handovers {
+        *lock(&self.handovers)
+    }
+
+    /// Continues the counts of the process before.
+    pub fn continue_handovers(&self, handovers: Handovers) {
+        *lock(&self.handovers) = handovers;
     }
 
     /// Limits the series to these routes, those of the configuration. The series of another route are dropped once it
@@ -102,15 +137,40 @@ impl Metrics {
         merged
     }
 
+    /// Returns the number of connections that may still become sessions.
+    pub fn pending_connections(&self) -> u64 {
+        let [handshake, request, ..] = self.merged().states;
+        handshake.saturating_add(request)
+    }
+
+    /// Returns the counts for the process that follows this one.
+    pub fn export(&self, gauges: &Gauges) -> MovedMetrics {
+        MovedMetrics::of(self.families(gauges, |_| true))
+    }
+
+    /// Continues the counts of the process before this one. Returns the number of series that were left out, because
+    /// this version does not know them or there are more than [`SERIES_MAX`].
+    pub fn import(&self, mut moved: MovedMetrics) -> usize {
+        let left_out = moved.check();
+        *lock(&self.moved) = moved;
+        left_out
+    }
+
     fn encode_with(&self, gauges: &Gauges, process: ProcessFigures) -> String {
         text::encode(self.collect(gauges, process, |_| true))
     }
 
     fn collect(&self, gauges: &Gauges, process: ProcessFigures, is_wanted: impl Fn(&str) -> bool) -> Vec<Family> {
         let merged = self.merged();
-        let (started, reloads) = (self.started, *lock(&self.reloads));
-        let scrape = Scrape { merged: &merged, gauges, reloads, process, started };
-        TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape)).collect()
+        let (started, reloads, handovers) = (self.started, *lock(&self.reloads), self.handovers());
+        let scrape = Scrape { merged: &merged, gauges, reloads, handovers, process, started };
+        let families = TABLE.iter().filter(|entry| is_wanted(entry.name)).map(|definition| definition.family(&scrape));
+        let mut families: Vec<Family> = families.collect();
+        let (moved, routes) = (lock(&self.moved), lock(&self.routes));
+        for family in &mut families {
+            moved.add_to(family, routes.as_ref());
+        }
+        families
     }
 
     /// Drops the series of routes that the configuration does not name, and those of servers without sessions. A

@@ -6,6 +6,7 @@ pub mod escape;
 pub mod identity;
 pub mod log;
 pub mod line_quota;
+pub mod handovers;
 pub mod trace_context;
 pub mod metrics;
 pub mod request;

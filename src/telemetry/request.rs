@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::trace_context::TraceId;
 
 /// Identifies a request in the log and, as `X-Request-ID`, at the upstream.
@@ -59,7 +61,7 @@ impl<'a> RequestSummary<'a> {
 }
 
 /// The trace, the target and the origin of a session's request, kept until the session ends.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OwnedRequestSummary(Option<TraceId>, [Option<Box<str>>; 3]);
 
 impl OwnedRequestSummary {
@@ -67,6 +69,11 @@ impl OwnedRequestSummary {
     pub fn summary(&self) -> RequestSummary<'_> {
         let [host, path, origin] = self.1.each_ref().map(Option::as_deref);
         RequestSummary { trace_id: self.0, host, path, origin }
+    }
+
+    /// Whether each text has a length that [`RequestSummary::new`] keeps.
+    pub fn is_bounded(&self) -> bool {
+        self.1.iter().flatten().all(|text| text.len() <= super::TEXT_MAX_BYTES)
     }
 
     /// Returns the path, unless it may have been truncated.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::num::NonZeroU128;
 
+use serde::{Deserialize, Serialize};
+
 use http::HeaderMap;
 
 /// The names of the two headers.
@@ -23,7 +25,7 @@ const STATE_MAX_BYTES: usize = 512;
 const LONG_MEMBER_BYTES: usize = 128;
 
 /// Identifies the trace that a request belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceId(NonZeroU128);
 
 impl fmt::Display for TraceId {

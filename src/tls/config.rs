@@ -10,16 +10,16 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 
 use super::accept;
+use super::tickets::TicketKeys;
 use crate::config::{Certificate, ListenerTls, RecordLayer, TlsMinVersion};
 use crate::runtime::clock;
 
-/// Returns the keys of a listener's tickets. Tickets contain the TLS session, encrypted with keys that rotate, so
-/// nothing is stored for disconnected clients.
+/// Returns new keys for the tickets of a listener.
 ///
 /// # Errors
-/// If the system provides no random bytes.
-pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    aws_lc_rs::Ticketer::new()
+/// If the cipher is not available.
+pub fn ticketer() -> Result<Arc<TicketKeys>, rustls::Error> {
+    TicketKeys::new(clock::now()).map(Arc::new)
 }
 
 /// Returns the TLS configuration of one listener: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data,

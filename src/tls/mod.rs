@@ -2,6 +2,7 @@
 
 mod sealed;
 mod accept;
+pub mod tickets;
 pub mod config;
 pub mod expiry;
 pub mod stream;

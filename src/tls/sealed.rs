@@ -10,9 +10,13 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::record::{Alert, Content, ContentType, Opened, Opener, RECORD_MAX, SealError, Sealed, Sealer, Violation};
+use crate::record::{
+    Alert, Content, ContentType, Opened, Opener, OpenerState, RECORD_MAX, SealError, Sealed, Sealer, SealerState,
+    Violation,
+};
 use crate::runtime::socket::SocketStream;
 
 /// Limits on the records that one read opens, and on the key updates among them. A record costs up to a microsecond and
@@ -59,7 +63,55 @@ pub struct Leftover {
     pub to_send: Vec<u8>,
 }
 
+/// The state of a stream without its socket, as plain data. It contains both traffic secrets, and cannot seal.
+#[derive(Serialize, Deserialize)]
+pub struct SealedState {
+    opener: OpenerState,
+    sealer: SealerState,
+    received: Vec<u8>,
+    left_over: bool,
+    plain: Vec<u8>,
+    out: Vec<u8>,
+    flush_deferred: bool,
+    written: u64,
+}
+
+impl SealedState {
+    /// Continues the stream on its socket. Returns `None` if the state is not valid.
+    pub(super) fn into_stream(self, stream: SocketStream) -> Option<SealedStream> {
+        let Self { opener, sealer, received, left_over, plain, out, flush_deferred, written } = self;
+        Some(SealedStream {
+            stream,
+            opener: opener.into_opener()?,
+            sealer: sealer.into_sealer()?,
+            received,
+            left_over,
+            plain,
+            out,
+            flush_deferred,
+            out_taken: 0,
+            written,
+        })
+    }
+}
+
+impl fmt::Debug for SealedState {
+    /// Omits the buffered bytes, which are data of the client.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedState").field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
 impl SealedStream {
+    /// Returns the socket, and the state with which another process can continue the stream.
+    pub fn into_parts(self) -> (SocketStream, SealedState) {
+        let Self { stream, opener, sealer, received, left_over, plain, mut out, flush_deferred, out_taken, written } =
+            self;
+        out.drain(..(out_taken as usize).min(out.len()));
+        let (opener, sealer) = (opener.into_state(), sealer.into_state());
+        (stream, SealedState { opener, sealer, received, left_over, plain, out, flush_deferred, written })
+    }
+
     /// Takes over a connection after its handshake.
     pub fn new(stream: SocketStream, opener: Opener, sealer: Sealer, leftover: Leftover) -> Self {
         let Leftover { received, to_send } = leftover;
@@ -306,115 +358,4 @@ impl fmt::Debug for SealedStream {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::net::Ipv4Addr;
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-    use crate::record::{Suite, TrafficSecret};
-
-    fn secret(byte: u8) -> TrafficSecret {
-        TrafficSecret::new(Suite::Aes128Gcm, &[byte; 32]).unwrap()
-    }
-
-    /// Returns a stream, the client's end of its socket, and the client's sealer.
-    async fn pair() -> (SealedStream, TcpStream, Sealer) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        let (opener, sealer) = (Opener::new(secret(1), 0), Sealer::new(secret(2), 0));
-        (SealedStream::new(stream.into(), opener, sealer, Leftover::default()), client, Sealer::new(secret(1), 0))
-    }
-
-    fn record(sealer: &mut Sealer, bytes: &[u8]) -> Vec<u8> {
-        let mut area = vec![0; Sealer::sealed_max(bytes.len()) + 64];
-        let Sealed { written, .. } = sealer.seal(ContentType::ApplicationData, bytes, &mut area).unwrap();
-        area.truncate(written);
-        area
-    }
-
-    fn block_on(test: impl Future<Output = ()>) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
-    }
-
-    /// Reads once. Returns the number of bytes read and the number of key updates.
-    async fn read(stream: &mut SealedStream, area: &mut [u8]) -> (usize, u8) {
-        let n = poll_fn(|cx| {
-            let mut buf = ReadBuf::new(area);
-            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf)).unwrap();
-            Poll::Ready(buf.filled().len())
-        })
-        .await;
-        (n, stream.take_key_updates())
-    }
-
-    #[test]
-    fn one_read_opens_a_bounded_number_of_records_and_none_is_lost() {
-        block_on(async {
-            let (mut stream, mut client, mut sealer) = pair().await;
-            let sent: Vec<u8> = (0..2_000_u32).map(|number| (number % 251) as u8).collect();
-            let records: Vec<u8> = sent.iter().flat_map(|byte| record(&mut sealer, &[*byte])).collect();
-            client.write_all(&records).await.unwrap();
-            let (mut received, mut area) = (Vec::new(), vec![0; 64 * 1024]);
-            // A later read may have a smaller buffer than the bytes that an earlier one left over need.
-            for area_len in [64 * 1024, 64 * 1024, RECORD_MAX].into_iter().chain(std::iter::repeat(1024)) {
-                if received.len() == sent.len() {
-                    break;
-                }
-                let area = &mut area[..area_len];
-                let (n, _) = read(&mut stream, area).await;
-                assert!(n > 0 && n <= RECORDS_AT_ONCE, "{n} records in one read");
-                received.extend_from_slice(&area[..n]);
-            }
-            assert_eq!(received, sent);
-            assert!(stream.received.capacity() == 0 && stream.plain.capacity() == 0, "an idle stream owns no buffer");
-            // A stream that stops within a record keeps only the bytes of that record.
-            let records: Vec<u8> = (0..1_000).flat_map(|_| record(&mut sealer, b"x")).collect();
-            client.write_all(&[&records[..], &record(&mut sealer, b"x")[..3]].concat()).await.unwrap();
-            let mut received = 0;
-            while received < 1_000 {
-                received += read(&mut stream, &mut area).await.0;
-            }
-            assert!(stream.received.len() == 3 && stream.received.capacity() <= 64, "{}", stream.received.capacity());
-        });
-    }
-
-    #[test]
-    fn one_read_takes_a_bounded_number_of_key_updates() {
-        block_on(async {
-            let (mut stream, mut client, mut sealer) = pair().await;
-            let mut records = Vec::new();
-            for number in 0..200_u8 {
-                sealer.update_key();
-                records.extend(record(&mut sealer, &[number]));
-            }
-            client.write_all(&records).await.unwrap();
-            let (mut received, mut area, mut key_updates) = (Vec::new(), vec![0; 64 * 1024], 0);
-            while received.len() < 200 {
-                let (n, updates) = read(&mut stream, &mut area).await;
-                assert!(updates <= KEY_UPDATES_AT_ONCE, "{updates} key updates in one read");
-                received.extend_from_slice(&area[..n]);
-                key_updates += u32::from(updates);
-            }
-            assert_eq!((received, key_updates), ((0..200).collect(), 200));
-        });
-    }
-
-    #[test]
-    fn key_updates_that_are_not_counted_end_the_stream() {
-        block_on(async {
-            let (mut stream, mut client, mut sealer) = pair().await;
-            for number in 0..=crate::record::KEY_UPDATES_MAX {
-                sealer.update_key();
-                client.write_all(&record(&mut sealer, &[number])).await.unwrap();
-            }
-            let mut received = Vec::new();
-            let error = stream.read_to_end(&mut received).await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-            assert_eq!(received.len(), usize::from(crate::record::KEY_UPDATES_MAX));
-        });
-    }
-}
+mod tests;

@@ -6,11 +6,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls::ServerConfig;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::accept::{self, Protected};
+use super::sealed::SealedState;
+#[cfg(test)]
+use super::sealed::{Leftover, SealedStream};
 use super::summary::TlsSummary;
-use crate::runtime::socket::SocketStream;
+#[cfg(test)]
+use crate::record::{Opener, Sealer, TrafficSecret};
+use crate::runtime::socket::{DetachedSocket, SocketStream};
 use crate::runtime::socket_state::SocketState;
 use crate::runtime::tls_socket::TlsSocket;
 
@@ -18,7 +24,51 @@ use crate::runtime::tls_socket::TlsSocket;
 #[derive(Debug)]
 pub struct ClientStream(Protected);
 
+/// The state of a client's connection without its socket, as plain data.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ClientState {
+    /// Under our own record layer. It contains both traffic secrets.
+    Own(Box<SealedState>),
+    /// Without TLS, with the number of bytes that the kernel has taken.
+    Plain(u64),
+}
+
+impl ClientState {
+    /// Continues the stream on its socket. Returns `None` if the state is not valid.
+    pub fn into_stream(self, stream: SocketStream) -> Option<ClientStream> {
+        Some(ClientStream(match self {
+            Self::Own(state) => Protected::Own(state.into_stream(stream)?),
+            Self::Plain(written) => Protected::Plain(TlsSocket::resume(stream, written)),
+        }))
+    }
+}
+
 impl ClientStream {
+    /// Whether another process can continue the stream: not under rustls, which does not export its state.
+    pub fn is_movable(&self) -> bool {
+        !matches!(self.0, Protected::Rustls(_))
+    }
+
+    /// Removes the socket from the event loop, and returns it with the state with which the stream continues in this or
+    /// in another process.
+    ///
+    /// # Errors
+    /// If the stream is not movable, or the event loop does not release the socket.
+    pub fn detach(self) -> io::Result<(DetachedSocket, ClientState)> {
+        let (stream, state) = match self.0 {
+            Protected::Own(stream) => {
+                let (stream, state) = stream.into_parts();
+                (stream, ClientState::Own(Box::new(state)))
+            }
+            Protected::Plain(stream) => {
+                let written = stream.written();
+                (stream.into_inner(), ClientState::Plain(written))
+            }
+            Protected::Rustls(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok((stream.detach()?, state))
+    }
+
     /// Runs the TLS handshake, and returns the stream with the parameters that were negotiated.
     ///
     /// # Errors
@@ -81,6 +131,15 @@ impl ClientStream {
         if let Protected::Own(stream) = &mut self.0 {
             stream.hibernate();
         }
+    }
+}
+
+#[cfg(test)]
+impl ClientStream {
+    /// Returns a stream under our own record layer with these secrets, for tests.
+    pub(crate) fn of_test(socket: SocketStream, read: TrafficSecret, write: TrafficSecret) -> Self {
+        let (opener, sealer) = (Opener::new(read, 7), Sealer::new(write, 9));
+        Self(Protected::Own(SealedStream::new(socket, opener, sealer, Leftover::default())))
     }
 }
 

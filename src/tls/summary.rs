@@ -20,6 +20,17 @@ impl TlsSummary {
         }
     }
 
+    /// Returns the numbers of the version and of the cipher suite in the registries of IANA, and whether the client
+    /// resumed an earlier session.
+    pub fn to_codes(self) -> (u16, u16, bool) {
+        (self.version.into(), self.suite.into(), self.resumed)
+    }
+
+    /// Returns the parameters with these numbers.
+    pub fn from_codes((version, suite, resumed): (u16, u16, bool)) -> Self {
+        Self { version: version.into(), suite: suite.into(), resumed }
+    }
+
     /// Whether the version is TLS 1.3.
     pub fn is_tls13(self) -> bool {
         self.version == ProtocolVersion::TLSv1_3

@@ -10,6 +10,7 @@ use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use super::cookies::Cookies;
 use super::open::{OpenError, UpstreamResponse, open};
@@ -98,9 +99,19 @@ impl Connector {
             servers: ServerConnector::new(clock),
             lines: KeyedLimiter::over(Arc::default(), LINES),
             rates: AdmitRates::default(),
-            cookies: Cookies::new(),
+            cookies: Cookies::default(),
             clock,
         }
+    }
+
+    /// Returns the secret of the cookies of upstreams without one of their own, for the process that follows this one.
+    pub fn export_cookie_secret(&self) -> Zeroizing<[u8; 32]> {
+        self.cookies.export()
+    }
+
+    /// Uses the secret of the process before this one. It must precede the first request.
+    pub fn import_cookie_secret(&self, secret: Zeroizing<[u8; 32]>) {
+        self.cookies.import(secret);
     }
 
     /// Returns the part that opens connections.

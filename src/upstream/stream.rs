@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::runtime::socket::SocketStream;
+use crate::runtime::socket::{DetachedSocket, SocketStream};
 use crate::runtime::tls_socket::TlsSocket;
 
 /// A connection to a server, after its TLS handshake if it has one.
@@ -24,6 +24,17 @@ impl UpstreamStream {
     /// Whether it is protected by TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Removes the socket of a stream without TLS from the event loop.
+    ///
+    /// # Errors
+    /// If the stream has TLS, whose state cannot be exported, or the event loop does not release the socket.
+    pub fn detach(self) -> io::Result<DetachedSocket> {
+        match self {
+            Self::Plain(stream) => stream.detach(),
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Returns the number of bytes that the kernel has taken of a stream with TLS; 0 without TLS, where the kernel takes

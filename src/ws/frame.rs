@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::code::CloseCode;
 use super::violation::Violation;
 
@@ -223,7 +225,7 @@ impl ControlFrame {
 
 /// A message that Tollgate itself sends to a client: one frame, unmasked (section 5.1) and not compressed, which a peer
 /// accepts where compression was negotiated, too (RFC 7692 section 6). Clones share the payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// A text message.
     Text(Arc<str>),

@@ -1,5 +1,7 @@
 //! The inspector: checks the frames of one direction for their order, size and text (RFC 6455 section 5).
 
+use serde::{Deserialize, Serialize};
+
 use super::frame::{Header, Opcode, apply_mask};
 use super::utf8::Utf8;
 use super::violation::Violation;
@@ -51,7 +53,7 @@ pub struct Inspector {
 }
 
 /// The state of an [`Inspector`] without its rules, as plain data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InspectorState {
     /// Bytes of payload left in the current data frame.
     pub remaining: u64,

@@ -1,9 +1,11 @@
 //! Violations: the protocol rules that a peer can break, each with its close code.
 
+use serde::{Deserialize, Serialize};
+
 use super::code::CloseCode;
 
 /// A protocol rule that a peer broke; one variant per rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Violation {
     /// A reserved bit is set that no negotiated extension defines (section 5.2).
     ReservedBit,

@@ -6,6 +6,8 @@
 
 #[path = "claims.rs"]
 mod claims;
+#[path = "handover.rs"]
+mod handover;
 #[path = "../harness/mod.rs"]
 pub mod harness;
 #[path = "proxies.rs"]
@@ -22,6 +24,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 pub use claims::{claims, is_present};
+pub use handover::{handover, is_good_handover};
 use harness::relay::{Relay, Setup, quota};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use jsonwebtoken::Algorithm;

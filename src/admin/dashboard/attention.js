@@ -119,6 +119,24 @@ function processFindings(info) {
       text: 'The process drains: after the stop signal it admits sessions only during shutdown_delay, and stops when all have ended.',
     });
   }
+  if (info.upgrade) {
+    const { pid, version, moved } = info.upgrade;
+    found.push({
+      key: 'upgrade',
+      level: 'warn',
+      href: '#/config',
+      text: `An upgrade is in progress: process ${info.pid} (version ${info.version}) hands its sessions over to process ${pid} (version ${version}); ${plural(moved, 'session has', 'sessions have')} moved.`,
+    });
+  }
+  if (info.handed_over_from && !info.handed_over_from.complete) {
+    const { pid, version, sessions } = info.handed_over_from;
+    found.push({
+      key: 'handover',
+      level: 'warn',
+      href: '#/config',
+      text: `An upgrade is in progress: process ${info.pid} (version ${info.version}) takes sessions over from process ${pid} (version ${version}); ${plural(sessions, 'session has', 'sessions have')} moved.`,
+    });
+  }
   if (info.sessions >= info.max_sessions * SESSIONS_WARN_SHARE) {
     const level = info.sessions >= info.max_sessions ? 'bad' : 'warn';
     found.push({

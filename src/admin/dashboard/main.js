@@ -57,11 +57,15 @@ function showWaiting() {
 }
 
 /** Notices another process at the same address. Figures and events of the one before are dropped. */
-function noteProcess({ pid, started }, before) {
+function noteProcess({ pid, version, started, handed_over_from: from }, before) {
   if (!before || (before.pid === pid && before.started === started)) return;
   history.reset();
   events.reset();
-  notify(`Tollgate was restarted at ${dateTime(started)}; events and figures begin anew.`);
+  notify(
+    from?.pid === before.pid
+      ? `Process ${pid} (version ${version}) has taken over from process ${before.pid} (version ${before.version}); events and figures begin anew.`
+      : `Tollgate was restarted at ${dateTime(started)}; events and figures begin anew.`,
+  );
 }
 
 /** Shows the phase, which is not known while the data is stale. */
@@ -72,6 +76,12 @@ function showPhase(isStale) {
   phase.className = isStale ? 'unknown' : isDraining ? 'bad' : 'good';
 }
 
+/** The version, or while two processes overlap the versions of both: the one that ends first. */
+function versions({ version, upgrade, handed_over_from: from }) {
+  if (upgrade) return `${version} → ${upgrade.version}`;
+  return from && !from.complete ? `${from.version} → ${version}` : version;
+}
+
 function showInfo() {
   const { info } = state;
   const sessions = document.getElementById('strip-sessions');
@@ -79,7 +89,7 @@ function showInfo() {
   sessions.dataset.value = info.sessions;
   setText(document.getElementById('strip-max'), count(info.max_sessions));
   setText(document.getElementById('strip-generation'), count(info.generation));
-  setText(document.getElementById('strip-version'), info.version);
+  setText(document.getElementById('strip-version'), versions(info));
   setText(document.getElementById('strip-uptime'), wholeDuration(info.uptime_seconds));
 }
 

@@ -47,6 +47,7 @@ function effect(result, isForced = false) {
 /** Creates the section. `onApplied` is called after a reload. */
 function createReload(onApplied) {
   const last = h('p.quiet', 'Loading');
+  const origin = h('p.quiet', { id: 'handed-over', hidden: true });
   const result = h('div.result', { 'aria-live': 'polite' });
   const check = h('button', { type: 'button', id: 'reload-check', on: { click: dryRun } }, 'Check');
   const apply = h(
@@ -137,10 +138,18 @@ function createReload(onApplied) {
       { 'aria-labelledby': 'reload' },
       h('h2', { id: 'reload' }, 'Reload'),
       last,
+      origin,
       canChange() ? [h('div.buttons', check, apply, hint), result] : readOnlyNote('a reload'),
     ),
     update(info) {
-      const { last_reload: own } = info;
+      const { last_reload: own, handed_over_from: from } = info;
+      setText(
+        origin,
+        from
+          ? `Handed over from process ${from.pid} (version ${from.version}) at ${dateTime(from.at)}, with ${plural(from.sessions, 'session')}.`
+          : '',
+      );
+      origin.hidden = !from;
       const failed = own && !own.successful ? own.time : null;
       if (failed && failedAt !== undefined && failed !== failedAt) clearNotice();
       failedAt = failed;

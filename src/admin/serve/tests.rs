@@ -14,7 +14,7 @@ struct Process {
 
 impl Process {
     fn start(config: &Config, server: crate::server::serve::Server) -> Self {
-        let admin = Admin::start(config.admin.as_ref(), config.metrics, server.control()).unwrap();
+        let admin = Admin::start(config.admin.as_ref(), config.metrics, server.control(), None).unwrap();
         Self { admin, server: Running::start(server) }
     }
 }
@@ -86,7 +86,7 @@ async fn the_api_answers_again_after_a_failed_upgrade() {
     permit.pause_accepting().await.unwrap();
     let server = bind(config.clone(), Some(pass(permit.sockets().await.unwrap())));
     // Neither accepts: the new process has to wait until it takes over.
-    let admin = Admin::start(config.admin.as_ref(), config.metrics, server.control()).unwrap();
+    let admin = Admin::start(config.admin.as_ref(), config.metrics, server.control(), None).unwrap();
     let waiting = ask(&ListenAddress::Unix(path.clone()), "GET /v1/info");
     drop((admin, server));
     assert!(path.exists());

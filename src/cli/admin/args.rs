@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 
 use crate::cli::config_file::ConfigFile;
 
@@ -212,6 +212,17 @@ pub struct Tap {
     /// Show the payloads, if the configuration allows it
     #[arg(long)]
     pub payload: bool,
+}
+
+/// The arguments of `upgrade`.
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    /// The process
+    #[command(flatten)]
+    pub connection: Connection,
+    /// The program that replaces the running one (default: the path from which the process was started)
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    pub binary: Option<PathBuf>,
 }
 
 /// The arguments of `reload`.

@@ -71,6 +71,20 @@ impl Client {
     /// # Errors
     /// If the process cannot be reached, does not answer in time, or the answer is a problem.
     pub fn request(&self, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        self.request_within(TIMEOUT, method, target, body)
+    }
+
+    /// Makes a request whose answer may take `timeout`, and returns the JSON of its answer; null if it has none.
+    ///
+    /// # Errors
+    /// If the process cannot be reached, does not answer in time, or the answer is a problem.
+    pub fn request_within(
+        &self,
+        timeout: Duration,
+        method: Method,
+        target: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
         let request = self.build(method, target, body)?;
         let answering = self.exchange(request, |response| async move {
             let status = response.status();
@@ -79,8 +93,8 @@ impl Client {
             Ok((status, body.to_bytes()))
         });
         let (status, body) = self.runtime.block_on(async {
-            let late = || Failure::new(format!("{} did not answer in {} s", self.target, TIMEOUT.as_secs()));
-            tokio::time::timeout(TIMEOUT, answering).await.map_err(|_| late())?
+            let late = || Failure::new(format!("{} did not answer in {} s", self.target, timeout.as_secs()));
+            tokio::time::timeout(timeout, answering).await.map_err(|_| late())?
         })?;
         let value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() { Ok(value) } else { Err(Failure::of_answer(status, &value)) }

@@ -13,4 +13,5 @@ pub mod send;
 pub mod upstreams;
 pub mod tap;
 pub mod reload;
+pub mod upgrade;
 pub mod revoke;

@@ -32,10 +32,14 @@ fn summary(info: &Value) -> String {
                 .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
                 .collect::<Vec<_>>()
                 .join(", "),
-            Value::Object(_) => outcome(value),
+            Value::Object(_) => match name.as_str() {
+                "handed_over_from" => predecessor(value),
+                "upgrade" => successor(value),
+                _ => outcome(value),
+            },
             _ => output::text(info, name),
         };
-        format!("{:<16}{}\n", format!("{}:", name.replace('_', " ")), output::escape(&value))
+        format!("{:<18}{}\n", format!("{}:", name.replace('_', " ")), output::escape(&value))
     });
     lines.collect()
 }
@@ -49,6 +53,23 @@ fn outcome(reload: &Value) -> String {
     }
 }
 
+/// Describes the process that handed its sessions over.
+fn predecessor(from: &Value) -> String {
+    let shown = |name: &str| output::text(from, name);
+    let sessions = match from.get("complete").and_then(Value::as_bool) {
+        Some(false) => format!("{} sessions so far", shown("sessions")),
+        _ => format!("{} sessions", shown("sessions")),
+    };
+    format!("process {}, version {}, at {}: {sessions}", shown("pid"), shown("version"), shown("at"))
+}
+
+/// Describes an upgrade in progress.
+fn successor(upgrade: &Value) -> String {
+    let shown = |name: &str| output::text(upgrade, name);
+    let (pid, version, moved) = (shown("pid"), shown("version"), shown("moved"));
+    format!("in progress, to process {pid}, version {version}: {moved} sessions moved so far")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -58,11 +79,24 @@ mod tests {
     #[test]
     fn each_fact_has_a_line() {
         let info = json!({ "listeners": ["a:1", "b:2"], "max_sessions": 10, "started": null, "version": "1" });
-        let expected = "listeners:      a:1, b:2\nmax sessions:   10\nstarted:        -\nversion:        1\n";
+        let expected = "listeners:        a:1, b:2\nmax sessions:     10\nstarted:          -\nversion:          1\n";
         assert_eq!(summary(&info), expected);
         let reload =
             |error: Option<&str>| outcome(&json!({ "time": "12:00", "successful": error.is_none(), "error": error }));
         assert_eq!(reload(None), "succeeded at 12:00");
         assert_eq!(reload(Some("a fault")), "failed at 12:00: a fault");
+    }
+
+    #[test]
+    fn both_processes_of_an_upgrade_are_named() {
+        let from = |complete: bool| {
+            let from = json!({ "pid": 7, "version": "1", "at": "12:00", "sessions": 90, "complete": complete });
+            summary(&json!({ "handed_over_from": from }))
+        };
+        assert_eq!(from(true), "handed over from: process 7, version 1, at 12:00: 90 sessions\n");
+        assert_eq!(from(false), "handed over from: process 7, version 1, at 12:00: 90 sessions so far\n");
+        let upgrade = summary(&json!({ "upgrade": { "pid": 8, "version": "2", "moved": 3 } }));
+        assert_eq!(upgrade, "upgrade:          in progress, to process 8, version 2: 3 sessions moved so far\n");
+        assert_eq!(summary(&json!({ "upgrade": null })), "upgrade:          -\n");
     }
 }

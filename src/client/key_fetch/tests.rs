@@ -39,7 +39,7 @@ fn a_set_is_fetched_with_its_lifetime() {
         assert_eq!(path, "/keys?tenant=1");
         ("200 OK\r\nCache-Control: max-age=600\r\nAge: 100".to_owned(), jwks(&["a", "b"]))
     });
-    let Fetched { keys, lifetime } = fetched.unwrap();
+    let Fetched { keys, lifetime, .. } = fetched.unwrap();
     assert_eq!((keys.ids().count(), lifetime), (2, Some(Duration::from_secs(500))));
 }
 

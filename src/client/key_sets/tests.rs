@@ -23,7 +23,8 @@ fn users() -> Vec<KeyUser> {
 }
 
 fn fetched(names: &[&str]) -> Result<Fetched, FetchError> {
-    Ok(Fetched { keys: KeySet::from_server(jwks(names).as_bytes()).unwrap(), lifetime: None })
+    let body = jwks(names).into();
+    Ok(Fetched { keys: KeySet::from_server(jwks(names).as_bytes()).unwrap(), body, lifetime: None })
 }
 
 fn failed() -> Result<Fetched, FetchError> {

@@ -1,6 +1,7 @@
 //! Tests of `snapshot`: the parts that a new snapshot keeps, and swaps while requests are admitted.
 
 mod auths;
+mod readmit;
 mod recheck;
 mod refresh;
 mod session_limits;

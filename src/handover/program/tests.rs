@@ -60,21 +60,11 @@ fn a_program_that_cannot_be_started_is_named() {
     assert_eq!(relative.path, std::env::current_dir().unwrap().join("no-such-program"));
 }
 
-#[test]
-fn the_mark_of_a_replaced_file_is_not_a_part_of_its_name() {
-    let script = Script::new("replaced", 0o700, "exit 0");
-    let marked = PathBuf::from(format!("{} (deleted)", script.path().display()));
-    assert_eq!(path_on_disk(marked.clone()), script.path());
-    fs::write(&marked, "").unwrap();
-    assert_eq!(path_on_disk(marked.clone()), marked, "it is a file");
-    assert_eq!(path_on_disk(script.path()), script.path());
-}
-
 #[tokio::test]
 async fn the_program_gets_the_socket_the_arguments_and_the_variable() {
     let text = "echo \"$TOLLGATE_HANDOVER $1 $2 ${LISTEN_FDS-none}\" >&0; exec 0<&-; exec sleep 600";
     let script = Script::new("echo", 0o700, text);
-    let (process, own) = start(&script.path()).unwrap();
+    let (mut process, own) = start(&script.path()).unwrap();
     let own = tokio::net::UnixStream::from_std(own).unwrap();
     let mut answer = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut { own }, &mut answer).await.unwrap();
@@ -109,7 +99,7 @@ async fn a_program_that_hangs_is_reported_and_leaves_no_zombie() {
     let error = process.answer("its greeting", Duration::from_millis(10), waiting).await.unwrap_err();
     assert_eq!(error, "it did not send its greeting within 0.01 s");
     let pid = process.pid();
-    let status = process.kill_and_wait().await.unwrap();
+    let status = process.kill_and_wait().await.unwrap().unwrap();
     assert_eq!((status.signal(), exists(pid)), (Some(9), false));
 }
 

@@ -61,6 +61,11 @@ impl Question {
         Self { headers, key: QuestionKey(key) }
     }
 
+    /// Returns the headers.
+    pub(in crate::policy) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// Returns its key: questions with the same headers have the same key.
     pub fn key(&self) -> QuestionKey {
         self.key
@@ -151,6 +156,11 @@ impl ForwardAnswer {
             return Err(AnswerError::TooLarge);
         }
         Ok(Self { headers: headers.into(), subject })
+    }
+
+    /// Returns an answer that another process received.
+    pub(in crate::policy) fn of_parts(headers: Vec<(HeaderName, HeaderValue)>, subject: Option<Arc<str>>) -> Self {
+        Self { headers: headers.into(), subject }
     }
 
     /// Returns the subject.

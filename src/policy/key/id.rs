@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use aws_lc_rs::digest;
 use jsonwebtoken::AlgorithmFamily;
 
 /// Identifies a key among the keys of all configurations: a truncated SHA-256 of its type and its bytes. `Debug` does
 /// not show it, since it may be the hash of a secret.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyId([u8; 16]);
 
 impl KeyId {

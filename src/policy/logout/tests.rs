@@ -210,6 +210,29 @@ fn a_token_is_accepted_once_until_it_expires() {
 }
 
 #[test]
+fn a_token_that_one_process_accepted_is_rejected_by_the_next() {
+    let (old, new) = (RecentLogouts::default(), RecentLogouts::default());
+    let logout = |jti: &str| verify(json!({ "jti": jti })).unwrap();
+    old.note(&logout("t1"), "users", NOW).unwrap();
+    let end = NOW + Duration::from_secs(150);
+    assert_eq!(old.export(end), state::RecentLogoutsState::default());
+    let bytes = postcard::to_allocvec(&old.export(NOW)).unwrap();
+    for _ in 0..2 {
+        new.import(postcard::from_bytes(&bytes).unwrap(), NOW);
+    }
+    assert_eq!(new.note(&logout("t1"), "users", NOW), Err(LogoutError::Replayed));
+    assert_eq!((new.note(&logout("t1"), "partners", NOW), new.note(&logout("t2"), "users", NOW)), (Ok(()), Ok(())));
+    // More tokens than are remembered: the first to expire is forgotten.
+    let many: Vec<(Duration, u128)> =
+        (0..=RECENT_MAX).map(|n| (NOW + Duration::from_hours(n as u64 + 1), n as u128)).collect();
+    let full = RecentLogouts::default();
+    full.import(postcard::from_bytes(&postcard::to_allocvec(&many).unwrap()).unwrap(), NOW);
+    let sets = full.0.lock().unwrap();
+    assert_eq!((sets.known.len(), sets.by_end.len()), (RECENT_MAX, RECENT_MAX));
+    assert!(!sets.known.contains(&RevocationId(0)) && sets.known.contains(&RevocationId(1)));
+}
+
+#[test]
 fn logouts_are_received_on_the_hosts_of_the_routes() {
     let endpoint = LogoutEndpoint { hosts: vec!["*.example.com".parse().unwrap()], ..endpoint() };
     let serves = |host: &str, path: &str| endpoint.serves(host, &Path::parse(path).unwrap());

@@ -4,6 +4,8 @@ use std::fmt;
 use std::mem::size_of;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::super::claims::Claims;
@@ -15,7 +17,7 @@ pub const VALUE_MAX_CHARS: usize = 256;
 const ENTRY_BYTES: usize = size_of::<Revocation>() + 2 * 2 * size_of::<(RevocationId, usize)>() + 128;
 
 /// The claim by which a revocation names tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// `jti` (RFC 7519 section 4.1.7): one token.
     Token,
@@ -67,7 +69,7 @@ pub struct Revocation {
 }
 
 /// The claims of a token by which it can be revoked, as a session keeps them.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenIds {
     jti: Option<Box<str>>,
     sid: Option<Box<str>>,
@@ -194,6 +196,11 @@ impl TokenIds {
             sid: claims.session_id().filter(short).map(Box::from),
             issued: claims.issued(),
         }
+    }
+
+    /// Whether each claim has a length that [`TokenIds::of`] keeps.
+    pub(in super::super) fn is_bounded(&self) -> bool {
+        [&self.jti, &self.sid].into_iter().flatten().all(|text| is_short(text))
     }
 
     /// Returns `sid`.

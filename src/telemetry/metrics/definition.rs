@@ -7,6 +7,7 @@ use super::merged::Merged;
 use super::process::ProcessFigures;
 use super::samples::Samples;
 use super::text::{Family, Kind};
+use crate::telemetry::handovers::HandoverTotals;
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,7 @@ pub(super) struct Scrape<'a> {
     pub merged: &'a Merged,
     pub gauges: &'a Gauges,
     pub reloads: Reloads,
+    pub handovers: Handovers,
     pub process: ProcessFigures,
     pub started: Duration,
 }
@@ -61,6 +63,35 @@ pub(super) struct Reloads {
     pub last_succeeded: bool,
     /// Since the Unix epoch.
     pub last_success: Duration,
+}
+
+/// The handovers of sessions to a new process. The counts are those of all processes that have followed each other.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Handovers {
+    /// The number of upgrades that succeeded, and of those that failed.
+    pub outcomes: [u64; 2],
+    /// The number of sessions that moved, that drained in the process before, and that were lost.
+    pub sessions: [u64; 3],
+    /// The longest time for which a session was not served in the last handover.
+    pub longest_pause: Duration,
+}
+
+impl Handovers {
+    /// Counts a handover that has ended.
+    pub(super) fn add(&mut self, totals: &HandoverTotals) {
+        let [succeeded, _] = &mut self.outcomes;
+        *succeeded = succeeded.saturating_add(1);
+        for (count, more) in self.sessions.iter_mut().zip([totals.moved, totals.drained, totals.failed]) {
+            *count = count.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+        }
+        self.longest_pause = totals.longest_pause;
+    }
+
+    /// Counts an upgrade that failed.
+    pub(super) fn add_failure(&mut self) {
+        let [_, failed] = &mut self.outcomes;
+        *failed = failed.saturating_add(1);
+    }
 }
 
 impl Definition {

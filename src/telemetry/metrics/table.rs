@@ -171,6 +171,38 @@ pub static TABLE: &[Definition] = &[
         },
     },
     Definition {
+        name: "tollgate_handovers_total",
+        kind: Kind::Counter,
+        labels: &["outcome"],
+        unit: None,
+        help: "Upgrades of the program in which a new process took over, by outcome: `success`, or `failure` if this process \
+               continued",
+        collect: |scrape, samples| {
+            let outcomes = ["success", "failure"].into_iter().zip(scrape.handovers.outcomes);
+            outcomes.for_each(|(outcome, count)| samples.count([outcome], count));
+        },
+    },
+    Definition {
+        name: "tollgate_handover_sessions_total",
+        kind: Kind::Counter,
+        labels: &["outcome"],
+        unit: None,
+        help: "Sessions that were open at a handover, by outcome: `moved`, `drained` in the process before, or `failed` if \
+               they were lost",
+        collect: |scrape, samples| {
+            let outcomes = ["moved", "drained", "failed"].into_iter().zip(scrape.handovers.sessions);
+            outcomes.for_each(|(outcome, count)| samples.count([outcome], count));
+        },
+    },
+    Definition {
+        name: "tollgate_handover_pause_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        unit: Some(Unit::Seconds),
+        help: "Longest time for which a session was not served in the last handover; 0 before the first one",
+        collect: |scrape, samples| samples.add([], Value::Seconds(scrape.handovers.longest_pause.as_secs_f64())),
+    },
+    Definition {
         name: "tollgate_config_generation",
         kind: Kind::Gauge,
         labels: &[],

@@ -71,6 +71,9 @@ fn the_text_of_a_process_is_exact() {
     let mut ended = open(&worker, "chat");
     ended.end(&outcome(Some(4321), ClosedBy::Client, CloseReason::Closed), Duration::from_millis(1500));
     metrics.count_reload(ReloadOutcome::Failure, Duration::from_secs(1_700_000_060));
+    metrics.count_failed_handover();
+    let totals = HandoverTotals { moved: 40, drained: 2, failed: 1, ..HandoverTotals::default() };
+    metrics.count_handover(&HandoverTotals { longest_pause: Duration::from_millis(12), ..totals });
     let server = |server: &str, connect_failures| ServerGauges {
         upstream: "up".into(),
         server: server.into(),
@@ -121,8 +124,9 @@ fn every_series_has_a_value_for_each_label_and_every_name_its_unit() {
     let metrics = Metrics::new(Duration::ZERO);
     let _session = open(&metrics.worker(), "chat");
     let (merged, gauges, reloads) = (merged(&metrics), Gauges::default(), *lock(&metrics.reloads));
+    let handovers = metrics.handovers();
     let process = ProcessFigures::read();
-    let scrape = Scrape { merged: &merged, gauges: &gauges, reloads, process, started: Duration::ZERO };
+    let scrape = Scrape { merged: &merged, gauges: &gauges, reloads, handovers, process, started: Duration::ZERO };
     for definition in TABLE {
         let name = definition.name;
         let family = definition.family(&scrape);
@@ -316,6 +320,29 @@ fn reloads_set_the_time_of_the_last_success() {
 }
 
 #[test]
+fn the_counts_of_handovers_continue_in_the_next_process() {
+    let (before, after) = (Metrics::new(Duration::ZERO), Metrics::new(Duration::ZERO));
+    let totals = |moved, pause| HandoverTotals {
+        moved,
+        longest_pause: Duration::from_millis(pause),
+        ..HandoverTotals::default()
+    };
+    before.count_handover(&totals(3, 90));
+    before.count_failed_handover();
+    after.continue_handovers(before.handovers());
+    after.count_handover(&totals(4, 20));
+    let text = text(&after, &Gauges::default());
+    for (series, expected) in [
+        ("handovers_total{outcome=\"success\"}", 2.0),
+        ("handovers_total{outcome=\"failure\"}", 1.0),
+        ("handover_sessions_total{outcome=\"moved\"}", 7.0),
+        ("handover_pause_seconds", 0.02),
+    ] {
+        assert_eq!(value(&text, &format!("tollgate_{series}")), Some(expected), "{series}");
+    }
+}
+
+#[test]
 fn a_value_is_in_the_first_bucket_whose_bound_is_not_below_it() {
     for bounds in [&UPGRADE_BOUNDS, &SESSION_BOUNDS] {
         assert!(bounds.is_sorted_by(|a, b| a < b));
@@ -403,5 +430,63 @@ proptest! {
         prop_assert_eq!(routes().flat_map(|route| route.session_duration.buckets).sum::<u64>(), ended);
         prop_assert_eq!(sums.upgrades.values().filter_map(|outcomes| outcomes.get("origin")).sum::<u64>(), rejected);
         prop_assert_eq!(text(&many, &Gauges::default()), text(&one, &Gauges::default()));
+    }
+}
+
+/// Returns the lines of a text that start with this.
+fn lines<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
+    text.lines().filter(|line| line.starts_with(start)).collect()
+}
+
+#[test]
+fn counters_continue_in_the_process_that_follows_and_gauges_do_not() {
+    let moved = |metrics: &Metrics| {
+        let bytes = postcard::to_allocvec(&metrics.export(&Gauges::default())).unwrap();
+        postcard::from_bytes::<MovedMetrics>(&bytes).unwrap()
+    };
+    let old = Metrics::new(Duration::ZERO);
+    let worker = old.worker();
+    let session = open(&worker, "chat");
+    worker.count_upgrade("chat", "no_token");
+    worker.count_upgrade("gone", "no_token");
+    let new = Metrics::new(Duration::ZERO);
+    new.retain(["chat".into()]);
+    assert_eq!(new.import(moved(&old)), 0);
+    let show = |metrics: &Metrics| text(metrics, &Gauges::default());
+    let upgrades = |metrics: &Metrics| lines(&show(metrics), "tollgate_upgrades_total{").join("\n");
+    assert!(lines(&show(&old), "tollgate_upgrades_total{").len() == 3, "{}", upgrades(&old));
+    // The configuration has no route `gone` any more.
+    assert_eq!(lines(&show(&new), "tollgate_upgrades_total{").len(), 2, "{}", upgrades(&new));
+    let counts = |metrics: &Metrics| lines(&show(metrics), "tollgate_upgrade_duration_seconds_count{").join("\n");
+    assert_eq!(counts(&new), counts(&old));
+    assert!(lines(&show(&new), "tollgate_sessions{").is_empty());
+    // What this process counts is added, and all of it passes on.
+    let (again, third) = (open(&new.worker(), "chat"), Metrics::new(Duration::ZERO));
+    third.import(moved(&new));
+    assert!(counts(&third).ends_with(" 2"), "{}", counts(&third));
+    assert!(upgrades(&third).contains("outcome=\"accepted\"} 2"), "{}", upgrades(&third));
+    drop((session, again));
+}
+
+#[test]
+fn series_that_the_table_does_not_know_are_not_continued() {
+    // The form of `MovedSeries`: the metric, the labels, and the kind of its value (0: a count).
+    let import = |metric: &str, labels: &[&str], count: u64| {
+        let bytes = postcard::to_allocvec(&vec![(metric, labels, (0_u8, count))]).unwrap();
+        let metrics = Metrics::new(Duration::ZERO);
+        (metrics.import(postcard::from_bytes(&bytes).unwrap()), text(&metrics, &Gauges::default()))
+    };
+    let (left_out, text) = import("tollgate_upgrades_total", &["chat", "accepted"], 3);
+    assert!(left_out == 0 && text.contains("outcome=\"accepted\"} 3"), "{text}");
+    let long = "a".repeat(600);
+    for (metric, labels) in [
+        ("tollgate_upgrades_total", &["chat"][..]),
+        ("tollgate_upgrades_total", &["chat", &long]),
+        ("tollgate_sessions", &["chat", "up"]),
+        ("tollgate_upgrade_duration_seconds", &["chat"]),
+        ("process_cpu_seconds_total", &[]),
+        ("tollgate_other_total", &[]),
+    ] {
+        assert_eq!(import(metric, labels, 3).0, 1, "{metric}");
     }
 }

@@ -120,16 +120,23 @@ impl WorkerMetrics {
         counts: &SessionStats,
     ) -> SessionMetrics {
         self.count_upgrade(&target[0], ACCEPTED);
+        let session = self.resume_session(target, counts);
+        session.target.route.0.upgrade_duration.observe(duration, &UPGRADE_BOUNDS);
+        drop(connection);
+        session
+    }
+
+    /// Counts the session of an upgrade that was counted before, until the guard is dropped. `counts` are the messages
+    /// and bytes that are not to be counted.
+    pub fn resume_session(&self, target: TargetKey, counts: &SessionStats) -> SessionMetrics {
         // Cells are found and counted as in use under one lock, so that no scrape drops them in between.
         let mut sessions = lock(&self.sessions);
         let route = Arc::clone(sessions.routes.entry(Arc::clone(&target[0])).or_default());
-        route.0.upgrade_duration.observe(duration, &UPGRADE_BOUNDS);
         let connections = Arc::clone(&self.connections);
         let new = || Arc::new(TargetCells { open: Cell::default(), route, connections });
         let target = Arc::clone(sessions.targets.entry(target).or_insert_with(new));
         target.open.add(1);
         target.connections.states[ConnectionState::Session as usize].add(1);
-        drop(connection);
         SessionMetrics { target, counted: Counted::of(counts), is_open: true }
     }
 

@@ -15,12 +15,15 @@ use serde_json::Value;
 
 use super::log::Log;
 use super::pki::{self, Leaf};
+use super::process::{self, Process};
 use super::secrets;
 use super::setup::Setup;
 
 /// A running proxy. Dropping it kills the process and, if the test failed, prints its log.
 pub struct Gate {
     child: Child,
+    /// The process that serves now: the child, or one that took over.
+    pid: Pid,
     pub log: Log,
     /// Its standard output. Nothing is written to it, so its end means that the process has ended.
     output: Log,
@@ -71,7 +74,7 @@ impl Gate {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::read(child.stderr.take().unwrap(), setup.log_until, setup.log_stays_open);
         let output = Log::read(child.stdout.take().unwrap(), None, false);
-        Self { child, log, output, address: None, folder }
+        Self { pid: Pid::from_child(&child), child, log, output, address: None, folder }
     }
 
     /// Returns the address of the current listener.
@@ -79,18 +82,24 @@ impl Gate {
         self.address.expect("the proxy listens")
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+    /// Returns the id of the process that serves now.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Acts on the process that took over from now on. Returns the earlier one.
+    pub fn follow(&mut self, successor: Pid) -> Process {
+        Process::of(std::mem::replace(&mut self.pid, successor))
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        kill_process(self.pid, signal).unwrap();
     }
 
     /// Stops all threads of the process, as on a paused machine, and waits until they have stopped.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
-        let (_, status) = waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap().unwrap();
+        let (_, status) = waitpid(Some(self.pid), WaitOptions::UNTRACED).unwrap().unwrap();
         assert!(status.stopped());
     }
 
@@ -113,7 +122,7 @@ impl Gate {
         self.log.next("draining");
     }
 
-    /// Waits until the process has exited by itself.
+    /// Waits until the process, and each that took over from it, has exited by itself. Returns the status of the first.
     pub fn wait_exit(&mut self) -> ExitStatus {
         assert!(self.output.wait_for_end(), "the proxy does not exit");
         assert!(self.log.wait_for_end(), "the log does not end");
@@ -136,7 +145,7 @@ impl Gate {
         let open = |number: &u64| self.proc(&format!("fd/{number}")).symlink_metadata().is_ok();
         let free = (0..1 << 20).find(|number| !open(number));
         let limit = Rlimit { current: free, maximum: getrlimit(Resource::Nofile).maximum };
-        prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
+        prlimit(Some(self.pid), Resource::Nofile, limit).unwrap();
     }
 
     /// Returns the number of descriptors that each epoll instance of the process watches.
@@ -152,7 +161,7 @@ impl Gate {
     }
 
     fn proc(&self, name: &str) -> PathBuf {
-        Path::new("/proc").join(self.child.id().to_string()).join(name)
+        Path::new("/proc").join(self.pid.to_string()).join(name)
     }
 }
 
@@ -161,6 +170,7 @@ impl Drop for Gate {
         // The process may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        process::end_all_with(&self.folder.path("tollgate.toml"));
         self.log.wait_for_end();
         let text = self.log.text();
         if std::thread::panicking() {

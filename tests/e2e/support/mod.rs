@@ -5,6 +5,7 @@ pub mod name_server;
 pub mod gate;
 pub mod log;
 pub mod pki;
+pub mod process;
 pub mod provider;
 pub mod request;
 pub mod secrets;

@@ -78,6 +78,24 @@ async function otherProcess({ visit, tokens }) {
     await page.context().close();
   });
 
+  await check('dashboard: an upgrade is shown with both versions, and afterwards with the process before', async () => {
+    const page = await visit(tokens.full, { hash: '#/config' });
+    const origin = page.locator('#handed-over');
+    assert.equal(await origin.isVisible(), false);
+    await replace(page, '/v1/info', (info) => ({ ...info, upgrade: { pid: 8, version: '9.9.9', moved: 2 } }));
+    await page.locator('#strip-version', { hasText: /^[0-9.]+ → 9\.9\.9$/ }).waitFor();
+    const from = { pid: 7, version: '0.0.9', at: '2001-02-03T04:05:06Z', sessions: 3, complete: false };
+    await replace(page, '/v1/info', (info) => ({ ...info, handed_over_from: from }));
+    await page.locator('#strip-version', { hasText: /^0\.0\.9 → [0-9.]+$/ }).waitFor();
+    await go(page, '#/');
+    await page.locator('.attention', { hasText: 'takes sessions over from process 7 (version 0.0.9)' }).waitFor();
+    await replace(page, '/v1/info', (info) => ({ ...info, handed_over_from: { ...from, complete: true } }));
+    await page.locator('#strip-version', { hasText: /^[0-9.]+$/ }).waitFor();
+    await go(page, '#/config');
+    await page.locator('#handed-over', { hasText: 'from process 7 (version 0.0.9) at 3 Feb 2001' }).waitFor();
+    await page.context().close();
+  });
+
   await check('dashboard: of an unknown session the page shows only that', async () => {
     const page = await visit(tokens.full, { hash: `#/sessions/${'0'.repeat(32)}`, answers: [404] });
     await page.locator('.banner', { hasText: 'No open session has this id' }).waitFor();

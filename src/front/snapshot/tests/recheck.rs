@@ -9,18 +9,18 @@ use crate::policy::session_slots::Holder;
 /// The time of the tests, since the Unix epoch.
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
 
-fn clocks() -> Clocks {
+pub(super) fn clocks() -> Clocks {
     Clocks { instant: clock::now(), unix: UNIX }
 }
 
 /// Returns a token that the section `users` of the test configuration accepts.
-fn token() -> String {
+pub(super) fn token() -> String {
     let claims = serde_json::json!({ "sub": "ann", "exp": UNIX.as_secs() + 600, "role": "admin", "room": "blue" });
     let header = Header::new(jsonwebtoken::Algorithm::HS256);
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(b"a secret of thirty-two bytes ...")).unwrap()
 }
 
-fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
+pub(super) fn facts<'a>(path: &'a str, headers: &'a HeaderMap) -> RequestFacts<'a> {
     RequestFacts {
         kind: RequestKind::WebSocket,
         authority: "a.example",

@@ -1,0 +1,193 @@
+//! Replaces this process: starts the new one, passes it the sockets and the state, moves the sessions, and leaves.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::channel::{self, Channel, ChannelError};
+use super::ended::NewPeer;
+use super::memfd::write_sealed;
+use super::process_state::{self, SocketsState};
+use super::program::{NewProcess, Program};
+use super::progress::Progress;
+use super::records::PROCESS_MAX_BYTES;
+use super::sender::{Counts, MoveError, SEND_MAX, Sender};
+use super::service::set_main_process;
+use super::session::WorkerSessions;
+use super::upgrader::{UpgradeError, UpgradeSummary};
+use super::wire::{Message, SUPPORTED, State, newest_common};
+use crate::runtime::clock;
+use crate::server::control::Control;
+use crate::server::passed::HandedOver;
+use crate::server::permit::{PermitError, UpgradePermit};
+
+/// The time that the new program has to read its configuration, and then to bind.
+const START_MAX: Duration = Duration::from_secs(30);
+/// The time that connections have to become sessions, once no more are accepted.
+const HANDSHAKES_MAX: Duration = Duration::from_secs(10);
+/// The pause between two looks at the connections that may become sessions.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl From<PermitError> for UpgradeError {
+    fn from(error: PermitError) -> Self {
+        match error {
+            PermitError::InProgress => Self::InProgress,
+            PermitError::Stopping => Self::Stopping,
+            PermitError::Busy | PermitError::System(_) => Self::System(error.to_string()),
+        }
+    }
+}
+
+fn system(error: impl fmt::Display) -> UpgradeError {
+    UpgradeError::System(error.to_string())
+}
+
+/// Replaces this process by its program, or by the one at `binary`. Returns when all sessions have moved or drain.
+///
+/// # Errors
+/// If the new process does not take over, or fails while it does. Then this process goes on, with the sessions that it
+/// still has.
+pub async fn replace(
+    control: &Control,
+    program: &Program,
+    binary: Option<&Path>,
+    progress: &Progress,
+) -> Result<UpgradeSummary, UpgradeError> {
+    let began = clock::now();
+    let permit = control.upgrade().await?;
+    let (own, other) = channel::pair().map_err(system)?;
+    let channel = Channel::of_old(own).map_err(system)?;
+    let new = program.start(binary, other).map_err(|error| UpgradeError::Start(error.path, error.reason))?;
+    let mut upgrade = Upgrade { control, permit, channel, new };
+    let (version, build) = upgrade.greet().await?;
+    progress.start(upgrade.new.pid(), build.clone());
+    upgrade.pass_state(version).await?;
+    upgrade.permit.pause_accepting().await?;
+    let counts = match upgrade.take_over(version, progress).await {
+        Ok(counts) => counts,
+        Err(error) => {
+            // systemd must not wait for a process that has ended.
+            set_main_process(std::process::id());
+            return Err(error);
+        }
+    };
+    let Upgrade { permit, new, .. } = upgrade;
+    // A process that stops meanwhile drains as well.
+    let _ = permit.leave().await;
+    let Counts { moved, drained, failed, longest_pause } = counts;
+    let took = clock::now().saturating_duration_since(began);
+    Ok(UpgradeSummary { pid: new.release(), version: build, moved, drained, failed, longest_pause, took })
+}
+
+/// An upgrade in progress. If it is dropped, the new process is killed, and this one accepts again.
+struct Upgrade<'a> {
+    control: &'a Control,
+    permit: UpgradePermit,
+    channel: Channel,
+    new: NewProcess,
+}
+
+impl Upgrade<'_> {
+    /// Waits until the new program has checked its configuration. Returns the version of the state, and that of the
+    /// program.
+    async fn greet(&mut self) -> Result<(u16, String), UpgradeError> {
+        let hello = match self.answer("its greeting").await? {
+            Message::Hello(hello) => hello,
+            other => return Err(UpgradeError::NoAnswer(format!("it sent {} as its greeting", other.name()))),
+        };
+        let theirs = hello.min..=hello.max;
+        let Some(version) = newest_common(&SUPPORTED, &theirs) else {
+            return Err(UpgradeError::NoCommonVersion([*SUPPORTED.start(), *SUPPORTED.end()], [hello.min, hello.max]));
+        };
+        Ok((version, hello.build))
+    }
+
+    /// Passes the sockets and the state, and waits until the new process has bound them.
+    async fn pass_state(&mut self, version: u16) -> Result<(), UpgradeError> {
+        let HandedOver { sockets, journal_lock, log_level } = self.permit.sockets().await?;
+        let (descriptions, descriptors): (Vec<_>, Vec<OwnedFd>) = sockets.into_iter().unzip();
+        let sockets = SocketsState {
+            sockets: descriptions,
+            has_journal_lock: journal_lock.is_some(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let records = process_state::export(self.control, &sockets, log_level).map_err(system)?;
+        let (file, len) = write_sealed(&records, PROCESS_MAX_BYTES).map_err(system)?;
+        drop(records);
+        let passed = descriptors.iter().chain(&journal_lock).map(AsFd::as_fd);
+        let passed: Vec<_> = std::iter::once(file.as_fd()).chain(passed).collect();
+        let state = Message::State(State { version, len });
+        self.channel.send(&state, &passed, SEND_MAX).await.map_err(system)?;
+        match self.answer("that it is ready").await? {
+            Message::Ready => Ok(()),
+            other => Err(UpgradeError::NoAnswer(format!("it sent {} instead of being ready", other.name()))),
+        }
+    }
+
+    async fn answer(&mut self, awaited: &str) -> Result<Message, UpgradeError> {
+        let received = async {
+            match self.channel.receive(START_MAX).await {
+                Ok(received) => Ok(Ok(received.message)),
+                Err(ChannelError::Failed(reason)) => Ok(Err(UpgradeError::Rejected(reason))),
+                Err(error) => Err(error),
+            }
+        };
+        self.new.answer(awaited, START_MAX, received).await.map_err(UpgradeError::NoAnswer)?
+    }
+
+    /// Lets the new process accept, and moves the sessions.
+    async fn take_over(&mut self, version: u16, progress: &Progress) -> Result<Counts, UpgradeError> {
+        let Self { control, channel, new, .. } = self;
+        let pid = new.pid();
+        if let Err(error) = channel.send(&Message::TakeOver, &[], SEND_MAX).await {
+            // Its end also ends what it has accepted.
+            let _ = new.end().await;
+            return Err(failed(&error.into()));
+        }
+        set_main_process(pid);
+        let sender = Sender::new(channel, new, version);
+        move_sessions(control, sender, progress).await.map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &MoveError) -> UpgradeError {
+    UpgradeError::Failed(error.to_string())
+}
+
+impl From<ChannelError> for UpgradeError {
+    fn from(error: ChannelError) -> Self {
+        system(error)
+    }
+}
+
+/// Moves the sessions of all workers, and those that connections in their handshake become.
+async fn move_sessions<N: NewPeer>(
+    control: &Control,
+    mut sender: Sender<'_, N>,
+    progress: &Progress,
+) -> Result<Counts, MoveError> {
+    let gateway = control.gateway();
+    let round = gateway.workers.begin_round();
+    let until = clock::after(clock::now(), HANDSHAKES_MAX);
+    let (mut stays, mut moved) = (0_usize, 0);
+    loop {
+        // The sessions of these connections are found by the sweep after they have been counted.
+        let is_last = gateway.process.metrics.pending_connections() == 0 || is_past(until);
+        for worker in 0..gateway.workers.count() {
+            let mut sessions = WorkerSessions { workers: &gateway.workers, worker, round, stays: 0 };
+            sender.sweep(&mut sessions).await?;
+            stays = stays.saturating_add(sessions.stays);
+            let now_moved = sender.counts().moved;
+            progress.add_moved(now_moved.saturating_sub(std::mem::replace(&mut moved, now_moved)));
+        }
+        if is_last {
+            return sender.finish(stays).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn is_past(until: Instant) -> bool {
+    clock::now() >= until
+}

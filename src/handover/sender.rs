@@ -1,0 +1,306 @@
+//! The old side of the move: freezes sessions, offers them in batches, and erases what the new process has.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::channel::{Channel, ChannelError};
+use super::ended::{NewPeer, PeerEnded};
+use super::memfd::{MemfdError, write_sealed};
+use super::pauses::since;
+use super::protocol::{Ack, BATCH_MAX, Erase, Frozen, Offered};
+use super::records::{BATCH_MAX_BYTES, HEADER_BYTES, Record, SESSION, SESSION_MAX_BYTES};
+use super::wire::{End, Entry, Message, Prepare, SESSION_DESCRIPTORS_MAX};
+
+/// The time that the new process has to acknowledge a batch.
+pub const ACK_MAX: Duration = Duration::from_secs(10);
+/// The time that the new process has to read while the socket is full.
+pub const SEND_MAX: Duration = Duration::from_secs(10);
+
+/// Why a frozen session stays in the old process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// It cannot move: its image cannot be expressed in the chosen version or is too long, or the new process has
+    /// refused it. It drains. `Sessions::freeze` must not return it again.
+    Drains,
+    /// The move has failed. The session continues as before.
+    MoveFailed,
+}
+
+/// A frozen session, with its keys and its sockets.
+pub trait Moving: Erase {
+    /// Returns the image in this version of the state. Returns `None` if that version cannot express the session: it
+    /// drains.
+    fn image(&self, version: u16) -> Option<Zeroizing<Vec<u8>>>;
+
+    /// Returns the client's socket, then the upstream's.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Returns the time of `CLOCK_MONOTONIC` to which the times in the image relate, in nanoseconds.
+    fn exported_at(&self) -> u64;
+
+    /// Continues the session in this process.
+    fn resume(self, stay: Stay);
+}
+
+/// The sessions of one worker.
+pub trait Sessions {
+    /// A frozen session.
+    type Session: Moving;
+
+    /// Freezes at most `max` sessions. Returns none if no session is left that can move now.
+    fn freeze(&mut self, max: usize) -> impl Future<Output = Vec<Self::Session>>;
+}
+
+/// The number of sessions by outcome.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions that the new process continues.
+    pub moved: usize,
+    /// Sessions that cannot move, and drain.
+    pub drained: usize,
+    /// Sessions that were lost.
+    pub failed: usize,
+    /// The longest time from the export of a moved session to its start, as far as it is known here.
+    pub longest_pause: Duration,
+}
+
+/// Why the move has ended before all sessions have moved.
+#[derive(Debug)]
+pub enum MoveError {
+    /// The channel does not carry the batch.
+    Channel(ChannelError),
+    /// The images cannot be written.
+    Memory(MemfdError),
+    /// The new process broke the protocol.
+    Protocol(String),
+    /// An earlier batch has failed.
+    Ended,
+}
+
+impl fmt::Display for MoveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Protocol(error) => write!(f, "the new process broke the protocol: {error}"),
+            Self::Ended => f.write_str("the new process has been ended after an earlier failure"),
+        }
+    }
+}
+
+impl std::error::Error for MoveError {}
+
+impl From<ChannelError> for MoveError {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
+/// Moves sessions over a channel, batch by batch.
+#[derive(Debug)]
+pub struct Sender<'a, N> {
+    channel: &'a Channel,
+    peer: &'a mut N,
+    version: u16,
+    next_batch: u32,
+    ended: bool,
+    counts: Counts,
+    ack_max: Duration,
+}
+
+impl<'a, N: NewPeer> Sender<'a, N> {
+    /// Prepares to move sessions in this version of the state, after [`Message::TakeOver`].
+    pub fn new(channel: &'a Channel, peer: &'a mut N, version: u16) -> Self {
+        let counts = Counts::default();
+        Self { channel, peer, version, next_batch: 0, ended: false, counts, ack_max: ACK_MAX }
+    }
+
+    /// Replaces [`ACK_MAX`].
+    pub fn ack_within(mut self, max: Duration) -> Self {
+        self.ack_max = max;
+        self
+    }
+
+    /// Returns what has been counted until now.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Moves all sessions that can move now.
+    ///
+    /// # Errors
+    ///
+    /// The new process has ended: an error ends it. The sessions that had not moved have been resumed. Those that had
+    /// moved before have ended with the new process and are counted as failed.
+    pub async fn sweep<S: Sessions>(&mut self, sessions: &mut S) -> Result<(), MoveError> {
+        loop {
+            if self.ended {
+                return Err(MoveError::Ended);
+            }
+            let mut waiting: VecDeque<_> = sessions.freeze(BATCH_MAX).await.into();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            while let Some(batch) = self.fill(&mut waiting) {
+                if let Err(error) = self.transfer(batch).await {
+                    resume(waiting, Stay::MoveFailed);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Ends the move: sends the counts, with the sessions that could not be frozen.
+    ///
+    /// # Errors
+    ///
+    /// The new process has ended, or has been ended because it did not read the message.
+    pub async fn finish(mut self, also_drained: usize) -> Result<Counts, MoveError> {
+        if self.ended {
+            return Err(MoveError::Ended);
+        }
+        self.counts.drained = self.counts.drained.saturating_add(also_drained);
+        let Counts { moved, drained, failed, longest_pause } = self.counts;
+        let end = Message::End(End {
+            moved: moved as u64,
+            drained: drained as u64,
+            failed: failed as u64,
+            longest_pause: u64::try_from(longest_pause.as_nanos()).unwrap_or(u64::MAX),
+        });
+        match self.channel.send(&end, &[], SEND_MAX).await {
+            Ok(()) => Ok(self.counts),
+            Err(error) => {
+                self.end_peer().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes as many sessions as fit into a batch. Resumes those that cannot move.
+    fn fill<S: Moving>(&mut self, waiting: &mut VecDeque<S>) -> Option<(Vec<S>, Vec<Record>)> {
+        let (mut sessions, mut records) = (Vec::new(), Vec::new());
+        let mut len: usize = 0;
+        while let Some(session) = waiting.pop_front() {
+            let Some(content) = image(&session, self.version) else {
+                self.counts.drained += 1;
+                session.resume(Stay::Drains);
+                continue;
+            };
+            let with = len.saturating_add(HEADER_BYTES).saturating_add(content.len());
+            if sessions.len() == BATCH_MAX || with > BATCH_MAX_BYTES {
+                waiting.push_front(session);
+                break;
+            }
+            len = with;
+            records.push(Record { kind: SESSION, version: self.version, content });
+            sessions.push(session);
+        }
+        (!sessions.is_empty()).then_some((sessions, records))
+    }
+
+    /// Runs the two phases for one batch.
+    async fn transfer<S: Moving>(&mut self, (sessions, records): (Vec<S>, Vec<Record>)) -> Result<(), MoveError> {
+        let frozen = Frozen::new(self.next_batch, sessions);
+        self.next_batch = self.next_batch.wrapping_add(1);
+        let written = write_sealed(&records, BATCH_MAX_BYTES);
+        drop(records);
+        let (file, len) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                resume(frozen.resume(), Stay::MoveFailed);
+                self.end_peer().await;
+                return Err(MoveError::Memory(error));
+            }
+        };
+        let batch = frozen.offer();
+        let sent = self.offer(&batch, file.as_fd(), len).await;
+        drop(file);
+        let ack = match sent {
+            Ok(ack) => ack,
+            Err(error) => return Err(self.take_back(batch, error).await),
+        };
+        let (accepted, refused) = match batch.acknowledged(&ack) {
+            Ok(split) => split,
+            Err((batch, mismatch)) => {
+                return Err(self.take_back(batch, MoveError::Protocol(mismatch.to_string())).await);
+            }
+        };
+        self.counts.drained += refused.len();
+        resume(refused, Stay::Drains);
+        let count = accepted.len();
+        let exported_at = accepted.sessions().iter().map(Moving::exported_at).min();
+        let commit = accepted.erase();
+        if let Err(error) = self.channel.send(&Message::Commit(commit), &[], SEND_MAX).await {
+            self.counts.failed += count;
+            self.end_peer().await;
+            return Err(error.into());
+        }
+        self.counts.moved += count;
+        let pause = exported_at.map(since).unwrap_or_default().max(Duration::from_nanos(ack.longest_pause));
+        self.counts.longest_pause = self.counts.longest_pause.max(pause);
+        Ok(())
+    }
+
+    /// Sends a batch and waits for the answer.
+    async fn offer<S: Moving>(&self, batch: &Offered<S>, file: BorrowedFd<'_>, len: u64) -> Result<Ack, MoveError> {
+        let mut descriptors = vec![file];
+        let mut entries = Vec::with_capacity(batch.sessions().len());
+        for session in batch.sessions() {
+            let own = session.descriptors();
+            let count = u8::try_from(own.len()).unwrap_or(u8::MAX);
+            entries.push(Entry { descriptors: count, exported_at: session.exported_at() });
+            descriptors.extend(own);
+        }
+        let prepare = Message::Prepare(Prepare { batch: batch.number(), len, sessions: entries });
+        self.channel.send(&prepare, &descriptors, SEND_MAX).await?;
+        let received = self.channel.receive(self.ack_max).await?;
+        match received.message {
+            Message::Ack(ack) => Ok(ack),
+            _ => Err(received.unexpected().into()),
+        }
+    }
+
+    /// Ends the new process and resumes an offered batch.
+    async fn take_back<S: Moving>(&mut self, batch: Offered<S>, error: MoveError) -> MoveError {
+        if let Some(ended) = self.end_peer().await {
+            resume(batch.resume(&ended), Stay::MoveFailed);
+        } else {
+            // The new process may still run, so that the keys must not be used here.
+            self.counts.failed += batch.sessions().len();
+            drop(batch);
+        }
+        error
+    }
+
+    /// Ends the new process, and with it the sessions that had moved.
+    async fn end_peer(&mut self) -> Option<PeerEnded> {
+        self.ended = true;
+        self.counts.failed += std::mem::take(&mut self.counts.moved);
+        match self.peer.end().await {
+            Ok(ended) => Some(ended),
+            Err(error) => {
+                tracing::error!(%error, "the new process cannot be ended");
+                None
+            }
+        }
+    }
+}
+
+/// Continues sessions in this process.
+fn resume<S: Moving>(sessions: impl IntoIterator<Item = S>, stay: Stay) {
+    for session in sessions {
+        session.resume(stay);
+    }
+}
+
+/// Returns the image of a session that can move.
+fn image<S: Moving>(session: &S, version: u16) -> Option<Zeroizing<Vec<u8>>> {
+    let descriptors = session.descriptors().len();
+    let image = session.image(version)?;
+    ((1..=SESSION_DESCRIPTORS_MAX).contains(&descriptors) && image.len() <= SESSION_MAX_BYTES).then_some(image)
+}

@@ -1,0 +1,44 @@
+//! Collects the values of metrics that other parts of the process own.
+
+use std::sync::Arc;
+
+use crate::balance::Pool;
+use crate::front::gateway::Gateway;
+use crate::runtime::clock;
+use crate::telemetry::log;
+use crate::telemetry::metrics::gauges::{
+    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+    UpstreamGauges,
+};
+use crate::tls::expiry::Expiry;
+
+fn certificate(expiry: Expiry) -> CertificateGauges {
+    CertificateGauges { name: expiry.names.into_iter().next().unwrap_or_default(), expires: expiry.not_after }
+}
+
+/// Returns the values of an upstream whose servers are discovered.
+fn discovery(gateway: &Gateway, pool: &Pool) -> Option<DiscoveryGauges> {
+    let config = pool.config();
+    let failures = gateway.discoveries.status(config.discover.as_ref()?).failures;
+    let servers = u64::try_from(config.servers.len()).unwrap_or(u64::MAX);
+    Some(DiscoveryGauges { upstream: Arc::clone(&config.name), servers, failures })
+}
+
+/// Returns the values that other parts of the process own.
+pub fn gauges(gateway: &Gateway) -> Gauges {
+    let snapshot = gateway.snapshot();
+    let revocations = gateway.counters.revocations();
+    Gauges {
+        config_generation: snapshot.generation(),
+        certificates: snapshot.expiries().into_iter().map(certificate).collect(),
+        routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
+        upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
+        servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),
+        discoveries: snapshot.pools().filter_map(|pool| discovery(gateway, pool)).collect(),
+        revocations: u64::try_from(revocations.count(clock::both().unix)).unwrap_or(u64::MAX),
+        revocations_refused: revocations.refused(),
+        key_sets: snapshot.fetching().filter_map(|(auth, keys)| KeySetGauges::of(auth, keys, clock::now())).collect(),
+        forward_auths: snapshot.forward_auths().map(|(auth, forward)| ForwardAuthGauges::of(auth, forward)).collect(),
+        log_lines_dropped: log::dropped_lines(),
+    }
+}
