@@ -2,18 +2,18 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf, absolute};
 use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, geteuid, kill_process, waitid};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +65,8 @@ impl Program {
     /// A relative path is one from the current directory, and is not searched elsewhere.
     ///
     /// # Errors
-    /// If there is no such file, it is not executable, or the system does not permit it.
+    /// If there is no such file, it is not executable, a `binary` may be written by other users than root and that of
+    /// this process, or the system does not permit it.
     pub fn start(&self, binary: Option<&Path>, socket: OwnedFd) -> Result<NewProcess, StartError> {
         let path = match binary {
             None => Ok(self.path.clone()),
@@ -76,12 +77,13 @@ impl Program {
             reason: error.to_string(),
         })?;
         check_executable(&path)
+            .and_then(|metadata| if binary.is_some() { check_owner(&metadata) } else { Ok(()) })
             .and_then(|()| start(&path, &self.arguments, socket))
             .map_err(|error| StartError { path, reason: error.to_string() })
     }
 }
 
-fn check_executable(path: &Path) -> io::Result<()> {
+fn check_executable(path: &Path) -> io::Result<Metadata> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -89,7 +91,18 @@ fn check_executable(path: &Path) -> io::Result<()> {
     if metadata.permissions().mode() & 0o111 == 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not executable"));
     }
-    Ok(())
+    Ok(metadata)
+}
+
+/// Checks that only root and the user of this process can write a program that a request names: a client of the admin
+/// API must not have it run a file that others have made.
+fn check_owner(metadata: &Metadata) -> io::Result<()> {
+    let is_trusted = metadata.uid() == 0 || metadata.uid() == geteuid().as_raw();
+    if is_trusted && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    let reason = "other users than root and that of this process can write it";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
 /// Starts a program. Every other descriptor of this process is closed in it.

@@ -46,11 +46,13 @@ fn exists(pid: u32) -> bool {
 #[test]
 fn a_program_that_cannot_be_started_is_named() {
     let not_executable = Script::new("mode", 0o600, "exit 0");
-    let folder = std::env::temp_dir();
+    let (folder, writable) = (std::env::temp_dir(), Script::new("writable", 0o700, "exit 0"));
+    fs::set_permissions(writable.path(), fs::Permissions::from_mode(0o772)).unwrap();
     for (path, reason) in [
         (Path::new("/nonexistent/tollgate"), "No such file or directory"),
         (&not_executable.path(), "it is not executable"),
         (&folder, "it is not a regular file"),
+        (&writable.path(), "other users than root and that of this process can write it"),
     ] {
         let error = start(path).unwrap_err();
         assert_eq!(error.path, path);
