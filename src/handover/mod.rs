@@ -12,7 +12,6 @@ pub mod sender;
 pub mod receiver;
 pub mod session;
 pub mod state;
-pub mod process_state;
 pub mod program;
 pub mod progress;
 pub mod replace;

@@ -9,10 +9,10 @@ use super::channel::{Channel, Received};
 use super::ended::OldProcess;
 use super::memfd::read_sealed;
 use super::predecessor::Predecessor;
-use super::process_state::{self, ProcessState, SocketsState};
 use super::receiver::Receiver;
 use super::records::PROCESS_MAX_BYTES;
 use super::session::Adopter;
+use super::state::{self, ProcessState, SocketsState};
 use super::wire::{Hello, Message, SUPPORTED, State};
 use crate::runtime::clock;
 use crate::server::control::Control;
@@ -81,7 +81,7 @@ impl Predecessor for Connected {
         let mut descriptors = descriptors.into_iter();
         let file = descriptors.next().ok_or("the state has no descriptor")?;
         let bytes = read_sealed(file, len, PROCESS_MAX_BYTES).map_err(|error| error.to_string())?;
-        let ProcessState { sockets, moved } = process_state::read(&bytes)?;
+        let ProcessState { sockets, moved } = state::read(&bytes).map_err(|error| error.to_string())?;
         let SocketsState { sockets: descriptions, has_journal_lock, build } = sockets;
         if descriptors.len() != descriptions.len().saturating_add(usize::from(has_journal_lock)) {
             return Err("the state does not fit its descriptors".to_owned());

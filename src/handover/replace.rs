@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use super::channel::{self, Channel, ChannelError};
 use super::ended::NewPeer;
 use super::memfd::write_sealed;
-use super::process_state::{self, SocketsState};
 use super::program::{NewProcess, Program};
 use super::progress::Progress;
 use super::records::PROCESS_MAX_BYTES;
 use super::sender::{Counts, MoveError, SEND_MAX, Sender};
 use super::service::set_main_process;
 use super::session::WorkerSessions;
+use super::state::{self, SocketsState};
 use super::upgrader::{UpgradeError, UpgradeSummary};
 use super::wire::{Message, SUPPORTED, State, newest_common};
 use crate::runtime::clock;
@@ -59,33 +59,28 @@ pub async fn replace(
     let (own, other) = channel::pair().map_err(system)?;
     let channel = Channel::of_old(own).map_err(system)?;
     let new = program.start(binary, other).map_err(|error| UpgradeError::Start(error.path, error.reason))?;
-    let mut upgrade = Upgrade { control, permit, channel, new };
+    let mut upgrade = Upgrade { control, new, permit, channel };
     let (version, build) = upgrade.greet().await?;
     progress.start(upgrade.new.pid(), build.clone());
     upgrade.pass_state(version).await?;
     upgrade.permit.pause_accepting().await?;
-    let counts = match upgrade.take_over(version, progress).await {
-        Ok(counts) => counts,
-        Err(error) => {
-            // systemd must not wait for a process that has ended.
-            set_main_process(std::process::id());
-            return Err(error);
-        }
-    };
+    let counts = upgrade.take_over(version, progress).await?;
     let Upgrade { permit, new, .. } = upgrade;
-    // A process that stops meanwhile drains as well.
-    let _ = permit.leave().await;
+    if permit.leave().await.is_err() {
+        // This process was stopped meanwhile, which is meant for the service.
+        new.terminate().map_err(system)?;
+    }
     let Counts { moved, drained, failed, longest_pause } = counts;
     let took = clock::now().saturating_duration_since(began);
     Ok(UpgradeSummary { pid: new.release(), version: build, moved, drained, failed, longest_pause, took })
 }
 
-/// An upgrade in progress. If it is dropped, the new process is killed, and this one accepts again.
+/// An upgrade in progress. If it is dropped, the new process is killed, and then this one accepts again.
 struct Upgrade<'a> {
     control: &'a Control,
+    new: NewProcess,
     permit: UpgradePermit,
     channel: Channel,
-    new: NewProcess,
 }
 
 impl Upgrade<'_> {
@@ -112,7 +107,7 @@ impl Upgrade<'_> {
             has_journal_lock: journal_lock.is_some(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let records = process_state::export(self.control, &sockets, log_level).map_err(system)?;
+        let records = state::export(self.control, &sockets, log_level).map_err(system)?;
         let (file, len) = write_sealed(&records, PROCESS_MAX_BYTES).map_err(system)?;
         drop(records);
         let passed = descriptors.iter().chain(&journal_lock).map(AsFd::as_fd);
@@ -145,9 +140,8 @@ impl Upgrade<'_> {
             let _ = new.end().await;
             return Err(failed(&error.into()));
         }
-        set_main_process(pid);
         let sender = Sender::new(channel, new, version);
-        move_sessions(control, sender, progress).await.map_err(|error| failed(&error))
+        move_sessions(control, sender, pid, progress).await.map_err(|error| failed(&error))
     }
 }
 
@@ -161,10 +155,12 @@ impl From<ChannelError> for UpgradeError {
     }
 }
 
-/// Moves the sessions of all workers, and those that connections in their handshake become.
+/// Moves the sessions of all workers, and those that connections in their handshake become. At the end the new process
+/// becomes the main one of the service: systemd ends all others when the main one fails.
 async fn move_sessions<N: NewPeer>(
     control: &Control,
     mut sender: Sender<'_, N>,
+    pid: u32,
     progress: &Progress,
 ) -> Result<Counts, MoveError> {
     let gateway = control.gateway();
@@ -182,6 +178,7 @@ async fn move_sessions<N: NewPeer>(
             progress.add_moved(now_moved.saturating_sub(std::mem::replace(&mut moved, now_moved)));
         }
         if is_last {
+            set_main_process(pid);
             return sender.finish(stays).await;
         }
         tokio::time::sleep(LOOK).await;

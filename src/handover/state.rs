@@ -1,72 +1,56 @@
-//! The state of the process besides its sessions, as bytes: a list of records, each with its kind and its version.
+//! The state of the process that moves beside its sessions, as records: the sockets, and one record for each part.
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize as _, Zeroizing};
+use tracing::Level;
 
+use super::records::{self, PROCESS_MAX_BYTES, Record, RecordError, Records};
+use crate::server::control::Control;
 use crate::server::moved::MovedState;
+use crate::server::passed::SocketDescription;
 
-/// The maximum size of the state, in bytes.
-pub const STATE_MAX_BYTES: usize = 256 << 20;
-/// The maximum number of records.
-pub const RECORDS_MAX: usize = 64;
+/// The version of each part that this program writes and reads. A part of another version is left out, and begins anew:
+/// a newer program must not change the version of [`Kind::Sockets`] without need.
+const PART_VERSION: u16 = 1;
 
-/// The kinds of records, with the version that this process writes. It reads no other one.
+/// The kinds of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
+    /// [`SocketsState`].
+    Sockets = 2,
     /// [`MovedState::generation`].
-    Generation = 1,
+    Generation = 3,
     /// [`MovedState::identities`].
-    Identities = 2,
+    Identities = 4,
     /// [`MovedState::cookies`].
-    Cookies = 3,
+    Cookies = 5,
     /// [`MovedState::tickets`].
-    Tickets = 4,
+    Tickets = 6,
     /// [`MovedState::key_sets`].
-    KeySets = 5,
+    KeySets = 7,
     /// [`MovedState::found`].
-    Found = 6,
+    Found = 8,
     /// [`MovedState::pools`].
-    Pools = 7,
+    Pools = 9,
     /// [`MovedState::metrics`].
-    Metrics = 8,
+    Metrics = 10,
     /// [`MovedState::log_level`].
-    LogLevel = 9,
-    /// The quotas and slots in use.
-    Counters = 16,
-    /// The revocations.
-    Revocations = 17,
-    /// The logout tokens that were received.
-    Logouts = 18,
+    LogLevel = 11,
+    /// [`MovedState::counters`].
+    Counters = 12,
+    /// [`MovedState::revocations`].
+    Revocations = 13,
+    /// [`MovedState::logouts`].
+    Logouts = 14,
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 12] = [
-        Self::Generation,
-        Self::Identities,
-        Self::Cookies,
-        Self::Tickets,
-        Self::KeySets,
-        Self::Found,
-        Self::Pools,
-        Self::Metrics,
-        Self::LogLevel,
-        Self::Counters,
-        Self::Revocations,
-        Self::Logouts,
-    ];
-
-    /// Returns the version of its records.
-    pub fn version(self) -> u16 {
-        1
-    }
-
     /// Returns its name in errors.
-    pub fn label(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
+            Self::Sockets => "sockets",
             Self::Generation => "config generation",
             Self::Identities => "log identities",
             Self::Cookies => "sticky cookies",
@@ -83,176 +67,136 @@ impl Kind {
     }
 }
 
-/// Why the state of another process cannot be used.
+/// The meaning of the descriptors that follow the state.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SocketsState {
+    /// The listening sockets, in order.
+    pub sockets: Vec<SocketDescription>,
+    /// Whether the locked file in `state_dir` follows them.
+    pub has_journal_lock: bool,
+    /// The version of the program, for the log.
+    pub build: String,
+}
+
+/// The state of another process.
+#[derive(Debug)]
+pub struct ProcessState {
+    /// The meaning of its descriptors.
+    pub sockets: SocketsState,
+    /// Its parts.
+    pub moved: MovedState,
+}
+
+/// Why the state of a process cannot be written or read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateError {
-    /// It has more than [`STATE_MAX_BYTES`].
-    TooLarge,
-    /// It is not a list of at most [`RECORDS_MAX`] records.
-    Malformed,
-    /// A part has another version than this process reads.
-    Version(&'static str, u16),
-    /// A part is malformed.
-    Part(&'static str),
+    /// It is not a list of records.
+    Records(RecordError),
+    /// A part is too long or malformed.
+    Part(&'static str, RecordError),
+    /// The sockets are missing.
+    NoSockets,
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge => write!(f, "the state of the process has more than {STATE_MAX_BYTES} bytes"),
-            Self::Malformed => f.write_str("the state of the process is malformed"),
-            Self::Version(part, version) => {
-                write!(f, "the part `{part}` has the version {version}, which is not known")
-            }
-            Self::Part(part) => write!(f, "the part `{part}` is malformed"),
+            Self::Records(error) => write!(f, "the state of the process: {error}"),
+            Self::Part(part, error) => write!(f, "the part `{part}` of the state of the process: {error}"),
+            Self::NoSockets => f.write_str("the state of the process has no sockets"),
         }
     }
 }
 
 impl std::error::Error for StateError {}
 
-#[derive(Clone, Serialize, Deserialize)]
-struct Record {
-    kind: u16,
-    version: u16,
-    bytes: Vec<u8>,
+/// Returns the state of this process. `level` is the level of the log in the configuration.
+///
+/// # Errors
+/// If a part is too long.
+pub fn export(control: &Control, sockets: &SocketsState, level: Level) -> Result<Vec<Record>, StateError> {
+    write(sockets, &MovedState::export(control.gateway(), level))
 }
 
-impl Drop for Record {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
-    }
+fn write(sockets: &SocketsState, moved: &MovedState) -> Result<Vec<Record>, StateError> {
+    let MovedState {
+        generation,
+        identities,
+        cookies,
+        tickets,
+        key_sets,
+        found,
+        pools,
+        metrics,
+        log_level,
+        counters,
+        revocations,
+        logouts,
+    } = moved;
+    Ok(vec![
+        part(Kind::Sockets, sockets)?,
+        part(Kind::Generation, generation)?,
+        part(Kind::Identities, identities)?,
+        part(Kind::Cookies, cookies)?,
+        part(Kind::Tickets, tickets)?,
+        part(Kind::KeySets, key_sets)?,
+        part(Kind::Found, found)?,
+        part(Kind::Pools, pools)?,
+        part(Kind::Metrics, metrics)?,
+        part(Kind::LogLevel, log_level)?,
+        part(Kind::Counters, counters)?,
+        part(Kind::Revocations, revocations)?,
+        part(Kind::Logouts, logouts)?,
+    ])
 }
 
-/// The state of the process as records. `Debug` omits them, and their memory is overwritten when they are dropped.
-#[derive(Default)]
-pub struct ProcessState(Vec<Record>);
-
-impl fmt::Debug for ProcessState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|record| record.kind)).finish()
-    }
+fn part(kind: Kind, value: &impl Serialize) -> Result<Record, StateError> {
+    let content = records::encode(value, PROCESS_MAX_BYTES).map_err(|error| StateError::Part(kind.label(), error))?;
+    Ok(Record { kind: kind as u16, version: PART_VERSION, content })
 }
 
-impl ProcessState {
-    /// Adds a part.
-    ///
-    /// # Errors
-    /// If it cannot be written, or there are [`RECORDS_MAX`] records.
-    pub fn put<T: Serialize>(&mut self, kind: Kind, part: &T) -> Result<(), StateError> {
-        if self.0.len() >= RECORDS_MAX {
-            return Err(StateError::Malformed);
-        }
-        let bytes = postcard::to_allocvec(part).map_err(|_| StateError::Part(kind.label()))?;
-        self.0.push(Record { kind: kind as u16, version: kind.version(), bytes });
-        Ok(())
-    }
-
-    /// Returns a part; `None` if the other process did not send it.
-    ///
-    /// # Errors
-    /// If it has another version, or is malformed.
-    pub fn get<T: DeserializeOwned>(&self, kind: Kind) -> Result<Option<T>, StateError> {
-        let Some(record) = self.0.iter().find(|record| record.kind == kind as u16) else { return Ok(None) };
-        if record.version != kind.version() {
-            return Err(StateError::Version(kind.label(), record.version));
-        }
-        match postcard::take_from_bytes(&record.bytes) {
-            Ok((part, [])) => Ok(Some(part)),
-            _ => Err(StateError::Part(kind.label())),
+/// Reads the state of another process. Parts of unknown kinds or versions are left out: another program may have more.
+///
+/// # Errors
+/// If it is not a list of records, a part is malformed, or the sockets are missing.
+pub fn read(bytes: &[u8]) -> Result<ProcessState, StateError> {
+    let mut parts = Vec::new();
+    for record in Records::new(bytes, PROCESS_MAX_BYTES) {
+        let record = record.map_err(StateError::Records)?;
+        if record.version == PART_VERSION {
+            parts.push((record.kind, record.content));
+        } else {
+            tracing::warn!(kind = record.kind, version = record.version, "a part of the state is of another version");
         }
     }
+    let parts = Parts(parts);
+    Ok(ProcessState {
+        sockets: parts.get(Kind::Sockets)?.ok_or(StateError::NoSockets)?,
+        moved: MovedState {
+            generation: parts.get(Kind::Generation)?.flatten(),
+            identities: parts.get(Kind::Identities)?.flatten(),
+            cookies: parts.get(Kind::Cookies)?.flatten(),
+            tickets: parts.get(Kind::Tickets)?.unwrap_or_default(),
+            key_sets: parts.get(Kind::KeySets)?.unwrap_or_default(),
+            found: parts.get(Kind::Found)?.unwrap_or_default(),
+            pools: parts.get(Kind::Pools)?.unwrap_or_default(),
+            metrics: parts.get(Kind::Metrics)?.flatten(),
+            log_level: parts.get(Kind::LogLevel)?.flatten(),
+            counters: parts.get(Kind::Counters)?.flatten(),
+            revocations: parts.get(Kind::Revocations)?.flatten(),
+            logouts: parts.get(Kind::Logouts)?.flatten(),
+        },
+    })
+}
 
-    /// Returns the records as bytes. They contain secrets.
-    ///
-    /// # Errors
-    /// If they are too large.
-    pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, StateError> {
-        let bytes = postcard::to_allocvec(&self.0).map_err(|_| StateError::Malformed)?;
-        let bytes = Zeroizing::new(bytes);
-        if bytes.len() > STATE_MAX_BYTES { Err(StateError::TooLarge) } else { Ok(bytes) }
-    }
+/// The kinds and the contents of records.
+struct Parts<'a>(Vec<(u16, &'a [u8])>);
 
-    /// Reads the records. Those of unknown kinds are skipped: a newer process may send more.
-    ///
-    /// # Errors
-    /// If the bytes are too many or malformed, or a kind is there twice.
-    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
-        if bytes.len() > STATE_MAX_BYTES {
-            return Err(StateError::TooLarge);
-        }
-        // No allocation exceeds the input: the reader checks each length against it.
-        let Ok((mut records, [])) = postcard::take_from_bytes::<Vec<Record>>(bytes) else {
-            return Err(StateError::Malformed);
-        };
-        if records.len() > RECORDS_MAX {
-            return Err(StateError::Malformed);
-        }
-        records.retain(|record| {
-            let is_known = Kind::ALL.iter().any(|kind| *kind as u16 == record.kind);
-            if !is_known {
-                tracing::debug!(kind = record.kind, "a part of the state that this version does not know is skipped");
-            }
-            is_known
-        });
-        let mut kinds: Vec<u16> = records.iter().map(|record| record.kind).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
-        if kinds.len() < records.len() { Err(StateError::Malformed) } else { Ok(Self(records)) }
-    }
-
-    /// Adds the parts that [`MovedState`] has.
-    ///
-    /// # Errors
-    /// As [`ProcessState::put`].
-    pub fn put_moved(&mut self, moved: &MovedState) -> Result<(), StateError> {
-        let MovedState {
-            generation,
-            identities,
-            cookies,
-            tickets,
-            key_sets,
-            found,
-            pools,
-            metrics,
-            log_level,
-            counters,
-            revocations,
-            logouts,
-        } = moved;
-        self.put(Kind::Generation, generation)?;
-        self.put(Kind::Identities, identities)?;
-        self.put(Kind::Cookies, cookies)?;
-        self.put(Kind::Tickets, tickets)?;
-        self.put(Kind::KeySets, key_sets)?;
-        self.put(Kind::Found, found)?;
-        self.put(Kind::Pools, pools)?;
-        self.put(Kind::Metrics, metrics)?;
-        self.put(Kind::LogLevel, log_level)?;
-        self.put(Kind::Counters, counters)?;
-        self.put(Kind::Revocations, revocations)?;
-        self.put(Kind::Logouts, logouts)
-    }
-
-    /// Returns the parts that [`MovedState`] has.
-    ///
-    /// # Errors
-    /// As [`ProcessState::get`].
-    pub fn moved(&self) -> Result<MovedState, StateError> {
-        Ok(MovedState {
-            generation: self.get(Kind::Generation)?.flatten(),
-            identities: self.get(Kind::Identities)?.flatten(),
-            cookies: self.get(Kind::Cookies)?.flatten(),
-            tickets: self.get(Kind::Tickets)?.unwrap_or_default(),
-            key_sets: self.get(Kind::KeySets)?.unwrap_or_default(),
-            found: self.get(Kind::Found)?.unwrap_or_default(),
-            pools: self.get(Kind::Pools)?.unwrap_or_default(),
-            metrics: self.get(Kind::Metrics)?.flatten(),
-            log_level: self.get(Kind::LogLevel)?.flatten(),
-            counters: self.get(Kind::Counters)?.flatten(),
-            revocations: self.get(Kind::Revocations)?.flatten(),
-            logouts: self.get(Kind::Logouts)?.flatten(),
-        })
+impl Parts<'_> {
+    /// Returns the first part of a kind; `None` if the other process did not send it.
+    fn get<T: DeserializeOwned>(&self, kind: Kind) -> Result<Option<T>, StateError> {
+        let Some((_, content)) = self.0.iter().find(|(found, _)| *found == kind as u16) else { return Ok(None) };
+        records::decode(content).map(Some).map_err(|error| StateError::Part(kind.label(), error))
     }
 }
 
@@ -260,58 +204,54 @@ impl ProcessState {
 mod tests {
     use super::*;
 
-    fn state() -> ProcessState {
+    fn sockets() -> SocketsState {
+        SocketsState { sockets: Vec::new(), has_journal_lock: true, build: "0.1.0".to_owned() }
+    }
+
+    fn state() -> Vec<Record> {
         let moved = MovedState { generation: Some(7), log_level: Some("DEBUG".to_owned()), ..MovedState::default() };
-        let mut state = ProcessState::default();
-        state.put_moved(&moved).unwrap();
-        state
+        write(&sockets(), &moved).unwrap()
+    }
+
+    fn bytes(records: &[Record]) -> Vec<u8> {
+        let bytes = records.iter().flat_map(|record| [&record.header().unwrap()[..], &record.content].concat());
+        bytes.collect()
     }
 
     #[test]
     fn the_parts_arrive_as_they_were_sent() {
-        let bytes = state().encode().unwrap();
-        let moved = ProcessState::decode(&bytes).unwrap().moved().unwrap();
+        let ProcessState { sockets, moved } = read(&bytes(&state())).unwrap();
         assert_eq!((moved.generation, moved.log_level.as_deref()), (Some(7), Some("DEBUG")));
-        // A process that sends no parts is taken for one without state.
-        assert!(ProcessState::default().moved().unwrap().generation.is_none());
+        assert_eq!((sockets.has_journal_lock, sockets.build.as_str()), (true, "0.1.0"));
     }
 
     #[test]
-    fn kinds_that_are_not_known_are_skipped() {
-        let mut sent = state();
-        sent.0.push(Record { kind: 999, version: 3, bytes: vec![1, 2, 3] });
-        let received = ProcessState::decode(&sent.encode().unwrap()).unwrap();
-        assert_eq!(received.0.len() + 1, sent.0.len());
-        assert_eq!(received.moved().unwrap().generation, Some(7));
+    fn unknown_kinds_and_versions_are_left_out() {
+        let mut records = state();
+        records.push(Record { kind: 999, version: PART_VERSION, content: vec![1, 2, 3].into() });
+        records.iter_mut().find(|record| record.kind == Kind::LogLevel as u16).unwrap().version = 9;
+        let moved = read(&bytes(&records)).unwrap().moved;
+        assert_eq!((moved.generation, moved.log_level), (Some(7), None));
+        // A process that sends no parts is taken for one without state; it must send its sockets.
+        assert!(read(&bytes(&records[..1])).unwrap().moved.generation.is_none());
+        assert_eq!(read(&bytes(&records[1..])).unwrap_err(), StateError::NoSockets);
     }
 
     #[test]
     fn an_error_names_the_part() {
-        let with = |change: fn(&mut Record)| {
-            let mut state = state();
-            let record = state.0.iter_mut().find(|record| record.kind == Kind::Tickets as u16).unwrap();
-            change(record);
-            ProcessState::decode(&state.encode().unwrap()).unwrap().moved().unwrap_err().to_string()
-        };
-        assert_eq!(with(|record| record.bytes = vec![255]), "the part `ticket keys` is malformed");
-        assert_eq!(with(|record| record.bytes.push(0)), "the part `ticket keys` is malformed");
-        let other = "the part `ticket keys` has the version 9, which is not known";
-        assert_eq!(with(|record| record.version = 9), other);
+        let mut records = state();
+        let tickets = records.iter_mut().find(|record| record.kind == Kind::Tickets as u16).unwrap();
+        tickets.content = vec![255].into();
+        let error = read(&bytes(&records)).unwrap_err();
+        assert_eq!(error, StateError::Part("ticket keys", RecordError::Content));
     }
 
     #[test]
-    fn every_cut_or_doubled_state_is_an_error() {
-        let bytes = state().encode().unwrap();
+    fn every_cut_state_is_an_error_or_lacks_parts() {
+        let (bytes, whole) = (bytes(&state()), state().len());
+        let ends: Vec<usize> = (1..=whole).map(|count| super::tests::bytes(&state()[..count]).len()).collect();
         for length in 0..bytes.len() {
-            assert!(ProcessState::decode(&bytes[..length]).is_err(), "{length}");
+            assert_eq!(read(&bytes[..length]).is_ok(), ends.contains(&length), "{length}");
         }
-        let mut doubled = state();
-        doubled.put(Kind::Generation, &Some(8_u64)).unwrap();
-        assert_eq!(ProcessState::decode(&doubled.encode().unwrap()).unwrap_err(), StateError::Malformed);
-        // A length that the input does not have.
-        assert_eq!(ProcessState::decode(&[0xff, 0xff, 0xff, 0xff, 0x0f]).unwrap_err(), StateError::Malformed);
-        let mut many = ProcessState::default();
-        let puts: Vec<_> = (0..=RECORDS_MAX).map(|_| many.put(Kind::Generation, &1_u64).is_ok()).collect();
-        assert_eq!(puts.iter().filter(|put| **put).count(), RECORDS_MAX);
     }
 }
