@@ -68,7 +68,9 @@ pub async fn replace(
     let Upgrade { permit, new, .. } = upgrade;
     if permit.leave().await.is_err() {
         // This process was stopped meanwhile, which is meant for the service.
-        new.terminate().map_err(system)?;
+        let terminated = new.terminate();
+        new.release();
+        return terminated.map_err(system).and(Err(UpgradeError::Stopping));
     }
     let Counts { moved, drained, failed, longest_pause } = counts;
     let took = clock::now().saturating_duration_since(began);

@@ -21,7 +21,8 @@ impl Process {
         Self::find(pid).unwrap_or_else(|| panic!("process {pid:?} has ended"))
     }
 
-    fn find(pid: Pid) -> Option<Self> {
+    /// Returns the process with this id; `None` if it has ended.
+    pub fn find(pid: Pid) -> Option<Self> {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => Some(Self(handle)),
             Err(Errno::SRCH) => None,
