@@ -88,7 +88,7 @@ def replace_all_the_time(proxy, load):
     """Replaces the program under load. Returns the answers and the reports."""
     time.sleep(TALK_SECONDS)
     alone = load.report()
-    answers, reports, memory = [], [], Memory(proxy.process_name)
+    answers, reports, memory = [], [], Memory(proxy)
     before = handover_proxies.pss_kib(proxy.pids())
     with contextlib.ExitStack() as stack:
         for number in range(UPGRADES):
@@ -272,7 +272,7 @@ def compare(kind, **options):
     added = SESSIONS // 2 // UPGRADES
     load = start_load(proxy, SESSIONS - added * UPGRADES, name)
     before, seconds = len(proxy.pids()), 0.0
-    with Memory(proxy.process_name) as memory:
+    with Memory(proxy) as memory:
         for _ in range(UPGRADES):
             load.open(added)
             begun = time.monotonic()
