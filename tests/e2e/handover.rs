@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -102,6 +103,27 @@ fn echo(mut server: Server) {
             return server.send_frame(Frame::new(CLOSE, frame.payload));
         }
         server.send_frame(Frame::new(frame.opcode, frame.payload));
+    }
+}
+
+/// Ends the threads of a test, also if it fails: they check [`Self::get`].
+#[derive(Default)]
+struct Over(AtomicBool);
+
+impl Over {
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Returns a guard that ends them when it is dropped.
+    fn guard(&self) -> impl Drop + '_ {
+        struct Guard<'a>(&'a AtomicBool);
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        Guard(&self.0)
     }
 }
 

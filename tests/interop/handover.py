@@ -28,9 +28,10 @@ SESSIONS = 9000 if FULL else 300
 UPGRADES = 10
 RATE = 3000 if FULL else 600  # messages per second of all sessions but the probes
 PROBES, PROBE_RATE = (60, 50) if FULL else (20, 50)  # sessions whose messages show a pause, and their messages per second
-UPDATES = 5  # each session updates its keys at every fifth message
+UPDATES = 3  # each session updates its keys at every third message
 TALK_SECONDS = 2.0  # between two upgrades
 KILLS = 12 if FULL else 6  # rounds in which a process is killed
+LOAD_MAX = 16_000  # connections that one load generator opens: it keeps their descriptors
 SEARCHED = 30  # connections whose secrets are searched for
 MEMORY_UPGRADES = 2  # at the end, during which memory is sampled: reading it delays the processes
 # How a session may end whose process was killed: everything else means that its stream was corrupt.
@@ -88,7 +89,7 @@ def replace_all_the_time(proxy, load):
     """Replaces the program under load. Returns the answers and the reports."""
     time.sleep(TALK_SECONDS)
     alone = load.report()
-    answers, reports, memory = [], [], Memory(proxy.process_name)
+    answers, reports, memory = [], [], Memory(proxy)
     before = handover_proxies.pss_kib(proxy.pids())
     with contextlib.ExitStack() as stack:
         for number in range(UPGRADES):
@@ -157,7 +158,7 @@ with suite.check(f"{SESSIONS:,} sessions talk and update their keys while the pr
     last = load.stop()
     expect_whole(last)
     equal((last["closed"], last["not_closed"]), (SESSIONS, 0))
-    equal(last["updates"] > SESSIONS, True)
+    equal(last["updates"] > UPGRADES, True)
     suite.note(f"{last['received']:,} numbered messages returned, with {last['updates']:,} key updates of the clients")
     until(lambda: proxy.info()["sessions"] == 0, "the sessions are counted out")
     updates = last["sent"] // SESSIONS // UPDATES + 2
@@ -229,8 +230,15 @@ def kill_one(proxy, load, is_new, share):
     expect_no_corruption(report)
     gone = report["lost"] - lost
     until(lambda: proxy.info()["sessions"] == report["open"], "the sessions that are left are counted")
-    load.open(gone)
     return gone
+
+
+def finish(proxy, load):
+    """Replaces the program of a proxy that has lost a process, and closes its sessions."""
+    equal(proxy.upgrade()["failed"], 0)
+    expect_no_corruption(load.stop())
+    proxy.settle()
+    proxy.stop()
 
 
 for is_new in (True, False):
@@ -241,22 +249,22 @@ for is_new in (True, False):
         results = []
         for number in range(KILLS):
             if proxy is None:
-                proxy = Tollgate(directory, secrets, upstream_port, SESSIONS, name=f"kill-{which}-{number}", level="warn")
-                load = start_load(proxy, SESSIONS, f"kill-{which}-{number}", updates=UPDATES)
-            results.append(kill_one(proxy, load, is_new, (number + 0.2) / KILLS))
-            if results[-1] is None:
+                name = f"kill-{which}-{number}"
+                proxy = Tollgate(directory, secrets, upstream_port, SESSIONS, name=name, level="warn")
+                load = start_load(proxy, SESSIONS, name, updates=UPDATES)
+            gone = kill_one(proxy, load, is_new, (number + 0.2) / KILLS)
+            results.append("all" if gone is None else gone)
+            if gone is None:
                 expect_no_corruption(load.report())
                 load.process.stop(signal_number=signal.SIGKILL)
                 proxy.stop()
                 proxy = None
-        if proxy is not None:
-            answer = proxy.upgrade()
-            equal(answer["failed"], 0)
-            last = load.stop()
-            expect_no_corruption(last)
-            proxy.settle()
-            proxy.stop()
-        suite.note(f"sessions that ended with the {which} process: {[result if result is not None else 'all' for result in results]}")
+            elif number == KILLS - 1 or load.total + gone > LOAD_MAX:
+                finish(proxy, load)
+                proxy = None
+            else:
+                load.open(gone)
+        suite.note(f"sessions that ended with the {which} process: {results}")
 
 # ------------------------------------------------------------------------------------------------------- comparison
 
@@ -272,7 +280,7 @@ def compare(kind, **options):
     added = SESSIONS // 2 // UPGRADES
     load = start_load(proxy, SESSIONS - added * UPGRADES, name)
     before, seconds = len(proxy.pids()), 0.0
-    with Memory(proxy.process_name) as memory:
+    with Memory(proxy) as memory:
         for _ in range(UPGRADES):
             load.open(added)
             begun = time.monotonic()

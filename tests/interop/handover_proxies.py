@@ -56,6 +56,12 @@ def alive(pid):
     return found is not None and found[1] not in "ZX"
 
 
+def command_line(pid):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return []
+
+
 def descendants(name):
     """Returns the running processes below the suite whose name begins with `name`."""
     found = ((pid, state(pid)) for pid in bench.tree(os.getpid()))
@@ -89,13 +95,13 @@ def pss_kib(pids):
 class Memory:
     """Samples the memory of all processes of a proxy while it is replaced, and keeps the sample with the largest sum."""
 
-    def __init__(self, name):
-        self.name, self.peak, self.over = name, {}, threading.Event()
+    def __init__(self, proxy):
+        self.proxy, self.peak, self.over = proxy, {}, threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def run(self):
         while not self.over.wait(SAMPLE_SECONDS):
-            sample = {pid: pss_kib([pid]) for pid in descendants(self.name)}
+            sample = {pid: pss_kib([pid]) for pid in self.proxy.pids()}
             if sum(sample.values()) > sum(self.peak.values()):
                 self.peak = sample
 
@@ -180,7 +186,7 @@ class Tollgate(harness.Proxy):
     process_name = "tollgate"
 
     def __init__(self, directory, secrets, upstream_port, sessions, name="tollgate", level="info", **options):
-        self.socket = directory / f"{name}.sock"
+        self.socket, self.file = directory / f"{name}.sock", directory / f"{name}.toml"
         self.builds = builds(directory)
         handshakes = min(850, 100 + sessions // 10)
         super().__init__("".join([
@@ -228,7 +234,8 @@ class Tollgate(harness.Proxy):
         until(lambda: self.pids() == [self.pid], "the earlier processes end")
 
     def pids(self):
-        return descendants(self.process_name)
+        """Returns the running processes that have the configuration file of this proxy."""
+        return [pid for pid in descendants(self.process_name) if str(self.file) in command_line(pid)]
 
     def stop(self, seconds=harness.STOP_SECONDS, signal_number=signal.SIGTERM):
         if getattr(self, "pid", self.popen.pid) != self.popen.pid:

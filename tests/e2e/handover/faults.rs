@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{BETWEEN_KEY_UPDATES, PROGRAM, Stage, ask, pid_of, script, to};
+use super::{BETWEEN_KEY_UPDATES, Over, PROGRAM, Stage, ask, pid_of, script, to};
 use crate::support::process::{Process, running_with};
 use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
@@ -57,9 +56,9 @@ fn fate_of(error: &io::Error) -> Fate {
 }
 
 /// Sends numbered messages, and checks that each returns once and in order.
-fn talk(mut client: Client, over: &AtomicBool) -> Fate {
+fn talk(mut client: Client, over: &Over) -> Fate {
     let (mut number, mut updated) = (0, Instant::now());
-    while !over.load(Ordering::Relaxed) {
+    while !over.get() {
         if updated.elapsed() > BETWEEN_KEY_UPDATES {
             updated = Instant::now();
             client.stream.conn.refresh_traffic_keys().unwrap();
@@ -91,15 +90,16 @@ fn answer(mut server: Server) {
 /// sessions went.
 fn under_fire<T>(stage: &Stage, act: impl FnOnce() -> T) -> (T, Vec<Fate>) {
     let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&stage.gate, &stage.upstream)).collect();
-    let over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
+        let guard = over.guard();
         let mut talking = Vec::new();
         for Session { client, server, .. } in sessions {
             scope.spawn(|| answer(server));
             talking.push(scope.spawn(|| talk(client, &over)));
         }
         let result = act();
-        over.store(true, Ordering::Relaxed);
+        drop(guard);
         (result, talking.into_iter().map(|thread| thread.join().unwrap()).collect())
     })
 }

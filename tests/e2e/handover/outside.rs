@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
-use super::{PROGRAM, Stage, ask, echo, pid_of, to};
+use super::{Over, PROGRAM, Stage, ask, echo, pid_of, to};
 use crate::admin::expect_closed;
 use crate::support::PATIENCE;
 use crate::support::gate::{Folder, command};
@@ -35,9 +35,9 @@ fn room(claims: &Value) -> Request {
 fn new_connections_are_accepted_all_the_time() {
     const THREADS: usize = 3;
     let mut stage = Stage::new(Setup::new().server("max_sessions = 200\nmax_handshakes = 200"));
-    let (over, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (over, opened) = (Over::default(), AtomicUsize::new(0));
     thread::scope(|scope| {
-        let (upstream, address) = (stage.upstream.share(), stage.gate.address());
+        let (upstream, address, guard) = (stage.upstream.share(), stage.gate.address(), over.guard());
         scope.spawn(move || {
             loop {
                 let mut server = upstream.accept();
@@ -50,7 +50,7 @@ fn new_connections_are_accepted_all_the_time() {
         for number in 0..THREADS {
             let (over, opened) = (&over, &opened);
             scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
+                while !over.get() {
                     let stream = TcpStream::connect(address).expect("the proxy accepts");
                     let mut client = Client::handshake(stream, plain_client_config(), "chat.example.com");
                     client.send(&Request::to("/open/session").bytes());
@@ -68,11 +68,13 @@ fn new_connections_are_accepted_all_the_time() {
             let before = opened.load(Ordering::Relaxed);
             let (_, answer) = stage.upgrade();
             assert_eq!((&answer["failed"], &answer["drained"]), (&json!(0), &json!(0)), "{answer}");
+            let until = Instant::now() + PATIENCE;
             while opened.load(Ordering::Relaxed) < before + 2 * THREADS {
+                assert!(Instant::now() < until, "no new sessions");
                 thread::yield_now();
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(guard);
         let mut last = Client::connect(&stage.gate);
         last.send(&Request::to("/open/last").bytes());
         assert_eq!(last.head().status(), 101);

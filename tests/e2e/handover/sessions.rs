@@ -2,14 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use super::{BETWEEN_KEY_UPDATES, Stage, echo};
+use super::{BETWEEN_KEY_UPDATES, Over, Stage, echo};
 use crate::support::PATIENCE;
 use crate::support::pki;
 use crate::support::request::Request;
@@ -42,10 +41,10 @@ fn ten_upgrades_in_a_row_keep_a_session() {
 
 /// Sends numbered messages with some in flight until told to stop, and checks that each returns once and in order.
 /// All the time the client updates its key, and requests an update of the proxy's. Returns their number.
-fn talk(client: &mut Client, over: &AtomicBool) -> u32 {
+fn talk(client: &mut Client, over: &Over) -> u32 {
     const IN_FLIGHT: u32 = 8;
     let (mut number, mut updated) = (0_u32, Instant::now());
-    while !over.load(Ordering::Relaxed) {
+    while !over.get() {
         if updated.elapsed() > BETWEEN_KEY_UPDATES {
             updated = Instant::now();
             client.stream.conn.refresh_traffic_keys().unwrap();
@@ -66,9 +65,9 @@ fn messages_and_key_updates_pass_once_and_in_order_during_upgrades() {
     const SESSIONS: usize = 6;
     let mut stage = Stage::new(Setup::new());
     let sessions: Vec<Session> = (0..SESSIONS).map(|_| stage.open()).collect();
-    let over = AtomicBool::new(false);
+    let over = Over::default();
     thread::scope(|scope| {
-        let over = &over;
+        let (over, guard) = (&over, over.guard());
         let mut talking = Vec::new();
         for Session { mut client, server, .. } in sessions {
             scope.spawn(move || echo(server));
@@ -81,7 +80,7 @@ fn messages_and_key_updates_pass_once_and_in_order_during_upgrades() {
             }));
         }
         (0..5).for_each(|_| stage.move_all(SESSIONS));
-        over.store(true, Ordering::Relaxed);
+        drop(guard);
         for thread in talking {
             assert!(thread.join().unwrap() > 0);
         }
