@@ -106,6 +106,10 @@ impl Predecessor for Connected {
         let mut sessions = Adopter::new(control);
         let adopted = runtime.block_on(Receiver::new(&channel, &old, version).run(&mut sessions));
         let handed_over = control.facts().handed_over.as_ref();
+        // Also if the other process has ended before all its sessions had moved: no further one follows.
+        if let Some(before) = handed_over {
+            before.complete();
+        }
         if let (Some(before), Some(end)) = (handed_over, &adopted.end) {
             let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
             let totals = HandoverTotals {
@@ -115,7 +119,6 @@ impl Predecessor for Connected {
                 longest_pause: adopted.pauses.longest(),
                 took: clock::now().saturating_duration_since(control.facts().started),
             };
-            before.complete();
             control.gateway().process.metrics.count_handover(&totals);
             log_taken_over(before.pid, &before.version, &totals);
         }

@@ -26,6 +26,8 @@ use crate::server::permit::{PermitError, UpgradePermit};
 const START_MAX: Duration = Duration::from_secs(30);
 /// The time that connections have to become sessions, once no more are accepted.
 const HANDSHAKES_MAX: Duration = Duration::from_secs(10);
+/// The time that the sessions of the process before may take to arrive once an upgrade is requested.
+const ARRIVALS_MAX: Duration = Duration::from_secs(2);
 /// The pause between two looks at the connections that may become sessions.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -55,6 +57,7 @@ pub async fn replace(
     progress: &Progress,
 ) -> Result<UpgradeSummary, UpgradeError> {
     let began = clock::now();
+    wait_for_own_sessions(control).await?;
     let permit = control.upgrade().await?;
     let (own, other) = channel::pair().map_err(system)?;
     let channel = Channel::of_old(own).map_err(system)?;
@@ -75,6 +78,20 @@ pub async fn replace(
     let Counts { moved, drained, failed, longest_pause } = counts;
     let took = clock::now().saturating_duration_since(began);
     Ok(UpgradeSummary { pid: new.release(), version: build, moved, drained, failed, longest_pause, took })
+}
+
+/// Waits until no session of the process before this one can arrive any more. That process answers its caller when it has
+/// sent the last one, so this one may be asked for the next upgrade before it has read that.
+async fn wait_for_own_sessions(control: &Control) -> Result<(), UpgradeError> {
+    let Some(before) = &control.facts().handed_over else { return Ok(()) };
+    let until = clock::after(clock::now(), ARRIVALS_MAX);
+    while !before.is_complete() {
+        if is_past(until) {
+            return Err(UpgradeError::InProgress);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// An upgrade in progress. If it is dropped, the new process is killed, and then this one accepts again.
