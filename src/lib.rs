@@ -39,7 +39,7 @@
 //! at the end.
 //!
 //! [`policy::admission::Admission`] has one constructor. Without an admission neither a request to an upstream nor a
-//! relay is possible. Only [`upstream::checks`] connects to servers without one, and sends nothing of a client.
+//! relay is possible, except for a session that another process had admitted and has given up ([`policy::readmit`]). Only [`upstream::checks`] connects to servers without one, and sends nothing of a client.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::expect_used, clippy::unwrap_used))]
 // Test helpers take the types that read best at their many call sites.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
@@ -31,6 +32,8 @@ use crate::telemetry::log;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 pub const EXIT_CONFIG: u8 = 78;
+/// The time that an upgrade in progress has to end once this process has drained.
+const UPGRADE_END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves with the configuration in a file. The exit code is 0 after a drain, 1 if serving failed, 78 if the
 /// configuration cannot be used.
@@ -126,6 +129,7 @@ struct Bound {
     server: Server,
     admin: Admin,
     stop: mpsc::Receiver<()>,
+    upgrader: Option<Upgrader>,
 }
 
 fn serve(
@@ -135,11 +139,12 @@ fn serve(
     mut predecessor: Option<Box<dyn Predecessor>>,
 ) -> Result<(), RunError> {
     // The API ends with this function, after the drain.
-    let Bound { server, admin, stop } = bind(config, file, inherited, &mut predecessor).inspect_err(|error| {
-        if let Some(predecessor) = &mut predecessor {
-            predecessor.fail(&error.to_string());
-        }
-    })?;
+    let Bound { server, admin, stop, upgrader } =
+        bind(config, file, inherited, &mut predecessor).inspect_err(|error| {
+            if let Some(predecessor) = &mut predecessor {
+                predecessor.fail(&error.to_string());
+            }
+        })?;
     if let Some(predecessor) = &mut predecessor {
         predecessor.wait_for_take_over().map_err(RunError::Handover)?;
     }
@@ -161,6 +166,9 @@ fn serve(
         }
         report(event);
     })?;
+    if let Some(upgrader) = upgrader {
+        upgrader.wait_until_idle(UPGRADE_END_TIMEOUT);
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -194,10 +202,10 @@ fn bind(
         server.report_alive(interval);
     }
     let upgrade = upgrade(server.control());
-    let upgrader = upgrade.as_ref().map(|upgrade| &upgrade.upgrader);
-    let admin = Admin::start(admin.as_ref(), metrics, server.control(), upgrader)?;
+    let upgrader = upgrade.as_ref().map(|upgrade| upgrade.upgrader.clone());
+    let admin = Admin::start(admin.as_ref(), metrics, server.control(), upgrader.as_ref())?;
     let stop = signals::receive(server.control().clone(), upgrade).map_err(ServeError::System)?;
-    Ok(Bound { server, admin, stop })
+    Ok(Bound { server, admin, stop, upgrader })
 }
 
 /// Returns the handle that replaces the process, and its program; `None` if that is unknown.

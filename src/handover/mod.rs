@@ -7,7 +7,7 @@ pub mod records;
 pub mod wire;
 pub mod memfd;
 pub mod channel;
-pub mod pauses;
+pub mod monotonic;
 pub mod sender;
 pub mod receiver;
 pub mod session;

@@ -116,7 +116,7 @@ impl Predecessor for Connected {
                 moved: number(end.moved),
                 drained: number(end.drained),
                 failed: number(end.failed),
-                longest_pause: adopted.pauses.longest(),
+                longest_pause: adopted.longest_pause,
                 took: clock::now().saturating_duration_since(control.facts().started),
             };
             control.gateway().process.metrics.count_handover(&totals);

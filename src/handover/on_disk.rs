@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The program file of this process.
 const RUNNING: &str = "/proc/self/exe";
-/// What the kernel appends to the path of a program file that was removed or replaced (proc(5)).
+/// The mark that the kernel appends to the path of a program file that was removed or replaced (proc(5)).
 const DELETED: &[u8] = b" (deleted)";
 
 /// The attributes of a file that differ if its content was replaced or changed.

@@ -1,11 +1,13 @@
 //! The process that this one replaces, as its successor uses it.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType, getpeername};
+use rustix::stdio::dup2_stdin;
 
 use super::program::HANDOVER_VARIABLE;
 use crate::server::control::Control;
@@ -40,7 +42,13 @@ pub trait Predecessor: Send {
 /// # Errors
 /// If the environment promises such a socket as standard input, and that is another file.
 pub fn socket_of_environment() -> Result<Option<OwnedFd>, String> {
-    socket(std::env::var_os(HANDOVER_VARIABLE).as_deref(), io::stdin())
+    let socket = socket(std::env::var_os(HANDOVER_VARIABLE).as_deref(), io::stdin())?;
+    if socket.is_some() {
+        // The other process learns from the end of the last descriptor that this one has given up.
+        let null = File::open("/dev/null").map_err(|error| format!("cannot open /dev/null: {error}"))?;
+        dup2_stdin(null).map_err(|error| format!("cannot replace the standard input: {error}"))?;
+    }
+    Ok(socket)
 }
 
 fn socket(variable: Option<&OsStr>, input: impl AsFd) -> Result<Option<OwnedFd>, String> {

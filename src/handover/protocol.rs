@@ -87,6 +87,11 @@ impl fmt::Display for Mismatch {
 impl std::error::Error for Mismatch {}
 
 impl<S> Frozen<S> {
+    /// Returns the sessions.
+    pub fn sessions(&self) -> &[S] {
+        &self.sessions
+    }
+
     /// Collects frozen sessions as a batch. Only the first [`BATCH_MAX`] fit into a batch.
     pub fn new(batch: u32, sessions: Vec<S>) -> Self {
         Self { batch, sessions }

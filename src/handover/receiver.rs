@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::channel::{Channel, ChannelError, Received};
 use super::ended::OldPeer;
 use super::memfd::read_sealed;
-use super::pauses::{Pauses, since};
+use super::monotonic::since;
 use super::protocol::{Commit, Prepared};
 use super::records::{BATCH_MAX_BYTES, Records, SESSION, SESSION_MAX_BYTES};
 use super::wire::{End, Entry, Message, Prepare};
@@ -55,8 +55,8 @@ pub struct Adopted {
     pub dropped: usize,
     /// The reason of the last refusal.
     pub last_refusal: Option<String>,
-    /// The pauses of the started sessions.
-    pub pauses: Pauses,
+    /// The longest pause of a started session.
+    pub longest_pause: Duration,
     /// The counts of the old process. `None` if it did not send them.
     pub end: Option<End>,
     /// Why the move has ended early.
@@ -82,6 +82,7 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
     }
 
     /// Replaces [`COMMIT_MAX`].
+    #[cfg(test)]
     pub fn commit_within(mut self, max: Duration) -> Self {
         self.commit_max = max;
         self
@@ -121,7 +122,7 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
         let prepared = self.parse(&prepare, descriptors, adopt);
         self.adopted.refused += prepared.iter().filter(|session| session.is_none()).count();
         let (prepared, mut ack) = Prepared::new(prepare.batch, prepared);
-        ack.longest_pause = u64::try_from(self.adopted.pauses.longest().as_nanos()).unwrap_or(u64::MAX);
+        ack.longest_pause = u64::try_from(self.adopted.longest_pause.as_nanos()).unwrap_or(u64::MAX);
         let error = match self.commit(ack).await {
             Ok(commit) => match prepared.start(commit) {
                 Ok(sessions) => {
@@ -163,7 +164,7 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
         for Timed { session, exported_at } in sessions {
             adopt.start(session).await;
             self.adopted.started += 1;
-            self.adopted.pauses.add(since(exported_at));
+            self.adopted.longest_pause = self.adopted.longest_pause.max(since(exported_at));
         }
     }
 

@@ -19,7 +19,7 @@ use super::upgrader::{UpgradeError, UpgradeSummary};
 use super::wire::{Message, SUPPORTED, State, newest_common};
 use crate::runtime::clock;
 use crate::server::control::Control;
-use crate::server::passed::HandedOver;
+use crate::server::passed::OutgoingDescriptors;
 use crate::server::permit::{PermitError, UpgradePermit};
 
 /// The time that the new program has to read its configuration, and then to bind.
@@ -119,7 +119,7 @@ impl Upgrade<'_> {
 
     /// Passes the sockets and the state, and waits until the new process has bound them.
     async fn pass_state(&mut self, version: u16) -> Result<(), UpgradeError> {
-        let HandedOver { sockets, journal_lock, log_level } = self.permit.sockets().await?;
+        let OutgoingDescriptors { sockets, journal_lock, log_level } = self.permit.sockets().await?;
         let (descriptions, descriptors): (Vec<_>, Vec<OwnedFd>) = sockets.into_iter().unzip();
         let sockets = SocketsState {
             sockets: descriptions,
@@ -168,12 +168,6 @@ fn failed(error: &MoveError) -> UpgradeError {
     UpgradeError::Failed(error.to_string())
 }
 
-impl From<ChannelError> for UpgradeError {
-    fn from(error: ChannelError) -> Self {
-        system(error)
-    }
-}
-
 /// Moves the sessions of all workers, and those that connections in their handshake become. At the end the new process
 /// becomes the main one of the service: systemd ends all others when the main one fails.
 async fn move_sessions<N: NewPeer>(
@@ -185,20 +179,21 @@ async fn move_sessions<N: NewPeer>(
     let gateway = control.gateway();
     let round = gateway.workers.begin_round();
     let until = clock::after(clock::now(), HANDSHAKES_MAX);
-    let (mut stays, mut moved) = (0_usize, 0);
+    let (mut stays, mut lost, mut moved) = (0_usize, 0_usize, 0);
     loop {
         // The sessions of these connections are found by the sweep after they have been counted.
         let is_last = gateway.process.metrics.pending_connections() == 0 || is_past(until);
         for worker in 0..gateway.workers.count() {
-            let mut sessions = WorkerSessions { workers: &gateway.workers, worker, round, stays: 0 };
+            let mut sessions = WorkerSessions { workers: &gateway.workers, worker, round, stays: 0, lost: 0 };
             sender.sweep(&mut sessions).await?;
             stays = stays.saturating_add(sessions.stays);
+            lost = lost.saturating_add(sessions.lost);
             let now_moved = sender.counts().moved;
             progress.add_moved(now_moved.saturating_sub(std::mem::replace(&mut moved, now_moved)));
         }
         if is_last {
             set_main_process(pid);
-            return sender.finish(stays).await;
+            return sender.finish(stays, lost).await;
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::channel::{Channel, ChannelError};
 use super::ended::{NewPeer, PeerEnded};
 use super::memfd::{MemfdError, write_sealed};
-use super::pauses::since;
+use super::monotonic::since;
 use super::protocol::{Ack, BATCH_MAX, Erase, Frozen, Offered};
 use super::records::{BATCH_MAX_BYTES, HEADER_BYTES, Record, SESSION, SESSION_MAX_BYTES};
 use super::wire::{End, Entry, Message, Prepare, SESSION_DESCRIPTORS_MAX};
@@ -24,8 +24,8 @@ pub const SEND_MAX: Duration = Duration::from_secs(10);
 /// Why a frozen session stays in the old process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stay {
-    /// It cannot move: its image cannot be expressed in the chosen version or is too long, or the new process has
-    /// refused it. It drains. `Sessions::freeze` must not return it again.
+    /// It cannot move: its image cannot be expressed in the chosen version or is too long or cannot be written, or the new
+    /// process has refused it. It drains. `Sessions::freeze` must not return it again.
     Drains,
     /// The move has failed. The session continues as before.
     MoveFailed,
@@ -74,8 +74,6 @@ pub struct Counts {
 pub enum MoveError {
     /// The channel does not carry the batch.
     Channel(ChannelError),
-    /// The images cannot be written.
-    Memory(MemfdError),
     /// The new process broke the protocol.
     Protocol(String),
     /// An earlier batch has failed.
@@ -86,7 +84,6 @@ impl fmt::Display for MoveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Channel(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
             Self::Protocol(error) => write!(f, "the new process broke the protocol: {error}"),
             Self::Ended => f.write_str("the new process has been ended after an earlier failure"),
         }
@@ -111,18 +108,30 @@ pub struct Sender<'a, N> {
     ended: bool,
     counts: Counts,
     ack_max: Duration,
+    write: WriteRecords,
 }
+
+/// Writes records to sealed memory of at most this many bytes.
+type WriteRecords = fn(&[Record], usize) -> Result<(OwnedFd, u64), MemfdError>;
 
 impl<'a, N: NewPeer> Sender<'a, N> {
     /// Prepares to move sessions in this version of the state, after [`Message::TakeOver`].
     pub fn new(channel: &'a Channel, peer: &'a mut N, version: u16) -> Self {
-        let counts = Counts::default();
-        Self { channel, peer, version, next_batch: 0, ended: false, counts, ack_max: ACK_MAX }
+        let (counts, write): (_, WriteRecords) = (Counts::default(), |records, max| write_sealed(records, max));
+        Self { channel, peer, version, next_batch: 0, ended: false, counts, ack_max: ACK_MAX, write }
     }
 
     /// Replaces [`ACK_MAX`].
+    #[cfg(test)]
     pub fn ack_within(mut self, max: Duration) -> Self {
         self.ack_max = max;
+        self
+    }
+
+    /// Replaces the function that writes the images.
+    #[cfg(test)]
+    pub fn write_with(mut self, write: WriteRecords) -> Self {
+        self.write = write;
         self
     }
 
@@ -155,16 +164,17 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         }
     }
 
-    /// Ends the move: sends the counts, with the sessions that could not be frozen.
+    /// Ends the move: sends the counts, with the sessions that cannot move and those that were lost before the move.
     ///
     /// # Errors
     ///
     /// The new process has ended, or has been ended because it did not read the message.
-    pub async fn finish(mut self, also_drained: usize) -> Result<Counts, MoveError> {
+    pub async fn finish(mut self, also_drained: usize, also_failed: usize) -> Result<Counts, MoveError> {
         if self.ended {
             return Err(MoveError::Ended);
         }
         self.counts.drained = self.counts.drained.saturating_add(also_drained);
+        self.counts.failed = self.counts.failed.saturating_add(also_failed);
         let Counts { moved, drained, failed, longest_pause } = self.counts;
         let end = Message::End(End {
             moved: moved as u64,
@@ -206,17 +216,19 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     /// Runs the two phases for one batch.
     async fn transfer<S: Moving>(&mut self, (sessions, records): (Vec<S>, Vec<Record>)) -> Result<(), MoveError> {
         let frozen = Frozen::new(self.next_batch, sessions);
-        self.next_batch = self.next_batch.wrapping_add(1);
-        let written = write_sealed(&records, BATCH_MAX_BYTES);
+        let written = (self.write)(&records, BATCH_MAX_BYTES);
         drop(records);
         let (file, len) = match written {
             Ok(written) => written,
             Err(error) => {
-                resume(frozen.resume(), Stay::MoveFailed);
-                self.end_peer().await;
-                return Err(MoveError::Memory(error));
+                // The new process knows nothing of these sessions, and goes on with those that have moved.
+                tracing::error!(%error, sessions = frozen.sessions().len(), "sessions cannot move, and drain");
+                self.counts.drained = self.counts.drained.saturating_add(frozen.sessions().len());
+                resume(frozen.resume(), Stay::Drains);
+                return Ok(());
             }
         };
+        self.next_batch = self.next_batch.wrapping_add(1);
         let batch = frozen.offer();
         let sent = self.offer(&batch, file.as_fd(), len).await;
         drop(file);

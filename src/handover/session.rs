@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::pauses::monotonic_nanos;
+use super::monotonic::monotonic_nanos;
 use super::protocol::Erase;
 use super::receiver::Adopt;
 use super::records::{self, SESSION_MAX_BYTES};
@@ -82,6 +82,8 @@ pub struct WorkerSessions<'a> {
     pub round: u32,
     /// The number of sessions that cannot move.
     pub stays: usize,
+    /// The number of sessions that have ended because they could not be frozen.
+    pub lost: usize,
 }
 
 impl Sessions for WorkerSessions<'_> {
@@ -99,6 +101,7 @@ impl Sessions for WorkerSessions<'_> {
                     Freezing::Frozen(moving) => frozen.push(FrozenSession::new(moving)),
                     Freezing::Stays => self.stays = self.stays.saturating_add(1),
                     Freezing::Over => {}
+                    Freezing::Lost => self.lost = self.lost.saturating_add(1),
                 }
             }
             if !frozen.is_empty() {

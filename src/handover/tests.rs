@@ -11,12 +11,14 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
 use rustix::process::getpid;
 use zeroize::Zeroizing;
 
 use super::channel::{Channel, ChannelError, pair};
 use super::ended::{NewPeer, OldEnded, OldPeer, PeerEnded};
-use super::pauses::monotonic_nanos;
+use super::memfd::{MemfdError, write_sealed};
+use super::monotonic::monotonic_nanos;
 use super::protocol::{Ack, Erase};
 use super::receiver::{Adopt, Adopted, Receiver};
 use super::records::{self, Record, SESSION};
@@ -179,7 +181,7 @@ async fn send_all(channel: &Channel, worker: &mut Worker) -> (Result<(), MoveErr
     let result = sender.sweep(worker).await;
     let counts = sender.counts();
     if result.is_ok() {
-        sender.finish(0).await.unwrap();
+        sender.finish(0, 0).await.unwrap();
     } else {
         assert!(matches!(sender.sweep(&mut Worker::new(1)).await, Err(MoveError::Ended)));
     }
@@ -195,7 +197,7 @@ fn all_sessions_move_and_write_to_their_own_clients() {
     assert_eq!((counts.moved, counts.drained, counts.failed, ended), (150, 0, 0, 0));
     assert_eq!((adopted.started, adopted.refused, adopted.dropped), (150, 0, 0));
     assert_eq!(adopted.end.unwrap().moved, 150);
-    assert!(adopted.error.is_none() && adopted.pauses.longest() > Duration::ZERO);
+    assert!(adopted.error.is_none() && adopted.longest_pause > Duration::ZERO);
     assert_eq!(started, (0..150).collect::<Vec<_>>());
     assert_eq!(worker.fate.lock().unwrap().erased.len(), 150);
     for (id, client) in (0_u32..).zip(&mut worker.clients) {
@@ -218,6 +220,30 @@ fn sessions_that_cannot_move_drain_and_the_others_move() {
     assert_eq!((counts.moved, counts.drained, counts.failed), (4, 3, 0));
     assert_eq!(started, [0, 1, 2, 13]);
     assert_eq!(worker.fate.lock().unwrap().drains, BTreeSet::from([10, 11, 12]));
+}
+
+/// The new process keeps the sessions that it has, and the move goes on.
+#[test]
+fn sessions_whose_images_cannot_be_written_drain_and_the_others_move() {
+    let write = |records: &[Record], max: usize| {
+        if records.len() < 64 { Err(MemfdError::System(Errno::MFILE)) } else { write_sealed(records, max) }
+    };
+    let mut worker = Worker::new(150);
+    let ((counts, ended), (adopted, started)) = run(
+        |channel| adopt(channel, false),
+        async |channel| {
+            let mut peer = FakeNew::default();
+            let mut sender = Sender::new(&channel, &mut peer, 1).ack_within(LONG).write_with(write);
+            sender.sweep(&mut worker).await.unwrap();
+            (0..64).for_each(|id| worker.add(200 + id, 0, Some(1)));
+            sender.sweep(&mut worker).await.unwrap();
+            (sender.finish(0, 3).await.unwrap(), peer.ended)
+        },
+    );
+    assert_eq!((counts.moved, counts.drained, counts.failed, ended), (192, 22, 3, 0));
+    assert_eq!((adopted.started, started.len()), (192, 192));
+    assert!(adopted.error.is_none() && started.contains(&263) && !started.contains(&149));
+    assert_eq!(worker.fate.lock().unwrap().drains, (128..150).collect());
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::progress::{Progress, Successor};
 use crate::runtime::tasks::Tasks;
@@ -142,6 +144,16 @@ impl Upgrader {
         });
         // The task ends without a reply only by a panic.
         replied.await.unwrap_or_else(|_| Err(UpgradeError::System("the upgrade was interrupted".to_owned())))
+    }
+
+    /// Blocks until no upgrade is in progress, for at most `max`. A process that stops while it is replaced must not end
+    /// before the sessions that are on their way have arrived, and before the new process was stopped, too.
+    pub fn wait_until_idle(&self, max: Duration) {
+        // Without a runtime there is no upgrade either.
+        let Ok(runtime) = Builder::new_current_thread().enable_time().build() else { return };
+        if runtime.block_on(async { timeout(max, self.permit.acquire()).await.is_err() }) {
+            tracing::warn!("this process ends while it is replaced");
+        }
     }
 
     /// Returns the new process while an upgrade is in progress and the new process has sent its version.

@@ -13,8 +13,6 @@ use super::protocol::{Ack, BATCH_MAX, Commit};
 use super::records::{self, BATCH_MAX_BYTES, PROCESS_MAX_BYTES, RecordError};
 use crate::relay::image::VERSIONS;
 
-/// The version of the state that this program writes if the other one reads it.
-pub const STATE_VERSION: u16 = *VERSIONS.end();
 /// The versions of the state that this program reads and writes: the current and the previous one.
 pub const SUPPORTED: RangeInclusive<u16> = VERSIONS;
 /// The version of the messages themselves.
@@ -30,7 +28,7 @@ pub const TEXT_MAX_BYTES: usize = 8 << 10;
 
 const ENVELOPE_BYTES: usize = 8;
 
-/// What the new process can read, after it has checked its configuration.
+/// The versions that the new process can read, after it has checked its configuration.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The oldest version of the state that it reads.

@@ -39,7 +39,7 @@ pub struct MovingParts {
     pub exported_at: Instant,
 }
 
-/// What happens to a frozen session.
+/// The decision on a frozen session.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Another process continues it.
@@ -57,6 +57,8 @@ pub enum Freezing {
     Stays,
     /// It is over, and only its connections remain to be closed.
     Over,
+    /// It has ended, because its sockets could not be removed from the event loop.
+    Lost,
 }
 
 /// A request to freeze a session.

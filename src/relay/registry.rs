@@ -140,17 +140,18 @@ impl Registry {
         Ok(())
     }
 
-    /// Asks up to `max` sessions to freeze that were not asked in this round, which is not 0. Each answers to the channel.
+    /// Asks up to `max` sessions to freeze that were not asked in this round, which is not 0, and do not have too many
+    /// pending commands. Each answers to the channel.
     pub fn freeze(&self, round: u32, max: usize, reply: &mpsc::Sender<Freezing>) {
-        let mut asked = 0;
-        for key in self.keys() {
-            if asked == max {
-                return;
-            }
-            let is_new =
-                self.lock().get_mut(key).is_some_and(|entry| std::mem::replace(&mut entry.asked_in, round) != round);
-            if is_new && self.deliver_to(key, Command::Freeze(FreezeRequest::new(reply.clone()))).is_ok() {
-                asked += 1;
+        let is_open = |(key, entry): (usize, &Entry)| {
+            (entry.asked_in != round && entry.commands.len() < COMMANDS_MAX).then_some(key)
+        };
+        let keys: Vec<usize> = self.lock().iter().filter_map(is_open).take(max).collect();
+        for key in keys {
+            // The session may not end meanwhile: it runs on this thread.
+            let _ = self.deliver_to(key, Command::Freeze(FreezeRequest::new(reply.clone())));
+            if let Some(entry) = self.lock().get_mut(key) {
+                entry.asked_in = round;
             }
         }
     }

@@ -112,6 +112,7 @@ impl Relay<ClientStream, UpstreamStream> {
             Ok(detached) => detached,
             Err(error) => {
                 tracing::error!(request_id = %facts.request_id, %error, "cannot move a session, which ends");
+                request.answer(Freezing::Lost);
                 return State::Ended;
             }
         };

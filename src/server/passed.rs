@@ -41,7 +41,7 @@ pub struct SocketDescription {
 
 /// The descriptors that the running process passes to a new one. They are clones: this process keeps its own.
 #[derive(Debug)]
-pub struct HandedOver {
+pub struct OutgoingDescriptors {
     /// The listening sockets.
     pub sockets: Vec<(SocketDescription, OwnedFd)>,
     /// The locked file in `state_dir`, if there is one. Its lock belongs to both processes.

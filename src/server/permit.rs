@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::passed::HandedOver;
+use super::passed::OutgoingDescriptors;
 use super::unix_socket::FileOwner;
 
 /// The permit to replace the process. There is one at a time.
@@ -22,7 +22,7 @@ pub struct UpgradePermit {
 #[derive(Debug)]
 pub(super) enum PermitCommand {
     /// Clones the descriptors.
-    Sockets(oneshot::Sender<Result<HandedOver, PermitError>>),
+    Sockets(oneshot::Sender<Result<OutgoingDescriptors, PermitError>>),
     /// Stops accepting.
     Pause(oneshot::Sender<Result<(), PermitError>>),
     /// Accepts again.
@@ -68,7 +68,7 @@ impl UpgradePermit {
     ///
     /// # Errors
     /// If the process is stopping, or the system does not provide a descriptor.
-    pub async fn sockets(&self) -> Result<HandedOver, PermitError> {
+    pub async fn sockets(&self) -> Result<OutgoingDescriptors, PermitError> {
         self.command(PermitCommand::Sockets).await
     }
 

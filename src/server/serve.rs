@@ -255,8 +255,8 @@ impl Server {
 }
 
 /// Serves until the drain is to start: until the stop signal, and then until the shutdown delay has passed or another
-/// signal arrives. `requests` executes requests, and returns when another process has replaced this one. It continues during the delay: a reload that the
-/// stop signal interrupted half-way would affect the clients that are still admitted.
+/// signal arrives. `requests` executes requests, and returns when another process has replaced this one. It continues
+/// during the delay: a reload that the stop signal interrupted half-way would affect the clients that are still admitted.
 async fn serve_until_drain(
     lifecycle: &Lifecycle,
     requests: impl Future<Output = Replaced>,

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::control::Control;
 use super::inherited::Inherited;
-use super::passed::{HandedOver, PassedSockets, PassedState};
+use super::passed::{OutgoingDescriptors, PassedSockets, PassedState};
 use super::serve::Server;
 use crate::config::tests::InMemory;
 use crate::config::{self, Config, ListenAddress};
@@ -60,7 +60,7 @@ pub(crate) fn bind(config: Config, passed: Option<PassedState>) -> Server {
 }
 
 /// Makes the descriptors of a process those that another one takes over.
-pub(crate) fn pass(HandedOver { sockets, journal_lock, .. }: HandedOver) -> PassedState {
+pub(crate) fn pass(OutgoingDescriptors { sockets, journal_lock, .. }: OutgoingDescriptors) -> PassedState {
     PassedState { sockets: PassedSockets::new(sockets).unwrap(), journal_lock, ..PassedState::default() }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedRwLockWriteGuard, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::control::ControlRequest;
-use super::passed::HandedOver;
+use super::passed::OutgoingDescriptors;
 use super::permit::{PermitCommand, PermitError, UpgradePermit};
 use super::reload::{ReloadError, Reloader};
 use super::revocations;
@@ -134,13 +134,13 @@ fn refuse(request: ControlRequest, reloader: &Reloader) {
     }
 }
 
-fn clones(reloader: &Reloader) -> Result<HandedOver, PermitError> {
+fn clones(reloader: &Reloader) -> Result<OutgoingDescriptors, PermitError> {
     let clone = || {
         let mut sockets = reloader.listeners.clones()?;
         sockets.extend(reloader.api.clones()?);
         let journal_lock = reloader.journal_lock.as_ref().map(OwnedFd::try_clone).transpose()?;
         let sockets = sockets.into_iter().map(|(description, socket)| (description, socket.into())).collect();
-        Ok(HandedOver { sockets, journal_lock, log_level: reloader.config.log.level })
+        Ok(OutgoingDescriptors { sockets, journal_lock, log_level: reloader.config.log.level })
     };
     clone().map_err(|error: std::io::Error| PermitError::System(error.to_string()))
 }

@@ -7,6 +7,7 @@ mod sessions;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,6 +164,24 @@ impl Held {
     /// Lets the program go on.
     fn release(&self) {
         (&self.fifo).write_all(b"go\n").unwrap();
+    }
+}
+
+/// A connection in its handshake: while there is one, an upgrade waits for the session that it may become.
+fn silent_client(stage: &Stage) -> TcpStream {
+    let silent = TcpStream::connect(stage.gate.address()).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while !stage.api.get("/metrics").as_str().unwrap().contains("tollgate_connections{state=\"handshake\"} 1") {
+        assert!(Instant::now() < until, "the connection is not accepted");
+    }
+    silent
+}
+
+/// Waits until the new process answers requests to the API.
+fn wait_for_take_over(stage: &Stage) {
+    let until = Instant::now() + PATIENCE;
+    while stage.api.get("/v1/info")["handed_over_from"].is_null() {
+        assert!(Instant::now() < until, "no process takes over");
     }
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What the model knows of one session.
+/// One session in the model.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default, Clone)]
 struct Life {

@@ -460,7 +460,7 @@ fn counters_continue_in_the_process_that_follows_and_gauges_do_not() {
     let counts = |metrics: &Metrics| lines(&show(metrics), "tollgate_upgrade_duration_seconds_count{").join("\n");
     assert_eq!(counts(&new), counts(&old));
     assert!(lines(&show(&new), "tollgate_sessions{").is_empty());
-    // What this process counts is added, and all of it passes on.
+    // The counts of this process are added, and all of them pass on.
     let (again, third) = (open(&new.worker(), "chat"), Metrics::new(Duration::ZERO));
     third.import(moved(&new));
     assert!(counts(&third).ends_with(" 2"), "{}", counts(&third));

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::json;
 
-use super::{Held, PROGRAM, Stage, ask, pid_of, script, to};
+use super::faults::descriptors;
+use super::{Held, PROGRAM, Stage, ask, pid_of, script, silent_client, to, wait_for_take_over};
 use crate::support::process::{Process, running_with};
 use crate::support::session::Session;
 use crate::support::setup::Setup;
@@ -162,6 +163,71 @@ fn a_stop_signal_during_an_upgrade_stops() {
     // A new process that had taken over was stopped, too.
     let new = running_with(&stage.gate.folder.path("tollgate.toml"));
     new.into_iter().filter_map(Process::find).for_each(|process| process.wait_end());
+}
+
+/// The new process has taken over, and is told to stop as well.
+#[test]
+fn a_stop_signal_while_sessions_move_stops_both_processes() {
+    let mut stage = Stage::new(Setup::new());
+    let mut session = stage.open();
+    let silent = silent_client(&stage);
+    let (status, answer) = thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&stage.api, &json!({})));
+        wait_for_take_over(&stage);
+        stage.gate.signal(Signal::TERM);
+        drop(silent);
+        first.join().unwrap()
+    });
+    assert_eq!(status, 503, "{answer}");
+    session.client.expect_close(1001);
+    drop(session);
+    stage.gate.wait_exit();
+    let new = running_with(&stage.gate.folder.path("tollgate.toml"));
+    new.into_iter().filter_map(Process::find).for_each(|process| process.wait_end());
+}
+
+/// The earlier process may still have sessions for the new one, so that this one cannot pass its own on.
+#[test]
+fn a_process_whose_sessions_still_arrive_is_not_upgraded() {
+    let mut stage = Stage::new(Setup::new());
+    let mut session = stage.open();
+    let silent = silent_client(&stage);
+    let (status, answer) = thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&stage.api, &json!({})));
+        wait_for_take_over(&stage);
+        let (status, answer) = ask(&stage.api, &json!({}));
+        assert_eq!(status, 409, "{answer}");
+        session.echo("meanwhile");
+        drop(silent);
+        first.join().unwrap()
+    });
+    assert_eq!((status, &answer["moved"]), (200, &json!(1)), "{answer}");
+    stage.gate.follow(pid_of(&answer)).wait_end();
+    stage.move_all(1);
+    session.close();
+}
+
+#[test]
+fn a_process_without_free_descriptors_keeps_its_sessions() {
+    let mut stage = Stage::new(Setup::new());
+    let mut session = stage.open();
+    let held = Held::new(&stage);
+    let (status, answer) = thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&stage.api, &held.request()));
+        held.wait(&stage);
+        let open = u64::try_from(descriptors(stage.gate.pid())).unwrap();
+        let full = Rlimit { current: Some(open), maximum: getrlimit(Resource::Nofile).maximum };
+        let before = prlimit(Some(stage.gate.pid()), Resource::Nofile, full).unwrap();
+        held.release();
+        let answered = first.join().unwrap();
+        prlimit(Some(stage.gate.pid()), Resource::Nofile, before).unwrap();
+        answered
+    });
+    assert_eq!(status, 500, "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("the system does not permit an upgrade"), "{answer}");
+    expect_unchanged(&stage, &mut session);
+    stage.move_all(1);
+    session.close();
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl Moment {
     }
 }
 
-fn descriptors(pid: Pid) -> usize {
+pub fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).map_or(0, Iterator::count)
 }
 
