@@ -56,9 +56,9 @@ fn summary(answer: &Value) -> String {
     );
     let _ = writeln!(
         summary,
-        "longest pause of a session: {} ms; the upgrade took {}",
+        "longest pause of a session: {} ms; the upgrade took {} ms",
         text(answer, "longest_pause_ms"),
-        output::span(count("took_ms") / 1000.0),
+        text(answer, "took_ms"),
     );
     if count("drained") > 0.0 {
         summary.push_str(
@@ -86,7 +86,7 @@ mod tests {
     fn the_summary_has_the_new_process_the_sessions_and_the_pause() {
         let expected = "process 4711 serves now, version 0.2.0\n\
             sessions: 8993 moved, 0 drain in the process before, 0 lost\n\
-            longest pause of a session: 12 ms; the upgrade took 1.3s\n";
+            longest pause of a session: 12 ms; the upgrade took 1300 ms\n";
         assert_eq!(summary(&answer(0, 0)), expected);
     }
 
