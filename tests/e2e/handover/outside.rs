@@ -47,9 +47,10 @@ fn new_connections_are_accepted_all_the_time() {
                 scope.spawn(|| echo(server));
             }
         });
+        let mut clients = Vec::new();
         for number in 0..THREADS {
             let (over, opened) = (&over, &opened);
-            scope.spawn(move || {
+            clients.push(scope.spawn(move || {
                 while !over.get() {
                     let stream = TcpStream::connect(address).expect("the proxy accepts");
                     let mut client = Client::handshake(stream, plain_client_config(), "chat.example.com");
@@ -62,7 +63,7 @@ fn new_connections_are_accepted_all_the_time() {
                     client.expect_clean_end();
                     opened.fetch_add(1, Ordering::Relaxed);
                 }
-            });
+            }));
         }
         for _ in 0..4 {
             let before = opened.load(Ordering::Relaxed);
@@ -75,6 +76,8 @@ fn new_connections_are_accepted_all_the_time() {
             }
         }
         drop(guard);
+        // The upstream accepts no connection after the last one.
+        clients.into_iter().for_each(|client| client.join().unwrap());
         let mut last = Client::connect(&stage.gate);
         last.send(&Request::to("/open/last").bytes());
         assert_eq!(last.head().status(), 101);
