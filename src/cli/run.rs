@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::signals::{self, UpgradeOnReload};
 use super::systemd::{notify, notify_reloading};
@@ -146,15 +146,15 @@ fn serve(
             }
         })?;
     if let Some(predecessor) = &mut predecessor {
-        predecessor.wait_for_take_over().map_err(RunError::Handover)?;
+        predecessor.wait_for_take_over(server.control()).map_err(RunError::Handover)?;
     }
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     }
     admin.log_addresses();
-    match predecessor {
-        None => notify(&[NotifyState::Ready, NotifyState::Status("serving")]),
-        Some(predecessor) => take_sessions(predecessor, server.control().clone()),
+    let handover = predecessor.map(|predecessor| take_sessions(predecessor, server.control().clone()));
+    if handover.is_none() {
+        notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     }
     let is_replaced = Cell::new(false);
     server.run(stop, |event| {
@@ -169,19 +169,24 @@ fn serve(
     if let Some(upgrader) = upgrader {
         upgrader.wait_until_idle(UPGRADE_END_TIMEOUT);
     }
+    if let Some(handover) = handover.filter(|_| is_replaced.get()) {
+        // Until the process before has ended, this one passes revocations of the next process on to it.
+        let _ = handover.blocking_recv();
+    }
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Takes over the sessions on a thread. systemd accepts messages of this process only once the other one has made it the
+/// Takes over the sessions on a thread, which ends after the process before. systemd accepts messages of this process only once the other one has made it the
 /// main process, which precedes the end of that.
-fn take_sessions(predecessor: Box<dyn Predecessor>, control: Control) {
-    drop(start_blocking("handover", move || {
+fn take_sessions(mut predecessor: Box<dyn Predecessor>, control: Control) -> oneshot::Receiver<()> {
+    start_blocking("handover", move || {
         if let Err(error) = predecessor.take_sessions(&control) {
             tracing::error!(%error, "the process before ended before all its sessions had moved");
         }
         notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
-    }));
+        predecessor.forward_revocations(&control);
+    })
 }
 
 fn bind(

@@ -62,12 +62,11 @@ pub async fn serve(
     config: &ConnectionConfig,
     stream: SocketStream,
     (peer, endpoints): (Peer, Option<Endpoints>),
-    pending: PendingConnection,
+    (pending, mut connection): (PendingConnection, ConnectionGuard),
     deadline: Instant,
 ) -> Option<Relay<ClientStream, UpstreamStream>> {
     let PendingConnection { slot, load } = pending;
     let metrics = sessions.metrics();
-    let mut connection = metrics.connection();
     // The connection was accepted this long before its deadline.
     let mut phases = UpgradePhases::start(deadline.checked_sub(config.handshake_timeout).unwrap_or_else(clock::now));
     let lifecycle = &gateway.process.lifecycle;

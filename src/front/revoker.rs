@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::policy::counters::Counters;
 use crate::policy::revocation::entry::{Revocation, RevocationId};
 use crate::policy::revocation::journal::Change;
+use crate::policy::revocation::state::RevocationsState;
 use crate::policy::revocation::{Added, Applied};
 use crate::relay::revoke::Sweep;
 use crate::relay::workers::Workers;
@@ -56,6 +57,7 @@ pub struct Revoker {
     queue: OnceLock<Queue>,
     /// Read by changes in progress, and written while the process is replaced.
     pause: Arc<RwLock<()>>,
+    changed: Notify,
 }
 
 /// A revocation that was made.
@@ -105,7 +107,7 @@ impl std::error::Error for RevokeError {}
 impl Revoker {
     /// Creates a revoker that makes changes itself, and keeps revocations in memory.
     pub fn new(counters: Arc<Counters>, workers: Arc<Workers>) -> Self {
-        Self { counters, workers, queue: OnceLock::new(), pause: Arc::default() }
+        Self { counters, workers, queue: OnceLock::new(), pause: Arc::default(), changed: Notify::new() }
     }
 
     /// Makes it queue all further changes here, for a thread that makes them and, if `is_durable` is set, stores them.
@@ -157,6 +159,7 @@ impl Revoker {
     pub async fn replace_listed(&self, listed: &[Revocation]) -> Result<usize, RevokeError> {
         let added = self.counters.revocations().replace_listed(listed, clock::both().unix);
         let added = added.map_err(|_| RevokeError::Full)?;
+        self.changed.notify_one();
         if added.is_empty() { Ok(0) } else { Ok(self.workers.revoke(&Sweep::new(added, &self.counters)).await) }
     }
 
@@ -184,6 +187,23 @@ impl Revoker {
     /// Ends the open sessions that an added revocation concerns. Returns their number.
     pub async fn end_sessions(&self, applied: &Applied) -> usize {
         let Applied::Added(added) = applied else { return 0 };
+        self.changed.notify_one();
         self.workers.revoke(&Sweep::new(vec![Arc::clone(&added.revocation)], &self.counters)).await
+    }
+
+    /// Adds revocations of the process that follows this one, and ends the open sessions that they concern, also while
+    /// changes are rejected. They are not stored here. Returns the number of sessions.
+    pub async fn take(&self, state: RevocationsState) -> usize {
+        let left_out = self.counters.revocations().import(state, clock::both().unix);
+        if left_out > 0 {
+            tracing::error!(left_out, "revocations of the next process are not in effect for sessions that drain here");
+        }
+        self.changed.notify_one();
+        self.workers.revoke(&Sweep::All(Arc::clone(&self.counters))).await
+    }
+
+    /// Waits until revocations were added since the last call. There is one caller.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 }

@@ -48,6 +48,9 @@ pub trait NewPeer {
     ///
     /// An error means that the process may still run: no offered session may be resumed.
     fn end(&mut self) -> impl Future<Output = io::Result<PeerEnded>>;
+
+    /// Waits at most `max` for the end of the new process. Returns whether it has ended.
+    fn has_ended(&self, max: Duration) -> impl Future<Output = bool>;
 }
 
 /// The old process, as the new one sees it.
@@ -62,6 +65,10 @@ impl NewPeer for NewProcess {
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the new process does not end after SIGKILL"))??;
         Ok(PeerEnded(()))
+    }
+
+    async fn has_ended(&self, max: Duration) -> bool {
+        timeout(max, self.ended()).await.is_ok()
     }
 }
 

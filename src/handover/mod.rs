@@ -12,6 +12,7 @@ pub mod sender;
 pub mod receiver;
 pub mod session;
 pub mod state;
+pub mod draining;
 pub mod program;
 pub mod progress;
 pub mod replace;

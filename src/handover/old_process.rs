@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::channel::{Channel, Received};
+use super::draining;
 use super::ended::OldProcess;
 use super::memfd::read_sealed;
 use super::predecessor::Predecessor;
-use super::receiver::Receiver;
+use super::receiver::{self, Receiver};
 use super::records::PROCESS_MAX_BYTES;
 use super::session::Adopter;
 use super::state::{self, ProcessState, SocketsState};
@@ -92,19 +93,23 @@ impl Predecessor for Connected {
         Ok(PassedState { sockets, journal_lock: descriptors.next(), moved, origin: (pid, build) })
     }
 
-    fn wait_for_take_over(&mut self) -> Result<(), String> {
+    fn wait_for_take_over(&mut self, control: &Control) -> Result<(), String> {
         self.send(&Message::Ready)?;
-        let received = self.receive()?;
+        let mut received = self.receive()?;
+        if matches!(received.message, Message::Metrics(_)) {
+            receiver::metrics(received, &mut Adopter::new(control));
+            received = self.receive()?;
+        }
         match received.message {
             Message::TakeOver => Ok(()),
             _ => Err(received.unexpected().to_string()),
         }
     }
 
-    fn take_sessions(self: Box<Self>, control: &Control) -> Result<(), String> {
-        let Self { runtime, channel, old, version } = *self;
+    fn take_sessions(&mut self, control: &Control) -> Result<(), String> {
+        let Self { runtime, channel, old, version } = self;
         let mut sessions = Adopter::new(control);
-        let adopted = runtime.block_on(Receiver::new(&channel, &old, version).run(&mut sessions));
+        let adopted = runtime.block_on(Receiver::new(channel, old, *version).run(&mut sessions));
         let handed_over = control.facts().handed_over.as_ref();
         // Also if the other process has ended before all its sessions had moved: no further one follows.
         if let Some(before) = handed_over {
@@ -129,5 +134,9 @@ impl Predecessor for Connected {
             Some(error) => Err(error.to_string()),
             None => Ok(()),
         }
+    }
+
+    fn forward_revocations(&mut self, control: &Control) {
+        self.runtime.block_on(draining::forward(&self.channel, control.gateway(), self.version));
     }
 }

@@ -24,17 +24,21 @@ pub trait Predecessor: Send {
     /// The reason: the processes have no version in common, or the other one has ended or did not answer in time.
     fn receive_state(&mut self) -> Result<PassedState, String>;
 
-    /// Reports that everything is bound, and waits until this process is to accept connections.
+    /// Reports that everything is bound, and waits until this process is to accept connections. The counters of the other
+    /// process are then those of this one.
     ///
     /// # Errors
     /// The reason: the other process keeps its sockets, has ended, or did not answer in time.
-    fn wait_for_take_over(&mut self) -> Result<(), String>;
+    fn wait_for_take_over(&mut self, control: &Control) -> Result<(), String>;
 
     /// Takes over sessions until all have moved. The server runs meanwhile.
     ///
     /// # Errors
     /// The reason for which the other process stopped before that. The sessions that have moved go on.
-    fn take_sessions(self: Box<Self>, control: &Control) -> Result<(), String>;
+    fn take_sessions(&mut self, control: &Control) -> Result<(), String>;
+
+    /// Sends revocations for the sessions that drain in the other process, until that has ended.
+    fn forward_revocations(&mut self, control: &Control);
 }
 
 /// Returns the socket to the process that this one replaces; `None` if it replaces none.

@@ -1,9 +1,10 @@
 //! The two-phase commit of one batch of sessions, as types: both ends consume what they hand over.
 //!
 //! The old process has [`Frozen`], [`Offered`], [`Acknowledged`] and the [`Commit`] that it sends. The new process has
-//! [`Prepared`]. **A session leaves [`Offered`] for the old process only if the new one has refused it or has ended,
-//! and leaves [`Prepared`] to be started only if the old process has erased its keys or has ended.** So two processes
-//! never seal with one key. Losses of messages and the end of either process only end sessions.
+//! [`Prepared`]. If the answer is late, the offered batch becomes [`Cancelling`], which cannot be committed. **A session
+//! leaves [`Offered`] or [`Cancelling`] for the old process only if the new one has refused it, has dropped it or has
+//! ended, and leaves [`Prepared`] to be started only if the old process has erased its keys or has ended.** So two
+//! processes never seal with one key. Losses of messages and the end of either process only end sessions.
 
 use std::fmt;
 
@@ -56,6 +57,26 @@ pub struct Ack {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use = "the new process waits for the commit"]
 pub struct Commit {
+    batch: u32,
+}
+
+/// An offered batch that is not committed any more.
+#[must_use = "a session of a cancelled batch that is dropped ends"]
+pub struct Cancelling<S> {
+    batch: u32,
+    sessions: Vec<S>,
+}
+
+/// The message by which the old process takes a batch back. The new process answers with [`Cancelled`].
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    batch: u32,
+}
+
+/// The message that the new process has dropped a batch, so that the old one may resume it. It is made by dropping the
+/// sessions, or read from the new process.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
     batch: u32,
 }
 
@@ -142,6 +163,43 @@ impl<S> Offered<S> {
         Ok((Acknowledged { batch: self.batch, sessions: accepted }, refused))
     }
 
+    /// Gives up the commit. The message asks the new process to drop the batch.
+    pub fn cancel(self) -> (Cancelling<S>, Cancel) {
+        let Self { batch, sessions } = self;
+        (Cancelling { batch, sessions }, Cancel { batch })
+    }
+
+    /// Returns the sessions to the old process, because the new one has ended.
+    pub fn resume(self, _ended: &PeerEnded) -> Vec<S> {
+        self.sessions
+    }
+}
+
+impl<S> Cancelling<S> {
+    /// Returns the number of sessions.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether the batch has no session.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Returns the sessions to the old process, because the new one has dropped them.
+    ///
+    /// # Errors
+    ///
+    /// The message is for another batch.
+    pub fn cancelled(self, cancelled: &Cancelled) -> Result<Vec<S>, (Self, Mismatch)> {
+        if cancelled.batch == self.batch {
+            Ok(self.sessions)
+        } else {
+            let mismatch = Mismatch::Batch(self.batch, cancelled.batch);
+            Err((self, mismatch))
+        }
+    }
+
     /// Returns the sessions to the old process, because the new one has ended.
     pub fn resume(self, _ended: &PeerEnded) -> Vec<S> {
         self.sessions
@@ -197,6 +255,27 @@ impl<P> Prepared<P> {
         }
     }
 
+    /// Drops the sessions, because the old process takes them back.
+    ///
+    /// # Errors
+    ///
+    /// The message is for another batch. The batch stays prepared.
+    pub fn cancel(self, cancel: &Cancel) -> Result<Cancelled, (Self, Mismatch)> {
+        if cancel.batch == self.batch {
+            Ok(self.give_up())
+        } else {
+            let mismatch = Mismatch::Batch(self.batch, cancel.batch);
+            Err((self, mismatch))
+        }
+    }
+
+    /// Drops the sessions. The message lets the old process resume them.
+    pub fn give_up(self) -> Cancelled {
+        let Self { batch, sessions } = self;
+        drop(sessions);
+        Cancelled { batch }
+    }
+
     /// Returns the sessions to be started, because the old process has ended.
     pub fn start_after_end(self, _ended: &OldEnded) -> Vec<P> {
         self.sessions
@@ -227,7 +306,7 @@ macro_rules! debug_without_sessions {
     };
 }
 
-debug_without_sessions! { Frozen Offered Acknowledged Prepared }
+debug_without_sessions! { Frozen Offered Acknowledged Cancelling Prepared }
 
 #[cfg(test)]
 mod tests;

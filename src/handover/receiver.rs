@@ -8,9 +8,9 @@ use super::channel::{Channel, ChannelError, Received};
 use super::ended::OldPeer;
 use super::memfd::read_sealed;
 use super::monotonic::since;
-use super::protocol::{Commit, Prepared};
-use super::records::{BATCH_MAX_BYTES, Records, SESSION, SESSION_MAX_BYTES};
-use super::wire::{End, Entry, Message, Prepare};
+use super::protocol::{Ack, Cancel, Commit, Prepared};
+use super::records::{BATCH_MAX_BYTES, PROCESS_MAX_BYTES, Records, SESSION, SESSION_MAX_BYTES};
+use super::wire::{End, Entry, Message, Prepare, State};
 
 /// The time that the old process has between two batches. It waits there for handshakes and for slow workers.
 pub const BATCH_WAIT_MAX: Duration = Duration::from_secs(300);
@@ -42,6 +42,9 @@ pub trait Adopt {
 
     /// Starts a session, which no other process has any more.
     fn start(&mut self, session: Self::Prepared) -> impl Future<Output = ()>;
+
+    /// Takes over the counters of the old process, in place of those that it has sent before.
+    fn metrics(&mut self, records: &[u8]);
 }
 
 /// The result of a move, as the new process sees it.
@@ -51,7 +54,8 @@ pub struct Adopted {
     pub started: usize,
     /// The number of sessions that stay in the old process, because they could not be parsed here.
     pub refused: usize,
-    /// The number of prepared sessions that were dropped, because the old process neither committed nor ended.
+    /// The number of prepared sessions that were dropped, because the old process has taken them back, or has neither
+    /// committed nor ended.
     pub dropped: usize,
     /// The reason of the last refusal.
     pub last_refusal: Option<String>,
@@ -102,6 +106,9 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
             let received = self.channel.receive(BATCH_WAIT_MAX).await?;
             match received.message {
                 Message::Prepare(_) => self.batch(received, adopt).await?,
+                // The old process has taken a batch back, which this one has never received or dropped before.
+                Message::Cancel(_) => {}
+                Message::Metrics(_) => metrics(received, adopt),
                 Message::End(end) => return Ok(end),
                 _ => return Err(received.unexpected()),
             }
@@ -123,40 +130,49 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
         self.adopted.refused += prepared.iter().filter(|session| session.is_none()).count();
         let (prepared, mut ack) = Prepared::new(prepare.batch, prepared);
         ack.longest_pause = u64::try_from(self.adopted.longest_pause.as_nanos()).unwrap_or(u64::MAX);
-        let error = match self.commit(ack).await {
-            Ok(commit) => match prepared.start(commit) {
+        let (prepared, error) = match self.decision(ack).await {
+            Ok(Decision::Commit(commit)) => match prepared.start(commit) {
                 Ok(sessions) => {
                     self.start(sessions, adopt).await;
                     return Ok(());
                 }
-                Err((prepared, _)) => {
-                    self.take_over(prepared, adopt).await;
-                    ChannelError::Unexpected("Commit")
-                }
+                Err((prepared, _)) => (prepared, ChannelError::Unexpected("Commit")),
             },
-            Err(error) => {
-                self.take_over(prepared, adopt).await;
-                error
+            Ok(Decision::Cancel(cancel)) => {
+                let count = prepared.len();
+                match prepared.cancel(&cancel) {
+                    Ok(cancelled) => {
+                        self.adopted.dropped = self.adopted.dropped.saturating_add(count);
+                        return self.channel.send(&Message::Cancelled(cancelled), &[], SEND_MAX).await;
+                    }
+                    Err((prepared, _)) => (prepared, ChannelError::Unexpected("Cancel")),
+                }
             }
+            Err(error) => (prepared, error),
         };
+        self.take_over(prepared, adopt).await;
         Err(error)
     }
 
-    /// Acknowledges a batch and waits for its commit.
-    async fn commit(&self, ack: super::protocol::Ack) -> Result<Commit, ChannelError> {
+    /// Acknowledges a batch and waits for the decision on it.
+    async fn decision(&self, ack: Ack) -> Result<Decision, ChannelError> {
         self.channel.send(&Message::Ack(ack), &[], SEND_MAX).await?;
         let received = self.channel.receive(self.commit_max).await?;
         match received.message {
-            Message::Commit(commit) => Ok(commit),
+            Message::Commit(commit) => Ok(Decision::Commit(commit)),
+            Message::Cancel(cancel) => Ok(Decision::Cancel(cancel)),
             _ => Err(received.unexpected()),
         }
     }
 
     /// Starts a prepared batch without its commit if the old process has ended, and drops it otherwise.
     async fn take_over<A: Adopt>(&mut self, prepared: Prepared<Timed<A::Prepared>>, adopt: &mut A) {
-        match self.old.ended(OLD_END_MAX).await {
-            Some(ended) => self.start(prepared.start_after_end(&ended), adopt).await,
-            None => self.adopted.dropped += prepared.len(),
+        if let Some(ended) = self.old.ended(OLD_END_MAX).await {
+            self.start(prepared.start_after_end(&ended), adopt).await;
+        } else {
+            self.adopted.dropped = self.adopted.dropped.saturating_add(prepared.len());
+            // Without a reader there is nobody who could resume them.
+            let _ = self.channel.send(&Message::Cancelled(prepared.give_up()), &[], SEND_MAX).await;
         }
     }
 
@@ -211,10 +227,26 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
     }
 }
 
+/// What becomes of a prepared batch.
+enum Decision {
+    Commit(Commit),
+    Cancel(Cancel),
+}
+
 /// A session, and when it was exported.
 struct Timed<P> {
     session: P,
     exported_at: u64,
+}
+
+/// Reads the counters of the old process. Without them, those of this process go on as they are.
+pub fn metrics<A: Adopt>(received: Received, adopt: &mut A) {
+    let Received { message: Message::Metrics(State { len, .. }), descriptors, .. } = received else { return };
+    match descriptors.into_iter().next().map(|file| read_sealed(file, len, PROCESS_MAX_BYTES)) {
+        Some(Ok(records)) => adopt.metrics(&records),
+        Some(Err(error)) => tracing::warn!(%error, "the counters of the process before cannot be read"),
+        None => tracing::warn!("the counters of the process before are missing"),
+    }
 }
 
 fn prepare_one<A: Adopt>(

@@ -3,29 +3,33 @@
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::{self, Channel, ChannelError};
+use super::draining;
 use super::ended::NewPeer;
 use super::memfd::write_sealed;
 use super::program::{NewProcess, Program};
 use super::progress::Progress;
 use super::records::PROCESS_MAX_BYTES;
-use super::sender::{Counts, MoveError, SEND_MAX, Sender};
+use super::sender::{Counts, MoveError, SEND_MAX, Sender, Stop};
 use super::service::set_main_process;
 use super::session::WorkerSessions;
 use super::state::{self, SocketsState};
 use super::upgrader::{UpgradeError, UpgradeSummary};
 use super::wire::{Message, SUPPORTED, State, newest_common};
 use crate::runtime::clock;
+use crate::runtime::tasks::Tasks;
 use crate::server::control::Control;
 use crate::server::passed::OutgoingDescriptors;
 use crate::server::permit::{PermitError, UpgradePermit};
 
 /// The time that the new program has to read its configuration, and then to bind.
 const START_MAX: Duration = Duration::from_secs(30);
-/// The time that connections have to become sessions, once no more are accepted.
-const HANDSHAKES_MAX: Duration = Duration::from_secs(10);
+/// Limit on the time that connections have to become sessions, once no more are accepted: their `handshake_timeout` may
+/// be longer. It is below the time that the new process waits for a batch.
+const HANDSHAKES_MAX: Duration = Duration::from_secs(60);
 /// The time that the sessions of the process before may take to arrive once an upgrade is requested.
 const ARRIVALS_MAX: Duration = Duration::from_secs(2);
 /// The pause between two looks at the connections that may become sessions.
@@ -48,7 +52,7 @@ fn system(error: impl fmt::Display) -> UpgradeError {
 /// Replaces this process by its program, or by the one at `binary`. Returns when all sessions have moved or drain.
 ///
 /// # Errors
-/// If the new process does not take over, or fails while it does. Then this process goes on, with the sessions that it
+/// If the new process does not take over, or ends while it does. Then this process goes on, with the sessions that it
 /// still has.
 pub async fn replace(
     control: &Control,
@@ -62,19 +66,21 @@ pub async fn replace(
     let (own, other) = channel::pair().map_err(system)?;
     let channel = Channel::of_old(own).map_err(system)?;
     let new = program.start(binary, other).map_err(|error| UpgradeError::Start(error.path, error.reason))?;
-    let mut upgrade = Upgrade { control, new, permit, channel };
+    let mut upgrade = Upgrade { control, new, permit, channel, handshake_timeout: HANDSHAKES_MAX };
     let (version, build) = upgrade.greet().await?;
     progress.start(upgrade.new.pid(), build.clone());
     upgrade.pass_state(version).await?;
     upgrade.permit.pause_accepting().await?;
     let counts = upgrade.take_over(version, progress).await?;
-    let Upgrade { permit, new, .. } = upgrade;
+    let Upgrade { permit, new, channel, .. } = upgrade;
     if permit.leave().await.is_err() {
         // This process was stopped meanwhile, which is meant for the service.
         let terminated = new.terminate();
         new.release();
         return terminated.map_err(system).and(Err(UpgradeError::Stopping));
     }
+    // The task ends with the process, or with the new one.
+    Tasks::default().start(draining::apply(channel, Arc::clone(control.gateway())));
     let Counts { moved, drained, failed, longest_pause } = counts;
     let took = clock::now().saturating_duration_since(began);
     Ok(UpgradeSummary { pid: new.release(), version: build, moved, drained, failed, longest_pause, took })
@@ -100,6 +106,7 @@ struct Upgrade<'a> {
     new: NewProcess,
     permit: UpgradePermit,
     channel: Channel,
+    handshake_timeout: Duration,
 }
 
 impl Upgrade<'_> {
@@ -119,7 +126,8 @@ impl Upgrade<'_> {
 
     /// Passes the sockets and the state, and waits until the new process has bound them.
     async fn pass_state(&mut self, version: u16) -> Result<(), UpgradeError> {
-        let OutgoingDescriptors { sockets, journal_lock, log_level } = self.permit.sockets().await?;
+        let OutgoingDescriptors { sockets, journal_lock, log_level, handshake_timeout } = self.permit.sockets().await?;
+        self.handshake_timeout = handshake_timeout.min(HANDSHAKES_MAX);
         let (descriptions, descriptors): (Vec<_>, Vec<OwnedFd>) = sockets.into_iter().unzip();
         let sockets = SocketsState {
             sockets: descriptions,
@@ -152,15 +160,42 @@ impl Upgrade<'_> {
 
     /// Lets the new process accept, and moves the sessions.
     async fn take_over(&mut self, version: u16, progress: &Progress) -> Result<Counts, UpgradeError> {
-        let Self { control, channel, new, .. } = self;
-        let pid = new.pid();
+        let Self { control, channel, new, handshake_timeout, .. } = self;
+        // Nobody reads the counters here any more. The new process must not show lower ones.
+        send_metrics(control, channel, version).await;
         if let Err(error) = channel.send(&Message::TakeOver, &[], SEND_MAX).await {
             // Its end also ends what it has accepted.
             let _ = new.end().await;
             return Err(failed(&error.into()));
         }
-        let sender = Sender::new(channel, new, version);
-        move_sessions(control, sender, pid, progress).await.map_err(|error| failed(&error))
+        let pid = new.pid();
+        let mut moves = Moves { control, progress, handshake_timeout: *handshake_timeout, stays: 0, lost: 0 };
+        let mut sender = Sender::new(channel, new, version);
+        match moves.run(&mut sender).await {
+            Ok(()) => {}
+            Err(Stop::NewEnded(error)) => return Err(failed(&error)),
+            Err(Stop::SessionsLeft(error)) => {
+                tracing::error!(%error, "the move of sessions has stopped: those that are left drain in this process");
+                moves.stays = moves.stays.saturating_add(moves.count_left().await);
+            }
+        }
+        // systemd ends all other processes of the service when the main one fails.
+        set_main_process(pid);
+        send_metrics(control, channel, version).await;
+        sender.finish(moves.stays, moves.lost).await.map_err(|error| failed(&error))
+    }
+}
+
+/// Sends the counters of this process. Without them the counters of the new one are lower, which is no reason to stop.
+async fn send_metrics(control: &Control, channel: &Channel, version: u16) {
+    let sent = async {
+        let records = state::export_metrics(control).map_err(|error| error.to_string())?;
+        let (file, len) = write_sealed(&records, PROCESS_MAX_BYTES).map_err(|error| error.to_string())?;
+        let message = Message::Metrics(State { version, len });
+        channel.send(&message, &[file.as_fd()], SEND_MAX).await.map_err(|error| error.to_string())
+    };
+    if let Err(error) = sent.await {
+        tracing::warn!(error, "the new process does not have the latest counters");
     }
 }
 
@@ -168,34 +203,45 @@ fn failed(error: &MoveError) -> UpgradeError {
     UpgradeError::Failed(error.to_string())
 }
 
-/// Moves the sessions of all workers, and those that connections in their handshake become. At the end the new process
-/// becomes the main one of the service: systemd ends all others when the main one fails.
-async fn move_sessions<N: NewPeer>(
-    control: &Control,
-    mut sender: Sender<'_, N>,
-    pid: u32,
-    progress: &Progress,
-) -> Result<Counts, MoveError> {
-    let gateway = control.gateway();
-    let round = gateway.workers.begin_round();
-    let until = clock::after(clock::now(), HANDSHAKES_MAX);
-    let (mut stays, mut lost, mut moved) = (0_usize, 0_usize, 0);
-    loop {
-        // The sessions of these connections are found by the sweep after they have been counted.
-        let is_last = gateway.process.metrics.pending_connections() == 0 || is_past(until);
-        for worker in 0..gateway.workers.count() {
-            let mut sessions = WorkerSessions { workers: &gateway.workers, worker, round, stays: 0, lost: 0 };
-            sender.sweep(&mut sessions).await?;
-            stays = stays.saturating_add(sessions.stays);
-            lost = lost.saturating_add(sessions.lost);
-            let now_moved = sender.counts().moved;
-            progress.add_moved(now_moved.saturating_sub(std::mem::replace(&mut moved, now_moved)));
+/// The moves of all sessions.
+struct Moves<'a> {
+    control: &'a Control,
+    progress: &'a Progress,
+    handshake_timeout: Duration,
+    /// The number of sessions that cannot move.
+    stays: usize,
+    /// The number of sessions that have ended because they could not be frozen.
+    lost: usize,
+}
+
+impl Moves<'_> {
+    /// Moves the sessions of all workers, and those that connections in their handshake become.
+    async fn run<N: NewPeer>(&mut self, sender: &mut Sender<'_, N>) -> Result<(), Stop> {
+        let gateway = self.control.gateway();
+        let round = gateway.workers.begin_round();
+        let until = clock::after(clock::now(), self.handshake_timeout);
+        loop {
+            // The sessions of these connections are found by the sweep after they have been counted.
+            let is_last = gateway.process.metrics.pending_connections() == 0 || is_past(until);
+            for worker in 0..gateway.workers.count() {
+                let before = sender.counts().moved;
+                let mut sessions = WorkerSessions { workers: &gateway.workers, worker, round, stays: 0, lost: 0 };
+                let swept = sender.sweep(&mut sessions).await;
+                self.stays = self.stays.saturating_add(sessions.stays);
+                self.lost = self.lost.saturating_add(sessions.lost);
+                self.progress.add_moved(sender.counts().moved.saturating_sub(before));
+                swept?;
+            }
+            if is_last {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
         }
-        if is_last {
-            set_main_process(pid);
-            return sender.finish(stays, lost).await;
-        }
-        tokio::time::sleep(LOOK).await;
+    }
+
+    /// Returns the number of sessions that were not asked to move, or refused it.
+    async fn count_left(&self) -> usize {
+        self.control.gateway().workers.list().await.len()
     }
 }
 

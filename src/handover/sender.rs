@@ -12,7 +12,7 @@ use super::channel::{Channel, ChannelError};
 use super::ended::{NewPeer, PeerEnded};
 use super::memfd::{MemfdError, write_sealed};
 use super::monotonic::since;
-use super::protocol::{Ack, BATCH_MAX, Erase, Frozen, Offered};
+use super::protocol::{Ack, BATCH_MAX, Cancel, Cancelled, Cancelling, Erase, Frozen, Offered};
 use super::records::{BATCH_MAX_BYTES, HEADER_BYTES, Record, SESSION, SESSION_MAX_BYTES};
 use super::wire::{End, Entry, Message, Prepare, SESSION_DESCRIPTORS_MAX};
 
@@ -20,14 +20,16 @@ use super::wire::{End, Entry, Message, Prepare, SESSION_DESCRIPTORS_MAX};
 pub const ACK_MAX: Duration = Duration::from_secs(10);
 /// The time that the new process has to read while the socket is full.
 pub const SEND_MAX: Duration = Duration::from_secs(10);
+/// The time in which a new process that ends has ended after its end of the channel was closed.
+const EXIT_MAX: Duration = Duration::from_secs(1);
 
 /// Why a frozen session stays in the old process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stay {
-    /// It cannot move: its image cannot be expressed in the chosen version or is too long or cannot be written, or the new
-    /// process has refused it. It drains. `Sessions::freeze` must not return it again.
+    /// It cannot move: its image cannot be expressed in the chosen version or is too long or cannot be written, the new
+    /// process has refused it, or the move has stopped. It drains. `Sessions::freeze` must not return it again.
     Drains,
-    /// The move has failed. The session continues as before.
+    /// The new process has ended. The session continues as before.
     MoveFailed,
 }
 
@@ -69,6 +71,15 @@ pub struct Counts {
     pub longest_pause: Duration,
 }
 
+/// How the move has ended before all sessions have moved.
+#[derive(Debug)]
+pub enum Stop {
+    /// The new process has ended, and with it the sessions that had moved. This process continues.
+    NewEnded(MoveError),
+    /// The new process continues the sessions that have moved. Those that are left drain in this process.
+    SessionsLeft(MoveError),
+}
+
 /// Why the move has ended before all sessions have moved.
 #[derive(Debug)]
 pub enum MoveError {
@@ -85,7 +96,7 @@ impl fmt::Display for MoveError {
         match self {
             Self::Channel(error) => error.fmt(f),
             Self::Protocol(error) => write!(f, "the new process broke the protocol: {error}"),
-            Self::Ended => f.write_str("the new process has been ended after an earlier failure"),
+            Self::Ended => f.write_str("the move has ended after an earlier failure"),
         }
     }
 }
@@ -95,6 +106,16 @@ impl std::error::Error for MoveError {}
 impl From<ChannelError> for MoveError {
     fn from(error: ChannelError) -> Self {
         Self::Channel(error)
+    }
+}
+
+impl Stop {
+    /// Returns what a session that has not moved does.
+    fn stay(&self) -> Stay {
+        match self {
+            Self::NewEnded(_) => Stay::MoveFailed,
+            Self::SessionsLeft(_) => Stay::Drains,
+        }
     }
 }
 
@@ -144,21 +165,25 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     ///
     /// # Errors
     ///
-    /// The new process has ended: an error ends it. The sessions that had not moved have been resumed. Those that had
-    /// moved before have ended with the new process and are counted as failed.
-    pub async fn sweep<S: Sessions>(&mut self, sessions: &mut S) -> Result<(), MoveError> {
+    /// The move has stopped. If the new process had no session yet, it has been ended. If it has ended, those that had
+    /// moved have ended with it and are counted as failed. The sessions that have not moved have been resumed, except
+    /// those of an offered batch that the new process may still have: they have ended, and are counted as failed.
+    pub async fn sweep<S: Sessions>(&mut self, sessions: &mut S) -> Result<(), Stop> {
         loop {
             if self.ended {
-                return Err(MoveError::Ended);
+                return Err(Stop::NewEnded(MoveError::Ended));
             }
             let mut waiting: VecDeque<_> = sessions.freeze(BATCH_MAX).await.into();
             if waiting.is_empty() {
                 return Ok(());
             }
             while let Some(batch) = self.fill(&mut waiting) {
-                if let Err(error) = self.transfer(batch).await {
-                    resume(waiting, Stay::MoveFailed);
-                    return Err(error);
+                if let Err(stop) = self.transfer(batch).await {
+                    if matches!(stop, Stop::SessionsLeft(_)) {
+                        self.counts.drained = self.counts.drained.saturating_add(waiting.len());
+                    }
+                    resume(waiting, stop.stay());
+                    return Err(stop);
                 }
             }
         }
@@ -168,7 +193,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     ///
     /// # Errors
     ///
-    /// The new process has ended, or has been ended because it did not read the message.
+    /// The new process has ended. One that does not read the message continues the sessions that have moved.
     pub async fn finish(mut self, also_drained: usize, also_failed: usize) -> Result<Counts, MoveError> {
         if self.ended {
             return Err(MoveError::Ended);
@@ -184,10 +209,13 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         });
         match self.channel.send(&end, &[], SEND_MAX).await {
             Ok(()) => Ok(self.counts),
-            Err(error) => {
-                self.end_peer().await;
-                Err(error.into())
-            }
+            Err(error) => match self.stop(error.into()).await {
+                Stop::NewEnded(error) => Err(error),
+                Stop::SessionsLeft(error) => {
+                    tracing::warn!(%error, "the new process does not know that the move has ended");
+                    Ok(self.counts)
+                }
+            },
         }
     }
 
@@ -214,7 +242,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     }
 
     /// Runs the two phases for one batch.
-    async fn transfer<S: Moving>(&mut self, (sessions, records): (Vec<S>, Vec<Record>)) -> Result<(), MoveError> {
+    async fn transfer<S: Moving>(&mut self, (sessions, records): (Vec<S>, Vec<Record>)) -> Result<(), Stop> {
         let frozen = Frozen::new(self.next_batch, sessions);
         let written = (self.write)(&records, BATCH_MAX_BYTES);
         drop(records);
@@ -249,8 +277,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         let commit = accepted.erase();
         if let Err(error) = self.channel.send(&Message::Commit(commit), &[], SEND_MAX).await {
             self.counts.failed += count;
-            self.end_peer().await;
-            return Err(error.into());
+            return Err(self.stop(error.into()).await);
         }
         self.counts.moved += count;
         let pause = exported_at.map(since).unwrap_or_default().max(Duration::from_nanos(ack.longest_pause));
@@ -277,16 +304,63 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         }
     }
 
-    /// Ends the new process and resumes an offered batch.
-    async fn take_back<S: Moving>(&mut self, batch: Offered<S>, error: MoveError) -> MoveError {
-        if let Some(ended) = self.end_peer().await {
+    /// Resumes an offered batch, if the new process does not have it or has ended. A new process without sessions is
+    /// ended: so this one can continue as if nothing had happened.
+    async fn take_back<S: Moving>(&mut self, batch: Offered<S>, error: MoveError) -> Stop {
+        let (batch, cancel) = batch.cancel();
+        let batch = if self.counts.moved == 0 { Err(batch) } else { self.cancel(batch, cancel).await };
+        let batch = match batch {
+            Ok(sessions) => {
+                self.counts.drained = self.counts.drained.saturating_add(sessions.len());
+                resume(sessions, Stay::Drains);
+                return Stop::SessionsLeft(error);
+            }
+            Err(batch) => batch,
+        };
+        let count = batch.len();
+        let is_ended = self.counts.moved == 0 || self.peer.has_ended(EXIT_MAX).await;
+        if is_ended && let Some(ended) = self.end_peer().await {
             resume(batch.resume(&ended), Stay::MoveFailed);
-        } else {
-            // The new process may still run, so that the keys must not be used here.
-            self.counts.failed += batch.sessions().len();
-            drop(batch);
+            return Stop::NewEnded(error);
         }
-        error
+        // The new process may still have the keys, so that they must not be used here.
+        drop(batch);
+        self.counts.failed = self.counts.failed.saturating_add(count);
+        if self.ended { Stop::NewEnded(error) } else { Stop::SessionsLeft(error) }
+    }
+
+    /// Asks the new process to drop a batch. Returns its sessions once the new process has confirmed that.
+    async fn cancel<S: Moving>(&self, batch: Cancelling<S>, cancel: Cancel) -> Result<Vec<S>, Cancelling<S>> {
+        match self.ask_to_cancel(cancel).await {
+            Ok(cancelled) => batch.cancelled(&cancelled).map_err(|(batch, _)| batch),
+            Err(error) => {
+                tracing::debug!(%error, "the new process does not cancel a batch");
+                Err(batch)
+            }
+        }
+    }
+
+    async fn ask_to_cancel(&self, cancel: Cancel) -> Result<Cancelled, ChannelError> {
+        // A process that has given up by itself has confirmed that, and closed its end: then this error says nothing.
+        let _ = self.channel.send(&Message::Cancel(cancel), &[], SEND_MAX).await;
+        loop {
+            let received = self.channel.receive(self.ack_max).await?;
+            match received.message {
+                Message::Cancelled(cancelled) => return Ok(cancelled),
+                // It was sent before the request arrived.
+                Message::Ack(_) => {}
+                _ => return Err(received.unexpected()),
+            }
+        }
+    }
+
+    /// Ends the move after an error.
+    async fn stop(&mut self, error: MoveError) -> Stop {
+        if self.counts.moved > 0 && !self.peer.has_ended(EXIT_MAX).await {
+            return Stop::SessionsLeft(error);
+        }
+        self.end_peer().await;
+        Stop::NewEnded(error)
     }
 
     /// Ends the new process, and with it the sessions that had moved.

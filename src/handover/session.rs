@@ -1,7 +1,6 @@
 //! A session as a record: its facts and its image.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -11,15 +10,15 @@ use super::protocol::Erase;
 use super::receiver::Adopt;
 use super::records::{self, SESSION_MAX_BYTES};
 use super::sender::{Moving, Sessions, Stay};
+use super::state;
 use crate::front::adopt;
-use crate::front::gateway::Gateway;
 use crate::relay::adopted::AdoptedSession;
 use crate::relay::freezing::{Freezing, MovingParts, MovingSession};
 use crate::relay::image::SessionImage;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::socket::DetachedSocket;
-use crate::server::control::{Control, HandedOver};
+use crate::server::control::Control;
 
 /// The length of the number before the facts: their length, in little endian.
 const LENGTH_BYTES: usize = 4;
@@ -113,20 +112,19 @@ impl Sessions for WorkerSessions<'_> {
 
 /// Takes sessions into the workers of the new process.
 #[derive(Debug)]
-pub struct Adopter {
-    gateway: Arc<Gateway>,
-    handed_over: Option<Arc<HandedOver>>,
+pub struct Adopter<'a> {
+    control: &'a Control,
     next: usize,
 }
 
-impl Adopter {
+impl<'a> Adopter<'a> {
     /// Distributes the sessions over the workers.
-    pub fn new(control: &Control) -> Self {
-        Self { gateway: Arc::clone(control.gateway()), handed_over: control.facts().handed_over.clone(), next: 0 }
+    pub fn new(control: &'a Control) -> Self {
+        Self { control, next: 0 }
     }
 }
 
-impl Adopt for Adopter {
+impl Adopt for Adopter<'_> {
     type Prepared = AdoptedSession;
 
     fn prepare(
@@ -147,12 +145,18 @@ impl Adopt for Adopter {
         let upstream = socket()?;
         let now = clock::now();
         let exported_at = now.checked_sub(elapsed).unwrap_or(now);
-        adopt::prepare(&self.gateway, facts, MovingParts { image, client, upstream, exported_at })
+        adopt::prepare(self.control.gateway(), facts, MovingParts { image, client, upstream, exported_at })
     }
 
     async fn start(&mut self, session: AdoptedSession) {
         self.next = self.next.wrapping_add(1);
-        self.handed_over.iter().for_each(|before| before.add_sessions(1));
-        self.gateway.workers.adopt(self.next, vec![session]).await;
+        self.control.facts().handed_over.iter().for_each(|before| before.add_sessions(1));
+        self.control.gateway().workers.adopt(self.next, vec![session]).await;
+    }
+
+    fn metrics(&mut self, records: &[u8]) {
+        if let Err(error) = state::import_metrics(records, self.control) {
+            tracing::warn!(%error, "the counters of the process before cannot be continued");
+        }
     }
 }

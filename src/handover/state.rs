@@ -7,9 +7,14 @@ use serde::{Deserialize, Serialize};
 use tracing::Level;
 
 use super::records::{self, PROCESS_MAX_BYTES, Record, RecordError, Records};
+use crate::front::gateway::Gateway;
+use crate::policy::revocation::state::RevocationsState;
+use crate::runtime::clock;
 use crate::server::control::Control;
+use crate::server::gauges::gauges;
 use crate::server::moved::MovedState;
 use crate::server::passed::SocketDescription;
+use crate::telemetry::metrics::MovedMetrics;
 
 /// The version of each part that this program writes and reads. A part of another version is left out, and begins anew:
 /// a newer program must not change the version of [`Kind::Sockets`] without need.
@@ -118,6 +123,44 @@ pub fn export(control: &Control, sockets: &SocketsState, level: Level) -> Result
     write(sockets, &MovedState::export(control.gateway(), level))
 }
 
+/// Returns the counters of this process.
+///
+/// # Errors
+/// If they are too long.
+pub fn export_metrics(control: &Control) -> Result<Vec<Record>, StateError> {
+    let gateway = control.gateway();
+    Ok(vec![part(Kind::Metrics, &Some(gateway.process.metrics.export(&gauges(gateway))))?])
+}
+
+/// Continues the counters of another process in this one, in place of those that it has sent before.
+///
+/// # Errors
+/// If they are malformed.
+pub fn import_metrics(bytes: &[u8], control: &Control) -> Result<(), StateError> {
+    if let Some(moved) = parts(bytes)?.get::<Option<MovedMetrics>>(Kind::Metrics)?.flatten() {
+        // The series that are left out were logged with the first ones.
+        let _left_out = control.gateway().process.metrics.import(moved);
+    }
+    Ok(())
+}
+
+/// Returns all revocations of this process, for one that drains.
+///
+/// # Errors
+/// If they are too long.
+pub fn export_revocations(gateway: &Gateway) -> Result<Vec<Record>, StateError> {
+    let all = gateway.counters.revocations().export_all(clock::both().unix);
+    Ok(vec![part(Kind::Revocations, &Some(all))?])
+}
+
+/// Reads what [`export_revocations`] returned in another process. `None` if it is of another version.
+///
+/// # Errors
+/// If it is malformed.
+pub fn read_revocations(bytes: &[u8]) -> Result<Option<RevocationsState>, StateError> {
+    Ok(parts(bytes)?.get::<Option<RevocationsState>>(Kind::Revocations)?.flatten())
+}
+
 fn write(sockets: &SocketsState, moved: &MovedState) -> Result<Vec<Record>, StateError> {
     let MovedState {
         generation,
@@ -160,16 +203,7 @@ fn part(kind: Kind, value: &impl Serialize) -> Result<Record, StateError> {
 /// # Errors
 /// If it is not a list of records, a part is malformed, or the sockets are missing.
 pub fn read(bytes: &[u8]) -> Result<ProcessState, StateError> {
-    let mut parts = Vec::new();
-    for record in Records::new(bytes, PROCESS_MAX_BYTES) {
-        let record = record.map_err(StateError::Records)?;
-        if record.version == PART_VERSION {
-            parts.push((record.kind, record.content));
-        } else {
-            tracing::warn!(kind = record.kind, version = record.version, "a part of the state is of another version");
-        }
-    }
-    let parts = Parts(parts);
+    let parts = parts(bytes)?;
     Ok(ProcessState {
         sockets: parts.get(Kind::Sockets)?.ok_or(StateError::NoSockets)?,
         moved: MovedState {
@@ -187,6 +221,19 @@ pub fn read(bytes: &[u8]) -> Result<ProcessState, StateError> {
             logouts: parts.get(Kind::Logouts)?.flatten(),
         },
     })
+}
+
+fn parts(bytes: &[u8]) -> Result<Parts<'_>, StateError> {
+    let mut parts = Vec::new();
+    for record in Records::new(bytes, PROCESS_MAX_BYTES) {
+        let record = record.map_err(StateError::Records)?;
+        if record.version == PART_VERSION {
+            parts.push((record.kind, record.content));
+        } else {
+            tracing::warn!(kind = record.kind, version = record.version, "a part of the state is of another version");
+        }
+    }
+    Ok(Parts(parts))
 }
 
 /// The kinds and the contents of records.

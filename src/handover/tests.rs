@@ -22,8 +22,10 @@ use super::monotonic::monotonic_nanos;
 use super::protocol::{Ack, Erase};
 use super::receiver::{Adopt, Adopted, Receiver};
 use super::records::{self, Record, SESSION};
-use super::sender::{Counts, MoveError, Moving, Sender, Sessions, Stay};
+use super::sender::{Counts, MoveError, Moving, Sender, Sessions, Stay, Stop};
 use super::wire::{Entry, Message, Prepare};
+
+mod stopping;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -116,6 +118,10 @@ impl NewPeer for FakeNew {
         self.ended += 1;
         Ok(PeerEnded::for_test())
     }
+
+    async fn has_ended(&self, _: Duration) -> bool {
+        true
+    }
 }
 
 struct FakeOld {
@@ -132,6 +138,7 @@ impl OldPeer for FakeOld {
 #[derive(Default)]
 struct Worker2 {
     started: Vec<u32>,
+    metrics: Vec<Vec<u8>>,
 }
 
 impl Adopt for Worker2 {
@@ -152,6 +159,10 @@ impl Adopt for Worker2 {
     async fn start(&mut self, (id, socket): Self::Prepared) {
         (&socket).write_all(&id.to_le_bytes()).unwrap();
         self.started.push(id);
+    }
+
+    fn metrics(&mut self, records: &[u8]) {
+        self.metrics.push(records.to_vec());
     }
 }
 
@@ -175,7 +186,7 @@ async fn adopt(channel: Channel, has_ended: bool) -> (Adopted, Vec<u32>) {
     (adopted, worker.started)
 }
 
-async fn send_all(channel: &Channel, worker: &mut Worker) -> (Result<(), MoveError>, Counts, usize) {
+async fn send_all(channel: &Channel, worker: &mut Worker) -> (Result<(), Stop>, Counts, usize) {
     let mut peer = FakeNew::default();
     let mut sender = Sender::new(channel, &mut peer, 1).ack_within(LONG);
     let result = sender.sweep(worker).await;
@@ -183,7 +194,7 @@ async fn send_all(channel: &Channel, worker: &mut Worker) -> (Result<(), MoveErr
     if result.is_ok() {
         sender.finish(0, 0).await.unwrap();
     } else {
-        assert!(matches!(sender.sweep(&mut Worker::new(1)).await, Err(MoveError::Ended)));
+        assert!(matches!(sender.sweep(&mut Worker::new(1)).await, Err(Stop::NewEnded(MoveError::Ended))));
     }
     (result, counts, peer.ended)
 }
@@ -325,6 +336,10 @@ struct Unkillable;
 impl NewPeer for Unkillable {
     async fn end(&mut self) -> io::Result<PeerEnded> {
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    async fn has_ended(&self, _: Duration) -> bool {
+        false
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{Ack, BATCH_MAX, Commit};
+use super::protocol::{Ack, BATCH_MAX, Cancel, Cancelled, Commit};
 use super::records::{self, BATCH_MAX_BYTES, PROCESS_MAX_BYTES, RecordError};
 use crate::relay::image::VERSIONS;
 
@@ -39,8 +39,8 @@ pub struct Hello {
     pub build: String,
 }
 
-/// The state of the process. The first descriptor is a sealed memory file with its records, one of which has the meaning
-/// of the others.
+/// Records of the state of the process. The first descriptor is a sealed memory file with the records. In
+/// [`Message::State`], one of them has the meaning of the other descriptors.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The version of the state, which the old process has chosen.
@@ -104,6 +104,14 @@ pub enum Message {
     Commit(Commit),
     /// From the old process, last.
     End(End),
+    /// From the old process, after [`Message::Prepare`]: it does not wait for [`Message::Ack`] any more.
+    Cancel(Cancel),
+    /// From the new process, after [`Message::Cancel`] or because it does not wait for [`Message::Commit`] any more.
+    Cancelled(Cancelled),
+    /// From the old process, before [`Message::TakeOver`] and before [`Message::End`]: its counters until now.
+    Metrics(State),
+    /// From the new process, after [`Message::End`]: all revocations, for the sessions that drain in the old process.
+    Revocations(State),
 }
 
 /// Why a packet is not a message.
@@ -153,6 +161,10 @@ impl Message {
             Self::Ack(_) => "Ack",
             Self::Commit(_) => "Commit",
             Self::End(_) => "End",
+            Self::Cancel(_) => "Cancel",
+            Self::Cancelled(_) => "Cancelled",
+            Self::Metrics(_) => "Metrics",
+            Self::Revocations(_) => "Revocations",
         }
     }
 
@@ -178,6 +190,10 @@ impl Message {
             Self::Ack(ack) => (7, content(ack)?),
             Self::Commit(commit) => (8, content(commit)?),
             Self::End(end) => (9, content(end)?),
+            Self::Cancel(cancel) => (10, content(cancel)?),
+            Self::Cancelled(cancelled) => (11, content(cancelled)?),
+            Self::Metrics(state) => (12, content(state)?),
+            Self::Revocations(state) => (13, content(state)?),
         };
         let kind: u16 = kind;
         let len = u32::try_from(content.len()).map_err(|_| WireError::TooLong)?;
@@ -217,6 +233,10 @@ impl Message {
             7 => Self::Ack(parse(content)?),
             8 => Self::Commit(parse(content)?),
             9 => Self::End(parse(content)?),
+            10 => Self::Cancel(parse(content)?),
+            11 => Self::Cancelled(parse(content)?),
+            12 => Self::Metrics(parse(content)?),
+            13 => Self::Revocations(parse(content)?),
             kind => return Err(WireError::Kind(kind)),
         };
         message.check()?;
@@ -231,7 +251,9 @@ impl Message {
                 limit(hello.min <= hello.max, "versions")?;
                 limit(hello.build.len() <= TEXT_MAX_BYTES, "text")
             }
-            Self::State(state) => limit(fits(state.len, PROCESS_MAX_BYTES), "the state of the process"),
+            Self::State(state) | Self::Metrics(state) | Self::Revocations(state) => {
+                limit(fits(state.len, PROCESS_MAX_BYTES), "the state of the process")
+            }
             Self::Failed(text) => limit(text.len() <= TEXT_MAX_BYTES, "text"),
             Self::Prepare(prepare) => {
                 limit((1..=BATCH_MAX).contains(&prepare.sessions.len()), "sessions of a batch")?;
@@ -240,7 +262,9 @@ impl Message {
                 limit(counts.all(|count| (1..=SESSION_DESCRIPTORS_MAX).contains(&count)), "descriptors of a session")
             }
             Self::Ack(ack) => limit(ack.refused.len() <= BATCH_MAX, "sessions of a batch"),
-            Self::Ready | Self::TakeOver | Self::Commit(_) | Self::End(_) => Ok(()),
+            Self::Ready | Self::TakeOver | Self::Commit(_) | Self::End(_) | Self::Cancel(_) | Self::Cancelled(_) => {
+                Ok(())
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::Level;
@@ -48,6 +49,8 @@ pub struct OutgoingDescriptors {
     pub journal_lock: Option<OwnedFd>,
     /// The level of the log in the configuration.
     pub log_level: Level,
+    /// The time that a connection has for its handshake and its request.
+    pub handshake_timeout: Duration,
 }
 
 /// The descriptors and the state that a new process takes over.

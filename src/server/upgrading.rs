@@ -140,7 +140,9 @@ fn clones(reloader: &Reloader) -> Result<OutgoingDescriptors, PermitError> {
         sockets.extend(reloader.api.clones()?);
         let journal_lock = reloader.journal_lock.as_ref().map(OwnedFd::try_clone).transpose()?;
         let sockets = sockets.into_iter().map(|(description, socket)| (description, socket.into())).collect();
-        Ok(OutgoingDescriptors { sockets, journal_lock, log_level: reloader.config.log.level })
+        let timeouts = reloader.config.listeners.iter().map(|listener| listener.handshake_timeout);
+        let handshake_timeout = timeouts.max().unwrap_or_default();
+        Ok(OutgoingDescriptors { sockets, journal_lock, log_level: reloader.config.log.level, handshake_timeout })
     };
     clone().map_err(|error: std::io::Error| PermitError::System(error.to_string()))
 }

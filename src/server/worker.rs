@@ -210,12 +210,12 @@ impl WorkerContext {
         let load = LoadGuard::new(&self.connections);
         let (gateway, sessions, tasks) = (Arc::clone(&self.gateway), self.sessions.clone(), self.tasks.clone());
         let deadline = clock::after(clock::now(), config.handshake_timeout);
+        // An upgrade of the process waits for the session that each counted connection may become.
+        let counted = sessions.metrics().connection();
         self.tasks.start(async move {
-            let counted = sessions.metrics().connection();
             let identified = identify(&gateway, &config, &stream, peer, slot, deadline).await;
-            drop(counted);
             let Some((peer, endpoints, slot)) = identified else { return };
-            let pending = PendingConnection { slot, load };
+            let pending = (PendingConnection { slot, load }, counted);
             // A session gets a task of its own: this one would keep the memory that its handshakes needed.
             let steps =
                 Box::pin(connection::serve(&gateway, &sessions, &config, stream, (peer, endpoints), pending, deadline));

@@ -19,12 +19,16 @@ impl Predecessor for Fake {
         Ok(PassedState::default())
     }
 
-    fn wait_for_take_over(&mut self) -> Result<(), String> {
+    fn wait_for_take_over(&mut self, _: &Control) -> Result<(), String> {
         self.0.lock().unwrap().push("wait_for_take_over".to_owned());
         Err("it keeps its sockets".to_owned())
     }
 
-    fn take_sessions(self: Box<Self>, _: &Control) -> Result<(), String> {
+    fn take_sessions(&mut self, _: &Control) -> Result<(), String> {
+        unreachable!("it does not take over")
+    }
+
+    fn forward_revocations(&mut self, _: &Control) {
         unreachable!("it does not take over")
     }
 }

@@ -32,6 +32,8 @@ impl Adopt for Started {
     async fn start(&mut self, session: u8) {
         self.0.push(session);
     }
+
+    fn metrics(&mut self, _: &[u8]) {}
 }
 
 /// Returns the refused indexes and the started sessions of a batch of three, of which `arrived` descriptors arrived.

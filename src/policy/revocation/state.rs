@@ -10,8 +10,8 @@ use super::Revocations;
 use super::entry::{Kind, Revocation, Target};
 use super::written::REASON_MAX_CHARS;
 
-/// The revocations of the API and of logouts. Those of `revocations_file` are not part of it: each process reads the
-/// file.
+/// The revocations of the API and of logouts. Those of `revocations_file` are part of it only for a process that drains:
+/// every other one reads the file.
 #[derive(Serialize, Deserialize)]
 pub struct RevocationsState {
     refused: u64,
@@ -34,6 +34,13 @@ impl Revocations {
     /// Returns the revocations of the API that have not ended, as plain data.
     pub fn export(&self, now: Duration) -> RevocationsState {
         let entries = self.of_api(now).iter().map(|revocation| EntryState::of(revocation)).collect();
+        RevocationsState { refused: self.refused(), entries }
+    }
+
+    /// Returns all revocations that have not ended, also those of `revocations_file`, as plain data.
+    pub fn export_all(&self, now: Duration) -> RevocationsState {
+        let (all, _) = self.list(None, usize::MAX, now);
+        let entries = all.iter().map(|(_, revocation)| EntryState::of(revocation)).collect();
         RevocationsState { refused: self.refused(), entries }
     }
 
@@ -129,6 +136,7 @@ mod tests {
             assert_eq!(of_api(&new), of_api(&old));
         }
         assert_eq!(new.count(NOW), 4, "the file is not part of it");
+        assert_eq!((new.import(old.export_all(NOW), NOW), new.count(NOW)), (0, 5));
         let later = Revocations::default();
         assert_eq!((later.import(exported(&old), NOW + HOUR), later.count(NOW)), (0, 0), "all have ended");
     }

@@ -15,8 +15,7 @@ pub const SERIES_MAX: usize = 20_000;
 const LABEL_MAX_BYTES: usize = 512;
 
 /// The counters and histograms of a process, for the one that follows it. The values of gauges and of the process itself
-/// (`process_*`) are not moved. Counts between this export and the end of the move are lost, as are those of sessions that
-/// drain: the new process does not know them.
+/// (`process_*`) are not moved. What the process counts after its last export, for sessions that drain, is lost.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MovedMetrics {
     series: Vec<MovedSeries>,

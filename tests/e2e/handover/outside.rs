@@ -1,5 +1,6 @@
 //! Upgrades as clients, upstreams and operators see them: sockets, limits, tickets, revocations, the API and the command.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -14,7 +15,7 @@ use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
-use super::{Over, PROGRAM, Stage, ask, echo, pid_of, to};
+use super::{Over, PROGRAM, Stage, ask, echo, pid_of, silent_client, to, wait_for_take_over};
 use crate::admin::expect_closed;
 use crate::support::PATIENCE;
 use crate::support::gate::{Folder, command};
@@ -24,7 +25,7 @@ use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::tls_server;
 use crate::support::upstream::switching;
-use crate::support::wire::{BINARY, Frame, PING, PONG, Peer};
+use crate::support::wire::{BINARY, CLOSE, Frame, PING, PONG, Peer};
 
 fn room(claims: &Value) -> Request {
     Request::to("/room/blue").bearer(&token(claims))
@@ -277,30 +278,89 @@ fn extensions_and_commands_continue() {
     expect_closed(session, 4003, "by hand");
 }
 
+/// Returns the counters of the process that answers.
+fn counters(stage: &Stage) -> BTreeMap<String, f64> {
+    let text = stage.api.get("/metrics");
+    let lines = text.as_str().unwrap().lines().filter(|line| !line.starts_with('#'));
+    let totals = lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(name, _)| name.contains("_total") && !name.starts_with("process_"));
+    totals.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
+
+/// A revocation in the new process ends sessions that drain in the earlier one, also two upgrades later.
+#[test]
+fn revocations_reach_sessions_that_drain() {
+    let mut stage = Stage::new(Setup::new().server("drain_timeout = \"5m\""));
+    let mut sessions: Vec<_> = (0..8)
+        .map(|_| {
+            let old = Client::connect_with(&stage.gate, Arc::new(client_config(&[&TLS12])), "chat.example.com");
+            Session::open_over(old, &stage.upstream, &room(&json!({ "sub": "ada" })), &[])
+        })
+        .collect();
+    let (earlier, answer) = stage.upgrade();
+    assert_eq!((&answer["moved"], &answer["drained"]), (&json!(0), &json!(8)), "{answer}");
+    let (between, _) = stage.upgrade();
+    let revoked = stage.api.ask("POST", "/v1/revocations", Some(&json!({ "auth": "users", "subject": "ada" })));
+    assert_eq!(revoked.0, 201, "{revoked:?}");
+    // The drain alone closes them over five minutes, with code 1001.
+    let mut codes = Vec::new();
+    for session in &mut sessions {
+        let close = session.client.frame();
+        assert_eq!(close.opcode, CLOSE);
+        codes.push(close.close_payload().0.unwrap());
+        session.client.send_frame(close);
+    }
+    assert!(codes.contains(&1008) && codes.iter().all(|code| [1001, 1008].contains(code)), "{codes:?}");
+    drop(sessions);
+    earlier.wait_end();
+    between.wait_end();
+}
+
 /// Counters do not start again at 0.
 #[test]
 fn counters_continue() {
     let mut stage = Stage::new(Setup::new());
-    let counters = |stage: &Stage| {
-        let text = stage.api.get("/metrics");
-        let lines = text.as_str().unwrap().lines().filter(|line| !line.starts_with('#'));
-        let totals = lines
-            .filter_map(|line| line.rsplit_once(' '))
-            .filter(|(name, _)| name.contains("_total") && !name.starts_with("process_"));
-        totals.map(|(name, value)| (name.to_owned(), value.parse::<f64>().unwrap())).collect::<Vec<_>>()
-    };
     for _ in 0..3 {
         stage.open().close();
     }
     stage.api.wait_for_sessions(0);
     let before = counters(&stage);
-    assert!(before.iter().any(|(_, value)| *value >= 3.0), "{before:?}");
+    assert!(before.values().any(|value| *value >= 3.0), "{before:?}");
     stage.move_all(0);
     let after = counters(&stage);
     for (name, value) in before {
-        let now = after.iter().find(|found| found.0 == name).unwrap_or_else(|| panic!("{name} is missing"));
-        assert!(now.1 >= value, "{name}: {value}, then {}", now.1);
+        let now = after.get(&name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert!(*now >= value, "{name}: {value}, then {now}");
     }
+}
+
+/// The new process also has what the earlier one counted while the sessions moved.
+#[test]
+fn counts_during_the_move_are_not_lost() {
+    let mut stage = Stage::new(Setup::new());
+    let old = Client::connect_with(&stage.gate, Arc::new(client_config(&[&TLS12])), "chat.example.com");
+    let mut drained = Session::open_over(old, &stage.upstream, &Request::to("/open/"), &[]);
+    let messages = |stage: &Stage| {
+        let counters = counters(stage).into_iter();
+        let messages = counters.filter(|(name, _)| name.starts_with("tollgate_messages_total"));
+        messages.map(|(_, value)| value).sum::<f64>()
+    };
+    let silent = silent_client(&stage);
+    let before = messages(&stage);
+    let (status, answer) = thread::scope(|scope| {
+        let upgrade = scope.spawn(|| ask(&stage.api, &json!({})));
+        wait_for_take_over(&stage);
+        assert!(messages(&stage) >= before);
+        (0..5).for_each(|number| drained.echo(&format!("in the earlier process {number}")));
+        drop(silent);
+        upgrade.join().unwrap()
+    });
+    assert_eq!((status, &answer["drained"]), (200, &json!(1)), "{answer}");
+    stage.gate.follow(pid_of(&answer));
+    // Five from the client, and five from its server.
+    assert_eq!(messages(&stage), before + 10.0);
+    expect_closed(drained, 1001, "going away");
 }
 
 #[test]
