@@ -1,7 +1,7 @@
 """Replaces the running program while sessions exchange numbered messages and update their keys. No session ends, no message is
 lost, doubled or reordered, and no secret is in a file. Processes that are killed meanwhile corrupt no session.
 
-TOLLGATE_HANDOVER=full runs it with 9,000 sessions, and with nginx and HAProxy for comparison. Times depend on what else the
+TOLLGATE_HANDOVER_SIZE=full runs it with 9,000 sessions, and with nginx and HAProxy for comparison. Times depend on what else the
 machine does, so that they are only notes.
 """
 
@@ -23,7 +23,7 @@ import traffic_secrets
 from handover_proxies import Haproxy, Load, Memory, Nginx, Tollgate, alive, end, until
 from harness import equal
 
-FULL = os.environ.get("TOLLGATE_HANDOVER") == "full"
+FULL = os.environ.get("TOLLGATE_HANDOVER_SIZE") == "full"
 SESSIONS = 9000 if FULL else 300
 UPGRADES = 10
 RATE = 3000 if FULL else 600  # messages per second of all sessions but the probes
