@@ -114,7 +114,8 @@ async fn guard(
     }
 }
 
-/// Rejects changes while the process is replaced: the new process would not know them. Those that do not change its
+/// Rejects changes while the process is replaced, because the new process would not know them, and while sessions of the
+/// process before still arrive, because a change would miss them. Those that do not change its
 /// state have an answer of their own.
 async fn hold(Extract(control): Extract<Control>, request: Request, next: Next) -> Response {
     let may_change = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);

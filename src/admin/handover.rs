@@ -69,8 +69,8 @@ pub(super) struct HandedOverFrom {
 pub(super) struct UpgradeInProgress {
     /// The id of the new process.
     pid: u32,
-    /// The version of the new process.
-    version: String,
+    /// The version of the new process; null before it has sent it.
+    version: Option<String>,
     /// The number of sessions that have moved to it.
     moved: usize,
 }
@@ -139,7 +139,9 @@ pub(super) async fn upgrade(
             Ok(axum::Json(effect))
         }
         Err(error) => {
-            audit::log(caller, "upgrade", &format_args!("refused program={shown}"), 0);
+            // The reason of an upgrade that was tried has lines of its own.
+            let reason = if error.is_refusal() { format!(": {error}") } else { String::new() };
+            audit::log(caller, "upgrade", &format_args!("refused program={shown}{reason}"), 0);
             Err(refused(&error))
         }
     }
@@ -162,11 +164,11 @@ fn refused(error: &UpgradeError) -> Box<Problem> {
             StatusCode::UNPROCESSABLE_ENTITY
         }
         UpgradeError::NoAnswer(_) => StatusCode::BAD_GATEWAY,
-        UpgradeError::Failed(_) | UpgradeError::System(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        UpgradeError::Failed { .. } | UpgradeError::System(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     // After the new process has taken over, some of the sessions may have moved.
     let detail = match error {
-        UpgradeError::Failed(_) => format!("this process continues with the sessions that it has: {error}"),
+        UpgradeError::Failed { .. } => format!("this process continues with the sessions that it has: {error}"),
         _ => format!("nothing was changed: {error}"),
     };
     Problem::new(status, detail)
@@ -190,7 +192,7 @@ mod tests {
             (UpgradeError::Rejected(text()), 422, false),
             (UpgradeError::NoCommonVersion([1, 2], [3, 4]), 422, false),
             (UpgradeError::NoAnswer(text()), 502, false),
-            (UpgradeError::Failed(text()), 500, true),
+            (UpgradeError::Failed { reason: text(), lost: 3 }, 500, true),
             (UpgradeError::System(text()), 500, false),
         ] {
             let problem = refused(&error);

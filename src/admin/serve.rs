@@ -239,9 +239,9 @@ async fn accept(
         };
         match accepted {
             Ok((permit, (stream, peer))) => {
-                let (router, stop) = (router.clone().layer(Extension(peer)), stop.clone());
+                let (router, stop, state) = (router.clone().layer(Extension(peer)), stop.clone(), state.clone());
                 tasks.start(async move {
-                    serve_connection(stream, router, stop).await;
+                    serve_connection(stream, router, stop, state).await;
                     drop(permit);
                 });
             }
@@ -257,7 +257,14 @@ async fn accept(
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn serve_connection(stream: Box<dyn Stream>, router: Router, stop: CancellationToken) {
+/// Serves a connection until its client, the process or the acceptance ends it: the next request of a client is for the
+/// process that accepts then.
+async fn serve_connection(
+    stream: Box<dyn Stream>,
+    router: Router,
+    stop: CancellationToken,
+    mut state: watch::Receiver<Acceptance>,
+) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
     let connection = http1::Builder::new()
@@ -268,9 +275,15 @@ async fn serve_connection(stream: Box<dyn Stream>, router: Router, stop: Cancell
         .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     // An error concerns only this connection: its client has disconnected, or is too slow.
+    let ending = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = state.wait_for(|state| *state != Acceptance::Open) => {}
+        }
+    };
     tokio::select! {
         _ = &mut connection => {}
-        () = stop.cancelled() => {
+        () = ending => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::signals::{self, UpgradeOnReload};
 use super::systemd::{notify, notify_reloading};
@@ -157,6 +159,7 @@ fn serve(
         notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     }
     let is_replaced = Cell::new(false);
+    let control = server.control().clone();
     server.run(stop, |event| {
         match event {
             ServerEvent::Reloaded(result) => admin.note_reload(result),
@@ -169,23 +172,37 @@ fn serve(
     if let Some(upgrader) = upgrader {
         upgrader.wait_until_idle(UPGRADE_END_TIMEOUT);
     }
-    if let Some(handover) = handover.filter(|_| is_replaced.get()) {
-        // Until the process before has ended, this one passes revocations of the next process on to it.
-        let _ = handover.blocking_recv();
+    // If sessions still arrive, the process before notices the end of this one, and goes on.
+    let before = control.facts().handed_over.as_ref();
+    if let Some(handover) = handover.filter(|_| before.is_some_and(|before| before.is_complete())) {
+        wait_for_predecessor(handover, control.gateway().process.lifecycle.drain_timeout());
     }
-    tracing::info!("stopped");
+    if is_replaced.get() {
+        tracing::info!("stopped: another process has replaced this one");
+    } else {
+        tracing::info!("stopped");
+    }
     Ok(())
+}
+
+/// Waits until the process before has ended. Until then a process that was replaced passes revocations of the next one on
+/// to it. The service manager ends all processes of the service once the main one has ended, also one that drains.
+fn wait_for_predecessor(handover: oneshot::Receiver<()>, drain_timeout: Duration) {
+    // Without a runtime this process ends at once.
+    let Ok(runtime) = Builder::new_current_thread().enable_time().build() else { return };
+    let _ = runtime.block_on(async { timeout(drain_timeout.saturating_add(UPGRADE_END_TIMEOUT), handover).await });
 }
 
 /// Takes over the sessions on a thread, which ends after the process before. systemd accepts messages of this process only once the other one has made it the
 /// main process, which precedes the end of that.
 fn take_sessions(mut predecessor: Box<dyn Predecessor>, control: Control) -> oneshot::Receiver<()> {
     start_blocking("handover", move || {
-        if let Err(error) = predecessor.take_sessions(&control) {
-            tracing::error!(%error, "the process before ended before all its sessions had moved");
-        }
+        let taken = predecessor.take_sessions(&control);
         notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
-        predecessor.forward_revocations(&control);
+        match taken {
+            Ok(()) => predecessor.forward_revocations(&control),
+            Err(error) => tracing::error!(%error, "the process before ended before all its sessions had moved"),
+        }
     })
 }
 

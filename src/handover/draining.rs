@@ -20,7 +20,8 @@ const SEND_MAX: Duration = Duration::from_secs(10);
 /// The longest wait for a message. The wait begins again after it.
 const WAIT: Duration = Duration::from_secs(3600);
 
-/// Sends the revocations of the new process whenever some were added, until the process before has ended.
+/// Sends the revocations of the new process whenever some were added, until the process before has ended. The move must
+/// have ended: a batch that arrives here would be lost.
 pub async fn forward(channel: &Channel, gateway: &Gateway, version: u16) {
     loop {
         let ended = async { while matches!(channel.receive(WAIT).await, Err(ChannelError::TimedOut(_)) | Ok(_)) {} };
@@ -28,11 +29,16 @@ pub async fn forward(channel: &Channel, gateway: &Gateway, version: u16) {
             () = ended => return,
             () = gateway.revoker.changed() => {}
         }
-        if let Err(error) = send(channel, gateway, version).await {
-            if !matches!(error, ForwardError::Channel(ChannelError::Closed)) {
+        let mut is_first = true;
+        while let Err(error) = send(channel, gateway, version).await {
+            if matches!(error, ForwardError::Channel(ChannelError::Closed)) {
+                return;
+            }
+            if is_first {
                 tracing::error!(%error, "revocations do not reach the sessions that drain in the process before");
             }
-            return;
+            is_first = false;
+            tokio::time::sleep(PAUSE).await;
         }
         tokio::time::sleep(PAUSE).await;
     }

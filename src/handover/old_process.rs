@@ -94,6 +94,7 @@ impl Predecessor for Connected {
     }
 
     fn wait_for_take_over(&mut self, control: &Control) -> Result<(), String> {
+        control.begin_handover();
         self.send(&Message::Ready)?;
         let mut received = self.receive()?;
         if matches!(received.message, Message::Metrics(_)) {
@@ -112,9 +113,7 @@ impl Predecessor for Connected {
         let adopted = runtime.block_on(Receiver::new(channel, old, *version).run(&mut sessions));
         let handed_over = control.facts().handed_over.as_ref();
         // Also if the other process has ended before all its sessions had moved: no further one follows.
-        if let Some(before) = handed_over {
-            before.complete();
-        }
+        control.complete_handover();
         if let (Some(before), Some(end)) = (handed_over, &adopted.end) {
             let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
             let totals = HandoverTotals {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Successor {
     /// Its id.
     pub pid: u32,
-    /// Its version.
-    pub version: String,
+    /// Its version; `None` before it has sent it.
+    pub version: Option<String>,
     /// The number of sessions that have moved to it.
     pub moved: usize,
 }
@@ -18,9 +18,16 @@ pub struct Successor {
 pub struct Progress(Arc<Mutex<Option<Successor>>>);
 
 impl Progress {
-    /// Notes the new process, once it has sent its version.
-    pub fn start(&self, pid: u32, version: String) {
-        *self.lock() = Some(Successor { pid, version, moved: 0 });
+    /// Notes the new process.
+    pub fn start(&self, pid: u32) {
+        *self.lock() = Some(Successor { pid, version: None, moved: 0 });
+    }
+
+    /// Notes the version of the new process.
+    pub fn set_version(&self, version: String) {
+        if let Some(successor) = self.lock().as_mut() {
+            successor.version = Some(version);
+        }
     }
 
     /// Counts sessions that have moved.

@@ -118,9 +118,17 @@ impl<S> Frozen<S> {
         Self { batch, sessions }
     }
 
-    /// Makes the batch ready to be sent. Call this before the first byte is sent.
-    pub fn offer(self) -> Offered<S> {
-        Offered { batch: self.batch, sessions: self.sessions }
+    /// Offers the batch to the new process. `send` gets its number and its sessions, and sends one packet.
+    ///
+    /// # Errors
+    ///
+    /// `send` has sent nothing, and so the sessions stay in the old process.
+    pub async fn offer<E>(self, send: impl AsyncFnOnce(u32, &[S]) -> Result<(), E>) -> Result<Offered<S>, (Vec<S>, E)> {
+        let Self { batch, sessions } = self;
+        match send(batch, &sessions).await {
+            Ok(()) => Ok(Offered { batch, sessions }),
+            Err(error) => Err((sessions, error)),
+        }
     }
 
     /// Returns the sessions to the old process, because nothing has been sent.
@@ -130,16 +138,6 @@ impl<S> Frozen<S> {
 }
 
 impl<S> Offered<S> {
-    /// Returns the number of the batch.
-    pub fn number(&self) -> u32 {
-        self.batch
-    }
-
-    /// Returns the sessions, to encode them.
-    pub fn sessions(&self) -> &[S] {
-        &self.sessions
-    }
-
     /// Splits the batch by the answer: the accepted sessions, and those that the old process resumes.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ impl<'a, O: OldPeer> Receiver<'a, O> {
             let received = self.channel.receive(BATCH_WAIT_MAX).await?;
             match received.message {
                 Message::Prepare(_) => self.batch(received, adopt).await?,
-                // The old process has taken a batch back, which this one has never received or dropped before.
+                // The old process has taken a batch back that this one has dropped before.
                 Message::Cancel(_) => {}
                 Message::Metrics(_) => metrics(received, adopt),
                 Message::End(end) => return Ok(end),

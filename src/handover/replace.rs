@@ -67,8 +67,11 @@ pub async fn replace(
     let channel = Channel::of_old(own).map_err(system)?;
     let new = program.start(binary, other).map_err(|error| UpgradeError::Start(error.path, error.reason))?;
     let mut upgrade = Upgrade { control, new, permit, channel, handshake_timeout: HANDSHAKES_MAX };
+    let pid = upgrade.new.pid();
+    progress.start(pid);
+    tracing::info!(to_pid = pid, program = %binary.unwrap_or(program.path()).display(), "upgrade starts");
     let (version, build) = upgrade.greet().await?;
-    progress.start(upgrade.new.pid(), build.clone());
+    progress.set_version(build.clone());
     upgrade.pass_state(version).await?;
     upgrade.permit.pause_accepting().await?;
     let counts = upgrade.take_over(version, progress).await?;
@@ -155,7 +158,10 @@ impl Upgrade<'_> {
                 Err(error) => Err(error),
             }
         };
-        self.new.answer(awaited, START_MAX, received).await.map_err(UpgradeError::NoAnswer)?
+        tokio::select! {
+            answered = self.new.answer(awaited, START_MAX, received) => answered.map_err(UpgradeError::NoAnswer)?,
+            () = self.permit.stopped() => Err(UpgradeError::Stopping),
+        }
     }
 
     /// Lets the new process accept, and moves the sessions.
@@ -166,14 +172,16 @@ impl Upgrade<'_> {
         if let Err(error) = channel.send(&Message::TakeOver, &[], SEND_MAX).await {
             // Its end also ends what it has accepted.
             let _ = new.end().await;
-            return Err(failed(&error.into()));
+            return Err(failed(&error.into(), 0));
         }
         let pid = new.pid();
         let mut moves = Moves { control, progress, handshake_timeout: *handshake_timeout, stays: 0, lost: 0 };
         let mut sender = Sender::new(channel, new, version);
         match moves.run(&mut sender).await {
             Ok(()) => {}
-            Err(Stop::NewEnded(error)) => return Err(failed(&error)),
+            Err(Stop::NewEnded(error)) => {
+                return Err(failed(&error, sender.counts().failed.saturating_add(moves.lost)));
+            }
             Err(Stop::SessionsLeft(error)) => {
                 tracing::error!(%error, "the move of sessions has stopped: those that are left drain in this process");
                 moves.stays = moves.stays.saturating_add(moves.count_left().await);
@@ -182,7 +190,8 @@ impl Upgrade<'_> {
         // systemd ends all other processes of the service when the main one fails.
         set_main_process(pid);
         send_metrics(control, channel, version).await;
-        sender.finish(moves.stays, moves.lost).await.map_err(|error| failed(&error))
+        let count = sender.counts().moved.saturating_add(moves.lost);
+        sender.finish(moves.stays, moves.lost).await.map_err(|error| failed(&error, count))
     }
 }
 
@@ -199,8 +208,8 @@ async fn send_metrics(control: &Control, channel: &Channel, version: u16) {
     }
 }
 
-fn failed(error: &MoveError) -> UpgradeError {
-    UpgradeError::Failed(error.to_string())
+fn failed(error: &MoveError, lost: usize) -> UpgradeError {
+    UpgradeError::Failed { reason: error.to_string(), lost }
 }
 
 /// The moves of all sessions.
@@ -235,6 +244,8 @@ impl Moves<'_> {
             if is_last {
                 return Ok(());
             }
+            sender.note_serving();
+            sender.check().await?;
             tokio::time::sleep(LOOK).await;
         }
     }

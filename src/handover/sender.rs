@@ -127,6 +127,8 @@ pub struct Sender<'a, N> {
     version: u16,
     next_batch: u32,
     ended: bool,
+    /// Whether the new process has accepted connections for a while.
+    is_serving: bool,
     counts: Counts,
     ack_max: Duration,
     write: WriteRecords,
@@ -139,7 +141,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     /// Prepares to move sessions in this version of the state, after [`Message::TakeOver`].
     pub fn new(channel: &'a Channel, peer: &'a mut N, version: u16) -> Self {
         let (counts, write): (_, WriteRecords) = (Counts::default(), |records, max| write_sealed(records, max));
-        Self { channel, peer, version, next_batch: 0, ended: false, counts, ack_max: ACK_MAX, write }
+        Self { channel, peer, version, next_batch: 0, ended: false, is_serving: false, counts, ack_max: ACK_MAX, write }
     }
 
     /// Replaces [`ACK_MAX`].
@@ -154,6 +156,23 @@ impl<'a, N: NewPeer> Sender<'a, N> {
     pub fn write_with(mut self, write: WriteRecords) -> Self {
         self.write = write;
         self
+    }
+
+    /// Notes that the new process has accepted connections for a while, so that an error must not end it.
+    pub fn note_serving(&mut self) {
+        self.is_serving = true;
+    }
+
+    /// Checks that the new process runs.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, and with it the sessions that had moved.
+    pub async fn check(&mut self) -> Result<(), Stop> {
+        if self.peer.has_ended(Duration::ZERO).await {
+            return Err(self.stop(ChannelError::Closed.into()).await);
+        }
+        Ok(())
     }
 
     /// Returns what has been counted until now.
@@ -256,11 +275,16 @@ impl<'a, N: NewPeer> Sender<'a, N> {
                 return Ok(());
             }
         };
+        let batch = match frozen
+            .offer(async |number, sessions| self.prepare(number, sessions, file.as_fd(), len).await)
+            .await
+        {
+            Ok(batch) => batch,
+            Err((sessions, error)) => return self.keep_unsent(sessions, error).await,
+        };
         self.next_batch = self.next_batch.wrapping_add(1);
-        let batch = frozen.offer();
-        let sent = self.offer(&batch, file.as_fd(), len).await;
         drop(file);
-        let ack = match sent {
+        let ack = match self.ack().await {
             Ok(ack) => ack,
             Err(error) => return Err(self.take_back(batch, error).await),
         };
@@ -285,18 +309,28 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         Ok(())
     }
 
-    /// Sends a batch and waits for the answer.
-    async fn offer<S: Moving>(&self, batch: &Offered<S>, file: BorrowedFd<'_>, len: u64) -> Result<Ack, MoveError> {
+    /// Sends a batch.
+    async fn prepare<S: Moving>(
+        &self,
+        batch: u32,
+        sessions: &[S],
+        file: BorrowedFd<'_>,
+        len: u64,
+    ) -> Result<(), ChannelError> {
         let mut descriptors = vec![file];
-        let mut entries = Vec::with_capacity(batch.sessions().len());
-        for session in batch.sessions() {
+        let mut entries = Vec::with_capacity(sessions.len());
+        for session in sessions {
             let own = session.descriptors();
             let count = u8::try_from(own.len()).unwrap_or(u8::MAX);
             entries.push(Entry { descriptors: count, exported_at: session.exported_at() });
             descriptors.extend(own);
         }
-        let prepare = Message::Prepare(Prepare { batch: batch.number(), len, sessions: entries });
-        self.channel.send(&prepare, &descriptors, SEND_MAX).await?;
+        let prepare = Message::Prepare(Prepare { batch, len, sessions: entries });
+        self.channel.send(&prepare, &descriptors, SEND_MAX).await
+    }
+
+    /// Waits for the answer to a batch.
+    async fn ack(&self) -> Result<Ack, MoveError> {
         let received = self.channel.receive(self.ack_max).await?;
         match received.message {
             Message::Ack(ack) => Ok(ack),
@@ -304,11 +338,29 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         }
     }
 
+    /// Resumes a batch that was not sent. If the system did not permit that, as with too many descriptors in flight, the
+    /// move goes on.
+    async fn keep_unsent<S: Moving>(&mut self, sessions: Vec<S>, error: ChannelError) -> Result<(), Stop> {
+        let stop = match &error {
+            ChannelError::Closed | ChannelError::TimedOut(_) => Some(self.stop(error.into()).await),
+            error => {
+                tracing::error!(%error, sessions = sessions.len(), "sessions cannot move, and drain");
+                None
+            }
+        };
+        let stay = stop.as_ref().map_or(Stay::Drains, Stop::stay);
+        if stay == Stay::Drains {
+            self.counts.drained = self.counts.drained.saturating_add(sessions.len());
+        }
+        resume(sessions, stay);
+        stop.map_or(Ok(()), Err)
+    }
+
     /// Resumes an offered batch, if the new process does not have it or has ended. A new process without sessions is
     /// ended: so this one can continue as if nothing had happened.
     async fn take_back<S: Moving>(&mut self, batch: Offered<S>, error: MoveError) -> Stop {
         let (batch, cancel) = batch.cancel();
-        let batch = if self.counts.moved == 0 { Err(batch) } else { self.cancel(batch, cancel).await };
+        let batch = if self.has_sessions() { self.cancel(batch, cancel).await } else { Err(batch) };
         let batch = match batch {
             Ok(sessions) => {
                 self.counts.drained = self.counts.drained.saturating_add(sessions.len());
@@ -318,7 +370,7 @@ impl<'a, N: NewPeer> Sender<'a, N> {
             Err(batch) => batch,
         };
         let count = batch.len();
-        let is_ended = self.counts.moved == 0 || self.peer.has_ended(EXIT_MAX).await;
+        let is_ended = !self.has_sessions() || self.peer.has_ended(EXIT_MAX).await;
         if is_ended && let Some(ended) = self.end_peer().await {
             resume(batch.resume(&ended), Stay::MoveFailed);
             return Stop::NewEnded(error);
@@ -354,9 +406,14 @@ impl<'a, N: NewPeer> Sender<'a, N> {
         }
     }
 
+    /// Whether the new process has sessions, which its end would cost.
+    fn has_sessions(&self) -> bool {
+        self.counts.moved > 0 || self.is_serving
+    }
+
     /// Ends the move after an error.
     async fn stop(&mut self, error: MoveError) -> Stop {
-        if self.counts.moved > 0 && !self.peer.has_ended(EXIT_MAX).await {
+        if self.has_sessions() && !self.peer.has_ended(EXIT_MAX).await {
             return Stop::SessionsLeft(error);
         }
         self.end_peer().await;

@@ -50,7 +50,12 @@ pub enum UpgradeError {
     /// The programs have no version of the state format in common: ours, and those of the new one.
     NoCommonVersion([u16; 2], [u16; 2]),
     /// The new process failed after it had taken over. This process continues with the sessions that it still has.
-    Failed(String),
+    Failed {
+        /// The reason.
+        reason: String,
+        /// The number of sessions that were lost with the new process.
+        lost: usize,
+    },
     /// The system did not provide a socket, a thread or a descriptor.
     System(String),
 }
@@ -68,7 +73,9 @@ impl fmt::Display for UpgradeError {
                 "no common version of the state format: this process writes {own_min} to {own_max}, the new one reads \
                  {min} to {max}"
             ),
-            Self::Failed(reason) => write!(f, "the new process failed after it had taken over: {reason}"),
+            Self::Failed { reason, lost } => {
+                write!(f, "the new process failed after it had taken over: {reason}; {lost} sessions were lost")
+            }
             Self::System(error) => write!(f, "the system does not permit an upgrade: {error}"),
         }
     }
@@ -88,6 +95,14 @@ impl UpgradeError {
     /// Whether the upgrade was not even tried, since the process does something else.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::InProgress | Self::Stopping)
+    }
+
+    /// Returns the number of sessions that were lost.
+    pub fn lost(&self) -> usize {
+        match self {
+            Self::Failed { lost, .. } => *lost,
+            _ => 0,
+        }
     }
 }
 
@@ -156,7 +171,7 @@ impl Upgrader {
         }
     }
 
-    /// Returns the new process while an upgrade is in progress and the new process has sent its version.
+    /// Returns the new process while an upgrade is in progress.
     pub fn successor(&self) -> Option<Successor> {
         self.progress.successor()
     }
@@ -183,7 +198,7 @@ fn report(result: &Result<UpgradeSummary, UpgradeError>, metrics: &Metrics) {
         Err(error) if error.is_refusal() => {}
         Err(error) => {
             log_failure(error);
-            metrics.count_failed_handover();
+            metrics.count_failed_handover(error.lost());
         }
     }
 }
@@ -214,7 +229,8 @@ mod tests {
         let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
         let upgrader = Upgrader::new(metrics(), move |_, progress| {
             let receiver = Arc::clone(&receiver);
-            progress.start(8, "0.2.0".to_owned());
+            progress.start(8);
+            progress.set_version("0.2.0".to_owned());
             progress.add_moved(2);
             Box::pin(async move { receiver.lock().await.recv().await.unwrap() })
         });
@@ -239,7 +255,7 @@ mod tests {
         assert_eq!(upgrader.successor(), None);
         let mut upgrade = Box::pin(upgrader.upgrade(None));
         assert!(futures_util::poll!(&mut upgrade).is_pending());
-        assert_eq!(upgrader.successor(), Some(Successor { pid: 8, version: "0.2.0".to_owned(), moved: 2 }));
+        assert_eq!(upgrader.successor(), Some(Successor { pid: 8, version: Some("0.2.0".to_owned()), moved: 2 }));
         results.send(Ok(summary())).await.unwrap();
         upgrade.await.unwrap();
         assert_eq!(upgrader.successor(), None);
@@ -265,7 +281,7 @@ mod tests {
             (UpgradeError::InProgress, 0),
             (UpgradeError::Stopping, 0),
             (UpgradeError::Rejected("no".to_owned()), 1),
-            (UpgradeError::Failed("it ended".to_owned()), 2),
+            (UpgradeError::Failed { reason: "it ended".to_owned(), lost: 7 }, 2),
         ] {
             let result = Err(error.clone());
             let upgrader = Upgrader::new(Arc::clone(&metrics), move |_, _| {
@@ -274,6 +290,7 @@ mod tests {
             });
             assert_eq!(upgrader.upgrade(None).await, Err(error));
             assert_eq!(metrics.handovers().outcomes, [0, failures]);
+            assert_eq!(metrics.handovers().sessions, [0, 0, if failures == 2 { 7 } else { 0 }]);
         }
     }
 }

@@ -81,7 +81,6 @@ impl ApiSockets {
     /// Accepts from the sockets that the process before passed, and closes those that nothing uses.
     pub(super) fn take_over(&self) {
         std::mem::take(&mut *lock(&self.passed)).close();
-        lock(&self.sockets).iter().filter_map(|socket| socket.file.as_ref()).for_each(FileOwner::take);
         self.accepting.send_replace(Acceptance::Open);
     }
 

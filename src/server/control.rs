@@ -117,6 +117,8 @@ pub enum ControlRequest {
     Close(SpreadClose),
     /// Gives the permit to replace the process.
     Upgrade(oneshot::Sender<Result<UpgradePermit, PermitError>>),
+    /// Makes this process remove the files of its Unix sockets at its end: the process before has left them.
+    TakeFiles,
 }
 
 /// The closing of sessions over a time.
@@ -222,6 +224,22 @@ impl Control {
         let sent = self.requests.send(ControlRequest::Upgrade(reply)).await;
         sent.map_err(|_| PermitError::Stopping)?;
         replied.await.unwrap_or(Err(PermitError::Stopping))
+    }
+
+    /// Begins the handover by which this process gets its sessions: changes by the API wait for its end, since they would
+    /// miss the sessions that are on their way.
+    pub fn begin_handover(&self) {
+        self.gateway.process.lifecycle.set_upgrading(true);
+    }
+
+    /// Ends the handover by which this process got its sessions: no further one follows, and the process before does not
+    /// serve the sockets any more. It must not be called by a task.
+    pub fn complete_handover(&self) {
+        let Some(before) = &self.facts.handed_over else { return };
+        // It precedes a request for the next upgrade. A control loop that has ended has no sockets.
+        let _ = self.requests.blocking_send(ControlRequest::TakeFiles);
+        self.gateway.process.lifecycle.set_upgrading(false);
+        before.complete();
     }
 
     /// Lists all sessions. No session is woken.

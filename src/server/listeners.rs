@@ -107,7 +107,6 @@ impl Listeners {
                 NextListener::Kept { index, .. } => self.open.extend(before.get_mut(index).and_then(Option::take)),
                 NextListener::New(new) => {
                     let (handle, listener) = *new;
-                    handle.file.iter().for_each(|file| file.owner().take());
                     // No worker ends before the drain.
                     let _ = pool.least_loaded().map(|worker| worker.send(listener));
                     self.open.push(handle);

@@ -18,6 +18,7 @@ use super::found::adopt_discovered;
 use super::listeners::Listeners;
 use super::pool::WorkerPool;
 use super::restart::{adopt_fixed, needs_restart};
+use super::unix_socket::FileOwner;
 use crate::config::{self, Checked, Config, Disk, ListenAddress, Report};
 use crate::front::gateway::Gateway;
 use crate::front::snapshot::{Snapshot, SnapshotContext};
@@ -135,6 +136,16 @@ pub struct Reloader {
 }
 
 impl Reloader {
+    /// Returns the owners of the files of all Unix sockets.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileOwner> {
+        self.listeners.files().chain(self.api.files())
+    }
+
+    /// Makes this process remove the files of its Unix sockets at its end.
+    pub(super) fn take_files(&self) {
+        self.files().for_each(|file| file.take());
+    }
+
     /// Creates the state of a process that was started with this configuration.
     pub fn new(gateway: Arc<Gateway>, pool: Arc<WorkerPool>, config: Config) -> Self {
         Self {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::fs::fstat;
+use rustix::fs::{fstat, stat};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
@@ -236,13 +236,19 @@ impl Journal {
         Ok(Self { directory: directory.to_owned(), file, lock, bytes, rewritten_at, is_sound: !is_passed })
     }
 
+    /// Whether the journal is the file that this process writes. A new process that failed may have replaced it.
+    fn is_in_place(&self) -> bool {
+        let found = stat(self.directory.join(JOURNAL));
+        matches!((found, fstat(&self.file)), (Ok(a), Ok(b)) if identity(a) == identity(b))
+    }
+
     /// Stores the lines of changes that were made in the store. Returns when they are on disk.
     fn store(&mut self, lines: &[u8], store: &Revocations, now: Duration) -> io::Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
         let length = self.bytes.saturating_add(lines.len() as u64);
-        if self.is_sound && length <= self.rewritten_at {
+        if self.is_sound && length <= self.rewritten_at && self.is_in_place() {
             self.is_sound = false;
             self.file.write_all(lines)?;
             self.file.sync_data()?;
@@ -258,8 +264,11 @@ impl Journal {
 }
 
 fn is_same_file(a: &OwnedFd, b: &File) -> bool {
-    let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
     matches!((fstat(a), fstat(b)), (Ok(a), Ok(b)) if identity(a) == identity(b))
+}
+
+fn identity(found: rustix::fs::Stat) -> (u64, u64) {
+    (found.st_dev, found.st_ino)
 }
 
 fn limit(bytes: u64) -> u64 {

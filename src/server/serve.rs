@@ -322,6 +322,7 @@ async fn serve_requests(
                 drop(reply.send(result));
             }
             ControlRequest::Close(close) => close.start(&reloader.tasks, &reloader.gateway.workers),
+            ControlRequest::TakeFiles => reloader.take_files(),
             ControlRequest::Upgrade(reply) => {
                 if let Some(replaced) = upgrading::serve(reply, requests, reloader).await {
                     return replaced;
@@ -339,6 +340,7 @@ async fn serve_closes(requests: &mut mpsc::Receiver<ControlRequest>, reloader: &
             ControlRequest::Reload(_, reply) => drop(reply.send(Err(ReloadError::Stopping))),
             ControlRequest::Upgrade(reply) => drop(reply.send(Err(PermitError::Stopping))),
             ControlRequest::Close(close) => close.start(&reloader.tasks, &reloader.gateway.workers),
+            ControlRequest::TakeFiles => reloader.take_files(),
         }
     }
     std::future::pending::<()>().await;

@@ -82,7 +82,7 @@ pub(super) async fn serve(
         return None;
     };
     let mut held = Held { revocations: Some(revocations), is_elsewhere: false };
-    let files = reloader.listeners.files().chain(reloader.api.files()).collect();
+    let files = reloader.files().collect();
     let (permit, mut commands) = UpgradePermit::new(files);
     // A caller that does not wait drops the permit.
     drop(reply.send(Ok(permit)));
@@ -131,6 +131,7 @@ fn refuse(request: ControlRequest, reloader: &Reloader) {
         ControlRequest::Upgrade(reply) => drop(reply.send(Err(PermitError::InProgress))),
         // The API admitted it before the upgrade.
         ControlRequest::Close(close) => close.start(&reloader.tasks, &reloader.gateway.workers),
+        ControlRequest::TakeFiles => reloader.take_files(),
     }
 }
 

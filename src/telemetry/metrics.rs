@@ -94,9 +94,9 @@ impl Metrics {
         lock(&self.handovers).add(totals);
     }
 
-    /// Counts an upgrade that failed.
-    pub fn count_failed_handover(&self) {
-        lock(&self.handovers).add_failure();
+    /// Counts an upgrade that failed, and the sessions that were lost with the new process.
+    pub fn count_failed_handover(&self, lost: usize) {
+        lock(&self.handovers).add_failure(lost);
     }
 
     /// Returns the counts of handovers, which the next process continues.

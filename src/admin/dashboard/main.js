@@ -78,7 +78,7 @@ function showPhase(isStale) {
 
 /** The version, or while two processes overlap the versions of both: the one that ends first. */
 function versions({ version, upgrade, handed_over_from: from }) {
-  if (upgrade) return `${version} → ${upgrade.version}`;
+  if (upgrade) return `${version} → ${upgrade.version ?? '…'}`;
   return from && !from.complete ? `${from.version} → ${version}` : version;
 }
 

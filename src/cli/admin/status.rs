@@ -67,6 +67,9 @@ fn predecessor(from: &Value) -> String {
 fn successor(upgrade: &Value) -> String {
     let shown = |name: &str| output::text(upgrade, name);
     let (pid, version, moved) = (shown("pid"), shown("version"), shown("moved"));
+    if upgrade.get("version").is_none_or(Value::is_null) {
+        return format!("in progress, to process {pid}, which starts");
+    }
     format!("in progress, to process {pid}, version {version}: {moved} sessions moved so far")
 }
 
@@ -97,6 +100,8 @@ mod tests {
         assert_eq!(from(false), "handed over from: process 7, version 1, at 12:00: 90 sessions so far\n");
         let upgrade = summary(&json!({ "upgrade": { "pid": 8, "version": "2", "moved": 3 } }));
         assert_eq!(upgrade, "upgrade:          in progress, to process 8, version 2: 3 sessions moved so far\n");
+        let starts = summary(&json!({ "upgrade": { "pid": 8, "version": null, "moved": 0 } }));
+        assert_eq!(starts, "upgrade:          in progress, to process 8, which starts\n");
         assert_eq!(summary(&json!({ "upgrade": null })), "upgrade:          -\n");
     }
 }

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::Future as _;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use proptest::prelude::*;
 
@@ -284,12 +286,16 @@ impl World {
                 None => OldState::Done,
             },
             OldState::Frozen(frozen) => {
-                let offered = frozen.offer();
-                let ids = offered.sessions().iter().map(|session| session.0).collect();
-                if self.send(ToNew::Prepare(offered.number(), ids)) {
-                    OldState::Offered(offered)
-                } else {
-                    OldState::Killing(Some(offered.cancel().0))
+                let send = |number, sessions: &[Old]| {
+                    let ids = sessions.iter().map(|session| session.0).collect();
+                    self.send(ToNew::Prepare(number, ids)).then_some(()).ok_or(())
+                };
+                match offer(frozen, send) {
+                    Ok(offered) => OldState::Offered(offered),
+                    Err((sessions, ())) => {
+                        sessions.into_iter().for_each(Old::resume);
+                        OldState::Killing(None)
+                    }
                 }
             }
             OldState::Offered(offered) => match self.to_old.pop_front() {
@@ -419,6 +425,20 @@ impl World {
     }
 }
 
+/// Offers a batch with a packet that is sent at once or not at all.
+fn offer<S, E>(frozen: Frozen<S>, send: impl FnOnce(u32, &[S]) -> Result<(), E>) -> Result<Offered<S>, (Vec<S>, E)> {
+    let offering = std::pin::pin!(frozen.offer(async |number, sessions: &[S]| send(number, sessions)));
+    match offering.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(offered) => offered,
+        Poll::Pending => unreachable!("nothing waits"),
+    }
+}
+
+/// Offers a batch whose packet is sent.
+fn sent<S: fmt::Debug>(frozen: Frozen<S>) -> Offered<S> {
+    offer(frozen, |_, _| Ok::<(), ()>(())).unwrap()
+}
+
 /// Runs `run` once for each sequence of choices.
 fn explore(mut run: impl FnMut(&mut dyn FnMut(usize) -> usize)) -> usize {
     let mut path: Vec<(usize, usize)> = Vec::new();
@@ -468,7 +488,7 @@ proptest! {
 #[test]
 fn an_answer_that_does_not_fit_the_batch_leaves_it_offered() {
     let ledger: Ledger = Rc::new(RefCell::new(vec![Life::default(); 3]));
-    let mut offered = Frozen::new(7, (0..3).map(|id| Old(id, Some(ledger.clone()))).collect()).offer();
+    let mut offered = sent(Frozen::new(7, (0..3).map(|id| Old(id, Some(ledger.clone()))).collect()));
     let ack = |batch, refused: &[u16]| Ack { batch, refused: refused.to_vec(), longest_pause: 0 };
     for (ack, expected) in [
         (ack(6, &[]), Mismatch::Batch(7, 6)),
@@ -495,7 +515,7 @@ fn a_commit_of_another_batch_starts_nothing() {
 
 #[test]
 fn a_batch_is_taken_back_only_by_its_own_confirmation() {
-    let (batch, cancel) = Frozen::new(5, vec!["a", "b"]).offer().cancel();
+    let (batch, cancel) = sent(Frozen::new(5, vec!["a", "b"])).cancel();
     let (prepared, _) = Prepared::new(4, vec![Some("x")]);
     let (prepared, mismatch) = prepared.cancel(&cancel).unwrap_err();
     assert_eq!(mismatch, Mismatch::Batch(4, 5));
@@ -510,5 +530,5 @@ fn debug_shows_no_session() {
     let (prepared, _) = Prepared::new(3, vec![Some("secret")]);
     let frozen = Frozen::new(4, vec!["secret"]);
     assert_eq!(format!("{frozen:?}"), "Frozen { batch: 4, sessions: 1 }");
-    assert!(!format!("{prepared:?} {:?}", frozen.offer()).contains("secret"));
+    assert!(!format!("{prepared:?} {:?}", sent(frozen)).contains("secret"));
 }

@@ -42,6 +42,8 @@ async fn connections_in_the_queue_are_served_by_the_new_process() {
     // The drain starts without the shutdown delay.
     old.end();
     assert!(path.exists(), "the new process serves the socket");
+    let control = new.control.clone();
+    std::thread::spawn(move || control.complete_handover()).join().unwrap();
     assert!(are_served(ask_all(&addresses)));
     assert!(!new.control.is_upgrading());
     // The next upgrade works, too.

@@ -87,10 +87,11 @@ impl Handovers {
         self.longest_pause = totals.longest_pause;
     }
 
-    /// Counts an upgrade that failed.
-    pub(super) fn add_failure(&mut self) {
-        let [_, failed] = &mut self.outcomes;
+    /// Counts an upgrade that failed, and the sessions that were lost.
+    pub(super) fn add_failure(&mut self, lost: usize) {
+        let ([_, failed], [_, _, sessions]) = (&mut self.outcomes, &mut self.sessions);
         *failed = failed.saturating_add(1);
+        *sessions = sessions.saturating_add(u64::try_from(lost).unwrap_or(u64::MAX));
     }
 }
 

@@ -175,8 +175,7 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Counter,
         labels: &["outcome"],
         unit: None,
-        help: "Upgrades of the program in which a new process took over, by outcome: `success`, or `failure` if this process \
-               continued",
+        help: "Upgrades of the program that were tried, by outcome: `success`, or `failure` if this process continued",
         collect: |scrape, samples| {
             let outcomes = ["success", "failure"].into_iter().zip(scrape.handovers.outcomes);
             outcomes.for_each(|(outcome, count)| samples.count([outcome], count));

@@ -71,7 +71,7 @@ fn the_text_of_a_process_is_exact() {
     let mut ended = open(&worker, "chat");
     ended.end(&outcome(Some(4321), ClosedBy::Client, CloseReason::Closed), Duration::from_millis(1500));
     metrics.count_reload(ReloadOutcome::Failure, Duration::from_secs(1_700_000_060));
-    metrics.count_failed_handover();
+    metrics.count_failed_handover(0);
     let totals = HandoverTotals { moved: 40, drained: 2, failed: 1, ..HandoverTotals::default() };
     metrics.count_handover(&HandoverTotals { longest_pause: Duration::from_millis(12), ..totals });
     let server = |server: &str, connect_failures| ServerGauges {
@@ -328,7 +328,7 @@ fn the_counts_of_handovers_continue_in_the_next_process() {
         ..HandoverTotals::default()
     };
     before.count_handover(&totals(3, 90));
-    before.count_failed_handover();
+    before.count_failed_handover(0);
     after.continue_handovers(before.handovers());
     after.count_handover(&totals(4, 20));
     let text = text(&after, &Gauges::default());

@@ -165,6 +165,56 @@ fn a_stop_signal_during_an_upgrade_stops() {
     new.into_iter().filter_map(Process::find).for_each(|process| process.wait_end());
 }
 
+/// A stop does not wait for a program that hangs.
+#[test]
+fn a_stop_signal_ends_an_upgrade_whose_program_does_not_answer() {
+    let mut stage = Stage::new(Setup::new());
+    let mut session = stage.open();
+    let held = Held::new(&stage);
+    let (status, answer) = thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&stage.api, &held.request()));
+        held.wait(&stage);
+        let shown = stage.api.get("/v1/info");
+        assert!(shown["upgrade"]["pid"].is_u64() && shown["upgrade"]["version"].is_null(), "{shown}");
+        stage.gate.signal(Signal::TERM);
+        first.join().unwrap()
+    });
+    assert_eq!(status, 503, "{answer}");
+    session.client.expect_close(1001);
+    drop(session);
+    assert_eq!(stage.gate.wait_exit().code(), Some(0));
+}
+
+/// A new process that ends while connections are awaited is noticed at once. What had moved is lost, and counted; the
+/// earlier process serves on, with its admin socket.
+#[test]
+fn a_new_process_that_is_stopped_while_it_waits_leaves_the_sockets_to_the_earlier_one() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let stage = Stage::new(Setup::new().listener("handshake_timeout = \"5m\""));
+        let mut session = stage.open();
+        let silent = silent_client(&stage);
+        let (status, answer) = thread::scope(|scope| {
+            let first = scope.spawn(|| ask(&stage.api, &json!({})));
+            wait_for_take_over(&stage);
+            while stage.api.get("/v1/info")["handed_over_from"]["sessions"] != 1 {}
+            let new = pid_of(&stage.api.get("/v1/info"));
+            kill_process(new, signal).unwrap();
+            if signal == Signal::TERM {
+                session.client.expect_close(1001);
+            }
+            drop(session);
+            first.join().unwrap()
+        });
+        assert_eq!(status, 500, "{answer}");
+        assert!(answer["detail"].as_str().unwrap().ends_with("1 sessions were lost"), "{answer}");
+        drop(silent);
+        let metrics = stage.api.get("/metrics");
+        let lost = "tollgate_handover_sessions_total{outcome=\"failed\"} 1";
+        assert!(metrics.as_str().unwrap().contains(lost), "{metrics}");
+        stage.open().close();
+    }
+}
+
 /// The new process has taken over, and is told to stop as well.
 #[test]
 fn a_stop_signal_while_sessions_move_stops_both_processes() {
@@ -197,6 +247,9 @@ fn a_process_whose_sessions_still_arrive_is_not_upgraded() {
         wait_for_take_over(&stage);
         let (status, answer) = ask(&stage.api, &json!({}));
         assert_eq!(status, 409, "{answer}");
+        let target = format!("/v1/sessions/{}", session.asked.get("x-request-id").unwrap());
+        let (status, answer) = stage.api.ask("DELETE", &target, None);
+        assert_eq!(status, 503, "{answer}");
         session.echo("meanwhile");
         drop(silent);
         first.join().unwrap()
