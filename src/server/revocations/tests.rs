@@ -199,3 +199,20 @@ fn revocations_of_a_process_that_failed_are_made_again() {
     missing.sort_unstable();
     assert_eq!(missing, ["longer", "new"]);
 }
+
+/// A new process that fails may have written the journal anew, so that the file of this process has no name any more.
+#[test]
+fn a_journal_that_another_process_has_replaced_is_written_anew() {
+    let directory = Directory::new("replaced");
+    let (mut journal, store) = directory.open();
+    make(&mut journal, &store, Change::Add(revocation("ada"))).unwrap();
+    let lock = journal.lock.try_clone().unwrap().into();
+    let other = Revocations::default();
+    let mut replacing = Journal::open(&directory.0, Some(lock), &other, NOW).unwrap();
+    make(&mut replacing, &other, Change::Add(revocation("bob"))).unwrap();
+    drop(replacing);
+    make(&mut journal, &store, Change::Add(revocation("bob"))).unwrap();
+    make(&mut journal, &store, Change::Add(revocation("eve"))).unwrap();
+    drop(journal);
+    assert_eq!(values(&directory.open().1), ["ada", "bob", "eve"]);
+}
