@@ -1,0 +1,217 @@
+//! Gets and renews the certificates of `[acme.NAME]` sections: one order after another, while this process alone serves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::{sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::acme::order::{FailureCause, OrderFailure, Orderer};
+use crate::client::acme::schedule::pause;
+use crate::client::acme::{ChallengeKind, Held};
+use crate::client::clients::HttpClients;
+use crate::config::{AcmeConfig, ListenAddress};
+use crate::front::gateway::Gateway;
+use crate::front::listeners::AcmeSection;
+use crate::front::snapshot::Snapshot;
+use crate::runtime::clock;
+use crate::runtime::entropy::random;
+use crate::runtime::tasks::Tasks;
+
+/// The longest time until a changed configuration, an upgrade or a certificate that is due is noticed.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// The failures of a section or of one of its names: all of its orders that were not followed by a success.
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    /// When the next order may begin.
+    next: Instant,
+}
+
+/// The orders of the process.
+#[derive(Debug, Default)]
+struct Orders {
+    clients: HttpClients,
+    tasks: Tasks,
+    /// By section, and by section and name. Those that the snapshot in use lacks are dropped.
+    sections: HashMap<Arc<str>, (Arc<AcmeConfig>, Failures)>,
+    names: HashMap<(Arc<str>, Arc<str>), Failures>,
+}
+
+/// Orders the certificates that are missing or due for renewal, until the drain. An order in progress is given up when
+/// an upgrade begins: the next process makes it again. Never returns.
+pub(super) async fn run(gateway: &Gateway) {
+    let mut orders = Orders::default();
+    let ordering = async {
+        loop {
+            let snapshot = gateway.snapshot();
+            orders.follow(&snapshot);
+            let is_alone = !gateway.process.lifecycle.is_upgrading();
+            match orders.next(&snapshot, clock::now()).filter(|_| is_alone) {
+                Some((section, name)) => orders.make(gateway, &snapshot, &section, &name).await,
+                None => sleep(NOTICE).await,
+            }
+        }
+    };
+    tokio::select! {
+        () = gateway.process.lifecycle.draining() => {}
+        () = ordering => {}
+    }
+    std::future::pending().await
+}
+
+impl Orders {
+    /// Forgets the failures of what the configuration lacks. A section that changed is tried at once.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let find = |name: &Arc<str>| snapshot.acmes().iter().find(|section| section.config.name == *name);
+        let mut changed = Vec::new();
+        self.sections.retain(|name, (config, _)| {
+            let is_same = find(name).is_some_and(|section| section.config == *config);
+            if !is_same {
+                changed.push(Arc::clone(name));
+            }
+            is_same
+        });
+        self.names.retain(|(section, name), _| {
+            !changed.contains(section) && find(section).is_some_and(|found| found.config.names.contains(name))
+        });
+    }
+
+    /// Returns a name whose certificate is missing or due for renewal and may be ordered now: of those, one with the
+    /// fewest failures, and one without a certificate first.
+    fn next(&self, snapshot: &Snapshot, now: Instant) -> Option<(AcmeSection, Arc<str>)> {
+        // Without the time nothing is due, and no certificate authority can be trusted.
+        let unix = clock::unix()?;
+        let may_order = |failures: Option<&Failures>| failures.is_none_or(|failures| failures.next <= now);
+        let sections = snapshot.acmes().iter();
+        let sections = sections.filter(|own| may_order(self.sections.get(&own.config.name).map(|(_, failed)| failed)));
+        let due = sections.flat_map(|section| {
+            section.config.names.iter().filter_map(move |name| {
+                let failures = self.names.get(&(Arc::clone(&section.config.name), Arc::clone(name)));
+                let held = section.held.certificate(name);
+                let is_due = held.as_ref().is_none_or(|held| held.renews <= unix);
+                let order = (failures.map_or(0, |failures| failures.count), held.is_some());
+                (is_due && may_order(failures)).then(|| (order, section, name))
+            })
+        });
+        let (_, section, name) = due.min_by_key(|(order, ..)| *order)?;
+        Some((section.clone(), Arc::clone(name)))
+    }
+
+    /// Makes an order, and notes its outcome.
+    async fn make(&mut self, gateway: &Gateway, snapshot: &Snapshot, section: &AcmeSection, name: &Arc<str>) {
+        let AcmeSection { config, held } = section;
+        // A process that failed to replace this one may have stored another certificate.
+        let unix = clock::unix().unwrap_or_default();
+        if held.read_again(name).is_some_and(|held| held.renews > unix) {
+            return;
+        }
+        let orderer = Orderer {
+            config: Arc::clone(config),
+            held: Arc::clone(held),
+            challenges: Arc::clone(gateway.acme.challenges()),
+            client: self.clients.trusting(&config.roots),
+        };
+        let (kinds, acme, name_text) = (kinds(snapshot), &*config.name, &**name);
+        tracing::info!(name = name_text, acme, directory = %config.directory, "ordering a certificate");
+        let Some(outcome) = self.execute(gateway, orderer, name, kinds).await else {
+            tracing::info!(name = name_text, acme, "the order of a certificate is given up: it is made again later");
+            return;
+        };
+        held.count_order(outcome.is_ok());
+        let key = (Arc::clone(&config.name), Arc::clone(name));
+        match outcome {
+            Ok(()) => {
+                self.sections.remove(&config.name);
+                self.names.remove(&key);
+                log_issued(held, acme, name);
+            }
+            Err(OrderFailure { cause, retry_after }) => {
+                let is_of_name = matches!(cause, FailureCause::Name(_));
+                let before = if is_of_name {
+                    self.names.get(&key).copied()
+                } else {
+                    self.sections.get(&config.name).map(|(_, failures)| *failures)
+                };
+                let count = before.map_or(0, |failures| failures.count).saturating_add(1);
+                let pause = pause(count, retry_after, u64::from_be_bytes(random()));
+                let failures = Failures { count, next: clock::after(clock::now(), pause) };
+                if is_of_name {
+                    self.names.insert(key, failures);
+                } else {
+                    self.sections.insert(Arc::clone(&config.name), (Arc::clone(config), failures));
+                }
+                log_failure(held, acme, name, &cause, (count, pause));
+            }
+        }
+    }
+
+    /// Executes an order in a task, so that a panic of the library ends only the task. Returns `None` if the order is
+    /// given up because of an upgrade, or because the configuration lacks its section.
+    async fn execute(
+        &self,
+        gateway: &Gateway,
+        orderer: Orderer,
+        name: &Arc<str>,
+        kinds: &'static [ChallengeKind],
+    ) -> Option<Result<(), OrderFailure>> {
+        let (reply, mut replied) = oneshot::channel();
+        let (given_up, config, name) = (CancellationToken::new(), Arc::clone(&orderer.config), Arc::clone(name));
+        let _cancels = given_up.clone().drop_guard();
+        self.tasks.start(async move {
+            tokio::select! {
+                outcome = orderer.order(&name, kinds) => drop(reply.send(outcome)),
+                () = given_up.cancelled() => {}
+            }
+        });
+        loop {
+            let notice = clock::after(clock::now(), NOTICE);
+            tokio::select! {
+                outcome = &mut replied => return Some(outcome.unwrap_or_else(|_| Err(ended_early()))),
+                () = sleep_until(notice.into()) => {}
+            }
+            let is_used = gateway.snapshot().acmes().iter().any(|section| section.config == config);
+            if gateway.process.lifecycle.is_upgrading() || !is_used {
+                return None;
+            }
+        }
+    }
+}
+
+/// Returns the challenges that can be answered, in the order in which they are tried: HTTP-01 if there is a plain TCP
+/// listener.
+fn kinds(snapshot: &Snapshot) -> &'static [ChallengeKind] {
+    let is_plain = |(address, listener): (&ListenAddress, &crate::config::ListenerConfig)| {
+        listener.tls.is_none() && address.tcp().is_some()
+    };
+    if snapshot.listeners().any(is_plain) {
+        &[ChallengeKind::Http01, ChallengeKind::TlsAlpn01]
+    } else {
+        &[ChallengeKind::TlsAlpn01]
+    }
+}
+
+fn ended_early() -> OrderFailure {
+    let cause = FailureCause::Authority("internal error: the order ended early; please report this".to_owned());
+    OrderFailure { cause, retry_after: None }
+}
+
+fn log_issued(held: &Held, acme: &str, name: &str) {
+    let unix = clock::unix().unwrap_or_default();
+    let renews = held.certificate(name).map(|held| held.renews.saturating_sub(unix)).unwrap_or_default();
+    tracing::info!(name, acme, renews_in_secs = renews.as_secs(), "a certificate was issued, and is in use");
+}
+
+/// Logs a failure: as an error if clients of the name cannot connect.
+fn log_failure(held: &Held, acme: &str, name: &str, cause: &FailureCause, (failures, pause): (u32, Duration)) {
+    let (unix, retry_secs) = (clock::unix().unwrap_or_default(), pause.as_secs());
+    let is_served = held.certificate(name).is_some_and(|held| held.ends() > unix);
+    if is_served {
+        tracing::warn!(name, acme, %cause, failures, retry_secs, "no renewed certificate: the one in use stays");
+    } else {
+        tracing::error!(name, acme, %cause, failures, retry_secs, "no certificate: clients of this name cannot connect");
+    }
+}
