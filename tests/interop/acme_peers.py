@@ -1,12 +1,15 @@
 """Certificate authorities for the suite acme: Pebble with its name server, and a server that answers as a test says."""
 
+import base64
 import contextlib
+import http.client
 import http.server
 import json
 import os
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -55,12 +58,17 @@ class Pebble(harness.Process):
         file = directory / f"{name}.json"
         file.write_text(json.dumps({"pebble": config}))
         settings = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0", "PEBBLE_WFE_NONCEREJECT": "20", **(environment or {})}
-        super().__init__(name, ["pebble", "-config", file, "-dnsserver", names.address], directory,
-                         env={**os.environ, **{key: value for key, value in settings.items() if value is not None}})
         self.directory_url = f"https://localhost:{self.port}/dir"
-        wait_until(lambda: harness.accepts(self.port) and harness.accepts(self.management), f"{name} listens")
-        context = secrets.client_context()
-        with urllib.request.urlopen(f"https://localhost:{self.management}/roots/0", context=context) as answer:
+        environment = {**os.environ, **{key: value for key, value in settings.items() if value is not None}}
+        self.arguments = (name, ["pebble", "-config", file, "-dnsserver", names.address], directory)
+        self.environment, self.context = environment, secrets.client_context()
+        self.start()
+
+    def start(self):
+        """Starts it, without anything that it knew before."""
+        super().__init__(*self.arguments, env=self.environment)
+        wait_until(lambda: harness.accepts(self.port) and harness.accepts(self.management), "Pebble listens")
+        with urllib.request.urlopen(f"https://localhost:{self.management}/roots/0", context=self.context) as answer:
             self.root = answer.read().decode()
 
     def client_context(self):
@@ -76,16 +84,17 @@ class FakeAuthority:
 
     def __init__(self, secrets, name):
         authority = self
-        self.name, self.asked, self.answers = name, [], {}
+        self.name, self.asked, self.answers, self.bodies = name, [], {}, {}
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self):
                 length = int(self.headers.get("Content-Length", 0))
-                self.rfile.read(length)
+                authority.bodies[self.path] = self.rfile.read(length)
                 authority.asked.append(self.path)
                 answer = {**authority.usual(), **authority.answers}.get(self.path, (404, {}, b"{}"))
+                answer = answer() if callable(answer) else answer
                 if answer is None:
                     authority.silence.wait(60)
                     self.close_connection = True
@@ -117,9 +126,8 @@ class FakeAuthority:
 
     def usual(self):
         """Returns the answers of an authority that has validated the name before."""
-        urls = {"newNonce": "/nonce", "newAccount": "/account", "newOrder": "/order", "revokeCert": "/revoke", "keyChange": "/key"}
         return {
-            "/dir": self.json(200, {key: self.base + path for key, path in urls.items()}),
+            "/dir": self.json(200, self.urls()),
             "/nonce": (200, {}, b""),
             "/account": self.json(201, {"status": "valid"}, Location=f"{self.base}/account/1"),
             "/order": self.json(201, self.order("ready"), Location=f"{self.base}/order/1"),
@@ -128,6 +136,36 @@ class FakeAuthority:
             "/finalize": self.json(200, self.order("valid")),
             "/certificate": (200, {}, b""),
         }
+
+    def urls(self):
+        return {key: f"{self.base}/{path}" for key, path in [("newNonce", "nonce"), ("newAccount", "account"), ("newOrder", "order")]}
+
+    def issues(self, chain):
+        """Returns the answers of an authority that has issued this chain."""
+        return {"/order/1": self.after_finalize(), "/certificate": (200, {}, chain)}
+
+    def signs(self, ca, key, name):
+        """Returns the answers of an authority that issues a certificate for this name, whatever the request says."""
+        def sign():
+            payload = json.loads(self.bodies["/finalize"])["payload"]
+            request = json.loads(base64.urlsafe_b64decode(payload + "=="))["csr"]
+            request = base64.urlsafe_b64decode(request + "==")
+            with tempfile.NamedTemporaryFile("w", suffix=".cnf") as extensions:
+                extensions.write(f"subjectAltName=DNS:{name}\n")
+                extensions.flush()
+                made = subprocess.run(["openssl", "x509", "-req", "-inform", "DER", "-CA", ca, "-CAkey", key, "-days", "1",
+                                       "-extfile", extensions.name], input=request, capture_output=True, check=True)
+            return 200, {}, made.stdout
+        return {"/order/1": self.after_finalize(), "/certificate": sign}
+
+    def after_finalize(self):
+        """Returns an answer: the order is ready until the certificate was requested, and valid afterwards."""
+        return lambda: self.json(200, self.order("valid" if "/finalize" in self.asked else "ready"))
+
+    def close(self):
+        self.silence.set()
+        self.server.shutdown()
+        self.server.server_close()
 
     def order(self, status):
         return {"status": status, "identifiers": [{"type": "dns", "value": self.name}], "authorizations": [f"{self.base}/authorization"],
@@ -154,3 +192,15 @@ def openssl(port, name, *arguments):
     done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", name, *arguments], input=b"",
                           capture_output=True, timeout=20)
     return (done.stdout + done.stderr).decode(errors="replace")
+
+
+def request(port, method, path, host):
+    """Returns the status and the headers of the answer to a request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    connection.putheader("Host", host)
+    connection.endheaders()
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, {key.lower(): value for key, value in answer.getheaders()}

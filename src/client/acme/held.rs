@@ -62,6 +62,11 @@ pub struct HeldCertificate {
 }
 
 impl HeldCertificate {
+    /// Whether it is valid at this time since the Unix epoch.
+    pub fn is_valid(&self, now: Duration) -> bool {
+        SystemTime::UNIX_EPOCH.checked_add(now).is_some_and(|now| self.certificate.is_valid(now))
+    }
+
     /// Returns the end of its validity, since the Unix epoch.
     pub fn ends(&self) -> Duration {
         self.certificate.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
@@ -139,11 +144,8 @@ impl Held {
         if let Some(entry) = entry {
             return entry.certificate.as_ref().map_or_else(|| self.missing(entry), key);
         }
-        let at = SystemTime::UNIX_EPOCH.checked_add(now).unwrap_or(SystemTime::UNIX_EPOCH);
-        let mut valid: Vec<&Entry> = by_name
-            .values()
-            .filter(|entry| entry.certificate.iter().any(|held| held.certificate.is_valid(at)))
-            .collect();
+        let mut valid: Vec<&Entry> =
+            by_name.values().filter(|entry| entry.certificate.iter().any(|held| held.is_valid(now))).collect();
         // The same for every client.
         valid.sort_by(|a, b| a.name.cmp(&b.name));
         valid.first().and_then(|entry| entry.certificate.as_ref()).map_or(Found::Missing, key)
