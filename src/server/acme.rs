@@ -42,23 +42,17 @@ struct Orders {
 }
 
 /// Orders the certificates that are missing or due for renewal, until the drain. An order in progress is given up when
-/// an upgrade begins: the next process makes it again. Never returns.
+/// an upgrade or the drain begins: the next process makes it again. Never returns.
 pub(super) async fn run(gateway: &Gateway) {
     let mut orders = Orders::default();
-    let ordering = async {
-        loop {
-            let snapshot = gateway.snapshot();
-            orders.follow(&snapshot);
-            let is_alone = !gateway.process.lifecycle.is_upgrading();
-            match orders.next(&snapshot, clock::now()).filter(|_| is_alone) {
-                Some((section, name)) => orders.make(gateway, &snapshot, &section, &name).await,
-                None => sleep(NOTICE).await,
-            }
+    let lifecycle = &gateway.process.lifecycle;
+    while lifecycle.is_admitting() {
+        let snapshot = gateway.snapshot();
+        orders.follow(&snapshot);
+        match orders.next(&snapshot, clock::now()).filter(|_| !lifecycle.is_upgrading()) {
+            Some((section, name)) => orders.make(gateway, &snapshot, &section, &name).await,
+            None => sleep(NOTICE).await,
         }
-    };
-    tokio::select! {
-        () = gateway.process.lifecycle.draining() => {}
-        () = ordering => {}
     }
     std::future::pending().await
 }
@@ -150,7 +144,7 @@ impl Orders {
     }
 
     /// Executes an order in a task, so that a panic of the library ends only the task. Returns `None` if the order is
-    /// given up because of an upgrade, or because the configuration lacks its section.
+    /// given up because of an upgrade or the drain, or because the configuration lacks its section.
     async fn execute(
         &self,
         gateway: &Gateway,
@@ -172,9 +166,11 @@ impl Orders {
             tokio::select! {
                 outcome = &mut replied => return Some(outcome.unwrap_or_else(|_| Err(ended_early()))),
                 () = sleep_until(notice.into()) => {}
+                () = gateway.process.lifecycle.draining() => {}
             }
             let is_used = gateway.snapshot().acmes().iter().any(|section| section.config == config);
-            if gateway.process.lifecycle.is_upgrading() || !is_used {
+            let lifecycle = &gateway.process.lifecycle;
+            if lifecycle.is_upgrading() || !lifecycle.is_admitting() || !is_used {
                 return None;
             }
         }

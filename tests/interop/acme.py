@@ -40,7 +40,7 @@ def configuration(authority, state, http=False, domains=(), keys="", hosts=(NAME
     """Returns a configuration whose certificates come from an authority. With `http` there is a plain listener."""
     plain = f'[[listener]]\naddress = "127.0.0.1:{http_port}"\ntls = false\nredirect = "https"\n' if http else ""
     listed = f"domains = {json.dumps(domains)}\n" if domains else ""
-    routes = "".join(harness.route(f"echo-{host}", "/echo", "echo", host=f'"{host}"') for host in hosts)
+    routes = "".join(harness.route(f"echo-{n}", "/echo", "echo", host=f'"{host}"') for n, host in enumerate(hosts))
     return (f'[server]\nstate_dir = "{state}"\n{server}[metrics]\naddress = "127.0.0.1:@METRICS@"\n'
             f'[[listener]]\naddress = "127.0.0.1:@PORT@"\nacme = "test"\n{plain}'
             f'[acme.test]\ndirectory = "{authority.directory_url}"\naccept_terms = true\nca = "{secrets.ca}"\n{listed}{keys}'
@@ -335,7 +335,8 @@ NONSENSE = {
     "an authorization of nothing": lambda own: {"/authorization": own.json(200, {})},
     "an answer without end": lambda own: {"/order": (201, {}, b"x" * (1 << 20))},
     "an order that becomes invalid": lambda own: {"/order/1": own.json(200, own.order("invalid"))},
-    "an empty chain": lambda own: {"/finalize": own.json(200, own.order("valid")), "/order/1": own.json(200, own.order("ready"))},
+    "an order that stays ready after its request": lambda own: {"/order/1": own.json(200, own.order("ready"))},
+    "an empty chain": lambda own: own.issues(b""),
     "a chain of another key": lambda own: own.issues((directory / "localhost.pem").read_bytes()),
     "a chain that is not PEM": lambda own: own.issues(b"\xff\xfe\x00 certificate"),
     "a chain that is cut": lambda own: own.issues((directory / "localhost.pem").read_bytes()[:300]),

@@ -258,9 +258,9 @@ pub(super) fn file_name(name: &str) -> String {
     format!("{name}.pem")
 }
 
-/// Returns the content of the file with a certificate: its key, and the chain. One file cannot lack a part.
+/// Returns the content of the file with a certificate: the chain, and its key at the end, which a cut file lacks.
 pub(super) fn stored(key: &str, chain: &str) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new([key.trim_end(), "\n", chain].concat().into_bytes())
+    Zeroizing::new([chain.trim_end(), "\n", key].concat().into_bytes())
 }
 
 pub(super) fn parse_stored(content: &[u8]) -> Result<Certificate, String> {

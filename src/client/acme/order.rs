@@ -25,6 +25,10 @@ const ORDER_TIMEOUT: Duration = Duration::from_mins(5);
 /// How an order is polled until its challenge was validated, and until the certificate was issued.
 const POLLING: RetryPolicy =
     RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_mins(2));
+/// How often an order is made again whose nonces were rejected.
+const NONCE_RETRIES: u32 = 3;
+/// The type of that problem.
+const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
 /// The longest text of a certificate authority that a message shows, in characters.
 const TEXT_MAX_CHARS: usize = 400;
 
@@ -74,6 +78,8 @@ enum Failed {
     Order(FailureCause),
     /// This challenge was not offered, or not validated.
     Challenge(String),
+    /// The certificate authority rejected the nonces of one request more often than the library repeats it.
+    Nonce,
 }
 
 impl Orderer {
@@ -101,14 +107,25 @@ impl Orderer {
         .await
         .map_err(|error| FailureCause::Files(format!("cannot write to state_dir: {error}")))?;
         let mut failures = Vec::new();
-        for kind in kinds {
+        let mut nonces_left = NONCE_RETRIES;
+        let mut kinds = kinds.iter();
+        let mut next = kinds.next();
+        while let Some(kind) = next {
             let trying = timeout(ORDER_TIMEOUT, self.try_challenge(name, *kind, &folder, transport));
             match trying.await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(Failed::Order(cause))) => return Err(cause),
                 Ok(Err(Failed::Challenge(cause))) => failures.push(format!("{kind}: {cause}")),
+                Ok(Err(Failed::Nonce)) if nonces_left > 0 => {
+                    nonces_left -= 1;
+                    continue;
+                }
+                Ok(Err(Failed::Nonce)) => {
+                    return Err(FailureCause::Authority("the certificate authority rejects its own nonces".to_owned()));
+                }
                 Err(_) => failures.push(format!("{kind}: the order took longer than {ORDER_TIMEOUT:?}")),
             }
+            next = kinds.next();
         }
         Err(FailureCause::Name(failures.join("; ")))
     }
@@ -121,10 +138,14 @@ impl Orderer {
         transport: &Transport,
     ) -> Result<(), Failed> {
         let account = account(&self.config, folder, transport).await.map_err(|error| match error {
+            AccountError::Authority(error) if is_bad_nonce(&error) => Failed::Nonce,
             AccountError::Authority(error) => authority(&error),
             AccountError::File(error) => Failed::Order(FailureCause::Files(error)),
         })?;
         let failed = |error: Error| {
+            if is_bad_nonce(&error) {
+                return Failed::Nonce;
+            }
             if account::forget_unknown(folder, &error) || is_of_transport(&error) {
                 return authority(&error);
             }
@@ -154,9 +175,10 @@ impl Orderer {
 
     /// Answers the challenge of this kind until it was validated. An authorization may be valid already.
     async fn validate(&self, order: &mut Order, name: &Arc<str>, kind: ChallengeKind) -> Result<(), Failed> {
-        let failed = |error: Error| match is_of_transport(&error) {
-            true => authority(&error),
-            false => Failed::Challenge(describe(&error)),
+        let failed = |error: Error| match error {
+            error if is_of_transport(&error) => authority(&error),
+            error if is_bad_nonce(&error) => Failed::Nonce,
+            error => Failed::Challenge(describe(&error)),
         };
         let mut presented = None;
         let mut authorizations = order.authorizations();
@@ -189,8 +211,7 @@ impl Orderer {
         match polled {
             Ok(OrderStatus::Ready) => Ok(()),
             Ok(_) => Err(Failed::Challenge(reason(order).await)),
-            Err(error) if is_of_transport(&error) => Err(authority(&error)),
-            Err(error) => Err(Failed::Challenge(describe(&error))),
+            Err(error) => Err(failed(error)),
         }
     }
 }
@@ -246,6 +267,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 
 fn authority(error: &Error) -> Failed {
     Failed::Order(FailureCause::Authority(describe(error)))
+}
+
+/// Whether the certificate authority rejected a nonce (RFC 8555 section 6.5).
+fn is_bad_nonce(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some(BAD_NONCE))
 }
 
 /// Whether the certificate authority gave no answer that is one of ACME.
