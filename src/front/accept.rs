@@ -63,7 +63,7 @@ pub(super) async fn accept(
             gateway.rejections.log_proxy_header(peer.address(), &config.listener, identities, clock::now());
         }
         Ok(Err(error)) if challenge(&error).is_some() => {
-            tracing::info!(client, "ACME challenge answered (TLS-ALPN-01)")
+            tracing::info!(client, "ACME challenge answered (TLS-ALPN-01)");
         }
         Ok(Err(error)) => tracing::debug!(client, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(client, "TLS handshake took too long"),

@@ -143,7 +143,7 @@ impl Gateway {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.key_sets.retain(|remote| snapshot.key_users(remote));
-        self.acme.retain(snapshot.acmes().iter().map(|section| &section.config));
+        self.acme.retain(&snapshot.acmes().iter().map(|section| &section.config));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.servers().retain_tls(|upstream| {
             snapshot.pools().any(|pool| *pool.config().name == *upstream && pool.config().tls.is_some())

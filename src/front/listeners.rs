@@ -123,8 +123,9 @@ fn connection_config(
     let challenges = || Arc::clone(shared.challenges);
     let acme = held.map(|held| AcmeCertificates { held: Arc::clone(held), challenges: challenges() });
     let tls = listener.tls.as_ref();
-    let tls =
-        tls.map(|tls| tls::config::server_config(tls, acme, shared.record_layer, ticketer.clone())).transpose()?;
+    let tls = tls
+        .map(|tls| tls::config::server_config(tls, acme.as_ref(), shared.record_layer, ticketer.clone()))
+        .transpose()?;
     let plain = tls.is_none().then(|| PlainConfig {
         challenges: challenges(),
         https_port: (listener.redirect == Redirect::Https).then_some(shared.https_port),

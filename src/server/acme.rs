@@ -23,6 +23,10 @@ use crate::runtime::tasks::Tasks;
 /// The longest time until a changed configuration, an upgrade or a certificate that is due is noticed.
 const NOTICE: Duration = Duration::from_millis(500);
 
+/// The longest time until an order in progress notices an upgrade: an upgrade takes longer, so that the next process makes
+/// its orders after this one.
+const GIVE_UP: Duration = Duration::from_millis(20);
+
 /// The failures of a section or of one of its names: all of its orders that were not followed by a success.
 #[derive(Debug, Clone, Copy)]
 struct Failures {
@@ -54,7 +58,7 @@ pub(super) async fn run(gateway: &Gateway) {
             None => sleep(NOTICE).await,
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 impl Orders {
@@ -88,7 +92,7 @@ impl Orders {
                 let held = section.held.certificate(name);
                 let is_due = held.as_ref().is_none_or(|held| held.renews <= unix);
                 let order = (failures.map_or(0, |failures| failures.count), held.is_some());
-                (is_due && may_order(failures)).then(|| (order, section, name))
+                (is_due && may_order(failures)).then_some((order, section, name))
             })
         });
         let (_, section, name) = due.min_by_key(|(order, ..)| *order)?;
@@ -162,7 +166,7 @@ impl Orders {
             }
         });
         loop {
-            let notice = clock::after(clock::now(), NOTICE);
+            let notice = clock::after(clock::now(), GIVE_UP);
             tokio::select! {
                 outcome = &mut replied => return Some(outcome.unwrap_or_else(|_| Err(ended_early()))),
                 () = sleep_until(notice.into()) => {}

@@ -31,7 +31,7 @@ pub fn ticketer() -> Result<Arc<TicketKeys>, rustls::Error> {
 /// If rustls rejects its own defaults.
 pub fn server_config(
     tls: &ListenerTls,
-    acme: Option<AcmeCertificates>,
+    acme: Option<&AcmeCertificates>,
     record_layer: RecordLayer,
     ticketer: Arc<dyn ProducesTickets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -43,7 +43,7 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
         .with_no_client_auth()
-        .with_cert_resolver(match &acme {
+        .with_cert_resolver(match acme {
             Some(acme) => Arc::new(acme.clone()),
             None => Arc::new(SniResolver::new(&tls.certificates)),
         });

@@ -24,6 +24,7 @@ mod expiry;
 mod passing;
 mod proxies;
 mod plain;
+mod redirect;
 mod handover;
 mod headers;
 mod rewrite;

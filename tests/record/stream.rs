@@ -41,6 +41,7 @@ fn server(layer: RecordLayer) -> Arc<rustls::ServerConfig> {
     let certificate = Certificate { names: vec!["localhost".to_owned()], key, not_before, not_after };
     server_config(
         &ListenerTls { certificates: vec![certificate], acme: None, min_version: TlsMinVersion::Tls12 },
+        None,
         layer,
         tollgate::tls::config::ticketer().unwrap(),
     )

@@ -33,8 +33,8 @@ impl Folder {
     /// the real one share no files.
     pub fn new(state_dir: &Path, config: &AcmeConfig) -> Self {
         let hash = digest(&SHA256, config.directory.uri().to_string().as_bytes());
-        let hash: String = hash.as_ref().iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-        Self(state_dir.join(PARENT).join(format!("{}-{hash}", config.name)).into())
+        let hash = hash.as_ref().iter().take(HASH_BYTES).fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+        Self(state_dir.join(PARENT).join(format!("{}-{hash:08x}", config.name)).into())
     }
 
     /// Returns the path of a file, for messages.

@@ -103,7 +103,7 @@ impl HeldSections {
     }
 
     /// Drops the sections and names that these configurations lack.
-    pub fn retain<'a>(&self, configs: impl Iterator<Item = &'a Arc<AcmeConfig>> + Clone) {
+    pub fn retain<'a>(&self, configs: &(impl Iterator<Item = &'a Arc<AcmeConfig>> + Clone)) {
         self.lock().retain(|held| {
             let config = configs.clone().find(|config| held.is_of(config));
             config.inspect(|config| held.retain(&config.names)).is_some()

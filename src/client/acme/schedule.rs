@@ -58,9 +58,8 @@ mod tests {
         ];
         for (lifetime, random, left) in table {
             let end = 20_000 * DAY;
-            let found = end - renewal(end - lifetime, end, random);
-            let error = found.max(left) - found.min(left);
-            assert!(error <= Duration::from_nanos(1), "{lifetime:?} {random}: {found:?}");
+            let found = end.saturating_sub(renewal(end.saturating_sub(lifetime), end, random));
+            assert!(found.abs_diff(left) <= Duration::from_nanos(1), "{lifetime:?} {random}: {found:?}");
         }
         // The end is before the start.
         assert!(renewal(DAY, Duration::ZERO, u64::MAX).is_zero());
@@ -69,7 +68,7 @@ mod tests {
     #[test]
     fn pauses_double_with_full_jitter_and_respect_retry_after() {
         let minutes = Duration::from_mins;
-        let almost = |pause: Duration, max: Duration| max - pause <= Duration::from_nanos(1);
+        let almost = |pause: Duration, max: Duration| max.abs_diff(pause) <= Duration::from_nanos(1);
         for (failures, max) in [(0, 1), (1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (40, 60), (u32::MAX, 60)] {
             assert!(almost(pause(failures, None, u64::MAX), minutes(max)), "{failures}");
             assert_eq!(pause(failures, None, HALF), minutes(max) / 2, "{failures}");

@@ -61,11 +61,13 @@ impl StdError for TransportError {}
 
 /// The parts of a directory that every order needs.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Directory {
-    new_nonce: String,
-    new_account: String,
-    new_order: String,
+    #[serde(rename = "newNonce")]
+    nonce: String,
+    #[serde(rename = "newAccount")]
+    account: String,
+    #[serde(rename = "newOrder")]
+    order: String,
 }
 
 impl Transport {
@@ -133,9 +135,9 @@ fn check_directory(response: &Response<Bytes>) -> Result<(), TransportError> {
     }
     let directory: Directory = serde_json::from_slice(response.body()).map_err(|_| TransportError::Directory)?;
     let urls = [
-        ("`newNonce` of the directory", directory.new_nonce),
-        ("`newAccount` of the directory", directory.new_account),
-        ("`newOrder` of the directory", directory.new_order),
+        ("`newNonce` of the directory", directory.nonce),
+        ("`newAccount` of the directory", directory.account),
+        ("`newOrder` of the directory", directory.order),
     ];
     for (what, url) in urls {
         HttpUrl::parse(&url).map_err(|_| TransportError::Url(what))?;
