@@ -40,10 +40,12 @@ struct Failures {
 struct Orders {
     clients: HttpClients,
     tasks: Tasks,
-    /// By section, and by section and name. Those that the snapshot in use lacks are dropped.
-    sections: HashMap<Arc<str>, (Arc<AcmeConfig>, Failures)>,
-    names: HashMap<(Arc<str>, Arc<str>), Failures>,
+    /// Those of sections, whose name is absent, and of their names. Those that the snapshot in use lacks are dropped.
+    failures: HashMap<FailureKey, (Arc<AcmeConfig>, Failures)>,
 }
+
+/// A section, and one of its names if only that failed.
+type FailureKey = (Arc<str>, Option<Arc<str>>);
 
 /// Orders the certificates that are missing or due for renewal, until the drain. An order in progress is given up when
 /// an upgrade or the drain begins: the next process makes it again. Never returns.
@@ -62,20 +64,14 @@ pub(super) async fn run(gateway: &Gateway) {
 }
 
 impl Orders {
-    /// Forgets the failures of what the configuration lacks. A section that changed is tried at once.
+    /// Forgets the failures of sections that changed, which are tried at once, and of those that the configuration lacks.
     fn follow(&mut self, snapshot: &Snapshot) {
-        let find = |name: &Arc<str>| snapshot.acmes().iter().find(|section| section.config.name == *name);
-        let mut changed = Vec::new();
-        self.sections.retain(|name, (config, _)| {
-            let is_same = find(name).is_some_and(|section| section.config == *config);
-            if !is_same {
-                changed.push(Arc::clone(name));
-            }
-            is_same
-        });
-        self.names.retain(|(section, name), _| {
-            !changed.contains(section) && find(section).is_some_and(|found| found.config.names.contains(name))
-        });
+        self.failures.retain(|_, (config, _)| snapshot.acmes().iter().any(|section| section.config == *config));
+    }
+
+    fn failures(&self, section: &AcmeSection, name: Option<&Arc<str>>) -> Option<&Failures> {
+        let key = (Arc::clone(&section.config.name), name.cloned());
+        self.failures.get(&key).map(|(_, failures)| failures)
     }
 
     /// Returns a name whose certificate is missing or due for renewal and may be ordered now: of those, one with the
@@ -84,11 +80,10 @@ impl Orders {
         // Without the time nothing is due, and no certificate authority can be trusted.
         let unix = clock::unix()?;
         let may_order = |failures: Option<&Failures>| failures.is_none_or(|failures| failures.next <= now);
-        let sections = snapshot.acmes().iter();
-        let sections = sections.filter(|own| may_order(self.sections.get(&own.config.name).map(|(_, failed)| failed)));
+        let sections = snapshot.acmes().iter().filter(|section| may_order(self.failures(section, None)));
         let due = sections.flat_map(|section| {
             section.config.names.iter().filter_map(move |name| {
-                let failures = self.names.get(&(Arc::clone(&section.config.name), Arc::clone(name)));
+                let failures = self.failures(section, Some(name));
                 let held = section.held.certificate(name);
                 let is_due = held.as_ref().is_none_or(|held| held.renews <= unix);
                 let order = (failures.map_or(0, |failures| failures.count), held.is_some());
@@ -120,28 +115,20 @@ impl Orders {
             return;
         };
         held.count_order(outcome.is_ok());
-        let key = (Arc::clone(&config.name), Arc::clone(name));
+        let key = |name: Option<&Arc<str>>| (Arc::clone(&config.name), name.cloned());
         match outcome {
             Ok(()) => {
-                self.sections.remove(&config.name);
-                self.names.remove(&key);
+                self.failures.remove(&key(None));
+                self.failures.remove(&key(Some(name)));
                 log_issued(held, acme, name);
             }
             Err(OrderFailure { cause, retry_after }) => {
-                let is_of_name = matches!(cause, FailureCause::Name(_));
-                let before = if is_of_name {
-                    self.names.get(&key).copied()
-                } else {
-                    self.sections.get(&config.name).map(|(_, failures)| *failures)
-                };
-                let count = before.map_or(0, |failures| failures.count).saturating_add(1);
+                let failed = Some(name).filter(|_| matches!(cause, FailureCause::Name(_)));
+                let before = self.failures(section, failed).map_or(0, |failures| failures.count);
+                let count = before.saturating_add(1);
                 let pause = pause(count, retry_after, u64::from_be_bytes(random()));
                 let failures = Failures { count, next: clock::after(clock::now(), pause) };
-                if is_of_name {
-                    self.names.insert(key, failures);
-                } else {
-                    self.sections.insert(Arc::clone(&config.name), (Arc::clone(config), failures));
-                }
+                self.failures.insert(key(failed), (Arc::clone(config), failures));
                 log_failure(held, acme, name, &cause, (count, pause));
             }
         }

@@ -37,6 +37,7 @@ mod limits;
 mod abuse;
 mod operations;
 mod service;
+mod acme;
 mod snapshots;
 mod losses;
 mod metrics;
