@@ -7,9 +7,7 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
-import ssl
 import stat
 import subprocess
 import time
@@ -249,26 +247,21 @@ with suite.check(f"a certificate is renewed under {SESSIONS} open sessions, and 
     asyncio.run(renew())
     equal([line for line in process.lines("session") if line.get("by") == "tollgate"], [])
 
-with suite.check("a renewal that fails leaves the certificate in use, and is repeated"):
-    authority = FakeAuthority(secrets, NAME)
-    state = new_state()
-    with pebble(certificateValidityPeriod=15) as real:
-        with tollgate(configuration(real, state)) as process:
-            process.wait_for("a certificate was issued")
-            first = issued(tls_port, NAME, real.client_context())
-            real.stop()
-            process.wait_for("no renewed certificate: the one in use stays", seconds=30)
-            equal(issued(tls_port, NAME, real.client_context()), first)
-    authority.close()
+with suite.check("a renewal that fails leaves the certificate in use"), pebble(certificateValidityPeriod=15) as authority, \
+        tollgate(configuration(authority, new_state())) as process:
+    process.wait_for("a certificate was issued")
+    context = authority.client_context()
+    first = issued(tls_port, NAME, context)
+    authority.stop()
+    process.wait_for("no renewed certificate: the one in use stays", seconds=30)
+    equal(issued(tls_port, NAME, context), first)
 
 # ---------------------------------------------------------------------------------------------------- authorities with faults
 
 
-def refusal(answers, before=None, seconds=20, faults=None):
-    """Returns the line about an order at an authority with these answers, and the time until the next attempt."""
+def refusal(answers, seconds=20):
+    """Returns the log line about an order at an authority with these answers."""
     authority = FakeAuthority(secrets, NAME)
-    if before:
-        before(authority)
     authority.answers.update(answers(authority))
     with tollgate(configuration(authority, new_state())) as process:
         failed = process.wait_for("no certificate: clients of this name cannot connect", seconds=seconds)[0]
