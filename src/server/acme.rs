@@ -42,6 +42,8 @@ struct Orders {
     tasks: Tasks,
     /// Those of sections, whose name is absent, and of their names. Those that the snapshot in use lacks are dropped.
     failures: HashMap<FailureKey, (Arc<AcmeConfig>, Failures)>,
+    /// The challenges that were validated last, by section. They are tried first.
+    validated: HashMap<Arc<str>, ChallengeKind>,
 }
 
 /// A section, and one of its names if only that failed.
@@ -67,6 +69,7 @@ impl Orders {
     /// Forgets the failures of sections that changed, which are tried at once, and of those that the configuration lacks.
     fn follow(&mut self, snapshot: &Snapshot) {
         self.failures.retain(|_, (config, _)| snapshot.acmes().iter().any(|section| section.config == *config));
+        self.validated.retain(|name, _| snapshot.acmes().iter().any(|section| section.config.name == *name));
     }
 
     fn failures(&self, section: &AcmeSection, name: Option<&Arc<str>>) -> Option<&Failures> {
@@ -108,7 +111,8 @@ impl Orders {
             challenges: Arc::clone(gateway.acme.challenges()),
             client: self.clients.trusting(&config.roots),
         };
-        let (kinds, acme, name_text) = (kinds(snapshot), &*config.name, &**name);
+        let kinds = kinds(snapshot, self.validated.get(&config.name).copied());
+        let (acme, name_text) = (&*config.name, &**name);
         tracing::info!(name = name_text, acme, directory = %config.directory, "ordering a certificate");
         let Some(outcome) = self.execute(gateway, orderer, name, kinds).await else {
             tracing::info!(name = name_text, acme, "the order of a certificate is given up: it is made again later");
@@ -117,7 +121,8 @@ impl Orders {
         held.count_order(outcome.is_ok());
         let key = |name: Option<&Arc<str>>| (Arc::clone(&config.name), name.cloned());
         match outcome {
-            Ok(()) => {
+            Ok(kind) => {
+                self.validated.insert(Arc::clone(&config.name), kind);
                 self.failures.remove(&key(None));
                 self.failures.remove(&key(Some(name)));
                 log_issued(held, acme, name);
@@ -142,7 +147,7 @@ impl Orders {
         orderer: Orderer,
         name: &Arc<str>,
         kinds: &'static [ChallengeKind],
-    ) -> Option<Result<(), OrderFailure>> {
+    ) -> Option<Result<ChallengeKind, OrderFailure>> {
         let (reply, mut replied) = oneshot::channel();
         let (given_up, config, name) = (CancellationToken::new(), Arc::clone(&orderer.config), Arc::clone(name));
         let _cancels = given_up.clone().drop_guard();
@@ -168,16 +173,16 @@ impl Orders {
     }
 }
 
-/// Returns the challenges that can be answered, in the order in which they are tried: HTTP-01 if there is a plain TCP
-/// listener.
-fn kinds(snapshot: &Snapshot) -> &'static [ChallengeKind] {
+/// Returns the challenges that can be answered, in the order in which they are tried: HTTP-01 first if there is a plain TCP
+/// listener, unless the other one was validated last.
+fn kinds(snapshot: &Snapshot, validated: Option<ChallengeKind>) -> &'static [ChallengeKind] {
     let is_plain = |(address, listener): (&ListenAddress, &crate::config::ListenerConfig)| {
         listener.tls.is_none() && address.tcp().is_some()
     };
-    if snapshot.listeners().any(is_plain) {
-        &[ChallengeKind::Http01, ChallengeKind::TlsAlpn01]
-    } else {
-        &[ChallengeKind::TlsAlpn01]
+    match (snapshot.listeners().any(is_plain), validated) {
+        (false, _) => &[ChallengeKind::TlsAlpn01],
+        (true, Some(ChallengeKind::TlsAlpn01)) => &[ChallengeKind::TlsAlpn01, ChallengeKind::Http01],
+        (true, _) => &[ChallengeKind::Http01, ChallengeKind::TlsAlpn01],
     }
 }
 

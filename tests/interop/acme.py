@@ -168,12 +168,16 @@ with suite.check("HTTP-01: a plain listener answers the challenge, and redirects
             status, headers = request(http_port, method, path, host)
             equal((method, path, host, status, headers.get("location")), (method, path, host, *expected))
 
-with suite.check("a challenge that fails is followed by the other kind"), pebble() as authority:
+with suite.check("a challenge that fails is followed by the other kind, which the renewal tries first"), \
+        pebble(certificateValidityPeriod=15, environment={"PEBBLE_WFE_NONCEREJECT": "0"}) as authority:
     # Nothing listens at the port at which Pebble validates HTTP-01.
     text = configuration(authority, new_state(), http=True).replace(f"127.0.0.1:{http_port}", f"127.0.0.1:{harness.free_port()}")
     with tollgate(text) as process:
         process.wait_for("a certificate was issued")
         equal((process.lines("HTTP-01"), process.lines("TLS-ALPN-01") != []), ([], True))
+        orders = authority.output().count("POST /order-plz")
+        process.wait_for("a certificate was issued", count=2)
+        equal((orders, authority.output().count("POST /order-plz")), (2, 3))
 
 with suite.check("an account is bound to an external one, and refused without that"):
     key = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")

@@ -84,10 +84,11 @@ enum Failed {
 
 impl Orderer {
     /// Gets a certificate for a name, stores it, and uses it for new handshakes. The challenges are tried in this order.
+    /// Returns the one that was validated.
     ///
     /// # Errors
     /// If there is no certificate. The one in use stays.
-    pub async fn order(&self, name: &Arc<str>, kinds: &[ChallengeKind]) -> Result<(), OrderFailure> {
+    pub async fn order(&self, name: &Arc<str>, kinds: &[ChallengeKind]) -> Result<ChallengeKind, OrderFailure> {
         let transport = Transport::new(self.client.clone(), self.config.directory.clone());
         let ordering = self.try_challenges(name, kinds, &transport).await;
         ordering.map_err(|cause| OrderFailure { cause, retry_after: transport.take_retry_after() })
@@ -98,7 +99,7 @@ impl Orderer {
         name: &Arc<str>,
         kinds: &[ChallengeKind],
         transport: &Transport,
-    ) -> Result<(), FailureCause> {
+    ) -> Result<ChallengeKind, FailureCause> {
         let folder = self.held.folder.clone().ok_or_else(|| FailureCause::Files("there is no state_dir".to_owned()))?;
         blocking({
             let folder = folder.clone();
@@ -113,7 +114,7 @@ impl Orderer {
         while let Some(kind) = next {
             let trying = timeout(ORDER_TIMEOUT, self.try_challenge(name, *kind, &folder, transport));
             match trying.await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => return Ok(*kind),
                 Ok(Err(Failed::Order(cause))) => return Err(cause),
                 Ok(Err(Failed::Challenge(cause))) => failures.push(format!("{kind}: {cause}")),
                 Ok(Err(Failed::Nonce)) if nonces_left > 0 => {

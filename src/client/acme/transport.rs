@@ -75,7 +75,7 @@ impl Transport {
         Self { client, directory, retry_after: Arc::default() }
     }
 
-    /// Returns how long the last response with an error demanded to wait, and forgets it.
+    /// Returns how long the last response demanded to wait, and forgets it.
     pub fn take_retry_after(&self) -> Option<Duration> {
         self.retry_after.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -97,8 +97,8 @@ impl Transport {
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         let mut response = self.client.send_body(request, LIMITS).await.map_err(TransportError::Client)?;
         let (status, demanded) = (response.status(), limit_retry_after(response.headers_mut()));
+        *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner) = demanded;
         if status.is_client_error() || status.is_server_error() {
-            *self.retry_after.lock().unwrap_or_else(PoisonError::into_inner) = demanded;
             // The library reads it as a problem document, of which every member is optional.
             let is_problem = serde_json::from_slice::<instant_acme::Problem>(response.body()).is_ok();
             return if is_problem { Ok(response) } else { Err(TransportError::Status(status)) };
