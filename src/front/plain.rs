@@ -11,6 +11,7 @@ use hyper::body::Bytes;
 
 use super::connection_config::PlainConfig;
 use super::response::RejectedRequest;
+use crate::client::acme::challenge::HTTP_PATH;
 use crate::policy::admission::Policy;
 use crate::policy::host::request_host;
 use crate::runtime::clock;
@@ -28,9 +29,14 @@ pub(super) fn answer(
     request_id: RequestId,
     request: &Request<()>,
 ) -> Option<Response<Full<Bytes>>> {
+    let is_challenge = request.uri().path().starts_with(HTTP_PATH);
+    if !is_challenge && config.https_port.is_none() {
+        return None;
+    }
     let host = host(request);
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     if is_read
+        && is_challenge
         && let Some(host) = &host
         && let Some(key_authorization) = config.challenges.answer_http(host, request.uri().path())
     {

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::version::{TLS12, TLS13};
+use serde_json::Value;
 
+use crate::admin::Api;
 use crate::support::PATIENCE;
 use crate::support::gate::{Folder, Gate};
 use crate::support::pki::{Leaf, client_config};
@@ -127,4 +129,19 @@ fn a_reload_to_another_authority_serves_none_of_the_certificates_of_the_first() 
     gate.reload(|text| text.replace("http://127.0.0.1:1/other", DIRECTORY));
     assert!(handshake(&gate, STORED, &[]).is_ok());
     session.close();
+}
+
+#[test]
+fn the_api_lists_the_names_that_have_no_certificate_yet() {
+    let (upstream, state, leaf, api) = (Upstream::bind(), Folder::new(), Leaf::new(&[STORED]), Api::new());
+    store(&state.path(""), STORED, &format!("{}{}", leaf.chain_pem, leaf.key_pem));
+    let gate = setup(&state).more(&api.section()).start(&upstream);
+    gate.log.next("admin API");
+    let listed = api.get("/v1/certificates");
+    let [missing, stored] = listed["certificates"].as_array().unwrap().as_slice() else { panic!("{listed}") };
+    assert_eq!((&missing["names"], &missing["expires"]), (&[MISSING].as_slice().into(), &Value::Null));
+    assert_eq!((&stored["names"], stored["days_left"].as_f64() > Some(1.0)), (&[STORED].as_slice().into(), true));
+    let text = fs::read_to_string(gate.folder.path("tollgate.toml")).unwrap();
+    let line = text.lines().position(|line| line.starts_with("acme = ")).unwrap() + 1;
+    assert_eq!([&missing["line"], &stored["line"]], [&Value::from(line); 2]);
 }
