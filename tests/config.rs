@@ -20,8 +20,9 @@ use tollgate::balance::{
     StickyCookie, StickyKey, UpstreamConfig, UpstreamLoss,
 };
 use tollgate::config::{
-    self, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress, ListenerConfig, LogConfig,
-    LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Report, Shown, TlsMinVersion,
+    self, AcmeConfig, AdminAddress, AdminToken, AuthConfig, Config, Content, Disk, Files, ListenAddress,
+    ListenerConfig, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Redirect, Report, Shown,
+    TlsMinVersion,
 };
 use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::expiry::OnExpiry;
@@ -210,6 +211,9 @@ fn values_of_listeners_reach_their_fields() {
         [plain, socket].map(|listener| (listener.tls.is_none(), listener.insecure)),
         [(true, true), (true, false)]
     );
+    assert_eq!([plain, socket].map(|listener| listener.redirect), [Redirect::Https, Redirect::Off]);
+    let acme = |listener: &ListenerConfig| listener.tls.as_ref().and_then(|tls| tls.acme.clone());
+    assert_eq!([first, second, third].map(acme), [None, None, Some("ca".into())]);
     assert_eq!([plain, socket].map(|listener| listener.socket_group.as_deref()), [None, Some("balancers")]);
     let peers = |listener: &ListenerConfig, address: &str| {
         let peer = Peer::of_address(address.parse().unwrap());
@@ -224,6 +228,28 @@ fn values_of_listeners_reach_their_fields() {
     assert_eq!(first.handshake_timeout, Duration::from_millis(250));
     assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
     assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
+}
+
+#[test]
+fn certificates_are_ordered_for_the_listed_names_or_the_hosts_of_the_routes() {
+    let names = |acme: &AcmeConfig| acme.names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let config = everything();
+    let [acme] = config.acmes.as_slice() else { panic!("{:?}", config.acmes) };
+    assert_eq!((&*acme.name, acme.directory.to_string()), ("ca", "https://ca.example.com/directory".to_owned()));
+    assert_eq!(names(acme), ["chat.example.com", "feed.example.com"]);
+    assert_eq!(acme.contact, ["mailto:ops@example.com"]);
+    assert!(matches!(&acme.roots, Roots::Certificates(roots) if roots.len() == 1));
+    let external = acme.external.as_ref().unwrap();
+    let key = b"0123456789abcdef0123456789abcdef".as_slice();
+    assert_eq!((external.key_id.as_str(), external.key.as_slice()), ("kid-1", key));
+    assert!(!format!("{config:?}").contains(&format!("{key:?}")));
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/valid/acme.toml");
+    let config = parse(&fs::read_to_string(path).unwrap()).unwrap_or_else(|report| panic!("{report}"));
+    let [hosts, listed] = config.acmes.as_slice() else { panic!("{:?}", config.acmes) };
+    assert_eq!(names(hosts), ["chat.example.com", "feed.example.com"]);
+    assert_eq!(names(listed), ["b.example.com", "a.example.com"]);
+    assert!(hosts.external.is_none() && hosts.roots == Roots::System);
 }
 
 #[test]

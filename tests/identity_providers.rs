@@ -133,6 +133,7 @@ fn snapshot_of(config: &Config) -> Snapshot {
         max_sessions: NonZeroU32::new(100).unwrap(),
         counters: &Default::default(),
         key_sets: &KeySets::new(clock::now),
+        acme: &Default::default(),
         now: clock::now(),
     };
     Snapshot::new(config, context).unwrap()

@@ -25,13 +25,13 @@ pub(super) struct CertificateList {
 struct ListedCertificate {
     /// Its DNS names; empty if it has only IP addresses.
     names: Vec<String>,
-    /// The end of its validity (RFC 3339).
+    /// The end of its validity (RFC 3339); null if ACME has not got it yet, so that clients of the name cannot connect.
     expires: Option<String>,
-    /// The days until then; negative afterwards; null if the clock of the machine is wrong.
+    /// The days until then; negative afterwards; null without a certificate, or if the clock of the machine is wrong.
     days_left: Option<f64>,
     /// The address of the listener.
     listener: String,
-    /// The line of the listener's `certificates`.
+    /// The line of the listener's `certificates` or `acme`.
     line: Option<usize>,
 }
 
@@ -59,6 +59,19 @@ pub(super) async fn list(Extract(state): Shared) -> axum::Json<CertificateList> 
                 line,
             };
             certificates.push((expires, listed));
+        }
+        let Some(section) = snapshot.acme(listener) else { continue };
+        let found = snapshot.setting_lines().find(SettingSection::Listener(&written), "acme");
+        for name in &section.config.names {
+            let expires = section.held.certificate(name).map(|held| held.ends());
+            let listed = ListedCertificate {
+                names: vec![name.to_string()],
+                expires: expires.and_then(rfc3339),
+                days_left: clock::unix().zip(expires).map(|(now, expires)| days(expires) - days(now)),
+                listener: address.to_string(),
+                line: found.map(|found| found.line),
+            };
+            certificates.push((expires.unwrap_or_default(), listed));
         }
     }
     certificates.sort_by_key(|(expires, _)| *expires);

@@ -67,8 +67,8 @@ pub struct Check {
     /// The directory with the files of `credential:NAME`, for a check outside the systemd unit
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub credentials: Option<PathBuf>,
-    /// Also fetch every key set and look up the servers of upstreams once, as `run` does, and do a TLS handshake with the
-    /// servers of upstreams with `tls`
+    /// Also fetch every key set and every ACME directory and look up the servers of upstreams once, as `run` does, and do a
+    /// TLS handshake with the servers of upstreams with `tls`
     #[arg(long)]
     pub online: bool,
 }

@@ -12,7 +12,8 @@ use crate::server::descriptors::check_descriptors;
 
 /// The exit code for a configuration that cannot be used (`EX_CONFIG` of `sysexits.h`).
 const EXIT_CONFIG: u8 = 78;
-/// The exit code if a key set cannot be fetched, a service gives no decision, or a server completes no TLS handshake.
+/// The exit code if a key set or an ACME directory cannot be fetched, a service gives no decision, or a server completes no
+/// TLS handshake.
 const EXIT_FAILED: u8 = 1;
 
 /// Checks the configuration in a file. Errors and warnings go to standard error, a summary to standard output. The exit
@@ -90,6 +91,10 @@ fn write_warnings(path: &Path, config: &Config, err: &mut impl Write) -> io::Res
     }
     if config.can_revoke() && config.server.state_dir.is_none() {
         let text = "revocations end with the process: set state_dir, or StateDirectory= in the systemd unit";
+        writeln!(err, "note: {}: {text}", path.display())?;
+    }
+    if !config.acmes.is_empty() && config.server.state_dir.is_none() {
+        let text = "ACME stores its certificates in state_dir: set it, or StateDirectory= in the systemd unit";
         writeln!(err, "note: {}: {text}", path.display())?;
     }
     for route in config.routes.iter().filter(|route| route.auth.is_empty()) {

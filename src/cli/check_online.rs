@@ -1,5 +1,6 @@
-//! `tollgate check --online`: fetches every key set, asks every authentication service once, looks up the servers of
-//! upstreams, and does a TLS handshake with every server of an upstream with `tls`.
+//! `tollgate check --online`: fetches every key set, asks every authentication service once, fetches the directory of
+//! every certificate authority (without an order), looks up the servers of upstreams, and does a TLS handshake with every
+//! server of an upstream with `tls`.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -14,6 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use crate::balance::{Pool, Server};
+use crate::client::acme::order::check_directory;
 use crate::client::forward::is_rejection;
 use crate::client::key_fetch::{client, fetch};
 use crate::client::{ClientError, HttpClient};
@@ -33,7 +35,8 @@ use crate::upstream::server_connector::ServerConnector;
 const ALERT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Fetches the key set of every `[auth]` section that a route uses, or asks its service, looks up the servers of every
-/// upstream that discovers them, and connects to the servers of upstreams with `tls`. Writes the numbers of keys and
+/// upstream that discovers them, fetches the directory of every `[acme]` section that a listener uses, and connects to
+/// the servers of upstreams with `tls`. Writes the numbers of keys and
 /// servers, and the statuses, to `out`, and errors and warnings to `err`. Returns whether every section can be used.
 pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -52,6 +55,16 @@ pub fn run(path: &Path, config: &Config, out: &mut impl Write, err: &mut impl Wr
             Ok(Found::Doubtful(text)) => writeln!(err, "warning: {section}: {text}")?,
             Err(text) => {
                 writeln!(err, "error: {section}: {text}")?;
+                succeeds = false;
+            }
+        }
+    }
+    for acme in &config.acmes {
+        let section = format!("{}: acme \"{}\"", path.display(), acme.name);
+        match runtime.block_on(check_directory(acme)) {
+            Ok(()) => writeln!(out, "{section}: {} is an ACME directory", acme.directory)?,
+            Err(text) => {
+                writeln!(err, "error: {section}: {}: {text}", acme.directory)?;
                 succeeds = false;
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::{ACCEPT, USER_AGENT};
 use http::uri::Scheme;
 use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{Client, Error as PoolError};
@@ -38,7 +38,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The maximum number of such bodies at once.
 const DRAINS_MAX: usize = 32;
 
-type Pool = Client<HttpsConnector<Connector>, Empty<Bytes>>;
+type Pool = Client<HttpsConnector<Connector>, Full<Bytes>>;
 
 /// A client for servers whose certificates lead to the same roots. It reuses connections. Its first use ties it to the
 /// runtime that polls it; it must not be used by another runtime then. Roots are needed, and those of the system read,
@@ -126,6 +126,18 @@ impl HttpClient {
     /// # Errors
     /// If there is no response within the limits.
     pub async fn send(&self, request: Request<()>, limits: RequestLimits) -> Result<Response<Bytes>, ClientError> {
+        self.send_body(request.map(|()| Bytes::new()), limits).await
+    }
+
+    /// Sends a request as [`HttpClient::send`], with a body. It may be sent twice, so the server must be able to tell.
+    ///
+    /// # Errors
+    /// If there is no response within the limits.
+    pub async fn send_body(
+        &self,
+        request: Request<Bytes>,
+        limits: RequestLimits,
+    ) -> Result<Response<Bytes>, ClientError> {
         let exchange = async {
             let (head, body) = self.exchange(request).await?.into_parts();
             let body = Limited::new(body, limits.body_max_bytes).collect().await.map_err(|error| {
@@ -145,6 +157,7 @@ impl HttpClient {
     /// # Errors
     /// If there is no head within `limit`.
     pub async fn head(&self, request: Request<()>, limit: Duration) -> Result<Response<Incoming>, ClientError> {
+        let request = request.map(|()| Bytes::new());
         timeout(limit, self.exchange(request)).await.unwrap_or(Err(ClientError::Timeout(limit)))
     }
 
@@ -162,10 +175,10 @@ impl HttpClient {
     }
 
     /// Sends a request once more on a connection of its own if a connection that has carried a response before broke.
-    /// The server has probably closed it at the same time; no request has a body or an effect.
-    async fn exchange(&self, request: Request<()>) -> Result<Response<Incoming>, ClientError> {
+    /// The server has probably closed it at the same time. A request has no body or effect, or the server recognises it.
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Incoming>, ClientError> {
         let pools = self.0.pools(request.uri().scheme() == Some(&Scheme::HTTPS)).await?;
-        let request = request.map(|()| Empty::new());
+        let request = request.map(Full::new);
         let response = match pools.reusing.request(request.clone()).await {
             Err(error) if is_stale(&error) => pools.fresh.request(request).await,
             result => result,

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod key_fetch;
 mod key_log;
 pub mod key_sets;
+pub mod acme;
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::diagnostic::{Diagnostic, Report, Severity, quote};
 use super::file::{Located, Parsed, Section};
 use super::files::{self, FileLoader};
 use super::model::{Config, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown, Source};
-use super::{admin, auth, keys, limits, listener, logout, revocations, routes, upstreams};
+use super::{acme, admin, auth, keys, limits, listener, logout, revocations, routes, upstreams};
 use crate::policy::quota::Quota;
 
 /// The default of `handshakes_per_address` is `max_handshakes` divided by this, but at least [`ADDRESS_SHARE_MIN`].
@@ -30,7 +30,8 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     let log = log(&root.child("log"));
     let admin = admin::read(root, folder);
     let metrics = admin::metrics(root);
-    let listeners = listener::read_all(root, folder);
+    let acmes = acme::read_all(root, folder);
+    let listeners = listener::read_all(root, folder, &acmes);
     let head_max_bytes = listeners.iter().flatten().map(|listener| listener.head_max_bytes).max();
     let auths = auth::read_all(root, folder, head_max_bytes);
     let auth_names: Vec<&str> = auths.iter().map(|auth| auth.name.as_str()).collect();
@@ -41,6 +42,8 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
     if let (Some(server), Some(listeners), Some(routes)) = (&server, &listeners, &routes) {
         note_one_address(root, listeners, routes, server.upgrade_quota);
     }
+    let state_dir = server.as_ref().map(|server| server.state_dir.is_some());
+    let acmes = acme::finish(root, folder, acmes, state_dir);
     let logouts = auths.iter().filter_map(|auth| Some((auth.value.name()?, auth.value.logout.as_ref()?)));
     Some(Config {
         server: server?,
@@ -51,6 +54,7 @@ pub(super) fn read(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Config
         listeners: listeners?.into_iter().map(|listener| listener.value).collect(),
         logouts: logout::rules(root, logouts, routes.as_deref())?,
         routes: routes?,
+        acmes: acmes?,
         auths: auths.into_iter().filter_map(|named| named.value.into_config()).collect(),
         upstreams: upstreams.into_iter().map(|named| named.value).collect::<Option<_>>()?,
         warnings: Report::new(Path::new(""), "", Vec::new()),

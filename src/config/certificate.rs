@@ -53,6 +53,20 @@ pub(super) fn read_client(section: &Section<'_>, folder: &FileLoader<'_>) -> Opt
     Some(ClientCertificate { chain: certified.cert, key: Arc::new(key), not_after })
 }
 
+/// Parses a chain and its private key in PEM, which are not files that an operator names.
+///
+/// # Errors
+/// If one of them cannot be used, or the key is not that of the first certificate.
+pub fn parse_certificate(chain: &[u8], key: &[u8]) -> Result<Certificate, String> {
+    let certificates = parse_chain(chain)?;
+    let leaf = Leaf::read(certificates.first().ok_or("there is no certificate")?, true)?;
+    let (_, signer) = parse_key(key)?;
+    let certified = CertifiedKey::new(certificates, signer);
+    certified.keys_match().map_err(|_| "the key is not that of the certificate".to_owned())?;
+    let (not_before, not_after) = (leaf.validity.not_before.to_system_time(), leaf.validity.not_after.to_system_time());
+    Ok(Certificate { names: leaf.names, key: Arc::new(certified), not_before, not_after })
+}
+
 /// A chain and its private key, which match.
 struct Pair {
     leaf: Leaf,

@@ -132,8 +132,10 @@ keys! {
         "Whether a plain listener may have an address that is neither loopback nor private.";
     TLS_MIN_VERSION = "listener" "tls_min_version", Choice(&["1.2", "1.3"]), Value("\"1.2\""),
         "The lowest version of TLS.";
-    CERTIFICATES = "listener" "certificates", TableArray, Derived("none; required unless `tls = false`"),
+    CERTIFICATES = "listener" "certificates", TableArray, Derived("none; required unless `tls = false` or with `acme`"),
         "Certificate chains and their keys. SNI selects one; without a match the first valid one is used.";
+    LISTENER_ACME = "listener" "acme", Text, Nothing,
+        "The section [acme.NAME] that gets the certificates, instead of `certificates`.";
     CHAIN = "listener.certificates" "chain", File, Required,
         "The certificate, followed by its intermediates, in PEM.";
     KEY = "listener.certificates" "key", File, Required,
@@ -150,6 +152,23 @@ keys! {
         "Maximum size of a request head.";
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
         "Maximum number of header fields in a request head.";
+    REDIRECT = "listener" "redirect", Choice(&["off", "https"]), Value("\"off\""),
+        "Whether a plain listener only redirects to https on the same host, except for the challenges of ACME (HTTP-01).";
+
+    ACME_DIRECTORY = "acme" "directory", Text, Required,
+        "The URL of the certificate authority's directory (RFC 8555): https, or http to a loopback host.";
+    ACME_CONTACT = "acme" "contact", StringList, Value("[]"),
+        "The addresses at which the certificate authority may contact the operator, as in `mailto:ops@example.com`.";
+    ACME_ACCEPT_TERMS = "acme" "accept_terms", Flag, Required,
+        "Whether the operator accepts the terms of service of the authority; it has to be true.";
+    ACME_DOMAINS = "acme" "domains", StringList, Value("[]"),
+        "The host names that get a certificate each; empty: the hosts of all routes.";
+    ACME_CA = "acme" "ca", Text, Value("\"system\""),
+        "The roots of the certificate of the directory: `system`, or a file with certificates in PEM.";
+    ACME_EAB_KEY_ID = "acme" "eab_key_id", Text, Nothing,
+        "The key identifier of an account at the authority (RFC 8555 section 7.3.4), if it demands one.";
+    ACME_EAB_KEY_FILE = "acme" "eab_key_file", File, Nothing,
+        "A file with the MAC key of that account, in base64url; the mode of the file must give others no access.";
 
     KIND = "auth" "kind", Choice(&["jwt", "forward"]), Value("\"jwt\""),
         "How clients are authenticated: by a JSON Web Token, or by the answer of a service to the headers of the \

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::acme::{self, Acme};
 use super::behind_proxy::note_unmatched;
 use super::certificate;
 use super::common::{self, Duplicates};
@@ -9,7 +10,7 @@ use super::diagnostic::{Diagnostic, Span, quote};
 use super::file::{Located, Section};
 use super::files::{self, FileLoader};
 use super::keys::{self, Key};
-use super::model::{ListenAddress, ListenerConfig, ListenerTls, TlsMinVersion};
+use super::model::{ListenAddress, ListenerConfig, ListenerTls, Redirect, TlsMinVersion};
 use super::networks::peers;
 
 /// Maximum numbers of listeners, and of certificates per listener.
@@ -20,13 +21,17 @@ const CERTIFICATES_MAX: usize = 64;
 const SOCKET_NAME_MAX: usize = 255;
 
 /// Reads every listener, in the order of the file. Each has the span of its address.
-pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Vec<Located<ListenerConfig>>> {
+pub(super) fn read_all(
+    root: &Section<'_>,
+    folder: &FileLoader<'_>,
+    acmes: &[Acme<'_>],
+) -> Option<Vec<Located<ListenerConfig>>> {
     let sections = root.children("listener", "listener", LISTENERS_MAX);
     if root.lacks("listener") {
         root.diagnostics.push(Diagnostic::of_file("there is no listener").help("add a [[listener]] section"));
     }
     let mut seen = Duplicates::default();
-    let read: Vec<_> = sections.iter().map(|section| listener(section, folder, &mut seen)).collect();
+    let read: Vec<_> = sections.iter().map(|section| listener(section, folder, acmes, &mut seen)).collect();
     let listeners = read.into_iter().collect::<Option<Vec<_>>>()?;
     note_invalid_certificates(root, &listeners, folder.files.now());
     Some(listeners)
@@ -37,7 +42,7 @@ pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Option<Ve
 fn note_invalid_certificates(root: &Section<'_>, listeners: &[Located<ListenerConfig>], now: SystemTime) {
     let mut certificates = listeners.iter().flat_map(|listener| listener.certificates()).peekable();
     if files::can_be_right(now)
-        && listeners.iter().all(|listener| listener.tls.is_some())
+        && listeners.iter().all(|listener| listener.tls.as_ref().is_some_and(|tls| tls.acme.is_none()))
         && certificates.peek().is_some()
         && certificates.all(|certificate| !certificate.is_valid(now))
     {
@@ -51,6 +56,7 @@ fn note_invalid_certificates(root: &Section<'_>, listeners: &[Located<ListenerCo
 fn listener(
     section: &Section<'_>,
     folder: &FileLoader<'_>,
+    acmes: &[Acme<'_>],
     seen: &mut Duplicates<ListenAddress>,
 ) -> Option<Located<ListenerConfig>> {
     let address = address(section);
@@ -64,7 +70,7 @@ fn listener(
     let has_tls = section.flag(&keys::TLS);
     let insecure = section.flag(&keys::INSECURE);
     let tls = match has_tls.as_ref().map(|tls| tls.value) {
-        Some(true) => tls(section, folder).map(Some),
+        Some(true) => tls(section, folder, acmes).map(Some),
         Some(false) => plain(section).map(|()| None),
         None => None,
     };
@@ -73,13 +79,14 @@ fn listener(
     let handshake_timeout = section.duration(&keys::HANDSHAKE_TIMEOUT);
     let head_max_bytes = section.size_or_off(&keys::HEAD_MAX_SIZE);
     let head_max_headers = section.integer(&keys::HEAD_MAX_HEADERS);
+    let redirect = section.choice(&keys::REDIRECT, &[("off", Redirect::Off), ("https", Redirect::Https)]);
 
-    let (address, has_tls, insecure) = (address?, has_tls?, insecure?);
+    let (address, has_tls, insecure, redirect) = (address?, has_tls?, insecure?, redirect?);
     // With port 0 every listener gets a port of its own.
     if !matches!(address.value, ListenAddress::Tcp(bound) if bound.port() == 0) {
         seen.note(section, &address, "address", &address.to_string());
     }
-    note_insecure(section, &address, &has_tls, &insecure);
+    note_insecure(section, &address, &has_tls, &insecure, &redirect);
     let (proxy_protocol_from, trusted_proxies) = (proxy_protocol_from?, trusted_proxies?);
     note_unmatched(section, &address, &proxy_protocol_from, &trusted_proxies);
     let listener = ListenerConfig {
@@ -92,14 +99,22 @@ fn listener(
         handshake_timeout: handshake_timeout?,
         head_max_bytes: usize::try_from(head_max_bytes?.value?).ok()?,
         head_max_headers: usize::try_from(head_max_headers?.value).ok()?,
+        redirect: redirect.value,
     };
     Some(Located { value: listener, span: address.span })
 }
 
-fn tls(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ListenerTls> {
+fn tls(section: &Section<'_>, folder: &FileLoader<'_>, acmes: &[Acme<'_>]) -> Option<ListenerTls> {
+    let acme = acme::of_listener(section, acmes);
+    let has_acme = section.key_span(&keys::LISTENER_ACME).is_some();
     let entries = section.children("certificates", "listener.certificates", CERTIFICATES_MAX);
     match section.key_span(&keys::CERTIFICATES) {
+        None if has_acme => {}
         None => section.missing(&keys::CERTIFICATES),
+        Some(span) if has_acme => {
+            let message = "a listener has either `certificates` or `acme`";
+            section.diagnostics.push(Diagnostic::error(span, message).label("`acme` is set as well"));
+        }
         Some(span) if section.is_empty_list(&keys::CERTIFICATES) => {
             section
                 .diagnostics
@@ -112,6 +127,7 @@ fn tls(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ListenerTls> {
     let min_version = section.choice(&keys::TLS_MIN_VERSION, &versions);
     Some(ListenerTls {
         certificates: certificates.into_iter().collect::<Option<_>>()?,
+        acme: acme?,
         min_version: min_version?.value,
     })
 }
@@ -124,28 +140,37 @@ fn plain(section: &Section<'_>) -> Option<()> {
         section.diagnostics.push(Diagnostic::error(span, message).label("this listener has tls = false"));
         Some(())
     };
-    let found = [note(&keys::CERTIFICATES), note(&keys::TLS_MIN_VERSION)];
+    let found = [note(&keys::CERTIFICATES), note(&keys::LISTENER_ACME), note(&keys::TLS_MIN_VERSION)];
     found.iter().all(Option::is_none).then_some(())
 }
 
-/// Reports a plain listener that other machines can reach over a public network, and `insecure` without effect.
+/// Reports a plain listener that other machines can reach over a public network, unless it only redirects, and
+/// `insecure` and `redirect` without effect.
 fn note_insecure(
     section: &Section<'_>,
     address: &Located<ListenAddress>,
     tls: &Located<bool>,
     insecure: &Located<bool>,
+    redirect: &Located<Redirect>,
 ) {
+    let redirects = redirect.value == Redirect::Https;
+    if tls.value && redirects {
+        section.diagnostics.push(
+            Diagnostic::error(redirect.span.clone(), "`redirect` has no effect on a listener with TLS")
+                .label("only a listener with tls = false can have it"),
+        );
+    }
     if tls.value && insecure.value {
         section.diagnostics.push(
             Diagnostic::error(insecure.span.clone(), "`insecure` has no effect on a listener with TLS")
                 .label("only a listener with tls = false can have it"),
         );
     }
-    if !tls.value && !insecure.value && address.is_private() == Some(false) {
+    if !tls.value && !insecure.value && !redirects && address.is_private() == Some(false) {
         section.diagnostics.push(
             Diagnostic::error(address.span.clone(), "a plain listener on an address that is not private")
                 .label("tokens, cookies and messages would cross the network unencrypted")
-                .help("use a loopback or private address or a Unix socket, or permit it with `insecure = true`"),
+                .help("use a loopback or private address or a Unix socket, set `redirect = \"https\"`, or permit it with `insecure = true`"),
         );
     }
 }

@@ -4,6 +4,7 @@
 //! sections into the types below, and `diagnostic` renders errors and warnings.
 
 mod access;
+mod acme;
 mod admin;
 mod auth;
 mod balance;
@@ -45,14 +46,15 @@ mod upstream_tls;
 mod upstreams;
 mod assemble;
 
-pub use self::certificate::EXPIRES_SOON;
+pub use self::acme::{AcmeConfig, ExternalAccount};
+pub use self::certificate::{EXPIRES_SOON, parse_certificate};
 pub use self::diagnostic::{Diagnostic, Report, Severity, Span};
 pub use self::files::{BUILT, Content, Disk, Files};
 pub use self::load::{Checked, admin_client, check, load, parse, recheck};
 pub use self::model::{
     AdminAddress, AdminClientConfig, AdminConfig, AdminToken, AuthConfig, Certificate, Config, ListenAddress,
-    ListenerConfig, ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Shown,
-    Source, TlsMinVersion,
+    ListenerConfig, ListenerTls, LogConfig, LogFormat, MaxSessions, OnReload, ProcessConfig, RecordLayer, Redirect,
+    Shown, Source, TlsMinVersion,
 };
 pub use self::setting_lines::{Setting, SettingLine, SettingLines, SettingSection};
 pub use self::units::duration as parse_duration;

@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::acme::AcmeConfig;
 use super::diagnostic::Report;
 pub use crate::balance::TlsMinVersion;
 use crate::balance::UpstreamConfig;
@@ -44,6 +45,8 @@ pub struct Config {
     pub auths: BTreeMap<Arc<str>, AuthConfig>,
     /// The rules for logout tokens of the `[auth]` sections that routes use and that receive them, by their names.
     pub logouts: BTreeMap<Arc<str>, LogoutRules>,
+    /// The `[acme.NAME]` sections that listeners use, in the order of the file.
+    pub acmes: Vec<Arc<AcmeConfig>>,
     /// The upstreams, in the order of the file.
     pub upstreams: Vec<UpstreamConfig>,
     /// The revocations of `revocations_file`, which are applied without a new snapshot.
@@ -80,7 +83,7 @@ pub struct Source {
 /// comment does not make them differ; neither are revocations.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { server, log, admin, metrics, listeners, routes, auths, logouts, upstreams, .. } = self;
+        let Self { server, log, admin, metrics, listeners, routes, auths, logouts, acmes, upstreams, .. } = self;
         *server == other.server
             && *log == other.log
             && *admin == other.admin
@@ -89,6 +92,7 @@ impl PartialEq for Config {
             && *routes == other.routes
             && *auths == other.auths
             && *logouts == other.logouts
+            && *acmes == other.acmes
             && *upstreams == other.upstreams
     }
 }
@@ -297,6 +301,17 @@ pub struct ListenerConfig {
     pub head_max_bytes: usize,
     /// Maximum number of header fields in a request head: 8 to 256.
     pub head_max_headers: usize,
+    /// Where a plain listener redirects its requests.
+    pub redirect: Redirect,
+}
+
+/// Where a plain listener redirects its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirect {
+    /// It serves them itself.
+    Off,
+    /// To the same target with the scheme `https`.
+    Https,
 }
 
 impl ListenerConfig {
@@ -309,8 +324,11 @@ impl ListenerConfig {
 /// The TLS settings of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// At least one. The first valid one serves clients without SNI, or with a host name that no certificate has.
+    /// At least one, unless `acme` is set. The first valid one serves clients without SNI, or with a host name that no
+    /// certificate has.
     pub certificates: Vec<Certificate>,
+    /// The `[acme.NAME]` section that gets the certificates instead.
+    pub acme: Option<Arc<str>>,
     /// The lowest version.
     pub min_version: TlsMinVersion,
 }

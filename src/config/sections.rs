@@ -16,6 +16,7 @@ pub const SECTIONS: &[SectionForm] = &[
     SectionForm { name: "admin", written: "[admin]" },
     SectionForm { name: "metrics", written: "[metrics]" },
     SectionForm { name: "listener", written: "[[listener]]" },
+    SectionForm { name: "acme", written: "[acme.NAME]" },
     SectionForm { name: "auth", written: "[auth.NAME]" },
     SectionForm { name: "upstream", written: "[upstream.NAME]" },
     SectionForm { name: "upstream.health", written: "[upstream.NAME.health]" },

@@ -21,6 +21,8 @@ pub enum SettingSection<'a> {
     Metrics,
     /// The `[[listener]]` with this address, as the file has it.
     Listener(&'a str),
+    /// The `[acme.NAME]` with this name.
+    Acme(&'a str),
     /// The `[auth.NAME]` with this name.
     Auth(&'a str),
     /// The `[upstream.NAME]` with this name.
@@ -42,6 +44,7 @@ impl<'a> SettingSection<'a> {
             Self::Admin => "admin",
             Self::Metrics => "metrics",
             Self::Listener(_) => "listener",
+            Self::Acme(_) => "acme",
             Self::Auth(_) => "auth",
             Self::Upstream(_) => "upstream",
             Self::Route(_) => "route",
@@ -55,6 +58,7 @@ impl<'a> SettingSection<'a> {
         match self {
             Self::Server | Self::Log | Self::Admin | Self::Metrics => "",
             Self::Listener(name)
+            | Self::Acme(name)
             | Self::Auth(name)
             | Self::Upstream(name)
             | Self::Route(name)
@@ -70,8 +74,10 @@ impl fmt::Display for SettingSection<'_> {
         match self {
             Self::Server | Self::Log | Self::Admin | Self::Metrics => write!(f, "[{kind}]"),
             // A dot separates the parts of a header, unless it is in quotes.
-            Self::Auth(name) | Self::Upstream(name) if name.contains('.') => write!(f, "[{kind}.\"{name}\"]"),
-            Self::Auth(name) | Self::Upstream(name) => write!(f, "[{kind}.{name}]"),
+            Self::Acme(name) | Self::Auth(name) | Self::Upstream(name) if name.contains('.') => {
+                write!(f, "[{kind}.\"{name}\"]")
+            }
+            Self::Acme(name) | Self::Auth(name) | Self::Upstream(name) => write!(f, "[{kind}.{name}]"),
             Self::Listener(name) | Self::Route(name) => write!(f, "[[{kind}]] \"{name}\""),
             Self::RouteLimits(name) => write!(f, "[{kind}] of \"{name}\""),
             Self::UpstreamHealth(name) if name.contains('.') => write!(f, "[upstream.\"{name}\".health]"),
@@ -127,6 +133,9 @@ impl SettingLines {
         let mut add = |section, value: &Spanned<DeValue<'_>>| lines.add(section, value, &numbers);
         for section in [SettingSection::Server, SettingSection::Log, SettingSection::Admin, SettingSection::Metrics] {
             root.get(section.kind()).into_iter().for_each(|value| add(section, value));
+        }
+        for (name, value) in named(root, "acme") {
+            add(SettingSection::Acme(name), value);
         }
         for (name, value) in named(root, "auth") {
             add(SettingSection::Auth(name), value);

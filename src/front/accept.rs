@@ -19,6 +19,7 @@ use crate::telemetry::metrics::labels::{HandshakeOutcome, TlsVersion};
 use crate::telemetry::metrics::worker::WorkerMetrics;
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
 use crate::tls::TlsSummary;
+use crate::tls::challenge::ChallengeAnswered;
 use crate::tls::stream::ClientStream;
 
 /// The interval at which a queued connection whose client sends urgent data is checked.
@@ -61,6 +62,9 @@ pub(super) async fn accept(
         Ok(Err(error)) if is_proxy_header(&error) => {
             gateway.rejections.log_proxy_header(peer.address(), &config.listener, identities, clock::now());
         }
+        Ok(Err(error)) if challenge(&error).is_some() => {
+            tracing::info!(client, "ACME challenge answered (TLS-ALPN-01)");
+        }
         Ok(Err(error)) => tracing::debug!(client, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(client, "TLS handshake took too long"),
     }
@@ -94,13 +98,25 @@ fn is_proxy_header(error: &io::Error) -> bool {
 fn handshake_outcome<E>(accepted: &Result<io::Result<AcceptedConnection>, E>) -> HandshakeOutcome {
     match accepted {
         Ok(Ok(AcceptedConnection { tls, .. })) => {
-            let is_tls13 = tls.is_some_and(TlsSummary::is_tls13);
-            let version = if is_tls13 { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
-            HandshakeOutcome::Completed { version, resumed: tls.is_some_and(TlsSummary::resumed) }
+            let unknown = HandshakeOutcome::Completed { version: TlsVersion::Tls12, resumed: false };
+            tls.map_or(unknown, completed)
         }
-        Ok(Err(error)) => HandshakeOutcome::from(error),
+        Ok(Err(error)) => match challenge(error) {
+            Some(ChallengeAnswered(tls)) => completed(*tls),
+            None => HandshakeOutcome::from(error),
+        },
         Err(_) => HandshakeOutcome::TimedOut,
     }
+}
+
+fn completed(tls: TlsSummary) -> HandshakeOutcome {
+    let version = if tls.is_tls13() { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
+    HandshakeOutcome::Completed { version, resumed: tls.resumed() }
+}
+
+/// Returns the handshake that validated an ACME challenge, after which the connection is closed.
+fn challenge(error: &io::Error) -> Option<&ChallengeAnswered> {
+    error.get_ref().and_then(|error| error.downcast_ref())
 }
 
 /// Completes when the client has closed its direction, even if bytes that it sent before are unread.

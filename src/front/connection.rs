@@ -23,6 +23,7 @@ use super::accept::{AcceptedConnection, accept, after_drain};
 use super::admitted::check_registered;
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
+use super::plain;
 use super::request_stream::RequestStream;
 use super::upgrade::{self, OpenedSession};
 use crate::policy::endpoints::Endpoints;
@@ -192,8 +193,13 @@ async fn serve_request(
             let peer = (peer, endpoints);
             let client = Client::of_request(&head.headers, peer, &config.trusted_proxies, config.scheme());
             let request = Request::from_parts(head, ());
-            let answering = upgrade::answer(gateway, worker, client, request_id, phases, &request, body);
-            let (response, opened) = answering.await;
+            let plain = config.plain.as_ref().and_then(|config| {
+                plain::answer(config, gateway.snapshot().policy(), client.address, request_id, &request)
+            });
+            let (response, opened) = match plain {
+                Some(response) => (response, None),
+                None => upgrade::answer(gateway, worker, client, request_id, phases, &request, body).await,
+            };
             *lock(state) = match opened {
                 Some(opened) => RequestState::Upgraded(Box::new(opened)),
                 None => RequestState::Rejected(gateway.pending_limit.closing(config.counted(Peer::Ip(client.address)))),

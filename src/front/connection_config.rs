@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use crate::client::acme::Challenges;
 use crate::config::ListenAddress;
 use crate::policy::forwarded::Scheme;
 use crate::policy::peer::{Peer, PeerSet};
@@ -17,6 +18,8 @@ pub struct ConnectionConfig {
     pub listener: ListenAddress,
     /// The TLS configuration; `None`: a plain listener.
     pub tls: Option<Arc<ServerConfig>>,
+    /// The settings of a plain listener.
+    pub plain: Option<PlainConfig>,
     /// The peers that must send a PROXY header.
     pub proxy_protocol_from: PeerSet,
     /// The peers whose headers name the client.
@@ -27,6 +30,15 @@ pub struct ConnectionConfig {
     pub head_max_bytes: usize,
     /// The maximum number of header fields in a request head.
     pub head_max_headers: usize,
+}
+
+/// The settings that only a plain listener has.
+#[derive(Debug)]
+pub struct PlainConfig {
+    /// The ACME challenge in progress, which it answers.
+    pub challenges: Arc<Challenges>,
+    /// The port of `https` to which it redirects every other request; `None`: it serves them.
+    pub https_port: Option<u16>,
 }
 
 impl ConnectionConfig {

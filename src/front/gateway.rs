@@ -11,6 +11,7 @@ use super::revoker::Revoker;
 use super::snapshot::Snapshot;
 use super::waiting::{Waiting, WaitingRequest};
 use crate::client::KeySets;
+use crate::client::acme::HeldSections;
 use crate::policy::counters::Counters;
 use crate::relay::Process;
 use crate::relay::workers::Workers;
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub counters: Arc<Counters>,
     /// The key sets that are fetched.
     pub key_sets: KeySets,
+    /// The certificates of `[acme.NAME]` sections.
+    pub acme: Arc<HeldSections>,
     /// The connector to the servers of all upstreams.
     pub connector: Connector,
     /// The sources of the servers of pools that are not listed in the configuration.
@@ -56,10 +59,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Creates the state with its first snapshot, which has these counters and key sets.
+    /// Creates the state with its first snapshot, which has these counters, key sets and certificates.
     pub fn new(
         snapshot: Snapshot,
-        (counters, key_sets): (Arc<Counters>, KeySets),
+        (counters, key_sets, acme): (Arc<Counters>, KeySets, Arc<HeldSections>),
         connector: Connector,
         process: Arc<Process>,
         pending_limit: PendingLimit,
@@ -72,6 +75,7 @@ impl Gateway {
             update: Mutex::new(()),
             counters,
             key_sets,
+            acme,
             connector,
             discoveries: Discoveries::default(),
             process,
@@ -139,6 +143,7 @@ impl Gateway {
         let snapshot = self.snapshot.load();
         self.process.metrics.retain(snapshot.policy().routes().iter().map(|route| Arc::clone(route.name())));
         self.key_sets.retain(|remote| snapshot.key_users(remote));
+        self.acme.retain(&snapshot.acmes().iter().map(|section| &section.config));
         self.counters.retain(|route| snapshot.policy().routes().named(route).is_some());
         self.connector.servers().retain_tls(|upstream| {
             snapshot.pools().any(|pool| *pool.config().name == *upstream && pool.config().tls.is_some())

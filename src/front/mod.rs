@@ -1,6 +1,7 @@
 //! A connection from its accept to its session: the TLS handshake, one request, and its response.
 
 pub mod connection_config;
+pub mod listeners;
 pub mod snapshot;
 pub mod revoker;
 pub mod logouts;
@@ -20,5 +21,6 @@ mod request_stream;
 pub mod logout;
 mod cors;
 mod refresh;
+mod plain;
 pub mod upgrade;
 pub mod connection;

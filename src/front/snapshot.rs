@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection_config::ConnectionConfig;
+use super::listeners::{AcmeSection, Listeners};
 use crate::balance::Pool;
+use crate::client::acme::HeldSections;
 use crate::client::{KeySets, KeyUser};
-use crate::config::{
-    AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, RecordLayer, SettingLines,
-};
+use crate::config::{AuthConfig, Certificate, Config, ListenAddress, ListenerConfig, OnReload, SettingLines};
 use crate::policy::admission::Policy;
 use crate::policy::counters::Counters;
 use crate::policy::forward::{ForwardAuth, ForwardConfig};
@@ -20,7 +20,6 @@ use crate::policy::logout::{LogoutEndpoint, LogoutRules};
 use crate::policy::quota::Rate;
 use crate::policy::route::{Auth, AuthKind, AuthMethod, Route, RouteAction, RouteConfig, Routes, Target};
 use crate::policy::token::{Verifier, VerifierConfig};
-use crate::tls;
 use crate::tls::expiry::Expiry;
 use crate::tls::tickets::TicketKeys;
 
@@ -36,8 +35,7 @@ pub struct Snapshot {
     pools: BTreeMap<Arc<str>, Arc<Pool>>,
     auths: BTreeMap<Arc<str>, Arc<AuthMethod>>,
     logouts: Vec<LogoutEndpoint>,
-    listeners: BTreeMap<ListenAddress, Listener>,
-    record_layer: RecordLayer,
+    listeners: Listeners,
     on_reload: OnReload,
     recheck_rate: Rate,
     memory_max: Option<u64>,
@@ -48,14 +46,6 @@ pub struct Snapshot {
     /// The text of the configuration.
     text: Arc<str>,
     setting_lines: Arc<SettingLines>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    config: ListenerConfig,
-    connections: Arc<ConnectionConfig>,
-    /// Kept by every later snapshot, so that tickets stay valid.
-    ticketer: Arc<TicketKeys>,
 }
 
 /// The inputs of a snapshot besides the configuration.
@@ -69,6 +59,8 @@ pub struct SnapshotContext<'a> {
     pub counters: &'a Arc<Counters>,
     /// The key sets of the process.
     pub key_sets: &'a KeySets,
+    /// The certificates of `[acme.NAME]` sections.
+    pub acme: &'a Arc<HeldSections>,
     /// The time at which new pools start.
     pub now: Instant,
 }
@@ -168,12 +160,12 @@ impl Snapshot {
 
     /// Returns the addresses of the listeners.
     pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
-        self.listeners.keys()
+        self.listeners.by_address.keys()
     }
 
     /// Returns the settings for connections of the listener that is bound to this address.
     pub fn connections(&self, listener: &ListenAddress) -> Option<&Arc<ConnectionConfig>> {
-        self.listeners.get(listener).map(|listener| &listener.connections)
+        self.listeners.by_address.get(listener).map(|listener| &listener.connections)
     }
 
     /// Returns the rate at which sessions that are not admitted any more end.
@@ -217,12 +209,12 @@ impl Snapshot {
 
     /// Returns the address and the settings of each listener.
     pub fn listeners(&self) -> impl Iterator<Item = (&ListenAddress, &ListenerConfig)> {
-        self.listeners.iter().map(|(address, listener)| (address, &listener.config))
+        self.listeners.by_address.iter().map(|(address, listener)| (address, &listener.config))
     }
 
     /// Returns the address and the ticket keys of each listener. A change of the keys applies to every later snapshot.
     pub fn tickets(&self) -> impl Iterator<Item = (&ListenAddress, &Arc<TicketKeys>)> {
-        self.listeners.iter().map(|(address, listener)| (address, &listener.ticketer))
+        self.listeners.by_address.iter().map(|(address, listener)| (address, &listener.ticketer))
     }
 
     /// Returns this snapshot, the first one of a process, as the one that follows this generation of another process.
@@ -237,9 +229,20 @@ impl Snapshot {
         self
     }
 
-    /// Returns the certificates of all listeners.
+    /// Returns the `[acme.NAME]` sections that listeners use.
+    pub fn acmes(&self) -> &[AcmeSection] {
+        &self.listeners.acmes
+    }
+
+    /// Returns the `[acme.NAME]` section of a listener.
+    pub fn acme(&self, listener: &ListenerConfig) -> Option<&AcmeSection> {
+        let name = listener.tls.as_ref()?.acme.as_ref()?;
+        self.listeners.acmes.iter().find(|section| section.config.name == *name)
+    }
+
+    /// Returns the certificates of all listeners, except those that ACME gets.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
-        self.listeners.values().flat_map(|listener| listener.config.certificates())
+        self.listeners.by_address.values().flat_map(|listener| listener.config.certificates())
     }
 
     /// Returns when the certificates of all listeners and the client certificates of all upstreams expire.
@@ -251,11 +254,15 @@ impl Snapshot {
             let section = format!("upstream.{}.tls", pool.config().name);
             Some(Expiry::new(vec![section], certificate.not_after, "servers"))
         };
-        self.certificates().map(of_listener).chain(self.pools().filter_map(of_client)).collect()
+        let renewed = self.listeners.acmes.iter().flat_map(|section| {
+            let held = section.config.names.iter().filter_map(|name| section.held.certificate(name));
+            held.map(|held| Expiry { is_renewed: true, ..of_listener(&held.certificate) })
+        });
+        self.certificates().map(of_listener).chain(renewed).chain(self.pools().filter_map(of_client)).collect()
     }
 
     fn build(config: &Config, context: SnapshotContext<'_>, before: Option<&Self>) -> Result<Self, rustls::Error> {
-        let SnapshotContext { addresses, max_sessions, counters, key_sets, now } = context;
+        let SnapshotContext { addresses, max_sessions, counters, key_sets, acme, now } = context;
         let mut pools = BTreeMap::new();
         for upstream in &config.upstreams {
             let pool = match before.and_then(|before| before.pools.get(&upstream.name)) {
@@ -285,21 +292,7 @@ impl Snapshot {
             auths.insert(Arc::clone(name), kept.map_or_else(new, Arc::clone));
         }
         let logouts = logouts(config, &auths);
-        let mut listeners = BTreeMap::new();
-        let same_layer = before.is_some_and(|before| before.record_layer == config.server.record_layer);
-        for (address, listener) in addresses.iter().zip(&config.listeners) {
-            let kept = before.and_then(|before| before.listeners.get(address));
-            let ticketer = match kept {
-                Some(kept) => Arc::clone(&kept.ticketer),
-                None => tls::config::ticketer()?,
-            };
-            let unchanged = kept.filter(|kept| same_layer && kept.config == *listener);
-            let connections = match unchanged {
-                Some(kept) => Arc::clone(&kept.connections),
-                None => Arc::new(connection_config(address, listener, config.server.record_layer, &ticketer)?),
-            };
-            listeners.insert(address.clone(), Listener { config: listener.clone(), connections, ticketer });
-        }
+        let listeners = Listeners::build(config, (addresses, acme), before.map(|before| &before.listeners))?;
         let routes = config.routes.iter().filter_map(|route| {
             let new = Route { config: route.clone(), auth: auth(route, &auths)?, target: target(route, &pools)? };
             let kept = before.and_then(|before| before.policy.routes().iter().find(|kept| is_same(kept, &new)));
@@ -318,7 +311,6 @@ impl Snapshot {
             auths,
             logouts,
             listeners,
-            record_layer: config.server.record_layer,
             on_reload: config.server.on_reload,
             rechecked,
             recheck_rate: config.server.recheck_rate,
@@ -349,25 +341,6 @@ fn new_forward(config: &ForwardConfig, earlier: Option<&AuthKind>) -> ForwardAut
         Some(AuthKind::Forward(earlier)) => earlier.replace(config.clone()),
         _ => ForwardAuth::new(config.clone()),
     }
-}
-
-fn connection_config(
-    address: &ListenAddress,
-    listener: &ListenerConfig,
-    record_layer: RecordLayer,
-    ticketer: &Arc<TicketKeys>,
-) -> Result<ConnectionConfig, rustls::Error> {
-    let tls = listener.tls.as_ref();
-    let tls = tls.map(|tls| tls::config::server_config(tls, record_layer, ticketer.clone())).transpose()?;
-    Ok(ConnectionConfig {
-        listener: address.clone(),
-        tls,
-        proxy_protocol_from: listener.proxy_protocol_from.clone(),
-        trusted_proxies: listener.trusted_proxies.clone(),
-        handshake_timeout: listener.handshake_timeout,
-        head_max_bytes: listener.head_max_bytes,
-        head_max_headers: listener.head_max_headers,
-    })
 }
 
 /// Returns how the clients of a route authenticate; `None` if the configuration lacks a section. A checked

@@ -36,6 +36,9 @@ const LISTENER_DESCRIPTORS: usize = 6;
 /// two of a name look-up.
 const KEY_SET_DESCRIPTORS: usize = 4;
 
+/// Descriptors of an `[acme]` section: connections to its server, a file and its directory, and two of a name look-up.
+const ACME_DESCRIPTORS: usize = IDLE_MAX + 4;
+
 /// The number to which `max_sessions` is lowered; 0 if it is not. Each number is logged once, since every change of
 /// discovered servers checks it.
 static LOWERED: AtomicU32 = AtomicU32::new(0);
@@ -98,6 +101,7 @@ fn other_descriptors(config: &Config) -> u64 {
         + ADMIN_DESCRIPTORS * (usize::from(config.admin.is_some()) + usize::from(config.metrics.is_some()))
         + inherited.count()
         + KEY_SET_DESCRIPTORS * key_sets(config)
+        + ACME_DESCRIPTORS * config.acmes.len()
         // Unused connections of each worker and of the task that asks again, and its requests.
         + (IDLE_MAX * (config.server.workers.get() + 1) + AT_ONCE) * services(config)
         + worker::DESCRIPTORS * config.server.workers.get()

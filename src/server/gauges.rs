@@ -1,19 +1,30 @@
 //! Collects the values of metrics that other parts of the process own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::balance::Pool;
 use crate::front::gateway::Gateway;
+use crate::front::listeners::AcmeSection;
 use crate::runtime::clock;
 use crate::telemetry::log;
 use crate::telemetry::metrics::gauges::{
-    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
+    AcmeGauges, CertificateGauges, DiscoveryGauges, ForwardAuthGauges, Gauges, KeySetGauges, RouteGauges, ServerGauges,
     UpstreamGauges,
 };
 use crate::tls::expiry::Expiry;
 
 fn certificate(expiry: Expiry) -> CertificateGauges {
     CertificateGauges { name: expiry.names.into_iter().next().unwrap_or_default(), expires: expiry.not_after }
+}
+
+/// Returns the values of an `[acme]` section at this time since the Unix epoch.
+fn acme(section: &AcmeSection, now: Duration) -> AcmeGauges {
+    let AcmeSection { config, held } = section;
+    let is_valid = |name| held.certificate(name).is_some_and(|held| held.is_valid(now));
+    let (issued, failed) = held.orders();
+    let names = config.names.iter().map(|name| (Arc::clone(name), is_valid(name))).collect();
+    AcmeGauges { acme: Arc::clone(&config.name), names, issued, failed }
 }
 
 /// Returns the values of an upstream whose servers are discovered.
@@ -31,6 +42,7 @@ pub fn gauges(gateway: &Gateway) -> Gauges {
     Gauges {
         config_generation: snapshot.generation(),
         certificates: snapshot.expiries().into_iter().map(certificate).collect(),
+        acmes: snapshot.acmes().iter().map(|section| acme(section, clock::both().unix)).collect(),
         routes: snapshot.policy().routes().iter().filter_map(|route| RouteGauges::of(route)).collect(),
         upstreams: snapshot.pools().map(|pool| UpstreamGauges::of(pool)).collect(),
         servers: snapshot.pools().flat_map(|pool| ServerGauges::of(pool)).collect(),

@@ -10,6 +10,7 @@ mod watchdog;
 pub mod pool;
 pub mod worker;
 pub mod accept;
+mod acme;
 mod checks;
 pub mod descriptors;
 mod discovery;

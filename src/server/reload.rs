@@ -268,8 +268,8 @@ impl Reloader {
 
     fn build(&self, config: &Config, addresses: &[ListenAddress]) -> Result<Arc<Snapshot>, ServeError> {
         let max_sessions = fit_descriptors(config)?;
-        let (counters, key_sets) = (&self.gateway.counters, &self.gateway.key_sets);
-        let context = SnapshotContext { addresses, max_sessions, counters, key_sets, now: clock::now() };
+        let Gateway { counters, key_sets, acme, .. } = &*self.gateway;
+        let context = SnapshotContext { addresses, max_sessions, counters, key_sets, acme, now: clock::now() };
         self.gateway.snapshot().next(config, context).map(Arc::new).map_err(ServeError::Tls)
     }
 

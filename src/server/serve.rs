@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accept;
+use super::acme;
 use super::api_sockets::ApiSockets;
 use super::checks;
 use super::control::{Control, ControlRequest, HandedOver, ProcessFacts};
@@ -125,7 +126,7 @@ impl Server {
         let open = Listeners::new(inherited);
         let listeners = open.prepare(&config.listeners, passed)?;
         let (counters, addresses, now) = (Arc::default(), listeners.addresses(), clock::both());
-        let key_sets = KeySets::new(clock::now);
+        let (key_sets, acme) = (KeySets::new(clock::now), Arc::default());
         // The servers of the process before have had their slow start.
         let earlier = before.as_ref().and_then(|_| now.instant.checked_sub(STARTED_BEFORE));
         let context = SnapshotContext {
@@ -133,6 +134,7 @@ impl Server {
             max_sessions,
             counters: &counters,
             key_sets: &key_sets,
+            acme: &acme,
             now: earlier.unwrap_or(now.instant),
         };
         let mut snapshot = Snapshot::new(&config, context).map_err(ServeError::Tls)?;
@@ -156,7 +158,7 @@ impl Server {
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
         let gateway =
-            Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, pending_limit, channels));
+            Arc::new(Gateway::new(snapshot, (counters, key_sets, acme), connector, process, pending_limit, channels));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);
@@ -244,6 +246,7 @@ impl Server {
                 () = forward_recheck::run(&gateway) => {}
                 () = checks::run(&gateway, early_ends) => {}
                 () = key_loss::watch(&gateway) => {}
+                () = acme::run(&gateway) => {}
                 () = draining::run(&gateway) => {}
                 () = report_left_out(&gateway.rejections) => {}
                 () = watch_expiry(|| gateway.snapshot().expiries()) => {}

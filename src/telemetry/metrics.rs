@@ -1,5 +1,6 @@
 //! The metrics of the process: counted by each worker for itself, merged when they are scraped.
 
+mod acme;
 pub mod cells;
 mod definition;
 mod discovery;

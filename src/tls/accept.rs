@@ -15,8 +15,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use zeroize::Zeroizing;
 
+use super::challenge::{self, ChallengeAnswered};
 use super::sealed::{Leftover, SealedStream};
 use super::summary::TlsSummary;
+use crate::client::acme::challenge::ACME_TLS;
 use crate::policy::proxy_header::{self, ProxyHeaderError};
 use crate::record::{HEADER_LEN, Opener, Sealer, Suite, TrafficSecret};
 use crate::runtime::socket::SocketStream;
@@ -70,6 +72,11 @@ pub(super) async fn accept(
         }
     }
     let summary = TlsSummary::of(&connection);
+    if connection.alpn_protocol() == Some(ACME_TLS) {
+        connection.send_close_notify();
+        stream.write_all(&drain_output(&mut connection)?).await?;
+        return Err(io::Error::other(ChallengeAnswered(summary)));
+    }
     let final_flight = drain_output(&mut connection)?;
     if config.enable_secret_extraction && summary.is_tls13() {
         let leftover = Leftover { received: received.into_rest(), to_send: final_flight };
@@ -101,7 +108,10 @@ fn feed(
         *secrets = CAPTURED.take().unwrap_or_default();
         if let Err(error) = processed {
             // Send the alert only if the socket takes it at once.
-            let _ = drain_output(connection).and_then(|alert| stream.try_write(&alert));
+            let _ = drain_output(connection).and_then(|mut alert| {
+                challenge::name_missing_certificate(&mut alert);
+                stream.try_write(&alert)
+            });
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }

@@ -10,7 +10,9 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 
 use super::accept;
+use super::challenge::AcmeCertificates;
 use super::tickets::TicketKeys;
+use crate::client::acme::challenge::ACME_TLS;
 use crate::config::{Certificate, ListenerTls, RecordLayer, TlsMinVersion};
 use crate::runtime::clock;
 
@@ -22,13 +24,14 @@ pub fn ticketer() -> Result<Arc<TicketKeys>, rustls::Error> {
     TicketKeys::new(clock::now()).map(Arc::new)
 }
 
-/// Returns the TLS configuration of one listener: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data,
+/// Returns the TLS configuration of one listener, with the certificates of ACME if it has those: TLS 1.3 and, if permitted, 1.2, HTTP/1.1 only, no early data,
 /// stateless tickets.
 ///
 /// # Errors
 /// If rustls rejects its own defaults.
 pub fn server_config(
     tls: &ListenerTls,
+    acme: Option<&AcmeCertificates>,
     record_layer: RecordLayer,
     ticketer: Arc<dyn ProducesTickets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -40,8 +43,15 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SniResolver::new(&tls.certificates)));
+        .with_cert_resolver(match acme {
+            Some(acme) => Arc::new(acme.clone()),
+            None => Arc::new(SniResolver::new(&tls.certificates)),
+        });
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if acme.is_some() {
+        // A client that offers another one, too, does not get it.
+        config.alpn_protocols.push(ACME_TLS.to_vec());
+    }
     // One ticket is enough, since a client that resumes gets another.
     config.ticketer = ticketer;
     config.send_tls13_tickets = 1;

@@ -1,6 +1,7 @@
 //! TLS for client connections: configuration and certificates, the handshake, and the stream after it.
 
 mod sealed;
+pub mod challenge;
 mod accept;
 pub mod tickets;
 pub mod config;

@@ -52,6 +52,7 @@ fn fill(folder: &Path) {
     write(folder, "revoked-elsewhere.json", r#"[{"auth":"nobody","subject":"ada"}]"#, 0o644);
     write(folder, "revoked-object.json", r#"{"jti":"t1"}"#, 0o644);
     write(folder, "revoked-entry.json", "[\n  {\"jti\": \"t1\"},\n  {\"subject\": \"ada\"}\n]\n", 0o644);
+    write(folder, "eab.key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n", 0o600);
     write(folder, "sticky-secret", "0123456789abcdef0123456789abcdef\n", 0o600);
     write(folder, "short-secret", "0123456789abcdef\n", 0o600);
     let servers = r#"["127.0.0.1:9001", {"address": "127.0.0.1:9002", "weight": 3, "drain": true}]"#;

@@ -122,6 +122,7 @@ fn a_swap_under_load_sends_no_client_to_another_upstream_and_loses_no_count() {
                     max_sessions: NonZeroU32::new(200).unwrap(),
                     counters: &gateway.counters,
                     key_sets: &gateway.key_sets,
+                    acme: &gateway.acme,
                     now: tollgate::runtime::clock::now(),
                 };
                 gateway.update(|before| before.next(&configs[number % 2], context)).unwrap();

@@ -92,6 +92,7 @@ impl Head {
             max_sessions: NonZeroU32::MIN,
             counters: &counters,
             key_sets: &KeySets::new(tollgate::runtime::clock::now),
+            acme: &Default::default(),
             now: tollgate::runtime::clock::now(),
         };
         let snapshot = Snapshot::new(&config, context).expect("no listener needs TLS");

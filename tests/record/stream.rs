@@ -40,7 +40,8 @@ fn server(layer: RecordLayer) -> Arc<rustls::ServerConfig> {
     let (not_before, not_after) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
     let certificate = Certificate { names: vec!["localhost".to_owned()], key, not_before, not_after };
     server_config(
-        &ListenerTls { certificates: vec![certificate], min_version: TlsMinVersion::Tls12 },
+        &ListenerTls { certificates: vec![certificate], acme: None, min_version: TlsMinVersion::Tls12 },
+        None,
         layer,
         tollgate::tls::config::ticketer().unwrap(),
     )

@@ -192,7 +192,11 @@ function discoveryFindings({ name, discover, servers }) {
   return [{ key: `discover ${name}`, level, href: '#/config', text }];
 }
 
-function certificateFindings({ names, days_left: days }) {
+function certificateFindings({ names, days_left: days, expires }) {
+  if (expires === null) {
+    const text = `${names[0]} has no certificate yet: its clients cannot connect. The log says why.`;
+    return [{ key: `certificate ${names[0]}`, level: 'bad', href: '#/config', text }];
+  }
   if (!isNumber(days) || days >= CERTIFICATE_WARN_DAYS) return [];
   const name = names[0] ?? 'without a name';
   const text =

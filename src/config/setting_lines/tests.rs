@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use SettingSection::{Admin, Auth, Listener, Log, Metrics, Route, RouteLimits, Server, Upstream, UpstreamHealth};
+use SettingSection::{Acme, Admin, Auth, Listener, Log, Metrics, Route, RouteLimits, Server, Upstream, UpstreamHealth};
 
 /// Every form that a section can have. The number after `#` is that of the line.
 const TEXT: &str = r#"# 1
@@ -149,7 +149,7 @@ fn every_key_of_the_example_is_found() {
         UpstreamHealth("chat"),
         RouteLimits("chat"),
     ];
-    sections.push(Upstream("local"));
+    sections.extend([Upstream("local"), Acme("ca")]);
     sections.extend(["chat", "feed"].map(Route));
     sections.extend(auths.into_iter().chain(listeners));
     let inline = ["listener.certificates", "upstream.servers", "upstream.tls", "upstream.cookie"];
@@ -175,6 +175,7 @@ fn a_section_is_shown_as_the_file_has_it() {
         (Admin, "[admin]"),
         (Metrics, "[metrics]"),
         (Listener("0.0.0.0:443"), "[[listener]] \"0.0.0.0:443\""),
+        (Acme("ca"), "[acme.ca]"),
         (Auth("users"), "[auth.users]"),
         (Auth("web.app"), "[auth.\"web.app\"]"),
         (Upstream("chat"), "[upstream.chat]"),

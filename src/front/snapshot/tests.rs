@@ -86,7 +86,7 @@ fn gateway(config: &Config) -> Gateway {
     let connector = Connector::new(clock::now);
     Gateway::new(
         snapshot,
-        (counters, KeySets::new(clock::now)),
+        (counters, KeySets::new(clock::now), Arc::default()),
         connector,
         Arc::new(process),
         PendingLimit::new(1, None),
@@ -100,6 +100,7 @@ fn build(before: Option<&Snapshot>, config: &Config, counters: &Arc<Counters>) -
         max_sessions: NonZeroU32::new(1_000).unwrap(),
         counters,
         key_sets: &KeySets::new(clock::now),
+        acme: &Arc::default(),
         now: clock::now(),
     };
     match before {

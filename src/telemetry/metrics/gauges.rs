@@ -15,6 +15,8 @@ pub struct Gauges {
     pub config_generation: u64,
     /// The certificates in use. Of several with one name, the text shows the one that expires first.
     pub certificates: Vec<CertificateGauges>,
+    /// The `[acme]` sections that listeners use.
+    pub acmes: Vec<AcmeGauges>,
     /// The snapshot's routes.
     pub routes: Vec<RouteGauges>,
     /// The snapshot's pools.
@@ -43,6 +45,19 @@ pub struct CertificateGauges {
     pub name: String,
     /// The end of its validity, since the Unix epoch.
     pub expires: Duration,
+}
+
+/// The values of an `[acme]` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeGauges {
+    /// The name of the section.
+    pub acme: Arc<str>,
+    /// Its names, and whether each has a certificate that is valid now.
+    pub names: Vec<(Arc<str>, bool)>,
+    /// The number of orders that gave a certificate.
+    pub issued: u64,
+    /// The number of orders that failed.
+    pub failed: u64,
 }
 
 /// A route. It has no values of its own, but series even without sessions.

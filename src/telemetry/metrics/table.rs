@@ -1,5 +1,6 @@
 //! The table of all metrics: the text and the documentation come from it.
 
+use super::acme;
 use super::cells::{SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::collect::{certificates, closes, handshakes, histograms, outcomes, per_route, reported};
 pub use super::definition::{Definition, Unit};
@@ -301,6 +302,8 @@ pub static TABLE: &[Definition] = &[
         help: "Unix time at which the certificate with this first name expires, or the client certificate of the section `upstream.NAME.tls`; of several, the first that does",
         collect: certificates,
     },
+    acme::VALID,
+    acme::ORDERS,
     Definition {
         name: "tollgate_log_lines_dropped_total",
         kind: Kind::Counter,

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::gauges::{
-    CertificateGauges, DiscoveryGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges, UpstreamGauges,
+    AcmeGauges, CertificateGauges, DiscoveryGauges, ForwardAuthGauges, KeySetGauges, RouteGauges, ServerGauges,
+    UpstreamGauges,
 };
 use super::labels::{self, CODES, ConnectionState, HandshakeOutcome, TlsVersion};
 use super::worker::{RENEWED, SessionMetrics, WorkerMetrics};
@@ -93,6 +94,12 @@ fn the_text_of_a_process_is_exact() {
     let gauges = Gauges {
         config_generation: 1,
         certificates: vec![certificate(1_800_000_000), certificate(1_790_000_000)],
+        acmes: vec![AcmeGauges {
+            acme: "ca".into(),
+            names: vec![("a.example.com".into(), true), ("b.example.com".into(), false)],
+            issued: 3,
+            failed: 2,
+        }],
         routes: vec![RouteGauges { route: "idle".into(), upstream: "up".into() }],
         upstreams: vec![UpstreamGauges { upstream: "up".into(), queued: 3 }],
         servers: vec![server("a:1", 0), server("b:1", 7)],

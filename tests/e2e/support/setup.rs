@@ -126,8 +126,8 @@ impl Setup {
         section("[server]", &sections, &self.server);
         section("[log]", &[("level", "\"debug\"")], &self.log);
         let listener = [("address", "\"127.0.0.1:0\""), ("certificates", certificates)];
-        let is_plain = self.listener.contains("tls = false");
-        section("[[listener]]", if is_plain { &listener[..1] } else { &listener }, &self.listener);
+        let has_none = ["tls = false", "acme = "].iter().any(|key| self.listener.contains(key));
+        section("[[listener]]", if has_none { &listener[..1] } else { &listener }, &self.listener);
         let auth = [
             ("issuer", format!("{ISSUER:?}")),
             ("audience", format!("[{AUDIENCE:?}]")),

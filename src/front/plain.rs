@@ -1,0 +1,114 @@
+//! The requests that a plain listener answers itself: those that validate an ACME challenge (HTTP-01), and all others
+//! if it redirects to `https`.
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, LOCATION};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Bytes;
+
+use super::connection_config::PlainConfig;
+use super::response::RejectedRequest;
+use crate::client::acme::challenge::HTTP_PATH;
+use crate::policy::admission::Policy;
+use crate::policy::host::request_host;
+use crate::runtime::clock;
+use crate::telemetry::request::RequestId;
+
+/// The default port of `https`.
+const HTTPS_PORT: u16 = 443;
+
+/// Returns the answer to a request, unless the listener serves it. The connection closes after it. A redirect counts in
+/// `upgrade_rate`.
+pub(super) fn answer(
+    config: &PlainConfig,
+    policy: &Policy,
+    client: IpAddr,
+    request_id: RequestId,
+    request: &Request<()>,
+) -> Option<Response<Full<Bytes>>> {
+    let is_challenge = request.uri().path().starts_with(HTTP_PATH);
+    if !is_challenge && config.https_port.is_none() {
+        return None;
+    }
+    let host = host(request);
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_read
+        && is_challenge
+        && let Some(host) = &host
+        && let Some(key_authorization) = config.challenges.answer_http(host, request.uri().path())
+    {
+        tracing::info!(name = host, "ACME challenge answered (HTTP-01)");
+        let body = if request.method() == Method::HEAD { String::new() } else { key_authorization.to_string() };
+        return Some(response(StatusCode::OK, (CONTENT_TYPE, "application/octet-stream"), body));
+    }
+    let port = config.https_port?;
+    if let Err(rejected) = policy.charge(client, clock::now()) {
+        return Some(RejectedRequest::from(rejected).into_response(request_id));
+    }
+    let served = host.filter(|host| policy.routes().iter().any(|route| route.config.host.matches(host)));
+    let Some(location) = served.and_then(|host| location(&host, port, request)) else {
+        let message = "no route serves this host\n".to_owned();
+        return Some(response(StatusCode::MISDIRECTED_REQUEST, (CONTENT_TYPE, "text/plain; charset=utf-8"), message));
+    };
+    // A method other than GET must not change (RFC 9110 section 15.4.9).
+    let status = if is_read { StatusCode::MOVED_PERMANENTLY } else { StatusCode::PERMANENT_REDIRECT };
+    Some(response(status, (LOCATION, &location), String::new()))
+}
+
+/// Returns the one host of a request. In absolute form the authority of the target replaces `Host` (RFC 9112 section
+/// 3.2.2).
+fn host(request: &Request<()>) -> Option<String> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
+    request_host(request.uri().authority().map(Authority::as_str).or(host.to_str().ok())?)
+}
+
+/// Returns the target of a request with the scheme `https`; `None` if it has no path.
+fn location(host: &str, port: u16, request: &Request<()>) -> Option<String> {
+    let target = request.uri().path_and_query().filter(|target| target.as_str().starts_with('/'))?;
+    let port = if port == HTTPS_PORT { String::new() } else { format!(":{port}") };
+    Some(format!("https://{host}{port}{target}"))
+}
+
+fn response(status: StatusCode, (name, value): (HeaderName, &str), body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_keeps_host_path_and_query() {
+        let location = |target: &str, host: &str, port: u16| {
+            let request = Request::builder().uri(target).header(HOST, host).body(()).unwrap();
+            super::host(&request).and_then(|host| location(&host, port, &request))
+        };
+        for (target, host, port, expected) in [
+            ("/", "a.example", 443, Some("https://a.example/")),
+            ("/a%20b?c=d", "A.example:80", 443, Some("https://a.example/a%20b?c=d")),
+            ("/", "a.example.", 8443, Some("https://a.example:8443/")),
+            ("//evil.example/", "a.example", 443, Some("https://a.example//evil.example/")),
+            ("http://b.example/x", "a.example", 443, Some("https://b.example/x")),
+            ("/", "[2001:db8::1]:80", 443, Some("https://[2001:db8::1]/")),
+            ("*", "a.example", 443, None),
+            ("/", "", 443, None),
+            ("/", "a.example/b", 443, None),
+            ("/", "user@a.example", 443, None),
+            ("/", "a.example, b.example", 443, None),
+        ] {
+            assert_eq!(location(target, host, port).as_deref(), expected, "{target} {host}");
+        }
+        let two = Request::builder().uri("/").header(HOST, "a.example").header(HOST, "b.example").body(()).unwrap();
+        assert_eq!(host(&two), None);
+    }
+}
