@@ -1,5 +1,6 @@
 //! The configuration: valid files load, invalid files give their pinned diagnostics, and random text causes no panic.
-//! `example` compares `config/example.toml` with the table of keys. `UPDATE_GOLDEN=1` rewrites the pinned diagnostics.
+//! `example` compares `config/example.toml` with the table of keys, and `recipes` loads those of `config/recipes`.
+//! `UPDATE_GOLDEN=1` rewrites the pinned diagnostics.
 
 #![expect(clippy::disallowed_methods, reason = "certificates created now are checked against the current time")]
 
@@ -7,6 +8,8 @@
 mod example;
 #[path = "config/fixtures.rs"]
 mod fixtures;
+#[path = "config/recipes.rs"]
+mod recipes;
 
 use std::fs;
 use std::io;

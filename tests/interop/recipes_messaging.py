@@ -1,0 +1,46 @@
+"""The recipes of message brokers: NATS and MQTT. Their clients are in tests/interop/recipes/NAME.js."""
+
+import functools
+import pathlib
+import sys
+
+import harness
+from recipes_setting import behind, directory, needs, node, service, suite, tell
+
+NATS = """
+host: "127.0.0.1"
+port: {clients}
+websocket {{ host: "127.0.0.1", port: {websocket}, no_tls: true }}
+"""
+
+# Mosquitto 2.0.11 does not start with a listener for WebSockets alone.
+MOSQUITTO = """
+listener {plain} 127.0.0.1
+listener {port} 127.0.0.1
+protocol websockets
+allow_anonymous true
+"""
+
+
+def nats():
+    ports = {"clients": harness.free_port(), "websocket": harness.free_port()}
+    file = directory / "nats-server.conf"
+    file.write_text(NATS.format(**ports))
+    service("nats", ports["websocket"], pathlib.Path(sys.executable).with_name("nats-server"), "-c", file)
+    program = node("nats.js")
+    tell(program, behind("nats", {"127.0.0.1:8080": ports["websocket"]}, "nats.example.com", page="app.example.com"))
+    return functools.partial(program.run_checks, suite)
+
+
+def mqtt():
+    needs("mosquitto")
+    port = harness.free_port()
+    file = directory / "mosquitto.conf"
+    file.write_text(MOSQUITTO.format(port=port, plain=harness.free_port()))
+    service("mosquitto", port, "mosquitto", "-c", file)
+    program = node("mqtt.js")
+    tell(program, behind("mqtt", {"127.0.0.1:9001": port}, "mqtt.example.com", page="app.example.com"))
+    return functools.partial(program.run_checks, suite)
+
+
+RECIPES = {"nats": nats, "mqtt": mqtt}
