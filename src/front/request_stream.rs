@@ -108,10 +108,12 @@ impl<'a, S> RequestStream<'a, S> {
     }
 
     /// Reads the next head if the response to the request before it was written.
-    fn go_on(&mut self) {
+    fn go_on(&mut self, cx: &mut Context<'_>) {
         if self.is_flushed && self.progress.phase() == Phase::Processing && self.progress.has_answered() {
             self.head = HeadReader::new();
             self.progress.begin_head();
+            // hyper waits for bytes that may be here already.
+            cx.waker().wake_by_ref();
         }
     }
 
@@ -167,7 +169,7 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.go_on();
+        this.go_on(cx);
         match this.progress.phase() {
             Phase::Processing => return this.poll_end(cx),
             Phase::Body => this.body = this.progress.scanner().or(this.body),
@@ -219,7 +221,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.deadlines.note_write(flushed, this.progress.write_timeout(), cx))?;
         this.is_flushed = true;
-        this.go_on();
+        this.go_on(cx);
         Poll::Ready(Ok(()))
     }
 
