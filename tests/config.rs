@@ -446,6 +446,8 @@ fn default_limits() -> Limits {
         on_slow_client: OnSlowClient::Block,
         check_utf8: false,
         max_session_age: None,
+        requests: None,
+        request_max_bytes: Some(1 << 20),
     }
 }
 

@@ -150,6 +150,12 @@ keys! {
         "Maximum size of a request head.";
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
         "Maximum number of header fields in a request head.";
+    KEEP_ALIVE_TIMEOUT = "listener" "keep_alive_timeout", span(MS_100, HOUR), Value("\"60s\""),
+        "How long a connection stays open between two ordinary requests.";
+    BODY_TIMEOUT = "listener" "body_timeout", span(MS_100, HOUR), Value("\"30s\""),
+        "How long a client may send nothing of the body of an ordinary request; then it gets a 408.";
+    REQUESTS_PER_CONNECTION = "listener" "requests_per_connection", number(1, COUNT_MAX), Value("1000"),
+        "Number of ordinary requests after which a connection closes.";
 
     KIND = "auth" "kind", Choice(&["jwt", "forward"]), Value("\"jwt\""),
         "How clients are authenticated: by a JSON Web Token, or by the answer of a service to the headers of the \
@@ -253,6 +259,9 @@ keys! {
          another server is tried.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "Timeout for a server's response to an opening handshake.";
+    HTTP_RESPONSE_TIMEOUT = "upstream" "http_response_timeout", span(MS_100, HOUR),
+        Derived("response_timeout if that is set, else 60s"),
+        "Timeout for the head of a server's response to an ordinary request. A long poll waits that long.";
     RETRIES = "upstream" "retries", number(0, 10), Value("2"),
         "Number of further servers that an opening handshake tries, each once, if one accepts no connection or breaks it; \
          of all servers, a tenth of the requests is retried, and at least 10 in a second.";
@@ -348,6 +357,8 @@ keys! {
         "The start of `path` that is removed before the request goes to the upstream, in whole segments.";
     REPLACE_PATH = "route" "replace_path", Text, Nothing,
         "The path at the upstream, instead of the one that the client sent; the query is kept.";
+    HTTP = "route" "http", Flag, Value("false"),
+        "Whether the route serves ordinary HTTP requests, too. Otherwise they are answered with 426.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,
         "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
@@ -427,4 +438,9 @@ keys! {
         Kind::Duration(Duration::from_secs(1), Duration::from_hours(365 * 24), Allowed), Value("\"off\""),
         "How long a session may last; each ends up to a tenth earlier, at random, so that sessions that began together do \
          not end together.";
+    REQUEST_RATE = "route.limits" "request_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
+        "Rate limit on the ordinary requests of a client, with `http = true`, by `rate_key`; they belong to no session, so \
+         `session` counts them by subject. A request beyond it gets a 429.";
+    REQUEST_MAX_SIZE = "route.limits" "request_max_size", Size(0, 1 << 40, Allowed), Value("\"1MiB\""),
+        "Maximum size of the body of an ordinary request; a larger one gets a 413.";
 }

@@ -73,6 +73,9 @@ fn listener(
     let handshake_timeout = section.duration(&keys::HANDSHAKE_TIMEOUT);
     let head_max_bytes = section.size_or_off(&keys::HEAD_MAX_SIZE);
     let head_max_headers = section.integer(&keys::HEAD_MAX_HEADERS);
+    let keep_alive_timeout = section.duration(&keys::KEEP_ALIVE_TIMEOUT);
+    let body_timeout = section.duration(&keys::BODY_TIMEOUT);
+    let requests_per_connection = section.count(&keys::REQUESTS_PER_CONNECTION);
 
     let (address, has_tls, insecure) = (address?, has_tls?, insecure?);
     // With port 0 every listener gets a port of its own.
@@ -92,6 +95,9 @@ fn listener(
         handshake_timeout: handshake_timeout?,
         head_max_bytes: usize::try_from(head_max_bytes?.value?).ok()?,
         head_max_headers: usize::try_from(head_max_headers?.value).ok()?,
+        keep_alive_timeout: keep_alive_timeout?,
+        body_timeout: body_timeout?,
+        requests_per_connection: requests_per_connection?.value,
     };
     Some(Located { value: listener, span: address.span })
 }

@@ -297,6 +297,12 @@ pub struct ListenerConfig {
     pub head_max_bytes: usize,
     /// Maximum number of header fields in a request head: 8 to 256.
     pub head_max_headers: usize,
+    /// How long a connection stays open between two ordinary requests.
+    pub keep_alive_timeout: Duration,
+    /// How long a client may send nothing of the body of an ordinary request.
+    pub body_timeout: Duration,
+    /// The number of ordinary requests after which a connection closes.
+    pub requests_per_connection: NonZeroU32,
 }
 
 impl ListenerConfig {

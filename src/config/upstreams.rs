@@ -1,6 +1,7 @@
 //! Reads the `[upstream.NAME]` sections.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::balance;
 use super::balance_warnings::note_all_drain;
@@ -14,6 +15,9 @@ use crate::balance::{UpstreamConfig, UpstreamLoss};
 use crate::ws::code::CloseCode;
 
 const UPSTREAMS_MAX: usize = 1024;
+
+/// The default of `http_response_timeout` where `response_timeout` has its default: longer than a long poll waits.
+const HTTP_RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads every upstream, in the order of the file.
 pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
@@ -35,6 +39,13 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let tls = upstream_tls::read(section, folder, servers.as_ref());
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
+    let http_response_timeout = if section.key_span(&keys::HTTP_RESPONSE_TIMEOUT).is_some() {
+        section.duration(&keys::HTTP_RESPONSE_TIMEOUT)
+    } else if section.key_span(&keys::RESPONSE_TIMEOUT).is_some() {
+        response_timeout
+    } else {
+        Some(HTTP_RESPONSE_TIMEOUT)
+    };
     let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
     let drain_rate = balance::drain_rate(section);
@@ -55,6 +66,7 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
         base_path: base_path?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
+        http_response_timeout: http_response_timeout?,
         retries: retries?.value,
         max_pending_requests: max_pending_requests?.value,
         drain_rate: drain_rate?,

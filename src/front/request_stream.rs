@@ -1,9 +1,8 @@
-//! The client's stream while hyper reads and answers its request.
+//! The client's stream while hyper reads and answers its requests.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,7 +10,11 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::body_scanner::BodyScanner;
+use super::head_reader::HeadReader;
 use super::head_rejection::HeadRejection;
+use super::request_deadlines::RequestDeadlines;
+use super::request_progress::{Phase, RequestProgress};
 use crate::policy::proxy_header::{self, START_BYTES};
 use crate::runtime::cycle::Allowance;
 use crate::telemetry::request::RequestId;
@@ -28,70 +31,64 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A stream that withholds from hyper the bytes that a client sends behind its request. hyper detects the end of a
 /// stream only while its own buffer is empty. Otherwise a client that sent bytes early and disconnected would count as
-/// a session until the upstream has answered.
+/// a session until the upstream has answered. And hyper gets the bytes of a body exactly, so that those of the next
+/// request are read as a head of their own.
 #[derive(Debug)]
 pub(super) struct RequestStream<'a, S> {
     stream: S,
-    /// Whether hyper has passed the request to the service. Until then hyper's reads are served.
-    head_was_read: &'a AtomicBool,
-    /// Whether the service reads the body of the request. Then hyper's reads are served to the end.
-    takes_body: Option<&'a AtomicBool>,
-    /// The writer until then: hyper writes only to reject the head.
+    progress: &'a RequestProgress,
+    /// The writer while a head is read: hyper writes only to reject the head.
     rejection: HeadRejection,
-    head: Head,
-    /// The first bytes of the head, and their number.
+    head: HeadReader,
+    /// The first bytes of the first head, and their number.
     start: ([u8; START_BYTES], usize),
+    body: Option<BodyScanner>,
+    /// The bytes that were read and not passed to hyper.
     behind: Vec<u8>,
+    /// Whether hyper has no bytes that the stream has not taken.
+    is_flushed: bool,
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
     /// unread.
     is_closed: fn(&S) -> bool,
     /// The next check of a client that sent more than `BEHIND_MAX_BYTES`.
     look: Option<Pin<Box<Sleep>>>,
     reads: Allowance,
-}
-
-/// The position of the reader in the request head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
-    /// Before the request line. Empty lines are ignored (RFC 9112 section 2.2).
-    Blank,
-    /// Within a line.
-    InLine,
-    /// At the beginning of a line.
-    AtLine,
-    Ended,
+    deadlines: RequestDeadlines,
 }
 
 impl<'a, S> RequestStream<'a, S> {
     pub(super) fn new(
         stream: S,
-        head_was_read: &'a AtomicBool,
+        progress: &'a RequestProgress,
+        deadlines: RequestDeadlines,
         request_id: RequestId,
         is_closed: fn(&S) -> bool,
     ) -> Self {
         Self {
             stream,
-            head_was_read,
-            takes_body: None,
+            progress,
             rejection: HeadRejection::new(request_id),
-            head: Head::Blank,
+            head: HeadReader::new(),
             start: ([0; START_BYTES], 0),
+            body: None,
             behind: Vec::new(),
+            is_flushed: true,
             is_closed,
             look: None,
             reads: Allowance::default(),
+            deadlines,
         }
-    }
-
-    /// Serves the body of the request to hyper once this is set. It must be set before hyper reads on.
-    pub(super) fn with_body(self, takes_body: &'a AtomicBool) -> Self {
-        Self { takes_body: Some(takes_body), ..self }
     }
 
     /// Whether the client sent a PROXY header in place of a request, as far as the head was read.
     pub(super) fn is_proxy_header(&self) -> bool {
         let (start, len) = &self.start;
         proxy_header::is_start(start.get(..*len).unwrap_or_default())
+    }
+
+    /// Whether a head was not received in time.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadlines.is_late()
     }
 
     fn keep_start(&mut self, read: &[u8]) {
@@ -109,26 +106,39 @@ impl<'a, S> RequestStream<'a, S> {
         }
         (self.stream, [&unread[..], &self.behind].concat().into())
     }
-}
 
-impl Head {
-    /// Reads further bytes. Returns the offset at which the head ends in them, if it does.
-    fn read(&mut self, bytes: &[u8]) -> Option<usize> {
-        if *self == Self::Ended {
-            return None;
+    /// Reads the next head if the response to the request before it was written.
+    fn go_on(&mut self, cx: &mut Context<'_>) {
+        if self.is_flushed && self.progress.phase() == Phase::Processing && self.progress.has_answered() {
+            self.head = HeadReader::new();
+            self.progress.begin_head();
+            // hyper waits for bytes that may be here already.
+            cx.waker().wake_by_ref();
         }
-        for (at, byte) in bytes.iter().enumerate() {
-            match (*self, byte) {
-                (Self::AtLine, b'\n') => {
-                    *self = Self::Ended;
-                    return Some(at + 1);
+    }
+
+    /// Returns how many of these bytes, which the client sent, hyper gets now.
+    fn passed(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.progress.phase() {
+            Phase::Processing => Ok(0),
+            Phase::Head => {
+                let end = self.head.read(bytes);
+                if end.is_some() {
+                    self.progress.set_shape(self.head.shape());
+                    self.deadlines.end();
                 }
-                (Self::InLine, b'\n') => *self = Self::AtLine,
-                (Self::Blank, b'\n') | (_, b'\r') => {}
-                _ => *self = Self::InLine,
+                Ok(end.unwrap_or(bytes.len()))
+            }
+            Phase::Body => {
+                let body = self.body.get_or_insert(BodyScanner::Unlimited);
+                let end = body.read(bytes)?;
+                if end.is_some() {
+                    self.body = None;
+                    self.progress.enter(Phase::Processing);
+                }
+                Ok(end.unwrap_or(bytes.len()))
             }
         }
-        None
     }
 }
 
@@ -159,28 +169,38 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let takes_body = this.takes_body.is_some_and(|takes_body| takes_body.load(Ordering::Relaxed));
-        if this.head_was_read.load(Ordering::Relaxed) && !takes_body {
-            return this.poll_end(cx);
+        this.go_on(cx);
+        match this.progress.phase() {
+            Phase::Processing => return this.poll_end(cx),
+            Phase::Body => this.body = this.progress.scanner().or(this.body),
+            Phase::Head => {}
         }
         if !this.behind.is_empty() {
-            // hyper reads the body, or did not treat this empty line as the end of the head.
-            let len = this.behind.len().min(buf.remaining());
-            buf.put_slice(this.behind.get(..len).unwrap_or_default());
-            this.behind.drain(..len);
+            // The next request, or hyper did not treat this empty line as the end of the head.
+            let mut behind = std::mem::take(&mut this.behind);
+            let given = behind.get(..behind.len().min(buf.remaining())).unwrap_or_default();
+            let passed = this.passed(given)?;
+            buf.put_slice(given.get(..passed).unwrap_or_default());
+            behind.drain(..passed);
+            this.behind = behind;
             return Poll::Ready(Ok(()));
         }
         if !this.reads.take(READS, cx.waker()) {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
+            if this.progress.phase() == Phase::Head {
+                return this.deadlines.poll(this.head.is_blank(), cx).map(Err);
+            }
+            return Poll::Pending;
+        };
+        read?;
         let read = buf.filled().get(before..).unwrap_or_default();
         this.keep_start(read);
-        if let Some(end) = this.head.read(read) {
-            this.behind.extend_from_slice(read.get(end..).unwrap_or_default());
-            buf.set_filled(before + end);
-        }
+        let passed = this.passed(read)?;
+        this.behind.extend_from_slice(read.get(passed..).unwrap_or_default());
+        buf.set_filled(before + passed);
         Poll::Ready(Ok(()))
     }
 }
@@ -188,14 +208,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.head_was_read.load(Ordering::Relaxed) {
-            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+        if this.progress.phase() == Phase::Head {
+            return this.rejection.poll_write(&mut this.stream, cx, bytes);
         }
-        this.rejection.poll_write(&mut this.stream, cx, bytes)
+        this.is_flushed = false;
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.deadlines.note_write(written, this.progress.write_timeout(), cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let this = &mut *self;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        ready!(this.deadlines.note_write(flushed, this.progress.write_timeout(), cx))?;
+        this.is_flushed = true;
+        this.go_on(cx);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -53,6 +53,11 @@ impl<T: Into<Rejected>> From<T> for RejectedRequest {
 }
 
 impl RejectedRequest {
+    /// Returns the status of the response.
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.as_ref().map_or_else(|| self.rejected.rejection.response().status, Response::status)
+    }
+
     /// Returns the response. It has the id of the request, which is in the log as well. It closes the connection: a
     /// client does not need a second request on it, and a request that is not read cannot be smuggled.
     pub(super) fn into_response(self, request_id: RequestId) -> Response<Full<Bytes>> {

@@ -5,12 +5,16 @@
 //! [`Authenticated::reserve`] takes the slots. Each stage is synchronous; the caller may do asynchronous work between
 //! them.
 
+mod granted;
+pub mod request;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use granted::Granted;
 use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
@@ -23,7 +27,7 @@ use super::credential::{self, TokenSource};
 use super::evidence::Evidence;
 use super::expiry::Expiry;
 use super::forward::Answered;
-use super::grant::{self, Grant, Lease, SessionToken};
+use super::grant::{self, Grant, Lease};
 use super::host::request_host;
 use super::limits::LimitKind;
 use super::path::Path;
@@ -36,10 +40,6 @@ use super::session_slots::{Holder, SessionId};
 use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
-
-/// The longest `Origin` that a session keeps. An origin that a list can match is shorter: its host has at most 253
-/// bytes.
-const ORIGIN_MAX_BYTES: usize = 512;
 
 /// One reading of both clocks: the monotonic one for deadlines, and the wall clock for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,18 +160,23 @@ impl<'a> Candidate<'a> {
     fn check(&self) -> Result<(), Rejection> {
         let (config, counters) = (&self.route.config, &self.policy.counters);
         match (self.facts.kind, &self.route.target) {
-            (RequestKind::WebSocket, Target::Pool(_)) | (RequestKind::Http, Target::Page(_)) => {}
-            (RequestKind::Http, Target::Pool(_)) => return Err(Rejection::Opening(OpeningError::NotUpgrade)),
+            (RequestKind::WebSocket, Target::Pool(_)) | (RequestKind::Http(_), Target::Page(_)) => {}
+            (RequestKind::Http(_), Target::Pool(_)) if config.http => {}
+            (RequestKind::Http(_), Target::Pool(_)) => return Err(Rejection::Opening(OpeningError::NotUpgrade)),
             (RequestKind::WebSocket, Target::Page(_)) => return Err(Rejection::NoRoute),
         }
         if !config.addresses.allow(self.facts.address) {
             return Err(Rejection::Address);
         }
-        if !config.origins.allow(self.facts.origin) {
+        if self.facts.kind.is_unsafe() && !config.origins.allow(self.facts.origin) {
             return Err(Rejection::Origin);
         }
         if counters.is_short_of_memory() {
             return Err(Rejection::Memory);
+        }
+        if let RequestKind::Http(_) = self.facts.kind {
+            // It takes no slot.
+            return Ok(());
         }
         // `reserve` decides. This earlier check saves the verification of the token in most cases.
         if counters.is_full(self.policy.max_sessions) {
@@ -295,10 +300,8 @@ impl Authenticated<'_> {
     pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
-        let auth = self.method.as_ref().map(|method| Arc::clone(&method.name));
-        let subject = || self.subject.clone();
-        let reject =
-            |rejection| Rejected { auth: auth.clone(), subject: subject(), ..self.candidate.reject(rejection) };
+        let auth = self.auth();
+        let reject = |rejection| self.reject(rejection);
         let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
         let pool = Arc::clone(pool);
         let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
@@ -315,20 +318,9 @@ impl Authenticated<'_> {
         let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
-        let Self { candidate, token, answered, subject, claim_headers, stripped, .. } = self;
-        let Candidate { facts, route, params, host, .. } = candidate;
-        let grant = Grant {
-            auth,
-            subject,
-            token: SessionToken::new(token),
-            answered,
-            params,
-            host: host.into(),
-            origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
-            address: facts.address,
-        };
+        let (id, Granted { route, grant, claim_headers, stripped }) = (facts.id, self.grant());
         Ok(Admission {
-            id: facts.id,
+            id,
             route,
             grant: Arc::new(grant),
             lease: Lease::new(session_slot, taken.slots),

@@ -35,6 +35,7 @@ pub mod counts;
 pub mod slots;
 pub mod session_slots;
 pub mod limits;
+pub mod framing;
 pub mod rejection;
 pub mod request;
 pub mod route;

@@ -15,6 +15,7 @@ mod dashboard;
 mod revocation;
 mod logout;
 mod requests;
+mod http;
 mod closes;
 mod closing;
 mod deadlines;

@@ -1,0 +1,62 @@
+//! The connection of a request, as its service sees it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::connection_config::ConnectionConfig;
+use super::gateway::Gateway;
+use super::request_progress::RequestProgress;
+use crate::policy::endpoints::Endpoints;
+use crate::policy::peer::Peer;
+use crate::relay::registry::SessionContext;
+use crate::runtime::handshake_pacing;
+use crate::telemetry::metrics::labels::ConnectionState;
+use crate::telemetry::metrics::worker::ConnectionGuard;
+
+/// A connection that carries one request, or several ordinary ones.
+#[derive(Debug)]
+pub(super) struct RequestConnection<'a> {
+    pub(super) gateway: &'a Arc<Gateway>,
+    pub(super) worker: &'a SessionContext,
+    pub(super) config: &'a ConnectionConfig,
+    pub(super) peer: (Peer, Option<Endpoints>),
+    pub(super) progress: RequestProgress,
+    /// The number of requests that have arrived.
+    requests: AtomicU32,
+    guard: Mutex<&'a mut ConnectionGuard>,
+}
+
+impl<'a> RequestConnection<'a> {
+    pub(super) fn new(
+        gateway: &'a Arc<Gateway>,
+        worker: &'a SessionContext,
+        config: &'a ConnectionConfig,
+        peer: (Peer, Option<Endpoints>),
+        guard: &'a mut ConnectionGuard,
+    ) -> Self {
+        let (progress, requests, guard) = (RequestProgress::new(), AtomicU32::new(0), Mutex::new(guard));
+        Self { gateway, worker, config, peer, progress, requests, guard }
+    }
+
+    /// Counts a request that has arrived. Returns whether it is the first one.
+    pub(super) fn count_request(&self) -> bool {
+        self.requests.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// Returns the number of requests that have arrived.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Begins to carry ordinary requests: the connection is no handshake any more.
+    pub(super) fn carry_requests(&self) {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner).enter(ConnectionState::Http);
+        handshake_pacing::release();
+    }
+
+    /// Whether the connection may stay open after the response in progress.
+    pub(super) fn may_stay_open(&self) -> bool {
+        let lifecycle = &self.gateway.process.lifecycle;
+        self.requests() < self.config.requests_per_connection.get() && lifecycle.is_ready() && lifecycle.is_admitting()
+    }
+}
