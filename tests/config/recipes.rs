@@ -13,6 +13,7 @@ fn root() -> &'static Path {
 fn recipes() -> Vec<(String, String)> {
     let entries = fs::read_dir(root().join("config/recipes")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| !path.ends_with("README.md"));
     paths.sort();
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     paths.into_iter().map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
@@ -45,7 +46,8 @@ fn each_commented_setting_of_a_recipe_loads() {
 }
 
 #[test]
-fn the_suite_runs_each_recipe() {
+fn the_suite_runs_each_recipe_and_the_table_names_it() {
+    let table = fs::read_to_string(root().join("config/recipes/README.md")).unwrap();
     let suites: String = fs::read_dir(root().join("tests/interop"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -53,6 +55,7 @@ fn the_suite_runs_each_recipe() {
         .map(|path| fs::read_to_string(path).unwrap())
         .collect();
     for (name, _) in recipes() {
+        assert!(table.contains(&format!("| [`{name}`]({name}) |")), "config/recipes/README.md does not name {name}");
         let name = name.strip_suffix(".toml").unwrap_or_else(|| panic!("{name} is no configuration"));
         assert!(suites.contains(&format!("\"{name}\": ")), "no suite runs config/recipes/{name}.toml");
     }

@@ -8,13 +8,19 @@ usage: recipes.py [--direct] [NAME]...
 import sys
 
 import harness
+import recipes_browser
+import recipes_edge
 import recipes_messaging
 import recipes_python
+import recipes_web
 from recipes_setting import suite
 
 RECIPES = {
+    **recipes_web.RECIPES,
+    **recipes_browser.RECIPES,
     **recipes_python.RECIPES,
     **recipes_messaging.RECIPES,
+    **recipes_edge.RECIPES,
 }
 
 

@@ -5,11 +5,12 @@ import pathlib
 import sys
 
 import harness
-from recipes_setting import behind, directory, needs, node, service, suite, tell
+from recipes_setting import CLIENT, DIRECT, behind, directory, needs, node, service, suite, tell
 
 NATS = """
 host: "127.0.0.1"
 port: {clients}
+debug: true
 websocket {{ host: "127.0.0.1", port: {websocket}, no_tls: true }}
 """
 
@@ -26,10 +27,17 @@ def nats():
     ports = {"clients": harness.free_port(), "websocket": harness.free_port()}
     file = directory / "nats-server.conf"
     file.write_text(NATS.format(**ports))
-    service("nats", ports["websocket"], pathlib.Path(sys.executable).with_name("nats-server"), "-c", file)
+    server = service("nats", ports["websocket"], pathlib.Path(sys.executable).with_name("nats-server"), "-c", file)
     program = node("nats.js")
     tell(program, behind("nats", {"127.0.0.1:8080": ports["websocket"]}, "nats.example.com", page="app.example.com"))
-    return functools.partial(program.run_checks, suite)
+    return functools.partial(nats_checks, program, server)
+
+
+def nats_checks(program, server):
+    program.run_checks(suite)
+    if not DIRECT:
+        with suite.check("NATS: the log of the server has the client's address"):
+            harness.equal(f"{CLIENT}/127.0.0.1:" in server.output(), True)
 
 
 def mqtt():

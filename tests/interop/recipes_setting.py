@@ -7,15 +7,20 @@ or the test.
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import time
+
+import aiohttp
 
 import harness
 
 RECIPES = harness.ROOT / "config/recipes"
 PROGRAMS = harness.HERE / "recipes"
 PYTHON = harness.INTEROP / "recipes/bin/python"  # with the packages of recipes/requirements.txt
+CLIENT = "127.0.0.7"  # the address of the clients; Tollgate connects from 127.0.0.1
+SECONDS = 20
 READY_SECONDS = 60  # the first start of a service compiles its modules
 DIRECT = "--direct" in sys.argv
 
@@ -24,6 +29,13 @@ directory = harness.work_dir("recipes")
 secrets = harness.Secrets(directory)
 # What the clients trust, without an option of theirs.
 os.environ |= {"NODE_EXTRA_CA_CERTS": str(secrets.ca), "SSL_CERT_FILE": str(secrets.ca)}
+
+
+def session(proxy, source=CLIENT, **options):
+    """Returns an HTTP client that connects from this address."""
+    connector = aiohttp.TCPConnector(ssl=secrets.client_context(), local_addr=(source, 0), family=socket.AF_INET)
+    return aiohttp.ClientSession(proxy.url("", "https"), connector=connector, timeout=aiohttp.ClientTimeout(total=SECONDS),
+                                 **options)
 
 
 def needs(*programs):
@@ -39,11 +51,11 @@ def replaced(text, old, new):
     return text.replace(old, new)
 
 
-def filled(name, servers, host=None, page=None, changes=()):
+def filled(name, servers, host, page=None, changes=(), public="@PORT@"):
     """Returns the text of a recipe in which only this machine's addresses, names and files are replaced.
 
-    `servers` has the port for each address of an upstream or URL, `host` is the host of the route and `page` the one of the
-    pages in `origins`, if that is another one."""
+    `servers` has the port for each address of an upstream or URL, `host` is the host of the routes, `page` the one of the
+    pages in `origins`, if that is another one, and `public` the port that clients connect to, if that is another one."""
     text = (RECIPES / f"{name}.toml").read_text()
     text = replaced(text, '"0.0.0.0:443"', '"127.0.0.1:@PORT@"')
     text = replaced(text, '"fullchain.pem"', f'"{secrets.dir}/localhost.pem"')
@@ -51,9 +63,8 @@ def filled(name, servers, host=None, page=None, changes=()):
     for address, port in servers.items():
         text = replaced(text, address, f"127.0.0.1:{port}")
     if "\norigins = " in text:
-        text = replaced(text, f'"https://{page or host}"', '"https://localhost:@PORT@"')
-    if host:
-        text = replaced(text, f'"{host}"', '"localhost"')
+        text = replaced(text, f'"https://{page or host}"', f'"https://localhost:{public}"')
+    text = replaced(text, f'"{host}"', '"localhost"')
     for old, new in changes:
         text = replaced(text, old, new)
     return text
@@ -69,11 +80,11 @@ class Direct:
         return f"{scheme.removesuffix('s')}://localhost:{self.port}{path}"
 
 
-def behind(name, servers, host=None, page=None, changes=()):
+def behind(name, servers, host, **options):
     """Starts Tollgate with a recipe, or returns the first of the services with `--direct`."""
     if DIRECT:
         return Direct(next(iter(servers.values())))
-    return harness.Proxy(filled(name, servers, host, page, changes), directory, name=name)
+    return harness.Proxy(filled(name, servers, host, **options), directory, name=name)
 
 
 def ready(process, port):
@@ -104,18 +115,18 @@ events {{ worker_connections 4000; }}
 http {{
 access_log off;
 map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-{temporary}{servers}}}
+{temporary}{lines}{servers}}}
 """
 
 
-def nginx(name, servers):
+def nginx(name, servers, lines=""):
     """Starts nginx with the inner lines of a server for each port."""
     base = directory / f"nginx-{name}"
     temporary = "".join(f"{kind}_temp_path {base}-{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    blocks = "".join(f"server {{\nlisten 127.0.0.1:{port}{' ssl' if 'ssl_certificate' in lines else ''};\n{lines}\n}}\n"
-                     for port, lines in servers.items())
+    blocks = "".join(f"server {{\nlisten 127.0.0.1:{port}{' ssl' if 'ssl_certificate' in inner else ''};\n{inner}\n}}\n"
+                     for port, inner in servers.items())
     file = base.with_suffix(".conf")
-    file.write_text(NGINX.format(base=base, temporary=temporary, servers=blocks))
+    file.write_text(NGINX.format(base=base, temporary=temporary, lines=lines, servers=blocks))
     process = harness.Process(base.name, ["nginx", "-e", f"{base}.err", "-c", file], directory)
     for port in servers:
         ready(process, port)
