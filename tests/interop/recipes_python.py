@@ -14,8 +14,8 @@ import aiohttp
 import harness
 import leaks
 from harness import equal
-from recipes_setting import (CLIENT, DIRECT, PROGRAMS, PYTHON, behind, directory, needs, nginx, python, service, session,
-                             suite, tell)
+from recipes_setting import (CLIENT, DIRECT, PROGRAMS, PYTHON, SECONDS, behind, directory, needs, nginx, python, service,
+                             session, suite, tell)
 
 LARGE = 12 * 1024 * 1024
 STATION_PASSWORD = leaks.remember(randoms.token_hex(16))
@@ -89,7 +89,17 @@ async def fastapi_checks(proxy):
                     equal(await answer.content.readuntil(b"\n\n"), f"data: {number}\n\n".encode())
                 equal(await answer.content.read(), b"")
 
-        with suite.check("FastAPI: a WebSocket, and its close code"):
+        with suite.check("FastAPI: events without an end are ended at the service when the client is gone"):
+            answer = await client.get("/forever/one")
+            equal(await answer.content.readuntil(b"\n\n"), b"data: tick\n\n")
+            answer.close()
+            async with asyncio.timeout(SECONDS):
+                gone = False
+                while not gone:
+                    async with client.get("/gone/one") as answer:
+                        gone = await answer.json()
+
+        with suite.check("FastAPI: a WebSocket"):
             async with client.ws_connect("/ws/blue", headers={"Origin": proxy.url("", "https")}) as socket:
                 first = await socket.receive_json()
                 equal((first["room"], first["client"]), ("blue", CLIENT))

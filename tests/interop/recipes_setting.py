@@ -80,11 +80,11 @@ class Direct:
         return f"{scheme.removesuffix('s')}://localhost:{self.port}{path}"
 
 
-def behind(name, servers, host, **options):
+def behind(recipe, servers, host, name=None, **options):
     """Starts Tollgate with a recipe, or returns the first of the services with `--direct`."""
     if DIRECT:
         return Direct(next(iter(servers.values())))
-    return harness.Proxy(filled(name, servers, host, **options), directory, name=name)
+    return harness.Proxy(filled(recipe, servers, host, **options), directory, name=name or recipe)
 
 
 def ready(process, port):

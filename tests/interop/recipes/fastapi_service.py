@@ -9,6 +9,7 @@ import pydantic
 
 app = fastapi.FastAPI()
 waiting = {}
+gone = set()
 
 
 class Item(pydantic.BaseModel):
@@ -71,3 +72,23 @@ async def echo(websocket: fastapi.WebSocket, room: str):
             await websocket.send_text(f"{room}: {text}")
     except fastapi.WebSocketDisconnect:
         pass
+
+
+@app.get("/forever/{name}")
+async def forever(name: str):
+    """Server-sent events without an end."""
+    async def lines():
+        try:
+            while True:
+                yield "data: tick\n\n"
+                await asyncio.sleep(0.1)
+        finally:
+            gone.add(name)
+
+    return fastapi.responses.StreamingResponse(lines(), media_type="text/event-stream")
+
+
+@app.get("/gone/{name}")
+async def is_gone(name: str):
+    """Whether the client of `/forever/{name}` is gone."""
+    return name in gone

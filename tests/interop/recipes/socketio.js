@@ -11,7 +11,12 @@ const LARGE = 900_000; // bytes; the default maxHttpBufferSize is 1,000,000
 
 const server = http.createServer((request, response) => response.end('the page'));
 const backend = new Server(server);
+// A second process, as far as socket.io is concerned: it does not know the clients of the first one.
+const otherServer = http.createServer();
+const others = new Server(otherServer);
+others.on('connection', (socket) => socket.on('which', (done) => done('other')));
 backend.on('connection', (socket) => {
+  socket.on('which', (done) => done('first'));
   socket.on('echo', (...rest) => rest.pop()(...rest));
   socket.on('join', (room, done) => { socket.join(room); done(); });
   socket.on('say', (room, text) => backend.to(room).emit('said', text));
@@ -27,8 +32,8 @@ const event = (socket, name) => new Promise((resolve, reject) => {
 const ask = (socket, ...rest) => new Promise((resolve) => { socket.emit(...rest, (...answer) => resolve(answer)); });
 
 async function main() {
-  const { base, proxied } = await facts({ port: await listen(server) });
-  const open = (options = {}) => io(base, { forceNew: true, reconnection: false, ...options });
+  const { base, proxied, sticky } = await facts({ port: await listen(server), other: await listen(otherServer) });
+  const open = (options = {}, where = base) => io(where, { forceNew: true, reconnection: false, ...options });
   const begun = Date.now();
   const quiet = open({ transports: ['polling'] });
   const reasons = [];
@@ -89,6 +94,20 @@ async function main() {
         assert.deepEqual([address, scheme], ['127.0.0.1', 'https']);
         socket.close();
       }
+    });
+    await check('socket.io: with two servers and sticky_cookie each client stays on its server', async () => {
+      const used = new Set();
+      for (const transports of [['polling'], ['polling', 'websocket']]) {
+        const all = Array.from({ length: 6 }, () => open({ transports, withCredentials: true }, sticky));
+        await Promise.all(all.map((socket) => event(socket, 'connect')));
+        for (const socket of all) {
+          const [first] = await ask(socket, 'which');
+          for (let i = 0; i < 10; i += 1) assert.deepEqual(await ask(socket, 'which'), [first]);
+          used.add(first);
+          socket.close();
+        }
+      }
+      assert.deepEqual([...used].sort(), ['first', 'other']);
     });
     await check('socket.io: a page of another origin can neither post nor open a WebSocket', async () => {
       const headers = { Origin: 'https://evil.example' };

@@ -13,13 +13,18 @@ const backend = sockjs.createServer({ log: () => {} });
 backend.on('connection', (connection) => connection.on('data', (text) => connection.write(text)));
 const server = http.createServer();
 backend.installHandlers(server, { prefix: '/echo' });
+// A second process, as far as SockJS is concerned: it does not know the sessions of the first one.
+const others = sockjs.createServer({ log: () => {} });
+others.on('connection', (connection) => connection.on('data', () => connection.write('other')));
+const otherServer = http.createServer();
+others.installHandlers(otherServer, { prefix: '/echo' });
 
 async function main() {
-  const { base } = await facts({ port: await listen(server) });
+  const { base, hashed } = await facts({ port: await listen(server), other: await listen(otherServer) });
 
   /** Opens a connection, and resolves with it and a function that sends a message and resolves with the answer. */
-  function open(transports) {
-    const socket = new SockJS(`${base}/echo`, null, transports && { transports });
+  function open(transports, where = base) {
+    const socket = new SockJS(`${where}/echo`, null, transports && { transports });
     const waiting = [];
     socket.onmessage = ({ data }) => waiting.shift()(data);
     const echo = (text) => new Promise((resolve) => { waiting.push(resolve); socket.send(text); });
@@ -63,6 +68,19 @@ async function main() {
     }
     assert.match(text, /data: o\r\n/);
   });
+  if (hashed) {
+    await check('SockJS: with two servers and hash:path:session each session stays on its server', async () => {
+      const used = new Set();
+      for (let i = 0; i < 10; i += 1) {
+        const [socket, echo] = await open(['xhr-polling'], hashed);
+        const first = await echo('first');
+        for (let j = 0; j < 5; j += 1) assert.equal(await echo('first'), first);
+        used.add(first);
+        socket.close();
+      }
+      assert.deepEqual([...used].sort(), ['first', 'other']);
+    });
+  }
   await check('SockJS: greeting, /info and iframe are served, and the raw WebSocket is open', async () => {
     assert.equal(await (await fetch(`${base}/echo/`)).text(), 'Welcome to SockJS!\n');
     const info = await (await fetch(`${base}/echo/info`)).json();
