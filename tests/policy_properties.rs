@@ -350,6 +350,8 @@ fn route(model: &Model) -> Arc<Route> {
         rewrite: Rewrite::default(),
         refresh_path: None,
         http: false,
+        hsts: None,
+        server_header: false,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             mode: LimitMode::Enforce,

@@ -112,3 +112,18 @@ impl Key {
         }
     }
 }
+
+/// Defines a constant for each key, and the list of all keys.
+macro_rules! keys {
+    ($($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*) => {
+        $(
+            #[doc = $doc]
+            pub const $constant: Key =
+                Key { section: $section, name: $name, kind: $kind, default: $default, doc: $doc };
+        )*
+
+        /// Every key, in the order of `config/example.toml`.
+        pub const KEYS: &[Key] = &[$($constant),*];
+    };
+}
+pub(super) use keys;

@@ -9,6 +9,7 @@ use super::key::Kind::{
     Choice, Conditions, File, Flag, InnerTable, Integer, Percent, PercentRate, Rate, Size, StringList, Table,
     TableArray, Text, TextOrList, TextsOrTables,
 };
+use super::key::keys;
 pub use super::key::{AllowsOff, Default, Key, Kind};
 pub use super::sections::{SECTIONS, SectionForm};
 
@@ -32,20 +33,6 @@ const fn span(min: Duration, max: Duration) -> Kind {
     Kind::Duration(min, max, Refused)
 }
 
-/// Defines a constant for each key, and the list of all keys.
-macro_rules! keys {
-    ($($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*) => {
-        $(
-            #[doc = $doc]
-            pub const $constant: Key =
-                Key { section: $section, name: $name, kind: $kind, default: $default, doc: $doc };
-        )*
-
-        /// Every key, in the order of `config/example.toml`.
-        pub const KEYS: &[Key] = &[$($constant),*];
-    };
-}
-
 keys! {
     WORKERS = "server" "workers", number(0, 1024), Value("0"),
         "Number of worker threads; 0 is one per core.";
@@ -56,6 +43,9 @@ keys! {
     HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed),
         Derived("a sixteenth of max_handshakes, at least 16"),
         "Share of `max_handshakes` for one client address; further connections are queued.";
+    MAX_HTTP_REQUESTS = "server" "max_http_requests", number(1, COUNT_MAX), Value("4096"),
+        "Maximum number of ordinary requests in progress, and of the connections that are kept for them; requests beyond it \
+         are answered with 503.";
     MEMORY_MAX = "server" "memory_max", Size(64 << 20, 1 << 40, Allowed), Value("\"off\""),
         "Resident memory of the process above which new sessions are answered with 503; they are admitted again below 95% of \
          it.";
@@ -260,8 +250,8 @@ keys! {
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "Timeout for a server's response to an opening handshake.";
     HTTP_RESPONSE_TIMEOUT = "upstream" "http_response_timeout", span(MS_100, HOUR),
-        Derived("response_timeout if that is set, else 60s"),
-        "Timeout for the head of a server's response to an ordinary request. A long poll waits that long.";
+        Derived("six times response_timeout"),
+        "Timeout for the head of a server's response to an ordinary request.";
     RETRIES = "upstream" "retries", number(0, 10), Value("2"),
         "Number of further servers that an opening handshake tries, each once, if one accepts no connection or breaks it; \
          of all servers, a tenth of the requests is retried, and at least 10 in a second.";
@@ -359,6 +349,11 @@ keys! {
         "The path at the upstream, instead of the one that the client sent; the query is kept.";
     HTTP = "route" "http", Flag, Value("false"),
         "Whether the route serves ordinary HTTP requests, too. Otherwise they are answered with 426.";
+    HSTS = "route" "hsts", Kind::Duration(SECOND, Duration::from_hours(2 * 366 * 24), Allowed), Value("\"off\""),
+        "How long browsers use only TLS for the host: the `max-age` of `Strict-Transport-Security` (RFC 6797), in every \
+         response of the route on a listener with TLS.";
+    SERVER_HEADER = "route" "server_header", Flag, Value("false"),
+        "Whether responses of the route name Tollgate in `Server`. That of the upstream is always removed.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,
         "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
@@ -441,6 +436,6 @@ keys! {
     REQUEST_RATE = "route.limits" "request_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
         "Rate limit on the ordinary requests of a client, with `http = true`, by `rate_key`; they belong to no session, so \
          `session` counts them by subject. A request beyond it gets a 429.";
-    REQUEST_MAX_SIZE = "route.limits" "request_max_size", Size(0, 1 << 40, Allowed), Value("\"1MiB\""),
+    REQUEST_MAX_SIZE = "route.limits" "request_max_size", Size(1, 1 << 40, Allowed), Value("\"1MiB\""),
         "Maximum size of the body of an ordinary request; a larger one gets a 413.";
 }

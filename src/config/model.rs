@@ -111,6 +111,8 @@ pub struct ProcessConfig {
     pub max_handshakes: u32,
     /// The same limit for one client address; `None`: only `max_handshakes` applies.
     pub handshakes_per_address: Option<NonZeroU32>,
+    /// Maximum number of ordinary requests in progress, and of the connections that are kept for them.
+    pub max_http_requests: NonZeroU32,
     /// The resident memory above which new sessions are rejected; `None`: unlimited.
     pub memory_max_bytes: Option<u64>,
     /// Quota for the requests of one client address; `None`: unlimited.

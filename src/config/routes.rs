@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::uri::Authority;
@@ -78,6 +79,8 @@ struct Parts<'a> {
     origins: Option<Origins>,
     addresses: Option<Addresses>,
     http: Option<bool>,
+    hsts: Parsed<Option<Duration>>,
+    server_header: Option<bool>,
     refresh_path: Parsed<Option<Located<PathPattern>>>,
     on_removed: Option<OnRemoved>,
     claims: Option<claims::Rules>,
@@ -128,6 +131,8 @@ impl<'a> Parts<'a> {
             origins: origins(section, &access),
             addresses: addresses(section),
             http: section.flag(&keys::HTTP).map(|http| http.value),
+            hsts: section.duration_or_off(&keys::HSTS).map(|hsts| hsts.value),
+            server_header: section.flag(&keys::SERVER_HEADER).map(|server_header| server_header.value),
             refresh_path: refresh::read(section, &access),
             on_removed: on_removed(section),
             rewrite: rewrite::read(section, folder, &others, path.as_ref()),
@@ -163,6 +168,8 @@ impl<'a> Parts<'a> {
             origins: self.origins?,
             addresses: self.addresses?,
             http: self.http?,
+            hsts: self.hsts?,
+            server_header: self.server_header?,
             refresh_path: self.refresh_path?.map(|path| path.value),
             on_removed: self.on_removed?,
             require: claims.require,

@@ -1,7 +1,6 @@
 //! Reads the `[upstream.NAME]` sections.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::balance;
 use super::balance_warnings::note_all_drain;
@@ -16,8 +15,8 @@ use crate::ws::code::CloseCode;
 
 const UPSTREAMS_MAX: usize = 1024;
 
-/// The default of `http_response_timeout` where `response_timeout` has its default: longer than a long poll waits.
-const HTTP_RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The default of `http_response_timeout` is `response_timeout` times this: a long poll waits for most of a minute.
+const HTTP_RESPONSE_TIMES: u32 = 6;
 
 /// Reads every upstream, in the order of the file.
 pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
@@ -41,10 +40,8 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
     let http_response_timeout = if section.key_span(&keys::HTTP_RESPONSE_TIMEOUT).is_some() {
         section.duration(&keys::HTTP_RESPONSE_TIMEOUT)
-    } else if section.key_span(&keys::RESPONSE_TIMEOUT).is_some() {
-        response_timeout
     } else {
-        Some(HTTP_RESPONSE_TIMEOUT)
+        response_timeout.map(|timeout| timeout * HTTP_RESPONSE_TIMES)
     };
     let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);

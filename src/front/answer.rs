@@ -1,5 +1,7 @@
 //! One request: parses it, and finds what answers it: an endpoint of Tollgate, an upgrade, an upstream, or a page.
 
+use std::sync::Arc;
+
 use http::header::SET_COOKIE;
 use http::{Method, Request, Response};
 use http_body_util::Full;
@@ -14,12 +16,13 @@ use super::refresh::Refresh;
 use super::request_connection::RequestConnection;
 use super::request_context::{Context, PendingRequest, summary};
 use super::response::{self, RejectedRequest};
+use super::route_headers;
 use super::snapshot::Snapshot;
 use super::upgrade::{OpenedSession, upgrade};
 use crate::policy::forwarded::Client;
 use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
-use crate::policy::route::Target;
+use crate::policy::route::{Route, Target};
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
@@ -34,9 +37,20 @@ pub(super) enum Answered {
     /// A session, once its 101 is written.
     Upgraded(Box<OpenedSession>),
     /// An exchange with an upstream, after which the connection may carry another request.
-    Forwarded,
+    Forwarded(Arc<Route>),
     /// Nothing: the connection closes after the response.
     Closed,
+}
+
+impl Answered {
+    /// Returns the route of the request, if it has one.
+    fn route(&self) -> Option<&Arc<Route>> {
+        match self {
+            Self::Upgraded(opened) => Some(opened.admission.route()),
+            Self::Forwarded(route) => Some(route),
+            Self::Closed => None,
+        }
+    }
 }
 
 /// Returns the response to a request, and what becomes of it. The whole request uses one snapshot.
@@ -54,8 +68,14 @@ pub(super) async fn answer(
     let (generation, started) = (snapshot.generation(), clock::now());
     let metrics = connection.worker.metrics();
     let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
+    let has_tls = connection.config.tls.is_some();
     match respond(&context, connection, &snapshot, is_first, request, body).await {
-        Ok(answered) => answered,
+        Ok((mut response, answered)) => {
+            if let Some(route) = answered.route() {
+                route_headers::add(response.headers_mut(), &route.config, has_tls);
+            }
+            (response, answered)
+        }
         Err(rejected) => {
             let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
             let event = RejectionEvent {
@@ -74,7 +94,13 @@ pub(super) async fn answer(
             } else {
                 context.log(&event);
             }
-            (rejected.into_response(request_id).map(AnswerBody::Own), Answered::Closed)
+            let route = rejected.rejected.route.as_deref().and_then(|route| snapshot.policy().routes().named(route));
+            let route = route.map(Arc::clone);
+            let mut response = rejected.into_response(request_id, request.headers()).map(AnswerBody::Own);
+            if let Some(route) = route {
+                route_headers::add(response.headers_mut(), &route.config, has_tls);
+            }
+            (response, Answered::Closed)
         }
     }
 }
@@ -124,8 +150,8 @@ async fn respond(
     let opening = match Opening::parse(request.method(), request.uri(), request.version(), headers) {
         Ok(opening) => opening,
         Err(OpeningError::NotUpgrade) if policy.routes().have_http() => {
-            let response = http_request::forward(context, connection, policy, request, body).await?;
-            return Ok((response, Answered::Forwarded));
+            let (response, route) = http_request::forward(context, connection, policy, request, body).await?;
+            return Ok((response, Answered::Forwarded(route)));
         }
         Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
             let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::request_record::{RequestRecord, ResponseEnd};
 use crate::balance::ServerSession;
 use crate::runtime::clock;
+use crate::runtime::pending_limit::AddressPermit;
 use crate::upstream::response_body::ResponseBody;
 
 /// The body of a response.
@@ -30,8 +31,8 @@ pub(super) enum AnswerBody {
 /// The body of an upstream's response to an ordinary request. When it is dropped, the request has ended.
 pub(super) struct ForwardedBody {
     body: ResponseBody,
-    /// The request as one of its server's sessions.
-    _server: ServerSession,
+    /// The request as one of its server's sessions, and as one in progress.
+    _counts: (ServerSession, AddressPermit),
     record: RequestRecord,
     /// Set at the end of a response that the client gets as a whole.
     has_answered: Arc<AtomicBool>,
@@ -44,13 +45,13 @@ pub(super) struct ForwardedBody {
 impl ForwardedBody {
     pub(super) fn new(
         body: ResponseBody,
-        server: ServerSession,
+        counts: (ServerSession, AddressPermit),
         record: RequestRecord,
         has_answered: Arc<AtomicBool>,
         idle_timeout: Option<Duration>,
     ) -> Self {
         let idle = idle_timeout.map(|timeout| (timeout, Box::pin(sleep(timeout))));
-        Self { body, _server: server, record, has_answered, idle, is_idle: false, end: None }
+        Self { body, _counts: counts, record, has_answered, idle, is_idle: false, end: None }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {

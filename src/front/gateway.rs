@@ -16,6 +16,7 @@ use crate::relay::Process;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::runtime::request_limit::RequestLimit;
 use crate::telemetry::rejections::{RejectionEvent, RejectionLog};
 use crate::upstream::Connector;
 use crate::upstream::discovery::Discoveries;
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub process: Arc<Process>,
     /// The limit of pending connections, and of those that linger after a rejection.
     pub pending_limit: PendingLimit,
+    /// The limit of ordinary requests.
+    pub request_limit: RequestLimit,
     /// The command channels of all workers.
     pub workers: Arc<Workers>,
     /// Makes revocations.
@@ -62,7 +65,7 @@ impl Gateway {
         (counters, key_sets): (Arc<Counters>, KeySets),
         connector: Connector,
         process: Arc<Process>,
-        pending_limit: PendingLimit,
+        (pending_limit, request_limit): (PendingLimit, RequestLimit),
         workers: Workers,
     ) -> Self {
         let workers = Arc::new(workers);
@@ -76,6 +79,7 @@ impl Gateway {
             discoveries: Discoveries::default(),
             process,
             pending_limit,
+            request_limit,
             workers,
             logouts: Logouts::default(),
             waiting: Waiting::default(),

@@ -20,8 +20,10 @@ use crate::policy::framing::{self, BodyLength, FramingError};
 use crate::policy::limits::Limits;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
+use crate::policy::route::Route;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
+use crate::runtime::pending_limit::AddressPermit;
 use crate::upstream::forward::OutgoingRequest;
 use crate::upstream::request_body::{BodyLimits, BodyProgress, RequestBody};
 use crate::upstream::{AskError, Asked};
@@ -34,7 +36,7 @@ pub(super) async fn forward(
     policy: &Policy,
     request: &Request<()>,
     body: Incoming,
-) -> Result<Response<AnswerBody>, RejectedRequest> {
+) -> Result<(Response<AnswerBody>, Arc<Route>), RejectedRequest> {
     let target = (request.method(), request.uri());
     let facts = RequestFacts::of_http(target, request.headers(), context.client, context.request_id.0);
     let facts = facts.ok_or(Rejection::Framing(FramingError::Host))?;
@@ -50,22 +52,25 @@ pub(super) async fn forward(
         if let Some(limit) = admission.exceeded() {
             context.metrics.count_reported_request(route.name(), limit);
         }
+        let permit = connection.permit().ok_or_else(|| reject(Rejection::Full))?;
         connection.carry_requests();
         let has_body = length != BodyLength::Known(0);
         if has_body {
             connection.progress.take_body(length.into());
         }
-        let mut response = exchange(context, connection, &facts, &admission, (request, has_body.then_some(body))).await?;
+        let message = (request, has_body.then_some(body));
+        let mut response = exchange(context, connection, &facts, &admission, permit, message).await?;
         for cookie in cookies {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
         Ok(response)
     };
-    forwarded.await.inspect_err(|rejected: &RejectedRequest| {
+    let response = forwarded.await.inspect_err(|rejected: &RejectedRequest| {
         if rejected.rejected.rejection != Rejection::Opening(OpeningError::NotUpgrade) {
             context.metrics.count_request(route.name(), rejected.status());
         }
-    })
+    })?;
+    Ok((response, route))
 }
 
 /// Exchanges a request and its response with the upstream.
@@ -74,6 +79,7 @@ async fn exchange(
     connection: &RequestConnection<'_>,
     facts: &RequestFacts<'_>,
     admission: &RequestAdmission,
+    permit: AddressPermit,
     (request, body): (&Request<()>, Option<Incoming>),
 ) -> Result<Response<AnswerBody>, RejectedRequest> {
     let (route, grant, upstream) = (admission.route(), admission.grant(), admission.pool().config());
@@ -118,7 +124,7 @@ async fn exchange(
         bytes_out: 0,
     };
     let has_answered = connection.progress.begin_answer(limits.write_timeout);
-    let body = ForwardedBody::new(body, server_session, record, has_answered, limits.idle_timeout);
+    let body = ForwardedBody::new(body, (server_session, permit), record, has_answered, limits.idle_timeout);
     let mut response = Response::new(AnswerBody::Upstream(Box::new(body)));
     *response.status_mut() = head.status;
     let has_length = *request.method() == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;

@@ -13,6 +13,8 @@ pub mod identify;
 pub mod headers;
 pub mod question;
 mod authenticate;
+mod accept_header;
+mod route_headers;
 mod response;
 mod head_rejection;
 mod keys;

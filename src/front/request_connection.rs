@@ -1,5 +1,6 @@
 //! The connection of a request, as its service sees it.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +11,7 @@ use crate::policy::endpoints::Endpoints;
 use crate::policy::peer::Peer;
 use crate::relay::registry::SessionContext;
 use crate::runtime::handshake_pacing;
+use crate::runtime::pending_limit::AddressPermit;
 use crate::telemetry::metrics::labels::ConnectionState;
 use crate::telemetry::metrics::worker::ConnectionGuard;
 
@@ -24,6 +26,8 @@ pub(super) struct RequestConnection<'a> {
     /// The number of requests that have arrived.
     requests: AtomicU32,
     guard: Mutex<&'a mut ConnectionGuard>,
+    /// The permit to stay open between requests.
+    kept: Mutex<Option<AddressPermit>>,
 }
 
 impl<'a> RequestConnection<'a> {
@@ -35,7 +39,7 @@ impl<'a> RequestConnection<'a> {
         guard: &'a mut ConnectionGuard,
     ) -> Self {
         let (progress, requests, guard) = (RequestProgress::new(), AtomicU32::new(0), Mutex::new(guard));
-        Self { gateway, worker, config, peer, progress, requests, guard }
+        Self { gateway, worker, config, peer, progress, requests, guard, kept: Mutex::new(None) }
     }
 
     /// Counts a request that has arrived. Returns whether it is the first one.
@@ -54,9 +58,29 @@ impl<'a> RequestConnection<'a> {
         handshake_pacing::release();
     }
 
-    /// Whether the connection may stay open after the response in progress.
+    /// Returns a permit for an ordinary request, if one is free.
+    pub(super) fn permit(&self) -> Option<AddressPermit> {
+        self.gateway.request_limit.request(self.counted())
+    }
+
+    /// Whether the connection may stay open after the response in progress: there is room, and the process does not
+    /// stop.
     pub(super) fn may_stay_open(&self) -> bool {
         let lifecycle = &self.gateway.process.lifecycle;
-        self.requests() < self.config.requests_per_connection.get() && lifecycle.is_ready() && lifecycle.is_admitting()
+        if self.requests() >= self.config.requests_per_connection.get()
+            || !lifecycle.is_ready()
+            || !lifecycle.is_admitting()
+        {
+            return false;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.is_none() {
+            *kept = self.gateway.request_limit.connection(self.counted());
+        }
+        kept.is_some()
+    }
+
+    fn counted(&self) -> Option<IpAddr> {
+        self.config.counted(self.peer.0)
     }
 }

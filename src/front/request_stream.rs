@@ -236,27 +236,37 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+    use std::time::Instant;
 
     use super::*;
 
+    fn stream<'a>(bytes: &'a [u8], progress: &'a RequestProgress) -> RequestStream<'a, &'a [u8]> {
+        let hour = Duration::from_secs(3600);
+        let deadlines = RequestDeadlines::new(Instant::now() + hour, hour, hour);
+        RequestStream::new(bytes, progress, deadlines, RequestId(1), |_| false)
+    }
+
+    /// Reads once. Returns what hyper gets; `None` if it has to wait.
+    fn read(stream: &mut RequestStream<'_, &[u8]>, step: usize) -> Option<Vec<u8>> {
+        let mut part = vec![0; step];
+        let mut buf = ReadBuf::new(&mut part);
+        let polled = Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
+        polled.is_ready().then(|| buf.filled().to_vec())
+    }
+
     /// Returns the bytes that hyper gets up to the end of the head, in reads of `step` bytes, and those kept behind it.
     fn split(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<u8>) {
-        let head_was_read = AtomicBool::new(false);
-        let mut stream = RequestStream::new(bytes, &head_was_read, RequestId(1), |_| false);
+        let progress = RequestProgress::new();
+        let mut stream = stream(bytes, &progress);
         let mut got = Vec::new();
-        while stream.head != Head::Ended {
-            let mut part = vec![0; step];
-            let mut buf = ReadBuf::new(&mut part);
-            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-            assert!(!buf.filled().is_empty(), "the stream ends within the head");
-            got.extend_from_slice(buf.filled());
+        while !stream.head.has_ended() {
+            let part = read(&mut stream, step).unwrap();
+            assert!(!part.is_empty(), "the stream ends within the head");
+            got.extend(part);
         }
-        head_was_read.store(true, Ordering::Relaxed);
-        let mut none = [0; 64];
-        let mut buf = ReadBuf::new(&mut none);
+        progress.enter(Phase::Processing);
         // The end of the stream is detected although bytes are kept.
-        assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-        assert!(buf.filled().is_empty());
+        assert_eq!(read(&mut stream, 64), Some(Vec::new()));
         (got, stream.into_parts(Bytes::new()).1.to_vec())
     }
 
@@ -278,48 +288,56 @@ mod tests {
 
     #[test]
     fn kept_bytes_are_passed_on_if_hyper_reads_on() {
-        let head_was_read = AtomicBool::new(false);
+        let progress = RequestProgress::new();
         let bytes = b"GET / HTTP/1.1\r\n\r\nmore";
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
-        let (mut got, mut part) = (Vec::new(), [0; 100]);
-        for _ in 0..2 {
-            let mut buf = ReadBuf::new(&mut part);
-            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-            got.extend_from_slice(buf.filled());
-        }
+        let mut stream = stream(bytes, &progress);
+        let got = [read(&mut stream, 100).unwrap(), read(&mut stream, 100).unwrap()].concat();
         assert_eq!(got, bytes);
     }
 
     #[test]
     fn a_body_that_the_service_takes_is_passed_on() {
-        let (head_was_read, takes_body) = (AtomicBool::new(false), AtomicBool::new(false));
-        let bytes = b"POST / HTTP/1.1\r\n\r\nbody";
-        let stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
-        let mut stream = stream.with_body(&takes_body);
-        let mut read = || {
-            let mut part = [0; 100];
-            let mut buf = ReadBuf::new(&mut part);
-            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-            buf.filled().to_vec()
-        };
-        assert_eq!(read(), b"POST / HTTP/1.1\r\n\r\n");
-        head_was_read.store(true, Ordering::Relaxed);
-        takes_body.store(true, Ordering::Relaxed);
-        assert_eq!((read(), read()), (b"body".to_vec(), Vec::new()));
+        let progress = RequestProgress::new();
+        let mut stream = stream(b"POST / HTTP/1.1\r\n\r\nbody", &progress);
+        assert_eq!(read(&mut stream, 100).unwrap(), b"POST / HTTP/1.1\r\n\r\n");
+        progress.take_body(BodyScanner::Unlimited);
+        assert_eq!((read(&mut stream, 100).unwrap(), read(&mut stream, 100).unwrap()), (b"body".to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn the_next_head_follows_the_body_once_the_response_is_written() {
+        let bytes = b"POST / HTTP/1.1\r\n\r\nbodyGET / HTTP/1.1\r\n\r\nGET";
+        for step in 1..=bytes.len() {
+            let progress = RequestProgress::new();
+            let mut stream = stream(bytes, &progress);
+            let up_to = |end: &[u8], stream: &mut RequestStream<'_, &[u8]>| {
+                let mut got = Vec::new();
+                while !got.ends_with(end) {
+                    got.extend(read(stream, step).unwrap());
+                }
+                got
+            };
+            assert_eq!(up_to(b"\r\n\r\n", &mut stream), b"POST / HTTP/1.1\r\n\r\n");
+            progress.take_body(BodyScanner::Known(4));
+            assert_eq!(up_to(b"body", &mut stream), b"body");
+            assert_eq!(progress.phase(), Phase::Processing);
+            progress.begin_answer(Duration::ZERO).store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(up_to(b"\r\n\r\n", &mut stream), b"GET / HTTP/1.1\r\n\r\n");
+            assert_eq!(progress.shape().request_line_len, 14);
+        }
     }
 
     #[test]
     fn kept_bytes_are_limited_and_a_disconnect_beyond_the_limit_is_detected() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let head_was_read = AtomicBool::new(true);
+        let progress = RequestProgress::new();
+        progress.enter(Phase::Processing);
         let bytes = vec![b'x'; 1 << 20];
-        let (mut none, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
-        assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
-        assert_eq!(stream.behind.len(), BEHIND_MAX_BYTES);
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| true);
-        let mut buf = ReadBuf::new(&mut none);
-        assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_ready() && buf.filled().is_empty());
+        let mut full = stream(&bytes, &progress);
+        assert_eq!(read(&mut full, 1), None);
+        assert_eq!(full.behind.len(), BEHIND_MAX_BYTES);
+        let mut closed = RequestStream { is_closed: |_| true, ..stream(&bytes, &progress) };
+        assert_eq!(read(&mut closed, 1), Some(Vec::new()));
     }
 }

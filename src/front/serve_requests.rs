@@ -96,7 +96,7 @@ pub(super) async fn serve_requests(
             let (response, answered) = answer(requests, client, (id, is_first), phases, &request, body).await;
             let next = match answered {
                 Answered::Upgraded(opened) => RequestState::Upgraded(opened),
-                Answered::Forwarded => RequestState::Forwarded,
+                Answered::Forwarded(_) => RequestState::Forwarded,
                 Answered::Closed => {
                     RequestState::Closed(gateway.pending_limit.closing(config.counted(Peer::Ip(client.address))))
                 }

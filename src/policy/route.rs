@@ -140,6 +140,10 @@ pub struct RouteConfig {
     pub rewrite: Rewrite,
     /// Whether it serves ordinary HTTP requests, too.
     pub http: bool,
+    /// How long browsers use only TLS for its host; `None`: as they please.
+    pub hsts: Option<Duration>,
+    /// Whether its responses name Tollgate in `Server`.
+    pub server_header: bool,
     /// The path at which a fresh token renews its open sessions. It has no placeholders.
     pub refresh_path: Option<PathPattern>,
     /// How its sessions end when a reload removes it or its upstream.

@@ -214,6 +214,8 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         rewrite: Rewrite::default(),
         refresh_path: None,
         http: false,
+        hsts: None,
+        server_header: false,
         on_removed: OnRemoved::Drain,
         limits,
     };

@@ -78,6 +78,7 @@ impl Exchange for HttpExchange<'_> {
         let config = pool.config();
         // A PROXY header names the client of one connection.
         let used = if config.proxy_protocol { None } else { self.connections.take(pool, server.name()) };
+        let since_ms = connector.now_ms(pool);
         if let Some(connection) = used {
             match self.exchange(connector, pool, server, connection).await {
                 // The server has probably closed it at the same time.
@@ -85,7 +86,7 @@ impl Exchange for HttpExchange<'_> {
                 Err(OpenError::Broken(error)) if self.request.progress.fault().is_none() => {
                     return Err(Failed::Finally(error_at(server, Rejection::Unreachable, causes(&error))));
                 }
-                result => return result.map_err(|error| self.fail(connector, pool, server, error)),
+                result => return result.map_err(|error| self.fail(connector, (pool, server), since_ms, error)),
             }
         }
         let stream = connector.try_server(pool, server, self.request.proxy_header).await;
@@ -99,9 +100,10 @@ impl Exchange for HttpExchange<'_> {
             HttpConnection::new(stream, config.title_case_headers).await
         };
         let opened = timeout(config.connect_timeout, opening).await.unwrap_or(Err(OpenError::Timeout));
-        let connection = opened.map_err(|error| self.fail(connector, pool, server, error))?;
+        let connection = opened.map_err(|error| self.fail(connector, (pool, server), since_ms, error))?;
+        let since_ms = connector.now_ms(pool);
         let result = self.exchange(connector, pool, server, connection).await;
-        result.map_err(|error| self.fail(connector, pool, server, error))
+        result.map_err(|error| self.fail(connector, (pool, server), since_ms, error))
     }
 }
 
@@ -132,14 +134,19 @@ impl HttpExchange<'_> {
     }
 
     /// Records a failure of the server, unless the client caused it.
-    fn fail(&self, connector: &Connector, pool: &Pool, server: &Server, error: OpenError) -> Failed {
+    fn fail(
+        &self,
+        connector: &Connector,
+        (pool, server): (&Pool, &Server),
+        since_ms: u64,
+        error: OpenError,
+    ) -> Failed {
         if let Some(fault) = self.request.progress.fault() {
             return Failed::Finally(error_at(server, fault.rejection(), String::new()));
         }
-        let now_ms = connector.now_ms(pool);
         let (failure, rejection, detail) = match error {
             OpenError::Timeout => {
-                (Failure::Late { since_ms: now_ms }, Rejection::UpstreamTimeout, "no response in time".to_owned())
+                (Failure::Late { since_ms }, Rejection::UpstreamTimeout, "no response in time".to_owned())
             }
             OpenError::Malformed(error) => (Failure::Answer, Rejection::UpstreamMalformed, error.to_string()),
             OpenError::Broken(error) => (Failure::Answer, Rejection::Unreachable, causes(&error)),

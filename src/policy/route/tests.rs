@@ -26,6 +26,8 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         rewrite: Rewrite::default(),
         refresh_path: None,
         http: false,
+        hsts: None,
+        server_header: false,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             mode: LimitMode::Enforce,
