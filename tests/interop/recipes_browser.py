@@ -4,18 +4,12 @@ import functools
 import os
 import pathlib
 import secrets as randoms
-import shutil
 
 import harness
 import leaks
-from recipes_setting import PYTHON, behind, directory, needs, node, secrets, service, suite, tell
+from recipes_setting import PYTHON, behind, browser, directory, needs, node, service, suite, tell
 
 SIZE = "640x480"
-
-
-def browser_program(script, *arguments):
-    needs("chromium")
-    return node(script, shutil.which("chromium"), harness.spki(secrets.dir / "localhost.pem"), *arguments)
 
 
 def jupyter():
@@ -26,8 +20,8 @@ def jupyter():
     # A root user is refused otherwise; all other settings are the defaults.
     service("jupyter", port, PYTHON, "-m", "notebook", "--no-browser", "--allow-root", f"--port={port}", cwd=folder,
             environment={"JUPYTER_TOKEN": token, "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"})
-    program = browser_program("jupyter.js", folder)
-    tell(program, behind("jupyter", {"127.0.0.1:8888": port}, "notebooks.example.com"), token=token)
+    program = node("jupyter.js", folder)
+    tell(program, behind("jupyter", {"127.0.0.1:8888": port}, "notebooks.example.com"), token=token, **browser())
     return functools.partial(program.run_checks, suite, 180)
 
 
@@ -49,8 +43,8 @@ def novnc():
     harness.Process("xterm", ["xterm", "-geometry", "200x60+0+0", "-e", "sh"], directory, cwd=folder,
                     env={**os.environ, "DISPLAY": f":{display}", "HOME": str(folder)})
     service("websockify", port, "websockify", "--web", web, f"127.0.0.1:{port}", f"127.0.0.1:{vnc}")
-    program = browser_program("novnc.js", folder, SIZE)
-    tell(program, behind("novnc", {"127.0.0.1:6080": port}, "desk.example.com"))
+    program = node("novnc.js", folder, SIZE)
+    tell(program, behind("novnc", {"127.0.0.1:6080": port}, "desk.example.com"), **browser())
     return functools.partial(program.run_checks, suite)
 
 

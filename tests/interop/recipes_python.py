@@ -129,13 +129,13 @@ async def fastapi_checks(proxy):
 # ------------------------------------------------------------------------------------------------------ Django Channels
 
 
-def django_site(name, trusts_proxy=True):
+def django_site(name):
     """Starts a site with the user `ada`, and returns its port and her password."""
     home, port = directory / name, harness.free_port()
     home.mkdir()
     password = leaks.remember(randoms.token_hex(16))
     environment = {"SITE_HOME": str(home), "SITE_SECRET": leaks.remember(randoms.token_hex(32)), "PYTHONPATH": str(PROGRAMS),
-                   "SITE_TRUSTS_PROXY": "1" if trusts_proxy else "", "DJANGO_SUPERUSER_PASSWORD": password}
+                   "SITE_IS_SECURE": "" if DIRECT else "1", "DJANGO_SUPERUSER_PASSWORD": password}
     setup = ("import django_site, django.core.management as m; m.call_command('migrate', verbosity=0); "
              "m.call_command('createsuperuser', '--no-input', username='ada', email='ada@example.com', verbosity=0)")
     harness.run(PYTHON, "-c", setup, env={**os.environ, **environment})
@@ -145,7 +145,7 @@ def django_site(name, trusts_proxy=True):
 
 
 def django_channels():
-    port, password = django_site("django", trusts_proxy=not DIRECT)
+    port, password = django_site("django")
     proxy = behind("django-channels", {"127.0.0.1:8000": port}, "www.example.com")
     return functools.partial(in_loop, django_checks, proxy, password)
 

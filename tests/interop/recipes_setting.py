@@ -137,6 +137,12 @@ def node(script, *arguments):
     return harness.Node(PROGRAMS / script, directory, *arguments)
 
 
+def browser():
+    """Returns the executable of Chromium and the key that it is to trust, or nothing without Chromium."""
+    executable = shutil.which("chromium")
+    return {"chromium": executable, "spki": harness.spki(secrets.dir / "localhost.pem")} if executable else {}
+
+
 def python(script, *arguments):
     """Starts a program with the packages of the recipes, which has checks of its own."""
     return harness.Program(harness.Process(

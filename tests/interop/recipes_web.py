@@ -3,7 +3,7 @@ are real. Their checks are in tests/interop/recipes/NAME.js."""
 
 import functools
 
-from recipes_setting import DIRECT, behind, node, suite, tell
+from recipes_setting import DIRECT, behind, browser, node, suite, tell
 
 
 def of_node(recipe, script, address, host):
@@ -19,7 +19,7 @@ def socket_io():
     proxy = behind("socket-io", {"127.0.0.1:3000": port}, "chat.example.com")
     changes = [(f'["127.0.0.1:{port}"]', f'["127.0.0.1:{port}", "127.0.0.1:{other}"]'), ("# balance =", "balance =")]
     sticky = behind("socket-io", {"127.0.0.1:3000": port}, "chat.example.com", changes=changes, name="sticky")
-    tell(program, proxy, sticky=sticky.url("", "https"))
+    tell(program, proxy, sticky=sticky.url("", "https"), **browser())
     return functools.partial(program.run_checks, suite)
 
 
@@ -41,9 +41,9 @@ def sockjs():
     proxy = behind("sockjs", {"127.0.0.1:9999": port}, "chat.example.com")
     servers = f'["127.0.0.1:{port}"'
     changes = [(f"{servers}]", f'{servers}, "127.0.0.1:{other}"]\nbalance = "hash:path:session"'),
-               ("\n[[route]]\n", f"{BY_SESSION}\n[[route]]\n")]
+               ("\n# The application's pages.\n", f"{BY_SESSION}\n")]
     hashed = behind("sockjs", {"127.0.0.1:9999": port}, "chat.example.com", changes=changes, name="hashed")
-    tell(program, proxy, **({} if DIRECT else {"hashed": hashed.url("", "https")}))
+    tell(program, proxy, hashed=None if DIRECT else hashed.url("", "https"), **browser())
     return functools.partial(program.run_checks, suite)
 
 

@@ -1,6 +1,6 @@
 """A site made with Django and Channels in one file, run by Daphne as `daphne django_site:application`.
 
-The environment names the directory of its database, and whether it trusts X-Forwarded-Proto.
+The environment names the directory of its database, its secret, and whether its clients use TLS.
 """
 
 import os
@@ -30,9 +30,8 @@ settings.configure(
     CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
     STATIC_URL="/static/",
     LOGIN_REDIRECT_URL="/",
-    SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https") if os.environ.get("SITE_TRUSTS_PROXY") else None,
-    SESSION_COOKIE_SECURE=bool(os.environ.get("SITE_TRUSTS_PROXY")),
-    CSRF_COOKIE_SECURE=bool(os.environ.get("SITE_TRUSTS_PROXY")),
+    SESSION_COOKIE_SECURE=bool(os.environ["SITE_IS_SECURE"]),
+    CSRF_COOKIE_SECURE=bool(os.environ["SITE_IS_SECURE"]),
 )
 django.setup()
 

@@ -14,7 +14,7 @@ for i in range(2000):
 time.sleep(1)
 print("end of lines")`;
 
-const [executable, spki, folder] = process.argv.slice(2);
+const [folder] = process.argv.slice(2);
 
 /** Writes a notebook with these cells into the folder that Jupyter serves. */
 function notebook(name, ...sources) {
@@ -26,8 +26,8 @@ function notebook(name, ...sources) {
 
 async function main() {
   notebook('sum.ipynb', 'print("the sum is", sum(range(101)))', LINES);
-  const { base, token } = await facts({});
-  const browser = await launch(executable, spki);
+  const { base, token, chromium, spki } = await facts({});
+  const browser = await launch(chromium, spki);
   const context = await browser.newContext();
   const page = await context.newPage();
   page.setDefaultTimeout(WAIT_MS);

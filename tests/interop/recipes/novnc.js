@@ -8,12 +8,12 @@ const { launch } = require('../node/pages');
 const WAIT_MS = 15_000;
 const QUIET_MS = 3000;
 
-const [executable, spki, folder, size] = process.argv.slice(2);
+const [folder, size] = process.argv.slice(2);
 
 async function main() {
-  const { base } = await facts({});
+  const { base, chromium, spki } = await facts({});
   const [width, height] = size.split('x').map(Number);
-  const browser = await launch(executable, spki);
+  const browser = await launch(chromium, spki);
   const page = await (await browser.newContext({ viewport: { width: width + 100, height: height + 100 } })).newPage();
   page.setDefaultTimeout(WAIT_MS);
   const sockets = [];

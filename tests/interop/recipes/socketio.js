@@ -5,11 +5,22 @@ const http = require('http');
 const { Server } = require('socket.io');
 const { io } = require('socket.io-client');
 const { check, facts, listen } = require('../node/checks');
+const { launch } = require('../node/pages');
 
 const PING_MS = 25_000; // the default pingInterval
 const LARGE = 900_000; // bytes; the default maxHttpBufferSize is 1,000,000
 
-const server = http.createServer((request, response) => response.end('the page'));
+// The page of the service, which the client script of the service connects.
+const PAGE = `<!DOCTYPE html><title>the page</title><script src="/socket.io/socket.io.js"></script><script>
+  const socket = io(), transports = [];
+  socket.io.engine.once('open', () => transports.push(socket.io.engine.transport.name));
+  socket.io.engine.once('upgrade', (transport) => transports.push(transport.name));
+</script>`;
+
+const server = http.createServer((request, response) => {
+  response.setHeader('Content-Type', 'text/html');
+  response.end(PAGE);
+});
 const backend = new Server(server);
 // A second process, as far as socket.io is concerned: it does not know the clients of the first one.
 const otherServer = http.createServer();
@@ -32,7 +43,7 @@ const event = (socket, name) => new Promise((resolve, reject) => {
 const ask = (socket, ...rest) => new Promise((resolve) => { socket.emit(...rest, (...answer) => resolve(answer)); });
 
 async function main() {
-  const { base, proxied, sticky } = await facts({ port: await listen(server), other: await listen(otherServer) });
+  const { base, proxied, sticky, chromium, spki } = await facts({ port: await listen(server), other: await listen(otherServer) });
   const open = (options = {}, where = base) => io(where, { forceNew: true, reconnection: false, ...options });
   const begun = Date.now();
   const quiet = open({ transports: ['polling'] });
@@ -120,12 +131,23 @@ async function main() {
     });
   }
   await check('socket.io: the page and the client script are served', async () => {
-    assert.equal(await (await fetch(`${base}/index.html`)).text(), 'the page');
+    assert.equal(await (await fetch(`${base}/index.html`)).text(), PAGE);
     const script = await fetch(`${base}/socket.io/socket.io.js`);
     assert.deepEqual([script.status, /Socket\.IO/.test(await script.text())], [200, true]);
     const again = await fetch(`${base}/socket.io/socket.io.js`, { headers: { 'If-None-Match': script.headers.get('etag') } });
     assert.equal(again.status, 304);
   });
+  if (chromium) {
+    await check('socket.io: in Chromium the page polls and then upgrades, and sends an event', async () => {
+      const browser = await launch(chromium, spki);
+      const page = await browser.newPage();
+      await page.goto(`${base}/`);
+      await page.waitForFunction('transports.length === 2');
+      assert.deepEqual(await page.evaluate('transports'), ['polling', 'websocket']);
+      assert.equal(await page.evaluate('new Promise((done) => socket.emit("echo", "Grüße", done))'), 'Grüße');
+      await browser.close();
+    });
+  }
   await check('socket.io: a poll without messages waits for the ping of the server', async () => {
     const after = await ping;
     assert.ok(after > PING_MS - 1000, `the ping came after ${after} ms`);

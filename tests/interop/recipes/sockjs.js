@@ -1,17 +1,25 @@
 // Tests SockJS behind the recipe: sockjs-client with its defaults, and with each transport that works outside a browser.
 'use strict';
 const assert = require('assert/strict');
+const fs = require('fs');
 const http = require('http');
 const sockjs = require('sockjs');
 const SockJS = require('sockjs-client');
 const { WebSocket } = require('ws');
 const { check, facts, listen } = require('../node/checks');
+const { launch } = require('../node/pages');
 
 const STREAMED = 200_000; // bytes; a streaming response ends after 128 KiB
 
 const backend = sockjs.createServer({ log: () => {} });
 backend.on('connection', (connection) => connection.on('data', (text) => connection.write(text)));
-const server = http.createServer();
+// A page with the client, which a build of sockjs-client has in one file.
+const SCRIPT = require.resolve('sockjs-client/dist/sockjs.min.js');
+const server = http.createServer((request, response) => {
+  if (request.url === '/sockjs.js') { fs.createReadStream(SCRIPT).pipe(response); return; }
+  response.setHeader('Content-Type', 'text/html');
+  response.end('<!DOCTYPE html><title>the page</title><script src="/sockjs.js"></script>');
+});
 backend.installHandlers(server, { prefix: '/echo' });
 // A second process, as far as SockJS is concerned: it does not know the sessions of the first one.
 const others = sockjs.createServer({ log: () => {} });
@@ -20,7 +28,7 @@ const otherServer = http.createServer();
 others.installHandlers(otherServer, { prefix: '/echo' });
 
 async function main() {
-  const { base, hashed } = await facts({ port: await listen(server), other: await listen(otherServer) });
+  const { base, hashed, chromium, spki } = await facts({ port: await listen(server), other: await listen(otherServer) });
 
   /** Opens a connection, and resolves with it and a function that sends a message and resolves with the answer. */
   function open(transports, where = base) {
@@ -68,6 +76,26 @@ async function main() {
     }
     assert.match(text, /data: o\r\n/);
   });
+  if (chromium) {
+    await check('SockJS: in Chromium each transport carries messages', async () => {
+      const browser = await launch(chromium, spki);
+      const page = await browser.newPage();
+      await page.goto(`${base}/`);
+      for (const transport of ['websocket', 'xhr-streaming', 'eventsource', 'xhr-polling']) {
+        const got = await page.evaluate((name) => new Promise((resolve) => {
+          const answers = [];
+          const socket = new SockJS('/echo', null, { transports: [name] });
+          socket.onopen = () => socket.send('message 0');
+          socket.onmessage = ({ data }) => {
+            if (answers.push(data) < 20) socket.send(`message ${answers.length}`); else resolve([socket.transport, answers]);
+          };
+          socket.onclose = ({ code, reason }) => resolve([code, reason]);
+        }), transport);
+        assert.deepEqual(got, [transport, Array.from({ length: 20 }, (_, i) => `message ${i}`)]);
+      }
+      await browser.close();
+    });
+  }
   if (hashed) {
     await check('SockJS: with two servers and hash:path:session each session stays on its server', async () => {
       const used = new Set();
