@@ -56,7 +56,7 @@ pub(super) async fn forward(
         connection.carry_requests();
         let has_body = length != BodyLength::Known(0);
         if has_body {
-            connection.progress.take_body(length.into());
+            connection.take_body(length.into()).await;
         }
         let message = (request, has_body.then_some(body));
         let mut response = exchange(context, connection, &facts, &admission, permit, message).await?;

@@ -73,7 +73,7 @@ impl RequestProgress {
         HeadShape { request_line_len, lines, crs, lfs }
     }
 
-    /// Passes the body of the request to hyper from now on. It must be called before hyper reads on.
+    /// Passes the body of the request to hyper when it reads again.
     pub(super) fn take_body(&self, body: BodyScanner) {
         *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
         self.enter(Phase::Body);
