@@ -34,11 +34,17 @@ const TABLE: &[(&str, Fate)] = &[
     ("POST /open/ HTTP/1.1\r\n~Content-Length:\r\n\r\n", Refused(400)),
     ("POST /open/ HTTP/1.1\r\n~Content-Length: 18446744073709551616\r\n\r\n", Refused(400)),
     // Transfer codings.
-    ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", Passed("POST /open/ HTTP/1.1", "body")),
+    (
+        "POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        Passed("POST /open/ HTTP/1.1", "body"),
+    ),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n", Passed("POST /open/ HTTP/1.1", "")),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", Refused(400)),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", Refused(400)),
-    ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
+    (
+        "POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        Refused(400),
+    ),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: identity\r\n\r\n", Refused(400)),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked;x=y\r\n\r\n0\r\n\r\n", Refused(400)),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", Refused(400)),
@@ -92,13 +98,22 @@ const TABLE: &[(&str, Fate)] = &[
     ("GET /open/ HTTP/1.1\r\nHost: u@chat.example.com\r\n\r\n", Refused(400)),
     ("GET /open/ HTTP/1.1\r\nHost: chat.example.com/x\r\n\r\n", Refused(400)),
     // Other protocols.
-    ("GET /open/ HTTP/1.1\r\n~Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: x\r\n\r\n", Refused(501)),
+    (
+        "GET /open/ HTTP/1.1\r\n~Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: x\r\n\r\n",
+        Refused(501),
+    ),
     ("GET /open/ HTTP/1.1\r\n~Upgrade: unknown\r\nConnection: Upgrade\r\n\r\n", Refused(501)),
     ("GET /open/ HTTP/1.1\r\n~Upgrade: websocket\r\n\r\n", Refused(426)),
     ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refused(400)),
     // Chunks.
-    ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n4;x=y\r\nbody\r\n0\r\n\r\n", Passed("POST /open/ HTTP/1.1", "body")),
-    ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n004\r\nbody\r\n00\r\n\r\n", Passed("POST /open/ HTTP/1.1", "body")),
+    (
+        "POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n4;x=y\r\nbody\r\n0\r\n\r\n",
+        Passed("POST /open/ HTTP/1.1", "body"),
+    ),
+    (
+        "POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n004\r\nbody\r\n00\r\n\r\n",
+        Passed("POST /open/ HTTP/1.1", "body"),
+    ),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n4\nbody\r\n0\r\n\r\n", Broken),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n4 \r\nbody\r\n0\r\n\r\n", Broken),
     ("POST /open/ HTTP/1.1\r\n~Transfer-Encoding: chunked\r\n\r\n 4\r\nbody\r\n0\r\n\r\n", Broken),
