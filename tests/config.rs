@@ -228,8 +228,9 @@ fn values_of_listeners_reach_their_fields() {
     assert_eq!(first.handshake_timeout, Duration::from_millis(250));
     assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
     assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
-    let requests =
-        |listener: &ListenerConfig| (listener.keep_alive_timeout, listener.body_timeout, listener.requests_per_connection);
+    let requests = |listener: &ListenerConfig| {
+        (listener.keep_alive_timeout, listener.body_timeout, listener.requests_per_connection)
+    };
     let seconds = Duration::from_secs;
     assert_eq!(requests(first), (seconds(300), seconds(10), count(100)));
     assert_eq!(requests(second), (seconds(60), seconds(30), count(1000)));

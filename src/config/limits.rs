@@ -131,10 +131,7 @@ fn on_slow_client(section: &Section<'_>) -> Option<OnSlowClient> {
 }
 
 /// Reads the quotas of messages and of bytes.
-fn rates(
-    section: &Section<'_>,
-    nameless: Option<&str>,
-) -> Option<(Option<MessageQuota>, Option<ByteQuota>, RateKey)> {
+fn rates(section: &Section<'_>, nameless: Option<&str>) -> Option<(Option<MessageQuota>, Option<ByteQuota>, RateKey)> {
     let (message_rate, byte_rate) =
         (section.rate_or_off(&keys::MESSAGE_RATE), section.byte_rate_or_off(&keys::BYTE_RATE));
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];

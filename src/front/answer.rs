@@ -128,7 +128,7 @@ async fn respond(
     if request.method() == Method::POST {
         let logouts = logout::endpoints(snapshot, request);
         if !logouts.is_empty() {
-            connection.progress.take_body(BodyScanner::Unlimited);
+            connection.take_body(BodyScanner::Unlimited).await;
             let logging_out = logout::log_out(
                 context.gateway,
                 snapshot,

@@ -77,21 +77,18 @@ impl Chunk {
             }
             at += 1;
             *self = match (*self, byte) {
-                (Self::Size(Some(size)), b'\r') => Self::SizeLf(size),
+                (Self::Size(Some(size)) | Self::Extension(size), b'\r') => Self::SizeLf(size),
                 (Self::Size(Some(size)), b';') => Self::Extension(size),
                 (Self::Size(size), digit) => Self::Size(Some(with_digit(size.unwrap_or_default(), *digit)?)),
-                (Self::Extension(size), b'\r') => Self::SizeLf(size),
-                (Self::Extension(_), b'\n') => return Err(malformed()),
+                (Self::Extension(_) | Self::AtTrailer | Self::InTrailer, b'\n') => return Err(malformed()),
                 (extension @ Self::Extension(_), _) => extension,
-                (Self::SizeLf(0), b'\n') => Self::AtTrailer,
+                (Self::SizeLf(0) | Self::TrailerLf, b'\n') => Self::AtTrailer,
                 (Self::SizeLf(size), b'\n') => Self::Data(size),
                 (Self::Data(_), b'\r') => Self::DataLf,
                 (Self::DataLf, b'\n') => Self::Size(None),
                 (Self::AtTrailer, b'\r') => Self::LastLf,
-                (Self::AtTrailer | Self::InTrailer, b'\n') => return Err(malformed()),
                 (Self::InTrailer, b'\r') => Self::TrailerLf,
                 (Self::AtTrailer | Self::InTrailer, _) => Self::InTrailer,
-                (Self::TrailerLf, b'\n') => Self::AtTrailer,
                 (Self::LastLf, b'\n') => return Ok(Some(at)),
                 _ => return Err(malformed()),
             };
@@ -133,7 +130,7 @@ mod tests {
             (BodyLength::Known(9), "body", None),
             (BodyLength::Chunked, "0\r\n\r\nGET", Some(5)),
             (BodyLength::Chunked, "4\r\nbody\r\n0\r\n\r\nGET", Some(14)),
-            (BodyLength::Chunked, "00a\r\n0123456789\r\n1;x=\"y\"\r\n.\r\n0\r\nA: b\r\nC: d\r\n\r\n.", Some(48)),
+            (BodyLength::Chunked, "00a\r\n0123456789\r\n1;x=\"y\"\r\n.\r\n0\r\nA: b\r\nC: d\r\n\r\n.", Some(46)),
             (BodyLength::Chunked, "4\r\n\r\n\r\n\r\n0\r\n\r\n", Some(14)),
             (BodyLength::Chunked, "4\r\nbody\r\n0\r\n", None),
             (BodyLength::Chunked, "ffffffffffffffff\r\nbody", None),

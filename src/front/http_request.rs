@@ -14,12 +14,12 @@ use super::request_context::{Context, PendingRequest, target};
 use super::request_record::RequestRecord;
 use super::response::RejectedRequest;
 use crate::policy::admission::Policy;
-use crate::policy::admission::request::RequestAdmission;
 use crate::policy::endpoints::proxy_header;
 use crate::policy::framing::{self, BodyLength, FramingError};
 use crate::policy::limits::Limits;
 use crate::policy::rejection::{Rejected, Rejection};
 use crate::policy::request::RequestFacts;
+use crate::policy::request_admission::RequestAdmission;
 use crate::policy::route::Route;
 use crate::runtime::clock;
 use crate::runtime::entropy::random;
@@ -56,7 +56,7 @@ pub(super) async fn forward(
         connection.carry_requests();
         let has_body = length != BodyLength::Known(0);
         if has_body {
-            connection.progress.take_body(length.into());
+            connection.take_body(length.into()).await;
         }
         let message = (request, has_body.then_some(body));
         let mut response = exchange(context, connection, &facts, &admission, permit, message).await?;
@@ -158,22 +158,14 @@ fn head(
 }
 
 /// Checks the method, the framing and the declared size of a request.
-fn check(
-    connection: &RequestConnection<'_>,
-    request: &Request<()>,
-    limits: &Limits,
-) -> Result<BodyLength, Rejection> {
+fn check(connection: &RequestConnection<'_>, request: &Request<()>, limits: &Limits) -> Result<BodyLength, Rejection> {
     let (method, headers) = (request.method(), request.headers());
     if *method == Method::TRACE || *method == Method::CONNECT {
         return Err(Rejection::Unsupported);
     }
     if headers.contains_key(UPGRADE) {
         let is_websocket = tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case(b"websocket"));
-        return Err(if is_websocket {
-            Rejection::Opening(OpeningError::NotUpgrade)
-        } else {
-            Rejection::Unsupported
-        });
+        return Err(if is_websocket { Rejection::Opening(OpeningError::NotUpgrade) } else { Rejection::Unsupported });
     }
     let length = framing::check(connection.progress.shape(), (method, request.uri()), headers);
     let length = length.map_err(Rejection::Framing)?;

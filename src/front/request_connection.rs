@@ -1,9 +1,12 @@
 //! The connection of a request, as its service sees it.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
+use super::body_scanner::BodyScanner;
 use super::connection_config::ConnectionConfig;
 use super::gateway::Gateway;
 use super::request_progress::RequestProgress;
@@ -50,6 +53,17 @@ impl<'a> RequestConnection<'a> {
     /// Returns the number of requests that have arrived.
     pub(super) fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Passes the body of the request to hyper from now on.
+    pub(super) async fn take_body(&self, body: BodyScanner) {
+        self.progress.take_body(body);
+        // hyper has tried to read the body already, and waits for bytes that the stream may have kept.
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Begins to carry ordinary requests: the connection is no handshake any more.

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use super::body_scanner::BodyScanner;
@@ -26,8 +25,6 @@ pub(super) struct RequestProgress {
     phase: AtomicU8,
     shape: [AtomicU64; 2],
     body: Mutex<Option<BodyScanner>>,
-    /// hyper, if it waits for bytes that are withheld from it.
-    reader: Mutex<Option<Waker>>,
     /// Whether the response to an ordinary request has ended. It is created by the first of them.
     has_answered: OnceLock<Arc<AtomicBool>>,
     /// How long the client may take none of the response, in milliseconds; 0: as long as the response may take.
@@ -40,7 +37,6 @@ impl RequestProgress {
             phase: AtomicU8::new(Phase::Head as u8),
             shape: [const { AtomicU64::new(0) }; 2],
             body: Mutex::new(None),
-            reader: Mutex::new(None),
             has_answered: OnceLock::new(),
             write_timeout_ms: AtomicU64::new(0),
         }
@@ -77,19 +73,10 @@ impl RequestProgress {
         HeadShape { request_line_len, lines, crs, lfs }
     }
 
-    /// Passes the body of the request to hyper from now on.
+    /// Passes the body of the request to hyper when it reads again.
     pub(super) fn take_body(&self, body: BodyScanner) {
         *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
         self.enter(Phase::Body);
-        // hyper asked for the body before, and it may be here already.
-        if let Some(reader) = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            reader.wake();
-        }
-    }
-
-    /// Wakes this task when the body is passed to hyper.
-    pub(super) fn wait_for_body(&self, reader: &Waker) {
-        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader.clone());
     }
 
     /// Returns the scanner of the body that hyper reads.

@@ -171,10 +171,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
         let this = &mut *self;
         this.go_on(cx);
         match this.progress.phase() {
-            Phase::Processing => {
-                this.progress.wait_for_body(cx.waker());
-                return this.poll_end(cx);
-            }
+            Phase::Processing => return this.poll_end(cx),
             Phase::Body => this.body = this.progress.scanner().or(this.body),
             Phase::Head => {}
         }

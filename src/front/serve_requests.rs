@@ -221,4 +221,3 @@ fn reject_head(
     metrics.count_upgrade("", rejection.label());
     gateway.log_rejection(&event);
 }
-

@@ -5,29 +5,26 @@
 //! [`Authenticated::reserve`] takes the slots. Each stage is synchronous; the caller may do asynchronous work between
 //! them.
 
-mod granted;
-pub mod request;
-
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use granted::Granted;
 use http::{HeaderName, HeaderValue};
 
 use super::address::AddressKey;
 use super::claim_headers::claim_headers;
 use super::claims::Claims;
 use super::client_slots;
+pub use super::clocks::Clocks;
 use super::counters::{Counters, LimitedClient, RouteCounts, SharedCounts};
 use super::counts::KeyedLimiter;
 use super::credential::{self, TokenSource};
 use super::evidence::Evidence;
 use super::expiry::Expiry;
 use super::forward::Answered;
-use super::grant::{self, Grant, Lease};
+use super::grant::{self, Grant, Lease, SessionToken, short_origin};
 use super::host::request_host;
 use super::limits::LimitKind;
 use super::path::Path;
@@ -40,15 +37,6 @@ use super::session_slots::{Holder, SessionId};
 use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
-
-/// One reading of both clocks: the monotonic one for deadlines, and the wall clock for tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clocks {
-    /// Monotonic time.
-    pub instant: Instant,
-    /// Time since the Unix epoch.
-    pub unix: Duration,
-}
 
 /// The rules of one snapshot over the counters of the process.
 #[derive(Debug)]
@@ -292,7 +280,38 @@ pub struct Authenticated<'a> {
     stripped: Arc<[TokenSource]>,
 }
 
+/// The parts of an admission that do not depend on its kind.
+pub(super) struct Granted {
+    pub(super) route: Arc<Route>,
+    pub(super) grant: Grant,
+    pub(super) claim_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) stripped: Arc<[TokenSource]>,
+}
+
 impl Authenticated<'_> {
+    /// Returns the request, its subject, and the counters of the process.
+    pub(super) fn parts(&self) -> (&Candidate<'_>, Option<&str>, &Counters) {
+        (&self.candidate, self.subject.as_deref(), self.candidate.policy.counters())
+    }
+
+    /// Returns the name of the section that authenticated the client.
+    pub(super) fn auth(&self) -> Option<Arc<str>> {
+        self.method.as_ref().map(|method| Arc::clone(&method.name))
+    }
+
+    pub(super) fn reject(&self, rejection: Rejection) -> Rejected {
+        Rejected { auth: self.auth(), subject: self.subject.clone(), ..self.candidate.reject(rejection) }
+    }
+
+    pub(super) fn grant(self) -> Granted {
+        let auth = self.auth();
+        let Self { candidate, token, answered, subject, claim_headers, stripped, .. } = self;
+        let Candidate { facts, route, params, host, .. } = candidate;
+        let (token, host, address) = (SessionToken::new(token), host.into(), facts.address);
+        let grant = Grant { auth, subject, token, answered, params, host, origin: short_origin(facts.origin), address };
+        Granted { route, grant, claim_headers, stripped }
+    }
+
     /// Takes the slot of the session, and those of its address and of its subject if these reject further sessions.
     ///
     /// # Errors

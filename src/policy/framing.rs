@@ -185,8 +185,11 @@ mod tests {
             (&[host, ("content-length", "7")], 4, Err(FramingError::Length)),
             (&[host, ("transfer-encoding", "Chunked")], 3, Ok(BodyLength::Chunked)),
             (&[host, ("transfer-encoding", "gzip, chunked")], 3, Err(FramingError::TransferEncoding)),
-            (&[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], 4,
-                Err(FramingError::TransferEncoding)),
+            (
+                &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+                4,
+                Err(FramingError::TransferEncoding),
+            ),
             (&[], 1, Err(FramingError::Host)),
             (&[host, host], 3, Err(FramingError::Host)),
         ];

@@ -158,8 +158,7 @@ impl Server {
         let workers = config.server.workers.get();
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
-        let gateway =
-            Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, limits, channels));
+        let gateway = Arc::new(Gateway::new(snapshot, (counters, key_sets), connector, process, limits, channels));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);

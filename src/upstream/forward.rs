@@ -15,9 +15,9 @@ use super::request_body::{BodyProgress, RequestBody};
 use super::response_body::{Home, ResponseBody};
 use crate::balance::{Failure, Pool, Server};
 use crate::client::http_client::causes;
-use crate::policy::admission::request::RequestAdmission;
 use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
+use crate::policy::request_admission::RequestAdmission;
 
 /// A request to forward.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ impl Exchange for HttpExchange<'_> {
             }
         }
         let stream = connector.try_server(pool, server, self.request.proxy_header).await;
-        let mut stream =
-            stream.map_err(|error| if self.is_repeatable { Failed::AtThisServer(error) } else { Failed::Finally(error) })?;
+        let mut stream = stream
+            .map_err(|error| if self.is_repeatable { Failed::AtThisServer(error) } else { Failed::Finally(error) })?;
         let is_headed = stream.is_tls() || self.request.proxy_header.is_empty();
         let opening = async {
             if !is_headed {
@@ -134,13 +134,7 @@ impl HttpExchange<'_> {
     }
 
     /// Records a failure of the server, unless the client caused it.
-    fn fail(
-        &self,
-        connector: &Connector,
-        (pool, server): (&Pool, &Server),
-        since_ms: u64,
-        error: OpenError,
-    ) -> Failed {
+    fn fail(&self, connector: &Connector, (pool, server): (&Pool, &Server), since_ms: u64, error: OpenError) -> Failed {
         if let Some(fault) = self.request.progress.fault() {
             return Failed::Finally(error_at(server, fault.rejection(), String::new()));
         }

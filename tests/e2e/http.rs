@@ -80,8 +80,7 @@ fn a_websocket_opens_on_the_same_route() {
     server.message();
     server.respond("", "polled");
     assert_eq!(client.message().body, "polled");
-    let mut session =
-        Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
+    let mut session = Session::open_over(client, &upstream, &Request::to("/open/"), &[]);
     session.echo("hello");
     session.close();
 }
@@ -93,7 +92,9 @@ fn a_token_admits_a_request() {
     let gate = start(&upstream);
     let mut client = Client::connect(&gate);
     let bearer = format!("Authorization: Bearer {}\r\n", good_token());
-    client.send(request("GET", "/room/blue", &format!("{bearer}X-User-Id: mallory\r\nX-Real-IP: 1.2.3.4\r\n"), "").as_bytes());
+    client.send(
+        request("GET", "/room/blue", &format!("{bearer}X-User-Id: mallory\r\nX-Real-IP: 1.2.3.4\r\n"), "").as_bytes(),
+    );
     let mut server = upstream.accept();
     let asked = server.message();
     assert_eq!(asked.head.get("X-User-Id"), Some("ada"));
@@ -165,8 +166,15 @@ fn hop_by_hop_headers_are_removed() {
                  Proxy-Authenticate: Basic\r\nAlt-Svc: x\r\nStrict-Transport-Security: max-age=1\r\nSet-Cookie: a=b\r\n";
     server.respond(lines, "");
     let answer = client.head();
-    let removed =
-        ["Connection", "X-Named", "Keep-Alive", "Upgrade", "Proxy-Authenticate", "Alt-Svc", "Strict-Transport-Security"];
+    let removed = [
+        "Connection",
+        "X-Named",
+        "Keep-Alive",
+        "Upgrade",
+        "Proxy-Authenticate",
+        "Alt-Svc",
+        "Strict-Transport-Security",
+    ];
     for name in removed {
         assert_eq!(answer.get(name), None, "{name}");
     }
@@ -206,7 +214,8 @@ fn a_request_is_rewritten_as_an_upgrade() {
     let upstream = Upstream::bind();
     let route = "http = true\nstrip_prefix = \"/open\"\nset_headers = { X-Set = \"yes\" }\nremove_headers = [\"X-Gone\"]\n\
                  pass_headers = [\"X-Real-IP\"]\nupstream_host = \"inner\"";
-    let route = format!("[[route]]\nname = \"third\"\npath = \"/open/third\"\nupstream = \"main\"\nauth = \"none\"\n{route}\n");
+    let route =
+        format!("[[route]]\nname = \"third\"\npath = \"/open/third\"\nupstream = \"main\"\nauth = \"none\"\n{route}\n");
     let gate = Setup::new().upstream("path = \"/base\"").more(&route).start(&upstream);
     let mut client = Client::connect(&gate);
     client.send(request("GET", "/open/third?q", "X-Gone: 1\r\nX-Real-IP: 1.2.3.4\r\nX-Set: no\r\n", "").as_bytes());

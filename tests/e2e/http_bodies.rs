@@ -132,7 +132,9 @@ fn trailers_are_passed_on() {
     let asked = server.message();
     assert_eq!((asked.head.get("TE"), asked.head.get("Connection")), (Some("trailers"), Some("TE")));
     assert_eq!((asked.body.as_str(), asked.trailers), ("body", vec!["x-sum: 7".to_owned()]));
-    server.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 8\r\n\r\n");
+    server.send(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 8\r\n\r\n",
+    );
     let answer = client.message();
     assert_eq!((answer.body.as_str(), answer.trailers), ("ok", vec!["x-sum: 8".to_owned()]));
 }

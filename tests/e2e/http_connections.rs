@@ -10,8 +10,13 @@ use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::{Upstream, refusing};
 
+/// One worker, so that all clients share its connections to servers.
+fn setup() -> Setup {
+    Setup::new().route("http = true").server("workers = 1")
+}
+
 fn start(upstream: &Upstream) -> Gate {
-    Setup::new().route("http = true").start(upstream)
+    setup().start(upstream)
 }
 
 /// An unused connection closes after `keep_alive_timeout`, and a head that is not complete after `handshake_timeout`.
@@ -19,7 +24,7 @@ fn start(upstream: &Upstream) -> Gate {
 fn an_unused_connection_closes_in_time() {
     let upstream = Upstream::bind();
     let listener = "keep_alive_timeout = \"300ms\"\nhandshake_timeout = \"2s\"";
-    let gate = Setup::new().route("http = true").listener(listener).start(&upstream);
+    let gate = setup().listener(listener).start(&upstream);
     let mut client = Client::connect(&gate);
     client.get("/open/");
     let mut server = upstream.accept();
@@ -44,7 +49,7 @@ fn an_unused_connection_closes_in_time() {
 #[test]
 fn a_connection_carries_a_number_of_requests() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().route("http = true").listener("requests_per_connection = 2").start(&upstream);
+    let gate = setup().listener("requests_per_connection = 2").start(&upstream);
     let mut client = Client::connect(&gate);
     client.send([get("/open/1"), get("/open/2"), get("/open/3")].concat().as_bytes());
     let mut server = upstream.accept();
@@ -125,7 +130,7 @@ fn a_drain_ends_connections_at_a_response_boundary() {
 #[test]
 fn a_response_that_does_not_end_is_cut_off_with_the_process() {
     let upstream = Upstream::bind();
-    let mut gate = Setup::new().route("http = true").server("drain_timeout = \"500ms\"").start(&upstream);
+    let mut gate = setup().server("drain_timeout = \"500ms\"").start(&upstream);
     let mut client = Client::connect(&gate);
     client.get("/open/events");
     let mut server = upstream.accept();
@@ -141,7 +146,7 @@ fn a_response_that_does_not_end_is_cut_off_with_the_process() {
 #[test]
 fn connections_are_not_kept_once_the_process_is_to_stop() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().route("http = true").server("shutdown_delay = \"1m\"").start(&upstream);
+    let gate = setup().server("shutdown_delay = \"1m\"").start(&upstream);
     let mut client = Client::connect(&gate);
     client.get("/open/");
     let mut server = upstream.accept();
@@ -228,7 +233,7 @@ fn a_request_is_repeated_only_if_it_is_safe() {
 fn a_server_that_refuses_is_passed_over() {
     let (_reserved, refused) = refusing();
     let upstream = Upstream::bind();
-    let setup = || Setup::new().route("http = true").upstream("balance = \"round_robin\"").to(refused);
+    let setup = || setup().upstream("balance = \"round_robin\"").to(refused);
     let gate = setup().start(&upstream);
     for _ in 0..2 {
         let mut client = Client::connect(&gate);
@@ -256,7 +261,7 @@ fn some_connections_to_servers_are_not_kept() {
     server.message();
     server.respond("", "");
     client.message();
-    let gate = Setup::new().route("http = true").upstream("proxy_protocol = true").start(&upstream);
+    let gate = setup().upstream("proxy_protocol = true").start(&upstream);
     let mut client = Client::connect(&gate);
     for _ in 0..2 {
         client.get("/open/");
@@ -314,7 +319,7 @@ fn a_reload_applies_to_the_next_request() {
 #[test]
 fn requests_in_progress_are_limited() {
     let upstream = Upstream::bind();
-    let gate = Setup::new().route("http = true").server("max_http_requests = 1").start(&upstream);
+    let gate = setup().server("max_http_requests = 1").start(&upstream);
     let mut client = Client::connect(&gate);
     client.get("/open/");
     let mut server = upstream.accept();
@@ -337,7 +342,7 @@ fn requests_in_progress_are_limited() {
 #[test]
 fn the_rate_of_requests_is_limited() {
     let upstream = Upstream::bind();
-    let start = |limits: &str| Setup::new().route("http = true").limits(limits).start(&upstream);
+    let start = |limits: &str| setup().limits(limits).start(&upstream);
     let gate = start("request_rate = \"2/h\"");
     let mut client = Client::connect(&gate);
     for _ in 0..2 {

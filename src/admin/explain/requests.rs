@@ -18,7 +18,9 @@ pub(super) fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
             "Nothing has to change: such requests are never forwarded.",
             &[],
         ),
-        Rejection::Framing(error) => words(framing(error), "The client has to be corrected: others may read such a request differently.", &[]),
+        Rejection::Framing(error) => {
+            words(framing(error), "The client has to be corrected: others may read such a request differently.", &[])
+        }
         Rejection::BodyTooLarge => words(
             format!("The body of the request is larger than `request_max_size` of {}.", facts.the_route()),
             "Raise `request_max_size` if clients have to send so much.",
@@ -35,15 +37,15 @@ pub(super) fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
 fn framing(error: FramingError) -> &'static str {
     match error {
         FramingError::LineEnd => "A line of the request ends with a bare LF.",
-        FramingError::Host => "The request does not have exactly one `Host`.",
+        FramingError::Host => "The request does not have exactly one Host.",
         FramingError::Target => {
-            "The target of the request is neither a path nor a URL with the host of `Host`, or has a fragment."
+            "The target of the request is neither a path nor a URL with the host of its Host, or has a fragment."
         }
         FramingError::Length => {
-            "The request has more than one `Content-Length`, an invalid one, or one beside `Transfer-Encoding`."
+            "The request has more than one Content-Length, an invalid one, or one beside a Transfer-Encoding."
         }
-        FramingError::TransferEncoding => "The `Transfer-Encoding` of the request is not exactly `chunked`.",
-        FramingError::TooManyNames => "The `Connection` of the request has too many names.",
+        FramingError::TransferEncoding => "The Transfer-Encoding of the request is not exactly \"chunked\".",
+        FramingError::TooManyNames => "The Connection header of the request has too many names.",
         FramingError::Body => "The chunks of the body of the request are malformed.",
     }
 }

@@ -2,9 +2,9 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::keys::KEYS;
+use crate::policy::framing::FramingError;
 use crate::policy::logout::LogoutError;
 use crate::policy::path::PathError;
-use crate::policy::framing::FramingError;
 use crate::policy::rejection::Rejection;
 use crate::policy::token::TokenError;
 use crate::session::{AdmissionRule, CloseReason, ClosedBy, Outcome, Side};

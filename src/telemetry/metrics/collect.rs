@@ -75,7 +75,9 @@ pub(super) fn outcomes(requests: &Outcomes, samples: &mut Samples) {
 /// Adds the number of ordinary requests of each route and status.
 pub(super) fn requests(scrape: &Scrape<'_>, samples: &mut Samples) {
     for (route, statuses) in &scrape.merged.requests {
-        statuses.iter().for_each(|(number, count)| samples.count([&**route, &status_text(*number)], *count));
+        for (number, count) in statuses {
+            samples.count([&**route, &status_text(*number)], *count);
+        }
     }
 }
 

@@ -5,16 +5,15 @@ use std::time::Instant;
 
 use http::{HeaderName, HeaderValue};
 
-use super::granted::Granted;
-use super::{Authenticated, Target};
+use super::admission::{Authenticated, Granted};
+use super::counters::LimitedClient;
+use super::counts::KeyedLimiter;
+use super::credential::TokenSource;
+use super::grant::Grant;
+use super::limits::LimitKind;
+use super::rejection::{Rejected, Rejection};
+use super::route::{Route, Target};
 use crate::balance::Pool;
-use crate::policy::counters::LimitedClient;
-use crate::policy::counts::KeyedLimiter;
-use crate::policy::credential::TokenSource;
-use crate::policy::grant::Grant;
-use crate::policy::limits::LimitKind;
-use crate::policy::rejection::{Rejected, Rejection};
-use crate::policy::route::Route;
 
 /// The permission to forward one request to a server of one pool. It holds no slot.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ impl Authenticated<'_> {
     /// # Errors
     /// If its client has used up that rate, or the route does not lead to an upstream.
     pub fn admit_request(self, now: Instant) -> Result<RequestAdmission, Rejected> {
-        let route = &self.candidate.route;
+        let route = self.parts().0.route();
         let Target::Pool(pool) = &route.target else { return Err(self.reject(Rejection::NoRoute)) };
         let pool = Arc::clone(pool);
         let mut exceeded = None;
@@ -48,16 +47,12 @@ impl Authenticated<'_> {
     }
 
     fn charge_request(&self, now: Instant) -> Result<(), Rejection> {
-        let (policy, route, facts) = (self.candidate.policy, &self.candidate.route, self.candidate.facts);
+        let (candidate, subject, counters) = self.parts();
+        let (route, facts) = (candidate.route(), candidate.facts());
         let Some(requests) = route.config.limits.requests else { return Ok(()) };
         let auth = self.auth();
-        let client = LimitedClient {
-            route: route.name(),
-            address: facts.address,
-            auth: auth.as_deref(),
-            subject: self.subject.as_deref(),
-        };
-        let counts = policy.counters.requests(route.name());
+        let client = LimitedClient { route: route.name(), address: facts.address, auth: auth.as_deref(), subject };
+        let counts = counters.requests(route.name());
         KeyedLimiter::over(counts, requests.quota).check(&client.request_key(requests.key), now).map_err(|exceeded| {
             let wait = exceeded.until.saturating_duration_since(now);
             Rejection::RequestRate { retry_after_secs: wait.as_secs().saturating_add(1) }
