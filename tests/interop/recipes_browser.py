@@ -7,19 +7,21 @@ import secrets as randoms
 
 import harness
 import leaks
-from recipes_setting import PYTHON, behind, browser, directory, needs, node, service, suite, tell
+from recipes_setting import PYTHON, behind, browser, directory, needs, node, on_free_ports, service, suite, tell
 
 SIZE = "640x480"
 
 
 def jupyter():
     needs("chromium")
-    port, folder = harness.free_port(), directory / "notebooks"
+    folder = directory / "notebooks"
     folder.mkdir()
     token = leaks.remember(randoms.token_hex(24))
+    environment = {"JUPYTER_TOKEN": token, "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"}
     # A root user is refused otherwise; all other settings are the defaults.
-    service("jupyter", port, PYTHON, "-m", "notebook", "--no-browser", "--allow-root", f"--port={port}", cwd=folder,
-            environment={"JUPYTER_TOKEN": token, "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"})
+    (port,) = on_free_ports(1, lambda port: service(
+        "jupyter", port, PYTHON, "-m", "notebook", "--no-browser", "--allow-root", f"--port={port}", "--port-retries=0",
+        cwd=folder, environment=environment))
     program = node("jupyter.js", folder)
     tell(program, behind("jupyter", {"127.0.0.1:8888": port}, "notebooks.example.com"), token=token, **browser())
     return functools.partial(program.run_checks, suite, 180)
@@ -36,13 +38,15 @@ def novnc():
     web = pathlib.Path("/usr/share/novnc")
     if not (web / "vnc.html").exists():
         raise harness.Skip("novnc is not installed")
-    folder, display, vnc, port = directory / "desktop", free_display(), harness.free_port(), harness.free_port()
+    folder, display = directory / "desktop", free_display()
     folder.mkdir()
-    service("vnc", vnc, "Xtigervnc", f":{display}", "-rfbport", vnc, "-localhost", "-SecurityTypes", "None", "-geometry", SIZE)
+    (vnc,) = on_free_ports(1, lambda vnc: service(
+        "vnc", vnc, "Xtigervnc", f":{display}", "-rfbport", vnc, "-localhost", "-SecurityTypes", "None", "-geometry", SIZE))
     # It covers the desktop, and has the keyboard while the pointer is in it.
     harness.Process("xterm", ["xterm", "-geometry", "200x60+0+0", "-e", "sh"], directory, cwd=folder,
                     env={**os.environ, "DISPLAY": f":{display}", "HOME": str(folder)})
-    service("websockify", port, "websockify", "--web", web, f"127.0.0.1:{port}", f"127.0.0.1:{vnc}")
+    (port,) = on_free_ports(1, lambda port: service(
+        "websockify", port, "websockify", "--web", web, f"127.0.0.1:{port}", f"127.0.0.1:{vnc}"))
     program = node("novnc.js", folder, SIZE)
     tell(program, behind("novnc", {"127.0.0.1:6080": port}, "desk.example.com"), **browser())
     return functools.partial(program.run_checks, suite)

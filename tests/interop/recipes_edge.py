@@ -12,7 +12,8 @@ import aiohttp
 import harness
 from harness import equal
 from recipes_python import django_site, fastapi_service, in_loop, log_in
-from recipes_setting import CLIENT, DIRECT, SECONDS, Direct, behind, directory, needs, nginx, ready, secrets, session, suite
+from recipes_setting import (CLIENT, DIRECT, SECONDS, Direct, behind, directory, needs, nginx, on_free_ports, ready, secrets,
+                             session, suite)
 
 OTHER = "127.0.0.8"
 HOST = "app.example.com"
@@ -66,13 +67,16 @@ def l4_balancer():
     if DIRECT:
         raise harness.Skip("a balancer needs Tollgate")
     port = fastapi_service("l4-service")
-    public = harness.free_port()
-    changes = [('"10.0.0.0/24"', '"127.0.0.1"'), ('"127.0.0.1:9641"', f'"127.0.0.1:{harness.free_port()}"'),
-               ('shutdown_delay = "10s"', 'shutdown_delay = "0s"'), ('drain_timeout = "5m"', 'drain_timeout = "1s"')]
-    tollgate = behind("l4-balancer", {"127.0.0.1:8000": port}, HOST, changes=changes, public=public)
-    file = directory / "haproxy.cfg"
-    file.write_text(HAPROXY.format(port=public, tollgate=tollgate.port))
-    ready(harness.Process("haproxy", ["haproxy", "-q", "-f", file], directory), public)
+
+    def start(public, metrics):
+        changes = [('"10.0.0.0/24"', '"127.0.0.1"'), ('"127.0.0.1:9641"', f'"127.0.0.1:{metrics}"'),
+                   ('shutdown_delay = "10s"', 'shutdown_delay = "0s"'), ('drain_timeout = "5m"', 'drain_timeout = "1s"')]
+        tollgate = behind("l4-balancer", {"127.0.0.1:8000": port}, HOST, changes=changes, public=public)
+        file = directory / "haproxy.cfg"
+        file.write_text(HAPROXY.format(port=public, tollgate=tollgate.port))
+        ready(harness.Process("haproxy", ["haproxy", "-q", "-f", file], directory), public)
+
+    public, _ = on_free_ports(2, start)
     return functools.partial(in_loop, edge_checks, "HAProxy", Edge(public))
 
 
@@ -81,12 +85,16 @@ def cdn():
     if DIRECT:
         raise harness.Skip("a CDN needs Tollgate")
     port = fastapi_service("cdn-service")
-    public = harness.free_port()
-    changes = [('"192.0.2.0/24", "2001:db8::/32"', '"127.0.0.1"')]
-    tollgate = behind("cdn", {"127.0.0.1:8000": port}, HOST, changes=changes, public=public)
     block = CDN.format(dir=secrets.dir, ca=secrets.ca)
-    nginx("cdn", {public: block}, f"upstream origin {{ server 127.0.0.1:{tollgate.port}; keepalive 16; }}\n")
-    return functools.partial(in_loop, cdn_checks, Edge(public), tollgate)
+    changes = [('"192.0.2.0/24", "2001:db8::/32"', '"127.0.0.1"')]
+    origins = []
+
+    def start(public):
+        origins.append(behind("cdn", {"127.0.0.1:8000": port}, HOST, changes=changes, public=public))
+        nginx("cdn", public, block, f"upstream origin {{ server 127.0.0.1:{origins[-1].port}; keepalive 16; }}\n")
+
+    (public,) = on_free_ports(1, start)
+    return functools.partial(in_loop, cdn_checks, Edge(public), origins[-1])
 
 
 class Edge(Direct):

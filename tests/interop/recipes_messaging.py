@@ -4,8 +4,8 @@ import functools
 import pathlib
 import sys
 
-import harness
-from recipes_setting import CLIENT, DIRECT, behind, directory, needs, node, service, suite, tell
+from harness import equal
+from recipes_setting import CLIENT, DIRECT, behind, directory, needs, node, on_free_ports, service, suite, tell
 
 NATS = """
 host: "127.0.0.1"
@@ -24,28 +24,33 @@ allow_anonymous true
 
 
 def nats():
-    ports = {"clients": harness.free_port(), "websocket": harness.free_port()}
-    file = directory / "nats-server.conf"
-    file.write_text(NATS.format(**ports))
-    server = service("nats", ports["websocket"], pathlib.Path(sys.executable).with_name("nats-server"), "-c", file)
+    def start(clients, websocket):
+        file = directory / "nats-server.conf"
+        file.write_text(NATS.format(clients=clients, websocket=websocket))
+        service("nats", websocket, pathlib.Path(sys.executable).with_name("nats-server"), "-c", file)
+
+    _, port = on_free_ports(2, start)
     program = node("nats.js")
-    tell(program, behind("nats", {"127.0.0.1:8080": ports["websocket"]}, "nats.example.com", page="app.example.com"))
-    return functools.partial(nats_checks, program, server)
+    tell(program, behind("nats", {"127.0.0.1:8080": port}, "nats.example.com", page="app.example.com"))
+    return functools.partial(nats_checks, program)
 
 
-def nats_checks(program, server):
+def nats_checks(program):
     program.run_checks(suite)
     if not DIRECT:
         with suite.check("NATS: the log of the server has the client's address"):
-            harness.equal(f"{CLIENT}/127.0.0.1:" in server.output(), True)
+            equal(f"{CLIENT}/127.0.0.1:" in (directory / "nats.log").read_text(), True)
 
 
 def mqtt():
     needs("mosquitto")
-    port = harness.free_port()
-    file = directory / "mosquitto.conf"
-    file.write_text(MOSQUITTO.format(port=port, plain=harness.free_port()))
-    service("mosquitto", port, "mosquitto", "-c", file)
+
+    def start(plain, port):
+        file = directory / "mosquitto.conf"
+        file.write_text(MOSQUITTO.format(port=port, plain=plain))
+        service("mosquitto", port, "mosquitto", "-c", file)
+
+    _, port = on_free_ports(2, start)
     program = node("mqtt.js")
     tell(program, behind("mqtt", {"127.0.0.1:9001": port}, "mqtt.example.com", page="app.example.com"))
     return functools.partial(program.run_checks, suite)

@@ -14,8 +14,8 @@ import aiohttp
 import harness
 import leaks
 from harness import equal
-from recipes_setting import (CLIENT, DIRECT, PROGRAMS, PYTHON, SECONDS, behind, directory, needs, nginx, python, service,
-                             session, suite, tell)
+from recipes_setting import (CLIENT, DIRECT, PROGRAMS, PYTHON, SECONDS, behind, directory, needs, nginx, on_free_ports,
+                             python, service, session, suite, tell)
 
 LARGE = 12 * 1024 * 1024
 STATION_PASSWORD = leaks.remember(randoms.token_hex(16))
@@ -32,8 +32,8 @@ def in_loop(checks, *arguments):
 
 def fastapi_service(name):
     """Starts the service made with FastAPI in the default settings of uvicorn, and returns its port."""
-    port = harness.free_port()
-    service(name, port, PYTHON, "-m", "uvicorn", "--app-dir", PROGRAMS, "--port", port, "fastapi_service:app")
+    (port,) = on_free_ports(1, lambda port: service(
+        name, port, PYTHON, "-m", "uvicorn", "--app-dir", PROGRAMS, "--port", port, "fastapi_service:app"))
     return port
 
 
@@ -131,7 +131,7 @@ async def fastapi_checks(proxy):
 
 def django_site(name):
     """Starts a site with the user `ada`, and returns its port and her password."""
-    home, port = directory / name, harness.free_port()
+    home = directory / name
     home.mkdir()
     password = leaks.remember(randoms.token_hex(16))
     environment = {"SITE_HOME": str(home), "SITE_SECRET": leaks.remember(randoms.token_hex(32)), "PYTHONPATH": str(PROGRAMS),
@@ -139,8 +139,9 @@ def django_site(name):
     setup = ("import django_site, django.core.management as m; m.call_command('migrate', verbosity=0); "
              "m.call_command('createsuperuser', '--no-input', username='ada', email='ada@example.com', verbosity=0)")
     harness.run(PYTHON, "-c", setup, env={**os.environ, **environment})
-    service(name, port, PYTHON, "-m", "daphne", "-b", "127.0.0.1", "-p", port, "--proxy-headers", "django_site:application",
-            environment=environment)
+    (port,) = on_free_ports(1, lambda port: service(
+        name, port, PYTHON, "-m", "daphne", "-b", "127.0.0.1", "-p", port, "--proxy-headers", "django_site:application",
+        environment=environment))
     return port, password
 
 
@@ -218,10 +219,10 @@ location = /check {{
 
 def ocpp():
     needs("nginx")
-    port, passwords = harness.free_port(), directory / "stations"
+    passwords = directory / "stations"
     hashed = harness.run("openssl", "passwd", "-apr1", STATION_PASSWORD).stdout.strip()
     passwords.write_text(f"station-1:{hashed}\nstation-2:{hashed}\n")
-    nginx("stations", {port: STATIONS.format(passwords=passwords)})
+    (port,) = on_free_ports(1, lambda port: nginx("stations", port, STATIONS.format(passwords=passwords)))
     program = python("ocpp_stations.py")
     servers = {"127.0.0.1:9000": program.facts["port"], "127.0.0.1:9100": port}
     tell(program, behind("ocpp", servers, "csms.example.com"), password=STATION_PASSWORD)

@@ -21,6 +21,7 @@ PROGRAMS = harness.HERE / "recipes"
 PYTHON = harness.INTEROP / "recipes/bin/python"  # with the packages of recipes/requirements.txt
 CLIENT = "127.0.0.7"  # the address of the clients; Tollgate connects from 127.0.0.1
 SECONDS = 20
+ATTEMPTS = 3
 READY_SECONDS = 60  # the first start of a service compiles its modules
 DIRECT = "--direct" in sys.argv
 
@@ -90,17 +91,31 @@ def behind(recipe, servers, host, name=None, **options):
 def ready(process, port):
     """Waits until a service listens."""
     end = time.monotonic() + READY_SECONDS
-    while not harness.accepts(port):
-        if time.monotonic() > end or not process.alive():
-            raise RuntimeError(f"{process.name} did not start:\n{process.output()[-3000:]}")
+    while process.alive() and time.monotonic() < end:
+        if harness.accepts(port):
+            return process
         time.sleep(0.05)
-    return process
+    raise RuntimeError(f"{process.name} did not start:\n{process.output()[-3000:]}")
+
+
+def on_free_ports(count, start):
+    """Starts something on free ports, and again on others if another program took one of them first. Returns the ports."""
+    for attempt in range(ATTEMPTS):
+        ports = [harness.free_port() for _ in range(count)]
+        try:
+            start(*ports)
+            return ports
+        except RuntimeError as error:
+            print(f"        {error}", flush=True)
+            if attempt + 1 == ATTEMPTS:
+                raise
+    return None
 
 
 def service(name, port, *command, environment=None, **options):
     """Starts a service, and waits until it listens. Its home and temporary files are in the directory of the suite."""
     home = directory / f"{name}-home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     variables = {**os.environ, "HOME": str(home), "TMPDIR": str(home), **(environment or {})}
     return ready(harness.Process(name, command, directory, env=variables, **options), port)
 
@@ -115,22 +130,18 @@ events {{ worker_connections 4000; }}
 http {{
 access_log off;
 map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-{temporary}{lines}{servers}}}
+{temporary}{lines}{server}}}
 """
 
 
-def nginx(name, servers, lines=""):
-    """Starts nginx with the inner lines of a server for each port."""
+def nginx(name, port, server, lines=""):
+    """Starts nginx with the inner lines of a server on this port, and with lines beside it."""
     base = directory / f"nginx-{name}"
     temporary = "".join(f"{kind}_temp_path {base}-{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    blocks = "".join(f"server {{\nlisten 127.0.0.1:{port}{' ssl' if 'ssl_certificate' in inner else ''};\n{inner}\n}}\n"
-                     for port, inner in servers.items())
+    block = f"server {{\nlisten 127.0.0.1:{port}{' ssl' if 'ssl_certificate' in server else ''};\n{server}\n}}\n"
     file = base.with_suffix(".conf")
-    file.write_text(NGINX.format(base=base, temporary=temporary, lines=lines, servers=blocks))
-    process = harness.Process(base.name, ["nginx", "-e", f"{base}.err", "-c", file], directory)
-    for port in servers:
-        ready(process, port)
-    return process
+    file.write_text(NGINX.format(base=base, temporary=temporary, lines=lines, server=block))
+    return ready(harness.Process(base.name, ["nginx", "-e", f"{base}.err", "-c", file], directory), port)
 
 
 def node(script, *arguments):
