@@ -38,7 +38,9 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>, has_http: bool
     let request_rate = section.rate_or_off(&keys::REQUEST_RATE);
     let request_max = section.size_or_off(&keys::REQUEST_MAX_SIZE);
     if !has_http {
-        [&keys::REQUEST_RATE, &keys::REQUEST_MAX_SIZE].into_iter().for_each(|key| warn_without_http(section, key));
+        for key in [&keys::REQUEST_RATE, &keys::REQUEST_MAX_SIZE] {
+            warn_without_http(section, key);
+        }
     }
 
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
