@@ -12,7 +12,8 @@ use crate::policy::limits::{
 use crate::policy::quota::{Quota, Rate};
 
 /// Reads the limits of a route. `nameless` says why its sessions have no subject, if they have none.
-pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limits> {
+/// `has_http`: it serves ordinary requests.
+pub(super) fn read(section: &Section<'_>, nameless: Option<&str>, has_http: bool) -> Option<Limits> {
     let mode = section.choice(&keys::LIMIT_MODE, &[("enforce", LimitMode::Enforce), ("report", LimitMode::Report)]);
     let rates = rates(section, nameless);
     let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
@@ -36,6 +37,11 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limi
     let max_session_age = section.duration_or_off(&keys::MAX_SESSION_AGE);
     let request_rate = section.rate_or_off(&keys::REQUEST_RATE);
     let request_max = section.size_or_off(&keys::REQUEST_MAX_SIZE);
+    if !has_http {
+        for key in [&keys::REQUEST_RATE, &keys::REQUEST_MAX_SIZE] {
+            warn_without_http(section, key);
+        }
+    }
 
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
     warn_of_late_ping(section, &idle_timeout, &ping_interval);
@@ -83,6 +89,13 @@ pub(super) fn quota(
         (None, None) => Some(Some(Quota { rate, burst: rate.count })),
         (None, Some(_)) => None,
     }
+}
+
+/// Warns of a key that has no effect without `http = true`.
+fn warn_without_http(section: &Section<'_>, key: &Key) {
+    let Some(span) = section.key_span(key) else { return };
+    let message = format!("`{}` has no effect without `http = true`", key.name);
+    section.diagnostics.push(Diagnostic::warning(span, message).label("this route serves no ordinary requests"));
 }
 
 /// Reports a key that has no effect without a rate. Returns whether the key is absent.

@@ -14,6 +14,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::headers;
 use super::request_record::{RequestRecord, ResponseEnd};
 use crate::balance::ServerSession;
 use crate::runtime::clock;
@@ -67,7 +68,7 @@ impl ForwardedBody {
             Some(Err(_)) => self.end = Some(ResponseEnd::UpstreamGone),
             Some(Ok(frame)) => self.record.add(frame.data_ref().map_or(0, Bytes::len)),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(filtered)))
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -78,6 +79,14 @@ impl ForwardedBody {
             sleep.as_mut().reset(now.checked_add(*timeout).unwrap_or(now));
         }
         sleep.as_mut().poll(cx)
+    }
+}
+
+/// Removes the trailer fields that the client must not get from an upstream.
+fn filtered(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(headers::to_client(&trailers)),
+        Err(data) => data,
     }
 }
 

@@ -122,6 +122,7 @@ async fn exchange(
         started: context.started,
         progress,
         bytes_out: 0,
+        report_above: limits.request_max_bytes.filter(|_| limits.is_reporting()),
     };
     let has_answered = connection.progress.begin_answer(limits.write_timeout);
     let body = ForwardedBody::new(body, (server_session, permit), record, has_answered, limits.idle_timeout);

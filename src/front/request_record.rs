@@ -7,8 +7,10 @@ use std::time::Instant;
 use http::{Method, StatusCode};
 
 use super::gateway::Gateway;
+use crate::policy::limits::LimitKind;
 use crate::relay::registry::SessionContext;
 use crate::runtime::clock;
+use crate::runtime::lifecycle::Phase;
 use crate::telemetry::request::{OwnedRequestSummary, RequestId};
 use crate::telemetry::requests::RequestEnd;
 use crate::telemetry::sessions::SessionSummary;
@@ -19,8 +21,10 @@ use crate::upstream::request_body::BodyProgress;
 pub(super) enum ResponseEnd {
     /// All of it was passed on.
     Whole,
-    /// The client disconnected, took nothing for too long, or was cut off.
+    /// The client disconnected, or took nothing for too long.
     ClientGone,
+    /// The process ended.
+    CutOff,
     /// The server disconnected within the response.
     UpstreamGone,
     /// The server sent nothing for `idle_timeout`.
@@ -33,6 +37,7 @@ impl ResponseEnd {
         match self {
             Self::Whole => None,
             Self::ClientGone => Some("client_gone"),
+            Self::CutOff => Some("draining"),
             Self::UpstreamGone => Some("upstream_gone"),
             Self::Idle => Some("idle_timeout"),
         }
@@ -56,6 +61,8 @@ pub(super) struct RequestRecord {
     pub(super) started: Instant,
     pub(super) progress: Arc<BodyProgress>,
     pub(super) bytes_out: u64,
+    /// The size of the request's body above which it is only reported.
+    pub(super) report_above: Option<u64>,
 }
 
 impl RequestRecord {
@@ -66,6 +73,11 @@ impl RequestRecord {
 
     /// Logs and counts the request.
     pub(super) fn end(&self, end: ResponseEnd) {
+        let is_cut_off = end == ResponseEnd::ClientGone && self.gateway.process.lifecycle.phase() == Phase::Aborted;
+        let end = if is_cut_off { ResponseEnd::CutOff } else { end };
+        if self.report_above.is_some_and(|max| self.progress.bytes() > max) {
+            self.worker.metrics().count_reported_request(&self.route, LimitKind::RequestMaxSize);
+        }
         let duration = clock::now().saturating_duration_since(self.started);
         self.worker.metrics().count_request(&self.route, self.status);
         self.worker.metrics().observe_request(&self.route, duration);

@@ -182,7 +182,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
             let passed = this.passed(given)?;
             buf.put_slice(given.get(..passed).unwrap_or_default());
             behind.drain(..passed);
-            this.behind = behind;
+            // A connection that is kept needs no buffer.
+            this.behind = if behind.is_empty() { Vec::new() } else { behind };
             return Poll::Ready(Ok(()));
         }
         if !this.reads.take(READS, cx.waker()) {

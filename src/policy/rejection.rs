@@ -173,7 +173,7 @@ impl Rejection {
                 respond(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint (RFC 6455, version 13).\n")
             }
             Self::Opening(_) | Self::Host | Self::Path(_) => {
-                respond(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
+                respond(StatusCode::BAD_REQUEST, "The request is malformed.\n")
             }
             Self::NoRoute => respond(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
             Self::Method => respond(StatusCode::METHOD_NOT_ALLOWED, "Only POST is answered here.\n"),

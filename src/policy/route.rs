@@ -302,5 +302,12 @@ pub fn shadowed(a: (&HostPattern, &PathPattern), b: (&HostPattern, &PathPattern)
     a.0 == b.0 && a.1.same_shape(b.1)
 }
 
+/// Whether a path that Tollgate answers itself takes requests from a route with `http = true` on the same host, which
+/// names that path. A `{*rest}` does not: it stands for whatever nothing else answers.
+#[must_use]
+pub fn hides(internal: (&HostPattern, &PathPattern), route: (&HostPattern, &PathPattern)) -> bool {
+    internal.0 == route.0 && route.1.names_path(internal.1)
+}
+
 #[cfg(test)]
 mod tests;

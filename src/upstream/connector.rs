@@ -20,7 +20,7 @@ use super::rates::AdmitRates;
 use super::server_connector::{ServerConnector, is_local};
 use super::stream::UpstreamStream;
 use super::waiting::{Blocked, Found, Seeker};
-use crate::balance::{Attempt, Change, Failure, Pool, Server, ServerSession, UpstreamConfig};
+use crate::balance::{Attempt, Change, Failure, PendingRequest, Pool, Server, ServerSession, UpstreamConfig};
 use crate::client::http_client::causes;
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
@@ -57,13 +57,17 @@ pub struct Connector {
 pub(super) trait Exchange {
     /// The response.
     type Response;
+    /// Whether `admit_rate` applies.
+    const IS_PACED: bool;
 
-    /// Connects to the server, sends the request, and returns the response.
+    /// Connects to the server, sends the request, and returns the response. `pending` counts the request as one that is
+    /// pending.
     fn attempt(
         &mut self,
         connector: &Connector,
         pool: &Arc<Pool>,
         server: &Server,
+        pending: PendingRequest,
     ) -> impl Future<Output = Result<Self::Response, Failed>> + Send;
 }
 
@@ -83,12 +87,14 @@ struct OpeningHandshake<'a> {
 
 impl Exchange for OpeningHandshake<'_> {
     type Response = UpstreamResponse;
+    const IS_PACED: bool = true;
 
     async fn attempt(
         &mut self,
         connector: &Connector,
         pool: &Arc<Pool>,
         server: &Server,
+        _pending: PendingRequest,
     ) -> Result<UpstreamResponse, Failed> {
         let stream = connector.try_server(pool, server, self.proxy_header).await.map_err(Failed::AtThisServer)?;
         let asked = connector.ask_server(pool, server, stream, (self.proxy_header, self.request.clone())).await;
@@ -200,12 +206,11 @@ impl Connector {
             let key = hash_key(&pool.config().balance, facts, grant);
             Attempt::new(key, random).preferring(self.cookies.server(pool, facts.headers))
         };
-        let mut seeker = Seeker::new(pool, attempt_at, &self.rates, self.clock);
+        let mut seeker = Seeker::new(pool, attempt_at, (&self.rates, E::IS_PACED), self.clock);
         let asked = self.ask_servers(&mut seeker, &mut exchange).await;
         let waited = seeker.waited;
         match asked {
-            Ok((found, response)) => {
-                let Found { pool, session, .. } = found;
+            Ok((pool, session, response)) => {
                 let sent = seeker.attempt().preferred();
                 let cookie = self.cookies.set(&pool, &session, sent, facts.scheme == Scheme::Https);
                 Ok(Asked { response, pool, session, cookie, waited })
@@ -218,7 +223,7 @@ impl Connector {
         &self,
         seeker: &mut Seeker<'_, F>,
         exchange: &mut E,
-    ) -> Result<(Found, E::Response), AskError> {
+    ) -> Result<(Arc<Pool>, ServerSession, E::Response), AskError> {
         let started = (self.clock)();
         seeker.pool().retries().count_request(seeker.pool().millis_at(started));
         let mut failed: Option<AskError> = None;
@@ -242,10 +247,11 @@ impl Connector {
                 Ok(found) => found,
                 Err(blocked) => return Err(self.no_server(seeker.pool(), blocked, failed)),
             };
+            let Found { pool, session, pending } = found;
             // The session was chosen in this pool.
-            let Some(server) = found.pool.server_of(&found.session) else { continue };
-            match exchange.attempt(self, &found.pool, server).await {
-                Ok(response) => return Ok((found, response)),
+            let Some(server) = pool.server_of(&session) else { continue };
+            match exchange.attempt(self, &pool, server, pending).await {
+                Ok(response) => return Ok((pool, session, response)),
                 Err(Failed::Finally(error)) => return Err(error),
                 Err(Failed::AtThisServer(error)) => failed = Some(error),
             }

@@ -13,7 +13,7 @@ use super::http_pool::HttpPool;
 use super::open::OpenError;
 use super::request_body::{BodyProgress, RequestBody};
 use super::response_body::{Home, ResponseBody};
-use crate::balance::{Failure, Pool, Server};
+use crate::balance::{Failure, PendingRequest, Pool, Server};
 use crate::client::http_client::causes;
 use crate::policy::rejection::Rejection;
 use crate::policy::request::RequestFacts;
@@ -68,18 +68,23 @@ struct HttpExchange<'a> {
 
 impl Exchange for HttpExchange<'_> {
     type Response = Response<ResponseBody>;
+    const IS_PACED: bool = false;
 
     async fn attempt(
         &mut self,
         connector: &Connector,
         pool: &Arc<Pool>,
         server: &Server,
+        pending: PendingRequest,
     ) -> Result<Response<ResponseBody>, Failed> {
         let config = pool.config();
         // A PROXY header names the client of one connection.
         let used = if config.proxy_protocol { None } else { self.connections.take(pool, server.name()) };
         let since_ms = connector.now_ms(pool);
+        let mut pending = Some(pending);
         if let Some(connection) = used {
+            // The response may take long: a long poll must not take the place of an upgrade.
+            pending = None;
             match self.exchange(connector, pool, server, connection).await {
                 // The server has probably closed it at the same time.
                 Err(OpenError::Broken(_)) if self.is_repeatable => {}
@@ -100,6 +105,7 @@ impl Exchange for HttpExchange<'_> {
             HttpConnection::new(stream, config.title_case_headers).await
         };
         let opened = timeout(config.connect_timeout, opening).await.unwrap_or(Err(OpenError::Timeout));
+        drop(pending);
         let connection = opened.map_err(|error| self.fail(connector, (pool, server), since_ms, error))?;
         let since_ms = connector.now_ms(pool);
         let result = self.exchange(connector, pool, server, connection).await;

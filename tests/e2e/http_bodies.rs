@@ -1,11 +1,14 @@
 //! The bodies of ordinary requests and of their responses: streamed in both directions, within limits.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::support::exchange::request;
 use crate::support::gate::Gate;
-use crate::support::session::Client;
+use crate::support::session::{Client, Session};
 use crate::support::setup::Setup;
 use crate::support::upstream::Upstream;
 
@@ -231,4 +234,70 @@ fn a_client_that_disconnects_ends_the_request() {
     drop(client);
     server.expect_end();
     assert_eq!(gate.log.next("request")["cause"], "client_gone");
+}
+
+/// A server may answer before it has read the whole body: the client gets the response, and its connection closes.
+#[test]
+fn a_response_before_the_end_of_the_body_arrives() {
+    let upstream = Upstream::bind();
+    let gate = start(&upstream);
+    let mut client = Client::connect(&gate);
+    client.send(request("POST", "/open/", "Content-Length: 1000\r\n", "the beginning").as_bytes());
+    let mut server = upstream.accept();
+    server.head();
+    server.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
+    let answer = client.response();
+    assert_eq!((answer.head.status(), answer.body.as_str()), (403, "no"));
+}
+
+/// `max_pending_requests` does not count a request whose response takes long.
+#[test]
+fn long_polls_do_not_keep_upgrades_waiting() {
+    let upstream = Upstream::bind();
+    let gate = Setup::new().route("http = true").upstream("max_pending_requests = 1").start(&upstream);
+    let mut polling = Client::connect(&gate);
+    polling.send(request("GET", "/open/poll", "", "").as_bytes());
+    let mut poll = upstream.accept();
+    poll.head();
+    Session::open(&gate, &upstream).close();
+    poll.respond("", "at last");
+    assert_eq!(polling.message().body, "at last");
+}
+
+/// The metrics count requests by status, and connections by what they carry.
+#[test]
+fn requests_are_counted() {
+    let upstream = Upstream::bind();
+    let mut gate = Setup::new().route("http = true").more("[metrics]\naddress = \"127.0.0.1:0\"").start(&upstream);
+    let metrics: SocketAddr = gate.log.next("metrics")["address"].as_str().unwrap().parse().unwrap();
+    let mut client = Client::connect(&gate);
+    for status in ["200 OK", "200 OK", "404 Not Found", "299 Own"] {
+        client.send(request("GET", "/open/", "", "").as_bytes());
+        let mut server = upstream.accept();
+        server.head();
+        server.send(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+        client.message();
+    }
+    let mut other = Client::connect(&gate);
+    other.send(request("GET", "/room/blue", "", "").as_bytes());
+    assert_eq!(other.response().head.status(), 401);
+    for _ in 0..4 {
+        gate.log.next("request");
+    }
+    let mut scrape = TcpStream::connect(metrics).unwrap();
+    scrape.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    scrape.read_to_string(&mut text).unwrap();
+    for line in [
+        "tollgate_http_requests_total{route=\"open\",status=\"200\"} 2",
+        "tollgate_http_requests_total{route=\"open\",status=\"404\"} 1",
+        "tollgate_http_requests_total{route=\"open\",status=\"2xx\"} 1",
+        "tollgate_http_requests_total{route=\"room\",status=\"401\"} 1",
+        "tollgate_http_request_duration_seconds_count{route=\"open\"} 4",
+        "tollgate_connections{state=\"http\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    gate.signal(Signal::TERM);
+    assert!(gate.wait_exit().success());
 }
