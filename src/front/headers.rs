@@ -111,14 +111,22 @@ fn pass_trailer_names(from: &HeaderMap, to: &mut HeaderMap) {
 /// Returns the headers of a client that the upstream of its route may see.
 fn filtered(facts: &RequestFacts<'_>, admitted: &Admitted<'_>) -> HeaderMap {
     let (route, config) = (admitted.route, &admitted.route.config);
-    let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
-    let withheld = [&of_claims, route.auth.written(), config.rewrite.withheld()];
-    let mut headers = of_client(facts.headers, &config.pass_headers, &withheld);
+    let mut headers = of_client(facts.headers, &config.pass_headers, &withheld(route, &of_claims(route)));
     credential::strip_headers(admitted.stripped, &mut headers);
     if let Balance::StickyCookie(cookie) = &admitted.pool.config().balance {
         credential::strip_headers(&[TokenSource::Cookie(cookie.name.clone())], &mut headers);
     }
     headers
+}
+
+/// Returns the canonical names of the headers that carry claims.
+fn of_claims(route: &Route) -> Vec<String> {
+    route.config.forward_claims.iter().map(|(_, header)| canonical_header_name(header)).collect()
+}
+
+/// Returns the canonical names of the headers that a client must not send on a route.
+fn withheld<'a>(route: &'a Route, of_claims: &'a [String]) -> [&'a [String]; 3] {
+    [of_claims, route.auth.written(), route.config.rewrite.withheld()]
 }
 
 /// Adds the headers that every request to an upstream has.
@@ -145,8 +153,8 @@ fn add(headers: &mut HeaderMap, facts: &RequestFacts<'_>, admitted: &Admitted<'_
 }
 
 /// Removes the trailer fields of a client that an upstream could take for headers that it must not get from one.
-pub(super) fn retain_trailers(trailers: &mut HeaderMap) {
-    *trailers = of_client(trailers, &[], &[]);
+pub(super) fn retain_trailers(route: &Route, trailers: &mut HeaderMap) {
+    *trailers = of_client(trailers, &[], &withheld(route, &of_claims(route)));
 }
 
 /// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::answer_body::{AnswerBody, ForwardedBody};
@@ -92,7 +92,11 @@ async fn exchange(
     let head = head(context, facts, admission, request.method()).map_err(&reject)?;
     let progress = Arc::<BodyProgress>::default();
     let body_limits = BodyLimits { max_bytes: max_bytes(limits), timeout: connection.config.body_timeout };
-    let body = body.map(|body| RequestBody::streamed(body, body_limits, headers::retain_trailers, &progress));
+    let body = body.map(|body| {
+        let route = Arc::clone(route);
+        let filter = Box::new(move |trailers: &mut HeaderMap| headers::retain_trailers(&route, trailers));
+        RequestBody::streamed(body, body_limits, filter, &progress)
+    });
     let proxy_header = if upstream.proxy_protocol { proxy_header(context.client.endpoints) } else { Vec::new() };
     let outgoing =
         OutgoingRequest { proxy_header: &proxy_header, head, body: body.unwrap_or_default(), progress: &progress };

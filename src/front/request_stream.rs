@@ -151,7 +151,11 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
                 return Poll::Pending;
             }
             let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            let Poll::Ready(polled) = Pin::new(&mut self.stream).poll_read(cx, &mut read) else {
+                self.reads.restore();
+                return Poll::Pending;
+            };
+            polled?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -191,6 +195,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
         }
         let before = buf.filled().len();
         let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
+            this.reads.restore();
             if this.progress.phase() == Phase::Head {
                 return this.deadlines.poll(this.head.is_blank(), cx).map(Err);
             }

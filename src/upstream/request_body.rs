@@ -27,6 +27,9 @@ pub struct BodyLimits {
     pub timeout: Duration,
 }
 
+/// Removes trailer fields.
+pub type TrailerFilter = Box<dyn Fn(&mut HeaderMap) + Send + Sync>;
+
 /// The body of a request.
 #[derive(Default)]
 pub struct RequestBody(Option<Box<StreamedBody>>);
@@ -36,7 +39,7 @@ struct StreamedBody {
     body: Incoming,
     limits: BodyLimits,
     /// Removes the trailer fields that the server must not see.
-    filter: fn(&mut HeaderMap),
+    filter: TrailerFilter,
     /// The end of the present wait for the client.
     wait: Option<Pin<Box<Sleep>>>,
     is_wait_over: bool,
@@ -127,12 +130,7 @@ impl BodyProgress {
 
 impl RequestBody {
     /// Streams the body of a client.
-    pub fn streamed(
-        body: Incoming,
-        limits: BodyLimits,
-        filter: fn(&mut HeaderMap),
-        progress: &Arc<BodyProgress>,
-    ) -> Self {
+    pub fn streamed(body: Incoming, limits: BodyLimits, filter: TrailerFilter, progress: &Arc<BodyProgress>) -> Self {
         let progress = Arc::clone(progress);
         Self(Some(Box::new(StreamedBody { body, limits, filter, wait: None, is_wait_over: true, progress })))
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::forward::{ADA, Service, admitting, asking, replying};
 use crate::support::exchange::{get, request};
 use crate::support::gate::Gate;
 use crate::support::pki::good_token;
@@ -299,4 +300,30 @@ fn errors_are_problem_details_on_request() {
     let answer = ask("*/*");
     assert_eq!(answer.head.get("Content-Type"), Some("text/plain; charset=utf-8"));
     assert_eq!(answer.body, "A valid token is required.\n");
+}
+
+/// The service is asked about an ordinary request with its method, and its cookies reach the client.
+#[test]
+fn a_service_decides_on_ordinary_requests() {
+    let (upstream, listener) = (Upstream::bind(), Upstream::bind());
+    let gate = asking(&listener, "").route("http = true").start(&upstream);
+    let mut service = Service::new(&listener);
+    let lines = "Origin: https://a.example\r\nCookie: session=abc\r\nContent-Length: 4\r\nX-Auth-Request-User: eve\r\n";
+    let mut client = Client::connect(&gate);
+    client.send(request("POST", "/open/form", lines, "body").as_bytes());
+    let asked = service.reply(&admitting(&format!("{ADA}Set-Cookie: fresh=1\r\n")));
+    assert_eq!((asked.get("X-Forwarded-Method"), asked.get("X-Original-Method")), (Some("POST"), Some("POST")));
+    assert_eq!((asked.get("X-Forwarded-Uri"), asked.get("Content-Length")), (Some("/open/form"), None));
+    let mut server = upstream.accept();
+    let got = server.message();
+    assert_eq!((got.head.get("X-Auth-Request-User"), got.body.as_str()), (Some("ada"), "body"));
+    server.respond("", "saved");
+    let answer = client.message();
+    assert_eq!((answer.body.as_str(), answer.head.get("Set-Cookie")), ("saved", Some("fresh=1")));
+    let mut client = Client::connect(&gate);
+    client.send(request("GET", "/open/form", lines, "").as_bytes());
+    service.reply(&replying("302 Found", "Location: https://sso.example/\r\n", ""));
+    let answer = client.response();
+    assert_eq!((answer.head.status(), answer.head.get("Location")), (302, Some("https://sso.example/")));
+    upstream.assert_untouched();
 }

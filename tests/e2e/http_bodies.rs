@@ -126,10 +126,10 @@ fn an_expectation_is_met_after_admission() {
 #[test]
 fn trailers_are_passed_on() {
     let upstream = Upstream::bind();
-    let gate = start(&upstream);
+    let gate = Setup::new().route("http = true\nset_headers = { X-Set = \"own\" }").start(&upstream);
     let mut client = Client::connect(&gate);
-    let lines = "Transfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: X-Sum, X-Real-IP\r\n";
-    let body = "4\r\nbody\r\n0\r\nX-Sum: 7\r\nX-Real-IP: 1.2.3.4\r\n\r\n";
+    let lines = "Transfer-Encoding: chunked\r\nTE: trailers\r\nTrailer: X-Sum, X-Real-IP, X-Set\r\n";
+    let body = "4\r\nbody\r\n0\r\nX-Sum: 7\r\nX-Real-IP: 1.2.3.4\r\nx_set: forged\r\nX-Set: forged\r\n\r\n";
     client.send(request("POST", "/open/", lines, body).as_bytes());
     let mut server = upstream.accept();
     let asked = server.message();

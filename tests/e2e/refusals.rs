@@ -231,7 +231,7 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::AuthStatus(_) | Rejection::AuthUnavailable => Vec::new(),
         // `requests_that_wait_leave_descriptors_and_places_to_others` covers this.
         Rejection::AuthBusy => Vec::new(),
-        // `http_refusals` covers these, on a route with `http = true`.
+        // `http_bodies`, `http_connections` and `http_framing` cover these, on a route with `http = true`.
         Rejection::RequestRate { .. }
         | Rejection::Unsupported
         | Rejection::Framing(_)
