@@ -1,5 +1,6 @@
 //! The configuration: valid files load, invalid files give their pinned diagnostics, and random text causes no panic.
-//! `example` compares `config/example.toml` with the table of keys. `UPDATE_GOLDEN=1` rewrites the pinned diagnostics.
+//! `example` compares `config/example.toml` with the table of keys, and `recipes` loads those of `config/recipes`.
+//! `UPDATE_GOLDEN=1` rewrites the pinned diagnostics.
 
 #![expect(clippy::disallowed_methods, reason = "certificates created now are checked against the current time")]
 
@@ -7,6 +8,8 @@
 mod example;
 #[path = "config/fixtures.rs"]
 mod fixtures;
+#[path = "config/recipes.rs"]
+mod recipes;
 
 use std::fs;
 use std::io;
@@ -28,7 +31,7 @@ use tollgate::policy::claim_path::ClaimPath;
 use tollgate::policy::expiry::OnExpiry;
 use tollgate::policy::host::HostPattern;
 use tollgate::policy::limits::{
-    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey,
+    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey, RequestQuota,
 };
 use tollgate::policy::live_keys::{KeyLocation, KeySource};
 use tollgate::policy::pattern::Params;
@@ -117,6 +120,7 @@ fn values_of_the_process_reach_the_fields_of_their_keys() {
         max_sessions: MaxSessions { count: 100_000, explicit: true },
         max_handshakes: 1024,
         handshakes_per_address: Some(count(8)),
+        max_http_requests: count(64),
         memory_max_bytes: Some(512 << 20),
         upgrade_quota: Some(quota(600, seconds(60), 20)),
         shutdown_delay: seconds(5),
@@ -228,6 +232,12 @@ fn values_of_listeners_reach_their_fields() {
     assert_eq!(first.handshake_timeout, Duration::from_millis(250));
     assert_eq!((first.head_max_bytes, first.head_max_headers), (65_536, 256));
     assert_eq!((second.head_max_bytes, second.head_max_headers), (16_384, 64));
+    let requests = |listener: &ListenerConfig| {
+        (listener.keep_alive_timeout, listener.body_timeout, listener.requests_per_connection)
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(requests(first), (seconds(300), seconds(10), count(100)));
+    assert_eq!(requests(second), (seconds(60), seconds(30), count(1000)));
 }
 
 #[test]
@@ -329,6 +339,7 @@ fn values_reach_the_fields_of_their_keys() {
     check_health(chat, local);
     assert_eq!((&*chat.name, chat.base_path.as_str()), ("chat", "/v1/chat"));
     assert_eq!((chat.connect_timeout, chat.response_timeout), (Duration::from_millis(500), seconds(60)));
+    assert_eq!((chat.http_response_timeout, local.http_response_timeout), (seconds(120), seconds(60)));
     assert_eq!(local.servers, [ServerAddress::Unix("/run/app.sock".into()).into()]);
     assert_eq!((chat.discover.as_ref(), listed.discover.as_ref().map(Discover::is_looked_up)), (None, Some(false)));
     let expected = [("127.0.0.1:9001", 1, 0, false), ("127.0.0.1:9002", 3, 0, true)];
@@ -377,6 +388,8 @@ fn values_reach_the_fields_of_their_keys() {
     let admitted = |address: &str| chat.addresses.allow(address.parse().unwrap());
     assert_eq!(["192.0.2.7", "10.2.0.1", "10.1.0.1", "192.0.2.8"].map(admitted), [true, true, false, false]);
     assert_eq!((chat.refresh_path.as_ref(), &feed.refresh_path), (Some(&"/ws/refresh".parse().unwrap()), &None));
+    assert_eq!((chat.http, chat.hsts, chat.server_header), (true, Some(seconds(365 * 86_400)), true));
+    assert_eq!((feed.http, feed.hsts, feed.server_header), (false, None, false));
     assert_eq!((chat.on_removed, feed.on_removed), (OnRemoved::Close, OnRemoved::Drain));
     assert_eq!(verifier.subject_claim.as_str(), "/user/id");
     assert_eq!(machines.subject_claim.as_str(), "sub");
@@ -444,6 +457,8 @@ fn limits_of_chat() -> Limits {
         on_slow_client: OnSlowClient::DropOldest { buffer_bytes: 2 << 20 },
         check_utf8: true,
         max_session_age: Some(seconds(86_400)),
+        requests: Some(RequestQuota { quota: quota(300, seconds(60), 300), key: RateKey::Subject }),
+        request_max_bytes: None,
     }
 }
 
@@ -469,6 +484,8 @@ fn default_limits() -> Limits {
         on_slow_client: OnSlowClient::Block,
         check_utf8: false,
         max_session_age: None,
+        requests: None,
+        request_max_bytes: Some(1 << 20),
     }
 }
 

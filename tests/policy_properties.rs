@@ -349,6 +349,9 @@ fn route(model: &Model) -> Arc<Route> {
         pass_headers: Vec::new(),
         rewrite: Rewrite::default(),
         refresh_path: None,
+        http: false,
+        hsts: None,
+        server_header: false,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             mode: LimitMode::Enforce,
@@ -370,6 +373,8 @@ fn route(model: &Model) -> Arc<Route> {
             on_slow_client: OnSlowClient::Block,
             check_utf8: false,
             max_session_age: None,
+            requests: None,
+            request_max_bytes: Some(1 << 20),
         }),
     };
     Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })

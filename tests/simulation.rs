@@ -508,6 +508,8 @@ fn limits_that_are_only_reported_change_nothing() {
             upstream_message_max_bytes: None,
             idle_timeout: None,
             max_session_age: None,
+            requests: None,
+            request_max_bytes: Some(1 << 20),
             ..unlimited.limits
         };
         let start = Instant::now();

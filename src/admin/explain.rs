@@ -8,6 +8,7 @@ mod close_codes;
 mod violations;
 mod ends;
 mod openings;
+mod requests;
 mod paths;
 mod tokens;
 mod logouts;

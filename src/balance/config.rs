@@ -40,6 +40,8 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// Timeout for a server's response to an opening handshake.
     pub response_timeout: Duration,
+    /// Timeout for the head of a server's response to an ordinary request.
+    pub http_response_timeout: Duration,
     /// The number of further servers that a request tries.
     pub retries: u32,
     /// Maximum number of opening handshakes that wait for its servers, at least 1.

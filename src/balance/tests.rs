@@ -35,6 +35,7 @@ pub(super) fn config(balance: Balance, servers: Vec<ServerConfig>) -> UpstreamCo
         base_path: String::new(),
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
+        http_response_timeout: Duration::from_secs(1),
         retries: 2,
         max_pending_requests: 2,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },

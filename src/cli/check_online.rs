@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::header::HOST;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use jsonwebtoken::Algorithm;
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::{Builder, Runtime};
@@ -173,7 +173,7 @@ async fn ask(forward: &ForwardConfig, host: &str) -> Result<StatusCode, ClientEr
     headers.extend(HeaderValue::from_str(host).map(|host| (HOST, host)));
     let client = Client { address: Ipv4Addr::LOCALHOST.into(), scheme: Scheme::Https, endpoints: None };
     let uri = Uri::from_static("/");
-    let facts = RequestFacts::of_http(&uri, &headers, client, 0);
+    let facts = RequestFacts::of_http((&Method::GET, &uri), &headers, client, 0);
     let question = facts.as_ref().map_or_else(|| Question::new(HeaderMap::new()), question::about);
     let asking = HttpClient::new(&forward.roots, 1);
     Ok(asking.head(question.request(forward), forward.timeout).await?.status())

@@ -78,6 +78,7 @@ fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfi
     let explicit = section.key_span(&keys::MAX_SESSIONS).is_some();
     let max_handshakes = section.integer(&keys::MAX_HANDSHAKES);
     let handshakes_per_address = handshakes_per_address(section, max_handshakes.as_deref().copied());
+    let max_http_requests = section.count(&keys::MAX_HTTP_REQUESTS);
     let memory_max = section.size_or_off(&keys::MEMORY_MAX);
     let upgrade_quota = upgrade_quota(section);
     let shutdown_delay = section.duration(&keys::SHUTDOWN_DELAY);
@@ -101,6 +102,7 @@ fn server(section: &Section<'_>, folder: &FileLoader<'_>) -> Option<ProcessConfi
         max_sessions: MaxSessions { count: max_sessions?.value, explicit },
         max_handshakes: max_handshakes?.value,
         handshakes_per_address: handshakes_per_address?,
+        max_http_requests: max_http_requests?.value,
         memory_max_bytes: memory_max?.value,
         upgrade_quota: upgrade_quota?,
         shutdown_delay: shutdown_delay?,

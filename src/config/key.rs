@@ -112,3 +112,38 @@ impl Key {
         }
     }
 }
+
+/// Defines a constant for each key, and the list of all keys.
+macro_rules! keys {
+    ($($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*) => {
+        $(
+            #[doc = $doc]
+            pub const $constant: Key =
+                Key { section: $section, name: $name, kind: $kind, default: $default, doc: $doc };
+        )*
+
+        /// Every key, in the order of `config/example.toml`.
+        pub const KEYS: &[Key] = &[$($constant),*];
+    };
+}
+pub(super) use keys;
+
+/// Maximum count of a rate, and maximum burst: far beyond what one client sends.
+pub(super) const COUNT_MAX: u32 = 1_000_000;
+
+pub(super) const MS_1: Duration = Duration::from_millis(1);
+pub(super) const MS_100: Duration = Duration::from_millis(100);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
+pub(super) const DAY: Duration = Duration::from_hours(24);
+
+/// Returns the kind of a number that cannot be `"off"`.
+pub(super) const fn number(min: u32, max: u32) -> Kind {
+    Kind::Integer(min, max, AllowsOff::Refused)
+}
+
+/// Returns the kind of a duration that cannot be `"off"`.
+pub(super) const fn span(min: Duration, max: Duration) -> Kind {
+    Kind::Duration(min, max, AllowsOff::Refused)
+}

@@ -10,41 +10,8 @@ use super::key::Kind::{
     TableArray, Text, TextOrList, TextsOrTables,
 };
 pub use super::key::{AllowsOff, Default, Key, Kind};
+use super::key::{COUNT_MAX, DAY, HOUR, MINUTE, MS_1, MS_100, SECOND, keys, number, span};
 pub use super::sections::{SECTIONS, SectionForm};
-
-/// Maximum count of a rate, and maximum burst: far beyond what one client sends.
-const COUNT_MAX: u32 = 1_000_000;
-
-const MS_1: Duration = Duration::from_millis(1);
-const MS_100: Duration = Duration::from_millis(100);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_mins(1);
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
-
-/// Returns the kind of a number that cannot be `"off"`.
-const fn number(min: u32, max: u32) -> Kind {
-    Integer(min, max, Refused)
-}
-
-/// Returns the kind of a duration that cannot be `"off"`.
-const fn span(min: Duration, max: Duration) -> Kind {
-    Kind::Duration(min, max, Refused)
-}
-
-/// Defines a constant for each key, and the list of all keys.
-macro_rules! keys {
-    ($($constant:ident = $section:literal $name:literal, $kind:expr, $default:expr, $doc:literal;)*) => {
-        $(
-            #[doc = $doc]
-            pub const $constant: Key =
-                Key { section: $section, name: $name, kind: $kind, default: $default, doc: $doc };
-        )*
-
-        /// Every key, in the order of `config/example.toml`.
-        pub const KEYS: &[Key] = &[$($constant),*];
-    };
-}
 
 keys! {
     WORKERS = "server" "workers", number(0, 1024), Value("0"),
@@ -56,6 +23,9 @@ keys! {
     HANDSHAKES_PER_ADDRESS = "server" "handshakes_per_address", Integer(1, COUNT_MAX, Allowed),
         Derived("a sixteenth of max_handshakes, at least 16"),
         "Share of `max_handshakes` for one client address; further connections are queued.";
+    MAX_HTTP_REQUESTS = "server" "max_http_requests", number(1, COUNT_MAX), Value("4096"),
+        "Maximum number of ordinary requests in progress, and of the connections that are kept for them; requests beyond it \
+         are answered with 503.";
     MEMORY_MAX = "server" "memory_max", Size(64 << 20, 1 << 40, Allowed), Value("\"off\""),
         "Resident memory of the process above which new sessions are answered with 503; they are admitted again below 95% of \
          it.";
@@ -152,6 +122,12 @@ keys! {
         "Maximum size of a request head.";
     HEAD_MAX_HEADERS = "listener" "head_max_headers", number(8, 256), Value("64"),
         "Maximum number of header fields in a request head.";
+    KEEP_ALIVE_TIMEOUT = "listener" "keep_alive_timeout", span(MS_100, HOUR), Value("\"60s\""),
+        "How long a connection stays open between two ordinary requests.";
+    BODY_TIMEOUT = "listener" "body_timeout", span(MS_100, HOUR), Value("\"30s\""),
+        "How long a client may send nothing of the body of an ordinary request; then it gets a 408.";
+    REQUESTS_PER_CONNECTION = "listener" "requests_per_connection", number(1, COUNT_MAX), Value("1000"),
+        "Number of ordinary requests after which a connection closes.";
     REDIRECT = "listener" "redirect", Choice(&["off", "https"]), Value("\"off\""),
         "Whether a plain listener only redirects to https on the same host, except for the challenges of ACME (HTTP-01).";
 
@@ -272,6 +248,9 @@ keys! {
          another server is tried.";
     RESPONSE_TIMEOUT = "upstream" "response_timeout", span(MS_100, Duration::from_mins(5)), Value("\"10s\""),
         "Timeout for a server's response to an opening handshake.";
+    HTTP_RESPONSE_TIMEOUT = "upstream" "http_response_timeout", span(MS_100, HOUR),
+        Derived("six times response_timeout"),
+        "Timeout for the head of a server's response to an ordinary request.";
     RETRIES = "upstream" "retries", number(0, 10), Value("2"),
         "Number of further servers that an opening handshake tries, each once, if one accepts no connection or breaks it; \
          of all servers, a tenth of the requests is retried, and at least 10 in a second.";
@@ -367,6 +346,13 @@ keys! {
         "The start of `path` that is removed before the request goes to the upstream, in whole segments.";
     REPLACE_PATH = "route" "replace_path", Text, Nothing,
         "The path at the upstream, instead of the one that the client sent; the query is kept.";
+    HTTP = "route" "http", Flag, Value("false"),
+        "Whether the route serves ordinary HTTP requests, too. Otherwise they are answered with 426.";
+    HSTS = "route" "hsts", Kind::Duration(SECOND, Duration::from_hours(2 * 366 * 24), Allowed), Value("\"off\""),
+        "How long browsers use only TLS for the host: the `max-age` of `Strict-Transport-Security` (RFC 6797), in every \
+         response of the route on a listener with TLS.";
+    SERVER_HEADER = "route" "server_header", Flag, Value("false"),
+        "Whether responses of the route name Tollgate in `Server`. That of the upstream is always removed.";
     REFRESH_PATH = "route" "refresh_path", Text, Nothing,
         "The path at which a `POST` with a fresh token renews the open sessions of its client on this route.";
     ON_REMOVED = "route" "on_removed", Choice(&["drain", "close"]), Value("\"drain\""),
@@ -446,4 +432,9 @@ keys! {
         Kind::Duration(Duration::from_secs(1), Duration::from_hours(365 * 24), Allowed), Value("\"off\""),
         "How long a session may last; each ends up to a tenth earlier, at random, so that sessions that began together do \
          not end together.";
+    REQUEST_RATE = "route.limits" "request_rate", Rate(COUNT_MAX, Allowed), Value("\"off\""),
+        "Rate limit on the ordinary requests of a client, with `http = true`, by `rate_key`; they belong to no session, so \
+         `session` counts them by subject. A request beyond it gets a 429.";
+    REQUEST_MAX_SIZE = "route.limits" "request_max_size", Size(1, 1 << 40, Allowed), Value("\"1MiB\""),
+        "Maximum size of the body of an ordinary request; a larger one gets a 413.";
 }

@@ -7,12 +7,13 @@ use super::diagnostic::{Diagnostic, Span};
 use super::file::{Located, Parsed, Section};
 use super::keys::{self, Key};
 use crate::policy::limits::{
-    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey,
+    ByteQuota, LimitMode, Limits, MessageQuota, OnExcess, OnSessionLimit, OnSlowClient, RateKey, RequestQuota,
 };
 use crate::policy::quota::{Quota, Rate};
 
 /// Reads the limits of a route. `nameless` says why its sessions have no subject, if they have none.
-pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limits> {
+/// `has_http`: it serves ordinary requests.
+pub(super) fn read(section: &Section<'_>, nameless: Option<&str>, has_http: bool) -> Option<Limits> {
     let mode = section.choice(&keys::LIMIT_MODE, &[("enforce", LimitMode::Enforce), ("report", LimitMode::Report)]);
     let rates = rates(section, nameless);
     let overhead_rate = section.rate_or_off(&keys::OVERHEAD_RATE);
@@ -34,10 +35,17 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limi
     let on_slow_client = on_slow_client(section);
     let check_utf8 = section.flag(&keys::CHECK_UTF8);
     let max_session_age = section.duration_or_off(&keys::MAX_SESSION_AGE);
+    let request_rate = section.rate_or_off(&keys::REQUEST_RATE);
+    let request_max = section.size_or_off(&keys::REQUEST_MAX_SIZE);
+    if !has_http {
+        for key in [&keys::REQUEST_RATE, &keys::REQUEST_MAX_SIZE] {
+            warn_without_http(section, key);
+        }
+    }
 
     let (idle_timeout, ping_interval) = (idle_timeout?, ping_interval?);
     warn_of_late_ping(section, &idle_timeout, &ping_interval);
-    let (messages, bytes) = rates?;
+    let (messages, bytes, key) = rates?;
     warn_of_small_burst(section, bytes, frame_max?);
     Some(Limits {
         mode: mode?.value,
@@ -59,6 +67,8 @@ pub(super) fn read(section: &Section<'_>, nameless: Option<&str>) -> Option<Limi
         on_slow_client: on_slow_client?,
         check_utf8: check_utf8?.value,
         max_session_age: max_session_age?.value,
+        requests: request_rate?.value.map(|rate| RequestQuota { quota: Quota { rate, burst: rate.count }, key }),
+        request_max_bytes: request_max?.value,
     })
 }
 
@@ -79,6 +89,13 @@ pub(super) fn quota(
         (None, None) => Some(Some(Quota { rate, burst: rate.count })),
         (None, Some(_)) => None,
     }
+}
+
+/// Warns of a key that has no effect without `http = true`.
+fn warn_without_http(section: &Section<'_>, key: &Key) {
+    let Some(span) = section.key_span(key) else { return };
+    let message = format!("`{}` has no effect without `http = true`", key.name);
+    section.diagnostics.push(Diagnostic::warning(span, message).label("this route serves no ordinary requests"));
 }
 
 /// Reports a key that has no effect without a rate. Returns whether the key is absent.
@@ -127,7 +144,7 @@ fn on_slow_client(section: &Section<'_>) -> Option<OnSlowClient> {
 }
 
 /// Reads the quotas of messages and of bytes.
-fn rates(section: &Section<'_>, nameless: Option<&str>) -> Parsed<(Option<MessageQuota>, Option<ByteQuota>)> {
+fn rates(section: &Section<'_>, nameless: Option<&str>) -> Option<(Option<MessageQuota>, Option<ByteQuota>, RateKey)> {
     let (message_rate, byte_rate) =
         (section.rate_or_off(&keys::MESSAGE_RATE), section.byte_rate_or_off(&keys::BYTE_RATE));
     let keys_of_rate = [("session", RateKey::Session), ("subject", RateKey::Subject), ("address", RateKey::Address)];
@@ -143,8 +160,9 @@ fn rates(section: &Section<'_>, nameless: Option<&str>) -> Parsed<(Option<Messag
     }
     if message_rate.value.is_none() && byte_rate.value.is_none() {
         let rates = [&keys::MESSAGE_RATE, &keys::BYTE_RATE];
-        let alone = [&keys::RATE_KEY, &keys::ON_EXCESS].map(|key| needs_one_of(section, key, &rates));
-        if alone != [true, true] {
+        let has_requests = section.key_span(&keys::REQUEST_RATE).is_some();
+        let key_alone = has_requests || needs_one_of(section, &keys::RATE_KEY, &rates);
+        if !(needs_one_of(section, &keys::ON_EXCESS, &rates) && key_alone) {
             return None;
         }
     }
@@ -152,6 +170,7 @@ fn rates(section: &Section<'_>, nameless: Option<&str>) -> Parsed<(Option<Messag
     Some((
         messages??.map(|quota| MessageQuota { quota, key, on_excess }),
         bytes??.map(|quota| ByteQuota { quota, key, on_excess }),
+        key,
     ))
 }
 

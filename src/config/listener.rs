@@ -79,6 +79,9 @@ fn listener(
     let handshake_timeout = section.duration(&keys::HANDSHAKE_TIMEOUT);
     let head_max_bytes = section.size_or_off(&keys::HEAD_MAX_SIZE);
     let head_max_headers = section.integer(&keys::HEAD_MAX_HEADERS);
+    let keep_alive_timeout = section.duration(&keys::KEEP_ALIVE_TIMEOUT);
+    let body_timeout = section.duration(&keys::BODY_TIMEOUT);
+    let requests_per_connection = section.count(&keys::REQUESTS_PER_CONNECTION);
     let redirect = section.choice(&keys::REDIRECT, &[("off", Redirect::Off), ("https", Redirect::Https)]);
 
     let (address, has_tls, insecure, redirect) = (address?, has_tls?, insecure?, redirect?);
@@ -99,6 +102,9 @@ fn listener(
         handshake_timeout: handshake_timeout?,
         head_max_bytes: usize::try_from(head_max_bytes?.value?).ok()?,
         head_max_headers: usize::try_from(head_max_headers?.value).ok()?,
+        keep_alive_timeout: keep_alive_timeout?,
+        body_timeout: body_timeout?,
+        requests_per_connection: requests_per_connection?.value,
         redirect: redirect.value,
     };
     Some(Located { value: listener, span: address.span })

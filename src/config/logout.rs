@@ -8,7 +8,7 @@ use super::file::{Located, Section};
 use super::keys;
 use crate::policy::logout::LogoutRules;
 use crate::policy::pattern::PathPattern;
-use crate::policy::route::{RouteConfig, shadowed};
+use crate::policy::route::{RouteConfig, hides, shadowed};
 use crate::policy::token::VerifierConfig;
 
 /// The maximum number of audiences.
@@ -98,8 +98,10 @@ pub(super) fn rules<'a>(
     for (name, logout) in settings {
         let hosts: Vec<_> = routes.iter().filter(|route| route.auth.contains(&name)).map(|route| &route.host).collect();
         let path = &logout.rules.path;
-        let collides =
-            |route: &&RouteConfig| hosts.iter().any(|host| shadowed((host, path), (&route.host, &route.path)));
+        let collides = |route: &&RouteConfig| {
+            let at = (&route.host, &route.path);
+            hosts.iter().any(|host| shadowed((host, path), at) || route.http && hides((host, path), at))
+        };
         if let Some(route) = routes.iter().find(collides) {
             root.diagnostics.push(
                 Diagnostic::error(logout.path.clone(), "`backchannel_logout_path` is the path of a route")

@@ -115,6 +115,8 @@ pub struct ProcessConfig {
     pub max_handshakes: u32,
     /// The same limit for one client address; `None`: only `max_handshakes` applies.
     pub handshakes_per_address: Option<NonZeroU32>,
+    /// Maximum number of ordinary requests in progress, and of the connections that are kept for them.
+    pub max_http_requests: NonZeroU32,
     /// The resident memory above which new sessions are rejected; `None`: unlimited.
     pub memory_max_bytes: Option<u64>,
     /// Quota for the requests of one client address; `None`: unlimited.
@@ -301,6 +303,12 @@ pub struct ListenerConfig {
     pub head_max_bytes: usize,
     /// Maximum number of header fields in a request head: 8 to 256.
     pub head_max_headers: usize,
+    /// How long a connection stays open between two ordinary requests.
+    pub keep_alive_timeout: Duration,
+    /// How long a client may send nothing of the body of an ordinary request.
+    pub body_timeout: Duration,
+    /// The number of ordinary requests after which a connection closes.
+    pub requests_per_connection: NonZeroU32,
     /// Where a plain listener redirects its requests.
     pub redirect: Redirect,
 }

@@ -6,7 +6,7 @@ use super::file::{Located, Parsed, Section};
 use super::keys;
 use crate::policy::host::HostPattern;
 use crate::policy::pattern::PathPattern;
-use crate::policy::route::shadowed;
+use crate::policy::route::{hides, shadowed};
 
 /// Reads the key.
 pub(super) fn read(section: &Section<'_>, access: &Access<'_>) -> Parsed<Option<Located<PathPattern>>> {
@@ -38,6 +38,8 @@ pub(super) struct Served<'a> {
     pub(super) path: &'a PathPattern,
     pub(super) route: &'a str,
     pub(super) span: &'a Span,
+    /// Whether it serves ordinary requests there.
+    pub(super) http: bool,
 }
 
 /// Reports each refresh path that is also the path of a route, or the refresh path of another one, for the same hosts.
@@ -45,7 +47,10 @@ pub(super) fn note_collisions(root: &Section<'_>, refreshes: &[Served<'_>], path
     for (number, refresh) in refreshes.iter().enumerate() {
         let earlier = refreshes.iter().take(number).map(|other| (other, "refresh path"));
         let mut others = paths.iter().map(|other| (other, "path")).chain(earlier);
-        let collides = |other: &Served<'_>| shadowed((other.host, other.path), (refresh.host, refresh.path));
+        let collides = |other: &Served<'_>| {
+            let (other_at, at) = ((other.host, other.path), (refresh.host, refresh.path));
+            shadowed(other_at, at) || other.http && hides(at, other_at)
+        };
         let Some((other, what)) = others.find(|(other, _)| collides(other)) else { continue };
         root.diagnostics.push(
             Diagnostic::error(refresh.span.clone(), "this refresh path is served already")

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::uri::Authority;
@@ -77,6 +78,9 @@ struct Parts<'a> {
     access: Access<'a>,
     origins: Option<Origins>,
     addresses: Option<Addresses>,
+    http: Option<bool>,
+    hsts: Parsed<Option<Duration>>,
+    server_header: Option<bool>,
     refresh_path: Parsed<Option<Located<PathPattern>>>,
     on_removed: Option<OnRemoved>,
     claims: Option<claims::Rules>,
@@ -109,6 +113,7 @@ impl<'a> Parts<'a> {
         if path.is_some() {
             warn_of_foreign_patterns(section);
         }
+        let http = section.flag(&keys::HTTP).map(|http| http.value);
         let upstream = upstream(section, upstreams);
         if let Some(upstream) = upstream.and_then(|upstream| upstreams.get(upstream)) {
             note_unhashed(section, path.as_ref().map(|path| &path.value), &access, upstream);
@@ -126,12 +131,19 @@ impl<'a> Parts<'a> {
             upstream_host: upstream_host(section),
             origins: origins(section, &access),
             addresses: addresses(section),
+            http,
+            hsts: section.duration_or_off(&keys::HSTS).map(|hsts| hsts.value),
+            server_header: section.flag(&keys::SERVER_HEADER).map(|server_header| server_header.value),
             refresh_path: refresh::read(section, &access),
             on_removed: on_removed(section),
             rewrite: rewrite::read(section, folder, &others, path.as_ref()),
             pass_headers,
             claims,
-            limits: limits::read(&section.child("route.limits"), access.without_subject().as_deref()),
+            limits: limits::read(
+                &section.child("route.limits"),
+                access.without_subject().as_deref(),
+                http != Some(false),
+            ),
             path,
             access,
         }
@@ -140,7 +152,7 @@ impl<'a> Parts<'a> {
     fn refresh(&self) -> Option<Served<'_>> {
         let (path, name) = (self.refresh_path.as_ref()?.as_ref()?, self.name.as_ref());
         let route = name.map_or("", |name| name.value.as_str());
-        Some(Served { host: self.host.as_ref()?, path: &path.value, route, span: &path.span })
+        Some(Served { host: self.host.as_ref()?, path: &path.value, route, span: &path.span, http: false })
     }
 
     fn finish(self, upstreams: &[NamedSection<Option<UpstreamConfig>>]) -> Option<RouteConfig> {
@@ -160,6 +172,9 @@ impl<'a> Parts<'a> {
             auth,
             origins: self.origins?,
             addresses: self.addresses?,
+            http: self.http?,
+            hsts: self.hsts?,
+            server_header: self.server_header?,
             refresh_path: self.refresh_path?.map(|path| path.value),
             on_removed: self.on_removed?,
             require: claims.require,
@@ -364,12 +379,13 @@ struct Pattern {
     path: PathPattern,
     route: String,
     span: Span,
+    http: bool,
 }
 
 impl Pattern {
     fn served(&self) -> Served<'_> {
-        let Self { host, path, route, span } = self;
-        Served { host, path, route, span }
+        let Self { host, path, route, span, http } = self;
+        Served { host, path, route, span, http: *http }
     }
 }
 
@@ -385,7 +401,8 @@ fn note_shadowed(section: &Section<'_>, parts: &Parts<'_>, patterns: &mut Vec<Pa
         );
         return;
     }
-    patterns.push(Pattern { host: host.clone(), path: path.value.clone(), route, span: path.span.clone() });
+    let (host, http, span) = (host.clone(), parts.http == Some(true), path.span.clone());
+    patterns.push(Pattern { host, path: path.value.clone(), route, span, http });
 }
 
 fn warn_of_unused(

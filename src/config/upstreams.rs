@@ -15,6 +15,9 @@ use crate::ws::code::CloseCode;
 
 const UPSTREAMS_MAX: usize = 1024;
 
+/// The default of `http_response_timeout` is `response_timeout` times this: a long poll waits for most of a minute.
+const HTTP_RESPONSE_TIMES: u32 = 6;
+
 /// Reads every upstream, in the order of the file.
 pub(super) fn read_all(root: &Section<'_>, folder: &FileLoader<'_>) -> Vec<NamedSection<Option<UpstreamConfig>>> {
     let sections = root.named("upstream", UPSTREAMS_MAX);
@@ -35,6 +38,11 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
     let tls = upstream_tls::read(section, folder, servers.as_ref());
     let connect_timeout = section.duration(&keys::CONNECT_TIMEOUT);
     let response_timeout = section.duration(&keys::RESPONSE_TIMEOUT);
+    let http_response_timeout = if section.key_span(&keys::HTTP_RESPONSE_TIMEOUT).is_some() {
+        section.duration(&keys::HTTP_RESPONSE_TIMEOUT)
+    } else {
+        response_timeout.map(|timeout| timeout * HTTP_RESPONSE_TIMES)
+    };
     let retries = section.integer(&keys::RETRIES);
     let max_pending_requests = section.integer(&keys::MAX_PENDING_REQUESTS);
     let drain_rate = balance::drain_rate(section);
@@ -55,6 +63,7 @@ fn read(name: &Located<&str>, section: &Section<'_>, folder: &FileLoader<'_>) ->
         base_path: base_path?,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
+        http_response_timeout: http_response_timeout?,
         retries: retries?.value,
         max_pending_requests: max_pending_requests?.value,
         drain_rate: drain_rate?,

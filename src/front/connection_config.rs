@@ -1,6 +1,7 @@
 //! The settings of a listener for its connections.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,12 @@ pub struct ConnectionConfig {
     pub head_max_bytes: usize,
     /// The maximum number of header fields in a request head.
     pub head_max_headers: usize,
+    /// How long a connection stays open between two ordinary requests.
+    pub keep_alive_timeout: Duration,
+    /// How long a client may send nothing of the body of an ordinary request.
+    pub body_timeout: Duration,
+    /// The number of ordinary requests after which a connection closes.
+    pub requests_per_connection: NonZeroU32,
 }
 
 /// The settings that only a plain listener has.

@@ -17,6 +17,7 @@ use crate::relay::Process;
 use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::runtime::request_limit::RequestLimit;
 use crate::telemetry::rejections::{RejectionEvent, RejectionLog};
 use crate::upstream::Connector;
 use crate::upstream::discovery::Discoveries;
@@ -44,6 +45,8 @@ pub struct Gateway {
     pub process: Arc<Process>,
     /// The limit of pending connections, and of those that linger after a rejection.
     pub pending_limit: PendingLimit,
+    /// The limit of ordinary requests.
+    pub request_limit: RequestLimit,
     /// The command channels of all workers.
     pub workers: Arc<Workers>,
     /// Makes revocations.
@@ -65,7 +68,7 @@ impl Gateway {
         (counters, key_sets, acme): (Arc<Counters>, KeySets, Arc<HeldSections>),
         connector: Connector,
         process: Arc<Process>,
-        pending_limit: PendingLimit,
+        (pending_limit, request_limit): (PendingLimit, RequestLimit),
         workers: Workers,
     ) -> Self {
         let workers = Arc::new(workers);
@@ -80,6 +83,7 @@ impl Gateway {
             discoveries: Discoveries::default(),
             process,
             pending_limit,
+            request_limit,
             workers,
             logouts: Logouts::default(),
             waiting: Waiting::default(),

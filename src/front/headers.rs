@@ -3,17 +3,18 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, FORWARDED, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, SERVER, TE, TRAILER, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::balance::Balance;
+use crate::balance::{Balance, Pool};
 use crate::policy::admission::Admission;
 use crate::policy::claims::canonical_header_name;
 use crate::policy::credential::{self, TokenSource};
 use crate::policy::header_names::HeaderClass;
 use crate::policy::request::RequestFacts;
+use crate::policy::route::Route;
 use crate::telemetry::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 use crate::ws::handshake;
 
@@ -33,65 +34,127 @@ const ORIGIN_WIDE: [&str; 8] = [
 /// The header with the id of a request: in the request to the upstream, and in the response to a rejected client.
 pub const X_REQUEST_ID: &str = "x-request-id";
 
-/// Values that Tollgate adds to the request to the upstream.
+/// Values that Tollgate adds to each request to an upstream.
 #[derive(Debug)]
-pub struct UpstreamHeaders<'a> {
+pub struct OwnHeaders<'a> {
     /// The id of this request.
     pub request_id: &'a str,
     /// The trace context of this request.
     pub trace: TraceContext,
     /// The id of the request to the upstream within the trace; random.
     pub span_id: [u8; 8],
+    /// The headers that the route sets. The client's are removed under each of their spellings.
+    pub set: &'a [(HeaderName, HeaderValue)],
+}
+
+/// Values that Tollgate adds to an opening handshake with an upstream.
+#[derive(Debug)]
+pub struct UpstreamHeaders<'a> {
+    /// Those of each request.
+    pub of_tollgate: OwnHeaders<'a>,
     /// Our own `Sec-WebSocket-Key`.
     pub key: &'a str,
     /// The subprotocols of the client's offer that are passed on.
     pub protocols: &'a [&'a str],
     /// The extensions of the client's offer that are passed on.
     pub extensions: &'a [&'a str],
-    /// The headers that the route sets. The client's are removed under each of their spellings.
-    pub set: &'a [(HeaderName, HeaderValue)],
 }
 
-/// Returns the headers of the request to the upstream. The client's are filtered before Tollgate's are added, so that a
-/// client cannot remove Tollgate's by naming them in `Connection`.
-pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &UpstreamHeaders<'_>) -> HeaderMap {
-    let route = admission.route();
-    let config = &route.config;
-    // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
-    let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
-    let of_claims: Vec<String> = config.forward_claims.iter().map(|(_, claim)| canonical_header_name(claim)).collect();
-    let withheld = [&of_claims, route.auth.written(), config.rewrite.withheld()];
-    let mut headers = of_client(facts.headers, &config.pass_headers, &withheld);
-    credential::strip_headers(admission.stripped(), &mut headers);
-    if let Balance::StickyCookie(cookie) = &admission.pool().config().balance {
-        credential::strip_headers(&[TokenSource::Cookie(cookie.name.clone())], &mut headers);
-    }
+/// The parts of an admission that the headers depend on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Admitted<'a> {
+    pub(super) route: &'a Route,
+    pub(super) pool: &'a Pool,
+    pub(super) claim_headers: &'a [(HeaderName, HeaderValue)],
+    pub(super) stripped: &'a [TokenSource],
+}
 
+/// Returns the headers of the opening handshake with the upstream. The client's are filtered before Tollgate's are
+/// added, so that a client cannot remove Tollgate's by naming them in `Connection`.
+pub fn to_upstream(facts: &RequestFacts<'_>, admission: &Admission, added: &UpstreamHeaders<'_>) -> HeaderMap {
+    let admitted = Admitted {
+        route: admission.route(),
+        pool: admission.pool(),
+        claim_headers: admission.claim_headers(),
+        stripped: admission.stripped(),
+    };
+    let mut headers = filtered(facts, &admitted);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
-    let host = config.upstream_host.clone().or_else(|| HeaderValue::from_str(authority).ok());
-    insert(&mut headers, &HOST, host);
     insert(&mut headers, &SEC_WEBSOCKET_KEY, HeaderValue::from_str(added.key).ok());
     insert_list(&mut headers, &SEC_WEBSOCKET_PROTOCOL, added.protocols);
     insert_list(&mut headers, &SEC_WEBSOCKET_EXTENSIONS, added.extensions);
+    add(&mut headers, facts, &admitted, &added.of_tollgate);
+    headers
+}
 
+/// Returns the headers of an ordinary request to the upstream, filtered as those of an opening handshake.
+pub(super) fn of_request(facts: &RequestFacts<'_>, admitted: &Admitted<'_>, added: &OwnHeaders<'_>) -> HeaderMap {
+    let mut headers = filtered(facts, admitted);
+    // These concern trailers, which are passed on (RFC 9110 sections 6.6.2 and 10.1.4).
+    if handshake::tokens(facts.headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers")) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("TE"));
+    }
+    pass_trailer_names(facts.headers, &mut headers);
+    add(&mut headers, facts, admitted, added);
+    headers
+}
+
+fn pass_trailer_names(from: &HeaderMap, to: &mut HeaderMap) {
+    for names in from.get_all(TRAILER) {
+        to.append(TRAILER, names.clone());
+    }
+}
+
+/// Returns the headers of a client that the upstream of its route may see.
+fn filtered(facts: &RequestFacts<'_>, admitted: &Admitted<'_>) -> HeaderMap {
+    let (route, config) = (admitted.route, &admitted.route.config);
+    let mut headers = of_client(facts.headers, &config.pass_headers, &withheld(route, &of_claims(route)));
+    credential::strip_headers(admitted.stripped, &mut headers);
+    if let Balance::StickyCookie(cookie) = &admitted.pool.config().balance {
+        credential::strip_headers(&[TokenSource::Cookie(cookie.name.clone())], &mut headers);
+    }
+    headers
+}
+
+/// Returns the canonical names of the headers that carry claims.
+fn of_claims(route: &Route) -> Vec<String> {
+    route.config.forward_claims.iter().map(|(_, header)| canonical_header_name(header)).collect()
+}
+
+/// Returns the canonical names of the headers that a client must not send on a route.
+fn withheld<'a>(route: &'a Route, of_claims: &'a [String]) -> [&'a [String]; 3] {
+    [of_claims, route.auth.written(), route.config.rewrite.withheld()]
+}
+
+/// Adds the headers that every request to an upstream has.
+fn add(headers: &mut HeaderMap, facts: &RequestFacts<'_>, admitted: &Admitted<'_>, added: &OwnHeaders<'_>) {
+    // An empty port means the default port and is omitted (RFC 3986 section 6.2.3).
+    let authority = facts.authority.strip_suffix(':').unwrap_or(facts.authority);
+    let host = admitted.route.config.upstream_host.clone().or_else(|| HeaderValue::from_str(authority).ok());
+    insert(headers, &HOST, host);
     let address = facts.address.to_canonical();
     let scheme = facts.scheme.as_str();
     let forwarded = format!("for={};host={};proto={scheme}", forwarded_node(address), quoted(authority));
-    insert(&mut headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
+    insert(headers, &FORWARDED, HeaderValue::from_str(&forwarded).ok());
     let named = |name| HeaderName::from_static(name);
-    insert(&mut headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
-    insert(&mut headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static(scheme)));
-    insert(&mut headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
-    insert(&mut headers, &named(X_REQUEST_ID), HeaderValue::from_str(added.request_id).ok());
-    insert(&mut headers, &named(TRACEPARENT), HeaderValue::from_str(&added.trace.traceparent(added.span_id)).ok());
+    insert(headers, &named("x-forwarded-for"), HeaderValue::from_str(&address.to_string()).ok());
+    insert(headers, &named("x-forwarded-proto"), Some(HeaderValue::from_static(scheme)));
+    insert(headers, &named("x-forwarded-host"), HeaderValue::from_str(authority).ok());
+    insert(headers, &named(X_REQUEST_ID), HeaderValue::from_str(added.request_id).ok());
+    insert(headers, &named(TRACEPARENT), HeaderValue::from_str(&added.trace.traceparent(added.span_id)).ok());
     let state = added.trace.tracestate(facts.headers);
-    insert(&mut headers, &named(TRACESTATE), state.and_then(|state| HeaderValue::from_str(&state).ok()));
-    for (name, value) in admission.claim_headers().iter().chain(added.set) {
+    insert(headers, &named(TRACESTATE), state.and_then(|state| HeaderValue::from_str(&state).ok()));
+    for (name, value) in admitted.claim_headers.iter().chain(added.set) {
         headers.append(name.clone(), value.clone());
     }
-    headers
+}
+
+/// Removes the trailer fields of a client that an upstream could take for headers that it must not get from one.
+pub(super) fn retain_trailers(route: &Route, trailers: &mut HeaderMap) {
+    *trailers = of_client(trailers, &[], &withheld(route, &of_claims(route)));
 }
 
 /// Returns the headers of a client that another server may see: none about its connection or the opening handshake, and
@@ -115,6 +178,19 @@ pub(super) fn of_client(headers: &HeaderMap, pass: &[HeaderName], withheld: &[&[
 pub fn to_client(upstream: &HeaderMap) -> HeaderMap {
     let mut headers = end_to_end(upstream);
     retain(&mut headers, |name| !name.as_str().starts_with("sec-websocket-") && !ORIGIN_WIDE.contains(&name.as_str()));
+    // It would name the software behind Tollgate.
+    headers.remove(SERVER);
+    headers
+}
+
+/// Returns the headers of a response to an ordinary request that the client gets. `has_length` tells that the response
+/// has no body and the length of another one: it answers `HEAD`, or is a 304 (RFC 9110 section 8.6).
+pub(super) fn of_response(upstream: &HeaderMap, has_length: bool) -> HeaderMap {
+    let mut headers = to_client(upstream);
+    if let (true, Some(length)) = (has_length, upstream.get(CONTENT_LENGTH)) {
+        headers.insert(CONTENT_LENGTH, length.clone());
+    }
+    pass_trailer_names(upstream, &mut headers);
     headers
 }
 

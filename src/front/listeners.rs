@@ -139,5 +139,8 @@ fn connection_config(
         handshake_timeout: listener.handshake_timeout,
         head_max_bytes: listener.head_max_bytes,
         head_max_headers: listener.head_max_headers,
+        keep_alive_timeout: listener.keep_alive_timeout,
+        body_timeout: listener.body_timeout,
+        requests_per_connection: listener.requests_per_connection,
     })
 }

@@ -1,4 +1,4 @@
-//! A connection from its accept to its session: the TLS handshake, one request, and its response.
+//! A connection from its accept to its session: the TLS handshake, its requests, and their responses.
 
 pub mod connection_config;
 pub mod listeners;
@@ -14,13 +14,27 @@ pub mod identify;
 pub mod headers;
 pub mod question;
 mod authenticate;
+mod accept_header;
+mod route_headers;
 mod response;
 mod head_rejection;
 mod keys;
+mod body_scanner;
+mod head_reader;
+mod request_progress;
+mod request_deadlines;
 mod request_stream;
+mod request_record;
+mod answer_body;
 pub mod logout;
 mod cors;
 mod refresh;
 mod plain;
+mod request_connection;
+mod request_context;
 pub mod upgrade;
+mod http_request;
+mod answer;
+mod linger;
+mod serve_requests;
 pub mod connection;

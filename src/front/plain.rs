@@ -46,7 +46,7 @@ pub(super) fn answer(
     }
     let port = config.https_port?;
     if let Err(rejected) = policy.charge(client, clock::now()) {
-        return Some(RejectedRequest::from(rejected).into_response(request_id));
+        return Some(RejectedRequest::from(rejected).into_response(request_id, request.headers()));
     }
     let served = host.filter(|host| policy.routes().iter().any(|route| route.config.host.matches(host)));
     let Some(location) = served.and_then(|host| location(&host, port, request)) else {

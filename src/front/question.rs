@@ -19,9 +19,9 @@ pub fn about(facts: &RequestFacts<'_>) -> Question {
         ("x-forwarded-for", address.as_str()),
         ("x-forwarded-proto", scheme),
         ("x-forwarded-host", facts.authority),
-        ("x-forwarded-method", "GET"),
+        ("x-forwarded-method", facts.kind.method()),
         ("x-forwarded-uri", &target),
-        ("x-original-method", "GET"),
+        ("x-original-method", facts.kind.method()),
         ("x-original-url", &url),
     ];
     for (name, value) in added {

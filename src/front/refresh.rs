@@ -74,7 +74,7 @@ impl Refresh<'_> {
         let protocols = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
         let protocols = protocols.flat_map(|line| line.split(',')).map(str::trim);
         let protocols: Vec<&str> = protocols.take(PROTOCOLS_MAX).collect();
-        let facts = RequestFacts::of_http(self.request.uri(), headers, self.client, self.request_id.0);
+        let facts = RequestFacts::of_http((method, self.request.uri()), headers, self.client, self.request_id.0);
         let facts = RequestFacts { protocols: &protocols, ..facts.ok_or_else(|| reject(Rejection::Host))? };
         let token = RefreshToken::of_request(route, &facts).map_err(reject)?;
         let reject = |rejection| token.reject(route, rejection);

@@ -1,9 +1,8 @@
-//! The client's stream while hyper reads and answers its request.
+//! The client's stream while hyper reads and answers its requests.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,7 +10,11 @@ use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::body_scanner::BodyScanner;
+use super::head_reader::HeadReader;
 use super::head_rejection::HeadRejection;
+use super::request_deadlines::RequestDeadlines;
+use super::request_progress::{Phase, RequestProgress};
 use crate::policy::proxy_header::{self, START_BYTES};
 use crate::runtime::cycle::Allowance;
 use crate::telemetry::request::RequestId;
@@ -28,70 +31,64 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A stream that withholds from hyper the bytes that a client sends behind its request. hyper detects the end of a
 /// stream only while its own buffer is empty. Otherwise a client that sent bytes early and disconnected would count as
-/// a session until the upstream has answered.
+/// a session until the upstream has answered. And hyper gets the bytes of a body exactly, so that those of the next
+/// request are read as a head of their own.
 #[derive(Debug)]
 pub(super) struct RequestStream<'a, S> {
     stream: S,
-    /// Whether hyper has passed the request to the service. Until then hyper's reads are served.
-    head_was_read: &'a AtomicBool,
-    /// Whether the service reads the body of the request. Then hyper's reads are served to the end.
-    takes_body: Option<&'a AtomicBool>,
-    /// The writer until then: hyper writes only to reject the head.
+    progress: &'a RequestProgress,
+    /// The writer while a head is read: hyper writes only to reject the head.
     rejection: HeadRejection,
-    head: Head,
-    /// The first bytes of the head, and their number.
+    head: HeadReader,
+    /// The first bytes of the first head, and their number.
     start: ([u8; START_BYTES], usize),
+    body: Option<BodyScanner>,
+    /// The bytes that were read and not passed to hyper.
     behind: Vec<u8>,
+    /// Whether hyper has no bytes that the stream has not taken.
+    is_flushed: bool,
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
     /// unread.
     is_closed: fn(&S) -> bool,
     /// The next check of a client that sent more than `BEHIND_MAX_BYTES`.
     look: Option<Pin<Box<Sleep>>>,
     reads: Allowance,
-}
-
-/// The position of the reader in the request head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
-    /// Before the request line. Empty lines are ignored (RFC 9112 section 2.2).
-    Blank,
-    /// Within a line.
-    InLine,
-    /// At the beginning of a line.
-    AtLine,
-    Ended,
+    deadlines: RequestDeadlines,
 }
 
 impl<'a, S> RequestStream<'a, S> {
     pub(super) fn new(
         stream: S,
-        head_was_read: &'a AtomicBool,
+        progress: &'a RequestProgress,
+        deadlines: RequestDeadlines,
         request_id: RequestId,
         is_closed: fn(&S) -> bool,
     ) -> Self {
         Self {
             stream,
-            head_was_read,
-            takes_body: None,
+            progress,
             rejection: HeadRejection::new(request_id),
-            head: Head::Blank,
+            head: HeadReader::new(),
             start: ([0; START_BYTES], 0),
+            body: None,
             behind: Vec::new(),
+            is_flushed: true,
             is_closed,
             look: None,
             reads: Allowance::default(),
+            deadlines,
         }
-    }
-
-    /// Serves the body of the request to hyper once this is set. It must be set before hyper reads on.
-    pub(super) fn with_body(self, takes_body: &'a AtomicBool) -> Self {
-        Self { takes_body: Some(takes_body), ..self }
     }
 
     /// Whether the client sent a PROXY header in place of a request, as far as the head was read.
     pub(super) fn is_proxy_header(&self) -> bool {
         let (start, len) = &self.start;
         proxy_header::is_start(start.get(..*len).unwrap_or_default())
+    }
+
+    /// Whether a head was not received in time.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadlines.is_late()
     }
 
     fn keep_start(&mut self, read: &[u8]) {
@@ -109,26 +106,39 @@ impl<'a, S> RequestStream<'a, S> {
         }
         (self.stream, [&unread[..], &self.behind].concat().into())
     }
-}
 
-impl Head {
-    /// Reads further bytes. Returns the offset at which the head ends in them, if it does.
-    fn read(&mut self, bytes: &[u8]) -> Option<usize> {
-        if *self == Self::Ended {
-            return None;
+    /// Reads the next head if the response to the request before it was written.
+    fn go_on(&mut self, cx: &mut Context<'_>) {
+        if self.is_flushed && self.progress.phase() == Phase::Processing && self.progress.has_answered() {
+            self.head = HeadReader::new();
+            self.progress.begin_head();
+            // hyper waits for bytes that may be here already.
+            cx.waker().wake_by_ref();
         }
-        for (at, byte) in bytes.iter().enumerate() {
-            match (*self, byte) {
-                (Self::AtLine, b'\n') => {
-                    *self = Self::Ended;
-                    return Some(at + 1);
+    }
+
+    /// Returns how many of these bytes, which the client sent, hyper gets now.
+    fn passed(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.progress.phase() {
+            Phase::Processing => Ok(0),
+            Phase::Head => {
+                let end = self.head.read(bytes);
+                if end.is_some() {
+                    self.progress.set_shape(self.head.shape());
+                    self.deadlines.end();
                 }
-                (Self::InLine, b'\n') => *self = Self::AtLine,
-                (Self::Blank, b'\n') | (_, b'\r') => {}
-                _ => *self = Self::InLine,
+                Ok(end.unwrap_or(bytes.len()))
+            }
+            Phase::Body => {
+                let body = self.body.get_or_insert(BodyScanner::Unlimited);
+                let end = body.read(bytes)?;
+                if end.is_some() {
+                    self.body = None;
+                    self.progress.enter(Phase::Processing);
+                }
+                Ok(end.unwrap_or(bytes.len()))
             }
         }
-        None
     }
 }
 
@@ -141,7 +151,11 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
                 return Poll::Pending;
             }
             let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            let Poll::Ready(polled) = Pin::new(&mut self.stream).poll_read(cx, &mut read) else {
+                self.reads.restore();
+                return Poll::Pending;
+            };
+            polled?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -159,28 +173,40 @@ impl<S: AsyncRead + Unpin> RequestStream<'_, S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let takes_body = this.takes_body.is_some_and(|takes_body| takes_body.load(Ordering::Relaxed));
-        if this.head_was_read.load(Ordering::Relaxed) && !takes_body {
-            return this.poll_end(cx);
+        this.go_on(cx);
+        match this.progress.phase() {
+            Phase::Processing => return this.poll_end(cx),
+            Phase::Body => this.body = this.progress.scanner().or(this.body),
+            Phase::Head => {}
         }
         if !this.behind.is_empty() {
-            // hyper reads the body, or did not treat this empty line as the end of the head.
-            let len = this.behind.len().min(buf.remaining());
-            buf.put_slice(this.behind.get(..len).unwrap_or_default());
-            this.behind.drain(..len);
+            // The next request, or hyper did not treat this empty line as the end of the head.
+            let mut behind = std::mem::take(&mut this.behind);
+            let given = behind.get(..behind.len().min(buf.remaining())).unwrap_or_default();
+            let passed = this.passed(given)?;
+            buf.put_slice(given.get(..passed).unwrap_or_default());
+            behind.drain(..passed);
+            // A connection that is kept needs no buffer.
+            this.behind = if behind.is_empty() { Vec::new() } else { behind };
             return Poll::Ready(Ok(()));
         }
         if !this.reads.take(READS, cx.waker()) {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) else {
+            this.reads.restore();
+            if this.progress.phase() == Phase::Head {
+                return this.deadlines.poll(this.head.is_blank(), cx).map(Err);
+            }
+            return Poll::Pending;
+        };
+        read?;
         let read = buf.filled().get(before..).unwrap_or_default();
         this.keep_start(read);
-        if let Some(end) = this.head.read(read) {
-            this.behind.extend_from_slice(read.get(end..).unwrap_or_default());
-            buf.set_filled(before + end);
-        }
+        let passed = this.passed(read)?;
+        this.behind.extend_from_slice(read.get(passed..).unwrap_or_default());
+        buf.set_filled(before + passed);
         Poll::Ready(Ok(()))
     }
 }
@@ -188,14 +214,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for RequestStream<'_, S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.head_was_read.load(Ordering::Relaxed) {
-            return Pin::new(&mut this.stream).poll_write(cx, bytes);
+        if this.progress.phase() == Phase::Head {
+            return this.rejection.poll_write(&mut this.stream, cx, bytes);
         }
-        this.rejection.poll_write(&mut this.stream, cx, bytes)
+        this.is_flushed = false;
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.deadlines.note_write(written, this.progress.write_timeout(), cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let this = &mut *self;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        ready!(this.deadlines.note_write(flushed, this.progress.write_timeout(), cx))?;
+        this.is_flushed = true;
+        this.go_on(cx);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -206,27 +239,37 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
+    use std::time::Instant;
 
     use super::*;
 
+    fn stream<'a>(bytes: &'a [u8], progress: &'a RequestProgress) -> RequestStream<'a, &'a [u8]> {
+        let hour = Duration::from_secs(3600);
+        let deadlines = RequestDeadlines::new(Instant::now() + hour, hour, hour);
+        RequestStream::new(bytes, progress, deadlines, RequestId(1), |_| false)
+    }
+
+    /// Reads once. Returns what hyper gets; `None` if it has to wait.
+    fn read(stream: &mut RequestStream<'_, &[u8]>, step: usize) -> Option<Vec<u8>> {
+        let mut part = vec![0; step];
+        let mut buf = ReadBuf::new(&mut part);
+        let polled = Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf);
+        polled.is_ready().then(|| buf.filled().to_vec())
+    }
+
     /// Returns the bytes that hyper gets up to the end of the head, in reads of `step` bytes, and those kept behind it.
     fn split(bytes: &[u8], step: usize) -> (Vec<u8>, Vec<u8>) {
-        let head_was_read = AtomicBool::new(false);
-        let mut stream = RequestStream::new(bytes, &head_was_read, RequestId(1), |_| false);
+        let progress = RequestProgress::new();
+        let mut stream = stream(bytes, &progress);
         let mut got = Vec::new();
-        while stream.head != Head::Ended {
-            let mut part = vec![0; step];
-            let mut buf = ReadBuf::new(&mut part);
-            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-            assert!(!buf.filled().is_empty(), "the stream ends within the head");
-            got.extend_from_slice(buf.filled());
+        while !stream.head.has_ended() {
+            let part = read(&mut stream, step).unwrap();
+            assert!(!part.is_empty(), "the stream ends within the head");
+            got.extend(part);
         }
-        head_was_read.store(true, Ordering::Relaxed);
-        let mut none = [0; 64];
-        let mut buf = ReadBuf::new(&mut none);
+        progress.enter(Phase::Processing);
         // The end of the stream is detected although bytes are kept.
-        assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-        assert!(buf.filled().is_empty());
+        assert_eq!(read(&mut stream, 64), Some(Vec::new()));
         (got, stream.into_parts(Bytes::new()).1.to_vec())
     }
 
@@ -248,48 +291,56 @@ mod tests {
 
     #[test]
     fn kept_bytes_are_passed_on_if_hyper_reads_on() {
-        let head_was_read = AtomicBool::new(false);
+        let progress = RequestProgress::new();
         let bytes = b"GET / HTTP/1.1\r\n\r\nmore";
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
-        let (mut got, mut part) = (Vec::new(), [0; 100]);
-        for _ in 0..2 {
-            let mut buf = ReadBuf::new(&mut part);
-            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-            got.extend_from_slice(buf.filled());
-        }
+        let mut stream = stream(bytes, &progress);
+        let got = [read(&mut stream, 100).unwrap(), read(&mut stream, 100).unwrap()].concat();
         assert_eq!(got, bytes);
     }
 
     #[test]
     fn a_body_that_the_service_takes_is_passed_on() {
-        let (head_was_read, takes_body) = (AtomicBool::new(false), AtomicBool::new(false));
-        let bytes = b"POST / HTTP/1.1\r\n\r\nbody";
-        let stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
-        let mut stream = stream.with_body(&takes_body);
-        let mut read = || {
-            let mut part = [0; 100];
-            let mut buf = ReadBuf::new(&mut part);
-            assert!(Pin::new(&mut stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready());
-            buf.filled().to_vec()
-        };
-        assert_eq!(read(), b"POST / HTTP/1.1\r\n\r\n");
-        head_was_read.store(true, Ordering::Relaxed);
-        takes_body.store(true, Ordering::Relaxed);
-        assert_eq!((read(), read()), (b"body".to_vec(), Vec::new()));
+        let progress = RequestProgress::new();
+        let mut stream = stream(b"POST / HTTP/1.1\r\n\r\nbody", &progress);
+        assert_eq!(read(&mut stream, 100).unwrap(), b"POST / HTTP/1.1\r\n\r\n");
+        progress.take_body(BodyScanner::Unlimited);
+        assert_eq!((read(&mut stream, 100).unwrap(), read(&mut stream, 100).unwrap()), (b"body".to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn the_next_head_follows_the_body_once_the_response_is_written() {
+        let bytes = b"POST / HTTP/1.1\r\n\r\nbodyGET / HTTP/1.1\r\n\r\nGET";
+        for step in 1..=bytes.len() {
+            let progress = RequestProgress::new();
+            let mut stream = stream(bytes, &progress);
+            let up_to = |end: &[u8], stream: &mut RequestStream<'_, &[u8]>| {
+                let mut got = Vec::new();
+                while !got.ends_with(end) {
+                    got.extend(read(stream, step).unwrap());
+                }
+                got
+            };
+            assert_eq!(up_to(b"\r\n\r\n", &mut stream), b"POST / HTTP/1.1\r\n\r\n");
+            progress.take_body(BodyScanner::Known(4));
+            assert_eq!(up_to(b"body", &mut stream), b"body");
+            assert_eq!(progress.phase(), Phase::Processing);
+            progress.begin_answer(Duration::ZERO).store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(up_to(b"\r\n\r\n", &mut stream), b"GET / HTTP/1.1\r\n\r\n");
+            assert_eq!(progress.shape().request_line_len, 14);
+        }
     }
 
     #[test]
     fn kept_bytes_are_limited_and_a_disconnect_beyond_the_limit_is_detected() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let head_was_read = AtomicBool::new(true);
+        let progress = RequestProgress::new();
+        progress.enter(Phase::Processing);
         let bytes = vec![b'x'; 1 << 20];
-        let (mut none, mut cx) = ([0; 1], Context::from_waker(Waker::noop()));
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| false);
-        assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
-        assert_eq!(stream.behind.len(), BEHIND_MAX_BYTES);
-        let mut stream = RequestStream::new(&bytes[..], &head_was_read, RequestId(1), |_| true);
-        let mut buf = ReadBuf::new(&mut none);
-        assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buf).is_ready() && buf.filled().is_empty());
+        let mut full = stream(&bytes, &progress);
+        assert_eq!(read(&mut full, 1), None);
+        assert_eq!(full.behind.len(), BEHIND_MAX_BYTES);
+        let mut closed = RequestStream { is_closed: |_| true, ..stream(&bytes, &progress) };
+        assert_eq!(read(&mut closed, 1), Some(Vec::new()));
     }
 }

@@ -11,8 +11,9 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
+use super::accept_header::prefers_problem;
 use super::headers::{self, X_REQUEST_ID};
-use crate::policy::rejection::{Rejected, Rejection};
+use crate::policy::rejection::{ErrorResponse, Rejected, Rejection};
 use crate::telemetry::phases::UpgradePhases;
 use crate::telemetry::request::RequestId;
 use crate::ws::handshake::{self, Answer, Opening};
@@ -53,9 +54,15 @@ impl<T: Into<Rejected>> From<T> for RejectedRequest {
 }
 
 impl RejectedRequest {
+    /// Returns the status of the response.
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.as_ref().map_or_else(|| self.rejected.rejection.response().status, Response::status)
+    }
+
     /// Returns the response. It has the id of the request, which is in the log as well. It closes the connection: a
     /// client does not need a second request on it, and a request that is not read cannot be smuggled.
-    pub(super) fn into_response(self, request_id: RequestId) -> Response<Full<Bytes>> {
+    /// Its own errors are problem details (RFC 9457) if the client, which sent `request`, prefers them.
+    pub(super) fn into_response(self, request_id: RequestId, request: &HeaderMap) -> Response<Full<Bytes>> {
         let mut response = match self.response {
             Some(response) => {
                 let (head, body) = response.into_parts();
@@ -64,7 +71,7 @@ impl RejectedRequest {
                 *response.headers_mut() = headers::to_refused_client(head.status, &head.headers);
                 response
             }
-            None => error_response(self.rejected.rejection),
+            None => error_response(self.rejected.rejection, request_id, prefers_problem(request)),
         };
         let headers = response.headers_mut();
         headers.extend(self.refresh.into_iter().flatten());
@@ -76,13 +83,19 @@ impl RejectedRequest {
     }
 }
 
-fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
+fn error_response(rejection: Rejection, request_id: RequestId, prefers_problem: bool) -> Response<Full<Bytes>> {
     let error = rejection.response();
-    let mut response = Response::new(Full::from(error.body));
+    let is_logout = matches!(rejection, Rejection::Logout(_));
+    let is_problem = prefers_problem && !is_logout;
+    let body = if is_problem { problem(&error, request_id).into() } else { Full::from(error.body) };
+    let mut response = Response::new(body);
     *response.status_mut() = error.status;
     let headers = response.headers_mut();
-    let is_logout = matches!(rejection, Rejection::Logout(_));
-    let body_type = if is_logout { "application/json" } else { "text/plain; charset=utf-8" };
+    let body_type = match (is_problem, is_logout) {
+        (true, _) => "application/problem+json",
+        (_, true) => "application/json",
+        _ => "text/plain; charset=utf-8",
+    };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(body_type));
     if is_logout {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -102,6 +115,20 @@ fn error_response(rejection: Rejection) -> Response<Full<Bytes>> {
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
     }
     response
+}
+
+/// Returns the problem details of an error (RFC 9457 section 3). Its type is the status itself.
+fn problem(error: &ErrorResponse, request_id: RequestId) -> String {
+    let mut problem = serde_json::json!({
+        "type": "about:blank",
+        "title": error.status.canonical_reason().unwrap_or_default(),
+        "status": error.status.as_u16(),
+        "request_id": request_id.to_string(),
+    });
+    if !error.body.is_empty() {
+        problem["detail"] = error.body.trim_end().into();
+    }
+    format!("{problem}\n")
 }
 
 /// Returns the challenge (RFC 6750 section 3): without an error code if there was no token, and with one code for every

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{HeaderName, HeaderValue};
 
@@ -17,13 +17,14 @@ use super::address::AddressKey;
 use super::claim_headers::claim_headers;
 use super::claims::Claims;
 use super::client_slots;
+pub use super::clocks::Clocks;
 use super::counters::{Counters, LimitedClient, RouteCounts, SharedCounts};
 use super::counts::KeyedLimiter;
 use super::credential::{self, TokenSource};
 use super::evidence::Evidence;
 use super::expiry::Expiry;
 use super::forward::Answered;
-use super::grant::{self, Grant, Lease, SessionToken};
+use super::grant::{self, Grant, Lease, SessionToken, short_origin};
 use super::host::request_host;
 use super::limits::LimitKind;
 use super::path::Path;
@@ -36,19 +37,6 @@ use super::session_slots::{Holder, SessionId};
 use super::token::TokenRecord;
 use crate::balance::Pool;
 use crate::ws::handshake::OpeningError;
-
-/// The longest `Origin` that a session keeps. An origin that a list can match is shorter: its host has at most 253
-/// bytes.
-const ORIGIN_MAX_BYTES: usize = 512;
-
-/// One reading of both clocks: the monotonic one for deadlines, and the wall clock for tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clocks {
-    /// Monotonic time.
-    pub instant: Instant,
-    /// Time since the Unix epoch.
-    pub unix: Duration,
-}
 
 /// The rules of one snapshot over the counters of the process.
 #[derive(Debug)]
@@ -160,18 +148,23 @@ impl<'a> Candidate<'a> {
     fn check(&self) -> Result<(), Rejection> {
         let (config, counters) = (&self.route.config, &self.policy.counters);
         match (self.facts.kind, &self.route.target) {
-            (RequestKind::WebSocket, Target::Pool(_)) | (RequestKind::Http, Target::Page(_)) => {}
-            (RequestKind::Http, Target::Pool(_)) => return Err(Rejection::Opening(OpeningError::NotUpgrade)),
+            (RequestKind::WebSocket, Target::Pool(_)) | (RequestKind::Http(_), Target::Page(_)) => {}
+            (RequestKind::Http(_), Target::Pool(_)) if config.http => {}
+            (RequestKind::Http(_), Target::Pool(_)) => return Err(Rejection::Opening(OpeningError::NotUpgrade)),
             (RequestKind::WebSocket, Target::Page(_)) => return Err(Rejection::NoRoute),
         }
         if !config.addresses.allow(self.facts.address) {
             return Err(Rejection::Address);
         }
-        if !config.origins.allow(self.facts.origin) {
+        if self.facts.kind.is_unsafe() && !config.origins.allow(self.facts.origin) {
             return Err(Rejection::Origin);
         }
         if counters.is_short_of_memory() {
             return Err(Rejection::Memory);
+        }
+        if let RequestKind::Http(_) = self.facts.kind {
+            // It takes no slot.
+            return Ok(());
         }
         // `reserve` decides. This earlier check saves the verification of the token in most cases.
         if counters.is_full(self.policy.max_sessions) {
@@ -287,7 +280,38 @@ pub struct Authenticated<'a> {
     stripped: Arc<[TokenSource]>,
 }
 
+/// The parts of an admission that do not depend on its kind.
+pub(super) struct Granted {
+    pub(super) route: Arc<Route>,
+    pub(super) grant: Grant,
+    pub(super) claim_headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) stripped: Arc<[TokenSource]>,
+}
+
 impl Authenticated<'_> {
+    /// Returns the request, its subject, and the counters of the process.
+    pub(super) fn parts(&self) -> (&Candidate<'_>, Option<&str>, &Counters) {
+        (&self.candidate, self.subject.as_deref(), self.candidate.policy.counters())
+    }
+
+    /// Returns the name of the section that authenticated the client.
+    pub(super) fn auth(&self) -> Option<Arc<str>> {
+        self.method.as_ref().map(|method| Arc::clone(&method.name))
+    }
+
+    pub(super) fn reject(&self, rejection: Rejection) -> Rejected {
+        Rejected { auth: self.auth(), subject: self.subject.clone(), ..self.candidate.reject(rejection) }
+    }
+
+    pub(super) fn grant(self) -> Granted {
+        let auth = self.auth();
+        let Self { candidate, token, answered, subject, claim_headers, stripped, .. } = self;
+        let Candidate { facts, route, params, host, .. } = candidate;
+        let (token, host, address) = (SessionToken::new(token), host.into(), facts.address);
+        let grant = Grant { auth, subject, token, answered, params, host, origin: short_origin(facts.origin), address };
+        Granted { route, grant, claim_headers, stripped }
+    }
+
     /// Takes the slot of the session, and those of its address and of its subject if these reject further sessions.
     ///
     /// # Errors
@@ -295,10 +319,8 @@ impl Authenticated<'_> {
     pub fn reserve(self, now: Clocks) -> Result<Admission, Rejected> {
         let Candidate { policy, facts, route, .. } = &self.candidate;
         let (limits, counters, name) = (&route.config.limits, &policy.counters, route.name());
-        let auth = self.method.as_ref().map(|method| Arc::clone(&method.name));
-        let subject = || self.subject.clone();
-        let reject =
-            |rejection| Rejected { auth: auth.clone(), subject: subject(), ..self.candidate.reject(rejection) };
+        let auth = self.auth();
+        let reject = |rejection| self.reject(rejection);
         let Target::Pool(pool) = &route.target else { return Err(reject(Rejection::NoRoute)) };
         let pool = Arc::clone(pool);
         let session_slot = counters.take_session(policy.max_sessions).ok_or_else(|| reject(Rejection::Full))?;
@@ -315,20 +337,9 @@ impl Authenticated<'_> {
         let messages = limits.messages.map(|messages| Arc::new(Limiter::over(count, messages.quota)));
         let expires =
             self.method.as_ref().zip(self.claims.as_ref()).and_then(|(method, claims)| expiry(claims, method, now));
-        let Self { candidate, token, answered, subject, claim_headers, stripped, .. } = self;
-        let Candidate { facts, route, params, host, .. } = candidate;
-        let grant = Grant {
-            auth,
-            subject,
-            token: SessionToken::new(token),
-            answered,
-            params,
-            host: host.into(),
-            origin: facts.origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into()),
-            address: facts.address,
-        };
+        let (id, Granted { route, grant, claim_headers, stripped }) = (facts.id, self.grant());
         Ok(Admission {
-            id: facts.id,
+            id,
             route,
             grant: Arc::new(grant),
             lease: Lease::new(session_slot, taken.slots),

@@ -27,6 +27,8 @@ pub struct Counters {
     upgrades: Arc<Counts<AddressKey>>,
     /// The counts of messages and bytes, by route name.
     routes: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
+    /// The counts of ordinary requests, by route name.
+    requests: Mutex<HashMap<Arc<str>, Arc<Counts<MessageKey>>>>,
     sessions: Slots<()>,
     by_address: SessionSlots<RouteAddress>,
     by_subject: SessionSlots<RouteIdentity>,
@@ -108,8 +110,15 @@ impl Counters {
         Arc::clone(routes.entry(Arc::clone(route)).or_default())
     }
 
-    /// Drops the counts of messages and bytes of routes for which `keep` returns false.
+    /// Returns the counts of ordinary requests at the route of this name.
+    pub fn requests(&self, route: &Arc<str>) -> Arc<Counts<MessageKey>> {
+        let mut routes = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(routes.entry(Arc::clone(route)).or_default())
+    }
+
+    /// Drops the counts of routes for which `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|route, _| keep(route));
     }
 
@@ -179,6 +188,14 @@ impl LimitedClient<'_> {
         let auth = self.auth.unwrap_or_default();
         let identity = self.subject.map_or_else(|| auth.into(), |subject| identity(auth, subject));
         (Arc::clone(self.route), identity)
+    }
+
+    /// Returns the key of its ordinary requests. They belong to no session, so its subject takes the place of one.
+    pub(super) fn request_key(&self, key: RateKey) -> MessageKey {
+        match key {
+            RateKey::Session | RateKey::Subject => self.message_key(RateKey::Subject),
+            RateKey::Address => self.message_key(RateKey::Address),
+        }
     }
 
     /// Returns the key of its messages and bytes where sessions share counts. A client without a subject is counted by

@@ -15,6 +15,9 @@ use super::slots::Slot;
 use super::token::TokenRecord;
 use crate::balance::ServerSession;
 
+/// The longest `Origin` that is kept. An origin that a list can match is shorter: its host has at most 253 bytes.
+const ORIGIN_MAX_BYTES: usize = 512;
+
 /// The part of an admission that a session keeps until it ends. Dropping it releases the slots.
 #[derive(Debug)]
 pub struct Lease {
@@ -59,6 +62,11 @@ impl Grant {
     pub(super) fn limited_client<'a>(&'a self, route: &'a Arc<str>) -> LimitedClient<'a> {
         LimitedClient { route, address: self.address, auth: self.auth.as_deref(), subject: self.subject.as_deref() }
     }
+}
+
+/// Returns an `Origin`, cut to a length that no origin in a list has.
+pub(super) fn short_origin(origin: Option<&[u8]>) -> Option<Box<[u8]>> {
+    origin.map(|origin| origin.get(..ORIGIN_MAX_BYTES).unwrap_or(origin).into())
 }
 
 /// Returns a client of this section as revocations see it.

@@ -83,11 +83,15 @@ pub enum LimitKind {
     SessionsPerSubject,
     /// The number of sessions of an address.
     SessionsPerAddress,
+    /// The quota of ordinary requests.
+    RequestRate,
+    /// The size of the body of an ordinary request.
+    RequestMaxSize,
 }
 
 impl LimitKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::MessageRate,
         Self::ByteRate,
         Self::UpstreamByteRate,
@@ -100,6 +104,8 @@ impl LimitKind {
         Self::SlowClient,
         Self::SessionsPerSubject,
         Self::SessionsPerAddress,
+        Self::RequestRate,
+        Self::RequestMaxSize,
     ];
 
     /// Returns its name in logs and metrics: its key, with `upstream_` if it limits the upstream.
@@ -117,6 +123,8 @@ impl LimitKind {
             Self::SlowClient => "slow_client",
             Self::SessionsPerSubject => "sessions_per_subject",
             Self::SessionsPerAddress => "sessions_per_address",
+            Self::RequestRate => "request_rate",
+            Self::RequestMaxSize => "request_max_size",
         }
     }
 }
@@ -130,7 +138,7 @@ pub enum LimitAction {
     Delay,
     /// The message is dropped.
     Drop,
-    /// The upgrade is answered with 429.
+    /// The upgrade or the request is answered with 429, or 413.
     Refuse,
     /// The oldest session is closed.
     CloseOldest,
@@ -215,7 +223,16 @@ pub struct ByteQuota {
     pub on_excess: OnExcess,
 }
 
-/// The limits of a session.
+/// The quota of ordinary requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestQuota {
+    /// The quota.
+    pub quota: Quota,
+    /// The key by which requests are counted.
+    pub key: RateKey,
+}
+
+/// The limits of a session, and of ordinary requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Whether the limits have an effect. Timeouts that protect the process always have one: pings, `pong_timeout`,
@@ -259,6 +276,10 @@ pub struct Limits {
     pub check_utf8: bool,
     /// How long a session may last at most; `None`: unlimited. See [`Limits::session_age_max`].
     pub max_session_age: Option<Duration>,
+    /// The quota of ordinary requests; `None`: unlimited.
+    pub requests: Option<RequestQuota>,
+    /// The maximum number of bytes of the body of an ordinary request; `None`: unlimited.
+    pub request_max_bytes: Option<u64>,
 }
 
 impl Limits {
@@ -317,6 +338,7 @@ impl Limits {
                 on_excess.into()
             }
             (LimitKind::SessionsPerSubject | LimitKind::SessionsPerAddress, _) => self.on_session_limit.into(),
+            (LimitKind::RequestRate | LimitKind::RequestMaxSize, _) => LimitAction::Refuse,
             _ => LimitAction::Close,
         }
     }

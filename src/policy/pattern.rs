@@ -45,6 +45,17 @@ impl PathPattern {
         self.order(other) == Ordering::Equal
     }
 
+    /// Whether it matches the one path of a pattern without placeholders, and not because of a `{*name}`.
+    #[must_use]
+    pub fn names_path(&self, path: &Self) -> bool {
+        let matches = |(own, other): (&SegmentPattern, &SegmentPattern)| match (own, other) {
+            (SegmentPattern::One(_), SegmentPattern::Literal(literal)) => !literal.is_empty(),
+            (SegmentPattern::Literal(own), SegmentPattern::Literal(other)) => own == other,
+            _ => false,
+        };
+        self.segments.len() == path.segments.len() && self.segments.iter().zip(&path.segments).all(matches)
+    }
+
     /// Returns the number of segments of this prefix of the pattern; `None` if the pattern does not begin with it,
     /// under the same names of placeholders. A prefix does not end with `/`, and has no `{*name}`.
     #[must_use]

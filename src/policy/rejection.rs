@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::framing::FramingError;
 use super::live_keys::KeysUnavailable;
 use super::logout::LogoutError;
 use super::path::PathError;
@@ -35,6 +36,20 @@ pub enum Rejection {
         /// Seconds until the quota allows another request.
         retry_after_secs: u64,
     },
+    /// The client exceeds the quota of ordinary requests.
+    RequestRate {
+        /// Seconds until the quota allows another request.
+        retry_after_secs: u64,
+    },
+    /// The request asks for another protocol than WebSocket, or its method is not forwarded: `TRACE` would return the
+    /// headers that Tollgate adds, and `CONNECT` is a tunnel (RFC 9110 section 9.3).
+    Unsupported,
+    /// The request is HTTP, and other parties may read it differently (RFC 9112 section 11.2).
+    Framing(FramingError),
+    /// The body of the request exceeds the limit of the route.
+    BodyTooLarge,
+    /// The client sent no part of the body of its request for too long.
+    BodyTimeout,
     /// The route does not admit this origin.
     Origin,
     /// The request has no token, and the route requires one.
@@ -158,7 +173,7 @@ impl Rejection {
                 respond(StatusCode::UPGRADE_REQUIRED, "This is a WebSocket endpoint (RFC 6455, version 13).\n")
             }
             Self::Opening(_) | Self::Host | Self::Path(_) => {
-                respond(StatusCode::BAD_REQUEST, "The opening handshake is malformed.\n")
+                respond(StatusCode::BAD_REQUEST, "The request is malformed.\n")
             }
             Self::NoRoute => respond(StatusCode::NOT_FOUND, "Nothing is served here.\n"),
             Self::Method => respond(StatusCode::METHOD_NOT_ALLOWED, "Only POST is answered here.\n"),
@@ -176,6 +191,13 @@ impl Rejection {
             Self::UpgradeRate { retry_after_secs } => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many attempts.\n", retry_after_secs)
             }
+            Self::RequestRate { retry_after_secs } => {
+                respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n", retry_after_secs)
+            }
+            Self::Unsupported => respond(StatusCode::NOT_IMPLEMENTED, "This is not supported.\n"),
+            Self::Framing(_) => respond(StatusCode::BAD_REQUEST, "The request is malformed.\n"),
+            Self::BodyTooLarge => respond(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.\n"),
+            Self::BodyTimeout => respond(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.\n"),
             Self::AddressSessions | Self::SubjectSessions => {
                 respond_later(StatusCode::TOO_MANY_REQUESTS, "Too many sessions.\n", RETRY_AFTER_SECS)
             }
@@ -217,6 +239,11 @@ impl Rejection {
             Self::Method => "method",
             Self::Address => "address",
             Self::UpgradeRate { .. } => "upgrade_rate",
+            Self::RequestRate { .. } => "request_rate",
+            Self::Unsupported => "unsupported",
+            Self::Framing(_) => "framing",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
             Self::Origin => "origin",
             Self::NoToken => "no_token",
             Self::TokenAmbiguous => "token_ambiguous",
@@ -250,6 +277,7 @@ impl Rejection {
         match self {
             Self::Opening(error) => Some(error.label()),
             Self::Path(error) => Some(error.label()),
+            Self::Framing(error) => Some(error.label()),
             Self::Token(error) => Some(error.label()),
             Self::Answer(error) => Some(error.label()),
             Self::Logout(error) => Some(error.label()),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Method, Uri};
 
 use super::forwarded::{Client, Scheme};
 use super::session_slots::SessionId;
@@ -12,18 +12,38 @@ use crate::ws::handshake::Opening;
 
 /// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestKind {
+pub enum RequestKind<'a> {
     /// The opening handshake of a WebSocket.
     WebSocket,
-    /// An ordinary HTTP request, which gets a response.
-    Http,
+    /// An ordinary HTTP request with this method, which gets a response.
+    Http(&'a Method),
+}
+
+impl RequestKind<'_> {
+    /// Returns the method.
+    pub fn method(&self) -> &str {
+        match self {
+            Self::WebSocket => Method::GET.as_str(),
+            Self::Http(method) => method.as_str(),
+        }
+    }
+
+    /// Whether the request may change something at the server (RFC 9110 section 9.2.1): a browser sends it with the
+    /// cookies of its host from any page, so its origin is checked. An opening handshake is such a request, although its
+    /// method is safe.
+    pub fn is_unsafe(&self) -> bool {
+        match self {
+            Self::WebSocket => true,
+            Self::Http(method) => !method.is_safe(),
+        }
+    }
 }
 
 /// The facts of a request.
 #[derive(Clone, Copy)]
 pub struct RequestFacts<'a> {
     /// Its kind.
-    pub kind: RequestKind,
+    pub kind: RequestKind<'a>,
     /// The host that the client names, with its port if there is one: as sent, not yet checked.
     pub authority: &'a str,
     /// The path of the request target, as sent.
@@ -63,7 +83,12 @@ impl<'a> RequestFacts<'a> {
 
     /// Returns the facts of an ordinary request; `None` if it does not have exactly one `Host` (RFC 9112 section 3.2),
     /// or has more than one `Origin` (RFC 6454 section 7.3).
-    pub fn of_http(uri: &'a Uri, headers: &'a HeaderMap, client: Client, id: SessionId) -> Option<Self> {
+    pub fn of_http(
+        (method, uri): (&'a Method, &'a Uri),
+        headers: &'a HeaderMap,
+        client: Client,
+        id: SessionId,
+    ) -> Option<Self> {
         let at_most_once = |name| {
             let mut lines = headers.get_all(name).into_iter();
             let first = lines.next();
@@ -71,7 +96,7 @@ impl<'a> RequestFacts<'a> {
         };
         let host = at_most_once(HOST)??.to_str().ok()?;
         Some(Self {
-            kind: RequestKind::Http,
+            kind: RequestKind::Http(method),
             // In absolute form the authority of the target replaces Host (RFC 9112 section 3.2.2).
             authority: uri.authority().map_or(host, |authority| authority.as_str()),
             path: uri.path(),
@@ -112,7 +137,7 @@ mod tests {
         headers.insert(HOST, "a.example".parse().unwrap());
         headers.insert("authorization", "Bearer secret".parse().unwrap());
         let uri: Uri = "/chat?token=secret".parse().unwrap();
-        let facts = RequestFacts::of_http(&uri, &headers, CLIENT, 1).unwrap();
+        let facts = RequestFacts::of_http((&Method::GET, &uri), &headers, CLIENT, 1).unwrap();
         let facts = RequestFacts { protocols: &["secret"], ..facts };
         let text = format!("{facts:?}");
         assert!(text.contains("/chat") && text.contains("a.example") && !text.contains("secret"), "{text}");
@@ -126,7 +151,7 @@ mod tests {
                 headers.append(*name, value.parse().unwrap());
             }
             let uri: Uri = uri.parse().unwrap();
-            RequestFacts::of_http(&uri, &headers, CLIENT, 1)
+            RequestFacts::of_http((&Method::GET, &uri), &headers, CLIENT, 1)
                 .map(|facts| (facts.authority.to_owned(), facts.path.to_owned(), facts.origin.map(<[u8]>::to_vec)))
         };
         let host = ("host", "a.example");

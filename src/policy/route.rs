@@ -38,6 +38,7 @@ pub struct Routes {
     by_name: HashMap<Arc<str>, Arc<Route>>,
     host_fall_through: bool,
     have_refresh_paths: bool,
+    have_http: bool,
 }
 
 impl Routes {
@@ -51,7 +52,8 @@ impl Routes {
         });
         let by_name = routes.iter().map(|route| (Arc::clone(route.name()), Arc::clone(route))).collect();
         let have_refresh_paths = routes.iter().any(|route| route.config.refresh_path.is_some());
-        Self { ordered: routes, by_name, host_fall_through, have_refresh_paths }
+        let have_http = routes.iter().any(|route| route.config.http);
+        Self { ordered: routes, by_name, host_fall_through, have_refresh_paths, have_http }
     }
 
     /// Returns the most specific route for a path and a host, as [`request_host`](super::host::request_host) returns
@@ -59,6 +61,11 @@ impl Routes {
     #[must_use]
     pub fn find(&self, host: &str, path: &Path) -> Option<(&Arc<Route>, Params)> {
         self.asked(host).find_map(|route| Some((route, route.config.path.matches(path)?)))
+    }
+
+    /// Whether a route serves ordinary requests.
+    pub fn have_http(&self) -> bool {
+        self.have_http
     }
 
     /// Whether a route has a refresh path.
@@ -131,6 +138,12 @@ pub struct RouteConfig {
     pub pass_headers: Vec<HeaderName>,
     /// The changes to the request that the upstream receives.
     pub rewrite: Rewrite,
+    /// Whether it serves ordinary HTTP requests, too.
+    pub http: bool,
+    /// How long browsers use only TLS for its host; `None`: as they please.
+    pub hsts: Option<Duration>,
+    /// Whether its responses name Tollgate in `Server`.
+    pub server_header: bool,
     /// The path at which a fresh token renews its open sessions. It has no placeholders.
     pub refresh_path: Option<PathPattern>,
     /// How its sessions end when a reload removes it or its upstream.
@@ -287,6 +300,13 @@ impl Route {
 #[must_use]
 pub fn shadowed(a: (&HostPattern, &PathPattern), b: (&HostPattern, &PathPattern)) -> bool {
     a.0 == b.0 && a.1.same_shape(b.1)
+}
+
+/// Whether a path that Tollgate answers itself takes requests from a route with `http = true` on the same host, which
+/// names that path. A `{*rest}` does not: it stands for whatever nothing else answers.
+#[must_use]
+pub fn hides(internal: (&HostPattern, &PathPattern), route: (&HostPattern, &PathPattern)) -> bool {
+    internal.0 == route.0 && route.1.names_path(internal.1)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::runtime::timers::{Timer, Timers};
 use crate::session::{CloseReason, Message};
 use crate::telemetry::metrics::worker::WorkerMetrics;
 use crate::telemetry::request::RequestId;
+use crate::upstream::http_pool::HttpPool;
 use crate::ws::code::CloseCode;
 
 /// The maximum number of pending commands of one session. Its task takes all of them when it is polled next.
@@ -311,6 +312,7 @@ pub struct SessionContext {
     registry: Arc<Registry>,
     metrics: Arc<WorkerMetrics>,
     clients: Arc<HttpClients>,
+    connections: Arc<HttpPool>,
 }
 
 impl SessionContext {
@@ -327,6 +329,11 @@ impl SessionContext {
     /// Returns the HTTP clients of the worker.
     pub fn clients(&self) -> &HttpClients {
         &self.clients
+    }
+
+    /// Returns the unused connections to servers of the worker.
+    pub fn connections(&self) -> &Arc<HttpPool> {
+        &self.connections
     }
 
     /// Returns the timers of the worker.

@@ -168,6 +168,8 @@ pub(super) fn limits() -> Limits {
         on_slow_client: OnSlowClient::Block,
         check_utf8: false,
         max_session_age: None,
+        requests: None,
+        request_max_bytes: Some(1 << 20),
     }
 }
 
@@ -211,6 +213,9 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         pass_headers: Vec::new(),
         rewrite: Rewrite::default(),
         refresh_path: None,
+        http: false,
+        hsts: None,
+        server_header: false,
         on_removed: OnRemoved::Drain,
         limits,
     };
@@ -224,6 +229,7 @@ pub(super) fn admitted(limits: Arc<Limits>, now: Instant) -> Admission {
         base_path: String::new(),
         connect_timeout: SHORT,
         response_timeout: SHORT,
+        http_response_timeout: SHORT,
         retries: 0,
         max_pending_requests: 1,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },

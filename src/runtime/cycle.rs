@@ -178,6 +178,11 @@ impl Allowance {
         }
         is_allowed
     }
+
+    /// Restores all units, because the task waits for an event of the driver: what it does then is in a later cycle.
+    pub fn restore(&mut self) {
+        self.used = 0;
+    }
 }
 
 /// Waits for the next cycle of this thread's worker. Returns at once without a worker.

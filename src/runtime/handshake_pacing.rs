@@ -11,7 +11,7 @@
 //! of its time on handshakes. A client's `handshake_timeout` includes the time in the queue, but is checked only when a
 //! step runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -30,6 +30,8 @@ const WEIGHT: u32 = 16;
 
 thread_local! {
     static PACER: RefCell<Pacer> = const { RefCell::new(Pacer::new()) };
+    /// Whether the step that runs has ended the pacing of its connection.
+    static IS_RELEASED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The step budget and the queue of handshakes of one worker.
@@ -116,15 +118,25 @@ impl Pacer {
     }
 }
 
-/// Runs a connection up to its session. Each poll is one step and waits for the budget.
+/// Ends the pacing of the connection whose step runs: it carries requests, and is no handshake any more.
+pub fn release() {
+    IS_RELEASED.set(true);
+}
+
+/// Runs a connection up to its session. Each poll is one step and waits for the budget, until [`release`] is called.
 pub async fn paced<F: Future>(mut steps: Pin<Box<F>>) -> F::Output {
-    let mut ticket = None;
+    let (mut ticket, mut is_released) = (None, false);
     poll_fn(|cx| {
+        if is_released {
+            return steps.as_mut().poll(cx);
+        }
         if !PACER.with_borrow_mut(|pacer| pacer.try_step(&mut ticket, cx.waker())) {
             return Poll::Pending;
         }
         let begun = clock::now();
+        IS_RELEASED.set(false);
         let polled = steps.as_mut().poll(cx);
+        is_released = IS_RELEASED.get();
         PACER.with_borrow_mut(|pacer| pacer.count(clock::now().saturating_duration_since(begun)));
         polled
     })

@@ -12,4 +12,5 @@ pub mod tls_socket;
 pub mod handshake_pacing;
 pub mod timers;
 pub mod pending_limit;
+pub mod request_limit;
 pub mod guard;

@@ -26,12 +26,25 @@ pub struct PendingLimit {
     /// For connections queued for the share of their address; as many as `permits`.
     queued: Arc<Semaphore>,
     /// For closing connections; as many as `permits`, with the same share per address.
-    closing: Arc<Semaphore>,
+    closing: AddressLimit,
     /// For connections whose PROXY header is not read yet.
     headers: Arc<Semaphore>,
     shares: Option<Arc<AddressShares>>,
     queued_shares: Option<Arc<AddressShares>>,
-    closing_shares: Option<Arc<AddressShares>>,
+}
+
+/// A limit of connections or requests that are rejected beyond it.
+#[derive(Debug)]
+pub struct AddressLimit {
+    permits: Arc<Semaphore>,
+    shares: Option<Arc<AddressShares>>,
+}
+
+/// A permit of an [`AddressLimit`]; released when dropped.
+#[derive(Debug)]
+pub struct AddressPermit {
+    _permit: OwnedSemaphorePermit,
+    _share: Option<Box<AddressShare>>,
 }
 
 /// A permit to be pending; released when dropped.
@@ -69,10 +82,21 @@ pub struct QueuedConnection {
 }
 
 /// A permit to stay open until the client has read its rejection; released when dropped.
-#[derive(Debug)]
-pub struct ClosingPermit {
-    _permit: OwnedSemaphorePermit,
-    _share: Option<Box<AddressShare>>,
+pub type ClosingPermit = AddressPermit;
+
+impl AddressLimit {
+    /// Creates a limit of `max`. One client address may have `per_address` of them.
+    pub fn new(max: u32, per_address: Option<NonZeroU32>) -> Self {
+        let shares = per_address.map(|max| Arc::new(AddressShares { max, by_address: Mutex::default() }));
+        Self { permits: Arc::new(Semaphore::new(max as usize)), shares }
+    }
+
+    /// Returns a permit for this address, if one is free.
+    pub fn take(&self, client: Option<IpAddr>) -> Option<AddressPermit> {
+        let share = take_share(self.shares.as_ref(), client).ok()?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        Some(AddressPermit { _permit: permit, _share: share })
+    }
 }
 
 impl PendingLimit {
@@ -90,11 +114,10 @@ impl PendingLimit {
         Self {
             permits: permits(),
             queued: permits(),
-            closing: permits(),
+            closing: AddressLimit::new(max, per_address),
             headers: Arc::new(Semaphore::new((max / HEADER_SHARE).max(1) as usize)),
             shares: per_address.map(shares),
             queued_shares: per_address.map(|_| shares(queued)),
-            closing_shares: per_address.map(shares),
         }
     }
 
@@ -150,9 +173,7 @@ impl PendingLimit {
 
     /// Returns a permit for a closing connection of this address, if one is free.
     pub fn closing(&self, client: Option<IpAddr>) -> Option<ClosingPermit> {
-        let share = take_share(self.closing_shares.as_ref(), client).ok()?;
-        let permit = Arc::clone(&self.closing).try_acquire_owned().ok()?;
-        Some(ClosingPermit { _permit: permit, _share: share })
+        self.closing.take(client)
     }
 }
 
@@ -363,6 +384,6 @@ mod tests {
         drop(of_a);
         assert!(pending_limit.closing(Some(A)).is_some() && pending_limit.closing(Some(B)).is_some());
         drop(of_b);
-        assert!(pending_limit.closing_shares.as_ref().unwrap().lock().is_empty());
+        assert!(pending_limit.closing.shares.as_ref().unwrap().lock().is_empty());
     }
 }

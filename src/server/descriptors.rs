@@ -18,8 +18,10 @@ use crate::front::waiting::waiting_max;
 use crate::policy::live_keys::KeySource;
 use crate::policy::token::VerifierConfig;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::runtime::request_limit::RequestLimit;
 use crate::upstream::ATTEMPTS_AT_ONCE;
 use crate::upstream::connector::extra_descriptors;
+use crate::upstream::http_pool;
 use crate::upstream::resolver;
 
 /// Descriptors other than those of connections, listeners and workers: logs, key files, and a reserve.
@@ -92,8 +94,12 @@ fn other_descriptors(config: &Config) -> u64 {
     let inherited = config.listeners.iter().filter(|listener| matches!(listener.address, ListenAddress::Inherited(_)));
     // Each pending request counts as a session, so `max_sessions` bounds their number.
     let extra: usize = config.upstreams.iter().map(extra_descriptors).fold(0, usize::saturating_add);
+    let has_http = config.routes.iter().any(|route| route.http);
     let refreshes = config.routes.iter().any(|route| route.refresh_path.is_some());
     let count = OTHER_DESCRIPTORS
+        + if has_http { RequestLimit::descriptors(config.server.max_http_requests) } else { 0 }
+        // Unused connections of each worker to servers.
+        + if has_http { http_pool::IDLE_MAX * config.server.workers.get() } else { 0 }
         + if refreshes { REFRESHES_MAX } else { 0 }
         + if config.logouts.is_empty() { 0 } else { LOGOUTS_MAX }
         + PendingLimit::descriptors(config.server.max_handshakes, config.server.handshakes_per_address)

@@ -9,6 +9,7 @@ pub fn needs_restart(running: &Config, next: &Config) -> Vec<String> {
         ("server.workers", server.workers != next.server.workers),
         ("server.max_handshakes", server.max_handshakes != next.server.max_handshakes),
         ("server.handshakes_per_address", server.handshakes_per_address != next.server.handshakes_per_address),
+        ("server.max_http_requests", server.max_http_requests != next.server.max_http_requests),
         ("server.state_dir", server.state_dir != next.server.state_dir),
         ("log.format", log.format != next.log.format),
         ("log.session_start", log.session_start != next.log.session_start),
@@ -36,6 +37,7 @@ pub fn adopt_fixed(next: &mut Config, running: &Config) {
     next.server.workers = running.server.workers;
     next.server.max_handshakes = running.server.max_handshakes;
     next.server.handshakes_per_address = running.server.handshakes_per_address;
+    next.server.max_http_requests = running.server.max_http_requests;
     next.server.state_dir.clone_from(&running.server.state_dir);
     let level = next.log.level;
     next.log = running.log;

@@ -42,6 +42,7 @@ use crate::runtime::clock;
 use crate::runtime::entropy::random;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::runtime::request_limit::RequestLimit;
 use crate::telemetry::events::Events;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::metrics::{Metrics, ReloadOutcome};
@@ -107,7 +108,9 @@ impl Server {
         passed: Option<PassedState>,
     ) -> Result<Self, ServeError> {
         let max_sessions = fit_descriptors(&config)?;
-        let pending_limit = PendingLimit::new(config.server.max_handshakes, config.server.handshakes_per_address);
+        let per_address = config.server.handshakes_per_address;
+        let pending_limit = PendingLimit::new(config.server.max_handshakes, per_address);
+        let limits = (pending_limit, RequestLimit::new(config.server.max_http_requests, per_address.is_some()));
         let (inherited, passed, api, journal_lock, before) = match passed {
             None => (inherited, Vec::new(), ApiSockets::default(), None, None),
             Some(PassedState { mut sockets, journal_lock, moved, origin }) => {
@@ -158,7 +161,7 @@ impl Server {
         let (pool, channels, receivers) = WorkerPool::new(workers);
         let (pool, connector) = (Arc::new(pool), Connector::new(clock::now));
         let gateway =
-            Arc::new(Gateway::new(snapshot, (counters, key_sets, acme), connector, process, pending_limit, channels));
+            Arc::new(Gateway::new(snapshot, (counters, key_sets, acme), connector, process, limits, channels));
         let journal_lock = revocations::start(&gateway, &config, journal_lock).map_err(ServeError::Revocations)?;
         if let Some(moved) = moved {
             moved.import(&gateway);

@@ -88,6 +88,7 @@ impl Worker {
                 () = serve_commands(commands, &context) => {}
                 () = replaced.serve(context.sessions.registry()) => {}
                 () = handshake_pacing::run_pacer() => {}
+                () = context.sessions.connections().run() => {}
                 () = cycles.run() => {}
                 () = heartbeat.answer() => {}
             }

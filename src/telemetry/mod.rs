@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod request;
 pub mod rejections;
 pub mod sessions;
+pub mod requests;
 pub mod events;
 pub mod history;
 

@@ -187,6 +187,11 @@ fn level(rejection: Rejection) -> Level {
         | Rejection::Method
         | Rejection::Address
         | Rejection::UpgradeRate { .. }
+        | Rejection::RequestRate { .. }
+        | Rejection::Unsupported
+        | Rejection::Framing(_)
+        | Rejection::BodyTooLarge
+        | Rejection::BodyTimeout
         | Rejection::Origin
         | Rejection::NoToken
         | Rejection::Token(_)

@@ -83,6 +83,7 @@ macro_rules! session_event {
         )
     };
 }
+pub(super) use session_event;
 
 impl Sessions {
     /// Creates a log with the level of "session started" lines and the threshold of slow upgrades from the

@@ -1,6 +1,7 @@
 //! Opens a WebSocket to one of an upstream's servers, with failover to the next one.
 
 use std::fmt::Display;
+use std::future::Future;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,11 +20,12 @@ use super::rates::AdmitRates;
 use super::server_connector::{ServerConnector, is_local};
 use super::stream::UpstreamStream;
 use super::waiting::{Blocked, Found, Seeker};
-use crate::balance::{Attempt, Change, Failure, Pool, Server, ServerSession, UpstreamConfig};
+use crate::balance::{Attempt, Change, Failure, PendingRequest, Pool, Server, ServerSession, UpstreamConfig};
 use crate::client::http_client::causes;
 use crate::policy::admission::Admission;
 use crate::policy::counts::KeyedLimiter;
 use crate::policy::forwarded::Scheme;
+use crate::policy::grant::Grant;
 use crate::policy::hash_key::hash_key;
 use crate::policy::quota::{Quota, Rate};
 use crate::policy::rejection::Rejection;
@@ -51,11 +53,63 @@ pub struct Connector {
     clock: fn() -> Instant,
 }
 
+/// What a server is asked.
+pub(super) trait Exchange {
+    /// The response.
+    type Response;
+    /// Whether `admit_rate` applies.
+    const IS_PACED: bool;
+
+    /// Connects to the server, sends the request, and returns the response. `pending` counts the request as one that is
+    /// pending.
+    fn attempt(
+        &mut self,
+        connector: &Connector,
+        pool: &Arc<Pool>,
+        server: &Server,
+        pending: PendingRequest,
+    ) -> impl Future<Output = Result<Self::Response, Failed>> + Send;
+}
+
+/// The reason why a server sent no response.
+pub(super) enum Failed {
+    /// Another server may be tried.
+    AtThisServer(AskError),
+    /// The request may have had an effect, or would fail at every server.
+    Finally(AskError),
+}
+
+/// An opening handshake, with the PROXY header before it.
+struct OpeningHandshake<'a> {
+    proxy_header: &'a [u8],
+    request: Request<Empty<Bytes>>,
+}
+
+impl Exchange for OpeningHandshake<'_> {
+    type Response = UpstreamResponse;
+    const IS_PACED: bool = true;
+
+    async fn attempt(
+        &mut self,
+        connector: &Connector,
+        pool: &Arc<Pool>,
+        server: &Server,
+        _pending: PendingRequest,
+    ) -> Result<UpstreamResponse, Failed> {
+        let stream = connector.try_server(pool, server, self.proxy_header).await.map_err(Failed::AtThisServer)?;
+        let asked = connector.ask_server(pool, server, stream, (self.proxy_header, self.request.clone())).await;
+        asked.map_err(|error| match error.rejection {
+            Rejection::Unreachable => Failed::AtThisServer(error),
+            _ => Failed::Finally(error),
+        })
+    }
+}
+
 /// The response of a server.
 #[derive(Debug)]
-pub struct Asked {
+pub struct Asked<R = UpstreamResponse> {
     /// The response.
-    pub response: UpstreamResponse,
+    pub response: R,
     /// The pool of the server.
     pub pool: Arc<Pool>,
     /// The request as a session of the server, to be kept while the session is open.
@@ -136,17 +190,27 @@ impl Connector {
         proxy_header: &[u8],
         request: Request<Empty<Bytes>>,
     ) -> Result<Asked, AskError> {
+        self.ask_one_of(admission.pool(), (facts, admission.grant()), OpeningHandshake { proxy_header, request }).await
+    }
+
+    /// Makes an exchange with a server of the pool: the one that [`Pool::choose`] returns, or another one as
+    /// [`Connector::ask`] describes.
+    pub(super) async fn ask_one_of<E: Exchange>(
+        &self,
+        pool: &Arc<Pool>,
+        (facts, grant): (&RequestFacts<'_>, &Grant),
+        mut exchange: E,
+    ) -> Result<Asked<E::Response>, AskError> {
         let random = u64::from_be_bytes(random());
         let attempt_at = |pool: &Pool| {
-            let key = hash_key(&pool.config().balance, facts, admission.grant());
+            let key = hash_key(&pool.config().balance, facts, grant);
             Attempt::new(key, random).preferring(self.cookies.server(pool, facts.headers))
         };
-        let mut seeker = Seeker::new(admission.pool(), attempt_at, &self.rates, self.clock);
-        let asked = self.ask_servers(&mut seeker, (proxy_header, request)).await;
+        let mut seeker = Seeker::new(pool, attempt_at, (&self.rates, E::IS_PACED), self.clock);
+        let asked = self.ask_servers(&mut seeker, &mut exchange).await;
         let waited = seeker.waited;
         match asked {
-            Ok((found, response)) => {
-                let Found { pool, session, .. } = found;
+            Ok((pool, session, response)) => {
                 let sent = seeker.attempt().preferred();
                 let cookie = self.cookies.set(&pool, &session, sent, facts.scheme == Scheme::Https);
                 Ok(Asked { response, pool, session, cookie, waited })
@@ -155,11 +219,11 @@ impl Connector {
         }
     }
 
-    async fn ask_servers<F: Fn(&Pool) -> Attempt>(
+    async fn ask_servers<F: Fn(&Pool) -> Attempt, E: Exchange>(
         &self,
         seeker: &mut Seeker<'_, F>,
-        (proxy_header, request): (&[u8], Request<Empty<Bytes>>),
-    ) -> Result<(Found, UpstreamResponse), AskError> {
+        exchange: &mut E,
+    ) -> Result<(Arc<Pool>, ServerSession, E::Response), AskError> {
         let started = (self.clock)();
         seeker.pool().retries().count_request(seeker.pool().millis_at(started));
         let mut failed: Option<AskError> = None;
@@ -183,19 +247,15 @@ impl Connector {
                 Ok(found) => found,
                 Err(blocked) => return Err(self.no_server(seeker.pool(), blocked, failed)),
             };
-            let pool = &*found.pool;
+            let Found { pool, session, pending } = found;
             // The session was chosen in this pool.
-            let Some(server) = pool.server_of(&found.session) else { continue };
-            let error = match self.try_server(pool, server, proxy_header).await {
-                Ok(stream) => match self.ask_server(pool, server, stream, (proxy_header, request.clone())).await {
-                    Ok(response) => return Ok((found, response)),
-                    Err(error) if error.rejection != Rejection::Unreachable => return Err(error),
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
+            let Some(server) = pool.server_of(&session) else { continue };
+            match exchange.attempt(self, &pool, server, pending).await {
+                Ok(response) => return Ok((pool, session, response)),
+                Err(Failed::Finally(error)) => return Err(error),
+                Err(Failed::AtThisServer(error)) => failed = Some(error),
+            }
             seeker.note_failed();
-            failed = Some(error);
         }
     }
 
@@ -261,7 +321,7 @@ impl Connector {
 
     /// A status from 500 on counts as a failure: a server that answers all requests so would have the fewest sessions,
     /// and get every request. Any other status is a decision about the client.
-    fn note_status(&self, pool: &Pool, server: &Server, status: StatusCode) {
+    pub(super) fn note_status(&self, pool: &Pool, server: &Server, status: StatusCode) {
         if status.is_server_error() {
             self.note_failure(pool, server, Failure::Answer, &format!("status {}", status.as_u16()));
         } else {
@@ -292,7 +352,13 @@ impl Connector {
         }
     }
 
-    async fn try_server(&self, pool: &Pool, server: &Server, proxy_header: &[u8]) -> Result<UpstreamStream, AskError> {
+    /// Connects to a server, and records a failure.
+    pub(super) async fn try_server(
+        &self,
+        pool: &Pool,
+        server: &Server,
+        proxy_header: &[u8],
+    ) -> Result<UpstreamStream, AskError> {
         let (mut wait, connecting) =
             (self.wait(pool, server, Failure::Connect), server.health().connecting(self.now_ms(pool)));
         let connected = self.servers.connect(pool.config(), server, proxy_header, pool.config().connect_timeout).await;
@@ -321,7 +387,7 @@ impl Connector {
 
     /// Records a failed request, and logs a warning when the server begins to fail or is ejected. The line that reports
     /// its recovery counts its further failures.
-    fn note_failure(&self, pool: &Pool, server: &Server, failure: Failure, error: &dyn Display) {
+    pub(super) fn note_failure(&self, pool: &Pool, server: &Server, failure: Failure, error: &dyn Display) {
         self.log_failure(pool, server, pool.failed(server, failure, self.now_ms(pool), || self.may_log(pool)), error);
     }
 

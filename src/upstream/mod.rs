@@ -15,6 +15,11 @@ mod waiting;
 mod dns_runtime;
 pub mod resolver;
 pub mod discovery;
+pub mod request_body;
+pub mod http_connection;
+pub mod http_pool;
+pub mod response_body;
+pub mod forward;
 
 pub use connector::{AskError, Asked, Connector};
 pub use race::ATTEMPTS_AT_ONCE;

@@ -86,22 +86,27 @@ pub async fn open(
     })
 }
 
-/// Sends the request and reads the head of the final response. After a 101, hyper is done with the connection.
-async fn ask(
-    stream: UpstreamStream,
-    request: Request<Empty<Bytes>>,
-    title_case_headers: bool,
-) -> Result<(Response<Incoming>, Connection), OpenError> {
-    let (mut sender, mut connection) = http1::Builder::new()
+/// Returns the settings of a connection.
+pub(super) fn builder(title_case_headers: bool) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEAD_MAX_HEADERS)
         .title_case_headers(title_case_headers)
         // A proxy removes white space before a colon of a response (RFC 9112 section 5.1), and replaces line folding
         // with spaces (section 5.2); hyper does both. Any other malformed line makes the whole response malformed.
         .allow_spaces_after_header_name_in_responses(true)
-        .allow_obsolete_multiline_headers_in_responses(true)
-        .handshake(TokioIo::new(stream))
-        .await?;
+        .allow_obsolete_multiline_headers_in_responses(true);
+    builder
+}
+
+/// Sends the request and reads the head of the final response. After a 101, hyper is done with the connection.
+async fn ask(
+    stream: UpstreamStream,
+    request: Request<Empty<Bytes>>,
+    title_case_headers: bool,
+) -> Result<(Response<Incoming>, Connection), OpenError> {
+    let (mut sender, mut connection) = builder(title_case_headers).handshake(TokioIo::new(stream)).await?;
     let sent = drive(&mut connection, sender.send_request(request)).await.map_err(OpenError::Broken)?;
     let response = sent?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

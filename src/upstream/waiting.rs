@@ -31,6 +31,8 @@ pub(super) struct Seeker<'a, F> {
     may_recover: Vec<usize>,
     rates: &'a AdmitRates,
     clock: fn() -> Instant,
+    /// Whether it needs a permission of `admit_rate` to try a server.
+    is_paced: bool,
     /// The permission to try a server, which it did not use yet.
     cell: Option<Cell>,
     position: Option<Position>,
@@ -53,7 +55,7 @@ pub(super) struct Found {
     /// The request as a session of the server.
     pub(super) session: ServerSession,
     /// The request as one that is pending.
-    pub(super) _pending: PendingRequest,
+    pub(super) pending: PendingRequest,
 }
 
 /// Why a request finds no server.
@@ -107,7 +109,12 @@ fn below(limit: u64) -> u64 {
 
 impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
     /// Creates the state of a request that has tried no server.
-    pub(super) fn new(pool: &Arc<Pool>, attempt_at: F, rates: &'a AdmitRates, clock: fn() -> Instant) -> Self {
+    pub(super) fn new(
+        pool: &Arc<Pool>,
+        attempt_at: F,
+        (rates, is_paced): (&'a AdmitRates, bool),
+        clock: fn() -> Instant,
+    ) -> Self {
         let attempt = attempt_at(pool);
         Self {
             pool: Arc::clone(pool),
@@ -116,6 +123,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             may_recover: Vec::new(),
             rates,
             clock,
+            is_paced,
             cell: None,
             position: None,
             waited: Duration::ZERO,
@@ -281,7 +289,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
         let now = (self.clock)();
         let config = self.pool.config();
         let is_waiting = self.position.is_some();
-        if self.cell.is_none() && (is_waiting || !is_retry) {
+        if self.is_paced && self.cell.is_none() && (is_waiting || !is_retry) {
             let wait = |until: Instant| (Blocked::Rate, until.saturating_duration_since(now));
             self.cell = Some(self.rates.take(config, now).map_err(wait)?);
         }
@@ -303,7 +311,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             NoServer::AllTried => (Blocked::AllTried, LOOK_AGAIN),
         })?;
         self.cell.take().into_iter().for_each(Cell::spend);
-        Ok(Found { pool: Arc::clone(&self.pool), session, _pending: pending })
+        Ok(Found { pool: Arc::clone(&self.pool), session, pending })
     }
 
     /// Returns why a request that cannot wait, or cannot wait any longer, finds no server.
@@ -313,7 +321,7 @@ impl<'a, F: Fn(&Pool) -> Attempt> Seeker<'a, F> {
             Blocked::Down
         } else if self.pool.pending() >= config.max_pending_requests {
             Blocked::Busy
-        } else if config.admit_rate.is_some() && self.pool.has_capacity() {
+        } else if self.is_paced && config.admit_rate.is_some() && self.pool.has_capacity() {
             Blocked::Rate
         } else {
             Blocked::Full

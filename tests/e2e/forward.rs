@@ -15,7 +15,7 @@ use crate::support::upstream::{Server, Upstream};
 use crate::support::wire::Head;
 
 /// Returns a setup whose routes ask this service. `lines` are further keys of the section.
-fn asking(service: &Upstream, lines: &str) -> Setup {
+pub fn asking(service: &Upstream, lines: &str) -> Setup {
     asking_at(&format!("http://{}/auth?x=1", service.address()), lines)
 }
 
@@ -34,7 +34,7 @@ fn open() -> Request {
     Request::to("/open/?room=blue").with("Origin: https://a.example").with("Cookie: session=abc")
 }
 
-const ADA: &str = "X-Auth-Request-User: ada\r\nX-Auth-Request-Groups: dev,admin\r\n";
+pub const ADA: &str = "X-Auth-Request-User: ada\r\nX-Auth-Request-Groups: dev,admin\r\n";
 
 /// Sends a request and answers the service's part of it.
 fn ask(gate: &Gate, service: &mut Service<'_>, request: &Request, reply: &[u8]) -> (Client, Head) {
@@ -45,18 +45,18 @@ fn ask(gate: &Gate, service: &mut Service<'_>, request: &Request, reply: &[u8]) 
 }
 
 /// The service, which answers over connections that the proxy may reuse.
-struct Service<'a> {
+pub struct Service<'a> {
     listener: &'a Upstream,
     connection: Option<Server>,
 }
 
 impl<'a> Service<'a> {
-    fn new(listener: &'a Upstream) -> Self {
+    pub fn new(listener: &'a Upstream) -> Self {
         Self { listener, connection: None }
     }
 
     /// Reads one request on a new connection, and answers it.
-    fn reply(&mut self, reply: &[u8]) -> Head {
+    pub fn reply(&mut self, reply: &[u8]) -> Head {
         let mut connection = self.listener.accept();
         let asked = connection.head();
         connection.send(reply);
@@ -65,12 +65,12 @@ impl<'a> Service<'a> {
     }
 }
 
-fn admitting(lines: &str) -> Vec<u8> {
+pub fn admitting(lines: &str) -> Vec<u8> {
     replying("200 OK", lines, "")
 }
 
 /// Returns a response after which the connection closes, so that each request has its own.
-fn replying(status: &str, lines: &str, body: &str) -> Vec<u8> {
+pub fn replying(status: &str, lines: &str, body: &str) -> Vec<u8> {
     answer(status, &format!("Connection: close\r\n{lines}"), body)
 }
 

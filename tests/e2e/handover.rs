@@ -3,6 +3,7 @@
 mod failures;
 mod faults;
 mod outside;
+mod http;
 mod sessions;
 
 use std::fs::{self, File, OpenOptions};

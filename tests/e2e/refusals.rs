@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
+use tollgate::policy::framing::FramingError;
 use tollgate::policy::logout::LogoutError;
 use tollgate::policy::path::{PATH_MAX_BYTES, PATH_MAX_SEGMENTS, PathError};
 use tollgate::policy::rejection::Rejection;
@@ -86,6 +87,11 @@ fn status(rejection: Rejection) -> u16 {
         Rejection::NoRoute => 404,
         Rejection::Method => 405,
         Rejection::UpgradeRate { .. } | Rejection::AddressSessions | Rejection::SubjectSessions => 429,
+        Rejection::RequestRate { .. } => 429,
+        Rejection::Framing(_) => 400,
+        Rejection::BodyTooLarge => 413,
+        Rejection::BodyTimeout => 408,
+        Rejection::Unsupported => 501,
         Rejection::Unreachable | Rejection::UpstreamMalformed | Rejection::Answer(_) => 502,
         Rejection::Full
         | Rejection::Memory
@@ -225,6 +231,12 @@ fn cases(rejection: Rejection) -> Vec<Case> {
         Rejection::AuthStatus(_) | Rejection::AuthUnavailable => Vec::new(),
         // `requests_that_wait_leave_descriptors_and_places_to_others` covers this.
         Rejection::AuthBusy => Vec::new(),
+        // `http_bodies`, `http_connections` and `http_framing` cover these, on a route with `http = true`.
+        Rejection::RequestRate { .. }
+        | Rejection::Unsupported
+        | Rejection::Framing(_)
+        | Rejection::BodyTooLarge
+        | Rejection::BodyTimeout => Vec::new(),
         // hyper answers these itself, in its own form: `malformed_heads_are_rejected` covers them.
         Rejection::Head { .. } => Vec::new(),
         // No client is left to read a response:
@@ -617,6 +629,11 @@ fn every_other_rejection_has_its_response_and_log_line() {
         Method,
         Address,
         UpgradeRate([Rejection::UpgradeRate { retry_after_secs: 1 }]),
+        RequestRate([Rejection::RequestRate { retry_after_secs: 1 }]),
+        Unsupported,
+        Framing([Rejection::Framing(FramingError::Host)]),
+        BodyTooLarge,
+        BodyTimeout,
         Origin,
         NoToken,
         TokenAmbiguous,

@@ -326,9 +326,9 @@ fn a_status_is_forwarded_without_an_incomplete_body() {
 fn obsolete_header_syntax_is_normalized() {
     let upstream = Upstream::bind();
     let gate = Setup::new().start(&upstream);
-    let lines = ["Server : x", "X-Tab\t: y", "X-Folded: one\r\n two\r\n\tthree", "X-Plain: z"];
+    let lines = ["X-Space : x", "X-Tab\t: y", "X-Folded: one\r\n two\r\n\tthree", "X-Plain: z"];
     let check = |head: &Head| {
-        for (name, value) in [("Server", "x"), ("X-Tab", "y"), ("X-Folded", "one two three"), ("X-Plain", "z")] {
+        for (name, value) in [("X-Space", "x"), ("X-Tab", "y"), ("X-Folded", "one two three"), ("X-Plain", "z")] {
             assert_eq!(head.get(name), Some(value), "{head:?}");
         }
     };

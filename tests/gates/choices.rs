@@ -40,6 +40,7 @@ pub fn prepare(balance: &Balance, servers: usize) -> Run {
         base_path: String::new(),
         connect_timeout: Duration::from_secs(2),
         response_timeout: Duration::from_secs(10),
+        http_response_timeout: Duration::from_secs(10),
         retries: 2,
         max_pending_requests: 512,
         drain_rate: ClosingRate { count: NonZeroU32::MIN, period: Duration::from_secs(1) },

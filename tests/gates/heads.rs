@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use tollgate::client::KeySets;
 use tollgate::config::{self, Content, Files};
-use tollgate::front::headers::{self, UpstreamHeaders};
+use tollgate::front::headers::{self, OwnHeaders, UpstreamHeaders};
 use tollgate::front::snapshot::{Snapshot, SnapshotContext};
 use tollgate::policy::admission::{Clocks, Policy};
 use tollgate::policy::credential;
@@ -133,7 +133,8 @@ fn take(policy: &Policy, uri: &Uri, headers: &HeaderMap, address: IpAddr, now: C
     let trace = TraceContext::of_request(headers, || [1; 16]);
     let span_id = [1; 8];
     let set = &[];
-    let added = UpstreamHeaders { request_id: "0", trace, span_id, key: "0", protocols: &protocols, extensions, set };
+    let of_tollgate = OwnHeaders { request_id: "0", trace, span_id, set };
+    let added = UpstreamHeaders { of_tollgate, key: "0", protocols: &protocols, extensions };
     black_box(headers::to_upstream(&facts, &admission, &added));
 }
 

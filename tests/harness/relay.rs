@@ -63,6 +63,8 @@ impl Setup {
             on_slow_client: OnSlowClient::Block,
             check_utf8: false,
             max_session_age: None,
+            requests: None,
+            request_max_bytes: Some(1 << 20),
         };
         let expiry_code = CloseCode::POLICY_VIOLATION;
         Self {

@@ -327,17 +327,16 @@ def node(name, script, directory, *arguments, **options):
     return Process(name, ["node", HERE / script, *arguments], directory, env=environment, **options)
 
 
-class Node:
-    """A program of tests/interop/node: it starts its servers, prints `{"port": N, ...}`, reads one line of JSON from the
+class Program:
+    """A program with checks of its own: it starts its servers, prints `{"port": N, ...}`, reads one line of JSON from the
     suite (URL of the proxy, tokens), and then prints `ok NAME` or `not ok NAME: why` for each check, and `note TEXT`."""
 
-    def __init__(self, script, directory, *arguments):
-        name = pathlib.Path(script).stem
-        self.process = node(name, script, directory, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, process):
+        self.process = process
         self.lines = Lines(self.process.popen.stdout)
         line = self.lines.next(READY_SECONDS)
         if line is None:
-            raise RuntimeError(f"{script} did not start:\n{self.process.output()[-4000:]}")
+            raise RuntimeError(f"{process.name} did not start:\n{self.process.output()[-4000:]}")
         self.facts = json.loads(line)
 
     def tell(self, **facts):
@@ -362,6 +361,14 @@ class Node:
                 suite.fail(f"{self.process.name} exits with 0", f"exit code {code}: {self.process.output()[-2000:]}")
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             suite.fail(f"{self.process.name} exits in time", f"{error}\n{self.process.output()[-2000:]}")
+
+
+class Node(Program):
+    """A program of tests/interop/node."""
+
+    def __init__(self, script, directory, *arguments):
+        name = pathlib.Path(script).stem
+        super().__init__(node(name, script, directory, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
 
 
 def echo_backend():

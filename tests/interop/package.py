@@ -59,7 +59,8 @@ with suite.check("it has the program, units, man pages, completions, documents, 
     examples = {file for file in files if file.startswith("usr/share/doc/tollgate/examples/")}
     equal(set(files) - examples, wanted)
     names = {pathlib.PurePath(file).name for file in examples}
-    equal(names >= {"tollgate.toml", "schema.json", "notify-reload.conf", "authentication.md", "identity-providers.md", "load-balancers.md"}, True)
+    equal(names >= {"tollgate.toml", "schema.json", "notify-reload.conf", "authentication.md", "identity-providers.md",
+                    "load-balancers.md", "socket-io.toml"}, True)
 
 with suite.check("every file belongs to root and is writable for root alone; only the program is executable"):
     modes = {file: "-rwxr-xr-x" if file == "usr/bin/tollgate" else "-rw-r--r--" for file in files}

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::facts::{Explanation, Facts, REVOKED_ADVICE, Words, sentence, words};
-use super::{logouts, openings, paths, tokens, upstreams};
+use super::{logouts, openings, paths, requests, tokens, upstreams};
 use crate::config::keys;
 use crate::policy::rejection::Rejection;
 
@@ -47,6 +47,11 @@ fn explain(rejection: Rejection, facts: &Facts<'_>) -> Words {
         Rejection::Answer(error) => upstreams::answer(error, facts),
         Rejection::UpstreamStatus(status) => upstreams::status(status, facts),
         Rejection::ClientGone => client_gone(facts),
+        Rejection::RequestRate { .. }
+        | Rejection::Unsupported
+        | Rejection::Framing(_)
+        | Rejection::BodyTooLarge
+        | Rejection::BodyTimeout => requests::explain(rejection, facts),
     }
 }
 

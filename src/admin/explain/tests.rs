@@ -2,6 +2,7 @@ use http::StatusCode;
 
 use super::*;
 use crate::config::keys::KEYS;
+use crate::policy::framing::FramingError;
 use crate::policy::logout::LogoutError;
 use crate::policy::path::PathError;
 use crate::policy::rejection::Rejection;
@@ -127,6 +128,11 @@ fn rejections() -> Vec<Rejection> {
         Method,
         Address,
         UpgradeRate = [Rejection::UpgradeRate { retry_after_secs: 7 }],
+        RequestRate = [Rejection::RequestRate { retry_after_secs: 7 }],
+        Unsupported,
+        Framing = framing_errors().into_iter().map(Rejection::Framing),
+        BodyTooLarge,
+        BodyTimeout,
         Origin,
         NoToken,
         TokenAmbiguous,
@@ -153,6 +159,10 @@ fn rejections() -> Vec<Rejection> {
         UpstreamStatus = statuses().map(Rejection::UpstreamStatus),
         ClientGone,
     })
+}
+
+fn framing_errors() -> Vec<FramingError> {
+    all!(FramingError { LineEnd, Host, Target, Length, TransferEncoding, TooManyNames, Body })
 }
 
 fn answer_errors() -> Vec<AnswerError> {

@@ -26,6 +26,7 @@ use crate::relay::workers::Workers;
 use crate::runtime::clock;
 use crate::runtime::lifecycle::Lifecycle;
 use crate::runtime::pending_limit::PendingLimit;
+use crate::runtime::request_limit::RequestLimit;
 use crate::telemetry::events::Events;
 use crate::telemetry::identity::Identities;
 use crate::telemetry::metrics::Metrics;
@@ -89,7 +90,7 @@ fn gateway(config: &Config) -> Gateway {
         (counters, KeySets::new(clock::now), Arc::default()),
         connector,
         Arc::new(process),
-        PendingLimit::new(1, None),
+        (PendingLimit::new(1, None), RequestLimit::new(NonZeroU32::MIN, false)),
         workers,
     )
 }

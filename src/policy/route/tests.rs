@@ -25,6 +25,9 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
         pass_headers: Vec::new(),
         rewrite: Rewrite::default(),
         refresh_path: None,
+        http: false,
+        hsts: None,
+        server_header: false,
         on_removed: OnRemoved::Drain,
         limits: Arc::new(Limits {
             mode: LimitMode::Enforce,
@@ -46,6 +49,8 @@ fn route(name: &str, host: &str, path: &str) -> Arc<Route> {
             on_slow_client: OnSlowClient::Block,
             check_utf8: false,
             max_session_age: None,
+            requests: None,
+            request_max_bytes: Some(1 << 20),
         }),
     };
     Arc::new(Route { config, auth: Auth::default(), target: Target::Page("".into()) })

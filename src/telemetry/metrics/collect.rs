@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::cells::{Bounds, Histogram};
+use super::cells::{Bounds, Histogram, UPGRADE_BOUNDS};
 use super::definition::Scrape;
-use super::labels::{CLOSED_BY, HANDSHAKE_OUTCOMES, RESUMED, VERSIONS};
+use super::labels::{CLOSED_BY, HANDSHAKE_OUTCOMES, RESUMED, VERSIONS, status_text};
 use super::samples::Samples;
 use super::text::Value;
 use super::worker::{Outcomes, RouteValues};
@@ -70,6 +70,25 @@ pub(super) fn outcomes(requests: &Outcomes, samples: &mut Samples) {
             samples.count([route, outcome], *count);
         }
     }
+}
+
+/// Adds the number of ordinary requests of each route and status.
+pub(super) fn requests(scrape: &Scrape<'_>, samples: &mut Samples) {
+    for (route, statuses) in &scrape.merged.requests {
+        for (number, count) in statuses {
+            samples.count([&**route, &status_text(*number)], *count);
+        }
+    }
+}
+
+/// Adds the histogram of each route that has served ordinary requests.
+pub(super) fn request_durations(scrape: &Scrape<'_>, samples: &mut Samples) {
+    per_route(scrape, |route, values| {
+        let durations = &values.request_duration;
+        if durations.buckets.iter().any(|count| *count > 0) {
+            samples.add([route], Value::Histogram(Box::new(durations.clone()), &UPGRADE_BOUNDS));
+        }
+    });
 }
 
 /// Adds the time at which the certificate of each name expires: of several with one name, the first that does.

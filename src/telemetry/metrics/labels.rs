@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind};
 
+use http::StatusCode;
+
 use crate::policy::limits::OnExcess;
 use crate::session::{CloseReason, ClosedBy, Outcome};
 
@@ -99,10 +101,23 @@ pub enum ConnectionState {
     Session,
     /// Its session is over or its request was rejected, and it is being closed.
     Closing,
+    /// It carries ordinary requests, or is kept for the next one.
+    Http,
 }
 
 /// The values of `state`, in the order of [`ConnectionState`].
-pub const STATES: [&str; 4] = ["handshake", "request", "session", "closing"];
+pub const STATES: [&str; 5] = ["handshake", "request", "session", "closing", "http"];
+
+/// Returns the number that stands for a status: itself if it is registered, otherwise that of its class, as 4 for 4xx.
+/// A server may answer with any status.
+pub fn status(status: StatusCode) -> u16 {
+    if status.canonical_reason().is_some() { status.as_u16() } else { status.as_u16() / 100 }
+}
+
+/// Returns the value of `status` for such a number.
+pub fn status_text(number: u16) -> String {
+    if number < 100 { format!("{number}xx") } else { number.to_string() }
+}
 
 /// The TLS version of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cells::{Cell, merge};
 use super::labels::STATES;
-use super::worker::{Handshakes, Outcomes, RouteValues, WorkerMetrics};
+use super::worker::{Handshakes, Outcomes, RouteValues, Statuses, WorkerMetrics};
 
 /// The sums over all workers.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Merged {
     pub upgrades: Outcomes,
     /// Refreshes, by route and outcome.
     pub refreshes: Outcomes,
+    /// The number of ordinary requests.
+    pub requests: Statuses,
     /// The values of each route.
     pub routes: BTreeMap<Arc<str>, RouteValues<u64>>,
     /// Open sessions, by route and upstream.
@@ -36,6 +38,12 @@ impl Merged {
         }
         add_outcomes(&mut self.upgrades, worker.upgrades());
         add_outcomes(&mut self.refreshes, worker.refreshes());
+        for (route, statuses) in worker.requests() {
+            let sums = self.requests.entry(route).or_default();
+            for (status, count) in statuses {
+                *sums.entry(status).or_default() += count;
+            }
+        }
         for (route, cells) in worker.routes() {
             self.routes.entry(route).or_default().merge(&cells.0);
         }
@@ -73,5 +81,6 @@ impl RouteValues<u64> {
         }
         self.upgrade_duration.merge(&cells.upgrade_duration);
         self.session_duration.merge(&cells.session_duration);
+        self.request_duration.merge(&cells.request_duration);
     }
 }

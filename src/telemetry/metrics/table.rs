@@ -2,7 +2,9 @@
 
 use super::acme;
 use super::cells::{SESSION_BOUNDS, UPGRADE_BOUNDS};
-use super::collect::{certificates, closes, handshakes, histograms, outcomes, per_route, reported};
+use super::collect::{
+    certificates, closes, handshakes, histograms, outcomes, per_route, reported, request_durations, requests,
+};
 pub use super::definition::{Definition, Unit};
 use super::discovery;
 use super::labels::{ACTIONS, CAUSES, CODES, DIRECTIONS, STATES};
@@ -123,6 +125,23 @@ pub static TABLE: &[Definition] = &[
         collect: |scrape, samples| histograms(scrape, samples, &SESSION_BOUNDS, |values| &values.session_duration),
     },
     Definition {
+        name: "tollgate_http_requests_total",
+        kind: Kind::Counter,
+        labels: &["route", "status"],
+        unit: None,
+        help: "Ordinary requests at routes with `http = true`, by the status of their responses, Tollgate's own included; \
+               a status that is not registered is its class, as `4xx`",
+        collect: requests,
+    },
+    Definition {
+        name: "tollgate_http_request_duration_seconds",
+        kind: Kind::Histogram,
+        labels: &["route"],
+        unit: Some(Unit::Seconds),
+        help: "Time from the head of an ordinary request to the end of the upstream's response",
+        collect: request_durations,
+    },
+    Definition {
         name: "tollgate_send_failures_total",
         kind: Kind::Counter,
         labels: &["route"],
@@ -146,8 +165,8 @@ pub static TABLE: &[Definition] = &[
         kind: Kind::Gauge,
         labels: &["state"],
         unit: None,
-        help: "Open connections of clients: `handshake` (also those that wait for a permit), `request`, `session` or \
-               `closing`",
+        help: "Open connections of clients: `handshake` (also those that wait for a permit), `request`, `session`, \
+               `closing`, or `http` with ordinary requests and between them",
         collect: |scrape, samples| {
             let states = STATES.iter().zip(scrape.merged.states);
             states.for_each(|(state, count)| samples.count([state], count));

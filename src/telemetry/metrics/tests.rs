@@ -269,18 +269,18 @@ fn a_connection_is_in_one_state_at_a_time() {
     let (worker, other) = (metrics.worker(), metrics.worker());
     let mut connection = worker.connection();
     let _other = other.connection();
-    assert_eq!(merged(&metrics).states, [2, 0, 0, 0]);
+    assert_eq!(merged(&metrics).states, [2, 0, 0, 0, 0]);
     connection.enter(ConnectionState::Request);
-    assert_eq!(merged(&metrics).states, [1, 1, 0, 0]);
+    assert_eq!(merged(&metrics).states, [1, 1, 0, 0, 0]);
     connection.enter(ConnectionState::Session);
     let mut session =
         worker.open_session(connection, ["r", "u", "s"].map(Arc::from), Duration::ZERO, &SessionStats::default());
-    assert_eq!(merged(&metrics).states, [1, 0, 1, 0]);
+    assert_eq!(merged(&metrics).states, [1, 0, 1, 0, 0]);
     session.end(&outcome(None, ClosedBy::Tollgate, CloseReason::Aborted), Duration::ZERO);
-    assert_eq!(merged(&metrics).states, [1, 0, 0, 1]);
+    assert_eq!(merged(&metrics).states, [1, 0, 0, 1, 0]);
     assert_eq!(merged(&metrics).sessions.values().sum::<u64>(), 0);
     drop(session);
-    assert_eq!(merged(&metrics).states, [1, 0, 0, 0]);
+    assert_eq!(merged(&metrics).states, [1, 0, 0, 0, 0]);
 }
 
 /// The worker of a session that is dropped without an end, as by a process that is aborted, no longer counts it.
@@ -289,7 +289,7 @@ fn a_dropped_session_is_not_open() {
     let metrics = Metrics::new(Duration::ZERO);
     drop(open(&metrics.worker(), "chat"));
     let merged = merged(&metrics);
-    assert_eq!((merged.states, merged.sessions.values().sum::<u64>()), ([0; 4], 0));
+    assert_eq!((merged.states, merged.sessions.values().sum::<u64>()), ([0; 5], 0));
     assert!(merged.routes.values().flat_map(|route| route.closes.as_flattened()).all(|count| *count == 0));
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::cells::{Cell, Histogram, SESSION_BOUNDS, UPGRADE_BOUNDS};
 use super::labels::{self, ConnectionState, HandshakeOutcome};
 use crate::policy::limits::{LimitAction, LimitKind, OnExcess};
@@ -17,6 +19,7 @@ pub struct WorkerMetrics {
     connections: Arc<ConnectionCells>,
     upgrades: Mutex<Outcomes>,
     refreshes: Mutex<Outcomes>,
+    requests: Mutex<Statuses>,
     sessions: Mutex<Sessions>,
 }
 
@@ -28,6 +31,9 @@ struct Sessions {
 
 /// The number of requests, by route and outcome.
 pub type Outcomes = BTreeMap<Arc<str>, BTreeMap<&'static str, u64>>;
+
+/// The number of ordinary requests, by route and by the status of their responses, as [`labels::status`] returns it.
+pub type Statuses = BTreeMap<Arc<str>, BTreeMap<u16, u64>>;
 
 /// The route, the upstream and the server of a session.
 pub type TargetKey = [Arc<str>; 3];
@@ -74,6 +80,8 @@ pub struct RouteValues<T> {
     pub upgrade_duration: Histogram<T>,
     /// The time from the 101 to the end of the session.
     pub session_duration: Histogram<T>,
+    /// The time from the head of an ordinary request to the end of its response.
+    pub request_duration: Histogram<T>,
 }
 
 /// The open sessions of one route with one server.
@@ -140,6 +148,35 @@ impl WorkerMetrics {
         SessionMetrics { target, counted: Counted::of(counts), is_open: true }
     }
 
+    /// Counts an ordinary request by the status of its response.
+    pub fn count_request(&self, route: &Arc<str>, status: StatusCode) {
+        let mut requests = lock(&self.requests);
+        let statuses = match requests.get_mut(route) {
+            Some(statuses) => statuses,
+            None => requests.entry(Arc::clone(route)).or_default(),
+        };
+        *statuses.entry(labels::status(status)).or_default() += 1;
+    }
+
+    /// Counts the time of an ordinary request, up to the end of its response.
+    pub fn observe_request(&self, route: &Arc<str>, duration: Duration) {
+        let route = self.route(route);
+        route.0.request_duration.observe(duration, &UPGRADE_BOUNDS);
+    }
+
+    /// Counts an act of a limit on an ordinary request that is only reported.
+    pub fn count_reported_request(&self, route: &Arc<str>, limit: LimitKind) {
+        self.route(route).0.reported[limit as usize][LimitAction::Refuse as usize].add(1);
+    }
+
+    fn route(&self, route: &Arc<str>) -> Arc<RouteCells> {
+        let mut sessions = lock(&self.sessions);
+        match sessions.routes.get(route) {
+            Some(cells) => Arc::clone(cells),
+            None => Arc::clone(sessions.routes.entry(Arc::clone(route)).or_default()),
+        }
+    }
+
     /// Counts a message of an operator that was not passed to a session of this route.
     pub fn count_send_failure(&self, route: &str) {
         if let Some(cells) = lock(&self.sessions).routes.get(route) {
@@ -155,6 +192,7 @@ impl WorkerMetrics {
         routes.retain(|route, _| is_used(route));
         lock(&self.upgrades).retain(|route, _| route.is_empty() || is_used(route));
         lock(&self.refreshes).retain(|route, _| is_used(route));
+        lock(&self.requests).retain(|route, _| is_used(route));
     }
 
     /// Returns the cells of the connections.
@@ -170,6 +208,11 @@ impl WorkerMetrics {
     /// Returns the number of refreshes.
     pub(super) fn refreshes(&self) -> Outcomes {
         lock(&self.refreshes).clone()
+    }
+
+    /// Returns the number of ordinary requests.
+    pub(super) fn requests(&self) -> Statuses {
+        lock(&self.requests).clone()
     }
 
     /// Returns the cells of the routes. They are read without the lock.

@@ -1,6 +1,7 @@
 //! Shared parts of the end-to-end tests: the proxy as a child process, and both ends of a session.
 
 pub mod every;
+pub mod exchange;
 pub mod name_server;
 pub mod gate;
 pub mod log;

@@ -1,5 +1,6 @@
 //! Renewals of open sessions by a fresh token.
 
+use http::Method;
 use http::header::{AUTHORIZATION, COOKIE};
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ fn snapshot(sources: &str) -> Snapshot {
 
 fn facts<'a>(path: &'a str, query: Option<&'a str>, headers: &'a HeaderMap) -> RequestFacts<'a> {
     RequestFacts {
-        kind: RequestKind::Http,
+        kind: RequestKind::Http(&Method::POST),
         authority: "a.example",
         path,
         query,

@@ -1,0 +1,181 @@
+//! One request: parses it, and finds what answers it: an endpoint of Tollgate, an upgrade, an upstream, or a page.
+
+use std::sync::Arc;
+
+use http::header::SET_COOKIE;
+use http::{Method, Request, Response};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+
+use super::answer_body::AnswerBody;
+use super::authenticate::authenticate;
+use super::body_scanner::BodyScanner;
+use super::http_request;
+use super::logout;
+use super::refresh::Refresh;
+use super::request_connection::RequestConnection;
+use super::request_context::{Context, PendingRequest, summary};
+use super::response::{self, RejectedRequest};
+use super::route_headers;
+use super::snapshot::Snapshot;
+use super::upgrade::{OpenedSession, upgrade};
+use crate::policy::forwarded::Client;
+use crate::policy::rejection::Rejection;
+use crate::policy::request::RequestFacts;
+use crate::policy::route::{Route, Target};
+use crate::runtime::clock;
+use crate::runtime::entropy::random;
+use crate::telemetry::phases::{UpgradePhase, UpgradePhases};
+use crate::telemetry::rejections::RejectionEvent;
+use crate::telemetry::request::RequestId;
+use crate::telemetry::trace_context::TraceContext;
+use crate::ws::handshake::{Opening, OpeningError};
+
+/// What a request becomes.
+#[derive(Debug)]
+pub(super) enum Answered {
+    /// A session, once its 101 is written.
+    Upgraded(Box<OpenedSession>),
+    /// An exchange with an upstream, after which the connection may carry another request.
+    Forwarded(Arc<Route>),
+    /// Nothing: the connection closes after the response.
+    Closed,
+}
+
+impl Answered {
+    /// Returns the route of the request, if it has one.
+    fn route(&self) -> Option<&Arc<Route>> {
+        match self {
+            Self::Upgraded(opened) => Some(opened.admission.route()),
+            Self::Forwarded(route) => Some(route),
+            Self::Closed => None,
+        }
+    }
+}
+
+/// Returns the response to a request, and what becomes of it. The whole request uses one snapshot.
+pub(super) async fn answer(
+    connection: &RequestConnection<'_>,
+    client: Client,
+    (request_id, is_first): (RequestId, bool),
+    phases: UpgradePhases,
+    request: &Request<()>,
+    body: Incoming,
+) -> (Response<AnswerBody>, Answered) {
+    let gateway = connection.gateway;
+    let trace = TraceContext::of_request(request.headers(), random);
+    let (snapshot, summary) = (gateway.snapshot(), summary(request, trace.trace_id()));
+    let (generation, started) = (snapshot.generation(), clock::now());
+    let metrics = connection.worker.metrics();
+    let context = Context { gateway, metrics, client, request_id, trace, summary, phases, generation, started };
+    let has_tls = connection.config.tls.is_some();
+    match respond(&context, connection, &snapshot, is_first, request, body).await {
+        Ok((mut response, answered)) => {
+            if let Some(route) = answered.route() {
+                route_headers::add(response.headers_mut(), &route.config, has_tls);
+            }
+            (response, answered)
+        }
+        Err(rejected) => {
+            let context = Context { phases: rejected.phases.unwrap_or(phases), ..context };
+            let event = RejectionEvent {
+                route: rejected.rejected.route.as_deref(),
+                auth: rejected.rejected.auth.as_deref(),
+                subject: rejected.rejected.subject.as_deref(),
+                claim: rejected.rejected.claim.as_deref(),
+                upstream: rejected.upstream.as_deref(),
+                server: rejected.server.as_deref(),
+                detail: rejected.detail.as_deref(),
+                ..context.event(rejected.rejected.rejection)
+            };
+            if rejected.refresh.is_some() {
+                metrics.count_refresh(event.route.unwrap_or_default(), event.rejection.label());
+                gateway.log_rejection(&event);
+            } else {
+                context.log(&event);
+            }
+            let route = rejected.rejected.route.as_deref().and_then(|route| snapshot.policy().routes().named(route));
+            let route = route.map(Arc::clone);
+            let mut response = rejected.into_response(request_id, request.headers()).map(AnswerBody::Own);
+            if let Some(route) = route {
+                route_headers::add(response.headers_mut(), &route.config, has_tls);
+            }
+            (response, Answered::Closed)
+        }
+    }
+}
+
+async fn respond(
+    context: &Context<'_>,
+    connection: &RequestConnection<'_>,
+    snapshot: &Snapshot,
+    is_first: bool,
+    request: &Request<()>,
+    body: Incoming,
+) -> Result<(Response<AnswerBody>, Answered), RejectedRequest> {
+    let (headers, client) = (request.headers(), context.client);
+    // A connection that is kept carries one more request: it is closed after the response.
+    if is_first && !context.gateway.process.lifecycle.is_admitting() {
+        return Err(Rejection::Draining.into());
+    }
+    // (a) The address is charged before the request is parsed. Further requests of a connection are charged to
+    // `request_rate`; each that is rejected closes it.
+    let policy = snapshot.policy();
+    if is_first {
+        policy.charge(client.address, clock::now())?;
+    }
+    let own = |response: Response<Full<Bytes>>| (response.map(AnswerBody::Own), Answered::Closed);
+    if request.method() == Method::POST {
+        let logouts = logout::endpoints(snapshot, request);
+        if !logouts.is_empty() {
+            connection.take_body(BodyScanner::Unlimited).await;
+            let logging_out = logout::log_out(
+                context.gateway,
+                snapshot,
+                &logouts,
+                (request, body),
+                client.address,
+                context.request_id,
+            );
+            logging_out.await.map_err(|error| RejectedRequest::from(Rejection::Logout(error)))?;
+            return Ok(own(response::logged_out()));
+        }
+    }
+    let Context { gateway, metrics, request_id, .. } = *context;
+    let refresh = Refresh { gateway, metrics, client, request_id, request };
+    if let Some(response) = refresh.answer(policy).await? {
+        return Ok(own(response));
+    }
+    let clients = connection.worker.clients();
+    let opening = match Opening::parse(request.method(), request.uri(), request.version(), headers) {
+        Ok(opening) => opening,
+        Err(OpeningError::NotUpgrade) if policy.routes().have_http() => {
+            let (response, route) = http_request::forward(context, connection, policy, request, body).await?;
+            return Ok((response, Answered::Forwarded(route)));
+        }
+        Err(OpeningError::NotUpgrade) if request.method() == Method::GET => {
+            let rejected = || RejectedRequest::from(Rejection::Opening(OpeningError::NotUpgrade));
+            let target = (request.method(), request.uri());
+            let facts = RequestFacts::of_http(target, headers, client, request_id.0).ok_or_else(rejected)?;
+            let candidate = policy.begin(&facts).map_err(|_| rejected())?;
+            let Target::Page(page) = candidate.route().target.clone() else { return Err(rejected()) };
+            authenticate(gateway, clients, candidate).await?;
+            return Ok(own(response::page(&page)));
+        }
+        Err(error) => return Err(Rejection::Opening(error).into()),
+    };
+
+    // (b) Admission.
+    let facts = RequestFacts::of_opening(&opening, headers, client, request_id.0);
+    let candidate = policy.begin(&facts)?;
+    let pending = PendingRequest::new(context, candidate.route().name(), None);
+    let (authenticated, cookies) = pending.until(authenticate(gateway, clients, candidate)).await?;
+    let admission = authenticated.reserve(clock::both())?;
+    let mut context = *context;
+    context.phases.enter(UpgradePhase::Connect, clock::now());
+    let (mut response, opened) = upgrade(&context, &opening, &facts, admission).await?;
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    Ok((response.map(AnswerBody::Own), Answered::Upgraded(Box::new(opened))))
+}

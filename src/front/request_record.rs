@@ -1,0 +1,104 @@
+//! The record of an ordinary request: its log line and its metrics, when its response has ended.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+
+use super::gateway::Gateway;
+use crate::policy::limits::LimitKind;
+use crate::relay::registry::SessionContext;
+use crate::runtime::clock;
+use crate::runtime::lifecycle::Phase;
+use crate::telemetry::request::{OwnedRequestSummary, RequestId};
+use crate::telemetry::requests::RequestEnd;
+use crate::telemetry::sessions::SessionSummary;
+use crate::upstream::request_body::BodyProgress;
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ResponseEnd {
+    /// All of it was passed on.
+    Whole,
+    /// The client disconnected, or took nothing for too long.
+    ClientGone,
+    /// The process ended.
+    CutOff,
+    /// The server disconnected within the response.
+    UpstreamGone,
+    /// The server sent nothing for `idle_timeout`.
+    Idle,
+}
+
+impl ResponseEnd {
+    /// Returns the cause of a response that is not whole, for the log.
+    fn cause(self) -> Option<&'static str> {
+        match self {
+            Self::Whole => None,
+            Self::ClientGone => Some("client_gone"),
+            Self::CutOff => Some("draining"),
+            Self::UpstreamGone => Some("upstream_gone"),
+            Self::Idle => Some("idle_timeout"),
+        }
+    }
+}
+
+/// A request that was forwarded.
+pub(super) struct RequestRecord {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) worker: SessionContext,
+    pub(super) request_id: RequestId,
+    pub(super) summary: OwnedRequestSummary,
+    pub(super) route: Arc<str>,
+    pub(super) auth: Option<Arc<str>>,
+    pub(super) subject: Option<Arc<str>>,
+    pub(super) client: IpAddr,
+    pub(super) upstream: Arc<str>,
+    pub(super) server: Arc<str>,
+    pub(super) method: Method,
+    pub(super) status: StatusCode,
+    pub(super) started: Instant,
+    pub(super) progress: Arc<BodyProgress>,
+    pub(super) bytes_out: u64,
+    /// The size of the request's body above which it is only reported.
+    pub(super) report_above: Option<u64>,
+}
+
+impl RequestRecord {
+    /// Counts bytes of the body of the response.
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.bytes_out = self.bytes_out.saturating_add(bytes.try_into().unwrap_or(u64::MAX));
+    }
+
+    /// Logs and counts the request.
+    pub(super) fn end(&self, end: ResponseEnd) {
+        let is_cut_off = end == ResponseEnd::ClientGone && self.gateway.process.lifecycle.phase() == Phase::Aborted;
+        let end = if is_cut_off { ResponseEnd::CutOff } else { end };
+        if self.report_above.is_some_and(|max| self.progress.bytes() > max) {
+            self.worker.metrics().count_reported_request(&self.route, LimitKind::RequestMaxSize);
+        }
+        let duration = clock::now().saturating_duration_since(self.started);
+        self.worker.metrics().count_request(&self.route, self.status);
+        self.worker.metrics().observe_request(&self.route, duration);
+        let session = SessionSummary {
+            request_id: self.request_id,
+            route: &self.route,
+            auth: self.auth.as_deref(),
+            subject: self.subject.as_deref(),
+            client: self.client,
+            upstream: &self.upstream,
+            server: &self.server,
+            request: self.summary.summary(),
+        };
+        let event = RequestEnd {
+            method: &self.method,
+            status: self.status,
+            duration,
+            bytes_in: self.progress.bytes(),
+            bytes_out: self.bytes_out,
+            cause: end.cause().or(self.progress.fault().map(|fault| fault.rejection().label())),
+        };
+        self.gateway.process.sessions.log_request(&session, &event);
+    }
+}

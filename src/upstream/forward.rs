@@ -1,0 +1,161 @@
+//! Forwards an ordinary request to one of an upstream's servers: over a connection that was used before, or a new one.
+
+use std::io;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use super::connector::{AskError, Asked, Connector, Exchange, Failed};
+use super::http_connection::HttpConnection;
+use super::http_pool::HttpPool;
+use super::open::OpenError;
+use super::request_body::{BodyProgress, RequestBody};
+use super::response_body::{Home, ResponseBody};
+use crate::balance::{Failure, PendingRequest, Pool, Server};
+use crate::client::http_client::causes;
+use crate::policy::rejection::Rejection;
+use crate::policy::request::RequestFacts;
+use crate::policy::request_admission::RequestAdmission;
+
+/// A request to forward.
+#[derive(Debug)]
+pub struct OutgoingRequest<'a> {
+    /// The PROXY header that precedes it; empty: none.
+    pub proxy_header: &'a [u8],
+    /// Its head.
+    pub head: Request<()>,
+    /// Its body.
+    pub body: RequestBody,
+    /// The progress of its body.
+    pub progress: &'a BodyProgress,
+}
+
+impl Connector {
+    /// Sends a request to a server of the pool that it was admitted for, and returns the response when its head has
+    /// arrived. The request counts as a session of the server, and may wait for one, as with [`Connector::ask`].
+    ///
+    /// Only a request with an idempotent method and without a body is sent again: to another server if one accepts no
+    /// connection, and over a new connection if the server closes one that was used before without a response (RFC 9110
+    /// section 9.2.2).
+    ///
+    /// # Errors
+    /// As with [`Connector::ask`], or if the body does not arrive as a whole.
+    pub async fn forward(
+        &self,
+        admission: &RequestAdmission,
+        facts: &RequestFacts<'_>,
+        connections: &Arc<HttpPool>,
+        request: OutgoingRequest<'_>,
+    ) -> Result<Asked<Response<ResponseBody>>, AskError> {
+        let is_repeatable = request.body.is_none() && is_idempotent(request.head.method());
+        let exchange = HttpExchange { connections, request, is_repeatable };
+        self.ask_one_of(admission.pool(), (facts, admission.grant()), exchange).await
+    }
+}
+
+/// Whether a request may be repeated (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    method.is_safe() || *method == Method::PUT || *method == Method::DELETE
+}
+
+struct HttpExchange<'a> {
+    connections: &'a Arc<HttpPool>,
+    request: OutgoingRequest<'a>,
+    is_repeatable: bool,
+}
+
+impl Exchange for HttpExchange<'_> {
+    type Response = Response<ResponseBody>;
+    const IS_PACED: bool = false;
+
+    async fn attempt(
+        &mut self,
+        connector: &Connector,
+        pool: &Arc<Pool>,
+        server: &Server,
+        pending: PendingRequest,
+    ) -> Result<Response<ResponseBody>, Failed> {
+        let config = pool.config();
+        // A PROXY header names the client of one connection.
+        let used = if config.proxy_protocol { None } else { self.connections.take(pool, server.name()) };
+        let since_ms = connector.now_ms(pool);
+        let mut pending = Some(pending);
+        if let Some(connection) = used {
+            // The response may take long: a long poll must not take the place of an upgrade.
+            pending = None;
+            match self.exchange(connector, pool, server, connection).await {
+                // The server has probably closed it at the same time.
+                Err(OpenError::Broken(_)) if self.is_repeatable => {}
+                Err(OpenError::Broken(error)) if self.request.progress.fault().is_none() => {
+                    return Err(Failed::Finally(error_at(server, Rejection::Unreachable, causes(&error))));
+                }
+                result => return result.map_err(|error| self.fail(connector, (pool, server), since_ms, error)),
+            }
+        }
+        let stream = connector.try_server(pool, server, self.request.proxy_header).await;
+        let mut stream = stream
+            .map_err(|error| if self.is_repeatable { Failed::AtThisServer(error) } else { Failed::Finally(error) })?;
+        let is_headed = stream.is_tls() || self.request.proxy_header.is_empty();
+        let opening = async {
+            if !is_headed {
+                stream.write_all(self.request.proxy_header).await.map_err(OpenError::Broken)?;
+            }
+            HttpConnection::new(stream, config.title_case_headers).await
+        };
+        let opened = timeout(config.connect_timeout, opening).await.unwrap_or(Err(OpenError::Timeout));
+        drop(pending);
+        let connection = opened.map_err(|error| self.fail(connector, (pool, server), since_ms, error))?;
+        let since_ms = connector.now_ms(pool);
+        let result = self.exchange(connector, pool, server, connection).await;
+        result.map_err(|error| self.fail(connector, (pool, server), since_ms, error))
+    }
+}
+
+impl HttpExchange<'_> {
+    async fn exchange(
+        &mut self,
+        connector: &Connector,
+        pool: &Arc<Pool>,
+        server: &Server,
+        mut connection: HttpConnection,
+    ) -> Result<Response<ResponseBody>, OpenError> {
+        let config = pool.config();
+        let mut request = Request::new(std::mem::take(&mut self.request.body));
+        *request.method_mut() = self.request.head.method().clone();
+        *request.uri_mut() = self.request.head.uri().clone();
+        *request.headers_mut() = self.request.head.headers().clone();
+        let response = connection.exchange(request, config.http_response_timeout, self.request.progress).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(OpenError::Broken(io::Error::other("a 101 that was not asked for")));
+        }
+        connector.note_status(pool, server, response.status());
+        let home = (!config.proxy_protocol).then(|| Home {
+            connections: Arc::clone(self.connections),
+            pool: Arc::clone(pool),
+            server: Arc::clone(server.name()),
+        });
+        Ok(response.map(|body| ResponseBody::new(body, connection, home)))
+    }
+
+    /// Records a failure of the server, unless the client caused it.
+    fn fail(&self, connector: &Connector, (pool, server): (&Pool, &Server), since_ms: u64, error: OpenError) -> Failed {
+        if let Some(fault) = self.request.progress.fault() {
+            return Failed::Finally(error_at(server, fault.rejection(), String::new()));
+        }
+        let (failure, rejection, detail) = match error {
+            OpenError::Timeout => {
+                (Failure::Late { since_ms }, Rejection::UpstreamTimeout, "no response in time".to_owned())
+            }
+            OpenError::Malformed(error) => (Failure::Answer, Rejection::UpstreamMalformed, error.to_string()),
+            OpenError::Broken(error) => (Failure::Answer, Rejection::Unreachable, causes(&error)),
+        };
+        connector.note_failure(pool, server, failure, &detail);
+        Failed::Finally(error_at(server, rejection, detail))
+    }
+}
+
+fn error_at(server: &Server, rejection: Rejection, detail: String) -> AskError {
+    AskError { server: Some(Arc::clone(server.name())), detail, ..AskError::from(rejection) }
+}
