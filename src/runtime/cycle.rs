@@ -338,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn an_allowance_is_restored_by_a_wait_for_the_driver() {
+        block_on(async {
+            next().await;
+            poll_fn(|cx| {
+                let mut allowance = Allowance::default();
+                assert_eq!((0..10).filter(|_| allowance.take(4, cx.waker())).count(), 4);
+                allowance.restore();
+                assert_eq!((0..10).filter(|_| allowance.take(4, cx.waker())).count(), 4);
+                Poll::Ready(())
+            })
+            .await;
+        });
+    }
+
+    #[test]
     fn without_a_worker_a_task_resumes_at_once() {
         runtime().block_on(next());
     }
