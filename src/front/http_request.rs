@@ -92,6 +92,7 @@ async fn exchange(
     let head = head(context, facts, admission, request.method()).map_err(&reject)?;
     let progress = Arc::<BodyProgress>::default();
     let body_limits = BodyLimits { max_bytes: max_bytes(limits), timeout: connection.config.body_timeout };
+    let has_body = body.is_some();
     let body = body.map(|body| {
         let route = Arc::clone(route);
         let filter = Box::new(move |trailers: &mut HeaderMap| headers::retain_trailers(&route, trailers));
@@ -109,6 +110,8 @@ async fn exchange(
     })?;
 
     let Asked { response, session: server_session, cookie, .. } = asked;
+    // The rest of a body that the server does not read is not awaited.
+    let is_read = !has_body || progress.has_ended();
     let (head, body) = response.into_parts();
     let record = RequestRecord {
         gateway: Arc::clone(connection.gateway),
@@ -135,7 +138,7 @@ async fn exchange(
     let has_length = *request.method() == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     *response.headers_mut() = headers::of_response(&head.headers, has_length);
     response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
-    if request.version() != Version::HTTP_11 || !connection.may_stay_open() {
+    if request.version() != Version::HTTP_11 || !is_read || !connection.may_stay_open() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

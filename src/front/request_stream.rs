@@ -45,8 +45,8 @@ pub(super) struct RequestStream<'a, S> {
     body: Option<BodyScanner>,
     /// The bytes that were read and not passed to hyper.
     behind: Vec<u8>,
-    /// Whether hyper has no bytes that the stream has not taken.
-    is_flushed: bool,
+    /// Whether the stream has taken all bytes of a response that was passed to hyper as a whole.
+    is_answered: bool,
     /// Whether the client has shut down its sending direction, which a read does not show while earlier bytes are
     /// unread.
     is_closed: fn(&S) -> bool,
@@ -72,7 +72,7 @@ impl<'a, S> RequestStream<'a, S> {
             start: ([0; START_BYTES], 0),
             body: None,
             behind: Vec::new(),
-            is_flushed: true,
+            is_answered: false,
             is_closed,
             look: None,
             reads: Allowance::default(),
@@ -109,7 +109,8 @@ impl<'a, S> RequestStream<'a, S> {
 
     /// Reads the next head if the response to the request before it was written.
     fn go_on(&mut self, cx: &mut Context<'_>) {
-        if self.is_flushed && self.progress.phase() == Phase::Processing && self.progress.has_answered() {
+        if self.is_answered && self.progress.phase() == Phase::Processing {
+            self.is_answered = false;
             self.head = HeadReader::new();
             self.progress.begin_head();
             // hyper waits for bytes that may be here already.
@@ -217,7 +218,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
         if this.progress.phase() == Phase::Head {
             return this.rejection.poll_write(&mut this.stream, cx, bytes);
         }
-        this.is_flushed = false;
+        this.is_answered = false;
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.deadlines.note_write(written, this.progress.write_timeout(), cx)
     }
@@ -226,7 +227,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RequestStream<'_, S> {
         let this = &mut *self;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         ready!(this.deadlines.note_write(flushed, this.progress.write_timeout(), cx))?;
-        this.is_flushed = true;
+        // hyper flushes the stream once it has written all bytes.
+        this.is_answered = this.progress.has_answered();
         this.go_on(cx);
         Poll::Ready(Ok(()))
     }
@@ -325,6 +327,8 @@ mod tests {
             assert_eq!(up_to(b"body", &mut stream), b"body");
             assert_eq!(progress.phase(), Phase::Processing);
             progress.begin_answer(Duration::ZERO).store(true, std::sync::atomic::Ordering::Relaxed);
+            // As poll_flush does once all is written.
+            stream.is_answered = true;
             assert_eq!(up_to(b"\r\n\r\n", &mut stream), b"GET / HTTP/1.1\r\n\r\n");
             assert_eq!(progress.shape().request_line_len, 14);
         }

@@ -65,6 +65,8 @@ pub struct BodyProgress {
     bytes: AtomicU64,
     /// Whether the server would take bytes that the client did not send yet.
     is_waiting: AtomicBool,
+    /// Whether all of it was passed on.
+    has_ended: AtomicBool,
     /// 0, or the fault.
     fault: AtomicU8,
 }
@@ -115,6 +117,11 @@ impl BodyProgress {
         self.is_waiting.load(Ordering::Relaxed)
     }
 
+    /// Whether all of it was passed on.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
     /// Returns why the body did not arrive as a whole, if it did not.
     pub fn fault(&self) -> Option<BodyFault> {
         let position = usize::from(self.fault.load(Ordering::Relaxed)).checked_sub(1)?;
@@ -156,7 +163,10 @@ impl StreamedBody {
         self.is_wait_over = true;
         self.progress.is_waiting.store(false, Ordering::Relaxed);
         let frame = match frame {
-            None => return Poll::Ready(None),
+            None => {
+                self.progress.has_ended.store(true, Ordering::Relaxed);
+                return Poll::Ready(None);
+            }
             Some(Err(error)) => return Poll::Ready(Some(Err(self.progress.fail(BodyFault::of(&error))))),
             Some(Ok(frame)) => frame,
         };
@@ -166,6 +176,9 @@ impl StreamedBody {
                 return Poll::Ready(Some(Err(self.progress.fail(BodyFault::TooLarge))));
             }
             self.progress.bytes.store(bytes, Ordering::Relaxed);
+        }
+        if frame.is_trailers() || self.body.is_end_stream() {
+            self.progress.has_ended.store(true, Ordering::Relaxed);
         }
         Poll::Ready(match frame.into_trailers() {
             Ok(mut trailers) => {

@@ -248,6 +248,7 @@ fn a_response_before_the_end_of_the_body_arrives() {
     server.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno");
     let answer = client.response();
     assert_eq!((answer.head.status(), answer.body.as_str()), (403, "no"));
+    assert_eq!(answer.head.get("Connection"), Some("close"));
 }
 
 /// `max_pending_requests` does not count a request whose response takes long.
